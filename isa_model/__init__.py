@@ -1,0 +1,50 @@
+"""What a matrix instruction computes, to the bit: formats, the spec language, the golden model and fast engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isa_model.library import catalogue, load
+    from isa_model.diagnostics import InputError
+    from isa_model.formats import FORMATS, Format, named
+    from isa_model.gemm import matmul
+    from isa_model.instruction import Instruction, promoted
+    from isa_model.rounding import Rounding
+
+_HOME = {
+    "FORMATS": "formats",
+    "Format": "formats",
+    "InputError": "diagnostics",
+    "Instruction": "instruction",
+    "Rounding": "rounding",
+    "catalogue": "library",
+    "load": "library",
+    "matmul": "gemm",
+    "named": "formats",
+    "promoted": "instruction",
+}
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "InputError",
+    "Instruction",
+    "Rounding",
+    "catalogue",
+    "load",
+    "matmul",
+    "named",
+    "promoted",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that reading a spec does not wait for what computes it (PEP 562)."""
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module `isa_model` has no attribute `{name}`")
+    value = getattr(import_module(f"isa_model.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

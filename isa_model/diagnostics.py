@@ -1,0 +1,393 @@
+"""Messages for what a user can get wrong: YAML read with positions, and every fault shown where it stands.
+
+YAML here is the 1.2 core schema: `2e-4` is a number and `on` is text. What a spec has no use for is refused: tags,
+merge keys, several documents, infinite numbers, files of over 1 MiB, aliases that blow up.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+Loc = tuple[str | int, ...]
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 10_000
+MAX_DEPTH = 50
+MAX_DIGITS = 4_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: where it is (line and column from 1; 0 without a place), what is wrong, what would be right."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    hint: str = ""
+    source: str = ""
+    width: int = 1
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
+        lines = [f"{place}{self.message}"]
+        if self.line:
+            number = f"{self.line:>4}"
+            lines += [f"{number} | {self.source}", f"     | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}"]
+        if self.hint:
+            lines.append(f"     = {self.hint}")
+        return "\n".join(lines)
+
+
+class InputError(Exception):
+    """A file or value given by the user cannot be used; `problems` says why, all at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    @classmethod
+    def of(cls, message: str, hint: str = "") -> InputError:
+        """An error without a file."""
+        return cls([Problem("", 0, 0, message, hint)])
+
+    def __str__(self) -> str:
+        text = "\n".join(str(p) for p in self.problems)
+        if len(self.problems) > 1:
+            text += f"\n{len(self.problems)} errors in {self.problems[0].file or 'the input'}"
+        return text
+
+
+@dataclass(frozen=True)
+class _Place:
+    line: int
+    column: int
+    width: int
+
+
+@dataclass
+class Document:
+    """A YAML file as plain data that remembers where everything stood."""
+
+    name: str
+    data: dict[str, Any]
+    lines: list[str]
+    values: dict[Loc, _Place] = field(default_factory=dict)
+    keys: dict[Loc, _Place] = field(default_factory=dict)
+
+    def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
+        """A Problem at a value (or at its key); where the path leads nowhere, at the nearest key above it."""
+        place = (self.keys if key else self.values).get(loc)
+        while place is None and loc:
+            loc = loc[:-1]
+            place = self.keys.get(loc) or self.values.get(loc)
+        place = place or _Place(1, 1, 1)
+        source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
+        width = min(place.width, max(len(source) - place.column + 1, 1))
+        return Problem(self.name, place.line, place.column, message, hint, source, width)
+
+
+def at(*path: str | int, message: str, hint: str = "") -> PydanticCustomError:
+    """An error for a validator to raise: `path` leads from the model that raises it to the field at fault."""
+    return PydanticCustomError("rule", "{text}", {"text": message, "hint": hint, "at": path})
+
+
+def suggest(word: str, candidates: Iterable[str]) -> str:
+    """`did you mean ...?` with the closest candidate, or nothing."""
+    by_lower = {c.lower(): c for c in candidates}
+    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean `{by_lower[close[0]]}`?" if close else ""
+
+
+# -- YAML ---------------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path) -> Document:
+    """Read a YAML file. Raises InputError when it cannot be read, or with everything wrong in it."""
+    name = str(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError([Problem(name, 0, 0, f"cannot be read: {(error.strerror or str(error)).lower()}")]) from None
+    if len(content) > MAX_BYTES:
+        raise InputError([Problem(name, 0, 0, "is larger than 1 MiB", "a spec is a few hundred lines")])
+    try:
+        return parse_yaml(content.decode("utf-8"), name)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError([Problem(name, line, 1, "is not UTF-8 text", "save the file as UTF-8")]) from None
+
+
+def parse_yaml(text: str, name: str) -> Document:
+    """Parse YAML text into a Document. Raises InputError with everything that is wrong with it."""
+    lines = text.splitlines()
+    try:
+        nodes = list(yaml.compose_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        source = lines[line - 1] if 0 < line <= len(lines) else ""
+        message = " ".join(filter(None, (error.problem or "is not YAML", error.context)))
+        raise InputError([Problem(name, line, column, f"not valid YAML: {message}", "", source)]) from None
+    except yaml.YAMLError as error:
+        raise InputError([Problem(name, 0, 0, f"not valid YAML: {' '.join(str(error).split())}")]) from None
+    except RecursionError:
+        raise InputError([Problem(name, 0, 0, f"is nested deeper than {MAX_DEPTH} levels")]) from None
+    if not nodes or nodes[0] is None:
+        raise InputError([Problem(name, 0, 0, "is empty", "a mapping such as `title: ...`")])
+    reader = _Reader(Document(name, {}, lines))
+    data = reader.value(nodes[0], (), 0)
+    if len(nodes) > 1:
+        reader.fault(nodes[1], "a second document", "one document per file, without `---` in the middle")
+    elif not isinstance(nodes[0], yaml.MappingNode):
+        reader.fault(nodes[0], "the top level is not a mapping", "lines such as `title: ...`")
+    if reader.problems:
+        raise InputError(sorted(set(reader.problems), key=lambda p: (p.line, p.column)))
+    reader.document.data = data
+    return reader.document
+
+
+# The scalars of the YAML 1.2 core schema, 10.3.2.
+_NULL = re.compile(r"~|null|Null|NULL|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
+
+
+class _Reader:
+    """Turns composed nodes into plain data, noting places and problems."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+        self.count = 0
+
+    def fault(self, node: yaml.Node, message: str, hint: str = "") -> None:
+        place = self.place(node)
+        source = self.document.lines[place.line - 1] if place.line <= len(self.document.lines) else ""
+        width = min(place.width, max(len(source) - place.column + 1, 1))
+        self.problems.append(Problem(self.document.name, place.line, place.column, message, hint, source, width))
+
+    @staticmethod
+    def place(node: yaml.Node) -> _Place:
+        start, end = node.start_mark, node.end_mark
+        width = end.column - start.column if end.line == start.line else 1
+        return _Place(start.line + 1, start.column + 1, max(width, 1))
+
+    def value(self, node: yaml.Node, loc: Loc, depth: int) -> Any:
+        self.count += 1
+        if self.count > MAX_NODES or depth > MAX_DEPTH:
+            if not any("too " in p.message for p in self.problems):
+                limit = f"{MAX_NODES} values" if self.count > MAX_NODES else f"{MAX_DEPTH} levels"
+                self.fault(node, f"too much here: over {limit} once aliases are expanded", "write it out, or less of it")
+            return None
+        self.document.values[loc] = self.place(node)
+        if not node.tag.startswith("tag:yaml.org,2002:") or self._has_tag(node):
+            self.fault(node, "YAML tags are not allowed here", "plain values only")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, loc, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*loc, i), depth + 1) for i, child in enumerate(node.value)]
+        return self.scalar(node)
+
+    def _has_tag(self, node: yaml.Node) -> bool:
+        """Whether an explicit `!` stands where the node begins."""
+        start = node.start_mark
+        line = self.document.lines[start.line] if start.line < len(self.document.lines) else ""
+        return line[start.column : start.column + 1] == "!"
+
+    def mapping(self, node: yaml.MappingNode, loc: Loc, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if key_node.value == "<<" and not key_node.style:
+                self.fault(key_node, "merge keys (`<<`) are not allowed", "write the fields out")
+            elif not isinstance(key, str):
+                self.fault(key_node, "a key must be text", f'quote it: "{key}"' if key is not None else "")
+            elif key in result:
+                first = self.document.keys[(*loc, key)].line
+                self.fault(key_node, f"`{key}` is given twice", f"it stands on line {first} already")
+            else:
+                self.document.keys[(*loc, key)] = self.place(key_node)
+                result[key] = self.value(value_node, (*loc, key), depth + 1)
+        return result
+
+    def scalar(self, node: Any) -> Any:
+        text = str(node.value)
+        if node.style:  # quoted or block text
+            return text
+        if _NULL.fullmatch(text):
+            return None
+        if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
+            return text.lower() == "true"
+        if len(text) > MAX_DIGITS and _FLOAT.fullmatch(text):
+            self.fault(node, f"a number of over {MAX_DIGITS} digits")
+        elif _INTEGER.fullmatch(text):
+            return int(text)
+        elif _BASED.fullmatch(text):
+            return int(text, 0)
+        elif _FLOAT.fullmatch(text):
+            number = float(text)
+            if number in (float("inf"), float("-inf")):
+                self.fault(node, f"{text} is beyond the range of a number", "a finite number")
+            return number
+        elif _NOT_FINITE.fullmatch(text):
+            self.fault(node, f"{text} is not a finite number", "a finite number")
+        else:
+            return text
+        return None
+
+
+# -- pydantic -----------------------------------------------------------------------------------------------------------
+
+
+def explain(document: Document, error: ValidationError, model: type[BaseModel], prefix: Loc = ()) -> list[Problem]:
+    """Every fault that pydantic found, at its place in the document, in plain words.
+
+    `prefix` is the path in the document at which the model's data begins.
+    """
+    data: Any = document.data
+    for step in prefix:
+        data = data[step] if isinstance(data, dict | list) else {}
+    by_place: dict[Loc, list[tuple[dict[str, Any], int]]] = {}
+    for fault in error.errors(include_url=False):
+        # A union adds the name of the branch it tried to the path; only steps that lead somewhere in the data count.
+        loc, extra, node = [], 0, data
+        steps = list(fault["loc"])
+        for i, step in enumerate(steps):
+            if isinstance(node, dict) and step in node or isinstance(node, list) and isinstance(step, int):
+                loc.append(step)
+                node = node[step] if isinstance(node, dict) or step < len(node) else None  # type: ignore[index]
+            elif fault["type"] == "missing" and i == len(steps) - 1:
+                loc.append(step)
+            else:
+                extra += 1
+        loc += list(fault.get("ctx", {}).get("at", ()))
+        by_place.setdefault(tuple(loc), []).append((dict(fault), extra))
+    problems = []
+    for loc, faults in by_place.items():
+        deeper = any(len(other) > len(loc) and other[: len(loc)] == loc and any(e for _, e in fs)
+                     for other, fs in by_place.items())
+        if deeper and all(extra for _, extra in faults):
+            continue  # the other branches of a union whose mapping branch was meant
+        problems += _merged(document, [f for f, _ in faults], (*prefix, *loc), loc, model)
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.line, p.column))
+
+
+def _merged(document: Document, faults: list[dict[str, Any]], place: Loc, loc: Loc, model: Any) -> list[Problem]:
+    """The faults at one place as one problem; several are the branches of a union."""
+    wanted = list(dict.fromkeys(_EXPECTED[f["type"]] for f in faults if f["type"] in _EXPECTED))
+    rest = [f for f in faults if f["type"] not in _EXPECTED]
+    if wanted and not rest:
+        got = _describe(faults[0]["input"])
+        return [document.problem(place, f"expected {' or '.join(wanted)}, got {got}")]
+    return [_plain(document, fault, place, loc, model) for fault in rest]
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text '{value}'"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"{value}"
+
+
+def _plain(document: Document, fault: dict[str, Any], place: Loc, loc: Loc, model: Any) -> Problem:
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        fields = fields_at(model, loc[:-1])
+        name = str(loc[-1])
+        hint = suggest(name, fields) or (f"fields here: {', '.join(fields)}" if fields else "")
+        return document.problem(place, f"unknown field `{name}`", hint, key=True)
+    if kind == "missing":
+        fields = fields_at(model, loc[:-1])
+        return document.problem(place, f"missing field `{loc[-1]}`", fields.get(str(loc[-1]), ""), key=True)
+    if kind in ("enum", "literal_error"):
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        hint = suggest(str(fault["input"]), allowed) or f"one of: {', '.join(allowed)}"
+        return document.problem(place, f"`{fault['input']}` is not allowed here", hint)
+    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"),
+              "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}
+    if kind in bounds:
+        words, key = bounds[kind]
+        return document.problem(place, f"must be {words} {context[key]:g}, got {_describe(fault['input'])}")
+    if kind in ("too_short", "too_long"):
+        words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        return document.problem(place, f"needs {words} {context[key]} entries, got {context['actual_length']}")
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return document.problem(place, message, context.get("hint", ""), key="at" in context and bool(context["at"]))
+
+
+def fields_at(model: Any, loc: Loc) -> dict[str, str]:
+    """Field names of the model at a path, each with its description."""
+    models = _models(model)
+    for step in loc:
+        models = [inner for m in models for inner in _step(m, step)]
+    fields: dict[str, str] = {}
+    for m in models:
+        if hasattr(m, "model_fields"):
+            fields |= {name: (info.description or "").split("\n")[0] for name, info in m.model_fields.items()}
+    return fields
+
+
+def _models(annotation: Any) -> list[Any]:
+    """The classes and containers an annotation can mean, through Annotated, Optional and unions."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _models(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [m for arg in get_args(annotation) for m in _models(arg)]
+    return [annotation]
+
+
+def _step(annotation: Any, step: str | int) -> list[Any]:
+    if hasattr(annotation, "model_fields"):
+        info = annotation.model_fields.get(step)
+        return _models(info.annotation) if info else []
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is dict and isinstance(step, str):
+        return _models(args[1])
+    if origin in (tuple, list) and args:
+        if isinstance(step, int):
+            return _models(args[0])
+        return [m for m in _models(args[0]) for m in _step(m, step)]  # one entry written without its list
+    return []

@@ -1,0 +1,225 @@
+"""Number formats as data: one class says what a code's bits mean, a list of values is the catalogue.
+
+A code is an unsigned integer laid out, from the top, as
+
+    [ignored high bits] [sign] [exponent field] [mantissa field] [ignored low bits]
+
+`decode` and `encode` of `codec.py` read nothing but these fields.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from isa_model.diagnostics import InputError, at, suggest
+
+Overflow = Literal["ieee", "infinity", "nan", "saturate", "wrap"]
+
+
+class Format(BaseModel):
+    """One number format: binary floating point, or two's complement integer.
+
+    A floating-point code with exponent field `x > 0` and mantissa field `f` is worth
+    `(1 + f / 2**mantissa_bits) * 2**(x - bias)`; with `x == 0` it is the subnormal
+    `(f / 2**mantissa_bits) * 2**(1 - bias)`, except where `zero` is false.
+    Source of the rules: IEEE 754-2019 3.4; OCP 8-bit floating point 1.0 and microscaling (MX) 1.0; PTX ISA 9.7.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    kind: Literal["float", "integer"] = "float"
+    signed: bool = True
+    """Sign bit of a float; two's complement for an integer."""
+    exponent_bits: int = Field(default=0, ge=0, le=15)
+    mantissa_bits: int = Field(ge=0, le=64)
+    """Stored significand bits of a float; all bits of an integer, its sign included."""
+    bias: int = 0
+    infinity: bool = False
+    """The all-ones exponent field with a zero mantissa field is an infinity."""
+    nan: Literal["ieee", "all-ones", "negative-zero", "none"] = "none"
+    """Which codes are NaN: all-ones exponent with a mantissa other than infinity's; only the all-ones code
+    (either sign); only the code of a negative zero; or none."""
+    zero: bool = True
+    """False: exponent field 0 is an ordinary number, there is neither a zero nor a subnormal (UE8M0)."""
+    subnormals: Literal["keep", "flush"] = "keep"
+    """flush: subnormal codes read as a zero of their sign, and results that small become one."""
+    overflow: Overflow = "ieee"
+    """What a result beyond the largest finite number becomes, unless the conversion says otherwise.
+    ieee: infinity or the largest number, as the rounding direction says (IEEE 754 7.4)."""
+    high_padding: int = Field(default=0, ge=0, le=32)
+    """Bits above the sign that are ignored when read and written as 0 (the sign bit of UE4M3)."""
+    low_padding: int = Field(default=0, ge=0, le=32)
+    """Bits below the mantissa that are ignored when read and written as 0 (TF32 in a 32-bit register)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Format:
+        if self.kind == "integer":
+            if self.exponent_bits or self.bias or self.infinity or self.nan != "none":
+                raise at("kind", message="an integer has no exponent, bias, infinity or NaN")
+            if self.overflow not in ("saturate", "wrap"):
+                raise at("overflow", message="an integer overflows by `saturate` or `wrap`")
+            if self.mantissa_bits < 1 + self.signed:
+                raise at("mantissa_bits", message="an integer needs at least one bit besides its sign")
+            return self
+        if self.exponent_bits < 1:
+            raise at("exponent_bits", message="a floating-point format needs at least 1 exponent bit")
+        if self.overflow == "wrap":
+            raise at("overflow", message="only integers wrap around")
+        if self.overflow in ("ieee", "infinity") and not self.infinity:
+            raise at("overflow", message=f"overflow `{self.overflow}` needs a format with infinities")
+        if self.overflow == "nan" and self.nan == "none":
+            raise at("overflow", message="overflow `nan` needs a format with a NaN")
+        if self.infinity and self.nan in ("all-ones", "negative-zero"):
+            raise at("infinity", message=f"NaN rule `{self.nan}` leaves no code for an infinity")
+        if self.nan == "ieee" and self.mantissa_bits == 0 and self.infinity:
+            raise at("nan", message="with no mantissa bits the all-ones exponent is the infinity, not a NaN")
+        if self.nan == "negative-zero" and not (self.signed and self.zero):
+            raise at("nan", message="NaN in place of the negative zero needs a sign and a zero")
+        return self
+
+    # -- what the fields imply ------------------------------------------------------------------------------------
+
+    @property
+    def magnitude_bits(self) -> int:
+        """Bits of the exponent and mantissa fields together."""
+        return self.exponent_bits + self.mantissa_bits
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code, ignored bits included."""
+        sign = int(self.signed and self.kind == "float")
+        return self.high_padding + sign + self.magnitude_bits + self.low_padding
+
+    @property
+    def storage_bits(self) -> int:
+        """Bits of the unsigned integer that holds one code in memory: 8, 16, 32 or 64."""
+        return next((size for size in (8, 16, 32) if size >= self.bits), 64)
+
+    @property
+    def min_exponent(self) -> int:
+        """Exponent of the smallest normal number; subnormals share it."""
+        return 1 - self.bias if self.zero else -self.bias
+
+    @property
+    def max_finite_magnitude(self) -> int:
+        """Exponent and mantissa fields of the largest finite number, as one integer."""
+        everything = (1 << self.magnitude_bits) - 1
+        if self.kind == "integer":
+            return everything >> self.signed
+        top_exponent = everything - ((1 << self.mantissa_bits) - 1)
+        if self.infinity or self.nan == "ieee":
+            return top_exponent - 1
+        return everything - 1 if self.nan == "all-ones" else everything
+
+    @property
+    def max_exponent(self) -> int:
+        """Exponent of the largest finite number (of an integer: the weight of its top bit)."""
+        if self.kind == "integer":
+            return self.mantissa_bits - 1
+        return (self.max_finite_magnitude >> self.mantissa_bits) - self.bias
+
+    @property
+    def min_lsb_exponent(self) -> int:
+        """Every finite number of the format is a multiple of 2 to this power."""
+        return 0 if self.kind == "integer" else self.min_exponent - self.mantissa_bits
+
+    @property
+    def nan_code(self) -> int | None:
+        """The code written for a NaN unless an instruction names another: quiet, positive, else all ones."""
+        magnitude = {
+            "ieee": (1 << self.magnitude_bits) - (1 << self.mantissa_bits) + (1 << self.mantissa_bits >> 1),
+            "all-ones": (1 << self.magnitude_bits) - 1,
+            "negative-zero": 1 << self.magnitude_bits,
+            "none": None,
+        }[self.nan]
+        return None if magnitude is None else magnitude << self.low_padding
+
+    def holds(self, other: Format) -> bool:
+        """Whether every finite number of `other` is one of this format too."""
+        if self.kind == "integer" or other.kind == "integer":
+            return self.kind == other.kind and self.signed == other.signed and self.bits >= other.bits
+        return (
+            self.signed >= other.signed
+            and self.zero >= other.zero
+            and self.min_lsb_exponent <= other.min_lsb_exponent
+            and self.max_exponent >= other.max_exponent
+            and self.mantissa_bits >= other.mantissa_bits
+            and (self.subnormals == "keep" or self.min_exponent <= other.min_lsb_exponent)
+        )
+
+
+def _float(name: str, exponent_bits: int, mantissa_bits: int, **fields: Any) -> Format:
+    """A floating-point format with the IEEE bias and, unless told otherwise, IEEE specials."""
+    rule: dict[str, Any] = {"bias": (1 << (exponent_bits - 1)) - 1, "nan": "ieee", "infinity": True, **fields}
+    rule.setdefault("overflow", "ieee" if rule["infinity"] else "saturate")
+    return Format(name=name, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, **rule)
+
+
+def _integer(name: str, bits: int, signed: bool) -> Format:
+    return Format(name=name, kind="integer", mantissa_bits=bits, signed=signed, overflow="saturate")
+
+
+_FINITE: dict[str, Any] = {"infinity": False, "nan": "none"}
+_FN: dict[str, Any] = {"infinity": False, "nan": "all-ones"}
+_FNUZ: dict[str, Any] = {"infinity": False, "nan": "negative-zero"}
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        _float("fp64", 11, 52),
+        _float("fp32", 8, 23),
+        _float("tf32", 8, 10, low_padding=13),
+        _float("bf16", 8, 7),
+        _float("fp16", 5, 10),
+        # OCP names: E4M3 has no infinity and one NaN, E5M2 is IEEE-like, 6- and 4-bit formats are all finite.
+        _float("e4m3", 4, 3, **_FN),
+        _float("e5m2", 5, 2),
+        _float("e3m2", 3, 2, **_FINITE),
+        _float("e2m3", 2, 3, **_FINITE),
+        _float("e2m1", 2, 1, **_FINITE),
+        # AMD CDNA3: no negative zero, bias one higher.
+        _float("e4m3fnuz", 4, 3, bias=8, **_FNUZ),
+        _float("e5m2fnuz", 5, 2, bias=16, **_FNUZ),
+        _float("e4m3b11fnuz", 4, 3, bias=11, **_FNUZ),
+        # Scales: a bare power of two; an unsigned E4M3 whose top bit is ignored.
+        _float("ue8m0", 8, 0, signed=False, zero=False, **_FN),
+        _float("ue4m3", 4, 3, signed=False, high_padding=1, **_FN),
+        _integer("int32", 32, True),
+        _integer("int8", 8, True),
+        _integer("uint8", 8, False),
+        _integer("int4", 4, True),
+        _integer("uint4", 4, False),
+    )
+}
+
+_INLINE = re.compile(r"(?P<unsigned>u?)e(?P<exponent>[1-9]\d?)m(?P<mantissa>\d{1,2})(?P<rule>fnuz|fn|f|ieee|)")
+
+
+def named(name: str) -> Format:
+    """Return the format called `name`: one of `FORMATS`, or an inline `eXmY`.
+
+    An inline format has the IEEE bias 2**(X-1) - 1. Its suffix gives the specials: none or `ieee`, infinities and
+    NaNs as in IEEE 754; `fn`, finite with one NaN of all ones; `fnuz`, finite with the NaN in place of the negative
+    zero and a bias one higher; `f`, every code finite. A leading `u` drops the sign.
+    The OCP names come first: `e4m3` is the OCP format, `e4m3ieee` the IEEE-like one.
+    Raises InputError when it is neither.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    if match := _INLINE.fullmatch(name):
+        exponent_bits, mantissa_bits = int(match["exponent"]), int(match["mantissa"])
+        if exponent_bits > 11 or mantissa_bits > 52:
+            raise InputError.of(f"format `{name}` is too wide", "at most 11 exponent bits and 52 mantissa bits (fp64)")
+        rule = {"fnuz": _FNUZ, "fn": _FN, "f": _FINITE, "ieee": {}, "": {}}[match["rule"]]
+        bias = (1 << (exponent_bits - 1)) - 1 + (match["rule"] == "fnuz")
+        if rule == {} and mantissa_bits == 0:
+            raise InputError.of(
+                f"format `{name}` has no code left for a NaN", f"with 0 mantissa bits write `{name}fn` or `{name}f`"
+            )
+        return _float(name, exponent_bits, mantissa_bits, signed=not match["unsigned"], **{"bias": bias, **rule})
+    hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6"
+    raise InputError.of(f"unknown number format `{name}`", hint)

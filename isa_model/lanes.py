@@ -1,0 +1,149 @@
+"""Exact arithmetic on float64 arrays: the tools of the vectorised engine.
+
+A float64 holds any integer of 53 bits times a power of two, and adding or multiplying within 53 bits is exact. What
+needs more is kept as a list of float64 *parts* whose sum is the value; `to_odd` brings it back to one float64 rounded
+to odd, which any later rounding to at most 51 bits treats as if it were the exact value (Boldo & Melquiond 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model.formats import Format
+from isa_model.instruction import Register
+from isa_model.rounding import Rounding, round_integer
+
+Codes = NDArray[np.unsignedinteger[Any]]
+Float64 = NDArray[np.float64]
+Exponents = NDArray[np.int32]
+
+NO_EXPONENT = -(1 << 20)
+"""Alignment exponent of a zero that has none; lower than any real one."""
+
+
+def power_of_two(exponent: Exponents) -> Float64:
+    """2.0**exponent built from bits; exponents from -1022 to 1023."""
+    return ((exponent.astype(np.int64) + 1023) << 52).view(np.float64)
+
+
+def exponent_of(x: Float64, fmt: Format) -> Exponents:
+    """The exponent with which numbers of a format align: the format's smallest for subnormals, none for zeros."""
+    if fmt.kind == "integer":
+        return np.where(x == 0, NO_EXPONENT, 0).astype(np.int32)
+    exponent = np.maximum(leading_exponent(x), fmt.min_exponent)
+    return np.where((x == 0) | ~np.isfinite(x), NO_EXPONENT, exponent).astype(np.int32)
+
+
+def leading_exponent(x: Float64) -> Exponents:
+    """floor(log2(|x|)) of normal float64 numbers; -1023 for zero, 1024 for infinities and NaNs."""
+    return ((np.ascontiguousarray(x).view(np.int64) >> 52 & 0x7FF) - 1023).astype(np.int32)
+
+
+def two_sum(x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """The rounded sum and its error, exactly (Knuth)."""
+    total = x + y
+    back = total - x
+    return total, (x - (total - back)) + (y - back)
+
+
+def two_product(x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """The rounded product and its error, exactly (Dekker), while no part of it leaves the float64 range."""
+    product = x * y
+    x_high, x_low = _split(x)
+    y_high, y_low = _split(y)
+    return product, ((x_high * y_high - product) + x_high * y_low + x_low * y_high) + x_low * y_low
+
+
+def _split(x: Float64) -> tuple[Float64, Float64]:
+    big = x * 134217729.0  # 2**27 + 1 (Veltkamp)
+    high = big - (big - x)
+    return high, x - high
+
+
+def to_odd(parts: Sequence[Float64]) -> Float64:
+    """The sum of all parts as one float64: exact where it fits, else rounded to odd. NaN and infinities carry over."""
+    if len(parts) == 1:
+        return parts[0]
+    plain = parts[0]
+    for part in parts[1:]:
+        plain = plain + part
+    # Add one part after the other into a list of non-overlapping floats, smallest first (Shewchuk 1997).
+    expansion: list[Float64] = []
+    for part in parts:
+        carry = part
+        for i, held in enumerate(expansion):
+            carry, expansion[i] = two_sum(held, carry)
+        expansion.append(carry)
+    # Gather it into the largest from the top; what each step leaves over is at most about the last bit of `high`.
+    high, rest = expansion[-1], []
+    for held in reversed(expansion[:-1]):
+        high, low = two_sum(high, held)
+        rest.append(low)
+    # Gather the leftovers from the bottom (jammed, so that none is forgotten) and add them once more.
+    low = rest[-1]
+    for held in reversed(rest[:-1]):
+        low = _jam(*two_sum(held, low))
+    high, low = two_sum(high, low)
+    all_zero = np.logical_and.reduce([part == 0 for part in parts])
+    total = np.where(high != 0, _jam(high, low), np.where(all_zero, plain, 0.0))
+    return np.where(np.isfinite(plain), total, plain)
+
+
+def _jam(x: Float64, error: Float64) -> Float64:
+    """x + error rounded to odd, for an error smaller than the last bit of x."""
+    if not error.any():
+        return x
+    even = np.ascontiguousarray(x).view(np.int64) & 1 == 0
+    toward = np.where(error > 0, np.inf, -np.inf)
+    return np.where((error != 0) & even, np.nextafter(x, toward), x)
+
+
+def round_to(x: Float64, register: Register) -> Float64:
+    """Values rounded to a register's format, the twin of `golden.rounded`; `x` is exact or rounded to odd."""
+    fmt, rounding = register.format, register.rounding
+    overflow = register.overflow or fmt.overflow
+    if fmt.kind == "integer":
+        return _round_to_integer(x, fmt, rounding, overflow)
+    # The engine's values stay far above 2**-900; the lower end keeps 2**-unit finite when x is zero.
+    exponent = np.clip(leading_exponent(x), max(fmt.min_exponent, -900), fmt.max_exponent + 1)
+    unit = exponent - fmt.mantissa_bits
+    y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)  # type: ignore[assignment]
+    largest = _largest(fmt)
+    magnitude = np.abs(y)
+    if fmt.subnormals == "flush":
+        y = np.where(magnitude < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
+    beyond = magnitude > largest
+    if not beyond.any():
+        return y
+    if overflow == "ieee":
+        overflow_value = np.copysign(np.inf, y)
+        if rounding in (Rounding.TOWARD_ZERO, Rounding.TO_ODD):
+            stays = np.isfinite(x)
+        elif rounding in (Rounding.UP, Rounding.DOWN):
+            stays = np.isfinite(x) & (np.signbit(y) == (rounding is Rounding.UP))
+        else:
+            stays = np.zeros(y.shape, bool)
+        overflow_value = np.where(stays, np.copysign(largest, y), overflow_value)
+    else:
+        limit = {"infinity": np.inf, "saturate": largest, "nan": np.nan}[overflow]
+        overflow_value = np.copysign(limit, y)
+    return np.where(beyond, overflow_value, y)
+
+
+def _largest(fmt: Format) -> float:
+    """The largest finite number of a floating-point format."""
+    fraction = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
+    return float((1 << fmt.mantissa_bits) + fraction) * 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
+
+
+def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:
+    y: Float64 = round_integer(x, rounding)  # type: ignore[assignment]
+    low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+    if overflow == "saturate":
+        return np.clip(y, low, high)
+    wrapped: Any = np.mod(y - low, 2.0**fmt.bits) + low
+    return np.where(np.isfinite(y), wrapped, np.clip(y, low, high))

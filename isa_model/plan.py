@@ -1,0 +1,161 @@
+"""What the fields of a spec imply for lanes of floating point: widths and ranges at every stage.
+
+The vectorised engine is exact because of the inequalities here, not because of the data it meets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from isa_model.formats import Format
+from isa_model.instruction import Instruction, Stage
+from isa_model.rounding import Rounding
+
+LANE_BITS = 53
+"""Significand bits of a float64 lane."""
+RANGE = 880
+"""Exponents beyond +-RANGE are refused, so that sums, products and reciprocals of units stay normal float64."""
+MULTI_PART_FRACTION_BITS = 40
+"""A term of several parts is rounded to odd at 53 bits before it is aligned; so many fraction bits stay exact."""
+
+
+class Unsupported(Exception):
+    """The spec is valid, but its values do not fit the lanes of the vectorised engine; the golden model computes it."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Bounds on the terms of one level: products, or results of a stage.
+
+    Each part of a term has at most `bits` significant bits; a term is a multiple of 2**`lsb`, smaller than 2**`top` in
+    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane.
+    """
+
+    bits: int
+    lsb: int
+    top: int
+    growth: int
+    parts: int = 1
+    plain: bool = True
+
+
+def significand_bits(fmt: Format) -> int:
+    return fmt.mantissa_bits + (fmt.kind == "float")
+
+
+def _of_format(fmt: Format) -> Level:
+    growth = 1 if fmt.kind == "float" else fmt.mantissa_bits
+    return Level(significand_bits(fmt), fmt.min_lsb_exponent, fmt.max_exponent + 1, growth)
+
+
+def _product(x: Level, y: Level) -> Level:
+    bits = x.bits + y.bits
+    parts = x.parts if bits <= LANE_BITS else 2 * x.parts
+    return Level(min(bits, LANE_BITS), x.lsb + y.lsb, x.top + y.top, x.growth + y.growth, parts)
+
+
+class Plan:
+    """How the vectorised engine computes a spec. Raises Unsupported where it cannot do so exactly."""
+
+    def __init__(self, spec: Instruction) -> None:
+        self.spec = spec
+        scale = spec.scale
+        product = _product(_of_format(spec.a), _of_format(spec.b))
+        self.min_product_exponent = spec.a.min_exponent + spec.b.min_exponent if spec.a.kind == "float" else 0
+        scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
+        folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
+        self.scales_fold = (
+            scale is not None
+            and scale.onto == "products"
+            and scale.product is None
+            and scale.result is None
+            and folded_bits <= LANE_BITS
+        )
+        if self.scales_fold and scale:
+            self.min_product_exponent += sum(s.format.min_exponent for s in (scale.a, scale.b) if s)
+        self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
+        self.scaled_bits = 0
+        level = self._scaled(product, -1, scale_levels)
+        infinite = spec.infinite_from is not None and product.top > spec.infinite_from
+        self.infinite_from = 2.0**spec.infinite_from if infinite and spec.infinite_from is not None else None
+        stages = list(spec.stages.values())
+        # Sums of the first stage are taken straight from the operands, unless a term needs more than one part.
+        unscaled = spec.scaled_stage != -1 or self.scales_fold
+        self.fused_products = level.parts == 1 and unscaled and self._sum(stages[0], level, with_running=False).plain
+        self.lane: Any = self._lane(stages[0], product)
+        self.levels: list[Level] = []
+        for index, stage in enumerate(stages):
+            summed = self._sum(stage, level)
+            self.levels.append(summed)
+            result = summed
+            for register in stage.result:
+                result = _of_format(register.format)
+                if register.format.kind == "float" and register.format.mantissa_bits > LANE_BITS - 3:
+                    raise Unsupported(f"a register of {register.format.name} is as wide as the lanes")
+            level = self._scaled(result, index, scale_levels)
+
+    def _scaled(self, level: Level, index: int, scales: list[Level]) -> Level:
+        """Bounds after the scales that are applied to the results of this stage."""
+        scale = self.spec.scale
+        if scale is not None and index == self.spec.scaled_stage:
+            factor = scales[0]
+            for other in scales[1:]:
+                factor = _product(factor, other)
+            if factor.parts > 1:
+                raise Unsupported("the product of the scales is wider than a lane")
+            if scale.product:
+                factor = _of_format(scale.product.format)
+            self.scaled_bits = level.bits + factor.bits
+            level = _product(level, factor)
+            if scale.result:
+                level = _of_format(scale.result.format)
+        return _in_range(level)
+
+    def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
+        """Bounds of the sum of a block of terms, and of the running value where it takes part."""
+        running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
+        if stage is list(self.spec.stages.values())[-1]:
+            running = _widest(running, _of_format(self.spec.accumulator))
+        takes = bool(stage.accumulator) and with_running
+        growth = max(term.growth, running.growth if takes else 0) + (stage.terms + takes - 1).bit_length()
+        lsb = min(term.lsb, running.lsb) if takes else term.lsb
+        top = (max(term.top, running.top) if takes else term.top) + (stage.terms + takes - 1).bit_length()
+        parts = term.parts * stage.terms + takes
+        if stage.fraction_bits is None:
+            bits = top - lsb
+        else:
+            own = stage.accumulator_fraction_bits or 0
+            bits = growth + max(stage.fraction_bits, own if takes else 0)
+            if term.parts > 1 and stage.fraction_bits > MULTI_PART_FRACTION_BITS:
+                raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
+            parts = stage.terms + takes
+        plain = bits <= LANE_BITS
+        return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain))
+
+    def _lane(self, stage: Stage, product: Level) -> Any:
+        """float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
+        import numpy as np
+
+        narrow = (
+            self.fused_products
+            and stage.fraction_bits is not None
+            and self.spec.scaled_stage != -1
+            and product.bits <= 24
+            and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
+            and -60 < product.lsb
+            and product.top < 60
+            # a tiny product must not vanish on its way to a rounding that looks at its sign or its being there
+            and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+        )
+        return np.float32 if narrow else np.float64
+
+
+def _widest(x: Level, y: Level) -> Level:
+    return Level(max(x.bits, y.bits), min(x.lsb, y.lsb), max(x.top, y.top), max(x.growth, y.growth))
+
+
+def _in_range(level: Level) -> Level:
+    if not -RANGE <= level.lsb <= level.top <= RANGE:
+        raise Unsupported("exponents reach beyond those of float64 lanes")
+    return level

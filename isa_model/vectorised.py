@@ -1,0 +1,352 @@
+"""The CPU engine: golden.py's results on numpy arrays, tile by tile and generic in every field of the spec.
+
+A `Value` is one term of golden.py for every element of a tile of D. Results come up the stages one block of K at a
+time, so memory does not grow with K. Arithmetic is exact on float64 lanes (lanes.py), on float32 where products are
+narrow enough. `Plan` proves from the formats alone that nothing is lost; what it cannot prove, the engine refuses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model.codec import decode_array, encode_array
+from isa_model.formats import Format
+from isa_model.instruction import Instruction, Stage
+from isa_model.lanes import (
+    NO_EXPONENT,
+    Codes,
+    Exponents,
+    Float64,
+    exponent_of,
+    power_of_two,
+    round_to,
+    to_odd,
+    two_product,
+)
+from isa_model.plan import RANGE, Plan
+from isa_model.rounding import Rounding, round_integer
+
+TILE_M, TILE_N = 64, 256
+_OPERAND_NO_EXPONENT = -(1 << 14)  # int16: the sum of two still fits, and stays below every real exponent
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Terms of a tile: parts whose exact sum is the value, and alignment exponents (NO_EXPONENT where none)."""
+
+    parts: list[Float64]
+    exponent: Exponents
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One operand, K first: values, alignment exponents (int16), and the group scales of stage results if any."""
+
+    values: NDArray[np.floating[Any]]
+    exponents: NDArray[np.int16]
+    scales: Float64 | None
+    scale_exponents: Exponents | None
+
+    def tile(self, part: slice) -> Operand:
+        def cut(x: Any) -> Any:
+            return None if x is None else np.ascontiguousarray(x[:, part])
+
+        return Operand(*(cut(x) for x in (self.values, self.exponents, self.scales, self.scale_exponents)))
+
+
+def matmul(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
+    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
+
+    Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
+    """
+    plan = Plan(spec)
+    scale = spec.scale
+    side_a = _operand(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
+    side_b = _operand(plan, spec.b, b, scale and scale.b, scale_b, 1)
+    c_values = decode_array(spec.accumulator, c)
+    d = np.empty(c.shape, c.dtype)
+
+    def work(corner: tuple[int, int]) -> None:
+        rows, columns = slice(corner[0], corner[0] + TILE_M), slice(corner[1], corner[1] + TILE_N)
+        with np.errstate(all="ignore"):
+            values = Tile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
+            codes = encode_array(spec.accumulator, values)
+            if spec.nan_code is not None:
+                codes[np.isnan(values)] = spec.nan_code
+            d[rows, columns] = codes
+
+    corners = [(i, j) for i in range(0, d.shape[0], TILE_M) for j in range(0, d.shape[1], TILE_N)]
+    with ThreadPoolExecutor(min(len(corners), os.cpu_count() or 1) or 1) as pool:
+        list(pool.map(work, corners))
+    return d
+
+
+def _operand(plan: Plan, fmt: Format, codes: Codes, side: Any, scale_codes: Codes | None, axis: int) -> Operand:
+    """Decode one operand (K first). Scales that multiply products exactly are multiplied in at once."""
+    values = decode_array(fmt, codes)
+    exponents = exponent_of(values, fmt)
+    scales = scale_exponents = None
+    if side is not None and scale_codes is not None:
+        k_group, group = (side.group[1], side.group[0]) if axis == 0 else side.group
+        scales = np.repeat(decode_array(side.format, scale_codes), group, axis=1)[:, : values.shape[1]]
+        scale_exponents = exponent_of(scales, side.format)
+        if plan.scales_fold:
+            of_k = np.arange(values.shape[0]) // k_group
+            values = values * scales[of_k]
+            exponents = _times_exponents(exponents, scale_exponents[of_k])
+            scales = scale_exponents = None
+    exponents = np.where(exponents == NO_EXPONENT, _OPERAND_NO_EXPONENT, exponents)
+    return Operand(values.astype(plan.lane), exponents.astype(np.int16), scales, scale_exponents)
+
+
+def _times_exponents(x: Exponents, y: Exponents) -> Exponents:
+    return np.where((x == NO_EXPONENT) | (y == NO_EXPONENT), NO_EXPONENT, x + y).astype(np.int32)
+
+
+class Tile:
+    """One tile of D on its way through the stages."""
+
+    def __init__(self, plan: Plan, a: Operand, b: Operand, c: Float64) -> None:
+        self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
+        self.stages: list[Stage] = list(plan.spec.stages.values())
+        self.shape = c.shape
+        self.c = Value([c], exponent_of(c, plan.spec.accumulator))
+        self.buffer = np.empty(c.shape, plan.lane)
+        self.exponent_buffer = np.empty(c.shape, np.int16)
+
+    def d(self) -> Float64:
+        (result,) = self.results(len(self.stages) - 1)
+        return result.parts[0]
+
+    # -- the stages, as golden.dot has them --------------------------------------------------------------------------
+
+    def results(self, index: int) -> Iterator[Value]:
+        """Results of stage number `index` along K, one after the other (-1: the products)."""
+        if index < 0:
+            yield from self.products()
+            return
+        stage, last = self.stages[index], index == len(self.stages) - 1
+        start = self.c if last else Value([np.zeros(self.shape)], np.full(self.shape, NO_EXPONENT, np.int32))
+        running, steps, count = start, 0, 0
+        for block in self.blocks(index):
+            value = self.put(stage, *self.add(index, block, running if stage.accumulator else None))
+            running, steps = value, steps + 1
+            if not last and steps == (stage.chain or 1):
+                yield self.scaled(value, count * self.spec.products_per_result(index), index)
+                running, steps, count = start, 0, count + 1
+        if last:
+            yield running
+
+    def blocks(self, index: int) -> Iterator[Any]:
+        """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
+        stage = self.stages[index]
+        parts = stage.interleave.parts if stage.interleave else 1
+        fused = index == 0 and self.plan.fused_products
+        source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
+        while span := list(islice(source, stage.terms * parts)):
+            for part in range(parts):
+                if stage.interleave is None:
+                    yield span
+                else:
+                    yield [x for j, x in enumerate(span) if (j // stage.interleave.run) % parts == part]
+
+    def products(self) -> Iterator[Value]:
+        for k in range(len(self.a.values)):
+            x, y = self.a.values[k][:, None], self.b.values[k][None, :]
+            if self.plan.product_bits > 53:
+                product, error = two_product(*np.broadcast_arrays(x, y))
+                parts = [product, np.where(np.isfinite(product), error, 0)]
+            else:
+                parts = [x * y]
+            self._make_infinite(parts[0])
+            exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
+            exponent[exponent <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
+            yield self.scaled(Value(parts, exponent), k, -1)
+
+    def _make_infinite(self, product: NDArray[np.floating[Any]]) -> None:
+        if self.plan.infinite_from is not None:
+            large = np.abs(product) >= self.plan.infinite_from
+            product[large] = np.copysign(np.inf, product[large])
+
+    def scaled(self, value: Value, k: int, index: int) -> Value:
+        """golden.scaled: the value times the scales of its row, column and group of K."""
+        scale = self.spec.scale
+        if scale is None or index != self.spec.scaled_stage or (index == -1 and self.plan.scales_fold):
+            return value
+        factor, exponent = np.ones((1, 1)), np.zeros((1, 1), np.int32)
+        for operand, side, k_axis in ((self.a, scale.a, 1), (self.b, scale.b, 0)):
+            if side is not None:
+                assert operand.scales is not None
+                assert operand.scale_exponents is not None
+                where: Any = np.s_[:, None] if k_axis else np.s_[None, :]
+                group = k // side.group[k_axis]
+                factor = factor * operand.scales[group][where]
+                exponent = _times_exponents(exponent, operand.scale_exponents[group][where])
+        if scale.product:
+            factor = round_to(factor, scale.product)
+            exponent = exponent_of(factor, scale.product.format)
+        factor = np.broadcast_to(factor, self.shape)
+        parts = []
+        for part in value.parts:
+            if self.plan.scaled_bits <= 53:
+                parts.append(part * factor)
+            else:
+                product, error = two_product(part, factor)
+                parts += [product, np.where(np.isfinite(product), error, 0)]
+        if scale.result:
+            rounded = round_to(to_odd(parts), scale.result)
+            return Value([rounded], exponent_of(rounded, scale.result.format))
+        return Value(parts, _times_exponents(value.exponent, exponent))
+
+    # -- sums --------------------------------------------------------------------------------------------------------
+
+    def add(self, index: int, block: list[Any], running: Value | None) -> tuple[list[Float64], Exponents]:
+        """golden.add: the exact parts of the sum of a block, and the exponent it was aligned to."""
+        stage, fused = self.stages[index], index == 0 and self.plan.fused_products
+        neutral = -0.0 if stage.zero == "ieee" else 0.0  # x + -0.0 is x, for a negative zero x too
+        largest = np.full(self.shape, NO_EXPONENT, np.int32)
+        if stage.aligned or not stage.result:
+            largest = self.largest_product(stage, block) if fused else largest
+            for value in [*([] if fused else block), *([running] if running else [])]:
+                exponent = value.exponent
+                if stage.zero_exponent is not None:
+                    exponent = np.where(exponent == NO_EXPONENT, stage.zero_exponent, exponent)
+                np.maximum(largest, exponent, out=largest)
+        negative = np.zeros(self.shape, bool) if _signs_matter(stage) else None
+        if stage.aligned:
+            parts = self.aligned_parts(stage, block, running, largest, fused, neutral, negative)
+        else:
+            parts = [self.exact_products(block, neutral, negative)] if fused else [p for v in block for p in v.parts]
+            parts += running.parts if running else []
+            if negative is not None and not fused:
+                for value in block:
+                    negative |= np.signbit(to_odd(value.parts))
+            if negative is not None and running is not None:
+                negative |= np.signbit(running.parts[0])
+        if self.plan.levels[index].plain and len(parts) > 1:
+            total = np.full(self.shape, neutral)
+            for part in parts:
+                total += part
+            parts = [total]
+        if negative is not None and (stage.result or len(parts) == 1):
+            total = to_odd(parts)
+            parts = [np.where(total == 0, np.where(negative, -0.0, 0.0), total)]
+        return parts, largest
+
+    def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:
+        """Largest alignment exponent among the products of a block."""
+        a, b, buffer = self.a.exponents, self.b.exponents, self.exponent_buffer
+        best = np.add(a[ks[0]][:, None], b[ks[0]][None, :])
+        for k in ks[1:]:
+            np.add(a[k][:, None], b[k][None, :], out=buffer)
+            np.maximum(best, buffer, out=best)
+        largest = best.astype(np.int32)
+        largest[best <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
+        if stage.zero_exponent is not None:  # a product is zero where either operand is
+            zero_a = (a[ks] == _OPERAND_NO_EXPONENT).any(axis=0)
+            zero_b = (b[ks] == _OPERAND_NO_EXPONENT).any(axis=0)
+            has_zero = zero_a[:, None] | zero_b[None, :]
+            largest = np.where(has_zero, np.maximum(largest, stage.zero_exponent), largest)
+        return largest
+
+    def aligned_parts(
+        self,
+        stage: Stage,
+        block: list[Any],
+        running: Value | None,
+        largest: Exponents,
+        fused: bool,
+        neutral: float,
+        negative: NDArray[np.bool_] | None,
+    ) -> list[Float64]:
+        """Every term cut to its fraction bits below the largest exponent."""
+        assert stage.fraction_bits is not None
+        assert stage.accumulator_fraction_bits is not None
+        assert stage.rounding is not None
+        # Below -RANGE there are only zeros, for which any unit does.
+        known = np.maximum(largest, -RANGE)
+        unit = known - stage.fraction_bits
+        parts: list[Float64] = []
+        if fused:
+            # Without a nonzero product any unit does; a clipped one stays inside the lane's range.
+            inverse = power_of_two(stage.fraction_bits - np.maximum(known, self.plan.min_product_exponent))
+            steps = self.cut_products(block, stage, inverse.astype(self.plan.lane), neutral, negative)
+            parts.append(steps.astype(np.float64) * power_of_two(unit))
+        else:
+            for value in block:
+                steps = round_integer(to_odd(value.parts) * power_of_two(-unit), stage.rounding)
+                if negative is not None:
+                    negative |= np.signbit(steps)
+                parts.append(steps * power_of_two(unit))
+        if running is not None:
+            unit = known - stage.accumulator_fraction_bits
+            steps = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
+            if stage.drop_beyond is not None:
+                dropped = (running.exponent != NO_EXPONENT) & (running.exponent < largest - stage.drop_beyond)
+                steps = np.where(dropped, neutral, steps)
+            if negative is not None:
+                negative |= np.signbit(steps) & ~(dropped if stage.drop_beyond is not None else False)
+            parts.append(steps)
+        return parts
+
+    def cut_products(
+        self,
+        ks: Sequence[int],
+        stage: Stage,
+        inverse: NDArray[np.floating[Any]],
+        neutral: float,
+        negative: NDArray[np.bool_] | None,
+    ) -> NDArray[np.floating[Any]]:
+        """The sum of the cut products, in units of the last bit kept: the engine's inner loop."""
+        assert stage.rounding is not None
+        a, b, product = self.a.values, self.b.values, self.buffer
+        total = np.full(self.shape, neutral, self.plan.lane)
+        for k in ks:
+            np.multiply(a[k][:, None], b[k][None, :], out=product)
+            self._make_infinite(product)
+            np.multiply(product, inverse, out=product)
+            round_integer(product, stage.rounding, out=product)
+            if negative is not None:
+                negative |= np.signbit(product)
+            np.add(total, product, out=total)
+        return total
+
+    def exact_products(self, ks: Sequence[int], neutral: float, negative: NDArray[np.bool_] | None) -> Float64:
+        """The exact sum of products, when all partial sums fit a float64."""
+        total = np.full(self.shape, neutral)
+        for k in ks:
+            product = self.a.values[k][:, None] * self.b.values[k][None, :]
+            self._make_infinite(product)
+            if negative is not None:
+                negative |= np.signbit(product)
+            total += product
+        return total
+
+    def put(self, stage: Stage, parts: list[Float64], largest: Exponents) -> Value:
+        """golden.put: the sum rounded into the stage's register, or handed up as it is."""
+        if not stage.result:
+            if stage.zero == "positive":
+                parts = [parts[0] + 0.0, *parts[1:]]
+            return Value(parts, largest)
+        value = to_odd(parts)
+        for register in stage.result:
+            value = round_to(value, register)
+        if stage.zero == "positive":
+            value = value + 0.0
+        return Value([value], exponent_of(value, stage.result[-1].format))
+
+
+def _signs_matter(stage: Stage) -> bool:
+    """Whether a sum that cancels to zero is negative (IEEE 754 6.3, rounding down)."""
+    direction = stage.rounding or (stage.result[0].rounding if stage.result else None)
+    return stage.zero == "ieee" and direction is Rounding.DOWN
