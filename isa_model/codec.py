@@ -244,6 +244,19 @@ def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
 
 def decode_array(fmt: Format, codes: Codes) -> Float64:
     """Values of an array of raw codes, exact in float64; NaN where a code is NaN."""
+    if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
+        return _values_of_all_codes(fmt)[codes]
+    return _decode_array(fmt, codes)
+
+
+@cache
+def _values_of_all_codes(fmt: Format) -> Float64:
+    import numpy as np
+
+    return _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+
+
+def _decode_array(fmt: Format, codes: Codes) -> Float64:
     import numpy as np
 
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
@@ -284,6 +297,11 @@ def encode_array(
     """
     import numpy as np
 
+    rule = overflow or fmt.overflow
+    if isinstance(x, np.ndarray) and x.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
+        quick = _encode_by_ml_dtypes(fmt, x)
+        if quick is not None:
+            return quick
     values = np.asarray(x, dtype=np.float64)
     if fmt.name == "fp64":
         return values.view(np.uint64).copy()
@@ -315,6 +333,19 @@ def encode_array(
     if fmt.subnormals == "flush":
         magnitude = np.where(magnitude < 1 << fmt.mantissa_bits, 0, magnitude)
     return _float_codes(fmt, values, magnitude, rounding, overflow or fmt.overflow)
+
+
+def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
+    """Saturating casts of float32 by ml_dtypes, which is several times faster and, within the range, the same."""
+    import numpy as np
+
+    own = dtype_of(fmt)
+    if own.kind != "V" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
+        return None
+    top = np.float32(decode(fmt, fmt.max_finite_magnitude).exact())
+    codes: Codes = np.clip(x, -top, top).astype(own).view(code_dtype(fmt))
+    codes[np.isnan(x)] = fmt.nan_code
+    return codes
 
 
 def _shift_right_array(

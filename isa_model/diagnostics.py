@@ -258,14 +258,14 @@ class _Reader:
 # -- pydantic -----------------------------------------------------------------------------------------------------------
 
 
-def explain(document: Document, error: ValidationError, model: type[BaseModel], prefix: Loc = ()) -> list[Problem]:
+def explain(
+    document: Document, error: ValidationError, model: type[BaseModel], data: Any, prefix: Loc = ()
+) -> list[Problem]:
     """Every fault that pydantic found, at its place in the document, in plain words.
 
-    `prefix` is the path in the document at which the model's data begins.
+    `data` is what was validated; `prefix` is the path in the document at which it (or the part of it that the document
+    gives) begins.
     """
-    data: Any = document.data
-    for step in prefix:
-        data = data[step] if isinstance(data, dict | list) else {}
     by_place: dict[Loc, list[tuple[dict[str, Any], int]]] = {}
     for fault in error.errors(include_url=False):
         # A union adds the name of the branch it tried to the path; only steps that lead somewhere in the data count.

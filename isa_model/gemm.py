@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from isa_model.codec import Codes, code_dtype, from_codes, to_codes
+from isa_model.codec import code_dtype, from_codes, to_codes
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from isa_model.lanes import Codes
 
 Engine = Literal["auto", "golden", "cpu"]
 

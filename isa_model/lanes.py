@@ -112,7 +112,7 @@ def round_to(x: Float64, register: Register) -> Float64:
     exponent = np.clip(leading_exponent(x), max(fmt.min_exponent, -900), fmt.max_exponent + 1)
     unit = exponent - fmt.mantissa_bits
     y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)  # type: ignore[assignment]
-    largest = _largest(fmt)
+    largest = largest_finite(fmt)
     magnitude = np.abs(y)
     if fmt.subnormals == "flush":
         y = np.where(magnitude < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
@@ -134,7 +134,7 @@ def round_to(x: Float64, register: Register) -> Float64:
     return np.where(beyond, overflow_value, y)
 
 
-def _largest(fmt: Format) -> float:
+def largest_finite(fmt: Format) -> float:
     """The largest finite number of a floating-point format."""
     fraction = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
     return float((1 << fmt.mantissa_bits) + fraction) * 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)

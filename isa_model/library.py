@@ -47,10 +47,11 @@ def is_path(name: str) -> bool:
 
 def validated(document: Document) -> Instruction:
     """The instruction a document describes. Raises InputError with every place where it is wrong."""
+    data = {"name": Path(document.name).stem, **document.data}
     try:
-        return Instruction.model_validate({"name": Path(document.name).stem, **document.data})
+        return Instruction.model_validate(data)
     except ValidationError as error:
-        raise InputError(explain(document, error, Instruction)) from None
+        raise InputError(explain(document, error, Instruction, data)) from None
 
 
 def raw(name: str) -> dict[str, Any]:

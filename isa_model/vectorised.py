@@ -34,7 +34,9 @@ from isa_model.lanes import (
 from isa_model.plan import RANGE, Plan
 from isa_model.rounding import Rounding, round_integer
 
-TILE_M, TILE_N = 64, 256
+TILE_M, TILE_N = 128, 256
+CHUNK = 1 << 18
+"""Products formed at a time: enough that threads rarely wait for each other to enter numpy."""
 _OPERAND_NO_EXPONENT = -(1 << 14)  # int16: the sum of two still fits, and stays below every real exponent
 
 
@@ -86,8 +88,13 @@ def matmul(
             d[rows, columns] = codes
 
     corners = [(i, j) for i in range(0, d.shape[0], TILE_M) for j in range(0, d.shape[1], TILE_N)]
-    with ThreadPoolExecutor(min(len(corners), os.cpu_count() or 1) or 1) as pool:
-        list(pool.map(work, corners))
+    threads = min(len(corners), os.cpu_count() or 1)
+    if threads <= 1:
+        for corner in corners:
+            work(corner)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, corners))
     return d
 
 
@@ -121,8 +128,9 @@ class Tile:
         self.stages: list[Stage] = list(plan.spec.stages.values())
         self.shape = c.shape
         self.c = Value([c], exponent_of(c, plan.spec.accumulator))
-        self.buffer = np.empty(c.shape, plan.lane)
-        self.exponent_buffer = np.empty(c.shape, np.int16)
+        self.chunk = max(1, CHUNK // c.size)
+        self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
+        self.exponent_buffer = np.empty((self.chunk, *c.shape), np.int16)
 
     def d(self) -> Float64:
         (result,) = self.results(len(self.stages) - 1)
@@ -245,11 +253,11 @@ class Tile:
 
     def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:
         """Largest alignment exponent among the products of a block."""
-        a, b, buffer = self.a.exponents, self.b.exponents, self.exponent_buffer
-        best = np.add(a[ks[0]][:, None], b[ks[0]][None, :])
-        for k in ks[1:]:
-            np.add(a[k][:, None], b[k][None, :], out=buffer)
-            np.maximum(best, buffer, out=best)
+        a, b = self.a.exponents, self.b.exponents
+        best = np.full(self.shape, 2 * _OPERAND_NO_EXPONENT, np.int16)
+        for some in self.chunks(ks):
+            sums = np.add(a[some][:, :, None], b[some][:, None, :], out=self.exponent_buffer[: len(some)])
+            np.maximum(best, np.maximum.reduce(sums, axis=0), out=best)
         largest = best.astype(np.int32)
         largest[best <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
         if stage.zero_exponent is not None:  # a product is zero where either operand is
@@ -309,27 +317,34 @@ class Tile:
     ) -> NDArray[np.floating[Any]]:
         """The sum of the cut products, in units of the last bit kept: the engine's inner loop."""
         assert stage.rounding is not None
-        a, b, product = self.a.values, self.b.values, self.buffer
         total = np.full(self.shape, neutral, self.plan.lane)
-        for k in ks:
-            np.multiply(a[k][:, None], b[k][None, :], out=product)
-            self._make_infinite(product)
+        for product in self.chunks_of_products(ks):
             np.multiply(product, inverse, out=product)
             round_integer(product, stage.rounding, out=product)
             if negative is not None:
-                negative |= np.signbit(product)
-            np.add(total, product, out=total)
+                negative |= np.signbit(product).any(axis=0)
+            np.add(total, np.add.reduce(product, axis=0, initial=neutral), out=total)
         return total
+
+    def chunks(self, ks: Sequence[int]) -> Iterator[Sequence[int]]:
+        for i in range(0, len(ks), self.chunk):
+            yield ks[i : i + self.chunk]
+
+    def chunks_of_products(self, ks: Sequence[int]) -> Iterator[NDArray[np.floating[Any]]]:
+        """Products of a block, some k at a time (k, M, N), in a buffer that the next ones overwrite."""
+        for some in self.chunks(ks):
+            a, b = self.a.values[some], self.b.values[some]
+            product = np.multiply(a[:, :, None], b[:, None, :], out=self.buffer[: len(some)])
+            self._make_infinite(product)
+            yield product
 
     def exact_products(self, ks: Sequence[int], neutral: float, negative: NDArray[np.bool_] | None) -> Float64:
         """The exact sum of products, when all partial sums fit a float64."""
         total = np.full(self.shape, neutral)
-        for k in ks:
-            product = self.a.values[k][:, None] * self.b.values[k][None, :]
-            self._make_infinite(product)
+        for product in self.chunks_of_products(ks):
             if negative is not None:
-                negative |= np.signbit(product)
-            total += product
+                negative |= np.signbit(product).any(axis=0)
+            total += np.add.reduce(product, axis=0, initial=neutral)
         return total
 
     def put(self, stage: Stage, parts: list[Float64], largest: Exponents) -> Value:

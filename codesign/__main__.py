@@ -1,0 +1,69 @@
+"""The `codesign` command: what goes wrong outside the commands themselves, and the exit codes.
+
+0 done; 1 a claim refuted or a mismatch found; 2 bad input or usage; 3 the environment lacks something; 101 our fault.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    shadow = shadowed()
+    if shadow:
+        print(f"codesign: {shadow}", file=sys.stderr)
+        return 3
+    from isa_model.diagnostics import InputError
+
+    try:
+        from codesign.cli import run_app
+
+        return run_app(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("codesign", "isa_model", "kernels"):
+            raise
+        print(f"codesign: the package `{error.name}` is missing; `pip install codesign` brings it", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we, quietly
+        return 0
+    except KeyboardInterrupt:
+        print("codesign: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"codesign: internal error ({type(error).__name__}); this is a fault of codesign, please report it",
+              file=sys.stderr)
+        return 101
+
+
+def shadowed() -> str:
+    """One line if another package called `isa_model` or `kernels` would be imported instead of ours, else nothing."""
+    from importlib.util import find_spec
+
+    home = Path(__file__).resolve().parent.parent
+    for name in ("isa_model", "kernels"):
+        found = find_spec(name)
+        origin = Path(found.origin).resolve() if found and found.origin else None
+        if origin is None:
+            return f"its package `{name}` is missing beside {home / 'codesign'}; install codesign again"
+        if origin.parent.parent != home:
+            return f"another package `{name}` ({origin.parent}) hides ours ({home / name}); uninstall it, or move out of its folder"
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The commands. Thin: each reads its input, calls one function, prints. Data on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from isa_model.diagnostics import InputError, suggest
+
+app = typer.Typer(
+    name="codesign",
+    help="Judge a proposal for a better matrix instruction: bits, accuracy, and which of its claims hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ProposalPath = Annotated[Path, typer.Argument(metavar="PROPOSAL", help="A proposal file (YAML).")]
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run the command line; returns its exit code."""
+    result = app(arguments, standalone_mode=False, prog_name="codesign")
+    return result if isinstance(result, int) else 0
+
+
+@app.command()
+def evaluate(
+    proposal: ProposalPath,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default: reports/<proposal>.")] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
+    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 64,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
+) -> int:
+    """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
+    from codesign.numerics import Sampling
+    from codesign.proposal import load_proposal
+
+    sampling = Sampling(rows=rows, columns=columns, seeds=_seeds(seeds))
+    loaded = load_proposal(proposal)
+    folder = out or Path("reports") / loaded.proposal
+
+    from codesign.evaluate import evaluate as gather_and_judge
+    from codesign.report.terminal import show as show_result
+    from codesign.report.write import check_folder, write
+
+    check_folder(folder)
+    with _Progress(f"evaluating {loaded.proposal}") as progress:
+        result = gather_and_judge(loaded, sampling, progress.update)
+    page = write(result, folder)
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    else:
+        show_result(result, _console())
+    print(f"report: {page}", file=sys.stderr)
+    return int(any(v.judgement == "refuted" for v in result.verdicts))
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")]) -> int:
+    """Check proposal or instruction files and show everything that is wrong with them."""
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import validated
+
+    problems = []
+    for file in files:
+        try:
+            document = read_yaml(file)
+            if _is_instruction(document.data):
+                validated(document)
+            else:
+                parse_proposal(document)
+            print(f"{file}: valid")
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return 0
+
+
+@app.command()
+def schema(
+    kind: Annotated[Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")] = "proposal",
+) -> int:
+    """Print the JSON Schema of proposal or instruction files, or of result.json, for editors and readers."""
+    from codesign.schemas import json_schema
+
+    print(json.dumps(json_schema(kind), indent=1))
+    return 0
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[
+        Literal["all", "instructions", "formats", "workloads", "tensors", "metrics"], typer.Argument(help="What to list.")
+    ] = "all",
+) -> int:
+    """List what a proposal can name: instructions, number formats, workloads, tensor sources, metrics."""
+    from codesign.listing import listings
+
+    for title, lines in listings().items():
+        if what in ("all", title):
+            if what == "all":
+                print(f"{title}:")
+            for name, about in lines:
+                print(f"{'  ' if what == 'all' else ''}{name}" + (f"  {about}" if about else ""))
+    return 0
+
+
+@app.command()
+def show(
+    target: Annotated[str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")],
+) -> int:
+    """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
+    from codesign.manual import page
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
+
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        proposal = parse_proposal(document)
+        instruction = proposal.proposed()
+    else:
+        instruction = load(target)
+    print(instruction.name)
+    for section in page(instruction):
+        print(f"\n{section.title.upper()}")
+        for number, line in enumerate(section.lines, 1):
+            print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))
+    return 0
+
+
+@app.command()
+def conform(
+    architecture: Annotated[str, typer.Argument(help="Whose instructions, for instance hopper.")],
+    vectors: Annotated[Path, typer.Option(help="Recorded operands and results of the hardware (.npz).")],
+) -> int:
+    """Compare the model with vectors recorded on hardware. Exit code 1 on any mismatch."""
+    from rich.table import Table
+
+    from isa_model.conformance import conform as comparisons
+
+    table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
+    bad = total = 0
+    with _Progress("comparing") as progress:
+        for done, c in enumerate(comparisons(architecture, vectors), 1):
+            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
+            bad, total = bad + c.mismatches, total + c.outputs
+            progress.update(done, 0)
+    console = _console()
+    console.print(table)
+    console.print(f"{total} outputs compared, {bad} mismatches", highlight=False)
+    return int(bad > 0)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("proposal.yaml"),
+    base: Annotated[str, typer.Option(help="Instruction to start from.")] = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
+) -> int:
+    """Write a commented proposal to start from, and its schema beside it."""
+    from codesign.schemas import json_schema, starter
+
+    text = starter(path, base)
+    schema_path = path.parent / "proposal.schema.json"
+    if path.exists():
+        raise InputError.of(f"{path} exists", "another name, or move it away")
+    try:
+        for target, content in ((schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n"), (path, text)):
+            temporary = target.with_name(f".{target.name}.tmp")
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, target)
+    except OSError as error:
+        raise InputError.of(f"cannot write {error.filename}: {(error.strerror or '').lower()}") from None
+    print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
+    return 0
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------------
+
+
+def _is_instruction(data: dict[str, Any]) -> bool:
+    """An instruction file describes stages itself; a proposal names a base."""
+    return "stages" in data and "base" not in data
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError.of(f"--seeds {text} is not a list of whole numbers", "for instance --seeds 0,1,2") from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
+    return seeds
+
+
+def _wrapped(text: str, lead: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 100, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
+                         break_on_hyphens=False)
+
+
+def _console() -> Any:
+    """stdout as a console; piped output is not cut to a terminal's width."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+class _Progress:
+    """A progress bar on stderr, if that is a terminal."""
+
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                            console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task(label, total=None)
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total or None)

@@ -1,0 +1,139 @@
+"""From a proposal to a result: gather evidence, judge the claims, stamp where it all came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from codesign import manual
+from codesign.claims import Verdict, judge
+from codesign.evidence import Figure, Plot
+from codesign.numerics import LABELS, Progress, Sampling, gather
+from codesign.proposal import Proposal
+from codesign.workloads.gemms import model_source
+from codesign.workloads.tensors import SOURCES
+from isa_model.instruction import Instruction, Spec
+
+SCHEMA_VERSION = 1
+"""Of result.json; a reader refuses another one."""
+
+
+class Provenance(Spec):
+    """What the result was made from and with."""
+
+    spec_sha256: str
+    """Of the proposal and both instructions, as canonical JSON."""
+    commit: str
+    """Of the evaluator's source; empty outside a git checkout, `+` where it had changes."""
+    versions: dict[str, str]
+    machine: str
+    gpu: str = "none: the bit-exact model ran on the CPU"
+
+
+class Result(Spec):
+    """Everything an evaluation found; every report is drawn from this alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    proposal: Proposal
+    headline: str
+    """The verdict in a sentence."""
+    finding: str
+    """What the numerics show, in a sentence."""
+    verdicts: tuple[Verdict, ...]
+    labels: dict[str, str]
+    figures: tuple[Figure, ...]
+    plots: tuple[Plot, ...]
+    tensors: dict[str, str]
+    """What each tensor source is."""
+    method: tuple[str, ...]
+    sampling: Sampling
+    today: Instruction
+    proposed: Instruction
+    page: tuple[manual.Section, ...]
+    """Manual page of the proposed instruction."""
+    provenance: Provenance
+
+
+def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
+    """Gather all evidence on a proposal and judge its claims."""
+    evidence = gather(proposal, sampling, progress)
+    verdicts = judge(proposal, evidence.figures)
+    proposed = proposal.proposed()
+    shapes = sorted({model_source(w) for w in proposal.workloads})
+    return Result(
+        proposal=proposal,
+        headline=_headline(verdicts),
+        finding=_finding(evidence.figures),
+        verdicts=verdicts,
+        labels=LABELS,
+        figures=evidence.figures,
+        plots=evidence.plots,
+        tensors={name: SOURCES[name].description for name in proposal.tensors},
+        method=(*evidence.method, f"Shapes: {'; '.join(shapes)}."),
+        sampling=sampling,
+        today=proposal.today,
+        proposed=proposed,
+        page=manual.page(proposed),
+        provenance=_provenance(proposal, proposed),
+    )
+
+
+def _headline(verdicts: tuple[Verdict, ...]) -> str:
+    counts = {j: sum(v.judgement == j for v in verdicts) for j in ("supported", "refuted", "undetermined")}
+    total = len(verdicts)
+    words = [f"{counts['supported']} of {total} claims {'holds' if counts['supported'] == 1 else 'hold'}"]
+    words.append(f"{counts['refuted'] or 'none'} {'is' if counts['refuted'] == 1 else 'are'} refuted")
+    if counts["undetermined"]:
+        words.append(f"{counts['undetermined']} {'is' if counts['undetermined'] == 1 else 'are'} undetermined")
+    return ", ".join(words) + "."
+
+
+def _finding(figures: tuple[Figure, ...]) -> str:
+    """Worst accumulation error of each variant, over all GEMMs and tensor sources."""
+    worst: dict[str, float | None] = {}
+    for f in figures:
+        if f.metric == "numerics.relative_frobenius" and f.at is None:
+            held = worst.get(f.variant, 0.0)
+            worst[f.variant] = None if f.value is None or held is None else max(held, f.value)
+    text = "Worst accumulation error over all GEMMs and tensors (relative Frobenius): " + ", ".join(
+        f"{LABELS[variant]} {'not finite' if value is None else f'{value:.2g}'}" for variant, value in worst.items()
+    )
+    return text + "."
+
+
+def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
+    spec: Any = [m.model_dump(mode="json") for m in (proposal, proposal.today, proposed)]
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    return Provenance(
+        spec_sha256=digest,
+        commit=_commit(),
+        versions={"python": platform.python_version(), **{n: _version(n) for n in ("codesign", "numpy", "ml_dtypes")}},
+        machine=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit of the source tree this package runs from, if it is a checkout of it."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno", "--", "isa_model", "codesign", "proposals"],
+                                 capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,23 @@
+"""Everything a proposal can name, with a line on each."""
+
+from __future__ import annotations
+
+
+def listings() -> dict[str, list[tuple[str, str]]]:
+    """Names and descriptions by kind."""
+    from codesign.manual import describe
+    from codesign.metrics import METRICS
+    from codesign.workloads.gemms import gemms, workloads
+    from codesign.workloads.tensors import SOURCES
+    from isa_model.formats import FORMATS
+    from isa_model.library import catalogue
+
+    shapes = {name: f"m={g.m} n={g.n} k={g.k}: {g.description}" for name, g in gemms().items()}
+    return {
+        "instructions": [(name, "") for name in catalogue()],
+        "formats": [(name, describe(f).split(", ", 1)[1]) for name, f in FORMATS.items()]
+        + [("[u]eXmY[fn|fnuz|f]", "inline: X exponent bits, Y mantissa bits, IEEE-like specials unless the suffix differs")],
+        "workloads": [(name, shapes.get(name, "")) for name in workloads()],
+        "tensors": [(name, source.description) for name, source in SOURCES.items()],
+        "metrics": [(m.name, m.description + ("" if m.gathered else " (no evidence yet)")) for m in METRICS.values()],
+    }

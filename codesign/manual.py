@@ -1,0 +1,170 @@
+"""An ISA-manual page of an instruction, written from its spec: operands, semantics step by step, special values."""
+
+from __future__ import annotations
+
+from isa_model.formats import Format
+from isa_model.instruction import Instruction, Interleave, Register, ScaleOperand, Spec, Stage
+
+_ROUNDING = {
+    "nearest-even": "to nearest, ties to even",
+    "nearest-away": "to nearest, ties away from zero",
+    "toward-zero": "towards zero",
+    "up": "up",
+    "down": "down",
+    "to-odd": "to odd (a sticky last bit)",
+}
+
+
+class Section(Spec):
+    """One heading of the page; `steps` are numbered."""
+
+    title: str
+    lines: tuple[str, ...]
+    steps: bool = False
+
+
+def page(instruction: Instruction) -> tuple[Section, ...]:
+    """The manual page of an instruction."""
+    return (
+        Section(title="Operation", lines=_synopsis(instruction)),
+        Section(title="Operands", lines=_operands(instruction)),
+        Section(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
+        Section(title="Special values", lines=_specials(instruction)),
+        Section(title="Origin", lines=_origin(instruction)),
+    )
+
+
+def _synopsis(spec: Instruction) -> tuple[str, ...]:
+    shape = spec.shape
+    line = f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
+    return (line, *([spec.description] if spec.description else []))
+
+
+def _operands(spec: Instruction) -> tuple[str, ...]:
+    lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}", f"C, D: {describe(spec.accumulator)}"]
+    if spec.scale:
+        for name, side, axes in (("A", spec.scale.a, "row(s) x {1} of K"), ("B", spec.scale.b, "of K x {1} column(s)")):
+            if side:
+                lines.append(f"scales of {name}: {describe(side.format)}; one per {side.group[0]} "
+                             f"{axes.format(*side.group)}")
+    return tuple(lines)
+
+
+def describe(fmt: Format) -> str:
+    """A format in a line."""
+    if fmt.kind == "integer":
+        return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
+    parts = [f"{int(fmt.signed)}-{fmt.exponent_bits}-{fmt.mantissa_bits} bits (sign, exponent, mantissa)", f"bias {fmt.bias}"]
+    specials = ["infinities"] if fmt.infinity else []
+    specials += {"ieee": ["NaNs"], "all-ones": ["one NaN, all ones"], "negative-zero": ["NaN in place of -0"], "none": []}[
+        fmt.nan
+    ]
+    parts.append(" and ".join(specials) if specials else "all codes finite")
+    if not fmt.zero:
+        parts.append("no zero, no subnormals")
+    elif fmt.subnormals == "flush":
+        parts.append("subnormals flushed to zero")
+    if fmt.low_padding:
+        parts.append(f"the low {fmt.low_padding} bits of {fmt.storage_bits} ignored")
+    if fmt.high_padding:
+        parts.append(f"the top {fmt.high_padding} of {fmt.storage_bits} bits ignored")
+    return f"{fmt.name}, " + ", ".join(parts)
+
+
+def _steps(spec: Instruction) -> list[str]:
+    steps = ["Form the exact products A[m, k] * B[k, n]. A product's exponent is the sum of its operands' exponents (a "
+             "subnormal has that of the smallest normal number); its significand is not normalised."]
+    if spec.infinite_from is not None:
+        steps.append(f"A product of magnitude 2^{spec.infinite_from} or more becomes an infinity of its sign.")
+    if spec.scaled_stage == -1:
+        steps.append(_scaling(spec, "each product"))
+    below = "products"
+    names = list(spec.stages)
+    for index, (name, stage) in enumerate(spec.stages.items()):
+        steps += _stage(name, stage, below, last=index == len(names) - 1)
+        if spec.scaled_stage == index:
+            steps.append(_scaling(spec, f"each result of {name}"))
+        below = f"results of {name}"
+    steps.append(f"Repeat the last stage over the rest of K; the running value is then D, stored as {spec.accumulator.name}.")
+    return steps
+
+
+def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
+    one = stage.terms == 1
+    taken = f"each of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
+    running = ("C, or the running value of the block before," if last else "the running value, zero at first,")
+    joined = f", and {running}" if stage.accumulator else ""
+    if not stage.aligned:
+        steps = [f"{name}: add {taken}{joined} exactly."]
+    else:
+        steps = [f"{name}: take {taken}{joined} and find the largest exponent among these terms"
+                 + (f"; a zero counts with exponent {stage.zero_exponent}." if stage.zero_exponent is not None
+                    else "; zeros do not count.")]
+        cut = _ROUNDING[str(stage.rounding)]
+        steps.append(f"{name}: shift every term to that exponent, keep {stage.fraction_bits} fraction bits, rounding {cut}"
+                     f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly.")
+    if stage.result:
+        steps.append(f"{name}: round the sum to " + ", then to ".join(_register(r) for r in stage.result) + "."
+                     + (" A zero result is +0." if stage.zero == "positive" else ""))
+    else:
+        steps.append(f"{name}: hand the sum up unrounded, with the exponent it was aligned to.")
+    if stage.chain and stage.chain > 1:
+        steps.append(f"{name}: do so for {stage.chain} blocks, then hand the running value up.")
+    return steps
+
+
+def _own_bits(stage: Stage) -> str:
+    words = ""
+    if stage.accumulator_fraction_bits != stage.fraction_bits:
+        words += f"; the running value keeps {stage.accumulator_fraction_bits}"
+    if stage.drop_beyond is not None:
+        words += f"; it is dropped where its exponent is more than {stage.drop_beyond} below the largest"
+    return words
+
+
+def _dealt(interleave: Interleave | None) -> str:
+    if interleave is None:
+        return ""
+    period = interleave.run * interleave.parts
+    groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
+    return f" (by k mod {period} in {', then '.join(groups)})"
+
+
+def _register(register: Register) -> str:
+    words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
+    overflow = register.overflow or register.format.overflow
+    return words + {"ieee": "", "infinity": " (beyond its range: infinity)", "saturate": " (beyond its range: the largest number)",
+                    "nan": " (beyond its range: NaN)", "wrap": " (wrapping around)"}[overflow]
+
+
+def _scaling(spec: Instruction, what: str) -> str:
+    scale = spec.scale
+    assert scale is not None
+    sides = [name for name, side in (("scale_a", scale.a), ("scale_b", scale.b)) if side]
+    factor = " * ".join(sides)
+    product = f", rounded to {_register(scale.product)}," if scale.product else ""
+    if all(_power_of_two(s) for s in (scale.a, scale.b) if s):
+        words = f"Add the exponents of {' and '.join(sides)} of its group to the exponent of {what}"
+    else:
+        words = f"Multiply {what} by {factor} of its group{product} and add the scales' exponents to its exponent"
+    return words + (f"; round to {_register(scale.result)}." if scale.result else "; nothing is rounded.")
+
+
+def _power_of_two(side: ScaleOperand) -> bool:
+    return side.format.mantissa_bits == 0
+
+
+def _specials(spec: Instruction) -> tuple[str, ...]:
+    lines = [
+        "D is NaN if a product is NaN (0 times an infinity too), if C or a scale is NaN, or if infinities of both signs "
+        "meet; else an infinite term makes D that infinity.",
+    ]
+    if spec.nan_code is not None:
+        lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
+    lines.append("Subnormal operands are " + ("honoured." if spec.a.subnormals == spec.b.subnormals == "keep"
+                                              else "flushed to zero."))
+    return tuple(lines)
+
+
+def _origin(spec: Instruction) -> tuple[str, ...]:
+    return tuple(f"{key}: {text}" for key, text in (("Source", spec.source), ("Checked", spec.checked)) if text)

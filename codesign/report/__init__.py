@@ -1,0 +1,1 @@
+"""Reports: result.json, and pages drawn from it without computing anything."""

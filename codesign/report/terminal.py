@@ -1,0 +1,32 @@
+"""The verdicts as a terminal table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from codesign.evaluate import Result
+from codesign.report.tables import MARKS, deciding
+
+_STYLES = {"supported": "green", "refuted": "bold red", "undetermined": "yellow"}
+
+
+def show(result: Result, console: Console) -> None:
+    """Print headline, finding and a row per claim."""
+    console.print(f"[bold]{result.proposal.title}[/bold]", highlight=False)
+    table = Table(show_lines=False, header_style="bold", pad_edge=False)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("claim")
+    table.add_column("decided by")
+    for verdict in result.verdicts:
+        style = _STYLES[verdict.judgement]
+        reason = deciding(verdict) if verdict.deciding else verdict.reason
+        table.add_row(f"[{style}]{MARKS[verdict.judgement]} {verdict.judgement}[/{style}]", verdict.statement, _plain(reason))
+    console.print(table)
+    console.print(result.headline, highlight=False)
+    console.print(result.finding, highlight=False)
+
+
+def _plain(text: str) -> str:
+    """Brackets of an interval are not markup."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,87 @@
+"""JSON Schemas for editors, and the proposal that `codesign init` starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isa_model.diagnostics import InputError, suggest
+from isa_model.library import catalogue, raw
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of `proposal` or `instruction` files, or of a `result`."""
+    if kind == "instruction":
+        from isa_model.instruction import Instruction
+
+        return _formats_by_name(Instruction.model_json_schema())
+    if kind == "result":
+        from codesign.evaluate import Result
+
+        return Result.model_json_schema(mode="serialization")
+    from codesign.proposal import Proposal
+
+    return Proposal.model_json_schema()
+
+
+def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let an editor accept a format's name where the model holds the format itself."""
+    def walk(node: Any) -> Any:
+        if isinstance(node, list):
+            return [walk(x) for x in node]
+        if not isinstance(node, dict):
+            return node
+        if node.get("$ref") == "#/$defs/Format":
+            rest = {k: v for k, v in node.items() if k != "$ref"}
+            return {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Format"}], **rest}
+        return {k: walk(v) for k, v in node.items()}
+
+    walked: dict[str, Any] = walk(schema)
+    return walked
+
+
+def starter(path: Path, base: str) -> str:
+    """A commented proposal on a base instruction. Raises InputError for an unknown base."""
+    if base not in catalogue():
+        raise InputError.of(f"no instruction is called `{base}`", suggest(base, catalogue()) or "see `codesign list`")
+    slug = "".join(c if c.isalnum() else "-" for c in path.stem.lower()).strip("-") or "my-proposal"
+    stages = raw(base)["stages"]
+    stage, fields = next(iter(stages.items()))
+    bits = fields["fraction_bits"]
+    return f"""\
+# yaml-language-server: $schema=proposal.schema.json
+# A proposal: one change to a real instruction, and what it promises. Check it with `codesign validate {path}`,
+# read the resulting instruction with `codesign show {path}`, judge it with `codesign evaluate {path}`.
+proposal: {slug}
+title: One line on what the hardware would do
+source: Who asks for it, and where (document, section)
+# motivation: Which pain of today's software it answers.
+
+# The instruction it starts from; `codesign list instructions` names all.
+base: {base}
+
+# Fields that differ from the base: mappings merge, other values replace, null removes.
+# `codesign show {base}` prints the base.
+change:
+  stages:
+    {stage}:
+      fraction_bits: {bits + 4}        # the base keeps {bits}
+      result: {{format: fp32, rounding: nearest-even}}
+
+# Make it a family: one field that takes several values.
+# sweep:
+#   field: stages.{stage}.fraction_bits
+#   values: [{bits}, {bits + 4}, {bits + 8}]
+
+# What it is judged on; `codesign list workloads` and `codesign list tensors` name all.
+workloads: [deepseek-v3.fprop]
+tensors: [normal, outliers]
+
+# What it promises, in numbers; `codesign list metrics` explains each. Bounds: at_most, at_least.
+claims:
+  - metric: numerics.relative_frobenius
+    at_most: 1.0e-3
+  - metric: numerics.relative_frobenius
+    relative_to: today          # today, software or exact: bounds the ratio
+    at_most: 0.5
+"""

@@ -1,0 +1,129 @@
+"""Group quantisation: a tensor cast to a narrow format with one scale per group, as FP8 training frameworks do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveInt, model_validator
+
+from isa_model.diagnostics import at
+from isa_model.formats import FORMATS
+from isa_model.instruction import FormatRef, Spec
+from isa_model.rounding import Rounding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from isa_model.lanes import Codes
+
+
+class Cast(Spec):
+    """How a tensor is cast: target format, groups that share a scale, and how a scale follows from a group.
+
+    The scale is the group's largest magnitude over the target's largest finite number; the element is divided by it and
+    rounded to the target. Both divisions are IEEE FP32, nearest even, as in DeepSeek-V3's public quantisation kernel.
+    """
+
+    to: FormatRef = FORMATS["e4m3"]
+    """Format of the elements."""
+    group: tuple[PositiveInt, PositiveInt] | None = (1, 128)
+    """Rows and columns that share a scale; null: one scale for the whole tensor."""
+    scale: FormatRef | None = FORMATS["fp32"]
+    """Format of the scales; ue8m0 makes them powers of two; null: elements are cast as they are."""
+    scale_rounding: Rounding = Rounding.UP
+    """How a scale is rounded to its format. Up never lets an element exceed the target's range (MXFP8 recipes,
+    arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself."""
+    rounding: Rounding = Rounding.NEAREST_EVEN
+    """How an element is rounded to the target."""
+    floor: float = Field(default=1e-4, gt=0)
+    """Least magnitude that a group's largest is taken for, so that a zero group has a scale (DeepSeek-V3's public
+    inference code uses 1e-4)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Cast:
+        if self.scale is None and self.group is not None:
+            raise at("group", message="without a scale there are no groups", hint="group: null")
+        if self.scale is not None and self.scale.kind != "float":
+            raise at("scale", message=f"scales are floating point, not {self.scale.name}")
+        if Rounding.STOCHASTIC in (self.rounding, self.scale_rounding):
+            raise at("rounding", message="stochastic casts need a random source; pass `rng` to codec.encode_array")
+        return self
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Codes of the elements (R, C), codes of the scales (one per group), and the share of elements lost at each end."""
+
+    cast: Cast
+    codes: Codes
+    scales: Codes
+    """In the format of the scales; a single 1.0 in fp32 where there is no scale."""
+    underflow: float
+    """Share of nonzero elements that became zero."""
+    overflow: float
+    """Share of elements beyond the target's largest number, which were cut to it."""
+
+    def values(self) -> NDArray[np.float64]:
+        """Elements times scales, exact in float64 (at most 24 + 24 bits)."""
+        return self.elements() * spread(self.scale_values(), self.cast.group, self.codes.shape)
+
+    def elements(self) -> NDArray[np.float64]:
+        """Elements without their scales."""
+        from isa_model.codec import decode_array
+
+        return decode_array(self.cast.to, self.codes)
+
+    def scale_values(self) -> NDArray[np.float64]:
+        """The scales, one per group."""
+        from isa_model.codec import decode_array
+
+        return decode_array(self.cast.scale or FORMATS["fp32"], self.scales)
+
+
+def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
+    """Cast a matrix (R, C), taken as float32. Raises ValueError unless it is a finite matrix."""
+    import numpy as np
+
+    from isa_model.codec import decode_array, encode_array
+    from isa_model.lanes import largest_finite
+
+    x = np.asarray(x, np.float32)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise ValueError("quantisation takes a matrix of finite numbers")
+    rows, columns = cast.group or x.shape
+    up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
+    padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
+    padded[: x.shape[0], : x.shape[1]] = np.abs(x)
+    largest = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
+    target = np.float32(largest_finite(cast.to))
+    quotient = np.maximum(largest, np.float32(cast.floor)) / target
+    fmt = cast.scale or FORMATS["fp32"]
+    rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
+    scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
+    divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
+    with np.errstate(over="ignore"):
+        scaled = x / divisor
+    codes = encode_array(cast.to, scaled, cast.rounding, "saturate")
+    lost = (decode_array(cast.to, codes) == 0) & (x != 0)
+    return Quantised(
+        cast,
+        codes,
+        scales,
+        underflow=float(lost.sum() / max(np.count_nonzero(x), 1)),
+        overflow=float((np.abs(scaled) >= target + _half_step(cast)).mean()),
+    )
+
+
+def _half_step(cast: Cast) -> float:
+    """Half the distance between the target's two largest numbers: what is less than this beyond its end rounds back."""
+    return 0.0 if cast.to.kind == "integer" else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits - 1)
+
+
+def spread(scales: NDArray[Any], group: tuple[int, int] | None, shape: tuple[int, ...]) -> NDArray[Any]:
+    """One scale per element from one per group."""
+    import numpy as np
+
+    rows, columns = group or shape
+    return np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)[: shape[0], : shape[1]]
