@@ -35,7 +35,7 @@ def evaluate(
     proposal: ProposalPath,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default: reports/<proposal>.")] = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
-    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 64,
+    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:

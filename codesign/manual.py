@@ -85,13 +85,13 @@ def _steps(spec: Instruction) -> list[str]:
         if spec.scaled_stage == index:
             steps.append(_scaling(spec, f"each result of {name}"))
         below = f"results of {name}"
-    steps.append(f"Repeat the last stage over the rest of K; the running value is then D, stored as {spec.accumulator.name}.")
+    steps.append(f"Go on so along K in ascending order; after its end the running value is D, stored as {spec.accumulator.name}.")
     return steps
 
 
 def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     one = stage.terms == 1
-    taken = f"each of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
+    taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
     running = ("C, or the running value of the block before," if last else "the running value, zero at first,")
     joined = f", and {running}" if stage.accumulator else ""
     if not stage.aligned:

@@ -92,8 +92,9 @@ class Quantisation(Spec):
     """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
     scale_rounding: Rounding = Rounding.UP
     """How scales are rounded to a format narrower than FP32."""
-    floor: float = Field(default=1e-4, gt=0)
-    """Least magnitude that a group's largest is taken for."""
+    floor: float = Field(default=1e-30, gt=0)
+    """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
+    out small gradients)."""
 
 
 class Software(Spec):
@@ -139,7 +140,7 @@ class Proposal(Spec):
     """The software baseline."""
     workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
-    tensors: tuple[SourceName, ...] = Field(default=tuple(SOURCES), min_length=1)
+    tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
     """What fills their operands."""
     claims: tuple[Claim, ...] = Field(min_length=1)
     """What it promises, in numbers."""

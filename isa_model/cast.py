@@ -37,9 +37,9 @@ class Cast(Spec):
     arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself."""
     rounding: Rounding = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
-    floor: float = Field(default=1e-4, gt=0)
-    """Least magnitude that a group's largest is taken for, so that a zero group has a scale (DeepSeek-V3's public
-    inference code uses 1e-4)."""
+    floor: float = Field(default=1e-30, gt=0)
+    """Least magnitude that a group's largest is taken for, so that a zero group has a scale. DeepSeek-V3's public
+    inference code uses 1e-4, which would wipe out small gradients."""
 
     @model_validator(mode="after")
     def _possible(self) -> Cast:

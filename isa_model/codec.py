@@ -140,6 +140,8 @@ def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int)
         return shift_right(significand, fmt.min_lsb_exponent - exponent, rounding, number.negative, draw)
     if biased < 0:
         return 0
+    if fmt.mantissa_bits == 0 and rounding is Rounding.NEAREST_EVEN:
+        rounding = Rounding.NEAREST_AWAY  # no digit to be even: IEEE 754 4.3.1 takes the larger neighbour
     long_code = (biased << leading) + significand - (1 << leading)
     return shift_right(long_code, leading - fmt.mantissa_bits, rounding, number.negative, draw)
 
@@ -328,6 +330,9 @@ def encode_array(
     long_code = np.where(below, significand, (biased << 52) + (significand - (1 << 52)))
     shift = 52 - fmt.mantissa_bits + np.where(below, lowest - biased, 0)
     magnitude = _shift_right_array(long_code, shift, rounding, negative, rng)
+    if fmt.mantissa_bits == 0 and rounding is Rounding.NEAREST_EVEN:
+        away = _shift_right_array(long_code, shift, Rounding.NEAREST_AWAY, negative, rng)
+        magnitude = np.where(below, magnitude, away)
     if not fmt.zero:
         magnitude = np.where(below, 0, magnitude)
     if fmt.subnormals == "flush":

@@ -106,7 +106,9 @@ def products(spec: Instruction, a: Sequence[int], b: Sequence[int]) -> list[Term
 
 
 def magnitude_at_least(number: Number, power: int) -> bool:
-    return not number.special and number.significand.bit_length() - 1 + number.exponent >= power
+    """Whether |number| >= 2**power, for a finite number."""
+    finite = not number.special and not number.is_zero
+    return finite and number.significand.bit_length() - 1 + number.exponent >= power
 
 
 def times(x: Term, y: Term) -> Term:

@@ -63,6 +63,8 @@ class Plan:
         scale = spec.scale
         product = _product(_of_format(spec.a), _of_format(spec.b))
         self.min_product_exponent = spec.a.min_exponent + spec.b.min_exponent if spec.a.kind == "float" else 0
+        infinite = spec.infinite_from is not None and product.top > spec.infinite_from
+        self.infinite_from = 2.0**spec.infinite_from if infinite and spec.infinite_from is not None else None
         scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.scales_fold = (
@@ -71,14 +73,13 @@ class Plan:
             and scale.product is None
             and scale.result is None
             and folded_bits <= LANE_BITS
+            and self.infinite_from is None
         )
         if self.scales_fold and scale:
             self.min_product_exponent += sum(s.format.min_exponent for s in (scale.a, scale.b) if s)
         self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
         self.scaled_bits = 0
         level = self._scaled(product, -1, scale_levels)
-        infinite = spec.infinite_from is not None and product.top > spec.infinite_from
-        self.infinite_from = 2.0**spec.infinite_from if infinite and spec.infinite_from is not None else None
         stages = list(spec.stages.values())
         # Sums of the first stage are taken straight from the operands, unless a term needs more than one part.
         unscaled = spec.scaled_stage != -1 or self.scales_fold

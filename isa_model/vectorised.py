@@ -299,12 +299,12 @@ class Tile:
         if running is not None:
             unit = known - stage.accumulator_fraction_bits
             steps = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
+            dropped = np.zeros(self.shape, bool)
             if stage.drop_beyond is not None:
                 dropped = (running.exponent != NO_EXPONENT) & (running.exponent < largest - stage.drop_beyond)
-                steps = np.where(dropped, neutral, steps)
             if negative is not None:
-                negative |= np.signbit(steps) & ~(dropped if stage.drop_beyond is not None else False)
-            parts.append(steps)
+                negative |= np.signbit(steps) & ~dropped
+            parts.append(np.where(dropped, neutral, steps))
         return parts
 
     def cut_products(
