@@ -62,8 +62,6 @@ def describe(fmt: Format) -> str:
     parts.append(" and ".join(specials) if specials else "all codes finite")
     if not fmt.zero:
         parts.append("no zero, no subnormals")
-    elif fmt.subnormals == "flush":
-        parts.append("subnormals flushed to zero")
     if fmt.low_padding:
         parts.append(f"the low {fmt.low_padding} bits of {fmt.storage_bits} ignored")
     if fmt.high_padding:
@@ -107,7 +105,8 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
         steps.append(f"{name}: round the sum to " + ", then to ".join(_register(r) for r in stage.result) + "."
                      + (" A zero result is +0." if stage.zero == "positive" else ""))
     else:
-        steps.append(f"{name}: hand the sum up unrounded, with the exponent it was aligned to.")
+        exponent = "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
+        steps.append(f"{name}: hand the sum up unrounded, with {exponent}.")
     if stage.chain and stage.chain > 1:
         steps.append(f"{name}: do so for {stage.chain} blocks, then hand the running value up.")
     return steps
@@ -133,6 +132,7 @@ def _dealt(interleave: Interleave | None) -> str:
 def _register(register: Register) -> str:
     words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
     overflow = register.overflow or register.format.overflow
+    words += ", subnormals flushed to a zero of their sign" if register.subnormals == "flush" else ""
     return words + {"ieee": "", "infinity": " (beyond its range: infinity)", "saturate": " (beyond its range: the largest number)",
                     "nan": " (beyond its range: NaN)", "wrap": " (wrapping around)"}[overflow]
 
@@ -161,8 +161,7 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
-    lines.append("Subnormal operands are " + ("honoured." if spec.a.subnormals == spec.b.subnormals == "keep"
-                                              else "flushed to zero."))
+    lines.append("Subnormals of A, B and C are " + ("read as +0." if spec.flush_inputs else "honoured."))
     return tuple(lines)
 
 

@@ -71,8 +71,6 @@ def decode(fmt: Format, code: int) -> Number:
     if magnitude > fmt.max_finite_magnitude:
         return infinity(negative) if fmt.infinity and fraction == 0 else NAN
     if biased == 0 and fmt.zero:
-        if fmt.subnormals == "flush":
-            fraction = 0
         return Number(negative, fraction, fmt.min_lsb_exponent)
     return Number(negative, fraction + (1 << fmt.mantissa_bits), biased - fmt.bias - fmt.mantissa_bits)
 
@@ -104,8 +102,6 @@ def encode(
         magnitude = _round_magnitude(fmt, number, rounding, draw)
     if fmt.kind == "integer":
         return _integer_code(fmt, number.negative, magnitude, rule, bool(number.special))
-    if fmt.subnormals == "flush" and magnitude < 1 << fmt.mantissa_bits:
-        magnitude = 0
     if magnitude > largest:
         if rule == "ieee":
             to_infinity = bool(number.special) or rounding in (
@@ -270,8 +266,6 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
         return np.where(magnitude >> (fmt.mantissa_bits - 1) & fmt.signed, magnitude - top, magnitude).astype(np.float64)
     biased, fraction = magnitude >> fmt.mantissa_bits, magnitude & ((1 << fmt.mantissa_bits) - 1)
     subnormal = (biased == 0) & fmt.zero
-    if fmt.subnormals == "flush":
-        fraction = np.where(subnormal, 0, fraction)
     significand = np.where(subnormal, fraction, fraction + (1 << fmt.mantissa_bits))
     exponent = np.where(subnormal, fmt.min_exponent, biased - fmt.bias) - fmt.mantissa_bits
     values = np.ldexp(significand.astype(np.float64), exponent.astype(np.int32))
@@ -335,8 +329,6 @@ def encode_array(
         magnitude = np.where(below, magnitude, away)
     if not fmt.zero:
         magnitude = np.where(below, 0, magnitude)
-    if fmt.subnormals == "flush":
-        magnitude = np.where(magnitude < 1 << fmt.mantissa_bits, 0, magnitude)
     return _float_codes(fmt, values, magnitude, rounding, overflow or fmt.overflow)
 
 

@@ -45,8 +45,6 @@ class Format(BaseModel):
     (either sign); only the code of a negative zero; or none."""
     zero: bool = True
     """False: exponent field 0 is an ordinary number, there is neither a zero nor a subnormal (UE8M0)."""
-    subnormals: Literal["keep", "flush"] = "keep"
-    """flush: subnormal codes read as a zero of their sign, and results that small become one."""
     overflow: Overflow = "ieee"
     """What a result beyond the largest finite number becomes, unless the conversion says otherwise.
     ieee: infinity or the largest number, as the rounding direction says (IEEE 754 7.4)."""
@@ -148,7 +146,6 @@ class Format(BaseModel):
             and self.min_lsb_exponent <= other.min_lsb_exponent
             and self.max_exponent >= other.max_exponent
             and self.mantissa_bits >= other.mantissa_bits
-            and (self.subnormals == "keep" or self.min_exponent <= other.min_lsb_exponent)
         )
 
 

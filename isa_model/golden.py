@@ -46,27 +46,27 @@ def dot(
     code of C; `scale_a` and `scale_b` are the codes of the scales along K of that row and column, one per group.
     """
     terms = products(spec, a, b)
+    c_term = read(spec, spec.accumulator, c)
     if spec.scaled_stage == -1:
         terms = scaled(spec, terms, 1, scale_a, scale_b)
     *inner, last = spec.stages.values()
     for index, stage in enumerate(inner):
         blocks = deal(stage, terms)
         chain = stage.chain or 1
-        start = term(spec.accumulator, 0) if stage.accumulator else None
+        start = term(spec.accumulator, 0)
         terms = [run(stage, blocks[i : i + chain], start) for i in range(0, len(blocks), chain)]
         if spec.scaled_stage == index:
             terms = scaled(spec, terms, len(a) // len(terms), scale_a, scale_b)
-    d = run(last, deal(last, terms), term(spec.accumulator, c)).number
+    d = run(last, deal(last, terms), c_term).number
     if d.special == "nan" and spec.nan_code is not None:
         return spec.nan_code
     return encode(spec.accumulator, d)  # nothing left to round: the register fits the accumulator
 
 
-def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term | None) -> Term:
-    """Sum block after block, each together with the running value if there is one."""
+def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
+    """Sum block after block, each together with the running value if the stage has one."""
     for block in blocks:
         running = put(stage, *add(stage, block, running if stage.accumulator else None))
-    assert running is not None
     return running
 
 
@@ -94,9 +94,16 @@ def term(fmt: Format, code: int) -> Term:
     return Term(number, number.exponent + (fmt.mantissa_bits if fmt.kind == "float" else 0))
 
 
+def read(spec: Instruction, fmt: Format, code: int) -> Term:
+    """An element of A, B or C."""
+    value = term(fmt, code)
+    tiny = not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
+    return Term(Number(False, 0, 0), None) if spec.flush_inputs and tiny else value
+
+
 def products(spec: Instruction, a: Sequence[int], b: Sequence[int]) -> list[Term]:
     """The exact products a[k] * b[k]."""
-    result = [times(term(spec.a, x), term(spec.b, y)) for x, y in zip(a, b, strict=True)]
+    result = [times(read(spec, spec.a, x), read(spec, spec.b, y)) for x, y in zip(a, b, strict=True)]
     if spec.infinite_from is None:
         return result
     return [
@@ -194,14 +201,12 @@ def cut(number: Number, unit: int, rounding: Rounding) -> Number:
 
 
 def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
-    """Add without rounding. IEEE 754 6.3 for a zero sum: the sign all terms share, else plus, or minus rounding down."""
+    """Add without rounding. A zero sum is positive, or (`ieee`) has the sign its terms share, else plus."""
     unit = min(n.exponent for n in numbers)
     total = sum((-1) ** n.negative * (n.significand << (n.exponent - unit)) for n in numbers)
     negative = total < 0
     if total == 0 and stage.zero == "ieee":
-        signs = {n.negative for n in numbers}
-        direction = stage.rounding or (stage.result[0].rounding if stage.result else None)
-        negative = signs == {True} or (len(signs) == 2 and direction is Rounding.DOWN)
+        negative = all(n.negative for n in numbers)
     return Number(negative, abs(total), unit)
 
 
@@ -211,7 +216,8 @@ def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
 def put(stage: Stage, total: Number, aligned_to: int | None) -> Term:
     """Round a sum into the stage's register, or hand it up as it is with the exponent it was aligned to."""
     if not stage.result:
-        return Term(total, aligned_to)
+        fixed = stage.exponent is not None and aligned_to is not None
+        return Term(total, stage.exponent if fixed else aligned_to)
     value = Term(total, aligned_to)
     for register in stage.result:
         value = rounded(value, register)
@@ -224,4 +230,8 @@ def rounded(value: Term, register: Register) -> Term:
     """A term rounded to a register's format, from then on with that format's exponent."""
     if value.number.special == "nan" and register.format.nan_code is None and register.format.kind == "float":
         return value
-    return term(register.format, encode(register.format, value.number, register.rounding, register.overflow))
+    result = term(register.format, encode(register.format, value.number, register.rounding, register.overflow))
+    is_subnormal = not result.number.special and result.number.significand < 1 << register.format.mantissa_bits
+    if register.subnormals == "flush" and is_subnormal:
+        return Term(Number(result.number.negative, 0, 0), None)
+    return result

@@ -67,6 +67,8 @@ class Register(Spec):
     """Which neighbour it becomes."""
     overflow: Overflow | None = None
     """What a value beyond the largest finite number becomes; default: the format's own rule."""
+    subnormals: Literal["keep", "flush"] = "keep"
+    """flush: a rounded value below the smallest normal number becomes a zero of its sign."""
 
     @model_validator(mode="after")
     def _possible(self) -> Register:
@@ -126,8 +128,11 @@ class Stage(Spec):
     """The exponent with which a zero term counts when the largest is sought; default: it does not count."""
     result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = ()
     """The roundings of the sum, one after the other; default: it goes up exact, with the exponent it was aligned to."""
+    exponent: int | None = None
+    """The exponent with which an unrounded sum goes up, as out of a fixed-point adder; default: the largest among its
+    terms. A sum of nothing but zeros goes up as a zero either way."""
     zero: Literal["positive", "ieee"] = "positive"
-    """Sign of a zero result: always plus, or as IEEE 754 6.3 has it."""
+    """Sign of a zero sum: always plus, or that of its terms where they agree, else plus (IEEE 754 6.3)."""
 
     @property
     def aligned(self) -> bool:
@@ -162,6 +167,9 @@ class Stage(Spec):
                          hint="accumulator: true")
         if self.rounding is not None:
             _deterministic(self.rounding)
+        if self.exponent is not None and self.result:
+            raise at("exponent", message="a rounded result has the exponent of its format, not a fixed one",
+                     hint="drop `exponent` or `result`")
         if self.chain and not self.accumulator:
             raise at("chain", message="a chain of blocks needs a running value", hint="accumulator: true")
         if self.chain and not self.result:
@@ -229,6 +237,8 @@ class Instruction(Spec):
     """The code written for a NaN; default: the accumulator format's."""
     infinite_from: int | None = None
     """A product of at least 2 to this power is an infinity; default: products are exact however large."""
+    flush_inputs: bool = False
+    """Whether subnormals of A, B and C, and negative zeros, are read as +0."""
     source: str = ""
     """Where the rules come from."""
     checked: str = ""

@@ -50,12 +50,16 @@ def two_sum(x: Float64, y: Float64) -> tuple[Float64, Float64]:
     return total, (x - (total - back)) + (y - back)
 
 
-def two_product(x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """The rounded product and its error, exactly (Dekker), while no part of it leaves the float64 range."""
+def two_product(x: Float64, y: Float64) -> list[Float64]:
+    """The product as two parts, the rounded one and its error (Dekker), while neither leaves the float64 range.
+
+    An error that is nothing has the product's sign, so that the sum of the parts of a negative zero is one.
+    """
     product = x * y
     x_high, x_low = _split(x)
     y_high, y_low = _split(y)
-    return product, ((x_high * y_high - product) + x_high * y_low + x_low * y_high) + x_low * y_low
+    error = ((x_high * y_high - product) + x_high * y_low + x_low * y_high) + x_low * y_low
+    return [product, np.where(np.isfinite(product) & (error != 0), error, np.copysign(0.0, product))]
 
 
 def _split(x: Float64) -> tuple[Float64, Float64]:
@@ -114,7 +118,7 @@ def round_to(x: Float64, register: Register) -> Float64:
     y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)  # type: ignore[assignment]
     largest = largest_finite(fmt)
     magnitude = np.abs(y)
-    if fmt.subnormals == "flush":
+    if register.subnormals == "flush":
         y = np.where(magnitude < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
     beyond = magnitude > largest
     if not beyond.any():

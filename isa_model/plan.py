@@ -132,6 +132,8 @@ class Plan:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = stage.terms + takes
         plain = bits <= LANE_BITS
+        if stage.exponent is not None:
+            growth = top - stage.exponent
         return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain))
 
     def _lane(self, stage: Stage, product: Level) -> Any:

@@ -31,8 +31,8 @@ from isa_model.lanes import (
     to_odd,
     two_product,
 )
-from isa_model.plan import RANGE, Plan
-from isa_model.rounding import Rounding, round_integer
+from isa_model.plan import LANE_BITS, RANGE, Plan
+from isa_model.rounding import round_integer
 
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
@@ -75,7 +75,7 @@ def matmul(
     scale = spec.scale
     side_a = _operand(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
     side_b = _operand(plan, spec.b, b, scale and scale.b, scale_b, 1)
-    c_values = decode_array(spec.accumulator, c)
+    c_values = _read(spec, spec.accumulator, c)
     d = np.empty(c.shape, c.dtype)
 
     def work(corner: tuple[int, int]) -> None:
@@ -100,7 +100,7 @@ def matmul(
 
 def _operand(plan: Plan, fmt: Format, codes: Codes, side: Any, scale_codes: Codes | None, axis: int) -> Operand:
     """Decode one operand (K first). Scales that multiply products exactly are multiplied in at once."""
-    values = decode_array(fmt, codes)
+    values = _read(plan.spec, fmt, codes)
     exponents = exponent_of(values, fmt)
     scales = scale_exponents = None
     if side is not None and scale_codes is not None:
@@ -114,6 +114,12 @@ def _operand(plan: Plan, fmt: Format, codes: Codes, side: Any, scale_codes: Code
             scales = scale_exponents = None
     exponents = np.where(exponents == NO_EXPONENT, _OPERAND_NO_EXPONENT, exponents)
     return Operand(values.astype(plan.lane), exponents.astype(np.int16), scales, scale_exponents)
+
+
+def _read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
+    """Elements of A, B or C."""
+    values = decode_array(fmt, codes)
+    return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
 
 
 def _times_exponents(x: Exponents, y: Exponents) -> Exponents:
@@ -171,11 +177,7 @@ class Tile:
     def products(self) -> Iterator[Value]:
         for k in range(len(self.a.values)):
             x, y = self.a.values[k][:, None], self.b.values[k][None, :]
-            if self.plan.product_bits > 53:
-                product, error = two_product(*np.broadcast_arrays(x, y))
-                parts = [product, np.where(np.isfinite(product), error, 0)]
-            else:
-                parts = [x * y]
+            parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
             self._make_infinite(parts[0])
             exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
             exponent[exponent <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
@@ -206,11 +208,7 @@ class Tile:
         factor = np.broadcast_to(factor, self.shape)
         parts = []
         for part in value.parts:
-            if self.plan.scaled_bits <= 53:
-                parts.append(part * factor)
-            else:
-                product, error = two_product(part, factor)
-                parts += [product, np.where(np.isfinite(product), error, 0)]
+            parts += two_product(part, factor) if self.plan.scaled_bits > LANE_BITS else [part * factor]
         if scale.result:
             rounded = round_to(to_odd(parts), scale.result)
             return Value([rounded], exponent_of(rounded, scale.result.format))
@@ -230,25 +228,16 @@ class Tile:
                 if stage.zero_exponent is not None:
                     exponent = np.where(exponent == NO_EXPONENT, stage.zero_exponent, exponent)
                 np.maximum(largest, exponent, out=largest)
-        negative = np.zeros(self.shape, bool) if _signs_matter(stage) else None
         if stage.aligned:
-            parts = self.aligned_parts(stage, block, running, largest, fused, neutral, negative)
+            parts = self.aligned_parts(stage, block, running, largest, fused, neutral)
         else:
-            parts = [self.exact_products(block, neutral, negative)] if fused else [p for v in block for p in v.parts]
+            parts = [self.exact_products(block, neutral)] if fused else [p for v in block for p in v.parts]
             parts += running.parts if running else []
-            if negative is not None and not fused:
-                for value in block:
-                    negative |= np.signbit(to_odd(value.parts))
-            if negative is not None and running is not None:
-                negative |= np.signbit(running.parts[0])
         if self.plan.levels[index].plain and len(parts) > 1:
             total = np.full(self.shape, neutral)
             for part in parts:
                 total += part
             parts = [total]
-        if negative is not None and (stage.result or len(parts) == 1):
-            total = to_odd(parts)
-            parts = [np.where(total == 0, np.where(negative, -0.0, 0.0), total)]
         return parts, largest
 
     def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:
@@ -275,7 +264,6 @@ class Tile:
         largest: Exponents,
         fused: bool,
         neutral: float,
-        negative: NDArray[np.bool_] | None,
     ) -> list[Float64]:
         """Every term cut to its fraction bits below the largest exponent."""
         assert stage.fraction_bits is not None
@@ -288,23 +276,19 @@ class Tile:
         if fused:
             # Without a nonzero product any unit does; a clipped one stays inside the lane's range.
             inverse = power_of_two(stage.fraction_bits - np.maximum(known, self.plan.min_product_exponent))
-            steps = self.cut_products(block, stage, inverse.astype(self.plan.lane), neutral, negative)
+            steps = self.cut_products(block, stage, inverse.astype(self.plan.lane), neutral)
             parts.append(steps.astype(np.float64) * power_of_two(unit))
         else:
             for value in block:
                 steps = round_integer(to_odd(value.parts) * power_of_two(-unit), stage.rounding)
-                if negative is not None:
-                    negative |= np.signbit(steps)
                 parts.append(steps * power_of_two(unit))
         if running is not None:
             unit = known - stage.accumulator_fraction_bits
             steps = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
-            dropped = np.zeros(self.shape, bool)
             if stage.drop_beyond is not None:
                 dropped = (running.exponent != NO_EXPONENT) & (running.exponent < largest - stage.drop_beyond)
-            if negative is not None:
-                negative |= np.signbit(steps) & ~dropped
-            parts.append(np.where(dropped, neutral, steps))
+                steps = np.where(dropped, neutral, steps)
+            parts.append(steps)
         return parts
 
     def cut_products(
@@ -313,7 +297,6 @@ class Tile:
         stage: Stage,
         inverse: NDArray[np.floating[Any]],
         neutral: float,
-        negative: NDArray[np.bool_] | None,
     ) -> NDArray[np.floating[Any]]:
         """The sum of the cut products, in units of the last bit kept: the engine's inner loop."""
         assert stage.rounding is not None
@@ -321,8 +304,6 @@ class Tile:
         for product in self.chunks_of_products(ks):
             np.multiply(product, inverse, out=product)
             round_integer(product, stage.rounding, out=product)
-            if negative is not None:
-                negative |= np.signbit(product).any(axis=0)
             np.add(total, np.add.reduce(product, axis=0, initial=neutral), out=total)
         return total
 
@@ -338,12 +319,10 @@ class Tile:
             self._make_infinite(product)
             yield product
 
-    def exact_products(self, ks: Sequence[int], neutral: float, negative: NDArray[np.bool_] | None) -> Float64:
+    def exact_products(self, ks: Sequence[int], neutral: float) -> Float64:
         """The exact sum of products, when all partial sums fit a float64."""
         total = np.full(self.shape, neutral)
         for product in self.chunks_of_products(ks):
-            if negative is not None:
-                negative |= np.signbit(product).any(axis=0)
             total += np.add.reduce(product, axis=0, initial=neutral)
         return total
 
@@ -352,6 +331,8 @@ class Tile:
         if not stage.result:
             if stage.zero == "positive":
                 parts = [parts[0] + 0.0, *parts[1:]]
+            if stage.exponent is not None:
+                largest = np.where(largest == NO_EXPONENT, NO_EXPONENT, stage.exponent).astype(np.int32)
             return Value(parts, largest)
         value = to_odd(parts)
         for register in stage.result:
@@ -360,8 +341,3 @@ class Tile:
             value = value + 0.0
         return Value([value], exponent_of(value, stage.result[-1].format))
 
-
-def _signs_matter(stage: Stage) -> bool:
-    """Whether a sum that cancels to zero is negative (IEEE 754 6.3, rounding down)."""
-    direction = stage.rounding or (stage.result[0].rounding if stage.result else None)
-    return stage.zero == "ieee" and direction is Rounding.DOWN

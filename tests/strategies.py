@@ -16,7 +16,8 @@ REGISTERS = ["fp32", "e8m13", "fp16", "bf16", "e8m17", "e6m11", "e8m26"]
 def registers(draw, names=REGISTERS):
     fmt = named(draw(st.sampled_from(names)))
     rules = [None, "saturate", "infinity", "ieee", "nan"]
-    return {"format": fmt.name, "rounding": draw(st.sampled_from(MODES)), "overflow": draw(st.sampled_from(rules))}
+    return {"format": fmt.name, "rounding": draw(st.sampled_from(MODES)), "overflow": draw(st.sampled_from(rules)),
+            "subnormals": draw(st.sampled_from(["keep", "keep", "flush"]))}
 
 
 @st.composite
@@ -43,6 +44,8 @@ def stages(draw, terms, last, interleave=None):
         stage["result"] = [draw(registers()) for _ in range(count)]
         if last:
             stage["result"][-1] = draw(registers(["fp32", "e8m13", "e6m11", "fp16", "bf16"]))
+    if not count:
+        stage["exponent"] = draw(st.sampled_from([None, None, 0, -3]))
     return stage
 
 
@@ -79,6 +82,7 @@ def instructions(draw):
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128]))
+    spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
     spec["shape"] = {"m": 4, "n": 4, "k": k}
     return Instruction.model_validate(spec)
 
