@@ -40,11 +40,12 @@ def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Float64]:
     """Integers s_i below 2**width with x = 2**exponent * sum_i s_i * 2**(-width * (i + 1)), exponent per row or column."""
     largest = np.abs(x).max(axis=axis, keepdims=True, initial=0.0)
     exponent = np.where(largest > 0, leading_exponent(largest) + 1, 0)
+    smallest = np.where(x != 0, np.abs(x), np.inf).min(axis=axis, keepdims=True, initial=np.inf)
+    if (exponent - leading_exponent(np.where(np.isinf(smallest), 1.0, smallest)))[largest > 0].max(initial=0) > 900:
+        raise ValueError("exponents of the operands are spread too far")
     rest = np.ldexp(x, -exponent)
     slices = []
     while not slices or rest.any():
-        if len(slices) * width > 900:
-            raise ValueError("exponents of the operands are spread too far")
         rest = np.ldexp(rest, width)
         piece = np.trunc(rest)
         slices.append(piece)

@@ -1,0 +1,81 @@
+"""The model against recorded outputs of a real H200.
+
+tests/fixtures/h200_mma.npz: a part of vectors recorded on an NVIDIA H200 (sm_90a, wgmma at n = 8 and mma.sync): the first
+block of every instruction and distribution, and every chained case of three distributions.
+tests/fixtures/h200_mma_sync.npz: a part of what `python -m kernels.record_mma` wrote on an NVIDIA H200 (driver 580.159.04,
+CUDA 13.0): two blocks of all 24 mma.sync instructions.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isa_model import InputError, golden, load
+from isa_model.codec import code_dtype, decode_array, encode_array
+from isa_model.conformance import conform, find
+
+FIXTURES = Path(__file__).parent / "fixtures"
+WGMMA_AND_MMA = FIXTURES / "h200_mma.npz"
+
+
+@pytest.mark.parametrize(("file", "instructions"), [("h200_mma.npz", 14), ("h200_mma_sync.npz", 24)])
+def test_every_recorded_output_is_reproduced(file, instructions):
+    """The CPU engine returns the chip's bits for every instruction of a vector file."""
+    results = list(conform("hopper", FIXTURES / file))
+    assert len(results) == instructions
+    for result in results:
+        assert result.outputs > 0
+        assert result.mismatches == 0, f"{result.instruction}: {result.first}"
+
+
+def test_golden_reproduces_a_sample_of_every_instruction():
+    """So does the golden model, on two elements of every block of every case."""
+    file = np.load(WGMMA_AND_MMA)
+    for key in sorted({name.rsplit("/", 1)[0] for name in file.files}):
+        spec = load(find("hopper", key.split("/")[0]))
+        a, b, c, d = (file[f"{key}/{x}"] for x in "ABCD")
+        dtype = code_dtype(spec.a)
+        for block in range(len(a)):
+            for i, j in ((3 * block % 64, block % 8), (61, 5)):
+                c_code = int(encode_array(spec.accumulator, c[block, i, j : j + 1].astype(np.float64))[0])
+                code = golden.dot(spec, a[block, i].view(dtype).tolist(), b[block, j].view(dtype).tolist(), c_code)
+                got = decode_array(spec.accumulator, np.array([code], code_dtype(spec.accumulator)))[0]
+                assert got == d[block, i, j] or (np.isnan(got) and np.isnan(d[block, i, j])), key
+
+
+def test_a_wrong_model_is_caught(tmp_path):
+    """Change one recorded bit, and the comparison counts it and says where."""
+    file = np.load(WGMMA_AND_MMA)
+    arrays = {name: file[name] for name in file.files if name.startswith("wgmma_e4m3_f32/normal/1/")}
+    arrays["wgmma_e4m3_f32/normal/1/D"] = arrays["wgmma_e4m3_f32/normal/1/D"].copy()
+    arrays["wgmma_e4m3_f32/normal/1/D"].view(np.uint32)[0, 7, 3] ^= 1 << 10
+    np.savez(tmp_path / "bad.npz", **arrays)
+    (result,) = conform("hopper", tmp_path / "bad.npz")
+    assert result.mismatches == 1
+    assert "block 0 [7, 3]" in result.first
+
+
+@pytest.mark.parametrize(("short", "full"), [
+    ("wgmma_e4m3_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+    ("wgmma_e4m3_e5m2_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e5m2"),
+    ("mma_bf16_f32", "hopper.mma.m16n8k16.f32.bf16.bf16.f32"),
+    ("mma_e4m3_f16", "hopper.mma.m16n8k32.f16.e4m3.e4m3.f16"),
+    ("hopper.mma.m16n8k8.f32.bf16.bf16.f32", "hopper.mma.m16n8k8.f32.bf16.bf16.f32"),
+])
+def test_short_names_mean_the_longest_instruction_of_their_kind(short, full):
+    """A vector file's short name finds its instruction."""
+    assert find("hopper", short) == full
+
+
+def test_files_that_are_no_vectors_are_refused(tmp_path):
+    """A missing file, another file and unknown names are user errors."""
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})
+    for name, message in (("none.npz", "not a file of vectors"), ("text.npz", "not a file of vectors"), ("other.npz", "holds `x`"),
+                          ("unknown.npz", "no instruction for the vectors")):
+        with pytest.raises(InputError, match=message):
+            list(conform("hopper", tmp_path / name))
+    with pytest.raises(InputError, match="no architecture is called `hoper`"):
+        list(conform("hoper", WGMMA_AND_MMA))
