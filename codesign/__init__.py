@@ -1,0 +1,1 @@
+"""Judges hardware proposals: reads a proposal, gathers evidence, judges its claims, writes the report."""

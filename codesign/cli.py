@@ -21,12 +21,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C."""
+
 ProposalPath = Annotated[Path, typer.Argument(metavar="PROPOSAL", help="A proposal file (YAML).")]
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run the command line; returns its exit code."""
-    result = app(arguments, standalone_mode=False, prog_name="codesign")
+    """Run the command line; returns its exit code. Raises KeyboardInterrupt on Ctrl-C."""
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="codesign")
+    except Exception as error:
+        # Usage errors of the command-line library, which typer brings under one name or another.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show(file=sys.stderr)
+            return 2
+        if type(error).__name__ == "Abort":
+            raise KeyboardInterrupt from None
+        raise
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

@@ -34,7 +34,7 @@ ARCHITECTURES = {
                            {"a": {"group": [1, 32], "format": "ue8m0"}, "b": {"group": [32, 1], "format": "ue8m0"}}, {}),
     "blackwell mxf4nvf4": ("e2m1", "e2m1", "fp32", 64, {"dot": {"terms": 16, "exponent": 0}, "fuse": fused(4, 35, -139, RTZ)},
                            {"a": {"group": [1, 16], "format": "ue4m3"}, "b": {"group": [16, 1], "format": "ue4m3"}, "onto": "dot"}, {}),
-    "cdna1 bf16": ("bf16", "bf16", "fp32", 4, {"sum": {"terms": 2, "accumulator": True, "result": RNE}}, None, {}),
+    "cdna1 bf16": ("bf16", "bf16", "fp32", 4, {"sum": {"terms": 2, "accumulator": True, "result": RNE, "zero": "ieee"}}, None, {}),
     "cdna2 fp16, a tree of roundings": (
         "fp16", "fp16", "fp32", 16,
         {"round": {"terms": 1, "result": FTZ}, "pair": {"terms": 2, "result": FTZ}, "four": {"terms": 2, "result": FTZ},

@@ -1,0 +1,199 @@
+"""The command line as a user meets it: output, messages, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from codesign.__main__ import run, shadowed
+
+ROOT = Path(__file__).parent.parent
+PROPOSAL = str(ROOT / "proposals/group-scaled-mma.yaml")
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+
+
+def command(*arguments, cwd=ROOT, env=None):
+    """Run `python -m codesign` in a process of its own, from the source tree."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    return subprocess.run([sys.executable, "-m", "codesign", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+                          timeout=120)
+
+
+def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
+    """A small evaluation exits 0, shows each claim on stdout and the report's path on stderr."""
+    text = (ROOT / "proposals/group-scaled-mma.yaml").read_text()
+    text = text.replace("[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad]", "[deepseek-v3.fprop.kv-b]")
+    text = text.replace("workload: deepseek-v3.fprop\n", "workload: deepseek-v3.fprop.kv-b\n")
+    (tmp_path / "p.yaml").write_text(text.replace("tensors: [normal, outliers, swiglu]", "tensors: [normal]"))
+    code = run(["evaluate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "r"), "--rows", "4", "--columns", "4", "--seeds", "1"])
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert "✓ supported" in out
+    assert "no timing evidence is gathered yet" in out
+    assert err == f"report: {tmp_path}/r/report.html\n"
+    assert "\x1b" not in out  # no colours where there is no terminal
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["sampling"]["seeds"] == [1]
+
+
+def test_a_refuted_claim_exits_1_and_json_goes_to_stdout(tmp_path, capsys):
+    """Exit code 1 says a claim is refuted; --json prints the result alone."""
+    (tmp_path / "p.yaml").write_text(f"""proposal: p
+title: t
+source: s
+base: {FP8}
+workloads: [deepseek-v3.fprop.kv-b]
+tensors: [normal]
+claims: [{{metric: numerics.relative_frobenius, at_most: 1.0e-12}}]
+""")
+    code = run(["evaluate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "r"), "--rows", "4", "--columns", "4", "--json"])
+    assert code == 1
+    assert json.loads(capsys.readouterr().out)["verdicts"][0]["judgement"] == "refuted"
+
+
+def test_validate_reports_all_files_and_exits_2(tmp_path, capsys):
+    """Valid files say so; the errors of all others come together on stderr, without a traceback."""
+    (tmp_path / "bad.yaml").write_text("proposal: x\nbase: hopper\n")
+    code = run(["validate", PROPOSAL, str(tmp_path / "bad.yaml"), str(tmp_path / "none.yaml")])
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == f"{PROPOSAL}: valid\n"
+    assert "bad.yaml:2:7: unknown instruction `hopper`" in err
+    assert "none.yaml: cannot be read" in err
+    assert "Traceback" not in err
+
+
+def test_validate_knows_instruction_files(tmp_path, capsys):
+    """A file with stages is checked as an instruction."""
+    (tmp_path / "i.yaml").write_text("a: e4m3\nstages: {}\n")
+    assert run(["validate", str(tmp_path / "i.yaml")]) == 2
+    assert "missing field `accumulator`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", PROPOSAL, "--rows", "0"], ["evaluate", PROPOSAL, "--seeds", "a"],
+                                       ["evaluate", PROPOSAL, "--seeds", "1,1"], ["no-such-command"], ["schema", "nothing"],
+                                       ["show", "hopper.wgmma"], ["evaluate", "none.yaml"], ["conform", "hopper", "--vectors", "none.npz"],
+                                       ["init", "/no/such/folder/p.yaml"], ["evaluate", PROPOSAL, "--out", str(ROOT / "tests")]])
+def test_wrong_usage_exits_2_without_a_traceback(arguments):
+    """Bad arguments and bad input exit 2 with a message on stderr and nothing on stdout."""
+    done = command(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_exits_0():
+    """--help explains each command."""
+    done = command("--help")
+    assert done.returncode == 0
+    for name in ("evaluate", "validate", "schema", "list", "show", "conform", "init"):
+        assert name in done.stdout
+
+
+def test_show_prints_a_page_from_the_spec(capsys):
+    """The page of an instruction names operands, steps with the spec's numbers, and the NaN it writes."""
+    assert run(["show", FP8]) == 0
+    out = capsys.readouterr().out
+    for text in ("OPERATION", "OPERANDS", "SEMANTICS", "SPECIAL VALUES", "e4m3, 1-4-3 bits", "take 32 products at a time",
+                 "keep 13 fraction bits", "towards zero", "e8m13", "0x7fffffff"):
+        assert text in out
+    assert run(["show", PROPOSAL]) == 0
+    assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
+
+
+def test_list_names_everything_a_proposal_can_name(capsys):
+    """Instructions alone are one name a line; all kinds together have headings."""
+    assert run(["list", "instructions"]) == 0
+    names = capsys.readouterr().out.split()
+    assert FP8 in names
+    assert len(names) == 408
+    assert run(["list"]) == 0
+    out = capsys.readouterr().out
+    for text in ("formats:", "  e4m3 ", "deepseek-v3.wgrad.down", "numerics.sqnr_db", "outliers", "no evidence yet"):
+        assert text in out
+
+
+def test_conform_prints_a_table_and_exits_by_mismatches(tmp_path, capsys):
+    """The recorded vectors conform with exit code 0; one changed bit makes it 1 and shows where."""
+    import numpy as np
+
+    fixture = ROOT / "tests/fixtures/h200_mma_sync.npz"
+    file = np.load(fixture)
+    arrays = {k: file[k].copy() for k in file.files if k.startswith("hopper.mma.m16n8k8.f32.bf16.bf16.f32/")}
+    np.savez(tmp_path / "v.npz", **arrays)
+    assert run(["conform", "hopper", "--vectors", str(tmp_path / "v.npz")]) == 0
+    assert "0 mismatches" in capsys.readouterr().out
+    arrays["hopper.mma.m16n8k8.f32.bf16.bf16.f32/normal/1/D"].view(np.uint32)[1, 2, 3] ^= 1
+    np.savez(tmp_path / "v.npz", **arrays)
+    assert run(["conform", "hopper", "--vectors", str(tmp_path / "v.npz")]) == 1
+    assert "normal/1 block 1 [2, 3]" in capsys.readouterr().out
+
+
+def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys):
+    """What init writes validates as it stands, names its schema, and is not written over."""
+    path = tmp_path / "my-idea.yaml"
+    assert run(["init", str(path)]) == 0
+    assert path.read_text().startswith("# yaml-language-server: $schema=proposal.schema.json\n")
+    assert json.loads((tmp_path / "proposal.schema.json").read_text())["title"] == "Proposal"
+    assert run(["validate", str(path)]) == 0
+    assert run(["init", str(path)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert run(["init", str(tmp_path / "b.yaml"), "--base", "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32"]) == 0
+    assert run(["validate", str(tmp_path / "b.yaml")]) == 0
+
+
+def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):
+    """Every schema prints as JSON; proposals/proposal.schema.json is what the command prints."""
+    for kind in ("instruction", "result", "proposal"):
+        assert run(["schema", kind]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["type"] == "object"
+    assert printed == json.loads((ROOT / "proposals/proposal.schema.json").read_text())
+
+
+def test_a_shadowing_package_is_named_in_one_line_and_exits_3(tmp_path):
+    """Another `kernels` that would be imported in place of ours stops the command with exit code 3."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("")
+    assert shadowed() == ""
+    done = command("list", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "another package `kernels`" in done.stderr
+
+
+def test_an_internal_error_exits_101(monkeypatch, capsys):
+    """A fault of ours shows its traceback, asks for a report, and exits 101."""
+    import codesign.cli
+
+    def broken(_):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(codesign.cli, "run_app", broken)
+    assert run(["list"]) == 101
+    err = capsys.readouterr().err
+    assert "boom" in err
+    assert "fault of codesign" in err
+
+
+def test_validate_imports_nothing_heavy():
+    """Reading a proposal needs no numpy, matplotlib, torch, rich tables or engines; that keeps it quick."""
+    code = (f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
+            "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.vectorised'} & set(sys.modules); "
+            "assert not heavy, heavy")
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 30  # a hang guard; the 0.3 s are measured by the benchmark
+
+
+def test_a_closed_pipe_is_no_error():
+    """`codesign list | head -1` ends quietly."""
+    done = subprocess.run(f'"{sys.executable}" -m codesign list instructions | head -1', shell=True, cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.stdout.startswith("hopper.")
+    assert done.stderr == ""

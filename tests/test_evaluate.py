@@ -1,0 +1,242 @@
+"""Evidence, results and reports, on samples small enough to check by other means."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codesign.evaluate import Result, evaluate
+from codesign.metrics import NUMERICS
+from codesign.numerics import Sampling, bf16_ulp, errors_of, metrics_of
+from codesign.proposal import Quantisation, load_proposal, parse_proposal
+from codesign.report import write as report
+from codesign.report.tables import number
+from codesign.trial import Outcome, Trial
+from codesign.workloads.gemms import gemms
+from codesign.workloads.tensors import SOURCES, draw
+from isa_model import InputError, load, promoted
+from isa_model.diagnostics import parse_yaml
+
+ROOT = Path(__file__).parent.parent
+SMALL = """proposal: small
+title: A small <evaluation> & its report
+source: the tests
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+change:
+  stages:
+    fuse: {fraction_bits: 25, result: {format: fp32, rounding: nearest-even}}
+sweep: {field: stages.fuse.fraction_bits, values: [13, 25]}
+software: {group: null}
+workloads: [deepseek-v3.fprop.kv-b, deepseek-v3.dgrad.qkv-a]
+tensors: [normal]
+claims:
+  - {metric: numerics.relative_frobenius, at_most: 1.0e-5}
+  - {metric: numerics.relative_frobenius, at_most: 1.0e-9}
+  - {metric: numerics.relative_frobenius, relative_to: today, at_most: 0.1, at: 25}
+  - {metric: cost.area_ratio, at_most: 1.1}
+"""
+SAMPLING = Sampling(rows=4, columns=5, seeds=(3, 4))
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluate(parse_proposal(parse_yaml(SMALL, "small.yaml")), SAMPLING)
+
+
+def test_every_metric_of_every_variant_gemm_and_value_is_there(result):
+    """Two GEMMs, one source, four variants and two swept values give a figure per metric, each with its interval."""
+    keys = {(f.metric, f.workload, f.variant, f.at) for f in result.figures}
+    assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2)
+    for f in result.figures:
+        assert f.kind == "computed"
+        assert f.low <= f.value <= f.high or f.metric == "numerics.max_relative" and f.low <= f.value
+
+
+def test_verdicts_follow_the_figures(result):
+    """The claim at 1e-5 holds, the one at 1e-9 is refuted, the relative one holds, cost stays undetermined."""
+    assert [v.judgement for v in result.verdicts] == ["supported", "refuted", "supported", "undetermined"]
+    assert result.headline == "2 of 4 claims hold, 1 is refuted, 1 is undetermined."
+
+
+def test_figures_equal_a_direct_computation(result):
+    """The relative Frobenius figure of today's instruction is what plain float64 arithmetic on the same trials gives."""
+    spec, errors, norms = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"), 0.0, 0.0
+    for seed in SAMPLING.seeds:
+        trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", seed, 4, 5, Quantisation())
+        a, b = trial.operands(spec)
+        exact = a.values @ b.values * (a.factor * b.factor)  # 50 bits: exact in float64, but for the factor
+        d = trial.outcome(spec).d
+        errors, norms = errors + ((d - exact) ** 2).sum(), norms + (exact**2).sum()
+    (figure,) = [f for f in result.figures if (f.metric, f.workload, f.variant) == (
+        "numerics.relative_frobenius", "deepseek-v3.fprop.kv-b", "today")]
+    assert figure.value == pytest.approx(np.sqrt(errors / norms), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_result(result):
+    """Evaluating twice gives the same figures and plots, whatever the processes did first."""
+    again = evaluate(result.proposal, SAMPLING)
+    assert again.figures == result.figures
+    assert again.plots == result.plots
+
+
+def test_a_result_survives_its_json(result):
+    """result.json read again is the result, and carries its schema version."""
+    text = result.model_dump_json()
+    assert json.loads(text)["schema_version"] == 1
+    assert Result.model_validate_json(text) == result
+
+
+def test_metrics_on_numbers_worked_by_hand():
+    """Every metric on a 1x4 outcome whose errors are known."""
+    exact = np.array([[1.0, -2.0, 4.0, 8.0]])
+    d = np.array([[1.0, -1.75, 4.0, np.inf]])
+    outcome = Outcome(d=d, exact=exact, original=exact + np.array([[0.0, 0.0, 0.0, 1.0]]), underflow=0.125, overflow=0.25)
+    m = {name: float(value[0]) for name, value in metrics_of([errors_of(outcome)]).items()}
+    assert m["numerics.relative_frobenius"] == pytest.approx(0.25 / np.sqrt(85))
+    assert m["numerics.max_relative"] == pytest.approx(0.25 / 8)
+    assert m["numerics.bias"] == pytest.approx(-0.25 / 15)
+    assert m["numerics.share_over_1_bf16_ulp"] == 0.25
+    assert m["numerics.quantisation_error"] == pytest.approx(1 / np.sqrt(102))
+    assert m["numerics.total_error"] == pytest.approx(np.sqrt(1 + 0.0625) / np.sqrt(102))
+    assert m["numerics.sqnr_db"] == pytest.approx(-20 * np.log10(np.sqrt(1.0625 / 102)))
+    assert m["numerics.underflow_share"] == 0.125
+    assert m["numerics.overflow_share"] == 0.5
+    assert np.array_equal(bf16_ulp(np.array([1.0, -1.99, 2.0, 0.0])), [2.0**-7, 2.0**-7, 2.0**-6, 2.0**-133])
+
+
+def test_weighted_metrics_are_those_of_repeated_rows():
+    """Resampling by weights equals computing on the repeated rows."""
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((3, 6))
+    d, original = exact + 0.01 * rng.standard_normal((3, 6)), exact + 0.1 * rng.standard_normal((3, 6))
+    whole = errors_of(Outcome(d, exact, original, 0.0, 0.0))
+    rows = [0, 2, 2]
+    repeated = errors_of(Outcome(d[rows], exact[rows], original[rows], 0.0, 0.0))
+    weighted = metrics_of([whole], np.array([[1.0, 0.0, 2.0]]))
+    for name, value in metrics_of([repeated]).items():
+        assert weighted[name][0] == pytest.approx(value[0]), name
+
+
+def test_quantisation_follows_the_instruction_and_the_role():
+    """Weights get 128x128 blocks where the hardware's groups allow, activations 1x128, both 1x128 in wgrad, else one scale."""
+    spec = load_proposal(ROOT / "proposals/group-scaled-mma.yaml").proposed()
+    fprop, wgrad = gemms()["deepseek-v3.fprop.kv-b"], gemms()["deepseek-v3.wgrad.kv-b"]
+
+    def groups(gemm, instruction):
+        trial = Trial(gemm, "normal", 0, 4, 5, Quantisation())
+        side = instruction.scale
+        return (trial.cast(instruction.a, gemm.a, side and side.a, 1).group, trial.cast(instruction.b, gemm.b, side and side.b, 0).group)
+
+    assert groups(fprop, spec) == ((1, 128), (128, 128))
+    assert groups(wgrad, spec) == ((1, 128), (128, 1))
+    assert groups(fprop, load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")) == (None, None)
+
+
+def test_a_wide_base_needs_no_scale():
+    """BF16 operands are taken as they are: no quantisation error at all."""
+    spec = load("hopper.wgmma.m64n256k16.f32.bf16.bf16")
+    trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "outliers", 0, 3, 4, Quantisation())
+    outcome = trial.outcome(promoted(spec, 128))
+    assert np.array_equal(outcome.exact, outcome.original)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("role", ["activation", "weight", "gradient"])
+def test_tensor_sources_draw_bf16_numbers_reproducibly(source, role):
+    """Every source and role gives finite BF16 numbers of the shape asked, the same for the same seed."""
+    x, y = (draw(source, np.random.default_rng(1), (20, 30), role) for _ in range(2))
+    assert x.shape == (20, 30)
+    assert np.array_equal(x, y)
+    assert np.isfinite(x).all()
+    assert (x.view(np.uint32) & 0xFFFF == 0).all()
+
+
+# -- reports ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
+    """HTML, Markdown, JSON and plots; the page is self-contained, without script, and escapes what authors write."""
+    page = report.write(result, tmp_path / "r")
+    names = {p.name for p in (tmp_path / "r").iterdir()}
+    assert names == {"result.json", "report.md", "report.html", *(f"{p.name}.svg" for p in result.plots)}
+    html = page.read_text()
+    assert "<script" not in html
+    for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", html):
+        assert address.startswith("#"), address
+    assert not re.findall(r"url\((?!#)", html)
+    assert "A small &lt;evaluation&gt; &amp; its report" in html
+    assert html.count("<svg") == len(result.plots)
+    for verdict in result.verdicts:
+        assert verdict.statement in html
+    markdown = (page.parent / "report.md").read_text()
+    assert all(verdict.statement in markdown for verdict in result.verdicts)
+
+
+def test_a_report_is_the_same_every_time(result):
+    """The same result gives the same bytes."""
+    assert report.contents(result) == report.contents(result)
+
+
+def test_a_report_replaces_an_old_one_and_nothing_else(result, tmp_path):
+    """An old report is replaced as a whole; a folder that is no report is left alone; nothing temporary stays."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    (folder / "old.svg").write_text("old")
+    report.write(result, folder)
+    assert not (folder / "old.svg").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="is not a report"):
+        report.write(result, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "r"]
+
+
+def test_a_failure_while_writing_leaves_the_old_report_whole(result, tmp_path, monkeypatch):
+    """If a plot cannot be drawn, the old report is still there, every byte of it."""
+    folder = tmp_path / "r"
+    report.write(result, folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "svg", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report.write(result, folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
+def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
+    """Interrupted in the middle, the command says so in a line, exits 130 and writes nothing."""
+    command = [sys.executable, "-m", "codesign", "evaluate", str(ROOT / "proposals/group-scaled-mma.yaml"), "--out", str(tmp_path / "r")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (out, err) == ("", "codesign: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_are_printed_with_three_digits():
+    """Figures read the same everywhere."""
+    assert [number(x) for x in (0.0, 1.23456, 0.000123456, None)] == ["0", "1.23", "1.23e-04", "not finite"]
+    assert number(31.4159, "dB") == "31.4 dB"
+
+
+def test_shipped_reports_are_of_the_shipped_proposals():
+    """Each shipped proposal has a report written from exactly its present spec."""
+    for path in sorted((ROOT / "proposals").glob("*.yaml")):
+        held = Result.model_validate_json((ROOT / "reports" / path.stem / "result.json").read_text())
+        assert held.proposal == load_proposal(path), path.stem
+        assert held.proposed == held.proposal.proposed(), path.stem

@@ -1,0 +1,176 @@
+"""Proposals: read, merged into an instruction, judged."""
+
+from pathlib import Path
+
+import pytest
+
+from codesign.claims import judge, statement
+from codesign.evidence import Figure
+from codesign.proposal import Claim, load_proposal, merge, parse_proposal
+from codesign.workloads.gemms import gemms, select
+from isa_model import InputError
+from isa_model.diagnostics import parse_yaml
+
+SHIPPED = sorted((Path(__file__).parent.parent / "proposals").glob("*.yaml"))
+BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+MINIMAL = f"""proposal: mine
+title: More bits
+source: me
+base: {BASE}
+change:
+  stages:
+    fuse: {{fraction_bits: 20, result: {{format: fp32, rounding: toward-zero}}}}
+claims:
+  - {{metric: numerics.relative_frobenius, at_most: 1.0e-3}}
+"""
+
+
+def proposal(text=MINIMAL):
+    return parse_proposal(parse_yaml(text, "mine.yaml"))
+
+
+def refused(text):
+    with pytest.raises(InputError) as error:
+        proposal(text)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_proposals_are_valid_and_cite_a_source(path):
+    """Every shipped proposal loads, is named like its file, cites its source and differs from its base."""
+    loaded = load_proposal(path)
+    assert loaded.proposal == path.stem
+    assert "arXiv" in loaded.source
+    assert loaded.proposed().stages != loaded.today.stages
+
+
+def test_a_change_is_merged_into_the_base_and_the_base_stays():
+    """Only the changed fields differ; the base instruction itself is untouched."""
+    mine = proposal()
+    assert mine.today.stages["fuse"].fraction_bits == 13
+    changed = mine.proposed()
+    assert changed.stages["fuse"].fraction_bits == 20
+    assert changed.stages["fuse"].terms == 32
+    assert changed.name == "mine"
+
+
+def test_no_change_at_all_is_the_chip():
+    """A proposal that changes nothing has the base's stages, and so its bits."""
+    mine = proposal(MINIMAL.replace("""change:
+  stages:
+    fuse: {fraction_bits: 20, result: {format: fp32, rounding: toward-zero}}
+""", ""))
+    assert mine.proposed().stages == mine.today.stages
+
+
+def test_merging_follows_rfc_7396():
+    """Mappings merge, null removes, anything else replaces; neither argument is changed."""
+    spec = {"a": {"b": 1, "c": 2}, "d": [1, 2]}
+    assert merge(spec, {"a": {"b": None, "e": 3}, "d": [9]}) == {"a": {"c": 2, "e": 3}, "d": [9]}
+    assert spec == {"a": {"b": 1, "c": 2}, "d": [1, 2]}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("fraction_bits: 20", "fraction_bit: 20", "mine.yaml:7:12: unknown field `fraction_bit`"),
+    ("fraction_bits: 20", "fraction_bits: -1", "mine.yaml:7:27: must be at least 0, got -1"),
+    (BASE, BASE + "x", "did you mean `hopper.wgmma.m64n256k32.f32.e4m3.e4m3`"),
+    ("numerics.relative_frobenius", "numerics.relative_frobenus", "did you mean `numerics.relative_frobenius`"),
+    (", at_most: 1.0e-3", "", "a claim needs a bound"),
+    ("at_most: 1.0e-3", "at_most: 1.0e-3, at_least: 2", "at_least 2 is above at_most 0.001"),
+    ("at_most: 1.0e-3", "at_most: 1.0e-3, relative_to: proposal", "relative to itself"),
+    ("at_most: 1.0e-3", "at_most: 1.0e-3, at: 17", "the proposal has no `sweep`"),
+    ("claims:", "workloads: [deepseek-v2]\nclaims:", "did you mean `deepseek-v3`"),
+    ("claims:", "tensors: [norml]\nclaims:", "did you mean `normal`"),
+    ("claims:", "sweep: {field: stages.fuse.fraction_bit, values: [1, 2]}\nclaims:", "did you mean `fraction_bits`"),
+    ("claims:", "sweep: {field: stages.fuse.fraction_bits, values: [14, -3]}\nclaims:", "must be at least 0, got -3"),
+    ("claims:", "software: {promote_every: 96}\nclaims:", "groups of 128 cannot be scaled by a promotion every 96"),
+    ("claims:", "software: {promote_every: 48, group: 96}\nclaims:", "48 is not a multiple of that"),
+    ("format: fp32, rounding: toward-zero", "format: fp33, rounding: toward-zero", "unknown number format `fp33`"),
+    ("format: fp32, rounding: toward-zero", "format: null, rounding: toward-zero", "missing field `format`"),
+    ("proposal: mine", "proposal: My Proposal", "proposal"),
+])
+def test_mistakes_are_told_with_place_and_remedy(old, new, message):
+    """A mistake anywhere in the file, the instruction's part included, is told where it stands."""
+    assert message in refused(MINIMAL.replace(old, new)).replace("\n     = ", " ")
+
+
+def test_faults_of_the_proposal_and_of_its_change_come_together():
+    """A wrong claim and a wrong stage of one file are reported at once."""
+    text = refused(MINIMAL.replace("fraction_bits: 20", "fraction_bit: 20").replace("at_most: 1.0e-3", "at_mos: 1.0e-3"))
+    assert "fraction_bit" in text
+    assert "at_mos" in text
+
+
+def test_a_family_takes_each_swept_value():
+    """proposed(value) has the value in the swept field, proposed() the proposal's own."""
+    mine = proposal(MINIMAL.replace("claims:", "sweep: {field: stages.fuse.fraction_bits, values: [14, 30]}\nclaims:"))
+    assert [mine.proposed(v).stages["fuse"].fraction_bits for v in (None, 14, 30)] == [20, 14, 30]
+
+
+def test_workload_names_select_passes_and_gemms():
+    """A model's name means all its GEMMs, a pass its six; wgrad sums over tokens."""
+    assert len(select("deepseek-v3")) == 18
+    assert {(g.n, g.k) for g in select("deepseek-v3.fprop")} == {
+        (2112, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048)}
+    assert {g.k for g in select("deepseek-v3.wgrad")} == {4096}
+    assert gemms()["deepseek-v3.dgrad.o"].k == 7168
+
+
+# -- claims -------------------------------------------------------------------------------------------------------------
+
+
+def figure(value, low, high, workload="deepseek-v3.fprop.o", variant="proposal", tensors="normal", at=None):
+    return Figure(metric="numerics.relative_frobenius", variant=variant, at=at, workload=workload, tensors=tensors, value=value,
+                  low=low, high=high, kind="computed", source="test")
+
+
+def verdict(claim, *figures):
+    mine = proposal().model_copy(update={"claims": (Claim(metric="numerics.relative_frobenius", **claim),)})
+    return judge(mine, figures)[0]
+
+
+@pytest.mark.parametrize(("interval", "judgement"), [((1.0, 0.9, 1.1), "supported"), ((2.5, 2.4, 2.6), "refuted"),
+                                                     ((2.0, 1.9, 2.1), "undetermined"), ((None, None, None), "refuted")])
+def test_a_claim_holds_breaks_or_straddles(interval, judgement):
+    """Supported with the whole interval under the bound, refuted with it above (or not finite), else undetermined."""
+    assert verdict({"at_most": 2.0}, figure(*interval)).judgement == judgement
+
+
+def test_the_worst_gemm_decides():
+    """One GEMM that breaks the bound refutes the claim, and is shown; a claim on the other alone holds."""
+    good, bad = figure(1.0, 0.9, 1.1), figure(3.0, 2.9, 3.1, workload="deepseek-v3.fprop.down")
+    result = verdict({"at_most": 2.0}, good, bad)
+    assert result.judgement == "refuted"
+    assert result.deciding == bad
+    assert result.covered == 2
+    assert verdict({"at_most": 2.0, "workload": "deepseek-v3.fprop.o"}, good, bad).judgement == "supported"
+
+
+def test_lower_bounds_look_at_the_smallest():
+    """at_least is judged at the smallest figure, and both bounds together at the one farther out."""
+    low, high = figure(1.0, 0.9, 1.1), figure(3.0, 2.9, 3.1, workload="deepseek-v3.fprop.down")
+    assert verdict({"at_least": 2.0}, low, high).deciding == low
+    assert verdict({"at_least": 0.5}, low, high).judgement == "supported"
+    assert verdict({"at_least": -1.0, "at_most": 2.0}, low, high).deciding == high
+
+
+def test_relative_claims_bound_the_ratio_per_gemm():
+    """relative_to divides each figure by its counterpart's, with the widest interval the two allow."""
+    result = verdict({"relative_to": "software", "at_most": 0.6}, figure(1.0, 0.9, 1.1), figure(2.0, 1.8, 2.2, variant="software"))
+    assert result.judgement == "undetermined"
+    assert result.deciding.value == 0.5
+    assert result.deciding.low == pytest.approx(0.9 / 2.2, rel=1e-5)
+    assert result.deciding.high == pytest.approx(1.1 / 1.8, rel=1e-5)
+
+
+def test_without_evidence_nothing_is_decided():
+    """A metric that nothing gathers yet is undetermined, and says so."""
+    mine = proposal().model_copy(update={"claims": (Claim(metric="timing.speedup_over_software", at_least=1.1),)})
+    (result,) = judge(mine, [figure(1, 1, 1)])
+    assert (result.judgement, result.reason, result.deciding) == ("undetermined", "no timing evidence is gathered yet", None)
+
+
+def test_claims_read_as_sentences():
+    """The statement names metric, variant, bounds, and where they hold."""
+    claim = Claim(metric="numerics.sqnr_db", at_least=30, workload="deepseek-v3.fprop", tensors="normal", of="today")
+    assert statement(claim) == "numerics.sqnr_db of today at least 30 dB on deepseek-v3.fprop with normal tensors"

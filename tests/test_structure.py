@@ -1,0 +1,33 @@
+"""The house: imports go downhill only, and nothing of one machine is in the project."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {"isa_model": set(), "kernels": {"isa_model"}, "codesign": {"isa_model", "kernels"}}
+SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    """isa_model imports neither kernels nor codesign; kernels not codesign."""
+    floor = path.relative_to(ROOT).parts[0]
+    assert set(imported(path)) & set(FLOORS) - {floor} <= FLOORS[floor]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_needs_much_scrolling(path):
+    """No module is longer than 450 lines, and each says what it is."""
+    text = path.read_text()
+    assert text.count("\n") <= 450
+    assert ast.get_docstring(ast.parse(text))
