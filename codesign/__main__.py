@@ -33,7 +33,10 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("codesign", "isa_model", "kernels"):
             raise
-        print(f"codesign: the package `{error.name}` is missing; `pip install codesign` brings it", file=sys.stderr)
+        print(
+            f"codesign: the package `{error.name}` is missing; `pip install codesign` brings it",
+            file=sys.stderr,
+        )
         return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we, quietly
@@ -45,8 +48,10 @@ def run(arguments: list[str]) -> int:
         import traceback
 
         traceback.print_exc()
-        print(f"codesign: internal error ({type(error).__name__}); this is a fault of codesign, please report it",
-              file=sys.stderr)
+        print(
+            f"codesign: internal error ({type(error).__name__}); this is a fault of codesign, please report it",
+            file=sys.stderr,
+        )
         return 101
 
 
@@ -61,7 +66,7 @@ def shadowed() -> str:
         if origin is None:
             return f"its package `{name}` is missing beside {home / 'codesign'}; install codesign again"
         if origin.parent.parent != home:
-            return f"another package `{name}` ({origin.parent}) hides ours ({home / name}); uninstall it, or move out of its folder"
+            return f"another package `{name}` ({origin.parent}) hides ours ({home / name}); uninstall or move it"
     return ""
 
 

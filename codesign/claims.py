@@ -9,7 +9,7 @@ from codesign.evidence import Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Claim, Proposal
 from codesign.workloads.gemms import select
-from isa_model.instruction import Spec
+from isa_model.stage import Spec
 
 Judgement = Literal["supported", "refuted", "undetermined"]
 
@@ -49,8 +49,11 @@ def statement(claim: Claim) -> str:
     subject = claim.metric + ("" if claim.of == "proposal" else f" of {claim.of}")
     if claim.relative_to:
         subject += f", relative to {claim.relative_to},"
-    where = [f"on {claim.workload}" if claim.workload else "", f"with {claim.tensors} tensors" if claim.tensors else "",
-             f"at {claim.at}" if claim.at is not None else ""]
+    where = [
+        f"on {claim.workload}" if claim.workload else "",
+        f"with {claim.tensors} tensors" if claim.tensors else "",
+        f"at {claim.at}" if claim.at is not None else "",
+    ]
     return " ".join([subject, " and ".join(bounds), *filter(None, where)])
 
 
@@ -58,8 +61,12 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
     text = statement(claim)
     if not METRICS[claim.metric].gathered:
         family = claim.metric.split(".")[0]
-        return Verdict(claim=claim, statement=text, judgement="undetermined",
-                       reason=f"no {family} evidence is gathered yet")
+        return Verdict(
+            claim=claim,
+            statement=text,
+            judgement="undetermined",
+            reason=f"no {family} evidence is gathered yet",
+        )
     covered = _covered(claim, figures)
     if claim.relative_to:
         covered = [_ratio(claim, f, figures) for f in covered]
@@ -70,12 +77,22 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
     if _excess(claim, broken.low, broken.high, nearest=True) > 0:
         judgement, decides, reason = "refuted", broken, "its whole 95 % interval breaks the bound"
     elif all(_excess(claim, f.low, f.high, nearest=False) <= 0 for f in covered):
-        judgement, decides, reason = "supported", worst, "the worst covered keeps the bound, interval included"
+        judgement, decides, reason = (
+            "supported",
+            worst,
+            "the worst covered keeps the bound, interval included",
+        )
     else:
         decides = max(covered, key=lambda f: _excess(claim, f.low, f.high, nearest=False))
         judgement, reason = "undetermined", "the 95 % interval straddles the bound"
-    return Verdict(claim=claim, statement=text, judgement=judgement, reason=reason, deciding=decides,  # type: ignore[arg-type]
-                   covered=len(covered))
+    return Verdict(
+        claim=claim,
+        statement=text,
+        judgement=judgement,
+        reason=reason,
+        deciding=decides,
+        covered=len(covered),
+    )
 
 
 def _covered(claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
@@ -97,22 +114,26 @@ def _ratio(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure:
     Its interval is the widest the two intervals allow: they share operands, so this overstates it.
     """
     other = next(
-        f for f in figures
-        if (f.metric, f.workload, f.tensors, f.variant, f.at) == (
-            figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
+        f
+        for f in figures
+        if (f.metric, f.workload, f.tensors, f.variant, f.at)
+        == (figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
     )
 
     def over(x: float | None, y: float | None) -> float | None:
         return None if x is None or not y else float(f"{x / y:.6g}")
 
     ends = [r for r in (over(figure.low, other.high), over(figure.high, other.low)) if r is not None]
-    return figure.model_copy(update={
-        "value": over(figure.value, other.value),
-        "low": min(ends) if len(ends) == 2 else None,
-        "high": max(ends) if len(ends) == 2 else None,
-        "source": f"{figure.source}; ratio to {claim.relative_to} ({other.value:g})"
-        if other.value is not None else figure.source,
-    })
+    return figure.model_copy(
+        update={
+            "value": over(figure.value, other.value),
+            "low": min(ends) if len(ends) == 2 else None,
+            "high": max(ends) if len(ends) == 2 else None,
+            "source": f"{figure.source}; ratio to {claim.relative_to} ({other.value:g})"
+            if other.value is not None
+            else figure.source,
+        }
+    )
 
 
 def _excess(claim: Claim, *values: float | None, nearest: bool = False) -> float:
@@ -120,6 +141,7 @@ def _excess(claim: Claim, *values: float | None, nearest: bool = False) -> float
 
     A value that is not finite breaks every bound.
     """
+
     def one(value: float | None) -> float:
         if value is None:
             return float("inf")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from isa_model.diagnostics import InputError, suggest
+from isa_model.diagnostics import InputError, Problem
 
 app = typer.Typer(
     name="codesign",
@@ -54,8 +54,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:
     """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
-    from codesign.numerics import Sampling
     from codesign.proposal import load_proposal
+    from codesign.trial import Sampling
 
     sampling = Sampling(rows=rows, columns=columns, seeds=_seeds(seeds))
     loaded = load_proposal(proposal)
@@ -78,13 +78,15 @@ def evaluate(
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")]) -> int:
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")],
+) -> int:
     """Check proposal or instruction files and show everything that is wrong with them."""
     from codesign.proposal import parse_proposal
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
 
-    problems = []
+    problems: list[Problem] = []
     for file in files:
         try:
             document = read_yaml(file)
@@ -102,7 +104,9 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help
 
 @app.command()
 def schema(
-    kind: Annotated[Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")] = "proposal",
+    kind: Annotated[
+        Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")
+    ] = "proposal",
 ) -> int:
     """Print the JSON Schema of proposal or instruction files, or of result.json, for editors and readers."""
     from codesign.schemas import json_schema
@@ -114,7 +118,8 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "instructions", "formats", "workloads", "tensors", "metrics"], typer.Argument(help="What to list.")
+        Literal["all", "instructions", "formats", "workloads", "tensors", "metrics"],
+        typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
     """List what a proposal can name: instructions, number formats, workloads, tensor sources, metrics."""
@@ -131,7 +136,9 @@ def list_names(
 
 @app.command()
 def show(
-    target: Annotated[str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")],
+    target: Annotated[
+        str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")
+    ],
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
     from codesign.manual import page
@@ -188,7 +195,10 @@ def init(
     if path.exists():
         raise InputError.of(f"{path} exists", "another name, or move it away")
     try:
-        for target, content in ((schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n"), (path, text)):
+        for target, content in (
+            (schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n"),
+            (path, text),
+        ):
             temporary = target.with_name(f".{target.name}.tmp")
             temporary.write_text(content, encoding="utf-8")
             os.replace(temporary, target)
@@ -198,7 +208,7 @@ def init(
     return 0
 
 
-# -- helpers ------------------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _is_instruction(data: dict[str, Any]) -> bool:
@@ -219,8 +229,14 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _wrapped(text: str, lead: str) -> str:
     import textwrap
 
-    return textwrap.fill(text, 100, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
-                         break_on_hyphens=False)
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent=lead,
+        subsequent_indent=" " * len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _console() -> Any:
@@ -238,8 +254,15 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                            console=console, transient=True, disable=not console.is_terminal)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.task = self.bar.add_task(label, total=None)
 
     def __enter__(self) -> _Progress:

@@ -13,11 +13,13 @@ from typing import Any
 from codesign import manual
 from codesign.claims import Verdict, judge
 from codesign.evidence import Figure, Plot
-from codesign.numerics import LABELS, Progress, Sampling, gather
+from codesign.numerics import Progress, gather
 from codesign.proposal import Proposal
+from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
-from isa_model.instruction import Instruction, Spec
+from isa_model.instruction import Instruction
+from isa_model.stage import Spec
 
 SCHEMA_VERSION = 1
 """Of result.json; a reader refuses another one."""
@@ -112,7 +114,10 @@ def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
     return Provenance(
         spec_sha256=digest,
         commit=_commit(),
-        versions={"python": platform.python_version(), **{n: _version(n) for n in ("codesign", "numpy", "ml_dtypes")}},
+        versions={
+            "python": platform.python_version(),
+            **{n: _version(n) for n in ("codesign", "numpy", "ml_dtypes")},
+        },
         machine=f"{platform.system()} {platform.machine()}",
     )
 
@@ -132,8 +137,12 @@ def _commit() -> str:
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno", "--", "isa_model", "codesign", "proposals"],
-                                 capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", "isa_model", "codesign", "proposals"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from isa_model.instruction import Spec
+from isa_model.stage import Spec
 
 Kind = Literal["computed", "measured", "modelled", "assumed"]
 """computed: by the bit-exact model on stated tensors; measured: on hardware; modelled: by a fitted model; assumed."""

@@ -16,7 +16,12 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     return {
         "instructions": [(name, "") for name in catalogue()],
         "formats": [(name, describe(f).split(", ", 1)[1]) for name, f in FORMATS.items()]
-        + [("[u]eXmY[fn|fnuz|f]", "inline: X exponent bits, Y mantissa bits, IEEE-like specials unless the suffix differs")],
+        + [
+            (
+                "[u]eXmY[fn|fnuz|f]",
+                "inline: X exponent bits, Y mantissa bits, IEEE-like specials unless the suffix differs",
+            )
+        ],
         "workloads": [(name, shapes.get(name, "")) for name in workloads()],
         "tensors": [(name, source.description) for name, source in SOURCES.items()],
         "metrics": [(m.name, m.description + ("" if m.gathered else " (no evidence yet)")) for m in METRICS.values()],

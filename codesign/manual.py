@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, Interleave, Register, ScaleOperand, Spec, Stage
+from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.stage import Interleave, Register, Spec, Stage
 
 _ROUNDING = {
     "nearest-even": "to nearest, ties to even",
@@ -36,17 +37,23 @@ def page(instruction: Instruction) -> tuple[Section, ...]:
 
 def _synopsis(spec: Instruction) -> tuple[str, ...]:
     shape = spec.shape
-    line = f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
+    line = (
+        f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
+    )
     return (line, *([spec.description] if spec.description else []))
 
 
 def _operands(spec: Instruction) -> tuple[str, ...]:
     lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}", f"C, D: {describe(spec.accumulator)}"]
     if spec.scale:
-        for name, side, axes in (("A", spec.scale.a, "row(s) x {1} of K"), ("B", spec.scale.b, "of K x {1} column(s)")):
+        for name, side, axes in (
+            ("A", spec.scale.a, "row(s) x {1} of K"),
+            ("B", spec.scale.b, "of K x {1} column(s)"),
+        ):
             if side:
-                lines.append(f"scales of {name}: {describe(side.format)}; one per {side.group[0]} "
-                             f"{axes.format(*side.group)}")
+                lines.append(
+                    f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
+                )
     return tuple(lines)
 
 
@@ -54,11 +61,17 @@ def describe(fmt: Format) -> str:
     """A format in a line."""
     if fmt.kind == "integer":
         return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
-    parts = [f"{int(fmt.signed)}-{fmt.exponent_bits}-{fmt.mantissa_bits} bits (sign, exponent, mantissa)", f"bias {fmt.bias}"]
-    specials = ["infinities"] if fmt.infinity else []
-    specials += {"ieee": ["NaNs"], "all-ones": ["one NaN, all ones"], "negative-zero": ["NaN in place of -0"], "none": []}[
-        fmt.nan
+    parts = [
+        f"{int(fmt.signed)}-{fmt.exponent_bits}-{fmt.mantissa_bits} bits (sign, exponent, mantissa)",
+        f"bias {fmt.bias}",
     ]
+    specials = ["infinities"] if fmt.infinity else []
+    specials += {
+        "ieee": ["NaNs"],
+        "all-ones": ["one NaN, all ones"],
+        "negative-zero": ["NaN in place of -0"],
+        "none": [],
+    }[fmt.nan]
     parts.append(" and ".join(specials) if specials else "all codes finite")
     if not fmt.zero:
         parts.append("no zero, no subnormals")
@@ -70,8 +83,10 @@ def describe(fmt: Format) -> str:
 
 
 def _steps(spec: Instruction) -> list[str]:
-    steps = ["Form the exact products A[m, k] * B[k, n]. A product's exponent is the sum of its operands' exponents (a "
-             "subnormal has that of the smallest normal number); its significand is not normalised."]
+    steps = [
+        "Form the exact products A[m, k] * B[k, n]. A product's exponent is the sum of its operands' exponents (a "
+        "subnormal has that of the smallest normal number); its significand is not normalised."
+    ]
     if spec.infinite_from is not None:
         steps.append(f"A product of magnitude 2^{spec.infinite_from} or more becomes an infinity of its sign.")
     if spec.scaled_stage == -1:
@@ -83,29 +98,44 @@ def _steps(spec: Instruction) -> list[str]:
         if spec.scaled_stage == index:
             steps.append(_scaling(spec, f"each result of {name}"))
         below = f"results of {name}"
-    steps.append(f"Go on so along K in ascending order; after its end the running value is D, stored as {spec.accumulator.name}.")
+    steps.append(
+        f"Go on so along K in ascending order; after its end the running value is D, stored as {spec.accumulator.name}."
+    )
     return steps
 
 
 def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     one = stage.terms == 1
     taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
-    running = ("C, or the running value of the block before," if last else "the running value, zero at first,")
+    running = "C, or the running value of the block before," if last else "the running value, zero at first,"
     joined = f", and {running}" if stage.accumulator else ""
     if not stage.aligned:
         steps = [f"{name}: add {taken}{joined} exactly."]
     else:
-        steps = [f"{name}: take {taken}{joined} and find the largest exponent among these terms"
-                 + (f"; a zero counts with exponent {stage.zero_exponent}." if stage.zero_exponent is not None
-                    else "; zeros do not count.")]
+        steps = [
+            f"{name}: take {taken}{joined} and find the largest exponent among these terms"
+            + (
+                f"; a zero counts with exponent {stage.zero_exponent}."
+                if stage.zero_exponent is not None
+                else "; zeros do not count."
+            )
+        ]
         cut = _ROUNDING[str(stage.rounding)]
-        steps.append(f"{name}: shift every term to that exponent, keep {stage.fraction_bits} fraction bits, rounding {cut}"
-                     f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly.")
+        steps.append(
+            f"{name}: shift every term to that exponent, keep {stage.fraction_bits} fraction bits, rounding {cut}"
+            f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly."
+        )
     if stage.result:
-        steps.append(f"{name}: round the sum to " + ", then to ".join(_register(r) for r in stage.result) + "."
-                     + (" A zero result is +0." if stage.zero == "positive" else ""))
+        steps.append(
+            f"{name}: round the sum to "
+            + ", then to ".join(_register(r) for r in stage.result)
+            + "."
+            + (" A zero result is +0." if stage.zero == "positive" else "")
+        )
     else:
-        exponent = "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
+        exponent = (
+            "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
+        )
         steps.append(f"{name}: hand the sum up unrounded, with {exponent}.")
     if stage.chain and stage.chain > 1:
         steps.append(f"{name}: do so for {stage.chain} blocks, then hand the running value up.")
@@ -133,8 +163,16 @@ def _register(register: Register) -> str:
     words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
     overflow = register.overflow or register.format.overflow
     words += ", subnormals flushed to a zero of their sign" if register.subnormals == "flush" else ""
-    return words + {"ieee": "", "infinity": " (beyond its range: infinity)", "saturate": " (beyond its range: the largest number)",
-                    "nan": " (beyond its range: NaN)", "wrap": " (wrapping around)"}[overflow]
+    return (
+        words
+        + {
+            "ieee": "",
+            "infinity": " (beyond its range: infinity)",
+            "saturate": " (beyond its range: the largest number)",
+            "nan": " (beyond its range: NaN)",
+            "wrap": " (wrapping around)",
+        }[overflow]
+    )
 
 
 def _scaling(spec: Instruction, what: str) -> str:

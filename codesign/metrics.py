@@ -19,28 +19,76 @@ class Metric:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("numerics.relative_frobenius", "1", "lower",
-               "accumulation error: Frobenius norm of D minus the exact product of the quantised operands, over its norm"),
-        Metric("numerics.max_relative", "1", "lower",
-               "accumulation error: largest magnitude of an error over the largest magnitude of the exact product"),
-        Metric("numerics.bias", "1", "zero",
-               "accumulation error along the sign of the exact result, summed, over the sum of magnitudes; negative "
-               "shrinks results"),
-        Metric("numerics.share_over_1_bf16_ulp", "1", "lower",
-               "share of outputs whose accumulation error exceeds one unit in the last place of BF16"),
-        Metric("numerics.quantisation_error", "1", "lower",
-               "relative Frobenius error of the exact product of the quantised operands against that of the original ones"),
-        Metric("numerics.total_error", "1", "lower",
-               "relative Frobenius error of D against the exact product of the original operands"),
-        Metric("numerics.sqnr_db", "dB", "higher",
-               "signal to quantisation noise ratio: 20 log10 of the inverse total error"),
-        Metric("numerics.underflow_share", "1", "lower", "share of nonzero operand elements that are quantised to zero"),
-        Metric("numerics.overflow_share", "1", "lower",
-               "share of operand elements cut to the largest number, plus the share of infinite or NaN outputs"),
-        Metric("timing.speedup_over_software", "1", "higher",
-               "time of the software baseline over time with the proposed instruction", gathered=False),
+        Metric(
+            "numerics.relative_frobenius",
+            "1",
+            "lower",
+            "accumulation error: Frobenius norm of D minus the exact product of the quantised operands, over its norm",
+        ),
+        Metric(
+            "numerics.max_relative",
+            "1",
+            "lower",
+            "accumulation error: largest magnitude of an error over the largest magnitude of the exact product",
+        ),
+        Metric(
+            "numerics.bias",
+            "1",
+            "zero",
+            "accumulation error along the sign of the exact result, summed, over the sum of magnitudes; negative "
+            "shrinks results",
+        ),
+        Metric(
+            "numerics.share_over_1_bf16_ulp",
+            "1",
+            "lower",
+            "share of outputs whose accumulation error exceeds one unit in the last place of BF16",
+        ),
+        Metric(
+            "numerics.quantisation_error",
+            "1",
+            "lower",
+            "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
+        ),
+        Metric(
+            "numerics.total_error",
+            "1",
+            "lower",
+            "relative Frobenius error of D against the exact product of the original operands",
+        ),
+        Metric(
+            "numerics.sqnr_db",
+            "dB",
+            "higher",
+            "signal to quantisation noise ratio: 20 log10 of the inverse total error",
+        ),
+        Metric(
+            "numerics.underflow_share",
+            "1",
+            "lower",
+            "share of nonzero operand elements that are quantised to zero",
+        ),
+        Metric(
+            "numerics.overflow_share",
+            "1",
+            "lower",
+            "share of operand elements cut to the largest number, plus the share of infinite or NaN outputs",
+        ),
+        Metric(
+            "timing.speedup_over_software",
+            "1",
+            "higher",
+            "time of the software baseline over time with the proposed instruction",
+            gathered=False,
+        ),
         Metric("traffic.bytes_ratio", "1", "lower", "bytes moved against the software baseline", gathered=False),
-        Metric("cost.area_ratio", "1", "lower", "area of the proposed unit over that of the base unit", gathered=False),
+        Metric(
+            "cost.area_ratio",
+            "1",
+            "lower",
+            "area of the proposed unit over that of the base unit",
+            gathered=False,
+        ),
         Metric("training.loss_gap", "1", "lower", "relative gap of the training loss to BF16", gathered=False),
     )
 }

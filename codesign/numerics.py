@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from codesign.evidence import Evidence, Figure, Plot, Series
+from codesign.curves import plots
+from codesign.errors import Errors, errors_of, finite, metrics_of
+from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
-from codesign.trial import Outcome, Trial
+from codesign.trial import Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm, select
-from isa_model.instruction import Instruction, Spec
+from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,46 +30,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 RESAMPLES = 400
-GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Lengths of K at which error growth is shown."""
-FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
-LABELS = {
-    "today": "today's instruction alone",
-    "software": "today's software promotion",
-    "proposal": "proposal",
-    "exact": "exact accumulator",
-}
 
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
-
-
-class Sampling(Spec):
-    """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
-
-    rows: int = 32
-    columns: int = 32
-    seeds: tuple[int, ...] = (0, 1)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Sums over columns that every metric follows from, one entry per row of a trial (seeds stacked)."""
-
-    error2: Array
-    exact2: Array
-    signed: Array
-    magnitude: Array
-    largest_error: Array
-    largest: Array
-    over_ulp: Array
-    quantisation2: Array
-    total2: Array
-    original2: Array
-    not_finite: Array
-    count: Array
-    underflow: float
-    overflow: float
 
 
 @dataclass(frozen=True)
@@ -81,17 +45,6 @@ class Job:
     sampling: Sampling
     proposal: Proposal
     variants: tuple[tuple[str, Value | None, Instruction], ...]
-
-
-def variants(proposal: Proposal) -> Iterator[tuple[str, Value | None, Instruction]]:
-    """Every instruction to compare: (variant, swept value, instruction). The exact one shares the proposal's operands."""
-    yield "today", None, proposal.today
-    yield "software", None, proposal.software_instruction
-    yield "proposal", None, proposal.proposed()
-    if proposal.sweep:
-        for value in proposal.sweep.values:
-            yield "proposal", value, proposal.proposed(value)
-    yield "exact", None, proposal.proposed()
 
 
 def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Evidence:
@@ -109,11 +62,11 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda d
     results: dict[tuple[str, str], list[list[Errors]]] = {}
     total = len(jobs) + 1
     with _pool() as pool:
-        curves = pool.submit(_plots, proposal, sampling)
+        curves = pool.submit(plots, proposal, sampling)
         for done, (job, errors) in enumerate(zip(jobs, pool.map(_run, jobs), strict=True)):
             results.setdefault((job.gemm.name, job.tensors), []).append(errors)
             progress(done + 1, total)
-        plots = curves.result()
+        drawn = curves.result()
     progress(total, total)
     rng = np.random.default_rng(0)
     figures = [
@@ -123,7 +76,7 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda d
         for index, (variant, value, _) in enumerate(compared)
         for figure in _figures(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]], rng)
     ]
-    return Evidence(figures=tuple(figures), plots=plots, method=_method(proposal, sampling))
+    return Evidence(figures=tuple(figures), plots=drawn, method=_method(proposal, sampling))
 
 
 @contextmanager
@@ -150,87 +103,7 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
 
 def _run(job: Job) -> list[Errors]:
     trial = Trial(job.gemm, job.tensors, job.seed, job.sampling.rows, job.sampling.columns, job.proposal.quantisation)
-    return [
-        errors_of(trial.exact_outcome(instruction) if variant == "exact" else trial.outcome(instruction))
-        for variant, _, instruction in job.variants
-    ]
-
-
-# -- errors and metrics -------------------------------------------------------------------------------------------------
-
-
-def bf16_ulp(x: Array) -> Array:
-    """Distance between neighbouring BF16 numbers at the magnitude of x."""
-    import numpy as np
-
-    from isa_model.lanes import leading_exponent
-
-    return np.ldexp(1.0, np.maximum(leading_exponent(x), -126) - 7)
-
-
-def errors_of(outcome: Outcome) -> Errors:
-    """Reduce an outcome to what the metrics need, row by row. Outputs that are not finite count as overflow alone."""
-    import numpy as np
-
-    finite = np.isfinite(outcome.d)
-    d = np.where(finite, outcome.d, outcome.exact)
-    error, total = d - outcome.exact, d - outcome.original
-    quantisation = outcome.exact - outcome.original
-
-    def rows(x: Any) -> Array:
-        return np.sum(x, axis=1, dtype=np.float64)
-
-    return Errors(
-        error2=rows(error**2),
-        exact2=rows(outcome.exact**2),
-        signed=rows(error * np.sign(outcome.exact)),
-        magnitude=rows(np.abs(outcome.exact)),
-        largest_error=np.abs(error).max(axis=1),
-        largest=np.abs(outcome.exact).max(axis=1),
-        over_ulp=rows(np.abs(error) > bf16_ulp(outcome.exact)),
-        quantisation2=rows(quantisation**2),
-        total2=rows(total**2),
-        original2=rows(outcome.original**2),
-        not_finite=rows(~finite),
-        count=rows(np.ones_like(d)),
-        underflow=outcome.underflow,
-        overflow=outcome.overflow,
-    )
-
-
-def metrics_of(parts: Iterable[Errors], weights: Array | None = None) -> dict[str, Array]:
-    """Every metric from the rows of all seeds; with `weights` (B, rows), B resampled values of each."""
-    import numpy as np
-
-    stacked = list(parts)
-
-    def joined(name: str) -> Array:
-        return np.concatenate([getattr(e, name) for e in stacked])
-
-    picked = np.ones((1, len(joined("count")))) if weights is None else weights
-
-    def total(name: str) -> Array:
-        return picked @ joined(name)
-
-    def largest(name: str) -> Array:
-        return np.where(picked > 0, joined(name), 0.0).max(axis=1)
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        accumulation = np.sqrt(total("error2") / total("exact2"))
-        whole = np.sqrt(total("total2") / total("original2"))
-        constant = np.ones(len(picked))
-        return {
-            "numerics.relative_frobenius": accumulation,
-            "numerics.max_relative": largest("largest_error") / largest("largest"),
-            "numerics.bias": total("signed") / total("magnitude"),
-            "numerics.share_over_1_bf16_ulp": total("over_ulp") / total("count"),
-            "numerics.quantisation_error": np.sqrt(total("quantisation2") / total("original2")),
-            "numerics.total_error": whole,
-            "numerics.sqnr_db": -20 * np.log10(whole),
-            "numerics.underflow_share": constant * np.mean([e.underflow for e in stacked]),
-            "numerics.overflow_share": constant * np.mean([e.overflow for e in stacked])
-            + total("not_finite") / total("count"),
-        }
+    return [errors_of(trial.result(variant, instruction)) for variant, _, instruction in job.variants]
 
 
 def _figures(
@@ -247,109 +120,21 @@ def _figures(
         spread = resampled[metric][np.isfinite(resampled[metric])]
         low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (float("nan"), float("nan"))
         if metric == "numerics.share_over_1_bf16_ulp":
-            high = max(high, 3.0 / sum(e.count.sum() for e in parts))  # none seen in n is no proof of none: rule of three
+            high = max(
+                high, 3.0 / sum(e.count.sum() for e in parts)
+            )  # none seen in n is no proof of none: rule of three
         yield Figure(
-            metric=metric, variant=variant, at=at, workload=gemm, tensors=tensors, value=_finite(value),
-            low=_finite(float(low)), high=_finite(float(high)), kind="computed", source="bit-exact model",
+            metric=metric,
+            variant=variant,
+            at=at,
+            workload=gemm,
+            tensors=tensors,
+            value=finite(value),
+            low=finite(float(low)),
+            high=finite(float(high)),
+            kind="computed",
+            source="bit-exact model",
         )
-
-
-def _finite(x: float) -> float | None:
-    return float(f"{x:.6g}") if isfinite(x) else None
-
-
-# -- plots --------------------------------------------------------------------------------------------------------------
-
-
-def _plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
-    plots = [_growth(proposal, sampling, tensors) for tensors in proposal.tensors[:2]]
-    plots += [_histogram(proposal, sampling, proposal.tensors[0])]
-    bits = _fraction_bits(proposal, sampling, proposal.tensors[0])
-    return tuple(plots + ([bits] if bits else []))
-
-
-def _square(name: str, k: int) -> Gemm:
-    """A GEMM of length k for the plots, in the roles of fprop."""
-    return Gemm(name, 4096, 4096, k, "activation", "weight", False, "")
-
-
-def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
-    lines: dict[str, list[float | None]] = {key: [] for key in LABELS}
-    for k in GROWTH:
-        trial = Trial(_square(f"growth-{k}", k), tensors, sampling.seeds[0], sampling.rows, sampling.columns,
-                      proposal.quantisation)
-        for variant, at, instruction in variants(proposal):
-            if at is None:
-                outcome = trial.exact_outcome(instruction) if variant == "exact" else trial.outcome(instruction)
-                error = metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]
-                lines[variant].append(_finite(float(error)))
-    return Plot(
-        name=f"growth-{tensors}",
-        title=f"Accumulation error against K, {tensors} operands",
-        caption="Relative Frobenius error of D against the exact product of the same quantised operands.",
-        x_label="K (products summed)", y_label="relative Frobenius error", x_scale="log2",
-        series=tuple(Series(label=LABELS[key], variant=key, x=GROWTH, y=tuple(y)) for key, y in lines.items()),
-    )
-
-
-def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
-    import numpy as np
-
-    edges = np.arange(-24.0, 8.5, 1.0)
-    trial = Trial(_square("histogram", 7168), tensors, sampling.seeds[0], sampling.rows, sampling.columns,
-                  proposal.quantisation)
-    series = []
-    for variant, at, instruction in variants(proposal):
-        if at is not None:
-            continue
-        outcome = trial.exact_outcome(instruction) if variant == "exact" else trial.outcome(instruction)
-        with np.errstate(divide="ignore"):
-            ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
-        counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
-        shares = tuple(float(c) / ulps.size for c in counts)
-        series.append(Series(label=LABELS[variant], variant=variant, x=tuple(edges[:-1].tolist()), y=shares))
-    return Plot(
-        name="histogram",
-        title=f"How large the errors are, K = 7168, {tensors} operands",
-        caption="Share of outputs by |error| in units of the last place of BF16, the output format of fprop and dgrad; "
-        "right of 0 an error is visible in BF16.",
-        x_label="log2 of |error| / BF16 ulp", y_label="share of outputs", y_scale="linear", steps=True,
-        series=tuple(series),
-    )
-
-
-def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot | None:
-    """Error of the proposal as its alignment keeps more fraction bits, with the others as levels."""
-    aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
-    if not aligned:
-        return None
-    trial = Trial(_square("fraction-bits", 4096), tensors, sampling.seeds[0], sampling.rows, sampling.columns,
-                  proposal.quantisation)
-
-    def error(outcome: Outcome) -> float | None:
-        return _finite(float(metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]))
-
-    proposed = proposal.proposed()
-    series = [Series(label="proposal, other fraction bits", variant="proposal", x=FRACTION_BITS, y=tuple(
-        error(trial.outcome(_with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS))]
-    for variant, at, instruction in variants(proposal):
-        if at is None and variant != "proposal":
-            level = error(trial.exact_outcome(instruction) if variant == "exact" else trial.outcome(instruction))
-            ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
-            series.append(Series(label=LABELS[variant], variant=variant, x=ends, y=(level, level)))
-    kept = proposed.stages[aligned[0]].fraction_bits
-    return Plot(
-        name="fraction-bits",
-        title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
-        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else as "
-        "proposed; the others as levels.",
-        x_label="fraction bits kept in alignment", y_label="relative Frobenius error", series=tuple(series),
-    )
-
-
-def _with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
-    changed = instruction.stages[stage].model_copy(update={"fraction_bits": bits})
-    return instruction.model_copy(update={"stages": {**instruction.stages, stage: changed}})
 
 
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
@@ -361,8 +146,11 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
         f"Today's instruction alone is {proposal.base} over all of K; today's software promotes it to FP32 every "
         f"{proposal.software.promote_every} products"
-        + (f" and multiplies FP32 scales of groups of {proposal.software.group} in there." if proposal.software.group
-           else " with one scale per tensor."),
+        + (
+            f" and multiplies FP32 scales of groups of {proposal.software.group} in there."
+            if proposal.software.group
+            else " with one scale per tensor."
+        ),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
         f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "

@@ -15,9 +15,11 @@ from codesign.workloads.gemms import select
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import Document, InputError, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, ScaleOperand, Scaling, Spec, promoted
+from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import catalogue, raw
+from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
+from isa_model.stage import Spec
 
 Value = int | float | str
 """A value that a sweep can give to a field."""
@@ -150,17 +152,32 @@ class Proposal(Spec):
         covered = {g.name for w in self.workloads for g in select(w)}
         for i, claim in enumerate(self.claims):
             if claim.workload and not covered & {g.name for g in select(claim.workload)}:
-                raise at("claims", i, "workload", message=f"`{claim.workload}` is not among the proposal's workloads",
-                         hint=f"workloads: {', '.join(self.workloads)}")
+                raise at(
+                    "claims",
+                    i,
+                    "workload",
+                    message=f"`{claim.workload}` is not among the proposal's workloads",
+                    hint=f"workloads: {', '.join(self.workloads)}",
+                )
             if claim.tensors and claim.tensors not in self.tensors:
-                raise at("claims", i, "tensors", message=f"`{claim.tensors}` is not among the proposal's tensors",
-                         hint=f"tensors: {', '.join(self.tensors)}")
+                raise at(
+                    "claims",
+                    i,
+                    "tensors",
+                    message=f"`{claim.tensors}` is not among the proposal's tensors",
+                    hint=f"tensors: {', '.join(self.tensors)}",
+                )
             if claim.at is not None and (self.sweep is None or claim.at not in self.sweep.values):
                 values = ", ".join(map(str, self.sweep.values)) if self.sweep else "the proposal has no `sweep`"
                 raise at("claims", i, "at", message=f"{claim.at} is not a swept value", hint=values)
         if self.base and self.software.group and self.software.group % self.software.promote_every:
-            raise at("software", "group", message=f"groups of {self.software.group} cannot be scaled by a promotion every "
-                     f"{self.software.promote_every}", hint="a multiple of promote_every")
+            raise at(
+                "software",
+                "group",
+                message=f"groups of {self.software.group} cannot be scaled by a promotion every "
+                f"{self.software.promote_every}",
+                hint="a multiple of promote_every",
+            )
         return self
 
     # -- the instructions behind it ----------------------------------------------------------------------------------
@@ -176,7 +193,9 @@ class Proposal(Spec):
         scale = None
         if self.software.group:
             fp32, group = FORMATS["fp32"], self.software.group
-            scale = Scaling(a=ScaleOperand(group=(1, group), format=fp32), b=ScaleOperand(group=(group, 1), format=fp32))
+            scale = Scaling(
+                a=ScaleOperand(group=(1, group), format=fp32), b=ScaleOperand(group=(group, 1), format=fp32)
+            )
         return promoted(self.today, self.software.promote_every, scale)
 
     def proposed(self, value: Value | None = None) -> Instruction:
@@ -200,7 +219,7 @@ class Proposal(Spec):
             for step in reversed(self.sweep.field.split(".")):
                 change = {step: change}
             merged = merge(merged, change)
-        return merged
+        return dict(merged)
 
 
 def merge(spec: Any, change: Any) -> Any:
@@ -264,9 +283,13 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
             index = proposal.sweep.values.index(value) if proposal.sweep else 0
             return [document.problem(("sweep", "values", index), p.message, p.hint) for p in problems]
     if proposal.software.promote_every % proposal.today.span:
-        return [document.problem(("software", "promote_every"),
-                                 f"the base sums {proposal.today.span} products at a time; {proposal.software.promote_every}"
-                                 " is not a multiple of that")]
+        return [
+            document.problem(
+                ("software", "promote_every"),
+                f"the base sums {proposal.today.span} products at a time; {proposal.software.promote_every}"
+                " is not a multiple of that",
+            )
+        ]
     del instruction
     return []
 
@@ -278,7 +301,10 @@ def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Prob
         if not isinstance(node, dict) or step not in node:
             known = list(node) if isinstance(node, dict) else []
             where = ".".join(sweep.field.split(".")[:i]) or "the instruction"
-            return document.problem(("sweep", "field"), f"no field `{step}` in {where}",
-                                    suggest(step, known) or f"fields there: {', '.join(known)}")
+            return document.problem(
+                ("sweep", "field"),
+                f"no field `{step}` in {where}",
+                suggest(step, known) or f"fields there: {', '.join(known)}",
+            )
         node = node[step]
     return None

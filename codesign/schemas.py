@@ -26,6 +26,7 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
     """Let an editor accept a format's name where the model holds the format itself."""
+
     def walk(node: Any) -> Any:
         if isinstance(node, list):
             return [walk(x) for x in node]

@@ -6,18 +6,20 @@ A trial takes some rows of A and some columns of B of the true shape, and all of
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from codesign.proposal import Proposal, Quantisation
+from codesign.proposal import Proposal, Quantisation, Value
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import draw
+from isa_model.array_codec import decode_array, to_codes
 from isa_model.cast import Cast, Quantised, quantise
-from isa_model.codec import decode_array, to_codes
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, Register, ScaleOperand
+from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.rounding import Rounding
+from isa_model.stage import Register, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,33 @@ if TYPE_CHECKING:
 
 BLOCK = 128
 """Output features that are drawn together, so that the blocks of a weight are whole; K is filled up to a multiple."""
+
+
+LABELS = {
+    "today": "today's instruction alone",
+    "software": "today's software promotion",
+    "proposal": "proposal",
+    "exact": "exact accumulator",
+}
+
+
+class Sampling(Spec):
+    """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
+
+    rows: int = 32
+    columns: int = 32
+    seeds: tuple[int, ...] = (0, 1)
+
+
+def variants(proposal: Proposal) -> Iterator[tuple[str, Value | None, Instruction]]:
+    """Every instruction to compare: (variant, swept value, instruction). The exact one shares the proposal's operands."""
+    yield "today", None, proposal.today
+    yield "software", None, proposal.software_instruction
+    yield "proposal", None, proposal.proposed()
+    if proposal.sweep:
+        for value in proposal.sweep.values:
+            yield "proposal", value, proposal.proposed(value)
+    yield "exact", None, proposal.proposed()
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,9 @@ class Outcome:
 class Trial:
     """The operands of one GEMM, drawn once; `outcome` computes D on any instruction."""
 
-    def __init__(self, gemm: Gemm, tensors: str, seed: int, rows: int, columns: int, quantisation: Quantisation) -> None:
+    def __init__(
+        self, gemm: Gemm, tensors: str, seed: int, rows: int, columns: int, quantisation: Quantisation
+    ) -> None:
         import numpy as np
 
         # Every GEMM and source has a stream of its own, the same in every run.
@@ -89,6 +120,10 @@ class Trial:
         from isa_model import exact
 
         return exact.dot(self.a.astype("f8"), self.b[:, : self.columns].astype("f8"))
+
+    def result(self, variant: str, instruction: Instruction) -> Outcome:
+        """The outcome of one of the `variants`."""
+        return self.exact_outcome(instruction) if variant == "exact" else self.outcome(instruction)
 
     def outcome(self, instruction: Instruction) -> Outcome:
         """What the instruction makes of the trial's operands."""
@@ -160,8 +195,14 @@ class Trial:
                 across = rule.weight_columns
             group = (across, along) if k_axis == 1 else (along, across)
             scale = side.format
-        return Cast(to=fmt, group=group, scale=scale, scale_rounding=rule.scale_rounding, rounding=rule.rounding,
-                    floor=rule.floor)
+        return Cast(
+            to=fmt,
+            group=group,
+            scale=scale,
+            scale_rounding=rule.scale_rounding,
+            rounding=rule.rounding,
+            floor=rule.floor,
+        )
 
 
 def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> Operand:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isa_model.library import catalogue, load
     from isa_model.diagnostics import InputError
     from isa_model.formats import FORMATS, Format, named
     from isa_model.gemm import matmul
-    from isa_model.instruction import Instruction, promoted
+    from isa_model.instruction import Instruction
+    from isa_model.library import catalogue, load
+    from isa_model.promotion import promoted
     from isa_model.rounding import Rounding
 
 _HOME = {
@@ -22,7 +23,7 @@ _HOME = {
     "load": "library",
     "matmul": "gemm",
     "named": "formats",
-    "promoted": "instruction",
+    "promoted": "promotion",
 }
 
 __all__ = [

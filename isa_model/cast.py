@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
-from isa_model.instruction import FormatRef, Spec
 from isa_model.rounding import Rounding
+from isa_model.stage import FormatRef, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,17 +67,18 @@ class Quantised:
 
     def values(self) -> NDArray[np.float64]:
         """Elements times scales, exact in float64 (at most 24 + 24 bits)."""
-        return self.elements() * spread(self.scale_values(), self.cast.group, self.codes.shape)
+        values: NDArray[np.float64] = self.elements() * spread(self.scale_values(), self.cast.group, self.codes.shape)
+        return values
 
     def elements(self) -> NDArray[np.float64]:
         """Elements without their scales."""
-        from isa_model.codec import decode_array
+        from isa_model.array_codec import decode_array
 
         return decode_array(self.cast.to, self.codes)
 
     def scale_values(self) -> NDArray[np.float64]:
         """The scales, one per group."""
-        from isa_model.codec import decode_array
+        from isa_model.array_codec import decode_array
 
         return decode_array(self.cast.scale or FORMATS["fp32"], self.scales)
 
@@ -86,7 +87,7 @@ def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
     """Cast a matrix (R, C), taken as float32. Raises ValueError unless it is a finite matrix."""
     import numpy as np
 
-    from isa_model.codec import decode_array, encode_array
+    from isa_model.array_codec import decode_array, encode_array
     from isa_model.lanes import largest_finite
 
     x = np.asarray(x, np.float32)

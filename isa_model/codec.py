@@ -1,23 +1,16 @@
-"""Codes to numbers and back: `decode` and `encode` for one code on exact integers, and their twins for arrays.
+"""Codes to numbers and back: `decode` and `encode`, one code at a time on exact integers.
 
-The scalar pair is the definition; `decode_array` and `encode_array` return the same bits on float64 lanes.
+This scalar pair is the definition; array_codec.py returns the same bits for arrays.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from isa_model.formats import FORMATS, Format, Overflow
+from isa_model.formats import Format, Overflow
 from isa_model.rounding import Rounding, shift_right
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
-    from isa_model.lanes import Codes, Float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +41,6 @@ def infinity(negative: bool) -> Number:
     return Number(negative, 0, 0, "infinity")
 
 
-# -- one code -----------------------------------------------------------------------------------------------------------
-
-
 def decode(fmt: Format, code: int) -> Number:
     """Return the number that `code` stands for.
 
@@ -62,7 +52,9 @@ def decode(fmt: Format, code: int) -> Number:
     field = code >> fmt.low_padding
     magnitude = field & ((1 << fmt.magnitude_bits) - 1)
     if fmt.kind == "integer":
-        value = magnitude - (1 << fmt.mantissa_bits) if fmt.signed and magnitude >> (fmt.mantissa_bits - 1) else magnitude
+        value = (
+            magnitude - (1 << fmt.mantissa_bits) if fmt.signed and magnitude >> (fmt.mantissa_bits - 1) else magnitude
+        )
         return Number(value < 0, abs(value), 0)
     negative = fmt.signed and bool(field >> fmt.magnitude_bits & 1)
     if fmt.nan == "negative-zero" and negative and magnitude == 0:
@@ -162,270 +154,3 @@ def number_of(value: float | int | Fraction) -> Number:
         raise ValueError(f"{value} is not an integer times a power of two")
     negative = fraction < 0 or str(value).startswith("-")
     return Number(negative, abs(fraction.numerator), exponent)
-
-
-# -- arrays -------------------------------------------------------------------------------------------------------------
-
-
-def code_dtype(fmt: Format) -> np.dtype[Any]:
-    """The unsigned dtype that holds the format's codes."""
-    import numpy as np
-
-    return np.dtype(f"u{fmt.storage_bits // 8}")
-
-
-@cache
-def value_dtypes() -> dict[str, np.dtype[Any]]:
-    """numpy and ml_dtypes dtypes whose bits are exactly the codes of one of our formats, by our name of it."""
-    import ml_dtypes
-    import numpy as np
-
-    return {
-        "fp64": np.dtype(np.float64),
-        "fp32": np.dtype(np.float32),
-        "tf32": np.dtype(np.float32),
-        "fp16": np.dtype(np.float16),
-        "bf16": np.dtype(ml_dtypes.bfloat16),
-        "e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
-        "e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-        "e4m3ieee": np.dtype(ml_dtypes.float8_e4m3),
-        "e3m4": np.dtype(ml_dtypes.float8_e3m4),
-        "e5m2": np.dtype(ml_dtypes.float8_e5m2),
-        "e3m2": np.dtype(ml_dtypes.float6_e3m2fn),
-        "e2m3": np.dtype(ml_dtypes.float6_e2m3fn),
-        "e2m1": np.dtype(ml_dtypes.float4_e2m1fn),
-        "e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
-        "e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
-        "e4m3b11fnuz": np.dtype(ml_dtypes.float8_e4m3b11fnuz),
-        "ue8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
-        "int32": np.dtype(np.int32),
-        "int8": np.dtype(np.int8),
-        "int4": np.dtype(ml_dtypes.int4),
-        "uint4": np.dtype(ml_dtypes.uint4),
-    }
-
-
-def dtype_of(fmt: Format) -> np.dtype[Any]:
-    """The dtype arrays of this format have: numpy's or ml_dtypes's own where there is one, else that of raw codes."""
-    return value_dtypes().get(fmt.name, code_dtype(fmt)) if FORMATS.get(fmt.name, fmt) == fmt else code_dtype(fmt)
-
-
-def to_codes(fmt: Format, x: ArrayLike) -> Codes:
-    """Raw codes of an array that holds the format's values or its codes.
-
-    Raises ValueError when the dtype is neither the format's own (`dtype_of`) nor the unsigned one of its codes.
-    """
-    import numpy as np
-
-    array = np.asarray(x)
-    own, raw = dtype_of(fmt), code_dtype(fmt)
-    if array.dtype == raw:
-        return array
-    if array.dtype != own:
-        names = f"{own}" if own == raw else f"{own}, or {raw} codes"
-        raise ValueError(f"an array of {fmt.name} has dtype {names}; got {array.dtype}")
-    codes: Codes = np.ascontiguousarray(array).view(raw).reshape(array.shape)
-    if fmt.kind == "integer" and fmt.bits < 8:
-        codes = codes & raw.type((1 << fmt.bits) - 1)
-    return codes
-
-
-def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
-    """The codes as an array of the format's own dtype (`dtype_of`)."""
-    import numpy as np
-
-    own = dtype_of(fmt)
-    if fmt.kind == "integer" and fmt.bits < 8:  # ml_dtypes keeps 4-bit integers sign-extended in a byte
-        return decode_array(fmt, codes).astype(np.int8).astype(own)
-    return codes.view(own) if own != codes.dtype else codes
-
-
-def decode_array(fmt: Format, codes: Codes) -> Float64:
-    """Values of an array of raw codes, exact in float64; NaN where a code is NaN."""
-    if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
-        return _values_of_all_codes(fmt)[codes]
-    return _decode_array(fmt, codes)
-
-
-@cache
-def _values_of_all_codes(fmt: Format) -> Float64:
-    import numpy as np
-
-    return _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
-
-
-def _decode_array(fmt: Format, codes: Codes) -> Float64:
-    import numpy as np
-
-    field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
-    if fmt.name == "fp64":
-        return field.view(np.float64).copy()
-    magnitude = (field & np.uint64((1 << fmt.magnitude_bits) - 1)).astype(np.int64)
-    if fmt.kind == "integer":
-        top = 1 << fmt.mantissa_bits
-        return np.where(magnitude >> (fmt.mantissa_bits - 1) & fmt.signed, magnitude - top, magnitude).astype(np.float64)
-    biased, fraction = magnitude >> fmt.mantissa_bits, magnitude & ((1 << fmt.mantissa_bits) - 1)
-    subnormal = (biased == 0) & fmt.zero
-    significand = np.where(subnormal, fraction, fraction + (1 << fmt.mantissa_bits))
-    exponent = np.where(subnormal, fmt.min_exponent, biased - fmt.bias) - fmt.mantissa_bits
-    values = np.ldexp(significand.astype(np.float64), exponent.astype(np.int32))
-    beyond = magnitude > fmt.max_finite_magnitude
-    values[beyond & (fraction == 0) if fmt.infinity else np.zeros_like(beyond)] = np.inf
-    values[beyond & ((fraction != 0) | (not fmt.infinity))] = np.nan
-    if fmt.signed:
-        negative = (field >> np.uint64(fmt.magnitude_bits) & np.uint64(1)).astype(bool)
-        if fmt.nan == "negative-zero":
-            values[negative & (magnitude == 0)] = np.nan
-        values = np.where(negative & ~np.isnan(values), -values, values)
-    return values
-
-
-def encode_array(
-    fmt: Format,
-    x: ArrayLike,
-    rounding: Rounding = Rounding.NEAREST_EVEN,
-    overflow: Overflow | None = None,
-    rng: np.random.Generator | None = None,
-) -> Codes:
-    """Raw codes of an array of numbers (taken as float64), by the rules of `encode`.
-
-    `stochastic` draws from `rng` and raises ValueError without one.
-    """
-    import numpy as np
-
-    rule = overflow or fmt.overflow
-    if isinstance(x, np.ndarray) and x.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
-        quick = _encode_by_ml_dtypes(fmt, x)
-        if quick is not None:
-            return quick
-    values = np.asarray(x, dtype=np.float64)
-    if fmt.name == "fp64":
-        return values.view(np.uint64).copy()
-    bits = np.ascontiguousarray(values).view(np.int64).reshape(values.shape)
-    negative = bits < 0
-    field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)
-    # |x| = significand * 2**(exponent - 52)
-    significand = np.where(field == 0, fraction, fraction + (1 << 52))
-    exponent = np.maximum(field, 1) - 1023
-    if fmt.kind == "integer":
-        # Beyond 2**62 the value is past every format here; wrapping looks at the low 62 bits alone.
-        shift = 52 - exponent
-        magnitude = np.where(
-            shift > 0,
-            _shift_right_array(significand, np.maximum(shift, 0), rounding, negative, rng),
-            significand << np.clip(-shift, 0, 10),
-        )
-        return _integer_codes(fmt, values, magnitude, overflow or fmt.overflow)
-    biased = exponent + fmt.bias
-    lowest = 1 if fmt.zero else 0
-    # Beyond these ends the result is the same, and the long code below stays inside 63 bits.
-    biased = np.clip(biased, -(1 << 12), (1 << fmt.exponent_bits) + 1)
-    below = (biased < lowest) | (field == 0)
-    long_code = np.where(below, significand, (biased << 52) + (significand - (1 << 52)))
-    shift = 52 - fmt.mantissa_bits + np.where(below, lowest - biased, 0)
-    magnitude = _shift_right_array(long_code, shift, rounding, negative, rng)
-    if fmt.mantissa_bits == 0 and rounding is Rounding.NEAREST_EVEN:
-        away = _shift_right_array(long_code, shift, Rounding.NEAREST_AWAY, negative, rng)
-        magnitude = np.where(below, magnitude, away)
-    if not fmt.zero:
-        magnitude = np.where(below, 0, magnitude)
-    return _float_codes(fmt, values, magnitude, rounding, overflow or fmt.overflow)
-
-
-def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
-    """Saturating casts of float32 by ml_dtypes, which is several times faster and, within the range, the same."""
-    import numpy as np
-
-    own = dtype_of(fmt)
-    if own.kind != "V" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
-        return None
-    top = np.float32(decode(fmt, fmt.max_finite_magnitude).exact())
-    codes: Codes = np.clip(x, -top, top).astype(own).view(code_dtype(fmt))
-    codes[np.isnan(x)] = fmt.nan_code
-    return codes
-
-
-def _shift_right_array(
-    x: NDArray[np.int64],
-    shift: NDArray[np.int64],
-    rounding: Rounding,
-    negative: NDArray[np.bool_],
-    rng: np.random.Generator | None,
-) -> NDArray[np.int64]:
-    """`shift_right` of arrays; values are below 2**63, shifts not negative."""
-    import numpy as np
-
-    deep = shift > 62
-    shift = np.minimum(shift, 62)
-    quotient = np.where(deep, 0, x >> shift)
-    lost = np.where(deep, x, x - (quotient << shift))
-    half = np.int64(1) << np.maximum(shift - 1, 0)
-    any_lost = (lost > 0) & (shift > 0)
-    above, tie = any_lost & (lost > half) & ~deep, any_lost & (lost == half) & ~deep
-    step: NDArray[np.bool_]
-    match rounding:
-        case Rounding.TOWARD_ZERO:
-            return quotient
-        case Rounding.NEAREST_EVEN:
-            step = above | (tie & (quotient & 1 == 1))
-        case Rounding.NEAREST_AWAY:
-            step = above | tie
-        case Rounding.UP:
-            step = any_lost & ~negative
-        case Rounding.DOWN:
-            step = any_lost & negative
-        case Rounding.TO_ODD:
-            step = any_lost & (quotient & 1 == 0)
-        case Rounding.STOCHASTIC:
-            if rng is None:
-                raise ValueError("stochastic rounding needs `rng`, a numpy.random.Generator")
-            draws = rng.integers(0, np.int64(1) << shift, dtype=np.int64)
-            step = any_lost & ~deep & (draws >= (np.int64(1) << shift) - lost)
-    return quotient + step
-
-
-def _float_codes(
-    fmt: Format, values: Float64, magnitude: NDArray[np.int64], rounding: Rounding, rule: Overflow
-) -> Codes:
-    import numpy as np
-
-    largest = fmt.max_finite_magnitude
-    negative, nan, infinite = np.signbit(values), np.isnan(values), np.isinf(values)
-    beyond = (magnitude > largest) | infinite
-    if rule == "ieee":
-        directed = {Rounding.UP: ~negative, Rounding.DOWN: negative}
-        nearest = rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC)
-        to_infinity = infinite | directed.get(rounding, np.full(values.shape, nearest))
-    else:
-        to_infinity = np.full(values.shape, rule == "infinity")
-    magnitude = np.where(beyond, largest + to_infinity, magnitude)
-    if fmt.nan == "negative-zero":
-        negative = negative & (magnitude != 0)
-    codes = magnitude.astype(np.uint64)
-    if fmt.signed:
-        codes |= negative.astype(np.uint64) << np.uint64(fmt.magnitude_bits)
-    codes <<= np.uint64(fmt.low_padding)
-    # largest finite number for a NaN that has no code of its own
-    nan_code = np.uint64(fmt.nan_code if fmt.nan_code is not None else largest << fmt.low_padding)
-    if rule == "nan":
-        nan = nan | beyond
-    if not fmt.signed:
-        nan_of_negative = np.uint64(0) if fmt.nan_code is None else nan_code
-        codes = np.where(np.signbit(values) & (values != 0) & ~nan, nan_of_negative, codes)
-    return np.where(nan, nan_code, codes).astype(code_dtype(fmt))
-
-
-def _integer_codes(fmt: Format, values: Float64, magnitude: NDArray[np.int64], rule: Overflow) -> Codes:
-    import numpy as np
-
-    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
-    whole = np.where(np.signbit(values), -magnitude, magnitude)
-    if not fmt.signed:
-        whole = np.maximum(whole, 0)
-    if rule != "wrap":
-        whole = np.clip(whole, lowest, fmt.max_finite_magnitude)
-        whole = np.where(np.abs(values) >= 2.0**62, np.where(np.signbit(values), lowest, fmt.max_finite_magnitude), whole)
-    else:
-        whole = np.where(np.isinf(values), np.where(np.signbit(values), lowest, fmt.max_finite_magnitude), whole)
-    whole = np.where(np.isnan(values), 0, whole)
-    return (whole.astype(np.uint64) & np.uint64((1 << fmt.mantissa_bits) - 1)).astype(code_dtype(fmt))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isa_model.codec import code_dtype, encode_array
+from isa_model.array_codec import code_dtype, encode_array
 from isa_model.diagnostics import InputError
 from isa_model.gemm import matmul
 from isa_model.instruction import Instruction
@@ -51,7 +51,10 @@ def conform(architecture: str, vectors: Path, engine: Any = "auto") -> Iterator[
     for name in names:
         parts = name.split("/")
         if len(parts) != 4 or parts[3] not in "ABCD":
-            raise InputError.of(f"{vectors} holds `{name}`", "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D")
+            raise InputError.of(
+                f"{vectors} holds `{name}`",
+                "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D",
+            )
         cases.setdefault(parts[0], {})["/".join(parts[:3])] = None
     if not cases:
         raise InputError.of(f"{vectors} holds no vectors")
@@ -79,9 +82,7 @@ def find(architecture: str, short: str) -> str:
     return max(found, key=lambda name: (load(name).shape.k, load(name).shape.n))
 
 
-def _compare(
-    spec: Instruction, read: Callable[[str], Any], keys: list[str], path: Path, engine: Any
-) -> Comparison:
+def _compare(spec: Instruction, read: Callable[[str], Any], keys: list[str], path: Path, engine: Any) -> Comparison:
     import numpy as np
 
     outputs = mismatches = 0
@@ -126,6 +127,6 @@ def _accumulators(spec: Instruction, x: NDArray[np.float32]) -> NDArray[Any]:
 def _is_nan(spec: Instruction, codes: NDArray[Any]) -> NDArray[np.bool_]:
     import numpy as np
 
-    from isa_model.codec import decode_array
+    from isa_model.array_codec import decode_array
 
     return np.isnan(decode_array(spec.accumulator, codes))

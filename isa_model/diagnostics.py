@@ -45,7 +45,10 @@ class Problem:
         lines = [f"{place}{self.message}"]
         if self.line:
             number = f"{self.line:>4}"
-            lines += [f"{number} | {self.source}", f"     | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}"]
+            lines += [
+                f"{number} | {self.source}",
+                f"     | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}",
+            ]
         if self.hint:
             lines.append(f"     = {self.hint}")
         return "\n".join(lines)
@@ -111,7 +114,7 @@ def suggest(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean `{by_lower[close[0]]}`?" if close else ""
 
 
-# -- YAML ---------------------------------------------------------------------------------------------------------------
+# -- YAML ------------------------------------------------------------------------------------------------------------
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -195,7 +198,11 @@ class _Reader:
         if self.count > MAX_NODES or depth > MAX_DEPTH:
             if not any("too " in p.message for p in self.problems):
                 limit = f"{MAX_NODES} values" if self.count > MAX_NODES else f"{MAX_DEPTH} levels"
-                self.fault(node, f"too much here: over {limit} once aliases are expanded", "write it out, or less of it")
+                self.fault(
+                    node,
+                    f"too much here: over {limit} once aliases are expanded",
+                    "write it out, or less of it",
+                )
             return None
         self.document.values[loc] = self.place(node)
         if not node.tag.startswith("tag:yaml.org,2002:") or self._has_tag(node):
@@ -255,7 +262,7 @@ class _Reader:
         return None
 
 
-# -- pydantic -----------------------------------------------------------------------------------------------------------
+# -- pydantic --------------------------------------------------------------------------------------------------------
 
 
 def explain(
@@ -266,29 +273,37 @@ def explain(
     `data` is what was validated; `prefix` is the path in the document at which it (or the part of it that the document
     gives) begins.
     """
-    by_place: dict[Loc, list[tuple[dict[str, Any], int]]] = {}
+    by_place: dict[Loc, list[tuple[dict[str, Any], bool]]] = {}
     for fault in error.errors(include_url=False):
-        # A union adds the name of the branch it tried to the path; only steps that lead somewhere in the data count.
-        loc, extra, node = [], 0, data
-        steps = list(fault["loc"])
-        for i, step in enumerate(steps):
-            if isinstance(node, dict) and step in node or isinstance(node, list) and isinstance(step, int):
-                loc.append(step)
-                node = node[step] if isinstance(node, dict) or step < len(node) else None  # type: ignore[index]
-            elif fault["type"] == "missing" and i == len(steps) - 1:
-                loc.append(step)
-            else:
-                extra += 1
-        loc += list(fault.get("ctx", {}).get("at", ()))
-        by_place.setdefault(tuple(loc), []).append((dict(fault), extra))
+        loc, in_branch = _data_path(data, fault["loc"], missing=fault["type"] == "missing")
+        loc += tuple(fault.get("ctx", {}).get("at", ()))
+        by_place.setdefault(loc, []).append((dict(fault), in_branch))
     problems = []
     for loc, faults in by_place.items():
-        deeper = any(len(other) > len(loc) and other[: len(loc)] == loc and any(e for _, e in fs)
-                     for other, fs in by_place.items())
-        if deeper and all(extra for _, extra in faults):
-            continue  # the other branches of a union whose mapping branch was meant
-        problems += _merged(document, [f for f, _ in faults], (*prefix, *loc), loc, model)
+        # Where one branch of a union complains about something inside the value, that branch was meant.
+        meant_deeper = any(
+            len(other) > len(loc) and other[: len(loc)] == loc and any(in_branch for _, in_branch in inner)
+            for other, inner in by_place.items()
+        )
+        if not (meant_deeper and all(in_branch for _, in_branch in faults)):
+            problems += _merged(document, [fault for fault, _ in faults], (*prefix, *loc), loc, model)
     return sorted(dict.fromkeys(problems), key=lambda p: (p.line, p.column))
+
+
+def _data_path(data: Any, steps: Loc, missing: bool) -> tuple[Loc, bool]:
+    """A fault's path in the data, and whether it passed a union, which adds the name of the branch it tried."""
+    path: list[str | int] = []
+    node, in_branch = data, False
+    for i, step in enumerate(steps):
+        if isinstance(node, dict) and step in node:
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int):
+            node = node[step] if step < len(node) else None
+        elif not (missing and i == len(steps) - 1):
+            in_branch = True
+            continue
+        path.append(step)
+    return tuple(path), in_branch
 
 
 def _merged(document: Document, faults: list[dict[str, Any]], place: Loc, loc: Loc, model: Any) -> list[Problem]:
@@ -345,8 +360,12 @@ def _plain(document: Document, fault: dict[str, Any], place: Loc, loc: Loc, mode
         allowed = re.findall(r"'([^']*)'", context["expected"])
         hint = suggest(str(fault["input"]), allowed) or f"one of: {', '.join(allowed)}"
         return document.problem(place, f"`{fault['input']}` is not allowed here", hint)
-    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"),
-              "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}
+    bounds = {
+        "greater_than_equal": ("at least", "ge"),
+        "less_than_equal": ("at most", "le"),
+        "greater_than": ("more than", "gt"),
+        "less_than": ("less than", "lt"),
+    }
     if kind in bounds:
         words, key = bounds[kind]
         return document.problem(place, f"must be {words} {context[key]:g}, got {_describe(fault['input'])}")

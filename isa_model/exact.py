@@ -44,7 +44,7 @@ def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Float64]:
     if (exponent - leading_exponent(np.where(np.isinf(smallest), 1.0, smallest)))[largest > 0].max(initial=0) > 900:
         raise ValueError("exponents of the operands are spread too far")
     rest = np.ldexp(x, -exponent)
-    slices = []
+    slices: list[Float64] = []
     while not slices or rest.any():
         rest = np.ldexp(rest, width)
         piece = np.trunc(rest)

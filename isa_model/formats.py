@@ -215,7 +215,8 @@ def named(name: str) -> Format:
         bias = (1 << (exponent_bits - 1)) - 1 + (match["rule"] == "fnuz")
         if rule == {} and mantissa_bits == 0:
             raise InputError.of(
-                f"format `{name}` has no code left for a NaN", f"with 0 mantissa bits write `{name}fn` or `{name}f`"
+                f"format `{name}` has no code left for a NaN",
+                f"with 0 mantissa bits write `{name}fn` or `{name}f`",
             )
         return _float(name, exponent_bits, mantissa_bits, signed=not match["unsigned"], **{"bias": bias, **rule})
     hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from isa_model.codec import code_dtype, from_codes, to_codes
+from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
@@ -49,11 +49,8 @@ def matmul(
         c_codes = _matrix("c", instruction.accumulator, c)
     if c_codes.shape != (m, n):
         raise ValueError(f"c is {c_codes.shape}; a and b make it {(m, n)}")
-    scale = instruction.scale
-    scales = (
-        _scales("scale_a", scale and scale.a, scale_a, (m, k)),
-        _scales("scale_b", scale and scale.b, scale_b, (k, n)),
-    )
+    side_a, side_b = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
+    scales = (_scales("scale_a", side_a, scale_a, (m, k)), _scales("scale_b", side_b, scale_b, (k, n)))
     if engine not in ("auto", "golden", "cpu"):
         raise ValueError(f"unknown engine `{engine}`: auto, golden or cpu")
     d: Codes | None = None
@@ -70,9 +67,7 @@ def matmul(
     return from_codes(instruction.accumulator, d)
 
 
-def _golden(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None, scale_b: Codes | None
-) -> Codes:
+def _golden(spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None, scale_b: Codes | None) -> Codes:
     import numpy as np
 
     from isa_model import golden

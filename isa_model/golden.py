@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, Register, ScaleOperand, Stage
+from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.rounding import Rounding, shift_right
+from isa_model.stage import Register, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
     ]
 
 
-# -- terms --------------------------------------------------------------------------------------------------------------
+# -- terms -----------------------------------------------------------------------------------------------------------
 
 
 def term(fmt: Format, code: int) -> Term:
@@ -128,8 +129,9 @@ def times(x: Term, y: Term) -> Term:
         zero = x.number.is_zero or y.number.is_zero
         return Term(NAN if zero else infinity(negative), None)
     number = Number(negative, x.number.significand * y.number.significand, x.number.exponent + y.number.exponent)
-    exponents = (x.exponent, y.exponent)
-    return Term(number, None if None in exponents else sum(exponents))
+    if x.exponent is None or y.exponent is None:
+        return Term(number, None)
+    return Term(number, x.exponent + y.exponent)
 
 
 def scaled(
@@ -155,7 +157,7 @@ def scaled(
     return result
 
 
-# -- sums ---------------------------------------------------------------------------------------------------------------
+# -- sums ------------------------------------------------------------------------------------------------------------
 
 
 def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Number, int | None]:
@@ -210,7 +212,7 @@ def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
     return Number(negative, abs(total), unit)
 
 
-# -- registers ----------------------------------------------------------------------------------------------------------
+# -- registers -------------------------------------------------------------------------------------------------------
 
 
 def put(stage: Stage, total: Number, aligned_to: int | None) -> Term:

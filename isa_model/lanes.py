@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.formats import Format
-from isa_model.instruction import Register
 from isa_model.rounding import Rounding, round_integer
+from isa_model.stage import Register
 
 Codes = NDArray[np.unsignedinteger[Any]]
 Float64 = NDArray[np.float64]
@@ -115,7 +115,7 @@ def round_to(x: Float64, register: Register) -> Float64:
     # The engine's values stay far above 2**-900; the lower end keeps 2**-unit finite when x is zero.
     exponent = np.clip(leading_exponent(x), max(fmt.min_exponent, -900), fmt.max_exponent + 1)
     unit = exponent - fmt.mantissa_bits
-    y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)  # type: ignore[assignment]
+    y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)
     largest = largest_finite(fmt)
     magnitude = np.abs(y)
     if register.subnormals == "flush":
@@ -145,7 +145,7 @@ def largest_finite(fmt: Format) -> float:
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:
-    y: Float64 = round_integer(x, rounding)  # type: ignore[assignment]
+    y: Float64 = round_integer(x, rounding)
     low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
     if overflow == "saturate":
         return np.clip(y, low, high)

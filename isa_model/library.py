@@ -34,7 +34,8 @@ def load(name_or_path: str | Path) -> Instruction:
         return Instruction.model_validate(raw(name))
     if not is_path(name):
         raise InputError.of(
-            f"no instruction is called `{name}`", suggest(name, _entries()) or "`codesign list` shows the catalogue"
+            f"no instruction is called `{name}`",
+            suggest(name, _entries()) or "`codesign list` shows the catalogue",
         )
     document = read_yaml(Path(name))
     return validated(document)
@@ -58,7 +59,8 @@ def raw(name: str) -> dict[str, Any]:
     """The spec of a catalogue instruction as plain data, as its file has it. Raises InputError for an unknown name."""
     if name not in _entries():
         raise InputError.of(
-            f"no instruction is called `{name}`", suggest(name, _entries()) or "`codesign list` shows the catalogue"
+            f"no instruction is called `{name}`",
+            suggest(name, _entries()) or "`codesign list` shows the catalogue",
         )
     family, values, about = _entries()[name]
     spec: dict[str, Any] = _fill(family["spec"], values)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, Stage
+from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
+from isa_model.stage import Stage
 
 LANE_BITS = 53
 """Significand bits of a float64 lane."""
@@ -146,7 +147,7 @@ class Plan:
             and self.spec.scaled_stage != -1
             and product.bits <= 24
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
-            and -60 < product.lsb
+            and product.lsb > -60
             and product.top < 60
             # a tiny product must not vanish on its way to a rounding that looks at its sign or its being there
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)

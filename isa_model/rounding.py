@@ -61,7 +61,7 @@ def shift_right(magnitude: int, bits: int, rounding: Rounding, negative: bool = 
             return (magnitude + draw) >> bits
 
 
-def round_integer(x: Floats, rounding: Rounding, out: Floats | None = None) -> Floats:
+def round_integer(x: Floats, rounding: Rounding, out: Floats | None = None) -> Any:
     """Round each float to a whole number (as a float); infinities and NaNs stay.
 
     The twin of `shift_right` for arrays. `out` may be `x` itself.

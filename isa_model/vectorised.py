@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.codec import decode_array, encode_array
+from isa_model.array_codec import decode_array, encode_array
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, Stage
+from isa_model.instruction import Instruction
 from isa_model.lanes import (
     NO_EXPONENT,
     Codes,
@@ -33,6 +33,7 @@ from isa_model.lanes import (
 )
 from isa_model.plan import LANE_BITS, RANGE, Plan
 from isa_model.rounding import round_integer
+from isa_model.stage import Stage
 
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
@@ -65,7 +66,12 @@ class Operand:
 
 
 def matmul(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
 ) -> Codes:
     """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
@@ -76,7 +82,7 @@ def matmul(
     side_a = _operand(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
     side_b = _operand(plan, spec.b, b, scale and scale.b, scale_b, 1)
     c_values = _read(spec, spec.accumulator, c)
-    d = np.empty(c.shape, c.dtype)
+    d: Any = np.empty(c.shape, c.dtype)
 
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + TILE_M), slice(corner[1], corner[1] + TILE_N)
@@ -95,7 +101,7 @@ def matmul(
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
-    return d
+    return np.asarray(d)
 
 
 def _operand(plan: Plan, fmt: Format, codes: Codes, side: Any, scale_codes: Codes | None, axis: int) -> Operand:
@@ -280,15 +286,15 @@ class Tile:
             parts.append(steps.astype(np.float64) * power_of_two(unit))
         else:
             for value in block:
-                steps = round_integer(to_odd(value.parts) * power_of_two(-unit), stage.rounding)
-                parts.append(steps * power_of_two(unit))
+                cut: Float64 = round_integer(to_odd(value.parts) * power_of_two(-unit), stage.rounding)
+                parts.append(cut * power_of_two(unit))
         if running is not None:
             unit = known - stage.accumulator_fraction_bits
-            steps = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
+            kept: Float64 = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
             if stage.drop_beyond is not None:
                 dropped = (running.exponent != NO_EXPONENT) & (running.exponent < largest - stage.drop_beyond)
-                steps = np.where(dropped, neutral, steps)
-            parts.append(steps)
+                kept = np.where(dropped, neutral, kept)
+            parts.append(kept)
         return parts
 
     def cut_products(
@@ -340,4 +346,3 @@ class Tile:
         if stage.zero == "positive":
             value = value + 0.0
         return Value([value], exponent_of(value, stage.result[-1].format))
-

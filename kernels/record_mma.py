@@ -15,14 +15,26 @@ import numpy as np
 FP8 = ("e4m3", "e5m2")
 # name: (PTX type of A, of B, of the accumulator, bytes of K, k, width of an element in bytes)
 CASES: dict[str, tuple[str, str, str, int, int, int]] = {
-    **{f"mma.m16n8k{k}.{d}.{a}.{b}.{d}": (a, b, d, k, k, 1) for k in (16, 32) for d in ("f32", "f16") for a in FP8
-       for b in FP8},
+    **{
+        f"mma.m16n8k{k}.{d}.{a}.{b}.{d}": (a, b, d, k, k, 1)
+        for k in (16, 32)
+        for d in ("f32", "f16")
+        for a in FP8
+        for b in FP8
+    },
     **{f"mma.m16n8k{k}.{d}.f16.f16.{d}": ("f16", "f16", d, 2 * k, k, 2) for k in (8, 16) for d in ("f32", "f16")},
     **{f"mma.m16n8k{k}.f32.bf16.bf16.f32": ("bf16", "bf16", "f32", 2 * k, k, 2) for k in (8, 16)},
     **{f"mma.m16n8k{k}.f32.tf32.tf32.f32": ("tf32", "tf32", "f32", 4 * k, k, 4) for k in (4, 8)},
 }
 # exponent bits, mantissa bits, ignored low bits
-LAYOUT = {"e4m3": (4, 3, 0), "e5m2": (5, 2, 0), "f16": (5, 10, 0), "bf16": (8, 7, 0), "tf32": (8, 10, 13), "f32": (8, 23, 0)}
+LAYOUT = {
+    "e4m3": (4, 3, 0),
+    "e5m2": (5, 2, 0),
+    "f16": (5, 10, 0),
+    "bf16": (8, 7, 0),
+    "tf32": (8, 10, 13),
+    "f32": (8, 23, 0),
+}
 DISTRIBUTIONS = ("bits", "normal", "uniform", "wide", "tiny", "cancel", "sparse")
 BLOCKS = 8
 
@@ -44,17 +56,33 @@ def source(case: tuple[str, str, str, int, int, int]) -> str:
     na, nb, nc = k_bytes // 8, k_bytes // 16, 4 if d == "f32" else 2
     bind = "f" if d == "f32" else "r"
     numbers = iter(range(nc + na + nb + nc))
-    registers = {key: ", ".join(f"%{next(numbers)}" for _ in range(count))
-                 for key, count in (("rd", nc), ("ra", na), ("rb", nb), ("rc", nc))}
+    registers = {
+        key: ", ".join(f"%{next(numbers)}" for _ in range(count))
+        for key, count in (("rd", nc), ("ra", na), ("rb", nb), ("rc", nc))
+    }
 
     def value(name: str, i: int) -> str:
         return f"__uint_as_float({name}[{i}])" if bind == "f" else f"{name}[{i}]"
 
     ins = [f'"r"(a[{i}])' for i in range(na)] + [f'"r"(b[{i}])' for i in range(nb)]
     ins += [f'"{bind}"({value("c", i)})' for i in range(nc)]
-    text = KERNEL % dict(na=na, nb=nb, nc=nc, k=k, a=a, b=b, d=d, ins=", ".join(ins), **registers,
-                         outs=", ".join(f'"={bind}"(r[{i}])' for i in range(nc)))
-    return text.replace("unsigned r[", "float r[").replace("d[i] = r[i]", "d[i] = __float_as_uint(r[i])") if bind == "f" else text
+    text = KERNEL % dict(
+        na=na,
+        nb=nb,
+        nc=nc,
+        k=k,
+        a=a,
+        b=b,
+        d=d,
+        ins=", ".join(ins),
+        **registers,
+        outs=", ".join(f'"={bind}"(r[{i}])' for i in range(nc)),
+    )
+    return (
+        text.replace("unsigned r[", "float r[").replace("d[i] = r[i]", "d[i] = __float_as_uint(r[i])")
+        if bind == "f"
+        else text
+    )
 
 
 def operand_bits(rng: np.random.Generator, fmt: str, shape: tuple[int, ...], distribution: str) -> Any:
@@ -69,7 +97,7 @@ def operand_bits(rng: np.random.Generator, fmt: str, shape: tuple[int, ...], dis
     mantissa = rng.integers(0, 1 << mantissa_bits, shape)
     centre = {"normal": bias - 1, "uniform": bias - 1, "cancel": bias, "sparse": bias}.get(distribution, bias)
     spread = {"wide": bias, "cancel": 1}.get(distribution, 3)
-    exponent = np.clip(centre + rng.integers(-spread, spread + 1, shape), 0, top)
+    exponent: Any = np.clip(centre + rng.integers(-spread, spread + 1, shape), 0, top)
     if distribution == "tiny":  # products around the zero exponents, and subnormals
         low = max(bias - 78, 0) if exponent_bits == 8 else 0
         exponent = low + rng.integers(0, 8 if exponent_bits == 8 else 3, shape)
@@ -99,7 +127,9 @@ def case_inputs(name: str, distribution: str) -> tuple[Any, Any, Any]:
 def to_fragments(x: Any, rows: int) -> Any:
     """(tiles, rows, bytes) into (tiles, 32, registers): the order of mma operands A (16 rows) and B (8 rows)."""
     tiles = x.shape[0]
-    words = np.ascontiguousarray(x).view(np.uint32).reshape(tiles, rows // 8, 8, -1, 4)  # half, group, k part, lane in group
+    words = (
+        np.ascontiguousarray(x).view(np.uint32).reshape(tiles, rows // 8, 8, -1, 4)
+    )  # half, group, k part, lane in group
     return np.ascontiguousarray(words.transpose(0, 2, 4, 3, 1)).reshape(tiles, 32, -1)
 
 
@@ -122,7 +152,7 @@ def widened(codes: Any) -> Any:
 def main(path: str) -> None:
     import cupy
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, case in CASES.items():
         kernel = cupy.RawKernel(source(case), "run", options=("-arch=sm_90a",))
         for distribution in DISTRIBUTIONS:
@@ -132,11 +162,15 @@ def main(path: str) -> None:
             b_regs = to_fragments(np.repeat(b, 4, axis=0), 8)
             c_regs = accumulators(c.reshape(tiles, 16, 8))
             d_regs = cupy.zeros(c_regs.shape, np.uint32)
-            kernel((tiles,), (32,), tuple(cupy.asarray(x) for x in (a_regs, b_regs, c_regs)) + (d_regs,))
+            kernel((tiles,), (32,), (*(cupy.asarray(x) for x in (a_regs, b_regs, c_regs)), d_regs))
             d = accumulators_back(d_regs.get(), c.dtype).reshape(c.shape)
             key = f"hopper.{name}/{distribution}/1"
-            arrays |= {f"{key}/A": a.view(np.uint8), f"{key}/B": b.view(np.uint8), f"{key}/C": widened(c),
-                       f"{key}/D": widened(d)}
+            arrays |= {
+                f"{key}/A": a.view(np.uint8),
+                f"{key}/B": b.view(np.uint8),
+                f"{key}/C": widened(c),
+                f"{key}/D": widened(d),
+            }
         print(name, "recorded", flush=True)
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     print("on", properties["name"].decode(), "driver", cupy.cuda.runtime.driverGetVersion())

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from isa_model.codec import code_dtype
+from isa_model.array_codec import code_dtype
 from isa_model.formats import FORMATS, named
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
@@ -16,8 +16,12 @@ REGISTERS = ["fp32", "e8m13", "fp16", "bf16", "e8m17", "e6m11", "e8m26"]
 def registers(draw, names=REGISTERS):
     fmt = named(draw(st.sampled_from(names)))
     rules = [None, "saturate", "infinity", "ieee", "nan"]
-    return {"format": fmt.name, "rounding": draw(st.sampled_from(MODES)), "overflow": draw(st.sampled_from(rules)),
-            "subnormals": draw(st.sampled_from(["keep", "keep", "flush"]))}
+    return {
+        "format": fmt.name,
+        "rounding": draw(st.sampled_from(MODES)),
+        "overflow": draw(st.sampled_from(rules)),
+        "subnormals": draw(st.sampled_from(["keep", "keep", "flush"])),
+    }
 
 
 @st.composite
@@ -32,7 +36,10 @@ def stages(draw, terms, last, interleave=None):
         stage["rounding"] = draw(st.sampled_from(MODES))
         stage["zero_exponent"] = draw(st.sampled_from([None, -133, -21, -999, 3]))
         if accumulator and draw(st.booleans()):
-            accumulator = {"fraction_bits": draw(st.integers(0, 38)), "drop_beyond": draw(st.sampled_from([None, 5, 25]))}
+            accumulator = {
+                "fraction_bits": draw(st.integers(0, 38)),
+                "drop_beyond": draw(st.sampled_from([None, 5, 25])),
+            }
     stage["accumulator"] = accumulator
     if last:
         count = draw(st.integers(1, 2))
@@ -69,7 +76,9 @@ def instructions(draw):
     if draw(st.booleans()):
         onto = draw(st.sampled_from(["products", *list(body)[:-1]]))
         group = k
-        formats = draw(st.sampled_from([("fp32", "fp32"), ("ue8m0", "ue8m0"), ("ue4m3", "ue4m3"), ("fp32", None), (None, "ue8m0")]))
+        formats = draw(
+            st.sampled_from([("fp32", "fp32"), ("ue8m0", "ue8m0"), ("ue4m3", "ue4m3"), ("fp32", None), (None, "ue8m0")])
+        )
         scale = {"onto": onto}
         if formats[0]:
             scale["a"] = {"group": [draw(st.sampled_from([1, 2])), group], "format": formats[0]}

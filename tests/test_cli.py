@@ -19,8 +19,14 @@ FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 def command(*arguments, cwd=ROOT, env=None):
     """Run `python -m codesign` in a process of its own, from the source tree."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run([sys.executable, "-m", "codesign", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "codesign", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
@@ -29,7 +35,20 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
     text = text.replace("[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad]", "[deepseek-v3.fprop.kv-b]")
     text = text.replace("workload: deepseek-v3.fprop\n", "workload: deepseek-v3.fprop.kv-b\n")
     (tmp_path / "p.yaml").write_text(text.replace("tensors: [normal, outliers, swiglu]", "tensors: [normal]"))
-    code = run(["evaluate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "r"), "--rows", "4", "--columns", "4", "--seeds", "1"])
+    code = run(
+        [
+            "evaluate",
+            str(tmp_path / "p.yaml"),
+            "--out",
+            str(tmp_path / "r"),
+            "--rows",
+            "4",
+            "--columns",
+            "4",
+            "--seeds",
+            "1",
+        ]
+    )
     out, err = capsys.readouterr()
     assert code == 0
     assert "✓ supported" in out
@@ -49,7 +68,19 @@ workloads: [deepseek-v3.fprop.kv-b]
 tensors: [normal]
 claims: [{{metric: numerics.relative_frobenius, at_most: 1.0e-12}}]
 """)
-    code = run(["evaluate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "r"), "--rows", "4", "--columns", "4", "--json"])
+    code = run(
+        [
+            "evaluate",
+            str(tmp_path / "p.yaml"),
+            "--out",
+            str(tmp_path / "r"),
+            "--rows",
+            "4",
+            "--columns",
+            "4",
+            "--json",
+        ]
+    )
     assert code == 1
     assert json.loads(capsys.readouterr().out)["verdicts"][0]["judgement"] == "refuted"
 
@@ -73,10 +104,22 @@ def test_validate_knows_instruction_files(tmp_path, capsys):
     assert "missing field `accumulator`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", PROPOSAL, "--rows", "0"], ["evaluate", PROPOSAL, "--seeds", "a"],
-                                       ["evaluate", PROPOSAL, "--seeds", "1,1"], ["no-such-command"], ["schema", "nothing"],
-                                       ["show", "hopper.wgmma"], ["evaluate", "none.yaml"], ["conform", "hopper", "--vectors", "none.npz"],
-                                       ["init", "/no/such/folder/p.yaml"], ["evaluate", PROPOSAL, "--out", str(ROOT / "tests")]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate"],
+        ["evaluate", PROPOSAL, "--rows", "0"],
+        ["evaluate", PROPOSAL, "--seeds", "a"],
+        ["evaluate", PROPOSAL, "--seeds", "1,1"],
+        ["no-such-command"],
+        ["schema", "nothing"],
+        ["show", "hopper.wgmma"],
+        ["evaluate", "none.yaml"],
+        ["conform", "hopper", "--vectors", "none.npz"],
+        ["init", "/no/such/folder/p.yaml"],
+        ["evaluate", PROPOSAL, "--out", str(ROOT / "tests")],
+    ],
+)
 def test_wrong_usage_exits_2_without_a_traceback(arguments):
     """Bad arguments and bad input exit 2 with a message on stderr and nothing on stdout."""
     done = command(*arguments)
@@ -98,8 +141,18 @@ def test_show_prints_a_page_from_the_spec(capsys):
     """The page of an instruction names operands, steps with the spec's numbers, and the NaN it writes."""
     assert run(["show", FP8]) == 0
     out = capsys.readouterr().out
-    for text in ("OPERATION", "OPERANDS", "SEMANTICS", "SPECIAL VALUES", "e4m3, 1-4-3 bits", "take 32 products at a time",
-                 "keep 13 fraction bits", "towards zero", "e8m13", "0x7fffffff"):
+    for text in (
+        "OPERATION",
+        "OPERANDS",
+        "SEMANTICS",
+        "SPECIAL VALUES",
+        "e4m3, 1-4-3 bits",
+        "take 32 products at a time",
+        "keep 13 fraction bits",
+        "towards zero",
+        "e8m13",
+        "0x7fffffff",
+    ):
         assert text in out
     assert run(["show", PROPOSAL]) == 0
     assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
@@ -113,7 +166,14 @@ def test_list_names_everything_a_proposal_can_name(capsys):
     assert len(names) == 408
     assert run(["list"]) == 0
     out = capsys.readouterr().out
-    for text in ("formats:", "  e4m3 ", "deepseek-v3.wgrad.down", "numerics.sqnr_db", "outliers", "no evidence yet"):
+    for text in (
+        "formats:",
+        "  e4m3 ",
+        "deepseek-v3.wgrad.down",
+        "numerics.sqnr_db",
+        "outliers",
+        "no evidence yet",
+    ):
         assert text in out
 
 
@@ -182,9 +242,11 @@ def test_an_internal_error_exits_101(monkeypatch, capsys):
 
 def test_validate_imports_nothing_heavy():
     """Reading a proposal needs no numpy, matplotlib, torch, rich tables or engines; that keeps it quick."""
-    code = (f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
-            "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.vectorised'} & set(sys.modules); "
-            "assert not heavy, heavy")
+    code = (
+        f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
+        "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.vectorised'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -193,7 +255,12 @@ def test_validate_imports_nothing_heavy():
 
 def test_a_closed_pipe_is_no_error():
     """`codesign list | head -1` ends quietly."""
-    done = subprocess.run(f'"{sys.executable}" -m codesign list instructions | head -1', shell=True, cwd=ROOT, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        f'"{sys.executable}" -m codesign list instructions | head -1',
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.startswith("hopper.")
     assert done.stderr == ""

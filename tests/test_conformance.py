@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from isa_model import InputError, golden, load
-from isa_model.codec import code_dtype, decode_array, encode_array
+from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.conformance import conform, find
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -56,13 +56,16 @@ def test_a_wrong_model_is_caught(tmp_path):
     assert "block 0 [7, 3]" in result.first
 
 
-@pytest.mark.parametrize(("short", "full"), [
-    ("wgmma_e4m3_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
-    ("wgmma_e4m3_e5m2_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e5m2"),
-    ("mma_bf16_f32", "hopper.mma.m16n8k16.f32.bf16.bf16.f32"),
-    ("mma_e4m3_f16", "hopper.mma.m16n8k32.f16.e4m3.e4m3.f16"),
-    ("hopper.mma.m16n8k8.f32.bf16.bf16.f32", "hopper.mma.m16n8k8.f32.bf16.bf16.f32"),
-])
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("wgmma_e4m3_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+        ("wgmma_e4m3_e5m2_f32", "hopper.wgmma.m64n256k32.f32.e4m3.e5m2"),
+        ("mma_bf16_f32", "hopper.mma.m16n8k16.f32.bf16.bf16.f32"),
+        ("mma_e4m3_f16", "hopper.mma.m16n8k32.f16.e4m3.e4m3.f16"),
+        ("hopper.mma.m16n8k8.f32.bf16.bf16.f32", "hopper.mma.m16n8k8.f32.bf16.bf16.f32"),
+    ],
+)
 def test_short_names_mean_the_longest_instruction_of_their_kind(short, full):
     """A vector file's short name finds its instruction."""
     assert find("hopper", short) == full
@@ -73,8 +76,12 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})
-    for name, message in (("none.npz", "not a file of vectors"), ("text.npz", "not a file of vectors"), ("other.npz", "holds `x`"),
-                          ("unknown.npz", "no instruction for the vectors")):
+    for name, message in (
+        ("none.npz", "not a file of vectors"),
+        ("text.npz", "not a file of vectors"),
+        ("other.npz", "holds `x`"),
+        ("unknown.npz", "no instruction for the vectors"),
+    ):
         with pytest.raises(InputError, match=message):
             list(conform("hopper", tmp_path / name))
     with pytest.raises(InputError, match="no architecture is called `hoper`"):

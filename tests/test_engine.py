@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from strategies import KINDS, codes, instructions
 
 from isa_model import golden, load, matmul
-from isa_model.codec import code_dtype, decode, decode_array, encode_array, from_codes
+from isa_model.array_codec import code_dtype, decode_array, encode_array, from_codes
+from isa_model.codec import decode
 from isa_model.formats import FORMATS, named
 from isa_model.instruction import Instruction
 from isa_model.plan import Plan, Unsupported
@@ -28,7 +29,10 @@ def operands(spec, seed, kind, m=3, n=4, steps=2):
     c = codes(spec.accumulator, rng, (m, n), kind)
     c[rng.random((m, n)) < 0.3] = 0
     scales = {}
-    for name, side, shape in (("scale_a", spec.scale and spec.scale.a, (m, k)), ("scale_b", spec.scale and spec.scale.b, (k, n))):
+    for name, side, shape in (
+        ("scale_a", spec.scale and spec.scale.a, (m, k)),
+        ("scale_b", spec.scale and spec.scale.b, (k, n)),
+    ):
         if side:
             size = tuple(-(-s // g) for s, g in zip(shape, side.group, strict=True))
             scales[name] = codes(side.format, rng, size, kind)
@@ -39,7 +43,9 @@ def assert_same(spec, a, b, c, scales):
     cpu = matmul(spec, a, b, c, engine="cpu", **scales).view(code_dtype(spec.accumulator))
     reference = matmul(spec, a, b, c, engine="golden", **scales).view(code_dtype(spec.accumulator))
     different = np.argwhere(cpu != reference)
-    assert not len(different), f"{different[0]}: cpu {cpu[tuple(different[0])]:#x}, golden {reference[tuple(different[0])]:#x}"
+    assert not len(different), (
+        f"{different[0]}: cpu {cpu[tuple(different[0])]:#x}, golden {reference[tuple(different[0])]:#x}"
+    )
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -54,9 +60,17 @@ def test_random_instructions_give_golden_bits(spec, seed, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [FP8_WGMMA, "hopper.mma.m16n8k32.f32.e5m2.e4m3.f32", "hopper.wgmma.m64n8k16.f16.f16.f16",
-                                  "hopper.wgmma.m64n8k8.f32.tf32.tf32", "hopper.mma.m16n8k8.f32.bf16.bf16.f32",
-                                  "hopper.mma.m16n8k16.f16.e5m2.e5m2.f16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        FP8_WGMMA,
+        "hopper.mma.m16n8k32.f32.e5m2.e4m3.f32",
+        "hopper.wgmma.m64n8k16.f16.f16.f16",
+        "hopper.wgmma.m64n8k8.f32.tf32.tf32",
+        "hopper.mma.m16n8k8.f32.bf16.bf16.f32",
+        "hopper.mma.m16n8k16.f16.e5m2.e5m2.f16",
+    ],
+)
 def test_catalogue_instructions_give_golden_bits(name, kind):
     """So do the instructions of the catalogue."""
     for seed in range(4):
@@ -74,7 +88,9 @@ def test_all_65536_pairs_of_fp8_codes():
         with np.errstate(invalid="ignore"):
             exact = decode_array(spec.a, every)[:, None] * decode_array(spec.b, every)[None, :]
         assert np.array_equal(got.astype(np.float64), exact, equal_nan=True)  # 8 bits fit 13: nothing is lost
-        assert np.array_equal(got.view(np.uint32)[np.isnan(exact)], np.full(np.isnan(exact).sum(), 0x7FFFFFFF, np.uint32))
+        assert np.array_equal(
+            got.view(np.uint32)[np.isnan(exact)], np.full(np.isnan(exact).sum(), 0x7FFFFFFF, np.uint32)
+        )
 
 
 def test_golden_follows_the_five_steps_on_a_worked_example():
@@ -102,28 +118,54 @@ def test_golden_follows_the_five_steps_on_a_worked_example():
 
 def test_golden_equals_fractions_when_the_sum_is_exact():
     """An exact sum rounded once to FP32 is the correctly rounded fraction."""
-    spec = Instruction.model_validate({
-        "a": "bf16", "b": "fp16", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 8},
-        "stages": {"sum": {"terms": 8, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}}})
+    spec = Instruction.model_validate(
+        {
+            "a": "bf16",
+            "b": "fp16",
+            "accumulator": "fp32",
+            "shape": {"m": 1, "n": 1, "k": 8},
+            "stages": {
+                "sum": {
+                    "terms": 8,
+                    "accumulator": True,
+                    "result": {"format": "fp32", "rounding": "nearest-even"},
+                }
+            },
+        }
+    )
     rng = np.random.default_rng(7)
     for _ in range(200):
-        a, b, c = codes(spec.a, rng, (1, 8), "like"), codes(spec.b, rng, (8, 1), "like"), codes(spec.accumulator, rng, (1, 1), "like")
+        a, b, c = (
+            codes(spec.a, rng, (1, 8), "like"),
+            codes(spec.b, rng, (8, 1), "like"),
+            codes(spec.accumulator, rng, (1, 1), "like"),
+        )
         exact = decode(spec.accumulator, int(c[0, 0])).exact() + sum(
-            (decode(spec.a, int(x)).exact() * decode(spec.b, int(y)).exact() for x, y in zip(a[0], b[:, 0], strict=True)), Fraction(0))
+            (
+                decode(spec.a, int(x)).exact() * decode(spec.b, int(y)).exact()
+                for x, y in zip(a[0], b[:, 0], strict=True)
+            ),
+            Fraction(0),
+        )
         got = matmul(spec, a, b, c, engine="golden")[0, 0]
         neighbours = [np.nextafter(got, np.float32(-np.inf)), np.nextafter(got, np.float32(np.inf))]
         assert all(abs(Fraction(float(got)) - exact) <= abs(Fraction(float(x)) - exact) for x in neighbours)
 
 
-@pytest.mark.parametrize(("distribution", "native", "promoted_error"), [("normal", 1.3e-3, 1.3e-4), ("uniform", 6.6e-2, 5.0e-4),
-                                                                       ("offset", 6.9e-3, 5.1e-5)])
+@pytest.mark.parametrize(
+    ("distribution", "native", "promoted_error"),
+    [("normal", 1.3e-3, 1.3e-4), ("uniform", 6.6e-2, 5.0e-4), ("offset", 6.9e-3, 5.1e-5)],
+)
 def test_errors_at_k_4096_are_those_measured_on_an_h200(distribution, native, promoted_error):
     """Relative Frobenius errors at K = 4096 match the measurements on the chip within 10 %."""
     from isa_model import promoted
 
     rng = np.random.default_rng(11)
-    draw = {"normal": lambda s: rng.standard_normal(s), "uniform": lambda s: rng.random(s),
-            "offset": lambda s: rng.standard_normal(s) + 0.5}[distribution]
+    draw = {
+        "normal": lambda s: rng.standard_normal(s),
+        "uniform": lambda s: rng.random(s),
+        "offset": lambda s: rng.standard_normal(s) + 0.5,
+    }[distribution]
     fp8 = FORMATS["e4m3"]
     a, b = encode_array(fp8, draw((256, 4096))), encode_array(fp8, draw((4096, 256)))
     exact = decode_array(fp8, a) @ decode_array(fp8, b)  # exact: 50 bits at most
@@ -142,15 +184,20 @@ def test_promotion_is_an_fma_of_the_scaled_partial_sums():
     scale = Scaling(a=ScaleOperand(group=(1, 128), format=fp32), b=ScaleOperand(group=(128, 1), format=fp32))
     spec = promoted(base, 128, scale)
     rng = np.random.default_rng(3)
-    a, b = encode_array(base.a, rng.standard_normal((5, 384))), encode_array(base.b, rng.standard_normal((384, 6)))
+    a, b = (
+        encode_array(base.a, rng.standard_normal((5, 384))),
+        encode_array(base.b, rng.standard_normal((384, 6))),
+    )
     sa, sb = rng.random((5, 3)).astype(np.float32), rng.random((3, 6)).astype(np.float32)
     accumulator = np.zeros((5, 6), np.float32)
     for g in range(3):
         k = slice(128 * g, 128 * g + 128)
         partial = matmul(base, a[:, k], b[k]).astype(np.float64)
         factor = (sa[:, g, None] * sb[None, g]).astype(np.float32).astype(np.float64)
-        exact = [[Fraction(p) * Fraction(f) + Fraction(float(c)) for p, f, c in zip(*rows, strict=True)]
-                 for rows in zip(partial.tolist(), factor.tolist(), accumulator.tolist(), strict=True)]
+        exact = [
+            [Fraction(p) * Fraction(f) + Fraction(float(c)) for p, f, c in zip(*rows, strict=True)]
+            for rows in zip(partial.tolist(), factor.tolist(), accumulator.tolist(), strict=True)
+        ]
         accumulator = np.array([[_to_float32(x) for x in row] for row in exact], np.float32)
     assert np.array_equal(matmul(spec, a, b, scale_a=sa, scale_b=sb), accumulator)
 
@@ -165,10 +212,21 @@ def _to_float32(x: Fraction) -> np.float32:
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
 def test_integers_wrap_or_saturate(overflow):
     """INT8 into INT32: exact, and at the ends it wraps around or saturates, as the spec says."""
-    spec = Instruction.model_validate({
-        "a": "int8", "b": "int8", "accumulator": "int32", "shape": {"m": 16, "n": 8, "k": 32},
-        "stages": {"sum": {"terms": 32, "accumulator": True,
-                           "result": {"format": "int32", "rounding": "toward-zero", "overflow": overflow}}}})
+    spec = Instruction.model_validate(
+        {
+            "a": "int8",
+            "b": "int8",
+            "accumulator": "int32",
+            "shape": {"m": 16, "n": 8, "k": 32},
+            "stages": {
+                "sum": {
+                    "terms": 32,
+                    "accumulator": True,
+                    "result": {"format": "int32", "rounding": "toward-zero", "overflow": overflow},
+                }
+            },
+        }
+    )
     rng = np.random.default_rng(0)
     a, b = rng.integers(-128, 128, (4, 64), dtype=np.int8), rng.integers(-128, 128, (64, 5), dtype=np.int8)
     c = rng.integers(-(2**31), 2**31, (4, 5), dtype=np.int32)
@@ -185,10 +243,22 @@ def test_integers_wrap_or_saturate(overflow):
 
 def test_fp64_is_a_chain_of_fused_multiply_adds():
     """FP64 runs on the golden model (the lanes are too narrow for it, and say so) and equals correctly rounded FMAs."""
-    spec = Instruction.model_validate({
-        "a": "fp64", "b": "fp64", "accumulator": "fp64", "shape": {"m": 8, "n": 8, "k": 4},
-        "stages": {"fma": {"terms": 1, "accumulator": True, "zero": "ieee",
-                           "result": {"format": "fp64", "rounding": "nearest-even"}}}})
+    spec = Instruction.model_validate(
+        {
+            "a": "fp64",
+            "b": "fp64",
+            "accumulator": "fp64",
+            "shape": {"m": 8, "n": 8, "k": 4},
+            "stages": {
+                "fma": {
+                    "terms": 1,
+                    "accumulator": True,
+                    "zero": "ieee",
+                    "result": {"format": "fp64", "rounding": "nearest-even"},
+                }
+            },
+        }
+    )
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 8)), rng.standard_normal((8, 2))
     got = matmul(spec, a, b)
@@ -208,7 +278,10 @@ def test_a_dtype_of_its_own_or_raw_codes_give_the_same():
 
     spec = load(FP8_WGMMA)
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((3, 64)).astype(ml_dtypes.float8_e4m3fn), rng.standard_normal((64, 3)).astype(ml_dtypes.float8_e4m3fn)
+    a, b = (
+        rng.standard_normal((3, 64)).astype(ml_dtypes.float8_e4m3fn),
+        rng.standard_normal((64, 3)).astype(ml_dtypes.float8_e4m3fn),
+    )
     assert np.array_equal(matmul(spec, a, b), matmul(spec, a.view(np.uint8), b.view(np.uint8)))
     odd = spec.model_copy(update={"accumulator": named("e8m13"), "nan": None})
     raw = matmul(odd, a, b)
@@ -216,15 +289,21 @@ def test_a_dtype_of_its_own_or_raw_codes_give_the_same():
     assert np.array_equal(decode_array(odd.accumulator, raw), matmul(spec, a, b).astype(np.float64))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"a": np.zeros((2, 33), np.uint8)}, "K differs"),
-    ({"a": np.zeros((2, 48), np.uint8), "b": np.zeros((48, 2), np.uint8)}, "not a multiple of the instruction's k = 32"),
-    ({"a": np.zeros((2, 32), np.float32)}, "a: an array of e4m3 has dtype float8_e4m3fn, or uint8 codes"),
-    ({"a": np.zeros(32, np.uint8)}, "1 dimensions"),
-    ({"c": np.zeros((3, 2), np.float32)}, "c is"),
-    ({"scale_a": np.ones((2, 1), np.float32)}, "takes none"),
-    ({"engine": "gpu"}, "unknown engine"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"a": np.zeros((2, 33), np.uint8)}, "K differs"),
+        (
+            {"a": np.zeros((2, 48), np.uint8), "b": np.zeros((48, 2), np.uint8)},
+            "not a multiple of the instruction's k = 32",
+        ),
+        ({"a": np.zeros((2, 32), np.float32)}, "a: an array of e4m3 has dtype float8_e4m3fn, or uint8 codes"),
+        ({"a": np.zeros(32, np.uint8)}, "1 dimensions"),
+        ({"c": np.zeros((3, 2), np.float32)}, "c is"),
+        ({"scale_a": np.ones((2, 1), np.float32)}, "takes none"),
+        ({"engine": "gpu"}, "unknown engine"),
+    ],
+)
 def test_operands_that_do_not_fit_are_refused(arguments, message):
     """matmul raises ValueError naming what does not fit."""
     call = {"a": np.zeros((2, 32), np.uint8), "b": np.zeros((32, 2), np.uint8), **arguments}
@@ -234,10 +313,22 @@ def test_operands_that_do_not_fit_are_refused(arguments, message):
 
 def test_scales_must_be_there_and_have_one_entry_per_group():
     """A scaled instruction without scales, or with scales of another shape, is refused."""
-    spec = Instruction.model_validate({
-        "a": "e4m3", "b": "e4m3", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 32},
-        "scale": {"a": {"group": [1, 32], "format": "ue8m0"}},
-        "stages": {"sum": {"terms": 32, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}}})
+    spec = Instruction.model_validate(
+        {
+            "a": "e4m3",
+            "b": "e4m3",
+            "accumulator": "fp32",
+            "shape": {"m": 1, "n": 1, "k": 32},
+            "scale": {"a": {"group": [1, 32], "format": "ue8m0"}},
+            "stages": {
+                "sum": {
+                    "terms": 32,
+                    "accumulator": True,
+                    "result": {"format": "fp32", "rounding": "nearest-even"},
+                }
+            },
+        }
+    )
     a, b = np.zeros((2, 64), np.uint8), np.zeros((64, 2), np.uint8)
     with pytest.raises(ValueError, match="needs scale_a"):
         matmul(spec, a, b)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evaluate import Result, evaluate
 from codesign.metrics import NUMERICS
-from codesign.numerics import Sampling, bf16_ulp, errors_of, metrics_of
 from codesign.proposal import Quantisation, load_proposal, parse_proposal
 from codesign.report import write as report
 from codesign.report.tables import number
-from codesign.trial import Outcome, Trial
+from codesign.trial import Outcome, Sampling, Trial
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
@@ -54,7 +54,7 @@ def test_every_metric_of_every_variant_gemm_and_value_is_there(result):
     assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2)
     for f in result.figures:
         assert f.kind == "computed"
-        assert f.low <= f.value <= f.high or f.metric == "numerics.max_relative" and f.low <= f.value
+        assert f.low <= f.value <= f.high or (f.metric == "numerics.max_relative" and f.low <= f.value)
 
 
 def test_verdicts_follow_the_figures(result):
@@ -72,8 +72,11 @@ def test_figures_equal_a_direct_computation(result):
         exact = a.values @ b.values * (a.factor * b.factor)  # 50 bits: exact in float64, but for the factor
         d = trial.outcome(spec).d
         errors, norms = errors + ((d - exact) ** 2).sum(), norms + (exact**2).sum()
-    (figure,) = [f for f in result.figures if (f.metric, f.workload, f.variant) == (
-        "numerics.relative_frobenius", "deepseek-v3.fprop.kv-b", "today")]
+    (figure,) = [
+        f
+        for f in result.figures
+        if (f.metric, f.workload, f.variant) == ("numerics.relative_frobenius", "deepseek-v3.fprop.kv-b", "today")
+    ]
     assert figure.value == pytest.approx(np.sqrt(errors / norms), rel=1e-5)
 
 
@@ -95,7 +98,9 @@ def test_metrics_on_numbers_worked_by_hand():
     """Every metric on a 1x4 outcome whose errors are known."""
     exact = np.array([[1.0, -2.0, 4.0, 8.0]])
     d = np.array([[1.0, -1.75, 4.0, np.inf]])
-    outcome = Outcome(d=d, exact=exact, original=exact + np.array([[0.0, 0.0, 0.0, 1.0]]), underflow=0.125, overflow=0.25)
+    outcome = Outcome(
+        d=d, exact=exact, original=exact + np.array([[0.0, 0.0, 0.0, 1.0]]), underflow=0.125, overflow=0.25
+    )
     m = {name: float(value[0]) for name, value in metrics_of([errors_of(outcome)]).items()}
     assert m["numerics.relative_frobenius"] == pytest.approx(0.25 / np.sqrt(85))
     assert m["numerics.max_relative"] == pytest.approx(0.25 / 8)
@@ -130,7 +135,10 @@ def test_quantisation_follows_the_instruction_and_the_role():
     def groups(gemm, instruction):
         trial = Trial(gemm, "normal", 0, 4, 5, Quantisation())
         side = instruction.scale
-        return (trial.cast(instruction.a, gemm.a, side and side.a, 1).group, trial.cast(instruction.b, gemm.b, side and side.b, 0).group)
+        return (
+            trial.cast(instruction.a, gemm.a, side and side.a, 1).group,
+            trial.cast(instruction.b, gemm.b, side and side.b, 0).group,
+        )
 
     assert groups(fprop, spec) == ((1, 128), (128, 128))
     assert groups(wgrad, spec) == ((1, 128), (128, 1))
@@ -156,7 +164,7 @@ def test_tensor_sources_draw_bf16_numbers_reproducibly(source, role):
     assert (x.view(np.uint32) & 0xFFFF == 0).all()
 
 
-# -- reports ------------------------------------------------------------------------------------------------------------
+# -- reports ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
@@ -217,7 +225,15 @@ def test_a_failure_while_writing_leaves_the_old_report_whole(result, tmp_path, m
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
 def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
     """Interrupted in the middle, the command says so in a line, exits 130 and writes nothing."""
-    command = [sys.executable, "-m", "codesign", "evaluate", str(ROOT / "proposals/group-scaled-mma.yaml"), "--out", str(tmp_path / "r")]
+    command = [
+        sys.executable,
+        "-m",
+        "codesign",
+        "evaluate",
+        str(ROOT / "proposals/group-scaled-mma.yaml"),
+        "--out",
+        str(tmp_path / "r"),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=4)

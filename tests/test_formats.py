@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isa_model.codec import (
-    code_dtype,
-    decode,
-    decode_array,
-    dtype_of,
-    encode,
-    encode_array,
-    from_codes,
-    number_of,
-    to_codes,
-    value_dtypes,
-)
+from isa_model.array_codec import code_dtype, decode_array, dtype_of, encode_array, from_codes, to_codes, value_dtypes
+from isa_model.codec import decode, encode, number_of
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format, named
 from isa_model.rounding import Rounding
@@ -34,7 +24,9 @@ DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 def same(x, y):
     """Equal values with equal signs of zero, NaN equal to NaN."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    return np.array_equal(x, y, equal_nan=True) and np.array_equal(np.signbit(x[~np.isnan(x)]), np.signbit(y[~np.isnan(y)]))
+    return np.array_equal(x, y, equal_nan=True) and np.array_equal(
+        np.signbit(x[~np.isnan(x)]), np.signbit(y[~np.isnan(y)])
+    )
 
 
 def all_codes(fmt):
@@ -106,8 +98,12 @@ def test_sixteen_bit_conversion_agrees_with_numpy_and_ml_dtypes(name):
     """FP32 to FP16 and BF16 equals numpy's and ml_dtypes's conversion on 400,000 inputs."""
     fmt = named(name)
     rng = np.random.default_rng(3)
-    values = np.concatenate([rng.integers(0, 1 << 32, 200_000, dtype=np.uint32).view(np.float32),
-                             rng.standard_normal(200_000).astype(np.float32)])
+    values = np.concatenate(
+        [
+            rng.integers(0, 1 << 32, 200_000, dtype=np.uint32).view(np.float32),
+            rng.standard_normal(200_000).astype(np.float32),
+        ]
+    )
     with np.errstate(over="ignore", invalid="ignore"):
         theirs = values.astype(dtype_of(fmt)).astype(np.float64)
         ours = decode_array(fmt, encode_array(fmt, values.astype(np.float64)))
@@ -146,8 +142,24 @@ def test_nan_without_a_code_becomes_the_largest_number():
 
 
 @pytest.mark.parametrize("rounding", DETERMINISTIC)
-@pytest.mark.parametrize("name", ["e4m3", "e5m2", "e2m1", "ue8m0", "ue4m3", "e4m3fnuz", "bf16", "fp16", "e5m6", "fp32", "int8",
-                                  "uint4", "e8m13"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "e4m3",
+        "e5m2",
+        "e2m1",
+        "ue8m0",
+        "ue4m3",
+        "e4m3fnuz",
+        "bf16",
+        "fp16",
+        "e5m6",
+        "fp32",
+        "int8",
+        "uint4",
+        "e8m13",
+    ],
+)
 def test_scalar_and_array_encode_agree(name, rounding):
     """encode and encode_array give the same code in every rounding mode and overflow rule, ties and ends included."""
     fmt = named(name)
@@ -156,9 +168,20 @@ def test_scalar_and_array_encode_agree(name, rounding):
     exact = exact[np.isfinite(exact)]
     exact.sort()
     between = (exact[1:] + exact[:-1]) / 2
-    values = np.concatenate([exact, between, between * (1 + 2.0**-40), exact * 1.001, exact * 3, -exact,
-                             [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-300, -1e-300]])
-    rules = ["saturate"] + (["ieee", "infinity"] if fmt.infinity else []) + (["nan"] if fmt.nan_code is not None else [])
+    values = np.concatenate(
+        [
+            exact,
+            between,
+            between * (1 + 2.0**-40),
+            exact * 1.001,
+            exact * 3,
+            -exact,
+            [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-300, -1e-300],
+        ]
+    )
+    rules = (
+        ["saturate"] + (["ieee", "infinity"] if fmt.infinity else []) + (["nan"] if fmt.nan_code is not None else [])
+    )
     rules += ["wrap"] if fmt.kind == "integer" else []
     for rule in rules if fmt.kind == "float" else ["saturate", "wrap"]:
         array = encode_array(fmt, values, rounding, rule).tolist()
@@ -166,7 +189,12 @@ def test_scalar_and_array_encode_agree(name, rounding):
         assert array == scalar
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(DETERMINISTIC), st.integers(2, 8), st.integers(1, 30))
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(DETERMINISTIC),
+    st.integers(2, 8),
+    st.integers(1, 30),
+)
 def test_rounding_is_correct_against_fractions(value, rounding, exponent_bits, mantissa_bits):
     """Rounding a float64 to any eXmY gives a neighbour of it, and the right one by the mode's definition."""
     fmt = named(f"e{exponent_bits}m{mantissa_bits}")
@@ -179,7 +207,10 @@ def test_rounding_is_correct_against_fractions(value, rounding, exponent_bits, m
         return
     sign_bit = 1 << fmt.magnitude_bits
     magnitude = code & (sign_bit - 1)
-    below, above = decode(fmt, max(magnitude - 1, 0)).exact(), decode(fmt, min(magnitude + 1, fmt.max_finite_magnitude)).exact()
+    below, above = (
+        decode(fmt, max(magnitude - 1, 0)).exact(),
+        decode(fmt, min(magnitude + 1, fmt.max_finite_magnitude)).exact(),
+    )
     target, found = abs(exact), abs(got)
     assert below <= target <= above
     distance = abs(found - target)
@@ -189,7 +220,8 @@ def test_rounding_is_correct_against_fractions(value, rounding, exponent_bits, m
             assert distance <= abs(above - target)
             assert distance <= abs(below - target) or found == below
             if distance and distance == abs(above - target):
-                assert rounding is Rounding.NEAREST_EVEN and magnitude % 2 == 0
+                assert rounding is Rounding.NEAREST_EVEN
+                assert magnitude % 2 == 0
             if distance and distance == abs(below - target) and found != below:
                 assert rounding is Rounding.NEAREST_AWAY or magnitude % 2 == 0
         case Rounding.TOWARD_ZERO:
@@ -215,7 +247,9 @@ def test_stochastic_rounding_is_unbiased_seeded_and_between_neighbours():
     assert abs((decoded == 1.125).mean() - 0.25) < 0.01
     with pytest.raises(ValueError, match="rng"):
         encode_array(fmt, values, Rounding.STOCHASTIC)
-    assert encode(fmt, number_of(1.0 + 0.125 / 4), Rounding.STOCHASTIC, draw=(1 << 2) - 1) == encode(fmt, number_of(1.125))
+    assert encode(fmt, number_of(1.0 + 0.125 / 4), Rounding.STOCHASTIC, draw=(1 << 2) - 1) == encode(
+        fmt, number_of(1.125)
+    )
 
 
 def test_encoding_what_was_decoded_returns_every_finite_code():
@@ -237,9 +271,15 @@ def test_inline_formats_are_like_named_ones():
     assert named("e2m1f").model_copy(update={"name": "e2m1"}) == named("e2m1")
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("e4m9x", "unknown number format"), ("fp23", "unknown number format"), ("e12m3", "too wide"), ("e5m0", "no code left"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("e4m9x", "unknown number format"),
+        ("fp23", "unknown number format"),
+        ("e12m3", "too wide"),
+        ("e5m0", "no code left"),
+    ],
+)
 def test_wrong_format_names_are_refused_with_a_hint(name, message):
     """A name that is neither in the catalogue nor eXmY says so and suggests what would be right."""
     with pytest.raises(InputError, match=message) as error:
@@ -250,8 +290,12 @@ def test_wrong_format_names_are_refused_with_a_hint(name, message):
 def test_contradictory_formats_are_refused():
     """A format cannot overflow to an infinity it lacks, wrap as a float, or have an integer's exponent."""
     base = {"name": "x", "exponent_bits": 4, "mantissa_bits": 3, "bias": 7}
-    for fields in ({**base, "overflow": "infinity"}, {**base, "overflow": "wrap"}, {**base, "overflow": "nan"},
-                   {"name": "i", "kind": "integer", "mantissa_bits": 8, "bias": 1, "overflow": "saturate"}):
+    for fields in (
+        {**base, "overflow": "infinity"},
+        {**base, "overflow": "wrap"},
+        {**base, "overflow": "nan"},
+        {"name": "i", "kind": "integer", "mantissa_bits": 8, "bias": 1, "overflow": "saturate"},
+    ):
         with pytest.raises(ValueError, match=r"needs|wrap|no exponent"):
             Format(**fields)
 

@@ -56,10 +56,15 @@ def test_a_change_is_merged_into_the_base_and_the_base_stays():
 
 def test_no_change_at_all_is_the_chip():
     """A proposal that changes nothing has the base's stages, and so its bits."""
-    mine = proposal(MINIMAL.replace("""change:
+    mine = proposal(
+        MINIMAL.replace(
+            """change:
   stages:
     fuse: {fraction_bits: 20, result: {format: fp32, rounding: toward-zero}}
-""", ""))
+""",
+            "",
+        )
+    )
     assert mine.proposed().stages == mine.today.stages
 
 
@@ -70,25 +75,52 @@ def test_merging_follows_rfc_7396():
     assert spec == {"a": {"b": 1, "c": 2}, "d": [1, 2]}
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("fraction_bits: 20", "fraction_bit: 20", "mine.yaml:7:12: unknown field `fraction_bit`"),
-    ("fraction_bits: 20", "fraction_bits: -1", "mine.yaml:7:27: must be at least 0, got -1"),
-    (BASE, BASE + "x", "did you mean `hopper.wgmma.m64n256k32.f32.e4m3.e4m3`"),
-    ("numerics.relative_frobenius", "numerics.relative_frobenus", "did you mean `numerics.relative_frobenius`"),
-    (", at_most: 1.0e-3", "", "a claim needs a bound"),
-    ("at_most: 1.0e-3", "at_most: 1.0e-3, at_least: 2", "at_least 2 is above at_most 0.001"),
-    ("at_most: 1.0e-3", "at_most: 1.0e-3, relative_to: proposal", "relative to itself"),
-    ("at_most: 1.0e-3", "at_most: 1.0e-3, at: 17", "the proposal has no `sweep`"),
-    ("claims:", "workloads: [deepseek-v2]\nclaims:", "did you mean `deepseek-v3`"),
-    ("claims:", "tensors: [norml]\nclaims:", "did you mean `normal`"),
-    ("claims:", "sweep: {field: stages.fuse.fraction_bit, values: [1, 2]}\nclaims:", "did you mean `fraction_bits`"),
-    ("claims:", "sweep: {field: stages.fuse.fraction_bits, values: [14, -3]}\nclaims:", "must be at least 0, got -3"),
-    ("claims:", "software: {promote_every: 96}\nclaims:", "groups of 128 cannot be scaled by a promotion every 96"),
-    ("claims:", "software: {promote_every: 48, group: 96}\nclaims:", "48 is not a multiple of that"),
-    ("format: fp32, rounding: toward-zero", "format: fp33, rounding: toward-zero", "unknown number format `fp33`"),
-    ("format: fp32, rounding: toward-zero", "format: null, rounding: toward-zero", "missing field `format`"),
-    ("proposal: mine", "proposal: My Proposal", "proposal"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fraction_bits: 20", "fraction_bit: 20", "mine.yaml:7:12: unknown field `fraction_bit`"),
+        ("fraction_bits: 20", "fraction_bits: -1", "mine.yaml:7:27: must be at least 0, got -1"),
+        (BASE, BASE + "x", "did you mean `hopper.wgmma.m64n256k32.f32.e4m3.e4m3`"),
+        (
+            "numerics.relative_frobenius",
+            "numerics.relative_frobenus",
+            "did you mean `numerics.relative_frobenius`",
+        ),
+        (", at_most: 1.0e-3", "", "a claim needs a bound"),
+        ("at_most: 1.0e-3", "at_most: 1.0e-3, at_least: 2", "at_least 2 is above at_most 0.001"),
+        ("at_most: 1.0e-3", "at_most: 1.0e-3, relative_to: proposal", "relative to itself"),
+        ("at_most: 1.0e-3", "at_most: 1.0e-3, at: 17", "the proposal has no `sweep`"),
+        ("claims:", "workloads: [deepseek-v2]\nclaims:", "did you mean `deepseek-v3`"),
+        ("claims:", "tensors: [norml]\nclaims:", "did you mean `normal`"),
+        (
+            "claims:",
+            "sweep: {field: stages.fuse.fraction_bit, values: [1, 2]}\nclaims:",
+            "did you mean `fraction_bits`",
+        ),
+        (
+            "claims:",
+            "sweep: {field: stages.fuse.fraction_bits, values: [14, -3]}\nclaims:",
+            "must be at least 0, got -3",
+        ),
+        (
+            "claims:",
+            "software: {promote_every: 96}\nclaims:",
+            "groups of 128 cannot be scaled by a promotion every 96",
+        ),
+        ("claims:", "software: {promote_every: 48, group: 96}\nclaims:", "48 is not a multiple of that"),
+        (
+            "format: fp32, rounding: toward-zero",
+            "format: fp33, rounding: toward-zero",
+            "unknown number format `fp33`",
+        ),
+        (
+            "format: fp32, rounding: toward-zero",
+            "format: null, rounding: toward-zero",
+            "missing field `format`",
+        ),
+        ("proposal: mine", "proposal: My Proposal", "proposal"),
+    ],
+)
 def test_mistakes_are_told_with_place_and_remedy(old, new, message):
     """A mistake anywhere in the file, the instruction's part included, is told where it stands."""
     assert message in refused(MINIMAL.replace(old, new)).replace("\n     = ", " ")
@@ -96,7 +128,9 @@ def test_mistakes_are_told_with_place_and_remedy(old, new, message):
 
 def test_faults_of_the_proposal_and_of_its_change_come_together():
     """A wrong claim and a wrong stage of one file are reported at once."""
-    text = refused(MINIMAL.replace("fraction_bits: 20", "fraction_bit: 20").replace("at_most: 1.0e-3", "at_mos: 1.0e-3"))
+    text = refused(
+        MINIMAL.replace("fraction_bits: 20", "fraction_bit: 20").replace("at_most: 1.0e-3", "at_mos: 1.0e-3")
+    )
     assert "fraction_bit" in text
     assert "at_mos" in text
 
@@ -111,17 +145,33 @@ def test_workload_names_select_passes_and_gemms():
     """A model's name means all its GEMMs, a pass its six; wgrad sums over tokens."""
     assert len(select("deepseek-v3")) == 18
     assert {(g.n, g.k) for g in select("deepseek-v3.fprop")} == {
-        (2112, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048)}
+        (2112, 7168),
+        (24576, 1536),
+        (32768, 512),
+        (7168, 16384),
+        (4096, 7168),
+        (7168, 2048),
+    }
     assert {g.k for g in select("deepseek-v3.wgrad")} == {4096}
     assert gemms()["deepseek-v3.dgrad.o"].k == 7168
 
 
-# -- claims -------------------------------------------------------------------------------------------------------------
+# -- claims ----------------------------------------------------------------------------------------------------------
 
 
 def figure(value, low, high, workload="deepseek-v3.fprop.o", variant="proposal", tensors="normal", at=None):
-    return Figure(metric="numerics.relative_frobenius", variant=variant, at=at, workload=workload, tensors=tensors, value=value,
-                  low=low, high=high, kind="computed", source="test")
+    return Figure(
+        metric="numerics.relative_frobenius",
+        variant=variant,
+        at=at,
+        workload=workload,
+        tensors=tensors,
+        value=value,
+        low=low,
+        high=high,
+        kind="computed",
+        source="test",
+    )
 
 
 def verdict(claim, *figures):
@@ -129,8 +179,15 @@ def verdict(claim, *figures):
     return judge(mine, figures)[0]
 
 
-@pytest.mark.parametrize(("interval", "judgement"), [((1.0, 0.9, 1.1), "supported"), ((2.5, 2.4, 2.6), "refuted"),
-                                                     ((2.0, 1.9, 2.1), "undetermined"), ((None, None, None), "refuted")])
+@pytest.mark.parametrize(
+    ("interval", "judgement"),
+    [
+        ((1.0, 0.9, 1.1), "supported"),
+        ((2.5, 2.4, 2.6), "refuted"),
+        ((2.0, 1.9, 2.1), "undetermined"),
+        ((None, None, None), "refuted"),
+    ],
+)
 def test_a_claim_holds_breaks_or_straddles(interval, judgement):
     """Supported with the whole interval under the bound, refuted with it above (or not finite), else undetermined."""
     assert verdict({"at_most": 2.0}, figure(*interval)).judgement == judgement
@@ -156,7 +213,11 @@ def test_lower_bounds_look_at_the_smallest():
 
 def test_relative_claims_bound_the_ratio_per_gemm():
     """relative_to divides each figure by its counterpart's, with the widest interval the two allow."""
-    result = verdict({"relative_to": "software", "at_most": 0.6}, figure(1.0, 0.9, 1.1), figure(2.0, 1.8, 2.2, variant="software"))
+    result = verdict(
+        {"relative_to": "software", "at_most": 0.6},
+        figure(1.0, 0.9, 1.1),
+        figure(2.0, 1.8, 2.2, variant="software"),
+    )
     assert result.judgement == "undetermined"
     assert result.deciding.value == 0.5
     assert result.deciding.low == pytest.approx(0.9 / 2.2, rel=1e-5)
@@ -167,7 +228,11 @@ def test_without_evidence_nothing_is_decided():
     """A metric that nothing gathers yet is undetermined, and says so."""
     mine = proposal().model_copy(update={"claims": (Claim(metric="timing.speedup_over_software", at_least=1.1),)})
     (result,) = judge(mine, [figure(1, 1, 1)])
-    assert (result.judgement, result.reason, result.deciding) == ("undetermined", "no timing evidence is gathered yet", None)
+    assert (result.judgement, result.reason, result.deciding) == (
+        "undetermined",
+        "no timing evidence is gathered yet",
+        None,
+    )
 
 
 def test_claims_read_as_sentences():

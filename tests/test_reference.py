@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isa_model import exact
+from isa_model.array_codec import decode_array
 from isa_model.cast import Cast, quantise
-from isa_model.codec import decode_array
 from isa_model.formats import named
 from isa_model.lanes import to_odd, two_product, two_sum
 from isa_model.logfmt import decode_log, encode_log
@@ -58,7 +58,9 @@ def test_exact_dot_is_the_fraction_rounded_to_odd(spread):
     got = exact.dot(a, b)
     for i in range(4):
         for j in range(3):
-            assert got[i, j] == odd(sum((Fraction(x) * Fraction(y) for x, y in zip(a[i], b[:, j], strict=True)), Fraction(0)))
+            assert got[i, j] == odd(
+                sum((Fraction(x) * Fraction(y) for x, y in zip(a[i], b[:, j], strict=True)), Fraction(0))
+            )
 
 
 def test_exact_dot_refuses_what_has_no_exact_value():
@@ -142,7 +144,7 @@ def test_logfmt_extremes():
     coded = encode_log(8, tiles)
     got = decode_log(coded)
     assert got[0, 0] == pytest.approx(1.0)
-    assert got[0, 1] == 0 and np.signbit(got[0, 1]) or got[0, 1] == 0
+    assert (got[0, 1] == 0 and np.signbit(got[0, 1])) or got[0, 1] == 0
     assert coded.minimum[0] == pytest.approx(-32 * np.log(2))
     for bad in (2, 17):
         with pytest.raises(ValueError, match="3 to 16 bits"):

@@ -14,7 +14,7 @@ STYLES = {
     "proposal": {"color": "#009E73", "linestyle": "-", "marker": "D"},
     "exact": {"color": "#555555", "linestyle": ":", "marker": ""},
 }
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -41,7 +41,14 @@ def svg(plot: Plot) -> str:
             y = [float("nan") if v is None else v for v in series.y]
             if plot.steps:
                 style.pop("marker")
-                axes.step([*series.x, series.x[-1] + 1], [*y, y[-1]], where="post", label=series.label, linewidth=1.6, **style)
+                axes.step(
+                    [*series.x, series.x[-1] + 1],
+                    [*y, y[-1]],
+                    where="post",
+                    label=series.label,
+                    linewidth=1.6,
+                    **style,
+                )
             else:
                 axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=4, **style)
         axes.set_xlabel(plot.x_label)

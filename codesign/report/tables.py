@@ -71,8 +71,13 @@ def figure_tables(result: Result) -> Iterator[Table]:
             unit=about.unit,
             columns=columns,
             rows=tuple(
-                Row(workload, tensors, tuple(
-                    number(by_key[metric, workload, tensors, variant, at].value, about.unit) for variant, at in keys))
+                Row(
+                    workload,
+                    tensors,
+                    tuple(
+                        number(by_key[metric, workload, tensors, variant, at].value, about.unit) for variant, at in keys
+                    ),
+                )
                 for workload, tensors in rows
             ),
         )

@@ -21,7 +21,11 @@ def show(result: Result, console: Console) -> None:
     for verdict in result.verdicts:
         style = _STYLES[verdict.judgement]
         reason = deciding(verdict) if verdict.deciding else verdict.reason
-        table.add_row(f"[{style}]{MARKS[verdict.judgement]} {verdict.judgement}[/{style}]", verdict.statement, _plain(reason))
+        table.add_row(
+            f"[{style}]{MARKS[verdict.judgement]} {verdict.judgement}[/{style}]",
+            verdict.statement,
+            _plain(reason),
+        )
     console.print(table)
     console.print(result.headline, highlight=False)
     console.print(result.finding, highlight=False)

@@ -57,9 +57,11 @@ def gemms() -> dict[str, Gemm]:
         for step, (a, b) in PASSES.items():
             for name, gemm in about["gemms"].items():
                 out, inner = gemm["n"], gemm["k"]
-                m, n, k = {"fprop": (tokens, out, inner), "dgrad": (tokens, inner, out), "wgrad": (out, inner, tokens)}[
-                    step
-                ]
+                m, n, k = {
+                    "fprop": (tokens, out, inner),
+                    "dgrad": (tokens, inner, out),
+                    "wgrad": (out, inner, tokens),
+                }[step]
                 full = f"{model}.{step}.{name}"
                 result[full] = Gemm(full, m, n, k, a, b, step == "wgrad", gemm["is"])
     return result

@@ -1,0 +1,136 @@
+"""The data of the numerics plots: error against K, how errors spread, error against fraction bits."""
+
+from __future__ import annotations
+
+from codesign.errors import bf16_ulp, errors_of, finite, metrics_of
+from codesign.evidence import Plot, Series
+from codesign.proposal import Proposal
+from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
+from codesign.workloads.gemms import Gemm
+from isa_model.instruction import Instruction
+
+GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Lengths of K at which error growth is shown."""
+FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
+
+
+def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
+    plots = [_growth(proposal, sampling, tensors) for tensors in proposal.tensors[:2]]
+    plots += [_histogram(proposal, sampling, proposal.tensors[0])]
+    bits = _fraction_bits(proposal, sampling, proposal.tensors[0])
+    return tuple(plots + ([bits] if bits else []))
+
+
+def _square(name: str, k: int) -> Gemm:
+    """A GEMM of length k for the plots, in the roles of fprop."""
+    return Gemm(name, 4096, 4096, k, "activation", "weight", False, "")
+
+
+def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
+    lines: dict[str, list[float | None]] = {key: [] for key in LABELS}
+    for k in GROWTH:
+        trial = Trial(
+            _square(f"growth-{k}", k),
+            tensors,
+            sampling.seeds[0],
+            sampling.rows,
+            sampling.columns,
+            proposal.quantisation,
+        )
+        for variant, at, instruction in variants(proposal):
+            if at is None:
+                outcome = trial.result(variant, instruction)
+                error = metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]
+                lines[variant].append(finite(float(error)))
+    return Plot(
+        name=f"growth-{tensors}",
+        title=f"Accumulation error against K, {tensors} operands",
+        caption="Relative Frobenius error of D against the exact product of the same quantised operands.",
+        x_label="K (products summed)",
+        y_label="relative Frobenius error",
+        x_scale="log2",
+        series=tuple(Series(label=LABELS[key], variant=key, x=GROWTH, y=tuple(y)) for key, y in lines.items()),
+    )
+
+
+def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
+    import numpy as np
+
+    edges = np.arange(-24.0, 8.5, 1.0)
+    trial = Trial(
+        _square("histogram", 7168),
+        tensors,
+        sampling.seeds[0],
+        sampling.rows,
+        sampling.columns,
+        proposal.quantisation,
+    )
+    series = []
+    for variant, at, instruction in variants(proposal):
+        if at is not None:
+            continue
+        outcome = trial.result(variant, instruction)
+        with np.errstate(divide="ignore"):
+            ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
+        counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
+        shares = tuple(float(c) / ulps.size for c in counts)
+        series.append(Series(label=LABELS[variant], variant=variant, x=tuple(edges[:-1].tolist()), y=shares))
+    return Plot(
+        name="histogram",
+        title=f"How large the errors are, K = 7168, {tensors} operands",
+        caption="Share of outputs by |error| in units of the last place of BF16, the output format of fprop and dgrad; "
+        "right of 0 an error is visible in BF16.",
+        x_label="log2 of |error| / BF16 ulp",
+        y_label="share of outputs",
+        y_scale="linear",
+        steps=True,
+        series=tuple(series),
+    )
+
+
+def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot | None:
+    """Error of the proposal as its alignment keeps more fraction bits, with the others as levels."""
+    aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
+    if not aligned:
+        return None
+    trial = Trial(
+        _square("fraction-bits", 4096),
+        tensors,
+        sampling.seeds[0],
+        sampling.rows,
+        sampling.columns,
+        proposal.quantisation,
+    )
+
+    def error(outcome: Outcome) -> float | None:
+        return finite(float(metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]))
+
+    proposed = proposal.proposed()
+    series = [
+        Series(
+            label="proposal, other fraction bits",
+            variant="proposal",
+            x=FRACTION_BITS,
+            y=tuple(error(trial.outcome(_with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
+        )
+    ]
+    for variant, at, instruction in variants(proposal):
+        if at is None and variant != "proposal":
+            level = error(trial.result(variant, instruction))
+            ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
+            series.append(Series(label=LABELS[variant], variant=variant, x=ends, y=(level, level)))
+    kept = proposed.stages[aligned[0]].fraction_bits
+    return Plot(
+        name="fraction-bits",
+        title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
+        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else as "
+        "proposed; the others as levels.",
+        x_label="fraction bits kept in alignment",
+        y_label="relative Frobenius error",
+        series=tuple(series),
+    )
+
+
+def _with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
+    changed = instruction.stages[stage].model_copy(update={"fraction_bits": bits})
+    return instruction.model_copy(update={"stages": {**instruction.stages, stage: changed}})

@@ -1,0 +1,47 @@
+"""Software promotion: what today's kernels do on CUDA cores around an instruction, said in the same language."""
+
+from __future__ import annotations
+
+from isa_model.diagnostics import InputError
+from isa_model.formats import FORMATS
+from isa_model.instruction import Instruction, Scaling, Shape
+from isa_model.rounding import Rounding
+from isa_model.stage import Register, Stage
+
+
+def promoted(instruction: Instruction, every: int, scale: Scaling | None = None) -> Instruction:
+    """The software step on CUDA cores around an instruction, in the same language.
+
+    The instruction starts from zero, runs over `every` products, and its result (times the group scales, if given)
+    is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
+    Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
+    Raises InputError when `every` is not a multiple of the instruction's span, or scales are already inside.
+    """
+    if every % instruction.span or every < instruction.span:
+        raise InputError.of(
+            f"promotion every {every} products does not fit {instruction.name}",
+            f"a multiple of {instruction.span}",
+        )
+    if instruction.scale is not None:
+        raise InputError.of(f"{instruction.name} scales its terms itself; promotion would scale them twice")
+    fp32 = Register(format=FORMATS["fp32"], rounding=Rounding.NEAREST_EVEN)
+    *_, last = instruction.stages
+    chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
+    if scale is not None:
+        scale = scale.model_copy(update={"onto": last, "product": fp32 if scale.a and scale.b else None})
+    return Instruction(
+        name=f"{instruction.name} promoted every {every}",
+        description=f"{instruction.name}, promoted to FP32 on CUDA cores every {every} of K",
+        shape=Shape(m=instruction.shape.m, n=instruction.shape.n, k=max(every, instruction.shape.k)),
+        a=instruction.a,
+        b=instruction.b,
+        accumulator=FORMATS["fp32"],
+        scale=scale,
+        stages={
+            **instruction.stages,
+            last: chained,
+            "promote": Stage(terms=1, accumulator=True, result=(fp32,), zero="ieee"),
+        },
+        infinite_from=instruction.infinite_from,
+        source="DeepSeek-V3 technical report 3.3.2; instruction: " + instruction.source,
+    )
