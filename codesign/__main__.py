@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ def run(arguments: list[str]) -> int:
     if shadow:
         print(f"codesign: {shadow}", file=sys.stderr)
         return 3
+    # A quick command is mostly imports: collect garbage less often, and do not search all packages for pydantic plugins.
+    gc.set_threshold(100_000, 50, 50)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from isa_model.diagnostics import InputError
 
     try:
