@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from codesign import manual
 from codesign.claims import Verdict, judge
 from codesign.evidence import Figure, Plot
+from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather
 from codesign.proposal import Proposal
 from codesign.trial import LABELS, Sampling
@@ -47,6 +49,8 @@ class Result(Spec):
     finding: str
     """What the numerics show, in a sentence."""
     verdicts: tuple[Verdict, ...]
+    worst: tuple[Figure, ...]
+    """Of each variant and metric the worst figure over all GEMMs and tensor sources."""
     labels: dict[str, str]
     figures: tuple[Figure, ...]
     plots: tuple[Plot, ...]
@@ -72,6 +76,7 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         headline=_headline(verdicts),
         finding=_finding(evidence.figures),
         verdicts=verdicts,
+        worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
         figures=evidence.figures,
         plots=evidence.plots,
@@ -95,17 +100,28 @@ def _headline(verdicts: tuple[Verdict, ...]) -> str:
     return ", ".join(words) + "."
 
 
+def _worst(figures: tuple[Figure, ...]) -> Iterator[Figure]:
+    for variant in LABELS:
+        for name, metric in METRICS.items():
+            covered = [f for f in figures if (f.variant, f.metric, f.at) == (variant, name, None)]
+            if covered:
+                yield max(covered, key=lambda f: _badness(f.value, metric.better))
+
+
+def _badness(value: float | None, better: str) -> float:
+    if value is None:
+        return float("inf")
+    return {"lower": value, "higher": -value, "zero": abs(value)}[better]
+
+
 def _finding(figures: tuple[Figure, ...]) -> str:
-    """Worst accumulation error of each variant, over all GEMMs and tensor sources."""
-    worst: dict[str, float | None] = {}
-    for f in figures:
-        if f.metric == "numerics.relative_frobenius" and f.at is None:
-            held = worst.get(f.variant, 0.0)
-            worst[f.variant] = None if f.value is None or held is None else max(held, f.value)
-    text = "Worst accumulation error over all GEMMs and tensors (relative Frobenius): " + ", ".join(
-        f"{LABELS[variant]} {'not finite' if value is None else f'{value:.2g}'}" for variant, value in worst.items()
+    """What the proposal does to today's accumulation error, at its worst."""
+    worst = {f.variant: f for f in _worst(figures) if f.metric == "numerics.relative_frobenius"}
+    words = {key: "not finite" if f.value is None else f"{f.value:.2g}" for key, f in worst.items()}
+    return (
+        f"At its worst over all GEMMs and tensors, the relative error of accumulation is {words['proposal']} with the "
+        f"proposal, {words['software']} with today's software and {words['today']} with today's instruction alone."
     )
-    return text + "."
 
 
 def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:

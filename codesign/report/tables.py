@@ -57,6 +57,30 @@ def deciding(verdict: Verdict) -> str:
     return f"{interval(verdict.deciding)} on {verdict.deciding.workload}, {verdict.deciding.tensors}"
 
 
+SHORT = {
+    "numerics.relative_frobenius": "accumulation error",
+    "numerics.max_relative": "largest error / largest value",
+    "numerics.bias": "bias",
+    "numerics.share_over_1_bf16_ulp": "outputs off by over 1 BF16 ulp",
+    "numerics.quantisation_error": "quantisation error",
+    "numerics.total_error": "total error",
+    "numerics.sqnr_db": "SQNR",
+    "numerics.underflow_share": "underflow",
+    "numerics.overflow_share": "overflow",
+}
+
+
+def worst_table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, tuple[str, ...]]]]:
+    """Headings, and a row per variant: its worst figure of each metric."""
+    metrics = list(dict.fromkeys(f.metric for f in result.worst))
+    by_key = {(f.variant, f.metric): f for f in result.worst}
+    variants = dict.fromkeys(f.variant for f in result.worst)
+    rows = [
+        (result.labels[v], tuple(number(by_key[v, m].value, METRICS[m].unit) for m in metrics)) for v in variants
+    ]
+    return tuple(SHORT.get(m, m) for m in metrics), rows
+
+
 def figure_tables(result: Result) -> Iterator[Table]:
     """A table per metric: one row per GEMM and tensor source, a column per variant."""
     keys = list(dict.fromkeys((f.variant, f.at) for f in result.figures))

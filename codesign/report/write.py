@@ -68,6 +68,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
     return environment.get_template(template).render(
         result=result,
         plots=plots,
+        worst=tables.worst_table(result),
         tables=list(tables.figure_tables(result)),
         marks=tables.MARKS,
         deciding=tables.deciding,
