@@ -215,6 +215,13 @@ class Tile:
         parts = []
         for part in value.parts:
             parts += two_product(part, factor) if self.plan.scaled_bits > LANE_BITS else [part * factor]
+        if len(value.parts) > 1:
+            # Times an infinity or a NaN, only the sum of the parts has the right sign, and is zero where it should be.
+            whole = to_odd(value.parts)
+            special = ~(np.isfinite(whole) & np.isfinite(factor))
+            if special.any():
+                parts = [np.where(special, 0.0, part) for part in parts]
+                parts[0] = np.where(special, whole * factor, parts[0])
         if scale.result:
             rounded = round_to(to_odd(parts), scale.result)
             return Value([rounded], exponent_of(rounded, scale.result.format))

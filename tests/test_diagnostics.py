@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -108,7 +108,6 @@ def test_scalars_follow_yaml_1_2():
     }
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text):
     """Whatever the file holds, the answer is a document or an InputError."""
@@ -131,7 +130,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text("klm", min_size=1, max_size=3), PLAIN, min_size=1, max_size=4))
 def test_plain_data_survives_and_every_value_has_a_place(data):
     """Dumped by PyYAML and read again data are the same, and each scalar's place holds its text."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from strategies import codes, instructions
 
 from isa_model import InputError, catalogue, load, matmul, promoted
@@ -377,7 +377,6 @@ def test_specs_are_frozen_and_hide_no_field():
         validated(parse_yaml("stages: {fuse: {terms: 1, fraction_bit: 3}}", "x.yaml"))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(instructions())
 def test_a_spec_survives_being_written_and_read(spec):
     """Dumped to plain data and read again, an instruction is the same."""

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isa_model import exact
@@ -29,7 +29,6 @@ def odd(exact_sum: Fraction) -> float:
     return near if np.float64(near).view(np.int64) & 1 else other
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(FLOATS, min_size=1, max_size=9), st.booleans())
 def test_parts_are_summed_exactly_and_rounded_to_odd(values, cancel):
     """to_odd of any parts is their exact sum, rounded once to odd, cancellation included."""
@@ -38,7 +37,6 @@ def test_parts_are_summed_exactly_and_rounded_to_odd(values, cancel):
     assert got == odd(sum(map(Fraction, parts), Fraction(0)))
 
 
-@settings(max_examples=200, deadline=None)
 @given(FLOATS, FLOATS)
 def test_sums_and_products_lose_nothing(x, y):
     """two_sum and two_product return two floats whose exact sum is the exact result."""
@@ -121,7 +119,6 @@ def test_zero_groups_and_lost_elements_are_counted():
         quantise(Cast(), np.full((1, 128), np.nan, np.float32))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(3, 12), st.integers(0, 1 << 30))
 def test_logfmt_returns_the_nearest_code_in_linear_space(bits, seed):
     """Every element decodes to the closest of all the values its tile's codes stand for; zeros stay zeros."""

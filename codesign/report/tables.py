@@ -75,9 +75,7 @@ def worst_table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, tuple[
     metrics = list(dict.fromkeys(f.metric for f in result.worst))
     by_key = {(f.variant, f.metric): f for f in result.worst}
     variants = dict.fromkeys(f.variant for f in result.worst)
-    rows = [
-        (result.labels[v], tuple(number(by_key[v, m].value, METRICS[m].unit) for m in metrics)) for v in variants
-    ]
+    rows = [(result.labels[v], tuple(number(by_key[v, m].value, METRICS[m].unit) for m in metrics)) for v in variants]
     return tuple(SHORT.get(m, m) for m in metrics), rows
 
 

@@ -1,0 +1,8 @@
+"""Hypothesis draws the same examples for everyone; `pytest --hypothesis-profile=search` draws many new ones."""
+
+from hypothesis import HealthCheck, settings
+
+slow = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+settings.register_profile("same", max_examples=300, derandomize=True, deadline=None, suppress_health_check=slow)
+settings.register_profile("search", max_examples=20_000, deadline=None, suppress_health_check=slow)
+settings.load_profile("same")
