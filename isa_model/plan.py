@@ -17,8 +17,8 @@ LANE_BITS = 53
 """Significand bits of a float64 lane."""
 RANGE = 880
 """Exponents beyond +-RANGE are refused, so that sums, products and reciprocals of units stay normal float64."""
-MULTI_PART_FRACTION_BITS = 40
-"""A term of several parts is rounded to odd at 53 bits before it is aligned; so many fraction bits stay exact."""
+ODD_BITS = LANE_BITS - 2
+"""A term of several parts is rounded to odd in one lane before it is cut; a cut above this many bits stays exact."""
 
 
 class Unsupported(Exception):
@@ -129,7 +129,7 @@ class Plan:
         else:
             own = stage.accumulator_fraction_bits or 0
             bits = growth + max(stage.fraction_bits, own if takes else 0)
-            if term.parts > 1 and stage.fraction_bits > MULTI_PART_FRACTION_BITS:
+            if term.parts > 1 and term.growth + stage.fraction_bits > ODD_BITS:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = stage.terms + takes
         plain = bits <= LANE_BITS

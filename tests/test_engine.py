@@ -105,6 +105,30 @@ def test_an_infinite_scale_multiplies_the_sum_and_not_its_parts(row, expected):
         assert np.array_equal(got, [[np.float32(expected)]], equal_nan=True)
 
 
+def test_a_cut_below_the_lanes_of_a_wide_sum_is_left_to_the_golden_model():
+    """A sum handed up unrounded and cut at a fixed exponent, far below its leading bit, is refused by the CPU engine."""
+    spec = Instruction.model_validate(
+        {
+            "a": "bf16",
+            "b": "bf16",
+            "accumulator": "fp32",
+            "shape": {"m": 1, "n": 1, "k": 2},
+            "stages": {
+                "pair": {"terms": 2, "exponent": 0},
+                "sum": {
+                    "terms": 1,
+                    "accumulator": True,
+                    "fraction_bits": 7,
+                    "rounding": "nearest-even",
+                    "result": {"format": "fp32", "rounding": "toward-zero"},
+                },
+            },
+        }
+    )
+    with pytest.raises(Unsupported, match="wider than a lane"):
+        Plan(spec)
+
+
 def test_all_65536_pairs_of_fp8_codes():
     """One product of every pair of E4M3 codes, by E5M2 codes and by E4M3 codes, equals the exact product truncated to e8m13."""
     every = np.arange(256, dtype=np.uint8)
