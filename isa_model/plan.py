@@ -30,7 +30,8 @@ class Level:
     """Bounds on the terms of one level: products, or results of a stage.
 
     Each part of a term has at most `bits` significant bits; a term is a multiple of 2**`lsb`, smaller than 2**`top` in
-    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane.
+    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane; else it
+    has `sum_bits` bits from its last place on, which an aligned sum has `fraction_bits` below its largest exponent.
     """
 
     bits: int
@@ -39,6 +40,8 @@ class Level:
     growth: int
     parts: int = 1
     plain: bool = True
+    sum_bits: int = 0
+    fraction_bits: int = 0
 
 
 def significand_bits(fmt: Format) -> int:
@@ -79,6 +82,7 @@ class Plan:
         if self.scales_fold and scale:
             self.min_product_exponent += sum(s.format.min_exponent for s in (scale.a, scale.b) if s)
         self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
+        self.product_growth = product.growth
         self.scaled_bits = 0
         level = self._scaled(product, -1, scale_levels)
         stages = list(spec.stages.values())
@@ -96,6 +100,11 @@ class Plan:
                 if register.format.kind == "float" and register.format.mantissa_bits > LANE_BITS - 3:
                     raise Unsupported(f"a register of {register.format.name} is as wide as the lanes")
             level = self._scaled(result, index, scale_levels)
+
+    @property
+    def lane_name(self) -> str:
+        """The C type of a lane."""
+        return "float" if self.lane.__name__ == "float32" else "double"
 
     def _scaled(self, level: Level, index: int, scales: list[Level]) -> Level:
         """Bounds after the scales that are applied to the results of this stage."""
@@ -124,18 +133,19 @@ class Plan:
         lsb = min(term.lsb, running.lsb) if takes else term.lsb
         top = (max(term.top, running.top) if takes else term.top) + (stage.terms + takes - 1).bit_length()
         parts = term.parts * stage.terms + takes
+        kept = 0
         if stage.fraction_bits is None:
             bits = top - lsb
         else:
-            own = stage.accumulator_fraction_bits or 0
-            bits = growth + max(stage.fraction_bits, own if takes else 0)
+            kept = max(stage.fraction_bits, (stage.accumulator_fraction_bits or 0) if takes else 0)
+            bits = growth + kept
             if term.parts > 1 and term.growth + stage.fraction_bits > ODD_BITS:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = stage.terms + takes
         plain = bits <= LANE_BITS
         if stage.exponent is not None:
             growth = top - stage.exponent
-        return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain))
+        return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
 
     def _lane(self, stage: Stage, product: Level) -> Any:
         """float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import decode_array, encode_array
-from isa_model.formats import Format
+from isa_model.array_codec import encode_array
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
     NO_EXPONENT,
@@ -31,6 +30,7 @@ from isa_model.lanes import (
     to_odd,
     two_product,
 )
+from isa_model.operands import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
 from isa_model.plan import LANE_BITS, RANGE, Plan
 from isa_model.rounding import round_integer
 from isa_model.stage import Stage
@@ -38,7 +38,6 @@ from isa_model.stage import Stage
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
 """Products formed at a time: enough that threads rarely wait for each other to enter numpy."""
-_OPERAND_NO_EXPONENT = -(1 << 14)  # int16: the sum of two still fits, and stays below every real exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +46,6 @@ class Value:
 
     parts: list[Float64]
     exponent: Exponents
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One operand, K first: values, alignment exponents (int16), and the group scales of stage results if any."""
-
-    values: NDArray[np.floating[Any]]
-    exponents: NDArray[np.int16]
-    scales: Float64 | None
-    scale_exponents: Exponents | None
-
-    def tile(self, part: slice) -> Operand:
-        def cut(x: Any) -> Any:
-            return None if x is None else np.ascontiguousarray(x[:, part])
-
-        return Operand(*(cut(x) for x in (self.values, self.exponents, self.scales, self.scale_exponents)))
 
 
 def matmul(
@@ -79,9 +62,9 @@ def matmul(
     """
     plan = Plan(spec)
     scale = spec.scale
-    side_a = _operand(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
-    side_b = _operand(plan, spec.b, b, scale and scale.b, scale_b, 1)
-    c_values = _read(spec, spec.accumulator, c)
+    side_a = side(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
+    side_b = side(plan, spec.b, b, scale and scale.b, scale_b, 1)
+    c_values = read(spec, spec.accumulator, c)
     d: Any = np.empty(c.shape, c.dtype)
 
     def work(corner: tuple[int, int]) -> None:
@@ -102,34 +85,6 @@ def matmul(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
     return np.asarray(d)
-
-
-def _operand(plan: Plan, fmt: Format, codes: Codes, side: Any, scale_codes: Codes | None, axis: int) -> Operand:
-    """Decode one operand (K first). Scales that multiply products exactly are multiplied in at once."""
-    values = _read(plan.spec, fmt, codes)
-    exponents = exponent_of(values, fmt)
-    scales = scale_exponents = None
-    if side is not None and scale_codes is not None:
-        k_group, group = (side.group[1], side.group[0]) if axis == 0 else side.group
-        scales = np.repeat(decode_array(side.format, scale_codes), group, axis=1)[:, : values.shape[1]]
-        scale_exponents = exponent_of(scales, side.format)
-        if plan.scales_fold:
-            of_k = np.arange(values.shape[0]) // k_group
-            values = values * scales[of_k]
-            exponents = _times_exponents(exponents, scale_exponents[of_k])
-            scales = scale_exponents = None
-    exponents = np.where(exponents == NO_EXPONENT, _OPERAND_NO_EXPONENT, exponents)
-    return Operand(values.astype(plan.lane), exponents.astype(np.int16), scales, scale_exponents)
-
-
-def _read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
-    """Elements of A, B or C."""
-    values = decode_array(fmt, codes)
-    return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
-
-
-def _times_exponents(x: Exponents, y: Exponents) -> Exponents:
-    return np.where((x == NO_EXPONENT) | (y == NO_EXPONENT), NO_EXPONENT, x + y).astype(np.int32)
 
 
 class Tile:
@@ -186,7 +141,7 @@ class Tile:
             parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
             self._make_infinite(parts[0])
             exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
-            exponent[exponent <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
+            exponent[exponent <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
             yield self.scaled(Value(parts, exponent), k, -1)
 
     def _make_infinite(self, product: NDArray[np.floating[Any]]) -> None:
@@ -207,7 +162,7 @@ class Tile:
                 where: Any = np.s_[:, None] if k_axis else np.s_[None, :]
                 group = k // side.group[k_axis]
                 factor = factor * operand.scales[group][where]
-                exponent = _times_exponents(exponent, operand.scale_exponents[group][where])
+                exponent = times_exponents(exponent, operand.scale_exponents[group][where])
         if scale.product:
             factor = round_to(factor, scale.product)
             exponent = exponent_of(factor, scale.product.format)
@@ -225,7 +180,7 @@ class Tile:
         if scale.result:
             rounded = round_to(to_odd(parts), scale.result)
             return Value([rounded], exponent_of(rounded, scale.result.format))
-        return Value(parts, _times_exponents(value.exponent, exponent))
+        return Value(parts, times_exponents(value.exponent, exponent))
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
@@ -256,15 +211,15 @@ class Tile:
     def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:
         """Largest alignment exponent among the products of a block."""
         a, b = self.a.exponents, self.b.exponents
-        best = np.full(self.shape, 2 * _OPERAND_NO_EXPONENT, np.int16)
+        best = np.full(self.shape, 2 * OPERAND_NO_EXPONENT, np.int16)
         for some in self.chunks(ks):
             sums = np.add(a[some][:, :, None], b[some][:, None, :], out=self.exponent_buffer[: len(some)])
             np.maximum(best, np.maximum.reduce(sums, axis=0), out=best)
         largest = best.astype(np.int32)
-        largest[best <= _OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
+        largest[best <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
         if stage.zero_exponent is not None:  # a product is zero where either operand is
-            zero_a = (a[ks] == _OPERAND_NO_EXPONENT).any(axis=0)
-            zero_b = (b[ks] == _OPERAND_NO_EXPONENT).any(axis=0)
+            zero_a = (a[ks] == OPERAND_NO_EXPONENT).any(axis=0)
+            zero_b = (b[ks] == OPERAND_NO_EXPONENT).any(axis=0)
             has_zero = zero_a[:, None] | zero_b[None, :]
             largest = np.where(has_zero, np.maximum(largest, stage.zero_exponent), largest)
         return largest

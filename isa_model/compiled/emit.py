@@ -1,0 +1,403 @@
+"""One step of an instruction as C text, written from its spec and its Plan; the CPU and the GPU engine compile it.
+
+A *lane* is one element of D. `LANES` stands for the loop over the lanes a step computes together; a value that outlives
+one such loop is an array over lanes, `[j]`. Inside, the text follows golden.py: terms, cut, sum, put. The two inner loops
+over the products of a block, the largest exponent and the sum of the cut products, are the target's (see `Target`).
+
+The step reads, for element `j` and position `k` along K, `A(k, j)` and `B(k, j)` (numbers of the lane type), `EA(k, j)`
+and `EB(k, j)` (their alignment exponents, OPERAND_NONE for a zero), and per group of scales `g` `SA(g, j)`, `SB(g, j)`,
+`ESA(g, j)`, `ESB(g, j)`. It reads and leaves the accumulator in `C(j)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from isa_model.formats import Format
+from isa_model.lanes import largest_finite
+from isa_model.plan import LANE_BITS, RANGE, Plan
+from isa_model.rounding import Rounding
+from isa_model.stage import Register, Stage
+
+
+@dataclass(frozen=True)
+class Term:
+    """C expressions of a term: parts whose sum is the value, and the alignment exponent."""
+
+    parts: tuple[str, ...]
+    exponent: str
+
+
+Recipe = Callable[[], Term]
+"""A term yet to be computed: called where the text is inside a loop over lanes, writes what it needs there."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Products of one block that are never formed one by one: `size` of them, number t at k = base + offsets[t]."""
+
+    base: str
+    offsets: tuple[int, ...]
+
+
+class Target(Protocol):
+    """What differs between compilers: the inner loops over the products of a block, for all lanes at once."""
+
+    def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
+        """Text that sets `out[j]` to the largest sum of exponents, and `smallest[j]` to the smallest if asked for."""
+
+    def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
+        """Text that sets `out[j]` to the sum of the products times `inverse[j]`, each rounded to a whole number."""
+
+    def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
+        """Text that sets `out[j]` to the exact sum of the products."""
+
+
+def step(plan: Plan, target: Target) -> str:
+    """The statements of one step: `plan.spec.shape.k` products of every lane added to `C(j)`; `k` is where they start."""
+    return Emitter(plan, target).step()
+
+
+class Emitter:
+    """Writes the text of one step from top to bottom."""
+
+    def __init__(self, plan: Plan, target: Target) -> None:
+        self.plan, self.spec, self.target = plan, plan.spec, target
+        self.stages: list[Stage] = list(plan.spec.stages.values())
+        self.lines: list[str] = []
+        self.names = 0
+
+    def step(self) -> str:
+        last = len(self.stages) - 1
+        blocks = self.spec.shape.k // self.spec.span
+        self.loop(last, blocks, "k", lambda n, k: self.run_block(last, n, k, "C(j)"))
+        return "\n".join(self.lines)
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def name(self, stem: str) -> str:
+        self.names += 1
+        return f"{stem}{self.names}"
+
+    def write(self, text: str) -> None:
+        self.lines.append(text)
+
+    def let(self, kind: str, expression: str, stem: str = "v") -> str:
+        name = self.name(stem)
+        self.write(f"const {kind} {name} = {expression};")
+        return name
+
+    def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
+        """Blocks 0 to count - 1 of a stage: a C loop where each is the one before, moved along K; else one by one."""
+        if count > 1 and not any(s.interleave for s in self.stages[: index + 1]):
+            length = self.spec.products_per_result(index) // (self.stages[index].chain or 1)
+            i, inner = self.name("i"), self.name("k")
+            self.write(f"for (int {i} = 0; {i} < {count}; ++{i}) {{ const int {inner} = {k} + {i} * {length};")
+            body(0, inner)
+            self.write("}")
+        else:
+            for n in range(count):
+                body(n, k)
+
+    def array(self, kind: str, stem: str) -> str:
+        name = self.name(stem)
+        self.write(f"{kind} {name}[W];")
+        return name
+
+    # -- the stages, as golden.dot has them --------------------------------------------------------------------------
+
+    def run_block(self, index: int, n: int, k: str, value: str) -> None:
+        """Add block number `n` of a stage to its running value, an array over lanes."""
+        register = self.stages[index].result[-1].format
+        exponent = self.align(value, register)
+        if index == len(self.stages) - 1 and n == 0 and self.spec.accumulator.min_exponent != register.min_exponent:
+            exponent = f"{k} == 0 ? {self.align(value, self.spec.accumulator)} : {exponent}"  # C is in its own format
+        recipe = self.block(index, n, k, lambda: Term((value,), self.let("int", exponent, "e")))
+        self.write("LANES {")
+        self.write(f"{value} = {recipe().parts[0]};")
+        self.write("}")
+
+    def result(self, index: int, r: int, k: str) -> Recipe:
+        """Result number `r` of a stage, scaled if the spec says so."""
+        stage, chain = self.stages[index], self.stages[index].chain or 1
+        if stage.accumulator and chain > 1:
+            value = self.array("double", "run")
+            self.write(f"LANES {value}[j] = 0.0;")
+            if any(s.interleave for s in self.stages[: index + 1]):
+                for n in range(r * chain, (r + 1) * chain):
+                    self.run_block(index, n, k, f"{value}[j]")
+            else:
+                length = self.spec.products_per_result(index)
+                self.loop(
+                    index,
+                    chain,
+                    f"({k} + {r * length})",
+                    lambda n, inner: self.run_block(index, n, inner, f"{value}[j]"),
+                )
+            exponent = self.align(f"{value}[j]", stage.result[-1].format)
+            recipe: Recipe = lambda: Term((f"{value}[j]",), self.let("int", exponent, "e"))  # noqa: E731
+        elif stage.accumulator:
+            recipe = self.block(index, r, k, lambda: Term(("0.0",), "NONE"))
+        else:
+            recipe = self.block(index, r, k, None)
+        first = r * self.spec.products_per_result(index)
+        return lambda: self.scaled(recipe(), index, f"{k} + {first}")
+
+    def terms(self, index: int, n: int) -> list[int]:
+        """Numbers of the results of the stage below that make block number `n`: `golden.deal`."""
+        stage = self.stages[index]
+        if stage.interleave is None:
+            return list(range(n * stage.terms, (n + 1) * stage.terms))
+        run, parts = stage.interleave.run, stage.interleave.parts
+        span = stage.terms * parts
+        return [n // parts * span + j for j in range(span) if (j // run) % parts == n % parts]
+
+    def block(self, index: int, n: int, k: str, running: Recipe | None) -> Recipe:
+        """The sum of block number `n` with the running value, put into the stage's register."""
+        stage, numbers = self.stages[index], self.terms(index, n)
+        if index == 0 and self.plan.fused_products:
+            return self.fused_block(stage, Block(k, tuple(numbers)), running)
+        recipes = (
+            [self.product(f"{k} + {t}") for t in numbers]
+            if index == 0
+            else [self.result(index - 1, t, k) for t in numbers]
+        )
+
+        def compute() -> Term:
+            terms = [recipe() for recipe in recipes]
+            own = running() if running else None
+            everything = [*terms, own] if own else terms
+            largest = self.largest(stage, [t.exponent for t in everything])
+            if not stage.aligned:
+                parts = [p for t in everything for p in t.parts]
+            else:
+                known = self.let("int", f"larger({largest}, {-RANGE})", "known")
+                parts = [self.cut(self.to_odd(t.parts), known, stage.fraction_bits, stage) for t in terms]
+                parts += self.cut_running(stage, own, known, largest)
+            return self.summed(index, stage, parts, largest)
+
+        return compute
+
+    def fused_block(self, stage: Stage, block: Block, running: Recipe | None) -> Recipe:
+        """The same for products summed straight from the operands: the target's loops, then the rest in the lanes."""
+        plan = self.plan
+        needs_exponent = stage.aligned or not stage.result
+        exponents = self.array("short", "top") if needs_exponent else ""
+        # A zero product matters only if it may count above a product or a running value that is none.
+        counts_zeros = needs_exponent and stage.zero_exponent is not None
+        smallest = self.array("short", "low") if counts_zeros else None
+        if needs_exponent:
+            self.write(self.target.largest(plan, block, exponents, smallest))
+
+        def largest_of(own: Term | None) -> str:
+            names = [self.let("int", f"widen({exponents}[j])", "e")] if needs_exponent else []
+            if smallest is not None:
+                zero = f"{smallest}[j] <= OPERAND_NONE / 2 ? {stage.zero_exponent} : NONE"
+                names.append(self.let("int", zero, "e"))
+            return self.largest(stage, names + ([own.exponent] if own else [])) if needs_exponent else "NONE"
+
+        if not stage.aligned:
+            sums = self.array("double", "sum")
+            self.write(self.target.exact_sum(plan, block, stage, sums))
+
+            def exact() -> Term:
+                own = running() if running else None
+                parts = [f"{sums}[j]", *(own.parts if own else ())]
+                return self.summed(0, stage, parts, largest_of(own))
+
+            return exact
+
+        lane = plan.lane_name
+        inverse, tops, sums = self.array(lane, "inverse"), self.array("int", "largest"), self.array(lane, "sum")
+        self.write("LANES {")
+        largest = largest_of(running() if running else None)
+        self.write(f"{tops}[j] = {largest};")
+        pow2 = "pow2f" if lane == "float" else "pow2"
+        known = f"larger(larger({largest}, {-RANGE}), {plan.min_product_exponent})"
+        self.write(f"{inverse}[j] = {pow2}({stage.fraction_bits} - {known});")
+        self.write("}")
+        self.write(self.target.cut_sum(plan, block, stage, inverse, sums))
+
+        def aligned() -> Term:
+            largest = self.let("int", f"{tops}[j]", "e")
+            known = self.let("int", f"larger({largest}, {-RANGE})", "known")
+            part = self.let("double", f"(double){sums}[j] * pow2({known} - {stage.fraction_bits})")
+            own = running() if running else None
+            return self.summed(0, stage, [part, *self.cut_running(stage, own, known, largest)], largest)
+
+        return aligned
+
+    def product(self, k: str) -> Recipe:
+        """One product, and its scales where they apply to products."""
+
+        def compute() -> Term:
+            x, y = self.let("double", f"A({k}, j)"), self.let("double", f"B({k}, j)")
+            product = self.let("double", f"{x} * {y}", "p")
+            parts: tuple[str, ...] = (product,)
+            if self.plan.product_bits > LANE_BITS:
+                parts = (product, self.let("double", f"product_error({x}, {y}, {product})", "p"))
+            if self.plan.infinite_from is not None:
+                limit = f"fabs({product}) >= {self.plan.infinite_from!r}"
+                large = self.let("double", f"{limit} ? copysign(INFINITY, {product}) : {product}", "p")
+                parts = (large, *parts[1:])
+            exponent = self.let("int", f"widen((int)EA({k}, j) + (int)EB({k}, j))", "e")
+            return self.scaled(Term(parts, exponent), -1, k)
+
+        return compute
+
+    def scaled(self, term: Term, index: int, k: str) -> Term:
+        """golden.scaled: the term times the scales of its row, column and group of K."""
+        scale = self.spec.scale
+        if scale is None or index != self.spec.scaled_stage or (index == -1 and self.plan.scales_fold):
+            return term
+        factors, exponents = [], []
+        for side, letter, axis in ((scale.a, "A", 1), (scale.b, "B", 0)):
+            if side is not None:
+                group = self.let("int", f"({k}) / {side.group[axis]}", "g")
+                factors.append(f"S{letter}({group}, j)")
+                exponents.append(f"ES{letter}({group}, j)")
+        factor = self.let("double", " * ".join(factors), "f")
+        exponent = self.let("int", exponents[0] if len(exponents) == 1 else f"join({', '.join(exponents)})", "e")
+        if scale.product:
+            factor = self.rounded(factor, scale.product)
+            exponent = self.let("int", self.align(factor, scale.product.format), "e")
+        parts: list[str] = []
+        for part in term.parts:
+            product = self.let("double", f"{part} * {factor}", "p")
+            parts.append(product)
+            if self.plan.scaled_bits > LANE_BITS:
+                parts.append(self.let("double", f"product_error({part}, {factor}, {product})", "p"))
+        if len(term.parts) > 1:
+            # Times an infinity or a NaN, only the sum of the parts has the right sign, and is zero where it should be.
+            total = self.to_odd(term.parts)
+            special = self.let("int", f"!(is_finite({total}) & is_finite({factor}))", "special")
+            first = self.let("double", f"{special} ? {total} * {factor} : {parts[0]}", "p")
+            parts = [first, *(self.let("double", f"{special} ? 0.0 : {p}", "p") for p in parts[1:])]
+        if scale.result:
+            value = self.rounded(self.to_odd(parts), scale.result)
+            return Term((value,), self.let("int", self.align(value, scale.result.format), "e"))
+        return Term(tuple(parts), self.let("int", f"join({term.exponent}, {exponent})", "e"))
+
+    # -- sums --------------------------------------------------------------------------------------------------------
+
+    def largest(self, stage: Stage, exponents: Sequence[str]) -> str:
+        """The exponent a block is aligned to; a term without one counts with the stage's zero exponent."""
+        if stage.zero_exponent is not None:
+            exponents = [f"({e} == NONE ? {stage.zero_exponent} : {e})" for e in exponents]
+        result = exponents[0]
+        for exponent in exponents[1:]:
+            result = self.let("int", f"larger({result}, {exponent})", "e")
+        return self.let("int", result, "e")
+
+    def cut(self, value: str, known: str, fraction_bits: int | None, stage: Stage) -> str:
+        unit = f"{known} - {fraction_bits}"
+        return self.let("double", f"whole({value} * pow2(-({unit})), {mode(stage.rounding)}) * pow2({unit})", "c")
+
+    def cut_running(self, stage: Stage, own: Term | None, known: str, largest: str) -> list[str]:
+        if own is None:
+            return []
+        kept = self.cut(own.parts[0], known, stage.accumulator_fraction_bits, stage)
+        if stage.drop_beyond is not None:
+            dropped = f"({own.exponent} != NONE) & ({own.exponent} < {largest} - {stage.drop_beyond})"
+            kept = self.let("double", f"{dropped} ? {self.neutral(stage)} : {kept}", "c")
+        return [kept]
+
+    @staticmethod
+    def neutral(stage: Stage) -> str:
+        return "-0.0" if stage.zero == "ieee" else "0.0"
+
+    def summed(self, index: int, stage: Stage, parts: Sequence[str], largest: str) -> Term:
+        """golden.exact_sum and golden.put: the parts' sum in the register, or handed up as it is."""
+        level = self.plan.levels[index]
+        if len(parts) > 1:
+            if level.plain:
+                parts = [self.let("double", " + ".join(parts), "s")]
+            elif len(parts) > 2:
+                bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
+                parts = self.binned(stage, parts, bottom, level.sum_bits)
+        if not stage.result:
+            if stage.zero == "positive":
+                parts = [self.let("double", f"{parts[0]} + 0.0", "s"), *parts[1:]]
+            fixed = stage.exponent is not None
+            exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
+            return Term(tuple(parts), exponent)
+        value = self.to_odd(parts)
+        for register in stage.result:
+            value = self.rounded(value, register)
+        if stage.zero == "positive":
+            value = self.let("double", f"{value} + 0.0")
+        return Term((value,), self.let("int", self.align(value, stage.result[-1].format), "e"))
+
+    def binned(self, stage: Stage, parts: Sequence[str], bottom: str, bits: int) -> list[str]:
+        """The same sum in few parts: every part is split at fixed places, and what lies between two is added exactly."""
+        width = LANE_BITS - 1 - len(parts).bit_length()
+        count = -(-bits // width)
+        bottom = self.let("int", bottom, "unit")
+        magics = [self.let("double", f"1.5 * pow2(52 + {bottom} + {i * width})", "magic") for i in range(1, count)]
+        totals = ["" for _ in range(count)]
+        for part in parts:
+            left = part
+            for i in range(count - 1, 0, -1):
+                piece = self.let("double", f"bin({left}, {magics[i - 1]})", "h")
+                left = self.let("double", f"rest({left}, {piece})", "h")
+                totals[i] = self.let("double", f"{totals[i]} + {piece}", "t") if totals[i] else piece
+            totals[0] = self.let("double", f"{totals[0]} + {left}", "t") if totals[0] else left
+        totals = [t for t in reversed(totals) if t]
+        if stage.zero == "ieee":  # a bin of a negative zero is a positive one
+            nothing = self.let("int", " & ".join(f"({p} == 0)" for p in parts), "z")
+            plain = self.let("double", " + ".join(parts), "z")
+            totals = [self.let("double", f"{nothing} ? {plain} : {t}", "t") for t in totals]
+        return totals
+
+    def to_odd(self, parts: Sequence[str]) -> str:
+        """lanes.to_odd: the sum of all parts as one double, exact where it fits, else rounded to odd."""
+        if len(parts) == 1:
+            return parts[0]
+        expansion: list[str] = []
+        for part in parts:
+            carry = part
+            for i, held in enumerate(expansion):
+                carry, expansion[i] = self.two_sum(held, carry)
+            expansion.append(carry)
+        high, leftovers = expansion[-1], []
+        for held in reversed(expansion[:-1]):
+            high, low = self.two_sum(high, held)
+            leftovers.append(low)
+        low = leftovers[-1]
+        for held in reversed(leftovers[:-1]):
+            total, error = self.two_sum(held, low)
+            low = self.let("double", f"jam({total}, {error})")
+        if len(parts) > 2:
+            high, low = self.two_sum(high, low)
+        plain = self.let("double", " + ".join(parts), "plain")
+        nothing = " & ".join(f"({p} == 0)" for p in parts)
+        total = self.let("double", f"{high} != 0 ? jam({high}, {low}) : {nothing} ? {plain} : 0.0", "odd")
+        return self.let("double", f"is_finite({plain}) ? {total} : {plain}", "odd")
+
+    def two_sum(self, x: str, y: str) -> tuple[str, str]:
+        total = self.let("double", f"{x} + {y}", "s")
+        return total, self.let("double", f"sum_error({x}, {y}, {total})", "r")
+
+    # -- registers ---------------------------------------------------------------------------------------------------
+
+    def rounded(self, value: str, register: Register) -> str:
+        fmt, rounding = register.format, mode(register.rounding)
+        overflow = f"OVER_{(register.overflow or fmt.overflow).upper()}"
+        if fmt.kind == "integer":
+            low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+            return self.let(
+                "double", f"put_integer({value}, {rounding}, {overflow}, {low!r}, {high!r}, {2.0**fmt.bits!r})"
+            )
+        flush = int(register.subnormals == "flush")
+        ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
+        return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends})")
+
+    def align(self, value: str, fmt: Format) -> str:
+        return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
+
+
+def mode(rounding: Rounding | None) -> str:
+    assert rounding is not None
+    return rounding.name

@@ -1,0 +1,120 @@
+/* Exact arithmetic on doubles for one element of D: the twins, in C and CUDA alike, of lanes.py and rounding.py.
+ *
+ * Every function is a few lines without branches on data, so that a C compiler turns a loop over elements into vector
+ * code; arguments that choose a rule (rounding, overflow) are constants wherever they are called, and fold away.
+ */
+
+#ifdef __CUDACC__
+#define FN static __device__ __forceinline__
+#else
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#define FN static inline __attribute__((always_inline))
+#endif
+
+#define NONE (-(1 << 20))            /* alignment exponent of a term that has none */
+#define OPERAND_NONE (-(1 << 14))    /* the same in an operand's 16 bits: the sum of two still fits */
+
+enum { NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, TO_ODD };
+enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP };
+
+#ifdef __CUDACC__
+FN long long to_bits(double x) { return __double_as_longlong(x); }
+FN double from_bits(long long b) { return __longlong_as_double(b); }
+FN float float_from_bits(int b) { return __int_as_float(b); }
+#else
+FN int64_t to_bits(double x) { int64_t b; memcpy(&b, &x, 8); return b; }
+FN double from_bits(int64_t b) { double x; memcpy(&x, &b, 8); return x; }
+FN float float_from_bits(int32_t b) { float x; memcpy(&x, &b, 4); return x; }
+#endif
+
+FN int larger(int x, int y) { return x > y ? x : y; }
+FN int smaller(int x, int y) { return x < y ? x : y; }
+
+/* 2**e from bits; e from -1022 to 1023 (float: -126 to 127). */
+FN double pow2(int e) { return from_bits((long long)((unsigned long long)(e + 1023) << 52)); }
+FN float pow2f(int e) { return float_from_bits((int)((unsigned)(e + 127) << 23)); }
+
+/* floor(log2(|x|)) of normal numbers; -1023 for zero, 1024 for infinities and NaNs. */
+FN int leading(double x) { return (int)(to_bits(x) >> 52 & 0x7FF) - 1023; }
+
+FN int is_finite(double x) { return leading(x) < 1024; }
+
+/* The exponent with which a number of a format aligns. */
+FN int align(double x, int min_exponent) {
+  int e = larger(leading(x), min_exponent);
+  return (x == 0) | !is_finite(x) ? NONE : e;
+}
+
+FN int align_integer(double x) { return x == 0 ? NONE : 0; }
+
+/* A product's exponent from its operands'. */
+FN int join(int x, int y) { return (x == NONE) | (y == NONE) ? NONE : x + y; }
+
+FN int widen(int sum) { return sum <= OPERAND_NONE / 2 ? NONE : sum; }
+
+/* Rounded to a whole number; infinities and NaNs stay. */
+FN double whole(double x, int rounding) {
+  if (rounding == NEAREST_EVEN) return rint(x);
+  if (rounding == TOWARD_ZERO) return trunc(x);
+  if (rounding == UP) return ceil(x);
+  if (rounding == DOWN) return floor(x);
+  double t = trunc(x), lost = fabs(x - t);
+  double even = trunc(t * 0.5) * 2.0 == t;
+  int away = rounding == NEAREST_AWAY ? lost >= 0.5 : (lost > 0) & (even != 0.0);
+  return away ? t + copysign(1.0, x) : t;
+}
+
+FN float wholef(float x, int rounding) { return rounding == NEAREST_EVEN ? rintf(x) : rounding == TOWARD_ZERO ? truncf(x) : (float)whole(x, rounding); }
+
+/* x + e rounded to odd, for an error e smaller than the last bit of x. */
+FN double jam(double x, double e) {
+  long long b = to_bits(x);
+  long long step = (e > 0) == (x > 0) ? 1 : -1;
+  return (e != 0) & !(b & 1) ? from_bits(b + step) : x;
+}
+
+/* The error of s = x + y (Knuth), nothing where s is not finite. */
+FN double sum_error(double x, double y, double s) {
+  double back = s - x;
+  double e = (x - (s - back)) + (y - back);
+  return is_finite(s) ? e : 0.0;
+}
+
+/* The error of p = x * y; a zero has the sign of p, so that the parts of a negative zero sum to one. */
+FN double product_error(double x, double y, double p) {
+  double e = fma(x, y, -p);
+  return is_finite(p) & (e != 0) ? e : copysign(0.0, p);
+}
+
+/* x as a multiple of a unit, nearest even; magic is 1.5 * 2**52 units. What is left of x is another bin's. */
+FN double bin(double x, double magic) { return (x + magic) - magic; }
+FN double rest(double x, double h) { return x == h ? 0.0 : x - h; }
+
+/* A value rounded to a register: `golden.rounded`. `x` is exact, or rounded to odd with at least two bits to spare. */
+FN double put(double x, int rounding, int overflow, int flush, int min_exponent, int max_exponent, int mantissa_bits,
+              double largest) {
+  int low = larger(min_exponent, -900); /* values lie far above; keeps 2**-unit finite when x is zero */
+  int e = smaller(larger(leading(x), low), max_exponent + 1);
+  int unit = e - mantissa_bits;
+  double y = whole(x * pow2(-unit), rounding) * pow2(unit);
+  if (flush) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y;
+  double limit = overflow == OVER_SATURATE ? largest : overflow == OVER_NAN ? NAN : INFINITY;
+  int stays = 0;
+  if (overflow == OVER_IEEE) {
+    if ((rounding == TOWARD_ZERO) | (rounding == TO_ODD)) stays = is_finite(x);
+    if (rounding == UP) stays = is_finite(x) & (y < 0);
+    if (rounding == DOWN) stays = is_finite(x) & (y > 0);
+  }
+  double beyond = copysign(stays ? largest : limit, y);
+  return fabs(y) > largest ? beyond : y;
+}
+
+/* The same for integers of so many bits. */
+FN double put_integer(double x, int rounding, int overflow, double low, double high, double modulus) {
+  double y = whole(x, rounding);
+  double clipped = y < low ? low : y > high ? high : y;
+  double wrapped = y - floor((y - low) / modulus) * modulus;
+  return (overflow == OVER_SATURATE) | !is_finite(y) ? clipped : wrapped;
+}
