@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.instruction import Instruction, ScaleOperand
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from isa_model.lanes import Codes
 
-Engine = Literal["auto", "golden", "cpu"]
+Engine = Literal["auto", "golden", "portable", "cpu", "gpu"]
+ENGINES = get_args(Engine)
+WORTH_COMPILING = 1 << 25
+"""Multiply-accumulates from which the cpu engine compiles: below, numpy is done before a compiler is."""
 
 
 def matmul(
@@ -31,12 +34,12 @@ def matmul(
     (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
     Returns (M, N) in the accumulator's format: its own dtype where numpy or ml_dtypes has one, else raw codes.
 
-    `engine`: `golden`, the definition, slow; `cpu`, vectorised; `auto`, `cpu` unless it cannot carry the spec.
-    Raises ValueError for a shape, dtype or missing scale that does not fit, and for `cpu` where it cannot.
+    `engine`: `golden`, the definition, slow; `portable`, numpy; `cpu`, compiled C for large products where there is a C
+    compiler, else `portable`; `gpu`, compiled CUDA (extra `kernels`, an NVIDIA GPU); `auto`, `cpu`, or `golden` for what
+    doubles cannot carry. All give the same codes.
+    Raises ValueError for a shape, dtype or missing scale that does not fit, and where the engine asked for cannot.
     """
     import numpy as np
-
-    from isa_model.plan import Unsupported
 
     a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
     (m, k), n = a_codes.shape, b_codes.shape[1]
@@ -51,23 +54,40 @@ def matmul(
         raise ValueError(f"c is {c_codes.shape}; a and b make it {(m, n)}")
     side_a, side_b = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
     scales = (_scales("scale_a", side_a, scale_a, (m, k)), _scales("scale_b", side_b, scale_b, (k, n)))
-    if engine not in ("auto", "golden", "cpu"):
-        raise ValueError(f"unknown engine `{engine}`: auto, golden or cpu")
-    d: Codes | None = None
-    if engine != "golden":
-        from isa_model import vectorised
-
-        try:
-            d = vectorised.matmul(instruction, a_codes, b_codes, c_codes, *scales)
-        except Unsupported as reason:
-            if engine == "cpu":
-                raise ValueError(f"the cpu engine cannot compute {instruction.name}: {reason}") from None
-    if d is None:
-        d = _golden(instruction, a_codes, b_codes, c_codes, *scales)
-    return from_codes(instruction.accumulator, d)
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine `{engine}`: {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
 
 
-def _golden(spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None, scale_b: Codes | None) -> Codes:
+def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
+    from isa_model.engines.plan import Unsupported
+
+    if engine == "golden":
+        return _golden(spec, a, b, c, *scales)
+    try:
+        if engine == "gpu":
+            from isa_model.engines import gpu
+
+            return gpu.matmul(spec, a, b, c, *scales)
+        from isa_model.engines import portable
+
+        if engine != "portable" and c.size * a.shape[1] >= WORTH_COMPILING:
+            from isa_model.engines import cpu
+
+            try:
+                return cpu.matmul(spec, a, b, c, *scales)
+            except cpu.NoCompiler:
+                pass
+        return portable.matmul(spec, a, b, c, *scales)
+    except Unsupported as reason:
+        if engine == "auto":
+            return _golden(spec, a, b, c, *scales)
+        raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
+
+
+def _golden(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
     import numpy as np
 
     from isa_model import golden

@@ -1,4 +1,4 @@
-"""Exact arithmetic on float64 arrays: the tools of the vectorised engine.
+"""Exact arithmetic on float64 arrays: the tools of the engines.
 
 A float64 holds any integer of 53 bits times a power of two, and adding or multiplying within 53 bits is exact. What
 needs more is kept as a list of float64 *parts* whose sum is the value; `to_odd` brings it back to one float64 rounded

@@ -1,4 +1,4 @@
-"""The vectorised engine against the golden model, and the golden model against plain arithmetic."""
+"""The engines against the golden model, and the golden model against plain arithmetic."""
 
 from fractions import Fraction
 
@@ -11,9 +11,9 @@ from strategies import KINDS, codes, instructions
 from isa_model import golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array, from_codes
 from isa_model.codec import decode
+from isa_model.engines.plan import Plan, Unsupported
 from isa_model.formats import FORMATS, named
 from isa_model.instruction import Instruction
-from isa_model.plan import Plan, Unsupported
 
 FP8_WGMMA = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 
@@ -50,7 +50,7 @@ def assert_same(spec, a, b, c, scales):
 
 @given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS))
 def test_random_instructions_give_golden_bits(spec, seed, kind):
-    """On random instructions and operands the vectorised engine returns the golden model's codes."""
+    """On random instructions and operands the portable engine returns the golden model's codes."""
     try:
         Plan(spec)
     except Unsupported:
@@ -353,7 +353,7 @@ def test_a_dtype_of_its_own_or_raw_codes_give_the_same():
         ({"a": np.zeros(32, np.uint8)}, "1 dimensions"),
         ({"c": np.zeros((3, 2), np.float32)}, "c is"),
         ({"scale_a": np.ones((2, 1), np.float32)}, "takes none"),
-        ({"engine": "gpu"}, "unknown engine"),
+        ({"engine": "fpga"}, "unknown engine"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(arguments, message):

@@ -1,4 +1,4 @@
-"""The CPU engine: golden.py's results on numpy arrays, tile by tile and generic in every field of the spec.
+"""The portable engine: golden.py's results on numpy arrays, tile by tile and generic in every field of the spec.
 
 A `Value` is one term of golden.py for every element of a tile of D. Results come up the stages one block of K at a
 time, so memory does not grow with K. Arithmetic is exact on float64 lanes (lanes.py), on float32 where products are
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import encode_array
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
     NO_EXPONENT,
@@ -30,8 +32,6 @@ from isa_model.lanes import (
     to_odd,
     two_product,
 )
-from isa_model.operands import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
-from isa_model.plan import LANE_BITS, RANGE, Plan
 from isa_model.rounding import round_integer
 from isa_model.stage import Stage
 
@@ -61,9 +61,8 @@ def matmul(
     Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
     """
     plan = Plan(spec)
-    scale = spec.scale
-    side_a = side(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
-    side_b = side(plan, spec.b, b, scale and scale.b, scale_b, 1)
+    side_a = side(plan, True, a.T, None if scale_a is None else scale_a.T)
+    side_b = side(plan, False, b, scale_b)
     c_values = read(spec, spec.accumulator, c)
     d: Any = np.empty(c.shape, c.dtype)
 
@@ -155,12 +154,12 @@ class Tile:
         if scale is None or index != self.spec.scaled_stage or (index == -1 and self.plan.scales_fold):
             return value
         factor, exponent = np.ones((1, 1)), np.zeros((1, 1), np.int32)
-        for operand, side, k_axis in ((self.a, scale.a, 1), (self.b, scale.b, 0)):
-            if side is not None:
+        for operand, scales, k_axis in ((self.a, scale.a, 1), (self.b, scale.b, 0)):
+            if scales is not None:
                 assert operand.scales is not None
                 assert operand.scale_exponents is not None
                 where: Any = np.s_[:, None] if k_axis else np.s_[None, :]
-                group = k // side.group[k_axis]
+                group = k // scales.group[k_axis]
                 factor = factor * operand.scales[group][where]
                 exponent = times_exponents(exponent, operand.scale_exponents[group][where])
         if scale.product:

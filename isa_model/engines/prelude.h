@@ -23,10 +23,12 @@ enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP };
 FN long long to_bits(double x) { return __double_as_longlong(x); }
 FN double from_bits(long long b) { return __longlong_as_double(b); }
 FN float float_from_bits(int b) { return __int_as_float(b); }
+FN int float_to_bits(float x) { return __float_as_int(x); }
 #else
 FN int64_t to_bits(double x) { int64_t b; memcpy(&b, &x, 8); return b; }
 FN double from_bits(int64_t b) { double x; memcpy(&x, &b, 8); return x; }
 FN float float_from_bits(int32_t b) { float x; memcpy(&x, &b, 4); return x; }
+FN int32_t float_to_bits(float x) { int32_t b; memcpy(&b, &x, 4); return b; }
 #endif
 
 FN int larger(int x, int y) { return x > y ? x : y; }
@@ -92,9 +94,33 @@ FN double product_error(double x, double y, double p) {
 FN double bin(double x, double magic) { return (x + magic) - magic; }
 FN double rest(double x, double h) { return x == h ? 0.0 : x - h; }
 
+#ifdef __CUDACC__
+/* Conversions that the chip has as one instruction, for registers with the exponents of FP32 or FP16. */
+FN int has_conversion(int rounding, int min_exponent, int max_exponent, int mantissa_bits) {
+  if ((min_exponent == -126) & (max_exponent == 127) & (mantissa_bits <= 23))
+    return (rounding == TOWARD_ZERO) | ((rounding == NEAREST_EVEN) & (mantissa_bits == 23));
+  return (min_exponent == -14) & (max_exponent == 15) & (mantissa_bits == 10) & (rounding == NEAREST_EVEN);
+}
+FN double convert(double x, int rounding, int max_exponent, int mantissa_bits) {
+  if (max_exponent == 15) {
+    double y;
+    asm("{ .reg .f16 h; cvt.rn.f16.f64 h, %1; cvt.f64.f16 %0, h; }" : "=d"(y) : "d"(x));
+    return y;
+  }
+  if (rounding == NEAREST_EVEN) return __double2float_rn(x);
+  const float y = __int_as_float(__float_as_int(__double2float_rz(x)) & (int)(0xFFFFFFFFu << (23 - mantissa_bits)));
+  return x != x ? x : fabs(x) >= pow2(max_exponent + 1) ? copysign(INFINITY, x) : y;
+}
+#endif
+
 /* A value rounded to a register: `golden.rounded`. `x` is exact, or rounded to odd with at least two bits to spare. */
 FN double put(double x, int rounding, int overflow, int flush, int min_exponent, int max_exponent, int mantissa_bits,
               double largest) {
+#ifdef __CUDACC__
+  if (has_conversion(rounding, min_exponent, max_exponent, mantissa_bits) & !flush &
+      ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN))))
+    return convert(x, rounding, max_exponent, mantissa_bits);
+#endif
   int low = larger(min_exponent, -900); /* values lie far above; keeps 2**-unit finite when x is zero */
   int e = smaller(larger(leading(x), low), max_exponent + 1);
   int unit = e - mantissa_bits;
@@ -109,6 +135,30 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
   }
   double beyond = copysign(stays ? largest : limit, y);
   return fabs(y) > largest ? beyond : y;
+}
+
+/* One fused step in single precision, for sums of at most 24 bits in registers with FP32's exponents. */
+
+FN int alignf(float x) {
+  int e = larger((float_to_bits(x) >> 23 & 0xFF) - 127, -126);
+  return (x == 0) | ((float_to_bits(x) & 0x7F800000) == 0x7F800000) ? NONE : e;
+}
+
+/* x * 2**e without leaving the range on the way. */
+FN float scale_by(float x, int e) {
+  int half = e / 2;
+  return x * pow2f(half) * pow2f(e - half);
+}
+
+/* The sum of `steps` units of 2**(largest - fraction_bits) and the running value cut to them, in a register of so many
+ * bits, towards zero (with 23 nothing is lost). */
+FN float put_narrow(float steps, float running, int largest, int fraction_bits, int mantissa_bits, float limit) {
+  int unit = larger(largest, -126) - fraction_bits;
+  float total = steps + truncf(scale_by(running, -unit));
+  float y = scale_by(total, unit);
+  int cut = float_to_bits(y) & (int)(0xFFFFFFFFu << (23 - mantissa_bits));
+  float kept = y - y == 0 ? float_from_bits(cut) : total - total == 0 ? copysignf(limit, y) : y;
+  return kept + 0.0f;
 }
 
 /* The same for integers of so many bits. */

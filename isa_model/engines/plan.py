@@ -1,6 +1,6 @@
 """What the fields of a spec imply for lanes of floating point: widths and ranges at every stage.
 
-The vectorised engine is exact because of the inequalities here, not because of the data it meets.
+The engines are exact because of the inequalities here, not because of the data it meets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ODD_BITS = LANE_BITS - 2
 
 
 class Unsupported(Exception):
-    """The spec is valid, but its values do not fit the lanes of the vectorised engine; the golden model computes it."""
+    """The spec is valid, but its values do not fit the lanes of the engines; the golden model computes it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _product(x: Level, y: Level) -> Level:
 
 
 class Plan:
-    """How the vectorised engine computes a spec. Raises Unsupported where it cannot do so exactly."""
+    """How the engines compute a spec. Raises Unsupported where they cannot do so exactly."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -100,6 +100,7 @@ class Plan:
                 if register.format.kind == "float" and register.format.mantissa_bits > LANE_BITS - 3:
                     raise Unsupported(f"a register of {register.format.name} is as wide as the lanes")
             level = self._scaled(result, index, scale_levels)
+        self.narrow = self._narrow(stages[0])
 
     @property
     def lane_name(self) -> str:
@@ -163,6 +164,27 @@ class Plan:
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         )
         return np.float32 if narrow else np.float64
+
+    def _narrow(self, stage: Stage) -> bool:
+        """Whether a step of the first stage, running value and register included, stays within single precision."""
+        if self.lane_name != "float" or not stage.accumulator or len(stage.result) != 1:
+            return False
+        (register,) = stage.result
+        fmt = register.format
+        formats = {(f.min_exponent, f.max_exponent) for f in (fmt, self.spec.accumulator) if f.kind == "float"}
+        zero = stage.zero_exponent
+        return (
+            formats == {(-126, 127)}
+            and self.levels[0].sum_bits <= 24
+            and stage.rounding is Rounding.TOWARD_ZERO
+            and stage.accumulator_fraction_bits == stage.fraction_bits
+            and stage.drop_beyond is None
+            and stage.zero == "positive"
+            and (zero is None or zero < min(-126, self.min_product_exponent))
+            and register.rounding is Rounding.TOWARD_ZERO
+            and register.subnormals == "keep"
+            and (register.overflow or fmt.overflow) in ("infinity", "ieee", "saturate")
+        )
 
 
 def _widest(x: Level, y: Level) -> Level:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan
 from isa_model.formats import Format
 from isa_model.lanes import largest_finite
-from isa_model.plan import LANE_BITS, RANGE, Plan
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
@@ -44,6 +44,10 @@ class Block:
 
 class Target(Protocol):
     """What differs between compilers: the inner loops over the products of a block, for all lanes at once."""
+
+    @property
+    def lane(self) -> str:
+        """The C type in which products are cut: float where Plan.lane allows it and the loops gain from it, else double."""
 
     def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
         """Text that sets `out[j]` to the largest sum of exponents, and `smallest[j]` to the smallest if asked for."""
@@ -114,10 +118,31 @@ class Emitter:
         exponent = self.align(value, register)
         if index == len(self.stages) - 1 and n == 0 and self.spec.accumulator.min_exponent != register.min_exponent:
             exponent = f"{k} == 0 ? {self.align(value, self.spec.accumulator)} : {exponent}"  # C is in its own format
+        if index == 0 and self.plan.narrow and self.target.lane == "float":
+            self.narrow_block(n, k, value)
+            return
         recipe = self.block(index, n, k, lambda: Term((value,), self.let("int", exponent, "e")))
         self.write("LANES {")
         self.write(f"{value} = {recipe().parts[0]};")
         self.write("}")
+
+    def narrow_block(self, n: int, k: str, value: str) -> None:
+        """The same in single precision throughout, where Plan.narrow says that nothing is lost."""
+        stage, block = self.stages[0], Block(k, tuple(self.terms(0, n)))
+        tops, sums, inverse = self.array("short", "top"), self.array("float", "sum"), self.array("float", "inverse")
+        largest = self.array("int", "largest")
+        self.write(self.target.largest(self.plan, block, tops, None))
+        self.write("LANES {")
+        self.write(f"{largest}[j] = larger(widen({tops}[j]), alignf((float){value}));")
+        low = f"larger({largest}[j], {self.plan.min_product_exponent})"
+        self.write(f"{inverse}[j] = pow2f({stage.fraction_bits} - {low});")
+        self.write("}")
+        self.write(self.target.cut_sum(self.plan, block, stage, inverse, sums))
+        (register,) = stage.result
+        over = register.overflow or register.format.overflow
+        limit = "INFINITY" if over == "infinity" else f"{largest_finite(register.format)!r}f"
+        rest = f"{largest}[j], {stage.fraction_bits}, {register.format.mantissa_bits}, {limit}"
+        self.write(f"LANES {{ {value} = put_narrow({sums}[j], (float){value}, {rest}); }}")
 
     def result(self, index: int, r: int, k: str) -> Recipe:
         """Result number `r` of a stage, scaled if the spec says so."""
@@ -209,7 +234,7 @@ class Emitter:
 
             return exact
 
-        lane = plan.lane_name
+        lane = self.target.lane
         inverse, tops, sums = self.array(lane, "inverse"), self.array("int", "largest"), self.array(lane, "sum")
         self.write("LANES {")
         largest = largest_of(running() if running else None)
@@ -386,7 +411,9 @@ class Emitter:
         fmt, rounding = register.format, mode(register.rounding)
         overflow = f"OVER_{(register.overflow or fmt.overflow).upper()}"
         if fmt.kind == "integer":
-            low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+            low, high = (
+                (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+            )
             return self.let(
                 "double", f"put_integer({value}, {rounding}, {overflow}, {low!r}, {high!r}, {2.0**fmt.bits!r})"
             )

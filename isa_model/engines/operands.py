@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array
+from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.lanes import NO_EXPONENT, Codes, Exponents, Float64, exponent_of
-from isa_model.plan import Plan
 
 OPERAND_NO_EXPONENT = -(1 << 14)
 """NO_EXPONENT in 16 bits: the sum of two still fits, and stays below every real exponent."""
@@ -35,14 +35,20 @@ class Operand:
         return Operand(*(cut(x) for x in (self.values, self.exponents, self.scales, self.scale_exponents)))
 
 
-def side(
-    plan: Plan, fmt: Format, codes: Codes, scale: ScaleOperand | None, scale_codes: Codes | None, axis: int
-) -> Operand:
-    """Decode one operand (K first; `axis` 0: A, 1: B). Scales that multiply products exactly are multiplied in at once."""
+def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None, int, int]:
+    """An operand's format, scales, and how many neighbours along K and across it share a scale (1 without scales)."""
+    scale = (spec.scale.a if is_a else spec.scale.b) if spec.scale else None
+    across, along = (0, 1) if is_a else (1, 0)
+    groups = (scale.group[along], scale.group[across]) if scale else (1, 1)
+    return spec.a if is_a else spec.b, scale, *groups
+
+
+def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Operand:
+    """Decode A or B, K first. Scales that multiply products exactly are multiplied in at once."""
+    fmt, scale, k_group, group = of_side(plan.spec, is_a)
     codes = np.ascontiguousarray(codes)
     if scale is None or scale_codes is None:
         return Operand(*_decoded(plan, fmt, codes), None, None)
-    k_group, group = (scale.group[1], scale.group[0]) if axis == 0 else scale.group
     scales = np.repeat(decode_array(scale.format, scale_codes), group, axis=1)[:, : codes.shape[1]]
     scale_exponents = exponent_of(scales, scale.format)
     if not plan.scales_fold:
@@ -51,8 +57,8 @@ def side(
     of_k = np.arange(values.shape[0]) // k_group
     exponents = times_exponents(exponent_of(values, fmt), scale_exponents[of_k])
     with np.errstate(invalid="ignore"):
-        values = values * scales[of_k]
-    return Operand(values.astype(plan.lane), _short(exponents), None, None)
+        scaled = values * scales[of_k]
+    return Operand(scaled.astype(plan.lane), _short(exponents), None, None)
 
 
 def read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
@@ -69,16 +75,15 @@ def _decoded(plan: Plan, fmt: Format, codes: Codes) -> tuple[NDArray[np.floating
     if fmt.storage_bits > 16:
         values = read(plan.spec, fmt, codes)
         return values.astype(plan.lane), _short(exponent_of(values, fmt))
-    values, exponents = _of_all_codes(fmt, plan.spec.flush_inputs, plan.lane)
-    return values[codes], exponents[codes]
+    table, exponents = _of_all_codes(fmt, plan.spec.flush_inputs, plan.lane)
+    return table[codes], exponents[codes]
 
 
 @cache
 def _of_all_codes(fmt: Format, flush: bool, lane: type) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
     values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
-    if flush:
-        values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
-    return values.astype(lane), _short(exponent_of(values, fmt))
+    kept = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
+    return kept.astype(lane), _short(exponent_of(kept, fmt))
 
 
 def _short(exponents: Exponents) -> NDArray[np.int16]:

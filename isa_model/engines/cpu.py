@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import encode_array
-from isa_model.compiled.emit import Block, step
+from isa_model.engines.emit import Block, step
+from isa_model.engines.operands import Operand, read, side
+from isa_model.engines.plan import Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import Codes
-from isa_model.operands import Operand, read, side
-from isa_model.plan import Plan
 from isa_model.stage import Stage
 
 WIDTH = 64
@@ -52,8 +53,8 @@ def matmul(
     m, n = c.shape
     k = a.shape[1]
     panels = -(-n // WIDTH)
-    x = side(plan, spec.a, a.T, spec.scale and spec.scale.a, None if scale_a is None else scale_a.T, 0)
-    y = side(plan, spec.b, b, spec.scale and spec.scale.b, scale_b, 1)
+    x = side(plan, True, a.T, None if scale_a is None else scale_a.T)
+    y = side(plan, False, b, scale_b)
     b_values, b_exponents = _panels(y.values, panels), _panels(y.exponents, panels)
     d = _panels(read(spec, spec.accumulator, c), panels)
     scales = [*_scales(x), *(None if s is None else _panels(s, panels) for s in _scales(y))]
@@ -171,7 +172,7 @@ typedef {plan.lane_name} lane;
 static void step(long lda, int k, const lane *restrict a, const short *restrict ea, const lane *restrict b,
                  const short *restrict eb, const double *restrict sa, const int *restrict esa,
                  const double *restrict sb, const int *restrict esb, double *restrict c) {{
-{step(plan, Cpu())}
+{step(plan, Cpu(plan.lane_name))}
 }}
 
 void run(long rows, long k_end, long lda, const lane *a, const short *ea, const lane *b, const short *eb,
@@ -183,8 +184,11 @@ void run(long rows, long k_end, long lda, const lane *a, const short *ea, const 
 """
 
 
+@dataclass(frozen=True)
 class Cpu:
     """Inner loops for a vectorising C compiler: straight-line text over a vector of lanes, sums held in registers."""
+
+    lane: str
 
     def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
         lines = ["LANES {"]
@@ -201,7 +205,7 @@ class Cpu:
         return "\n".join([*lines, "}"])
 
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
-        whole = "wholef" if plan.lane_name == "float" else "whole"
+        whole = "wholef" if self.lane == "float" else "whole"
         assert stage.rounding is not None
         term = f"{whole}({{product}} * inv, {stage.rounding.name})"
         return self._sum(plan, block, stage, out, term, f"const lane inv = {inverse}[j];")

@@ -1,0 +1,271 @@
+"""The CUDA text of a spec's step: a kernel in which a thread computes a small tile of D.
+
+Operands are read K first through the L1 cache. `source` needs no GPU and no CUDA; gpu.py compiles and runs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isa_model.codec import encode, infinity
+from isa_model.engines.emit import Block, step
+from isa_model.engines.plan import LANE_BITS, Plan
+from isa_model.rounding import Rounding
+from isa_model.stage import Stage
+
+THREADS_M, THREADS_N = 16, 16
+
+
+def lane(plan: Plan) -> str:
+    """The type in which products are cut.
+
+    `float` has a loop of its own, which rounds as it multiplies and sums the bits as integers: for blocks of neighbours
+    cut towards zero, with room for the magic number.
+    """
+    stage = next(iter(plan.spec.stages.values()))
+    neighbours = stage.interleave is None and (32 % stage.terms == 0 or stage.terms % 32 == 0)
+    fits = (
+        plan.lane_name == "float"
+        and stage.rounding is Rounding.TOWARD_ZERO
+        and stage.zero == "positive"
+        and plan.infinite_from is None
+        and plan.product_growth + (stage.fraction_bits or 0) <= 22
+    )
+    return "float" if neighbours and fits else "double"
+
+
+def tile(plan: Plan) -> tuple[int, int]:
+    """Rows and columns of D that a thread computes: what fits its registers."""
+    return (8, 4) if lane(plan) == "float" else (4, 4)
+
+
+def source(plan: Plan) -> str:
+    """The CUDA file of a plan: `run` adds A B to C. All arrays are K first, rows and columns filled up to whole tiles."""
+    tm, tn = tile(plan)
+    prelude = (Path(__file__).parent / "prelude.h").read_text()
+    return f"""#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
+{prelude}
+{_HELPERS}
+#define TM {tm}
+#define TN {tn}
+#define W (TM * TN)
+#define LANES _Pragma("unroll") for (int j = 0; j < W; ++j)
+#define A(k, j) a[(long)(k) * lda + (j) / TN]
+#define EA(k, j) (short)ea[(long)(k) * lda + (j) / TN]
+#define B(k, j) b[(long)(k) * ldb + (j) % TN]
+#define EB(k, j) eb[(long)(k) * ldb + (j) % TN]
+#define SA(g, j) sa[(long)(g) * lda + (j) / TN]
+#define ESA(g, j) esa[(long)(g) * lda + (j) / TN]
+#define SB(g, j) sb[(long)(g) * ldb + (j) % TN]
+#define ESB(g, j) esb[(long)(g) * ldb + (j) % TN]
+#define C(j) state[j]
+typedef {lane(plan)} lane;
+
+/* a, b: numbers, magnitudes if lane is float. ea, eb: exponents, those of A twice over. sa, esa, sb, esb: group scales.
+ * For float lanes: ma, mb: -1 where the number is negative; na, nb: the same, 32 of K in a word; fa, fb: whether
+ * something is not finite in a step. */
+extern "C" __global__ void __launch_bounds__({THREADS_M * THREADS_N}, 2)
+run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__restrict__ ea,
+    const lane *__restrict__ b, const short *__restrict__ eb, const double *__restrict__ sa,
+    const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
+    const int *__restrict__ ma, const int *__restrict__ mb, const unsigned *__restrict__ na,
+    const unsigned *__restrict__ nb, const unsigned char *__restrict__ fa, const unsigned char *__restrict__ fb,
+    const {state_type(plan)} *__restrict__ c, unsigned *__restrict__ d) {{
+  const int row = (blockIdx.x * {THREADS_M} + threadIdx.x / {THREADS_N}) * TM;
+  const int column = (blockIdx.y * {THREADS_N} + threadIdx.x % {THREADS_N}) * TN;
+  a += row; ea += row; sa += row; esa += row; ma += row; na += row; fa += row;
+  b += column; eb += column; sb += column; esb += column; mb += column; nb += column; fb += column;
+  c += (long)row * ldb + column; d += (long)row * ldb + column;
+  {state_type(plan)} state[W];
+  LANES state[j] = c[(long)(j / TN) * ldb + j % TN];
+#pragma unroll 1
+  for (int k = 0; k < k_end; k += {plan.spec.shape.k}) {{
+{step(plan, Cuda(lane(plan)))}
+  }}
+  LANES d[(long)(j / TN) * ldb + j % TN] = {_encode(plan)};
+}}
+"""
+
+
+def _encode(plan: Plan) -> str:
+    """The code of `state[j]`, which is a number of the accumulator's format."""
+    fmt = plan.spec.accumulator
+    if fmt.kind == "integer":
+        return f"(unsigned)((long long)state[j] & {(1 << fmt.bits) - 1}ll)"
+    infinite = encode(fmt, infinity(False)) if fmt.infinity else 0
+    nan = plan.spec.nan_code or 0
+    sign = 1 << (fmt.magnitude_bits + fmt.low_padding)
+    ends = f"{fmt.mantissa_bits}, {fmt.min_exponent}, {fmt.bias}, {fmt.low_padding}"
+    return f"encode(state[j], {ends}, {sign}u, {infinite}u, {nan}u)"
+
+
+def state_type(plan: Plan) -> str:
+    """float where it holds every number of the accumulator: half the registers."""
+    fmt = plan.spec.accumulator
+    narrow = fmt.kind == "float" and fmt.mantissa_bits <= 23 and fmt.exponent_bits <= 8 and fmt.min_exponent >= -126
+    return "float" if narrow else "double"
+
+
+_HELPERS = """
+/* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
+template <int N, typename T> FN void load(T (&x)[N], const T *p) {
+  constexpr int V = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
+  struct alignas(V * sizeof(T)) Vector { T v[V]; };
+#pragma unroll
+  for (int i = 0; i < N / V; ++i) {
+    const Vector v = reinterpret_cast<const Vector *>(p)[i];
+#pragma unroll
+    for (int l = 0; l < V; ++l) x[i * V + l] = v.v[l];
+  }
+}
+
+FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
+
+/* The code of a number of a floating-point format. */
+FN unsigned encode(double x, int mantissa_bits, int min_exponent, int bias, int padding, unsigned sign, unsigned infinite,
+                   unsigned nan) {
+  if (x != x) return nan;
+  const unsigned s = to_bits(x) < 0 ? sign : 0;
+  if (!is_finite(x)) return s | infinite;
+  const int e = larger(leading(x), min_exponent);
+  const long long significand = (long long)(fabs(x) * pow2(mantissa_bits - e)); /* the leading bit adds to the field */
+  const int field = e + bias - 1 + (min_exponent == -bias);
+  return s | (unsigned)((((long long)field << mantissa_bits) + significand) << padding);
+}
+
+/* x * y rounded to a multiple of a unit; magic is 2**52 units (1.5 * 2**52 for signed x * y), far above |x * y|. */
+FN double cut_toward_zero(double x, double y, double magic) {
+  const double t = __fma_rz(fabs(x), fabs(y), magic) - magic;
+  return from_bits(to_bits(t) | ((to_bits(x) ^ to_bits(y)) & (1ll << 63)));
+}
+FN float magic_of(float inverse) { return pow2f(smaller(23 - ((__float_as_int(inverse) >> 23) - 127), 127)); }
+FN double cut_nearest(double x, double y, double magic) { return copysign(__fma_rn(x, y, magic) - magic, x * y); }
+FN double cut_up(double x, double y, double magic) { return copysign(__fma_ru(x, y, magic) - magic, x * y); }
+FN double cut_down(double x, double y, double magic) { return copysign(__fma_rd(x, y, magic) - magic, x * y); }
+"""
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """Inner loops for the GPU: along K outside, over the lanes inside, where every lane has its sum in a register."""
+
+    lane: str
+
+    def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
+        pairs = f"unsigned pairs_{out}[W / 2];"
+        low = f"unsigned pairs_{smallest}[W / 2];" if smallest else ""
+        start = f"pairs_{out}[j] = 0x80008000u;" + (f" pairs_{smallest}[j] = 0x7fff7fffu;" if smallest else "")
+        sums = f"pairs_{out}[j] = __viaddmax_s16x2(x[j / (TN / 2)], y[j % (TN / 2)], pairs_{out}[j]);"
+        if smallest:
+            sums += f" pairs_{smallest}[j] = __viaddmin_s16x2(x[j / (TN / 2)], y[j % (TN / 2)], pairs_{smallest}[j]);"
+        unpack = f"{out}[j] = (short)(pairs_{out}[j / 2] >> (j % 2 * 16));"
+        if smallest:
+            unpack += f" {smallest}[j] = (short)(pairs_{smallest}[j / 2] >> (j % 2 * 16));"
+        body = f"""unsigned x[TM], y[TN / 2];
+load(x, ea + (long)kk * lda); load(y, (const unsigned *)(eb + (long)kk * ldb));
+_Pragma("unroll") for (int j = 0; j < W / 2; ++j) {{ {sums} }}"""
+        return f"""{pairs} {low}
+_Pragma("unroll") for (int j = 0; j < W / 2; ++j) {{ {start} }}
+{along_k(block, body)}
+LANES {{ {unpack} }}"""
+
+    def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
+        if self.lane == "float":
+            return self._cut_as_integers(plan, block, inverse, out)
+        assert stage.rounding is not None
+        assert stage.fraction_bits is not None
+        cuts = {
+            Rounding.TOWARD_ZERO: ("cut_toward_zero", 1.0),
+            Rounding.NEAREST_EVEN: ("cut_nearest", 1.5),
+            Rounding.UP: ("cut_up", 1.5),
+            Rounding.DOWN: ("cut_down", 1.5),
+        }
+        cut, factor = cuts.get(stage.rounding, ("", 0.0))
+        if cut and plan.product_growth + stage.fraction_bits <= LANE_BITS - 2 and plan.infinite_from is None:
+            # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
+            before = f"double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));"
+            term = f"{cut}(x[j / TN], y[j % TN], magic_{out}[j])"
+            return self._sum(block, stage, out, term, before, f"* {inverse}[j]")
+        product = f"whole({self._product(plan)} * {inverse}[j], {stage.rounding.name})"
+        return self._sum(block, stage, out, product, "", "")
+
+    @staticmethod
+    def _cut_as_integers(plan: Plan, block: Block, inverse: str, out: str) -> str:
+        """Sum of cut products in single precision, as integers.
+
+        |x| |y| + magic, rounded towards zero, holds |x y| in whole steps in its low bits. Its bits, inverted where x y is
+        negative, add up to the signed sum, the magic numbers (as many as positive less negative products) and one
+        less for every negative product, whose number is known from the signs alone.
+        """
+        count = len(block.offsets)
+        first = f"({block.base} + {block.offsets[0]})"
+        body = """float x[TM], y[TN]; int p[TM], q[TN];
+load(x, a + (long)kk * lda); load(p, ma + (long)kk * lda);
+load(y, b + (long)kk * ldb); load(q, mb + (long)kk * ldb);
+LANES { steps[j] += __float_as_int(__fmaf_rz(x[j / TN], y[j % TN], magic[j])) ^ p[j / TN] ^ q[j % TN]; }"""
+        slow = f"""float x[TM], y[TN]; int p[TM], q[TN];
+load(x, a + (long)kk * lda); load(p, ma + (long)kk * lda);
+load(y, b + (long)kk * ldb); load(q, mb + (long)kk * ldb);
+LANES {{
+  const float xy = __int_as_float(__float_as_int(x[j / TN] * y[j % TN]) ^ ((p[j / TN] ^ q[j % TN]) & 0x80000000));
+  {out}[j] += truncf(xy * {inverse}[j]);
+}}"""
+        return f"""{{
+int special = 0;
+_Pragma("unroll") for (int j = 0; j < TM; ++j) special |= fa[(long)({first} / {plan.spec.shape.k}) * lda + j];
+_Pragma("unroll") for (int j = 0; j < TN; ++j) special |= fb[(long)({first} / {plan.spec.shape.k}) * ldb + j];
+if (special) {{
+  LANES {{ {out}[j] = 0.0f; }}
+  {along_k(block, slow, 1)}
+}} else {{
+  int steps[W], negative[W];
+  float magic[W];
+  LANES {{ steps[j] = 0; negative[j] = 0; magic[j] = magic_of({inverse}[j]); }}
+  {along_k(block, body, 4)}
+  for (int t = 0; t < {count}; t += 32) {{
+    unsigned p[TM], q[TN];
+    load(p, na + (long)(({first} + t) / 32) * lda); load(q, nb + (long)(({first} + t) / 32) * ldb);
+    LANES {{ negative[j] += __popc((p[j / TN] ^ q[j % TN]) >> ({first} % 32) & {(1 << min(count, 32)) - 1}u); }}
+  }}
+  LANES {{
+    {out}[j] = (float)(steps[j] - __float_as_int(magic[j]) * ({count} - 2 * negative[j]) + negative[j]);
+  }}
+}}
+}}"""
+
+    def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
+        return self._sum(block, stage, out, self._product(plan), "", "")
+
+    @staticmethod
+    def _product(plan: Plan) -> str:
+        if plan.infinite_from is None:
+            return "(x[j / TN] * y[j % TN])"
+        return f"infinite_from((double)(x[j / TN] * y[j % TN]), {plan.infinite_from!r})"
+
+    @staticmethod
+    def _sum(block: Block, stage: Stage, out: str, term: str, before: str, after: str) -> str:
+        zero = "-0.0" if stage.zero == "ieee" else "0.0"
+        body = f"""lane x[TM], y[TN];
+load(x, a + (long)kk * lda); load(y, b + (long)kk * ldb);
+LANES {{ {out}[j] += {term}; }}"""
+        return f"""{before}
+LANES {{ {out}[j] = {zero}; }}
+{along_k(block, body)}
+""" + (f"LANES {{ {out}[j] = {out}[j] {after}; }}" if after else "")
+
+
+def along_k(block: Block, body: str, unroll: int = 4) -> str:
+    """A loop over the products of a block; `kk` is where each is along K. Runs of neighbours become the inner loop."""
+    first, offsets = block.offsets[0], [o - block.offsets[0] for o in block.offsets]
+    run = next((i for i, o in enumerate(offsets) if o != i), len(offsets))
+    stride = offsets[run] if run < len(offsets) else 0
+    runs = len(offsets) // run
+    if offsets != [i // run * stride + i % run for i in range(len(offsets))]:
+        raise AssertionError(f"products {block.offsets} are not runs at equal distances")
+    inner = f"""_Pragma("unroll {unroll}") for (int t = 0; t < {run}; ++t) {{
+const int kk = {block.base} + {first} + u * {stride} + t;
+{body}
+}}"""
+    return f"for (int u = 0; u < {runs}; ++u) {{\n{inner}\n}}"

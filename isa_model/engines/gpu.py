@@ -1,0 +1,174 @@
+"""The compiled GPU engine: a spec's step as a CUDA kernel (cuda.py), built at run time by NVRTC.
+
+Needs the extra `kernels` (torch holds the arrays, cuda-core compiles and launches) and an NVIDIA GPU; else `NoGpu`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from isa_model.array_codec import code_dtype, decode_array
+from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, of_side
+from isa_model.engines.plan import Plan
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.lanes import NO_EXPONENT, Codes
+
+
+class NoGpu(ValueError):
+    """This machine cannot run the GPU engine."""
+
+
+def matmul(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
+    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; numpy in and out.
+
+    Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoGpu without an NVIDIA GPU.
+    """
+    torch = _torch()
+    signed = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+    def upload(x: Codes | None) -> Any:
+        return None if x is None else torch.from_numpy(np.ascontiguousarray(x).view(signed[x.itemsize])).cuda()
+
+    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b)))
+    codes: Codes = d.cpu().numpy().view(np.uint32).astype(code_dtype(spec.accumulator))
+    return codes
+
+
+def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
+    """The same on the GPU: torch tensors of codes (uint8, int16 or int32) in, int32 codes (M, N) out.
+
+    Raises plan.Unsupported and NoGpu as `matmul` does.
+    """
+    torch = _torch()
+    plan = Plan(spec)
+    kernel = _kernel(source(plan))
+    (m, k), n = a.shape, b.shape[1]
+    tm, tn = tile(plan)
+    rows, columns = tm * THREADS_M, tn * THREADS_N
+    x: Any = _side(plan, True, a.T, None if scale_a is None else scale_a.T, rows)
+    y: Any = _side(plan, False, b, scale_b, columns)
+    lda, ldb = x.values.shape[1], y.values.shape[1]
+    # An exponent of A meets two of B at once.
+    pairs = x.exponents.to(torch.int32)
+    pairs = (pairs & 0xFFFF) | (pairs << 16)
+    kind = torch.float32 if state_type(plan) == "float" else torch.float64
+    start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
+    if c is not None:
+        start[:m, :n] = _numbers(spec.accumulator, c, spec.flush_inputs)
+    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
+    scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
+    arrays = [x.values, pairs, y.values, y.exponents, *scales, *([None] * 6), start, d]
+    if lane(plan) == "float":
+        (arrays[0], *of_a), (arrays[2], *of_b) = (_signs(v.values, plan.spec.shape.k) for v in (x, y))
+        arrays[8:14] = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
+    _launch(kernel, (lda // rows, ldb // columns), (lda, ldb, k), arrays)
+    return d[:m, :n]
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise NoGpu("the GPU engine needs the extra `kernels` (torch, cuda-core)") from error
+    if not torch.cuda.is_available():
+        raise NoGpu("no NVIDIA GPU is visible here")
+    return torch
+
+
+def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Operand:
+    """operands.side on the GPU, columns filled up with zeros to a whole number of tiles."""
+    torch = _torch()
+    fmt, scale, k_group, group = of_side(plan.spec, is_a)
+    columns = codes.shape[1]
+    fill = -columns % tile
+    if fill:
+        codes = torch.nn.functional.pad(codes, (0, fill))
+    values = _numbers(fmt, codes, plan.spec.flush_inputs)
+    exponents = _exponents(fmt, values)
+    scales = scale_exponents = None
+    if scale is not None:
+        scales = _numbers(scale.format, scale_codes, False).repeat_interleave(group, dim=1)[:, :columns]
+        scales = torch.nn.functional.pad(scales, (0, fill)).contiguous()
+        scale_exponents = _exponents(scale.format, scales)
+        if plan.scales_fold:
+            of_k = torch.arange(values.shape[0], device="cuda") // k_group
+            values = values * scales[of_k]
+            both = (exponents == NO_EXPONENT) | (scale_exponents[of_k] == NO_EXPONENT)
+            exponents = torch.where(both, NO_EXPONENT, exponents + scale_exponents[of_k])
+            scales = scale_exponents = None
+    kind = torch.float32 if lane(plan) == "float" else torch.float64
+    short = exponents.clamp(min=OPERAND_NO_EXPONENT).to(torch.int16)
+    return Operand(values.to(kind).contiguous(), short.contiguous(), scales, scale_exponents)
+
+
+def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
+    """What the loop on float lanes reads: magnitudes, sign masks, sign words, and flags of steps with specials."""
+    torch = _torch()
+    k, columns = values.shape
+    negative = torch.signbit(values)
+    words = torch.zeros((-(-k // 32) * 32, columns), dtype=torch.int64, device="cuda")
+    words[:k] = negative
+    words = words.view(-1, 32, columns) << torch.arange(32, device="cuda")[None, :, None]
+    flags = (~torch.isfinite(values)).view(-1, step, columns).any(dim=1).to(torch.uint8)
+    return values.abs(), -negative.to(torch.int32), words.sum(dim=1).to(torch.int32), flags
+
+
+def _numbers(fmt: Format, codes: Any, flush: bool) -> Any:
+    """The numbers of codes, as float64 on the GPU."""
+    torch = _torch()
+    if fmt.storage_bits <= 16:
+        index = codes.to(torch.int32) & ((1 << fmt.storage_bits) - 1)
+        values = _table(fmt)[index]
+    elif fmt.name in ("fp32", "tf32"):
+        values = (codes & ~((1 << fmt.low_padding) - 1)).contiguous().view(torch.float32).to(torch.float64)
+    else:
+        values = torch.from_numpy(decode_array(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
+    return torch.where(values.abs() < 2.0**fmt.min_exponent, 0.0, values) if flush else values
+
+
+@cache
+def _table(fmt: Format) -> Any:
+    return _torch().from_numpy(decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))).cuda()
+
+
+def _exponents(fmt: Format, values: Any) -> Any:
+    """lanes.exponent_of on the GPU, int32."""
+    torch = _torch()
+    if fmt.kind == "integer":
+        return torch.where(values == 0, NO_EXPONENT, 0).to(torch.int32)
+    field = (values.view(torch.int64) >> 52 & 0x7FF) - 1023
+    nothing = (values == 0) | ~torch.isfinite(values)
+    return torch.where(nothing, NO_EXPONENT, field.clamp(min=fmt.min_exponent)).to(torch.int32)
+
+
+@cache
+def _kernel(text: str) -> Any:
+    return compiled(text, "cubin").get_kernel("run")
+
+
+def compiled(text: str, kind: str) -> Any:
+    """Machine code (`cubin`) or assembly (`ptx`) of a CUDA file, by NVRTC; works without a GPU."""
+    try:
+        from cuda.core import Program, ProgramOptions
+    except ImportError as error:
+        raise NoGpu("the GPU engine needs the extra `kernels` (torch, cuda-core)") from error
+    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile(kind)
+
+
+def _launch(kernel: Any, grid: tuple[int, int], sizes: tuple[int, ...], arrays: list[Any]) -> None:
+    """Launch on torch's stream; a missing array is a null pointer."""
+    from cuda.core import Device, LaunchConfig, Stream, launch
+
+    torch = _torch()
+    Device(torch.cuda.current_device()).set_current()
+    stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+    pointers = [0 if x is None else x.data_ptr() for x in arrays]
+    numbers = [np.int32(size) for size in sizes]
+    launch(stream, LaunchConfig(grid=grid, block=THREADS_M * THREADS_N), kernel, *numbers, *pointers)

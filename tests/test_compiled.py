@@ -1,0 +1,162 @@
+"""The compiled engines: C on this machine, CUDA where there is a GPU, both against the golden model."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import KINDS, instructions
+from test_engine import operands
+from test_instruction import ARCHITECTURES, build
+
+from isa_model import load, matmul, promoted
+from isa_model.array_codec import code_dtype, encode_array
+from isa_model.engines import cpu, cuda, gpu, portable
+from isa_model.engines.plan import Plan, Unsupported
+
+FP8_WGMMA = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+NAMES = [
+    FP8_WGMMA,
+    "hopper.mma.m16n8k32.f32.e5m2.e4m3.f32",
+    "hopper.wgmma.m64n8k16.f16.f16.f16",
+    "hopper.wgmma.m64n8k8.f32.tf32.tf32",
+]
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+
+
+def has_gpu():
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+needs_gpu = pytest.mark.skipif(not has_gpu(), reason="no NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+    """Libraries of random instructions do not fill the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def assert_golden(engine, spec, kinds=KINDS, **shape):
+    for kind in kinds:
+        a, b, c, scales = operands(spec, 3, kind, **shape)
+        got = engine.matmul(spec, a, b, c, **scales)
+        reference = matmul(spec, a, b, c, engine="golden", **scales).view(code_dtype(spec.accumulator))
+        assert np.array_equal(got, reference), kind
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "FLAGS", tuple(flag.replace("-O3", "-O1") for flag in cpu.FLAGS))
+        yield
+
+
+@needs_compiler
+@settings(max_examples=25)
+@given(instructions())
+def test_random_instructions_compile_to_golden_bits(quick_to_compile, spec):
+    """On random instructions the compiled CPU engine returns the golden model's codes."""
+    try:
+        Plan(spec)
+    except Unsupported:
+        assume(False)
+    assert_golden(cpu, spec)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NAMES)
+def test_catalogue_instructions_compile_to_golden_bits(name):
+    """So do instructions of the catalogue."""
+    assert_golden(cpu, load(name))
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1), (65, 63), (3, 130)])
+def test_panels_that_are_not_full_change_nothing(shape):
+    """Rows and columns that do not fill the engine's tiles, and several chained steps, give the portable engine's codes."""
+    spec = promoted(load(FP8_WGMMA), 64)
+    m, n = shape
+    a, b, c, _ = operands(spec, 1, "bits", m=m, n=n, steps=5)
+    assert np.array_equal(cpu.matmul(spec, a, b, c), portable.matmul(spec, a, b, c))
+
+
+@needs_compiler
+def test_large_products_are_compiled_and_small_ones_are_not(monkeypatch):
+    """`auto` compiles from 2**25 multiply-accumulates on, and without a compiler gives the same codes."""
+    spec = load(FP8_WGMMA)
+    rng = np.random.default_rng(0)
+    a, b = encode_array(spec.a, rng.standard_normal((64, 2048))), encode_array(spec.b, rng.standard_normal((2048, 256)))
+    calls = []
+    compiled = cpu.matmul
+    monkeypatch.setattr(cpu, "matmul", lambda *args: calls.append(1) or compiled(*args))
+    large = matmul(spec, a, b)
+    assert len(calls) == 1
+    matmul(spec, a[:8], b)
+    assert len(calls) == 1
+
+    def refuse(*_):
+        raise cpu.NoCompiler("none")
+
+    monkeypatch.setattr(cpu, "matmul", refuse)
+    assert np.array_equal(matmul(spec, a, b), large)
+
+
+def test_a_broken_compiler_is_no_compiler(monkeypatch, tmp_path):
+    """A compiler that fails is reported as none, so that the portable engine takes over."""
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cpu._load.cache_clear()
+    spec = load(FP8_WGMMA)
+    with pytest.raises(cpu.NoCompiler, match="failed"):
+        cpu.matmul(spec, np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8), np.zeros((1, 1), np.uint32))
+    cpu._load.cache_clear()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def test_without_a_gpu_the_gpu_engine_says_so():
+    """Asking for the GPU engine on a machine without one is a ValueError that names what is missing."""
+    if has_gpu():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=r"extra `kernels`|no NVIDIA GPU"):
+        matmul(load(FP8_WGMMA), np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8), engine="gpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_text_compiles_without_a_gpu(name):
+    """The CUDA text of an instruction compiles for sm_90a, with the loop on float lanes for FP8 alone."""
+    text = cuda.source(Plan(load(name)))
+    assert ("__fmaf_rz(x" in text) == (name == FP8_WGMMA)
+    pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
+    assert len(gpu.compiled(text, "cubin").code) > 1000
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *NAMES])
+def test_the_gpu_gives_golden_bits(name):
+    """On the GPU every architecture's rules give the golden model's codes."""
+    spec = load(name) if name in NAMES else build(name)
+    assert_golden(gpu, spec)
+
+
+@needs_gpu
+@settings(max_examples=40)
+@given(instructions(), st.sampled_from(KINDS))
+def test_random_instructions_give_golden_bits_on_the_gpu(spec, kind):
+    """And so do random instructions."""
+    try:
+        Plan(spec)
+    except Unsupported:
+        assume(False)
+    assert_golden(gpu, spec, [kind])
