@@ -61,10 +61,11 @@ def quick_to_compile():
 
 
 @needs_compiler
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(instructions())
 def test_random_instructions_compile_to_golden_bits(quick_to_compile, spec):
     """On random instructions the compiled CPU engine returns the golden model's codes."""
+    assume(spec.shape.k <= 64)  # longer ones take a compiler seconds
     try:
         Plan(spec)
     except Unsupported:
