@@ -1,0 +1,193 @@
+"""The chip's own matrix instructions over whole matrices: D = A B + C, one instruction after the other along K.
+
+`matmul` issues the PTX instruction that a Hopper name of the catalogue stands for. `mma.sync`: one warp computes one tile,
+fragments straight from memory. `wgmma`: one warpgroup, A and B through shared memory without swizzle. Nothing here is
+tuned; it is the chip's word in `codesign conform hopper --live`, not a GEMM. Needs the extra `kernels` and a Hopper GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTHS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "s4": 4, "u4": 4}
+"""Bits of an operand element in memory."""
+
+
+@dataclass(frozen=True)
+class Mnemonic:
+    """What the name of a Hopper instruction says: shape, PTX types, and whether integers saturate."""
+
+    kind: str
+    m: int
+    n: int
+    k: int
+    d: str
+    a: str
+    b: str
+    satfinite: bool
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of K in one instruction."""
+        return self.k * WIDTHS[self.a] // 8
+
+    @property
+    def c_bytes(self) -> int:
+        return {"f16": 2, "f32": 4, "s32": 4, "f64": 8}[self.d]
+
+
+def parse(name: str) -> Mnemonic:
+    """Read a name of the catalogue. Raises ValueError for one that is not a Hopper instruction."""
+    pattern = r"hopper\.(mma|wgmma)\.m(\d+)n(\d+)k(\d+)\.(\w+)\.(\w+)\.(\w+)(?:\.(?!satfinite)\w+)?(\.satfinite)?"
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        raise ValueError(f"{name} is no instruction of Hopper")
+    kind, m, n, k, d, a, b, satfinite = match.groups()
+    return Mnemonic(kind, int(m), int(n), int(k), d, a, b, bool(satfinite))
+
+
+def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
+    """D as codes, from codes: `a` (M, K), `b` (K, N), `c` (M, N) in unsigned dtypes; 4-bit elements one to a byte.
+
+    Raises ValueError for a name that is no Hopper instruction and for shapes that are not whole tiles of it.
+    """
+    import torch
+    from cuda.core import Device, LaunchConfig, Stream, launch
+
+    instruction = parse(name)
+    (m, k), n = a.shape, b.shape[1]
+    if m % instruction.m or n % instruction.n or k % instruction.k:
+        raise ValueError(f"{m} x {n} x {k} is not made of tiles of {name}")
+
+    def upload(x: NDArray[Any]) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(x).view(np.uint8)).cuda()
+
+    arrays = [upload(_packed(x, instruction)) for x in (a, b.T)] + [upload(c)]
+    d = torch.empty_like(arrays[2])
+    Device(torch.cuda.current_device()).set_current()
+    stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+    threads = 32 if instruction.kind == "mma" else 128
+    config = LaunchConfig(grid=(m // instruction.m, n // instruction.n), block=threads)
+    k_bytes = k * WIDTHS[instruction.a] // 8
+    pointers = [x.data_ptr() for x in (*arrays, d)]
+    launch(stream, config, _kernel(instruction), np.int32(n), np.int32(k_bytes), *pointers)
+    result: NDArray[Any] = d.cpu().numpy().view(c.dtype).reshape(m, n)
+    return result
+
+
+def _packed(x: NDArray[Any], instruction: Mnemonic) -> NDArray[Any]:
+    """Rows along K as the chip reads them: two 4-bit elements to a byte, the first in the low half."""
+    return x[:, ::2] | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
+
+
+@cache
+def _kernel(instruction: Mnemonic) -> Any:
+    from cuda.core import Program, ProgramOptions
+
+    text = source(instruction)
+    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17")).compile("cubin").get_kernel("run")
+
+
+def source(instruction: Mnemonic) -> str:
+    """CUDA C++ of the kernel for one instruction."""
+    return _mma(instruction) if instruction.kind == "mma" else _wgmma(instruction)
+
+
+# -- mma.sync --------------------------------------------------------------------------------------------------------
+
+
+def _mma(i: Mnemonic) -> str:
+    """Fragments by the PTX ISA, in registers of U bytes: register r of A holds row lane / 4 + 8 (r % R) of R row groups and
+    the bytes of K from U (lane % 4) + 4 U (r / R) on; B likewise with one group of columns; C pairs of neighbours."""
+    unit = 8 if i.d == "f64" else 4
+    groups = i.m // 8
+    na, nb = i.k_bytes * groups // (4 * unit), i.k_bytes // (4 * unit)
+    pair = 2 * i.c_bytes // unit  # registers of C that hold two neighbours
+    nc = groups * pair
+    register = {8: "double", 4: "float" if i.d == "f32" else "unsigned"}[unit]
+    bind = {"double": "d", "float": "f", "unsigned": "r"}[register]
+    numbers = iter(range(nc + na + nb))
+    d, a, b = (", ".join(f"%{next(numbers)}" for _ in range(count)) for count in (nc, na, nb))
+    operand = "double" if unit == 8 else "unsigned"
+    letter = "d" if unit == 8 else "r"
+    outs = ", ".join(f'"+{bind}"(x[{j}])' for j in range(nc))
+    ins = ", ".join([f'"{letter}"(p[{j}])' for j in range(na)] + [f'"{letter}"(q[{j}])' for j in range(nb)])
+    types = f"{i.d}.{i.a}.{i.b}.{i.d}"
+    saturate = ".satfinite" if i.satfinite else ""
+    opcode = f"mma.sync.aligned.m{i.m}n{i.n}k{i.k}.row.col{saturate}.{types}"
+    return f"""extern "C" __global__ void run(int n, int k_bytes, const char *a, const char *b, const char *c, char *d) {{
+  const int l = threadIdx.x, row = blockIdx.x * {i.m} + l / 4, column = blockIdx.y * 8;
+  {register} x[{nc}];
+  for (int r = 0; r < {nc}; ++r)
+    x[r] = *(const {register} *)(c + ((long)(row + r / {pair} * 8) * n + column + l % 4 * 2) * {i.c_bytes} + r % {pair} * {unit});
+  for (int k = 0; k < k_bytes; k += {i.k_bytes}) {{
+    {operand} p[{na}], q[{nb}];
+    for (int r = 0; r < {na}; ++r)
+      p[r] = *(const {operand} *)(a + (long)(row + r % {groups} * 8) * k_bytes + k + l % 4 * {unit} + r / {groups} * {4 * unit});
+    for (int r = 0; r < {nb}; ++r)
+      q[r] = *(const {operand} *)(b + (long)(column + l / 4) * k_bytes + k + l % 4 * {unit} + r * {4 * unit});
+    asm volatile("{opcode} {{{d}}}, {{{a}}}, {{{b}}}, {{{d}}};" : {outs} : {ins});
+  }}
+  for (int r = 0; r < {nc}; ++r)
+    *({register} *)(d + ((long)(row + r / {pair} * 8) * n + column + l % 4 * 2) * {i.c_bytes} + r % {pair} * {unit}) = x[r];
+}}
+"""
+
+
+# -- wgmma -----------------------------------------------------------------------------------------------------------
+
+
+def _wgmma(i: Mnemonic) -> str:
+    """A and B in shared memory as core matrices of 8 rows by 16 bytes of K, those of one half of K after the other."""
+    register = {"f32": "float", "f16": "unsigned", "s32": "unsigned"}[i.d]
+    bind = "f" if i.d == "f32" else "r"
+    nc = i.n // 2 if i.c_bytes == 4 else i.n // 4
+    pair = 2 * i.c_bytes // 4
+    d = ", ".join(f"%{j}" for j in range(nc))
+    outs = ", ".join(f'"+{bind}"(x[{j}])' for j in range(nc))
+    # After the descriptors and scale-d: signs of A and B for floating point, and transposition where 16 bits allow it.
+    immediates = {"e4m3": ", 1, 1", "e5m2": ", 1, 1", "tf32": ", 1, 1", "f16": ", 1, 1, 0, 0", "bf16": ", 1, 1, 0, 0"}
+    saturate = ".satfinite" if i.satfinite else ""
+    opcode = f"wgmma.mma_async.sync.aligned.m64n{i.n}k{i.k}.{i.d}.{i.a}.{i.b}{saturate}"
+    instruction = f"{opcode} {{{d}}}, %{nc}, %{nc + 1}, 1{immediates.get(i.a, '')};"
+    return f"""
+__device__ unsigned long long descriptor(const void *p, int k_stride) {{
+  const unsigned long long address = __cvta_generic_to_shared(p);
+  return (address & 0x3FFFF) >> 4 | (unsigned long long)(k_stride >> 4) << 16 | (unsigned long long)(128 >> 4) << 32;
+}}
+/* Rows of 32 bytes into core matrices: row r, half h at ((h * rows / 8 + r / 8) * 8 + r % 8) * 16. */
+__device__ void stage(char *to, const char *from, int rows, int pitch) {{
+  for (int t = threadIdx.x; t < rows * 2; t += 128) {{
+    const int r = t / 2, h = t % 2;
+    *(int4 *)(to + ((h * (rows / 8) + r / 8) * 8 + r % 8) * 16) = *(const int4 *)(from + (long)r * pitch + h * 16);
+  }}
+}}
+extern "C" __global__ void __launch_bounds__(128)
+run(int n, int k_bytes, const char *a, const char *b, const char *c, char *d) {{
+  __shared__ alignas(128) char sa[64 * 32], sb[{i.n} * 32];
+  const int l = threadIdx.x % 32, row = blockIdx.x * 64 + threadIdx.x / 32 * 16 + l / 4, column = blockIdx.y * {i.n};
+  a += (long)blockIdx.x * 64 * k_bytes; b += (long)column * k_bytes;
+  {register} x[{nc}];
+#define AT(r) (((long)(row + (r) / {pair} % 2 * 8) * n + column + (r) / {2 * pair} * 8 + l % 4 * 2) * {i.c_bytes} + (r) % {pair} * 4)
+#pragma unroll
+  for (int r = 0; r < {nc}; ++r) x[r] = *(const {register} *)(c + AT(r));
+  for (int k = 0; k < k_bytes; k += 32) {{
+    __syncthreads();
+    stage(sa, a + k, 64, k_bytes); stage(sb, b + k, {i.n}, k_bytes);
+    asm volatile("fence.proxy.async;" ::: "memory");
+    __syncthreads();
+    const unsigned long long pa = descriptor(sa, 64 * 16), pb = descriptor(sb, {i.n} * 16);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile("{instruction}" : {outs} : "l"(pa), "l"(pb));
+    asm volatile("wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  }}
+#pragma unroll
+  for (int r = 0; r < {nc}; ++r) *({register} *)(d + AT(r)) = x[r];
+}}
+"""
