@@ -14,6 +14,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
 
     The instruction starts from zero, runs over `every` products, and its result (times the group scales, if given)
     is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
+    Where the instruction reads subnormals as zero, the step reads those of C so, too.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
     Raises InputError when `every` is not a multiple of the instruction's span, or scales are already inside.
     """
@@ -43,5 +44,6 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
             "promote": Stage(terms=1, accumulator=True, result=(fp32,), zero="ieee"),
         },
         infinite_from=instruction.infinite_from,
+        flush_inputs=instruction.flush_inputs,
         source="DeepSeek-V3 technical report 3.3.2; instruction: " + instruction.source,
     )

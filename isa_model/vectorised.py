@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import decode_array, encode_array
+from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
@@ -81,8 +81,8 @@ def matmul(
     scale = spec.scale
     side_a = _operand(plan, spec.a, a.T, scale and scale.a, None if scale_a is None else scale_a.T, 0)
     side_b = _operand(plan, spec.b, b, scale and scale.b, scale_b, 1)
-    c_values = _read(spec, spec.accumulator, c)
-    d: Any = np.empty(c.shape, c.dtype)
+    c_values = _read(spec, spec.c_format, c)
+    d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + TILE_M), slice(corner[1], corner[1] + TILE_N)
@@ -139,7 +139,7 @@ class Tile:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.stages: list[Stage] = list(plan.spec.stages.values())
         self.shape = c.shape
-        self.c = Value([c], exponent_of(c, plan.spec.accumulator))
+        self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
         self.exponent_buffer = np.empty((self.chunk, *c.shape), np.int16)
