@@ -95,11 +95,16 @@ def canonical(oracle: Any, codes: NDArray[Any]) -> NDArray[Any]:
     return codes
 
 
+def without_m_and_n(name: str) -> str:
+    """The name of all the instructions that differ from this one in M and N alone."""
+    return re.sub(r"\.(wgmma|tcgen05)\.m\d+n\d+k", r".\1.m*n*k", name)
+
+
 def of_a_kind(rows: list[Row]) -> list[Row]:
     """Rows of instructions that differ in M and N alone, put together."""
     together: dict[str, Row] = {}
     for row in rows:
-        name = re.sub(r"\.(wgmma|tcgen05)\.m\d+n\d+k", r".\1.m*n*k", row.instruction)
+        name = without_m_and_n(row.instruction)
         so_far = together.get(name, Row(name, 0, 0, 0, 0))
         together[name] = Row(
             name,
@@ -112,14 +117,19 @@ def of_a_kind(rows: list[Row]) -> list[Row]:
     return list(together.values())
 
 
-def record(rows: list[Row], path: Path) -> None:
+def commit() -> str:
+    """The commit of the source tree, with `-dirty` where it was changed."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def record(rows: list[Row], started_at: str, path: Path) -> None:
     """Save a run as JSON, with what it ran on."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     run = {
         "what": "outputs of our engines (cpu; golden for FP64) compared with those of the package mmasim, code for code",
         "command": " ".join(["python", "benchmarks/equivalence.py", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": git.stdout.strip(),
+        "commit": started_at,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "torch", "mmasim")},
@@ -140,8 +150,7 @@ def fixture(names: list[str], path: Path) -> None:
     import io
 
     arrays: dict[str, NDArray[Any]] = {}
-    chosen = {re.sub(r"m\d+n\d+k", "k", name) if "wgmma" in name or "tcgen05" in name else name: name for name in names}
-    for name in chosen.values():
+    for name in {without_m_and_n(name): name for name in names}.values():
         blocks: dict[str, list[NDArray[Any]]] = {}
         for _, x, oracle in cases(name, FIXTURE_SIDE):
             if oracle.set_aside(x).any():
@@ -183,6 +192,7 @@ def main() -> int:
     if options.fixture:
         fixture(names, options.fixture)
         return 0
+    started_at = commit()
     with ProcessPoolExecutor() as pool:
         rows = []
         for row in pool.map(compare, names, [options.outputs] * len(names), chunksize=4):
@@ -200,7 +210,7 @@ def main() -> int:
     wrong = sum(row.mismatches for row in rows)
     print(f"{len(rows)} instructions, {sum(row.outputs for row in rows)} outputs, {wrong} mismatches")
     if options.record:
-        record(rows, options.record)
+        record(rows, started_at, options.record)
     return int(wrong > 0)
 
 

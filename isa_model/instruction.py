@@ -9,6 +9,7 @@ rounds the sum or hands it up as it is, and so makes the terms of the next stage
 from __future__ import annotations
 
 from functools import cached_property
+from math import lcm
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -250,8 +251,10 @@ class Instruction(Spec):
                 )
 
     def _reach(self, index: int) -> int:
-        """Length of the stretch of K from which one result of stage `index` takes its products."""
-        reach = 1
+        """Length of the stretches of K, one after the other, in which all products of a result of stage `index` lie."""
+        reach = count = 1
         for stage in list(self.stages.values())[: index + 1]:
-            reach *= stage.inputs if not stage.interleave else max(stage.inputs, stage.terms * stage.interleave.parts)
+            dealt = stage.terms * (stage.interleave.parts if stage.interleave else 1)
+            reach = lcm(reach, count * dealt, count * stage.inputs)
+            count *= stage.inputs
         return reach

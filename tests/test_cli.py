@@ -93,7 +93,7 @@ def test_validate_reports_all_files_and_exits_2(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 2
     assert out == f"{PROPOSAL}: valid\n"
-    assert "bad.yaml:2:7: unknown instruction `hopper`" in err
+    assert "bad.yaml:2:7: no instruction is called `hopper`" in err
     assert "none.yaml: cannot be read" in err
     assert "Traceback" not in err
 
@@ -205,7 +205,17 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
     assert run(["validate", str(path)]) == 0
     assert run(["init", str(path)]) == 2
     assert "exists" in capsys.readouterr().err
-    assert run(["init", str(tmp_path / "b.yaml"), "--base", "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32"]) == 0
+    for number, base in enumerate(
+        (
+            "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32",
+            "ada.mma.m16n8k32.f16.e4m3.e4m3.f16",
+            "cdna1.mfma.f32_32x32x4bf16",
+            "cdna3.mfma.f32_16x16x32_fp8_bf8",
+        )
+    ):
+        other = str(tmp_path / f"idea-{number}.yaml")
+        assert run(["init", other, "--base", base]) == 0
+        assert run(["validate", other]) == 0
     assert run(["validate", str(tmp_path / "b.yaml")]) == 0
 
 

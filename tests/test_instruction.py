@@ -235,6 +235,19 @@ def test_specs_are_frozen_and_hide_no_field():
         validated(parse_yaml("stages: {fuse: {terms: 1, fraction_bit: 3}}", "x.yaml"))
 
 
+def test_scales_follow_the_terms_of_interleaved_stages():
+    """CDNA3 sums even and odd k apart and joins them again: a promotion every 128 of it takes scales of 128, not of 64."""
+    base = load("cdna3.mfma.f32_16x16x32_fp8_bf8")
+    fp32 = base.accumulator
+    spec = promoted(base, 128, Scaling(a=ScaleOperand(group=(1, 128), format=fp32)))
+    x = draw(spec, "normal", np.random.default_rng(3), 3, 4, 256)
+    engines = ("cpu", "golden")
+    cpu, reference = (matmul(spec, x.a, x.b, x.c, scale_a=x.scale_a, engine=engine) for engine in engines)
+    assert np.array_equal(cpu, reference)
+    with pytest.raises(ValueError, match="a scale of A covers 64 of K, but each result of `add` sums over 128"):
+        promoted(base, 128, Scaling(a=ScaleOperand(group=(1, 64), format=fp32)))
+
+
 @given(instructions())
 def test_a_spec_survives_being_written_and_read(spec):
     """Dumped to plain data and read again, an instruction is the same."""
@@ -244,6 +257,9 @@ def test_a_spec_survives_being_written_and_read(spec):
 def test_promotion_refuses_what_does_not_fit():
     """Promotion needs whole instructions, and scales cannot be applied twice."""
     base = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
+    for name in ("ampere.mma.m16n8k32.s32.s8.s8.s32", "ampere.mma.m8n8k4.f64.f64.f64.f64"):
+        with pytest.raises(InputError, match="promotion to FP32 would lose"):
+            promoted(load(name), 128)
     with pytest.raises(InputError, match="a multiple of 32"):
         promoted(base, 100)
     fp32 = base.accumulator
