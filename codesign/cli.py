@@ -118,15 +118,15 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "instructions", "formats", "workloads", "tensors", "metrics"],
+        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics"],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
-    """List what a proposal can name: instructions, number formats, workloads, tensor sources, metrics."""
+    """List what a proposal can name: instructions (all together: their families), formats, workloads, tensors, metrics."""
     from codesign.listing import listings
 
     for title, lines in listings().items():
-        if what in ("all", title):
+        if what == title or (what == "all" and title != "instructions"):
             if what == "all":
                 print(f"{title}:")
             for name, about in lines:

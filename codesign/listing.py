@@ -10,10 +10,11 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     from codesign.workloads.gemms import gemms, workloads
     from codesign.workloads.tensors import SOURCES
     from isa_model.formats import FORMATS
-    from isa_model.library import catalogue
+    from isa_model.library import catalogue, families
 
     shapes = {name: f"m={g.m} n={g.n} k={g.k}: {g.description}" for name, g in gemms().items()}
     return {
+        "families": families(),
         "instructions": [(name, "") for name in catalogue()],
         "formats": [(name, describe(f).split(", ", 1)[1]) for name, f in FORMATS.items()]
         + [

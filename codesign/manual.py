@@ -44,7 +44,10 @@ def _synopsis(spec: Instruction) -> tuple[str, ...]:
 
 
 def _operands(spec: Instruction) -> tuple[str, ...]:
-    lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}", f"C, D: {describe(spec.accumulator)}"]
+    lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}"]
+    both = spec.c_format == spec.accumulator
+    lines += [] if both else [f"C: {describe(spec.c_format)}"]
+    lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
     if spec.scale:
         for name, side, axes in (
             ("A", spec.scale.a, "row(s) x {1} of K"),

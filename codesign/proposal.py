@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import Document, InputError, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
-from isa_model.library import catalogue, raw
+from isa_model.library import is_known, raw
 from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
@@ -36,19 +37,24 @@ def _known(kind: str, names: Any) -> Any:
     return AfterValidator(check)
 
 
-def _workload(name: str) -> str:
-    try:
-        select(name)
-    except InputError as error:
-        problem = error.problems[0]
-        raise PydanticCustomError("unknown", "{text}", {"text": problem.message, "hint": problem.hint}) from None
-    return name
+def _found(look_up: Callable[[str], Any]) -> Any:
+    """A validator of names by what finds them and raises InputError for an unknown one."""
+
+    def check(name: str) -> str:
+        try:
+            look_up(name)
+        except InputError as error:
+            problem = error.problems[0]
+            raise PydanticCustomError("unknown", "{text}", {"text": problem.message, "hint": problem.hint}) from None
+        return name
+
+    return AfterValidator(check)
 
 
-WorkloadName = Annotated[str, AfterValidator(_workload)]
+WorkloadName = Annotated[str, _found(select)]
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
-BaseName = Annotated[str, _known("instruction", catalogue)]
+BaseName = Annotated[str, _found(raw)]
 Variant = Literal["today", "software", "proposal", "exact"]
 
 
@@ -256,9 +262,9 @@ def parse_proposal(document: Document) -> Proposal:
 def _change_problems(document: Document) -> list[Problem]:
     """Faults of the instruction even while the rest of the proposal has its own, if the base is known."""
     base, change = document.data.get("base"), document.data.get("change", {})
-    if base not in catalogue() or not isinstance(change, dict):
+    if not isinstance(base, str) or not is_known(base) or not isinstance(change, dict):
         return []
-    merged = merge(raw(str(base)), change)
+    merged = merge(raw(base), change)
     try:
         Instruction.model_validate(merged)
     except ValidationError as error:
@@ -291,6 +297,10 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
             )
         ]
     del instruction
+    try:
+        _ = proposal.software_instruction
+    except InputError as error:
+        return [document.problem(("base",), p.message, p.hint) for p in error.problems]
     return []
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isa_model.diagnostics import InputError, suggest
-from isa_model.library import catalogue, raw
+from isa_model.instruction import Instruction
+from isa_model.library import raw
+from isa_model.promotion import promoted
 
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of `proposal` or `instruction` files, or of a `result`."""
     if kind == "instruction":
-        from isa_model.instruction import Instruction
-
         return _formats_by_name(Instruction.model_json_schema())
     if kind == "result":
         from codesign.evaluate import Result
@@ -42,13 +41,23 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def starter(path: Path, base: str) -> str:
-    """A commented proposal on a base instruction. Raises InputError for an unknown base."""
-    if base not in catalogue():
-        raise InputError.of(f"no instruction is called `{base}`", suggest(base, catalogue()) or "see `codesign list`")
+    """A commented proposal on a base instruction. Raises InputError for a base that is unknown or cannot be promoted."""
+    instruction = Instruction.model_validate(raw(base))
+    promoted(instruction, instruction.span)  # proposals are held against today's software
     slug = "".join(c if c.isalnum() else "-" for c in path.stem.lower()).strip("-") or "my-proposal"
-    stages = raw(base)["stages"]
-    stage, fields = next(iter(stages.items()))
-    bits = fields["fraction_bits"]
+    *_, last = instruction.stages
+    aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
+    rounding = instruction.stages[last].result[-1].rounding
+    wanted = "toward-zero" if rounding == "nearest-even" else "nearest-even"
+    result = f"result: {{format: {instruction.accumulator.name}, rounding: {wanted}}}        # the base: {rounding}"
+    if aligned is None:
+        change = f"    {last}:\n      {result}"
+        field, values = f"{last}.result.rounding", "[nearest-even, toward-zero]"
+    else:
+        bits = instruction.stages[aligned].fraction_bits or 0
+        change = f"    {aligned}:\n      fraction_bits: {bits + 4}        # the base keeps {bits}"
+        change += f"\n      {result}" if aligned == last else ""
+        field, values = f"{aligned}.fraction_bits", f"[{bits}, {bits + 4}, {bits + 8}]"
     return f"""\
 # yaml-language-server: $schema=proposal.schema.json
 # A proposal: one change to a real instruction, and what it promises. Check it with `codesign validate {path}`,
@@ -65,14 +74,12 @@ base: {base}
 # `codesign show {base}` prints the base.
 change:
   stages:
-    {stage}:
-      fraction_bits: {bits + 4}        # the base keeps {bits}
-      result: {{format: fp32, rounding: nearest-even}}
+{change}
 
 # Make it a family: one field that takes several values.
 # sweep:
-#   field: stages.{stage}.fraction_bits
-#   values: [{bits}, {bits + 4}, {bits + 8}]
+#   field: stages.{field}
+#   values: {values}
 
 # What it is judged on; `codesign list workloads` and `codesign list tensors` name all.
 workloads: [deepseek-v3.fprop]

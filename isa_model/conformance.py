@@ -1,9 +1,10 @@
 """Conformance: an instruction's outputs against those of real hardware, recorded in a file of vectors.
 
 A vector file is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, bytes of K)
-and B (blocks, N, bytes of K) as raw bytes along K, C and D (blocks, M, N) as float32, widened from the accumulator's
-format; `steps` instructions are chained along K. The instruction is a short name such as `wgmma_e4m3_f32`, or a full one
-of the catalogue.
+and B (blocks, N, bytes of K) as raw bytes along K; C and D (blocks, M, N) as raw codes (unsigned integers), or as float32,
+widened from the accumulator's format. Scales are SA (blocks, groups of M, groups of K) and SB (blocks, groups of N, groups
+of K), as raw bytes. `steps` instructions are chained along K. The instruction is a short name such as `wgmma_e4m3_f32`, or
+a full one of the catalogue.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.diagnostics import InputError
+from isa_model.formats import Format
 from isa_model.gemm import matmul
 from isa_model.instruction import Instruction
-from isa_model.library import catalogue, load
+from isa_model.library import architectures, catalogue, is_known, load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +37,11 @@ class Comparison:
 
 
 def conform(architecture: str, vectors: Path, engine: Any = "auto") -> Iterator[Comparison]:
-    """Compare every instruction found in a vector file, one after the other.
+    """Compare every instruction of an architecture found in a vector file, one after the other.
 
     Codes are compared bit for bit. Where the file had to widen the accumulator to float32, any two NaNs count as equal.
-    Raises InputError when the file is no vector file, or names an instruction the architecture does not have.
+    Raises InputError when the file is no vector file, names an instruction that is not in the catalogue, or has none of
+    this architecture.
     """
     import numpy as np
 
@@ -50,16 +53,17 @@ def conform(architecture: str, vectors: Path, engine: Any = "auto") -> Iterator[
     cases: dict[str, dict[str, None]] = {}
     for name in names:
         parts = name.split("/")
-        if len(parts) != 4 or parts[3] not in "ABCD":
+        if len(parts) != 4 or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
             raise InputError.of(
                 f"{vectors} holds `{name}`",
-                "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D",
+                "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
             )
-        cases.setdefault(parts[0], {})["/".join(parts[:3])] = None
+        if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
+            cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
     if not cases:
-        raise InputError.of(f"{vectors} holds no vectors")
-    for short, keys in cases.items():
-        yield _compare(load(find(architecture, short)), file.__getitem__, list(keys), vectors, engine)
+        raise InputError.of(f"{vectors} holds no vectors of {architecture}")
+    for instruction, keys in cases.items():
+        yield _compare(load(instruction), file.__getitem__, list(keys), vectors, engine)
 
 
 def find(architecture: str, short: str) -> str:
@@ -68,12 +72,11 @@ def find(architecture: str, short: str) -> str:
     `wgmma_e4m3_f32` is D in f32 of E4M3 operands; `wgmma_e4m3_e5m2_f32` has two operand formats. n and, for mma.sync,
     the format of C do not change what an element computes.
     """
-    ours = [name for name in catalogue() if name.startswith(f"{architecture}.")]
-    if not ours:
-        known = sorted({name.split(".")[0] for name in catalogue()})
-        raise InputError.of(f"no architecture is called `{architecture}`", f"one of: {', '.join(known)}")
-    if short in ours:
+    if architecture not in architectures():
+        raise InputError.of(f"no architecture is called `{architecture}`", f"one of: {', '.join(architectures())}")
+    if is_known(short):
         return short
+    ours = [name for name in catalogue() if name.startswith(f"{architecture}.")]
     kind, *operands, result = short.split("_")
     wanted = (kind, result, *(operands * 2)[:2])
     found = [name for name in ours if (name.split(".")[1], *name.split(".")[3:6]) == wanted]
@@ -87,41 +90,56 @@ def _compare(spec: Instruction, read: Callable[[str], Any], keys: list[str], pat
 
     outputs = mismatches = 0
     first = ""
+    scale = spec.scale
     for key in keys:
         try:
-            a, b = (_codes(spec, side, read(f"{key}/{name}")) for side, name in ((spec.a, "A"), (spec.b, "B")))
+            a, b = (_codes(side, read(f"{key}/{name}")) for side, name in ((spec.a, "A"), (spec.b, "B")))
             c, d = (read(f"{key}/{name}") for name in "CD")
+            scale_a = _codes(scale.a.format, read(f"{key}/SA")) if scale and scale.a else None
+            scale_b = _codes(scale.b.format, read(f"{key}/SB")) if scale and scale.b else None
         except KeyError as error:
-            raise InputError.of(f"{path}: {error.args[0]}", "every case has A, B, C and D") from None
+            raise InputError.of(
+                f"{path}: {error.args[0]}", "every case has A, B, C and D, and SA and SB where it is scaled"
+            ) from None
         for block in range(len(a)):
-            expected = _accumulators(spec, d[block])
-            got = matmul(spec, a[block], b[block].T, _accumulators(spec, c[block]), engine=engine)
+            expected = _accumulators(spec.accumulator, d[block])
+            got = matmul(
+                spec,
+                a[block],
+                b[block].T,
+                _accumulators(spec.c_format, c[block]),
+                None if scale_a is None else scale_a[block],
+                None if scale_b is None else scale_b[block].T,
+                engine=engine,
+            )
             raw = got.view(expected.dtype)
             differs = raw != expected
-            if spec.accumulator.name != "fp32":
+            if d.dtype.kind == "f" and spec.accumulator.name != "fp32":
                 differs &= ~(np.isnan(d[block]) & _is_nan(spec, raw))
             outputs += differs.size
             mismatches += int(differs.sum())
             if differs.any() and not first:
                 i, j = (int(x) for x in np.argwhere(differs)[0])
-                first = f"{key} block {block} [{i}, {j}]: chip {expected[i, j]:#x}, model {raw[i, j]:#x}"
+                first = f"{key} block {block} [{i}, {j}]: recorded {expected[i, j]:#x}, model {raw[i, j]:#x}"
     return Comparison(spec.name, outputs, mismatches, first)
 
 
-def _codes(spec: Instruction, fmt: Any, x: NDArray[Any]) -> NDArray[Any]:
+def _codes(fmt: Format, x: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     return np.ascontiguousarray(x).view(code_dtype(fmt))
 
 
-def _accumulators(spec: Instruction, x: NDArray[np.float32]) -> NDArray[Any]:
-    """Raw codes of C or D, which the file holds as float32."""
+def _accumulators(fmt: Format, x: NDArray[Any]) -> NDArray[Any]:
+    """Raw codes of C or D, which the file holds as such or as float32."""
     import numpy as np
 
-    if spec.accumulator.name == "fp32":
+    if x.dtype.kind == "u":
+        return np.ascontiguousarray(x)
+    if fmt.name == "fp32":
         return np.ascontiguousarray(x).view(np.uint32)
     with np.errstate(invalid="ignore"):  # widening a signalling NaN
-        return encode_array(spec.accumulator, x.astype(np.float64))
+        return encode_array(fmt, x.astype(np.float64))
 
 
 def _is_nan(spec: Instruction, codes: NDArray[Any]) -> NDArray[np.bool_]:

@@ -47,9 +47,9 @@ def matmul(
         raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs")
     if k % instruction.shape.k:
         raise ValueError(f"K = {k} is not a multiple of the instruction's k = {instruction.shape.k}")
-    c_codes = np.zeros((m, n), code_dtype(instruction.accumulator)) if c is None else None
+    c_codes = np.zeros((m, n), code_dtype(instruction.c_format)) if c is None else None
     if c_codes is None:
-        c_codes = _matrix("c", instruction.accumulator, c)
+        c_codes = _matrix("c", instruction.c_format, c)
     if c_codes.shape != (m, n):
         raise ValueError(f"c is {c_codes.shape}; a and b make it {(m, n)}")
     side_a, side_b = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
@@ -92,7 +92,7 @@ def _golden(
 
     from isa_model import golden
 
-    d = np.empty_like(c)
+    d = np.empty(c.shape, code_dtype(spec.accumulator))
     rows, columns = a.tolist(), b.T.tolist()
     for i in range(d.shape[0]):
         for j in range(d.shape[1]):

@@ -47,7 +47,7 @@ def dot(
     code of C; `scale_a` and `scale_b` are the codes of the scales along K of that row and column, one per group.
     """
     terms = products(spec, a, b)
-    c_term = read(spec, spec.accumulator, c)
+    c_term = read(spec, spec.c_format, c)
     if spec.scaled_stage == -1:
         terms = scaled(spec, terms, 1, scale_a, scale_b)
     *inner, last = spec.stages.values()

@@ -9,11 +9,13 @@ rounds the sum or hands it up as it is, and so makes the terms of the next stage
 from __future__ import annotations
 
 from functools import cached_property
+from math import lcm
 
 from pydantic import Field, PositiveInt, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
+from isa_model.formats import Format
 from isa_model.stage import FormatRef, Register, Spec, Stage
 
 
@@ -68,8 +70,10 @@ class Instruction(Spec):
     shape: Shape
     a: FormatRef
     b: FormatRef
+    c: FormatRef | None = None
+    """Format of C as it is stored; default: that of D."""
     accumulator: FormatRef
-    """Format of C and D as they are stored."""
+    """Format of D as it is stored, and of C unless `c` names another."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1)
     """The sums, from the products up, each under a name of the author's choice."""
@@ -83,6 +87,11 @@ class Instruction(Spec):
     """Where the rules come from."""
     checked: str = ""
     """What the rules were checked against."""
+
+    @property
+    def c_format(self) -> Format:
+        """Format of C as it is stored. Between steps along K the running value is a register of the last stage."""
+        return self.c or self.accumulator
 
     @property
     def nan_code(self) -> int | None:
@@ -130,11 +139,11 @@ class Instruction(Spec):
             )
         if self.a.kind == "float" and self.accumulator.kind == "integer":
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
-        if self.accumulator.kind == "float" and not (self.accumulator.signed and self.accumulator.zero):
-            raise at(
-                "accumulator",
-                message=f"an accumulator needs a sign and a zero; {self.accumulator.name} lacks one",
-            )
+        if self.c_format.kind != self.accumulator.kind:
+            raise at("c", message=f"C in {self.c_format.name} and D in {self.accumulator.name} are different kinds")
+        for field, fmt in (("c", self.c_format), ("accumulator", self.accumulator)):
+            if fmt.kind == "float" and not (fmt.signed and fmt.zero):
+                raise at(field, message=f"an accumulator needs a sign and a zero; {fmt.name} lacks one")
         if self.nan is not None:
             fits = self.nan < 1 << self.accumulator.storage_bits
             if not fits or decode(self.accumulator, self.nan).special != "nan":
@@ -242,8 +251,10 @@ class Instruction(Spec):
                 )
 
     def _reach(self, index: int) -> int:
-        """Length of the stretch of K from which one result of stage `index` takes its products."""
-        reach = 1
+        """Length of the stretches of K, one after the other, in which all products of a result of stage `index` lie."""
+        reach = count = 1
         for stage in list(self.stages.values())[: index + 1]:
-            reach *= stage.inputs if not stage.interleave else max(stage.inputs, stage.terms * stage.interleave.parts)
+            dealt = stage.terms * (stage.interleave.parts if stage.interleave else 1)
+            reach = lcm(reach, count * dealt, count * stage.inputs)
+            count *= stage.inputs
         return reach

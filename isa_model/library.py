@@ -1,6 +1,7 @@
 """Real instructions as spec files: one YAML file per architecture, families of instructions inside.
 
-`catalogue()` lists the names, `load` returns an Instruction, `raw` its spec as plain data for a proposal to change.
+`catalogue()` lists the names, `families()` what they are made of, `load` returns an Instruction, `raw` its spec as plain
+data for a proposal to change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,30 @@ _FOLDER = Path(__file__).parent / "catalogue"
 
 def catalogue() -> list[str]:
     """Names of all instructions, by architecture in the order of its file."""
-    return list(_entries())
+    return [name for architecture in architectures() for name in _entries(architecture)]
+
+
+def families() -> list[tuple[str, str]]:
+    """Names of families with their placeholders, and what each is and which values its placeholders take."""
+    found = []
+    for architecture in architectures():
+        for family in _read(architecture)["families"]:
+            values = "; ".join(f"{key}: {_named(choices)}" for key, choices in family.get("each", {}).items())
+            about = family["description"] + (f" ({values})" if values else "")
+            found.append((f"{architecture}.{family['name']}", about))
+    return found
+
+
+def _named(choices: Any) -> str:
+    """The values of a placeholder as they stand in names."""
+    if isinstance(choices, dict) and choices.keys() == {"from", "to", "step"}:
+        return f"{choices['from']} to {choices['to']} by {choices['step']}"
+    return ", ".join(str(choice) or "nothing" for choice in choices)
+
+
+def architectures() -> list[str]:
+    """The architectures of the catalogue: what stands before the first dot of a name."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load(name_or_path: str | Path) -> Instruction:
@@ -30,15 +54,12 @@ def load(name_or_path: str | Path) -> Instruction:
     Raises InputError when there is no such name, and for a file with every place where it is wrong.
     """
     name = str(name_or_path)
-    if name in _entries():
-        return Instruction.model_validate(raw(name))
-    if not is_path(name):
-        raise InputError.of(
-            f"no instruction is called `{name}`",
-            suggest(name, _entries()) or "`codesign list` shows the catalogue",
-        )
-    document = read_yaml(Path(name))
-    return validated(document)
+    return validated(read_yaml(name)) if is_path(name) else Instruction.model_validate(raw(name))
+
+
+def is_known(name: str) -> bool:
+    """Whether the catalogue has an instruction of this name."""
+    return name in _entries(name.split(".")[0])
 
 
 def is_path(name: str) -> bool:
@@ -57,29 +78,38 @@ def validated(document: Document) -> Instruction:
 
 def raw(name: str) -> dict[str, Any]:
     """The spec of a catalogue instruction as plain data, as its file has it. Raises InputError for an unknown name."""
-    if name not in _entries():
+    architecture = name.split(".")[0]
+    if not is_known(name):
+        near = _entries(architecture) or [f"{other}.{name.partition('.')[2]}" for other in architectures()]
         raise InputError.of(
             f"no instruction is called `{name}`",
-            suggest(name, _entries()) or "`codesign list` shows the catalogue",
+            suggest(name, filter(is_known, near)) or "`codesign list` shows the catalogue",
         )
-    family, values, about = _entries()[name]
+    family, values, about = _entries(architecture)[name]
     spec: dict[str, Any] = _fill(family["spec"], values)
     return {"name": name, "description": family["description"], **spec, **about}
 
 
 @cache
-def _entries() -> dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Every instruction: its family, the values of the family's placeholders, where the rules come from."""
+def _read(architecture: str) -> dict[str, Any]:
+    """The file of an architecture."""
+    return read_yaml(_FOLDER / f"{architecture}.yaml").data
+
+
+@cache
+def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
+    """Its instructions by name: the family, the values of the family's placeholders, where the rules come from."""
+    if architecture not in architectures():
+        return {}
     entries = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
-        data = read_yaml(path).data
-        for family in data["families"]:
-            about = {key: family.get(key, data[key]) for key in ("source", "checked")}
-            for qualifiers, values in _combinations(family.get("each", {})):
-                name = f"{data['architecture']}.{_fill_text(family['name'], qualifiers)}"
-                if name in entries:
-                    raise ValueError(f"{path}: two instructions are called {name}")
-                entries[name] = (family, values, about)
+    data = _read(architecture)
+    for family in data["families"]:
+        about = {key: family.get(key, data[key]) for key in ("source", "checked")}
+        for qualifiers, values in _combinations(family.get("each", {})):
+            name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"
+            if name in entries:
+                raise ValueError(f"two instructions are called {name}")
+            entries[name] = (family, values, about)
     return entries
 
 
@@ -98,13 +128,16 @@ def _combinations(each: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[s
 
 
 def _fill(node: Any, values: dict[str, Any]) -> Any:
-    """A copy of plain data with each placeholder text such as "{n}" replaced by its value."""
+    """A copy of plain data with each placeholder text such as "{n}" replaced by its value, or "{d.nan}" by a part of it."""
     if isinstance(node, dict):
         return {key: _fill(value, values) for key, value in node.items()}
     if isinstance(node, list):
         return [_fill(value, values) for value in node]
     if isinstance(node, str) and node.startswith("{") and node.endswith("}"):
-        return values[node[1:-1]]
+        value: Any = values
+        for step in node[1:-1].split("."):
+            value = value[step]
+        return value
     return node
 
 

@@ -14,8 +14,10 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
 
     The instruction starts from zero, runs over `every` products, and its result (times the group scales, if given)
     is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
+    Where the instruction reads subnormals as zero, the step reads those of C so, too.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
-    Raises InputError when `every` is not a multiple of the instruction's span, or scales are already inside.
+    Raises InputError when `every` is not a multiple of the instruction's span, when scales are already inside, and when
+    FP32 cannot hold what the instruction leaves (integers, FP64).
     """
     if every % instruction.span or every < instruction.span:
         raise InputError.of(
@@ -26,6 +28,9 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
         raise InputError.of(f"{instruction.name} scales its terms itself; promotion would scale them twice")
     fp32 = Register(format=FORMATS["fp32"], rounding=Rounding.NEAREST_EVEN)
     *_, last = instruction.stages
+    kept = instruction.stages[last].result[-1].format
+    if not fp32.format.holds(kept):
+        raise InputError.of(f"{instruction.name} leaves {kept.name}, which promotion to FP32 would lose")
     chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
     if scale is not None:
         scale = scale.model_copy(update={"onto": last, "product": fp32 if scale.a and scale.b else None})
@@ -43,5 +48,6 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
             "promote": Stage(terms=1, accumulator=True, result=(fp32,), zero="ieee"),
         },
         infinite_from=instruction.infinite_from,
+        flush_inputs=instruction.flush_inputs,
         source="DeepSeek-V3 technical report 3.3.2; instruction: " + instruction.source,
     )

@@ -76,7 +76,7 @@ def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDAr
     config = LaunchConfig(grid=(m // instruction.m, n // instruction.n), block=threads)
     k_bytes = k * WIDTHS[instruction.a] // 8
     pointers = [x.data_ptr() for x in (*arrays, d)]
-    launch(stream, config, _kernel(instruction), np.int32(n), np.int32(k_bytes), *pointers)
+    launch(stream, config, _kernel(name), np.int32(n), np.int32(k_bytes), *pointers)
     result: NDArray[Any] = d.cpu().numpy().view(c.dtype).reshape(m, n)
     return result
 
@@ -86,12 +86,23 @@ def _packed(x: NDArray[Any], instruction: Mnemonic) -> NDArray[Any]:
     return x[:, ::2] | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
 
 
-@cache
-def _kernel(instruction: Mnemonic) -> Any:
+def compiled(name: str) -> bytes:
+    """Machine code of an instruction's kernel; works without a GPU."""
     from cuda.core import Program, ProgramOptions
 
-    text = source(instruction)
-    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17")).compile("cubin").get_kernel("run")
+    options = ProgramOptions(arch="sm_90a", std="c++17")
+    return bytes(Program(source(parse(name)), "c++", options).compile("cubin").code)
+
+
+@cache
+def _kernel(name: str) -> Any:
+    from cuda.core import ObjectCode
+
+    return ObjectCode.from_cubin(machine_code.pop(name, None) or compiled(name)).get_kernel("run")
+
+
+machine_code: dict[str, bytes] = {}
+"""Kernels compiled beforehand (in other processes, say), by name; `matmul` takes them from here."""
 
 
 def source(instruction: Mnemonic) -> str:
@@ -124,18 +135,17 @@ def _mma(i: Mnemonic) -> str:
     return f"""extern "C" __global__ void run(int n, int k_bytes, const char *a, const char *b, const char *c, char *d) {{
   const int l = threadIdx.x, row = blockIdx.x * {i.m} + l / 4, column = blockIdx.y * 8;
   {register} x[{nc}];
-  for (int r = 0; r < {nc}; ++r)
-    x[r] = *(const {register} *)(c + ((long)(row + r / {pair} * 8) * n + column + l % 4 * 2) * {i.c_bytes} + r % {pair} * {unit});
+#define AT(r) (((long)(row + (r) / {pair} * 8) * n + column + l % 4 * 2) * {i.c_bytes} + (r) % {pair} * {unit})
+  for (int r = 0; r < {nc}; ++r) x[r] = *(const {register} *)(c + AT(r));
   for (int k = 0; k < k_bytes; k += {i.k_bytes}) {{
     {operand} p[{na}], q[{nb}];
-    for (int r = 0; r < {na}; ++r)
-      p[r] = *(const {operand} *)(a + (long)(row + r % {groups} * 8) * k_bytes + k + l % 4 * {unit} + r / {groups} * {4 * unit});
-    for (int r = 0; r < {nb}; ++r)
-      q[r] = *(const {operand} *)(b + (long)(column + l / 4) * k_bytes + k + l % 4 * {unit} + r * {4 * unit});
+    const char *pa = a + (long)row * k_bytes + k + l % 4 * {unit};
+    const char *pb = b + (long)(column + l / 4) * k_bytes + k + l % 4 * {unit};
+    for (int r = 0; r < {na}; ++r) p[r] = *(const {operand} *)(pa + r % {groups} * 8l * k_bytes + r / {groups} * {4 * unit});
+    for (int r = 0; r < {nb}; ++r) q[r] = *(const {operand} *)(pb + r * {4 * unit});
     asm volatile("{opcode} {{{d}}}, {{{a}}}, {{{b}}}, {{{d}}};" : {outs} : {ins});
   }}
-  for (int r = 0; r < {nc}; ++r)
-    *({register} *)(d + ((long)(row + r / {pair} * 8) * n + column + l % 4 * 2) * {i.c_bytes} + r % {pair} * {unit}) = x[r];
+  for (int r = 0; r < {nc}; ++r) *({register} *)(d + AT(r)) = x[r];
 }}
 """
 
@@ -174,7 +184,8 @@ run(int n, int k_bytes, const char *a, const char *b, const char *c, char *d) {{
   const int l = threadIdx.x % 32, row = blockIdx.x * 64 + threadIdx.x / 32 * 16 + l / 4, column = blockIdx.y * {i.n};
   a += (long)blockIdx.x * 64 * k_bytes; b += (long)column * k_bytes;
   {register} x[{nc}];
-#define AT(r) (((long)(row + (r) / {pair} % 2 * 8) * n + column + (r) / {2 * pair} * 8 + l % 4 * 2) * {i.c_bytes} + (r) % {pair} * 4)
+  const long at = (long)row * n + column + l % 4 * 2;
+#define AT(r) ((at + (r) / {pair} % 2 * 8l * n + (r) / {2 * pair} * 8) * {i.c_bytes} + (r) % {pair} * 4)
 #pragma unroll
   for (int r = 0; r < {nc}; ++r) x[r] = *(const {register} *)(c + AT(r));
   for (int k = 0; k < k_bytes; k += 32) {{

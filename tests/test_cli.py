@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from codesign.__main__ import run, shadowed
+from isa_model import catalogue
 
 ROOT = Path(__file__).parent.parent
 PROPOSAL = str(ROOT / "proposals/group-scaled-mma.yaml")
@@ -92,7 +93,7 @@ def test_validate_reports_all_files_and_exits_2(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 2
     assert out == f"{PROPOSAL}: valid\n"
-    assert "bad.yaml:2:7: unknown instruction `hopper`" in err
+    assert "bad.yaml:2:7: no instruction is called `hopper`" in err
     assert "none.yaml: cannot be read" in err
     assert "Traceback" not in err
 
@@ -159,14 +160,16 @@ def test_show_prints_a_page_from_the_spec(capsys):
 
 
 def test_list_names_everything_a_proposal_can_name(capsys):
-    """Instructions alone are one name a line; all kinds together have headings."""
+    """Instructions alone are one name a line; all kinds together have headings, and families for instructions."""
     assert run(["list", "instructions"]) == 0
     names = capsys.readouterr().out.split()
     assert FP8 in names
-    assert len(names) == 408
+    assert names == catalogue()
     assert run(["list"]) == 0
     out = capsys.readouterr().out
     for text in (
+        "  hopper.wgmma.m64n{n}k32.f32.{a}.{b}  FP8",
+        "(n: 8 to 256 by 8; a: e4m3, e5m2; b: e4m3, e5m2)",
         "formats:",
         "  e4m3 ",
         "deepseek-v3.wgrad.down",
@@ -202,8 +205,17 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
     assert run(["validate", str(path)]) == 0
     assert run(["init", str(path)]) == 2
     assert "exists" in capsys.readouterr().err
-    assert run(["init", str(tmp_path / "b.yaml"), "--base", "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32"]) == 0
-    assert run(["validate", str(tmp_path / "b.yaml")]) == 0
+    for number, base in enumerate(
+        (
+            "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32",
+            "ada.mma.m16n8k32.f16.e4m3.e4m3.f16",
+            "cdna1.mfma.f32_32x32x4bf16",
+            "cdna3.mfma.f32_16x16x32_fp8_bf8",
+        )
+    ):
+        other = str(tmp_path / f"idea-{number}.yaml")
+        assert run(["init", other, "--base", base]) == 0
+        assert run(["validate", other]) == 0
 
 
 def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):
@@ -262,5 +274,5 @@ def test_a_closed_pipe_is_no_error():
         capture_output=True,
         text=True,
     )
-    assert done.stdout.startswith("hopper.")
+    assert done.stdout.split() == catalogue()[:1]
     assert done.stderr == ""

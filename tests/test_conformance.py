@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isa_model import InputError, golden, load
+from isa_model import InputError, golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.conformance import conform, find
+from isa_model.operands import draw
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WGMMA_AND_MMA = FIXTURES / "h200_mma.npz"
@@ -54,6 +55,29 @@ def test_a_wrong_model_is_caught(tmp_path):
     (result,) = conform("hopper", tmp_path / "bad.npz")
     assert result.mismatches == 1
     assert "block 0 [7, 3]" in result.first
+
+
+def test_vectors_may_hold_raw_codes_scales_and_other_architectures(tmp_path):
+    """Raw codes are compared to the last NaN bit, scales are read, and only the architecture asked for is compared."""
+    spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.f32.ue8m0")
+    x = draw(spec, "bits", np.random.default_rng(1), 16, 8, 32)
+    d = matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b).view(np.uint32)
+    assert (d == spec.nan_code).any()
+    arrays = {"A": x.a, "B": x.b.T, "C": x.c, "D": d, "SA": x.scale_a, "SB": x.scale_b.T}
+    vectors = {f"{spec.name}/bits/1/{key}": array[None] for key, array in arrays.items()}
+    file = tmp_path / "scaled.npz"
+    np.savez(file, **vectors)
+    (result,) = conform("rtx_blackwell", file)
+    assert (result.instruction, result.outputs, result.mismatches) == (spec.name, 128, 0)
+    with pytest.raises(InputError, match="holds no vectors of hopper"):
+        list(conform("hopper", file))
+    np.savez(file, **{**vectors, f"{spec.name}/bits/1/D": np.where(d == spec.nan_code, 0x7FC00000, d)[None]})
+    (result,) = conform("rtx_blackwell", file)
+    assert result.mismatches == (d == spec.nan_code).sum()
+    del vectors[f"{spec.name}/bits/1/SB"]
+    np.savez(file, **vectors)
+    with pytest.raises(InputError, match="SB"):
+        list(conform("rtx_blackwell", file))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def operands(spec, seed, kind, m=3, n=4, steps=2):
     b = np.ascontiguousarray(codes(spec.b, rng, (n, k), "like" if kind == "cancel" else kind).T)
     if kind == "cancel":
         b[k // 2 : 2 * (k // 2)] = b[: k // 2]
-    c = codes(spec.accumulator, rng, (m, n), kind)
+    c = codes(spec.c_format, rng, (m, n), kind)
     c[rng.random((m, n)) < 0.3] = 0
     scales = {}
     for name, side, shape in (

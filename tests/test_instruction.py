@@ -3,219 +3,79 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import codes, instructions
+from strategies import instructions
 
-from isa_model import InputError, catalogue, load, matmul, promoted
+from isa_model import InputError, load, matmul, promoted
+from isa_model.array_codec import to_codes
 from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import raw, validated
+from isa_model.operands import KINDS, draw
 
-RNE, RTZ = (
-    {"format": "fp32", "rounding": "nearest-even"},
-    {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"},
-)
-FTZ = {**RNE, "subnormals": "flush"}
-# FP32's smallest exponent, 31 mantissa bits, room at the top: the adder behind CDNA3's alignment
-WIDE = {"name": "wide", "exponent_bits": 9, "mantissa_bits": 31, "bias": 127, "infinity": True, "nan": "ieee"}
-CDNA3_JOIN = {
-    "terms": 1,
-    "accumulator": {"fraction_bits": 24},
-    "fraction_bits": 32,
-    "rounding": "down",
-    "zero_exponent": -126,
-    "zero": "ieee",
-    "result": [{"format": WIDE, "rounding": "down"}, RNE],
+RNE = {"format": "fp32", "rounding": "nearest-even"}
+
+# One instruction of each rule the architectures have.
+RULES = {
+    "volta fp16": "volta.mma.m8n8k4.f32.f16.f16.f32",
+    "volta fp16, C in FP16": "volta.mma.m8n8k4.f32.f16.f16.f16",
+    "turing fp16": "turing.mma.m16n8k8.f16.f16.f16.f16",
+    "ampere bf16, two chained blocks": "ampere.mma.m16n8k16.f32.bf16.bf16.f32",
+    "ada fp8": "ada.mma.m16n8k32.f32.e4m3.e5m2.f32",
+    "hopper int8": "hopper.wgmma.m64n8k32.s32.s8.u8.satfinite",
+    "blackwell f8f6f4": "blackwell.tcgen05.m64n8k32.kind::f8f6f4.f32.e3m2.e2m1",
+    "blackwell mxf8f6f4": "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.ue8m0",
+    "blackwell mxf4": "blackwell.tcgen05.m128n8k64.kind::mxf4.block32.f32.e2m1.e2m1.ue8m0",
+    "blackwell mxf4nvf4": "blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3",
+    "cdna1 fp32, a chain of FMAs": "cdna1.mfma.f32_32x32x2f32",
+    "cdna1 bf16": "cdna1.mfma.f32_32x32x4bf16",
+    "cdna2 fp16, a tree of roundings": "cdna2.mfma.f32_32x32x8f16",
+    "cdna2 bf16, pairs": "cdna2.mfma.f32_32x32x4bf16",
+    "cdna3 fp16": "cdna3.mfma.f32_16x16x16_f16",
+    "cdna3 fp8, even and odd k apart": "cdna3.mfma.f32_16x16x32_fp8_bf8",
+}
+NOBODY_BUILT = {
+    "name": "a mixture nobody built",
+    "a": "e5m6",
+    "b": "e4m3",
+    "c": "bf16",
+    "accumulator": "fp32",
+    "shape": {"m": 4, "n": 4, "k": 64},
+    "scale": {"a": {"group": [1, 32], "format": "ue8m0"}, "onto": "tree"},
+    "stages": {
+        "near": {
+            "terms": 4,
+            "interleave": {"run": 2, "parts": 2},
+            "fraction_bits": 9,
+            "rounding": "to-odd",
+            "zero_exponent": -40,
+        },
+        "tree": {
+            "terms": 2,
+            "accumulator": True,
+            "chain": 2,
+            "result": {"format": "e8m17", "rounding": "nearest-away"},
+        },
+        "top": {"terms": 2, "accumulator": True, "result": RNE},
+    },
 }
 
 
-def fused(terms, fraction_bits, zero_exponent, result):
-    return {
-        "terms": terms,
-        "accumulator": True,
-        "fraction_bits": fraction_bits,
-        "rounding": "toward-zero",
-        "zero_exponent": zero_exponent,
-        "result": result,
-    }
-
-
-# Section by section what the architectures compute, in the language alone: (a, b, accumulator, k, stages, scale, extra).
-ARCHITECTURES = {
-    "volta fp16": ("fp16", "fp16", "fp32", 4, {"fuse": fused(4, 23, -131, RTZ)}, None, {}),
-    "turing fp16": ("fp16", "fp16", "fp32", 8, {"fuse": fused(8, 24, -132, RTZ)}, None, {}),
-    "ampere bf16, two chained blocks": (
-        "bf16",
-        "bf16",
-        "fp32",
-        16,
-        {"fuse": fused(8, 24, -132, RTZ)},
-        None,
-        {},
-    ),
-    "ada fp8": (
-        "e4m3",
-        "e5m2",
-        "fp32",
-        32,
-        {"fuse": fused(16, 13, -132, {"format": "e8m13", "rounding": "toward-zero"})},
-        None,
-        {},
-    ),
-    "blackwell f8f6f4": ("e3m2", "e2m1", "fp32", 32, {"fuse": fused(32, 25, -133, RTZ)}, None, {}),
-    "blackwell mxf8f6f4": (
-        "e4m3",
-        "e5m2",
-        "fp32",
-        32,
-        {"fuse": fused(32, 25, -133, RTZ)},
-        {"a": {"group": [1, 32], "format": "ue8m0"}, "b": {"group": [32, 1], "format": "ue8m0"}},
-        {},
-    ),
-    "blackwell mxf4nvf4": (
-        "e2m1",
-        "e2m1",
-        "fp32",
-        64,
-        {"dot": {"terms": 16, "exponent": 0}, "fuse": fused(4, 35, -139, RTZ)},
-        {
-            "a": {"group": [1, 16], "format": "ue4m3"},
-            "b": {"group": [16, 1], "format": "ue4m3"},
-            "onto": "dot",
-        },
-        {},
-    ),
-    "cdna1 bf16": (
-        "bf16",
-        "bf16",
-        "fp32",
-        4,
-        {"sum": {"terms": 2, "accumulator": True, "result": RNE, "zero": "ieee"}},
-        None,
-        {},
-    ),
-    "cdna2 fp16, a tree of roundings": (
-        "fp16",
-        "fp16",
-        "fp32",
-        16,
-        {
-            "round": {"terms": 1, "result": FTZ},
-            "pair": {"terms": 2, "result": FTZ},
-            "four": {"terms": 2, "result": FTZ},
-            "add": {"terms": 1, "accumulator": True, "result": FTZ},
-        },
-        None,
-        {"flush_inputs": True},
-    ),
-    "cdna2 bf16, pairs": (
-        "bf16",
-        "bf16",
-        "fp32",
-        4,
-        {
-            "round": {"terms": 1, "result": FTZ},
-            "pair": {"terms": 2, "result": FTZ},
-            "add": {"terms": 1, "accumulator": True, "result": FTZ},
-        },
-        None,
-        {"flush_inputs": True},
-    ),
-    "cdna3 fp16": (
-        "fp16",
-        "fp16",
-        "fp32",
-        16,
-        {
-            "fuse": {"terms": 8, "fraction_bits": 24, "rounding": "toward-zero", "zero_exponent": -999},
-            "add": CDNA3_JOIN,
-        },
-        None,
-        {"infinite_from": 128},
-    ),
-    "cdna3 fp8, even and odd k apart": (
-        "e4m3fnuz",
-        "e5m2fnuz",
-        "fp32",
-        32,
-        {
-            "fuse": {
-                "terms": 8,
-                "interleave": {"run": 1, "parts": 2},
-                "fraction_bits": 24,
-                "rounding": "toward-zero",
-            },
-            "join": {"terms": 2, "fraction_bits": 24, "rounding": "down"},
-            "add": {**CDNA3_JOIN, "accumulator": {"fraction_bits": 24, "drop_beyond": 25}},
-        },
-        None,
-        {},
-    ),
-    "a mixture nobody built": (
-        "e5m6",
-        "e4m3",
-        "fp32",
-        64,
-        {
-            "near": {
-                "terms": 4,
-                "interleave": {"run": 2, "parts": 2},
-                "fraction_bits": 9,
-                "rounding": "to-odd",
-                "zero_exponent": -40,
-            },
-            "tree": {
-                "terms": 2,
-                "accumulator": True,
-                "chain": 2,
-                "result": {"format": "e8m17", "rounding": "nearest-away"},
-            },
-            "top": {"terms": 2, "accumulator": True, "result": RNE},
-        },
-        {"a": {"group": [1, 32], "format": "ue8m0"}, "onto": "tree"},
-        {},
-    ),
-}
-
-
-def build(name):
-    a, b, accumulator, k, stages, scale, extra = ARCHITECTURES[name]
-    spec = {
-        "name": name,
-        "a": a,
-        "b": b,
-        "accumulator": accumulator,
-        "shape": {"m": 4, "n": 4, "k": k},
-        "stages": stages,
-        **extra,
-    }
-    return Instruction.model_validate({**spec, "scale": scale} if scale else spec)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_can_be_said_and_runs_on_both_engines(name):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", [*RULES, "a mixture nobody built"])
+def test_every_rule_runs_on_both_engines(rule, kind):
     """The language says each architecture's rules without code of its own, and the engines agree on it."""
-    spec = build(name)
-    rng = np.random.default_rng(9)
-    k = 2 * spec.shape.k
-    for kind in ("bits", "like", "cancel", "ends"):
-        a, b = codes(spec.a, rng, (3, k), kind), np.ascontiguousarray(codes(spec.b, rng, (4, k), kind).T)
-        c = codes(spec.accumulator, rng, (3, 4), kind)
-        scales = {}
-        for key, side, shape in (
-            ("scale_a", spec.scale and spec.scale.a, (3, k)),
-            ("scale_b", spec.scale and spec.scale.b, (k, 4)),
-        ):
-            if side:
-                scales[key] = codes(
-                    side.format, rng, tuple(-(-s // g) for s, g in zip(shape, side.group, strict=True)), kind
-                )
-        cpu, reference = (matmul(spec, a, b, c, engine=e, **scales).view(np.uint32) for e in ("cpu", "golden"))
-        assert np.array_equal(cpu, reference)
+    spec = load(RULES[rule]) if rule in RULES else Instruction.model_validate(NOBODY_BUILT)
+    x = draw(spec, kind, np.random.default_rng(9), 3, 4, 2 * spec.shape.k)
+    cpu, reference = (
+        to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b, engine=engine))
+        for engine in ("cpu", "golden")
+    )
+    assert np.array_equal(cpu, reference)
 
 
 def test_cdna1_rounds_the_exact_sum_once():
     """1 + 2**-24 + 2**-24 in one exact sum rounds to 1 + 2**-23; two FP32 additions in a row would lose both."""
-    spec = build("cdna1 bf16")
+    spec = load(RULES["cdna1 bf16"])
     a, b = np.zeros((1, 4), np.uint16), np.zeros((4, 1), np.uint16)
     a[0, :2], b[:2, 0] = 0x3980, 0x3980  # 2**-12 * 2**-12
     c = np.array([[1.0]], np.float32)
@@ -224,7 +84,7 @@ def test_cdna1_rounds_the_exact_sum_once():
 
 def test_mx_scales_move_the_exponents_before_alignment():
     """In mxf8f6f4 a group scaled by 2**30 pushes a product of 1 out of a window it would else share."""
-    spec = build("blackwell mxf8f6f4")
+    spec = load(RULES["blackwell mxf8f6f4"])
     a, b = np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8)
     a[0, 0], b[0, 0] = 0x38, 0x3C  # 1 * 1
     c = np.array([[1.0]], np.float32)
@@ -237,7 +97,7 @@ def test_mx_scales_move_the_exponents_before_alignment():
 
 def test_nvf4_ignores_the_sign_of_a_scale():
     """The top bit of a UE4M3 scale changes nothing."""
-    spec = build("blackwell mxf4nvf4")
+    spec = load(RULES["blackwell mxf4nvf4"])
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 16, (2, 64), dtype=np.uint8), rng.integers(0, 16, (64, 2), dtype=np.uint8)
     sa, sb = rng.integers(0, 0x7F, (2, 4), dtype=np.uint8), rng.integers(0, 0x7F, (4, 2), dtype=np.uint8)
@@ -246,26 +106,22 @@ def test_nvf4_ignores_the_sign_of_a_scale():
 
 def test_a_dropped_accumulator_is_gone():
     """With drop_beyond 25, C at 2**-26 of the products does not even turn the rounding down."""
-    spec = build("cdna3 fp8, even and odd k apart")
+    spec = load(RULES["cdna3 fp8, even and odd k apart"])
     a, b = np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8)
     a[0, 0], b[0, 0] = 0x40, 0x40  # 1.0 in both fnuz formats
     for exponent, expected in ((-26, 1.0), (-24, 1.0 - 2.0**-24)):
         assert matmul(spec, a, b, np.array([[-(2.0**exponent)]], np.float32))[0, 0] == np.float32(expected)
 
 
-def test_the_catalogue_holds_every_hopper_instruction():
-    """32 widths of 12 kinds of wgmma and 24 of mma.sync, each of which loads under its name."""
-    names = catalogue()
-    assert len(names) == len(set(names)) == 32 * 12 + 24
-    for name in names:
-        assert load(name).name == name
-    assert load("hopper.wgmma.m64n24k16.f32.bf16.bf16").shape.n == 24
-
-
-def test_unknown_names_get_a_suggestion():
-    """A misspelt instruction is refused with the nearest name."""
-    with pytest.raises(InputError, match=r"did you mean `hopper\.wgmma\.m64n256k32\.f32\.e4m3\.e4m3`"):
-        load("hopper.wgmma.m64n256k32.f32.e4m3.e4m4")
+def test_c_may_have_a_format_of_its_own():
+    """A subnormal FP16 C aligns with FP16's smallest exponent and cuts products that the same number in FP32 would not."""
+    spec = load(RULES["volta fp16, C in FP16"])
+    wide = load(RULES["volta fp16"])
+    a, b = np.zeros((1, 4), np.float16), np.zeros((4, 1), np.float16)
+    a[0, 0], b[0, 0] = 2.0**-24, 2.0**-16  # aligned with exponent -14 - 16; 2**-40 is below 2**(-14 - 23)
+    c = np.array([[2.0**-24]])
+    assert matmul(spec, a, b, c.astype(np.float16))[0, 0] == 2.0**-24
+    assert matmul(wide, a, b, c.astype(np.float32))[0, 0] == 2.0**-24 + 2.0**-40
 
 
 def test_an_instruction_loads_from_a_file(tmp_path):
@@ -297,6 +153,8 @@ def without(mapping, key):
         ({"a": "int8", "b": "int8"}, "integer products accumulate in an integer"),
         ({"accumulator": "fp16", "nan": 0x7FFF}, "the register e8m13 does not fit the accumulator fp16"),
         ({"nan": 0x3F800000}, "0x3f800000 is not a NaN of fp32"),
+        ({"c": "int32"}, "C in int32 and D in fp32 are different kinds"),
+        ({"c": "ue4m3"}, "an accumulator needs a sign and a zero; ue4m3 lacks one"),
         ({"shape": {"m": 64, "n": 8, "k": 40}}, "k = 40 is not a multiple of the 32 products"),
         (
             {"stages": {"fuse": without(FUSE, "rounding")}},
@@ -377,6 +235,19 @@ def test_specs_are_frozen_and_hide_no_field():
         validated(parse_yaml("stages: {fuse: {terms: 1, fraction_bit: 3}}", "x.yaml"))
 
 
+def test_scales_follow_the_terms_of_interleaved_stages():
+    """CDNA3 sums even and odd k apart and joins them again: a promotion every 128 of it takes scales of 128, not of 64."""
+    base = load("cdna3.mfma.f32_16x16x32_fp8_bf8")
+    fp32 = base.accumulator
+    spec = promoted(base, 128, Scaling(a=ScaleOperand(group=(1, 128), format=fp32)))
+    x = draw(spec, "normal", np.random.default_rng(3), 3, 4, 256)
+    engines = ("cpu", "golden")
+    cpu, reference = (matmul(spec, x.a, x.b, x.c, scale_a=x.scale_a, engine=engine) for engine in engines)
+    assert np.array_equal(cpu, reference)
+    with pytest.raises(ValueError, match="a scale of A covers 64 of K, but each result of `add` sums over 128"):
+        promoted(base, 128, Scaling(a=ScaleOperand(group=(1, 64), format=fp32)))
+
+
 @given(instructions())
 def test_a_spec_survives_being_written_and_read(spec):
     """Dumped to plain data and read again, an instruction is the same."""
@@ -386,6 +257,9 @@ def test_a_spec_survives_being_written_and_read(spec):
 def test_promotion_refuses_what_does_not_fit():
     """Promotion needs whole instructions, and scales cannot be applied twice."""
     base = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
+    for name in ("ampere.mma.m16n8k32.s32.s8.s8.s32", "ampere.mma.m8n8k4.f64.f64.f64.f64"):
+        with pytest.raises(InputError, match="promotion to FP32 would lose"):
+            promoted(load(name), 128)
     with pytest.raises(InputError, match="a multiple of 32"):
         promoted(base, 100)
     fp32 = base.accumulator

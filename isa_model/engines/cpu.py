@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import encode_array
+from isa_model.engines.decoding import Operand, read, side
 from isa_model.engines.emit import Block, step
-from isa_model.engines.operands import Operand, read, side
 from isa_model.engines.plan import Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import Codes
@@ -56,7 +56,7 @@ def matmul(
     x = side(plan, True, a.T, None if scale_a is None else scale_a.T)
     y = side(plan, False, b, scale_b)
     b_values, b_exponents = _panels(y.values, panels), _panels(y.exponents, panels)
-    d = _panels(read(spec, spec.accumulator, c), panels)
+    d = _panels(read(spec, spec.c_format, c), panels)
     scales = [*_scales(x), *(None if s is None else _panels(s, panels) for s in _scales(y))]
 
     def work(task: tuple[int, int]) -> None:

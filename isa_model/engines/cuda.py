@@ -11,6 +11,7 @@ from pathlib import Path
 from isa_model.codec import encode, infinity
 from isa_model.engines.emit import Block, step
 from isa_model.engines.plan import LANE_BITS, Plan
+from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
@@ -102,10 +103,12 @@ def _encode(plan: Plan) -> str:
 
 
 def state_type(plan: Plan) -> str:
-    """float where it holds every number of the accumulator: half the registers."""
-    fmt = plan.spec.accumulator
-    narrow = fmt.kind == "float" and fmt.mantissa_bits <= 23 and fmt.exponent_bits <= 8 and fmt.min_exponent >= -126
-    return "float" if narrow else "double"
+    """float where it holds every number of C and D: half the registers."""
+
+    def fits(fmt: Format) -> bool:
+        return fmt.kind == "float" and fmt.mantissa_bits <= 23 and fmt.exponent_bits <= 8 and fmt.min_exponent >= -126
+
+    return "float" if fits(plan.spec.accumulator) and fits(plan.spec.c_format) else "double"
 
 
 _HELPERS = """

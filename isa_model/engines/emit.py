@@ -116,8 +116,8 @@ class Emitter:
         """Add block number `n` of a stage to its running value, an array over lanes."""
         register = self.stages[index].result[-1].format
         exponent = self.align(value, register)
-        if index == len(self.stages) - 1 and n == 0 and self.spec.accumulator.min_exponent != register.min_exponent:
-            exponent = f"{k} == 0 ? {self.align(value, self.spec.accumulator)} : {exponent}"  # C is in its own format
+        if index == len(self.stages) - 1 and n == 0 and self.spec.c_format.min_exponent != register.min_exponent:
+            exponent = f"{k} == 0 ? {self.align(value, self.spec.c_format)} : {exponent}"  # C is in its own format
         if index == 0 and self.plan.narrow and self.target.lane == "float":
             self.narrow_block(n, k, value)
             return

@@ -12,7 +12,7 @@ import numpy as np
 
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, of_side
+from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -61,7 +61,7 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     kind = torch.float32 if state_type(plan) == "float" else torch.float64
     start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
     if c is not None:
-        start[:m, :n] = _numbers(spec.accumulator, c, spec.flush_inputs)
+        start[:m, :n] = _numbers(spec.c_format, c, spec.flush_inputs)
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
     arrays = [x.values, pairs, y.values, y.exponents, *scales, *([None] * 6), start, d]

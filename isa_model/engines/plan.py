@@ -128,7 +128,7 @@ class Plan:
         """Bounds of the sum of a block of terms, and of the running value where it takes part."""
         running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
         if stage is list(self.spec.stages.values())[-1]:
-            running = _widest(running, _of_format(self.spec.accumulator))
+            running = _widest(running, _of_format(self.spec.c_format))
         takes = bool(stage.accumulator) and with_running
         growth = max(term.growth, running.growth if takes else 0) + (stage.terms + takes - 1).bit_length()
         lsb = min(term.lsb, running.lsb) if takes else term.lsb
@@ -171,7 +171,7 @@ class Plan:
             return False
         (register,) = stage.result
         fmt = register.format
-        formats = {(f.min_exponent, f.max_exponent) for f in (fmt, self.spec.accumulator) if f.kind == "float"}
+        formats = {(f.min_exponent, f.max_exponent) for f in (fmt, self.spec.c_format) if f.kind == "float"}
         zero = stage.zero_exponent
         return (
             formats == {(-126, 127)}

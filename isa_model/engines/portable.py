@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import encode_array
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
+from isa_model.array_codec import code_dtype, encode_array
+from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
 from isa_model.engines.plan import LANE_BITS, RANGE, Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
@@ -63,8 +63,8 @@ def matmul(
     plan = Plan(spec)
     side_a = side(plan, True, a.T, None if scale_a is None else scale_a.T)
     side_b = side(plan, False, b, scale_b)
-    c_values = read(spec, spec.accumulator, c)
-    d: Any = np.empty(c.shape, c.dtype)
+    c_values = read(spec, spec.c_format, c)
+    d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + TILE_M), slice(corner[1], corner[1] + TILE_N)
@@ -93,7 +93,7 @@ class Tile:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.stages: list[Stage] = list(plan.spec.stages.values())
         self.shape = c.shape
-        self.c = Value([c], exponent_of(c, plan.spec.accumulator))
+        self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
         self.exponent_buffer = np.empty((self.chunk, *c.shape), np.int16)

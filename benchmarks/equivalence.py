@@ -1,0 +1,218 @@
+"""Our engines against mmasim, code for code: `python benchmarks/equivalence.py`.
+
+For every instruction that mmasim has, the same operands of every kind in isa_model/operands.py go through mmasim and
+through our CPU engine (FP64: the golden model). Prints a line per instruction, those that differ in M and N alone taken
+together, and exits with 1 if any output differs. `--record` saves the run, `--fixture` a small part of it with mmasim's
+results, for the tests that run without mmasim. Takes about half an hour on two cores; needs `pip install -e '.[oracle]'`.
+
+A NaN has to be the same code, except where mmasim's is what the host's processor makes of it (its fused multiply-add,
+CDNA1 and CDNA2): there it has to be a NaN. Outputs set aside are those of `Oracle.set_aside`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from importlib.metadata import version
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model import Instruction, load, matmul
+from isa_model.array_codec import decode_array, to_codes
+from isa_model.operands import KINDS, Operands, draw
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURE_SIDE = 4
+"""Rows and columns of each product in the fixture."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one instruction, or of several that differ in M and N alone."""
+
+    instruction: str
+    instructions: int
+    outputs: int
+    mismatches: int
+    set_aside: int
+    first: str = ""
+
+
+def compare(name: str, outputs: int) -> Row:
+    """Compare at least so many outputs of an instruction, over all kinds of operands."""
+    side = ceil(sqrt(outputs / len(KINDS)))
+    mismatches = set_aside = 0
+    first = ""
+    for kind, operands, oracle in cases(name, side):
+        got, expected = ours(oracle.spec, operands), canonical(oracle, oracle(operands))
+        differs, aside = got != expected, oracle.set_aside(operands)
+        mismatches += int((differs & ~aside).sum())
+        set_aside += int((differs & aside).sum())
+        if (differs & ~aside).any() and not first:
+            i, j = (int(x) for x in np.argwhere(differs & ~aside)[0])
+            first = f"{kind} [{i}, {j}]: mmasim {expected[i, j]:#x}, ours {got[i, j]:#x}"
+    return Row(name, 1, side * side * len(KINDS), mismatches, set_aside, first)
+
+
+def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
+    """Operands of every kind for an instruction, side rows and columns each; the name alone decides which."""
+    import torch
+    from oracle import Oracle
+
+    torch.set_num_threads(1)
+    spec = load(name)
+    oracle = Oracle(spec)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for kind in KINDS:
+        yield kind, draw(spec, kind, rng, side, side, spec.shape.k), oracle
+
+
+def ours(spec: Instruction, x: Operands) -> NDArray[Any]:
+    """Codes of D by our engine."""
+    engine: Any = "golden" if spec.a.name == "fp64" else "cpu"
+    return to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b, engine=engine))
+
+
+def canonical(oracle: Any, codes: NDArray[Any]) -> NDArray[Any]:
+    """mmasim's codes, with our NaN for a NaN whose code is not mmasim's but the host's."""
+    if oracle.nan_is_the_hosts:
+        codes = np.where(np.isnan(decode_array(oracle.spec.accumulator, codes)), oracle.spec.nan_code, codes)
+    return codes
+
+
+def without_m_and_n(name: str) -> str:
+    """The name of all the instructions that differ from this one in M and N alone."""
+    return re.sub(r"\.(wgmma|tcgen05)\.m\d+n\d+k", r".\1.m*n*k", name)
+
+
+def of_a_kind(rows: list[Row]) -> list[Row]:
+    """Rows of instructions that differ in M and N alone, put together."""
+    together: dict[str, Row] = {}
+    for row in rows:
+        name = without_m_and_n(row.instruction)
+        so_far = together.get(name, Row(name, 0, 0, 0, 0))
+        together[name] = Row(
+            name,
+            so_far.instructions + row.instructions,
+            so_far.outputs + row.outputs,
+            so_far.mismatches + row.mismatches,
+            so_far.set_aside + row.set_aside,
+            so_far.first or row.first,
+        )
+    return list(together.values())
+
+
+def commit() -> str:
+    """The commit of the source tree, with `-dirty` where it was changed."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def record(rows: list[Row], started_at: str, path: Path) -> None:
+    """Save a run as JSON, with what it ran on."""
+    run = {
+        "what": "outputs of our engines (cpu; golden for FP64) compared with those of the package mmasim, code for code",
+        "command": " ".join(["python", "benchmarks/equivalence.py", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "commit": started_at,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "torch", "mmasim")},
+        },
+        "operands": KINDS,
+        "set_aside": "outputs that differ because mmasim drops an infinity or NaN (set_aside in benchmarks/oracle.py)",
+        "instructions": sum(row.instructions for row in rows),
+        "outputs": sum(row.outputs for row in rows),
+        "mismatches": sum(row.mismatches for row in rows),
+    }
+    head = json.dumps(run, indent=1).rstrip("\n}")
+    body = ",\n".join("  " + json.dumps(asdict(row)) for row in of_a_kind(rows))
+    write(path, f'{head},\n "rows": [\n{body}\n ]\n}}\n'.encode())
+
+
+def fixture(names: list[str], path: Path) -> None:
+    """Save a few outputs of every instruction, one per kind that differs in M and N alone, in conform's file format."""
+    import io
+
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in {without_m_and_n(name): name for name in names}.values():
+        blocks: dict[str, list[NDArray[Any]]] = {}
+        for _, x, oracle in cases(name, FIXTURE_SIDE):
+            if oracle.set_aside(x).any():
+                continue
+            scales = {"SA": x.scale_a, "SB": None if x.scale_b is None else x.scale_b.T}
+            for key, codes in {"A": x.a, "B": x.b.T, **scales}.items():
+                if codes is not None:
+                    blocks.setdefault(key, []).append(np.ascontiguousarray(codes).view(np.uint8))
+            blocks.setdefault("C", []).append(x.c)
+            blocks.setdefault("D", []).append(canonical(oracle, oracle(x)))
+        arrays.update({f"{name}/all/1/{key}": np.stack(block) for key, block in blocks.items()})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write(path, buffer.getvalue())
+
+
+def write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Our engines against mmasim, code for code.")
+    parser.add_argument("--outputs", type=int, default=100_000, help="outputs of each instruction (default: 100000)")
+    parser.add_argument("--only", default="*", help="instructions whose name matches this, for instance 'cdna3.*'")
+    parser.add_argument("--record", type=Path, help="save the run to this file (JSON)")
+    parser.add_argument("--fixture", type=Path, help="save a few outputs of each instruction to this file (.npz)")
+    options = parser.parse_args()
+    try:
+        from oracle import instructions
+    except ModuleNotFoundError as missing:
+        print(f"{missing}: install it with pip install -e '.[oracle]'", file=sys.stderr)
+        return 3
+    names = [name for name in instructions() if fnmatch(name, options.only)]
+    if not names:
+        print(f"mmasim has no instruction that matches {options.only}", file=sys.stderr)
+        return 2
+    if options.fixture:
+        fixture(names, options.fixture)
+        return 0
+    started_at = commit()
+    with ProcessPoolExecutor() as pool:
+        rows = []
+        for row in pool.map(compare, names, [options.outputs] * len(names), chunksize=4):
+            rows.append(row)
+            if row.mismatches:
+                print(f"{row.instruction}: {row.first}", file=sys.stderr)
+            if len(rows) % 100 == 0:
+                print(f"{len(rows)} of {len(names)}", file=sys.stderr, flush=True)
+    print(f"{'mismatches':>10} {'outputs':>11} {'set aside':>9} instruction")
+    for row in of_a_kind(rows):
+        count = f" ({row.instructions} of them)" if row.instructions > 1 else ""
+        print(
+            f"{row.mismatches:>10} {row.outputs:>11} {row.set_aside:>9} {row.instruction}{count} {row.first}".rstrip()
+        )
+    wrong = sum(row.mismatches for row in rows)
+    print(f"{len(rows)} instructions, {sum(row.outputs for row in rows)} outputs, {wrong} mismatches")
+    if options.record:
+        record(rows, started_at, options.record)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The catalogue: which instructions it has, and that they compute what an independent model does.
+
+tests/fixtures/oracle.npz: operands of every kind and the results of the package mmasim 2.1.1 for each of its instructions
+(one for all that differ in M and N alone), written by `python benchmarks/equivalence.py --fixture`. NaNs whose code is
+not mmasim's but that of the machine it ran on were written as the catalogue's.
+"""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isa_model import InputError, catalogue, golden, load, matmul
+from isa_model.array_codec import code_dtype, decode_array, to_codes
+from isa_model.conformance import conform
+from isa_model.library import architectures
+from isa_model.operands import draw
+
+ORACLE = Path(__file__).parent / "fixtures" / "oracle.npz"
+SIZES = {
+    "ada": 73,
+    "ampere": 57,
+    "blackwell": 4748,
+    "cdna1": 20,
+    "cdna2": 27,
+    "cdna3": 32,
+    "hopper": 32 * 12 + 24 + 18 * 8 + 48 + 4,
+    "rtx_blackwell": 155,
+    "turing": 21,
+    "volta": 3,
+}
+
+
+def different(specs):
+    """One of all those that differ in name, M and N alone."""
+    return list({(str(s.stages), s.a.name, s.b.name, s.shape.k): s for s in specs}.values())
+
+
+SPECS = [load(name) for name in catalogue()]
+INTEGERS = different(spec for spec in SPECS if spec.a.kind == "integer")
+FP64 = different(spec for spec in SPECS if spec.a.name == "fp64")
+
+
+def test_every_instruction_loads_under_its_name():
+    """The catalogue has so many instructions of each architecture, and each names its source and its checks."""
+    names = catalogue()
+    assert len(set(names)) == len(names) == sum(SIZES.values())
+    for name, spec in zip(names, SPECS, strict=True):
+        assert spec.name == name
+        assert spec.source
+        assert spec.checked
+    for architecture in architectures():
+        assert sum(name.startswith(f"{architecture}.") for name in names) == SIZES[architecture], architecture
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("hopper.wgmma.m64n256k32.f32.e4m3.e4m4", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+        ("hoper.wgmma.m64n256k32.f32.e4m3.e4m3", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+        ("cdna3.mfma.f32_32x32x8f16", "cdna3.mfma.f32_32x32x8_f16"),
+    ],
+)
+def test_unknown_names_get_a_suggestion(wrong, right):
+    """A misspelt instruction is refused with the nearest name."""
+    with pytest.raises(InputError, match=f"did you mean `{right}`"):
+        load(wrong)
+
+
+@pytest.mark.parametrize("architecture", architectures())
+def test_every_instruction_of_mmasim_is_reproduced(architecture):
+    """The engine returns mmasim's codes for operands of every kind, for every instruction that mmasim has."""
+    for result in conform(architecture, ORACLE):
+        assert result.outputs >= 96
+        assert result.mismatches == 0, f"{result.instruction}: {result.first}"
+
+
+def test_golden_reproduces_a_sample_of_mmasim():
+    """So does the golden model, on one element of every product."""
+    file = np.load(ORACLE)
+    for key in sorted({name.rsplit("/", 1)[0] for name in file.files}):
+        spec = load(key.split("/")[0])
+        a, b = (file[f"{key}/{x}"].view(code_dtype(f)) for x, f in (("A", spec.a), ("B", spec.b)))
+        scales = [file[f"{key}/{x}"] for x in ("SA", "SB") if f"{key}/{x}" in file.files]
+        for block, (c, d) in enumerate(zip(file[f"{key}/C"], file[f"{key}/D"], strict=True)):
+            i, j = block % 4, block // 2 % 4
+            of_row = [s[block, x].tolist() for s, x in zip(scales, (i, j), strict=False)]
+            assert golden.dot(spec, a[block, i].tolist(), b[block, j].tolist(), int(c[i, j]), *of_row) == d[i, j], key
+
+
+@pytest.mark.parametrize("spec", INTEGERS, ids=lambda spec: spec.name)
+def test_integers_are_exact_and_overflow_once(spec):
+    """INT8 and INT4 sums are those of whole numbers; each instruction wraps around or clamps after its whole sum."""
+    k, low, size = spec.shape.k, -(1 << 31), 1 << 32
+    saturates = spec.stages["sum"].result[0].overflow == "saturate"
+    rng = np.random.default_rng(4)
+    clamped = 0
+    for kind in ("bits", "normal", "overflow", "special"):
+        x = draw(spec, kind, rng, 5, 6, 3 * k)
+        a, b, c = (decode_array(f, v).astype(int) for f, v in ((spec.a, x.a), (spec.b, x.b), (spec.accumulator, x.c)))
+        d = c.astype(object)
+        for first, end in pairwise(range(0, 3 * k + 1, k)):
+            d = d + a[:, first:end] @ b[first:end]
+            clamped += int(((d < low) | (d >= low + size)).sum())
+            d = np.clip(d, low, low + size - 1) if saturates else (d - low) % size + low
+        for engine in ("cpu", "golden"):
+            assert np.array_equal(matmul(spec, x.a, x.b, x.c, engine=engine), d.astype(np.int64)), (kind, engine)
+    assert clamped > 0
+
+
+def rounded(x):
+    """A Fraction as the nearest float64, ties to even, beyond the range an infinity."""
+    try:
+        return float(x)
+    except OverflowError:
+        return float("inf") if x > 0 else float("-inf")
+
+
+@pytest.mark.parametrize("spec", FP64, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("kind", ["finite", "normal", "wide", "cancellation", "subnormal", "overflow"])
+def test_fp64_is_a_chain_of_fused_multiply_adds(spec, kind):
+    """Each product and the running value are added exactly and rounded once; zeros have IEEE's signs."""
+    x = draw(spec, kind, np.random.default_rng(6), 4, 5, spec.shape.k)
+    a, b, c = (codes.view(np.float64) for codes in (x.a, x.b, x.c))
+    d = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c)).view(np.float64)
+    for i, j in np.ndindex(d.shape):
+        running = float(c[i, j])
+        for y, z in zip(a[i].tolist(), b[:, j].tolist(), strict=True):
+            if np.isfinite(running):
+                exact = Fraction(y) * Fraction(z) + Fraction(running)
+                negative = np.signbit(running) and np.copysign(1, y) != np.copysign(1, z)
+                zero = -0.0 if negative else 0.0
+                running = (rounded(exact) or np.copysign(0.0, exact)) if exact else zero
+        assert d[i, j].tobytes() == np.float64(running).tobytes()
