@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     # A quick command is mostly imports: collect garbage less often, and do not search all packages for pydantic plugins.
     gc.set_threshold(100_000, 50, 50)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-    from isa_model.diagnostics import InputError
+    from isa_model.diagnostics import InputError, Unavailable
 
     try:
         from codesign.cli import run_app
@@ -34,6 +34,9 @@ def run(arguments: list[str]) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except Unavailable as error:
+        print(f"codesign: {error}", file=sys.stderr)
+        return 3
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("codesign", "isa_model", "kernels"):
             raise

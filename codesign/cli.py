@@ -162,23 +162,40 @@ def show(
 @app.command()
 def conform(
     architecture: Annotated[str, typer.Argument(help="Whose instructions, for instance hopper.")],
-    vectors: Annotated[Path, typer.Option(help="Recorded operands and results of the hardware (.npz).")],
+    vectors: Annotated[Path | None, typer.Option(help="Recorded operands and results of the hardware (.npz).")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Issue the instructions on the GPU at hand (Hopper).")] = False,
+    outputs: Annotated[int, typer.Option(min=1, help="Outputs to compare in all, with --live.")] = 100_000_000,
+    record: Annotated[Path | None, typer.Option(help="Where to save the run, with --live (JSON).")] = None,
 ) -> int:
-    """Compare the model with vectors recorded on hardware. Exit code 1 on any mismatch."""
+    """Compare the model with hardware, recorded or live, bit for bit. Exit code 1 on any mismatch."""
     from rich.table import Table
 
-    from isa_model.conformance import conform as comparisons
+    from isa_model.conformance import conform as recorded
 
+    if live == (vectors is not None):
+        raise InputError.of(
+            "conform needs either recorded vectors or a chip", "--vectors FILE, or --live on a Hopper GPU"
+        )
+    if live:
+        from codesign import live as chip
+
+        comparisons = chip.compare(architecture, outputs)
+    else:
+        assert vectors is not None
+        comparisons = recorded(architecture, vectors)
     table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
-    bad = total = 0
+    done = []
     with _Progress("comparing") as progress:
-        for done, c in enumerate(comparisons(architecture, vectors), 1):
+        for c in comparisons:
             table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
-            bad, total = bad + c.mismatches, total + c.outputs
-            progress.update(done, 0)
+            done.append(c)
+            progress.update(len(done), 0)
+    bad = sum(c.mismatches for c in done)
+    if live and record:
+        chip.save(record, architecture, outputs, done)
     console = _console()
     console.print(table)
-    console.print(f"{total} outputs compared, {bad} mismatches", highlight=False)
+    console.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
     return int(bad > 0)
 
 

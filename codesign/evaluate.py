@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     return Provenance(
         spec_sha256=digest,
-        commit=_commit(),
+        commit=commit(),
         versions={
             "python": platform.python_version(),
             **{n: _version(n) for n in ("codesign", "numpy", "ml_dtypes")},
@@ -145,11 +146,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
-    """The commit of the source tree this package runs from, if it is a checkout of it."""
+def commit() -> str:
+    """The commit of the source tree this package runs from, if it is a checkout of it.
+
+    A copy of the tree without .git says it in the environment variable CODESIGN_COMMIT.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return ""
+        return os.environ.get("CODESIGN_COMMIT", "")
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from math import ceil, lcm
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codesign.evaluate import commit
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.conformance import Comparison
+from isa_model.diagnostics import Unavailable
 from isa_model.gemm import matmul
 from isa_model.library import catalogue, load
 from isa_model.operands import KINDS, draw
@@ -22,15 +31,11 @@ SLOW_OUTPUTS = 4096
 """Outputs of an instruction that only the golden model computes (FP64)."""
 
 
-class NoHopper(Exception):
-    """The GPU at hand, if any, has not these instructions."""
-
-
 def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparison]:
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
     Operands are of every kind in isa_model.operands, chained over one to three instructions along K with C, the same for
-    the same seed. Codes are compared bit for bit, NaNs too. Raises NoHopper where the instructions cannot run.
+    the same seed. Codes are compared bit for bit, NaNs too. Raises Unavailable where the instructions cannot run.
     """
     check_gpu(architecture)
     names = [name for name in catalogue() if name.startswith(f"{architecture}.")]
@@ -41,16 +46,53 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparis
 
 
 def check_gpu(architecture: str) -> None:
-    """Raise NoHopper unless this machine can issue the architecture's instructions."""
-    try:
-        import cuda.core  # noqa: F401
-        import torch
-    except ImportError:
-        raise NoHopper("--live needs the extra `kernels`: pip install 'codesign[kernels]'") from None
+    """Raise Unavailable unless this machine can issue the architecture's instructions."""
+    import cuda.core  # noqa: F401
+    import torch
+
     if architecture != "hopper":
-        raise NoHopper(f"--live can issue the instructions of hopper, not those of {architecture}")
+        raise Unavailable(f"--live can issue the instructions of hopper, not those of `{architecture}`")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
-        raise NoHopper("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
+        raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
+
+
+def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]) -> None:
+    """Write the record of a run: what was compared, where, and with which versions. Replaces the file as a whole."""
+    record = {
+        "schema_version": 1,
+        "command": f"codesign conform {architecture} --live --outputs {outputs}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        **machine(),
+        "outputs": sum(row.outputs for row in rows),
+        "mismatches": sum(row.mismatches for row in rows),
+        "kinds": KINDS,
+        "instructions": [asdict(row) for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def machine() -> dict[str, Any]:
+    """GPU, driver, clocks and versions of the machine at hand."""
+    import torch
+
+    query = "name,driver_version,clocks.sm,clocks.max.sm"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
+    name, driver, clock, max_clock = (part.strip() for part in answer.split(","))
+    return {
+        "gpu": name,
+        "driver": driver,
+        "sm_clock": {"at_the_end": clock, "maximum": max_clock},
+        "versions": {
+            "python": platform.python_version(),
+            "cuda": torch.version.cuda,
+            **{package: version(package) for package in ("numpy", "torch", "cuda-core")},
+        },
+    }
 
 
 def _compare(name: str, outputs: int, seed: int) -> Comparison:

@@ -54,6 +54,10 @@ class Problem:
         return "\n".join(lines)
 
 
+class Unavailable(Exception):
+    """This machine lacks what was asked for (a GPU, say); the message says what. Exit code 3."""
+
+
 class InputError(Exception):
     """A file or value given by the user cannot be used; `problems` says why, all at once."""
 

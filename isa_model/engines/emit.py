@@ -337,9 +337,9 @@ class Emitter:
         """golden.exact_sum and golden.put: the parts' sum in the register, or handed up as it is."""
         level = self.plan.levels[index]
         if len(parts) > 1:
-            if level.plain:
+            if level.plain or self.adds_in_one(index, stage, parts):
                 parts = [self.let("double", " + ".join(parts), "s")]
-            elif len(parts) > 2:
+            elif len(parts) > self.bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
                 parts = self.binned(stage, parts, bottom, level.sum_bits)
         if not stage.result:
@@ -355,10 +355,29 @@ class Emitter:
             value = self.let("double", f"{value} + 0.0")
         return Term((value,), self.let("int", self.align(value, stage.result[-1].format), "e"))
 
+    def adds_in_one(self, index: int, stage: Stage, parts: Sequence[str]) -> bool:
+        """Whether a double's rounding of the sum cannot be told from none: two addends no wider than the register, which
+        rounds to nearest even at less than half a double's precision (Figueroa 1995)."""
+        if stage.aligned or len(parts) != 2 or not stage.result:
+            return False
+        fmt, terms = stage.result[0].format, self.plan.addends[index]
+        precision = fmt.mantissa_bits + 1
+        return (
+            fmt.kind == "float"
+            and stage.result[0].rounding is Rounding.NEAREST_EVEN
+            and 2 * precision + 2 <= LANE_BITS
+            and all(t.parts == 1 and t.bits <= precision and t.lsb >= fmt.min_lsb_exponent for t in terms)
+        )
+
+    @staticmethod
+    def bins(parts: int, bits: int) -> int:
+        """How many bins hold a sum of so many parts and bits."""
+        return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
+
     def binned(self, stage: Stage, parts: Sequence[str], bottom: str, bits: int) -> list[str]:
         """The same sum in few parts: every part is split at fixed places, and what lies between two is added exactly."""
         width = LANE_BITS - 1 - len(parts).bit_length()
-        count = -(-bits // width)
+        count = self.bins(len(parts), bits)
         bottom = self.let("int", bottom, "unit")
         magics = [self.let("double", f"1.5 * pow2(52 + {bottom} + {i * width})", "magic") for i in range(1, count)]
         totals = ["" for _ in range(count)]

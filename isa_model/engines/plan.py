@@ -91,8 +91,11 @@ class Plan:
         self.fused_products = level.parts == 1 and unscaled and self._sum(stages[0], level, with_running=False).plain
         self.lane: Any = self._lane(stages[0], product)
         self.levels: list[Level] = []
+        self.addends: list[tuple[Level, ...]] = []
+        """Of each stage, bounds on a term and, where it takes part, on the running value."""
         for index, stage in enumerate(stages):
             summed = self._sum(stage, level)
+            self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))
             self.levels.append(summed)
             result = summed
             for register in stage.result:
@@ -124,11 +127,16 @@ class Plan:
                 level = _of_format(scale.result.format)
         return _in_range(level)
 
-    def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
-        """Bounds of the sum of a block of terms, and of the running value where it takes part."""
+    def _running(self, stage: Stage) -> Level:
+        """Bounds of a running value: a number of its register, in the last stage of C's format too."""
         running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
         if stage is list(self.spec.stages.values())[-1]:
-            running = _widest(running, _of_format(self.spec.c_format))
+            return _widest(running, _of_format(self.spec.c_format))
+        return running
+
+    def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
+        """Bounds of the sum of a block of terms, and of the running value where it takes part."""
+        running = self._running(stage)
         takes = bool(stage.accumulator) and with_running
         growth = max(term.growth, running.growth if takes else 0) + (stage.terms + takes - 1).bit_length()
         lsb = min(term.lsb, running.lsb) if takes else term.lsb

@@ -117,9 +117,11 @@ FN double convert(double x, int rounding, int max_exponent, int mantissa_bits) {
 FN double put(double x, int rounding, int overflow, int flush, int min_exponent, int max_exponent, int mantissa_bits,
               double largest) {
 #ifdef __CUDACC__
-  if (has_conversion(rounding, min_exponent, max_exponent, mantissa_bits) & !flush &
-      ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN))))
-    return convert(x, rounding, max_exponent, mantissa_bits);
+  if (has_conversion(rounding, min_exponent, max_exponent, mantissa_bits) &
+      ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN)))) {
+    double y = convert(x, rounding, max_exponent, mantissa_bits);
+    return flush & (fabs(y) < pow2(min_exponent)) ? copysign(0.0, y) : y;
+  }
 #endif
   int low = larger(min_exponent, -900); /* values lie far above; keeps 2**-unit finite when x is zero */
   int e = smaller(larger(leading(x), low), max_exponent + 1);
