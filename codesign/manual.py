@@ -86,10 +86,12 @@ def describe(fmt: Format) -> str:
 
 
 def _steps(spec: Instruction) -> list[str]:
-    steps = [
-        "Form the exact products A[m, k] * B[k, n]. A product's exponent is the sum of its operands' exponents (a "
-        "subnormal has that of the smallest normal number); its significand is not normalised."
-    ]
+    steps = ["Form the exact products A[m, k] * B[k, n]."]
+    if spec.a.kind == "float":
+        steps[0] += (
+            " A product's exponent is the sum of its operands' exponents (a subnormal has that of the smallest normal "
+            "number); its significand is not normalised."
+        )
     if spec.infinite_from is not None:
         steps.append(f"A product of magnitude 2^{spec.infinite_from} or more becomes an infinity of its sign.")
     if spec.scaled_stage == -1:
@@ -129,12 +131,12 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
             f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly."
         )
     if stage.result:
-        steps.append(
-            f"{name}: round the sum to "
-            + ", then to ".join(_register(r) for r in stage.result)
-            + "."
-            + (" A zero result is +0." if stage.zero == "positive" else "")
-        )
+        registers = ", then to ".join(_register(r) for r in stage.result)
+        if stage.result[-1].format.kind == "integer":
+            steps.append(f"{name}: write the sum to {registers}.")
+        else:
+            zero = " A zero result is +0." if stage.zero == "positive" else ""
+            steps.append(f"{name}: round the sum to {registers}.{zero}")
     else:
         exponent = (
             "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
@@ -163,8 +165,10 @@ def _dealt(interleave: Interleave | None) -> str:
 
 
 def _register(register: Register) -> str:
-    words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
     overflow = register.overflow or register.format.overflow
+    if register.format.kind == "integer":
+        return f"{register.format.name} ({'wrapping around' if overflow == 'wrap' else 'clamped'})"
+    words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
     words += ", subnormals flushed to a zero of their sign" if register.subnormals == "flush" else ""
     return (
         words
@@ -173,7 +177,6 @@ def _register(register: Register) -> str:
             "infinity": " (beyond its range: infinity)",
             "saturate": " (beyond its range: the largest number)",
             "nan": " (beyond its range: NaN)",
-            "wrap": " (wrapping around)",
         }[overflow]
     )
 
@@ -196,13 +199,19 @@ def _power_of_two(side: ScaleOperand) -> bool:
 
 
 def _specials(spec: Instruction) -> tuple[str, ...]:
+    if spec.a.kind == "integer":
+        return ("None: every code is a whole number.",)
     lines = [
         "D is NaN if a product is NaN (0 times an infinity too), if C or a scale is NaN, or if infinities of both signs "
         "meet; else an infinite term makes D that infinity.",
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
-    lines.append("Subnormals of A, B and C are " + ("read as +0." if spec.flush_inputs else "honoured."))
+    lines.append(
+        "Subnormals and negative zeros of A, B and C are read as +0."
+        if spec.flush_inputs
+        else "Subnormals of A, B and C are honoured."
+    )
     return tuple(lines)
 
 

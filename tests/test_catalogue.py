@@ -17,6 +17,7 @@ from isa_model.array_codec import code_dtype, decode_array, to_codes
 from isa_model.conformance import conform
 from isa_model.library import architectures
 from isa_model.operands import draw
+from isa_model.rounding import Rounding
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle.npz"
 SIZES = {
@@ -77,17 +78,46 @@ def test_every_instruction_of_mmasim_is_reproduced(architecture):
         assert result.mismatches == 0, f"{result.instruction}: {result.first}"
 
 
+def products(spec):
+    """The fixture's products of an instruction: A, B, C and the scales if any as `matmul` takes them, and D."""
+    file = np.load(ORACLE)
+    a, b, c, d = (file[f"{spec.name}/all/1/{x}"] for x in "ABCD")
+    for i in range(len(c)):
+        scales = [file[f"{spec.name}/all/1/SA"][i], file[f"{spec.name}/all/1/SB"][i].T] if spec.scale else []
+        yield (a[i].view(code_dtype(spec.a)), b[i].view(code_dtype(spec.b)).T, c[i], *scales), d[i]
+
+
 def test_golden_reproduces_a_sample_of_mmasim():
     """So does the golden model, on one element of every product."""
-    file = np.load(ORACLE)
-    for key in sorted({name.rsplit("/", 1)[0] for name in file.files}):
-        spec = load(key.split("/")[0])
-        a, b = (file[f"{key}/{x}"].view(code_dtype(f)) for x, f in (("A", spec.a), ("B", spec.b)))
-        scales = [file[f"{key}/{x}"] for x in ("SA", "SB") if f"{key}/{x}" in file.files]
-        for block, (c, d) in enumerate(zip(file[f"{key}/C"], file[f"{key}/D"], strict=True)):
-            i, j = block % 4, block // 2 % 4
-            of_row = [s[block, x].tolist() for s, x in zip(scales, (i, j), strict=False)]
-            assert golden.dot(spec, a[block, i].tolist(), b[block, j].tolist(), int(c[i, j]), *of_row) == d[i, j], key
+    for name in sorted({key.split("/")[0] for key in np.load(ORACLE).files}):
+        spec = load(name)
+        for number, ((a, b, c, *scales), d) in enumerate(products(spec)):
+            i, j = number % 4, number // 2 % 4
+            along_k = [side.tolist() for side in (scales[0][i], scales[1][:, j])] if scales else []
+            assert golden.dot(spec, a[i].tolist(), b[:, j].tolist(), int(c[i, j]), *along_k) == d[i, j], name
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "change"),
+    [
+        ("ampere.mma.m16n8k16.f32.bf16.bf16.f32", "fuse", {"fraction_bits": 25}),
+        ("ada.mma.m16n8k32.f32.e4m3.e5m2.f32", "fuse", {"fraction_bits": 12}),
+        ("ada.mma.m16n8k32.f32.e4m3.e5m2.f32", "fuse", {"rounding": Rounding.DOWN}),
+        ("rtx_blackwell.mma.m16n8k64.kind::mxf4.block32.f32.e2m1.e2m1.f32.ue8m0", "fuse", {"fraction_bits": 33}),
+        ("cdna3.mfma.f32_32x32x8_f16", "fuse", {"fraction_bits": 25}),
+        ("cdna3.mfma.f32_16x16x32_fp8_bf8", "join", {"rounding": Rounding.TOWARD_ZERO}),
+    ],
+)
+def test_a_rule_that_is_a_little_off_is_caught(name, stage, change):
+    """The fixture's operands tell a rule from its neighbours."""
+    spec = load(name)
+    wrong = spec.model_copy(update={"stages": {**spec.stages, stage: spec.stages[stage].model_copy(update=change)}})
+    differs = 0
+    for x, d in products(spec):
+        right, off = (to_codes(s.accumulator, matmul(s, *x)) for s in (spec, wrong))
+        assert np.array_equal(right, d)
+        differs += int((off != d).sum())
+    assert differs > 0
 
 
 @pytest.mark.parametrize("spec", INTEGERS, ids=lambda spec: spec.name)

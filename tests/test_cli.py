@@ -155,6 +155,12 @@ def test_show_prints_a_page_from_the_spec(capsys):
         "0x7fffffff",
     ):
         assert text in out
+    assert run(["show", "hopper.wgmma.m64n8k32.s32.s8.u8.satfinite"]) == 0
+    out = capsys.readouterr().out
+    assert "write the sum to int32 (clamped)." in out
+    assert "NaN" not in out.split("ORIGIN")[0]
+    assert run(["show", "volta.mma.m8n8k4.f32.f16.f16.f16"]) == 0
+    assert "    C: fp16, 1-5-10 bits" in capsys.readouterr().out
     assert run(["show", PROPOSAL]) == 0
     assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
 
@@ -216,6 +222,8 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
         other = str(tmp_path / f"idea-{number}.yaml")
         assert run(["init", other, "--base", base]) == 0
         assert run(["validate", other]) == 0
+    assert run(["init", str(tmp_path / "c.yaml"), "--base", "hopper.mma.m8n8k4.f64.f64.f64.f64"]) == 2
+    assert "leaves fp64, which promotion to FP32 would lose" in capsys.readouterr().err
 
 
 def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):
@@ -256,7 +264,7 @@ def test_validate_imports_nothing_heavy():
     """Reading a proposal needs no numpy, matplotlib, torch, rich tables or engines; that keeps it quick."""
     code = (
         f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
-        "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.engines.portable'} & set(sys.modules); "
+        "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.vectorised'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     started = time.monotonic()
