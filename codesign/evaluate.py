@@ -149,11 +149,13 @@ def _version(package: str) -> str:
 def commit() -> str:
     """The commit of the source tree this package runs from, if it is a checkout of it.
 
-    A copy of the tree without .git says it in the environment variable CODESIGN_COMMIT.
+    A copy of the tree without its history says it in the environment variable CODESIGN_COMMIT.
     """
     root = Path(__file__).resolve().parent.parent
+    if said := os.environ.get("CODESIGN_COMMIT"):
+        return said
     if not (root / ".git").exists():
-        return os.environ.get("CODESIGN_COMMIT", "")
+        return ""
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)

@@ -35,7 +35,8 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparis
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
     Operands are of every kind in isa_model.operands, chained over one to three instructions along K with C, the same for
-    the same seed. Codes are compared bit for bit, NaNs too. Raises Unavailable where the instructions cannot run.
+    the same seed. Codes are compared bit for bit, NaNs too, but any two NaNs of FP64 count as equal. Raises Unavailable
+    where the instructions cannot run.
     """
     check_gpu(architecture)
     names = [name for name in catalogue() if name.startswith(f"{architecture}.")]
@@ -113,6 +114,8 @@ def _compare(name: str, outputs: int, seed: int) -> Comparison:
         engine: Any = "golden" if slow else "cpu"
         expected = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, engine=engine))
         differs = got.view(code_dtype(spec.accumulator)) != expected
+        if slow:  # the chip passes on the payload of an FP64 NaN, which the spec language does not say
+            differs &= ~(np.isnan(got.view(np.float64)) & np.isnan(expected.view(np.float64)))
         mismatches += int(differs.sum())
         if differs.any() and not first:
             i, j = (int(v) for v in np.argwhere(differs)[0])

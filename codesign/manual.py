@@ -212,6 +212,11 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
         if spec.flush_inputs
         else "Subnormals of A, B and C are honoured."
     )
+    if spec.widen is not None:
+        lines.append(
+            f"A and B are widened to {spec.widen.name} first: a subnormal that is a normal number there aligns with its "
+            "own exponent."
+        )
     return tuple(lines)
 
 

@@ -102,9 +102,18 @@ def read(spec: Instruction, fmt: Format, code: int) -> Term:
     return Term(Number(False, 0, 0), None) if spec.flush_inputs and tiny else value
 
 
+def operand(spec: Instruction, fmt: Format, code: int) -> Term:
+    """An element of A or B. Widened to a format of more exponents, a subnormal aligns with its own leading bit."""
+    value = read(spec, fmt, code)
+    if spec.widen is None or value.exponent is None:
+        return value
+    leading = value.number.exponent + value.number.significand.bit_length() - 1
+    return Term(value.number, max(leading, spec.widen.min_exponent))
+
+
 def products(spec: Instruction, a: Sequence[int], b: Sequence[int]) -> list[Term]:
     """The exact products a[k] * b[k]."""
-    result = [times(read(spec, spec.a, x), read(spec, spec.b, y)) for x, y in zip(a, b, strict=True)]
+    result = [times(operand(spec, spec.a, x), operand(spec, spec.b, y)) for x, y in zip(a, b, strict=True)]
     if spec.infinite_from is None:
         return result
     return [

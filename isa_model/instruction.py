@@ -74,6 +74,9 @@ class Instruction(Spec):
     """Format of C as it is stored; default: that of D."""
     accumulator: FormatRef
     """Format of D as it is stored, and of C unless `c` names another."""
+    widen: FormatRef | None = None
+    """Format that A and B are converted to, exactly, before they are multiplied; default: none. It shows in alignment
+    alone: a subnormal of A or B that is a normal number there aligns with its own exponent."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1)
     """The sums, from the products up, each under a name of the author's choice."""
@@ -139,6 +142,11 @@ class Instruction(Spec):
             )
         if self.a.kind == "float" and self.accumulator.kind == "integer":
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
+        if self.widen is not None and self.widen.kind != "float":
+            raise at("widen", message="operands are widened to a floating-point format; integers are exact as they are")
+        for operand in (self.a, self.b):
+            if self.widen is not None and not self.widen.holds(operand):
+                raise at("widen", message=f"{self.widen.name} does not hold every number of {operand.name}")
         if self.c_format.kind != self.accumulator.kind:
             raise at("c", message=f"C in {self.c_format.name} and D in {self.accumulator.name} are different kinds")
         for field, fmt in (("c", self.c_format), ("accumulator", self.accumulator)):

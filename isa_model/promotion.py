@@ -49,5 +49,6 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
         },
         infinite_from=instruction.infinite_from,
         flush_inputs=instruction.flush_inputs,
+        widen=instruction.widen,
         source="DeepSeek-V3 technical report 3.3.2; instruction: " + instruction.source,
     )

@@ -91,6 +91,7 @@ def instructions(draw):
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128]))
+    spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
     spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
     spec["c"] = draw(st.sampled_from([None, None, None, "fp16", "e8m17", "e5m2"]))
     spec["shape"] = {"m": 4, "n": 4, "k": k}

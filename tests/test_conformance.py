@@ -110,3 +110,53 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
             list(conform("hopper", tmp_path / name))
     with pytest.raises(InputError, match="no architecture is called `hoper`"):
         list(conform("hoper", WGMMA_AND_MMA))
+
+
+# Rows of A, columns of B, C and D of an NVIDIA H200 (`codesign conform hopper --live`, 2026-11-24), where the largest
+# product has a subnormal E4M3 factor and others reach below the window. Codes; k along the text.
+WIDENED = [
+    (
+        "m16n8k16.f32.e4m3.e5m2.f32",
+        "804a9f04d383b6a9cb8b987a700a35f9",
+        "b2aa22f6c405d74096d20d278a02050d",
+        0xBC8646F2,
+        0xC2248BE6,
+    ),
+    (
+        "m16n8k16.f32.e5m2.e4m3.f32",
+        "1933fb1135b0261554ed3d1c12ba340c",
+        "db2f037a02b7c122240fbb58e7ac605c",
+        0x2ABAFAB0,
+        0xC3E98D31,
+    ),
+    (
+        "m16n8k16.f16.e4m3.e5m2.f16",
+        "80018039b800abfebb3381272f803c01c1ac00367e81ac32fefe3c37b3803280",
+        "bc7bb638bd3e37b38038bc3a813c3abd3381b00000003c00352bb5bc003cbab9",
+        0x3366,
+        0x51C8,
+    ),
+    (
+        "m16n8k16.f16.e5m2.e4m3.f16",
+        "b83abc003b38bf00fb8180b800803a3db6803928b6003c3b813b32398000013a",
+        "3680a8000033bcb901b7febb7eb0b58027fe2300004000c2bb36b5bcb52f35be",
+        0x2661,
+        0xD70F,
+    ),
+    (
+        "m16n8k32.f32.e4m3.e5m2.f32",
+        "0085808651838e86018226288182f24c14fcfc81d71b7706032e668337820203",
+        "9cedd8a9cfc9fb060ddb3a8132fb0134cd8102f81801a884970132e402797870",
+        0x40B42EA2,
+        0x44D2C81C,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "a", "b", "c", "d"), WIDENED)
+def test_fp8_mma_sync_widens_its_operands_to_fp16(name, a, b, c, d):
+    """On the chip a subnormal E4M3 operand of mma.sync aligns as the normal FP16 number it is widened to."""
+    spec = load(f"hopper.mma.{name}")
+    row, column = list(bytes.fromhex(a)), list(bytes.fromhex(b))
+    assert golden.dot(spec, row, column, c) == d
+    assert golden.dot(spec.model_copy(update={"widen": None}), row, column, c) != d

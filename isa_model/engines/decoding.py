@@ -55,7 +55,7 @@ def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Ope
         return Operand(*_decoded(plan, fmt, codes), np.ascontiguousarray(scales), scale_exponents)
     values = read(plan.spec, fmt, codes)
     of_k = np.arange(values.shape[0]) // k_group
-    exponents = times_exponents(exponent_of(values, fmt), scale_exponents[of_k])
+    exponents = times_exponents(exponent_of(values, plan.spec.widen or fmt), scale_exponents[of_k])
     with np.errstate(invalid="ignore"):
         scaled = values * scales[of_k]
     return Operand(scaled.astype(plan.lane), _short(exponents), None, None)
@@ -74,16 +74,18 @@ def times_exponents(x: Exponents, y: Exponents) -> Exponents:
 def _decoded(plan: Plan, fmt: Format, codes: Codes) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
     if fmt.storage_bits > 16:
         values = read(plan.spec, fmt, codes)
-        return values.astype(plan.lane), _short(exponent_of(values, fmt))
-    table, exponents = _of_all_codes(fmt, plan.spec.flush_inputs, plan.lane)
+        return values.astype(plan.lane), _short(exponent_of(values, plan.spec.widen or fmt))
+    table, exponents = _of_all_codes(fmt, plan.spec.widen or fmt, plan.spec.flush_inputs, plan.lane)
     return table[codes], exponents[codes]
 
 
 @cache
-def _of_all_codes(fmt: Format, flush: bool, lane: type) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
+def _of_all_codes(
+    fmt: Format, aligned_as: Format, flush: bool, lane: type
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
     values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
     kept = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
-    return kept.astype(lane), _short(exponent_of(kept, fmt))
+    return kept.astype(lane), _short(exponent_of(kept, aligned_as))
 
 
 def _short(exponents: Exponents) -> NDArray[np.int16]:

@@ -91,7 +91,7 @@ def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Op
     if fill:
         codes = torch.nn.functional.pad(codes, (0, fill))
     values = _numbers(fmt, codes, plan.spec.flush_inputs)
-    exponents = _exponents(fmt, values)
+    exponents = _exponents(plan.spec.widen or fmt, values)
     scales = scale_exponents = None
     if scale is not None:
         scales = _numbers(scale.format, scale_codes, False).repeat_interleave(group, dim=1)[:, :columns]
