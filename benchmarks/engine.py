@@ -1,27 +1,64 @@
-"""Speed of the model and of the command: `python benchmarks/engine.py`.
+"""Speed of the engines beside other models of the same instructions, in one run: `python benchmarks/engine.py`.
 
-Prints multiply-accumulates per second of the CPU engine (median of five runs after one to warm up, random normal data)
-and the time `codesign validate` takes as a process. Nothing here can fail a test.
+Prints multiply-accumulates per second on random normal data (medians after one call to warm up) of our CPU engine at
+256 x 256 x 4096 and, where there is an NVIDIA GPU and the extra `kernels`, of our GPU engine at 4096^3 on arrays that lie
+there; beside them mmasim 2.1.1 and mmaemu 0.1.0, where they are installed (extra `oracle`). `--record FILE` saves the run.
+The time that `codesign validate` takes as a process comes last. Nothing here can fail a test.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 
-M, N, K = 256, 256, 4096
 ROOT = Path(__file__).resolve().parent.parent
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+NAMES = [
+    FP8,
+    f"{FP8}, promoted every 128",
+    "hopper.wgmma.m64n256k16.f32.bf16.bf16",
+    "hopper.wgmma.m64n256k16.f16.f16.f16",
+    "hopper.wgmma.m64n256k8.f32.tf32.tf32",
+    "hopper.wgmma.m64n256k32.s32.s8.s8",
+    "hopper.mma.m16n8k32.f32.e4m3.e4m3.f32",
+    "volta.mma.m8n8k4.f32.f16.f16.f32",
+    "turing.mma.m16n8k8.f32.f16.f16.f32",
+    "ampere.mma.m16n8k16.f32.bf16.bf16.f32",
+    "ada.mma.m16n8k32.f32.e4m3.e5m2.f32",
+    "blackwell.tcgen05.m64n8k32.kind::f8f6f4.f32.e4m3.e4m3",
+    "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.ue8m0",
+    "blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3",
+    "cdna1.mfma.f32_32x32x4bf16",
+    "cdna2.mfma.f32_32x32x8f16",
+    "cdna3.mfma.f32_16x16x16_f16",
+    "cdna3.mfma.f32_16x16x32_fp8_bf8",
+]
 
 
-def median_seconds(action, runs: int = 5) -> float:
+def instruction(name: str) -> Instruction:
+    base, _, step = name.partition(", promoted every ")
+    return promoted(load(base), int(step)) if step else load(base)
+
+
+def median_seconds(action: Callable[[], object], runs: int = 5) -> float:
     action()
     times = []
     for _ in range(runs):
@@ -31,27 +68,178 @@ def median_seconds(action, runs: int = 5) -> float:
     return statistics.median(times)
 
 
-def mac_per_second(instruction: Instruction) -> float:
+def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
+    """Random normal A and B, and scales between 1/8 and 8."""
     rng = np.random.default_rng(0)
-    a = encode_array(instruction.a, rng.standard_normal((M, K)))
-    b = encode_array(instruction.b, rng.standard_normal((K, N)))
-    return M * N * K / median_seconds(lambda: matmul(instruction, a, b, engine="cpu"))
+    arrays = {
+        "a": encode_array(spec.a, rng.standard_normal((m, k), np.float32).astype(np.float64) * _spread(spec)),
+        "b": encode_array(spec.b, rng.standard_normal((k, n), np.float32).astype(np.float64) * _spread(spec)),
+    }
+    for name, scale, shape in (
+        ("scale_a", spec.scale and spec.scale.a, (m, k)),
+        ("scale_b", spec.scale and spec.scale.b, (k, n)),
+    ):
+        if scale:
+            size = tuple(-(-s // g) for s, g in zip(shape, scale.group, strict=True))
+            arrays[name] = encode_array(scale.format, 2.0 ** rng.integers(-3, 4, size))
+    return arrays
+
+
+def _spread(spec: Instruction) -> float:
+    return 40.0 if spec.a.kind == "integer" else 1.0
+
+
+def of_cpu(spec: Instruction) -> float:
+    arrays = operands(spec, 256, 256, 4096)
+    return 256 * 256 * 4096 / median_seconds(lambda: matmul(spec, **arrays, engine="cpu"))
+
+
+def of_gpu(spec: Instruction, size: int = 4096) -> float:
+    import torch
+
+    from isa_model.engines import gpu
+
+    signed = {1: np.uint8, 2: np.int16, 4: np.int32}
+    arrays = {
+        name: torch.from_numpy(x.view(signed[x.itemsize])).cuda()
+        for name, x in operands(spec, size, size, size).items()
+    }
+
+    def run() -> None:
+        gpu.matmul_on_device(spec, **arrays)
+        torch.cuda.synchronize()
+
+    return size**3 / median_seconds(run, 3)
+
+
+def of_mmasim(name: str, device: str) -> float | None:
+    """One instruction's step over many rows and columns; a chain along K takes as many times as long."""
+    if find_spec("mmasim") is None:
+        return None
+    import torch
+    from oracle import Oracle, instructions
+
+    if name not in instructions():
+        return None
+    side = 256 if device == "cpu" else 4096
+    spec = load(name)
+    operation = Oracle(spec).operation
+    rng = torch.Generator().manual_seed(0)
+
+    def tensor(rows: int, columns: int, dtype: Any) -> Any:
+        x = torch.randn((rows, columns), generator=rng)
+        packed = dtype == getattr(torch, "float4_e2m1fn_x2", None)
+        if packed or dtype == torch.uint8:
+            return (x.abs() * 40).to(torch.uint8).view(dtype).to(device)
+        return x.to(dtype).to(device)
+
+    k = spec.shape.k // getattr(operation, "packing", 1)
+    arguments = [tensor(side, k, operation.a_type), tensor(side, k, operation.b_type).T]
+    arguments.append(tensor(side, side, operation.c_type))
+    if spec.scale and spec.scale.a:
+        groups = spec.shape.k // spec.scale.a.group[1]
+        arguments += [torch.full((side, groups), 127, dtype=torch.uint8).view(operation.s_type).to(device)]
+        arguments += [torch.full((side, groups), 127, dtype=torch.uint8).view(operation.s_type).to(device).T]
+
+    def run() -> None:
+        operation(*arguments)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return side * side * spec.shape.k / median_seconds(run, 3)
+
+
+def of_mmaemu(name: str, device: str) -> float | None:
+    """mmaemu knows the FP8 GEMMs of cuBLAS on Hopper, with and without promotion."""
+    if find_spec("mmaemu") is None or not name.startswith(FP8):
+        return None
+    import mmaemu
+    import torch
+
+    warnings.simplefilter("ignore")
+    m, k = (256, 4096) if device == "cpu" else (4096, 4096)
+    a, b = (torch.randn((m, k), device=device).to(torch.float8_e4m3fn) for _ in range(2))
+
+    def run() -> None:
+        mmaemu.accumulate(a, b, use_fast_accum=name == FP8, profile="hopper", splitk=1)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return m * m * k / median_seconds(run, 3)
+
+
+def measured(what: Callable[[], float | None]) -> float | None:
+    """A speed, or None where the other model cannot do it here."""
+    try:
+        return what()
+    except Exception as error:
+        print(f"  ({type(error).__name__}: {str(error).splitlines()[0][:90] if str(error) else ''})", file=sys.stderr)
+        return None
 
 
 def main() -> None:
-    fp8 = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
-    print(f"CPU engine, {M}x{N}x{K}, multiply-accumulates per second:")
-    for instruction in (
-        fp8,
-        promoted(fp8, 128),
-        load("hopper.wgmma.m64n256k16.f32.bf16.bf16"),
-        load("hopper.mma.m16n8k32.f32.e4m3.e4m3.f32"),
-    ):
-        print(f"  {mac_per_second(instruction):.2e}  {instruction.name}")
-    proposal = str(ROOT / "proposals/group-scaled-mma.yaml")
-    command = [sys.executable, "-m", "codesign", "validate", proposal]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", type=Path, help="save the run as JSON")
+    arguments = parser.parse_args()
+    devices: dict[str, Callable[[Instruction], float]] = {"cpu": of_cpu}
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            devices["cuda"] = of_gpu
+    except ImportError:
+        pass
+    rows = []
+    for device, ours in devices.items():
+        print(f"{device}: {'256 x 256 x 4096' if device == 'cpu' else '4096^3'}, multiply-accumulates per second")
+        print(f"  {'instruction':<72} {'ours':>9} {'mmasim':>9} {'mmaemu':>9}")
+        for name in NAMES:
+            row = {
+                "device": device,
+                "instruction": name,
+                "ours": ours(instruction(name)),
+                "mmasim": measured(lambda name=name, device=device: of_mmasim(name, device)),
+                "mmaemu": measured(lambda name=name, device=device: of_mmaemu(name, device)),
+            }
+            rows.append(row)
+            speeds = " ".join(f"{row[who] or float('nan'):9.2e}" for who in ("ours", "mmasim", "mmaemu"))
+            print(f"  {name:<72} {speeds}", flush=True)
+    command = [sys.executable, "-m", "codesign", "validate", str(ROOT / "proposals/group-scaled-mma.yaml")]
     seconds = median_seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
     print(f"codesign validate: {seconds:.3f} s")
+    if arguments.record:
+        save(arguments.record, rows, seconds)
+
+
+def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float) -> None:
+    from codesign.evaluate import commit
+
+    machine: dict[str, Any] = {"cpu_cores": os.cpu_count(), "python": platform.python_version()}
+    if any(row["device"] == "cuda" for row in rows):
+        from codesign.live import machine as gpu
+
+        machine |= gpu()
+    versions = {}
+    for package in ("numpy", "torch", "mmasim", "mmaemu"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = getattr(sys.modules.get(package), "__version__", "not installed")
+    record = {
+        "schema_version": 1,
+        "command": "python benchmarks/engine.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        **machine,
+        "packages": versions,
+        "unit": "multiply-accumulates per second",
+        "rows": rows,
+        "validate_seconds": validate_seconds,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from codesign.evaluate import commit
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.conformance import Comparison
 from isa_model.diagnostics import Unavailable
-from isa_model.gemm import matmul
 from isa_model.library import catalogue, load
 from isa_model.operands import KINDS, draw
+from isa_model.product import matmul
 from kernels import native
 
 SLOW_OUTPUTS = 4096

@@ -127,7 +127,7 @@ class Trial:
 
     def outcome(self, instruction: Instruction) -> Outcome:
         """What the instruction makes of the trial's operands."""
-        from isa_model.gemm import matmul
+        from isa_model.product import matmul
 
         a, b = self.operands(instruction)
         d = matmul(instruction, a.codes, b.codes, scale_a=a.scales, scale_b=b.scales)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isa_model.diagnostics import InputError
     from isa_model.formats import FORMATS, Format, named
-    from isa_model.gemm import matmul
     from isa_model.instruction import Instruction
     from isa_model.library import catalogue, load
+    from isa_model.product import matmul
     from isa_model.promotion import promoted
     from isa_model.rounding import Rounding
+    from isa_model.whole import gemm
 
 _HOME = {
     "FORMATS": "formats",
@@ -20,8 +21,9 @@ _HOME = {
     "Instruction": "instruction",
     "Rounding": "rounding",
     "catalogue": "library",
+    "gemm": "whole",
     "load": "library",
-    "matmul": "gemm",
+    "matmul": "product",
     "named": "formats",
     "promoted": "promotion",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "Instruction",
     "Rounding",
     "catalogue",
+    "gemm",
     "load",
     "matmul",
     "named",

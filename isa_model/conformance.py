@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
-from isa_model.gemm import matmul
 from isa_model.instruction import Instruction
 from isa_model.library import architectures, catalogue, is_known, load
+from isa_model.product import matmul
 
 if TYPE_CHECKING:
     import numpy as np
