@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from isa_model.diagnostics import InputError, Problem
+
+if TYPE_CHECKING:
+    from isa_model.instruction import Instruction
 
 app = typer.Typer(
     name="codesign",
@@ -24,6 +26,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
+Target = Annotated[str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")]
 ProposalPath = Annotated[Path, typer.Argument(metavar="PROPOSAL", help="A proposal file (YAML).")]
 
 
@@ -63,9 +66,9 @@ def evaluate(
 
     from codesign.evaluate import evaluate as gather_and_judge
     from codesign.report.terminal import show as show_result
-    from codesign.report.write import check_folder, write
+    from codesign.report.write import check, write
 
-    check_folder(folder)
+    check(folder)
     with _Progress(f"evaluating {loaded.proposal}") as progress:
         result = gather_and_judge(loaded, sampling, progress.update)
     page = write(result, folder)
@@ -136,21 +139,12 @@ def list_names(
 
 @app.command()
 def show(
-    target: Annotated[
-        str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")
-    ],
+    target: Target,
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
     from codesign.manual import page
-    from codesign.proposal import parse_proposal
-    from isa_model.diagnostics import read_yaml
-    from isa_model.library import is_path, load
 
-    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
-        proposal = parse_proposal(document)
-        instruction = proposal.proposed()
-    else:
-        instruction = load(target)
+    instruction = _instruction(target)
     print(instruction.name)
     for section in page(instruction):
         print(f"\n{section.title.upper()}")
@@ -161,24 +155,28 @@ def show(
 
 @app.command()
 def conform(
-    architecture: Annotated[str, typer.Argument(help="Whose instructions, for instance hopper.")],
-    vectors: Annotated[Path | None, typer.Option(help="Recorded operands and results of the hardware (.npz).")] = None,
+    architecture: Annotated[
+        str | None, typer.Argument(help="Whose instructions a recording or the chip has, for instance hopper.")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="A recording (.npz), or a folder or file of `codesign vectors`.")
+    ] = None,
     live: Annotated[bool, typer.Option("--live", help="Issue the instructions on the GPU at hand (Hopper).")] = False,
     outputs: Annotated[int, typer.Option(min=1, help="Outputs to compare in all, with --live.")] = 100_000_000,
     record: Annotated[Path | None, typer.Option(help="Where to save the run, with --live (JSON).")] = None,
 ) -> int:
-    """Compare the model with hardware, recorded or live, bit for bit. Exit code 1 on any mismatch."""
+    """Compare the model with hardware, recorded or live, or with vectors, bit for bit. Exit code 1 on any mismatch."""
     from rich.table import Table
 
     from isa_model.conformance import conform as recorded
 
     if live == (vectors is not None):
-        raise InputError.of(
-            "conform needs either recorded vectors or a chip", "--vectors FILE, or --live on a Hopper GPU"
-        )
+        raise InputError.of("conform needs results to compare with", "--vectors FILE, or --live on a Hopper GPU")
     if live:
         from codesign import live as chip
 
+        if architecture is None:
+            raise InputError.of("whose instructions does the chip have?", "codesign conform hopper --live")
         comparisons = chip.compare(architecture, outputs)
     else:
         assert vectors is not None
@@ -191,12 +189,39 @@ def conform(
             done.append(c)
             progress.update(len(done), 0)
     bad = sum(c.mismatches for c in done)
-    if live and record:
+    if live and record and architecture:
         chip.save(record, architecture, outputs, done)
     console = _console()
     console.print(table)
     console.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
     return int(bad > 0)
+
+
+@app.command()
+def vectors(
+    target: Target,
+    out: Annotated[Path, typer.Option(help="Folder of the vectors.")],
+    count: Annotated[
+        int, typer.Option(min=1, help="How many; the directed ones, and random ones to fill up.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random ones.")] = 0,
+) -> int:
+    """Write known-answer vectors for RTL test benches, as JSON lines and for $readmemh, and show what they cover."""
+    from codesign.coverage_table import show as show_coverage
+    from isa_model.vectors import files
+    from isa_model.vectors.coverage import measure
+    from isa_model.vectors.make import make
+
+    instruction = _instruction(target)
+    files.check(out)
+    with _Progress("answers") as progress:
+        made = make(instruction, count, seed, progress.update)
+    with _Progress("coverage") as progress:
+        coverage = measure(made, progress.update)
+    files.write(made, coverage, out)
+    show_coverage(coverage, _console())
+    print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
+    return 0
 
 
 @app.command()
@@ -206,26 +231,30 @@ def init(
 ) -> int:
     """Write a commented proposal to start from, and its schema beside it."""
     from codesign.schemas import json_schema, starter
+    from isa_model.files import write_file
 
     text = starter(path, base)
     schema_path = path.parent / "proposal.schema.json"
     if path.exists():
         raise InputError.of(f"{path} exists", "another name, or move it away")
-    try:
-        for target, content in (
-            (schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n"),
-            (path, text),
-        ):
-            temporary = target.with_name(f".{target.name}.tmp")
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, target)
-    except OSError as error:
-        raise InputError.of(f"cannot write {error.filename}: {(error.strerror or '').lower()}") from None
+    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n")
+    write_file(path, text)
     print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
     return 0
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _instruction(target: str) -> Instruction:
+    """An instruction by name, or out of a file that describes it or proposes it."""
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
+
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        return parse_proposal(document).proposed()
+    return load(target)
 
 
 def _is_instruction(data: dict[str, Any]) -> bool:

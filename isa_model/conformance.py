@@ -1,10 +1,11 @@
-"""Conformance: an instruction's outputs against those of real hardware, recorded in a file of vectors.
+"""Conformance: what an engine computes against results in a file, recorded on hardware or written as vectors.
 
-A vector file is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, bytes of K)
+A recording is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, bytes of K)
 and B (blocks, N, bytes of K) as raw bytes along K; C and D (blocks, M, N) as raw codes (unsigned integers), or as float32,
 widened from the accumulator's format. Scales are SA (blocks, groups of M, groups of K) and SB (blocks, groups of N, groups
 of K), as raw bytes. `steps` instructions are chained along K. The instruction is a short name such as `wgmma_e4m3_f32`, or
-a full one of the catalogue.
+a full one of the catalogue. Vectors are what `codesign vectors` writes (vectors/files.py); they carry their instruction
+with them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.diagnostics import InputError
@@ -36,13 +37,49 @@ class Comparison:
     first: str
 
 
-def conform(architecture: str, vectors: Path, engine: Any = "auto") -> Iterator[Comparison]:
-    """Compare every instruction of an architecture found in a vector file, one after the other.
+class Results(NamedTuple):
+    """Some results of one instruction: where they stand in their file, the codes there, and the engine's."""
 
-    Codes are compared bit for bit. Where the file had to widen the accumulator to float32, any two NaNs count as equal.
-    Raises InputError when the file is no vector file, names an instruction that is not in the catalogue, or has none of
-    this architecture.
+    place: str
+    expected: NDArray[Any]
+    got: NDArray[Any]
+    either: NDArray[np.bool_] | bool = False
+    """Where any two codes count as equal."""
+
+
+def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> Iterator[Comparison]:
+    """Compare every instruction found in a recording or in vectors, one after the other.
+
+    `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
+    Where a recording had to widen the accumulator to float32, any two NaNs count as equal.
+    Raises InputError when the file is neither, names an instruction that is not in the catalogue, or has none of the
+    architecture.
     """
+    if vectors.suffix == ".npz":
+        if architecture is None:
+            raise InputError.of(f"whose instructions are those of {vectors}?", "an architecture, for instance hopper")
+        cases = _recordings(architecture, vectors, engine)
+    else:
+        if architecture is not None:
+            raise InputError.of(f"{vectors} says itself whose vectors it holds", f"leave `{architecture}` out")
+        cases = _vectors(vectors, engine)
+    for instruction, results in cases:
+        yield _compare(instruction, results)
+
+
+def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
+    import numpy as np
+
+    from isa_model.vectors.files import read
+    from isa_model.vectors.vector import outputs
+
+    for name, vectors in read(path):
+        expected = np.array([v.d for v in vectors.vectors], np.uint64)
+        got = np.array(outputs(vectors.spec, vectors.vectors, engine), np.uint64)
+        yield vectors.spec.name, iter([Results(f"{name} vector", expected, got)])
+
+
+def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
     import numpy as np
 
     try:
@@ -63,7 +100,23 @@ def conform(architecture: str, vectors: Path, engine: Any = "auto") -> Iterator[
     if not cases:
         raise InputError.of(f"{vectors} holds no vectors of {architecture}")
     for instruction, keys in cases.items():
-        yield _compare(load(instruction), file.__getitem__, list(keys), vectors, engine)
+        spec = load(instruction)
+        yield spec.name, _recorded(spec, file.__getitem__, list(keys), vectors, engine)
+
+
+def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
+    import numpy as np
+
+    outputs = mismatches = 0
+    first = ""
+    for place, expected, got, either in results:
+        differs = (got != expected) & ~np.asarray(either)
+        outputs += differs.size
+        mismatches += int(differs.sum())
+        if differs.any() and not first:
+            index = tuple(int(x) for x in np.argwhere(differs)[0])
+            first = f"{place} {list(index)}: recorded {expected[index]:#x}, model {got[index]:#x}"
+    return Comparison(instruction, outputs, mismatches, first)
 
 
 def find(architecture: str, short: str) -> str:
@@ -85,11 +138,11 @@ def find(architecture: str, short: str) -> str:
     return max(found, key=lambda name: (load(name).shape.k, load(name).shape.n))
 
 
-def _compare(spec: Instruction, read: Callable[[str], Any], keys: list[str], path: Path, engine: Any) -> Comparison:
+def _recorded(
+    spec: Instruction, read: Callable[[str], Any], keys: list[str], path: Path, engine: Any
+) -> Iterator[Results]:
     import numpy as np
 
-    outputs = mismatches = 0
-    first = ""
     scale = spec.scale
     for key in keys:
         try:
@@ -111,17 +164,10 @@ def _compare(spec: Instruction, read: Callable[[str], Any], keys: list[str], pat
                 None if scale_a is None else scale_a[block],
                 None if scale_b is None else scale_b[block].T,
                 engine=engine,
-            )
-            raw = got.view(expected.dtype)
-            differs = raw != expected
-            if d.dtype.kind == "f" and spec.accumulator.name != "fp32":
-                differs &= ~(np.isnan(d[block]) & _is_nan(spec, raw))
-            outputs += differs.size
-            mismatches += int(differs.sum())
-            if differs.any() and not first:
-                i, j = (int(x) for x in np.argwhere(differs)[0])
-                first = f"{key} block {block} [{i}, {j}]: recorded {expected[i, j]:#x}, model {raw[i, j]:#x}"
-    return Comparison(spec.name, outputs, mismatches, first)
+            ).view(expected.dtype)
+            widened = d.dtype.kind == "f" and spec.accumulator.name != "fp32"
+            either = np.isnan(d[block]) & _is_nan(spec, got) if widened else False
+            yield Results(f"{key} block {block}", expected, got, either)
 
 
 def _codes(fmt: Format, x: NDArray[Any]) -> NDArray[Any]:

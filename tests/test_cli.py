@@ -264,7 +264,7 @@ def test_validate_imports_nothing_heavy():
     """Reading a proposal needs no numpy, matplotlib, torch, rich tables or engines; that keeps it quick."""
     code = (
         f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
-        "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.vectorised'} & set(sys.modules); "
+        "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.engines.portable'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     started = time.monotonic()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import svg
-from isa_model.diagnostics import InputError
+from isa_model.files import check_folder, write_folder
+
+_MARK = "result.json"
 
 
-def check_folder(folder: Path) -> None:
+def check(folder: Path) -> None:
     """Raise InputError if a report cannot go there, before any work is done for it."""
-    if folder.exists() and not (folder / "result.json").exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError.of(f"{folder} exists and is not a report", "another --out, or move it away")
+    check_folder(folder, _MARK, "a report")
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -25,20 +22,7 @@ def write(result: Result, folder: Path) -> Path:
 
     Raises InputError when the folder cannot be written, or holds something that is not a report.
     """
-    check_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            fresh = Path(temporary) / "new"
-            fresh.mkdir()
-            for name, content in contents(result).items():
-                (fresh / name).write_text(content, encoding="utf-8")
-            with _uninterrupted():
-                if folder.exists():
-                    folder.rename(Path(temporary) / "old")
-                fresh.rename(folder)
-    except OSError as error:
-        raise InputError.of(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
+    write_folder(folder, contents(result), _MARK, "a report")
     return folder / "report.html"
 
 
@@ -46,7 +30,7 @@ def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
     plots = {plot.name: svg(plot) for plot in result.plots}
     return {
-        "result.json": result.model_dump_json(indent=1) + "\n",
+        _MARK: result.model_dump_json(indent=1) + "\n",
         "report.md": _render("report.md.j2", result, plots),
         "report.html": _render("report.html.j2", result, plots),
         **{f"{name}.svg": text for name, text in plots.items()},
@@ -74,16 +58,3 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         deciding=tables.deciding,
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
     )
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back for the two renames that exchange a report."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,397 @@
+"""Operands for wanted numbers: a draft of a vector into which products, terms of any stage, sums and C are put.
+
+Numbers are exact fractions with a power-of-two denominator. Whatever is not put anywhere is zero, scales are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from isa_model import golden
+from isa_model.codec import Number
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.vectors.reach import Reach, Reaches
+from isa_model.vectors.vector import Vector, exactly, fields
+
+FACTOR_BITS = 8
+"""Two significands of more bits than this are not searched for; one alone may be as long as its format has it."""
+
+
+def power(exponent: int) -> Fraction:
+    return Fraction(2) ** exponent
+
+
+def magnitude_exponent(value: Fraction) -> int:
+    """Exponent of the leading bit of a nonzero dyadic fraction."""
+    return abs(value.numerator).bit_length() - value.denominator.bit_length()
+
+
+def number_of(value: Fraction) -> Number:
+    exponent = 1 - value.denominator.bit_length()
+    return Number(value < 0, abs(value.numerator), exponent)
+
+
+def digits(value: Fraction) -> list[Fraction]:
+    """Signed powers of two whose sum is the value, as few as possible, largest first (non-adjacent form)."""
+    exponent = 1 - value.denominator.bit_length()
+    n, result = value.numerator, []
+    while n:
+        if n & 1:
+            digit = 2 - (n & 3)
+            result.append(digit * power(exponent))
+            n -= digit
+        n >>= 1
+        exponent += 1
+    return result[::-1]
+
+
+def slices(value: Fraction, width: int) -> list[Fraction]:
+    """Positive numbers of at most `width` bits, none overlapping, whose sum is the positive value; largest first."""
+    n, exponent = value.numerator, 1 - value.denominator.bit_length()
+    return [
+        (n >> low & ((1 << width) - 1)) * power(exponent + low)
+        for low in reversed(range(0, n.bit_length(), width))
+        if n >> low & ((1 << width) - 1)
+    ]
+
+
+def plain(fmt: Format) -> int:
+    """The code of one, or of the largest number where a format does not have it."""
+    one = exactly(fmt, Number(False, 1, 0))
+    return fmt.max_finite_magnitude << fmt.low_padding if one is None else one
+
+
+class Bench:
+    """Where numbers can go in a dot product of one instruction."""
+
+    def __init__(self, spec: Instruction, reaches: Reaches) -> None:
+        self.spec, self.reaches = spec, reaches
+        self.stages = list(spec.stages.values())
+        self.blocks = self._blocks()
+        """By stage and block the terms, each as the products (their k) that it sums."""
+        self.fields = fields(spec)
+        self.product = cache(self._product)
+        shorts = [[min(f.mantissa_bits, n) for f in (spec.a, spec.b)] for n in (FACTOR_BITS - 1, 3, 2, 1)]
+        self.widths = [Fraction(1), *((2 - power(-x)) * (2 - power(-y)) for x, y in shorts)]
+        """Products of significands: one, and large ones of ever fewer bits."""
+        product = spec.scale.product.format if spec.scale and spec.scale.product else None
+        self.scale_exponents = range(product.min_lsb_exponent, product.max_exponent + 1) if product else None
+        """Exponents that both scales together can have, where their product is rounded."""
+        self.turn = 0
+        """Moves the place where terms are put, so that all places have their turn."""
+
+    def _blocks(self) -> list[list[list[list[int]]]]:
+        level: Any = [[k] for k in range(self.spec.shape.k)]
+        result = []
+        for stage in self.stages:
+            blocks: Any = golden.deal(stage, level)
+            result.append([list(block) for block in blocks])
+            chain = stage.chain or 1
+            level = [
+                [k for block in blocks[i : i + chain] for term in block for k in term]
+                for i in range(0, len(blocks), chain)
+            ]
+        return result
+
+    def is_last(self, i: int) -> bool:
+        return i == len(self.stages) - 1
+
+    def home(self, i: int) -> int:
+        """The block of a stage in which its sums are tried: the first that has a running value if any has."""
+        return 0 if self.is_last(i) or (self.stages[i].chain or 1) < 2 else 1
+
+    def terms(self, i: int) -> Reach:
+        return self.reaches.sums[i].terms
+
+    def can_run(self, i: int) -> bool:
+        """Whether a running value other than zero can take part in the home block."""
+        return self.stages[i].accumulator is not False and (self.is_last(i) or self.home(i) == 1)
+
+    # -- products ----------------------------------------------------------------------------------------------------
+
+    def factors(self, n: int) -> Iterator[tuple[int, int]]:
+        """Significands of A and B whose product is n, an odd number: one of them 1 where that is possible."""
+        bits_a, bits_b = (f.mantissa_bits + (f.kind == "float") for f in (self.spec.a, self.spec.b))
+        if n < 1 << bits_a:
+            yield n, 1
+        if n < 1 << bits_b and n > 1:
+            yield 1, n
+        top = min(1 << bits_a, 1 << FACTOR_BITS)
+        yield from ((x, n // x) for x in range(3, min(top, n), 2) if n % x == 0 and n // x < 1 << bits_b)
+
+    def _product(self, value: Fraction, normal: bool) -> tuple[int, int] | None:
+        """Codes of A and B whose product is the value; `normal`: neither is subnormal."""
+        exponent = (value.numerator & -value.numerator).bit_length() - value.denominator.bit_length()
+        n = abs(value.numerator) >> max((value.numerator & -value.numerator).bit_length() - 1, 0)
+        for x, y in self.factors(n):
+            found = self.pair(value < 0, x, y, exponent, normal)
+            if found:
+                return found
+        return None
+
+    def pair(self, negative: bool, x: int, y: int, exponent: int, normal: bool = True) -> tuple[int, int] | None:
+        """Codes of A and B worth x and y times powers of two, with the product x * y * 2**exponent."""
+        a, b = self.spec.a, self.spec.b
+        if negative and not (a.signed or b.signed):
+            return None
+        low_a, high_a = _exponents(a, x, normal)
+        low_b, high_b = _exponents(b, y, normal)
+        low, high = max(low_a, exponent - high_b), min(high_a, exponent - low_b)
+        for i in dict.fromkeys((low + high) // 2 + step for step in (0, 1, -1, 2, -2)) if low <= high else ():
+            if low <= i <= high:
+                of_a = exactly(a, Number(negative and a.signed, x, i))
+                of_b = exactly(b, Number(negative and not a.signed, y, exponent - i))
+                if of_a is not None and of_b is not None:
+                    return of_a, of_b
+        return None
+
+
+def _exponents(fmt: Format, significand: int, normal: bool) -> tuple[int, int]:
+    """Powers of two that a significand can be multiplied with in a format."""
+    lead = significand.bit_length() - 1
+    if fmt.kind == "integer":
+        return 0, fmt.max_exponent - lead
+    return (fmt.min_exponent - lead if normal else fmt.min_lsb_exponent), fmt.max_exponent - lead
+
+
+class Draft:
+    """A vector in the making. Every method that puts something in says whether it went."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.spec = bench, bench.spec
+        self.a, self.b = ([0] * self.spec.shape.k for _ in "ab")
+        self.taken: set[int] = set()
+        self.c = 0
+        self.shifts: dict[tuple[str, int], int] = {}
+        """Exponents of the scales, by operand and group."""
+        self.codes: dict[tuple[str, int], int] = {}
+        """Scales given as codes."""
+
+    def vector(self, case: str) -> Vector:
+        return Vector(tuple(self.a), tuple(self.b), self._scales("a"), self._scales("b"), self.c, case=case)
+
+    def _scales(self, side: str) -> tuple[int, ...]:
+        field = self.bench.fields.get(f"scale_{side}")
+        if field is None:
+            return ()
+        fmt = self._side(side).format
+        return tuple(
+            self.codes[side, g]
+            if (side, g) in self.codes
+            else exactly(fmt, Number(False, 1, self.shifts.get((side, g), 0))) or 0
+            for g in range(field.codes)
+        )
+
+    def _side(self, side: str) -> Any:
+        return getattr(self.spec.scale, side)
+
+    def group(self, side: str, k: int) -> int:
+        return k // int(self._side(side).group[1 if side == "a" else 0])
+
+    def put(self, k: int, codes: tuple[int, int]) -> None:
+        self.a[k], self.b[k] = codes
+        self.taken.add(k)
+
+    def scale(self, side: str, k: int, code: int) -> None:
+        """Give the group of a product this scale."""
+        self.codes[side, self.group(side, k)] = code
+
+    # -- terms -------------------------------------------------------------------------------------------------------
+
+    def term(self, i: int, place: int, value: Fraction, exponent: int | None = None) -> bool:
+        """Let the term at a place of the home block of stage `i` be a value; `exponent` that it shall align with."""
+        block = self.bench.blocks[i][self.bench.home(i)]
+        return self.fill(i, block[place % len(block)], value, exponent)
+
+    def fill(self, i: int, ks: Sequence[int], value: Fraction, exponent: int | None = None) -> bool:
+        """Let the term of stage `i` that sums the products `ks` be a value."""
+        if value == 0:
+            return True
+        free = [k for k in ks if k not in self.taken]
+        scaled = self.spec.scaled_stage is not None and self.spec.scaled_stage < i
+        for shift in self._shifts(i, value, exponent) if scaled else (0,):
+            if self.bench.scale_exponents is not None and shift not in self.bench.scale_exponents:
+                continue
+            parts = self._parts(value / power(shift), len(free))
+            if parts and (not scaled or self._shift(free[: len(parts)], shift)):
+                for k, codes in zip(free, parts, strict=False):
+                    self.put(k, codes)
+                return True
+        return False
+
+    def _parts(self, value: Fraction, room: int) -> list[tuple[int, int]]:
+        """Products that sum to a value, one if that can be; none if it cannot be done."""
+        splits = [[value], digits(value)]
+        for normal in (True, False) if not self.spec.flush_inputs else (True,):
+            for split in splits:
+                parts = [self.bench.product(part, normal) for part in split]
+                if len(parts) <= room and None not in parts:
+                    return [part for part in parts if part]
+        return []
+
+    def _shifts(self, i: int, value: Fraction, exponent: int | None) -> Iterator[int]:
+        """Exponents that the scales of a term may have together."""
+        fixed = self.bench.stages[i - 1].exponent if i else None
+        if fixed is not None and exponent is not None and self.spec.scaled_stage == i - 1:
+            yield exponent - fixed
+            return
+        yield 0
+        products = self.bench.reaches.products
+        yield magnitude_exponent(value) - (products.lo + products.hi) // 2
+        yield magnitude_exponent(value) - products.hi
+        yield magnitude_exponent(value) - products.lo
+        yield magnitude_exponent(value) - products.last
+
+    def _shift(self, ks: Sequence[int], shift: int) -> bool:
+        """Let the scales of some products multiply by 2**shift, or leave them as they are if they cannot."""
+        before = dict(self.shifts)
+        if all(self._shift_one(k, shift) for k in ks):
+            return True
+        self.shifts = before
+        return False
+
+    def _shift_one(self, k: int, shift: int) -> bool:
+        keys = {side: (side, self.group(side, k)) for side in "ab" if self._side(side)}
+        left = shift - sum(self.shifts[key] for key in keys.values() if key in self.shifts)
+        free = {side: key for side, key in keys.items() if key not in self.shifts}
+        for lowest in ("min_exponent", "min_lsb_exponent"):  # subnormal scales only where normal ones do not do
+            for side, key in free.items():
+                fmt, before = self._side(side).format, self.shifts.get(key, 0)
+                self.shifts[key] = min(max(before + left, getattr(fmt, lowest)), fmt.max_exponent)
+                left -= self.shifts[key] - before
+        return left == 0
+
+    def put_c(self, value: Fraction) -> bool:
+        code = exactly(self.spec.c_format, number_of(value))
+        self.c = code or 0
+        return code is not None
+
+    # -- running values and sums ---------------------------------------------------------------------------------------
+
+    def accumulate(self, i: int, value: Fraction) -> bool:
+        """Let the running value that meets the home block of a stage be this: C, or the sum of the block before."""
+        if value == 0:
+            return True
+        if not self.bench.can_run(i):
+            return False
+        if self.bench.is_last(i):
+            return self.put_c(value)
+        before = self.bench.blocks[i][self.bench.home(i) - 1]
+        turn = self.bench.turn % len(before)
+        copies = [1 << n for n in range(len(before).bit_length())]
+        for split in [[value / n] * n for n in copies] + [digits(value)]:
+            if len(split) <= len(before):
+                places = [before[(turn + n) % len(before)] for n in range(len(split))]
+                if all(self.fill(i, ks, part) for ks, part in zip(places, split, strict=True)):
+                    return True
+        return False
+
+
+def added(
+    bench: Bench,
+    i: int,
+    running: Fraction,
+    terms: Sequence[Fraction],
+    exponents: Sequence[int | None] = (),
+    places: Sequence[int] = (),
+) -> Iterator[Draft]:
+    """The draft in which a running value and terms meet in the home block of stage `i`, if there is one."""
+    if len(terms) > bench.stages[i].terms:
+        return
+    draft = Draft(bench)
+    wanted = exponents or [None] * len(terms)
+    where = places or range(bench.turn, bench.turn + len(terms))
+    if draft.accumulate(i, running) and all(draft.term(i, *put) for put in zip(where, terms, wanted, strict=True)):
+        yield draft
+
+
+def below(bench: Bench, i: int, accumulator: bool, value: Fraction, low: int | None, largest: int) -> Iterator[Draft]:
+    """A number below a larger one that sets the exponent; if possible that one cancels, so that D shows the cut."""
+    zero = Fraction(0)
+    for big in (power(largest), -power(largest)):
+        if accumulator:
+            for terms in ([big, -big], [big], []):
+                yield from added(bench, i, value, terms, [largest] * len(terms))
+        else:
+            yield from added(bench, i, zero, [big, -big, value], [largest, largest, low])
+            yield from added(bench, i, -big, [big, value], [largest, low])
+            yield from added(bench, i, zero, [big, value], [largest, low])
+            yield from added(bench, i, big, [value], [low])
+
+
+def largest_exponents(bench: Bench, i: int, distance: int, accumulator: bool) -> Iterator[int]:
+    """Largest exponents for a number `distance` below: in the middle of what is possible, then at its ends."""
+    reach = bench.reaches.sums[i]
+    low = reach.running if accumulator else reach.terms
+    sources = [reach.terms] + ([reach.running] if reach.running and not accumulator else [])
+    for source in sources:
+        if low is None:
+            return
+        first, last = max(low.lo + distance, source.lo), min(source.hi, low.hi + distance)
+        yield from dict.fromkeys(((first + last) // 2, first, last, last - 2)) if first <= last else ()
+
+
+def sums(bench: Bench, i: int, total: Fraction) -> Iterator[Draft]:
+    """Drafts in which the home block of stage `i` adds up to a total exactly, in one way after the other."""
+    for running, terms in _plans(bench, i, total):
+        yield from added(bench, i, running, terms)
+
+
+def _plans(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+    """How to split a total into a running value and terms."""
+    zero, pieces = Fraction(0), digits(total)
+    if bench.can_run(i):
+        for cut in range(len(pieces)):
+            top, low = sum(pieces[:cut], zero), pieces[cut:]
+            if cut:
+                yield top, [sum(low, zero)]
+                yield sum(low, zero), [top]
+                yield sum(low, zero), pieces[:cut]
+                yield top, low
+        yield total, []
+    yield zero, [total]
+    yield zero, pieces
+    if len(pieces) > 1:
+        yield zero, [pieces[0], sum(pieces[1:], zero)]
+    if total:
+        yield from _carrying(bench, i, total, pieces)
+        yield from _near_top(bench, i, total)
+
+
+def _near_top(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+    """A number just below the total, as long as C or one product can be, and the rest."""
+    zero, top, sign = Fraction(0), magnitude_exponent(total), 1 if total > 0 else -1
+    if bench.can_run(i):
+        below = sign * (power(top) - power(top - 1 - bench.spec.accumulator.mantissa_bits))
+        yield below, [total - below]
+        yield below, digits(total - below)
+    step = power(top + 1 - bench.reaches.products.bits)
+    for steps in range(32) if bench.stages[i].terms > 1 else ():
+        large = sign * (abs(total) // step - steps) * step
+        yield zero, [large, total - large]
+
+
+def _carrying(
+    bench: Bench, i: int, total: Fraction, pieces: list[Fraction]
+) -> Iterator[tuple[Fraction, list[Fraction]]]:
+    """Many terms of like size, whose sum carries far above the largest exponent, so that its last places get lost."""
+    stage, zero = bench.stages[i], Fraction(0)
+    bits = max(stage.fraction_bits or 0, stage.accumulator_fraction_bits or 0)
+    low, top, sign = magnitude_exponent(pieces[-1]), magnitude_exponent(total), 1 if total > 0 else -1
+    widths = bench.widths if i == 0 else [Fraction(1), Fraction(15, 8)]
+    carry = max(top - bits - low, 0) if stage.aligned else 0
+    for exponent in (top - carry, top - carry - 1):
+        for width in dict.fromkeys(widths):
+            big, unit = width * power(exponent), power(exponent)
+            count = abs(total) // big
+            ones = (abs(total) - count * big) // unit
+            rest = abs(total) - count * big - ones * unit
+            if count + ones <= stage.terms:
+                terms = [sign * big] * int(count) + [sign * unit] * int(ones)
+                yield sign * rest, terms
+                yield zero, terms + ([sign * rest] if rest else [])
+                yield zero, terms + digits(sign * rest)

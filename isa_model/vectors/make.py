@@ -1,0 +1,92 @@
+"""Vectors of an instruction: those built for its coverage, then random ones, all with the answers of the golden model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from isa_model import golden
+from isa_model.diagnostics import InputError
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.vectors.directed import directed
+from isa_model.vectors.goals import Goals
+from isa_model.vectors.observer import Observer
+from isa_model.vectors.vector import Vector, Vectors, fields
+
+KINDS = ("like sizes", "like sizes", "wide exponents", "wide exponents", "cancelling pairs", "any bits")
+"""Random operands; each vector draws one kind."""
+NEAR, WIDE = 2, 40
+"""How far exponents stray from the middle."""
+
+
+def make(
+    spec: Instruction, count: int, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Vectors:
+    """`count` vectors of an instruction: for every goal of its coverage one, the rest random.
+
+    The same spec, count and seed give the same vectors. `progress` is told how many are done, of how many.
+    Raises InputError when the directed vectors alone are more than `count`.
+    """
+    built = directed(spec, Goals(spec), Observer(spec))
+    if count < len(built):
+        raise InputError.of(
+            f"{count} vectors are too few: the coverage of {spec.name} is built from {len(built)}",
+            f"--count {len(built)} or more",
+        )
+    rng = Random(seed)
+    done = []
+    for n in range(count):
+        v = built[n] if n < len(built) else _random(spec, rng)
+        done.append(v._replace(d=golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b)))
+        if n % 64 == 0:
+            progress(n, count)
+    return Vectors(spec, seed, tuple(done))
+
+
+def _random(spec: Instruction, rng: Random) -> Vector:
+    kind = rng.choice(KINDS)
+    spread = {"like sizes": NEAR, "wide exponents": WIDE, "cancelling pairs": NEAR, "any bits": None}[kind]
+    middle_a, middle_b = _middle(spec.a), _middle(spec.b)
+    a = [_code(spec.a, rng, middle_a, spread) for _ in range(spec.shape.k)]
+    b = [_code(spec.b, rng, middle_b, spread) for _ in range(spec.shape.k)]
+    if kind == "cancelling pairs":
+        half = spec.shape.k // 2
+        a[half : 2 * half] = [_negated(spec.a, code) for code in a[:half]]
+        b[half : 2 * half] = b[:half]
+    scale_a, scale_b = (
+        tuple(_code(side.format, rng, _middle(side.format), spread) for _ in range(fields(spec)[name].codes))
+        if side
+        else ()
+        for name, side in (("scale_a", spec.scale and spec.scale.a), ("scale_b", spec.scale and spec.scale.b))
+    )
+    c = _code(spec.c_format, rng, middle_a + middle_b, None if spread is None else 2 * spread)
+    return Vector(tuple(a), tuple(b), scale_a, scale_b, c, case=f"random: {kind}")
+
+
+def _middle(fmt: Format) -> int:
+    """The exponent of one, or the nearest that a format has."""
+    return min(max(0, fmt.min_exponent), fmt.max_exponent) if fmt.kind == "float" else 0
+
+
+def _code(fmt: Format, rng: Random, middle: int, spread: int | None) -> int:
+    """A random code; with a `spread`, of a finite number whose exponent is at most that far from the middle."""
+    if spread is None or fmt.kind == "integer":
+        return rng.getrandbits(fmt.bits)
+    lowest = (
+        0 if fmt.zero and fmt.min_exponent >= middle - spread else max(middle - spread, fmt.min_exponent) + fmt.bias
+    )
+    highest = min(middle + spread, fmt.max_exponent) + fmt.bias
+    exponent = rng.randint(min(lowest, highest), highest)
+    magnitude = min(exponent << fmt.mantissa_bits | rng.getrandbits(fmt.mantissa_bits), fmt.max_finite_magnitude)
+    sign = rng.getrandbits(1) if fmt.signed else 0
+    if magnitude == 0 and fmt.nan == "negative-zero":
+        sign = 0
+    return (sign << fmt.magnitude_bits | magnitude) << fmt.low_padding
+
+
+def _negated(fmt: Format, code: int) -> int:
+    if fmt.kind == "integer":
+        return -code & ((1 << fmt.bits) - 1) if fmt.signed else code
+    no_negative_zero = fmt.nan == "negative-zero" and code == 0
+    return code ^ (1 << (fmt.magnitude_bits + fmt.low_padding)) if fmt.signed and not no_negative_zero else code

@@ -1,0 +1,381 @@
+"""What a vector makes an instruction do: the bins of coverage it falls into, read off its codes alone.
+
+`Observer.trace` goes the way of golden.dot and notes every sum and every rounding; `Observer.hits` names what it saw.
+Nothing here knows how a vector was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from isa_model import golden
+from isa_model.codec import Number, decode, encode
+from isa_model.formats import Format
+from isa_model.golden import Term
+from isa_model.instruction import Instruction
+from isa_model.stage import Register, Stage
+from isa_model.vectors.vector import Specials, Vector
+
+NEAR, HAIR = 2, 6
+"""A near tie is within 2**-NEAR of the last place from halfway, a hair within 2**-HAIR."""
+
+
+APART = 4
+"""Terms are much larger than others from this many binary places on."""
+
+
+class Bin(NamedTuple):
+    """One thing vectors shall do: of a category, at one point of the instruction."""
+
+    category: str
+    point: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One block of a stage being added: its terms, the running value if it takes part, what each kept, and the sum."""
+
+    name: str
+    stage: Stage
+    terms: Sequence[Term]
+    running: Term | None
+    largest: int | None
+    total: Number
+
+    def kept(self) -> list[Number]:
+        """Values of the terms, and last of the running value, as they enter the adder; none of specials."""
+        stage, result = self.stage, []
+        for t in [*self.terms, *([self.running] if self.running else [])]:
+            bits = stage.accumulator_fraction_bits if t is self.running else stage.fraction_bits
+            if t is self.running and golden.is_dropped(stage, t, self.largest):
+                result.append(Number(False, 0, 0))
+            elif bits is None or self.largest is None:
+                result.append(t.number)
+            else:
+                assert stage.rounding is not None
+                result.append(golden.cut(t.number, self.largest - bits, stage.rounding))
+        return result
+
+
+class Rounded(NamedTuple):
+    """One rounding into a register: the number before, and after."""
+
+    point: str
+    register: Register
+    before: Number
+    after: Number
+
+
+class Scaled(NamedTuple):
+    """One term and the codes of the scales that multiply it (-1 where an operand has none)."""
+
+    a: int
+    b: int
+    term: Number
+
+
+@dataclass
+class Trace:
+    """Everything that happened in one dot product."""
+
+    sums: list[Sum] = field(default_factory=list)
+    roundings: list[Rounded] = field(default_factory=list)
+    scaled: list[Scaled] = field(default_factory=list)
+    d: int = 0
+
+
+def window(stage: Stage, accumulator: bool) -> int:
+    """The largest alignment distance that can still make a difference to a sum beyond a sticky bit, and a bit more."""
+    bits = stage.accumulator_fraction_bits if accumulator else stage.fraction_bits
+    assert bits is not None
+    dropped = stage.drop_beyond if accumulator else None
+    return max(bits + 3, -1 if dropped is None else dropped + 1)
+
+
+def distance(stage: Stage, accumulator: bool, d: int) -> str:
+    limit = window(stage, accumulator)
+    return f"distance {d}" if d <= limit else f"distance over {limit}"
+
+
+def register_point(name: str, stage: Stage, index: int) -> str:
+    fmt = stage.result[index].format.name
+    return f"{name}: {fmt}" if len(stage.result) == 1 else f"{name}: {fmt}, rounding {index + 1}"
+
+
+def sign_of(number: Number) -> str:
+    return "-" if number.negative else "+"
+
+
+def rounding_classes(significand: int, lost_bits: int) -> Iterator[str]:
+    """Where a magnitude lies between its neighbours when the low bits are cut off; nothing far from halfway."""
+    if lost_bits < 1:
+        return
+    lost, half = significand & ((1 << lost_bits) - 1), 1 << lost_bits >> 1
+    if lost == 0:
+        return
+    if lost == half:
+        yield "tie, odd below" if significand >> lost_bits & 1 else "tie, even below"
+        return
+    side = "below" if lost < half else "above"
+    for name, bits in (("near tie", NEAR), ("hair", HAIR)):
+        if abs(lost - half) << bits <= 1 << lost_bits:
+            yield f"{name}, {side}"
+
+
+class Observer:
+    """Reads vectors of one instruction."""
+
+    def __init__(self, spec: Instruction) -> None:
+        self.spec = spec
+        self.a, self.b, self.c = (Specials(fmt) for fmt in (spec.a, spec.b, spec.c_format))
+        scale = spec.scale
+        self.scale_a = Specials(scale.a.format) if scale and scale.a else None
+        self.scale_b = Specials(scale.b.format) if scale and scale.b else None
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def trace(self, vector: Vector) -> Trace:
+        """golden.dot once more, with notes. Its result is in `d`."""
+        spec, trace = self.spec, Trace()
+        terms = golden.products(spec, vector.a, vector.b)
+        running = golden.read(spec, spec.c_format, vector.c)
+        if spec.scaled_stage == -1:
+            terms = self._scaled(trace, terms, 1, vector)
+        (*inner, (last_name, last)) = spec.stages.items()
+        for index, (name, stage) in enumerate(inner):
+            blocks, chain = golden.deal(stage, terms), stage.chain or 1
+            start = golden.term(spec.accumulator, 0)
+            terms = [self._run(trace, name, stage, blocks[i : i + chain], start) for i in range(0, len(blocks), chain)]
+            if spec.scaled_stage == index:
+                terms = self._scaled(trace, terms, len(vector.a) // len(terms), vector)
+        d = self._run(trace, last_name, last, golden.deal(last, terms), running).number
+        is_nan = d.special == "nan" and spec.nan_code is not None
+        trace.d = spec.nan_code if is_nan and spec.nan_code is not None else encode(spec.accumulator, d)
+        return trace
+
+    def _run(self, trace: Trace, name: str, stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
+        for block in blocks:
+            taking_part = running if stage.accumulator else None
+            total, largest = golden.add(stage, block, taking_part)
+            trace.sums.append(Sum(name, stage, block, taking_part, largest, total))
+            value = Term(total, largest)
+            for index, register in enumerate(stage.result):
+                value = _rounded(trace, register_point(name, stage, index), register, value)
+            running = golden.put(stage, total, largest)
+        return running
+
+    def _scaled(self, trace: Trace, terms: Sequence[Term], span: int, vector: Vector) -> list[Term]:
+        scale = self.spec.scale
+        assert scale is not None
+        for i, term in enumerate(terms):
+            a = vector.scale_a[i * span // scale.a.group[1]] if scale.a else -1
+            b = vector.scale_b[i * span // scale.b.group[0]] if scale.b else -1
+            trace.scaled.append(Scaled(a, b, term.number))
+            if not (scale.product or scale.result):
+                continue
+            factors = [golden.term(s.format, code) for s, code in ((scale.a, a), (scale.b, b)) if s]
+            if scale.product:
+                factors = [_rounded(trace, "scales: product", scale.product, golden.times(*factors))]
+            value = term
+            for factor in factors:
+                value = golden.times(value, factor)
+            if scale.result:
+                _rounded(trace, "scales: result", scale.result, value)
+        return golden.scaled(self.spec, terms, span, vector.scale_a, vector.scale_b)
+
+    # -- and what it is called -----------------------------------------------------------------------------------------
+
+    def hits(self, vector: Vector) -> set[Bin]:
+        """The bins a vector falls into. Raises AssertionError where its D is not what the trace found."""
+        trace = self.trace(vector)
+        assert vector.d in (trace.d, -1), f"{self.spec.name}: trace {trace.d:#x}, golden {vector.d:#x} of {vector}"
+        bins = set(self._specials(vector))
+        for s in trace.sums:
+            if not s.total.special:
+                bins.update(_alignment(s))
+                bins.update(_cancellation(s))
+                bins.update(_places(s))
+        for r in trace.roundings:
+            bins.update(_integer_edges(r) if r.register.format.kind == "integer" else _register(r))
+        for scaled in trace.scaled:
+            bins.update(self._scales(scaled))
+        return bins
+
+    def _specials(self, vector: Vector) -> Iterator[Bin]:
+        c = self.c.name(vector.c)
+        for x, y in zip(vector.a, vector.b, strict=True):
+            a, b = self.a.name(x), self.b.name(y)
+            if a and b:
+                yield Bin("special values", "A x B", f"{a} x {b}")
+            if a and c and _ordinary(self.spec.b, y):
+                yield Bin("special values", "A x C", f"{a} x {c}")
+            if b and c and _ordinary(self.spec.a, x):
+                yield Bin("special values", "B x C", f"{b} x {c}")
+
+    def _scales(self, scaled: Scaled) -> Iterator[Bin]:
+        term = scaled.term.special or ("zero" if scaled.term.is_zero else "finite")
+        a = self.scale_a.name(scaled.a) if self.scale_a else ""
+        b = self.scale_b.name(scaled.b) if self.scale_b else ""
+        if a:
+            yield Bin("scale extremes", "scale of A x term", f"{a} x {term}")
+        if b:
+            yield Bin("scale extremes", "scale of B x term", f"{b} x {term}")
+        if a and b and term == "finite":
+            yield Bin("scale extremes", "scale of A x scale of B", f"{a} x {b}")
+
+
+def _ordinary(fmt: Format, code: int) -> bool:
+    number = decode(fmt, code)
+    return not number.special and not number.is_zero
+
+
+def _rounded(trace: Trace, point: str, register: Register, value: Term) -> Term:
+    result = golden.rounded(value, register)
+    trace.roundings.append(Rounded(point, register, value.number, result.number))
+    return result
+
+
+def _alignment(s: Sum) -> Iterator[Bin]:
+    """Distances of nonzero terms from the largest exponent, and how their cut lies to the kept places."""
+    if not s.stage.aligned or s.largest is None:
+        return
+    for accumulator, terms in ((False, s.terms), (True, [s.running] if s.running else [])):
+        point = f"{s.name}: {'accumulator' if accumulator else 'terms'}"
+        bits = s.stage.accumulator_fraction_bits if accumulator else s.stage.fraction_bits
+        assert bits is not None
+        for t in terms:
+            if t.exponent is None:
+                continue
+            yield Bin("alignment distance", point, distance(s.stage, accumulator, s.largest - t.exponent))
+            if accumulator and golden.is_dropped(s.stage, t, s.largest):
+                continue
+            for name in rounding_classes(t.number.significand, s.largest - bits - t.number.exponent):
+                yield Bin("rounding", f"{point} aligned", sign_of(t.number) + name)
+    everything = [*s.terms, *([s.running] if s.running else [])]
+    known = [t for t in everything if t.exponent is not None and not t.number.is_zero]
+    if known and max(t.exponent for t in known if t.exponent is not None) < s.largest:
+        yield Bin("alignment distance", f"{s.name}: zeros", "a zero above every number")
+        for t in known:
+            bits = s.stage.accumulator_fraction_bits if t is s.running else s.stage.fraction_bits
+            below = s.largest - (bits or 0) - _lowest_bit(t.number)
+            if below in (0, 1):
+                what = "first place lost" if below else "last place kept"
+                yield Bin("alignment distance", f"{s.name}: zeros", what)
+
+
+def _places(s: Sum) -> Iterator[Bin]:
+    """Places whose number loses bits to the one half a block away, or, in an exact sum, is much smaller."""
+    half = len(s.terms) // 2
+    for place, small in enumerate(s.terms if half else ()):
+        large = s.terms[(place + half) % len(s.terms)]
+        if small.number.is_zero or large.number.is_zero:
+            continue
+        if s.stage.aligned:
+            assert s.largest is not None
+            cut = _lowest_bit(small.number) < s.largest - (s.stage.fraction_bits or 0)
+            lost = cut and large.exponent == s.largest
+        else:
+            lost = _leading_bit(large.number) - _leading_bit(small.number) >= APART
+        if lost:
+            yield Bin("places", s.name, f"{place} below {(place + half) % len(s.terms)}")
+
+
+def _cancellation(s: Sum) -> Iterator[Bin]:
+    kept = s.kept()
+    running = kept[-1] if s.running else None
+    alive = [n for n in kept if n.significand]
+    if not alive:
+        if all(n.negative for n in (t.number for t in [*s.terms, *([s.running] if s.running else [])])):
+            yield Bin("cancellation", s.name, "nothing but negative zeros")
+        return
+    if len(alive) < 2:
+        return
+    with_running = running is not None and running.significand > 0
+    if s.total.is_zero:
+        yield Bin("cancellation", s.name, f"to zero, {'with the accumulator' if with_running else 'terms alone'}")
+        return
+    if s.stage.aligned and s.largest is not None:
+        last = s.largest - max(s.stage.fraction_bits or 0, s.stage.accumulator_fraction_bits or 0)
+    else:
+        last = min(_lowest_bit(n) for n in alive)
+    # The sum is one unit of the last place, left over by terms that are much larger.
+    one_bit = _leading_bit(s.total) == _lowest_bit(s.total) == last
+    if one_bit and max(_leading_bit(n) for n in alive) >= last + APART:
+        yield Bin("cancellation", s.name, f"{sign_of(s.total)}the last bit")
+
+
+def _lowest_bit(n: Number) -> int:
+    return n.exponent + (n.significand & -n.significand).bit_length() - 1
+
+
+def _leading_bit(n: Number) -> int:
+    return n.exponent + n.significand.bit_length() - 1
+
+
+def _register(r: Rounded) -> Iterator[Bin]:
+    """How a rounding into a floating-point register falls out."""
+    fmt, n = r.register.format, r.before
+    if n.special or n.is_zero:
+        return
+    sign, leading, m = sign_of(n), _leading_bit(n), fmt.mantissa_bits
+    last = max(leading, fmt.min_exponent) - m
+    top, excess = _compare(n, fmt.max_finite_magnitude, fmt)
+    if top >= 0:
+        yield Bin("overflow", r.point, f"{sign}{'largest finite' if top == 0 else _over(excess)}")
+    if leading >= fmt.min_exponent and top <= 0:
+        for name in rounding_classes(n.significand, last - n.exponent):
+            yield Bin("rounding", r.point, sign + name)
+    if leading < fmt.min_exponent:
+        yield from (Bin("subnormal result", r.point, sign + what) for what in _below_normal(r, fmt))
+
+
+def _below_normal(r: Rounded, fmt: Format) -> Iterator[str]:
+    if r.register.subnormals == "flush":
+        yield "flushed"
+        return
+    if r.after.is_zero:
+        yield "to zero"
+        return
+    magnitude = r.after.significand << (r.after.exponent - fmt.min_lsb_exponent)
+    normal = 1 << fmt.mantissa_bits
+    names = {normal: "up to the smallest normal", normal - 1: "largest", 1: "smallest"}
+    yield names.get(magnitude, "between")
+
+
+def _compare(n: Number, magnitude: int, fmt: Format) -> tuple[int, tuple[int, int]]:
+    """|n| against the number of a magnitude code: the sign of the difference; the difference, and a last place with it."""
+    biased, m = magnitude >> fmt.mantissa_bits, fmt.mantissa_bits
+    significand = (magnitude & ((1 << m) - 1)) + (1 << m)
+    last = biased - fmt.bias - m
+    unit = min(n.exponent, last)
+    ours, theirs = n.significand << (n.exponent - unit), significand << (last - unit)
+    return (ours > theirs) - (ours < theirs), (ours - theirs, 1 << (last - unit))
+
+
+def _over(excess: tuple[int, int]) -> str:
+    over, last_place = excess
+    if over >= last_place:
+        return "over by a last place or more"
+    if 2 * over == last_place:
+        return "over by half a last place"
+    return f"over by {'less' if 2 * over < last_place else 'more'} than half a last place"
+
+
+def _integer_edges(r: Rounded) -> Iterator[Bin]:
+    fmt = r.register.format
+    value = int(r.before.exact())
+    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
+    names = {
+        fmt.max_finite_magnitude: "largest",
+        fmt.max_finite_magnitude + 1: "one over the largest",
+        lowest: "smallest",
+        lowest - 1: "one under the smallest",
+    }
+    name = names.get(value) or (
+        "far over" if value > fmt.max_finite_magnitude else "far under" if value < lowest else ""
+    )
+    if name:
+        yield Bin("overflow", r.point, name)

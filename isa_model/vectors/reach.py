@@ -1,0 +1,241 @@
+"""How far the numbers of an instruction reach: bounds on the terms and the sum of every stage, from the spec alone.
+
+They say which bins of coverage no operands can ever fall into.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from isa_model import golden
+from isa_model.codec import Number, decode
+from isa_model.formats import Format
+from isa_model.golden import Term
+from isa_model.instruction import Instruction
+from isa_model.stage import Register, Stage
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Bounds on the nonzero numbers of one level: products, results of a stage, C."""
+
+    lo: int
+    """Smallest alignment exponent."""
+    hi: int
+    """Largest alignment exponent."""
+    last: int
+    """Every number is a multiple of 2**last."""
+    least: int
+    """Exponent of the smallest magnitude."""
+    largest: Number
+    """The largest magnitude."""
+    ratio: Fraction
+    """A magnitude is at most ratio * 2**(its alignment exponent)."""
+    bits: int
+    """Significant bits of one number."""
+    grain: int
+    """A number is a multiple of 2**(its alignment exponent - grain)."""
+    signed: bool
+    spread: int = 0
+    """How far apart the exponents of two numbers in one block can be."""
+
+    @property
+    def term(self) -> Term:
+        return Term(self.largest, self.hi)
+
+
+def leading(n: Number) -> int:
+    """Exponent of the leading bit of a nonzero number."""
+    return n.exponent + n.significand.bit_length() - 1
+
+
+def of_format(fmt: Format, flush: bool = False) -> Reach:
+    """The numbers of a format; `flush`: without its subnormals."""
+    top = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
+    m, lo, hi = fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent
+    if fmt.kind == "integer":
+        return Reach(0, 0, 0, 0, top, Fraction(1 << m), m, 0, fmt.signed)
+    last = fmt.min_lsb_exponent
+    return Reach(lo, hi, last, lo if flush else last, top, 2 - Fraction(1, 1 << m), m + 1, m, fmt.signed, hi - lo)
+
+
+def times(x: Reach, y: Reach) -> Reach:
+    return Reach(
+        lo=x.lo + y.lo,
+        hi=x.hi + y.hi,
+        last=x.last + y.last,
+        least=x.least + y.least,
+        largest=golden.times(x.term, y.term).number,
+        ratio=x.ratio * y.ratio,
+        bits=x.bits + y.bits if min(x.bits, y.bits) > 1 else max(x.bits, y.bits),
+        grain=x.grain + y.grain,
+        signed=x.signed or y.signed,
+        spread=x.spread + y.spread,
+    )
+
+
+def in_register(x: Reach, register: Register) -> Reach:
+    """The numbers of a level after they are rounded into a register."""
+    fmt = register.format
+    full = of_format(fmt)
+    kept = golden.rounded(x.term, register).number
+    largest = full.largest if kept.special or kept.is_zero else kept
+    lo = max(full.lo, x.least)
+    hi = max(leading(largest), lo) if fmt.kind == "float" else 0
+    return replace(
+        full,
+        lo=lo,
+        hi=hi,
+        last=max(full.last, x.last),
+        least=max(full.lo if register.subnormals == "flush" else full.last, x.least),
+        largest=largest,
+        bits=min(full.bits, x.bits),
+        signed=x.signed,
+        spread=hi - lo,
+    )
+
+
+@dataclass(frozen=True)
+class SumReach:
+    """Bounds on the sums of one stage and what goes into them."""
+
+    terms: Reach
+    running: Reach | None
+    """The running value: C in the last stage; None where none ever takes part with anything but zero."""
+    total: Reach
+    """The sum before it is rounded."""
+    carry: int
+    """How far the leading bit of a sum can lie above the largest alignment exponent."""
+    width: int
+    """Places of a sum from its leading bit down to its last."""
+    cancels: int
+    """Places below the largest alignment exponent that can be left over when larger terms cancel."""
+
+
+class Reaches:
+    """The levels of an instruction, from the products up."""
+
+    def __init__(self, spec: Instruction) -> None:
+        self.spec = spec
+        self.products = self._products()
+        level = self.products
+        self.scale_factor = self._scale_factor()
+        self.scaled_term: Reach | None = None
+        """The terms that scales multiply, with their scales, before a rounding of the scaled term."""
+        self.sums: list[SumReach] = []
+        if spec.scaled_stage == -1:
+            level = self._scaled(level, -1)
+        for index, stage in enumerate(spec.stages.values()):
+            level = self._stage(index, stage, level)
+            if spec.scaled_stage == index:
+                level = self._scaled(level, index)
+
+    def _products(self) -> Reach:
+        product = times(*(of_format(fmt, self.spec.flush_inputs) for fmt in (self.spec.a, self.spec.b)))
+        limit = self.spec.infinite_from
+        if limit is None or leading(product.largest) < limit:
+            return product
+        hi = min(product.hi, limit - 1)
+        return replace(product, hi=hi, largest=Number(False, 1, limit - 1), spread=hi - product.lo)
+
+    def _scale_factor(self) -> Reach | None:
+        """What a term is multiplied by, exact or rounded."""
+        scale = self.spec.scale
+        if scale is None:
+            return None
+        levels = [of_format(side.format) for side in (scale.a, scale.b) if side]
+        self.scale_product = times(*levels) if len(levels) == 2 else levels[0]
+        return in_register(self.scale_product, scale.product) if scale.product else self.scale_product
+
+    def _scaled(self, level: Reach, index: int) -> Reach:
+        scale, factor = self.spec.scale, self.scale_factor
+        assert scale is not None
+        assert factor is not None
+        result = self.scaled_term = times(level, factor)
+        if scale.result:
+            result = in_register(result, scale.result)
+        group = min(side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side)
+        above = list(self.spec.stages.values())[index + 1]
+        parts = above.interleave.parts if above.interleave else 1
+        one_group = group >= self.spec.products_per_result(index) * above.terms * parts
+        return replace(result, spread=level.spread) if one_group else result
+
+    def _stage(self, index: int, stage: Stage, terms: Reach) -> Reach:
+        if index == len(self.spec.stages) - 1:
+            sums = self._sum(stage, terms, of_format(self.spec.c_format, self.spec.flush_inputs))
+            self.sums.append(sums)
+            return sums.total
+        sums = self._sum(stage, terms, None)
+        for _ in range(1, min(stage.chain or 1, 64)):
+            sums = self._sum(stage, terms, self._result(stage, sums))
+        self.sums.append(sums)
+        return self._result(stage, sums)
+
+    @staticmethod
+    def _result(stage: Stage, sums: SumReach) -> Reach:
+        level = sums.total
+        for register in stage.result:
+            level = in_register(level, register)
+        if not stage.result and stage.exponent is not None:
+            e = stage.exponent
+            ratio = Fraction(level.largest.exact()) / Fraction(2) ** e
+            return replace(level, lo=e, hi=e, ratio=ratio, grain=max(e - level.last, 0), spread=0)
+        return level
+
+    @staticmethod
+    def _sum(stage: Stage, terms: Reach, running: Reach | None) -> SumReach:
+        sides = [terms, running] if running else [terms]
+        zero = stage.zero_exponent
+        bottom = [s.lo if zero is None else max(s.lo, zero) for s in sides]
+        hi = max([s.hi for s in sides] + ([zero] if zero is not None else []))
+        ratio = terms.ratio * stage.terms + (running.ratio if running else 0)
+        last = min(s.last for s in sides)
+        grain = hi - last
+        if stage.aligned:
+            assert stage.fraction_bits is not None
+            assert stage.accumulator_fraction_bits is not None
+            bits = max(stage.fraction_bits, stage.accumulator_fraction_bits if running else 0)
+            last, grain = max(last, min(bottom) - bits), bits
+        largest, _ = golden.add(stage, [terms.term] * stage.terms, running.term if running else None)
+        if largest.is_zero:  # every term lies below a window that a zero holds up
+            largest = Number(False, 1, last)
+        carry = max((ratio.numerator // ratio.denominator).bit_length() - 1, 0)
+        lo = min(bottom)
+        alone = stage.terms == 1 and running is None
+        total = Reach(
+            lo=lo,
+            hi=hi,
+            last=last,
+            least=max(terms.least, last) if alone else last,
+            largest=largest,
+            ratio=ratio,
+            bits=terms.bits if alone else leading(largest) - last + 1,
+            grain=grain,
+            signed=any(s.signed for s in sides),
+            spread=hi - lo,
+        )
+        if not stage.aligned:
+            return SumReach(terms, running, total, carry, total.bits, total.bits)
+        if stage.terms > 1 or running is None:
+            kept = max(stage.fraction_bits or 0, (stage.accumulator_fraction_bits or 0) if running else 0)
+            return SumReach(terms, running, total, carry, carry + kept + 1, kept)
+        width, cancels = _of_two(stage, terms, running)
+        return SumReach(terms, running, total, carry, width, cancels)
+
+
+def _of_two(stage: Stage, term: Reach, running: Reach) -> tuple[int, int]:
+    """Width and cancelling places of an aligned sum of one term and the running value, at any distance of the two."""
+    bits, running_bits = stage.fraction_bits or 0, stage.accumulator_fraction_bits or 0
+    width = cancels = 0
+    for above, below, kept_above, kept_below in (
+        (term, running, bits, running_bits),
+        (running, term, running_bits, bits),
+    ):
+        for distance in range(kept_below + 2):
+            finest = max(min(kept_above, above.grain), min(kept_below, below.grain + distance))
+            ratio = above.ratio + below.ratio / 2**distance
+            width = max(width, finest + (ratio.numerator // ratio.denominator).bit_length())
+            if below.ratio >= 1 << distance:
+                cancels = max(cancels, finest)
+    return width, cancels

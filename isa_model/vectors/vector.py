@@ -1,0 +1,159 @@
+"""One vector: a dot product of one instruction step, as codes; and which fields it has, how wide each is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from isa_model.codec import Number, decode, encode
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.rounding import Rounding
+
+if TYPE_CHECKING:
+    from isa_model.lanes import Codes
+
+
+class Vector(NamedTuple):
+    """Codes of a row of A and a column of B (k each), of C, of their scales along K (perhaps none), and of D."""
+
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    scale_a: tuple[int, ...]
+    scale_b: tuple[int, ...]
+    c: int
+    d: int = -1
+    """-1: not computed yet."""
+    case: str = ""
+    """Why the vector is there, for people: the bin it was built for, or the kind of random operands."""
+
+
+class Field(NamedTuple):
+    """One field of a vector: so many codes of so many bits."""
+
+    codes: int
+    bits: int
+    format: str
+
+
+class Vectors(NamedTuple):
+    """Vectors of one instruction, with what it took to make them."""
+
+    spec: Instruction
+    seed: int
+    vectors: tuple[Vector, ...]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        return fields(self.spec)
+
+
+def fields(spec: Instruction) -> dict[str, Field]:
+    """The fields of a vector of this instruction, in the order files have them; scales only where it has some."""
+    k, scale = spec.shape.k, spec.scale
+    result = {"a": Field(k, spec.a.bits, spec.a.name), "b": Field(k, spec.b.bits, spec.b.name)}
+    if scale and scale.a:
+        result["scale_a"] = Field(-(-k // scale.a.group[1]), scale.a.format.bits, scale.a.format.name)
+    if scale and scale.b:
+        result["scale_b"] = Field(-(-k // scale.b.group[0]), scale.b.format.bits, scale.b.format.name)
+    result["c"] = Field(1, spec.c_format.bits, spec.c_format.name)
+    result["d"] = Field(1, max(spec.accumulator.bits, (spec.nan_code or 0).bit_length()), spec.accumulator.name)
+    return result
+
+
+def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engine: Any = "auto") -> list[int]:
+    """The code of D for every vector, computed by an engine of `isa_model.matmul` (their own `d` is not looked at).
+
+    Rows and columns of many vectors go through the engine as one matrix product, of which the diagonal is theirs.
+    """
+    import numpy as np
+
+    from isa_model import golden
+    from isa_model.array_codec import code_dtype
+    from isa_model.product import matmul
+
+    if not vectors:
+        return []
+    if engine == "auto":
+        try:
+            return outputs(spec, vectors, "cpu")
+        except ValueError:  # a spec the engine cannot carry
+            return outputs(spec, vectors, "golden")
+    if engine == "golden":
+        return [golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b) for v in vectors]
+    apart = _one_scale_per_row(spec)
+    results: list[int] = []
+    for start in range(0, len(vectors), 64):
+        some = vectors[start : start + 64]
+        c = np.zeros((len(some), len(some)), code_dtype(spec.c_format))
+        np.fill_diagonal(c, [v.c for v in some])
+
+        def side(name: str, fmt: Format, some: Any = some) -> Codes:
+            return np.array([getattr(v, name) for v in some], code_dtype(fmt))
+
+        scale = spec.scale
+        d = matmul(
+            apart,
+            side("a", spec.a),
+            side("b", spec.b).T,
+            c,
+            side("scale_a", scale.a.format) if scale and scale.a else None,
+            side("scale_b", scale.b.format).T if scale and scale.b else None,
+            engine=engine,
+        )
+        results += np.diagonal(d).copy().view(c.dtype).tolist()
+    return results
+
+
+def _one_scale_per_row(spec: Instruction) -> Instruction:
+    """The same arithmetic with scales that are not shared between rows of A or columns of B."""
+    if spec.scale is None:
+        return spec
+    a, b = spec.scale.a, spec.scale.b
+    change = {
+        "a": a and a.model_copy(update={"group": (1, a.group[1])}),
+        "b": b and b.model_copy(update={"group": (b.group[0], 1)}),
+    }
+    return spec.model_copy(update={"scale": spec.scale.model_copy(update=change)})
+
+
+def exactly(fmt: Format, number: Number) -> int | None:
+    """The code of a finite number, or None where the format does not have it."""
+    code = encode(fmt, number, Rounding.TOWARD_ZERO, "saturate")
+    got = decode(fmt, code)
+    return code if not got.special and got.exact() == number.exact() else None
+
+
+class Specials:
+    """The codes of a format at its edges, by name, and the name of any code that is one of them."""
+
+    def __init__(self, fmt: Format) -> None:
+        self.format = fmt
+        self.codes: dict[str, int] = {}
+        if fmt.kind == "integer":
+            bits = fmt.mantissa_bits
+            self.codes = {"0": 0, "1": 1, "largest": fmt.max_finite_magnitude}
+            if fmt.signed:
+                self.codes |= {"-1": (1 << bits) - 1, "smallest": 1 << (bits - 1)}
+        else:
+            if fmt.nan_code is not None:
+                self.codes["NaN"] = fmt.nan_code
+            one, top = 1 << fmt.mantissa_bits, fmt.max_finite_magnitude
+            magnitudes = {"Inf": top + 1} if fmt.infinity else {}
+            if fmt.zero:
+                magnitudes |= {"0": 0} | ({"smallest subnormal": 1, "largest subnormal": one - 1} if one > 1 else {})
+            magnitudes |= {"smallest normal": one if fmt.zero else 0, "largest normal": top}
+            for sign in "+-" if fmt.signed else "+":
+                for name, magnitude in magnitudes.items():
+                    code = (magnitude | (sign == "-") << fmt.magnitude_bits) << fmt.low_padding
+                    is_nan = decode(fmt, code).special == "nan"
+                    if not is_nan and code not in self.codes.values():
+                        self.codes[sign + name] = code
+        self._names = {code: name for name, code in self.codes.items()}
+        self._mask = ((1 << (fmt.bits - fmt.high_padding)) - 1) >> fmt.low_padding << fmt.low_padding
+
+    def name(self, code: int) -> str:
+        """The name of a code, empty for an ordinary number."""
+        found = self._names.get(code & self._mask)
+        if found is None and decode(self.format, code).special == "nan":
+            return "NaN"
+        return found or ""
