@@ -59,20 +59,20 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: T
             f"here; fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
-    return replace(total, **_specials(block, everything))
+    return _with_specials(block, total, everything)
 
 
-def _specials(block: Block, terms: Sequence[Term]) -> dict[str, object]:
-    """NaN and infinity flags of a sum, and the sign that infinities give it."""
+def _with_specials(block: Block, total: Term, terms: Sequence[Term]) -> Term:
+    """The sum with the NaN and infinity flags of its terms, and the sign that infinities give it."""
     nan = any_of(block, "any_nan", [flag for t in terms for flag in t.nan])
-    with_infinity = [t for t in terms if t.infinite]
-    if not with_infinity:
-        return {"nan": (nan,), "infinite": ()}
-    one = [(t.sign, any_of(block, "infinite", t.infinite)) for t in with_infinity]
-    negative = any_of(block, "minus_infinity", [block.let("minus", flag & sign) for sign, flag in one])
-    positive = any_of(block, "plus_infinity", [block.let("plus", flag & ~sign) for sign, flag in one])
+    infinite = [(t.sign, any_of(block, "infinite", t.infinite)) for t in terms if t.infinite]
+    if not infinite:
+        return replace(total, nan=(nan,), infinite=())
+    negative = any_of(block, "minus_infinity", [block.let("minus", flag & sign) for sign, flag in infinite])
+    positive = any_of(block, "plus_infinity", [block.let("plus", flag & ~sign) for sign, flag in infinite])
     nan = block.let("is_nan", nan | (negative & positive))
-    return {"nan": (nan,), "infinite": (positive, negative)}
+    sign = block.let("sign_of_sum", (total.sign | negative) & ~positive)
+    return replace(total, sign=sign, nan=(nan,), infinite=(positive, negative))
 
 
 def _signed_zero(block: Block, stage: Stage, total: Term, kept: Sequence[Term]) -> Wire:
