@@ -179,11 +179,14 @@ def tree(items: Sequence[Any], join: Callable[[Any, Any], Any]) -> Any:
 
 
 def shift_right(block: Block, value: Wire, amount: Wire, sticky: bool) -> tuple[Wire, Wire]:
-    """`value >> amount`, and whether a set bit was lost (constant 0 unless `sticky`)."""
+    """`value >> amount`, and whether a set bit was lost (constant 0 unless `sticky`).
+
+    Small steps come first: where the value starts out with zeros below, these stay narrow.
+    """
     width, lost = len(value), []
     stages = min(len(amount), max((width - 1).bit_length(), 1))
     beyond = amount[stages:]
-    for i in reversed(range(stages)):
+    for i in range(stages):
         step = min(1 << i, width)
         if sticky:
             lost.append(amount[i] & value[:step].any())

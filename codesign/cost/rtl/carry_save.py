@@ -58,8 +58,8 @@ class Addend:
 
 def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire, Wire]:
     """Sign (of a zero: 0) and magnitude of a sum; the magnitude is as wide as the addends can make it."""
-    largest = sum(1 << (len(a.magnitude) + a.weight) for a in addends)
-    width = largest.bit_length() + 1
+    exact = all(isinstance(a.step, Const) for a in addends)
+    width = sum((1 << len(a.magnitude)) - exact << a.weight for a in addends).bit_length() + 1
 
     def body(inner: Block, **ports: Wire) -> dict[str, Wire]:
         rows, carries, correction = [], [], 0

@@ -90,9 +90,9 @@ def times(block: Block, x: Term, y: Term) -> Term:
     nan += tuple(block.let("invalid", i & x.none) for i in y.infinite)
     if _is_one(y):
         factor = Exponent(Const(0, 1), 0, 0, 0, common=y.position)
-        significand, none, sign = x.significand, x.none, x.sign
+        significand, none, sign, height = x.significand, x.none, x.sign, x.height
     else:
-        factor = y.position
+        factor, height = y.position, x.height + y.height
         significand = multiply(block, x.significand, y.significand)
         none = block.let("none", x.none | y.none)
         sign = block.let("sign", x.sign ^ y.sign)
@@ -108,7 +108,7 @@ def times(block: Block, x: Term, y: Term) -> Term:
         position,
         align,
         depth=x.depth + y.depth,
-        height=x.height + y.height,
+        height=height,
         none=none,
         nan=nan,
         infinite=(*x.infinite, *y.infinite),
