@@ -132,14 +132,15 @@ class Netlist:
         for i in self.order:
             gate = self.gates[i]
             start = max((time[net] for net in gate.inputs), default=0.0)
-            time[gate.output] = start + self._delay(self.library.cells[gate.cell], self.loads[gate.output])
+            time[gate.output] = start + self.delay_of(gate)
         return time
 
-    def _delay(self, cell: Cell, load: float) -> float:
-        """Of a cell, its load beyond four inverters driven through a chain of inverters that drive four each.
+    def delay_of(self, gate: Gate) -> float:
+        """Delay of a gate, its load beyond four inverters driven through a chain of inverters that drive four each.
 
         Without buffers and sizes a net with a hundred readers would decide; the chain is what logical effort asks for.
         """
+        cell, load = self.library.cells[gate.cell], self.loads[gate.output]
         inverter = self.library.inverter
         direct = cell.intrinsic + cell.resistance * load
         four = 4 * inverter.inputs[0].capacitance
@@ -154,7 +155,8 @@ class Netlist:
 
     # -- simulation ------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, cell: str, inputs: Any) -> Any:
+    def evaluate(self, cell: str, inputs: Any) -> Any:
+        """Output of a cell for packed bits of its inputs, in its order."""
         code = self._code.get(cell)
         kind: Cell = self.library.cells[cell]
         if code is None:
@@ -180,7 +182,7 @@ class Netlist:
         for net, value in held.items():
             state[net] = ~np.uint64(0) if value else np.uint64(0)
         for cell, inputs, outputs in self.batches:
-            state[outputs] = self._evaluate(cell, state[inputs])
+            state[outputs] = self.evaluate(cell, state[inputs])
             for net, value in held.items():
                 state[net] = ~np.uint64(0) if value else np.uint64(0)
         return state
