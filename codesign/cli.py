@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from isa_model.diagnostics import InputError, Problem
+
+if TYPE_CHECKING:
+    from isa_model.instruction import Instruction
 
 app = typer.Typer(
     name="codesign",
@@ -142,20 +145,33 @@ def show(
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
     from codesign.manual import page
-    from codesign.proposal import parse_proposal
-    from isa_model.diagnostics import read_yaml
-    from isa_model.library import is_path, load
 
-    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
-        proposal = parse_proposal(document)
-        instruction = proposal.proposed()
-    else:
-        instruction = load(target)
+    instruction = _instruction(target)
     print(instruction.name)
     for section in page(instruction):
         print(f"\n{section.title.upper()}")
         for number, line in enumerate(section.lines, 1):
             print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))
+    return 0
+
+
+@app.command()
+def rtl(
+    target: Annotated[
+        str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    liberty: Annotated[Path | None, typer.Option(help="Cell library; default: technology-neutral.")] = None,
+) -> int:
+    """Write an instruction's dot-product unit as Verilog, proven equal to the model, with testbench and mapped netlist."""
+    from codesign.cost.export import export
+    from codesign.cost.library import Library
+
+    instruction = _instruction(target)
+    library = Library.read(liberty) if liberty else Library.own()
+    for name, figure in export(instruction, out, library).items():
+        print(f"{name}: {figure}")
+    print(f"files: {out}", file=sys.stderr)
     return 0
 
 
@@ -209,6 +225,17 @@ def init(
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _instruction(target: str) -> Instruction:
+    """An instruction of the catalogue, of a file, or what a proposal proposes."""
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
+
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        return parse_proposal(document).proposed()
+    return load(target)
 
 
 def _is_instruction(data: dict[str, Any]) -> bool:

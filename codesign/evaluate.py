@@ -13,6 +13,7 @@ from typing import Any
 
 from codesign import manual
 from codesign.claims import Verdict, judge
+from codesign.cost import evidence as cost
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather
@@ -53,6 +54,8 @@ class Result(Spec):
     """Of each variant and metric the worst figure over all GEMMs and tensor sources."""
     labels: dict[str, str]
     figures: tuple[Figure, ...]
+    costs: tuple[Figure, ...] = ()
+    """Of the hardware, over the base's; empty without a record."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -68,7 +71,8 @@ class Result(Spec):
 def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
     """Gather all evidence on a proposal and judge its claims."""
     evidence = gather(proposal, sampling, progress)
-    verdicts = judge(proposal, evidence.figures)
+    costs = cost.gather(proposal)
+    verdicts = judge(proposal, (*evidence.figures, *costs))
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
@@ -79,9 +83,10 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
         figures=evidence.figures,
+        costs=costs,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(*evidence.method, f"Shapes: {'; '.join(shapes)}."),
+        method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,
@@ -129,7 +134,7 @@ def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     return Provenance(
         spec_sha256=digest,
-        commit=_commit(),
+        commit=commit(),
         versions={
             "python": platform.python_version(),
             **{n: _version(n) for n in ("codesign", "numpy", "ml_dtypes")},
@@ -145,7 +150,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the source tree this package runs from, if it is a checkout of it."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

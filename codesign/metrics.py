@@ -86,8 +86,19 @@ METRICS: dict[str, Metric] = {
             "cost.area_ratio",
             "1",
             "lower",
-            "area of the proposed unit over that of the base unit",
-            gathered=False,
+            "area of the proposed dot-product unit over that of the base, per product",
+        ),
+        Metric(
+            "cost.delay_ratio",
+            "1",
+            "lower",
+            "longest path of the proposed dot-product unit over that of the base, both without registers",
+        ),
+        Metric(
+            "cost.energy_ratio",
+            "1",
+            "lower",
+            "switched capacitance of the proposed dot-product unit over that of the base, per product",
         ),
         Metric("training.loss_gap", "1", "lower", "relative gap of the training loss to BF16", gathered=False),
     )

@@ -25,6 +25,7 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
     import numpy as np
 
     a, b = trial.operands(spec)
+    a_scales, b_scales = np.asarray(a.scales), np.asarray(b.scales)
     step, k = one_step(spec), spec.span
     a_codes, b_codes = np.asarray(a.codes), np.asarray(b.codes)
     m, n = a_codes.shape[0], b_codes.shape[1]
@@ -40,11 +41,11 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
         sides: list[Any] = [None, None]
         if scale and scale.a:
             groups = slice(i * k // scale.a.group[1], -(-(i + 1) * k // scale.a.group[1]))
-            sides[0] = a.scales[:, groups]
+            sides[0] = a_scales[:, groups]
             part["scale_a"] = sides[0][rows // scale.a.group[0]]
         if scale and scale.b:
             groups = slice(i * k // scale.b.group[0], -(-(i + 1) * k // scale.b.group[0]))
-            sides[1] = b.scales[groups]
+            sides[1] = b_scales[groups]
             part["scale_b"] = sides[1].T[columns // scale.b.group[1]]
         c = to_codes(spec.accumulator, matmul(step, a_codes[:, window], b_codes[window], c, *sides))
         parts.append(part)

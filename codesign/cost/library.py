@@ -38,6 +38,32 @@ class Cell:
     intrinsic: float
     resistance: float
 
+    @cached_property
+    def python(self) -> str:
+        """The function as a Python expression over `p["pin"]`, on integers or arrays of bits side by side."""
+        tokens = re.findall(r"\w+|[!'()*&+|^]", self.function.replace('"', ""))
+        pins = {pin.name for pin in self.inputs}
+        result, previous = "", ""
+        for token in tokens:
+            if (token in pins or token in ("(", "!")) and (previous in pins or previous in (")", "'")):
+                result += "&"  # Liberty writes AND as a space too
+            if token == "'":
+                result = _negate_last(result)
+            elif token in pins:
+                result += f'p["{token}"]'
+            else:
+                result += {"!": "~", "*": "&", "+": "|"}.get(token, token)
+            previous = token
+        return result
+
+    @cached_property
+    def truth_table(self) -> int:
+        """Bit i is the output where input j is bit j of i."""
+        code = compile(self.python, self.name, "eval")
+        rows = range(1 << len(self.inputs))
+        values = [{pin.name: -(row >> i & 1) for i, pin in enumerate(self.inputs)} for row in rows]
+        return sum((eval(code, {"p": p}) & 1) << row for row, p in zip(rows, values, strict=True))
+
 
 # name, area in poly pitches of NanGate 45 X1, function, logical effort of each input, parasitic delay
 _CELLS = (
@@ -161,31 +187,10 @@ class Library:
         return cell.intrinsic + cell.resistance * 4 * cell.inputs[0].capacitance
 
     def _smallest(self, inputs: int, table: int) -> Cell:
-        found = [
-            c for c in self.cells.values() if c.function and len(c.inputs) == inputs and _truth_table(c) == table
-        ]
+        found = [c for c in self.cells.values() if c.function and len(c.inputs) == inputs and c.truth_table == table]
         if not found:
             raise InputError.of(f"library {self.name} has no {'inverter' if inputs == 1 else 'NAND2'}")
         return min(found, key=lambda c: c.area)
-
-
-def python_expression(cell: Cell) -> str:
-    """The function as a Python expression over `p["pin"]`, on integers or arrays of bits side by side."""
-    tokens = re.findall(r"\w+|[!'()*&+|^]", cell.function.replace('"', ""))
-    pins = {pin.name for pin in cell.inputs}
-    result, previous = "", ""
-    for token in tokens:
-        operand = token in pins or token in ("0", "1", "(", "!")
-        if operand and previous and (previous in pins or previous in (")", "'")):
-            result += "&"  # Liberty writes AND as a space too
-        if token == "'":
-            result = f"~{result}" if re.fullmatch(r'p\["\w+"\]', result) else _negate_last(result)
-        elif token in pins:
-            result += f'p["{token}"]'
-        else:
-            result += {"!": "~", "*": "&", "&": "&", "+": "|", "|": "|"}.get(token, token)
-        previous = token
-    return result
 
 
 def _negate_last(text: str) -> str:
@@ -199,15 +204,6 @@ def _negate_last(text: str) -> str:
     match = re.search(r'p\["\w+"\]$', text)
     assert match
     return f"{text[: match.start()]}(~{match[0]})"
-
-
-def _truth_table(cell: Cell) -> int:
-    code = compile(python_expression(cell), cell.name, "eval")
-    table = 0
-    for row in range(1 << len(cell.inputs)):
-        values = {pin.name: -(row >> i & 1) for i, pin in enumerate(cell.inputs)}
-        table |= (eval(code, {"p": values}) & 1) << row
-    return table
 
 
 # -- reading Liberty -------------------------------------------------------------------------------------------------

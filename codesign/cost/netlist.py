@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from codesign.cost.library import Cell, Library, python_expression
+from codesign.cost.library import Cell, Library
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +53,7 @@ class Netlist:
         for instance in module["cells"].values():
             cell = library.cells[instance["type"]]
             wires = instance["connections"]
-            gates.append(
-                Gate(cell.name, tuple(net(wires[p.name][0]) for p in cell.inputs), net(wires[cell.output][0]))
-            )
+            gates.append(Gate(cell.name, tuple(net(wires[p.name][0]) for p in cell.inputs), net(wires[cell.output][0])))
         ports = {"input": {}, "output": {}}  # type: dict[str, dict[str, list[int]]]
         for name, port in module["ports"].items():
             ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
@@ -107,7 +105,11 @@ class Netlist:
         for gate in self.gates:
             groups[self.levels[gate.output], gate.cell].append(gate)
         return [
-            (cell, np.array([g.inputs for g in groups[level, cell]]).T, np.array([g.output for g in groups[level, cell]]))
+            (
+                cell,
+                np.array([g.inputs for g in groups[level, cell]]).T,
+                np.array([g.output for g in groups[level, cell]]),
+            )
             for level, cell in sorted(groups)
         ]
 
@@ -160,7 +162,7 @@ class Netlist:
         code = self._code.get(cell)
         kind: Cell = self.library.cells[cell]
         if code is None:
-            code = self._code[cell] = compile(python_expression(kind), cell, "eval")
+            code = self._code[cell] = compile(kind.python, cell, "eval")
         return eval(code, {"p": {pin.name: inputs[i] for i, pin in enumerate(kind.inputs)}})
 
     def start(self, stimulus: dict[str, Any]) -> Words:

@@ -42,7 +42,11 @@ def readable(rtlil: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "unit.il"), Path(folder, "unit.v")
         source.write_text(rtlil)
-        run(f"read_rtlil {source}; hierarchy -top unit; proc; opt_expr; opt_clean; write_verilog -noattr {out}", folder)
+        run(
+            f"read_rtlil {source}; hierarchy -top unit; proc; opt_expr; opt_merge; opt_clean -purge; "
+            f"write_verilog -noattr {out}",
+            folder,
+        )
         return out.read_text()
 
 
@@ -65,12 +69,14 @@ def block_areas(rtlil: str, library: Library) -> dict[str, float]:
 
 def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any], str, str]:
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder, name) for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")}
+        paths = {
+            name: Path(folder, name) for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")
+        }
         paths["unit.il"].write_text(rtlil)
         paths["cells.lib"].write_text(library.text)
         paths["abc.script"].write_text(ABC.replace("; ", "\n") + "\n")
         run(
-            f"read_rtlil {paths['unit.il']}; {PREPARE.format(flatten='flatten;' if flatten else '')}; "
+            f"read_rtlil {paths['unit.il']}; {PREPARE.format(flatten='flatten -noscopeinfo;' if flatten else '')}; "
             f"tee -q -o {paths['abc.log']} abc -liberty {paths['cells.lib']} -script {paths['abc.script']}; {FINISH}; "
             f"write_json {paths['out.json']}; write_verilog -noattr {paths['out.v']}",
             folder,

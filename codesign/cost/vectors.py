@@ -55,7 +55,7 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[Vector
         ]
         c = codes(spec.accumulator, rng, (side, side), kind)
         yield _batch(step, a, b, c, *scales)
-        sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), *scales))
+        sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), scales[0], scales[1]))
         sign = 1 << (spec.accumulator.bits - 1 - spec.accumulator.high_padding)
         nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
         yield _batch(step, a, b, ((sum_alone ^ sign) + nearby).astype(c.dtype), *scales)

@@ -28,6 +28,17 @@ class Design:
             for name, (module, ports) in self.modules.items()
         )
 
+    def define(self, name: str, body: Callable[..., dict[str, Wire]], inputs: dict[str, int]) -> None:
+        """Build the module `name` by `body(block, **inputs)`, which returns its outputs; `inputs` are bits by port."""
+        block = Block(self)
+        ports = {key: Signal(bits, name=key) for key, bits in inputs.items()}
+        outputs = {key: Value.cast(value) for key, value in body(block, **ports).items()}
+        wires = {key: Signal(len(value), name=f"{key}_out") for key, value in outputs.items()}
+        for key, wire in wires.items():
+            block.module.d.comb += wire.eq(outputs[key])
+        self.modules[name] = (block.module, [*ports.values(), *wires.values()])
+        self.shapes[name] = tuple(inputs.values())
+
 
 class Block:
     """A module under construction."""
@@ -52,14 +63,7 @@ class Block:
         inputs = {key: Value.cast(value) for key, value in inputs.items()}
         shape = tuple(len(value) for value in inputs.values())
         if name not in self.design.modules:
-            inner = Block(self.design)
-            ports = {key: Signal(len(value), name=key) for key, value in inputs.items()}
-            outputs = {key: Value.cast(value) for key, value in body(inner, **ports).items()}
-            wires = {key: Signal(len(value), name=f"{key}_out") for key, value in outputs.items()}
-            for key, wire in wires.items():
-                inner.module.d.comb += wire.eq(outputs[key])
-            self.design.modules[name] = (inner.module, [*ports.values(), *wires.values()])
-            self.design.shapes[name] = shape
+            self.design.define(name, body, {key: len(value) for key, value in inputs.items()})
         assert self.design.shapes[name] == shape, f"{name} is used with {shape} and {self.design.shapes[name]}"
         _, ports_of = self.design.modules[name]
         results = {
@@ -154,13 +158,14 @@ def any_of(block: Block, name: str, flags: Iterable[Wire]) -> Wire:
     return block.let(name, Cat(*distinct).any()) if distinct else Const(0, 1)
 
 
-def repeat(bit: Wire, count: int) -> Wire:
-    return Cat(*[bit] * count)
+def flip(value: Wire, when: Wire) -> Wire:
+    """All bits inverted where wanted."""
+    return Mux(when, ~value, value)[: len(value)]
 
 
 def gate(value: Wire, enable: Wire) -> Wire:
     """The value where enabled, else zero."""
-    return value & repeat(enable, len(value))
+    return Mux(enable, value, 0)
 
 
 def pad(value: Wire, width: int, below: int = 0) -> Wire:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const
 
-from codesign.cost.rtl.block import Block, Wire, gate, pad, repeat
+from codesign.cost.rtl.block import Block, Wire, flip, gate, pad
 
 
 def add_rows(block: Block, rows: Sequence[Wire], carries: Sequence[Wire], width: int) -> Wire:
@@ -68,7 +68,7 @@ def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire
             magnitude = ports[f"magnitude{i}"]
             # -q is ~q + 1 less the weight above it; a step up of the magnitude is a step down of the negative.
             top = len(magnitude) + addend.weight
-            row = magnitude ^ repeat(sign, len(magnitude))
+            row = flip(magnitude, sign)
             rows.append(inner.let(f"row{i}", Cat(Const(0, addend.weight), row, ~sign)))
             correction -= 1 << top
             carry = sign ^ step
@@ -79,10 +79,10 @@ def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire
         rows.append(Const(correction % (1 << width), width))
         total = add_rows(inner, rows, carries, width)
         negative = total[-1]
-        magnitude = ((total ^ repeat(negative, width)) + negative)[: width - 1]
+        magnitude = (flip(total, negative) + negative)[: width - 1]
         return {"sign": negative, "magnitude": magnitude}
 
-    ports = {}
+    ports: dict[str, Wire] = {}
     for i, addend in enumerate(addends):
         ports |= {f"sign{i}": addend.sign, f"step{i}": addend.step, f"magnitude{i}": addend.magnitude}
     out = block.call(name, body, **ports)

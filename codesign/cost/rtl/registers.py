@@ -91,8 +91,7 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
     deep = spare + position.low < -SHORT
     above = 0 if deep else max(0, -(spare + position.low))
     name = (
-        f"round_{term.width}_{position.top}_{spare}_{fmt.name}_{rounding.value.replace('-', '_')}"
-        f"_{len(position.field)}"
+        f"round_{term.width}_{position.top}_{spare}_{fmt.name}_{rounding.value.replace('-', '_')}_{len(position.field)}"
     )
     width = term.width + above
 
@@ -107,7 +106,11 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
             missing = inner.let("missing", zeros - room)  # places below the smallest normal number
             subnormal = inner.let("subnormal", ~missing[-1] & (missing != 0))
             short = normal[max(width - precision - 2, 0) :]
-            rest = inner.let("rest", normal[: max(width - precision - 2, 0)].any()) if width > precision + 2 else Const(0, 1)
+            rest = (
+                inner.let("rest", normal[: max(width - precision - 2, 0)].any())
+                if width > precision + 2
+                else Const(0, 1)
+            )
             short = pad(short, precision + 2, below=precision + 2 - len(short))
             short, lost = shift_right(inner, short, gate(missing, subnormal), True)
             digits = Cat(rest | lost, short)
@@ -136,5 +139,3 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
 
     out = block.call(name, body, sign=term.sign, significand=term.significand, field=position.field)
     return term.sign, out["magnitude"], out["over"]
-
-

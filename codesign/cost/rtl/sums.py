@@ -87,7 +87,8 @@ def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], r
     everything = [*terms] if running is None else [*terms, running]
     largest, none = largest_exponent(block, stage, everything)
     fraction_bits, own = stage.fraction_bits, stage.accumulator_fraction_bits
-    assert fraction_bits is not None and own is not None
+    assert fraction_bits is not None
+    assert own is not None
     finest = max(fraction_bits, own) if running is not None else fraction_bits
     kept = [*terms]
     addends = aligned(block, stage, terms, largest, fraction_bits, finest)
@@ -175,7 +176,9 @@ def normalised(block: Block, term: Term) -> Term:
     top = position.top + reach
     field = block.let("exponent", (position.field + reach - out["zeros"])[: top.bit_length()])
     moved = Exponent(field, position.offset - reach, position.low, top)
-    return replace(term, significand=out["normal"], position=moved, align=moved, depth=0, height=term.width, normal=True)
+    return replace(
+        term, significand=out["normal"], position=moved, align=moved, depth=0, height=term.width, normal=True
+    )
 
 
 def _sliding_sum(block: Block, name: str, stage: Stage, x: Term, y: Term) -> Term:

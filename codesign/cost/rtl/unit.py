@@ -23,7 +23,6 @@ def unit(spec: Instruction) -> str:
     """
     check(spec)
     design = Design()
-    top = Block(design)
 
     def body(block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None) -> dict[str, Wire]:
         terms = [
@@ -40,19 +39,14 @@ def unit(spec: Instruction) -> str:
             stage = spec.stages[name]
             blocks, chain = deal(stage, terms), stage.chain or 1
             zero = decode(block, spec.accumulator, _constant(0, spec.accumulator.bits))
-            terms = [
-                _run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)
-            ]
+            terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
         stage = spec.stages[last]
         result = _run(block, last, stage, deal(stage, terms), running)
         return {"d": encode(block, spec.accumulator, result, stage.result[-1].format, spec.nan_code)}
 
-    from amaranth.hdl import Signal
-
-    inputs = {name: Signal(bits, name=name) for name, bits in ports(spec).items()}
-    top.call(TOP, body, **inputs)
+    design.define(TOP, body, ports(spec))
     return design.rtlil()
 
 
@@ -101,7 +95,9 @@ def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[Term]]
     """Sum block after block, each together with the running value if the stage has one."""
     for i, terms in enumerate(blocks):
         first = "_first" if len(blocks) > 1 and i == 0 else ""
-        running = _put(block, stage, add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None))
+        running = _put(
+            block, stage, add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None)
+        )
     return running
 
 
@@ -123,5 +119,3 @@ def _constant(value: int, bits: int) -> Wire:
     from amaranth.hdl import Const
 
     return Const(value, bits)
-
-
