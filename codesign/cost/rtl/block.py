@@ -1,4 +1,4 @@
-# amaranth: UnusedElaboratable=no  (modules of a unit that is refused half way)
+# amaranth: UnusedElaboratable=no
 """What the generator is made of: hardware modules by name, and the hardware twin of the golden model's Term."""
 
 from __future__ import annotations
