@@ -71,7 +71,10 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
     if claim.relative_to:
         covered = [ratio for f in covered if (ratio := _ratio(claim, f, figures))]
     if not covered:
-        return Verdict(claim=claim, statement=text, judgement="undetermined", reason="no figure covers it")
+        reason = "no figure covers it"
+        if claim.metric.startswith("cost."):
+            reason = "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
     worst = max(covered, key=lambda f: _excess(claim, f.value))
     broken = max(covered, key=lambda f: _excess(claim, f.low, f.high, nearest=True))
     if _excess(claim, broken.low, broken.high, nearest=True) > 0:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
+from codesign.claims import judge
 from codesign.cost import records
 from codesign.cost.elaborate import elaborate
 from codesign.cost.energy import switched, workload_vectors
@@ -321,10 +322,14 @@ def test_every_shipped_proposal_has_records_and_figures(path):
         assert record.equivalence.vectors >= 100_000
         assert record.equivalence.mismatches == 0
     figures = {f.metric: f for f in gather(proposal) if f.at is None}
-    assert figures.keys() == {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
-    for figure in figures.values():
+    ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
+    assert figures.keys() == {*ratios, "cost.sm_area_ratio", "cost.extra_cycles", "cost.scale_traffic"}
+    for name, figure in figures.items():
         assert figure.low <= figure.value <= figure.high
-        assert proposal.base in figure.source
+        assert name not in ratios or proposal.base in figure.source
+    verdicts = [v for v in judge(proposal, gather(proposal)) if v.claim.metric.startswith("cost.")]
+    assert verdicts
+    assert all(v.deciding is not None for v in verdicts)
 
 
 def test_the_shipped_record_of_the_base_is_what_synthesis_gives():
@@ -381,3 +386,34 @@ def test_an_export_leaves_foreign_folders_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds something else"):
         export(SPECS["4 terms"], tmp_path, Library.own())
+
+
+def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
+    """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
+    from codesign.cost import evidence
+
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    made = []
+
+    def measured(spec, library, vectors, words):
+        made.append(spec.name)
+        if "at 17" in spec.name:
+            raise InputError.of("no hardware")
+        return records.find(spec, "neutral")
+
+    monkeypatch.setattr(evidence, "find", lambda *_: None)
+    monkeypatch.setattr(evidence, "measure", measured)
+    assert gather(proposal) == ()
+    assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
+
+
+def test_chip_figures_follow_from_the_records():
+    """Extra gates over an SM's transistors by hand; scale traffic of FP32 per 128 and of UE8M0 per 32 are 1/32."""
+    from codesign.cost.chip import scale_traffic, sm_area
+
+    for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
+        assert scale_traffic(load_proposal(ROOT / f"proposals/{name}.yaml").proposed()).value == 1 / 32
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
+    extra = (new.pipelined.area - old.pipelined.area) * 4 * 128
+    assert sm_area(new, old, proposal.proposed()).value == pytest.approx(1 + extra / (80e9 / 144 * 0.55))

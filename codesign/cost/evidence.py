@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from codesign.cost.records import Record, find, shipped
+from codesign.cost.chip import ChipFigure, extra_cycles, scale_traffic, sm_area
+from codesign.cost.library import Library
+from codesign.cost.records import Record, design_sha256, find, measure, shipped
 from codesign.evidence import Figure
 from codesign.proposal import Proposal, Value
+from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
     from codesign.cost.vectors import Vectors
@@ -26,37 +31,60 @@ METHOD = (
 
 
 def gather(proposal: Proposal) -> tuple[Figure, ...]:
-    """The cost figures of the proposal, and of its swept values, for which there are records; else none."""
+    """The cost figures of the proposal and of its swept values for which there are records.
+
+    What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+    """
     values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
-    return tuple(figure for value in values for figure in _figures(proposal, value))
+    claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
+    made: dict[str, Record | None] = {}
+    return tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
 
 
-def _figures(proposal: Proposal, value: Value | None) -> Iterator[Figure]:
+def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[str, Record | None]) -> Iterator[Figure]:
     spec = proposal.proposed(value)
-    libraries = sorted({r.library for r in shipped()}, key=lambda name: (name != "neutral", name))
+    libraries = sorted({"neutral", *(r.library for r in shipped())}, key=lambda name: (name != "neutral", name))
     pairs = [(find(spec, name), find(proposal.today, name)) for name in libraries]
+    if needed:
+        pairs[0] = (pairs[0][0] or _synthesised(spec, made), pairs[0][1] or _synthesised(proposal.today, made))
     both = [(new, old) for new, old in pairs if new is not None and old is not None]
     if not both:
         return
+    new, old = both[0]
+    found = []
     for metric, ratios in {
-        "cost.area_ratio": [r for new, old in both for r in _areas(new, old)],
-        "cost.delay_ratio": [r for new, old in both for r in _delays(new, old)],
-        "cost.energy_ratio": [r for new, old in both for r in _energies(new, old)],
+        "cost.area_ratio": [r for pair in both for r in _areas(*pair)],
+        "cost.delay_ratio": [r for pair in both for r in _delays(*pair)],
+        "cost.energy_ratio": [r for pair in both for r in _energies(*pair)],
     }.items():
-        new, old = both[0]
-        yield Figure(
-            metric=metric,
-            variant="proposal",
-            at=value,
-            workload="",
-            tensors="",
-            value=round(ratios[0], 4),
-            low=round(min(ratios) * (1 - TIE), 4),
-            high=round(max(ratios) * (1 + TIE), 4),
-            kind="modelled",
-            source=f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
-            f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})",
+        source = (
+            f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
+            f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
         )
+        found.append(
+            ChipFigure(metric, ratios[0], min(ratios) * (1 - TIE), max(ratios) * (1 + TIE), "modelled", source)
+        )
+    found += [extra_cycles(new, old), scale_traffic(spec)]
+    if proposal.base.startswith("hopper."):
+        found.append(sm_area(new, old, spec))
+    for f in found:
+        numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
+        about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
+        yield Figure(metric=f.metric, kind=f.kind, source=f.source, **about, **numbers)
+
+
+def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | None:
+    """A record made now, in the neutral library; None without the extra, or where the generator cannot say the spec."""
+    key = design_sha256(spec)
+    if key not in made:
+        made[key] = None
+        if all(find_spec(package) for package in ("amaranth", "pyosys")):
+            print(f"no cost record of {spec.name}: synthesising it", file=sys.stderr)
+            try:
+                made[key] = measure(spec, Library.own(), *energy_vectors(spec))
+            except InputError as reason:
+                print(f"no cost: {reason}", file=sys.stderr)
+    return made[key]
 
 
 def _areas(new: Record, old: Record) -> list[float]:

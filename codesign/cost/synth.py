@@ -88,7 +88,10 @@ def run(commands: str, folder: str) -> None:
     """Run Yosys commands. Yosys is one per process and ends the process on an error, so it gets one of its own."""
     import subprocess
     import sys
+    from importlib.util import find_spec
 
+    if find_spec("pyosys") is None:
+        raise ModuleNotFoundError("No module named 'pyosys'", name="pyosys")
     program = (
         "import sys; from pyosys import libyosys as ys; d = ys.Design(); "
         "[ys.run_pass(c.strip(), d) for c in sys.argv[1].split(';') if c.strip()]"
