@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
+from codesign.__main__ import run
 from codesign.claims import judge
 from codesign.cost import records
 from codesign.cost.elaborate import elaborate
@@ -347,7 +348,15 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
     spec = SPECS["scales added to exponents"]
     export(spec, tmp_path / "rtl", Library.own())
     files = {p.name for p in (tmp_path / "rtl").iterdir()}
-    assert files == {"unit.v", "unit_mapped.v", "cells.v", "testbench.v", "vectors.hex", "README.md"}
+    assert files == {
+        "unit.v",
+        "unit_mapped.v",
+        "unit_pipelined.v",
+        "cells.v",
+        "testbench.v",
+        "vectors.hex",
+        "README.md",
+    }
     assert records.design_sha256(spec) in (tmp_path / "rtl/unit.v").read_text()[:400]
     if not shutil.which("iverilog"):
         pytest.skip("Icarus Verilog is not installed")
@@ -358,6 +367,7 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
 
     assert "PASS: 2000 vectors" in simulate("unit.v")
     assert "PASS: 2000 vectors" in simulate("unit_mapped.v", "cells.v")
+    assert "PASS: 2000 vectors" in simulate("-DPIPELINED", "unit_pipelined.v", "cells.v")
     vectors = (tmp_path / "rtl/vectors.hex").read_text()
     flipped = ("1" if vectors[0] != "1" else "2") + vectors[1:]
     (tmp_path / "rtl/vectors.hex").write_text(flipped)
@@ -367,11 +377,12 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
     """The Verilog, read by Yosys, computes what the model does."""
     from codesign.cost import elaborate as module
-    from codesign.cost.synth import readable, run
+    from codesign.cost.synth import readable
+    from codesign.cost.synth import run as yosys
 
     spec = SPECS["4 terms"]
     (tmp_path / "unit.v").write_text(readable(unit(spec)))
-    run(
+    yosys(
         "read_verilog unit.v; hierarchy -top unit; proc; flatten -noscopeinfo; opt; alumacc; techmap; opt; "
         "write_json out.json",
         str(tmp_path),
@@ -379,6 +390,25 @@ def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
     data = json.loads((tmp_path / "out.json").read_text())["modules"]["unit"]
     netlist = Netlist.of_json(data, module._Gates("gates", ""))
     assert compare(netlist, spec, adversarial(spec, 1, 12)).mismatches == 0
+
+
+def test_the_command_writes_and_refuses(tmp_path, capsys):
+    """`codesign rtl` prints the figures; an integer instruction and a missing library end with exit code 2."""
+    (tmp_path / "s.yaml").write_text("""shape: {m: 4, n: 4, k: 2}
+a: e2m1
+b: e2m1
+accumulator: fp16
+stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, result: {format: fp16, rounding: down}}}
+""")
+    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "rtl")]) == 0
+    assert "0 mismatches" in capsys.readouterr().out
+    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "r"), "--liberty", "nowhere.lib"]) == 2
+    assert "cannot read nowhere.lib" in capsys.readouterr().err
+    text = (tmp_path / "s.yaml").read_text().replace("e2m1", "int8").replace("fraction_bits: 4, rounding: down, ", "")
+    (tmp_path / "i.yaml").write_text(text.replace("fp16", "int32"))
+    assert run(["rtl", str(tmp_path / "i.yaml"), "--out", str(tmp_path / "r")]) == 2
+    assert "only floating-point" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
 
 
 def test_an_export_leaves_foreign_folders_alone(tmp_path):

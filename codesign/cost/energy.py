@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from codesign.cost.netlist import Netlist, pack
-from codesign.cost.pipeline import Pipeline
+from codesign.cost.pipeline import Pipeline, last_reads
 from codesign.cost.vectors import Vectors, one_step, widths
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.gemm import matmul
@@ -115,9 +115,6 @@ def _register_energy(pipeline: Pipeline, activity: Any) -> float:
     flop = netlist.library.flip_flop
     clock = max(p.capacitance for p in flop.inputs)
     own = sum(p.capacitance for p in flop.inputs) + (flop.intrinsic / flop.resistance if flop.resistance else 0.0)
-    until = list(stage)
-    for gate in netlist.gates:
-        for net in gate.inputs:
-            until[net] = max(until[net], stage[gate.output])
+    until = last_reads(netlist, stage)
     data = sum(float(activity[net]) * (until[net] - stage[net]) for net in range(2, netlist.nets))
     return data * own + 2 * clock * pipeline.register_bits

@@ -28,7 +28,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     if folder.exists() and not (folder / MARK).exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError.of(f"{folder} exists and holds something else", "another --out, or move it away")
     from codesign.cost import synth, verify
-    from codesign.cost.pipeline import pipeline
+    from codesign.cost.pipeline import pipeline, verilog
     from codesign.cost.rtl.unit import unit
 
     rtlil = unit(spec)
@@ -50,8 +50,9 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     files = {
         "unit.v": header + synth.readable(rtlil),
         "unit_mapped.v": header + mapped.verilog,
+        "unit_pipelined.v": header + verilog(staged),
         "cells.v": _cells(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates}),
-        "testbench.v": _testbench(spec, sum(map(len, vectors))),
+        "testbench.v": _testbench(spec, sum(map(len, vectors)), staged.latency),
         "README.md": _readme(spec, figures),
         MARK: "".join(line for batch in vectors for line in _lines(spec, batch)),
     }
@@ -102,7 +103,7 @@ def _lines(spec: Instruction, batch: Vectors) -> list[str]:
     return lines
 
 
-def _testbench(spec: Instruction, count: int) -> str:
+def _testbench(spec: Instruction, count: int, cycles: int) -> str:
     inputs = ports(spec)
     total = sum(inputs.values()) + spec.accumulator.bits
     connections, at = [], 0
@@ -110,23 +111,38 @@ def _testbench(spec: Instruction, count: int) -> str:
         connections.append(f".{name}(word[{at + bits - 1}:{at}])")
         at += bits
     return f"""// Every vector of {MARK} through the unit; ends with PASS or FAIL.
+// With PIPELINED defined the unit has a clock, takes a vector per cycle, and gives D {cycles} cycles later.
 `timescale 1ns / 1ps
 module testbench;
   reg [{total - 1}:0] vectors [0:{count - 1}];
   reg [{total - 1}:0] word;
   wire [{spec.accumulator.bits - 1}:0] d;
   integer i, wrong;
+`ifdef PIPELINED
+  localparam LATENCY = {cycles};
+  reg clk = 0;
+  unit dut (.clk(clk), {", ".join(connections)}, .d_out(d));
+`else
+  localparam LATENCY = 0;
   unit dut ({", ".join(connections)}, .d_out(d));
+`endif
+  reg [{total - 1}:0] asked;
   initial begin
     $readmemh("{MARK}", vectors);
     wrong = 0;
-    for (i = 0; i < {count}; i = i + 1) begin
-      word = vectors[i];
-      #10;
-      if (d !== word[{total - 1}:{at}]) begin
-        wrong = wrong + 1;
-        if (wrong < 10) $display("vector %0d: d = %h, expected %h", i, d, word[{total - 1}:{at}]);
+    for (i = 0; i < {count} + LATENCY; i = i + 1) begin
+      if (i < {count}) word = vectors[i];
+      #5;
+      if (i >= LATENCY) begin
+        asked = vectors[i - LATENCY];
+        if (d !== asked[{total - 1}:{at}]) begin
+          wrong = wrong + 1;
+          if (wrong < 10) $display("vector %0d: d = %h, expected %h", i - LATENCY, d, asked[{total - 1}:{at}]);
+        end
       end
+`ifdef PIPELINED
+      clk = 1; #5 clk = 0;
+`endif
     end
     if (wrong == 0) $display("PASS: {count} vectors");
     else $display("FAIL: %0d of {count} vectors", wrong);
@@ -158,15 +174,16 @@ Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); o
 | | |
 |---|---|
 {rows}
-`unit.v` is the design, a module per block; `unit_mapped.v` the netlist after synthesis, of the cells in `cells.v`.
+`unit.v` is the design, a module per block; `unit_mapped.v` the netlist after synthesis, of the cells in `cells.v`;
+`unit_pipelined.v` the same with registers every {DEPTH} gates.
 `testbench.v` runs the vectors of `{MARK}` (D on top, then the inputs, the first port lowest), random and adversarial, with
 D by the bit-exact model. With Icarus Verilog, in this folder:
 
 ```sh
 iverilog -g2005 -o run testbench.v unit.v && vvp run
 iverilog -g2005 -o run testbench.v unit_mapped.v cells.v && vvp run
+iverilog -g2005 -DPIPELINED -o run testbench.v unit_pipelined.v cells.v && vvp run
 ```
 
-Areas are of gates alone: no wires, no placement, no sizing. Registers are not in these files: the figure above says what a
-cut every {DEPTH} gates takes.
+Areas are of gates alone: no wires, no placement, no sizing.
 """
