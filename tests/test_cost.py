@@ -48,6 +48,7 @@ def aligned(terms, bits, rounding="toward-zero", **fields):
     return {"terms": terms, "fraction_bits": bits, "rounding": rounding, **fields}
 
 
+OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
 FUSED = {"accumulator": True, "result": FP32}
 MODES = ["toward-zero", "nearest-even", "nearest-away", "up", "down", "to-odd"]
 SPECS = {
@@ -114,6 +115,13 @@ SPECS = {
             "product": FP32,
             "result": {"format": "bf16", "rounding": "nearest-even"},
         },
+    ),
+    "names and formats of one's own": instruction(
+        {
+            "my stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
+            "my-stage": aligned(1, 20, **FUSED),
+        },
+        a=OWN,
     ),
     "4 terms": instruction({"s": aligned(4, 13, **FUSED)}),
     "128 terms": instruction({"s": aligned(128, 13, **FUSED)}, a="e2m1", b="e2m1"),

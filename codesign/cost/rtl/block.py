@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -61,6 +62,7 @@ class Block:
 
         Modules of one name must be the same hardware: the name says everything `body` depends on.
         """
+        name = re.sub(r"\W", "_", name, flags=re.ASCII)
         inputs = {key: Value.cast(value) for key, value in inputs.items()}
         shape = tuple(len(value) for value in inputs.values())
         if name not in self.design.modules:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import zlib
+
 from amaranth.hdl import Cat, Const
 
 from codesign.cost.rtl.block import Block, Exponent, Term, Wire, add
 from codesign.cost.rtl.carry_save import multiply
 from isa_model.formats import Format
+from isa_model.stage import is_named
 
 
 def decode(block: Block, fmt: Format, code: Wire, flush: bool = False) -> Term:
     """A number of a format. `flush`: subnormals and negative zeros are read as +0."""
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
-    name = f"decode_{fmt.name}" + ("_flushed" if flush else "")
+    name = f"decode_{label(fmt)}" + ("_flushed" if flush else "")
     out = block.call(name, lambda inner, code: _fields(inner, fmt, code, flush), code=code)
     return from_fields(fmt, **out)
+
+
+def label(fmt: Format) -> str:
+    """A format's name for hardware: its own where that says everything, else told apart by its fields."""
+    return fmt.name if is_named(fmt) else f"{fmt.name}_{zlib.crc32(fmt.model_dump_json().encode()):08x}"
 
 
 def from_fields(

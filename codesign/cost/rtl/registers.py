@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Mux
 
 from codesign.cost.rtl.align import rounding_step
 from codesign.cost.rtl.block import Block, Term, Wire, any_of, gate, leading_zeros, pad, shift_left, shift_right
-from codesign.cost.rtl.decode import from_fields
+from codesign.cost.rtl.decode import from_fields, label
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
@@ -90,9 +90,7 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
     spare = position.offset + term.width - 1 - fmt.min_exponent
     deep = spare + position.low < -SHORT
     above = 0 if deep else max(0, -(spare + position.low))
-    name = (
-        f"round_{term.width}_{position.top}_{spare}_{fmt.name}_{rounding.value.replace('-', '_')}_{len(position.field)}"
-    )
+    name = f"round_{term.width}_{position.low}_{position.top}_{spare}_{label(fmt)}_{rounding.value.replace('-', '_')}_{len(position.field)}"
     width = term.width + above
 
     def body(inner: Block, sign: Wire, significand: Wire, field: Wire) -> dict[str, Wire]:

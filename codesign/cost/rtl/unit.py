@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from codesign.cost.rtl.block import Block, Design, Term, Wire
@@ -34,20 +35,26 @@ def unit(spec: Instruction) -> str:
         scales = Scales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales))
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
-        *inner, last = spec.stages
-        for index, name in enumerate(inner):
-            stage = spec.stages[name]
+        names = _labels(list(spec.stages))
+        *inner, last = spec.stages.values()
+        for index, stage in enumerate(inner):
+            name = names[index]
             blocks, chain = deal(stage, terms), stage.chain or 1
             zero = decode(block, spec.accumulator, _constant(0, spec.accumulator.bits))
             terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
-        stage = spec.stages[last]
-        result = _run(block, last, stage, deal(stage, terms), running)
-        return {"d": encode(block, spec.accumulator, result, stage.result[-1].format, spec.nan_code)}
+        result = _run(block, names[-1], last, deal(last, terms), running)
+        return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
 
     design.define(TOP, body, ports(spec))
     return design.rtlil()
+
+
+def _labels(names: list[str]) -> list[str]:
+    """Stage names as parts of module names: letters, digits and underscores, each its own."""
+    plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{i}_{name}" for i, name in enumerate(plain)]
 
 
 class Scales:
