@@ -90,7 +90,10 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
     spare = position.offset + term.width - 1 - fmt.min_exponent
     deep = spare + position.low < -SHORT
     above = 0 if deep else max(0, -(spare + position.low))
-    name = f"round_{term.width}_{position.low}_{position.top}_{spare}_{label(fmt)}_{rounding.value.replace('-', '_')}_{len(position.field)}"
+    name = (
+        f"round_{term.width}_{position.low}_{position.top}_{spare}_{label(fmt)}_{rounding.value.replace('-', '_')}"
+        f"_{len(position.field)}"
+    )
     width = term.width + above
 
     def body(inner: Block, sign: Wire, significand: Wire, field: Wire) -> dict[str, Wire]:
