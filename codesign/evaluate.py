@@ -159,7 +159,17 @@ def commit() -> str:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", "isa_model", "codesign", "proposals"],
+            [
+                *git,
+                "status",
+                "--porcelain",
+                "-uno",
+                "--",
+                "isa_model",
+                "codesign",
+                "proposals",
+                ":!codesign/cost/records",
+            ],
             capture_output=True,
             text=True,
             timeout=10,
