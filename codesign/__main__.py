@@ -16,6 +16,13 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _bringer(package: str | None) -> str:
+    """What to install for a package: codesign itself, or it with an extra."""
+    extras = {"amaranth": "cost", "pyosys": "cost", "torch": "kernels", "cuda": "kernels", "triton": "kernels"}
+    extra = extras.get((package or "").split(".")[0])
+    return f"'codesign[{extra}]'" if extra else "codesign"
+
+
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     shadow = shadowed()
@@ -41,7 +48,7 @@ def run(arguments: list[str]) -> int:
         if error.name and error.name.split(".")[0] in ("codesign", "isa_model", "kernels"):
             raise
         print(
-            f"codesign: the package `{error.name}` is missing; `pip install codesign` brings it",
+            f"codesign: the package `{error.name}` is missing; `pip install {_bringer(error.name)}` brings it",
             file=sys.stderr,
         )
         return 3

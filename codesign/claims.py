@@ -31,7 +31,7 @@ class Verdict(Spec):
 def judge(proposal: Proposal, figures: Sequence[Figure]) -> tuple[Verdict, ...]:
     """A verdict per claim, in the proposal's order.
 
-    A claim holds where its worst figure's whole 95 % interval keeps the bound, and is refuted where some figure's whole
+    A claim holds where its worst figure's whole interval keeps the bound, and is refuted where some figure's whole
     interval breaks it; in between, and without evidence, it is undetermined.
     """
     return tuple(_judge(proposal, claim, figures) for claim in proposal.claims)
@@ -69,13 +69,16 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
         )
     covered = _covered(claim, figures)
     if claim.relative_to:
-        covered = [_ratio(claim, f, figures) for f in covered]
+        covered = [ratio for f in covered if (ratio := _ratio(claim, f, figures))]
     if not covered:
-        return Verdict(claim=claim, statement=text, judgement="undetermined", reason="no figure covers it")
+        reason = "no figure covers it"
+        if claim.metric.startswith("cost."):
+            reason = "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
     worst = max(covered, key=lambda f: _excess(claim, f.value))
     broken = max(covered, key=lambda f: _excess(claim, f.low, f.high, nearest=True))
     if _excess(claim, broken.low, broken.high, nearest=True) > 0:
-        judgement, decides, reason = "refuted", broken, "its whole 95 % interval breaks the bound"
+        judgement, decides, reason = "refuted", broken, "its whole interval breaks the bound"
     elif all(_excess(claim, f.low, f.high, nearest=False) <= 0 for f in covered):
         judgement, decides, reason = (
             "supported",
@@ -84,7 +87,7 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
         )
     else:
         decides = max(covered, key=lambda f: _excess(claim, f.low, f.high, nearest=False))
-        judgement, reason = "undetermined", "the 95 % interval straddles the bound"
+        judgement, reason = "undetermined", "the interval straddles the bound"
     return Verdict(
         claim=claim,
         statement=text,
@@ -108,17 +111,16 @@ def _covered(claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
     ]
 
 
-def _ratio(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure:
+def _ratio(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure | None:
     """The figure over that of the variant it is claimed relative to, on the same workload and tensors.
 
-    Its interval is the widest the two intervals allow: they share operands, so this overstates it.
+    Its interval is the widest the two intervals allow: they share operands, so this overstates it. None where that
+    variant has no such figure, as costs have of the proposal alone.
     """
-    other = next(
-        f
-        for f in figures
-        if (f.metric, f.workload, f.tensors, f.variant, f.at)
-        == (figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
-    )
+    wanted = (figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
+    other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
+    if other is None:
+        return None
 
     def over(x: float | None, y: float | None) -> float | None:
         return None if x is None or not y else float(f"{x / y:.6g}")

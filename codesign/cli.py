@@ -154,6 +154,24 @@ def show(
 
 
 @app.command()
+def rtl(
+    target: Target,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    liberty: Annotated[Path | None, typer.Option(help="Cell library; default: technology-neutral.")] = None,
+) -> int:
+    """Write an instruction's dot-product unit as Verilog, proven equal to the model, with testbench and mapped netlist."""
+    from codesign.cost.export import export
+    from codesign.cost.library import Library
+
+    instruction = _instruction(target)
+    library = Library.read(liberty) if liberty else Library.own()
+    for name, figure in export(instruction, out, library).items():
+        print(f"{name}: {figure}")
+    print(f"files: {out}", file=sys.stderr)
+    return 0
+
+
+@app.command()
 def conform(
     architecture: Annotated[
         str | None, typer.Argument(help="Whose instructions a recording or the chip has, for instance hopper.")
@@ -247,7 +265,7 @@ def init(
 
 
 def _instruction(target: str) -> Instruction:
-    """An instruction by name, or out of a file that describes it or proposes it."""
+    """An instruction of the catalogue, of a file, or what a proposal proposes."""
     from codesign.proposal import parse_proposal
     from isa_model.diagnostics import read_yaml
     from isa_model.library import is_path, load

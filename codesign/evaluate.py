@@ -14,6 +14,7 @@ from typing import Any
 
 from codesign import manual
 from codesign.claims import Verdict, judge
+from codesign.cost import evidence as cost
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather
@@ -54,6 +55,8 @@ class Result(Spec):
     """Of each variant and metric the worst figure over all GEMMs and tensor sources."""
     labels: dict[str, str]
     figures: tuple[Figure, ...]
+    costs: tuple[Figure, ...] = ()
+    """Of the hardware, over the base's; empty without a record."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -69,7 +72,8 @@ class Result(Spec):
 def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
     """Gather all evidence on a proposal and judge its claims."""
     evidence = gather(proposal, sampling, progress)
-    verdicts = judge(proposal, evidence.figures)
+    costs = cost.gather(proposal)
+    verdicts = judge(proposal, (*evidence.figures, *costs))
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
@@ -80,9 +84,10 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
         figures=evidence.figures,
+        costs=costs,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(*evidence.method, f"Shapes: {'; '.join(shapes)}."),
+        method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,
@@ -160,7 +165,17 @@ def commit() -> str:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", "isa_model", "codesign", "proposals"],
+            [
+                *git,
+                "status",
+                "--porcelain",
+                "-uno",
+                "--",
+                "isa_model",
+                "codesign",
+                "proposals",
+                ":!codesign/cost/records",
+            ],
             capture_output=True,
             text=True,
             timeout=10,

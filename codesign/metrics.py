@@ -86,9 +86,33 @@ METRICS: dict[str, Metric] = {
             "cost.area_ratio",
             "1",
             "lower",
-            "area of the proposed unit over that of the base unit",
-            gathered=False,
+            "area of the proposed dot-product unit over that of the base, per product",
         ),
+        Metric(
+            "cost.delay_ratio",
+            "1",
+            "lower",
+            "longest path of the proposed dot-product unit over that of the base, both without registers",
+        ),
+        Metric(
+            "cost.energy_ratio",
+            "1",
+            "lower",
+            "switched capacitance of the proposed dot-product unit over that of the base, per product",
+        ),
+        Metric(
+            "cost.sm_area_ratio",
+            "1",
+            "lower",
+            "transistors of a Hopper SM with the proposed units over today's, the SM's own number assumed",
+        ),
+        Metric(
+            "cost.extra_cycles",
+            "cycles",
+            "lower",
+            "further cycles of latency of the proposed dot-product unit, registers after as many gates as in the base",
+        ),
+        Metric("cost.scale_traffic", "1", "lower", "bits of scales read over bits of operands read"),
         Metric("training.loss_gap", "1", "lower", "relative gap of the training loss to BF16", gathered=False),
     )
 }

@@ -45,7 +45,7 @@ def number(value: float | None, unit: str = "1") -> str:
 
 
 def interval(figure: Figure) -> str:
-    """The figure's value with its 95 % interval."""
+    """The figure's value with its interval."""
     unit = METRICS[figure.metric].unit
     return f"{number(figure.value, unit)} [{number(figure.low, unit)}, {number(figure.high, unit)}]"
 
@@ -54,7 +54,14 @@ def deciding(verdict: Verdict) -> str:
     """The figure that decided, in words."""
     if verdict.deciding is None:
         return "—"
-    return f"{interval(verdict.deciding)} on {verdict.deciding.workload}, {verdict.deciding.tensors}"
+    figure = verdict.deciding
+    return f"{interval(figure)} " + (f"on {figure.workload}, {figure.tensors}" if figure.workload else figure.source)
+
+
+def cost_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per design and cost: what, of which design, the figure with its interval, the records."""
+    own = result.proposal.proposal
+    return [(f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f.source) for f in result.costs]
 
 
 SHORT = {

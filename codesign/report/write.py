@@ -54,6 +54,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         plots=plots,
         worst=tables.worst_table(result),
         tables=list(tables.figure_tables(result)),
+        costs=tables.cost_rows(result),
         marks=tables.MARKS,
         deciding=tables.deciding,
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),

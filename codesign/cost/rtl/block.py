@@ -1,0 +1,235 @@
+# amaranth: UnusedElaboratable=no
+"""What the generator is made of: hardware modules by name, and the hardware twin of the golden model's Term."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
+
+Wire = Any
+"""An Amaranth value."""
+
+
+@dataclass
+class Design:
+    """Hardware modules, each written once however often it is used."""
+
+    modules: dict[str, tuple[Module, list[Signal]]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def rtlil(self) -> str:
+        """All modules in the intermediate language of Yosys."""
+        return "\n".join(
+            rtlil.convert(module, name=name, ports=ports, emit_src=False)
+            for name, (module, ports) in self.modules.items()
+        )
+
+    def define(self, name: str, body: Callable[..., dict[str, Wire]], inputs: dict[str, int]) -> None:
+        """Build the module `name` by `body(block, **inputs)`, which returns its outputs; `inputs` are bits by port."""
+        block = Block(self)
+        ports = {key: Signal(bits, name=key) for key, bits in inputs.items()}
+        outputs = {key: Value.cast(value) for key, value in body(block, **ports).items()}
+        wires = {key: Signal(len(value), name=f"{key}_out") for key, value in outputs.items()}
+        for key, wire in wires.items():
+            block.module.d.comb += wire.eq(outputs[key])
+        self.modules[name] = (block.module, [*ports.values(), *wires.values()])
+        self.shapes[name] = tuple(inputs.values())
+
+
+class Block:
+    """A module under construction."""
+
+    def __init__(self, design: Design) -> None:
+        self.design, self.module = design, Module()
+
+    def let(self, name: str, value: Wire) -> Wire:
+        """Give a value a name (and an unsigned wire), so that what follows uses it instead of computing it again."""
+        value = Value.cast(value)
+        if isinstance(value, Const):
+            return Const(value.value & ((1 << len(value)) - 1), len(value))
+        wire = Signal(len(value), name=name)
+        self.module.d.comb += wire.eq(value)
+        return wire
+
+    def call(self, name: str, body: Callable[..., dict[str, Wire]], **inputs: Wire) -> dict[str, Wire]:
+        """Use the module `name`, built by `body(block, **inputs)` on first use; returns its outputs.
+
+        Modules of one name must be the same hardware: the name says everything `body` depends on.
+        """
+        name = re.sub(r"\W", "_", name, flags=re.ASCII)
+        inputs = {key: Value.cast(value) for key, value in inputs.items()}
+        shape = tuple(len(value) for value in inputs.values())
+        if name not in self.design.modules:
+            self.design.define(name, body, {key: len(value) for key, value in inputs.items()})
+        assert self.design.shapes[name] == shape, f"{name} is used with {shape} and {self.design.shapes[name]}"
+        _, ports_of = self.design.modules[name]
+        results = {
+            port.name.removesuffix("_out"): Signal(len(port), name=f"{name}_{port.name.removesuffix('_out')}")
+            for port in ports_of[len(inputs) :]
+        }
+        self.module.submodules += Instance(
+            name,
+            **{f"i_{key}": value for key, value in inputs.items()},
+            **{f"o_{key}_out": wire for key, wire in results.items()},
+        )
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class Exponent:
+    """A variable exponent: `field + offset`, plus `common` where many terms share a part of it.
+
+    The unsigned field lies between `low` and `top`; every wire is kept as narrow as these allow.
+    """
+
+    field: Wire
+    offset: int
+    low: int
+    top: int
+    common: Exponent | None = None
+
+    @property
+    def least(self) -> int:
+        return self.offset + self.low + (self.common.least if self.common else 0)
+
+    @property
+    def most(self) -> int:
+        return self.offset + self.top + (self.common.most if self.common else 0)
+
+    def plus(self, constant: int) -> Exponent:
+        return replace(self, offset=self.offset + constant)
+
+    def alone(self, block: Block) -> Exponent:
+        """The same exponent with the common part added in."""
+        if self.common is None:
+            return self
+        return add(block, replace(self, common=None), self.common.alone(block))
+
+
+def constant(value: int) -> Exponent:
+    return Exponent(Const(0, 1), value, 0, 0)
+
+
+def add(block: Block, x: Exponent, y: Exponent) -> Exponent:
+    """The sum of two exponents; their common parts stay common."""
+    common = x.common or y.common
+    if x.common and y.common:
+        common = add(block, x.common, y.common)
+    if x.top == 0 or y.top == 0:
+        moving = y if x.top == 0 else x
+        return Exponent(moving.field, x.offset + y.offset, moving.low, moving.top, common)
+    top = x.top + y.top
+    total = block.let("exponent", (x.field + y.field)[: top.bit_length()])
+    return Exponent(total, x.offset + y.offset, x.low + y.low, top, common)
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`(-1)**sign * significand * 2**position`, with the exponent it aligns with, as wires.
+
+    Where the number is not zero, `align - position >= depth` and the magnitude is under `2**(align + height)`.
+    Flags are lists of wires of which any one is enough. `normal`: the significand's top bit is set, unless the number is
+    zero or has the least position of its format.
+    """
+
+    sign: Wire
+    significand: Wire
+    position: Exponent
+    align: Exponent
+    depth: int
+    height: int
+    none: Wire
+    """A zero without an alignment exponent."""
+    nan: tuple[Wire, ...] = ()
+    infinite: tuple[Wire, ...] = ()
+    normal: bool = False
+
+    @property
+    def width(self) -> int:
+        return len(self.significand)
+
+
+def any_of(block: Block, name: str, flags: Iterable[Wire]) -> Wire:
+    """Whether any flag is set; each distinct wire counts once."""
+    distinct = list({id(flag): flag for flag in flags}.values())
+    return block.let(name, Cat(*distinct).any()) if distinct else Const(0, 1)
+
+
+def flip(value: Wire, when: Wire) -> Wire:
+    """All bits inverted where wanted."""
+    return Mux(when, ~value, value)[: len(value)]
+
+
+def gate(value: Wire, enable: Wire) -> Wire:
+    """The value where enabled, else zero."""
+    return Mux(enable, value, 0)
+
+
+def pad(value: Wire, width: int, below: int = 0) -> Wire:
+    """Zeros under and over a value, to `width` bits in all; bits beyond are dropped."""
+    above = width - below - len(value)
+    padded = Cat(Const(0, below), value, Const(0, max(above, 0)))
+    return padded[:width]
+
+
+def tree(items: Sequence[Any], join: Callable[[Any, Any], Any]) -> Any:
+    """Join items pairwise, level by level."""
+    while len(items) > 1:
+        pairs = [join(items[i], items[i + 1]) for i in range(0, len(items) - 1, 2)]
+        items = [*pairs, *items[len(pairs) * 2 :]]
+    return items[0]
+
+
+def shift_right(block: Block, value: Wire, amount: Wire, sticky: bool) -> tuple[Wire, Wire]:
+    """`value >> amount`, and whether a set bit was lost (constant 0 unless `sticky`).
+
+    Small steps come first: where the value starts out with zeros below, these stay narrow.
+    """
+    width, lost = len(value), []
+    stages = min(len(amount), max((width - 1).bit_length(), 1))
+    beyond = amount[stages:]
+    for i in range(stages):
+        step = min(1 << i, width)
+        if sticky:
+            lost.append(amount[i] & value[:step].any())
+        value = block.let("shifted", Mux(amount[i], pad(value[step:], width), value))
+    if len(beyond):
+        far = block.let("far", beyond.any())
+        if sticky:
+            lost.append(far & value.any())
+        value = block.let("shifted", gate(value, ~far))
+    return value, any_of(block, "lost", lost)
+
+
+def shift_left(block: Block, value: Wire, amount: Wire, width: int) -> Wire:
+    """`value << amount`, `width` bits of it."""
+    value = pad(value, width)
+    for i in range(len(amount)):
+        step = min(1 << i, width)
+        value = block.let("shifted", Mux(amount[i], pad(value, width, below=step), value))
+    return value
+
+
+def leading_zeros(block: Block, value: Wire) -> Wire:
+    """How many zeros stand above the highest set bit; unspecified for zero."""
+    width = len(value)
+    size = 1 << max((width - 1).bit_length(), 1)
+    padded = Cat(Const(0, size - width), value)
+
+    def join(low: tuple[Wire, list[Wire]], high: tuple[Wire, list[Wire]]) -> tuple[Wire, list[Wire]]:
+        (any_low, count_low), (any_high, count_high) = low, high
+        mixed = [Mux(any_high, h, x) for x, h in zip(count_low, count_high, strict=True)]
+        return block.let("any", any_low | any_high), [block.let("count", x) for x in [*mixed, ~any_high]]
+
+    _, count = tree([(padded[i], []) for i in range(size)], join)
+    return Cat(*count)
+
+
+def all_of(block: Block, name: str, flags: Sequence[Wire]) -> Wire:
+    return block.let(name, reduce(lambda x, y: x & y, flags))

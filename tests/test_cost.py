@@ -1,0 +1,459 @@
+"""Hardware cost: units equal to the model in every part of the language, faults caught, records that hold."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("amaranth")
+pytest.importorskip("pyosys")
+
+from codesign.__main__ import run
+from codesign.claims import judge
+from codesign.cost import records
+from codesign.cost.elaborate import elaborate
+from codesign.cost.energy import switched, workload_vectors
+from codesign.cost.evidence import gather
+from codesign.cost.export import export
+from codesign.cost.library import Library
+from codesign.cost.netlist import Netlist, pack, unpack
+from codesign.cost.pipeline import pipeline
+from codesign.cost.rtl.unit import unit
+from codesign.cost.synth import block_areas, synthesise
+from codesign.cost.vectors import adversarial, of_matrices
+from codesign.cost.verify import against_golden, compare, faults_caught, outputs, prove
+from codesign.proposal import Quantisation, load_proposal
+from codesign.trial import Trial
+from codesign.workloads.gemms import gemms
+from isa_model import InputError, load
+from isa_model.instruction import Instruction
+
+ROOT = Path(__file__).parent.parent
+FP32 = {"format": "fp32", "rounding": "nearest-even"}
+TRUNCATED = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
+
+
+def instruction(stages, a="e4m3", b="e4m3", k=None, accumulator="fp32", **fields):
+    body = {"name": "test", "a": a, "b": b, "accumulator": accumulator, "stages": stages, **fields}
+    span = 1
+    for stage in stages.values():
+        span *= stage["terms"] * stage.get("chain", 1)
+    return Instruction.model_validate({**body, "shape": {"m": 8, "n": 8, "k": k or span}})
+
+
+def aligned(terms, bits, rounding="toward-zero", **fields):
+    return {"terms": terms, "fraction_bits": bits, "rounding": rounding, **fields}
+
+
+OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
+FUSED = {"accumulator": True, "result": FP32}
+MODES = ["toward-zero", "nearest-even", "nearest-away", "up", "down", "to-odd"]
+SPECS = {
+    **{f"aligned {mode}": instruction({"s": aligned(8, 12, mode, **FUSED)}) for mode in MODES},
+    **{
+        f"register {mode}": instruction(
+            {"s": aligned(4, 20, accumulator=True, result={"format": "fp16", "rounding": mode})}, accumulator="fp16"
+        )
+        for mode in MODES
+    },
+    "zeros that count": instruction({"s": aligned(4, 9, zero_exponent=2, **FUSED)}),
+    "no more bits than a product": instruction({"s": aligned(4, 2, "nearest-even", **FUSED)}, a="e5m2", b="e5m2"),
+    "a wider accumulator": instruction(
+        {"s": aligned(4, 10, accumulator={"fraction_bits": 14, "drop_beyond": 12}, result=FP32, zero="ieee")}
+    ),
+    "infinities in operands": instruction({"s": aligned(4, 13, **FUSED)}, a="e5m2", b="bf16"),
+    "subnormals flushed": instruction(
+        {"s": aligned(4, 13, accumulator=True, result={**FP32, "subnormals": "flush"})}, flush_inputs=True
+    ),
+    "registers that saturate": instruction(
+        {
+            "s": {"terms": 2, "result": {"format": "bf16", "rounding": "up", "overflow": "saturate"}},
+            "t": aligned(2, 20, accumulator=True, result=[{"format": "e6m11", "rounding": "down"}, FP32]),
+        },
+        a="bf16",
+        b="bf16",
+    ),
+    "an exact sum": instruction({"s": {"terms": 8, **FUSED}}),
+    "a float tree": instruction(
+        {
+            "p": {"terms": 1, "result": FP32},
+            "s": {"terms": 2, "result": FP32, "zero": "ieee"},
+            "c": {"terms": 1, **FUSED},
+        },
+        a="bf16",
+        b="bf16",
+    ),
+    "a fused multiply-add": instruction({"s": {"terms": 1, "zero": "ieee", **FUSED}}, a="fp32", b="fp32"),
+    "two interleaved steps": load("hopper.mma.m16n8k16.f32.e4m3.e4m3.f32").model_copy(update={"widen": None}),
+    "fp16 accumulation": load("hopper.mma.m16n8k16.f16.e5m2.e5m2.f16"),
+    "scales added to exponents": instruction(
+        {"s": aligned(8, 14, accumulator=True, result=TRUNCATED)},
+        scale={"a": {"group": [1, 4], "format": "ue8m0"}, "b": {"group": [4, 1], "format": "ue8m0"}},
+    ),
+    "scales multiplied onto exact sums": instruction(
+        {
+            "dot": {"terms": 4, "exponent": 0},
+            "fuse": aligned(2, 35, accumulator=True, zero_exponent=-139, result=TRUNCATED),
+        },
+        a="e2m1",
+        b="e2m1",
+        scale={
+            "a": {"group": [1, 4], "format": "ue4m3"},
+            "b": {"group": [4, 1], "format": "ue4m3"},
+            "onto": "dot",
+        },
+    ),
+    "a rounded scaled sum": instruction(
+        {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}},
+        scale={
+            "a": {"group": [1, 4], "format": "fp32"},
+            "b": {"group": [4, 1], "format": "fp32"},
+            "onto": "s",
+            "product": FP32,
+            "result": {"format": "bf16", "rounding": "nearest-even"},
+        },
+    ),
+    "names and formats of one's own": instruction(
+        {
+            "my stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
+            "my-stage": aligned(1, 20, **FUSED),
+        },
+        a=OWN,
+    ),
+    "4 terms": instruction({"s": aligned(4, 13, **FUSED)}),
+    "128 terms": instruction({"s": aligned(128, 13, **FUSED)}, a="e2m1", b="e2m1"),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small unit, mapped, and what it computes."""
+    spec = SPECS["4 terms"]
+    return spec, synthesise(unit(spec), Library.own()).netlist
+
+
+# -- equivalence -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_unit_computes_what_the_model_does(name):
+    """Every kind of stage, rounding, register, scale and special value gives the model's bits."""
+    spec = SPECS[name]
+    result = compare(elaborate(unit(spec)), spec, adversarial(spec, 0, 16))
+    assert (result.vectors, result.mismatches) == (2560, 0), result.first
+
+
+def test_a_small_unit_is_right_for_every_input():
+    """Two products of E2M1 and C of six bits: all 2**22 inputs, through the mapped netlist."""
+    register = {"format": "e3m2ieee", "rounding": "nearest-even"}
+    spec = instruction({"s": aligned(2, 3, accumulator=True, result=register)}, "e2m1", "e2m1", accumulator="e3m2ieee")
+    netlist = synthesise(unit(spec), Library.own()).netlist
+    pairs = np.stack(np.divmod(np.arange(256, dtype=np.uint8), 16), axis=1).astype(np.uint8)
+    for c in range(64):
+        vectors = of_matrices(spec, pairs, pairs.T, np.full((256, 256), c, np.uint8))
+        assert np.array_equal(outputs(netlist, spec, vectors), vectors.d), c
+
+
+def test_the_mapped_base_gives_what_the_h200_recorded():
+    """The netlist of Hopper's FP8 wgmma equals the recorded hardware on every stored single step."""
+    spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
+    netlist = synthesise(unit(spec), Library.own()).netlist
+    checked = 0
+    with np.load(ROOT / "tests/fixtures/h200_mma.npz") as recorded:
+        keys = [k[:-2] for k in recorded.files if k.startswith("wgmma_e4m3_f32/") and k.endswith("/1/D")]
+        for key in keys:
+            a, b, c, d = (recorded[f"{key}/{x}"] for x in "ABCD")
+            for block in range(len(a)):
+                vectors = of_matrices(spec, a[block], b[block].T, c[block].view(np.uint32))
+                got = outputs(netlist, spec, vectors)
+                assert np.array_equal(got, d[block].view(np.uint32).ravel().astype("u8")), key
+                checked += len(got)
+    assert checked > 1000
+
+
+def test_the_engine_behind_the_vectors_is_the_golden_model():
+    """D of the vectors, computed by the fast engine, is what the scalar definition says."""
+    assert against_golden(SPECS["scales added to exponents"], 100).mismatches == 0
+
+
+def test_faults_are_caught(small):
+    """Nearly every net held at 0 or 1 changes some D; the unharmed netlist changes none."""
+    spec, netlist = small
+    assert prove(netlist, spec, at_least=5000).mismatches == 0
+    faults, caught = faults_caught(netlist, spec, 30)
+    assert faults == 60
+    assert caught >= 0.9 * faults
+
+
+def test_a_wrong_gate_is_caught(small):
+    """A gate exchanged for another kind is a mismatch with the operands that show it."""
+    spec, netlist = small
+    victim = next(i for i, g in enumerate(netlist.gates) if g.cell == "XOR2")
+    gates = [*netlist.gates]
+    gates[victim] = type(gates[victim])("OR2", gates[victim].inputs, gates[victim].output)
+    broken = Netlist(netlist.library, gates, netlist.inputs, netlist.outputs, netlist.nets)
+    result = compare(broken, spec, adversarial(spec, 0, 24))
+    assert result.mismatches
+    assert "model 0x" in result.first
+
+
+def test_packing_is_reversible():
+    """Codes packed to bits and back, for a number of vectors that does not fill a word."""
+    codes = np.random.default_rng(0).integers(0, 1 << 13, (100, 1))
+    assert np.array_equal(unpack(pack(codes, 13), 100), codes[:, 0])
+
+
+# -- what has no hardware --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (instruction({"s": {"terms": 4, "accumulator": True, "result": {"format": "int32", "rounding": "toward-zero"}}},
+                     "int8", "int8", accumulator="int32"), "only floating-point"),
+        (instruction({"s": {"terms": 3, **FUSED}}, "fp32", "fp32"), "has no hardware"),
+        (instruction({"s": aligned(4, 13, **FUSED)}, infinite_from=128), "infinite_from"),
+        (load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32"), "widening the operands"),
+        (load("volta.mma.m8n8k4.f32.f16.f16.f16"), "a format of its own"),
+        (instruction({"s": aligned(4, 13, interleave={"run": 1, "parts": 2}, **FUSED)}, k=8), "deals out more"),
+    ],
+)  # fmt: skip
+def test_what_the_generator_cannot_say_is_refused(spec, reason):
+    """Integers, exact sums too wide for an adder, and rules without hardware end in one clear message."""
+    with pytest.raises(InputError, match=reason):
+        unit(spec)
+
+
+# -- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_neutral_library_is_what_its_sources_say():
+    """A NAND2 counts 1, FO4 is 5 tau, and every function reads back as the gate it is."""
+    library = Library.own()
+    assert (library.nand2.area, library.fo4) == (1.0, 5.0)
+    assert library.cells["XOR2"].truth_table == 0b0110
+    assert library.cells["AOI21"].truth_table == 0b00000111
+    assert library.cells["MUX2"].truth_table == 0b11001010
+    assert library.flip_flop.area == pytest.approx(17 / 3, abs=1e-4)
+
+
+def test_liberty_functions_are_read_as_written_anywhere(tmp_path):
+    """Postfix negation, a space for AND, and tables with two axes are read; a file without cells is refused."""
+    text = """library (x) { cell (N) { area : 2; pin (A) { direction : input; capacitance : 2; }
+      pin (B) { direction : input; capacitance : 2; } pin (Y) { direction : output; function : "(A B)'";
+      timing () { cell_rise (t) { index_1 ("1, 2"); index_2 ("2, 4"); values ("5, 9", "6, 10"); } } } }
+      cell (I) { area : 1; pin (A) { direction : input; capacitance : 1; } pin (Y) { direction : output;
+      function : "A'"; } } }"""
+    (tmp_path / "x.lib").write_text(text)
+    library = Library.read(tmp_path / "x.lib")
+    assert library.nand2.name == "N"
+    assert (library.nand2.intrinsic, library.nand2.resistance) == (2.0, 2.0)
+    (tmp_path / "y.lib").write_text("no library")
+    with pytest.raises(InputError, match="no cell"):
+        Library.read(tmp_path / "y.lib")
+
+
+def test_our_timer_agrees_with_abc_where_no_buffer_is_assumed(small, monkeypatch):
+    """Without the chain of inverters on wide nets, the longest path is abc's to the last digit."""
+    import codesign.cost.netlist as module
+
+    spec, _ = small
+    mapped = synthesise(unit(spec), Library.own())
+    buffered = mapped.netlist.delay
+    monkeypatch.setattr(module.math, "log", lambda *_: 1e9)
+    mapped.netlist.__dict__.pop("arrivals")
+    assert mapped.netlist.delay == pytest.approx(mapped.delay, rel=1e-3)
+    assert buffered <= mapped.netlist.delay
+
+
+def test_synthesis_is_deterministic_and_blocks_add_up(small):
+    """The same design gives the same netlist; areas by block sum to about the flat design's."""
+    spec, netlist = small
+    rtlil = unit(spec)
+    assert rtlil == unit(spec)
+    again = synthesise(rtlil, Library.own()).netlist
+    assert again.gates == netlist.gates
+    blocks = block_areas(rtlil, Library.own())
+    assert sum(blocks.values()) == pytest.approx(netlist.area, rel=0.15)
+
+
+def test_a_pipeline_keeps_its_depth_and_counts_its_registers(small):
+    """No stage is deeper than asked, nothing is read before it is there; one stage has registers at D alone."""
+    _, netlist = small
+    cut = pipeline(netlist, 16)
+    depth = [0] * netlist.nets
+    for i in netlist.order:
+        gate = netlist.gates[i]
+        here = cut.stage[gate.output]
+        assert all(cut.stage[net] <= here for net in gate.inputs)
+        depth[gate.output] = 1 + max((depth[n] for n in gate.inputs if cut.stage[n] == here), default=0)
+    assert max(depth) <= 16
+    assert cut.latency == max(cut.stage) + 1
+    whole = pipeline(netlist, 10_000)
+    assert (whole.latency, whole.register_bits) == (1, len({n for n in netlist.outputs["d_out"] if n > 1}))
+    assert cut.area > whole.area > netlist.area
+    assert cut.period < whole.period
+
+
+def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
+    """Glitches add to the quiet energy; operands that stay the same switch nothing but the clock."""
+    spec, netlist = small
+    trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", 0, 4, 4, Quantisation())
+    vectors = workload_vectors(spec, trial)
+    assert compare(netlist, spec, [vectors]).mismatches == 0
+    cut = pipeline(netlist, 16)
+    low, high = switched(cut, spec, vectors)
+    assert 0 < low < high
+    same = type(vectors)({n: np.repeat(c[:1], 70, axis=0) for n, c in vectors.operands.items()}, vectors.d[:70])
+    rest = switched(cut, spec, same)
+    assert rest[0] == rest[1] < low / 2
+
+
+# -- records and files -----------------------------------------------------------------------------------------------
+
+
+def test_a_design_is_known_by_its_hardware():
+    """m, n and prose do not change a design; one fraction bit does."""
+    base = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    assert records.design_sha256(base) == records.design_sha256(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"))
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    assert len({records.design_sha256(proposal.proposed(v)) for v in (None, 13, 17, 25)}) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "proposals").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_proposal_has_records_and_figures(path):
+    """Base and proposal have records of the present recipe, proven on 100,000 vectors, and so cost figures."""
+    proposal = load_proposal(path)
+    for spec in (proposal.today, proposal.proposed()):
+        record = records.find(spec, "neutral")
+        assert record is not None, spec.name
+        assert record.equivalence.vectors >= 100_000
+        assert record.equivalence.mismatches == 0
+    figures = {f.metric: f for f in gather(proposal) if f.at is None}
+    ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
+    assert figures.keys() == {*ratios, "cost.sm_area_ratio", "cost.extra_cycles", "cost.scale_traffic"}
+    for name, figure in figures.items():
+        assert figure.low <= figure.value <= figure.high
+        assert name not in ratios or proposal.base in figure.source
+    verdicts = [v for v in judge(proposal, gather(proposal)) if v.claim.metric.startswith("cost.")]
+    assert verdicts
+    assert all(v.deciding is not None for v in verdicts)
+
+
+def test_the_shipped_record_of_the_base_is_what_synthesis_gives():
+    """Made again, the base has the area and delay of its record."""
+    spec = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    record = records.find(spec, "neutral")
+    netlist = synthesise(unit(spec), Library.own()).netlist
+    assert record.library_sha256 == Library.own().sha256
+    assert record.area == pytest.approx(netlist.area, rel=0.01)
+    assert record.delay_fo4 == pytest.approx(netlist.delay / 5, rel=0.05)
+
+
+def test_exported_files_run_under_an_open_simulator(tmp_path):
+    """The testbench passes with the design and with the mapped netlist, and fails with a wrong vector."""
+    spec = SPECS["scales added to exponents"]
+    export(spec, tmp_path / "rtl", Library.own())
+    files = {p.name for p in (tmp_path / "rtl").iterdir()}
+    assert files == {
+        "unit.v",
+        "unit_mapped.v",
+        "unit_pipelined.v",
+        "cells.v",
+        "testbench.v",
+        "vectors.hex",
+        "README.md",
+    }
+    assert records.design_sha256(spec) in (tmp_path / "rtl/unit.v").read_text()[:400]
+    if not shutil.which("iverilog"):
+        pytest.skip("Icarus Verilog is not installed")
+
+    def simulate(*sources):
+        subprocess.run(["iverilog", "-g2005", "-o", "run", "testbench.v", *sources], cwd=tmp_path / "rtl", check=True)
+        return subprocess.run(["vvp", "run"], cwd=tmp_path / "rtl", capture_output=True, text=True).stdout
+
+    assert "PASS: 2000 vectors" in simulate("unit.v")
+    assert "PASS: 2000 vectors" in simulate("unit_mapped.v", "cells.v")
+    assert "PASS: 2000 vectors" in simulate("-DPIPELINED", "unit_pipelined.v", "cells.v")
+    vectors = (tmp_path / "rtl/vectors.hex").read_text()
+    flipped = ("1" if vectors[0] != "1" else "2") + vectors[1:]
+    (tmp_path / "rtl/vectors.hex").write_text(flipped)
+    assert "FAIL: 1 of 2000 vectors" in simulate("unit.v")
+
+
+def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
+    """The Verilog, read by Yosys, computes what the model does."""
+    from codesign.cost import elaborate as module
+    from codesign.cost.synth import readable
+    from codesign.cost.synth import run as yosys
+
+    spec = SPECS["4 terms"]
+    (tmp_path / "unit.v").write_text(readable(unit(spec)))
+    yosys(
+        "read_verilog unit.v; hierarchy -top unit; proc; flatten -noscopeinfo; opt; alumacc; techmap; opt; "
+        "write_json out.json",
+        str(tmp_path),
+    )
+    data = json.loads((tmp_path / "out.json").read_text())["modules"]["unit"]
+    netlist = Netlist.of_json(data, module._Gates("gates", ""))
+    assert compare(netlist, spec, adversarial(spec, 1, 12)).mismatches == 0
+
+
+def test_the_command_writes_and_refuses(tmp_path, capsys):
+    """`codesign rtl` prints the figures; an integer instruction and a missing library end with exit code 2."""
+    (tmp_path / "s.yaml").write_text("""shape: {m: 4, n: 4, k: 2}
+a: e2m1
+b: e2m1
+accumulator: fp16
+stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, result: {format: fp16, rounding: down}}}
+""")
+    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "rtl")]) == 0
+    assert "0 mismatches" in capsys.readouterr().out
+    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "r"), "--liberty", "nowhere.lib"]) == 2
+    assert "cannot read nowhere.lib" in capsys.readouterr().err
+    text = (tmp_path / "s.yaml").read_text().replace("e2m1", "int8").replace("fraction_bits: 4, rounding: down, ", "")
+    (tmp_path / "i.yaml").write_text(text.replace("fp16", "int32"))
+    assert run(["rtl", str(tmp_path / "i.yaml"), "--out", str(tmp_path / "r")]) == 2
+    assert "only floating-point" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_export_leaves_foreign_folders_alone(tmp_path):
+    """A folder that holds something else is not written to."""
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds something else"):
+        export(SPECS["4 terms"], tmp_path, Library.own())
+
+
+def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
+    """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
+    from codesign.cost import evidence
+
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    made = []
+
+    def measured(spec, library, vectors, words):
+        made.append(spec.name)
+        if "at 17" in spec.name:
+            raise InputError.of("no hardware")
+        return records.find(spec, "neutral")
+
+    monkeypatch.setattr(evidence, "find", lambda *_: None)
+    monkeypatch.setattr(evidence, "measure", measured)
+    assert gather(proposal) == ()
+    assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
+
+
+def test_chip_figures_follow_from_the_records():
+    """Extra gates over an SM's transistors by hand; scale traffic of FP32 per 128 and of UE8M0 per 32 are 1/32."""
+    from codesign.cost.chip import scale_traffic, sm_area
+
+    for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
+        assert scale_traffic(load_proposal(ROOT / f"proposals/{name}.yaml").proposed()).value == 1 / 32
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
+    extra = (new.pipelined.area - old.pipelined.area) * 4 * 128
+    assert sm_area(new, old, proposal.proposed()).value == pytest.approx(1 + extra / (80e9 / 144 * 0.55))
