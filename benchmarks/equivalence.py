@@ -123,11 +123,11 @@ def commit() -> str:
     return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def record(rows: list[Row], started_at: str, path: Path) -> None:
+def record(rows: list[Row], options: argparse.Namespace, started_at: str) -> None:
     """Save a run as JSON, with what it ran on."""
     run = {
         "what": "outputs of our engines (cpu; golden for FP64) compared with those of the package mmasim, code for code",
-        "command": " ".join(["python", "benchmarks/equivalence.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/equivalence.py --outputs {options.outputs} --only '{options.only}'",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": started_at,
         "versions": {
@@ -142,7 +142,7 @@ def record(rows: list[Row], started_at: str, path: Path) -> None:
     }
     head = json.dumps(run, indent=1).rstrip("\n}")
     body = ",\n".join("  " + json.dumps(asdict(row)) for row in of_a_kind(rows))
-    write(path, f'{head},\n "rows": [\n{body}\n ]\n}}\n'.encode())
+    write(options.record, f'{head},\n "rows": [\n{body}\n ]\n}}\n'.encode())
 
 
 def fixture(names: list[str], path: Path) -> None:
@@ -180,6 +180,11 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="save the run to this file (JSON)")
     parser.add_argument("--fixture", type=Path, help="save a few outputs of each instruction to this file (.npz)")
     options = parser.parse_args()
+    if options.outputs < 1:
+        parser.error(f"--outputs {options.outputs}: at least 1")
+    for path in filter(None, (options.record, options.fixture)):
+        if not path.parent.is_dir():
+            parser.error(f"{path}: there is no folder {path.parent}")
     try:
         from oracle import instructions
     except ModuleNotFoundError as missing:
@@ -210,7 +215,7 @@ def main() -> int:
     wrong = sum(row.mismatches for row in rows)
     print(f"{len(rows)} instructions, {sum(row.outputs for row in rows)} outputs, {wrong} mismatches")
     if options.record:
-        record(rows, started_at, options.record)
+        record(rows, options, started_at)
     return int(wrong > 0)
 
 
