@@ -100,7 +100,7 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
             side("scale_b", scale.b.format).T if scale and scale.b else None,
             engine=engine,
         )
-        results += np.diagonal(d).copy().view(c.dtype).tolist()
+        results += np.diagonal(d).copy().view(code_dtype(spec.accumulator)).tolist()
     return results
 
 

@@ -1,0 +1,81 @@
+"""Known-answer vectors: what they cover, their two file forms, and that conform finds one wrong bit."""
+
+import json
+
+import pytest
+
+from codesign.__main__ import run
+from isa_model import golden, load
+
+SPECS = [
+    "hopper.wgmma.m64n8k32.f32.e4m3.e4m3",
+    "hopper.mma.m16n8k16.f16.e5m2.e4m3.f16",
+    "hopper.wgmma.m64n8k8.f32.tf32.tf32",
+    "volta.mma.m8n8k4.f32.f16.f16.f16",
+    "hopper.mma.m16n8k16.s32.s8.u8.s32.satfinite",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vectors")
+    assert run(["vectors", SPECS[0], "--out", str(folder / "one"), "--count", "1200", "--seed", "3"]) == 0
+    return folder / "one"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_wanted_bin_is_hit(name, tmp_path, capsys):
+    """The coverage, measured on the finished vectors, misses nothing that the instruction can reach."""
+    assert run(["vectors", name, "--out", str(tmp_path / "v"), "--count", "2000"]) == 0
+    assert " 0 missed" in capsys.readouterr().out
+    assert run(["conform", "--vectors", str(tmp_path / "v")]) == 0
+
+
+def test_vectors_are_golden_results(folder):
+    """Each line's D is the golden model's for its operands, and the header carries the instruction."""
+    header, *lines = (json.loads(line) for line in (folder / "vectors.jsonl").read_text().splitlines())
+    spec = load(SPECS[0])
+    assert header["instruction"] == spec.name
+    assert len(lines) == 1200
+    for line in lines[::29]:
+        a, b = ([int(code, 16) for code in line[side]] for side in "ab")
+        c, d = (int(line[side][0] if isinstance(line[side], list) else line[side], 16) for side in "cd")
+        assert golden.dot(spec, a, b, c) == d
+
+
+def test_the_same_seed_gives_the_same_files(folder, tmp_path):
+    """Two runs with one seed write the same bytes; another seed writes others."""
+    for seed, same in (("3", True), ("4", False)):
+        out = tmp_path / seed
+        assert run(["vectors", SPECS[0], "--out", str(out), "--count", "1200", "--seed", seed]) == 0
+        assert ((out / "a.hex").read_bytes() == (folder / "a.hex").read_bytes()) == same
+
+
+@pytest.mark.parametrize("name", ["vectors.jsonl", "d.hex"])
+def test_conform_finds_one_flipped_bit(folder, tmp_path, capsys, name):
+    """One bit of one D in either form is one mismatch and exit code 1."""
+    import shutil
+
+    copy = tmp_path / "v"
+    shutil.copytree(folder, copy)
+    if name == "d.hex":
+        lines = (copy / name).read_text().splitlines()
+        last = max(i for i, line in enumerate(lines) if line and not line.startswith("//"))
+        lines[last] = f"{int(lines[last], 16) ^ 0x400:0{len(lines[last])}x}"
+    else:
+        lines = (copy / name).read_text().splitlines()
+        vector = json.loads(lines[-1])
+        old = vector["d"][0] if isinstance(vector["d"], list) else vector["d"]
+        new = f"{int(old, 16) ^ 0x400:0{len(old)}x}"
+        vector["d"] = [new] if isinstance(vector["d"], list) else new
+        lines[-1] = json.dumps(vector)
+    (copy / name).write_text("\n".join(lines) + "\n")
+    assert run(["conform", "--vectors", str(copy)]) == 1
+    assert "1 mismatches" in capsys.readouterr().out
+
+
+def test_too_few_vectors_for_the_coverage_are_refused(tmp_path, capsys):
+    """A count below what the coverage needs exits with 2, says how many it takes, and writes nothing."""
+    assert run(["vectors", SPECS[0], "--out", str(tmp_path / "v"), "--count", "10"]) == 2
+    assert "--count" in capsys.readouterr().err
+    assert not (tmp_path / "v").exists()
