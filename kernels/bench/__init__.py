@@ -3,7 +3,7 @@
 How a kernel plugs in:
 
 1. Its folder has a `cases.py` with `cases(shapes) -> Iterator[Case]`: cases of its own implementations (variant `ours`) and
-   timing twins (`twin`). `shapes` are `shapes.Gemm(m, n, k)`, m tokens; `shape.dgrad`, `shape.wgrad` are the GEMMs of the backward pass.
+   timing twins (`twin`). `shapes` are `shapes.Gemm(m, n, k)`, m tokens; `shape.dgrad` and `shape.wgrad` follow from them.
 2. A `Case` (case.py) says what is computed, its FLOPs and least bytes, and how: `prepare(generator)` makes one set of
    operands and outputs on the GPU (outputs full of NaN; random normal data), `launch(set)` enqueues on torch's current
    stream without allocating or synchronising, `check(set)` returns an error figure or raises `Wrong`. Twins have no check.

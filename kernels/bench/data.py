@@ -34,7 +34,7 @@ def normal(generator: Any, rows: int, columns: int) -> Any:
 
 
 def quantise(x: Any, rows: int, columns: int) -> Quantised:
-    """Quantise (m, k) to E4M3 with one scale for each tile of rows x columns, max-abs / 448; ragged edges make smaller tiles."""
+    """Quantise (m, k) to E4M3, one scale for each tile of rows x columns: max-abs / 448. Tiles at the edges are smaller."""
     import torch
 
     m, k = x.shape

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from isa_model.diagnostics import InputError
+
 DEEPSEEK_V3 = {
     "qkv-a": (2112, 7168),
     "q-b": (24576, 1536),
@@ -47,7 +49,7 @@ def deepseek_v3(tokens: Sequence[int] = TOKENS) -> tuple[Gemm, ...]:
 
 
 def parse(text: str) -> tuple[Gemm, ...]:
-    """Shapes from `deepseek-v3` or from `MxNxK`, separated by commas. Raises ValueError with what would be right."""
+    """Shapes from `deepseek-v3` or from `MxNxK`, separated by commas. Raises InputError for anything else."""
     shapes: list[Gemm] = []
     for part in text.split(","):
         if part == "deepseek-v3":
@@ -55,5 +57,5 @@ def parse(text: str) -> tuple[Gemm, ...]:
         elif match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", part):
             shapes.append(Gemm(*map(int, match.groups())))
         else:
-            raise ValueError(f"`{part}` is no shape; for instance deepseek-v3, or 4096x7168x2048 (m x n x k)")
+            raise InputError.of(f"`{part}` is no shape", "for instance deepseek-v3, or 4096x7168x2048 (m x n x k)")
     return tuple(dict.fromkeys(shapes))
