@@ -206,9 +206,9 @@ def blockwise_scales(a: Quantised, b: Quantised) -> tuple[Any, Any]:
 
 
 def _blockwise(kernel: str, shape: Gemm, tile_b: tuple[int, int]) -> Case:
-    import torch
-
     def launch(x: Operands) -> None:
+        import torch
+
         recipes = torch.nn.functional.ScalingType
         tiled = {1: recipes.BlockWise1x128, 128: recipes.BlockWise128x128}
         recipe_a, recipe_b = [tiled[1].value], [tiled[tile_b[0]].value]

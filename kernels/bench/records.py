@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,3 +189,14 @@ def save(record: Spec, path: Path) -> None:
     except OSError as error:
         raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
     write_file(path, dump(record))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those of some packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

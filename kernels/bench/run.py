@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +14,7 @@ from isa_model.diagnostics import InputError, Unavailable
 from isa_model.provenance import commit
 from kernels.bench import REGISTERED, peers
 from kernels.bench.case import Case
-from kernels.bench.records import FOLDER, Record, Row
+from kernels.bench.records import FOLDER, Record, Row, versions
 from kernels.bench.shapes import Gemm
 
 
@@ -114,17 +113,6 @@ def header(name: str, command: str, seed: int, sampler: Any) -> dict[str, Any]:
         },
         "sampled": sampler.summary(),
     }
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those of some packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _cublas() -> str:
