@@ -45,21 +45,21 @@ def ceilings() -> Iterator[Case]:
 def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
     """Peers for forward GEMMs, and from 1024 tokens on for dgrad and wgrad too."""
     for shape in shapes:
-        yield from _plain(shape)
+        yield _bf16("gemm.bf16", shape)
+        yield _row_scale("gemm.native", shape)
+        yield from _one_scales(shape)
         yield _blockwise("gemm.fprop", shape, (128, 128))
         yield _deep_gemm("gemm.fprop", shape)
         if shape.m >= 1024:
-            yield from _plain(shape.dgrad)
+            yield from _one_scales(shape.dgrad)
             yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
-            yield from _plain(shape.wgrad)
+            yield from _one_scales(shape.wgrad)
             yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
 
 
-def _plain(shape: Gemm) -> Iterator[Case]:
-    yield _bf16("gemm.bf16", shape)
+def _one_scales(shape: Gemm) -> Iterator[Case]:
     yield _one_scale("gemm.native", shape, fast=True)
     yield _one_scale("gemm.native", shape, fast=False)
-    yield _row_scale("gemm.native", shape)
 
 
 def fp8_bytes(shape: Gemm, out: int = 2) -> int:
