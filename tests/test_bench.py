@@ -126,7 +126,7 @@ def gpu(monkeypatch):
 
 
 def measured(gpu, *cases):
-    sampler = SimpleNamespace(clock=lambda windows: 1980)
+    sampler = SimpleNamespace(clock=lambda windows: 1980, watts=lambda windows: 650)
     return measure.measure([replace(c, launch=gpu.launch) for c in cases], 0, sampler)
 
 
@@ -141,6 +141,8 @@ def test_a_time_is_one_launch_over_rotating_sets(gpu):
     assert row.timing.launches % row.timing.sets == 0
     assert row.timing.launches * 0.02 >= measure.GRAPH_MS
     assert row.timing.sm_mhz == 1980
+    assert row.sustained.us == pytest.approx(20)
+    assert row.sustained.watts == 650
 
 
 def test_a_wrong_case_is_not_timed(gpu):
@@ -187,8 +189,8 @@ def test_unstable_times_are_refused(gpu):
     assert row.timing.us == pytest.approx(20)
 
 
-def test_a_peer_may_refuse_and_ours_may_not_crash(gpu):
-    """What a library cannot do is noted with its reason; an exception of our own kernel is not swallowed."""
+def test_a_peer_may_refuse_and_ours_may_not(gpu):
+    """What a library cannot do is noted with its reason; an exception of our own kernel counts as a wrong result."""
 
     def prepare(generator):
         raise Refused("not installed")
@@ -196,10 +198,12 @@ def test_a_peer_may_refuse_and_ours_may_not_crash(gpu):
     def crash(generator):
         raise RuntimeError("bad stride\nmore")
 
-    rows = measured(gpu, case(variant="peer", prepare=prepare), case(variant="peer", prepare=crash))
-    assert [row.why for row in rows] == ["refused: not installed", "refused: bad stride"]
-    with pytest.raises(RuntimeError):
-        measured(gpu, case(prepare=crash))
+    peer = case(variant="peer", prepare=prepare)
+    rows = measured(gpu, peer, replace(peer, prepare=crash), case(prepare=crash), case())
+    reasons = ["refused: not installed", "refused: RuntimeError: bad stride", "failed: RuntimeError: bad stride", ""]
+    assert [row.why for row in rows] == reasons
+    assert [row.wrong for row in rows] == [False, False, True, False]
+    assert rows[3].timing
 
 
 # -- records ---------------------------------------------------------------------------------------------------------

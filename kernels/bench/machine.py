@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,10 +19,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from isa_model.diagnostics import Unavailable
 from isa_model.stage import Spec
 from kernels.bench import microbenchmarks as source
 from kernels.bench.measure import Sampler, host_us
 from kernels.bench.records import FOLDER, Run
+from kernels.bench.static import Cubin
 
 WIDTHS = (64, 96, 128, 160, 192, 224, 256)
 """n of the wgmma timed."""
@@ -153,7 +156,9 @@ def _wgmma_sources() -> dict[str, tuple[str, int, int, int]]:
         made[f"wgmma-latency.e4m3.n{n}"] = (source.wgmma("e4m3", n, 1, wait_each=True), n, 1, 1)
     for n in PROMOTED_WIDTHS:
         for every in INTERVALS:
-            made[f"promoted.e4m3.n{n}.every{every}"] = (source.wgmma("e4m3", n, 2, every=every), n, 2, every)
+            for name, ordered in (("promoted", False), ("promoted-in-turns", True)):
+                text = source.wgmma("e4m3", n, 2, every=every, ordered=ordered)
+                made[f"{name}.e4m3.n{n}.every{every}"] = (text, n, 2, every)
     made["wgmma-alone.e4m3.n256"] = (source.wgmma("e4m3", 256, 1), 256, 1, CHAINED)
     made["wgmma-beside-ffma.e4m3.n256"] = (source.wgmma("e4m3", 256, 1, ffma_beside=True), 256, 1, CHAINED)
     return made
@@ -163,6 +168,7 @@ HOW = {
     "wgmma": "two warpgroups, chains of 4 from shared memory, one group in flight; clocks of an SM for each wgmma",
     "wgmma-latency": "one warpgroup that waits for every single wgmma",
     "promoted": "two warpgroups; FFMAs into FP32 accumulators after every so many wgmmas; clocks of an SM for each wgmma",
+    "promoted-in-turns": "the same, issuing in turns: one promotes while the other's wgmmas run",
     "wgmma-alone": "one warpgroup, chains of 4",
     "wgmma-beside-ffma": "the same while another warpgroup issues nothing but FFMAs",
 }
@@ -301,8 +307,7 @@ def launch_constants(gpu: Gpu) -> Iterator[Constant]:
 
     how = "an empty kernel, a block an SM, each waiting for the one before"
     yield constant("launch.graph_us", gpu.graph(spin(0), 200), "us", f"{how}, in a graph")
-    empty = spin(0)
-    yield constant("launch.host_us", [host_us(lambda _: empty())], "us", "host's time for cuda-core's launch")
+    yield from _host_constants(gpu)
     long = 1_000_000
     once, twice = gpu.microseconds(spin(long)), gpu.microseconds(spin(2 * long))
     mhz = [long / (b - a) for a, b in zip(once, twice, strict=True)]
@@ -311,6 +316,23 @@ def launch_constants(gpu: Gpu) -> Iterator[Constant]:
     slopes = [(us - times[0]) / (waves - WAVES[0]) for waves, us in zip(WAVES[1:], times[1:], strict=True)]
     over = [us - SPIN / statistics.median(mhz) for us in slopes]
     yield constant("wave.us", over, "us", "a further wave of one block an SM, less the clocks its blocks wait")
+
+
+def _host_constants(gpu: Gpu) -> Iterator[Constant]:
+    """The host's time for a launch with one argument, stream and configuration made beforehand."""
+    import ctypes
+
+    from cuda.bindings import driver
+    from cuda.core import LaunchConfig, Stream, launch
+
+    kernel, zero = gpu.kernels[source.SPIN], _i64(0)
+    stream, config = Stream.from_handle(gpu.torch.cuda.current_stream().cuda_stream), LaunchConfig(grid=1, block=128)
+    by_core = host_us(lambda _: launch(stream, config, kernel, zero))
+    yield constant("launch.host_us", [by_core], "us", "host's time for cuda.core.launch, one argument")
+    function, handle = driver.CUfunction(int(kernel.handle)), driver.CUstream(int(stream.handle))
+    arguments = ((0,), (ctypes.c_int64,))
+    by_driver = host_us(lambda _: driver.cuLaunchKernel(function, 1, 1, 1, 128, 1, 1, 0, handle, arguments, 0))
+    yield constant("launch.host_driver_us", [by_driver], "us", "the same by cuda.bindings.driver.cuLaunchKernel")
 
 
 def sustained_constants(gpu: Gpu, sampler: Sampler) -> Iterator[Constant]:
@@ -333,6 +355,13 @@ def sustained_constants(gpu: Gpu, sampler: Sampler) -> Iterator[Constant]:
         yield constant(f"sustained.{kind}.mhz", mhz[late:], "MHz", how)
         yield constant(f"sustained.{kind}.tflops", tflops[late:], "TFLOP/s", how)
         yield constant(f"sustained.{kind}.watts", watts or [0.0], "W", how)
+
+
+def cubins() -> Iterator[Cubin]:
+    """Machine code of the two microbenchmarks that show the tax: a bare chain, and one that promotes every 128 of K."""
+    for name in ("wgmma.e4m3.n128", "promoted.e4m3.n128.every4"):
+        text, n, groups, _ = _wgmma_sources()[name]
+        yield Cubin(f"microbenchmark.{name}", source.compiled(text), source.wgmma_shared_bytes(n, groups))
 
 
 def sources() -> list[str]:
@@ -370,4 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)

@@ -1,9 +1,11 @@
 """Times on the GPU: graph replays over rotating operand sets, medians with their spread, clocks and power meanwhile.
 
 Method. Every case has as many operand sets as make three times the L2 cache, so that each launch finds its operands in
-memory only. A CUDA graph launches the sets in turn until some milliseconds are full; a sample is one replay between two
-events, over its launches. Cases of one shape are prepared together and replayed in rounds, so that drift of clock and
-temperature meets all of them alike. A case whose samples spread too far is measured again, and in the end refused.
+memory only. A CUDA graph launches the sets in turn until a millisecond or two are full; a sample is one replay between
+two events, over its launches. Replays come in bursts with pauses: a GPU that multiplies without pause soon lowers its
+clock to keep its power limit, and then a case's time depends on what ran before it. Cases of one shape take turns, so
+that drift meets all of them alike. A case whose samples spread too far is measured again, and in the end refused. What is
+left when the power limit rules is measured after that, by itself, and recorded beside (`sustained`).
 """
 
 from __future__ import annotations
@@ -19,16 +21,22 @@ from math import ceil
 from typing import Any
 
 from kernels.bench.case import Case, Refused, Wrong
-from kernels.bench.records import Row, Sampled, Timing
+from kernels.bench.records import Row, Sampled, Sustained, Timing
 
 L2_MULTIPLE = 3
 """Operand sets together, in L2 caches."""
 MOST_SETS = 512
-GRAPH_MS = 2.0
+GRAPH_MS = 1.2
 """Least duration of a graph: events then cost under a part in a thousand."""
-ROUND_MS = 16.0
-"""Replays of one case in one round."""
 ROUNDS = 3
+BURSTS = 3
+"""In a round, of one case."""
+BURST_REPLAYS = 3
+"""Graph replays without pause; the first warms up and is not counted."""
+PAUSE = 2.0
+"""After a burst, in durations of the burst."""
+SUSTAINED_MS = 80.0
+"""Replays without pause, once for the clock to settle and once more that counts."""
 ATTEMPTS = 3
 """Times that all rounds of an unstable case are done before it is refused."""
 SPREAD_LIMIT = 0.05
@@ -64,17 +72,17 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[Row]:
             rows[number] = _row(case, why=f"wrong: {wrong}", wrong=True)
         except Refused as refused:
             rows[number] = _row(case, why=f"refused: {refused}")
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            if case.variant != "peer":
-                raise
-            rows[number] = _row(case, why=f"refused: {str(error).strip().splitlines()[0]}")
+        except Exception as error:  # of a library or of ours: the other cases still count
+            told = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+            peer = case.variant == "peer"
+            rows[number] = _row(case, why=f"{'refused' if peer else 'failed'}: {told}", wrong=not peer)
     waiting = dict(prepared)
     for attempt in range(ATTEMPTS):
         samples = _rounds(list(waiting.values()))
         for (number, p), values in zip(list(waiting.items()), samples, strict=True):
             timing = summary(values, p.launches, len(p.sets), p.host_us, sampler.clock(p.windows))
             if timing.spread <= SPREAD_LIMIT:
-                rows[number] = _row(p.case, error=p.error, timing=timing)
+                rows[number] = _row(p.case, error=p.error, timing=timing, sustained=_sustained(p, sampler))
                 del waiting[number]
             elif attempt == ATTEMPTS - 1:
                 why = f"unstable: samples spread over {timing.spread:.1%} of their median"
@@ -100,7 +108,13 @@ def summary(values: Sequence[float], launches: int, sets: int, host_us: float, s
 
 
 def _row(
-    case: Case, *, error: float | None = None, timing: Timing | None = None, why: str = "", wrong: bool = False
+    case: Case,
+    *,
+    error: float | None = None,
+    timing: Timing | None = None,
+    sustained: Sustained | None = None,
+    why: str = "",
+    wrong: bool = False,
 ) -> Row:
     return Row(
         kernel=case.kernel,
@@ -113,6 +127,7 @@ def _row(
         static=case.static,
         error=None if error is None else float(f"{error:.4g}"),
         timing=timing,
+        sustained=sustained,
         why=why,
         wrong=wrong,
     )
@@ -187,23 +202,43 @@ def _rounds(cases: Sequence[_Prepared]) -> list[list[float]]:
         p.windows.clear()
     for _ in range(ROUNDS):
         for p, values in zip(cases, samples, strict=True):
-            replays = max(5, ceil(ROUND_MS / p.estimate_ms))
-            events = [_event() for _ in range(replays + 1)]
-            began = time.monotonic()
-            p.graph.replay()  # warm-up: the case before had other code and other operands
-            events[0].record()
-            for event in events[1:]:
+            for _ in range(BURSTS):
+                events = [_event() for _ in range(BURST_REPLAYS)]
+                began = time.monotonic()
                 p.graph.replay()
-                event.record()
-            events[-1].synchronize()
-            p.windows.append((began, time.monotonic()))
-            values += [1000 * a.elapsed_time(b) / p.launches for a, b in pairwise(events)]
+                events[0].record()
+                for event in events[1:]:
+                    p.graph.replay()
+                    event.record()
+                events[-1].synchronize()
+                ended = time.monotonic()
+                p.windows.append((began, ended))
+                values += [1000 * a.elapsed_time(b) / p.launches for a, b in pairwise(events)]
+                time.sleep(PAUSE * (ended - began))
     return samples
+
+
+def _sustained(p: _Prepared, sampler: Sampler) -> Sustained:
+    """Mean time of a launch once the power limit has set the clock."""
+    start, end = _event(), _event()
+    replays = ceil(SUSTAINED_MS / p.estimate_ms)
+    for _ in range(replays):
+        p.graph.replay()
+    start.record()
+    for _ in range(replays):
+        p.graph.replay()
+    end.record()
+    start.synchronize()
+    began = time.monotonic()
+    end.synchronize()
+    window = [(began, time.monotonic())]
+    us = 1000 * start.elapsed_time(end) / replays / p.launches
+    return Sustained(us=round(us, 3), sm_mhz=sampler.clock(window), watts=sampler.watts(window))
 
 
 # -- clocks, power, temperature --------------------------------------------------------------------------------------
 
-PERIOD_S = 0.01
+PERIOD_S = 0.004
 INSTANT_POWER = 186
 """NVML's field for the power of this instant; the plain query averages over a second."""
 
@@ -233,7 +268,7 @@ class Sampler:
         self._thread.join()
         self._nvml.nvmlShutdown()
 
-    def _watts(self) -> float:
+    def _now_watts(self) -> float:
         with suppress(self._nvml.NVMLError):
             value = self._nvml.nvmlDeviceGetFieldValues(self.handle, [INSTANT_POWER])[0]
             if value.nvmlReturn == 0 and value.value.uiVal:
@@ -249,14 +284,21 @@ class Sampler:
                         time.monotonic(),
                         nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
                         nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-                        self._watts(),
+                        self._now_watts(),
                         nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
                     )
                 )
 
     def clock(self, windows: Sequence[tuple[float, float]]) -> int | None:
         """Median SM clock in MHz within some spans of time; None if none was sampled there."""
-        seen = [s[1] for s in self.samples if any(a <= s[0] <= b for a, b in windows)]
+        return self._median(1, windows)
+
+    def watts(self, windows: Sequence[tuple[float, float]]) -> int | None:
+        """Median power likewise."""
+        return self._median(3, windows)
+
+    def _median(self, position: int, windows: Sequence[tuple[float, float]]) -> int | None:
+        seen = [s[position] for s in self.samples if any(a <= s[0] <= b for a, b in windows)]
         return round(statistics.median(seen)) if seen else None
 
     def summary(self) -> Sampled:

@@ -42,12 +42,20 @@ def compiled(source: str) -> bytes:
 
 
 def wgmma(
-    kind: str, n: int, warpgroups: int, *, every: int = 0, wait_each: bool = False, ffma_beside: bool = False
+    kind: str,
+    n: int,
+    warpgroups: int,
+    *,
+    every: int = 0,
+    ordered: bool = False,
+    wait_each: bool = False,
+    ffma_beside: bool = False,
 ) -> str:
     """Chains of m64 n k(32 bytes) wgmma from shared memory (128-byte swizzle), each warpgroup with A and accumulators of
     its own and all with one B. Writes clocks of each warpgroup, and of `ffma_beside` the FFMAs that were done.
 
-    every: promote, adding the accumulators into second ones by FFMA after so many wgmmas (0: never). wait_each: wait for
+    every: promote, adding the accumulators into second ones by FFMA after so many wgmmas (0: never). ordered: the two
+    warpgroups issue in turns, so that one promotes while the other's wgmmas run. wait_each: wait for
     every single wgmma, which shows its latency. ffma_beside: one more warpgroup that does nothing but FFMAs meanwhile.
     """
     count = n // 2
@@ -62,6 +70,12 @@ def wgmma(
     promote = f"""
 #pragma unroll
       for (int i = 0; i < {count}; ++i) y[i] = fmaf(x[i], factor, y[i]);"""
+    first_turn = take_turn = give_turn = last_turn = ""
+    if ordered:  # barriers 1 and 2: the turn of either warpgroup
+        first_turn = 'if (group == 1) asm volatile("bar.arrive 1, 256;" ::: "memory");'
+        take_turn = 'asm volatile("bar.sync %0, 256;" :: "r"(1 + group) : "memory");'
+        give_turn = 'asm volatile("bar.arrive %0, 256;" :: "r"(2 - group) : "memory");'
+        last_turn = 'if (group == 0) asm volatile("bar.sync 1, 256;" ::: "memory");'
     # Bytes of E4M3 below 2 and BF16 around 1, of both signs: random, finite, and they do not overflow in the sums.
     mask, exponent = ("0xbfbfbfbfu", "0u") if kind == "e4m3" else ("0x80ff80ffu", "0x3f003f00u")
     return f"""{COMMON}
@@ -85,7 +99,9 @@ run(long long *clocks, float *sink, int iterations, float factor) {{
     float x[{count}], y[{count}];
     for (int i = 0; i < {count}; ++i) x[i] = 0, y[i] = 0;
     const long long start = clock64();
+    {first_turn}
     for (int t = 0; t < iterations; ++t) {{
+      {take_turn}
       asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
       for (int j = 0; j < {chain}; ++j) {{
@@ -93,10 +109,12 @@ run(long long *clocks, float *sink, int iterations, float factor) {{
         {issue}
       }}
       asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+      {give_turn}
       asm volatile("wgmma.wait_group.sync.aligned {0 if every or wait_each else 1};" ::: "memory");
 {promote if every else ""}
     }}
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    {last_turn}
     const long long end = clock64();
     if (threadIdx.x % 128 == 0) clocks[slot] = end - start;
     finished = 1;

@@ -12,8 +12,8 @@ from kernels.bench.shapes import Gemm
 
 COPIED_BYTES = 1 << 30
 BF16_CEILING = Gemm(8192, 8192, 8192)
-TOLERANCE = 5e-3
-"""Relative Frobenius error allowed: BF16 output alone makes 1.7e-3, FP8 accumulation without promotion up to 3.5e-3."""
+TOLERANCE = 1e-2
+"""Relative Frobenius error allowed: BF16 output alone makes 1.7e-3, FP8 without promotion 3.5e-3 at k=16384, 5e-3 at 32768."""
 
 
 class Operands(NamedTuple):
@@ -26,7 +26,7 @@ class Operands(NamedTuple):
 
 
 def ceilings() -> Iterator[Case]:
-    """What the machine can do at most: a copy through memory, and a large BF16 GEMM."""
+    """What the machine can do at most: one pass through memory, reading and writing, and a large BF16 GEMM."""
     yield Case(
         kernel="ceiling.copy",
         implementation="torch",
@@ -37,24 +37,24 @@ def ceilings() -> Iterator[Case]:
         prepare=_copy_operands,
         launch=_copy,
         check=_copy_error,
-        notes="device to device; bytes read and bytes written both count",
+        notes="torch.neg of int32; bytes read and bytes written both count",
     )
     yield _bf16("ceiling.bf16", BF16_CEILING)
 
 
 def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
     """Peers for forward GEMMs, and from 1024 tokens on for dgrad and wgrad too."""
+    backward = [shape for shape in shapes if shape.m >= 1024]
     for shape in shapes:
         yield _bf16("gemm.bf16", shape)
         yield _row_scale("gemm.native", shape)
-        yield from _one_scales(shape)
         yield _blockwise("gemm.fprop", shape, (128, 128))
         yield _deep_gemm("gemm.fprop", shape)
-        if shape.m >= 1024:
-            yield from _one_scales(shape.dgrad)
-            yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
-            yield from _one_scales(shape.wgrad)
-            yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
+    for shape in backward:
+        yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
+        yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
+    for shape in dict.fromkeys([*shapes, *(s.dgrad for s in backward), *(s.wgrad for s in backward)]):
+        yield from _one_scales(shape)
 
 
 def _one_scales(shape: Gemm) -> Iterator[Case]:
@@ -79,16 +79,19 @@ def _nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
 def _copy_operands(generator: Any) -> Operands:
     import torch
 
-    a = torch.randint(-(1 << 31), 1 << 31, (COPIED_BYTES // 4,), generator=generator, device="cuda", dtype=torch.int32)
+    a = torch.randint(-(1 << 30), 1 << 30, (COPIED_BYTES // 4,), generator=generator, device="cuda", dtype=torch.int32)
     return Operands(a, None, torch.zeros_like(a))
 
 
 def _copy(x: Operands) -> None:
-    x.out.copy_(x.a)
+    """An elementwise kernel: a plain copy in a graph would go to the copy engine, which is slower."""
+    import torch
+
+    torch.neg(x.a, out=x.out)
 
 
 def _copy_error(x: Operands) -> float:
-    return relative_error(x.out.double(), x.a.double(), 0.0)
+    return relative_error(x.out.double(), -x.a.double(), 0.0)
 
 
 def _mm(x: Operands) -> None:

@@ -21,7 +21,10 @@ SCHEMA_VERSION = 1
 
 
 class Timing(Spec):
-    """Samples of one case: each is a graph replay over its launches, in microseconds a launch, with a cold L2."""
+    """Samples of one case: each is a graph replay over its launches, in microseconds a launch, with a cold L2.
+
+    Replays come in short bursts with pauses, so that power does not hold the clock down.
+    """
 
     us: float
     """Median."""
@@ -43,6 +46,15 @@ class Timing(Spec):
         return (self.p90 - self.p10) / self.us
 
 
+class Sustained(Spec):
+    """The same graph replayed without pause until the power limit has set the clock."""
+
+    us: float
+    """Mean time of a launch."""
+    sm_mhz: int | None
+    watts: int | None
+
+
 class Row(Spec):
     """One case of a run. Without a timing, `why` says what stood in the way."""
 
@@ -56,6 +68,7 @@ class Row(Spec):
     error: float | None = None
     """Relative error against the case's reference; None for twins."""
     timing: Timing | None = None
+    sustained: Sustained | None = None
     why: str = ""
     wrong: bool = False
     """Its output failed the check."""

@@ -48,7 +48,8 @@ def select(shapes: Sequence[Gemm], kernels: Sequence[str]) -> list[list[Case]]:
 
     Raises InputError where nothing fits.
     """
-    every = [case for module in REGISTERED for case in import_module(module).cases(shapes)]
+    modules = [import_module(name) for name in REGISTERED]
+    every = [case for module in modules if hasattr(module, "cases") for case in module.cases(shapes)]
     names = sorted({case.kernel for case in every})
     for pattern in kernels:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -8,13 +8,18 @@ from kernels.bench.records import Record, Row
 
 
 def table(record: Record) -> Any:
-    """A rich table, one row a case, the fastest of each shape first."""
+    """A rich table, one row a case, the fastest of each shape first.
+
+    us: in bursts, ±% half the spread; sustained: us under the power limit; x peer: speed over the fastest peer of the same
+    kernel; of native, of copy: the times that bound it (Record.bounds) over its own.
+    """
     from rich.table import Table
 
-    result = Table(header_style="bold", pad_edge=False)
+    reasons = dict.fromkeys(f"{row.implementation}: {row.why}" for row in record.cases if row.why)
+    result = Table(header_style="bold", pad_edge=False, caption="\n".join(reasons), caption_justify="left")
     for title in ("shape", "kernel", "implementation"):
-        result.add_column(title)
-    for title in ("us", "±%", "TFLOP/s", "GB/s", "x best peer", "of native FP8", "of copy", "host us", "error"):
+        result.add_column(title, no_wrap=True)
+    for title in ("us", "±%", "TFLOP/s", "GB/s", "sustained", "x peer", "of native", "of copy", "host us", "error"):
         result.add_column(title, justify="right")
     before: dict[str, int] | None = None
     for row in sorted(record.cases, key=lambda r: (list(r.shape.items()), r.timing.us if r.timing else float("inf"))):
@@ -31,7 +36,8 @@ def table(record: Record) -> Any:
 
 def _figures(record: Record, row: Row) -> list[str]:
     if row.timing is None:
-        return [f"[red]{row.why}[/red]" if row.wrong else row.why]
+        why = row.why.split(":")[0]
+        return ["", "", "", "", "", "", "", "", "", f"[red]{why}[/red]" if row.wrong else why]
     us = row.timing.us
     bounds = record.bounds(row)
     peers = [r.timing.us for r in record.find(row.kernel, "peer", shape=row.shape) if r.timing and r is not row]
@@ -40,6 +46,7 @@ def _figures(record: Record, row: Row) -> list[str]:
         f"{row.timing.spread * 50:.1f}",
         f"{row.tflops:.0f}" if row.tflops else "",
         f"{row.gbps:.0f}",
+        f"{row.sustained.us:.1f}" if row.sustained else "",
         f"{min(peers) / us:.2f}" if peers and row.variant != "peer" else "",
         *(f"{bounds[bound] / us:.2f}" if bound in bounds else "" for bound in ("native FP8", "copy")),
         f"{row.timing.host_us:.0f}",
