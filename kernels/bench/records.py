@@ -52,6 +52,7 @@ class Sustained(Spec):
     us: float
     """Mean time of a launch."""
     sm_mhz: int | None
+    """As NVML says, which lags by tens of milliseconds; the ratio to the time in bursts says more."""
     watts: int | None
 
 

@@ -13,17 +13,20 @@ def table(record: Record) -> Any:
     us: in bursts, ±% half the spread; sustained: us under the power limit; x peer: speed over the fastest peer of the same
     kernel; of native, of copy: the times that bound it (Record.bounds) over its own.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     reasons = dict.fromkeys(f"{row.implementation}: {row.why}" for row in record.cases if row.why)
-    result = Table(header_style="bold", pad_edge=False, caption="\n".join(reasons), caption_justify="left")
+    result = Table(
+        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, caption="\n".join(reasons), caption_justify="left"
+    )
     for title in ("shape", "kernel", "implementation"):
         result.add_column(title, no_wrap=True)
     for title in ("us", "±%", "TFLOP/s", "GB/s", "sustained", "x peer", "of native", "of copy", "host us", "error"):
         result.add_column(title, justify="right")
     before: dict[str, int] | None = None
     for row in sorted(record.cases, key=lambda r: (list(r.shape.items()), r.timing.us if r.timing else float("inf"))):
-        shape = "" if row.shape == before else " ".join(f"{key}={size}" for key, size in row.shape.items())
+        shape = "" if row.shape == before else " ".join(f"{key}{size}" for key, size in row.shape.items())
         if shape and before is not None:
             result.add_section()
         before = row.shape
