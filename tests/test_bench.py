@@ -13,7 +13,7 @@ import pytest
 from codesign.workloads.gemms import select as gemms_of
 from isa_model.diagnostics import InputError, Unavailable
 from kernels.bench import machine, measure, records, run, shapes, static
-from kernels.bench.case import Case, Refused, Wrong
+from kernels.bench.case import Case, Wrong
 from kernels.bench.records import Record, Row, Sampled, Timing
 from kernels.bench.table import table
 
@@ -192,18 +192,13 @@ def test_unstable_times_are_refused(gpu):
 def test_a_peer_may_refuse_and_ours_may_not(gpu):
     """What a library cannot do is noted with its reason; an exception of our own kernel counts as a wrong result."""
 
-    def prepare(generator):
-        raise Refused("not installed")
-
     def crash(generator):
         raise RuntimeError("bad stride\nmore")
 
-    peer = case(variant="peer", prepare=prepare)
-    rows = measured(gpu, peer, replace(peer, prepare=crash), case(prepare=crash), case())
-    reasons = ["refused: not installed", "refused: RuntimeError: bad stride", "failed: RuntimeError: bad stride", ""]
-    assert [row.why for row in rows] == reasons
-    assert [row.wrong for row in rows] == [False, False, True, False]
-    assert rows[3].timing
+    rows = measured(gpu, case(variant="peer", prepare=crash), case(prepare=crash), case())
+    assert [row.why for row in rows] == ["refused: RuntimeError: bad stride", "failed: RuntimeError: bad stride", ""]
+    assert [row.wrong for row in rows] == [False, True, False]
+    assert rows[2].timing
 
 
 # -- records ---------------------------------------------------------------------------------------------------------
@@ -300,6 +295,21 @@ def test_without_a_gpu_the_bench_names_the_records(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(Unavailable, match="needs a Hopper GPU"):
         run.need_gpu()
+
+
+def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
+    """Exit code 3 without a GPU, 2 for shapes that are none, 1 where a kernel was wrong; the record is written even then."""
+    from codesign.__main__ import run as command
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert command(["bench"]) == 3
+    assert "bench-h200.json" in capsys.readouterr().err
+    assert command(["bench", "--shapes", "8x8"]) == 2
+    wrong = row("ours", None, variant="ours", wrong=True, why="wrong: off by one")
+    monkeypatch.setattr(run, "bench", lambda *given, **named: record(*ROWS, wrong))
+    assert command(["bench", "--out", str(tmp_path / "x.json")]) == 1
+    assert "ours: wrong: off by one" in capsys.readouterr().out
+    assert Record.model_validate_json((tmp_path / "x.json").read_text()).cases[-1] == wrong
 
 
 def test_selection_brings_what_to_compare_with(monkeypatch):

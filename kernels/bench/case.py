@@ -13,10 +13,6 @@ class Wrong(Exception):
     """A kernel's output is not what it must be; the message says by how much."""
 
 
-class Refused(Exception):
-    """A peer cannot do this case here (not installed, shape or type not supported); the message says why."""
-
-
 @dataclass(frozen=True)
 class Case:
     """An implementation of a kernel at a shape.

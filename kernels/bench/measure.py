@@ -20,7 +20,7 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
-from kernels.bench.case import Case, Refused, Wrong
+from kernels.bench.case import Case, Wrong
 from kernels.bench.records import Row, Sampled, Sustained, Timing
 
 L2_MULTIPLE = 3
@@ -70,8 +70,6 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[Row]:
             prepared[number] = _prepare(case, seed)
         except Wrong as wrong:
             rows[number] = _row(case, why=f"wrong: {wrong}", wrong=True)
-        except Refused as refused:
-            rows[number] = _row(case, why=f"refused: {refused}")
         except Exception as error:  # of a library or of ours: the other cases still count
             told = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
             peer = case.variant == "peer"
