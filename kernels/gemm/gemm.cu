@@ -6,24 +6,27 @@
 // text as constants (config.py):
 //   BM, BN      rows and columns of D in a CTA's tile;  WGS_M x WGS_N math warpgroups share it
 //   STAGES      stages of the ring
-//   SHARE       0; 1: two CTAs side by side along N share A; 2: two along M share B, each loading half for both (multicast)
+//   SHARE       1: SHARERS CTAs side by side along N share A; 2: along M they share B; each loads its part for all (multicast)
 //   SPLIT       CTAs of a cluster that share a tile, each with a stretch of K; summed in ascending order of K
 //   PROMOTE     wgmmas (32 of K each) between promotions; 0: never, the Tensor Core's accumulator runs through. With group
 //               scales that is a timing twin: they are loaded but not applied, and D is wrong by design
 //   SCALES      0: one for A times one for B, in the epilogue;  1: A 1x128, B 128x128;  2: A 1x128, B 1x128
 //   OUT         bytes of an element of D: 2 BF16, 4 FP32;  ADD: D += instead of D =
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
+//   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
 //   WIDE        a warpgroup's 64 rows are two instructions wide, and A comes from registers, so that shared memory is read less
 //   ORDER       1: the warpgroups take turns at issuing wgmmas;  RESIDENT: CTAs that share an SM
 
+static_assert(DEPTH == 1 || (PROMOTE == 4 && SCALES && BM == 64 * WGS_M && !WIDE), "two parts in flight, of one instruction each");
 static_assert(PROMOTE <= 4 || (BM == 64 * WGS_M && !WIDE), "only one part outlives a stage");
 static_assert(!(GROUPED && ADD) && !(SHARE && SPLIT > 1), "not built");
 constexpr int WGS = WGS_M * WGS_N, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int WM = BM / WGS_M, WN = BN / WGS_N;
 constexpr int PARTS = WIDE ? 2 : WM / 64, PN = WIDE ? WN / 2 : WN, NACC = PN / 2;  // a warpgroup's tile, 64 x PN an instruction
-constexpr int CLUSTER = SHARE ? 2 : SPLIT;
-constexpr int PAIR_M = SHARE == 2 ? 2 : 1, PAIR_N = SHARE == 1 ? 2 : 1;
-constexpr int A_ROWS = SHARE == 1 ? BM / 2 : BM, B_ROWS = SHARE == 2 ? BN / 2 : BN;  // of one copy
+constexpr int CLUSTER = SHARE ? SHARERS : SPLIT;
+constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
+constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // of one copy
+constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 
 constexpr int A_BYTES = BM * 128, B_BYTES = BN * 128, STAGE = A_BYTES + B_BYTES;
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group's first row may lie anywhere, a copy starts at a multiple of 4
@@ -56,7 +59,7 @@ struct Walk {
   const int steps, columns;
 
   __device__ Walk(const Arguments &p, const int *ends)
-      : p(p), ends(ends), t(blockIdx.x / CLUSTER), steps((p.k + 127) / 128), columns((p.n + BN * PAIR_N - 1) / (BN * PAIR_N)) {}
+      : p(p), ends(ends), t(blockIdx.x / CLUSTER), steps((p.k + 127) / 128), columns((p.n + BN * TEAM_N - 1) / (BN * TEAM_N)) {}
 
   __device__ bool next(Tile &tile) {
     const int rank = CLUSTER > 1 ? cluster_rank() : 0;
@@ -67,14 +70,14 @@ struct Walk {
       local -= g ? ends[g - 1] : 0;
       start = p.starts[g], count = p.counts[g];
     }
-    const int rows = (count + BM * PAIR_M - 1) / (BM * PAIR_M);
+    const int rows = (count + BM * TEAM_M - 1) / (BM * TEAM_M);
     if (!GROUPED && t >= rows * columns) return false;
     const int first = local / (p.band * columns) * p.band, height = min(p.band, rows - first);
     const int i = local - first * columns;
-    const int row = ((first + i % height) * PAIR_M + (SHARE == 2 ? rank : 0)) * BM;
+    const int row = ((first + i % height) * TEAM_M + (SHARE == 2 ? rank : 0)) * BM;
     tile.row = start + row;
     tile.rows = count - row;
-    tile.column = (i / height * PAIR_N + (SHARE == 1 ? rank : 0)) * BN;
+    tile.column = (i / height * TEAM_N + (SHARE == 1 ? rank : 0)) * BN;
     tile.group = g;
     const int part = SPLIT > 1 ? rank : 0;
     tile.from = part * (steps / SPLIT) + min(part, steps % SPLIT);
@@ -239,7 +242,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     prefetch(&a), prefetch(&b);
     if (SCALES) prefetch(&sa);
     if (SCALES == 2) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + s, 1), barrier_init(empty + s, WGS * 4 * (SHARE ? 2 : 1));
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + s, 1), barrier_init(empty + s, WGS * 4 * (SHARE ? SHARERS : 1));
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   release_next();
@@ -248,7 +251,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     int before = 0;
 #pragma unroll 1
     for (int g = threadIdx.x; g < (p.groups + 31) / 32 * 32; g += 32) {
-      int tiles = g < p.groups ? (p.counts[g] + BM * PAIR_M - 1) / (BM * PAIR_M) * ((p.n + BN * PAIR_N - 1) / (BN * PAIR_N)) : 0;
+      int tiles = g < p.groups ? (p.counts[g] + BM * TEAM_M - 1) / (BM * TEAM_M) * ((p.n + BN * TEAM_N - 1) / (BN * TEAM_N)) : 0;
       for (int step = 1; step < 32; step *= 2) {
         const int left = __shfl_up_sync(~0u, tiles, step);
         if (threadIdx.x >= step) tiles += left;
@@ -261,7 +264,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   if (CLUSTER > 1) cluster_sync();
   else __syncthreads();
 
-  const int wg = threadIdx.x / 128;
+  const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the same for the warp, and the compiler knows
   Walk walk(p, ends);
   Tile tile;
   Ring ring;
@@ -276,9 +279,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           barrier_wait(empty + ring.stage, ring.parity ^ 1);
           barrier_expect(bar, EXPECTED);
           const int b_row = tile.group * p.n + tile.column;
-          if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, 3);
+          if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, EVERYONE);
           else tma_load(to, &a, k * 128, tile.row, bar);
-          if (SHARE == 2) tma_load(to + A_BYTES + rank * B_ROWS * 128, &b, k * 128, b_row + rank * B_ROWS, bar, 3);
+          if (SHARE == 2) tma_load(to + A_BYTES + rank * B_ROWS * 128, &b, k * 128, b_row + rank * B_ROWS, bar, EVERYONE);
           else tma_load(to + A_BYTES, &b, k * 128, b_row, bar);
           float *const s = scales + ring.stage * (SA_FLOATS + SB_FLOATS);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
@@ -298,7 +301,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const int k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
     const auto release = [&](int stage) {
       if (SHARE) {
-        if (lane < 2) barrier_arrive(empty + stage, lane);
+        if (lane < SHARERS) barrier_arrive(empty + stage, lane);
       } else if (lane == 0) barrier_arrive(empty + stage);
     };
     const float alpha = SCALES == 0 ? __fmul_rn(*p.one_a, *p.one_b) : 1.0f;
@@ -322,11 +325,66 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           next_b[j] = __ldg(of_b[j] + tile.from);
         }
       }
+      if constexpr (DEPTH == 2) {
+        float part[2][NACC], f[2][BLOCKS_N][2];
+        int stages[2];
+        const auto start = [&](float(&part)[NACC], float(&f)[BLOCKS_N][2], int &used, int k) {
+          float of[BLOCKS_N];
+#pragma unroll
+          for (int j = 0; j < BLOCKS_N; ++j) {
+            of[j] = SCALES == 1 ? next_b[j] : 1.0f;
+            if (SCALES == 1) next_b[j] = __ldg(of_b[j] + min(k + 1, tile.to - 1));
+          }
+          barrier_wait(full + ring.stage, ring.parity);
+          const char *const stage = shared + ring.stage * STAGE;
+          const u32 of_a = descriptor(stage + row * 128), to_b = descriptor(stage + A_BYTES + column * 128);
+          const float *const s_a = scales + ring.stage * (SA_FLOATS + SB_FLOATS) + (GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4;
+#pragma unroll
+          for (int j = 0; j < BLOCKS_N; ++j) f[j][0] = __fmul_rn(s_a[0], of[j]), f[j][1] = __fmul_rn(s_a[8], of[j]);
+          pin(part);
+          wgmma_fence();
+#pragma unroll
+          for (int j = 0; j < 4; ++j) wgmma(part, of_a + j * 2, to_b + j * 2, j > 0);
+          wgmma_commit();
+          used = ring.stage;
+          ring.step();
+        };
+        const auto finish = [&](float(&part)[NACC], float(&f)[BLOCKS_N][2], int used, bool last) {
+          if (last) wgmma_wait<0>();
+          else wgmma_wait<1>();
+          pin(part);
+          __syncwarp();
+          if (SCALES != 2) release(used);
+          if constexpr (SCALES == 2) promote_rows(acc[0], part, f[0][0], f[0][1], scales + used * (SA_FLOATS + SB_FLOATS) + SA_FLOATS + column);
+          else promote_at(offset, acc[0], part, f);
+          if (SCALES == 2) {
+            __syncwarp();
+            release(used);
+          }
+        };
+        int k = tile.from;  // no branch around a wgmma in flight, or the compiler lets none run on
+        if (k < tile.to) {
+          start(part[0], f[0], stages[0], k);
+          for (; k + 2 < tile.to; k += 2) {
+            start(part[1], f[1], stages[1], k + 1);
+            finish(part[0], f[0], stages[0], false);
+            start(part[0], f[0], stages[0], k + 2);
+            finish(part[1], f[1], stages[1], false);
+          }
+          if (k + 1 < tile.to) {
+            start(part[1], f[1], stages[1], k + 1);
+            finish(part[0], f[0], stages[0], false);
+            finish(part[1], f[1], stages[1], true);
+          } else {
+            finish(part[0], f[0], stages[0], true);
+          }
+        }
+      }
       float part[NACC];
       float loaded = 0.0f;  // a timing twin's use of its scales
       int before = -1;  // stage whose wgmmas may still run
 
-      for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+      for (int k = tile.from; DEPTH == 1 && k < tile.to; ++k, ring.step()) {
         float f_b[COLUMNS];
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j) f_b[j] = SCALES == 1 ? next_b[j] : 0.0f;
@@ -336,7 +394,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         }
         barrier_wait(full + ring.stage, ring.parity);
         const char *const stage = shared + ring.stage * STAGE;
-        const u64 of_a = descriptor(stage + row * 128), to_b = descriptor(stage + A_BYTES + column * 128);
+        const u32 of_a = descriptor(stage + row * 128), to_b = descriptor(stage + A_BYTES + column * 128);
         u32 in_registers[4][4];
         if (WIDE) {
 #pragma unroll

@@ -85,10 +85,9 @@ __device__ __forceinline__ void tma_load(void *to, const TensorMap *map, int x, 
 
 // -- wgmma -----------------------------------------------------------------------------------------------------------
 
-// K-major rows of 128 bytes, 128-byte swizzle: eight rows, 1024 bytes, are one atom.
-__device__ __forceinline__ u64 descriptor(const void *p) {
-  return (u64)((shared_address(p) & 0x3FFFF) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
+// The low word of a descriptor: K-major rows of 128 bytes, 128-byte swizzle; eight rows, 1024 bytes, are one atom.
+// An offset in bytes, divided by 16, may be added. The high word is the same for all (tile.py, DESCRIPTOR_HIGH).
+__device__ __forceinline__ u32 descriptor(const void *p) { return (shared_address(p) & 0x3FFFF) >> 4 | 1 << 16; }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -95,10 +95,9 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
     multiprocessors = _multiprocessors(x.a.device.index)
     problem = Problem(m, n, k, groups, scales, promote, x.out.element_size(), add)
     tile = (tile or choose(problem, multiprocessors)).sized
-    halves = {1: tile.bm // 2, 2: tile.bn // 2}
     maps = [
-        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, halves[1] if tile.share == 1 else tile.bm), "e4m3", 128),
-        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, halves[2] if tile.share == 2 else tile.bn), "e4m3", 128),
+        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, tile.bm // (tile.sharers if tile.share == 1 else 1)), "e4m3", 128),
+        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, tile.bn // (tile.sharers if tile.share == 2 else 1)), "e4m3", 128),
         _scales_map(x.scale_a, m, tile.scale_box) if scales else TensorMap(),
         _scales_map(x.scale_b, n, tile.bn) if scales == 2 else TensorMap(),
     ]
@@ -115,7 +114,7 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
         groups=groups,
         band=tile.band,
     )
-    kernel = _kernel(tile.source, tile.threads, tile.cluster)
+    kernel = _kernel(tile)
     return kernel.launch(tile.ctas(problem, multiprocessors), tile.shared_bytes(groups), [*maps, arguments])
 
 
@@ -124,8 +123,8 @@ def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
 
 
 @cache
-def _kernel(source: str, threads: int, cluster: int) -> Kernel:
-    return Kernel(compiled(source), threads, cluster)
+def _kernel(tile: Tile) -> Kernel:
+    return Kernel(compiled(tile.source), tile.threads, tile.cluster)
 
 
 @cache

@@ -25,12 +25,14 @@ class Tile:
     wgs_m: int = 2
     wgs_n: int = 1
     share: int = 0
+    sharers: int = 2
     split: int = 1
     promote: int = 4
     scales: int = 1
     out: int = 2
     add: int = 0
     grouped: int = 0
+    depth: int = 1
     wide: int = 0
     order: int = 0
     resident: int = 1
@@ -39,7 +41,7 @@ class Tile:
     @property
     def cluster(self) -> int:
         """CTAs of a cluster."""
-        return 2 if self.share else self.split
+        return self.sharers if self.share else self.split
 
     @property
     def threads(self) -> int:
@@ -57,22 +59,22 @@ class Tile:
 
     @property
     def band(self) -> int:
-        """Tiles (pairs of tiles, where two share B) along M that are visited together: 4096 rows of A stay in the L2."""
-        return max(1, 4096 // self._pair_rows)
+        """Teams of tiles along M that are visited together: 4096 rows of A stay in the L2."""
+        return max(1, 4096 // self._team_rows)
 
     @property
-    def _pair_rows(self) -> int:
-        return self.bm * (2 if self.share == 2 else 1)
+    def _team_rows(self) -> int:
+        return self.bm * (self.sharers if self.share == 2 else 1)
 
     @property
-    def _pair_columns(self) -> int:
-        return self.bn * (2 if self.share == 1 else 1)
+    def _team_columns(self) -> int:
+        return self.bn * (self.sharers if self.share == 1 else 1)
 
     def tiles(self, p: Problem) -> int:
-        """Tiles of D, those in pairs counted whole; of a grouped GEMM at most, since the host does not know the groups."""
-        rows = -(-p.m // self._pair_rows) + p.groups
-        pairs = rows * -(-p.n // self._pair_columns)
-        return pairs * (2 if self.share else 1)
+        """Tiles of D, teams counted whole; of a grouped GEMM at most, since the host does not know the groups."""
+        rows = -(-p.m // self._team_rows) + p.groups
+        teams = rows * -(-p.n // self._team_columns)
+        return teams * (self.sharers if self.share else 1)
 
     def ctas(self, p: Problem, multiprocessors: int) -> int:
         """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
@@ -106,19 +108,25 @@ class Tile:
         return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.instruction_n)}\n{kernel}"
 
 
+DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
+"""High word of an operand's descriptor: atoms 1024 bytes apart, 128-byte swizzle (PTX ISA, wgmma matrix descriptors)."""
+
+
 def _wgmma(n: int) -> str:
     """The wrappers of wgmma for N = `n`, A in shared memory or in registers: each register must be written out."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
     four = ", ".join(f"%{count + i}" for i in range(4))
-    shared, held = ("u64 a", f"%{count}", '"l"(a)', 1), ("const u32 (&a)[4]", f"{{{four}}}", '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', 4)
+    shared = ("u32 a", "a", f"mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; ", '"r"(a)', 1)
+    held = ("const u32 (&a)[4]", f"{{{four}}}", "", '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', 4)
     return "".join(
-        f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], {parameter}, u64 b, int add) {{
-  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + taken + 1}, 0;\\n"
-               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, {a}, %{count + taken}, p, 1, 1; }}"
-               : {outs} : {ins}, "l"(b), "r"(add));
+        f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], {parameter}, u32 b, int add) {{
+  asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + taken + 1}, 0;\\n"
+               "{set_a}mov.b64 b, {{%{count + taken}, {DESCRIPTOR_HIGH}}};\\n"
+               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, {a}, b, p, 1, 1; }}"
+               : {outs} : {ins}, "r"(b), "r"(add));
 }}
 """
-        for parameter, a, ins, taken in (shared, held)
+        for parameter, a, set_a, ins, taken in (shared, held)
     )
