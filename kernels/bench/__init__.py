@@ -17,5 +17,5 @@ How a kernel plugs in:
 
 from __future__ import annotations
 
-REGISTERED: tuple[str, ...] = ("kernels.bench.peers", "kernels.bench.machine")
+REGISTERED: tuple[str, ...] = ("kernels.bench.peers", "kernels.bench.machine", "kernels.quantise.cases")
 """Modules with `cases(shapes)`, `cubins()` or both."""
