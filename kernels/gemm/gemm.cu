@@ -242,7 +242,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (SCALES) prefetch(&sa);
     if (SCALES == 2) prefetch(&sb);
     for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
   }
   release_next();
   wait_for_inputs();
@@ -258,7 +258,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Ring ring;
   if (wg == WGS) {
     // The producer: one thread.
-    if (WGS == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if (WGS == 2) fewer_registers<56>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
       while (walk.next(tile)) {
@@ -282,7 +282,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       reduce_split(p, none, shared, wg, tile);
     }
   } else {
-    if (WGS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if (WGS == 2) more_registers<224>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // of the warpgroup's tile in the CTA's
     const int k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;

@@ -37,6 +37,9 @@ __device__ __forceinline__ void barrier_init(u32 bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));
 }
 
+// Makes the barriers seen by the other CTAs of the cluster and by the copies.
+__device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
 __device__ __forceinline__ void barrier_expect(u32 bar, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
@@ -171,3 +174,12 @@ __device__ __forceinline__ void wait_for_inputs() { asm volatile("griddepcontrol
 
 // Lets the next one set itself up while this one runs.
 __device__ __forceinline__ void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+
+// -- registers: those that a warpgroup gives up, another may take --------------------------------------------------------
+
+template <int COUNT> __device__ __forceinline__ void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> __device__ __forceinline__ void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}

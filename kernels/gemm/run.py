@@ -85,7 +85,8 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
 
 
 def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None = None) -> Launch:
-    """The launch for checked operands."""
+    """The launch for these operands, once they are checked."""
+    check_device(x)
     check(x, scales, promote, add)
     assert x.out is not None
     (m, k), n = x.a.shape, x.b.shape[-2]
@@ -135,23 +136,35 @@ def _multiprocessors(device: int) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def check(x: Operands, scales: int, promote: int, add: bool) -> None:
-    """Raises ValueError, saying what is wrong and what would be right, for operands the kernels cannot take."""
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_device(x: Operands) -> None:
+    """Raises ValueError for operands that are not all on one Hopper GPU."""
     import torch
 
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(message)
-
-    given: dict[str, Any] = {name: t for name, t in x._asdict().items() if t is not None}
-    for name, t in given.items():
+    for name, t in _given(x):
         require(t.is_cuda, f"{name} is on {t.device}: all operands belong on one NVIDIA GPU")
         require(t.device == x.a.device, f"{name} is on {t.device}, a on {x.a.device}")
-        require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
     require(
         torch.cuda.get_device_capability(x.a.device)[0] == 9,
         "these kernels run on Hopper (compute capability 9.0) only",
     )
+
+
+def _given(x: Operands) -> list[tuple[str, Any]]:
+    return [(name, t) for name, t in x._asdict().items() if t is not None]
+
+
+def check(x: Operands, scales: int, promote: int, add: bool) -> None:
+    """Raises ValueError, saying what is wrong and what would be right, for operands the kernels cannot take."""
+    import torch
+
+    for name, t in _given(x):
+        require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
     for name, t in (("a", x.a), ("b", x.b)):
         require(
             t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read"

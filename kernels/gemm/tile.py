@@ -109,13 +109,18 @@ class Tile:
             tile.stages * tile._stage + tile._staging + 8 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1)
         )
 
+    @property
+    def constants(self) -> str:
+        """The parameters as gemm.cu reads them."""
+        values = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
+        return f"constexpr int {values};"
+
     @cached_property
     def source(self) -> str:
         """CUDA C++ of the kernel."""
-        constants = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
         folder = Path(__file__).parent
         ptx, kernel = ((folder / name).read_text() for name in ("ptx.cuh", "gemm.cu"))
-        return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.bn)}\n{kernel}"
+        return f"{self.constants}\n{ptx}\n{_wgmma(self.bn)}\n{kernel}"
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30

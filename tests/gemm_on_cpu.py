@@ -1,0 +1,117 @@
+"""The GEMM kernel's own CUDA text on a CPU (hopper_on_cpu.h), reached through kernels.gemm.run as on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kernels.gemm import run
+from kernels.gemm.tile import DESCRIPTOR_HIGH
+
+HERE = Path(__file__).parent
+TEXT = Path(run.__file__).with_name("gemm.cu").read_text()
+COMPILER = shutil.which("g++")
+FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-w", f"-I{HERE}")
+FLAGS += (f"-DDESCRIPTOR_HIGH={DESCRIPTOR_HIGH}u",)
+SHARED = "extern __shared__ __align__(1024) char shared[];"
+ENTRY = """
+struct Call { const TensorMap *maps; const Arguments *p; };
+extern "C" const char *entry(const TensorMap *maps, const Arguments *p, int ctas, int shared_bytes, unsigned seed,
+                             const float *scale_b, long long scale_b_count) {
+  Call call{maps, p};
+  return simulate({ctas, CLUSTER, THREADS, shared_bytes, seed, scale_b, scale_b + scale_b_count}, [](void *c) {
+    const auto &[maps, p] = *(Call *)c;
+    run(maps[0], maps[1], maps[2], maps[3], maps[4], *p);
+  }, &call);
+}
+"""
+
+
+class Fault(Exception):
+    """What the emulated chip found wrong: a deadlock, a race, an access out of bounds."""
+
+
+class Map(ctypes.Structure):
+    """`TensorMap` of hopper_on_cpu.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *[(name, ctypes.c_longlong) for name in ("width", "rows", "pitch")],
+        *[(name, ctypes.c_int) for name in ("box_x", "box_y", "element", "swizzle")],
+        ("pad", ctypes.c_char * 80),
+    ]
+
+
+def tensor_map(pointer, width, rows, pitch, box, kind, swizzle):
+    """As kernels.gemm.driver.tensor_map, refusing what the CUDA driver refuses."""
+    element = {"e4m3": 1, "bf16": 2, "fp32": 4}[kind]
+    assert pointer % 16 == 0
+    assert pitch % 16 == 0
+    assert all(1 <= side <= 256 for side in box)
+    assert box[0] * element % 16 == 0
+    assert not swizzle or box[0] * element <= swizzle
+    return Map(pointer, width, rows, pitch, *box, element, swizzle)
+
+
+@cache
+def folder():
+    return tempfile.TemporaryDirectory()
+
+
+def compile_text(name, text, *flags):
+    assert COMPILER
+    source = Path(folder().name) / f"{name}.cpp"
+    source.write_text(text)
+    result = source.with_suffix(".so" if "-shared" in flags else ".o")
+    subprocess.run([COMPILER, *FLAGS, *flags, "-o", result, source], check=True)
+    return result
+
+
+@cache
+def chip():
+    return compile_text("chip", (HERE / "hopper_on_cpu.cpp").read_text(), "-O3", "-c")
+
+
+@cache
+def entry(tile, text):
+    """The kernel of a tile, compiled for this CPU."""
+    assert text.count(SHARED) == 1
+    text = text.replace(SHARED, "char *const shared = shared_memory();")
+    constants = f'{tile.constants}\n#include "hopper_on_cpu.h"\n'
+    library = compile_text(f"{abs(hash((tile, text)))}", constants + text + ENTRY, "-O1", "-shared", str(chip()))
+    function = ctypes.CDLL(str(library)).entry
+    function.restype = ctypes.c_char_p
+    return function
+
+
+def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multiprocessors=2):
+    """kernels.gemm.run.issue for tensors of the CPU, on a chip of `multiprocessors`; raises Fault for what it does wrong."""
+
+    class Kernel:
+        def __init__(self, tile):
+            self.tile = tile
+
+        def launch(self, ctas, shared, arguments):
+            maps = (Map * 5)()
+            for to, given in zip(maps, arguments, strict=False):
+                if isinstance(given, Map):
+                    ctypes.memmove(ctypes.addressof(to), ctypes.addressof(given), ctypes.sizeof(Map))
+            numbers = [ctypes.c_int(ctas), ctypes.c_int(shared), ctypes.c_uint(seed)]
+            limits = [ctypes.c_void_p(x.scale_b.data_ptr()), ctypes.c_longlong(x.scale_b.numel())]
+            failure = entry(self.tile, text)(maps, ctypes.byref(arguments[5]), *numbers, *limits)
+            if failure:
+                raise Fault(failure.decode())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "check_device", lambda x: None)
+        patch.setattr(run, "tensor_map", tensor_map)
+        patch.setattr(run, "_kernel", Kernel)
+        patch.setattr(run, "_multiprocessors", lambda device: multiprocessors)
+        run.prepare(x, scales, promote, add, tile)
+    return x.out

@@ -1,0 +1,584 @@
+// The asynchronous half of a Hopper SM, unhelpful on purpose: every thread is a fiber, warps run in random order and some
+// stand still for long, copies land late, and what the chip leaves undefined until a wait is NaN until then.
+#include "hopper_on_cpu.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <ucontext.h>
+#include <vector>
+
+Index threadIdx, blockIdx, gridDim;
+
+namespace {
+
+constexpr u32 BASE = 1024;  // address of a CTA's first byte of shared memory
+constexpr int STACK = 1 << 16, GUARD = 4096;
+constexpr u32 TOUCHED = 0x7fc0dead;  // a NaN: what an accumulator holds while its wgmmas run
+constexpr unsigned char POISON = 0xff;  // NaN in E4M3, BF16 and FP32
+
+struct Barrier {
+  int count = 0, pending = 0, bytes = 0;
+  u32 phase = 0;
+};
+
+struct Warp {
+  int arrived = 0;
+  u32 meetings = 0, asleep = 0;
+  const char *where = "";
+  u32 shuffled[32];
+};
+
+struct Named {
+  int arrived = 0, threads = 0;
+  u32 meetings = 0;
+};
+
+struct Cta {
+  std::unique_ptr<char[]> memory;
+  char *shared;
+  std::vector<Barrier> barriers;  // by address, 8 bytes each
+  std::vector<int> unfenced;      // thread + 1 whose ordinary write to these 8 bytes no fence has followed
+  Named named[16];
+  int running = 0;
+};
+
+struct Multiplied {  // the operand bytes that a wgmma of this thread reads, and what they were
+  u32 a, b, stride;
+  int columns;
+  u64 sum;
+};
+
+struct Group {
+  std::vector<Multiplied> work;
+  std::vector<float *> targets;
+};
+
+struct Thread {
+  ucontext_t context;
+  int cta, index;
+  bool done, fenced, ready;
+  bool (*until)(void *);
+  void *until_what;
+  const char *why;
+  u32 where;
+  int which;
+  Group open;
+  std::vector<Group> groups;
+  std::map<float *, std::vector<float>> results;  // of accumulators in flight
+  std::vector<u32> unfenced;
+  std::vector<std::shared_ptr<bool>> stores, uncommitted;  // each true once it has read
+};
+
+struct Event {
+  bool is_load, add;
+  TensorMap map;
+  int x, y, cta;
+  u32 at, barrier;
+  std::shared_ptr<bool> read;
+};
+
+Launch launch;
+ucontext_t scheduler;
+std::vector<Thread> threads;
+std::vector<Warp> warps;
+std::vector<Cta> ctas;
+std::vector<Event> events;
+std::mt19937 random_bits;
+Thread *self;
+int cluster_arrived;
+u32 cluster_meetings;
+std::string failure;
+void (*kernel)(void *);
+void *kernel_context;
+
+std::string name(const Thread &t) { return "CTA " + std::to_string(t.cta) + " thread " + std::to_string(t.index); }
+std::string hex(u32 x) { char text[16]; std::snprintf(text, sizeof text, "0x%x", x); return text; }
+
+void fail(const std::string &what) {
+  if (failure.empty()) failure = (self ? name(*self) + ": " : "") + what;
+  if (self) swapcontext(&self->context, &scheduler);
+}
+
+void pass() { swapcontext(&self->context, &scheduler); }
+
+template <class Condition> void wait_until(const char *why, u32 where, int which, Condition condition) {
+  self->until = [](void *c) { return (*(Condition *)c)(); };
+  self->until_what = &condition;
+  self->why = why, self->where = where, self->which = which;
+  pass();
+  self->until = nullptr;
+}
+
+bool chance(u32 one_in) { return random_bits() % one_in == 0; }
+
+Warp &my_warp() { return warps[(self->cta * launch.threads + self->index) / 32]; }
+
+void meet(const char *where) {
+  Warp &warp = my_warp();
+  if (warp.arrived == 0) warp.where = where;
+  else if (std::strcmp(warp.where, where)) fail(std::string("its warp is apart: one lane at ") + where + ", another at " + warp.where);
+  const u32 meeting = warp.meetings;
+  if (++warp.arrived == 32) warp.arrived = 0, ++warp.meetings;
+  else wait_until(where, 0, 0, [&warp, meeting] { return warp.meetings != meeting; });
+}
+
+char *memory(int cta, u32 address, int bytes, int alignment) {
+  if (cta < 0 || cta >= launch.cluster) fail("no CTA " + std::to_string(cta) + " in the cluster");
+  if (address < BASE || address + bytes > BASE + launch.shared_bytes) fail("shared address " + hex(address) + " is outside");
+  if (address % alignment) fail("shared address " + hex(address) + " is no multiple of " + std::to_string(alignment));
+  return ctas[cta].shared + (address - BASE);
+}
+
+Barrier &barrier(int cta, u32 address) {
+  memory(cta, address, 8, 8);
+  Barrier &b = ctas[cta].barriers[(address - BASE) / 8];
+  if (b.count == 0) fail("no barrier at " + hex(address) + " of CTA " + std::to_string(cta));
+  if (ctas[cta].running == 0) fail("CTA " + std::to_string(cta) + " has ended");
+  return b;
+}
+
+void completed(Barrier &b) {
+  if (b.pending == 0 && b.bytes == 0) ++b.phase, b.pending = b.count;
+}
+
+void arrive(int cta, u32 address, int bytes) {
+  Barrier &b = barrier(cta, address);
+  if (b.pending == 0) fail("more arrivals at barrier " + hex(address) + " than it expects");
+  b.bytes += bytes, --b.pending;
+  completed(b);
+}
+
+u32 swizzled(u32 address, int swizzle) { return address ^ (address >> 3 & (swizzle ? swizzle - 1 : 0) & 0x70); }
+
+// Each row of the box: f(its bytes in shared memory from `at` on, x, y of its first element).
+template <class F> void each_element(const TensorMap &map, u32 at, int cta, int x, int y, F f) {
+  for (int r = 0; r < map.box_y; ++r)
+    for (int c = 0; c < map.box_x; ++c) {
+      const u32 address = swizzled(at + (r * map.box_x + c) * map.element, map.swizzle);
+      const long long column = x + c, row = (long long)y + r;
+      char *const global = column < 0 || row < 0 || column >= map.width || row >= map.rows ? nullptr : map.data + row * map.pitch + column * map.element;
+      f(ctas[cta].shared + (address - BASE), global, address);
+    }
+}
+
+void check_box(const TensorMap &map, u32 at, int cta) {
+  memory(cta, at, map.box_x * map.box_y * map.element, map.swizzle == 128 ? 1024 : 128);
+}
+
+float add_fp32(const char *to, const char *what) {
+  float x, y;
+  std::memcpy(&x, to, 4), std::memcpy(&y, what, 4);
+  return x + y;
+}
+
+void happen(const Event &e) {
+  if (e.is_load) {
+    if (ctas[e.cta].running == 0) return fail("a copy lands in CTA " + std::to_string(e.cta) + ", which has ended");
+    each_element(e.map, e.at, e.cta, e.x, e.y, [&](char *to, const char *from, u32) {
+      if (from) std::memcpy(to, from, e.map.element);
+      else std::memset(to, 0, e.map.element);
+    });
+    Barrier &b = barrier(e.cta, e.barrier);
+    b.bytes -= e.map.box_x * e.map.box_y * e.map.element;
+    completed(b);
+  } else {
+    each_element(e.map, e.at, e.cta, e.x, e.y, [&](const char *from, char *to, u32) {
+      if (!to) return;
+      const float sum = e.add ? add_fp32(to, from) : 0;
+      std::memcpy(to, e.add ? (const char *)&sum : from, e.map.element);
+    });
+    *e.read = true;
+  }
+}
+
+void happen_at_random() {
+  const std::size_t i = random_bits() % events.size();
+  std::swap(events[i], events.back());
+  const Event e = events.back();
+  events.pop_back();
+  happen(e);
+}
+
+// -- the tensor core: e8m13, 32 products and C aligned to the largest exponent, cut after 13 fraction bits -------------------
+
+struct Decoded { int significand[32], exponent[32]; bool nan; };
+
+void decode(const unsigned char *codes, Decoded &to) {
+  to.nan = false;
+  for (int i = 0; i < 32; ++i) {
+    const int c = codes[i], e = c >> 3 & 15, f = c & 7, s = e ? 8 + f : f;
+    to.significand[i] = c & 0x80 ? -s : s;
+    to.exponent[i] = s ? (e ? e : 1) - 7 : -200;
+    to.nan |= (c & 0x7f) == 0x7f;
+  }
+}
+
+float dot(const Decoded &a, const Decoded &b, float c) {
+  if (a.nan || b.nan || c != c) return NAN;
+  int exponent[32], largest = -133, ec = -133;
+  for (int i = 0; i < 32; ++i) exponent[i] = a.exponent[i] + b.exponent[i];
+  for (int i = 0; i < 32; ++i) largest = std::max(largest, exponent[i]);
+  if (c != 0) ec = std::ilogb(c), largest = std::max(largest, ec);
+  int sum = 0;
+  for (int i = 0; i < 32; ++i) {
+    const int p = a.significand[i] * b.significand[i], m = std::abs(p) << 7 >> std::min(largest - exponent[i], 31);
+    sum += p < 0 ? -m : m;
+  }
+  if (c != 0) {
+    const int m = int(std::ldexp(std::fabs(c), 23 - ec)) >> std::min(10 + largest - ec, 31);
+    sum += c < 0 ? -m : m;
+  }
+  int magnitude = std::abs(sum);
+  const int bits = magnitude ? 32 - __builtin_clz(magnitude) : 0;
+  if (bits > 14) magnitude = magnitude >> (bits - 14) << (bits - 14);
+  return std::ldexp(sum < 0 ? -float(magnitude) : float(magnitude), largest - 13);
+}
+
+// 32 bytes of row `row` of an operand.
+void operand(u32 start, u32 stride, int row, unsigned char *to) {
+  for (u32 j = 0; j < 32; j += 16)
+    std::memcpy(to + j, memory(self->cta, swizzled(start + row / 8 * stride + row % 8 * 128 + j, 128), 16, 16), 16);
+}
+
+u64 mixed(u64 sum, const unsigned char *codes) {
+  for (int i = 0; i < 32; i += 8) {
+    u64 word;
+    std::memcpy(&word, codes + i, 8);
+    sum = (sum ^ word) * 0x9E3779B97F4A7C15ull, sum ^= sum >> 29;
+  }
+  return sum;
+}
+
+int row_of_lane(int half) { return self->index / 32 % 4 * 16 + self->index % 32 / 4 + half * 8; }
+int column_of_lane(int i) { return i / 2 * 8 + self->index % 4 * 2 + i % 2; }
+
+// Reads the operands of this thread's fragment: their sum, and each column's codes to `use`.
+template <class F> u64 read_operands(const Multiplied &w, Decoded (&rows)[2], F use) {
+  unsigned char codes[32];
+  u64 sum = 0;
+  for (int half = 0; half < 2; ++half) operand(w.a, w.stride, row_of_lane(half), codes), sum = mixed(sum, codes), decode(codes, rows[half]);
+  for (int i = 0; i < w.columns / 4; ++i) operand(w.b, w.stride, column_of_lane(i), codes), sum = mixed(sum, codes), use(i, codes);
+  return sum;
+}
+
+void retire(std::size_t left) {
+  while (self->groups.size() > left) {
+    Group group = std::move(self->groups.front());
+    self->groups.erase(self->groups.begin());
+    for (const Multiplied &w : group.work) {
+      Decoded rows[2];
+      if (read_operands(w, rows, [](int, const unsigned char *) {}) != w.sum)
+        fail("the operands of a wgmma changed while it ran (A at " + hex(w.a) + ", B at " + hex(w.b) + ")");
+    }
+    for (float *d : group.targets) {
+      bool later = false;
+      for (const Group &g : self->groups) later |= std::count(g.targets.begin(), g.targets.end(), d) > 0;
+      if (later || !self->results.count(d)) continue;
+      const std::vector<float> &result = self->results[d];
+      for (std::size_t i = 0; i < result.size(); ++i) {
+        u32 now;
+        std::memcpy(&now, d + i, 4);
+        if (now != TOUCHED) fail("an accumulator was written while its wgmmas ran");
+        d[i] = result[i];
+      }
+      self->results.erase(d);
+    }
+  }
+}
+
+void run_thread() {
+  kernel(kernel_context);
+  if (!self->groups.empty() || !self->open.work.empty()) fail("it ends while its wgmmas run");
+  for (const auto &read : self->uncommitted) if (!*read) fail("it ends with a bulk store that was not committed");
+  for (const auto &read : self->stores) if (!*read) fail("it ends while its bulk stores read shared memory");
+  self->done = true;
+  if (--ctas[self->cta].running == 0)
+    for (const Event &e : events) if (e.is_load && e.cta == self->cta) fail("its CTA ends while copies into it are under way");
+}
+
+void resume(Thread &t) {
+  self = &t;
+  threadIdx.x = t.index, blockIdx.x = t.cta + blockIdx.x / launch.cluster * launch.cluster;
+  swapcontext(&scheduler, &t.context);
+  self = nullptr;
+}
+
+void report_deadlock() {
+  std::map<std::string, int> waiting;
+  for (const Thread &t : threads)
+    if (!t.done) {
+      std::string what = "CTA " + std::to_string(t.cta) + " warp " + std::to_string(t.index / 32) + " at " + t.why;
+      if (t.where) {
+        const Barrier &b = ctas[t.cta].barriers[(t.where - BASE) / 8];
+        what += " " + hex(t.where) + " for parity " + std::to_string(t.which) + " (phase " + std::to_string(b.phase) + ", " +
+                std::to_string(b.pending) + " arrivals and " + std::to_string(b.bytes) + " bytes to come)";
+      } else if (t.which) what += " " + std::to_string(t.which - 1);
+      ++waiting[what];
+    }
+  failure = "deadlock:";
+  for (const auto &[what, count] : waiting) failure += "\n  " + std::to_string(count) + " threads of " + what;
+}
+
+void run_cluster(char *stacks) {
+  const int count = launch.cluster * launch.threads;
+  threads = std::vector<Thread>(count);
+  warps = std::vector<Warp>(count / 32);
+  ctas.clear(), events.clear();
+  ctas.resize(launch.cluster);
+  cluster_arrived = 0;
+  for (Cta &cta : ctas) {
+    cta.memory.reset(new char[launch.shared_bytes + GUARD + 1024]);
+    cta.shared = cta.memory.get() + (1024 - (std::size_t)cta.memory.get() % 1024) % 1024;
+    std::memset(cta.shared, POISON, launch.shared_bytes + GUARD);
+    cta.barriers.resize(launch.shared_bytes / 8 + 1);
+    cta.unfenced.assign(launch.shared_bytes / 8 + 1, 0);
+    cta.running = launch.threads;
+  }
+  for (int i = 0; i < count; ++i) {
+    Thread &t = threads[i];
+    t.cta = i / launch.threads, t.index = i % launch.threads;
+    t.done = t.fenced = t.ready = false, t.until = nullptr, t.why = "a point of rest", t.where = t.which = 0;
+    getcontext(&t.context);
+    t.context.uc_stack.ss_sp = stacks + (std::size_t)i * STACK;
+    t.context.uc_stack.ss_size = STACK;
+    t.context.uc_link = &scheduler;
+    makecontext(&t.context, run_thread, 0);
+  }
+  // How late copies land, in turns of the scheduler, and how many warps stand still, differ from launch to launch.
+  const u32 late = 1 << launch.seed % 3 * 3, still = launch.seed % 2 ? 8 : 32;
+  std::vector<int> order(warps.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (int done = 0; done < count && failure.empty();) {
+    bool progress = false, slept = false;
+    std::shuffle(order.begin(), order.end(), random_bits);
+    for (int w : order) {
+      if (warps[w].asleep > 0) { --warps[w].asleep, slept = true; continue; }
+      if (chance(still)) warps[w].asleep = random_bits() % 64;
+      for (int i = w * 32; i < w * 32 + 32 && failure.empty(); ++i) {
+        Thread &t = threads[i];
+        if (t.done || (t.until && !t.until(t.until_what))) continue;
+        resume(t);
+        progress = true;
+        done += t.done;
+      }
+      if (!events.empty() && chance(late)) happen_at_random(), progress = true;
+    }
+    if (progress || !failure.empty()) continue;
+    if (slept) for (Warp &w : warps) w.asleep = 0;
+    else if (!events.empty()) happen_at_random();
+    else report_deadlock();
+  }
+  while (failure.empty() && !events.empty()) happen_at_random();
+  for (const Cta &cta : ctas) {
+    for (int i = 0; i < GUARD && failure.empty(); ++i)
+      if ((unsigned char)cta.shared[launch.shared_bytes + i] != POISON) fail("a write beyond the end of shared memory");
+    for (std::size_t i = 0; i < cta.barriers.size(); ++i)
+      if (cta.barriers[i].bytes && failure.empty()) fail("barrier " + hex(BASE + i * 8) + " still expects bytes at the end");
+  }
+}
+
+}  // namespace
+
+const char *simulate(const Launch &what, void (*body)(void *), void *context) {
+  launch = what, kernel = body, kernel_context = context;
+  failure.clear();
+  random_bits.seed(launch.seed);
+  gridDim.x = launch.ctas;
+  if (launch.ctas % launch.cluster) return "the grid is no multiple of the cluster";
+  const std::unique_ptr<char[]> stacks(new char[(std::size_t)launch.cluster * launch.threads * STACK]);
+  for (int first = 0; first < launch.ctas && failure.empty(); first += launch.cluster) blockIdx.x = first, run_cluster(stacks.get());
+  return failure.empty() ? nullptr : failure.c_str();
+}
+
+// -- shared and global memory ----------------------------------------------------------------------------------------
+
+char *shared_memory() { return ctas[self->cta].shared; }
+u32 shared_address(const void *p) { return BASE + u32((const char *)p - ctas[self->cta].shared); }
+void read_shared(u32 address, void *to, int bytes) { std::memcpy(to, memory(self->cta, address, bytes, bytes), bytes); }
+
+void write_shared(u32 address, const void *from, int bytes) {
+  std::memcpy(memory(self->cta, address, bytes, bytes), from, bytes);
+  for (u32 at = address; at < address + bytes; at += 8) {
+    ctas[self->cta].unfenced[(at - BASE) / 8] = self->index + 1;
+    self->unfenced.push_back((at - BASE) / 8);
+  }
+}
+
+float load_constant(const float *p) {
+  if (!self->ready) fail("global memory is read before the grid before has ended");
+  if (p < launch.scale_b || p >= launch.scale_b_end) fail("a read outside scale_b");
+  return *p;
+}
+
+float4 load_remote(u32 address, int cta) {
+  float4 v;
+  if (ctas[cta].running < launch.threads) fail("a read of the shared memory of a CTA whose threads end");
+  std::memcpy(&v, memory(cta, address, 16, 16), 16);
+  return v;
+}
+
+// -- barriers --------------------------------------------------------------------------------------------------------
+
+void barrier_init(u32 bar, int arrivals) {
+  memory(self->cta, bar, 8, 8);
+  Barrier &b = ctas[self->cta].barriers[(bar - BASE) / 8];
+  b.count = b.pending = arrivals;
+}
+void fence_barrier_init() {}
+void barrier_expect(u32 bar, int bytes) { pass(), arrive(self->cta, bar, bytes); }
+void barrier_arrive(u32 bar) { pass(), arrive(self->cta, bar, 0); }
+void barrier_arrive(u32 bar, int cta) { pass(), arrive(cta, bar, 0); }
+
+// An answer may always be late: no may mean yes by now.
+u32 barrier_test(u32 bar, u32 parity) { return (barrier(self->cta, bar).phase & 1) != parity && !chance(2); }
+
+void barrier_wait(u32 bar, u32 parity) {
+  Barrier &b = barrier(self->cta, bar);
+  wait_until("barrier", bar, parity, [&b, parity] { return (b.phase & 1) != parity; });
+}
+
+void named_sync(int id, int count) {
+  meet("bar.sync");
+  Named &b = ctas[self->cta].named[id];
+  if (b.arrived == 0) b.threads = count;
+  if (b.threads != count) fail("named barrier " + std::to_string(id) + " with two counts");
+  const u32 meeting = b.meetings;
+  if (++b.arrived == count) b.arrived = 0, ++b.meetings;
+  else wait_until("named barrier", 0, id + 1, [&b, meeting] { return b.meetings != meeting; });
+}
+
+void __syncthreads() { named_sync(0, launch.threads); }
+void __syncwarp() { meet("__syncwarp"); }
+
+u32 shuffle(u32 v, int lane) {
+  my_warp().shuffled[self->index % 32] = v;
+  meet("__shfl_sync");
+  v = my_warp().shuffled[lane];
+  meet("__shfl_sync");
+  return v;
+}
+
+int cluster_rank() { return self->cta; }
+
+void cluster_sync() {
+  meet("cluster barrier");
+  const u32 meeting = cluster_meetings;
+  if (++cluster_arrived == launch.cluster * launch.threads) cluster_arrived = 0, ++cluster_meetings;
+  else wait_until("cluster barrier", 0, 0, [meeting] { return cluster_meetings != meeting; });
+}
+
+// -- bulk copies -----------------------------------------------------------------------------------------------------
+
+void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned short mask) {
+  pass();
+  if (!self->ready) fail("global memory is read before the grid before has ended");
+  for (int cta = 0; cta < launch.cluster; ++cta)
+    if (mask >> cta & 1) {
+      check_box(*map, to, cta);
+      // It may land at any moment from now on: what was there is gone.
+      std::memset(ctas[cta].shared + (to - BASE), POISON, map->box_x * map->box_y * map->element);
+      events.push_back({true, false, *map, x, y, cta, to, bar, nullptr});
+    }
+}
+void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar) { tma_load(to, map, x, y, bar, 1 << self->cta); }
+
+void tma_write(const TensorMap *map, u32 from, int x, int y, bool add) {
+  pass();
+  check_box(*map, from, self->cta);
+  each_element(*map, from, self->cta, x, y, [](char *, char *, u32 address) {
+    if (const int writer = ctas[self->cta].unfenced[(address - BASE) / 8])
+      fail("a bulk store reads what thread " + std::to_string(writer - 1) + " wrote without a fence");
+  });
+  self->uncommitted.push_back(std::make_shared<bool>(false));
+  events.push_back({false, add, *map, x, y, self->cta, from, 0, self->uncommitted.back()});
+}
+
+void tma_commit() {
+  self->stores.insert(self->stores.end(), self->uncommitted.begin(), self->uncommitted.end());
+  self->uncommitted.clear();
+}
+
+void tma_wait_read() {
+  Thread &t = *self;
+  wait_until("bulk stores", 0, 0, [&t] { return std::all_of(t.stores.begin(), t.stores.end(), [](const auto &read) { return *read; }); });
+  t.stores.clear();
+}
+
+void fence_async() {
+  for (u32 i : self->unfenced)
+    if (ctas[self->cta].unfenced[i] == self->index + 1) ctas[self->cta].unfenced[i] = 0;
+  self->unfenced.clear();
+}
+
+// -- wgmma -----------------------------------------------------------------------------------------------------------
+
+void wgmma_fence() { meet("wgmma.fence"), self->fenced = true; }
+
+void wgmma_commit() {
+  meet("wgmma.commit_group");
+  self->groups.push_back(std::move(self->open));
+  self->open = {};
+  self->fenced = false;
+}
+
+void wgmma_wait_all_but(int left) {
+  meet("wgmma.wait_group");
+  pass();
+  retire(left);
+}
+
+void multiply(float *d, int count, u32 a, u32 b, u32 high, int add) {
+  if (!self->fenced) fail("wgmma without a fence since the last group");
+  if (a >> 16 != 1 || b >> 16 != 1 || high >> 30 != 1) fail("a wrong descriptor");
+  Multiplied w{(a & 0x3FFF) << 4, (b & 0x3FFF) << 4, (high & 0x3FFF) << 4, count * 2, 0};
+  auto &result = self->results[d];
+  if (result.empty()) {
+    result.assign(d, d + count);
+    for (int i = 0; i < count; ++i) std::memcpy(d + i, &TOUCHED, 4);
+  }
+  Decoded rows[2];
+  w.sum = read_operands(w, rows, [&](int i, const unsigned char *codes) {
+    Decoded column;
+    decode(codes, column);
+    for (int half = 0; half < 2; ++half) {
+      float &x = result[i / 2 * 4 + half * 2 + i % 2];
+      x = dot(rows[half], column, add ? x : 0.0f);
+    }
+  });
+  self->open.work.push_back(w);
+  self->open.targets.push_back(d);
+}
+
+// -- epilogue --------------------------------------------------------------------------------------------------------
+
+u32 pack_bf16(float low, float high) {
+  const float both[2] = {low, high};
+  u32 pair = 0;
+  for (int i = 0; i < 2; ++i) {
+    u32 u;
+    std::memcpy(&u, &both[i], 4);
+    pair |= (both[i] != both[i] ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16) << 16 * i;
+  }
+  return pair;
+}
+
+// Four 8x8 matrices of 2-byte elements: lane l holds elements 2 (l % 4), +1 of row l / 4 of each; lanes 8 i to 8 i + 7 name
+// where the rows of matrix i go.
+void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  const u32 mine[4] = {a, b, c, d};
+  const int lane = self->index % 32;
+  u32 row[4];
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    my_warp().shuffled[lane] = mine[matrix];
+    meet("stmatrix");
+    if (lane / 8 == matrix) std::memcpy(row, &my_warp().shuffled[lane % 8 * 4], 16);
+    meet("stmatrix");
+  }
+  write_shared(address, row, 16);
+}
+
+void wait_for_inputs() { self->ready = true; }
+void release_next() {}
