@@ -22,9 +22,11 @@ FLAGS += (f"-DDESCRIPTOR_HIGH={DESCRIPTOR_HIGH}u",)
 SHARED = "extern __shared__ __align__(1024) char shared[];"
 ENTRY = """
 struct Call { const TensorMap *maps; const Arguments *p; };
-extern "C" const char *entry(const TensorMap *maps, const Arguments *p, int ctas, int shared_bytes, unsigned seed,
+extern "C" const char *entry(const void *maps, const Arguments *p, int ctas, int shared_bytes, unsigned seed,
                              const float *scale_b, long long scale_b_count) {
-  Call call{maps, p};
+  TensorMap aligned[5];
+  std::memcpy((void *)aligned, maps, sizeof aligned);
+  Call call{aligned, p};
   return simulate({ctas, CLUSTER, THREADS, shared_bytes, seed, scale_b, scale_b + scale_b_count}, [](void *c) {
     const auto &[maps, p] = *(Call *)c;
     run(maps[0], maps[1], maps[2], maps[3], maps[4], *p);
@@ -90,7 +92,7 @@ def entry(tile, text):
     return function
 
 
-def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multiprocessors=2):
+def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multiprocessors=4):
     """kernels.gemm.run.issue for tensors of the CPU, on a chip of `multiprocessors`; raises Fault for what it does wrong."""
 
     class Kernel:
