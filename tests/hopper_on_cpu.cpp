@@ -194,8 +194,13 @@ void happen(const Event &e) {
   }
 }
 
-void happen_at_random() {
-  const std::size_t i = random_bits() % events.size();
+// One of the events under way; `forced`: nothing else can go on. Stores like to read late.
+void happen_at_random(bool forced) {
+  std::size_t i = random_bits() % events.size();
+  if (!events[i].is_load) {
+    if (!forced && !chance(64)) return;
+    for (std::size_t j = 0; launch.seed % 2 == 0 && j < events.size(); ++j) if (events[j].is_load) i = j;
+  }
   std::swap(events[i], events.back());
   const Event e = events.back();
   events.pop_back();
@@ -364,14 +369,14 @@ void run_cluster(char *stacks) {
         progress = true;
         done += t.done;
       }
-      if (!events.empty() && chance(late)) happen_at_random(), progress = true;
+      if (!events.empty() && chance(late)) happen_at_random(false), progress = true;
     }
     if (progress || !failure.empty()) continue;
     if (slept) for (Warp &w : warps) w.asleep = 0;
-    else if (!events.empty()) happen_at_random();
+    else if (!events.empty()) happen_at_random(true);
     else report_deadlock();
   }
-  while (failure.empty() && !events.empty()) happen_at_random();
+  while (failure.empty() && !events.empty()) happen_at_random(true);
   for (const Cta &cta : ctas) {
     for (int i = 0; i < GUARD && failure.empty(); ++i)
       if ((unsigned char)cta.shared[launch.shared_bytes + i] != POISON) fail("a write beyond the end of shared memory");

@@ -146,9 +146,10 @@ def surrounded(out):
     return inside, whole
 
 
-def run_on_cpu(tile, x, seed=0, text=gemm_on_cpu.TEXT):
+def run_on_cpu(tile, x, seed=0, text=gemm_on_cpu.TEXT, multiprocessors=4):
     out, whole = surrounded(x.out)
-    gemm_on_cpu.issue(x._replace(out=out), tile.scales, tile.promote, bool(tile.add), tile, seed=seed, text=text)
+    how = {"seed": seed, "text": text, "multiprocessors": multiprocessors}
+    gemm_on_cpu.issue(x._replace(out=out), tile.scales, tile.promote, bool(tile.add), tile, **how)
     assert bool((whole[:1024] == 7).all())
     assert bool((whole[-1024:] == 7).all())
     return out
@@ -246,10 +247,27 @@ def test_the_gpu_gives_the_bits_of_each_group(tile, masked):
     assert_same_bits(run_on_gpu(tile, x), expected_of_groups(tile, x))
 
 
+@pytest.mark.sweep
+@on_a_cpu
+@pytest.mark.parametrize("tile", [*TILES, *GROUPED], ids=label)
+def test_every_tile_in_many_schedules(tile):
+    """Every kind of kernel, small and larger sizes, on chips of few and of many multiprocessors, in many schedules."""
+    if tile.grouped:
+        problems = [grouped_operands(tile, 328, k, masked) for k, masked in ((272, False), (528, True))]
+    else:
+        problems = [operands(tile, *ragged(tile, small)) for small in (True, False)]
+    for x in problems:
+        want = expected_of_groups(tile, x) if tile.grouped else expected(tile, x)
+        for seed in range(2, 8):
+            assert_same_bits(run_on_cpu(tile, x, seed, multiprocessors=(4, 12, 132)[seed % 3]), want)
+
+
 # -- the emulated chip notices -----------------------------------------------------------------------------------------
 
 PROMOTED = Tile(128, 64, stages=2)
 PLANTED = {
+    "the scale of another row": (PROMOTED, "f[block][j / 2]", "f[block][j % 2]", "differ"),
+    "a tile left out": (PROMOTED, "i += stride;", "i += stride + 1;", "differ"),
     "a release before the wait": (
         PROMOTED,
         "                wgmma_wait<0>();\n",
@@ -268,7 +286,7 @@ PLANTED = {
         Tile(128, 64, stages=2, depth=2),
         "if (last) wgmma_wait<0>();",
         "if (last) wgmma_wait<1>();",
-        "differ|ends while its wgmmas",
+        "differ|changed|ends while its wgmmas",
     ),
     "no fence before the wgmmas": (PROMOTED, "                wgmma_fence();\n", "", "without a fence"),
     "a wrong parity of the full barrier": (
@@ -281,7 +299,7 @@ PLANTED = {
         PROMOTED,
         "if (!ready) barrier_wait(full + 8 * stage, ring.parity);",
         "",
-        "differ|changed",
+        "differ|changed|deadlock",
     ),
     "no wait for an empty stage": (
         PROMOTED,
@@ -298,7 +316,7 @@ PLANTED = {
     "too many bytes expected": (PROMOTED, "barrier_expect(bar, EXPECTED);", "barrier_expect(bar, EXPECTED + 16);", "deadlock"),
     "no fence before the stores": (PROMOTED, "          fence_async();\n", "", "without a fence"),
     "staging overwritten before it is read": (
-        Tile(128, 64, stages=2, out=4),
+        Tile(256, 64, stages=2, out=4),
         "if (first) tma_wait_read();",
         "",
         "differ|ends while",

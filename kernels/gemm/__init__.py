@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["gemm", "grouped", "native", "wgrad"]
 
 
+def _wgmmas(promote: int) -> int:
+    """Wgmmas, of 32 products each, between promotions."""
+    if promote <= 0 or promote % 32:
+        raise ValueError(f"promote = {promote}: a multiple of 32 is right, as many products as a wgmma adds up")
+    return promote // 32
+
+
 def gemm(
     a: torch.Tensor,
     b: torch.Tensor,
@@ -39,7 +46,7 @@ def gemm(
     `out` (M, N) BF16 (also the default) or FP32 is written and returned. `promote`: products between promotions, 32, 64 or 128.
     `twin`: the timing twin, which loads the scales but promotes nothing: **its output is wrong by design**.
     """
-    return issue(Operands(a, b, scale_a, scale_b, out), scales=1, promote=0 if twin else promote // 32)
+    return issue(Operands(a, b, scale_a, scale_b, out), scales=1, promote=0 if twin else _wgmmas(promote))
 
 
 def wgrad(
@@ -74,7 +81,7 @@ def native(
     `promote`: None leaves the whole sum to the Tensor Core's e8m13 accumulator, fast and imprecise; 32, 64, 128, 256 or 512
     adds it to FP32 registers every so many products, from zero each time.
     """
-    return issue(Operands(a, b, scale_a, scale_b, out), scales=0, promote=(promote or 0) // 32)
+    return issue(Operands(a, b, scale_a, scale_b, out), scales=0, promote=0 if promote is None else _wgmmas(promote))
 
 
 def grouped(

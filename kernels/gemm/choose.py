@@ -34,9 +34,9 @@ def candidates(p: Problem) -> Iterator[Tile]:
     fixed: dict[str, Any] = {"promote": p.promote, "scales": p.scales, "out": p.out}
     fixed |= {"add": int(p.add), "grouped": int(p.groups > 0)}
     large: tuple[tuple[int, int, int], ...] = ((128, 128, 1),)
-    if p.promote == 0:
-        large = ((128, 256, 2), (128, 192, 2))
-    elif p.promote == 4 and p.scales and not p.groups:
+    if p.promote == 0 and p.out == 2:
+        large = ((128, 256, 2), (128, 192, 2))  # beside D in FP32, a ring for 128 x 256 has no room
+    elif not p.groups and (p.promote == 0 or (p.promote == 4 and p.scales)):
         large = ((256, 128, 1), (128, 192, 2))
     for bm, bn, share in large:
         yield Tile(bm, bn, share=share, **fixed)

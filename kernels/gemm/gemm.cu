@@ -24,6 +24,7 @@ constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // of one copy
 constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)), "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
+static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(DEPTH == 1 || (PROMOTE == 4 && SCALES && PARTS == 1), "two parts in flight, of one instruction each");
 
 // Shared memory: the ring's operands, D's staging, the ring's scales, its barriers (full, then empty), the groups.

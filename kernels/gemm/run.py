@@ -57,24 +57,11 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
     if out is None:
         if add:
             raise ValueError("accumulate adds to `out`: give it")
-        out = torch.empty((x.a.shape[0], x.b.shape[-2]), dtype=torch.bfloat16, device=x.a.device)
+        out = torch.empty((*x.a.shape[:1], *x.b.shape[-2:-1]), dtype=torch.bfloat16, device=x.a.device)
         x = x._replace(out=out)
-    key = (
-        x.a.data_ptr(),
-        x.b.data_ptr(),
-        x.scale_a.data_ptr(),
-        x.scale_b.data_ptr(),
-        out.data_ptr(),
-        x.a.shape,
-        x.b.shape,
-        out.dtype,
-        None if x.starts is None else x.starts.data_ptr(),
-        None if x.counts is None else x.counts.data_ptr(),
-        scales,
-        promote,
-        add,
-        tile,
-    )
+    # All that `check` and `prepare` look at: another tensor may come to lie at the same address.
+    tensors = [None if t is None else (t.data_ptr(), t.dtype, t.shape, t.stride()) for t in x]
+    key = (*tensors, scales, promote, add, tile)
     launch = _launches.get(key)
     if launch is None:
         if len(_launches) >= KEPT:
@@ -165,21 +152,23 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
 
     for name, t in _given(x):
         require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
+    require(x.a.dim() == 2, f"a has {x.a.dim()} dimensions: (M, K) is right")
+    require(
+        x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups"
+    )
     for name, t in (("a", x.a), ("b", x.b)):
         require(
             t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read"
         )
         require(t.stride(-1) == 1, f"{name} is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only")
-    require(x.a.dim() == 2, f"a has {x.a.dim()} dimensions: (M, K) is right")
-    require(
-        x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups"
-    )
     require(x.b.is_contiguous(), "b is not contiguous")
     (m, k), n = x.a.shape, x.b.shape[-2]
     require(x.b.shape[-1] == k, f"a has K = {k}, b K = {x.b.shape[-1]}")
     require(m > 0 and n > 0 and k > 0, f"an empty GEMM: {m} x {n} x {k}")
+    require(x.b.shape[0] > 0, "no groups: b is (0, N, K)")
     require(k % 16 == 0, f"K = {k}: bulk copies want rows of a multiple of 16 bytes")
-    require(x.a.stride(0) % 16 == 0, f"rows of a lie {x.a.stride(0)} bytes apart: a multiple of 16 is right")
+    pitch = x.a.stride(0)
+    require(pitch % 16 == 0 and pitch >= k, f"rows of a lie {pitch} bytes apart: a multiple of 16, at least K, is right")
     require(n % 8 == 0, f"N = {n}: a multiple of 8 is right")
     assert x.out is not None
     require(tuple(x.out.shape) == (m, n), f"out is {tuple(x.out.shape)}: ({m}, {n}) is right")
@@ -198,8 +187,8 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
     for name, t, rows in columns:
         require(tuple(t.shape) == (groups_of_k, rows), f"{name} is {tuple(t.shape)}: ({groups_of_k}, {rows}) is right")
         require(
-            t.stride(1) == 1 and t.stride(0) % 4 == 0,
-            f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4",
+            t.stride(1) == 1 and t.stride(0) % 4 == 0 and t.stride(0) >= rows,
+            f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4, is right",
         )
     if scales == 1:
         shape = (*x.b.shape[:-2], -(-n // 128), groups_of_k)
@@ -208,7 +197,7 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
     for name, extra in (("starts", x.starts), ("counts", x.counts)):
         if extra is not None:
             require(
-                extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],),
-                f"{name}: int32 ({x.b.shape[0]},) is right",
+                extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],) and extra.is_contiguous(),
+                f"{name}: int32 ({x.b.shape[0]},), contiguous, is right",
             )
             require(x.b.shape[0] <= MAX_GROUPS, f"{x.b.shape[0]} groups: at most {MAX_GROUPS}")
