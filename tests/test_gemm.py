@@ -155,6 +155,11 @@ def run_on_cpu(tile, x, seed=0, text=gemm_on_cpu.TEXT, multiprocessors=4):
     return out
 
 
+def assert_same_bits_in_schedules(seeds, tile, x, want, text=gemm_on_cpu.TEXT):
+    for seed in seeds:
+        assert_same_bits(run_on_cpu(tile, x, seed, text), want)
+
+
 def run_on_gpu(tile, x):
     def to_gpu(t):
         if t is None or t.is_contiguous():
@@ -199,9 +204,7 @@ def ragged(tile, small):
 def test_the_text_gives_isa_models_bits(tile):
     """The kernel's text on a CPU gives isa_model's bits for ragged sizes, in every schedule tried."""
     x = operands(tile, *ragged(tile, small=True))
-    want = expected(tile, x)
-    for seed in range(2):
-        assert_same_bits(run_on_cpu(tile, x, seed), want)
+    assert_same_bits_in_schedules(range(2), tile, x, expected(tile, x))
 
 
 @on_a_cpu
@@ -307,13 +310,30 @@ PLANTED = {
         "",
         "differ|changed|more arrivals",
     ),
+    "a release of the own ring only": (
+        Tile(128, 64, stages=2, share=1),
+        "barrier_arrive(empty + 8 * stage, lane)",
+        "barrier_arrive(empty + 8 * stage, cluster_rank())",
+        "more arrivals|changed|differ|deadlock",
+    ),
+    "copies that reach one CTA": (
+        Tile(128, 64, stages=2, share=1),
+        "EVERYONE = (1 << SHARERS) - 1",
+        "EVERYONE = 1",
+        "deadlock",
+    ),
     "too few arrivals expected": (
         Tile(128, 64, stages=2, share=1),
         "WGS * 4 * (SHARE ? SHARERS : 1)",
         "WGS * 4",
         "more arrivals|changed|differ|deadlock",
     ),
-    "too many bytes expected": (PROMOTED, "barrier_expect(bar, EXPECTED);", "barrier_expect(bar, EXPECTED + 16);", "deadlock"),
+    "too many bytes expected": (
+        PROMOTED,
+        "barrier_expect(bar, EXPECTED);",
+        "barrier_expect(bar, EXPECTED + 16);",
+        "deadlock",
+    ),
     "no fence before the stores": (PROMOTED, "          fence_async();\n", "", "without a fence"),
     "staging overwritten before it is read": (
         Tile(256, 64, stages=2, out=4),
@@ -358,5 +378,4 @@ def test_a_planted_fault_is_found(fault):
     want = expected(tile, x)
     assert_same_bits(run_on_cpu(tile, x), want)
     with pytest.raises((gemm_on_cpu.Fault, AssertionError), match=finding):
-        for seed in range(20):
-            assert_same_bits(run_on_cpu(tile, x, seed, gemm_on_cpu.TEXT.replace(right, wrong)), want)
+        assert_same_bits_in_schedules(range(20), tile, x, want, gemm_on_cpu.TEXT.replace(right, wrong))

