@@ -171,18 +171,18 @@ def run_on_gpu(tile, x):
     return issue(there, scales=tile.scales, promote=tile.promote, add=bool(tile.add), tile=tile).cpu()
 
 
-def grouped_operands(tile, n, k, masked):
-    """Groups of COUNTS rows, one after the other, or each with room for the largest."""
-    room = max(COUNTS) + 3
-    starts = [i * room if masked else sum(COUNTS[:i]) for i in range(len(COUNTS))]
-    x = operands(tile, room * len(COUNTS) if masked else sum(COUNTS), n, k, len(COUNTS))
-    return x._replace(starts=torch.tensor(starts, dtype=torch.int32), counts=torch.tensor(COUNTS, dtype=torch.int32))
+def grouped_operands(tile, n, k, masked, counts=COUNTS):
+    """Groups of `counts` rows, one after the other, or each with room for the largest."""
+    room = max(counts) + 3
+    starts = [i * room if masked else sum(counts[:i]) for i in range(len(counts))]
+    x = operands(tile, room * len(counts) if masked else sum(counts), n, k, len(counts))
+    return x._replace(starts=torch.tensor(starts, dtype=torch.int32), counts=torch.tensor(counts, dtype=torch.int32))
 
 
 def expected_of_groups(tile, x):
     """Each group's own product; rows of no group stay as they were."""
     want = x.out.clone()
-    for g, (start, count) in enumerate(zip(x.starts.tolist(), COUNTS, strict=True)):
+    for g, (start, count) in enumerate(zip(x.starts.tolist(), x.counts.tolist(), strict=True)):
         if count:
             rows = slice(start, start + count)
             want[rows] = expected(
@@ -213,6 +213,24 @@ def test_the_text_gives_the_bits_of_each_group(tile, masked):
     """Grouped: groups of no row, of whole tiles and of parts of them; rows of no group are not written."""
     x = grouped_operands(tile, 168, 272, masked)
     assert_same_bits(run_on_cpu(tile, x), expected_of_groups(tile, x))
+
+
+@on_a_cpu
+@pytest.mark.parametrize(
+    "tile", [Tile(256, 128, share=1), Tile(128, 64, share=2, stages=2), Tile(64, 32, depth=2)], ids=label
+)
+def test_more_rows_than_a_band(tile):
+    """Tiles are walked in bands of 2048 rows; the last band is lower, and every tile comes once."""
+    x = operands(tile, 4200, 2 * tile.bn + 40, 144)
+    assert_same_bits(run_on_cpu(tile, x, multiprocessors=6), expected(tile, x))
+
+
+@on_a_cpu
+def test_more_rows_than_a_band_in_a_group():
+    """A band ends with its group."""
+    tile = Tile(128, 64, share=1, grouped=1)
+    x = grouped_operands(tile, 200, 16, False, (2100, 60, 0, 2304, 4100, 0))
+    assert_same_bits(run_on_cpu(tile, x, multiprocessors=6), expected_of_groups(tile, x))
 
 
 @on_a_cpu
