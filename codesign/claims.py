@@ -8,7 +8,6 @@ from typing import Literal
 from codesign.evidence import Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Claim, Proposal
-from codesign.workloads.gemms import select
 from isa_model.stage import Spec
 
 Judgement = Literal["supported", "refuted", "undetermined"]
@@ -67,7 +66,7 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
             judgement="undetermined",
             reason=f"no {family} evidence is gathered yet",
         )
-    covered = _covered(claim, figures)
+    covered = _covered(proposal, claim, figures)
     if claim.relative_to:
         covered = [ratio for f in covered if (ratio := _ratio(claim, f, figures))]
     if not covered:
@@ -98,8 +97,8 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
     )
 
 
-def _covered(claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
-    gemms = {g.name for g in select(claim.workload)} if claim.workload else None
+def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
+    gemms = {g.name for g in proposal.select(claim.workload)} if claim.workload else None
     return [
         f
         for f in figures

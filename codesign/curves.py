@@ -7,6 +7,7 @@ from codesign.evidence import Plot, Series
 from codesign.proposal import Proposal
 from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
 GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -15,9 +16,11 @@ FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
 
 
 def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
-    plots = [_growth(proposal, sampling, tensors) for tensors in proposal.tensors[:2]]
-    plots += [_histogram(proposal, sampling, proposal.tensors[0])]
-    bits = _fraction_bits(proposal, sampling, proposal.tensors[0])
+    # Captured tensors have the length they have; the plots vary it.
+    drawn = [tensors for tensors in proposal.tensors if tensors != CAPTURED] or ["normal"]
+    plots = [_growth(proposal, sampling, tensors) for tensors in drawn[:2]]
+    plots += [_histogram(proposal, sampling, drawn[0])]
+    bits = _fraction_bits(proposal, sampling, drawn[0])
     return tuple(plots + ([bits] if bits else []))
 
 

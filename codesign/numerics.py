@@ -20,7 +20,9 @@ from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
 from codesign.trial import Sampling, Trial, variants
-from codesign.workloads.gemms import Gemm, select
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensor_file import metadata
+from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -51,12 +53,11 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda d
     """Run every trial of the proposal and return its numerics figures and plots."""
     import numpy as np
 
-    gemms = list(dict.fromkeys(g for workload in proposal.workloads for g in select(workload)))
+    trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
         Job(gemm, tensors, seed, sampling, proposal, compared)
-        for gemm in sorted(gemms, key=lambda g: -g.k)  # long ones first, so that no core waits at the end
-        for tensors in proposal.tensors
+        for gemm, tensors in sorted(trials, key=lambda t: -t[0].k)  # long ones first, so that no core waits at the end
         for seed in sampling.seeds
     ]
     results: dict[tuple[str, str], list[list[Errors]]] = {}
@@ -71,8 +72,7 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda d
     rng = np.random.default_rng(0)
     figures = [
         figure
-        for gemm in gemms
-        for tensors in proposal.tensors
+        for gemm, tensors in trials
         for index, (variant, value, _) in enumerate(compared)
         for figure in _figures(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]], rng)
     ]
@@ -137,6 +137,26 @@ def _figures(
         )
 
 
+def _captures(proposal: Proposal) -> list[str]:
+    """Where captured tensors come from, and how they are sampled."""
+    files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
+    if not files:
+        return []
+    said = []
+    for file in files:
+        about = metadata(file) if file.suffix == ".safetensors" else {}
+        said.append(
+            f"{about['model']} ({about['package']}), {about['loss']}, on {about['text']}"
+            if {"model", "package", "loss", "text"} <= set(about)
+            else file.name
+        )
+    return [
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
+        "their outliers are; of them the row with the largest element and others at random are taken for each seed: "
+        f"{'; '.join(said)}."
+    ]
+
+
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     seeds = ", ".join(map(str, sampling.seeds))
     return (
@@ -151,6 +171,7 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
             if proposal.software.group
             else " with one scale per tensor."
         ),
+        *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
         f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.metrics import METRICS
-from codesign.workloads.gemms import select
-from codesign.workloads.tensors import SOURCES
-from isa_model.diagnostics import Document, InputError, Problem, at, explain, read_yaml, suggest
+from codesign.workloads.gemms import Gemm, own, select
+from codesign.workloads.tensors import CAPTURED, SOURCES
+from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import is_known, raw
@@ -51,7 +51,14 @@ def _found(look_up: Callable[[str], Any]) -> Any:
     return AfterValidator(check)
 
 
-WorkloadName = Annotated[str, _found(select)]
+def _workload(name: str, info: ValidationInfo) -> str:
+    """A workload of a model, or one of the proposal's own layers (validated before it)."""
+    if name.split(".")[0] not in (info.data.get("layers") or {}):
+        _found(select).func(name)
+    return name
+
+
+WorkloadName = Annotated[str, AfterValidator(_workload)]
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
 BaseName = Annotated[str, _found(raw)]
@@ -67,7 +74,7 @@ class Claim(Spec):
     """Upper bound."""
     at_least: float | None = None
     """Lower bound."""
-    workload: WorkloadName | None = None
+    workload: str | None = None
     """Only these GEMMs; default: all of the proposal's workloads."""
     tensors: SourceName | None = None
     """Only this tensor source; default: all of the proposal's."""
@@ -123,6 +130,28 @@ class Sweep(Spec):
     """Values it takes, in the order of the plots."""
 
 
+class Layer(Spec):
+    """A Linear whose tensors the author has: matrices in one file, a pass of training for each two that are given."""
+
+    file: str = Field(pattern=r"\.(npz|safetensors)$")
+    """A .npz or .safetensors file; a relative path starts at the proposal."""
+    activation: str | None = None
+    """Name of the input in the file: (tokens, input features)."""
+    weight: str | None = None
+    """Name of the weight: (output features, input features)."""
+    gradient: str | None = None
+    """Name of the gradient of the output: (tokens, output features)."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Layer:
+        if sum(key is not None for key in (self.activation, self.weight, self.gradient)) < 2:
+            raise at(
+                message="a GEMM takes two tensors",
+                hint="activation and weight (fprop), gradient and weight (dgrad), gradient and activation (wgrad)",
+            )
+        return self
+
+
 class Proposal(Spec):
     """One proposal file."""
 
@@ -146,6 +175,8 @@ class Proposal(Spec):
     """How the operands are quantised."""
     software: Software = Software()
     """The software baseline."""
+    layers: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Layer] = Field(default_factory=dict)
+    """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
     workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
     tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
@@ -153,11 +184,29 @@ class Proposal(Spec):
     claims: tuple[Claim, ...] = Field(min_length=1)
     """What it promises, in numbers."""
 
+    def select(self, workload: str) -> list[Gemm]:
+        """The GEMMs of a workload, the author's own layers included. Raises InputError for one that cannot be had."""
+        layer = self.layers.get(workload.split(".")[0])
+        if layer is None:
+            return select(workload)
+        keys = {"activation": layer.activation, "weight": layer.weight, "gradient": layer.gradient}
+        return select(workload, own(workload.split(".")[0], Path(layer.file), keys))
+
+    @property
+    def trials(self) -> list[tuple[Gemm, str]]:
+        """Every GEMM with every tensor source that has operands for it."""
+        gemms = dict.fromkeys(g for workload in self.workloads for g in self.select(workload))
+        return [(g, tensors) for g in gemms for tensors in self.tensors if tensors != CAPTURED or g.recorded]
+
     @model_validator(mode="after")
     def _claims_covered(self) -> Proposal:
-        covered = {g.name for w in self.workloads for g in select(w)}
+        within = tuple(f"{w}." for w in self.workloads)
         for i, claim in enumerate(self.claims):
-            if claim.workload and not covered & {g.name for g in select(claim.workload)}:
+            if claim.workload and not (
+                claim.workload in self.workloads
+                or claim.workload.startswith(within)
+                or any(w.startswith(f"{claim.workload}.") for w in self.workloads)
+            ):
                 raise at(
                     "claims",
                     i,
@@ -253,10 +302,61 @@ def parse_proposal(document: Document) -> Proposal:
     except ValidationError as error:
         problems = explain(document, error, Proposal, document.data)
         raise InputError([*problems, *_change_problems(document)]) from None
-    problems = _instruction_problems(document, proposal)
+    here = Path(document.name).parent
+    layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
+    proposal = proposal.model_copy(update={"layers": layers})
+    problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]
     if problems:
         raise InputError(problems)
     return proposal
+
+
+def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
+    """Layers whose file, tensors or shapes are wrong; sources and claims that no GEMM has operands for."""
+
+    def told(error: InputError, loc: Loc) -> list[Problem]:
+        return [document.problem(loc, p.message, p.hint) for p in error.problems]
+
+    problems = []
+    for name in proposal.layers:
+        try:
+            proposal.select(name)
+        except InputError as error:
+            problems += told(error, ("layers", name, _blamed(error, proposal.layers[name])))
+    if problems:
+        return problems
+    for i, workload in enumerate(proposal.workloads):
+        try:
+            proposal.select(workload)
+        except InputError as error:
+            problems += told(error, ("workloads", i))
+    if problems:
+        return problems
+    trials = proposal.trials
+    for i, tensors in enumerate(proposal.tensors):
+        if not any(t == tensors for _, t in trials):
+            hint = "workloads such as smollm2-135m or minilm-l6, or `layers` of your own; `codesign list tensors`"
+            problems.append(document.problem(("tensors", i), f"no workload has {tensors} tensors", hint))
+    for i, claim in enumerate(proposal.claims):
+        covered = [(g, t) for g, t in trials if claim.tensors in (None, t)]
+        if claim.workload:
+            try:
+                names = {g.name for g in proposal.select(claim.workload)}
+            except InputError as error:
+                problems += told(error, ("claims", i, "workload"))
+                continue
+            covered = [(g, t) for g, t in covered if g.name in names]
+        if not covered and not problems:
+            message = f"nothing is computed with {claim.tensors} tensors on `{claim.workload or 'the workloads'}`"
+            problems.append(document.problem(("claims", i, "tensors"), message, "a GEMM that has them"))
+    return problems
+
+
+def _blamed(error: InputError, layer: Layer) -> str:
+    """The field of a layer that an error is about: the tensor it names, else the file."""
+    text = error.problems[0].message
+    roles = ("activation", "weight", "gradient")
+    return next((r for r in roles if (key := getattr(layer, r)) and f"`{key}`" in text), "file")
 
 
 def _change_problems(document: Document) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.proposal import Proposal, Quantisation, Value
 from codesign.workloads.gemms import Gemm, Role
-from codesign.workloads.tensors import draw
+from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.array_codec import decode_array, to_codes
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.formats import FORMATS
@@ -99,14 +99,12 @@ class Trial:
         stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
         rng = np.random.default_rng([seed, stream])
         self.gemm, self.quantisation = gemm, quantisation
-        self.rows, self.columns = min(rows, gemm.m), min(columns, gemm.n)
-        # A is drawn as tokens by features; in wgrad its rows are features and the sums run over tokens.
-        if gemm.tokens_along_k:
-            self.a = draw(tensors, rng, (gemm.k, self.rows), gemm.a).T
-            self.b = draw(tensors, rng, (gemm.k, self.columns), gemm.b)
+        if tensors == CAPTURED:
+            self.a, self.b, self.columns = _pick(gemm, rng, rows, columns)
         else:
-            self.a = draw(tensors, rng, (self.rows, gemm.k), gemm.a)
-            self.b = draw(tensors, rng, (min(BLOCK, gemm.n), gemm.k), gemm.b).T
+            self.columns = min(columns, gemm.n)
+            self.a, self.b = _draw(gemm, tensors, rng, min(rows, gemm.m), self.columns)
+        self.rows = len(self.a)
         # Ragged ends of K are filled with zeros, as TMA fills what lies outside a tensor.
         ragged = -gemm.k % BLOCK
         self.a = np.pad(self.a, ((0, 0), (0, ragged)))
@@ -203,6 +201,41 @@ class Trial:
             rounding=rule.rounding,
             floor=rule.floor,
         )
+
+
+def _draw(gemm: Gemm, tensors: str, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any]:
+    """Rows of A and columns of B of a synthetic source."""
+    # A is drawn as tokens by features; in wgrad its rows are features and the sums run over tokens.
+    if gemm.tokens_along_k:
+        return draw(tensors, rng, (gemm.k, rows), gemm.a).T, draw(tensors, rng, (gemm.k, columns), gemm.b)
+    return draw(tensors, rng, (rows, gemm.k), gemm.a), draw(tensors, rng, (min(BLOCK, gemm.n), gemm.k), gemm.b).T
+
+
+def _pick(gemm: Gemm, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any, int]:
+    """Rows of A and columns of B of captured tensors, and how many of these columns are computed.
+
+    The row of A with the largest element, in wgrad the column of B, too, is always among them, the others at random.
+    Columns of a weight are one block of 128, so that its scales are whole.
+    """
+    import numpy as np
+
+    assert gemm.recorded is not None
+    a, b = recorded(gemm.recorded)
+    a = a.T if gemm.tokens_along_k else a
+    b = b.T if gemm.a == "activation" else b
+
+    def some(matrix: Any, count: int) -> Any:
+        order = rng.permutation(len(matrix))
+        first = int(np.abs(matrix).max(axis=1).argmax())
+        return np.sort(np.concatenate([[first], order[order != first]])[:count])
+
+    a = a[some(a, rows)]
+    if gemm.b != "weight":
+        b = b[:, some(b.T, columns)]
+        return a, b, b.shape[1]
+    start = BLOCK * int(rng.integers(-(-b.shape[1] // BLOCK)))
+    b = b[:, start : start + BLOCK]
+    return a, b, min(columns, b.shape[1])
 
 
 def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> Operand:

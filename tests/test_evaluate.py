@@ -153,7 +153,7 @@ def test_a_wide_base_needs_no_scale():
     assert np.array_equal(outcome.exact, outcome.original)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [name for name, source in SOURCES.items() if source.draw])
 @pytest.mark.parametrize("role", ["activation", "weight", "gradient"])
 def test_tensor_sources_draw_bf16_numbers_reproducibly(source, role):
     """Every source and role gives finite BF16 numbers of the shape asked, the same for the same seed."""

@@ -1,7 +1,8 @@
-"""Tensor sources: synthetic operands of stated distributions, rounded to BF16 as a framework would hold them.
+"""Tensor sources: synthetic operands of stated distributions, and tensors captured from real models.
 
-Every source draws a matrix of tokens by features (a weight: outputs by inputs), for one of three roles. None is a real
-tensor; what each is meant to provoke stands beside it.
+A synthetic source draws a matrix of tokens by features (a weight: outputs by inputs), for one of three roles, rounded to
+BF16 as a framework would hold it; what each is meant to provoke stands beside it. The source `captured` is what a model
+computed: it has operands only for the GEMMs they were taken from.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from codesign.workloads.gemms import Role
+    from codesign.workloads.gemms import Recorded, Role
 
     Draw = Callable[[np.random.Generator, tuple[int, int], Role], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A way to draw tensors."""
+    """A way to draw tensors; without `draw`, they are read from a file."""
 
     description: str
-    draw: Draw
+    draw: Draw | None
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, int], role: Role) -> NDArray[np.float64]:
@@ -65,6 +66,8 @@ def _swiglu(rng: np.random.Generator, shape: tuple[int, int], role: Role) -> NDA
     return gate / (1.0 + np.exp(-gate)) * np.abs(up)
 
 
+CAPTURED = "captured"
+
 SOURCES: dict[str, Source] = {
     "normal": Source("N(0, 1) in both operands: sums grow like the root of K", _normal),
     "uniform": Source("U[0, 1) in both operands: sums grow like K, truncation is pure bias", _uniform),
@@ -74,6 +77,11 @@ SOURCES: dict[str, Source] = {
         _outliers,
     ),
     "swiglu": Source("products of a gate and an up-projection, as after SwiGLU; N(0, 0.02) weights", _swiglu),
+    CAPTURED: Source(
+        "activations, weights and gradients of a real model on real text, both operands of one GEMM from the same step: of "
+        "smollm2-135m and minilm-l6, shipped, or of a layer of your own",
+        None,
+    ),
 }
 
 
@@ -82,4 +90,19 @@ def draw(source: str, rng: np.random.Generator, shape: tuple[int, int], role: Ro
     import ml_dtypes
     import numpy as np
 
-    return SOURCES[source].draw(rng, shape, role).astype(ml_dtypes.bfloat16).astype(np.float32)
+    drawn = SOURCES[source].draw
+    if drawn is None:
+        raise ValueError(f"{source} tensors are read, not drawn")
+    return drawn(rng, shape, role).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def recorded(where: Recorded) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both captured matrices of a GEMM as they were taken (activations and gradients tokens first, weights outputs first),
+    rounded to BF16. Raises InputError as `tensor_file.read`."""
+    import ml_dtypes
+    import numpy as np
+
+    from codesign.workloads.tensor_file import read
+
+    a, b = (read(where.file, key).astype(ml_dtypes.bfloat16).astype(np.float32) for key in (where.a, where.b))
+    return a, b
