@@ -114,7 +114,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
             label="proposal, other fraction bits",
             variant="proposal",
             x=FRACTION_BITS,
-            y=tuple(error(trial.outcome(_with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
+            y=tuple(error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
         )
     ]
     for variant, at, instruction in variants(proposal):
@@ -134,6 +134,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     )
 
 
-def _with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
+def with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
+    """The instruction with another number of fraction bits in one stage."""
     changed = instruction.stages[stage].model_copy(update={"fraction_bits": bits})
     return instruction.model_copy(update={"stages": {**instruction.stages, stage: changed}})

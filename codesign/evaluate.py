@@ -17,15 +17,16 @@ from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
-from codesign.numerics import Progress, gather
+from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
+from codesign.sensitivity import refine
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of result.json; a reader refuses another one."""
 
 
@@ -71,9 +72,10 @@ class Result(Spec):
 
 def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
     """Gather all evidence on a proposal and judge its claims."""
-    evidence = gather(proposal, sampling, progress)
-    costs = cost.gather(proposal)
-    verdicts = judge(proposal, (*evidence.figures, *costs))
+    with pool() as executor:
+        evidence = gather(proposal, sampling, progress, executor)
+        costs = cost.gather(proposal)
+        verdicts = refine(proposal, judge(proposal, (*evidence.figures, *costs)), sampling, executor)
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,10 +50,8 @@ class Job:
     variants: tuple[tuple[str, Value | None, Instruction], ...]
 
 
-def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Evidence:
+def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
     """Run every trial of the proposal and return its numerics figures and plots."""
-    import numpy as np
-
     trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
@@ -62,25 +61,23 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda d
     ]
     results: dict[tuple[str, str], list[list[Errors]]] = {}
     total = len(jobs) + 1
-    with _pool() as pool:
-        curves = pool.submit(plots, proposal, sampling)
-        for done, (job, errors) in enumerate(zip(jobs, pool.map(_run, jobs), strict=True)):
-            results.setdefault((job.gemm.name, job.tensors), []).append(errors)
-            progress(done + 1, total)
-        drawn = curves.result()
+    curves = executor.submit(plots, proposal, sampling)
+    for done, (job, errors) in enumerate(zip(jobs, executor.map(run, jobs), strict=True)):
+        results.setdefault((job.gemm.name, job.tensors), []).append(errors)
+        progress(done + 1, total)
+    drawn = curves.result()
     progress(total, total)
-    rng = np.random.default_rng(0)
     figures = [
         figure
         for gemm, tensors in trials
         for index, (variant, value, _) in enumerate(compared)
-        for figure in _figures(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]], rng)
+        for figure in figures_of(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]])
     ]
     return Evidence(figures=tuple(figures), plots=drawn, method=_method(proposal, sampling))
 
 
 @contextmanager
-def _pool() -> Iterator[ProcessPoolExecutor]:
+def pool() -> Iterator[ProcessPoolExecutor]:
     """One process per core, each with a single-threaded BLAS: more threads than cores slow all of them down."""
     import multiprocessing
 
@@ -89,11 +86,11 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
     ignored = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
+    executor = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
     try:
-        yield pool
+        yield executor
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -101,21 +98,31 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _run(job: Job) -> list[Errors]:
+def run(job: Job) -> list[Errors]:
+    """The errors of each variant of a job, in their order."""
     trial = Trial(job.gemm, job.tensors, job.seed, job.sampling.rows, job.sampling.columns, job.proposal.quantisation)
     return [errors_of(trial.result(variant, instruction)) for variant, _, instruction in job.variants]
 
 
-def _figures(
-    gemm: str, tensors: str, variant: str, at: Value | None, parts: list[Errors], rng: np.random.Generator
+def figures_of(
+    gemm: str,
+    tensors: str,
+    variant: str,
+    at: Value | None,
+    parts: list[Errors],
+    metrics: Sequence[str] = tuple(NUMERICS),
 ) -> Iterator[Figure]:
-    """The figures of one variant on one GEMM and source, with intervals from resampling rows (all columns of a row)."""
+    """The figures of one variant on one GEMM and source, with intervals from resampling rows (all columns of a row).
+
+    All variants of a GEMM and source are resampled alike, so their differences show and not the draw.
+    """
     import numpy as np
 
+    rng = np.random.default_rng(zlib.crc32(f"{gemm}/{tensors}".encode()))
     rows = sum(len(e.count) for e in parts)
     values = metrics_of(parts)
     resampled = metrics_of(parts, rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64))
-    for metric in NUMERICS:
+    for metric in metrics:
         value = float(values[metric][0])
         spread = resampled[metric][np.isfinite(resampled[metric])]
         low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (float("nan"), float("nan"))

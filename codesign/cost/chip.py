@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.cost.records import Record
-from codesign.evidence import Kind
+from codesign.evidence import Alternative, Kind
 from isa_model.instruction import Instruction
 
 FP8_PRODUCTS_PER_CYCLE = 4096
@@ -29,6 +29,7 @@ class ChipFigure:
     high: float
     kind: Kind
     source: str
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
@@ -48,6 +49,21 @@ def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
         "assumed",
         f"{products / new.products:.0f} units of {new.products} products per SM (data sheet); "
         f"{SM_SHARE[0]:.0%} to {SM_SHARE[2]:.0%} of 80 billion transistors in 144 SMs (assumed)",
+        (
+            *(
+                Alternative(
+                    assumption="SMs' share of the die",
+                    other=f"{share:.0%}",
+                    value=round(1 + staged / (TRANSISTORS_PER_SM * share), 4),
+                )
+                for share in (SM_SHARE[0], SM_SHARE[2])
+            ),
+            Alternative(
+                assumption="registers",
+                other="none",
+                value=round(1 + plain / (TRANSISTORS_PER_SM * SM_SHARE[1]), 4),
+            ),
+        ),
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from codesign.claims import Verdict
 from codesign.evidence import Plot
+from codesign.metrics import METRICS
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
 STYLES = {
@@ -60,8 +62,56 @@ def svg(plot: Plot) -> str:
         if plot.y_scale == "log10":
             axes.set_yscale("log")
         figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
+        return _written(figure)
+
+
+def tornado(verdict: Verdict) -> str:
+    """What a claim's figure would be if one assumption were otherwise, a bar each, as an SVG element.
+
+    The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    assert verdict.deciding
+    claim, taken = verdict.claim, verdict.deciding.value
+    bounds = [b for b in (claim.at_most, claim.at_least) if b is not None]
+    values = [v for bar in verdict.bars for v in (bar.low, bar.high) if v is not None]
+    values += bounds + ([taken] if taken is not None else [])
+    log = min(values) > 0 and max(values) > 20 * min(values)
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(verdict.bars)), layout="constrained")
+        names = []
+        for row, bar in enumerate(verdict.bars):
+            ends = [v for v in (bar.low, bar.high, taken) if v is not None]
+            left, right = min(ends, default=0.0), max(ends, default=0.0)
+            color, hatch = ("#D55E00", "///") if bar.flips else ("#9aa5b1", "")
+            axes.barh(row, right - left, left=left, height=0.55, color=color, hatch=hatch, edgecolor="white")
+            cases = dict.fromkeys((bar.low_case, bar.high_case))
+            names.append(f"{bar.assumption}\n" + " … ".join(cases))
+        if taken is not None:
+            axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
+        for bound in bounds:
+            axes.axvline(bound, color="#0072B2", linewidth=1.6, label="bound")
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        if log:
+            axes.set_xscale("log")
+        unit = METRICS[claim.metric].unit
+        relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
+        axes.set_xlabel(claim.metric + relative)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+        return _written(figure)
+
+
+def _written(figure: Any) -> str:
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -58,6 +58,28 @@ def deciding(verdict: Verdict) -> str:
     return f"{interval(figure)} " + (f"on {figure.workload}, {figure.tensors}" if figure.workload else figure.source)
 
 
+def margin(verdict: Verdict) -> str:
+    """How far from the bound, in words; empty where there is no number."""
+    if verdict.margin is None:
+        return ""
+    zero = not any((verdict.claim.at_most, verdict.claim.at_least))
+    amount = number(abs(verdict.margin)) if zero else f"{abs(verdict.margin):.0%} of the bound"
+    return f"{'inside' if verdict.margin >= 0 else 'beyond'} by {amount}"
+
+
+def break_even(verdict: Verdict) -> list[str]:
+    """Which values of the proposal's parameters would do, a sentence each."""
+    said = []
+    for found in verdict.break_even:
+        tried = list(found.tried)
+        if found.limit is None:
+            said.append(f"{found.parameter}: none of {tried[0]} to {tried[-1]} would keep the bound")
+        else:
+            own = "as it is here" if found.limit == found.own else f"here it is {found.own}"
+            said.append(f"{found.parameter}: {found.limit} would just keep the bound, {own}")
+    return said
+
+
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per design and cost: what, of which design, the figure with its interval, the records."""
     own = result.proposal.proposal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codesign.evaluate import Result
 from codesign.report import tables
-from codesign.report.plots import svg
+from codesign.report.plots import svg, tornado
 from isa_model.files import check_folder, write_folder
 
 _MARK = "result.json"
@@ -29,6 +29,7 @@ def write(result: Result, folder: Path) -> Path:
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
     plots = {plot.name: svg(plot) for plot in result.plots}
+    plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
     return {
         _MARK: result.model_dump_json(indent=1) + "\n",
         "report.md": _render("report.md.j2", result, plots),
@@ -57,5 +58,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         costs=tables.cost_rows(result),
         marks=tables.MARKS,
         deciding=tables.deciding,
+        margin=tables.margin,
+        break_even=tables.break_even,
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
     )
