@@ -76,6 +76,10 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
     covered = _figures_of(proposal, claim, figures)
     if not covered:
         reason = "no figure covers it"
+        if claim.metric.startswith("cast."):
+            reason = (
+                "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
+            )
         if claim.metric.startswith("cost."):
             reason = "no hardware record covers it; the extra `cost` synthesises what the generator can say"
         return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
@@ -187,6 +191,10 @@ def _figures_of(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> 
 
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
+    if claim.metric.split(".")[0] in ("traffic", "energy"):
+        # Of a whole layer, unless the claim names a part of it.
+        there = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
+        return [f for f in figures if (f.metric, f.variant) == (claim.metric, claim.of) and f.workload in there]
     gemms = {g.name for g in proposal.select(claim.workload)} if claim.workload else None
     return [
         f
@@ -202,8 +210,9 @@ def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> lis
 def ratio_to(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure | None:
     """The figure over that of the variant it is claimed relative to, on the same workload and tensors.
 
-    Its interval is the widest the two intervals allow: they share operands, so this overstates it. None where that
-    variant has no such figure, as costs have of the proposal alone.
+    Its interval is the ratio's own where the evidence has it; where both are counted under the same assumptions, it reaches
+    over the ratios under each; else it is the widest that the two intervals allow. None where that variant has no such
+    figure, as costs have of the proposal alone.
     """
     wanted = (figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
     other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
@@ -219,11 +228,15 @@ def ratio_to(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure 
         for o in figure.alternatives
     )
     ends = [r for r in (over(figure.low, other.high), over(figure.high, other.low)) if r is not None]
+    if claim.relative_to in figure.ratios:
+        ends = [r for r in figure.ratios[claim.relative_to] if r is not None]
+    elif figure.kind in ("modelled", "assumed") and alternatives:
+        ends = [r for r in (over(figure.value, other.value), *(o.value for o in alternatives)) if r is not None]
     return figure.model_copy(
         update={
             "value": over(figure.value, other.value),
-            "low": min(ends) if len(ends) == 2 else None,
-            "high": max(ends) if len(ends) == 2 else None,
+            "low": min(ends) if len(ends) > 1 else None,
+            "high": max(ends) if len(ends) > 1 else None,
             "alternatives": alternatives,
             "source": f"{figure.source}; ratio to {claim.relative_to} ({other.value:g})"
             if other.value is not None

@@ -142,11 +142,19 @@ def show(
     target: Target,
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
-    from codesign.manual import page
+    from codesign.manual import page, proposal_page
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
 
-    instruction = _instruction(target)
-    print(instruction.name)
-    for section in page(instruction):
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        proposal = parse_proposal(document)
+        name, sections = proposal.proposal, proposal_page(proposal)
+    else:
+        instruction = load(target)
+        name, sections = instruction.name, page(instruction)
+    print(name)
+    for section in sections:
         print(f"\n{section.title.upper()}")
         for number, line in enumerate(section.lines, 1):
             print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from codesign.errors import bf16_ulp, errors_of, finite, metrics_of
+from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evidence import Plot, Series
 from codesign.proposal import Proposal
+from codesign.resampling import finite
 from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED

@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from codesign import manual
+from pydantic import Field
+
+from codesign import casts, manual, traffic
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.evidence import Figure, Plot
@@ -20,6 +22,7 @@ from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
 from codesign.sensitivity import refine
+from codesign.traffic import Move
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
@@ -58,6 +61,12 @@ class Result(Spec):
     figures: tuple[Figure, ...]
     costs: tuple[Figure, ...] = ()
     """Of the hardware, over the base's; empty without a record."""
+    casts: tuple[Figure, ...] = ()
+    """Of what the proposal's path does to its operands; empty without a path."""
+    traffic: tuple[Figure, ...] = ()
+    """Bytes and energy of a layer's step, by variant."""
+    moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
+    """The operations that traffic was counted from, by variant."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -74,26 +83,38 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
     """Gather all evidence on a proposal and judge its claims."""
     with pool() as executor:
         evidence = gather(proposal, sampling, progress, executor)
-        costs = cost.gather(proposal)
-        verdicts = refine(proposal, judge(proposal, (*evidence.figures, *costs)), sampling, executor)
+        arrived = casts.gather(proposal, sampling.seeds, executor)
+        costs = () if proposal.multiplies_as_today else cost.gather(proposal)
+        moved, moves = traffic.gather(proposal)
+        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved))
+        verdicts = refine(proposal, verdicts, sampling, executor)
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
         proposal=proposal,
         headline=_headline(verdicts),
-        finding=_finding(evidence.figures),
+        finding=_finding(evidence.figures) if evidence.figures else _arrival(arrived, moved),
         verdicts=verdicts,
         worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
+        casts=arrived,
+        traffic=moved,
+        moves=moves,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),
+        method=(
+            *evidence.method,
+            *(cost.METHOD if costs else ()),
+            *(casts.METHOD if arrived else ()),
+            *(traffic.METHOD if moved else ()),
+            f"Shapes: {'; '.join(shapes)}.",
+        ),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,
-        page=manual.page(proposed),
+        page=manual.proposal_page(proposal),
         provenance=_provenance(proposal, proposed),
     )
 
@@ -130,6 +151,33 @@ def _finding(figures: tuple[Figure, ...]) -> str:
         f"At its worst over all GEMMs and tensors, the relative error of accumulation is {words['proposal']} with the "
         f"proposal, {words['software']} with today's software and {words['today']} with today's instruction alone."
     )
+
+
+def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
+    """What a path costs in accuracy at its worst, and what it saves in HBM traffic."""
+    said = []
+    errors = {f.variant: f for f in _worst(arrived) if f.metric == "cast.relative_error"}
+    if errors:
+        words = [
+            f"{errors[v].value:.2g} {about}"
+            for v, about in (
+                ("proposal", "along the proposed path"),
+                ("software", "with today's software"),
+                ("exact", "after one cast straight from BF16"),
+            )
+            if v in errors and errors[v].value is not None
+        ]
+        said.append(f"At its worst the relative error of a tensor that arrives is {', '.join(words)}.")
+    total = {(f.metric, f.variant): f.value for f in moved if "." not in f.workload}
+    for metric, name in (
+        ("traffic.hbm_bytes", "HBM"),
+        ("traffic.l2_bytes", "L2"),
+        ("traffic.network_bytes", "network"),
+    ):
+        new, old = total.get((metric, "proposal")), total.get((metric, "software"))
+        if new is not None and old and new != old:
+            said.append(f"A layer's step moves {new / old - 1:+.0%} bytes on the {name} level.")
+    return " ".join(said)
 
 
 def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:

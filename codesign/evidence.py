@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from isa_model.stage import Spec
 
 Kind = Literal["computed", "measured", "modelled", "assumed"]
@@ -40,6 +42,8 @@ class Figure(Spec):
     kind: Kind
     source: str
     """What it stands on."""
+    ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    """Of the ratio to another variant, its interval where both share what varies; it is narrower than the figures' own."""
     alternatives: tuple[Alternative, ...] = ()
     """The figure under other assumptions, one changed at a time; drawn where a claim hangs on it."""
 

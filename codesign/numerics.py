@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.curves import plots
-from codesign.errors import Errors, errors_of, finite, metrics_of
+from codesign.errors import Errors, errors_of, metrics_of
 from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
+from codesign.resampling import RESAMPLES, figures, weights
 from codesign.trial import Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensor_file import metadata
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-
-RESAMPLES = 400
 
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
@@ -51,7 +49,9 @@ class Job:
 
 
 def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
-    """Run every trial of the proposal and return its numerics figures and plots."""
+    """Run every trial of the proposal and return its numerics figures and plots; none where it multiplies as today."""
+    if proposal.multiplies_as_today:
+        return Evidence(figures=(), plots=(), method=tuple(_captures(proposal)))
     trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
@@ -67,13 +67,13 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
         progress(done + 1, total)
     drawn = curves.result()
     progress(total, total)
-    figures = [
+    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
+    found = [
         figure
         for gemm, tensors in trials
-        for index, (variant, value, _) in enumerate(compared)
-        for figure in figures_of(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]])
+        for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
     ]
-    return Evidence(figures=tuple(figures), plots=drawn, method=_method(proposal, sampling))
+    return Evidence(figures=tuple(found), plots=drawn, method=_method(proposal, sampling))
 
 
 @contextmanager
@@ -107,41 +107,20 @@ def run(job: Job) -> list[Errors]:
 def figures_of(
     gemm: str,
     tensors: str,
-    variant: str,
-    at: Value | None,
-    parts: list[Errors],
+    compared: Sequence[tuple[str, Value | None, Instruction]],
+    results: Sequence[Sequence[Errors]],
+    bases: Sequence[str],
     metrics: Sequence[str] = tuple(NUMERICS),
 ) -> Iterator[Figure]:
-    """The figures of one variant on one GEMM and source, with intervals from resampling rows (all columns of a row).
-
-    All variants of a GEMM and source are resampled alike, so their differences show and not the draw.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(zlib.crc32(f"{gemm}/{tensors}".encode()))
-    rows = sum(len(e.count) for e in parts)
-    values = metrics_of(parts)
-    resampled = metrics_of(parts, rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64))
-    for metric in metrics:
-        value = float(values[metric][0])
-        spread = resampled[metric][np.isfinite(resampled[metric])]
-        low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (float("nan"), float("nan"))
-        if metric == "numerics.share_over_1_bf16_ulp":
-            high = max(
-                high, 3.0 / sum(e.count.sum() for e in parts)
-            )  # none seen in n is no proof of none: rule of three
-        yield Figure(
-            metric=metric,
-            variant=variant,
-            at=at,
-            workload=gemm,
-            tensors=tensors,
-            value=finite(value),
-            low=finite(float(low)),
-            high=finite(float(high)),
-            kind="computed",
-            source="bit-exact model",
-        )
+    """The figures of every variant on one GEMM and source from its errors, a list of the variants' for each seed."""
+    rows = sum(len(errors[0].count) for errors in results)
+    outputs = sum(int(errors[0].count.sum()) for errors in results)
+    picked = weights(gemm, tensors, rows)
+    values = {}
+    for index, (variant, at, _) in enumerate(compared):
+        found = metrics_of([errors[index] for errors in results], picked)
+        values[variant, at] = {name: found[name] for name in metrics}
+    return figures(gemm, tensors, values, bases, outputs)
 
 
 def _captures(proposal: Proposal) -> list[str]:
@@ -182,5 +161,6 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
         f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "
-        "columns); a share of outputs that was not seen at all is taken to be at most 3 / outputs.",
+        "columns); every variant takes the same rows, so that the interval of a ratio is the ratio's own. A share of outputs "
+        "that was not seen at all is taken to be at most 3 / outputs.",
     )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.metrics import METRICS
-from codesign.workloads.gemms import Gemm, own, select
+from codesign.workloads.gemms import Gemm, Role, own, select
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import is_known, raw
+from isa_model.path import Step
 from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
@@ -119,6 +120,17 @@ class Software(Spec):
     """Products summed by the instruction before they are promoted."""
     group: PositiveInt | None = 128
     """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
+    path: tuple[Step, ...] = ()
+    """What today's software does with the tensors of the proposal's `path`; none: they stay BF16."""
+
+
+class Path(Spec):
+    """What becomes of tensors on their way to the Tensor Core, or to another GPU."""
+
+    operands: tuple[Role, ...] = Field(min_length=1)
+    """Which tensors: activation, gradient, weight."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+    """The casts on the way, in order."""
 
 
 class Sweep(Spec):
@@ -169,6 +181,8 @@ class Proposal(Spec):
     """Fields of the instruction that differ, as a merge: mappings merge, other values replace, null removes."""
     sweep: Sweep | None = None
     """The swept field, if the proposal is a family."""
+    path: Path | None = None
+    """What becomes of its operands before they are multiplied: casts, transposed reads, communication."""
     open_questions: tuple[str, ...] = ()
     """What the proposal leaves open and the hardware team would have to settle."""
     quantisation: Quantisation = Quantisation()
@@ -190,7 +204,7 @@ class Proposal(Spec):
         if layer is None:
             return select(workload)
         keys = {"activation": layer.activation, "weight": layer.weight, "gradient": layer.gradient}
-        return select(workload, own(workload.split(".")[0], Path(layer.file), keys))
+        return select(workload, own(workload.split(".")[0], pathlib.Path(layer.file), keys))
 
     @property
     def trials(self) -> list[tuple[Gemm, str]]:
@@ -234,6 +248,11 @@ class Proposal(Spec):
                 hint="a multiple of promote_every",
             )
         return self
+
+    @property
+    def multiplies_as_today(self) -> bool:
+        """Whether it leaves the instruction as it is and changes only what becomes of the operands before."""
+        return self.path is not None and not self.change and self.sweep is None
 
     # -- the instructions behind it ----------------------------------------------------------------------------------
 
@@ -290,7 +309,7 @@ def merge(spec: Any, change: Any) -> Any:
     return merged
 
 
-def load_proposal(path: str | Path) -> Proposal:
+def load_proposal(path: str | pathlib.Path) -> Proposal:
     """Read a proposal file. Raises InputError with every place where it is wrong."""
     return parse_proposal(read_yaml(path))
 
@@ -302,7 +321,7 @@ def parse_proposal(document: Document) -> Proposal:
     except ValidationError as error:
         problems = explain(document, error, Proposal, document.data)
         raise InputError([*problems, *_change_problems(document)]) from None
-    here = Path(document.name).parent
+    here = pathlib.Path(document.name).parent
     layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
     proposal = proposal.model_copy(update={"layers": layers})
     problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from codesign.casts import carried, figures_of_path
 from codesign.claims import Verdict, bars, excess_of, ratio_to
 from codesign.curves import with_bits
 from codesign.errors import metrics_of
@@ -21,11 +22,13 @@ from codesign.trial import Sampling
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.instruction import Instruction
+from isa_model.path import Step
 
 BITS = (1, 40)
 """Fraction bits among which the break-even is looked for."""
 GROUPS = (512, 256, 128, 64, 32, 16)
 """Lengths of scale groups among which it is looked for, the coarsest and cheapest first."""
+LOG_BITS = range(3, 17)
 LENGTHS = (0.25, 4.0)
 """Other lengths of K, in parts of the true one."""
 BY_ACCUMULATION = ("relative_frobenius", "max_relative", "bias", "share_over_1_bf16_ulp")
@@ -48,7 +51,12 @@ def refine(
 ) -> tuple[Verdict, ...]:
     """The verdicts with bars and break-even values for those that a figure of numerics decided."""
     trials = {(g.name, t): g for g, t in proposal.trials}
-    decided = [v for v in verdicts if v.deciding and (v.deciding.workload, v.deciding.tensors) in trials]
+    verdicts = tuple(
+        executor.map(
+            _refined_cast, *zip(*[(proposal, v, trials.get(_place(v)), sampling) for v in verdicts], strict=True)
+        )
+    )
+    decided = [v for v in verdicts if v.claim.metric.startswith("numerics.") and _place(v) in trials]
     jobs: dict[Any, Job] = {}
     wanted: dict[int, list[tuple[Case, Any]]] = {}
     for verdict in decided:
@@ -95,6 +103,55 @@ def refine(
             )
         )
     return tuple(refined)
+
+
+def _place(verdict: Verdict) -> tuple[str, str]:
+    """GEMM and tensor source of the figure that decided."""
+    return (verdict.deciding.workload, verdict.deciding.tensors) if verdict.deciding else ("", "")
+
+
+def _refined_cast(proposal: Proposal, verdict: Verdict, gemm: Gemm | None, sampling: Sampling) -> Verdict:
+    """A verdict on casts with its figure on other tensors, and the bits or groups that would do; others as they are."""
+    claim, figure = verdict.claim, verdict.deciding
+    if not claim.metric.startswith("cast.") or gemm is None or figure is None or proposal.path is None:
+        return verdict
+
+    def found(tensors: str, steps: tuple[Step, ...], seeds: tuple[int, ...]) -> Figure | None:
+        changed = proposal.model_copy(update={"path": proposal.path.model_copy(update={"steps": steps})})  # type: ignore[union-attr]
+        made = figures_of_path(changed, gemm, tensors, carried(gemm), seeds)
+        own = next((f for f in made if (f.metric, f.variant) == (claim.metric, claim.of)), None)
+        return ratio_to(claim, own, made) if own and claim.relative_to else own
+
+    steps, seeds = proposal.path.steps, sampling.seeds
+    others = []
+    for source in SOURCES:
+        if source != figure.tensors and (source != CAPTURED or gemm.recorded):
+            other = found(source, steps, seeds[:1])
+            others.append(Alternative(assumption="tensor source", other=source, value=other.value if other else None))
+    update: dict[str, Any] = {"deciding": figure.model_copy(update={"alternatives": tuple(others)})}
+    update["bars"] = bars(claim, update["deciding"])
+    last = steps[-1]
+    if claim.of == "proposal" and last.logfmt is not None:
+        tried = {
+            b: found(figure.tensors, (*steps[:-1], last.model_copy(update={"logfmt": b})), seeds) for b in LOG_BITS
+        }
+        update["break_even"] = (_tried("bits of LogFMT", claim, last.logfmt, tried),)
+    elif claim.of == "proposal" and last.group and 1 in last.group:
+        groups = {n: (1, n) if last.group[0] == 1 else (n, 1) for n in GROUPS}
+        tried = {
+            n: found(figure.tensors, (*steps[:-1], last.model_copy(update={"group": g})), seeds)
+            for n, g in groups.items()
+        }
+        update["break_even"] = (_tried("elements that share a scale", claim, max(last.group), tried),)
+    return verdict.model_copy(update=update)
+
+
+def _tried(parameter: str, claim: Claim, own: int, tried: dict[int, Figure | None]) -> BreakEven:
+    """The first of the values, the cheapest first, whose whole interval keeps the bound."""
+    limit = next((n for n, f in tried.items() if f and excess_of(claim, f.low, f.high) <= 0), None)
+    return BreakEven(
+        parameter=parameter, own=own, limit=limit, tried={str(n): f.value if f else None for n, f in tried.items()}
+    )
 
 
 def _finite(value: float) -> float | None:
@@ -208,10 +265,7 @@ def _probe(
         compared += [(name, None, spec) for name, _, spec in _compared(proposal, claim)[1:]]
         compared = [(n, at, instruction if n == "exact" else spec) for n, at, spec in compared]
     errors = [run(Job(gemm, tensors, seed, sampling, proposal, tuple(compared))) for seed in sampling.seeds]
-    figures = [
-        figure
-        for i, (variant, at, _) in enumerate(compared)
-        for figure in figures_of(gemm.name, tensors, variant, at, [e[i] for e in errors], (claim.metric,))
-    ]
+    bases = (claim.relative_to,) if claim.relative_to else ()
+    figures = list(figures_of(gemm.name, tensors, compared, errors, bases, (claim.metric,)))
     ratio = ratio_to(claim, figures[0], figures) if claim.relative_to else None
     return ratio or figures[0]
