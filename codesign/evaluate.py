@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from codesign import casts, manual, traffic
 from codesign.claims import Verdict, judge
@@ -26,6 +26,7 @@ from codesign.traffic import Move
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
@@ -77,6 +78,34 @@ class Result(Spec):
     page: tuple[manual.Section, ...]
     """Manual page of the proposed instruction."""
     provenance: Provenance
+
+
+def read_result(path: Path) -> Result:
+    """A result.json. Raises InputError when it cannot be read, is none, or is of another version of the schema."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
+    try:
+        found = json.loads(text)
+        version = found["schema_version"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
+    if version != SCHEMA_VERSION:
+        raise InputError.of(
+            f"{path} has version {version} of the schema; this codesign reads version {SCHEMA_VERSION}",
+            "evaluate the proposal again",
+        )
+    try:
+        return Result.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError.of(
+            f"{path} is damaged at {where}: {first['msg'].lower()}", "evaluate the proposal again"
+        ) from None
 
 
 def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
@@ -168,7 +197,8 @@ def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
             if v in errors and errors[v].value is not None
         ]
         said.append(f"At its worst the relative error of a tensor that arrives is {', '.join(words)}.")
-    total = {(f.metric, f.variant): f.value for f in moved if "." not in f.workload}
+    model = moved[0].workload if moved else ""
+    total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
     for metric, name in (
         ("traffic.hbm_bytes", "HBM"),
         ("traffic.l2_bytes", "L2"),
@@ -176,7 +206,7 @@ def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
     ):
         new, old = total.get((metric, "proposal")), total.get((metric, "software"))
         if new is not None and old and new != old:
-            said.append(f"A layer's step moves {new / old - 1:+.0%} bytes on the {name} level.")
+            said.append(f"A layer's step of {model} moves {new / old - 1:+.0%} bytes on the {name} level.")
     return " ".join(said)
 
 

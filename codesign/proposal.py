@@ -108,6 +108,9 @@ class Quantisation(Spec):
     """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
     scale_rounding: Rounding = Rounding.UP
     """How scales are rounded to a format narrower than FP32."""
+    tensor_scale: bool = False
+    """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
+    narrow scale format has no range for tensors of any size). Only of the proposal's operands with group scales."""
     floor: float = Field(default=1e-30, gt=0)
     """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
     out small gradients)."""

@@ -168,7 +168,9 @@ def flow(start: Flow, steps: Iterable[Step]) -> Flow:
 
 def schemes(proposal: Proposal) -> dict[str, Scheme]:
     """Of today's software and of the proposal, for the Linears the proposal is about; `plain`, for all others."""
-    software, proposed = proposal.software_instruction, proposal.proposed()
+    software = proposal.software_instruction
+    # A path alone leaves multiplication, and so the scales, to today's software.
+    proposed = software if proposal.multiplies_as_today else proposal.proposed()
     made = {}
     for variant, spec, steps in (
         ("software", software, proposal.software.path),
@@ -302,15 +304,15 @@ def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
             yield Move(model=model.name, step=step, linear="", what=what, network=size)
 
 
-def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> float:
-    """Bytes of the Linears' inputs kept from forward to backward."""
-    total = 0.0
+def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> dict[str, float]:
+    """Bytes of each Linear's input kept from forward to backward."""
+    kept = {}
     for linear in model.linears:
         rows = model.tokens
         if linear.expert and model.experts:
             rows *= model.experts.active + model.experts.shared
-        total += rows * linear.k * (scheme if linear.name in about else plain).activation.kept / 8
-    return total
+        kept[linear.name] = rows * linear.k * (scheme if linear.name in about else plain).activation.kept / 8
+    return kept
 
 
 # -- evidence --------------------------------------------------------------------------------------------------------
@@ -319,7 +321,8 @@ def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Sche
 def gather(proposal: Proposal) -> tuple[tuple[Figure, ...], dict[str, tuple[Move, ...]]]:
     """Figures of every model among the workloads, and the moves behind them by variant.
 
-    None for bases whose operands are not cast, and for a user's own layers: a layer is more than one Linear.
+    None for bases whose operands are not cast, for a user's own layers (a layer is more than one Linear), and for models
+    that are here for their tensors and fill no GPU.
     """
     if proposal.today.a.bits > 8:
         return (), {}
@@ -329,7 +332,7 @@ def gather(proposal: Proposal) -> tuple[tuple[Figure, ...], dict[str, tuple[Move
     ledger: dict[str, list[Move]] = {variant: [] for variant in of_variant}
     for name in dict.fromkeys(w.split(".")[0] for w in proposal.workloads):
         model = models().get(name)
-        if model is None:
+        if model is None or model.small:
             continue
         about = frozenset(
             g.name.split(".")[2] for w in proposal.workloads if w.startswith(name) for g in proposal.select(w)
@@ -352,7 +355,7 @@ def _machines() -> Iterator[tuple[tuple[str, str], Machine]]:
 
 
 def _figures(
-    model: Model, variant: str, counted: dict[tuple[str, str], tuple[Move, ...]], kept: float
+    model: Model, variant: str, counted: dict[tuple[str, str], tuple[Move, ...]], kept: dict[str, float]
 ) -> Iterator[Figure]:
     """A figure per level and energy: of the whole layer, of each pass, and of each Linear in each pass."""
     scopes = {model.name: ("", "")}
@@ -378,7 +381,11 @@ def _figures(
                 f"traffic.{level}_bytes", variant, scope, sums["", ""][level], others, "modelled", model.source
             )
         yield _energy(model, variant, scope, sums, _multiplies(model, step, linear))
-    yield _figure("traffic.cache_bytes", variant, model.name, kept, (), "modelled", model.source)
+    for scope, size in {
+        model.name: sum(kept.values()),
+        **{f"{model.name}.fprop.{name}": n for name, n in kept.items()},
+    }.items():
+        yield _figure("traffic.cache_bytes", variant, scope, size, (), "modelled", model.source)
 
 
 def _total(found: Iterable[Move], level: Level, step: str, linear: str) -> float:

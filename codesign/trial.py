@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from isa_model.array_codec import decode_array, to_codes
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.lanes import largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Spec
 
@@ -167,12 +168,22 @@ class Trial:
         key = self._key(instruction)
         if key not in self._operands:
             cast_a, side_a, cast_b, side_b = key
-            quantised_a, quantised_b = quantise(cast_a, self.a), quantise(cast_b, self.b)
             self._operands[key] = (
-                _operand(quantised_a, side_a, self.a.shape[1]),
-                _operand(quantised_b, side_b, self.columns),
+                self._quantised(cast_a, side_a, self.a, self.a.shape[1]),
+                self._quantised(cast_b, side_b, self.b, self.columns),
             )
         return self._operands[key]
+
+    def _quantised(self, cast: Cast, side: ScaleOperand | None, x: Any, columns: int) -> Operand:
+        """An operand as an instruction takes it, its tensor scale set apart where the quantisation has one."""
+        import numpy as np
+
+        if side is None or not self.quantisation.tensor_scale or side.format.name == "fp32":
+            return _operand(quantise(cast, x), side, columns)
+        largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
+        factor = np.maximum(np.abs(x).max(), np.float32(self.quantisation.floor)) / largest
+        operand = _operand(quantise(cast, x / factor), side, columns)
+        return replace(operand, factor=operand.factor * float(factor))
 
     def _key(self, instruction: Instruction) -> tuple[Cast, ScaleOperand | None, Cast, ScaleOperand | None]:
         scale = instruction.scale

@@ -8,6 +8,7 @@ from typing import Any
 from codesign.claims import Verdict
 from codesign.evidence import Plot
 from codesign.metrics import METRICS
+from codesign.traffic import Move
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
 STYLES = {
@@ -62,7 +63,7 @@ def svg(plot: Plot) -> str:
         if plot.y_scale == "log10":
             axes.set_yscale("log")
         figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-        return _written(figure)
+        return written(figure)
 
 
 def tornado(verdict: Verdict) -> str:
@@ -104,10 +105,59 @@ def tornado(verdict: Verdict) -> str:
         relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
         axes.set_xlabel(claim.metric + relative)
         figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-        return _written(figure)
+        return written(figure)
 
 
-def _written(figure: Any) -> str:
+MOVES = {
+    "write": ("written by their kernels", "#56B4E9"),
+    "cast": ("cast in a kernel", "#D55E00"),
+    "turn": ("turned for wgrad", "#E69F00"),
+    "operands": ("operands of GEMMs", "#0072B2"),
+    "output": ("outputs of GEMMs", "#999999"),
+    "dispatch": ("dispatch", "#CC79A7"),
+    "combine": ("combine", "#009E73"),
+}
+
+
+def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
+    """Bytes of a layer's step on each level, software above the proposal, by operation; as an SVG element."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    levels = [
+        (level, name)
+        for level, name in (("hbm", "HBM"), ("l2", "L2 to SMs"), ("smem", "shared memory"), ("network", "network"))
+        if any(getattr(m, level) for found in moves.values() for m in found if m.model == model)
+    ]
+    with matplotlib.rc_context(SETTINGS):
+        figure, panels = plt.subplots(len(levels), 1, figsize=(7.6, 1.25 * len(levels) + 0.7), layout="constrained")
+        for axes, (level, name) in zip(panels if len(levels) > 1 else [panels], levels, strict=True):
+            for row, variant in enumerate(("software", "proposal")):
+                left = 0.0
+                for what, (label, color) in MOVES.items():
+                    size = sum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
+                    axes.barh(
+                        row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
+                    )
+                    left += size
+                axes.text(left, row, f" {left:.3g}", va="center", fontsize=9)
+            axes.set_yticks([0, 1], ["software", "proposal"])
+            axes.invert_yaxis()
+            axes.grid(visible=False, axis="y")
+            axes.set_title(f"{name}, GB", loc="left", fontsize=10)
+            axes.margins(x=0.08)
+        found = {what for variant in moves.values() for m in variant for what in (m.what,)}
+        handles = [Patch(color=color) for what, (_, color) in MOVES.items() if what in found]
+        labels = [label for what, (label, _) in MOVES.items() if what in found]
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        return written(figure)
+
+
+def written(figure: Any) -> str:
+    """A matplotlib figure as an SVG element, the same bytes for the same data."""
     import matplotlib.pyplot as plt
 
     buffer = io.StringIO()

@@ -82,6 +82,8 @@ class Model:
     hidden: int
     linears: tuple[Linear, ...]
     experts: Experts | None
+    small: bool
+    """Whether it is here for the tensors captured from it: too small to fill a GPU."""
 
 
 @cache
@@ -97,7 +99,9 @@ def models() -> dict[str, Model]:
     for name, about in _raw().items():
         linears = tuple(Linear(g, s["n"], s["k"], s.get("expert", False)) for g, s in about["gemms"].items())
         experts = Experts(**about["moe"]) if "moe" in about else None
-        made[name] = Model(name, about["source"], about["tokens"], about["layers"], linears[0].k, linears, experts)
+        made[name] = Model(
+            name, about["source"], about["tokens"], about["layers"], linears[0].k, linears, experts, "captured" in about
+        )
     return made
 
 
