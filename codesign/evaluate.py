@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from codesign import casts, manual, traffic
+from codesign import casts, manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.evidence import Figure, Plot
@@ -22,7 +22,8 @@ from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
 from codesign.sensitivity import refine
-from codesign.traffic import Move
+from codesign.traffic import evidence as traffic
+from codesign.traffic.count import Move
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES

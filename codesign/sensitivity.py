@@ -216,7 +216,7 @@ def break_even(
         tried: dict[str, float | None] = {}
 
         def keeps(bits: int) -> bool:
-            figure = _probe(proposal, claim, gemm, tensors, sampling, with_bits(instruction, aligned[0], bits))
+            figure = figure_with(proposal, claim, gemm, tensors, sampling, with_bits(instruction, aligned[0], bits))
             tried[str(bits)] = figure.value
             return excess_of(claim, figure.low, figure.high) <= 0
 
@@ -237,7 +237,7 @@ def break_even(
         changed = with_groups(instruction, length)
         if changed is None:
             continue
-        figure = _probe(proposal, claim, gemm, tensors, sampling, changed)
+        figure = figure_with(proposal, claim, gemm, tensors, sampling, changed)
         tried[str(length)] = figure.value
         if limit is None and excess_of(claim, figure.low, figure.high) <= 0:
             limit = length
@@ -256,7 +256,7 @@ def with_groups(instruction: Instruction, length: int) -> Instruction | None:
         return None
 
 
-def _probe(
+def figure_with(
     proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str, sampling: Sampling, instruction: Instruction
 ) -> Figure:
     """The claim's figure, as a ratio where it is relative, with another instruction in the proposal's place."""

@@ -8,7 +8,7 @@ from typing import Any
 from codesign.claims import Verdict
 from codesign.evidence import Plot
 from codesign.metrics import METRICS
-from codesign.traffic import Move
+from codesign.traffic.count import Move
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
 STYLES = {
