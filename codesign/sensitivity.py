@@ -77,7 +77,7 @@ def refine(
             break_even, proposal, v.claim, trials[v.deciding.workload, v.deciding.tensors], v, sampling
         )
         for v in decided
-        if v.deciding and v.claim.of == "proposal"
+        if v.deciding and v.claim.of == "proposal" and not v.break_even  # a sweep has told already
     }
     refined = []
     for verdict in verdicts:
@@ -92,13 +92,12 @@ def refine(
         assert verdict.deciding
         deciding = verdict.deciding.model_copy(update={"alternatives": tuple(alternatives)})
         found = breaks[id(verdict)].result() if id(verdict) in breaks else ()
-        known = {b.parameter for b in verdict.break_even}
         refined.append(
             verdict.model_copy(
                 update={
                     "deciding": deciding,
                     "bars": bars(verdict.claim, deciding),
-                    "break_even": (*verdict.break_even, *(b for b in found if b.parameter not in known)),
+                    "break_even": verdict.break_even or found,
                 }
             )
         )
