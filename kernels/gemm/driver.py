@@ -48,9 +48,7 @@ class _Config(ctypes.Structure):
 
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-_PROGRAMMATIC_SERIALIZATION = (
-    6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: set up while the grid before runs
-)
+_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: set up while the grid before runs
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
@@ -91,9 +89,7 @@ class Kernel:
         attribute.value[:3] = [self.cluster, 1, 1]
         config = _Config((self.cluster, 1, 1), (self.threads, 1, 1), shared, None, ctypes.pointer(attribute), 1)
         count = ctypes.c_int()
-        _check(
-            _cuda().cuOccupancyMaxActiveClusters(ctypes.byref(count), self.function, ctypes.byref(config)), "occupancy"
-        )
+        _check(_cuda().cuOccupancyMaxActiveClusters(ctypes.byref(count), self.function, ctypes.byref(config)), "occupancy")
         return count.value
 
     def launch(self, ctas: int, shared: int, arguments: list[Any]) -> Launch:
@@ -136,9 +132,7 @@ _SWIZZLE = {0: 0, 128: 3}  # CUtensorMapSwizzle, by bytes
 _PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 
 
-def tensor_map(
-    pointer: int, width: int, rows: int, pitch: int, box: tuple[int, int], kind: str, swizzle: int
-) -> TensorMap:
+def tensor_map(pointer: int, width: int, rows: int, pitch: int, box: tuple[int, int], kind: str, swizzle: int) -> TensorMap:
     """Of a matrix of `rows` rows of `width` elements, `pitch` bytes apart, read in boxes of (columns, rows).
 
     `kind`: "e4m3" or "fp32"; `swizzle`: 0 or 128 bytes. Beyond the matrix, reads give zeros.

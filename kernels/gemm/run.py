@@ -86,6 +86,7 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
 
 def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None = None) -> Launch:
     """The launch for checked operands."""
+    import torch
 
     check(x, scales, promote, add)
     assert x.out is not None
@@ -95,18 +96,8 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
     problem = Problem(m, n, k, groups, scales, promote, x.out.element_size(), add)
     tile = (tile or choose(problem, multiprocessors)).sized
     maps = [
-        tensor_map(
-            x.a.data_ptr(), k, m, x.a.stride(0), (128, tile.bm // (tile.sharers if tile.share == 1 else 1)), "e4m3", 128
-        ),
-        tensor_map(
-            x.b.data_ptr(),
-            k,
-            max(groups, 1) * n,
-            k,
-            (128, tile.bn // (tile.sharers if tile.share == 2 else 1)),
-            "e4m3",
-            128,
-        ),
+        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, tile.bm // (tile.sharers if tile.share == 1 else 1)), "e4m3", 128),
+        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, tile.bn // (tile.sharers if tile.share == 2 else 1)), "e4m3", 128),
         _scales_map(x.scale_a, m, tile.scale_box) if scales else TensorMap(),
         _scales_map(x.scale_b, n, tile.bn) if scales == 2 else TensorMap(),
     ]
@@ -156,19 +147,12 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
         require(t.is_cuda, f"{name} is on {t.device}: all operands belong on one NVIDIA GPU")
         require(t.device == x.a.device, f"{name} is on {t.device}, a on {x.a.device}")
         require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
-    require(
-        torch.cuda.get_device_capability(x.a.device)[0] == 9,
-        "these kernels run on Hopper (compute capability 9.0) only",
-    )
+    require(torch.cuda.get_device_capability(x.a.device)[0] == 9, "these kernels run on Hopper (compute capability 9.0) only")
     for name, t in (("a", x.a), ("b", x.b)):
-        require(
-            t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read"
-        )
+        require(t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read")
         require(t.stride(-1) == 1, f"{name} is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only")
     require(x.a.dim() == 2, f"a has {x.a.dim()} dimensions: (M, K) is right")
-    require(
-        x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups"
-    )
+    require(x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups")
     require(x.b.is_contiguous(), "b is not contiguous")
     (m, k), n = x.a.shape, x.b.shape[-2]
     require(x.b.shape[-1] == k, f"a has K = {k}, b K = {x.b.shape[-1]}")
@@ -192,18 +176,12 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
     columns = [("scale_a", x.scale_a, m)] + ([("scale_b", x.scale_b, n)] if scales == 2 else [])
     for name, t, rows in columns:
         require(tuple(t.shape) == (groups_of_k, rows), f"{name} is {tuple(t.shape)}: ({groups_of_k}, {rows}) is right")
-        require(
-            t.stride(1) == 1 and t.stride(0) % 4 == 0,
-            f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4",
-        )
+        require(t.stride(1) == 1 and t.stride(0) % 4 == 0, f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4")
     if scales == 1:
         shape = (*x.b.shape[:-2], -(-n // 128), groups_of_k)
         require(tuple(x.scale_b.shape) == shape, f"scale_b is {tuple(x.scale_b.shape)}: {shape} is right")
         require(x.scale_b.is_contiguous(), "scale_b is not contiguous")
     for name, extra in (("starts", x.starts), ("counts", x.counts)):
         if extra is not None:
-            require(
-                extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],),
-                f"{name}: int32 ({x.b.shape[0]},) is right",
-            )
+            require(extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],), f"{name}: int32 ({x.b.shape[0]},) is right")
             require(x.b.shape[0] <= 1024, f"{x.b.shape[0]} groups: at most 1024")

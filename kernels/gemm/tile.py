@@ -78,11 +78,7 @@ class Tile:
 
     def ctas(self, p: Problem, multiprocessors: int) -> int:
         """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
-        return (
-            self.tiles(p) * self.split
-            if self.split > 1
-            else min(self.tiles(p), self.resident * multiprocessors // self.cluster * self.cluster)
-        )
+        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), self.resident * multiprocessors // self.cluster * self.cluster)
 
     @cached_property
     def sized(self) -> Tile:
@@ -95,9 +91,7 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        scale_floats = (-(-self.scale_box // 32) * 32 if self.scales else 0) + (
-            -(-self.bn // 32) * 32 if self.scales == 2 else 0
-        )
+        scale_floats = (-(-self.scale_box // 32) * 32 if self.scales else 0) + (-(-self.bn // 32) * 32 if self.scales == 2 else 0)
         return (self.bm + self.bn) * 128 + scale_floats * 4 + 16
 
     def shared_bytes(self, groups: int = 0) -> int:
