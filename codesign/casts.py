@@ -46,10 +46,7 @@ def gather(proposal: Proposal, seeds: tuple[int, ...], executor: Executor) -> tu
     if proposal.path is None:
         return ()
     jobs = [
-        (proposal, gemm, tensors, role, seeds)
-        for gemm, tensors in proposal.trials
-        for role in proposal.path.operands
-        if role == carried(gemm)
+        (proposal, gemm, tensors, seeds) for gemm, tensors in proposal.trials if carried(gemm) in proposal.path.operands
     ]
     return (
         tuple(figure for found in executor.map(figures_of_path, *zip(*jobs, strict=True)) for figure in found)
@@ -58,9 +55,9 @@ def gather(proposal: Proposal, seeds: tuple[int, ...], executor: Executor) -> tu
     )
 
 
-def carried(gemm: Gemm) -> Role:
-    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand."""
-    return "weight" if gemm.tokens_along_k else gemm.a
+def carried(gemm: Gemm) -> Role | None:
+    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand; none in wgrad."""
+    return None if gemm.tokens_along_k else gemm.a
 
 
 def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, role: Role, seeds: tuple[int, ...]) -> list[Figure]:
@@ -73,7 +70,7 @@ def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, role: Role, se
     }
     sums: dict[str, list[Sums]] = {}
     for seed in seeds:
-        x = _tensor(gemm, tensors, role, seed)
+        x = _tensor(gemm, tensors, seed)
         for variant, steps in paths.items():
             if steps:
                 sums.setdefault(variant, []).append(_sums(x, steps))
@@ -85,15 +82,15 @@ def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, role: Role, se
     return list(figures(gemm.name, tensors, values, bases))
 
 
-def _tensor(gemm: Gemm, tensors: str, role: Role, seed: int) -> Any:
+def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
     """The tensor, (tokens, features)."""
     import numpy as np
 
     if tensors == CAPTURED:
         assert gemm.recorded is not None
-        return recorded(gemm.recorded)[0][:, :FEATURES]
+        return recorded(gemm.recorded)[0][:TOKENS, :FEATURES]
     rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
-    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), role)
+    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
 
 
 def _sums(x: Any, steps: tuple[Step, ...]) -> Sums:

@@ -75,13 +75,7 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
         )
     covered = _figures_of(proposal, claim, figures)
     if not covered:
-        reason = "no figure covers it"
-        if claim.metric.startswith("cast."):
-            reason = (
-                "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
-            )
-        if claim.metric.startswith("cost."):
-            reason = "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+        reason = _missing(proposal, claim)
         return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
     worst = max(covered, key=lambda f: excess_of(claim, f.value))
     broken = max(covered, key=lambda f: excess_of(claim, f.low, f.high, nearest=True))
@@ -107,6 +101,20 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
         bars=bars(claim, decides),
         break_even=_swept(proposal, claim, figures),
     )
+
+
+def _missing(proposal: Proposal, claim: Claim) -> str:
+    """Why no figure covers a claim."""
+    family = claim.metric.split(".")[0]
+    if family == "cost":
+        return "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+    if family == "cast":
+        return "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
+    if family == "numerics" and proposal.multiplies_as_today:
+        return "the proposal multiplies as today; what its `path` does is in the cast.* metrics"
+    if family in ("traffic", "energy"):
+        return "counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts"
+    return "no figure covers it"
 
 
 def _margin(claim: Claim, value: float | None) -> float | None:

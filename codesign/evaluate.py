@@ -205,7 +205,7 @@ def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
         ("traffic.network_bytes", "network"),
     ):
         new, old = total.get((metric, "proposal")), total.get((metric, "software"))
-        if new is not None and old and new != old:
+        if new is not None and old and abs(new / old - 1) >= 0.005:
             said.append(f"A layer's step of {model} moves {new / old - 1:+.0%} bytes on the {name} level.")
     return " ".join(said)
 

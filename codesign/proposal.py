@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, PositiveInt, ValidationError, Valida
 from pydantic_core import PydanticCustomError
 
 from codesign.metrics import METRICS
-from codesign.workloads.gemms import Gemm, Role, own, select
+from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
@@ -130,8 +130,8 @@ class Software(Spec):
 class Path(Spec):
     """What becomes of tensors on their way to the Tensor Core, or to another GPU."""
 
-    operands: tuple[Role, ...] = Field(min_length=1)
-    """Which tensors: activation, gradient, weight."""
+    operands: tuple[Literal["activation", "gradient"], ...] = Field(min_length=1)
+    """Which tensors: activations, gradients. Weights are cast once per optimizer step, and not on the way."""
     steps: tuple[Step, ...] = Field(min_length=1)
     """The casts on the way, in order."""
 

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codesign.casts import carried, figures_of_path
+from codesign.casts import figures_of_path
 from codesign.claims import Verdict, bars, excess_of, ratio_to
 from codesign.curves import with_bits
 from codesign.errors import metrics_of
@@ -117,7 +117,7 @@ def _refined_cast(proposal: Proposal, verdict: Verdict, gemm: Gemm | None, sampl
 
     def found(tensors: str, steps: tuple[Step, ...], seeds: tuple[int, ...]) -> Figure | None:
         changed = proposal.model_copy(update={"path": proposal.path.model_copy(update={"steps": steps})})  # type: ignore[union-attr]
-        made = figures_of_path(changed, gemm, tensors, carried(gemm), seeds)
+        made = figures_of_path(changed, gemm, tensors, seeds)
         own = next((f for f in made if (f.metric, f.variant) == (claim.metric, claim.of)), None)
         return ratio_to(claim, own, made) if own and claim.relative_to else own
 

@@ -75,6 +75,7 @@ def tornado(verdict: Verdict) -> str:
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     assert verdict.deciding
     claim, taken = verdict.claim, verdict.deciding.value
@@ -99,8 +100,11 @@ def tornado(verdict: Verdict) -> str:
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
+        axes.use_sticky_edges = False
+        axes.margins(x=0.05)
         if log:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         unit = METRICS[claim.metric].unit
         relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
         axes.set_xlabel(claim.metric + relative)

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Literal
 
 from codesign.proposal import Proposal
-from codesign.workloads.gemms import Linear, Model, Role
+from codesign.workloads.gemms import Linear, Model
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
@@ -128,7 +128,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
                 dispatch=BF16 if "dispatch" in places else start.dispatch,
                 cached=BF16 if "cache" in places else None,
             )
-        touched: tuple[Role, ...] = proposal.path.operands if proposal.path else ()
+        touched = proposal.path.operands if proposal.path else ()
         carried = flow(start, steps)
         plain = Flow(bits=_bits(spec, "a"))
         made[variant] = Scheme(
