@@ -48,11 +48,7 @@ def gather(proposal: Proposal, seeds: tuple[int, ...], executor: Executor) -> tu
     jobs = [
         (proposal, gemm, tensors, seeds) for gemm, tensors in proposal.trials if carried(gemm) in proposal.path.operands
     ]
-    return (
-        tuple(figure for found in executor.map(figures_of_path, *zip(*jobs, strict=True)) for figure in found)
-        if jobs
-        else ()
-    )
+    return tuple(f for found in executor.map(figures_of_path, *zip(*jobs, strict=True)) for f in found) if jobs else ()
 
 
 def carried(gemm: Gemm) -> Role | None:
@@ -60,8 +56,8 @@ def carried(gemm: Gemm) -> Role | None:
     return None if gemm.tokens_along_k else gemm.a
 
 
-def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, role: Role, seeds: tuple[int, ...]) -> list[Figure]:
-    """Every figure of the proposal's path on one operand, by variant."""
+def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...]) -> list[Figure]:
+    """Every figure of the proposal's path on the operand that the GEMM carries, by variant."""
     assert proposal.path is not None
     paths = {
         "software": proposal.software.path,
@@ -69,7 +65,7 @@ def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, role: Role, se
         "exact": exactly_once(proposal.path.steps),
     }
     sums: dict[str, list[Sums]] = {}
-    for seed in seeds:
+    for seed in seeds[:1] if tensors == CAPTURED else seeds:  # what was captured is there once
         x = _tensor(gemm, tensors, seed)
         for variant, steps in paths.items():
             if steps:
