@@ -145,6 +145,19 @@ def test_quantisation_follows_the_instruction_and_the_role():
     assert groups(fprop, load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")) == (None, None)
 
 
+def test_a_tensor_scale_gives_a_narrow_scale_format_tensors_of_any_size():
+    """UE4M3 scales end at 2^-9: without a tensor scale captured gradients fall among E4M3's subnormals, with it not."""
+    spec = load_proposal(ROOT / "proposals/group-scaled-mma-ue4m3.yaml").proposed()
+
+    def error(rule):
+        trial = Trial(gemms()["smollm2-135m.dgrad.down"], "captured", 0, 16, 16, rule)
+        outcome = trial.outcome(spec)
+        return np.linalg.norm(outcome.exact - outcome.original) / np.linalg.norm(outcome.original)
+
+    without, with_it = Quantisation(weight_columns=1), Quantisation(weight_columns=1, tensor_scale=True)
+    assert error(with_it) < 0.05 < error(without)
+
+
 def test_a_wide_base_needs_no_scale():
     """BF16 operands are taken as they are: no quantisation error at all."""
     spec = load("hopper.wgmma.m64n256k16.f32.bf16.bf16")
