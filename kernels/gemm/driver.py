@@ -127,17 +127,17 @@ class TensorMap(ctypes.Structure):
     _align_ = 64
 
 
-_UINT8, _FLOAT32 = 0, 7  # CUtensorMapDataType
-_SWIZZLE = {0: 0, 128: 3}  # CUtensorMapSwizzle, by bytes
+_UINT8, _FLOAT32, _BFLOAT16 = 0, 7, 9  # CUtensorMapDataType
+_SWIZZLE = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle, by bytes
 _PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 
 
 def tensor_map(pointer: int, width: int, rows: int, pitch: int, box: tuple[int, int], kind: str, swizzle: int) -> TensorMap:
-    """Of a matrix of `rows` rows of `width` elements, `pitch` bytes apart, read in boxes of (columns, rows).
+    """Of a matrix of `rows` rows of `width` elements, `pitch` bytes apart, read or written in boxes of (columns, rows).
 
-    `kind`: "e4m3" or "fp32"; `swizzle`: 0 or 128 bytes. Beyond the matrix, reads give zeros.
+    `kind`: "e4m3", "bf16" or "fp32"; `swizzle`: 0, 32, 64 or 128 bytes. Beyond the matrix reads give zeros, writes vanish.
     """
-    data_type, size = {"e4m3": (_UINT8, 1), "fp32": (_FLOAT32, 4)}[kind]
+    data_type, size = {"e4m3": (_UINT8, 1), "bf16": (_BFLOAT16, 2), "fp32": (_FLOAT32, 4)}[kind]
     whole = (TensorMap * 2)()  # ctypes before Python 3.13 ignores _align_: take the aligned one of two
     address = ctypes.addressof(whole)
     result = TensorMap.from_buffer(whole, -address % 64)

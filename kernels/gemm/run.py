@@ -98,6 +98,7 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
     maps = [
         tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, tile.bm // (tile.sharers if tile.share == 1 else 1)), "e4m3", 128),
         tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, tile.bn // (tile.sharers if tile.share == 2 else 1)), "e4m3", 128),
+        tensor_map(x.out.data_ptr(), n, m, n * tile.out, (tile.box_columns, 64), "bf16" if tile.out == 2 else "fp32", tile.box_columns * tile.out),
         _scales_map(x.scale_a, m, tile.scale_box) if scales else TensorMap(),
         _scales_map(x.scale_b, n, tile.bn) if scales == 2 else TensorMap(),
     ]

@@ -33,7 +33,6 @@ class Tile:
     add: int = 0
     grouped: int = 0
     depth: int = 1
-    wide: int = 0
     order: int = 0
     resident: int = 1
     stages: int = 0
@@ -50,7 +49,13 @@ class Tile:
     @property
     def instruction_n(self) -> int:
         """N of the wgmma."""
-        return self.bn // self.wgs_n // (2 if self.wide else 1)
+        return self.bn // self.wgs_n
+
+    @property
+    def box_columns(self) -> int:
+        """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
+        row_bytes = self.instruction_n * self.out
+        return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
 
     @property
     def scale_box(self) -> int:
@@ -59,8 +64,8 @@ class Tile:
 
     @property
     def band(self) -> int:
-        """Teams of tiles along M that are visited together: 4096 rows of A stay in the L2."""
-        return max(1, 4096 // self._team_rows)
+        """Teams of tiles along M that are visited together: 2048 rows of A and about as many of B are at work."""
+        return max(1, 2048 // self._team_rows)
 
     @property
     def _team_rows(self) -> int:
@@ -86,8 +91,15 @@ class Tile:
         if self.stages:
             return self
         ends = 4 * 1024 if self.grouped else 0
-        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - ends
+        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - ends
         return replace(self, stages=min(MAX_STAGES, left // self._stage))
+
+    @property
+    def _staging(self) -> int:
+        """Bytes in which D is staged for its bulk stores."""
+        parts = 1 if self.out == 4 else self.bm // self.wgs_m // 64
+        one = -(-64 * self.instruction_n * self.out * parts // 1024) * 1024
+        return 0 if self.split > 1 else one * self.wgs_m * self.wgs_n
 
     @property
     def _stage(self) -> int:
@@ -97,7 +109,7 @@ class Tile:
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch, bytes; `groups` of rows in a grouped GEMM."""
         tile = self.sized
-        return max(tile.stages * tile._stage + 4 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1))
+        return max(tile.stages * tile._stage + tile._staging + 4 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1))
 
     @cached_property
     def source(self) -> str:
@@ -113,20 +125,14 @@ DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
 
 
 def _wgmma(n: int) -> str:
-    """The wrappers of wgmma for N = `n`, A in shared memory or in registers: each register must be written out."""
+    """The wrapper of wgmma for N = `n`: its accumulator's registers must be written out one by one."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    four = ", ".join(f"%{count + i}" for i in range(4))
-    shared = ("u32 a", "a", f"mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; ", '"r"(a)', 1)
-    held = ("const u32 (&a)[4]", f"{{{four}}}", "", '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', 4)
-    return "".join(
-        f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], {parameter}, u32 b, int add) {{
-  asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + taken + 1}, 0;\\n"
-               "{set_a}mov.b64 b, {{%{count + taken}, {DESCRIPTOR_HIGH}}};\\n"
-               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, {a}, b, p, 1, 1; }}"
-               : {outs} : {ins}, "r"(b), "r"(add));
+    return f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], u32 a, u32 b, int add) {{
+  asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + 2}, 0;\\n"
+               "mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; mov.b64 b, {{%{count + 1}, {DESCRIPTOR_HIGH}}};\\n"
+               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, a, b, p, 1, 1; }}"
+               : {outs} : "r"(a), "r"(b), "r"(add));
 }}
 """
-        for parameter, a, set_a, ins, taken in (shared, held)
-    )
