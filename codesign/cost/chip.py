@@ -82,10 +82,10 @@ def extra_cycles(new: Record, old: Record) -> ChipFigure:
 
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
-    """Bits of scales read over bits of operands read, per row of A and column of B."""
+    """Bits of scales over bits of operands, as both are stored: a scale of a block of rows or columns counts once for it."""
     bits = 0.0
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    for axis, side in ((1, sides[0]), (0, sides[1])):
-        bits += side.format.bits / side.group[axis] if side else 0.0
+    for side in sides:
+        bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
     share = bits / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
