@@ -440,7 +440,8 @@ class Emitter:
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends})")
 
-    def align(self, value: str, fmt: Format) -> str:
+    @staticmethod
+    def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
 
 
