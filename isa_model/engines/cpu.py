@@ -211,10 +211,8 @@ class Cpu:
     lane: str
 
     def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
-        lines = ["LANES {"]
-        for t, offset in enumerate(block.offsets):
-            k = f"{block.base} + {offset}"
-            lines.append(f"const short x{t} = (short)(EA({k}, j) + EB({k}, j));")
+        lines = ["{", f"const short *xs = &EA({block.base}, 0), *ys = &EB({block.base}, 0);", "LANES {"]
+        lines += [f"const short x{t} = (short)(xs[{k}] + ys[{k} * W + j]);" for t, k in enumerate(block.offsets)]
         for name, compare in ((out, ">"), (smallest, "<")):
             if name is None:
                 continue
@@ -222,7 +220,7 @@ class Cpu:
             lines.append(f"short {best} = x0;")
             lines += [f"{best} = x{t} {compare} {best} ? x{t} : {best};" for t in range(1, len(block.offsets))]
             lines.append(f"{name}[j] = {best};")
-        return "\n".join([*lines, "}"])
+        return "\n".join([*lines, "}", "}"])
 
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
         whole = "wholef" if self.lane == "float" else "whole"
@@ -236,14 +234,14 @@ class Cpu:
     def _sum(self, plan: Plan, block: Block, stage: Stage, out: str, term: str, before: str) -> str:
         zero = "-0.0" if stage.zero == "ieee" else "0.0"
         lanes = min(4, len(block.offsets))  # sums taken side by side, so that one addition need not wait for the last
-        lines = ["LANES {", before, *(f"lane s{i} = {zero};" for i in range(lanes))]
-        for t, offset in enumerate(block.offsets):
-            k = f"{block.base} + {offset}"
-            product = f"(A({k}, j) * B({k}, j))"
+        lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
+        lines += ["LANES {", before, *(f"lane s{i} = {zero};" for i in range(lanes))]
+        for t, k in enumerate(block.offsets):
+            product = f"(xs[{k}] * ys[{k} * W + j])"
             if plan.infinite_from is not None:
                 lines.append(f"const lane p{t} = {product};")
                 limit = f"{plan.infinite_from!r}"
                 product = f"(fabs(p{t}) >= {limit} ? (lane)copysign(INFINITY, p{t}) : p{t})"
             lines.append(f"s{t % lanes} += {term.format(product=product)};")
         lines.append(f"{out}[j] = {' + '.join(f's{i}' for i in range(lanes))};")
-        return "\n".join([*lines, "}"])
+        return "\n".join([*lines, "}", "}"])

@@ -349,7 +349,7 @@ class Emitter:
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
             return Term(tuple(parts), exponent)
         value = self.to_odd(parts)
-        for register in stage.result:
+        for register in stage.result if not self.plan.holds_terms(index) else ():
             value = self.rounded(value, register)
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
