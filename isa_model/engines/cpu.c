@@ -1,6 +1,6 @@
 /* The CPU engine around a step: D = A B + C on raw codes, a tile of D at a time, on as many threads as are asked for.
  *
- * A thread takes the next tile that nobody has, ROWS by W elements, and goes along K in chunks. It reads the codes of a
+ * A thread takes the next tile that nobody has, at most ROWS by W elements, and goes along K in chunks. It reads the codes of a
  * chunk of A and B from where they lie, in any strides, into buffers of its own as numbers and alignment exponents, so
  * that nothing is shared between threads and memory does not depend on K. The file is the second half of a translation
  * unit; the first is prelude.h and what cpu.py writes: types and formats of the operands, constants, and `step`.
@@ -13,7 +13,7 @@
 enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, MATRICES };
 
 typedef struct {
-  long m, n, k;
+  long m, n, k, rows;    /* sizes, and rows of a tile */
   const long *strides;   /* elements to the next row and to the next column, of every matrix */
   char *const *codes;    /* where each matrix begins; null for scales that the instruction does not take */
   atomic_long next;      /* the first tile that nobody has taken */
@@ -146,11 +146,11 @@ static void read_b(const Job *job, Buffers *x, long k, long column, long depth, 
 }
 
 static void tile(const Job *job, Buffers *x, long row, long column) {
-  const long rows = job->m - row < ROWS ? job->m - row : ROWS;
+  const long rows = job->m - row < job->rows ? job->m - row : job->rows;
   const long columns = job->n - column < W ? job->n - column : W;
-  memset(x->codes, 0, ROWS * W * sizeof(code_c));
+  memset(x->codes, 0, rows * W * sizeof(code_c));
   TAKE(OF_C, code_c, row, column, rows, columns, W);
-  _Pragma("omp simd") for (long j = 0; j < ROWS * W; ++j) x->c[j] = NUMBER_C(((const code_c *)x->codes)[j]);
+  _Pragma("omp simd") for (long j = 0; j < rows * W; ++j) x->c[j] = NUMBER_C(((const code_c *)x->codes)[j]);
   for (long k = 0; k < job->k; k += CHUNK) {
     const long depth = job->k - k < CHUNK ? job->k - k : CHUNK;
     read_a(job, x, row, k, rows, depth);
@@ -168,23 +168,27 @@ static void tile(const Job *job, Buffers *x, long row, long column) {
   }
 }
 
+static long tiles_of(long length, long size) { return (length + size - 1) / size; }
+
 static void *work(void *argument) {
   Job *job = argument;
-  const long down = (job->m + ROWS - 1) / ROWS, tiles = down * ((job->n + W - 1) / W);
+  const long down = tiles_of(job->m, job->rows), tiles = down * tiles_of(job->n, W);
   Buffers *x = aligned_alloc(64, (sizeof(Buffers) + 63) / 64 * 64);
   if (!x) {
     atomic_store(&job->failed, 1);
     return NULL;
   }
   for (long next; (next = atomic_fetch_add(&job->next, 1)) < tiles;)
-    tile(job, x, next % down * ROWS, next / down * W);
+    tile(job, x, next % down * job->rows, next / down * W);
   free(x);
   return NULL;
 }
 
 /* D from the codes of A, B, C and scales. Returns whether memory ran out. */
 int run(long m, long n, long k, int threads, const long *strides, char *const *codes) {
-  Job job = {m, n, k, strides, codes};
+  long rows = ROWS; /* large tiles read less, many are shared out more evenly */
+  while (rows > 32 && tiles_of(m, rows) * tiles_of(n, W) < 4L * threads) rows /= 2;
+  Job job = {m, n, k, rows, strides, codes};
   pthread_t others[MOST_THREADS];
   int started = 0;
   while (started < threads - 1 && started < MOST_THREADS && !pthread_create(&others[started], NULL, work, &job))

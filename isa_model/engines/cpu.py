@@ -31,13 +31,15 @@ from isa_model.stage import Stage
 
 WIDTH = 64
 """Columns of D computed together: a multiple of every vector unit's width."""
-ROWS = 64
-"""Rows of D in a tile, the task of a thread."""
+ROWS = 128
+"""At most so many rows of D in a tile, the task of a thread."""
 CHUNK = 256
 """About how many of K a thread reads at a time."""
 WORK_OF_A_THREAD = 1 << 18
 """Multiply-accumulates worth starting a thread for."""
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
 
 
 class NoCompiler(Exception):
