@@ -83,18 +83,23 @@ def cores() -> int:
 # -- compiling -------------------------------------------------------------------------------------------------------
 
 
-@cache
 def compiled(plan: Plan) -> Any:
     """The C function of a plan, from the cache folder if it was compiled before."""
     return _load(source(plan))
 
 
+def compiler() -> str:
+    """The path of the C compiler. Raises NoCompiler."""
+    path = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if path is None:
+        raise NoCompiler("no C compiler (cc, gcc, clang) was found")
+    return path
+
+
 @cache
 def _load(text: str) -> Any:
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise NoCompiler("no C compiler (cc, gcc, clang) was found")
-    key = hashlib.sha256("\0".join([text, *FLAGS, compiler, platform.machine(), platform.processor(), _cpu()]).encode())
+    cc = compiler()
+    key = hashlib.sha256("\0".join([text, *FLAGS, cc, platform.machine(), platform.processor(), _cpu()]).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
     library = folder / f"{key.hexdigest()[:32]}.so"
     if not library.exists():
@@ -106,10 +111,10 @@ def _load(text: str) -> Any:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             c_file, built = Path(scratch) / "step.c", Path(scratch) / "step.so"
             c_file.write_text(text)
-            command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(c_file), "-lm", "-pthread"]
+            command = [cc, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(c_file), "-lm", "-pthread"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
-                raise NoCompiler(f"{compiler} failed: {result.stderr.strip()[:500]}")
+                raise NoCompiler(f"{cc} failed: {result.stderr.strip()[:500]}")
             built.replace(library)
     function = ctypes.CDLL(str(library)).run
     function.restype = ctypes.c_int
