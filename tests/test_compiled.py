@@ -93,14 +93,20 @@ def test_panels_that_are_not_full_change_nothing(shape):
 
 def one_product(**fields):
     """An instruction of one exact product and C, in FP32."""
-    register = {"format": fields.get("accumulator", "fp32"), "rounding": "nearest-even", "overflow": fields.pop("over", None)}
+    register = {
+        "format": fields.get("accumulator", "fp32"),
+        "rounding": "nearest-even",
+        "overflow": fields.pop("over", None),
+    }
     stages = {"sum": {"terms": 1, "accumulator": True, "zero": "ieee", "result": [register]}}
     spec = {"a": "e5m2", "b": "e2m1", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 1}, "stages": stages}
     return Instruction.model_validate(spec | fields)
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.storage_bits <= 16 and f.zero] + ["e5m6", "ue3m2fn"])
+@pytest.mark.parametrize(
+    "name", [n for n, f in FORMATS.items() if f.storage_bits <= 16 and f.zero] + ["e5m6", "ue3m2fn"]
+)
 def test_every_code_is_read_as_its_number(quick_to_compile, name):
     """All codes of a format as A and as B, with neighbours of K that have other scales, as the portable engine reads them."""
     fmt = named(name)
