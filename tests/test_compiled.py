@@ -151,6 +151,18 @@ def test_groups_of_scales_may_lie_across_the_chunks_of_k(quick_to_compile, onto,
 
 
 @needs_compiler
+def test_a_sum_of_several_products_is_not_rounded_before_c_joins_it(quick_to_compile):
+    """2**16 + 2**-7 + 2**-8 lies halfway between two FP32 numbers; a C of -2**-60 decides, though no double holds all of it."""
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    stages = {"sum": {"terms": 4, "accumulator": True, "result": fp32}}
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 4}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[256, 2.0**-4, 2.0**-4, 0]])) for _ in "ab")
+    b[0, 1:3] = encode_array(spec.b, np.array([2.0**-3, 2.0**-4]))
+    c = np.full((1, 1), -(2.0**-60), np.float32).view(np.uint32)
+    assert cpu.matmul(spec, a, b.T, c).view(np.float32) == np.float32(2.0**16 + 2.0**-7)
+
+
+@needs_compiler
 def test_strides_and_threads_change_nothing(monkeypatch):
     """Transposed, reversed and cut out operands, and any number of threads, give the codes of contiguous ones on one."""
     spec = load(FP8_WGMMA)
