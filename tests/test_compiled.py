@@ -163,6 +163,22 @@ def test_a_sum_of_several_products_is_not_rounded_before_c_joins_it(quick_to_com
 
 
 @needs_compiler
+def test_a_zero_holds_the_window_up_only_where_there_is_one(quick_to_compile):
+    """An exponent of zeros above those of all numbers counts in blocks that have a zero, and in no other."""
+    window = {"fraction_bits": 0, "rounding": "toward-zero", "zero_exponent": 3}
+    stages = {
+        "sum": {"terms": 2, "accumulator": True, **window, "result": {"format": "fp32", "rounding": "toward-zero"}}
+    }
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 2}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[1.0, 2.5], [1.0, 0.0]])) for _ in "ab")
+    for c, expected in ((1.0, 4.0), (0.0, 0.0)):
+        start = np.full((2, 2), c, np.float32).view(np.uint32)
+        got = cpu.matmul(spec, a, b.T, start)
+        assert np.array_equal(got, matmul(spec, a, b.T, start, engine="golden").view(np.uint32))
+        assert got.view(np.float32)[0, 0] == expected
+
+
+@needs_compiler
 def test_strides_and_threads_change_nothing(monkeypatch):
     """Transposed, reversed and cut out operands, and any number of threads, give the codes of contiguous ones on one."""
     spec = load(FP8_WGMMA)

@@ -200,8 +200,8 @@ class Emitter(Text):
         def largest_of(own: Term | None) -> str:
             names = [self.let("int", f"widen({exponents}[j])", "e")] if needs_exponent else []
             if smallest is not None:
-                zero = f"{smallest}[j] <= OPERAND_NONE / 2 ? {stage.zero_exponent} : NONE"
-                names.append(self.let("int", zero, "e"))
+                raised = f"larger({names[0]}, {stage.zero_exponent})"
+                names = [self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {names[0]}", "e")]
             return self.largest(stage, names + ([own.exponent] if own else [])) if needs_exponent else "NONE"
 
         if not stage.aligned:
