@@ -356,8 +356,9 @@ class Goals:
 
     def _integer_overflow(self, i: int, j: int, point: str, register: Register) -> Iterator[Goal]:
         fmt, sums = register.format, self.reaches.sums[i]
-        largest = int(sums.total.largest.exact())
-        lowest = -largest - 1 if sums.total.signed else 0
+        largest, terms = int(sums.total.largest.exact()), self.stages[i][1].terms
+        negative = terms * int(sums.terms.largest.exact()) if sums.terms.signed else 0
+        lowest = -negative - (int(sums.running.largest.exact()) + 1 if sums.running and sums.running.signed else 0)
         bottom = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
         edges = {
             "largest": fmt.max_finite_magnitude,
