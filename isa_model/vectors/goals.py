@@ -155,7 +155,9 @@ class Goals:
                         yield from self._classes(point, ("cut", i, accumulator), 0, True, why)
                         continue
                     lost = min(self._cut_bits(i, accumulator, side), side.bits)
-                    single = side.bits if side is self.reaches.products else None
+                    # Scales that are powers of two leave the significands those of products.
+                    products = i == 0 and not accumulator and side.bits == self.reaches.products.bits
+                    single = side.bits if products else None
                     yield from self._classes(point, ("cut", i, accumulator), lost, side.signed, single=single)
             for j, register in enumerate(stage.result):
                 point = register_point(name, stage, j)
