@@ -231,7 +231,9 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
 def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
     """What becomes of a tensor on its path, a numbered line per step; tensors are (tokens, features)."""
     words = " and ".join(operands)
-    lines = [f"The {words} sets out as BF16; numbers are finite, infinities and NaNs are left open."]
+    lines = [
+        f"The {words} sets out as BF16. A NaN or an infinity makes NaN of its group where elements and scales have one."
+    ]
     for step in steps:
         source = "the BF16 original once more" if step.reads == "original" else "what arrives"
         lines.append(f"{step.at}: {PLACES[step.at]}, take {source}. {_grouped(step)} {_cast(step)}")

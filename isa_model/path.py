@@ -95,6 +95,8 @@ def walk(steps: tuple[Step, ...], x: NDArray[Any]) -> Arrived:
     import numpy as np
 
     original = np.asarray(x, np.float32)
+    if original.ndim != 2 or not np.isfinite(original).all():
+        raise ValueError("a path takes a matrix of finite numbers")
     values: NDArray[np.float64] = original.astype(np.float64)
     before: Quantised | None = None
     codes: Any = None
