@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import Document, InputError, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
-from isa_model.library import is_known, raw
+from isa_model.library import is_known, merge, raw
 from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
@@ -226,19 +225,6 @@ class Proposal(Spec):
                 change = {step: change}
             merged = merge(merged, change)
         return dict(merged)
-
-
-def merge(spec: Any, change: Any) -> Any:
-    """`spec` with `change` merged in (RFC 7396): mappings merge, null removes, anything else replaces."""
-    if not isinstance(change, dict):
-        return copy.deepcopy(change)
-    merged = dict(spec) if isinstance(spec, dict) else {}
-    for key, value in change.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = merge(merged.get(key), value)
-    return merged
 
 
 def load_proposal(path: str | Path) -> Proposal:
