@@ -121,7 +121,7 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics"],
+        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
@@ -240,6 +240,32 @@ def vectors(
     show_coverage(coverage, _console())
     print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
     return 0
+
+
+@app.command()
+def train(
+    experiment: Annotated[str, typer.Argument(help="Which; `codesign list experiments` shows all.")],
+    size: Annotated[str, typer.Option(help="Model by name: tiny, 1m, 10m, 30m, 100m, 300m.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Record to add to; default: records/training.<size>.json.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    arms: Annotated[str | None, typer.Option(help="Only these arms, separated by commas.")] = None,
+    steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
+    micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
+    engine: Annotated[Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed run goes on from there.")] = Path(
+        ".training"
+    ),
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
+) -> int:
+    """Train the arms of an experiment and show their loss gaps to BF16. Runs in the record are not made again.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
+    """
+    from codesign.training import live
+
+    changes = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
+    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget)
 
 
 @app.command()

@@ -175,6 +175,7 @@ def commit() -> str:
                 "codesign",
                 "proposals",
                 ":!codesign/cost/records",
+                ":!codesign/training/records",
             ],
             capture_output=True,
             text=True,

@@ -2,7 +2,8 @@
 
 A `recipe.Gemm` says which bits; an engine says how they are made:
 
-    torch    BF16 operands, or FP32 sums of cast operands: torch's own matrix product, no bit-exact claim
+    torch    BF16 operands, or a recipe without an instruction: torch's own matrix product, FP32 sums
+    fp32     the same in place of an instruction, on its operands: where the accumulation is not the question
     model    isa_model, any instruction: compiled C on the CPU, compiled CUDA on a GPU
     native   today's Hopper instructions on a Hopper GPU
 """
@@ -22,18 +23,18 @@ from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
 
-Engine = Literal["auto", "model", "native"]
+Engine = Literal["auto", "model", "native", "fp32"]
 NATIVE_BASE = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
 
 
 def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
-    """The engine that computes a GEMM on a device: torch, model or native.
+    """The engine that computes a GEMM on a device: torch, fp32, model or native.
 
     Raises InputError where `native` is asked for and cannot.
     """
-    if gemm.spec is None:
-        return "torch"
+    if gemm.spec is None or wanted == "fp32":
+        return "torch" if gemm.spec is None else "fp32"
     can = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0) and _is_native(gemm)
     if wanted == "native" and not can:
         raise InputError.of(
@@ -45,7 +46,7 @@ def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
 
 def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
     """D = A B in FP32: `a` (..., M, K), `b` (..., K, N), with their scales, sums as `gemm` says."""
-    if engine == "torch":
+    if engine in ("torch", "fp32"):
         return _sums(a, b)
     if a.elements.dim() > 2:
         pairs = zip(_each(a), _each(b), strict=True)
@@ -60,9 +61,7 @@ def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
 
 
 def _each(x: Operand) -> list[Operand]:
-    return [
-        Operand(e, None if x.scales is None else x.scales[i], x.group, x.cast) for i, e in enumerate(x.elements)
-    ]
+    return [Operand(e, None if x.scales is None else x.scales[i], x.group, x.cast) for i, e in enumerate(x.elements)]
 
 
 # -- torch -----------------------------------------------------------------------------------------------------------
@@ -73,7 +72,7 @@ def _sums(a: Operand, b: Operand) -> Tensor:
     if a.cast is None and b.cast is None and a.elements.is_cuda:
         x, y = a.elements, b.elements
         product = torch.bmm if x.dim() == 3 else torch.mm
-        return cast(Tensor, product(x, y, out_dtype=torch.float32))
+        return product(x, y, out_dtype=torch.float32)
     return a.values() @ b.values()
 
 
@@ -87,7 +86,9 @@ def _model(spec: Instruction, a: Operand, b: Operand) -> Tensor:
     b_codes = torch.nn.functional.pad(_unsigned(b.codes()), (0, 0, 0, fill))
     (m, k), n = a_codes.shape, b_codes.shape[1]
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    scales = [_instruction_scales(x, side, shape) for x, side, shape in zip((a, b), sides, ((m, k), (k, n)), strict=True)]
+    scales = [
+        _instruction_scales(x, side, shape) for x, side, shape in zip((a, b), sides, ((m, k), (k, n)), strict=True)
+    ]
     if a.elements.is_cuda:
         from isa_model.engines import gpu
 
@@ -156,7 +157,7 @@ def _is_native(gemm: Gemm) -> bool:
     pair = gemm.instruction.a.name, gemm.instruction.b.name
     if not set(pair) <= {"e4m3", "e5m2"}:
         return False
-    chip = Gemm(instruction=NATIVE_BASE.format(a=pair[0], b=pair[1])).instruction  # type: ignore[arg-type]
+    chip = Gemm(instruction=NATIVE_BASE.format(a=pair[0], b=pair[1])).instruction
     assert chip is not None
     return numerics(gemm.instruction) == numerics(chip)
 

@@ -124,7 +124,9 @@ class Trainer:
                 f"--micro-batches {-(-job.size.micro_batches // self.world) * self.world}",
             )
         self.micro_batches = job.size.micro_batches // self.world
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         model = Transformer(job.size, Arithmetic(job.recipe, job.engine), job.seed)
         if job.nudge:
             random = torch.Generator().manual_seed(job.seed)

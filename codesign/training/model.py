@@ -121,7 +121,8 @@ class Experts(nn.Module):
         gate_up = Linear.apply(sent, self.up, arithmetic, network.activation, BF16)
         row = weight_of_slot.view(experts, slots, 1)
         done = GatedDown.apply(gate_up, self.down, row, arithmetic, network.gradient)
-        return shared + _Combine.apply(done.flatten(0, 1), token_of_slot, slot_of_choice, network.gradient)
+        routed: Tensor = _Combine.apply(done.flatten(0, 1), token_of_slot, slot_of_choice, network.gradient)
+        return cast(Tensor, shared) + routed
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The token of each slot (a number past the last: none), the slot of each choice (likewise), and the weight of

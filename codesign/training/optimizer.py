@@ -81,7 +81,7 @@ class AdamW:
 
     def state(self) -> dict[str, Any]:
         """Tensors that a checkpoint keeps."""
-        kept = [[m.elements.view(torch.uint8) if m.elements.dtype in NATIVE.values() else m.elements, m.scales] for m in self.moments]
+        kept = [[_bytes(m.elements), m.scales] for m in self.moments]
         return {"master": self.master, "moments": kept}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -91,6 +91,11 @@ class AdamW:
             moment.elements.view(elements.dtype).copy_(elements)
             if moment.scales is not None:
                 moment.scales.copy_(scales)
+
+
+def _bytes(elements: Tensor) -> Tensor:
+    """FP8 as bytes: checkpoints are read with weights_only, which knows no FP8."""
+    return elements.view(torch.uint8) if elements.dtype in NATIVE.values() else elements
 
 
 def _stored(fmt: Format, x: Tensor) -> Operand:

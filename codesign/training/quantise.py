@@ -36,7 +36,7 @@ class Operand:
         return self.cast.to if self.cast else FORMATS["bf16"]
 
     @property
-    def T(self) -> Operand:  # noqa: N802 - as torch calls it
+    def T(self) -> Operand:
         group = self.group and self.group[::-1]
         return Operand(self.elements.mT, None if self.scales is None else self.scales.mT, group, self.cast)
 
@@ -111,8 +111,8 @@ def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] 
         result: Tensor = operation(x, scales)
         return result
     padded = _padded(x, group)
-    made = operation(_grouped(padded, group), scales[..., :, None, :, None]).reshape(padded.shape)
-    return made[..., : x.shape[-2], : x.shape[-1]]  # type: ignore[no-any-return]
+    made: Tensor = operation(_grouped(padded, group), scales[..., :, None, :, None]).reshape(padded.shape)
+    return made[..., : x.shape[-2], : x.shape[-1]]
 
 
 def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
@@ -127,9 +127,7 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     return ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
 
 
-def round_to(
-    fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN, within: bool = False
-) -> Tensor:
+def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN, within: bool = False) -> Tensor:
     """FP32 numbers rounded to a format, saturating, in a dtype that holds them. `within`: none is beyond its range.
 
     Raises ValueError for a rounding other than nearest even, towards zero, up and down.

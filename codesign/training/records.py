@@ -32,7 +32,7 @@ class Run(Spec):
     seed: int
     """Of the weights; the same seed draws the same batches in every arm."""
     engines: tuple[str, str, str]
-    """What computed Fprop, Dgrad and Wgrad: torch, model or native."""
+    """What computed Fprop, Dgrad and Wgrad: torch, model, native, or fp32: not the instruction, but FP32 sums."""
     steps: tuple[int, ...]
     """Steps of the curve, counted from 1."""
     curve: tuple[float, ...]
