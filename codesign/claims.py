@@ -74,6 +74,8 @@ def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdi
         reason = "no figure covers it"
         if claim.metric.startswith("cost."):
             reason = "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+        if claim.metric.startswith("training."):
+            reason = "no training record covers it; `codesign train` makes one, `evaluate --train` a small one"
         return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
     worst = max(covered, key=lambda f: _excess(claim, f.value))
     broken = max(covered, key=lambda f: _excess(claim, f.low, f.high, nearest=True))

@@ -54,6 +54,10 @@ def evaluate(
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:
     """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
@@ -70,7 +74,7 @@ def evaluate(
 
     check(folder)
     with _Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.update)
+        result = gather_and_judge(loaded, sampling, progress.update, train)
     page = write(result, folder)
     if as_json:
         print(result.model_dump_json(indent=1))
@@ -121,7 +125,9 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"],
+        Literal[
+            "all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"
+        ],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
@@ -252,7 +258,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
     tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
     micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
-    engine: Annotated[Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")] = "auto",
+    engine: Annotated[
+        Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")
+    ] = "auto",
     work: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed run goes on from there.")] = Path(
         ".training"
     ),

@@ -19,6 +19,7 @@ from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather
 from codesign.proposal import Proposal
+from codesign.training import evidence as training
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
@@ -57,6 +58,10 @@ class Result(Spec):
     figures: tuple[Figure, ...]
     costs: tuple[Figure, ...] = ()
     """Of the hardware, over the base's; empty without a record."""
+    training: tuple[Figure, ...] = ()
+    """Loss gaps of training runs; empty without a record."""
+    curves: tuple[Plot, ...] = ()
+    """Of those runs."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -69,11 +74,14 @@ class Result(Spec):
     provenance: Provenance
 
 
-def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
-    """Gather all evidence on a proposal and judge its claims."""
+def evaluate(
+    proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None, train: bool = False
+) -> Result:
+    """Gather all evidence on a proposal and judge its claims; `train`: with a training run of a minute or two."""
     evidence = gather(proposal, sampling, progress)
     costs = cost.gather(proposal)
-    verdicts = judge(proposal, (*evidence.figures, *costs))
+    runs = training.gather(proposal, train)
+    verdicts = judge(proposal, (*evidence.figures, *costs, *runs.figures))
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
@@ -85,9 +93,11 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
+        training=runs.figures,
+        curves=runs.plots,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),
+        method=(*evidence.method, *(cost.METHOD if costs else ()), *runs.method, f"Shapes: {'; '.join(shapes)}."),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,9 @@ from isa_model.library import is_known, merge, raw
 from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
+
+if TYPE_CHECKING:
+    from codesign.training.recipe import Recipe
 
 Value = int | float | str
 """A value that a sweep can give to a field."""
@@ -113,6 +116,15 @@ class Software(Spec):
     """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
 
 
+class Training(Spec):
+    """How a model is trained on the proposed instruction: a recipe with all its GEMMs on it."""
+
+    recipe: str = "deepseek-v3"
+    """Whose rules: a recipe's name (`codesign list recipes`) or file."""
+    change: dict[str, Any] = Field(default_factory=dict)
+    """Rules that differ, as a merge."""
+
+
 class Sweep(Spec):
     """A family of proposals: one field of the instruction that takes several values."""
 
@@ -145,6 +157,8 @@ class Proposal(Spec):
     """How the operands are quantised."""
     software: Software = Software()
     """The software baseline."""
+    training: Training = Training()
+    """How a model is trained on it, for `training.loss_gap`."""
     workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
     tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
@@ -209,6 +223,23 @@ class Proposal(Spec):
         Raises ValidationError when the change makes no sense.
         """
         return Instruction.model_validate(self._changed(value))
+
+    def training_recipe(self, variant: Variant = "proposal", value: Value | None = None) -> Recipe:
+        """The recipe with all GEMMs on the proposed instruction, on today's alone or promoted, or summed exactly.
+
+        Raises InputError for a recipe that is unknown or wrong, ValidationError where it does not fit the instruction.
+        """
+        from codesign.training.recipe import load_recipe
+
+        rules = load_recipe(self.training.recipe, self.training.change)
+        if variant == "today":
+            return rules.on(self.today)
+        if variant == "software":
+            # With group scales, promotion is the recipe's own way; with one scale per tensor nothing else is left of it.
+            return rules if self.software.group else rules.on(self.today, self.software.promote_every)
+        rounding, columns = self.quantisation.scale_rounding, self.quantisation.weight_columns
+        recipe = rules.on(self.proposed(value), None, rounding, columns)
+        return recipe.summed_exactly() if variant == "exact" else recipe
 
     def _changed(self, value: Value | None) -> dict[str, Any]:
         spec = raw(self.base)
@@ -283,11 +314,26 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
             )
         ]
     del instruction
+    if "training" in document.data and (problem := _training_problem(document, proposal)):
+        return [problem]
     try:
         _ = proposal.software_instruction
     except InputError as error:
         return [document.problem(("base",), p.message, p.hint) for p in error.problems]
     return []
+
+
+def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
+    """The recipe must be there, and fit the instruction."""
+    try:
+        proposal.training_recipe()
+    except InputError as error:
+        return document.problem(("training",), error.problems[0].message, error.problems[0].hint)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, (*fault["loc"], *fault.get("ctx", {}).get("at", ()))))
+        return document.problem(("training",), f"the recipe does not fit: {where}: {fault['msg']}")
+    return None
 
 
 def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Problem | None:

@@ -55,13 +55,26 @@ def deciding(verdict: Verdict) -> str:
     if verdict.deciding is None:
         return "—"
     figure = verdict.deciding
-    return f"{interval(figure)} " + (f"on {figure.workload}, {figure.tensors}" if figure.workload else figure.source)
+    return f"{interval(figure)} " + (f"on {figure.workload}, {figure.tensors}" if figure.tensors else figure.source)
 
 
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per design and cost: what, of which design, the figure with its interval, the records."""
     own = result.proposal.proposal
     return [(f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f.source) for f in result.costs]
+
+
+def training_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per training figure: whose, on what, the gap with its interval, the record."""
+    return [
+        (
+            result.labels[f.variant] + ("" if f.at is None else f" at {f.at}"),
+            f.workload,
+            interval(f),
+            f.source,
+        )
+        for f in result.training
+    ]
 
 
 SHORT = {

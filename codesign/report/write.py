@@ -28,7 +28,7 @@ def write(result: Result, folder: Path) -> Path:
 
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in result.plots}
+    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.curves)}
     return {
         _MARK: result.model_dump_json(indent=1) + "\n",
         "report.md": _render("report.md.j2", result, plots),
@@ -55,6 +55,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         worst=tables.worst_table(result),
         tables=list(tables.figure_tables(result)),
         costs=tables.cost_rows(result),
+        training=tables.training_rows(result),
         marks=tables.MARKS,
         deciding=tables.deciding,
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),

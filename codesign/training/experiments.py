@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
 from codesign.training.records import Record, gap, read, write
 from codesign.training.size import Size
+from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
 from isa_model.library import merge
 from isa_model.stage import Spec
@@ -30,6 +31,7 @@ class Arm(Spec):
     casts: dict[str, Any] = Field(default_factory=dict)
     on: InstructionRef | None = None
     promote: PositiveInt | None = None
+    weight_columns: PositiveInt = 128
     exact: bool = False
     nudge: bool = False
 
@@ -37,19 +39,17 @@ class Arm(Spec):
         """The recipe with everything applied. Raises InputError where it makes no sense."""
         recipe = load_recipe(self.recipe, self.change)
         if self.on is not None:
-            recipe = recipe.on(self.on)
-        change: dict[str, Any] = {"cache": {}}
-        for name, gemm in zip(("fprop", "dgrad", "wgrad"), recipe.gemms, strict=True):
-            change[name] = {field: self.casts for field, _ in gemm.OPERANDS if getattr(gemm, field) and self.casts}
-            if self.promote:
-                change[name]["promote_every"] = self.promote
-            if self.exact:
-                change[name] |= {"instruction": None, "promote_every": None}
-        for field in ("linear_input", "swiglu_input"):
-            if getattr(recipe.cache, field) and self.casts:
-                change["cache"][field] = self.casts
-        data = merge(recipe.model_dump(mode="json"), change)
-        return parse_recipe(Document(f"recipe {self.recipe}", data, []))
+            recipe = recipe.on(self.on, self.promote, weight_columns=self.weight_columns)
+        if self.exact:
+            recipe = recipe.summed_exactly()
+        if not self.casts:
+            return recipe
+        change = {
+            part: {name: self.casts for name, value in getattr(recipe, part) if isinstance(value, Cast)}
+            for part in ("fprop", "dgrad", "wgrad", "cache")
+        }
+        change["cache"].pop("attention_output", None)
+        return parse_recipe(Document(f"recipe {self.recipe}", merge(recipe.model_dump(mode="json"), change), []))
 
 
 class Experiment(Spec):
@@ -114,7 +114,7 @@ def run(
 
     begun = time.monotonic()
     with processes() as (rank, world):
-        record = _record(size_name, size, world)
+        record = empty_record(size_name, size, world)
         if path.exists():
             old = read(path)
             if not old.same_conditions(record):
@@ -140,8 +140,8 @@ def run(
     return record
 
 
-def _record(size_name: str, size: Size, world: int) -> Record:
-    """An empty record of this machine."""
+def empty_record(size_name: str, size: Size, world: int) -> Record:
+    """A record of this machine without runs. Needs torch."""
     import platform
 
     import torch

@@ -100,9 +100,13 @@ def _grouped(x: Tensor, group: tuple[int, int]) -> Tensor:
 
 def _largest(x: Tensor, group: tuple[int, int] | None) -> Tensor:
     """Largest magnitude of each group, FP32."""
+    largest = torch.linalg.vector_norm
+    top: Tensor
     if group is None:
-        return torch.linalg.vector_norm(x, float("inf"), dim=(-2, -1), keepdim=True, dtype=torch.float32)
-    return torch.linalg.vector_norm(_grouped(_padded(x, group), group), float("inf"), dim=(-3, -1), dtype=torch.float32)
+        top = largest(x, float("inf"), dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    else:
+        top = largest(_grouped(_padded(x, group), group), float("inf"), dim=(-3, -1), dtype=torch.float32)
+    return top
 
 
 def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] | None) -> Tensor:

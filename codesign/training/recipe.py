@@ -229,31 +229,50 @@ class Recipe(Spec):
         data["high_precision"] = sorted(data["high_precision"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
-    def on(self, instruction: Instruction, rounding: Rounding = Rounding.UP) -> Recipe:
-        """The same rules with all three GEMMs on one instruction, alone: no promotion.
+    def on(
+        self,
+        instruction: Instruction,
+        promote_every: int | None = None,
+        scale_rounding: Rounding = Rounding.UP,
+        weight_columns: int = BLOCK,
+    ) -> Recipe:
+        """The same rules with all three GEMMs on one instruction, alone or promoted.
 
-        Operands are cast as the instruction takes them: in groups along K of its own scales where it has them (weights
-        in square blocks of 128, where 128 is a multiple), else with one scale per tensor. `rounding` is that of scales.
+        Operands are cast as the instruction takes them: in groups along K of its own scales where it has them (of weights,
+        `weight_columns` outputs share a scale, if its groups allow), else with one FP32 scale per tensor.
         """
-        changed: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
-            casts = {}
+            casts: dict[str, Cast | None] = {}
             for side, (field, k_axis), old in zip("ab", gemm.OPERANDS, gemm.casts, strict=True):
                 fmt = getattr(instruction, side)
                 scale: ScaleOperand | None = getattr(instruction.scale, side) if instruction.scale else None
+                casts[field] = None
                 if fmt == FORMATS["bf16"] and scale is None:
-                    casts[field] = None
                     continue
                 group = None
                 if scale is not None:
-                    along = scale.group[1 if side == "a" else 0]
-                    across = BLOCK if field == "weight" and BLOCK % along == 0 and along == BLOCK else 1
+                    along, across = scale.group if side == "b" else scale.group[::-1]
+                    if field == "weight" and weight_columns % across == 0:
+                        across = weight_columns
                     group = (across, along) if k_axis == 1 else (along, across)
                 kept = {} if old is None else {"rounding": old.rounding, "floor": old.floor}
                 form = scale.format if scale else FORMATS["fp32"]
-                casts[field] = Cast(to=fmt, group=group, scale=form, scale_rounding=rounding, **kept)
-            changed[name] = type(gemm)(instruction=instruction, **casts)
+                casts[field] = Cast(to=fmt, group=group, scale=form, scale_rounding=scale_rounding, **kept)
+            changed[name] = type(gemm)(instruction=instruction, promote_every=promote_every, **casts)
         return Recipe(**changed)
+
+    def summed_exactly(self) -> Recipe:
+        """The same casts with FP32 sums in place of every instruction's."""
+        changed = _fields(self)
+        for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
+            changed[name] = type(gemm)(**{**_fields(gemm), "instruction": None, "promote_every": None})
+        return Recipe(**changed)
+
+
+def _fields(model: Spec) -> dict[str, Any]:
+    """The fields of a model, without what it has cached."""
+    return {name: getattr(model, name) for name in type(model).model_fields}
 
 
 def numerics(instruction: Instruction) -> dict[str, Any]:
