@@ -170,7 +170,13 @@ def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
         small = torch.where(away, steps.ceil(), steps.floor())
     normal = (normal & ~mask).view(torch.float32)
     rounded = torch.where(magnitude < 2.0**fmt.min_exponent, small * step, normal).clamp(max=largest_finite(fmt))
-    return torch.where(magnitude.isnan(), magnitude, rounded).copysign(x) if fmt.signed else rounded
+    rounded = torch.where(magnitude.isnan(), magnitude, rounded)
+    if not fmt.signed:
+        return rounded
+    # Formats in which the code of a negative zero is the NaN have no negative zero.
+    return (
+        torch.where(rounded == 0, rounded, rounded.copysign(x)) if fmt.nan == "negative-zero" else rounded.copysign(x)
+    )
 
 
 def codes_of(fmt: Format, elements: Tensor) -> Tensor:
