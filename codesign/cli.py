@@ -250,11 +250,13 @@ def vectors(
 
 @app.command()
 def train(
-    experiment: Annotated[str, typer.Argument(help="Which; `codesign list experiments` shows all.")],
+    experiment: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="Which; `codesign list experiments` shows all.")
+    ],
     size: Annotated[str, typer.Option(help="Model by name: tiny, 1m, 10m, 30m, 100m, 300m.")] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Record to add to; default: records/training.<size>.json.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    arms: Annotated[str | None, typer.Option(help="Only these arms, separated by commas.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Only these of their arms, separated by commas.")] = None,
     steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
     tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
     micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
@@ -266,7 +268,7 @@ def train(
     ),
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
 ) -> int:
-    """Train the arms of an experiment and show their loss gaps to BF16. Runs in the record are not made again.
+    """Train the arms of experiments and show their loss gaps to BF16. Runs in the record are not made again.
 
     On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
     """

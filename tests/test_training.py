@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from codesign.training.model import Transformer  # noqa: E402
 from codesign.training.optimizer import AdamW  # noqa: E402
 from codesign.training.quantise import quantise  # noqa: E402
 from codesign.training.recipe import Recipe, load_recipe, parse_recipe  # noqa: E402
-from codesign.training.records import gap, read, summarise  # noqa: E402
+from codesign.training.records import Run, gap, read, summarise  # noqa: E402
 from codesign.training.size import find_size, sizes  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
@@ -167,7 +168,7 @@ def by_hand(gemm, a, b):
     qa, qb = reference_cast(getattr(gemm, field_a), a), reference_cast(getattr(gemm, field_b), b)
     codes_a, scales_a = (qa.codes, qa.scales) if axis_a == 1 else (qa.codes.T, qa.scales.T)
     codes_b, scales_b = (qb.codes, qb.scales) if axis_b == 0 else (qb.codes.T, qb.scales.T)
-    (m, k), n = codes_a.shape, codes_b.shape[1]
+    m, n = codes_a.shape[0], codes_b.shape[1]
     scales_a = np.repeat(scales_a, -(-m // scales_a.shape[0]), axis=0)[:m]
     scales_b = np.repeat(scales_b, -(-n // scales_b.shape[1]), axis=1)[:, :n]
     return matmul(gemm.spec, codes_a, codes_b, None, scales_a, scales_b)
@@ -188,6 +189,45 @@ def test_a_linear_is_three_gemms_of_isa_model(arm):
     assert torch.equal(y, torch.from_numpy(by_hand(recipe.fprop, xs, ws)).bfloat16())
     assert torch.equal(x.grad, torch.from_numpy(by_hand(recipe.dgrad, dys, ws)).bfloat16())
     assert torch.equal(w.grad, torch.from_numpy(by_hand(recipe.wgrad, dys, cached)))
+
+
+@pytest.mark.parametrize("arm", ["framework", "dgrad-blocks", "tensor-promoted", "tensor-unpromoted"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, monkeypatch):
+    """Scales lie group by group beside A, in blocks or group by group beside B (N, K), and the tile does not split K."""
+    gemm = arms()[arm].resolved().gemms[number]
+    seen = {}
+
+    def issue(x, *, scales, promote, tile):
+        seen.update(scales=scales, promote=promote, split=tile.split)
+        a, b = x.a.double(), x.b.double()
+        if scales:
+            a = a * x.scale_a.double().mT.repeat_interleave(128, 1)
+            blocks = x.scale_b.repeat_interleave(128, 0) if scales == 1 else x.scale_b.mT
+            b = b * blocks.double().repeat_interleave(128, 1)
+        return (a @ b.mT).float()
+
+    tiles = [types.SimpleNamespace(split=split) for split in (2, 1)]
+    fake = types.SimpleNamespace(
+        Problem=lambda *fields: fields, candidates=lambda p: tiles, cycles=lambda p, t, c: -t.split,
+        Operands=lambda *tensors: types.SimpleNamespace(**dict(zip(("a", "b", "scale_a", "scale_b", "out"), tensors))),
+        issue=issue,
+    )  # fmt: skip
+    monkeypatch.setattr(engines, "import_module", lambda name: fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(multi_processor_count=132))
+    random = torch.Generator().manual_seed(3)
+    shapes = {"activation": (256, 384), "gradient": (256, 128), "weight": (128, 384)}
+    (field_a, axis_a), (field_b, axis_b) = gemm.OPERANDS
+    a, b = (quantise(getattr(gemm, f), torch.randn(shapes[f], generator=random)) for f in (field_a, field_b))
+    a, b = (a if axis_a == 1 else a.T), (b if axis_b == 0 else b.T)
+    d = engines._fused(gemm, a, b, a.elements.contiguous(), b.elements.mT.contiguous())
+    exact = a.values().double() @ b.values().double()
+    if a.group is None:
+        exact = exact / (a.scales * b.scales)
+    torch.testing.assert_close(d.double(), exact, rtol=1e-5, atol=1e-6 * exact.abs().max().item())
+    assert seen["split"] == 1
+    assert seen["promote"] == (0 if arm == "tensor-unpromoted" else 4)
+    assert seen["scales"] == (0 if arm.startswith("tensor") else 2 if number == 2 else 1)
 
 
 def plain_loss(parameters, size, tokens):
@@ -440,15 +480,15 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 def record_of(**tails):
     """A record with a run per arm and seed, whose losses are flat."""
     record = empty_record("tiny", SMALL, 1)
-    job_runs = {}
     for arm, values in tails.items():
         name = arm.replace("_", "-")
+        recipe = arms()[name].resolved()
         for seed, value in enumerate(values):
             steps, curve, tail = summarise([value] * SMALL.steps)
-            job_runs[name, seed] = dict(
+            run = Run(
                 arm=name,
-                recipe=arms()[name].resolved(),
-                recipe_sha256=arms()[name].resolved().sha256,
+                recipe=recipe,
+                recipe_sha256=recipe.sha256,
                 seed=seed,
                 engines=("torch",) * 3 if name == "bf16" else ("model",) * 3,
                 steps=steps,
@@ -459,9 +499,7 @@ def record_of(**tails):
                 seconds=1.0,
                 tokens_per_second=1.0,
             )
-    runs = type(record).model_fields["runs"].annotation.__args__[0]
-    for values in job_runs.values():
-        record = record.with_run(runs(**values))
+            record = record.with_run(run)
     return record
 
 

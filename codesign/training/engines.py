@@ -11,6 +11,8 @@ A `recipe.Gemm` says which bits; an engine says how they are made:
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,6 +24,7 @@ from codesign.training.recipe import Gemm, numerics
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.library import raw
 
 Engine = Literal["auto", "model", "native", "fp32"]
 NATIVE_BASE = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
@@ -151,49 +154,61 @@ def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int,
 
 @cache
 def _is_native(gemm: Gemm) -> bool:
-    """Whether today's chip computes this: FP8 wgmma alone, or promoted every 128 with FP32 scales outside."""
-    if gemm.instruction is None or gemm.promote_every not in (None, 128):
+    """Whether today's chip computes this: FP8 wgmma alone, or promoted every 128, scaled in groups of 128 or by tensor."""
+    if gemm.instruction is None or gemm.spec is None or gemm.promote_every not in (None, 128):
         return False
     pair = gemm.instruction.a.name, gemm.instruction.b.name
     if not set(pair) <= {"e4m3", "e5m2"}:
         return False
-    chip = Gemm(instruction=NATIVE_BASE.format(a=pair[0], b=pair[1])).instruction
-    assert chip is not None
-    return numerics(gemm.instruction) == numerics(chip)
+    chip = Instruction.model_validate(raw(NATIVE_BASE.format(a=pair[0], b=pair[1])))
+    if numerics(gemm.instruction) != numerics(chip):
+        return False
+    scale = gemm.spec.scale
+    if scale is None:
+        return True
+    both = scale.a is not None and scale.b is not None and (scale.a.group[1], scale.b.group[0]) == (128, 128)
+    return both and pair == ("e4m3", "e4m3") and _has_kernels()
+
+
+@cache
+def _has_kernels() -> bool:
+    return find_spec("kernels.gemm") is not None
 
 
 def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
-    """D by the chip, FP32.
+    """D by the chip, FP32: kernels.gemm, its sums along K unsplit, in ascending order, as the spec has them.
 
-    Until kernels.gemm lands, this is torch._scaled_mm, whose bits on Hopper are those of wgmma with fast accumulation and
-    of promotion every 128 without (kernels/records, tests/test_whole.py). Group scales are then multiplied in by torch,
-    one stretch of 128 of K at a time: the right bits, but not the speed of a fused kernel.
+    Without those kernels, or for E5M2, one scale per tensor is left: torch._scaled_mm, whose bits on Hopper are those of wgmma
+    with fast accumulation and of promotion every 128 without (tests/test_whole.py), for shapes that cuBLAS does not split
+    along K. It may split long ones, which then lose less than the instruction would.
     """
-    x = a.elements.contiguous()
-    y = b.elements.mT.contiguous().mT  # K next to each other: Hopper's FP8 wgmma takes nothing else
-    if a.group is None and b.group is None:
-        return _scaled_mm(x, y, fast=gemm.promote_every is None)
-    d: Tensor | None = None
-    for block, start in enumerate(range(0, x.shape[1], 128)):
-        part = _scaled_mm(x[:, start : start + 128].contiguous(), y[start : start + 128].mT.contiguous().mT, fast=True)
-        scale = _along_k(a, block, 1) * _along_k(b.T, block, 1).mT
-        # addcmul is one fused multiply-add on CUDA, as the promotion is.
-        d = part * scale if d is None else torch.addcmul(d, part, scale)
-    assert d is not None
-    return d
+    x, y = a.elements.contiguous(), b.elements.mT.contiguous()
+    if _has_kernels() and x.dtype == y.dtype == torch.float8_e4m3fn:
+        return _fused(gemm, a, b, x, y)
+    one = torch.ones((), device=x.device)
+    return torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)
 
 
-def _along_k(x: Operand, block: int, axis: int) -> Tensor:
-    """Scales of the rows in one stretch of 128 of K, (rows, 1)."""
-    rows = x.elements.shape[0]
-    if x.scales is None:
-        return x.elements.new_ones((1, 1), dtype=torch.float32)
-    if x.group is None:
-        return torch.ones_like(x.scales)  # it multiplies D in the end
-    column = x.scales[:, block * 128 // x.group[axis], None]
-    return column.repeat_interleave(x.group[0], dim=0)[:rows]
+def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
+    """The kernels' own entry, told which tile: the best that does not split K. `x` (M, K), `y` (N, K)."""
+    choose, run = import_module("kernels.gemm.choose"), import_module("kernels.gemm.run")
+    (m, k), n = x.shape, y.shape[0]
+    d = torch.empty((m, n), device=x.device)
+    scales, of_a, of_b = 0, torch.ones(1, device=x.device), torch.ones(1, device=x.device)
+    if gemm.spec is not None and gemm.spec.scale is not None:
+        of_a, blocks = _rows_of_scales(a), b.group == (128, 128)
+        assert b.scales is not None
+        scales, of_b = (1, b.scales.mT.contiguous()) if blocks else (2, _rows_of_scales(b.T))
+    promote = (gemm.promote_every or 0) // 32
+    problem = choose.Problem(m, n, k, 0, scales, promote, d.element_size(), False)
+    count = torch.cuda.get_device_properties(x.device).multi_processor_count
+    tile = min((t for t in choose.candidates(problem) if t.split == 1), key=lambda t: choose.cycles(problem, t, count))
+    return cast(Tensor, run.issue(run.Operands(x, y, of_a, of_b, d), scales=scales, promote=promote, tile=tile))
 
 
-def _scaled_mm(a: Tensor, b: Tensor, fast: bool) -> Tensor:
-    one = torch.ones((), device=a.device)
-    return torch._scaled_mm(a, b, one, one, out_dtype=torch.float32, use_fast_accum=fast)
+def _rows_of_scales(x: Operand) -> Tensor:
+    """Scales of rows (M, groups of K), stored group by group: (groups of K, M)."""
+    assert x.scales is not None
+    assert x.group is not None
+    scales = x.scales.repeat_interleave(x.group[0], dim=0) if x.group[0] > 1 else x.scales
+    return scales[: x.elements.shape[0]].mT.contiguous()

@@ -22,7 +22,7 @@ EVERY = 30.0
 
 
 def train(
-    experiment: str,
+    experiment: list[str],
     size_name: str,
     changes: dict[str, int | None],
     out: Path | None,
@@ -32,28 +32,31 @@ def train(
     work: Path,
     budget: float | None,
 ) -> int:
-    """Run an experiment and show what it found. Raises InputError for what cannot be run."""
+    """Run experiments and show what they found. Raises InputError for what cannot be run."""
     from rich.console import Console
     from rich.table import Table
 
-    about = find(experiment)
-    names = tuple(chosen.split(",")) if chosen else about.arms
+    asked = [find(name) for name in experiment]
+    known = list(dict.fromkeys(arm for e in asked for arm in e.arms))
+    names = chosen.split(",") if chosen else known
     for name in names:
-        if name not in about.arms:
-            hint = suggest(name, about.arms) or f"one of: {', '.join(about.arms)}"
-            raise InputError.of(f"`{experiment}` has no arm `{name}`", hint)
+        if name not in known:
+            raise InputError.of(
+                f"no arm is called `{name}` there", suggest(name, known) or f"one of: {', '.join(known)}"
+            )
     size = _changed(find_size(size_name), changes)
     path = out or Path("records") / f"training.{size_name}.json"
     speaks = int(os.environ.get("RANK", "0")) == 0
-    with Live(len(names) * len(seeds), speaks) as live:
+    with Live(speaks) as live:
         record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)
     if speaks:
         console = Console(width=None if sys.stdout.isatty() else 160)
-        console.print(about.question, highlight=False)
-        table = Table(*HEADINGS, header_style="bold", pad_edge=False)
-        for row in summary(record, about.arms):
-            table.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console.print(table)
+        for e in asked:
+            console.print(e.question, highlight=False)
+            table = Table(*HEADINGS, header_style="bold", pad_edge=False)
+            for row in summary(record, e.arms):
+                table.add_row(*(cell.replace("[", "\\[") for cell in row))
+            console.print(table)
         print(f"record: {path}", file=sys.stderr)
     return 0
 
@@ -70,7 +73,7 @@ def _changed(size: Size, changes: dict[str, int | None]) -> Size:
 class Live:
     """A bar with the loss where stderr is a terminal; elsewhere a line now and then."""
 
-    def __init__(self, runs: int, speaks: bool) -> None:
+    def __init__(self, speaks: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -144,8 +144,8 @@ class Experts(nn.Module):
             self.dropped += torch.stack(((slot == nowhere).sum(), torch.full_like(slot[0], slot.numel())))
         choice = torch.arange(tokens * chosen, device=x.device)
         choice_of_slot = torch.full((nowhere + 1,), tokens * chosen, device=x.device).scatter(0, slot, choice)[:nowhere]
-        weight_of_slot = pad(weights.flatten(), (0, 1))[choice_of_slot]
-        return choice_of_slot // chosen, slot.view(tokens, chosen), weight_of_slot
+        slot_of_choice = slot.view(tokens, chosen)
+        return choice_of_slot // chosen, slot_of_choice, _Weights.apply(weights, choice_of_slot, slot_of_choice)
 
 
 def _weight(random: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:
@@ -201,6 +201,19 @@ class _Dispatch(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         (slot_of_choice,) = ctx.saved_tensors
         return _tokens_of(dy.flatten(0, -2), slot_of_choice), None, None, None
+
+
+class _Weights(torch.autograd.Function):
+    """Weights of choices (tokens, chosen) to the slots they were given; zero in empty ones."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, choice_of_slot: Tensor, slot_of_choice: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_of_choice)
+        return pad(weights.flatten(), (0, 1))[choice_of_slot]
+
+    @staticmethod
+    def backward(ctx: Any, dw: Tensor) -> Any:
+        return pad(dw, (0, 1))[ctx.saved_tensors[0]], None, None
 
 
 class _Combine(torch.autograd.Function):
