@@ -24,7 +24,7 @@ from codesign.training.loop import Job, train  # noqa: E402
 from codesign.training.model import Transformer  # noqa: E402
 from codesign.training.optimizer import AdamW  # noqa: E402
 from codesign.training.quantise import quantise  # noqa: E402
-from codesign.training.recipe import Recipe, load_recipe, parse_recipe  # noqa: E402
+from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from codesign.training.records import Run, gap, read, summarise  # noqa: E402
 from codesign.training.size import find_size, sizes  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
@@ -191,6 +191,20 @@ def test_a_linear_is_three_gemms_of_isa_model(arm):
     assert torch.equal(w.grad, torch.from_numpy(by_hand(recipe.wgrad, dys, cached)))
 
 
+def test_an_accumulator_other_than_fp32_is_read_as_it_is():
+    """FP8 wgmma into FP16: the numbers of isa_model's codes, K filled up to a whole instruction."""
+    gemm = Fprop(
+        instruction="hopper.wgmma.m64n8k32.f16.e4m3.e4m3",
+        activation={"group": None, "scale": None},
+        weight={"group": None, "scale": None},
+    )
+    random = torch.Generator().manual_seed(4)
+    a, b = (quantise(gemm.activation, torch.randn(64, 40, generator=random)) for _ in range(2))
+    padded = [np.pad(x.codes().numpy(), ((0, 0), (0, 24))) for x in (a, b)]
+    expected = matmul(gemm.instruction, padded[0], padded[1].T).astype(np.float32)
+    assert np.array_equal(engines.multiply(gemm, a, b.T, "model").numpy(), expected)
+
+
 @pytest.mark.parametrize("arm", ["framework", "dgrad-blocks", "tensor-promoted", "tensor-unpromoted"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, monkeypatch):
@@ -207,12 +221,14 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
             b = b * blocks.double().repeat_interleave(128, 1)
         return (a @ b.mT).float()
 
-    tiles = [types.SimpleNamespace(split=split) for split in (2, 1)]
+    names = ("a", "b", "scale_a", "scale_b", "out")
     fake = types.SimpleNamespace(
-        Problem=lambda *fields: fields, candidates=lambda p: tiles, cycles=lambda p, t, c: -t.split,
-        Operands=lambda *tensors: types.SimpleNamespace(**dict(zip(("a", "b", "scale_a", "scale_b", "out"), tensors))),
+        Problem=lambda *fields: fields,
+        candidates=lambda problem: [types.SimpleNamespace(split=split) for split in (2, 1)],
+        cycles=lambda problem, tile, count: -tile.split,
+        Operands=lambda *tensors: types.SimpleNamespace(**dict(zip(names, tensors, strict=True))),
         issue=issue,
-    )  # fmt: skip
+    )
     monkeypatch.setattr(engines, "import_module", lambda name: fake)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(multi_processor_count=132))
     random = torch.Generator().manual_seed(3)

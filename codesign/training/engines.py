@@ -21,6 +21,7 @@ from torch import Tensor
 
 from codesign.training.quantise import Operand, codes_of
 from codesign.training.recipe import Gemm, numerics
+from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
@@ -95,9 +96,8 @@ def _model(spec: Instruction, a: Operand, b: Operand) -> Tensor:
     if a.elements.is_cuda:
         from isa_model.engines import gpu
 
-        return _numbers(spec.accumulator, gpu.matmul_on_device(spec, a_codes, b_codes, None, *scales))
-    from isa_model.array_codec import code_dtype, decode_array
-
+        codes = gpu.matmul_on_device(spec, a_codes, b_codes, None, *scales)
+        return codes.view(torch.float32) if spec.accumulator == FP32 else _numbers(spec.accumulator, codes)
     formats = [spec.a, spec.b, *(side.format if side else FP32 for side in sides)]
     arrays = [
         None if x is None else x.contiguous().numpy().view(code_dtype(fmt))
@@ -106,7 +106,7 @@ def _model(spec: Instruction, a: Operand, b: Operand) -> Tensor:
     d = _on_cpu(spec, np.zeros((m, n), code_dtype(spec.c_format)), *arrays)
     if spec.accumulator == FP32:
         return torch.from_numpy(d.view(np.float32))
-    return torch.from_numpy(decode_array(spec.accumulator, d)).float()
+    return _numbers(spec.accumulator, torch.from_numpy(d))
 
 
 def _on_cpu(spec: Instruction, c: Any, a: Any, b: Any, *scales: Any) -> Any:
@@ -124,12 +124,9 @@ def _unsigned(codes: Tensor) -> Tensor:
 
 
 def _numbers(fmt: Format, codes: Tensor) -> Tensor:
-    """The numbers of int32 codes of an accumulator, on the GPU."""
-    if fmt == FP32:
-        return codes.view(torch.float32)
-    from isa_model.engines.gpu import _numbers as decoded
-
-    return cast(Tensor, decoded(fmt, codes, False)).float()
+    """The numbers of codes of an accumulator, FP32."""
+    raw_codes = codes.cpu().numpy().astype(code_dtype(fmt))
+    return torch.from_numpy(decode_array(fmt, raw_codes)).float().to(codes.device)
 
 
 def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int, int]) -> Tensor | None:
