@@ -1,5 +1,6 @@
 """Training: the recipe's rules, casts and GEMMs against independent references, and runs that can be trusted."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -488,6 +489,15 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
     trainer.advance()
     assert len(compared) == 3 * 6 * SMALL.layers  # qkv, out, two of the shared and two of the routed experts
     assert all(compared)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("arm", ["bf16", "tensor-promoted"])
+def test_a_replayed_step_is_the_step(arm):
+    """Losses of a run whose steps are CUDA graphs are those of one that launches every kernel, and weights start the same."""
+    job = Job(arm, arms()[arm].resolved(), SMALL, 0)
+    replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
+    assert (replayed.curve, replayed.tail, replayed.validation) == (launched.curve, launched.tail, launched.validation)
 
 
 # -- records and claims ----------------------------------------------------------------------------------------------

@@ -98,11 +98,13 @@ def run(
     engine: str = "auto",
     watch: Watch = lambda job, step, loss: None,
     budget: float | None = None,
+    graphs: bool = True,
 ) -> Record:
     """Make the runs of arms that the record at `path` lacks, adding each as it ends; return the record.
 
     Seeds go outside, so that every arm has its first before any has its second. `work`: a folder for checkpoints, from
-    which a killed run goes on. `budget`: seconds after which no further run is begun.
+    which a killed run goes on. `budget`: seconds after which no further run is begun. `graphs`: replay steps as CUDA
+    graphs, where that can be.
     Raises InputError for a record made under other conditions, Unavailable without torch.
     """
     import time
@@ -129,7 +131,7 @@ def run(
                 if budget is not None and time.monotonic() - begun > budget:
                     return record
                 arm = arms()[name]
-                job = Job(name, arm.resolved(), size, seed, arm.nudge, engine)  # type: ignore[arg-type]
+                job = Job(name, arm.resolved(), size, seed, arm.nudge, engine, graphs)  # type: ignore[arg-type]
                 checkpoint = None if work is None else work / f"{size_name}.{name}.{seed}.pt"
                 done = train(job, checkpoint, lambda step, loss, job=job: watch(job, step, loss))  # type: ignore[misc]
                 assert done is not None

@@ -51,6 +51,8 @@ class Job:
     nudge: bool = False
     """Start a hair off: how far two equally good runs come to differ."""
     engine: Engine = "auto"
+    graphs: bool = True
+    """Replay steps as CUDA graphs, where that can be."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -150,7 +152,7 @@ class Trainer:
         self.loss = torch.zeros((), device=self.device)
         self.graphs: tuple[Any, Any] | None = None
         # The model's engine launches outside torch and may compile on the way; DDP has hooks of its own.
-        if self.device.type == "cuda" and self.world == 1 and "model" not in self.engines:
+        if job.graphs and self.device.type == "cuda" and self.world == 1 and "model" not in self.engines:
             self.graphs = self._captured()
 
     # -- a step --------------------------------------------------------------------------------------------------------
