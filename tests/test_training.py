@@ -391,6 +391,8 @@ def test_the_loss_falls_under_the_framework_and_a_proposal(arm):
     assert run.engines == ("model", "model", "model")
     assert run.curve[0] > 5.3
     assert run.tail < 4.0
+    # Casting to FP8 moves a gradient by some percent; truncating sums makes it smaller, promotion does not.
+    assert 0.01 < run.gradient_error < 0.3
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):

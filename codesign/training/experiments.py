@@ -175,7 +175,7 @@ def _differences(old: Record, new: Record) -> str:
 
 
 def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """A row per arm: name, seeds, loss, gap to BF16 with its interval, largest gap, validation loss, tokens per second."""
+    """A row per arm of what HEADINGS names."""
     for name in names:
         runs = record.find(name)
         if not runs:
@@ -188,12 +188,25 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
             "" if name == REFERENCE or g is None else gap_words(g.mean, g.low, g.high),
             "" if name == REFERENCE or g is None or g.largest is None else f"{g.largest:.2%}",
             _mean([r.validation for r in runs]),
+            "" if runs[0].gradient_error is None else _mean([r.gradient_error for r in runs], 2),
+            "" if runs[0].gradient_shrink is None else _mean([r.gradient_shrink for r in runs], 2),
             f"{max(r.tokens_per_second for r in runs):.3g}",
             "/".join(dict.fromkeys(runs[0].engines)),
         )
 
 
-HEADINGS = ("arm", "seeds", "loss", "gap to BF16", "largest", "validation", "tokens/s", "engine")
+HEADINGS = (
+    "arm",
+    "seeds",
+    "loss",
+    "gap to BF16",
+    "largest",
+    "validation",
+    "gradient error",
+    "shrink",
+    "tokens/s",
+    "engine",
+)
 
 
 def gap_words(mean: float | None, low: float | None, high: float | None) -> str:
@@ -204,6 +217,9 @@ def gap_words(mean: float | None, low: float | None, high: float | None) -> str:
     return f"{mean:+.2%}{interval}"
 
 
-def _mean(values: Sequence[float | None]) -> str:
+def _mean(values: Sequence[float | None], percent: int | None = None) -> str:
     known = [v for v in values if v is not None]
-    return f"{sum(known) / len(known):.4f}" if len(known) == len(values) else "diverged"
+    if len(known) < len(values):
+        return "diverged"
+    mean = sum(known) / len(known)
+    return f"{mean:.4f}" if percent is None else f"{mean:.{percent}%}"

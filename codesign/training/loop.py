@@ -24,7 +24,7 @@ from codesign.training.engines import Engine, engine_of
 from codesign.training.linear import Arithmetic
 from codesign.training.model import Transformer
 from codesign.training.optimizer import AdamW
-from codesign.training.recipe import Recipe
+from codesign.training.recipe import Recipe, load_recipe
 from codesign.training.records import Run, summarise
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
@@ -254,6 +254,25 @@ class Trainer:
         self.model.train()
         return total / VALIDATION
 
+    def gradient_error(self) -> tuple[float, float]:
+        """How the gradient of one micro-batch of validation text differs from BF16's at the same weights: the norm of the
+        difference, and its part along BF16's, both over the norm of BF16's.
+
+        It shows what the loss of a short run hides in its noise. The sums of Wgrad run over the tokens of a micro-batch.
+        """
+        tokens = torch.from_numpy(batch(text().validation, self.tokens.shape[0], self.job.size.length, 0)).to(
+            self.device
+        )
+        gradients = []
+        for recipe in (self.job.recipe, load_recipe("bf16")):
+            model = Transformer(self.job.size, Arithmetic(recipe, self.job.engine), 0).to(self.device)
+            model.load_state_dict(self.model.state_dict())
+            model(tokens).backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double())
+        ours, reference = gradients
+        difference, norm = ours - reference, reference.norm()
+        return (difference.norm() / norm).item(), (difference @ reference / norm**2).item()
+
     def finish(self) -> Run:
         """What is recorded."""
         if self.device.type == "cuda":
@@ -264,6 +283,7 @@ class Trainer:
         steps, curve, tail = summarise(self.seen)
         diverged = self.diverged_at is not None
         validation = float("nan") if diverged else self.validate()
+        error, shrink = (float("nan"),) * 2 if diverged else self.gradient_error()
         lost, all_choices = self.model.dropped.tolist()
         return Run(
             arm=self.job.arm,
@@ -275,6 +295,8 @@ class Trainer:
             curve=curve,
             tail=None if diverged else tail,
             validation=validation if math.isfinite(validation) else None,
+            gradient_error=round(error, 6) if math.isfinite(error) else None,
+            gradient_shrink=round(shrink, 6) if math.isfinite(shrink) else None,
             diverged_at=self.diverged_at,
             dropped=round(lost / max(all_choices, 1), 6),
             seconds=round(self.seconds, 1),
