@@ -384,8 +384,9 @@ def test_moments_are_kept_in_the_recipes_format(fmt, dtype):
 
 
 @pytest.mark.parametrize("arm", ["framework", "bits-17"])
-def test_the_loss_falls_under_the_framework_and_a_proposal(arm):
+def test_the_loss_falls_under_the_framework_and_a_proposal(arm, monkeypatch):
     """In 16 steps on the bit-exact model the loss falls from 5.5 nats per byte (even odds) to under 4."""
+    monkeypatch.setattr(loop, "VALIDATION", 1)
     size = SMALL.model_copy(update={"steps": 16, "rate": 8e-3})
     run = train(Job(arm, arms()[arm].resolved(), size, 0))
     assert run.engines == ("model", "model", "model")
@@ -595,6 +596,18 @@ def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands()
     assert mine.moments.first.name == "fp32"
     with pytest.raises(InputError, match="no recipe is called `deepsek-v3`"):
         parse_proposal(parse_yaml(PROPOSAL + "training: {recipe: deepsek-v3}\n", "mine.yaml"))
+
+
+def test_evaluate_trains_a_small_model_when_asked(monkeypatch):
+    """`train=True` adds the gaps of a run made now: of the proposal and of today's software, two seeds each, and a plot."""
+    monkeypatch.setattr(evidence, "PROXY_STEPS", 4)
+    monkeypatch.setattr("codesign.training.size.find_size", lambda name: SMALL)
+    monkeypatch.setattr(loop, "VALIDATION", 1)
+    monkeypatch.setattr(evidence, "shipped", lambda: ())
+    found = evidence.gather(parse_proposal(parse_yaml(PROPOSAL, "mine.yaml")), train=True)
+    assert [f.variant for f in found.figures] == ["software", "proposal"]
+    assert all(f.low < f.value < f.high and "a run made now" in f.source for f in found.figures)
+    assert [s.variant for s in found.plots[0].series] == ["software", "proposal"]
 
 
 @pytest.mark.parametrize(
