@@ -86,10 +86,13 @@ def evaluate(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Proposals, recipes or instruction specs (YAML).")
+    ],
 ) -> int:
-    """Check proposal or instruction files and show everything that is wrong with them."""
+    """Check proposal, recipe or instruction files and show everything that is wrong with them."""
     from codesign.proposal import parse_proposal
+    from codesign.training.recipe import parse_recipe
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
 
@@ -99,6 +102,8 @@ def validate(
             document = read_yaml(file)
             if _is_instruction(document.data):
                 validated(document)
+            elif "recipe" in document.data:
+                parse_recipe(document)
             else:
                 parse_proposal(document)
             print(f"{file}: valid")
@@ -112,10 +117,10 @@ def validate(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")
+        Literal["proposal", "instruction", "recipe", "result"], typer.Argument(help="Which file's schema.")
     ] = "proposal",
 ) -> int:
-    """Print the JSON Schema of proposal or instruction files, or of result.json, for editors and readers."""
+    """Print the JSON Schema of proposal, instruction or recipe files, or of result.json, for editors and readers."""
     from codesign.schemas import json_schema
 
     print(json.dumps(json_schema(kind), indent=1))

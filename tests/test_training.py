@@ -1,6 +1,7 @@
 """Training: the recipe's rules, casts and GEMMs against independent references, and runs that can be trusted."""
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -93,6 +94,16 @@ def test_a_recipe_that_cannot_be_computed_is_refused(change, message):
     with pytest.raises(InputError) as error:
         changed(**change)
     assert message in str(error.value)
+
+
+def test_validate_and_schema_know_recipes(capsys):
+    """`codesign validate` takes a recipe, shows a fault where it stands, and the schema lets instructions be names."""
+    from codesign.__main__ import run
+
+    assert run(["validate", str(ROOT / "codesign" / "training" / "recipes" / "deepseek-v3.yaml")]) == 0
+    assert run(["schema", "recipe"]) == 0
+    fprop = json.loads(capsys.readouterr().out.split("valid\n")[1])["$defs"]["Fprop"]
+    assert {"type": "string"} in fprop["properties"]["instruction"]["anyOf"][0]["anyOf"]
 
 
 def test_every_arm_and_every_shipped_proposal_resolves():

@@ -110,7 +110,7 @@ def run(
     import time
 
     try:
-        from codesign.training.loop import Job, processes, train
+        from codesign.training.loop import Job, agreed, processes, train
     except ModuleNotFoundError as error:
         raise Unavailable(f"training needs the package `{error.name}`: pip install 'codesign[kernels]'") from None
 
@@ -128,7 +128,7 @@ def run(
             for name in names:
                 if any((r.arm, r.seed) == (name, seed) for r in record.runs):
                     continue
-                if budget is not None and time.monotonic() - begun > budget:
+                if budget is not None and agreed(time.monotonic() - begun > budget):
                     return record
                 arm = arms()[name]
                 job = Job(name, arm.resolved(), size, seed, arm.nudge, engine, graphs)  # type: ignore[arg-type]

@@ -62,6 +62,7 @@ class Job:
             "size": self.size.model_dump_json(),
             "seed": self.seed,
             "nudge": self.nudge,
+            "exact": self.engine != "fp32",
             "text": text().sha256,
         }
 
@@ -79,6 +80,15 @@ def processes() -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
+
+
+def agreed(decision: bool) -> bool:
+    """The first process's decision, in every process: their clocks differ, their runs must not."""
+    if not dist.is_initialized():
+        return decision
+    said = torch.tensor(int(decision), device="cuda" if torch.cuda.is_available() else "cpu")
+    dist.broadcast(said, 0)
+    return bool(said.item())
 
 
 def train(
