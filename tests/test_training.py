@@ -225,7 +225,7 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
     seen = {}
 
     def issue(x, *, scales, promote, tile):
-        seen.update(scales=scales, promote=promote, split=tile.split)
+        seen.update(scales=scales, promote=promote, tile=(tile.split, tile.share, tile.bm))
         a, b = x.a.double(), x.b.double()
         if scales:
             a = a * x.scale_a.double().mT.repeat_interleave(128, 1)
@@ -233,16 +233,18 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
             b = b * blocks.double().repeat_interleave(128, 1)
         return (a @ b.mT).float()
 
+    def tile(split, share=0, bm=128, bn=128):
+        return types.SimpleNamespace(split=split, share=share, bm=bm, bn=bn)
+
     names = ("a", "b", "scale_a", "scale_b", "out")
     fake = types.SimpleNamespace(
         Problem=lambda *fields: fields,
-        candidates=lambda problem: [types.SimpleNamespace(split=split) for split in (2, 1)],
-        cycles=lambda problem, tile, count: -tile.split,
+        candidates=lambda problem: [tile(1, bm=256, bn=16), tile(2), tile(1, share=1), tile(1)],
         Operands=lambda *tensors: types.SimpleNamespace(**dict(zip(names, tensors, strict=True))),
         issue=issue,
     )
     monkeypatch.setattr(engines, "import_module", lambda name: fake)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(engines, "_tile", engines._tile.__wrapped__)
     random = torch.Generator().manual_seed(3)
     shapes = {"activation": (256, 384), "gradient": (256, 128), "weight": (128, 384)}
     (field_a, axis_a), (field_b, axis_b) = gemm.OPERANDS
@@ -253,7 +255,7 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
     if a.group is None:
         exact = exact / (a.scales * b.scales)
     torch.testing.assert_close(d.double(), exact, rtol=1e-5, atol=1e-6 * exact.abs().max().item())
-    assert seen["split"] == 1
+    assert seen["tile"] == (1, 0, 128)
     assert seen["promote"] == (0 if arm == "tensor-unpromoted" else 4)
     assert seen["scales"] == (0 if arm.startswith("tensor") else 2 if number == 2 else 1)
 

@@ -187,8 +187,8 @@ def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
 
 
 def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
-    """The kernels' own entry, told which tile: the best that does not split K. `x` (M, K), `y` (N, K)."""
-    choose, run = import_module("kernels.gemm.choose"), import_module("kernels.gemm.run")
+    """The kernels' own entry, told which tile. `x` (M, K), `y` (N, K)."""
+    run = import_module("kernels.gemm.run")
     (m, k), n = x.shape, y.shape[0]
     d = torch.empty((m, n), device=x.device)
     scales, of_a, of_b = 0, torch.ones(1, device=x.device), torch.ones(1, device=x.device)
@@ -197,10 +197,17 @@ def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
         assert b.scales is not None
         scales, of_b = (1, b.scales.mT.contiguous()) if blocks else (2, _rows_of_scales(b.T))
     promote = (gemm.promote_every or 0) // 32
-    problem = choose.Problem(m, n, k, 0, scales, promote, d.element_size(), False)
-    count = torch.cuda.get_device_properties(x.device).multi_processor_count
-    tile = min((t for t in choose.candidates(problem) if t.split == 1), key=lambda t: choose.cycles(problem, t, count))
+    tile = _tile(m, n, k, scales, promote)
     return cast(Tensor, run.issue(run.Operands(x, y, of_a, of_b, d), scales=scales, promote=promote, tile=tile))
+
+
+@cache
+def _tile(m: int, n: int, k: int, scales: int, promote: int) -> Any:
+    """A tile that does not split K, about 128 by 128 whatever the shape: a model has so many shapes that compiling the best
+    tile of each would take longer than the GEMMs of a short run."""
+    choose = import_module("kernels.gemm.choose")
+    whole = [t for t in choose.candidates(choose.Problem(m, n, k, 0, scales, promote, 4, False)) if t.split == 1]
+    return min(whole, key=lambda t: (t.share, abs(t.bm - 128) + abs(t.bn - 128)))
 
 
 def _rows_of_scales(x: Operand) -> Tensor:
