@@ -300,6 +300,7 @@ def train(
         ".training"
     ),
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw the gaps along training (SVG).")] = None,
 ) -> int:
     """Train the arms of experiments and show their loss gaps to BF16. Runs in the record are not made again.
 
@@ -308,7 +309,7 @@ def train(
     from codesign.training import live
 
     changes = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
-    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget)
+    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget, plot)
 
 
 @app.command()

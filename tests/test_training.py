@@ -25,6 +25,7 @@ from codesign.training.linear import Arithmetic  # noqa: E402
 from codesign.training.loop import Job, train  # noqa: E402
 from codesign.training.model import Transformer  # noqa: E402
 from codesign.training.optimizer import AdamW  # noqa: E402
+from codesign.training.plot import svg  # noqa: E402
 from codesign.training.quantise import quantise  # noqa: E402
 from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from codesign.training.records import Run, gap, read, summarise  # noqa: E402
@@ -551,6 +552,15 @@ def test_a_gap_is_the_mean_over_seeds_with_students_interval():
     assert g.mean == pytest.approx(0.02)
     assert g.high - g.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
     assert g.largest == pytest.approx(0.03, rel=1e-3)
+
+
+def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
+    """The plot names each arm that has runs, and not BF16, to which they are compared."""
+    drawn = svg(record_of(bf16=[2.0], framework=[2.1], bits_8=[2.2]), ["bf16", "framework", "bits-8", "bits-10"])
+    assert "framework" in drawn
+    assert "bits-8" in drawn
+    assert ">bf16<" not in drawn
+    assert "bits-10" not in drawn
 
 
 def test_smoothing_is_an_unbiased_moving_average():

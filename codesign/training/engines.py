@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -164,23 +163,18 @@ def _is_native(gemm: Gemm) -> bool:
     if scale is None:
         return True
     both = scale.a is not None and scale.b is not None and (scale.a.group[1], scale.b.group[0]) == (128, 128)
-    return both and pair == ("e4m3", "e4m3") and _has_kernels()
-
-
-@cache
-def _has_kernels() -> bool:
-    return find_spec("kernels.gemm") is not None
+    return both and pair == ("e4m3", "e4m3")
 
 
 def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
     """D by the chip, FP32: kernels.gemm, its sums along K unsplit, in ascending order, as the spec has them.
 
-    Without those kernels, or for E5M2, one scale per tensor is left: torch._scaled_mm, whose bits on Hopper are those of wgmma
-    with fast accumulation and of promotion every 128 without (tests/test_whole.py), for shapes that cuBLAS does not split
-    along K. It may split long ones, which then lose less than the instruction would.
+    They take E4M3. E5M2, with one scale per tensor, goes to torch._scaled_mm, whose bits on Hopper are those of wgmma with
+    fast accumulation and of promotion every 128 without (tests/test_whole.py), for shapes that cuBLAS does not split along
+    K. It may split long ones, which then lose less than the instruction would.
     """
     x, y = a.elements.contiguous(), b.elements.mT.contiguous()
-    if _has_kernels() and x.dtype == y.dtype == torch.float8_e4m3fn:
+    if x.dtype == y.dtype == torch.float8_e4m3fn:
         return _fused(gemm, a, b, x, y)
     one = torch.ones((), device=x.device)
     return torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)

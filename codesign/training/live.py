@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from codesign.training.experiments import HEADINGS, find, run, summary
+from codesign.training.plot import svg
 from codesign.training.size import Size, find_size
 from isa_model.diagnostics import InputError, suggest
+from isa_model.files import write_file
 
 if TYPE_CHECKING:
     from codesign.training.loop import Job
@@ -31,6 +33,7 @@ def train(
     engine: str,
     work: Path,
     budget: float | None,
+    plot: Path | None,
 ) -> int:
     """Run experiments and show what they found. Raises InputError for what cannot be run."""
     from rich.console import Console
@@ -58,6 +61,8 @@ def train(
                 table.add_row(*(cell.replace("[", "\\[") for cell in row))
             console.print(table)
         print(f"record: {path}", file=sys.stderr)
+        if plot is not None:
+            write_file(plot, svg(record, names))
     return 0
 
 
