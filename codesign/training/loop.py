@@ -268,18 +268,23 @@ class Trainer:
         """How the gradient of one micro-batch of validation text differs from BF16's at the same weights: the norm of the
         difference, and its part along BF16's, both over the norm of BF16's.
 
-        It shows what the loss of a short run hides in its noise. The sums of Wgrad run over the tokens of a micro-batch.
+        Both send every token to the experts that BF16 chooses: else a token near the border of two experts would outweigh
+        all rounding. It shows what the loss of a short run hides in its noise. Wgrad sums over the tokens of a micro-batch.
         """
         tokens = torch.from_numpy(batch(text().validation, self.tokens.shape[0], self.job.size.length, 0)).to(
             self.device
         )
-        gradients = []
-        for recipe in (self.job.recipe, load_recipe("bf16")):
+        gradients: list[Tensor] = []
+        chosen: list[Tensor | None] = [None] * self.job.size.layers
+        for recipe in (load_recipe("bf16"), self.job.recipe):
             model = Transformer(self.job.size, Arithmetic(recipe, self.job.engine), 0).to(self.device)
             model.load_state_dict(self.model.state_dict())
+            for router, picks in zip(model.routers, chosen, strict=True):
+                router.replay = picks
             model(tokens).backward()
+            chosen = [router.picks for router in model.routers]
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double())
-        ours, reference = gradients
+        reference, ours = gradients
         difference, norm = ours - reference, reference.norm()
         return (difference.norm() / norm).item(), (difference @ reference / norm**2).item()
 

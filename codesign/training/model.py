@@ -53,20 +53,24 @@ class Transformer(nn.Module):
 
     def balance(self) -> None:
         """Move every router's bias against the load of the tokens seen since the last time, and forget them."""
-        for layer in self.layers:
-            router = cast(Layer, layer).experts
+        for router in self.routers:
             router.bias -= BALANCE * torch.sign(router.load - router.load.mean())
             router.load.zero_()
 
     @property
+    def routers(self) -> list[Experts]:
+        """The experts of every layer."""
+        return [cast(Layer, layer).experts for layer in self.layers]
+
+    @property
     def loads(self) -> list[Tensor]:
         """Tokens that chose each expert, by layer."""
-        return [cast(Layer, layer).experts.load for layer in self.layers]
+        return [router.load for router in self.routers]
 
     @property
     def dropped(self) -> Tensor:
         """Choices for which there was no slot, and all choices, in all of training."""
-        return torch.stack([cast(Layer, layer).experts.dropped for layer in self.layers]).sum(0)
+        return torch.stack([router.dropped for router in self.routers]).sum(0)
 
 
 class Layer(nn.Module):
@@ -97,6 +101,10 @@ class Experts(nn.Module):
     load: Tensor
     bias: Tensor
     dropped: Tensor
+    picks: Tensor | None = None
+    """The experts chosen last, (tokens, chosen)."""
+    replay: Tensor | None = None
+    """Experts to take instead of choosing, so that two models can be compared expert by expert."""
 
     def __init__(self, size: Size, arithmetic: Arithmetic, random: torch.Generator, smaller: float) -> None:
         super().__init__()
@@ -132,7 +140,10 @@ class Experts(nn.Module):
             scores = (x.float() @ self.router.T).sigmoid()
         else:
             scores = Linear.apply(x, self.router, self.arithmetic, None, torch.float32).sigmoid()
-        picks = (scores.detach() + self.bias).topk(chosen, dim=-1).indices
+        picks = self.replay
+        if picks is None:
+            picks = (scores.detach() + self.bias).topk(chosen, dim=-1).indices
+        self.picks = picks
         weights = scores.gather(1, picks)
         weights = weights / weights.sum(-1, keepdim=True)
         picked = _one_hot(picks.flatten(), self.size.experts)

@@ -42,7 +42,8 @@ class Run(Spec):
     validation: float | None
     """Mean loss on validation text after the last step, with the arm's own numerics."""
     gradient_error: float | None = None
-    """After the last step: the gradient's distance from BF16's at the same weights on validation text, over its norm."""
+    """After the last step: the gradient's distance from BF16's at the same weights, on validation text and with the same
+    experts chosen, over its norm."""
     gradient_shrink: float | None = None
     """The part of that distance along BF16's gradient: negative where the numerics make gradients smaller."""
     diverged_at: int | None = None
