@@ -554,6 +554,14 @@ def test_a_gap_is_the_mean_over_seeds_with_students_interval():
     assert g.largest == pytest.approx(0.03, rel=1e-3)
 
 
+def test_an_interval_is_never_narrower_than_the_noise_of_equal_runs():
+    """Seeds that agree by chance are given the interval of BF16 runs that started a hair off."""
+    tails = {"bf16": [2.0, 2.0], "framework": [2.02, 2.02]}
+    assert gap(record_of(**tails), "framework").high == pytest.approx(0.01)
+    noisy = gap(record_of(**tails, bf16_nudged=[1.98, 2.02]), "framework")
+    assert noisy.high - noisy.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
+
+
 def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
     """The plot names each arm that has runs, and not BF16, to which they are compared."""
     drawn = svg(record_of(bf16=[2.0], framework=[2.1], bits_8=[2.2]), ["bf16", "framework", "bits-8", "bits-10"])

@@ -18,6 +18,8 @@ from isa_model.stage import Spec
 FOLDER = Path(__file__).parent / "records"
 SMOOTHING = 0.9
 """Of the exponential moving average, as in DeepSeek-V3's figure B.1."""
+NUDGED = "bf16-nudged"
+"""The arm that is the reference but for a hair: its gap is noise."""
 POINTS = 100
 """Of a recorded curve."""
 
@@ -93,7 +95,8 @@ class Gap(Spec):
     mean: float | None
     low: float | None
     high: float | None
-    """95 % interval of the mean (Student's t over seeds); None with one seed, or where a run diverged."""
+    """95 % interval of the mean (Student's t over seeds), never narrower than that of the nudged reference: seeds that
+    happen to lie together prove nothing that two equal runs would not. None with one seed, or where a run diverged."""
     largest: float | None
     """Largest magnitude of the gap between the smoothed curves after the first quarter of the steps, of any seed."""
 
@@ -111,9 +114,23 @@ def gap(record: Record, arm: str, reference: str = "bf16") -> Gap | None:
         mean = sum(whole) / len(whole)
         largest = max(_largest(a, b) for a, b in pairs)
         if len(whole) > 1:
-            half = _t95(len(whole) - 1) * sqrt(sum((x - mean) ** 2 for x in whole) / (len(whole) - 1) / len(whole))
+            half = max(_half(whole), _noise(record, reference))
             low, high = mean - half, mean + half
     return Gap(seeds=tuple(a.seed for a, _ in pairs), each=tuple(each), mean=mean, low=low, high=high, largest=largest)
+
+
+def _half(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean of at least two values."""
+    count = len(values)
+    mean = sum(values) / count
+    return _t95(count - 1) * sqrt(sum((x - mean) ** 2 for x in values) / (count - 1) / count)
+
+
+def _noise(record: Record, reference: str) -> float:
+    """That of the reference started a hair off; 0 where the record has less than two such runs."""
+    base = {r.seed: r.tail for r in record.find(reference)}
+    gaps = [g for r in record.find(NUDGED) if (g := _over(r.tail, base.get(r.seed))) is not None]
+    return _half(gaps) if len(gaps) > 1 else 0.0
 
 
 def _over(x: float | None, y: float | None) -> float | None:
