@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
-from codesign.training.records import Record, gap, read, write
+from codesign.training.records import Drift, Record, gap, read, write
 from codesign.training.size import Size
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
@@ -188,8 +188,8 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
             "" if name == REFERENCE or g is None else gap_words(g.mean, g.low, g.high),
             "" if name == REFERENCE or g is None or g.largest is None else f"{g.largest:.2%}",
             _mean([r.validation for r in runs]),
-            "" if runs[0].gradient_error is None else _mean([r.gradient_error for r in runs], 2),
-            "" if runs[0].gradient_shrink is None else _mean([r.gradient_shrink for r in runs], 2),
+            _drift([r.drift_at_start for r in runs]),
+            _drift([r.drift for r in runs]),
             f"{max(r.tokens_per_second for r in runs):.3g}",
             "/".join(dict.fromkeys(runs[0].engines)),
         )
@@ -202,8 +202,8 @@ HEADINGS = (
     "gap to BF16",
     "largest",
     "validation",
-    "gradient error",
-    "shrink",
+    "gradient at start",
+    "at end",
     "tokens/s",
     "engine",
 )
@@ -217,9 +217,15 @@ def gap_words(mean: float | None, low: float | None, high: float | None) -> str:
     return f"{mean:+.2%}{interval}"
 
 
-def _mean(values: Sequence[float | None], percent: int | None = None) -> str:
+def _mean(values: Sequence[float | None]) -> str:
     known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return "diverged"
-    mean = sum(known) / len(known)
-    return f"{mean:.4f}" if percent is None else f"{mean:.{percent}%}"
+    return f"{sum(known) / len(known):.4f}" if len(known) == len(values) else "diverged"
+
+
+def _drift(drifts: Sequence[Drift | None]) -> str:
+    """Error of the gradient, and in brackets the part of it that makes it larger or smaller; means over runs."""
+    known = [d for d in drifts if d is not None]
+    if not known:
+        return ""
+    error, along = (sum(getattr(d, field) for d in known) / len(known) for field in ("error", "along"))
+    return f"{error:.2%} ({along:+.2%})"

@@ -25,7 +25,7 @@ from codesign.training.linear import Arithmetic
 from codesign.training.model import Transformer
 from codesign.training.optimizer import AdamW
 from codesign.training.recipe import Recipe, load_recipe
-from codesign.training.records import Run, summarise
+from codesign.training.records import Drift, Run, summarise
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
 
@@ -264,12 +264,12 @@ class Trainer:
         self.model.train()
         return total / VALIDATION
 
-    def gradient_error(self) -> tuple[float, float]:
-        """How the gradient of one micro-batch of validation text differs from BF16's at the same weights: the norm of the
-        difference, and its part along BF16's, both over the norm of BF16's.
+    def drift(self, weights: dict[str, Tensor] | None = None) -> Drift | None:
+        """How the gradient of one micro-batch of validation text differs from BF16's at the same weights, now or given.
 
         Both send every token to the experts that BF16 chooses: else a token near the border of two experts would outweigh
         all rounding. It shows what the loss of a short run hides in its noise. Wgrad sums over the tokens of a micro-batch.
+        None where a gradient is no number.
         """
         tokens = torch.from_numpy(batch(text().validation, self.tokens.shape[0], self.job.size.length, 0)).to(
             self.device
@@ -277,8 +277,8 @@ class Trainer:
         gradients: list[Tensor] = []
         chosen: list[Tensor | None] = [None] * self.job.size.layers
         for recipe in (load_recipe("bf16"), self.job.recipe):
-            model = Transformer(self.job.size, Arithmetic(recipe, self.job.engine), 0).to(self.device)
-            model.load_state_dict(self.model.state_dict())
+            model = Transformer(self.job.size, Arithmetic(recipe, self.job.engine), self.job.seed).to(self.device)
+            model.load_state_dict(self.model.state_dict() if weights is None else weights)
             for router, picks in zip(model.routers, chosen, strict=True):
                 router.replay = picks
             model(tokens).backward()
@@ -286,7 +286,8 @@ class Trainer:
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double())
         reference, ours = gradients
         difference, norm = ours - reference, reference.norm()
-        return (difference.norm() / norm).item(), (difference @ reference / norm**2).item()
+        error, along = (difference.norm() / norm).item(), (difference @ reference / norm**2).item()
+        return Drift(error=round(error, 6), along=round(along, 6)) if math.isfinite(error) else None
 
     def finish(self) -> Run:
         """What is recorded."""
@@ -298,7 +299,7 @@ class Trainer:
         steps, curve, tail = summarise(self.seen)
         diverged = self.diverged_at is not None
         validation = float("nan") if diverged else self.validate()
-        error, shrink = (float("nan"),) * 2 if diverged else self.gradient_error()
+        first = Transformer(self.job.size, Arithmetic(self.job.recipe), self.job.seed)
         lost, all_choices = self.model.dropped.tolist()
         return Run(
             arm=self.job.arm,
@@ -310,8 +311,8 @@ class Trainer:
             curve=curve,
             tail=None if diverged else tail,
             validation=validation if math.isfinite(validation) else None,
-            gradient_error=round(error, 6) if math.isfinite(error) else None,
-            gradient_shrink=round(shrink, 6) if math.isfinite(shrink) else None,
+            drift_at_start=self.drift(first.state_dict()),
+            drift=None if diverged else self.drift(),
             diverged_at=self.diverged_at,
             dropped=round(lost / max(all_choices, 1), 6),
             seconds=round(self.seconds, 1),

@@ -24,6 +24,15 @@ POINTS = 100
 """Of a recorded curve."""
 
 
+class Drift(Spec):
+    """How a gradient differs from BF16's at the same weights, on validation text and with the same experts chosen."""
+
+    error: float
+    """Norm of the difference over the norm of BF16's."""
+    along: float
+    """The part of the difference along BF16's gradient, over the latter: negative where gradients become smaller."""
+
+
 class Run(Spec):
     """One training run."""
 
@@ -43,11 +52,10 @@ class Run(Spec):
     """Mean training loss over the last quarter of the steps; None: it diverged."""
     validation: float | None
     """Mean loss on validation text after the last step, with the arm's own numerics."""
-    gradient_error: float | None = None
-    """After the last step: the gradient's distance from BF16's at the same weights, on validation text and with the same
-    experts chosen, over its norm."""
-    gradient_shrink: float | None = None
-    """The part of that distance along BF16's gradient: negative where the numerics make gradients smaller."""
+    drift_at_start: Drift | None = None
+    """Of the gradient at the first weights, where many sums have one sign."""
+    drift: Drift | None = None
+    """Of the gradient after the last step."""
     diverged_at: int | None = None
     """Step of the first loss that was no number."""
     dropped: float
