@@ -105,7 +105,7 @@ LABELS: dict[Variant, str] = {
 
 def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Plot]:
     """Of each record the gap between smoothed curves, mean over seeds, in percent."""
-    for number, (name, record) in enumerate(records):
+    for name, record in records:
         series = []
         for variant in VARIANTS:
             recipe = numerics.get((variant, None))
@@ -115,7 +115,7 @@ def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Pl
                 series.append(Series(label=LABELS[variant], variant=variant, x=x, y=y))
         if series:
             yield Plot(
-                name=f"loss-gap-{number}",
+                name=f"loss-gap-{name.removesuffix('.json').replace(' ', '-')}",
                 title=f"Loss gap to BF16, {record.size}",
                 caption=f"Smoothed (0.9) training loss over BF16's, less 1, mean over seeds; {name}, {record.machine}.",
                 x_label="tokens, millions",
