@@ -162,6 +162,18 @@ def test_every_bf16_number_casts_as_the_codec_says(fmt):
     assert np.array_equal(got.view(expected.dtype), expected)
 
 
+@pytest.mark.parametrize("scale", ["fp32", "ue8m0"])
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_group_with_a_nan_or_an_infinity_is_nan_and_no_other(scale, bad):
+    """As in isa_model: such a group has nothing but NaN, which a loss then shows; its neighbours keep their numbers."""
+    x = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
+    x[0, 5] = bad
+    cast = Cast(scale=scale)
+    expected, got = reference_cast(cast, x).values(), quantise(cast, torch.from_numpy(x)).values().numpy()
+    assert np.isnan(got[0, :128]).all()
+    assert np.array_equal(got, expected.astype(np.float32), equal_nan=True)
+
+
 def test_power_of_two_tiles_turn_without_loss():
     """Re-tiled from 1x128 to 128x1, an E5M6 tensor with power-of-two scales keeps every number that does not underflow."""
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))

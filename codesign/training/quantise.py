@@ -70,6 +70,7 @@ def quantise(cast: Cast | None, x: Tensor) -> Operand:
     if cast.scale.zero and cast.scale.name != "fp32" and cast.scale_rounding is not Rounding.UP:
         raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
+    largest.masked_fill_(largest == float("inf"), float("nan"))  # nothing of such a group passes for a number
     # A tensor as divisor: torch on a GPU turns a division by a number into a multiplication by its inverse.
     full = largest_finite(cast.to) if cast.range == "largest" else 2.0**cast.to.max_exponent
     scales = largest / torch.full_like(largest, full)
@@ -128,7 +129,8 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     add = {Rounding.UP: 0x7FFFFF, Rounding.NEAREST_EVEN: 0x400000, Rounding.NEAREST_AWAY: 0x400000}
     if rounding not in (*add, Rounding.DOWN, Rounding.TOWARD_ZERO):
         raise ValueError(f"power-of-two scales are not rounded {rounding} in training")
-    return ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
+    power = ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
+    return torch.where(x.isnan(), x, power)
 
 
 def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN, within: bool = False) -> Tensor:

@@ -4,7 +4,7 @@
 // stage into `part`, starting from zero, and add `part` times its scales to `acc` in FP32: the promotion that Hopper's
 // e8m13 accumulator needs. While one warpgroup promotes, the other's wgmmas run. The tile's parameters stand before this
 // text as constants (tile.py):
-//   BM, BN      rows and columns of D in a CTA's tile;  WGS_M x WGS_N math warpgroups share it
+//   BM, BN      rows and columns of D in a CTA's tile; one math warpgroup has 64 rows of it, two have 128 or 256
 //   STAGES      stages of the ring
 //   SHARE       1: SHARERS CTAs side by side along N share A; 2: along M they share B; each loads its part for all (multicast)
 //   SPLIT       CTAs of a cluster that share a tile, each with a stretch of K; summed in ascending order of K
@@ -14,39 +14,39 @@
 //   OUT         bytes of an element of D: 2 BF16, 4 FP32;  ADD: D += instead of D =
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
 //   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
-//   ORDER       1: the warpgroups take turns at issuing wgmmas;  RESIDENT: CTAs that share an SM
+//   RESIDENT    CTAs that share an SM
 
-constexpr int WGS = WGS_M * WGS_N, MATH = WGS * 128, THREADS = MATH + 128;
-constexpr int WM = BM / WGS_M, WN = BN / WGS_N, PARTS = WM / 64, NACC = WN / 2;  // a warpgroup's tile: parts of 64 rows
+constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
+constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's tile: parts of 64 rows
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // of one copy
 constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)), "not built");
-static_assert(PROMOTE <= 4 || PARTS == 1, "only one part outlives a stage");
+static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(DEPTH == 1 || (PROMOTE == 4 && SCALES && PARTS == 1), "two parts in flight, of one instruction each");
 
-// Shared memory: the ring's operands, D's staging, the ring's scales, its barriers (full, then empty), the groups' ends.
+// Shared memory: the ring's operands, D's staging, the ring's scales, its barriers (full, then empty), the groups.
 constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group's first row may lie anywhere, a copy starts at a multiple of 4
 constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : 0;
 constexpr int STAGE_SCALES = (SA_FLOATS + SB_FLOATS) * 4;
 constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
-constexpr int BOX = WN * OUT % 128 == 0 ? 128 / OUT : WN * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
+constexpr int BOX = BN * OUT % 128 == 0 ? 128 / OUT : BN * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
 constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup's tile that are staged for storing at once
-constexpr int D_PART = 64 * WN * OUT, D_BYTES = SPLIT > 1 ? 0 : (D_PART * STAGED + 1023) / 1024 * 1024;
+constexpr int D_PART = 64 * BN * OUT, D_BYTES = SPLIT > 1 ? 0 : (D_PART * STAGED + 1023) / 1024 * 1024;
 constexpr int D_AT = STAGES * STAGE, SCALES_AT = D_AT + WGS * D_BYTES, BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES;
-constexpr int ENDS_AT = BARRIERS_AT + STAGES * 16;
+constexpr int GROUPS_AT = BARRIERS_AT + STAGES * 16;
 
 // A warpgroup's tile starts at a multiple of STEP in a 128 block of B's columns, and meets at most BLOCKS of them.
-constexpr int STEP = WN % 128 == 0 ? 128 : WN % 64 == 0 ? 64 : WN % 32 == 0 ? 32 : 16;
-constexpr int BLOCKS = STEP == 128 ? (WN + 127) / 128 : (128 - STEP + WN + 127) / 128;
+constexpr int STEP = BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16;
+constexpr int BLOCKS = STEP == 128 ? (BN + 127) / 128 : (128 - STEP + BN + 127) / 128;
 
 struct Arguments {
   const float *scale_b, *one_a, *one_b;
   const int *starts, *counts;
   void *d;
-  int m, n, k, groups, band;  // band: teams of tiles along M that are visited together, for the L2
+  int m, n, k, groups;
 };
 
 struct Tile {
@@ -54,38 +54,48 @@ struct Tile {
   int group, from, to;    // group of B, and the stretch of K in steps of 128
 };
 
-// Walks the tiles of this cluster; every role walks the same way.
+// Walks the tiles of this cluster, band by band of rows, and in a band column by column; every role walks the same way.
 struct Walk {
+  static constexpr int BAND = 2048 / (BM * TEAM_M) > 0 ? 2048 / (BM * TEAM_M) : 1;  // teams; about as many rows of B are at work
   const Arguments &p;
-  const int *ends;
-  int t, g = 0;
-  const int steps, columns;
+  const int2 *groups;  // start and count of each
+  const int columns, stride;
+  int g = 0, start = 0, count, rows, first = 0;  // the group, its teams along M, and where the band starts
+  int i;                                         // the next team's number in the band
 
-  __device__ Walk(const Arguments &p, const int *ends)
-      : p(p), ends(ends), t(blockIdx.x / CLUSTER), steps((p.k + 127) / 128), columns((p.n + BN * TEAM_N - 1) / (BN * TEAM_N)) {}
+  __device__ Walk(const Arguments &p, const int2 *groups)
+      : p(p), groups(groups), columns((p.n + BN * TEAM_N - 1) / (BN * TEAM_N)), stride(gridDim.x / CLUSTER), count(p.m), i(blockIdx.x / CLUSTER) {
+    enter();
+  }
+
+  __device__ void enter() {
+    if (GROUPED) start = groups[g].x, count = groups[g].y;
+    rows = (count + BM * TEAM_M - 1) / (BM * TEAM_M);
+    first = 0;
+  }
 
   __device__ bool next(Tile &tile) {
-    const int rank = CLUSTER > 1 ? cluster_rank() : 0;
-    int start = 0, count = p.m, local = t;
-    if (GROUPED) {
-      while (g < p.groups && t >= ends[g]) ++g;
-      if (g == p.groups) return false;
-      local -= g ? ends[g - 1] : 0;
-      start = p.starts[g], count = p.counts[g];
+    int height = min(BAND, rows - first);
+    while (i >= height * columns) {
+      i -= height * columns;
+      first += BAND;
+      if (first >= rows) {
+        if (!GROUPED || ++g == p.groups) return false;
+        enter();
+      }
+      height = min(BAND, rows - first);
     }
-    const int rows = (count + BM * TEAM_M - 1) / (BM * TEAM_M);
-    if (!GROUPED && t >= rows * columns) return false;
-    const int first = local / (p.band * columns) * p.band, height = min(p.band, rows - first);
-    const int i = local - first * columns;
-    const int row = ((first + i % height) * TEAM_M + (SHARE == 2 ? rank : 0)) * BM;
+    const int rank = CLUSTER > 1 ? cluster_rank() : 0;
+    const int of_column = height == BAND ? i / BAND : i / height, of_row = i - of_column * height;
+    const int row = ((first + of_row) * TEAM_M + (SHARE == 2 ? rank : 0)) * BM;
     tile.row = start + row;
     tile.rows = count - row;
-    tile.column = (i / height * TEAM_N + (SHARE == 1 ? rank : 0)) * BN;
+    tile.column = (of_column * TEAM_N + (SHARE == 1 ? rank : 0)) * BN;
     tile.group = g;
-    const int part = SPLIT > 1 ? rank : 0;
+    const int part = SPLIT > 1 ? rank : 0, steps = (p.k + 127) / 128;
     tile.from = part * (steps / SPLIT) + min(part, steps % SPLIT);
     tile.to = tile.from + steps / SPLIT + (part < steps % SPLIT);
-    t += gridDim.x / CLUSTER;
+    i += stride;
     return true;
   }
 };
@@ -160,7 +170,7 @@ __device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NACC]) {
 
 // The first `rows` staged rows, 16 bytes at a time: where a group ends inside the tile, the next group's rows stay as they are.
 __device__ __noinline__ void store_ragged(const Arguments &p, const char *from, int row, int rows, int column) {
-  constexpr int CHUNKS = WN * OUT / 16;
+  constexpr int CHUNKS = BN * OUT / 16;
   for (int j = threadIdx.x % 128; j < rows * CHUNKS; j += 128) {
     const int r = j / CHUNKS, byte = j % CHUNKS * 16, c = column + byte / OUT;
     if (c < p.n) *(uint4 *)((char *)p.d + ((size_t)(row + r) * p.n + c) * OUT) = *(const uint4 *)(from + staged_at(r, byte));
@@ -190,7 +200,7 @@ __device__ __forceinline__ void reduce_split(const Arguments &p, float (&acc)[PA
     for (int h = 0; h < PARTS; ++h)
 #pragma unroll
       for (int i = 0; i < NACC / 2; ++i) {
-        const int row = wg / WGS_N * WM + h * 64 + warp * 16 + lane / 4 + i % 2 * 8, column = wg % WGS_N * WN + i / 2 * 8 + lane % 4 * 2;
+        const int row = (wg * PARTS + h) * 64 + warp * 16 + lane / 4 + i % 2 * 8, column = i / 2 * 8 + lane % 4 * 2;
         *(float2 *)(shared + (row * PITCH + column) * 4) = make_float2(acc[h][2 * i], acc[h][2 * i + 1]);
       }
   }
@@ -225,7 +235,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
   const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES;
-  int *const ends = (int *)(shared + ENDS_AT);
+  int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
     prefetch(&a), prefetch(&b), prefetch(&d);
@@ -236,25 +246,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   }
   release_next();
   wait_for_inputs();
-  if (GROUPED && threadIdx.x < 32) {  // tiles up to the end of each group
-    int before = 0;
-#pragma unroll 1
-    for (int g = threadIdx.x; g < (p.groups + 31) / 32 * 32; g += 32) {
-      int tiles = g < p.groups ? (p.counts[g] + BM * TEAM_M - 1) / (BM * TEAM_M) * ((p.n + BN * TEAM_N - 1) / (BN * TEAM_N)) : 0;
-      for (int step = 1; step < 32; step *= 2) {
-        const int left = __shfl_up_sync(~0u, tiles, step);
-        if (threadIdx.x >= step) tiles += left;
-      }
-      if (g < p.groups) ends[g] = before + tiles;
-      before += __shfl_sync(~0u, tiles, 31);
-    }
-  }
+  if (GROUPED)
+    for (int g = threadIdx.x; g < p.groups; g += THREADS) groups[g] = make_int2(p.starts[g], p.counts[g]);
   __syncwarp();
   if (CLUSTER > 1) cluster_sync();
   else __syncthreads();
 
   const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the same for the warp, and the compiler knows
-  Walk walk(p, ends);
+  Walk walk(p, groups);
   Tile tile;
   Ring ring;
   if (wg == WGS) {
@@ -285,7 +284,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   } else {
     if (WGS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const int row = wg / WGS_N * WM, column = wg % WGS_N * WN;  // of the warpgroup's tile in the CTA's
+    const int row = wg * PARTS * 64;  // of the warpgroup's tile in the CTA's
     const int k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
     const auto release = [&](int stage) {
       __syncwarp();
@@ -294,8 +293,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       } else if (lane == 0) barrier_arrive(empty + 8 * stage);
     };
     const float alpha = SCALES == 0 ? __fmul_rn(*p.one_a, *p.one_b) : 1.0f;
-    if (ORDER && wg == 1) named_arrive(8, 256);
-    u32 ready = 0;  // whether the next stage was seen full already
+    // Through a shuffle, so that the compiler keeps them in uniform registers and does not compute them again in each step.
+    const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
+    const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
     while (walk.next(tile)) {
       __syncwarp();
@@ -304,16 +304,16 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       for (int h = 0; h < PARTS; ++h)
 #pragma unroll
         for (int i = 0; i < NACC; ++i) acc[h][i] = 0.0f;
-      const int offset = (tile.column + column) % 128;
+      const int offset = tile.column % 128;
       const float *of_b[BLOCKS];  // the scales of B along K, for each block of columns; loaded a step ahead
       float next_b[BLOCKS];
 #pragma unroll
       for (int j = 0; j < BLOCKS; ++j) {
         next_b[j] = 1.0f;
         if (SCALES == 1) {
-          const int block = min((tile.column + column) / 128 + j, n_blocks - 1);
+          const int block = min(tile.column / 128 + j, n_blocks - 1);
           of_b[j] = p.scale_b + ((size_t)tile.group * n_blocks + block) * k_groups + tile.from;
-          if (tile.from < tile.to) next_b[j] = __ldg(of_b[j]);
+          if (tile.from < tile.to) next_b[j] = load_constant(of_b[j]);
         }
       }
       const auto advance_b = [&](float(&now)[BLOCKS], bool more) {
@@ -322,14 +322,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           now[j] = next_b[j];
           if (SCALES == 1) {
             of_b[j] += more;
-            next_b[j] = __ldg(of_b[j]);
+            next_b[j] = load_constant(of_b[j]);
           }
         }
       };
       // Where the scale of this thread's first row in a part lies; the second row is 8 further.
-      const u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
-      const u32 of_columns = base + SCALES_AT + (SA_FLOATS + column) * 4;
-      const u32 first_a = base + row * 128, first_b = base + A_BYTES + column * 128;
+      u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
+      asm volatile("" : "+r"(first_scale));  // computed here, not again in each step
+      const u32 of_columns = base + SCALES_AT + SA_FLOATS * 4;
 
       if constexpr (DEPTH == 2) {
         float part[2][NACC], f[2][BLOCKS][2];
@@ -338,7 +338,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           float now[BLOCKS];
           advance_b(now, more);
           barrier_wait(full + 8 * ring.stage, ring.parity);
-          const u32 of_a = descriptor(first_a + ring.stage * STAGE), to_b = descriptor(first_b + ring.stage * STAGE);
+          const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = first_b + ring.stage * (STAGE / 16);
           const u32 s = first_scale + ring.stage * STAGE_SCALES;
           const float low = load_shared(s), high = load_shared(s + 32);
           pin(part);
@@ -381,14 +381,23 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         float part[NACC];
         float loaded = 0.0f;  // a timing twin's use of its scales
         int before = -1;      // stage whose wgmmas may still run
-        for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+        u32 ready = 0;  // whether the stage to come is known to be full
+        int k = tile.from, entry = ring.stage;
+        // Once around the ring: in this text a stage's number is a constant, and its addresses are.
+        while (k < tile.to) {
+#pragma unroll
+        for (int stage = 0; stage < STAGES; ++stage) {
+          if (stage < entry || k == tile.to) continue;
+          const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
           float now[BLOCKS];
-          advance_b(now, k + 1 < tile.to);
-          if (!ready) barrier_wait(full + 8 * ring.stage, ring.parity);
-          ready = 0;
-          const u32 of_a = descriptor(first_a + ring.stage * STAGE), to_b = descriptor(first_b + ring.stage * STAGE);
-          const u32 s = first_scale + ring.stage * STAGE_SCALES;
-
+          advance_b(now, ++k < tile.to);
+          if (!ready) barrier_wait(full + 8 * stage, ring.parity);
+          // Asked before the last promotion of this stage, which hides the answer's delay.
+          const auto look = [&] {
+            if (stage + 1 == STAGES) ring.parity ^= 1;
+            ring.stage = (stage + 1) % STAGES;
+            ready = barrier_done<false>(full + 8 * ((stage + 1) % STAGES), ring.parity);
+          };
           if constexpr (PROMOTE == 0) {
 #pragma unroll
             for (int h = 0; h < PARTS; ++h) pin(acc[h]);
@@ -408,14 +417,15 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
             }
             if (SCALES == 2) {
 #pragma unroll
-              for (int i = 0; i < WN / 8; ++i) {
-                const float2 of = load_shared2(of_columns + ring.stage * STAGE_SCALES + (8 * i + lane % 4 * 2) * 4);
+              for (int i = 0; i < BN / 8; ++i) {
+                const float2 of = load_shared2(of_columns + stage * STAGE_SCALES + (8 * i + lane % 4 * 2) * 4);
                 loaded += of.x + of.y;
               }
             }
+            look();
             wgmma_wait<1>();
             if (before >= 0) release(before);
-            before = ring.stage;
+            before = stage;
           } else {
             constexpr int RUNS = PROMOTE < 4 ? 4 / (PROMOTE > 0 ? PROMOTE : 1) : 1;  // promotions of a stage
             constexpr int STEPS = PROMOTE > 4 ? PROMOTE / 4 : 1;                      // stages of a promotion
@@ -425,15 +435,13 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
               for (int run = 0; run < RUNS; ++run) {
                 const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last that reads this stage
-                if (ORDER) named_sync(8 + wg, 256);
                 pin(part);
                 wgmma_fence();
 #pragma unroll
                 for (int j = run * 4 / RUNS; j < (run + 1) * 4 / RUNS; ++j)
-                  wgmma(part, of_a + h * 512 + j * 2, to_b + j * 2, j > run * 4 / RUNS || (STEPS > 1 && (k - tile.from) % STEPS));
+                  wgmma(part, of_a + h * 512 + j * 2, to_b + j * 2, j > run * 4 / RUNS || (STEPS > 1 && (k - 1 - tile.from) % STEPS));
                 wgmma_commit();
                 pin(part);
-                if (ORDER) named_arrive(8 + (wg ^ 1), 256);
                 float f[BLOCKS][2];
 #pragma unroll
                 for (int j = 0; j < BLOCKS; ++j) f[j][0] = __fmul_rn(low, now[j]), f[j][1] = __fmul_rn(high, now[j]);
@@ -441,25 +449,26 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   wgmma_wait<1>();
                   if (before >= 0) release(before);
                   before = -1;
-                  if ((k - tile.from) % STEPS < STEPS - 1 && k + 1 < tile.to) {
-                    before = ring.stage;
+                  if ((k - 1 - tile.from) % STEPS < STEPS - 1 && k < tile.to) {
+                    before = stage;
+                    look();
                     continue;
                   }
                 }
                 wgmma_wait<0>();
                 pin(part);
-                if (closing && SCALES != 2) release(ring.stage);
-                if (closing) {  // asked before the promotion, which hides the answer's delay
-                  Ring next = ring;
-                  next.step();
-                  ready = barrier_done<false>(full + 8 * next.stage, next.parity);
+                if (closing) {
+                  if (SCALES != 2) release(stage);
+                  look();
                 }
-                if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + ring.stage * STAGE_SCALES);
+                if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
                 else promote_at(offset, acc[h], part, f);
-                if (closing && SCALES == 2) release(ring.stage);
+                if (closing && SCALES == 2) release(stage);
               }
             }
           }
+        }
+        entry = 0;
         }
         if (PROMOTE == 0) {
           wgmma_wait<0>();
@@ -473,41 +482,39 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       if constexpr (SPLIT > 1) {
         reduce_split(p, acc, shared, wg, tile);
       } else {
-        if (SCALES == 0) {
-#pragma unroll
-          for (int h = 0; h < PARTS; ++h)
-#pragma unroll
-            for (int i = 0; i < NACC; ++i) acc[h][i] = __fmul_rn(acc[h][i], alpha);
-        }
         const bool first = threadIdx.x % 128 == 0;
-#pragma unroll
-        for (int h = 0; h < PARTS; ++h) {
-          const int left = tile.rows - row - h * 64, at_row = tile.row + row + h * 64, at_column = tile.column + column;
+        const auto store = [&](float(&x)[NACC], int h) {
+          const int left = tile.rows - row - h * 64, at_row = tile.row + row + h * 64, at_column = tile.column;
           const int staging = D_AT + wg * D_BYTES + h % STAGED * D_PART;
+          if (SCALES == 0) {
+#pragma unroll
+            for (int i = 0; i < NACC; ++i) x[i] = __fmul_rn(x[i], alpha);
+          }
           if (h % STAGED == 0) {  // what was staged before has been read
             if (first) tma_wait_read();
             __syncwarp();
             named_sync(2 + wg, 128);
           }
-          stage_part(base + staging, acc[h]);
+          stage_part(base + staging, x);
           fence_async();
           named_sync(2 + wg, 128);
           if (GROUPED && left < 64) {
             store_ragged(p, shared + staging, at_row, left, at_column);
           } else if (first) {
 #pragma unroll
-            for (int x = 0; x < WN; x += BOX) {
-              if (ADD) tma_add(&d, base + staging + x * 64 * OUT, at_column + x, at_row);
-              else tma_store(&d, base + staging + x * 64 * OUT, at_column + x, at_row);
+            for (int c = 0; c < BN; c += BOX) {
+              if (ADD) tma_add(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
+              else tma_store(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
             }
             tma_commit();
           }
           __syncwarp();  // what follows wants whole warps
-        }
+        };
+        store(acc[0], 0);
+        if constexpr (PARTS == 2) store(acc[1], 1);
       }
     }
     if (threadIdx.x % 128 == 0) tma_wait_read();
-    if (ORDER && wg == 0) named_sync(8, 256);  // the turn that nobody takes
   }
   __syncwarp();
   if (SHARE) cluster_sync();  // a CTA stays while the others may still signal its barriers

@@ -24,6 +24,13 @@ __device__ __forceinline__ void store_shared2(u32 address, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
 
+// Read-only global memory; volatile, so that it is asked for where it is written.
+__device__ __forceinline__ float load_constant(const float *p) {
+  float x;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(x) : "l"(p));
+  return x;
+}
+
 // -- mbarriers -------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(u32 bar, int arrivals) {

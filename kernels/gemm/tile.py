@@ -14,6 +14,8 @@ SHARED_BYTES = 232_448
 """Shared memory that one CTA of a Hopper SM can have (CUDA programming guide, compute capability 9.0)."""
 
 MAX_STAGES = 12
+MAX_GROUPS = 1024
+"""Groups of rows in a grouped GEMM: their table lies in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,6 @@ class Tile:
 
     bm: int
     bn: int
-    wgs_m: int = 2
-    wgs_n: int = 1
     share: int = 0
     sharers: int = 2
     split: int = 1
@@ -33,7 +33,6 @@ class Tile:
     add: int = 0
     grouped: int = 0
     depth: int = 1
-    order: int = 0
     resident: int = 1
     stages: int = 0
 
@@ -43,29 +42,24 @@ class Tile:
         return self.sharers if self.share else self.split
 
     @property
-    def threads(self) -> int:
-        return 128 * (self.wgs_m * self.wgs_n + 1)
+    def warpgroups(self) -> int:
+        """Warpgroups that multiply; one more loads."""
+        return min(2, self.bm // 64)
 
     @property
-    def instruction_n(self) -> int:
-        """N of the wgmma."""
-        return self.bn // self.wgs_n
+    def threads(self) -> int:
+        return 128 * (self.warpgroups + 1)
 
     @property
     def box_columns(self) -> int:
         """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
-        row_bytes = self.instruction_n * self.out
+        row_bytes = self.bn * self.out
         return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
 
     @property
     def scale_box(self) -> int:
         """Scales of A that one copy brings: a group's first row may lie anywhere, a copy starts at a multiple of 4."""
         return self.bm + 4 * self.grouped
-
-    @property
-    def band(self) -> int:
-        """Teams of tiles along M that are visited together: 2048 rows of A and about as many of B are at work."""
-        return max(1, 2048 // self._team_rows)
 
     @property
     def _team_rows(self) -> int:
@@ -83,33 +77,37 @@ class Tile:
 
     def ctas(self, p: Problem, multiprocessors: int) -> int:
         """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
-        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), self.resident * multiprocessors // self.cluster * self.cluster)
+        held = self.resident * multiprocessors // self.cluster * self.cluster
+        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), held)
 
     @cached_property
     def sized(self) -> Tile:
         """The same with the number of stages that fits."""
         if self.stages:
             return self
-        ends = 4 * 1024 if self.grouped else 0
-        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - ends
+        table = 8 * MAX_GROUPS if self.grouped else 0
+        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - table
         return replace(self, stages=min(MAX_STAGES, left // self._stage))
 
     @property
     def _staging(self) -> int:
         """Bytes in which D is staged for its bulk stores."""
-        parts = 1 if self.out == 4 else self.bm // self.wgs_m // 64
-        one = -(-64 * self.instruction_n * self.out * parts // 1024) * 1024
-        return 0 if self.split > 1 else one * self.wgs_m * self.wgs_n
+        parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
+        one = -(-64 * self.bn * self.out * parts // 1024) * 1024
+        return 0 if self.split > 1 else one * self.warpgroups
 
     @property
     def _stage(self) -> int:
-        scale_floats = (-(-self.scale_box // 32) * 32 if self.scales else 0) + (-(-self.bn // 32) * 32 if self.scales == 2 else 0)
-        return (self.bm + self.bn) * 128 + scale_floats * 4 + 16
+        of_a = -(-self.scale_box // 32) * 32 if self.scales else 0
+        of_b = -(-self.bn // 32) * 32 if self.scales == 2 else 0
+        return (self.bm + self.bn) * 128 + (of_a + of_b) * 4 + 16
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch, bytes; `groups` of rows in a grouped GEMM."""
         tile = self.sized
-        return max(tile.stages * tile._stage + tile._staging + 4 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1))
+        return max(
+            tile.stages * tile._stage + tile._staging + 8 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1)
+        )
 
     @cached_property
     def source(self) -> str:
@@ -117,7 +115,7 @@ class Tile:
         constants = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
         folder = Path(__file__).parent
         ptx, kernel = ((folder / name).read_text() for name in ("ptx.cuh", "gemm.cu"))
-        return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.instruction_n)}\n{kernel}"
+        return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.bn)}\n{kernel}"
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
