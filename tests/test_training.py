@@ -28,7 +28,7 @@ from codesign.training.optimizer import AdamW  # noqa: E402
 from codesign.training.plot import svg  # noqa: E402
 from codesign.training.quantise import quantise  # noqa: E402
 from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
-from codesign.training.records import Run, gap, read, summarise  # noqa: E402
+from codesign.training.records import Run, gap, read, summarise, write  # noqa: E402
 from codesign.training.size import find_size, sizes  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
@@ -574,6 +574,13 @@ def test_a_gap_is_the_mean_over_seeds_with_students_interval():
     assert g.mean == pytest.approx(0.02)
     assert g.high - g.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
     assert g.largest == pytest.approx(0.03, rel=1e-3)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    """Runs survive the file, and so does a record that has none yet."""
+    for record in (record_of(bf16=[2.0], framework=[2.1]), record_of()):
+        write(record, tmp_path / "record.json")
+        assert read(tmp_path / "record.json") == record
 
 
 def test_an_interval_is_never_narrower_than_the_noise_of_equal_runs():

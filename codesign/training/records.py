@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from math import isfinite, sqrt
 from pathlib import Path
@@ -179,8 +180,10 @@ def read(path: Path) -> Record:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record. Raises InputError when it cannot be written."""
-    write_file(path, record.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    """Write a record, a run to a line. Raises InputError when it cannot be written."""
+    conditions = record.model_dump(mode="json", exclude_defaults=True)
+    runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
+    write_file(path, json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n')
 
 
 @cache
