@@ -108,6 +108,8 @@ def _missing(proposal: Proposal, claim: Claim) -> str:
     family = claim.metric.split(".")[0]
     if family == "cost":
         return "no hardware record covers it; the extra `cost` synthesises what the generator can say"
+    if family == "training":
+        return "no training record covers it; `codesign train` makes one, `evaluate --train` a small one"
     if family == "cast":
         return "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
     if family == "numerics" and proposal.multiplies_as_today:

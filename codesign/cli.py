@@ -54,6 +54,10 @@ def evaluate(
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:
     """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
@@ -70,7 +74,7 @@ def evaluate(
 
     check(folder)
     with _Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.update)
+        result = gather_and_judge(loaded, sampling, progress.update, train)
     page = write(result, folder)
     if as_json:
         print(result.model_dump_json(indent=1))
@@ -120,10 +124,13 @@ def compare(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Proposals, recipes or instruction specs (YAML).")
+    ],
 ) -> int:
-    """Check proposal or instruction files and show everything that is wrong with them."""
+    """Check proposal, recipe or instruction files and show everything that is wrong with them."""
     from codesign.proposal import parse_proposal
+    from codesign.training.recipe import parse_recipe
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
 
@@ -133,6 +140,8 @@ def validate(
             document = read_yaml(file)
             if _is_instruction(document.data):
                 validated(document)
+            elif "recipe" in document.data:
+                parse_recipe(document)
             else:
                 parse_proposal(document)
             print(f"{file}: valid")
@@ -146,10 +155,10 @@ def validate(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")
+        Literal["proposal", "instruction", "recipe", "result"], typer.Argument(help="Which file's schema.")
     ] = "proposal",
 ) -> int:
-    """Print the JSON Schema of proposal or instruction files, or of result.json, for editors and readers."""
+    """Print the JSON Schema of proposal, instruction or recipe files, or of result.json, for editors and readers."""
     from codesign.schemas import json_schema
 
     print(json.dumps(json_schema(kind), indent=1))
@@ -159,7 +168,9 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics"],
+        Literal[
+            "all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"
+        ],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
@@ -314,6 +325,37 @@ def vectors(
     show_coverage(coverage, _console())
     print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
     return 0
+
+
+@app.command()
+def train(
+    experiment: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="Which; `codesign list experiments` shows all.")
+    ],
+    size: Annotated[str, typer.Option(help="Model by name: tiny, 1m, 10m, 30m, 100m, 300m.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Record to add to; default: records/training.<size>.json.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    arms: Annotated[str | None, typer.Option(help="Only these of their arms, separated by commas.")] = None,
+    steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
+    micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
+    engine: Annotated[
+        Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")
+    ] = "auto",
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed run goes on from there.")] = Path(
+        ".training"
+    ),
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw the gaps along training (SVG).")] = None,
+) -> int:
+    """Train the arms of experiments and show their loss gaps to BF16. Runs in the record are not made again.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
+    """
+    from codesign.training import live
+
+    changes = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
+    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget, plot)
 
 
 @app.command()

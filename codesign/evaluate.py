@@ -22,6 +22,7 @@ from codesign.proposal import Proposal
 from codesign.sensitivity import refine
 from codesign.traffic import evidence as traffic
 from codesign.traffic.count import Move
+from codesign.training import evidence as training
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
@@ -68,6 +69,10 @@ class Result(Spec):
     """Bytes and energy of a layer's step, by variant."""
     moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
     """The operations that traffic was counted from, by variant."""
+    training: tuple[Figure, ...] = ()
+    """Loss gaps of training runs; empty without a record."""
+    curves: tuple[Plot, ...] = ()
+    """Of those runs."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -108,14 +113,17 @@ def read_result(path: Path) -> Result:
         ) from None
 
 
-def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
-    """Gather all evidence on a proposal and judge its claims."""
+def evaluate(
+    proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None, train: bool = False
+) -> Result:
+    """Gather all evidence on a proposal and judge its claims; `train`: with a training run of a minute or two."""
     with pool() as executor:
         evidence = gather(proposal, sampling, progress, executor)
         arrived = casts.gather(proposal, sampling.seeds, executor)
         costs = () if proposal.multiplies_as_today else cost.gather(proposal)
         moved, moves = traffic.gather(proposal)
-        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved))
+        runs = training.gather(proposal, train)
+        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *runs.figures))
         verdicts = refine(proposal, verdicts, sampling, executor)
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
@@ -131,6 +139,8 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         casts=arrived,
         traffic=moved,
         moves=moves,
+        training=runs.figures,
+        curves=runs.plots,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
         method=(
@@ -138,6 +148,7 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
             *(cost.METHOD if costs else ()),
             *(casts.METHOD if arrived else ()),
             *(traffic.METHOD if moved else ()),
+            *runs.method,
             f"Shapes: {'; '.join(shapes)}.",
         ),
         sampling=sampling,
@@ -233,4 +244,5 @@ def _version(package: str) -> str:
 
 def commit() -> str:
     """The commit an evaluation is of, with a `+` if what decides it was changed since."""
-    return provenance.commit("isa_model", "codesign", "proposals", ":!codesign/cost/records")
+    records = (":!codesign/cost/records", ":!codesign/training/records")
+    return provenance.commit("isa_model", "codesign", "proposals", *records)

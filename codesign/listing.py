@@ -7,6 +7,8 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     """Names and descriptions by kind."""
     from codesign.manual import describe
     from codesign.metrics import METRICS
+    from codesign.training.experiments import experiments
+    from codesign.training.recipe import load_recipe, recipes
     from codesign.workloads.gemms import gemms, models, workloads
     from codesign.workloads.tensors import SOURCES
     from isa_model.formats import FORMATS
@@ -30,4 +32,6 @@ def listings() -> dict[str, list[tuple[str, str]]]:
         "workloads": [(name, shapes.get(name, "")) for name in workloads()],
         "tensors": [(name, source.description) for name, source in SOURCES.items()],
         "metrics": [(m.name, m.description + ("" if m.gathered else " (no evidence yet)")) for m in METRICS.values()],
+        "recipes": [(name, load_recipe(name).title) for name in recipes()],
+        "experiments": [(name, e.question) for name, e in experiments().items()],
     }

@@ -133,6 +133,15 @@ class Path(Spec):
     """The casts on the way, in order."""
 
 
+class Training(Spec):
+    """How a model is trained on the proposed instruction: a recipe with all its GEMMs on it."""
+
+    recipe: str = "deepseek-v3"
+    """Whose rules: a recipe's name (`codesign list recipes`) or file."""
+    change: dict[str, Any] = Field(default_factory=dict)
+    """Rules that differ, as a merge."""
+
+
 class Sweep(Spec):
     """A family of proposals: one field of the instruction that takes several values."""
 

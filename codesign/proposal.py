@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import pathlib
 from functools import cached_property
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -16,15 +15,20 @@ from codesign.parts import Path as Path
 from codesign.parts import Quantisation as Quantisation
 from codesign.parts import Software as Software
 from codesign.parts import Sweep as Sweep
+from codesign.parts import Training as Training
 from codesign.parts import Value as Value
+from codesign.parts import Variant as Variant
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
 from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
-from isa_model.library import is_known, raw
+from isa_model.library import is_known, merge, raw
 from isa_model.promotion import promoted
 from isa_model.stage import Spec
+
+if TYPE_CHECKING:
+    from codesign.training.recipe import Recipe
 
 
 class Proposal(Spec):
@@ -54,6 +58,8 @@ class Proposal(Spec):
     """The software baseline."""
     layers: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Layer] = Field(default_factory=dict)
     """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
+    training: Training = Training()
+    """How a model is trained on it, for `training.loss_gap`."""
     workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
     tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
@@ -144,6 +150,23 @@ class Proposal(Spec):
         """
         return Instruction.model_validate(self._changed(value))
 
+    def training_recipe(self, variant: Variant = "proposal", value: Value | None = None) -> Recipe:
+        """The recipe with all GEMMs on the proposed instruction, on today's alone or promoted, or summed exactly.
+
+        Raises InputError for a recipe that is unknown or wrong, ValidationError where it does not fit the instruction.
+        """
+        from codesign.training.recipe import load_recipe
+
+        rules = load_recipe(self.training.recipe, self.training.change)
+        if variant == "today":
+            return rules.on(self.today)
+        if variant == "software":
+            # With group scales, promotion is the recipe's own way; with one scale per tensor nothing else is left of it.
+            return rules if self.software.group else rules.on(self.today, self.software.promote_every)
+        rounding, columns = self.quantisation.scale_rounding, self.quantisation.weight_columns
+        recipe = rules.on(self.proposed(value), None, rounding, columns)
+        return recipe.summed_exactly() if variant == "exact" else recipe
+
     def _changed(self, value: Value | None) -> dict[str, Any]:
         spec = raw(self.base)
         about = {
@@ -159,19 +182,6 @@ class Proposal(Spec):
                 change = {step: change}
             merged = merge(merged, change)
         return dict(merged)
-
-
-def merge(spec: Any, change: Any) -> Any:
-    """`spec` with `change` merged in (RFC 7396): mappings merge, null removes, anything else replaces."""
-    if not isinstance(change, dict):
-        return copy.deepcopy(change)
-    merged = dict(spec) if isinstance(spec, dict) else {}
-    for key, value in change.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = merge(merged.get(key), value)
-    return merged
 
 
 def load_proposal(path: str | pathlib.Path) -> Proposal:
@@ -289,11 +299,26 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
             )
         ]
     del instruction
+    if "training" in document.data and (problem := _training_problem(document, proposal)):
+        return [problem]
     try:
         _ = proposal.software_instruction
     except InputError as error:
         return [document.problem(("base",), p.message, p.hint) for p in error.problems]
     return []
+
+
+def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
+    """The recipe must be there, and fit the instruction."""
+    try:
+        proposal.training_recipe()
+    except InputError as error:
+        return document.problem(("training",), error.problems[0].message, error.problems[0].hint)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, (*fault["loc"], *fault.get("ctx", {}).get("at", ()))))
+        return document.problem(("training",), f"the recipe does not fit: {where}: {fault['msg']}")
+    return None
 
 
 def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Problem | None:

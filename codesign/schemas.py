@@ -13,7 +13,11 @@ from isa_model.promotion import promoted
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of `proposal` or `instruction` files, or of a `result`."""
+    """The JSON Schema of `proposal`, `instruction` or `recipe` files, or of a `result`."""
+    if kind == "recipe":
+        from codesign.training.recipe import Recipe
+
+        return _formats_by_name(Recipe.model_json_schema())
     if kind == "instruction":
         return _formats_by_name(Instruction.model_json_schema())
     if kind == "result":
@@ -36,6 +40,9 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
         if node.get("$ref") == "#/$defs/Format":
             rest = {k: v for k, v in node.items() if k != "$ref"}
             return {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Format"}], **rest}
+        if node.get("$ref") == "#/$defs/Instruction":  # by name, as base and change, or in full
+            rest = {k: v for k, v in node.items() if k != "$ref"}
+            return {"anyOf": [{"type": "string"}, {"type": "object"}], **rest}
         return {k: walk(v) for k, v in node.items()}
 
     walked: dict[str, Any] = walk(schema)

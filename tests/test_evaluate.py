@@ -186,14 +186,15 @@ def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
     names = {p.name for p in (tmp_path / "r").iterdir()}
     claims = [f"claim-{i}.svg" for i, v in enumerate(result.verdicts, 1) if v.bars]
     assert len(claims) == 3
-    assert names == {"result.json", "report.md", "report.html", *(f"{p.name}.svg" for p in result.plots), *claims}
+    plots = [f"{p.name}.svg" for p in (*result.plots, *result.curves)]
+    assert names == {"result.json", "report.md", "report.html", *plots, *claims}
     html = page.read_text()
     assert "<script" not in html
     for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", html):
         assert address.startswith("#"), address
     assert not re.findall(r"url\((?!#)", html)
     assert "A small &lt;evaluation&gt; &amp; its report" in html
-    assert html.count("<svg") == len(result.plots) + len(claims)  # it moves today's bytes: no plot of them
+    assert html.count("<svg") == len(plots) + len(claims)  # it moves today's bytes: no plot of them
     for verdict in result.verdicts:
         assert verdict.statement in html
     markdown = (page.parent / "report.md").read_text()

@@ -145,6 +145,19 @@ def traffic_rows(result: Result) -> list[tuple[str, ...]]:
     return rows
 
 
+def training_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per training figure: whose, on what, the gap with its interval, the record."""
+    return [
+        (
+            result.labels[f.variant] + ("" if f.at is None else f" at {f.at}"),
+            f.workload,
+            interval(f),
+            f.source,
+        )
+        for f in result.training
+    ]
+
+
 SHORT = {
     "numerics.relative_frobenius": "accumulation error",
     "numerics.max_relative": "largest error / largest value",

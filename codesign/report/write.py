@@ -28,7 +28,7 @@ def write(result: Result, folder: Path) -> Path:
 
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in result.plots}
+    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.curves)}
     plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
     models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
     plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
@@ -62,6 +62,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         worst_casts=tables.worst_casts(result),
         traffic=tables.traffic_rows(result),
         moves_alike=tables.moves_alike(result),
+        training=tables.training_rows(result),
         marks=tables.MARKS,
         deciding=tables.deciding,
         margin=tables.margin,
