@@ -48,7 +48,7 @@ def source(plan: Plan) -> str:
     return f"""#define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)
 {prelude}
-{_HELPERS}
+{HELPERS}
 #define TM {tm}
 #define TN {tn}
 #define W (TM * TN)
@@ -85,12 +85,12 @@ run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__r
   for (int k = 0; k < k_end; k += {plan.spec.shape.k}) {{
 {step(plan, Cuda(lane(plan)))}
   }}
-  LANES d[(long)(j / TN) * ldb + j % TN] = {_encode(plan)};
+  LANES d[(long)(j / TN) * ldb + j % TN] = {encoded(plan)};
 }}
 """
 
 
-def _encode(plan: Plan) -> str:
+def encoded(plan: Plan) -> str:
     """The code of `state[j]`, which is a number of the accumulator's format."""
     fmt = plan.spec.accumulator
     if fmt.kind == "integer":
@@ -111,7 +111,7 @@ def state_type(plan: Plan) -> str:
     return "float" if fits(plan.spec.accumulator) and fits(plan.spec.c_format) else "double"
 
 
-_HELPERS = """
+HELPERS = """
 /* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {
   constexpr int V = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from isa_model.array_codec import code_dtype, decode_array
+from isa_model.engines import tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import NO_EXPONENT, Codes
+from isa_model.lanes import NO_EXPONENT, Codes, exponent_of
 
 
 class NoGpu(ValueError):
@@ -48,6 +49,9 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     """
     torch = _torch()
     plan = Plan(spec)
+    way = tensor.route(plan) if _is_hopper() else None
+    if way is not None:
+        return _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
     kernel = _kernel(source(plan))
     (m, k), n = a.shape, b.shape[1]
     tm, tn = tile(plan)
@@ -68,8 +72,94 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     if lane(plan) == "float":
         (arrays[0], *of_a), (arrays[2], *of_b) = (_signs(v.values, plan.spec.shape.k) for v in (x, y))
         arrays[8:14] = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
-    _launch(kernel, (lda // rows, ldb // columns), (lda, ldb, k), arrays)
+    _launch(kernel, (lda // rows, ldb // columns), THREADS_M * THREADS_N, (lda, ldb, k), arrays)
     return d[:m, :n]
+
+
+# -- on the Tensor Cores ---------------------------------------------------------------------------------------------
+
+
+def _on_tensor_cores(plan: Plan, way: tensor.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+    torch = _torch()
+    spec = plan.spec
+    kernel = _kernel(tensor.source(plan, way))
+    (m, k), n = a.shape, b.shape[1]
+    tm, tn = way.tiles
+    rows, columns = tm * 16 * tensor.WARPS_M, tn * 8 * tensor.WARPS_N
+    lda, ldb = m + -m % rows, n + -n % columns
+    blocks = k // next(iter(spec.stages.values())).terms
+    packed = [
+        _packed(plan, way, codes, is_a, what, size // (16 if is_a else 8), blocks)
+        for codes, is_a, size in ((a, True, lda), (b.T, False, ldb))
+        for what in ("cut", "powers")
+    ]
+    scales: list[Any] = []
+    for is_a, codes, size in ((True, None if scale_a is None else scale_a.T, lda), (False, scale_b, ldb)):
+        scales += _scales(plan, is_a, codes, m if is_a else n, size)
+    start = None
+    if c is not None:
+        kind = torch.float32 if state_type(plan) == "float" else torch.float64
+        start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
+        start[:m, :n] = _numbers(spec.c_format, c, spec.flush_inputs)
+    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
+    threads = 32 * tensor.WARPS_M * tensor.WARPS_N
+    _launch(kernel, (lda // rows, ldb // columns), threads, (lda, ldb, k, blocks), [*packed, *scales, start, d])
+    return d[:m, :n]
+
+
+def _packed(plan: Plan, way: tensor.Route, codes: Any, is_a: bool, what: Any, tiles: int, blocks: int) -> Any:
+    """A (M, K), or B as (N, K), in the layout of tensor.Fragments; None where the way needs no powers."""
+    if what == "powers" and not way.step:
+        return None
+    torch = _torch()
+    spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
+    fmt = spec.a if is_a else spec.b
+    step, shift = (way.step, tensor.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
+    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
+    stage = next(iter(spec.stages.values()))
+    words = tiles * blocks * 32 * f.registers
+    out = torch.empty(words, dtype=torch.int32, device="cuda")
+    sizes = (np.int64(words), blocks, f.registers, f.vector, f.halves, f.elements, stage.terms, *tensor.deal(stage))
+    strides = [np.int64(stride) for stride in codes.stride()]
+    places = (codes.shape[0], *strides, codes.element_size(), (1 << fmt.storage_bits) - 1)
+    _launch(_kernel(tensor.PACK, "pack"), (-(-words // 256), 1), 256, (*sizes, *places), [table, codes, out])
+    return out
+
+
+@cache
+def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
+    """What stands for each code: 2**(step * exponent + shift) if there is a step, else the number; in BF16 where two
+    elements share a word, else as the upper half of FP64."""
+    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    if flush:
+        values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
+    if step:
+        exponents = exponent_of(values, aligned_as)
+        words = np.where(exponents == NO_EXPONENT, 0, (step * exponents + shift + 127) << 7)
+    elif elements == 2:
+        words = values.astype(np.float32).view(np.int32) >> 16 & 0xFFFF
+    else:
+        words = values.view(np.int64) >> 32
+    return _torch().from_numpy(words.astype(np.int64).astype(np.uint32).view(np.int32)).cuda()
+
+
+def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tuple[Any, Any]:
+    """Group scales of an operand's columns and their exponents, filled up with zeros; None where there are none."""
+    torch = _torch()
+    _, scale, _, group = of_side(plan.spec, is_a)
+    if scale is None:
+        return None, None
+    scales = _numbers(scale.format, codes, False).repeat_interleave(group, dim=1)[:, :columns]
+    scales = torch.nn.functional.pad(scales, (0, size - columns)).contiguous()
+    return scales, _exponents(scale.format, scales)
+
+
+@cache
+def _is_hopper() -> bool:
+    return bool(_torch().cuda.get_device_capability() == (9, 0))
+
+
+# -- on CUDA cores ---------------------------------------------------------------------------------------------------
 
 
 def _torch() -> Any:
@@ -94,9 +184,7 @@ def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Op
     exponents = _exponents(plan.spec.widen or fmt, values)
     scales = scale_exponents = None
     if scale is not None:
-        scales = _numbers(scale.format, scale_codes, False).repeat_interleave(group, dim=1)[:, :columns]
-        scales = torch.nn.functional.pad(scales, (0, fill)).contiguous()
-        scale_exponents = _exponents(scale.format, scales)
+        scales, scale_exponents = _scales(plan, is_a, scale_codes, columns, columns + fill)
         if plan.scales_fold:
             of_k = torch.arange(values.shape[0], device="cuda") // k_group
             values = values * scales[of_k]
@@ -149,8 +237,8 @@ def _exponents(fmt: Format, values: Any) -> Any:
 
 
 @cache
-def _kernel(text: str) -> Any:
-    return compiled(text, "cubin").get_kernel("run")
+def _kernel(text: str, name: str = "run") -> Any:
+    return compiled(text, "cubin").get_kernel(name)
 
 
 def compiled(text: str, kind: str) -> Any:
@@ -162,13 +250,13 @@ def compiled(text: str, kind: str) -> Any:
     return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile(kind)
 
 
-def _launch(kernel: Any, grid: tuple[int, int], sizes: tuple[int, ...], arrays: list[Any]) -> None:
-    """Launch on torch's stream; a missing array is a null pointer."""
+def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:
+    """Launch on torch's stream; sizes are 32-bit unless numpy says else, a missing array is a null pointer."""
     from cuda.core import Device, LaunchConfig, Stream, launch
 
     torch = _torch()
     Device(torch.cuda.current_device()).set_current()
     stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
     pointers = [0 if x is None else x.data_ptr() for x in arrays]
-    numbers = [np.int32(size) for size in sizes]
-    launch(stream, LaunchConfig(grid=grid, block=THREADS_M * THREADS_N), kernel, *numbers, *pointers)
+    numbers = [size if isinstance(size, np.int64) else np.int32(size) for size in sizes]
+    launch(stream, LaunchConfig(grid=grid, block=threads), kernel, *numbers, *pointers)

@@ -1,0 +1,416 @@
+"""The CUDA text of a spec's step for the Tensor Cores of a Hopper GPU: what they lose is made to be what the spec loses.
+
+A warp computes a tile of D and holds it as `mma.sync` leaves it. `route` says which specs can go this way and how:
+
+- `half`. Hopper's HMMA shifts 16 products and C to their largest exponent and cuts them 25 bits below, towards zero
+  (isa_model/catalogue/hopper.yaml; checked live). Given C = 2**X it cuts every product at 2**(X - 25), wherever we want
+  the cut, and each element of D can have an X of its own. To take 2**X out of the sum again, half of A holds -2**X of
+  eight columns and half of B the unit matrix, so the other half, eight products, is what remains: exact, in 24 bits.
+- `double`. DMMA is a chain of FP64 fused multiply-adds, each rounded towards zero, here above a magic number C whose
+  last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
+  positive products, P, whence the signed sum 2 P - T.
+- `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
+
+The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
+2**step terms are added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from isa_model.engines.cuda import HELPERS, encoded, state_type
+from isa_model.engines.emit import Block, Emitter
+from isa_model.engines.plan import LANE_BITS, Plan, lowest_exponent, significand_bits
+from isa_model.formats import Format
+from isa_model.rounding import Rounding
+from isa_model.stage import Stage
+
+KEPT = 25
+"""Fraction bits that Hopper's HMMA keeps of 16 products and C."""
+LONGEST = 128
+"""Products of a block that a thread can hold."""
+WARPS_M, WARPS_N = 2, 4
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the Tensor Cores take the first stage's sums."""
+
+    cut: Literal["half", "double", "exact"]
+    whole: bool
+    """Whether a block can be computed to the end, C and register included, by the short text below."""
+    step: int
+    """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
+
+    @property
+    def blocks_per_multiprocessor(self) -> int:
+        """How many thread blocks share a multiprocessor at least: what the registers of a thread leave room for."""
+        return 2 if self.whole and self.cut != "double" else 1
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles of 16 rows and of 8 columns that a warp computes."""
+        return (2, 4) if self.cut == "half" and self.whole else (1, 4)
+
+
+def route(plan: Plan) -> Route | None:
+    """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
+    spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
+    folded = plan.scales_fold and spec.scale is not None
+    if not plan.fused_products or folded or plan.infinite_from is not None:
+        return None
+    if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or stage.terms > LONGEST:
+        return None
+    needs_exponent = stage.aligned or not stage.result
+    low, high = product_exponents(plan)
+    values = high - low + 1
+    step = 0 if not needs_exponent else 8 if values <= 30 else 4 if values <= 62 else -1
+    if step < 0 or not _zeros_do_not_count(plan, stage, low):
+        return None
+    products = spec.a.min_lsb_exponent + spec.b.min_lsb_exponent
+    lossless = stage.fraction_bits is None or stage.fraction_bits >= high - products
+    growth = plan.product_growth + (stage.terms - 1).bit_length()
+    cut: Literal["half", "double", "exact"]
+    if lossless and (stage.zero == "positive" or stage.terms % 4 == 0) and high + growth - products < LANE_BITS:
+        cut = "exact"
+    elif not stage.aligned or stage.rounding is not Rounding.TOWARD_ZERO or stage.zero != "positive":
+        return None
+    elif growth + (stage.fraction_bits or 0) <= 24 and max(map(significand_bits, (spec.a, spec.b))) <= 8:
+        cut = "half"
+    elif growth + (stage.fraction_bits or 0) < LANE_BITS - 1:
+        cut = "double"
+    else:
+        return None
+    return Route(cut, _is_short(plan, stage), step)
+
+
+def product_exponents(plan: Plan) -> tuple[int, int]:
+    """The lowest and the highest exponent with which a product aligns."""
+    top = sum(0 if f.kind == "integer" else f.max_exponent for f in (plan.spec.a, plan.spec.b))
+    return plan.min_product_exponent, top
+
+
+def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
+    """What is added to `step` times the exponents of A and B, so that the lowest exponent of a product is found as 1."""
+    low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
+    of_a = -step * (low[0] + plan.spec.a.max_exponent) // 2
+    return of_a, step * (1 - sum(low)) - 127 - of_a
+
+
+def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
+    """Whether a zero's exponent lies so low that it shows in nothing but a sum of zeros."""
+    zero = stage.zero_exponent
+    if zero is None:
+        return True
+    running = [plan.spec.c_format, *(r.format for r in stage.result)] if stage.accumulator else []
+    return bool(stage.result) and zero <= min(low, *(f.min_exponent for f in running))
+
+
+def _is_short(plan: Plan, stage: Stage) -> bool:
+    """Whether a block of the first stage ends in FP32, rounded once, so far from overflow that only C can be infinite."""
+    if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
+        return False
+    (register,) = stage.result
+    fmt = register.format
+    wide = {(f.min_exponent, f.max_exponent) for f in (fmt, plan.spec.c_format) if f.kind == "float"} == {(-126, 127)}
+    once = register.rounding is Rounding.TOWARD_ZERO or (
+        register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 23
+    )
+    _, high = product_exponents(plan)
+    return (
+        wide
+        and once
+        and max(fmt.mantissa_bits, plan.spec.c_format.mantissa_bits) <= 23
+        and (plan.levels[0].plain or not stage.aligned)
+        and stage.accumulator_fraction_bits == stage.fraction_bits
+        and stage.drop_beyond is None
+        and stage.zero == "positive"
+        and register.subnormals == "keep"
+        and (register.overflow or fmt.overflow) in ("infinity", "ieee")
+        and high + plan.product_growth + stage.terms.bit_length() < 100
+    )
+
+
+# -- the text --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """How an operand lies in memory: [tile][block][vector of registers][thread of the warp][register], 32 bits each.
+
+    Slots of a block of `terms` products, filled up to whole chunks, go to the threads as mma.sync has them: thread t holds,
+    of chunk i, the `elements` slots from 4 elements i + elements (t % 4) on of row t / 4 (of A of row t / 4 + 8 too).
+    """
+
+    elements: int
+    halves: int
+    terms: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.terms // (4 * self.elements))
+
+    @property
+    def registers(self) -> int:
+        return self.chunks * self.halves
+
+    @property
+    def vector(self) -> int:
+        return next(v for v in (4, 2, 1) if self.registers % v == 0)
+
+
+def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]) -> Fragments:
+    stage = next(iter(plan.spec.stages.values()))
+    elements = 1 if what == "cut" and way.cut != "half" else 2
+    return Fragments(elements, 2 if is_a else 1, stage.terms)
+
+
+def deal(stage: Stage) -> tuple[int, int]:
+    """Run and parts of a stage's interleave; a stage without one deals whole blocks to one part."""
+    return (stage.interleave.run, stage.interleave.parts) if stage.interleave else (stage.terms, 1)
+
+
+def source(plan: Plan, way: Route) -> str:
+    """The CUDA file of a plan: `run` adds A B to C (zeros where C is a null pointer)."""
+    tm, tn = way.tiles
+    prelude = (Path(__file__).parent / "prelude.h").read_text()
+    mma = (Path(__file__).parent / "mma.h").read_text()
+    emitter = _Emitter(plan, Tensor(way))
+    kind = state_type(plan)
+    canonical = "x != x ? NAN : x" if kind == "float" else "x"
+    return f"""#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
+{prelude}
+{HELPERS}
+{mma}
+#define TM {tm}
+#define TN {tn}
+#define W (4 * TM * TN)
+#define LANES _Pragma("unroll") for (int j = 0; j < W; ++j)
+#define EACH(i, n) _Pragma("unroll") for (int i = 0; i < (n); ++i)
+#define ROW(j) ((j) / (4 * TN) * 16 + (j) % 4 / 2 * 8)
+#define COLUMN(j) ((j) / 4 % TN * 8 + (j) % 2)
+#define SA(g, j) sa[(long)(g) * lda + ROW(j)]
+#define ESA(g, j) esa[(long)(g) * lda + ROW(j)]
+#define SB(g, j) sb[(long)(g) * ldb + COLUMN(j)]
+#define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
+#define C(j) state[j]
+typedef double lane;
+
+/* cut_a, cut_b: numbers, BF16 or the upper halves of FP64; max_a, max_b: powers of two of their exponents, BF16; packed
+ * as `Fragments` says. sa, esa, sb, esb: group scales, K first. blocks: blocks of the first stage along K. */
+extern "C" __global__ void __launch_bounds__({32 * WARPS_M * WARPS_N}, {way.blocks_per_multiprocessor})
+run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a, const unsigned *__restrict__ max_a,
+    const unsigned *__restrict__ cut_b, const unsigned *__restrict__ max_b, const double *__restrict__ sa,
+    const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
+    const {kind} *__restrict__ c, unsigned *__restrict__ d) {{
+  const int thread = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int tile_m = (blockIdx.x * {WARPS_M} + warp / {WARPS_N}) * TM;
+  const int tile_n = (blockIdx.y * {WARPS_N} + warp % {WARPS_N}) * TN;
+  const int row = tile_m * 16 + thread / 4, column = tile_n * 8 + thread % 4 * 2;
+  sa += row; esa += row; sb += column; esb += column;
+  {emitter.pointers()}
+  const unsigned minus_one = minus_unit_matrix(thread);
+  {kind} state[W];
+  LANES {{
+    const {kind} x = c ? c[(long)(row + ROW(j)) * ldb + column + COLUMN(j)] : 0;
+    state[j] = {canonical};
+  }}
+#pragma unroll 1
+  for (int k = 0; k < k_end; k += {plan.spec.shape.k}) {{
+{emitter.step()}
+  }}
+  LANES d[(long)(row + ROW(j)) * ldb + column + COLUMN(j)] = {encoded(plan)};
+}}
+"""
+
+
+class _Emitter(Emitter):
+    """Writes a block of the first stage in short where its route allows it."""
+
+    target: Tensor
+
+    def pointers(self) -> str:
+        return self.target.pointers(self.plan)
+
+    def array(self, kind: str, stem: str) -> str:
+        single = stem == "run" and self.target.way.whole and len(self.stages) == 2
+        return super().array("float" if single else kind, stem)
+
+    def run_block(self, index: int, n: int, k: str, value: str) -> None:
+        if index == 0 and self.target.way.whole:
+            array = "state" if value == "C(j)" else value.removesuffix("[j]")
+            self.write(self.target.whole_block(self.plan, Block(k, tuple(self.terms(0, n))), array))
+        else:
+            super().run_block(index, n, k, value)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Inner loops for the Tensor Cores; lane 4 (TN m + n) + i is register i of tile (m, n) as mma.sync leaves it."""
+
+    way: Route
+    lane: str = "double"
+
+    def pointers(self, plan: Plan) -> str:
+        """Where this thread's registers of the first block lie."""
+        lines = []
+        for what, short in (("cut", "cut"), ("powers", "max")):
+            for letter, tile in (("a", "tile_m"), ("b", "tile_n")):
+                f = fragments(plan, self.way, letter == "a", what)  # type: ignore[arg-type]
+                lines.append(f"{short}_{letter} += (long){tile} * blocks * {32 * f.registers} + thread * {f.vector};")
+        return " ".join(lines)
+
+    def _load(self, plan: Plan, letter: str, short: str, block: Block, tile: str) -> str:
+        """A declaration that loads the registers of a tile and block into `{short}{letter}`."""
+        f = fragments(plan, self.way, letter == "a", "cut" if short == "cut" else "powers")
+        name = f"{short}_{letter}"
+        at = f"((long)({tile}) * blocks + {self._number(plan, block)}) * {32 * f.registers}"
+        return f"unsigned {name}_[{f.registers}]; packed<{f.registers}, {f.vector}>({name}_, {name} + {at});"
+
+    @staticmethod
+    def _number(plan: Plan, block: Block) -> str:
+        """Which block of the first stage along K this is."""
+        stage = next(iter(plan.spec.stages.values()))
+        run, parts = deal(stage)
+        first = block.offsets[0]
+        inside = first // (stage.terms * parts) * parts + first % (stage.terms * parts) // run
+        return f"(({block.base}) / {stage.terms} + {inside})"
+
+    def _loop(self, plan: Plan, block: Block, loads: str, body: str) -> str:
+        """The body for every tile of the warp, with the operands' registers `loads` names and `j0`, its first lane."""
+        of_a = [self._load(plan, "a", short, block, "m") for short in loads.split()]
+        of_b = [self._load(plan, "b", short, block, "n") for short in loads.split()]
+        return f"""EACH(m, TM) {{
+{chr(10).join(of_a)}
+EACH(n, TN) {{
+const int j0 = (m * TN + n) * 4;
+{chr(10).join(of_b)}
+{body}
+}}
+}}"""
+
+    def _powers(self, plan: Plan) -> str:
+        f = fragments(plan, self.way, False, "powers")
+        return f"float top[4]; powers<{f.chunks}, {self.way.step}>(top, max_a_, max_b_);"
+
+    def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
+        low, _ = product_exponents(plan)
+        # Zeros lie below everything that counts (`_zeros_do_not_count`): there may as well be one in every block.
+        none = f"LANES {smallest}[j] = 2 * OPERAND_NONE;" if smallest else ""
+        shift = 23 + self.way.step.bit_length() - 1
+        body = f"""{self._powers(plan)}
+EACH(i, 4) {out}[j0 + i] = top[i] == 0 ? 2 * OPERAND_NONE : (__float_as_int(top[i]) >> {shift}) + {low - 1};"""
+        return none + self._loop(plan, block, "max", body)
+
+    def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
+        if self.way.cut == "exact":
+            return self._exact(plan, block, stage, out, f"* {inverse}[j0 + i]")
+        f = fragments(plan, self.way, False, "cut")
+        if self.way.cut == "half":
+            body = f"""float magic[4], sum[4];
+EACH(i, 4) magic[i] = pow2f(smaller({KEPT} - leading({inverse}[j0 + i]), 120)); /* beyond, no product is left */
+truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
+EACH(i, 4) {out}[j0 + i] = sum[i] * {inverse}[j0 + i];"""
+        else:
+            body = f"""double magic[4], sum[4];
+EACH(i, 4) magic[i] = pow2(52 - leading({inverse}[j0 + i]));
+truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_);
+EACH(i, 4) {out}[j0 + i] = sum[i] * {inverse}[j0 + i];"""
+        return self._loop(plan, block, "cut", body)
+
+    def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
+        return self._exact(plan, block, stage, out, "")
+
+    def _exact(self, plan: Plan, block: Block, stage: Stage, out: str, times: str) -> str:
+        f = fragments(plan, self.way, False, "cut")
+        body = f"""double sum[4];
+EACH(i, 4) sum[i] = {"-0.0" if stage.zero == "ieee" else "0.0"};
+chain<{f.chunks}, SIGNED>(sum, cut_a_, cut_b_);
+EACH(i, 4) {out}[j0 + i] = sum[i] {times};"""
+        return self._loop(plan, block, "cut", body)
+
+    def whole_block(self, plan: Plan, block: Block, name: str) -> str:
+        """A block in one piece, down to the register; `name` is an array over lanes that holds FP32."""
+        stage = next(iter(plan.spec.stages.values()))
+        loads = "max cut" if stage.aligned else "cut"
+        return self._loop(plan, block, loads, self._short(plan, stage, name))
+
+    def _short(self, plan: Plan, stage: Stage, name: str) -> str:
+        (register,) = stage.result
+        kept, half = register.format.mantissa_bits, self.way.cut == "half"
+        f = fragments(plan, self.way, False, "cut")
+        zero = " + 0.0f" if not half or (stage.fraction_bits or 0) > kept else ""
+        mask = "" if kept == 23 else f"y = __int_as_float(__float_as_int(y) & {-1 << (23 - kept)});"
+        toward_zero = register.rounding is Rounding.TOWARD_ZERO
+        mode = "rz" if toward_zero else "rn"
+        kind = "float" if half else "double"
+        lines = [f"{kind} sum[4];"]
+        if stage.aligned:
+            assert stage.fraction_bits is not None
+            bits, (low, high) = stage.fraction_bits, product_exponents(plan)
+            shift = 23 + self.way.step.bit_length() - 1
+            # Exponents are FP32 fields, biased by 127. `drop`: bits of C below the last one kept.
+            lines += [
+                self._powers(plan),
+                f"{kind} magic[4]; float own[4];",
+                "EACH(i, 4) {",
+                f"const int c = __float_as_int({name}[j0 + i]), of_c = (unsigned)(c << 1) >> 24;",
+                f"const int found = top[i] == 0 ? -1000 : __float_as_int(top[i]) >> {shift};",
+                f"const int e = __viaddmax_s32(found, {low - 1 + 127}, of_c), drop = e - of_c + {23 - bits};",
+                f"own[i] = __int_as_float(drop > 23 ? 0 : c & shifted_ones({f'larger(drop, 0)' if bits > 23 else 'drop'}));",
+            ]
+            if half:
+                reach = high + plan.product_growth + bits  # from here on no product reaches the last bit kept
+                lines += [
+                    f"const int near = __viaddmin_s32_relu(e, {-(low + 127)}, {reach - low});",
+                    f"magic[i] = __int_as_float((near << 23) + {(low + KEPT - bits + 127) << 23});",
+                ]
+            elif self.way.cut == "double":
+                lines.append(f"magic[i] = __hiloint2double((e << 20) + {(1023 - 127 + 52 - bits) << 20}, 0);")
+            lines.append("}")
+        if half:
+            lines += [
+                f"truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_, minus_one);",
+                f"EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + i] = y; }}",
+            ]
+            return "\n".join(lines)
+        if self.way.cut == "double":
+            lines.append(f"truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_);")
+        else:
+            lines += ["EACH(i, 4) sum[i] = 0;", f"chain<{f.chunks}, SIGNED>(sum, cut_a_, cut_b_);"]
+        if stage.aligned:
+            total = "sum[i] + own[i]"
+        else:
+            total = f"__dadd_rz(sum[i], {name}[j0 + i])" if toward_zero else f"add_to_odd(sum[i], {name}[j0 + i])"
+        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y{zero}; }}")
+        return "\n".join(lines)
+
+
+
+PACK = """
+/* Codes into the layout of tensor.Fragments: each through a table, `elements` to a word. */
+extern "C" __global__ void pack(long words, int blocks, int registers, int vector, int halves, int elements, int terms,
+                                int run, int parts, int rows, long row_stride, long k_stride, int code_bytes,
+                                unsigned mask, const unsigned *table, const unsigned char *codes, unsigned *out) {
+  const long word = blockIdx.x * 256l + threadIdx.x;
+  if (word >= words) return;
+  const long fragment = word / (32 * registers);
+  const int inside = word % (32 * registers), block = fragment % blocks;
+  const int thread = inside / vector % 32, r = inside / (32 * vector) * vector + inside % vector;
+  const int chunk = r / halves, row = ((int)(fragment / blocks) * halves + r % halves) * 8 + thread / 4;
+  unsigned result = 0;
+  for (int i = 0; i < elements; ++i) {
+    const int slot = (4 * chunk + thread % 4) * elements + i;
+    if (slot >= terms || row >= rows) continue;
+    const long k = (long)(block / parts) * terms * parts + slot / run * run * parts + block % parts * run + slot % run;
+    const unsigned char *at = codes + (row * row_stride + k * k_stride) * code_bytes;
+    const unsigned code = code_bytes == 1 ? *at : code_bytes == 2 ? *(const unsigned short *)at : *(const unsigned *)at;
+    result |= table[code & mask] << (32 / elements * i);
+  }
+  out[word] = result;
+}
+"""

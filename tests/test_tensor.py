@@ -1,0 +1,183 @@
+"""Sums on the Tensor Cores: which specs take them, that their text compiles, and on a GPU the other engines' codes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isa_model import Instruction, load, promoted
+from isa_model.engines import gpu, portable, tensor
+from isa_model.engines.plan import Plan, Unsupported
+from isa_model.operands import KINDS, draw
+
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+TO_ZERO = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
+NEAREST = {"format": "fp32", "rounding": "nearest-even"}
+FORMATS = ["e4m3", "e5m2", "e2m1", "e3m2", "e2m3", "fp16", "e4m3fnuz"]
+
+
+def fused(a="e4m3", b="e4m3", terms=32, bits=13, register=None, zero_exponent=-133, chain=None, **more):
+    """One aligned (or with `bits` None exact) sum of products and C, or a chain of them promoted to FP32."""
+    stage = {"terms": terms, "accumulator": True, "result": register or TO_ZERO}
+    if bits is not None:
+        stage |= {"fraction_bits": bits, "rounding": more.pop("rounding", "toward-zero"), "zero_exponent": zero_exponent}
+    if "interleave" in more:
+        stage["interleave"] = more.pop("interleave")
+    stages = {"fuse": stage}
+    if chain:
+        stage["chain"] = chain
+        stages["add"] = {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "ieee"}
+    k = terms * (chain or 1) * (stage.get("interleave") or {"parts": 1})["parts"]
+    spec = {"name": "fused", "a": a, "b": b, "accumulator": "fp32", "shape": {"m": 4, "n": 4, "k": k}, "stages": stages}
+    return Instruction.model_validate(spec | more)
+
+
+def scaled(bits):
+    """Partial sums handed up unrounded, times FP32 scales."""
+    return Instruction.model_validate(
+        {
+            "name": "scaled",
+            "a": "e4m3",
+            "b": "e5m2",
+            "accumulator": "fp32",
+            "shape": {"m": 4, "n": 4, "k": 32},
+            "scale": {
+                "a": {"group": [1, 32], "format": "fp32"},
+                "b": {"group": [32, 3], "format": "fp32"},
+                "onto": "fuse",
+                "product": NEAREST,
+            },
+            "stages": {
+                "fuse": {"terms": 16, "fraction_bits": bits, "rounding": "toward-zero"},
+                "add": {"terms": 2, "accumulator": True, "result": NEAREST},
+            },
+        }
+    )
+
+
+E8M13 = {"format": "e8m13", "rounding": "toward-zero", "overflow": "infinity"}
+HALF = {
+    "Hopper's FP8": load(FP8),
+    "promoted": promoted(load(FP8), 128),
+    "Ada's FP8": load("ada.mma.m16n8k32.f32.e5m2.e4m3.f32"),
+    "10 bits": fused(bits=10, register=E8M13),
+    "17 bits": fused(bits=17),
+    "17 bits to nearest": fused(bits=17, register=NEAREST),
+    "17 bits into e8m13": fused(bits=17, register=E8M13),
+    "no fraction bits": fused(bits=0, a="e5m2"),
+    "E5M2": fused("e5m2", "e5m2"),
+    "20 products": fused(terms=20, bits=12),
+    "5 products": fused("e3m2", "e2m3", terms=5, bits=14, register=NEAREST),
+    "interleaved": fused(terms=16, interleave={"run": 2, "parts": 2}),
+    "widened": fused(widen="fp16"),
+    "flushed": fused(flush_inputs=True),
+    "FP16 accumulator": load("hopper.wgmma.m64n8k32.f16.e4m3.e4m3"),
+    "scaled sums": scaled(14),
+}
+DOUBLE = {
+    "25 bits": fused(bits=25),
+    "20 bits to nearest": fused("e4m3", "e5m2", bits=20, register=NEAREST),
+    "Volta": load("volta.mma.m8n8k4.f32.f16.f16.f32"),
+    "Turing": load("turing.mma.m16n8k8.f32.f16.f16.f32"),
+    "Hopper's FP16": load("hopper.wgmma.m64n8k16.f32.f16.f16"),
+    "Hopper's FP8 mma.sync": load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32"),
+    "Blackwell's FP8": load("blackwell.tcgen05.m64n8k32.kind::f8f6f4.f32.e4m3.e4m3"),
+    "6 products": fused("fp16", "e4m3", terms=6, bits=23),
+    "scaled sums of 25 bits": scaled(25),
+}
+EXACT = {
+    "exact": fused(bits=None, register=NEAREST),
+    "exact towards zero": fused("e4m3", "e2m1", bits=None),
+    "a chain of exact sums": fused(bits=None, register=NEAREST, chain=4),
+    "a window of 36 bits": fused(bits=36, register=NEAREST),
+    "INT8": load("hopper.wgmma.m64n256k32.s32.s8.s8"),
+    "INT4": load("hopper.mma.m16n8k32.s32.s4.u4.s32.satfinite"),
+    "NVFP4": load("blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3"),
+}
+CASES = HALF | DOUBLE | EXACT
+NEITHER = {
+    "products rounded to nearest": fused(rounding="nearest-even"),
+    "TF32": load("hopper.wgmma.m64n8k8.f32.tf32.tf32"),
+    "zeros that count": fused("e5m2", "e5m2", zero_exponent=-20),
+    "exponents too far apart": load("hopper.wgmma.m64n8k16.f32.bf16.bf16"),
+}
+
+
+def random_specs(count, seed=0):
+    """Random specs that the Tensor Cores can take."""
+    rng = np.random.default_rng(seed)
+    while count:
+        terms = int(rng.choice([1, 2, 4, 7, 8, 12, 16, 32, 64]))
+        bits = None if rng.random() < 0.2 else int(rng.integers(0, 40))
+        more = {}
+        if rng.random() < 0.3 and terms > 1:
+            more["interleave"] = {"run": int(rng.choice([1, terms])), "parts": int(rng.choice([2, 3]))}
+        more |= {"widen": "fp64"} if rng.random() < 0.2 else {}
+        more |= {"flush_inputs": True} if rng.random() < 0.2 else {}
+        more |= {"c": "fp16"} if rng.random() < 0.2 else {}
+        formats = [str(name) for name in rng.choice(FORMATS, 2)]
+        register = [TO_ZERO, NEAREST, E8M13, NEAREST | {"format": "fp16"}, TO_ZERO | {"subnormals": "flush"}][rng.integers(5)]
+        spec = fused(*formats, terms, bits, register, [-133, None][rng.integers(2)], [None, 3][rng.integers(2)], **more)
+        try:
+            if tensor.route(Plan(spec)):
+                count -= 1
+                yield spec
+        except Unsupported:
+            pass
+
+
+def products(spec, kind):
+    """Operands that fill no tile, over several steps along K."""
+    steps = max(2, 64 // spec.shape.k)
+    return draw(spec, kind, np.random.default_rng(5), 37, 83, spec.shape.k * steps)
+
+
+def reference(spec, x):
+    return portable.matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b)
+
+
+def has_hopper():
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
+needs_hopper = pytest.mark.skipif(not has_hopper(), reason="no Hopper GPU")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_case_takes_its_way(name):
+    """Narrow windows go through HMMA, wide ones through DMMA, sums that lose nothing through one DMMA."""
+    way = tensor.route(Plan(CASES[name]))
+    assert way is not None
+    assert way.cut == next(cut for cut, cases in (("half", HALF), ("double", DOUBLE), ("exact", EXACT)) if name in cases)
+
+
+@pytest.mark.parametrize("name", NEITHER)
+def test_what_tensor_cores_cannot_cut_stays_on_cuda_cores(name):
+    """Other roundings, operands of 32 bits, exponents of zeros that show, and exponents too far apart."""
+    assert tensor.route(Plan(NEITHER[name])) is None
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", CASES)
+def test_tensor_cores_give_the_other_engines_codes(name):
+    """Over random bits, wide exponents, cancellation, both ends of the range and special values."""
+    for kind in KINDS:
+        x = products(CASES[name], kind)
+        got = gpu.matmul(CASES[name], x.a, x.b, x.c, x.scale_a, x.scale_b)
+        assert np.array_equal(got, reference(CASES[name], x)), kind
+
+
+@needs_hopper
+@pytest.mark.parametrize("seed", range(40))
+def test_random_specs_give_the_other_engines_codes_on_tensor_cores(seed):
+    """So do random specs."""
+    (spec,) = random_specs(1, seed)
+    for kind in KINDS:
+        x = products(spec, kind)
+        assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
