@@ -358,7 +358,8 @@ class Emitter:
     def adds_in_one(self, index: int, stage: Stage, parts: Sequence[str]) -> bool:
         """Whether a double's rounding of the sum cannot be told from none: two addends no wider than the register, which
         rounds to nearest even at less than half a double's precision (Figueroa 1995)."""
-        if stage.aligned or len(parts) != 2 or not stage.result:
+        several = index == 0 and self.plan.fused_products and stage.terms > 1  # a part is the sum of many terms
+        if stage.aligned or len(parts) != 2 or not stage.result or several:
             return False
         fmt, terms = stage.result[0].format, self.plan.addends[index]
         precision = fmt.mantissa_bits + 1

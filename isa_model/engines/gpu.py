@@ -5,7 +5,9 @@ Needs the extra `kernels` (torch holds the arrays, cuda-core compiles and launch
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -82,65 +84,88 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
 def _on_tensor_cores(plan: Plan, way: tensor.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
     torch = _torch()
     spec = plan.spec
-    kernel = _kernel(tensor.source(plan, way))
     (m, k), n = a.shape, b.shape[1]
-    tm, tn = way.tiles
-    rows, columns = tm * 16 * tensor.WARPS_M, tn * 8 * tensor.WARPS_N
-    lda, ldb = m + -m % rows, n + -n % columns
-    blocks = k // next(iter(spec.stages.values())).terms
-    packed = [
-        _packed(plan, way, codes, is_a, what, size // (16 if is_a else 8), blocks)
-        for codes, is_a, size in ((a, True, lda), (b.T, False, ldb))
-        for what in ("cut", "powers")
-    ]
-    scales: list[Any] = []
-    for is_a, codes, size in ((True, None if scale_a is None else scale_a.T, lda), (False, scale_b, ldb)):
-        scales += _scales(plan, is_a, codes, m if is_a else n, size)
-    start = None
-    if c is not None:
+    start = None if c is None else _numbers(spec.c_format, c, spec.flush_inputs)
+    if way.cut == "half" and way.whole and len(spec.stages) == 1 and start is not None and not _suits(plan, way, k, start):
+        way = replace(way, whole=False)
+    operands = [(True, a, m), (False, b.T, n)]
+    cut = []
+    if tensor.with_limbs(plan, way, 0.0):
+        digits = replace(way, cut="limbs")
+        most = torch.zeros(2, dtype=torch.int32, device="cuda")
+        cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
+        largest = float(most.view(torch.float32).prod()) * k + (0.0 if start is None else float(start.abs().max()))
+        # The register may round sums up a little.
+        if tensor.with_limbs(plan, way, 2 * largest if isfinite(largest) else inf):
+            way = digits
+    if way.cut != "limbs":
+        cut = [_packed(plan, way, *operand, "cut") for operand in operands]
+    powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
+    lda, ldb = (tensor.padded(way, is_a, size) for is_a, _, size in operands)
+    scales_a = _scales(plan, True, None if scale_a is None else scale_a.T, m, lda)
+    scales_b = _scales(plan, False, scale_b, n, ldb)
+    if start is not None:
         kind = torch.float32 if state_type(plan) == "float" else torch.float64
-        start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
-        start[:m, :n] = _numbers(spec.c_format, c, spec.flush_inputs)
+        start = torch.nn.functional.pad(start.to(kind), (0, ldb - n, 0, lda - m)).contiguous()
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
-    threads = 32 * tensor.WARPS_M * tensor.WARPS_N
-    _launch(kernel, (lda // rows, ldb // columns), threads, (lda, ldb, k, blocks), [*packed, *scales, start, d])
+    blocks = k // next(iter(spec.stages.values())).terms
+    arrays = [cut[0], powers[0], cut[1], powers[1], *scales_a, *scales_b, start, d]
+    grid = tensor.grid(way, lda, ldb)
+    _launch(_kernel(tensor.source(plan, way)), grid, tensor.THREADS, (lda, ldb, k, blocks), arrays)
     return d[:m, :n]
 
 
-def _packed(plan: Plan, way: tensor.Route, codes: Any, is_a: bool, what: Any, tiles: int, blocks: int) -> Any:
-    """A (M, K), or B as (N, K), in the layout of tensor.Fragments; None where the way needs no powers."""
-    if what == "powers" and not way.step:
-        return None
+def _suits(plan: Plan, way: tensor.Route, k: int, start: Any) -> bool:
+    """Whether the numbers of C can start the way `half` (tensor.suits)."""
+    torch = _torch()
+    largest = float(start.abs().max())
+    if not isfinite(largest):
+        return False
+    significand, exponent = torch.frexp(start)
+    whole = (significand * 2.0**24).to(torch.int64)  # numbers of at most 24 bits
+    unit = exponent - 24 + torch.log2((whole & -whole).to(torch.float64)).to(torch.int32)
+    smallest = int(torch.where(whole == 0, 999, unit).min())
+    return tensor.suits(plan, way, k, 2.0**smallest, largest)
+
+
+def _packed(plan: Plan, way: tensor.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
+    """A (M, K), or B as (N, K), in the layout of tensor.Fragments; `most` takes the largest magnitude as FP32."""
     torch = _torch()
     spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
-    fmt = spec.a if is_a else spec.b
-    step, shift = (way.step, tensor.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
-    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
-    stage = next(iter(spec.stages.values()))
-    words = tiles * blocks * 32 * f.registers
+    fmt, stage = spec.a if is_a else spec.b, next(iter(spec.stages.values()))
+    blocks = codes.shape[1] // stage.terms
+    words = tensor.padded(way, is_a, size) // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
-    sizes = (np.int64(words), blocks, f.registers, f.vector, f.halves, f.elements, stage.terms, *tensor.deal(stage))
-    strides = [np.int64(stride) for stride in codes.stride()]
-    places = (codes.shape[0], *strides, codes.element_size(), (1 << fmt.storage_bits) - 1)
-    _launch(_kernel(tensor.PACK, "pack"), (-(-words // 256), 1), 256, (*sizes, *places), [table, codes, out])
+    step, shift = (way.step, tensor.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
+    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, f.limbs, step, shift)
+    text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
+    sizes = (np.int64(words), blocks, size, *(np.int64(stride) for stride in codes.stride()))
+    _launch(_kernel(text, "pack"), (-(-words // 256), 1), 256, sizes, [table, codes, out, most])
     return out
 
 
 @cache
-def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
-    """What stands for each code: 2**(step * exponent + shift) if there is a step, else the number; in BF16 where two
-    elements share a word, else as the upper half of FP64."""
+def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, limbs: int, step: int, shift: int) -> Any:
+    """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
+    number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
+    of FP64."""
     values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
     if flush:
         values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
+    magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
     if step:
         exponents = exponent_of(values, aligned_as)
-        words = np.where(exponents == NO_EXPONENT, 0, (step * exponents + shift + 127) << 7)
+        words = [np.where(exponents == NO_EXPONENT, 0, (step * exponents + shift + 127) << 7)]
     elif elements == 2:
-        words = values.astype(np.float32).view(np.int32) >> 16 & 0xFFFF
+        words = [values.astype(np.float32).view(np.int32) >> 16 & 0xFFFF]
+    elif elements == 1:
+        words = [values.view(np.int64) >> 32]
     else:
-        words = values.view(np.int64) >> 32
-    return _torch().from_numpy(words.astype(np.int64).astype(np.uint32).view(np.int32)).cuda()
+        words, left = [], np.where(np.isfinite(values), values * 2.0**-fmt.min_lsb_exponent, 0).astype(np.int64)
+        for _ in range(limbs):
+            words.append((left + 128 & 255) - 128)
+            left = left - words[-1] >> 8
+    return _torch().from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32)).cuda()
 
 
 def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tuple[Any, Any]:

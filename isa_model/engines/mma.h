@@ -148,3 +148,38 @@ FN void truncated(double (&sum)[4], const double (&magic)[4], const unsigned (&a
     for (int i = 0; i < 4; ++i) sum[i] = is_finite(all[i]) ? sum[i] : plain[i];
   }
 }
+
+/* INT8 digits: sums of products of digits of A and B, by the power of 256 that they count. */
+FN void imma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+FN void imma(int (&c)[4], unsigned a0, unsigned a1, unsigned b0) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a0), "r"(a1), "r"(b0));
+}
+template <int OF_A, int OF_B, int CHUNKS>
+FN void products(int (&digits)[OF_A + OF_B - 1][4], const unsigned (&a)[OF_A * CHUNKS * 2], const unsigned (&b)[OF_B * CHUNKS]) {
+#pragma unroll
+  for (int w = 0; w < OF_A + OF_B - 1; ++w)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) digits[w][i] = 0;
+#pragma unroll
+  for (int p = 0; p < OF_A; ++p)
+#pragma unroll
+    for (int q = 0; q < OF_B; ++q) {
+#pragma unroll
+      for (int t = 0; t + 1 < CHUNKS; t += 2) {
+        const unsigned *x = a + (p * CHUNKS + t) * 2, *y = b + q * CHUNKS + t;
+        imma(digits[p + q], x[0], x[1], x[2], x[3], y[0], y[1]);
+      }
+      if (CHUNKS % 2) {
+        const unsigned *x = a + (p * CHUNKS + CHUNKS - 1) * 2, *y = b + q * CHUNKS + CHUNKS - 1;
+        imma(digits[p + q], x[0], x[1], y[0]);
+      }
+    }
+}
+/* A whole number as a double, by its bits behind a leading one: conversions are slow. */
+FN double of_int(int x) { return __hiloint2double(0x43300000, x ^ (int)0x80000000) - 4503601774854144.0; }

@@ -10,6 +10,7 @@ A warp computes a tile of D and holds it as `mma.sync` leaves it. `route` says w
   last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
   positive products, P, whence the signed sum 2 P - T.
 - `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
+- `limbs`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs.
 
 The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
 2**step terms are added.
@@ -17,29 +18,34 @@ The largest exponent of a block is a sum too: of 2**(step * exponent), whose own
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import frexp
 from pathlib import Path
 from typing import Literal
 
 from isa_model.engines.cuda import HELPERS, encoded, state_type
 from isa_model.engines.emit import Block, Emitter
-from isa_model.engines.plan import LANE_BITS, Plan, lowest_exponent, significand_bits
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan, lowest_exponent, significand_bits
 from isa_model.formats import Format
+from isa_model.lanes import largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 KEPT = 25
 """Fraction bits that Hopper's HMMA keeps of 16 products and C."""
+FARTHEST = 100
+"""Largest exponent for which powers of two 25 bits above are built."""
 LONGEST = 128
 """Products of a block that a thread can hold."""
 WARPS_M, WARPS_N = 2, 4
+THREADS = 32 * WARPS_M * WARPS_N
 
 
 @dataclass(frozen=True)
 class Route:
     """How the Tensor Cores take the first stage's sums."""
 
-    cut: Literal["half", "double", "exact"]
+    cut: Literal["half", "double", "exact", "limbs"]
     whole: bool
     """Whether a block can be computed to the end, C and register included, by the short text below."""
     step: int
@@ -70,11 +76,10 @@ def route(plan: Plan) -> Route | None:
     step = 0 if not needs_exponent else 8 if values <= 30 else 4 if values <= 62 else -1
     if step < 0 or not _zeros_do_not_count(plan, stage, low):
         return None
-    products = spec.a.min_lsb_exponent + spec.b.min_lsb_exponent
-    lossless = stage.fraction_bits is None or stage.fraction_bits >= high - products
     growth = plan.product_growth + (stage.terms - 1).bit_length()
     cut: Literal["half", "double", "exact"]
-    if lossless and (stage.zero == "positive" or stage.terms % 4 == 0) and high + growth - products < LANE_BITS:
+    alone = not (stage.aligned and stage.accumulator)  # else a large C may cut what the window has room for
+    if alone and _loses_nothing(plan, stage) and (stage.zero == "positive" or stage.terms % 4 == 0):
         cut = "exact"
     elif not stage.aligned or stage.rounding is not Rounding.TOWARD_ZERO or stage.zero != "positive":
         return None
@@ -85,6 +90,67 @@ def route(plan: Plan) -> Route | None:
     else:
         return None
     return Route(cut, _is_short(plan, stage), step)
+
+
+def with_limbs(plan: Plan, way: Route, bound: float) -> Route | None:
+    """The same way by INT8 digits, for finite operands that keep sums and C below `bound`; None if that is not exact."""
+    stage = next(iter(plan.spec.stages.values()))
+    if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
+        return None
+    if stage.aligned and stage.accumulator:
+        assert stage.fraction_bits is not None
+        last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
+        if max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits > last:
+            return None
+    digits = limbs(plan.spec.a) + limbs(plan.spec.b)
+    return replace(way, cut="limbs") if digits <= 7 and pieces(plan) else None
+
+
+def _loses_nothing(plan: Plan, stage: Stage) -> bool:
+    """Whether FP64 holds the sum of a block of products and, C apart, no product reaches below the last bit kept."""
+    low = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
+    high = product_exponents(plan)[1]
+    bits = high + plan.product_growth + (stage.terms - 1).bit_length() - low
+    return bits < LANE_BITS and (stage.fraction_bits is None or stage.fraction_bits >= high - low)
+
+
+def limbs(fmt: Format) -> int:
+    """Digits to the base 256, each from -128 to 127, of a format's numbers in units of its smallest."""
+    largest = int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
+    return next(n for n in range(1, 99) if largest <= 127 * (256**n - 1) // 255)
+
+
+def _largest_digits(fmt: Format) -> list[int]:
+    """The magnitudes that digits reach, the lowest first."""
+    count, top = limbs(fmt), int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
+    return [128] * (count - 1) + [top // 256 ** (count - 1) + 1]
+
+
+def pieces(plan: Plan) -> list[tuple[int, int]]:
+    """How sums of products of digits, by their power of 256, are gathered in 32 bits: the lowest of each piece, and how
+    many. Empty if even one does not fit."""
+    a, b = _largest_digits(plan.spec.a), _largest_digits(plan.spec.b)
+    terms = next(iter(plan.spec.stages.values())).terms
+    sums = [0] * (len(a) + len(b) - 1)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            sums[i + j] += terms * x * y
+    result: list[tuple[int, int]] = []
+    first = 0
+    while first < len(sums):
+        fits = [n for n in (1, 2, 3) if sum(s << 8 * i for i, s in enumerate(sums[first : first + n])) < 1 << 31]
+        if not fits:
+            return []
+        result.append((first, min(fits[-1], len(sums) - first)))
+        first += result[-1][1]
+    return result
+
+
+def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) -> bool:
+    """Whether C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the way `half`."""
+    low, high = product_exponents(plan)
+    bits = next(iter(plan.spec.stages.values())).fraction_bits or 0
+    return smallest_unit >= 2.0 ** (low - 1 - bits) and largest + k * 2.0 ** (high + plan.product_growth) < 2.0**FARTHEST
 
 
 def product_exponents(plan: Plan) -> tuple[int, int]:
@@ -116,6 +182,7 @@ def _is_short(plan: Plan, stage: Stage) -> bool:
     (register,) = stage.result
     fmt = register.format
     wide = {(f.min_exponent, f.max_exponent) for f in (fmt, plan.spec.c_format) if f.kind == "float"} == {(-126, 127)}
+    told = (stage.fraction_bits is None or stage.fraction_bits > 0) and fmt.mantissa_bits > 0  # a NaN keeps a bit
     once = register.rounding is Rounding.TOWARD_ZERO or (
         register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 23
     )
@@ -123,6 +190,7 @@ def _is_short(plan: Plan, stage: Stage) -> bool:
     return (
         wide
         and once
+        and told
         and max(fmt.mantissa_bits, plan.spec.c_format.mantissa_bits) <= 23
         and (plan.levels[0].plain or not stage.aligned)
         and stage.accumulator_fraction_bits == stage.fraction_bits
@@ -140,6 +208,7 @@ def _is_short(plan: Plan, stage: Stage) -> bool:
 @dataclass(frozen=True)
 class Fragments:
     """How an operand lies in memory: [tile][block][vector of registers][thread of the warp][register], 32 bits each.
+    Registers are those of the lowest digit, if operands are cut into digits, then of the next.
 
     Slots of a block of `terms` products, filled up to whole chunks, go to the threads as mma.sync has them: thread t holds,
     of chunk i, the `elements` slots from 4 elements i + elements (t % 4) on of row t / 4 (of A of row t / 4 + 8 too).
@@ -148,6 +217,7 @@ class Fragments:
     elements: int
     halves: int
     terms: int
+    limbs: int = 1
 
     @property
     def chunks(self) -> int:
@@ -155,7 +225,7 @@ class Fragments:
 
     @property
     def registers(self) -> int:
-        return self.chunks * self.halves
+        return self.limbs * self.chunks * self.halves
 
     @property
     def vector(self) -> int:
@@ -164,8 +234,22 @@ class Fragments:
 
 def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]) -> Fragments:
     stage = next(iter(plan.spec.stages.values()))
-    elements = 1 if what == "cut" and way.cut != "half" else 2
-    return Fragments(elements, 2 if is_a else 1, stage.terms)
+    halves = 2 if is_a else 1
+    if what == "powers" or way.cut == "half":
+        return Fragments(2, halves, stage.terms)
+    if way.cut == "limbs":
+        return Fragments(4, halves, stage.terms, limbs(plan.spec.a if is_a else plan.spec.b))
+    return Fragments(1, halves, stage.terms)
+
+
+def padded(way: Route, is_a: bool, size: int) -> int:
+    """Rows of A or columns of B, filled up to what thread blocks compute."""
+    tile = way.tiles[0] * 16 * WARPS_M if is_a else way.tiles[1] * 8 * WARPS_N
+    return size + -size % tile
+
+
+def grid(way: Route, rows: int, columns: int) -> tuple[int, int]:
+    return rows // (way.tiles[0] * 16 * WARPS_M), columns // (way.tiles[1] * 8 * WARPS_N)
 
 
 def deal(stage: Stage) -> tuple[int, int]:
@@ -202,7 +286,7 @@ typedef double lane;
 
 /* cut_a, cut_b: numbers, BF16 or the upper halves of FP64; max_a, max_b: powers of two of their exponents, BF16; packed
  * as `Fragments` says. sa, esa, sb, esb: group scales, K first. blocks: blocks of the first stage along K. */
-extern "C" __global__ void __launch_bounds__({32 * WARPS_M * WARPS_N}, {way.blocks_per_multiprocessor})
+extern "C" __global__ void __launch_bounds__({THREADS}, {way.blocks_per_multiprocessor})
 run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a, const unsigned *__restrict__ max_a,
     const unsigned *__restrict__ cut_b, const unsigned *__restrict__ max_b, const double *__restrict__ sa,
     const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
@@ -307,31 +391,37 @@ EACH(i, 4) {out}[j0 + i] = top[i] == 0 ? 2 * OPERAND_NONE : (__float_as_int(top[
         return none + self._loop(plan, block, "max", body)
 
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
-        if self.way.cut == "exact":
-            return self._exact(plan, block, stage, out, f"* {inverse}[j0 + i]")
-        f = fragments(plan, self.way, False, "cut")
-        if self.way.cut == "half":
-            body = f"""float magic[4], sum[4];
-EACH(i, 4) magic[i] = pow2f(smaller({KEPT} - leading({inverse}[j0 + i]), 120)); /* beyond, no product is left */
-truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
-EACH(i, 4) {out}[j0 + i] = sum[i] * {inverse}[j0 + i];"""
-        else:
-            body = f"""double magic[4], sum[4];
+        chunks = fragments(plan, self.way, False, "cut").chunks
+        if self.way.cut == "half":  # beyond 2**120, no product is left
+            text = f"""float magic[4], sum[4];
+EACH(i, 4) magic[i] = pow2f(smaller({KEPT} - leading({inverse}[j0 + i]), 120));
+truncated<{chunks}>(sum, magic, cut_a_, cut_b_, minus_one);"""
+        elif self.way.cut == "double":
+            text = f"""double magic[4], sum[4];
 EACH(i, 4) magic[i] = pow2(52 - leading({inverse}[j0 + i]));
-truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_);
-EACH(i, 4) {out}[j0 + i] = sum[i] * {inverse}[j0 + i];"""
-        return self._loop(plan, block, "cut", body)
+truncated<{chunks}>(sum, magic, cut_a_, cut_b_);"""
+        else:
+            text = self._exact(plan, stage)
+        return self._loop(plan, block, "cut", f"{text}\nEACH(i, 4) {out}[j0 + i] = sum[i] * {inverse}[j0 + i];")
 
     def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
-        return self._exact(plan, block, stage, out, "")
+        return self._loop(plan, block, "cut", f"{self._exact(plan, stage)}\nEACH(i, 4) {out}[j0 + i] = sum[i];")
 
-    def _exact(self, plan: Plan, block: Block, stage: Stage, out: str, times: str) -> str:
-        f = fragments(plan, self.way, False, "cut")
-        body = f"""double sum[4];
-EACH(i, 4) sum[i] = {"-0.0" if stage.zero == "ieee" else "0.0"};
-chain<{f.chunks}, SIGNED>(sum, cut_a_, cut_b_);
-EACH(i, 4) {out}[j0 + i] = sum[i] {times};"""
-        return self._loop(plan, block, "cut", body)
+    def _exact(self, plan: Plan, stage: Stage) -> str:
+        """Text that sets `sum[i]` to the exact sum of a tile's products."""
+        chunks = fragments(plan, self.way, False, "cut").chunks
+        if self.way.cut == "exact":
+            zero = "-0.0" if stage.zero == "ieee" else "0.0"
+            return f"double sum[4]; EACH(i, 4) sum[i] = {zero};\nchain<{chunks}, SIGNED>(sum, cut_a_, cut_b_);"
+        of_a, of_b = limbs(plan.spec.a), limbs(plan.spec.b)
+        lines = [f"int digits[{of_a + of_b - 1}][4]; double sum[4];"]
+        lines += [f"products<{of_a}, {of_b}, {chunks}>(digits, cut_a_, cut_b_);", "EACH(i, 4) {"]
+        for number, (first, count) in enumerate(pieces(plan)):
+            whole = " + ".join(f"(digits[{first + i}][i] << {8 * i})" for i in range(count))
+            unit = 2.0 ** (plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent + 8 * first)
+            value = f"of_int({whole})"
+            lines.append(f"sum[i] = fma({value}, {unit!r}, sum[i]);" if number else f"sum[i] = {value} * {unit!r};")
+        return "\n".join([*lines, "}"])
 
     def whole_block(self, plan: Plan, block: Block, name: str) -> str:
         """A block in one piece, down to the register; `name` is an array over lanes that holds FP32."""
@@ -341,76 +431,84 @@ EACH(i, 4) {out}[j0 + i] = sum[i] {times};"""
 
     def _short(self, plan: Plan, stage: Stage, name: str) -> str:
         (register,) = stage.result
-        kept, half = register.format.mantissa_bits, self.way.cut == "half"
-        f = fragments(plan, self.way, False, "cut")
-        zero = " + 0.0f" if not half or (stage.fraction_bits or 0) > kept else ""
+        kept = register.format.mantissa_bits
         mask = "" if kept == 23 else f"y = __int_as_float(__float_as_int(y) & {-1 << (23 - kept)});"
         toward_zero = register.rounding is Rounding.TOWARD_ZERO
         mode = "rz" if toward_zero else "rn"
-        kind = "float" if half else "double"
-        lines = [f"{kind} sum[4];"]
+        chunks = fragments(plan, self.way, False, "cut").chunks
+        low, _ = product_exponents(plan)
+        bits = stage.fraction_bits or 0
+        shift = 23 + self.way.step.bit_length() - 1
+        if self.way.cut == "half":
+            # Exponents stay where FP32 has them. Without a product, e is one below the lowest of all: `suits` says that no
+            # C has a bit there to lose. Infinities must not get into the magic numbers.
+            # C is cut by adding a number whose last bit is the last one kept.
+            reach = FARTHEST + 127 << 23
+            zero = " + 0.0f" if bits > kept else ""
+            return f"""float sum[4], magic[4], own[4];
+{self._powers(plan)}
+EACH(i, 4) {{
+const int c = __float_as_int({name}[j0 + i]);
+const int most = __viaddmax_s32(__float_as_int(top[i]) >> {shift - 23}, {low - 1 + 127 << 23}, c & 0x7FFFFFFF);
+magic[i] = __int_as_float(smaller(most, {reach}) & 0x7F800000) * {2.0 ** (KEPT - bits)!r}f;
+const float large = __int_as_float(c & 0x80000000 | __float_as_int(magic[i]));
+own[i] = __fmaf_rn(large, -0.25f, __fmaf_rz(large, 0.25f, {name}[j0 + i]));
+}}
+truncated<{chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
+EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + i] = y; }}"""
+        lines = []
         if stage.aligned:
-            assert stage.fraction_bits is not None
-            bits, (low, high) = stage.fraction_bits, product_exponents(plan)
-            shift = 23 + self.way.step.bit_length() - 1
             # Exponents are FP32 fields, biased by 127. `drop`: bits of C below the last one kept.
-            lines += [
-                self._powers(plan),
-                f"{kind} magic[4]; float own[4];",
-                "EACH(i, 4) {",
-                f"const int c = __float_as_int({name}[j0 + i]), of_c = (unsigned)(c << 1) >> 24;",
-                f"const int found = top[i] == 0 ? -1000 : __float_as_int(top[i]) >> {shift};",
-                f"const int e = __viaddmax_s32(found, {low - 1 + 127}, of_c), drop = e - of_c + {23 - bits};",
-                f"own[i] = __int_as_float(drop > 23 ? 0 : c & shifted_ones({f'larger(drop, 0)' if bits > 23 else 'drop'}));",
-            ]
-            if half:
-                reach = high + plan.product_growth + bits  # from here on no product reaches the last bit kept
-                lines += [
-                    f"const int near = __viaddmin_s32_relu(e, {-(low + 127)}, {reach - low});",
-                    f"magic[i] = __int_as_float((near << 23) + {(low + KEPT - bits + 127) << 23});",
-                ]
-            elif self.way.cut == "double":
-                lines.append(f"magic[i] = __hiloint2double((e << 20) + {(1023 - 127 + 52 - bits) << 20}, 0);")
-            lines.append("}")
-        if half:
-            lines += [
-                f"truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_, minus_one);",
-                f"EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + i] = y; }}",
-            ]
-            return "\n".join(lines)
+            lines.append(f"""double magic[4]; float own[4];
+{self._powers(plan)}
+EACH(i, 4) {{
+const int c = __float_as_int({name}[j0 + i]), of_c = (unsigned)(c << 1) >> 24;
+const int e = __viaddmax_s32(top[i] == 0 ? -1000 : __float_as_int(top[i]) >> {shift}, {low - 1 + 127}, of_c), drop = e - of_c + {23 - bits};
+own[i] = __int_as_float(drop > 23 ? 0 : c & shifted_ones({"larger(drop, 0)" if bits > 23 else "drop"}));
+magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
+}}""")
         if self.way.cut == "double":
-            lines.append(f"truncated<{f.chunks}>(sum, magic, cut_a_, cut_b_);")
+            lines.append(f"double sum[4]; truncated<{chunks}>(sum, magic, cut_a_, cut_b_);")
         else:
-            lines += ["EACH(i, 4) sum[i] = 0;", f"chain<{f.chunks}, SIGNED>(sum, cut_a_, cut_b_);"]
+            lines.append(self._exact(plan, stage))
         if stage.aligned:
             total = "sum[i] + own[i]"
         else:
             total = f"__dadd_rz(sum[i], {name}[j0 + i])" if toward_zero else f"add_to_odd(sum[i], {name}[j0 + i])"
-        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y{zero}; }}")
+        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y + 0.0f; }}")
         return "\n".join(lines)
 
 
+def pack(f: Fragments, run: int, parts: int, code_bytes: int, bits: int) -> str:
+    """The CUDA file of `pack`: codes of so many bytes, `bits` of which count, into the layout of a `Fragments`.
 
-PACK = """
-/* Codes into the layout of tensor.Fragments: each through a table, `elements` to a word. */
-extern "C" __global__ void pack(long words, int blocks, int registers, int vector, int halves, int elements, int terms,
-                                int run, int parts, int rows, long row_stride, long k_stride, int code_bytes,
-                                unsigned mask, const unsigned *table, const unsigned char *codes, unsigned *out) {
+    `table` has a word for each code and digit, then the magnitude of each code as FP32, whose largest goes to `most`."""
+    code = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}[code_bytes]
+    return f"""
+extern "C" __global__ void pack(long words, int blocks, int rows, long row_stride, long k_stride, const unsigned *table,
+                                const {code} *codes, unsigned *out, unsigned *most) {{
   const long word = blockIdx.x * 256l + threadIdx.x;
-  if (word >= words) return;
-  const long fragment = word / (32 * registers);
-  const int inside = word % (32 * registers), block = fragment % blocks;
-  const int thread = inside / vector % 32, r = inside / (32 * vector) * vector + inside % vector;
-  const int chunk = r / halves, row = ((int)(fragment / blocks) * halves + r % halves) * 8 + thread / 4;
-  unsigned result = 0;
-  for (int i = 0; i < elements; ++i) {
-    const int slot = (4 * chunk + thread % 4) * elements + i;
-    if (slot >= terms || row >= rows) continue;
-    const long k = (long)(block / parts) * terms * parts + slot / run * run * parts + block % parts * run + slot % run;
-    const unsigned char *at = codes + (row * row_stride + k * k_stride) * code_bytes;
-    const unsigned code = code_bytes == 1 ? *at : code_bytes == 2 ? *(const unsigned short *)at : *(const unsigned *)at;
-    result |= table[code & mask] << (32 / elements * i);
-  }
-  out[word] = result;
-}
+  unsigned result = 0, magnitude = 0;
+  if (word < words) {{
+    const unsigned fragment = word / {32 * f.registers}, inside = word % {32 * f.registers}, block = fragment % blocks;
+    const unsigned thread = inside / {f.vector} % 32, r = inside / {32 * f.vector} * {f.vector} + inside % {f.vector};
+    const unsigned limb = r / {f.chunks * f.halves}, chunk = r % {f.chunks * f.halves} / {f.halves};
+    const int row = (fragment / blocks * {f.halves} + r % {f.halves}) * 8 + thread / 4;
+    const long first = (long)(block / {parts}) * {f.terms * parts} + block % {parts} * {run};
+#pragma unroll
+    for (unsigned i = 0; i < {f.elements}; ++i) {{
+      const unsigned slot = (4 * chunk + thread % 4) * {f.elements} + i;
+      if (slot >= {f.terms} || row >= rows) continue;
+      const long k = first + slot / {run} * {run * parts} + slot % {run};
+      const unsigned code = codes[row * row_stride + k * k_stride] & {(1 << bits) - 1};
+      result |= (table[limb << {bits} | code] & {0xFFFFFFFF >> (32 - 32 // f.elements)}u) << {32 // f.elements} * i;
+      if ({f.limbs} == 1 || limb == 0) magnitude = max(magnitude, table[{f.limbs} << {bits} | code]);
+    }}
+    out[word] = result;
+  }}
+  if (most) {{
+    magnitude = __reduce_max_sync(0xFFFFFFFFu, magnitude);
+    if (threadIdx.x % 32 == 0) atomicMax(most, magnitude);
+  }}
+}}
 """
