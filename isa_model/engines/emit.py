@@ -349,7 +349,7 @@ class Emitter:
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
             return Term(tuple(parts), exponent)
         value = self.to_odd(parts)
-        for register in stage.result:
+        for register in stage.result if not self.plan.holds_terms(index) else ():
             value = self.rounded(value, register)
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
@@ -441,7 +441,8 @@ class Emitter:
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends})")
 
-    def align(self, value: str, fmt: Format) -> str:
+    @staticmethod
+    def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
 
 
