@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isa_model import Instruction, load, promoted
-from isa_model.engines import gpu, portable, tensor
+from isa_model.engines import gpu, portable, routes, tensor
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.operands import KINDS, draw
 
@@ -121,7 +121,7 @@ def random_specs(count, seed=0):
         register = [TO_ZERO, NEAREST, E8M13, NEAREST | {"format": "fp16"}, TO_ZERO | {"subnormals": "flush"}][rng.integers(5)]
         spec = fused(*formats, terms, bits, register, [-133, None][rng.integers(2)], [None, 3][rng.integers(2)], **more)
         try:
-            if tensor.route(Plan(spec)):
+            if routes.route(Plan(spec)):
                 count -= 1
                 yield spec
         except Unsupported:
@@ -152,7 +152,7 @@ needs_hopper = pytest.mark.skipif(not has_hopper(), reason="no Hopper GPU")
 @pytest.mark.parametrize("name", CASES)
 def test_each_case_takes_its_way(name):
     """Narrow windows go through HMMA, wide ones through DMMA, sums that lose nothing through one DMMA."""
-    way = tensor.route(Plan(CASES[name]))
+    way = routes.route(Plan(CASES[name]))
     assert way is not None
     assert way.cut == next(cut for cut, cases in (("half", HALF), ("double", DOUBLE), ("exact", EXACT)) if name in cases)
 
@@ -160,7 +160,7 @@ def test_each_case_takes_its_way(name):
 @pytest.mark.parametrize("name", NEITHER)
 def test_what_tensor_cores_cannot_cut_stays_on_cuda_cores(name):
     """Other roundings, operands of 32 bits, exponents of zeros that show, and exponents too far apart."""
-    assert tensor.route(Plan(NEITHER[name])) is None
+    assert routes.route(Plan(NEITHER[name])) is None
 
 
 @needs_hopper

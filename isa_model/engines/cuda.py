@@ -5,15 +5,17 @@ Operands are read K first through the L1 cache. `source` needs no GPU and no CUD
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isa_model.codec import encode, infinity
-from isa_model.engines.emit import Block, step
+from isa_model.engines.emit import Block, Emitter
 from isa_model.engines.plan import LANE_BITS, Plan
-from isa_model.formats import Format
+from isa_model.formats import FORMATS, Format
+from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
-from isa_model.stage import Stage
+from isa_model.stage import Register, Stage
 
 THREADS_M, THREADS_N = 16, 16
 
@@ -83,7 +85,7 @@ run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__r
   LANES state[j] = c[(long)(j / TN) * ldb + j % TN];
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {plan.spec.shape.k}) {{
-{step(plan, Cuda(lane(plan)))}
+{CudaEmitter(plan, Cuda(lane(plan))).step()}
   }}
   LANES d[(long)(j / TN) * ldb + j % TN] = {encoded(plan)};
 }}
@@ -111,6 +113,13 @@ def state_type(plan: Plan) -> str:
     return "float" if fits(plan.spec.accumulator) and fits(plan.spec.c_format) else "double"
 
 
+class CudaEmitter(Emitter):
+    """Adds two or three parts by the chip's rounding modes: what rounds up and down alike is exact."""
+
+    def to_odd(self, parts: Sequence[str]) -> str:
+        return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd") if 2 <= len(parts) <= 3 else super().to_odd(parts)
+
+
 HELPERS = """
 /* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {
@@ -122,6 +131,25 @@ template <int N, typename T> FN void load(T (&x)[N], const T *p) {
 #pragma unroll
     for (int l = 0; l < V; ++l) x[i * V + l] = v.v[l];
   }
+}
+
+/* x + y rounded to odd: of the two doubles around it, the odd one. */
+FN double sum_to_odd(double x, double y) {
+  const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
+  return __double2loint(down) & 1 ? down : up;
+}
+/* The same of three, where the first two do not add exactly (Shewchuk 1997; see lanes.to_odd). */
+static __device__ __noinline__ double slow_sum_to_odd(double x, double y, double z) {
+  const double xy = x + y, e = sum_error(x, y, xy), ez = e + z, low = sum_error(e, z, ez);
+  const double head = xy + ez, next = sum_error(xy, ez, head);
+  const double top = head + next, a = sum_error(head, next, top), high = top + low, b = sum_error(top, low, high);
+  const double ab = a + b, left = jam(ab, sum_error(a, b, ab)), total = high + left;
+  const double odd = total != 0 ? jam(total, sum_error(high, left, total)) : (x == 0) & (y == 0) & (z == 0) ? xy + z : 0.0;
+  return is_finite(xy + z) ? odd : xy + z;
+}
+FN double sum_to_odd(double x, double y, double z) {
+  const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
+  return __double2loint(down) == __double2loint(up) ? sum_to_odd(up, z) : slow_sum_to_odd(x, y, z);
 }
 
 FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
@@ -272,3 +300,43 @@ const int kk = {block.base} + {first} + u * {stride} + t;
 {body}
 }}"""
     return f"for (int u = 0; u < {runs}; ++u) {{\n{inner}\n}}"
+
+
+def is_fma_chain(spec: Instruction) -> bool:
+    """Whether a spec is FP64 fused multiply-adds, one product after the other: wider than lanes, but the chip has them."""
+    (stage, *others) = spec.stages.values()
+    fp64 = FORMATS["fp64"]
+    return (
+        not others
+        and (spec.a, spec.b, spec.c_format, spec.accumulator) == (fp64, fp64, fp64, fp64)
+        and (stage.terms, stage.aligned, stage.zero, stage.interleave) == (1, False, "ieee", None)
+        and stage.result == (Register(format=fp64, rounding=Rounding.NEAREST_EVEN),)
+        and (spec.scale, spec.widen, spec.infinite_from, spec.flush_inputs) == (None, None, None, False)
+    )
+
+
+FMA_CHAIN = f"""
+/* D = A B + C in place; A (K, m) and B (K, n). */
+extern "C" __global__ void run(int m, int n, int k, const double *__restrict__ a, const double *__restrict__ b, double *d) {{
+  const int row = (blockIdx.x * {THREADS_M} + threadIdx.x / {THREADS_N}) * 4;
+  const int column = (blockIdx.y * {THREADS_N} + threadIdx.x % {THREADS_N}) * 4;
+  double sum[4][4];
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    sum[i / 4][i % 4] = row + i / 4 < m && column + i % 4 < n ? d[(long)(row + i / 4) * n + column + i % 4] : 0;
+#pragma unroll 2
+  for (int t = 0; t < k; ++t) {{
+    double x[4], y[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {{
+      x[i] = a[(long)t * m + min(row + i, m - 1)];
+      y[i] = b[(long)t * n + min(column + i, n - 1)];
+    }}
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sum[i / 4][i % 4] = __fma_rn(x[i / 4], y[i % 4], sum[i / 4][i % 4]);
+  }}
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    if (row + i / 4 < m && column + i % 4 < n) d[(long)(row + i / 4) * n + column + i % 4] = sum[i / 4][i % 4];
+}}
+"""

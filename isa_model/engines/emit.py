@@ -337,7 +337,9 @@ class Emitter:
         """golden.exact_sum and golden.put: the parts' sum in the register, or handed up as it is."""
         level = self.plan.levels[index]
         if len(parts) > 1:
-            if level.plain or self.adds_in_one(index, stage, parts):
+            if self.adds_in_one(index, stage, parts) and is_fp32(stage.result[0].format):
+                parts = [self.let("double", f"(double)((float){parts[0]} + (float){parts[1]})", "s")]
+            elif level.plain or self.adds_in_one(index, stage, parts):
                 parts = [self.let("double", " + ".join(parts), "s")]
             elif len(parts) > self.bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
@@ -368,6 +370,7 @@ class Emitter:
             and stage.result[0].rounding is Rounding.NEAREST_EVEN
             and 2 * precision + 2 <= LANE_BITS
             and all(t.parts == 1 and t.bits <= precision and t.lsb >= fmt.min_lsb_exponent for t in terms)
+            and all(t.top <= fmt.max_exponent + 1 for t in terms)
         )
 
     @staticmethod
@@ -444,6 +447,10 @@ class Emitter:
     @staticmethod
     def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
+
+
+def is_fp32(fmt: Format) -> bool:
+    return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
 
 
 def mode(rounding: Rounding | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from isa_model.array_codec import code_dtype, decode_array
-from isa_model.engines import tensor
+from isa_model.engines import cuda, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
@@ -39,19 +39,22 @@ def matmul(
     def upload(x: Codes | None) -> Any:
         return None if x is None else torch.from_numpy(np.ascontiguousarray(x).view(signed[x.itemsize])).cuda()
 
-    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b)))
-    codes: Codes = d.cpu().numpy().view(np.uint32).astype(code_dtype(spec.accumulator))
+    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
+    codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 
 
 def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
-    """The same on the GPU: torch tensors of codes (uint8, int16 or int32) in, int32 codes (M, N) out.
+    """The same on the GPU: torch tensors of codes (uint8 to int64) in, int32 codes (M, N) out, int64 of FP64.
 
     Raises plan.Unsupported and NoGpu as `matmul` does.
     """
     torch = _torch()
-    plan = Plan(spec)
-    way = tensor.route(plan) if _is_hopper() else None
+    if cuda.is_fma_chain(spec):
+        return _chained(spec, a, b, c)
+    plan, way = _planned(spec)
+    if way is not None and not _is_hopper():
+        way = None
     if way is not None:
         return _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
     kernel = _kernel(source(plan))
@@ -78,10 +81,36 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     return d[:m, :n]
 
 
+def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
+    """FP64 as fused multiply-adds, which the chip has; every NaN is the spec's."""
+    torch = _torch()
+    x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
+    (k, m), n = x.shape, y.shape[1]
+    d = torch.zeros((m, n), dtype=torch.float64, device="cuda") if c is None else c.view(torch.float64).clone()
+    rows, columns = 4 * THREADS_M, 4 * THREADS_N
+    grid = (-(-m // rows), -(-n // columns))
+    _launch(_kernel(cuda.FMA_CHAIN), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
+    return torch.where(d.isnan(), spec.nan_code, d.view(torch.int64))
+
+
+def _planned(spec: Instruction) -> tuple[Plan, routes.Route | None]:
+    """The plan of a spec and its way; of specs seen lately, from memory."""
+    known = _plans.get(id(spec))
+    if known is None or known[0] is not spec:
+        if len(_plans) >= 64:
+            _plans.clear()
+        plan = Plan(spec)
+        known = _plans[id(spec)] = (spec, plan, routes.route(plan))
+    return known[1:]
+
+
+_plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
+
+
 # -- on the Tensor Cores ---------------------------------------------------------------------------------------------
 
 
-def _on_tensor_cores(plan: Plan, way: tensor.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
     torch = _torch()
     spec = plan.spec
     (m, k), n = a.shape, b.shape[1]
@@ -90,13 +119,13 @@ def _on_tensor_cores(plan: Plan, way: tensor.Route, a: Any, b: Any, c: Any, scal
         way = replace(way, whole=False)
     operands = [(True, a, m), (False, b.T, n)]
     cut = []
-    if tensor.with_limbs(plan, way, 0.0):
+    if routes.with_limbs(plan, way, 0.0):
         digits = replace(way, cut="limbs")
         most = torch.zeros(2, dtype=torch.int32, device="cuda")
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         largest = float(most.view(torch.float32).prod()) * k + (0.0 if start is None else float(start.abs().max()))
         # The register may round sums up a little.
-        if tensor.with_limbs(plan, way, 2 * largest if isfinite(largest) else inf):
+        if routes.with_limbs(plan, way, 2 * largest if isfinite(largest) else inf):
             way = digits
     if way.cut != "limbs":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
@@ -115,8 +144,8 @@ def _on_tensor_cores(plan: Plan, way: tensor.Route, a: Any, b: Any, c: Any, scal
     return d[:m, :n]
 
 
-def _suits(plan: Plan, way: tensor.Route, k: int, start: Any) -> bool:
-    """Whether the numbers of C can start the way `half` (tensor.suits)."""
+def _suits(plan: Plan, way: routes.Route, k: int, start: Any) -> bool:
+    """Whether the numbers of C can start the way `half` (routes.suits)."""
     torch = _torch()
     largest = float(start.abs().max())
     if not isfinite(largest):
@@ -125,10 +154,10 @@ def _suits(plan: Plan, way: tensor.Route, k: int, start: Any) -> bool:
     whole = (significand * 2.0**24).to(torch.int64)  # numbers of at most 24 bits
     unit = exponent - 24 + torch.log2((whole & -whole).to(torch.float64)).to(torch.int32)
     smallest = int(torch.where(whole == 0, 999, unit).min())
-    return tensor.suits(plan, way, k, 2.0**smallest, largest)
+    return routes.suits(plan, way, k, 2.0**smallest, largest)
 
 
-def _packed(plan: Plan, way: tensor.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
+def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
     """A (M, K), or B as (N, K), in the layout of tensor.Fragments; `most` takes the largest magnitude as FP32."""
     torch = _torch()
     spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
@@ -136,7 +165,7 @@ def _packed(plan: Plan, way: tensor.Route, is_a: bool, codes: Any, size: int, wh
     blocks = codes.shape[1] // stage.terms
     words = tensor.padded(way, is_a, size) // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
-    step, shift = (way.step, tensor.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
+    step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, f.limbs, step, shift)
     text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
     sizes = (np.int64(words), blocks, size, *(np.int64(stride) for stride in codes.stride()))

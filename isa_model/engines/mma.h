@@ -7,12 +7,6 @@ FN int shifted_ones(int n) {
   return mask;
 }
 
-/* The sum of two doubles rounded to odd: of the two doubles around it, the odd one. */
-FN double add_to_odd(double x, double y) {
-  const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
-  return __double2loint(down) & 1 ? down : up;
-}
-
 /* R registers of a thread, in vectors of V that lie 32 threads apart. */
 template <int R, int V> FN void packed(unsigned (&x)[R], const unsigned *p) {
   struct alignas(4 * V) Vector { unsigned v[V]; };
