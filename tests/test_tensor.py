@@ -1,15 +1,22 @@
 """Sums on the Tensor Cores: which specs take them, that their text compiles, and on a GPU the other engines' codes."""
 
+import importlib.util
+import math
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from isa_model import Instruction, load, promoted
+import kernels  # noqa: F401 (the engine `native`)
+from isa_model import Instruction, gemm, load, matmul, promoted
+from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines import gpu, portable, routes, tensor
 from isa_model.engines.plan import Plan, Unsupported
+from isa_model.formats import named
 from isa_model.operands import KINDS, draw
 
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -86,12 +93,12 @@ DOUBLE = {
     "Blackwell's FP8": load("blackwell.tcgen05.m64n8k32.kind::f8f6f4.f32.e4m3.e4m3"),
     "6 products": fused("fp16", "e4m3", terms=6, bits=23),
     "scaled sums of 25 bits": scaled(25),
+    "a window of 36 bits": fused(bits=36, register=NEAREST),
 }
 EXACT = {
     "exact": fused(bits=None, register=NEAREST),
     "exact towards zero": fused("e4m3", "e2m1", bits=None),
     "a chain of exact sums": fused(bits=None, register=NEAREST, chain=4),
-    "a window of 36 bits": fused(bits=36, register=NEAREST),
     "INT8": load("hopper.wgmma.m64n256k32.s32.s8.s8"),
     "INT4": load("hopper.mma.m16n8k32.s32.s4.u4.s32.satfinite"),
     "NVFP4": load("blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3"),
@@ -163,6 +170,61 @@ def test_what_tensor_cores_cannot_cut_stays_on_cuda_cores(name):
     assert routes.route(Plan(NEITHER[name])) is None
 
 
+def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
+    """Exact sums of finite operands go in INT8 digits; a window holds C only below a bound; infinities go another way."""
+    exact, window = Plan(EXACT["exact"]), Plan(DOUBLE["a window of 36 bits"])
+    assert routes.with_limbs(exact, routes.route(exact), 1e30).cut == "limbs"
+    assert routes.with_limbs(exact, routes.route(exact), math.inf) is None
+    assert routes.with_limbs(window, routes.route(window), 2.0**17).cut == "limbs"
+    assert routes.with_limbs(window, routes.route(window), 2.0**20) is None
+    half = Plan(HALF["Hopper's FP8"])
+    assert routes.with_limbs(half, routes.route(half), 1.0) is None
+
+
+@given(st.sampled_from(["e4m3", "e5m2", "e3m2", "e2m1", "int8", "uint8", "int4"]), st.data())
+def test_digits_are_the_number(name, data):
+    """The digits of a code, each a byte with a sign, are its number in units of the smallest; pieces gather all powers."""
+    fmt = named(name)
+    code = data.draw(st.integers(0, (1 << fmt.storage_bits) - 1))
+    value = decode_array(fmt, np.array([code], code_dtype(fmt)))[0]
+    digits = gpu.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))
+    assert len(digits) == routes.limbs(fmt)
+    assert all(-128 <= d[0] < 128 for d in digits)
+    expected = value * 2.0**-fmt.min_lsb_exponent if np.isfinite(value) else 0
+    assert sum(int(d[0]) << 8 * i for i, d in enumerate(digits)) == expected
+
+
+def test_c_starts_the_narrow_way_only_where_it_loses_nothing():
+    """A C with bits below those of the smallest product's window, or so large that powers of two run out, does not."""
+    plan = Plan(HALF["Hopper's FP8"])
+    way = routes.route(plan)
+    assert routes.suits(plan, way, 4096, 2.0**-26, 2.0**60)
+    assert not routes.suits(plan, way, 4096, 2.0**-27, 1.0)
+    assert not routes.suits(plan, way, 4096, 1.0, 2.0**100)
+
+
+def cuobjdump():
+    """The disassembler of a CUDA toolkit, or the one that triton brings along."""
+    spec = importlib.util.find_spec("triton")
+    beside = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec and spec.origin else None
+    return shutil.which("cuobjdump") or (str(beside) if beside and beside.exists() else None)
+
+
+@pytest.mark.parametrize("name", ["Hopper's FP8", "promoted", "17 bits", "25 bits", "Hopper's FP16", "exact"])
+def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
+    """The kernels of the main rules keep everything in registers."""
+    pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
+    plan = Plan(CASES[name])
+    way = routes.route(plan)
+    way = routes.with_limbs(plan, way, 1.0) or way
+    for text in (tensor.source(plan, way), tensor.pack(tensor.fragments(plan, way, True, "cut"), 32, 1, 1, 8)):
+        (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text, "cubin").code))
+        if (tool := cuobjdump()) is None:
+            pytest.skip("no cuobjdump")
+        usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True)
+        assert "STACK:0 " in usage.stdout
+
+
 @needs_hopper
 @pytest.mark.parametrize("name", CASES)
 def test_tensor_cores_give_the_other_engines_codes(name):
@@ -181,3 +243,43 @@ def test_random_specs_give_the_other_engines_codes_on_tensor_cores(seed):
     for kind in KINDS:
         x = products(spec, kind)
         assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
+
+
+@needs_hopper
+def test_whole_gemms_with_split_k_run_on_the_gpu():
+    """gemm on the GPU engine, K in stretches, gives the portable engine's codes."""
+    x = draw(load(FP8), "normal", np.random.default_rng(2), 70, 83, 32 * 11)
+    for split_k in (1, 3, 11):
+        on_gpu, expected = (gemm(load(FP8), x.a, x.b, split_k=split_k, engine=e) for e in ("gpu", "portable"))
+        assert np.array_equal(on_gpu, expected)
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", ["hopper.wgmma.m64n8k16.f32.bf16.bf16", "hopper.mma.m16n8k32.f32.e4m3.e5m2.f32", FP8])
+def test_the_chip_itself_is_an_engine(name):
+    """`native` issues the instruction, over rows and columns that fill no tile, and agrees with the model."""
+    spec = load(name)
+    for kind in KINDS:
+        x = products(spec, kind)
+        chip = matmul(spec, x.a, x.b, x.c, engine="native").view(code_dtype(spec.accumulator))
+        assert np.array_equal(chip, reference(spec, x)), kind
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", ["hopper.mma.m8n8k4.f64.f64.f64.f64", "cdna1.mfma.f32_32x32x4bf16"])
+def test_chains_and_odd_sums_on_cuda_cores(name):
+    """FP64's fused multiply-adds, and three parts added by rounding modes, give the golden model's codes."""
+    spec = load(name)
+    for kind in KINDS:
+        x = draw(spec, kind, np.random.default_rng(6), 9, 7, spec.shape.k * 3)
+        expected = matmul(spec, x.a, x.b, x.c, engine="golden").view(code_dtype(spec.accumulator))
+        assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), expected), kind
+
+
+def test_native_refuses_what_no_chip_computes():
+    """A name of another architecture, and a spec that only bears a Hopper name, are ValueErrors that say so."""
+    a, b = np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8)
+    with pytest.raises(ValueError, match="no instruction of Hopper"):
+        matmul(load("ada.mma.m16n8k32.f32.e4m3.e4m3.f32"), a, b, engine="native")
+    with pytest.raises(ValueError, match="the catalogue calls"):
+        matmul(load(FP8).model_copy(update={"nan": 0x7FC00000}), a, b, engine="native")

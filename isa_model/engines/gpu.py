@@ -11,6 +11,7 @@ from math import inf, isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines import cuda, routes, tensor
@@ -19,7 +20,7 @@ from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import NO_EXPONENT, Codes, exponent_of
+from isa_model.lanes import NO_EXPONENT, Codes, Float64, exponent_of
 
 
 class NoGpu(ValueError):
@@ -166,7 +167,7 @@ def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, wh
     words = tensor.padded(way, is_a, size) // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
-    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, f.limbs, step, shift)
+    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
     text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
     sizes = (np.int64(words), blocks, size, *(np.int64(stride) for stride in codes.stride()))
     _launch(_kernel(text, "pack"), (-(-words // 256), 1), 256, sizes, [table, codes, out, most])
@@ -174,7 +175,7 @@ def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, wh
 
 
 @cache
-def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, limbs: int, step: int, shift: int) -> Any:
+def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
     """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
     number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
     of FP64."""
@@ -190,11 +191,18 @@ def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, limbs: i
     elif elements == 1:
         words = [values.view(np.int64) >> 32]
     else:
-        words, left = [], np.where(np.isfinite(values), values * 2.0**-fmt.min_lsb_exponent, 0).astype(np.int64)
-        for _ in range(limbs):
-            words.append((left + 128 & 255) - 128)
-            left = left - words[-1] >> 8
+        words = digits_of(fmt, np.where(np.isfinite(values), values, 0.0))
     return _torch().from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32)).cuda()
+
+
+def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
+    """Finite numbers of a format as digits to the base 256, each from -128 to 127, the lowest first (routes.limbs)."""
+    left = (values * 2.0**-fmt.min_lsb_exponent).astype(np.int64)
+    digits = []
+    for _ in range(routes.limbs(fmt)):
+        digits.append((left + 128 & 255) - 128)
+        left = left - digits[-1] >> 8
+    return digits
 
 
 def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tuple[Any, Any]:
