@@ -82,11 +82,13 @@ HALF = {
     "flushed": fused(flush_inputs=True),
     "FP16 accumulator": load("hopper.wgmma.m64n8k32.f16.e4m3.e4m3"),
     "scaled sums": scaled(14),
+    "C in FP16": fused(c="fp16"),
 }
 DOUBLE = {
     "25 bits": fused(bits=25),
     "20 bits to nearest": fused("e4m3", "e5m2", bits=20, register=NEAREST),
     "Volta": load("volta.mma.m8n8k4.f32.f16.f16.f32"),
+    "Volta, C in FP16": load("volta.mma.m8n8k4.f32.f16.f16.f16"),
     "Turing": load("turing.mma.m16n8k8.f32.f16.f16.f32"),
     "Hopper's FP16": load("hopper.wgmma.m64n8k16.f32.f16.f16"),
     "Hopper's FP8 mma.sync": load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32"),
@@ -171,14 +173,15 @@ def test_what_tensor_cores_cannot_cut_stays_on_cuda_cores(name):
 
 
 def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
-    """Exact sums of finite operands go in INT8 digits; a window holds C only below a bound; infinities go another way."""
+    """Exact sums of finite operands go in INT8 digits; in a window C is bounded and has no bits below; infinities do not."""
     exact, window = Plan(EXACT["exact"]), Plan(DOUBLE["a window of 36 bits"])
-    assert routes.with_limbs(exact, routes.route(exact), 1e30).cut == "limbs"
-    assert routes.with_limbs(exact, routes.route(exact), math.inf) is None
-    assert routes.with_limbs(window, routes.route(window), 2.0**17).cut == "limbs"
-    assert routes.with_limbs(window, routes.route(window), 2.0**20) is None
+    assert routes.with_limbs(exact, routes.route(exact), 1e30, 2.0**-149).cut == "limbs"
+    assert routes.with_limbs(exact, routes.route(exact), math.inf, 1.0) is None
+    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-18).cut == "limbs"
+    assert routes.with_limbs(window, routes.route(window), 2.0**20, 1.0) is None
+    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-19) is None
     half = Plan(HALF["Hopper's FP8"])
-    assert routes.with_limbs(half, routes.route(half), 1.0) is None
+    assert routes.with_limbs(half, routes.route(half), 1.0, 1.0) is None
 
 
 @given(st.sampled_from(["e4m3", "e5m2", "e3m2", "e2m1", "int8", "uint8", "int4"]), st.data())
@@ -216,7 +219,7 @@ def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
     pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
     plan = Plan(CASES[name])
     way = routes.route(plan)
-    way = routes.with_limbs(plan, way, 1.0) or way
+    way = routes.with_limbs(plan, way, 1.0, 1.0) or way
     for text in (tensor.source(plan, way), tensor.pack(tensor.fragments(plan, way, True, "cut"), 32, 1, 1, 8)):
         (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text, "cubin").code))
         if (tool := cuobjdump()) is None:

@@ -5,13 +5,16 @@ Operands are read K first through the L1 cache. `source` needs no GPU and no CUD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from isa_model.codec import encode, infinity
 from isa_model.engines.emit import Block, Emitter
 from isa_model.engines.plan import LANE_BITS, Plan
+from isa_model.engines.routes import is_short
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
@@ -114,10 +117,78 @@ def state_type(plan: Plan) -> str:
 
 
 class CudaEmitter(Emitter):
-    """Adds two or three parts by the chip's rounding modes: what rounds up and down alike is exact."""
+    """Adds two or three parts by the chip's rounding modes, and ends blocks in FP32 where they are rounded to it once."""
 
     def to_odd(self, parts: Sequence[str]) -> str:
-        return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd") if 2 <= len(parts) <= 3 else super().to_odd(parts)
+        if not 2 <= len(parts) <= 3:
+            return super().to_odd(parts)
+        return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd")
+
+    def run_block(self, index: int, n: int, k: str, value: str) -> None:
+        stage = self.stages[0]
+        magic = isinstance(self.target, Cuda) and self.target.magic(self.plan, stage)
+        if index > 0 or not magic or self.target.lane == "float" or not is_short(self.plan):
+            super().run_block(index, n, k, value)
+            return
+        with self.apart_from_c(n, k, value):
+            self.short_block(stage, Block(k, tuple(self.terms(0, n))), value)
+
+    @contextmanager
+    def apart_from_c(self, n: int, k: str, value: str) -> Iterator[None]:
+        """What is written inside does not meet C where C's format is not the register's: the longer text meets it."""
+        stage = self.stages[0]
+        other = self.spec.c_format.min_exponent != stage.result[-1].format.min_exponent and len(self.stages) == 1
+        if other and n == 0:
+            self.write(f"if ({k} == 0) {{")
+            super().run_block(0, n, k, value)
+            self.write("} else {")
+        yield
+        if other and n == 0:
+            self.write("}")
+
+    def short_block(self, stage: Stage, block: Block, value: str) -> None:
+        """A block of products cut by magic numbers, with the running value, an FP32 number cut by its bits."""
+        assert isinstance(self.target, Cuda)
+        plan, (register,), bits, zero = self.plan, stage.result, stage.fraction_bits, stage.zero_exponent
+        assert bits is not None
+        tops, largest = self.array("short", "top"), self.array("int", "largest")
+        sums, magic = self.array("double", "sum"), self.array("double", "magic")
+        self.write(self.target.largest(plan, block, tops, None))
+        # Zeros, infinities and NaNs, subnormals, and zeros that count above every term, are seen to apart.
+        few = f" | ({largest}[j] < {zero})" if zero is not None else ""
+        self.write(f"""int special = 0;
+LANES {{
+const int field = (unsigned)(__float_as_int((float){value}) << 1) >> 24;
+{largest}[j] = larger(widen({tops}[j]), field - 127);
+special |= ((unsigned)(field - 1) > 253){few};
+}}
+if (special) {{""")
+        lows = self.array("short", "low") if zero is not None else None
+        if lows:
+            self.write(self.target.largest(plan, block, tops, lows))
+        counted = f"larger({lows}[j] <= OPERAND_NONE / 2 ? {zero} : e, of_c == NONE ? {zero} : of_c)"
+        self.write(f"""LANES {{
+const int e = widen({tops}[j]), of_c = alignf((float){value});
+{largest}[j] = {f"larger(e, {counted})" if lows else "larger(e, of_c)"};
+}}
+}}
+LANES {magic}[j] = pow2({52 - bits} + larger({largest}[j], {plan.min_product_exponent}));""")
+        self.write(self.target.sum_above(block, stage, sums, magic))
+        toward_zero = register.rounding is Rounding.TOWARD_ZERO
+        over = (register.overflow or register.format.overflow) == "infinity" and toward_zero
+        infinite = "y = (y == y) & (beyond >= 0x47F00000) ? copysignf(INFINITY, y) : y;" if over else ""
+        mask = -1 << (23 - register.format.mantissa_bits)
+        self.write(f"""LANES {{
+const int c = __float_as_int((float){value}), field = (unsigned)(c << 1) >> 24;
+const int drop = larger({largest}[j] - larger(field, 1) + {127 + 23 - bits}, 0); /* bits below the last one kept */
+const int own = field == 255 ? c : drop > 23 ? 0 : c & shifted_ones(drop);
+const double total = {sums}[j] + __int_as_float(own);
+float y = __double2float_{"rz" if toward_zero else "rn"}(total);
+{"const int beyond = __double2hiint(total) & 0x7FFFFFFF; /* 2**128 or more? */" if over else ""}
+{infinite}
+{f"if (y == y) y = __int_as_float(__float_as_int(y) & {mask});" if mask != -1 else ""}
+{value} = y + 0.0f;
+}}""")
 
 
 HELPERS = """
@@ -150,6 +221,13 @@ static __device__ __noinline__ double slow_sum_to_odd(double x, double y, double
 FN double sum_to_odd(double x, double y, double z) {
   const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
   return __double2loint(down) == __double2loint(up) ? sum_to_odd(up, z) : slow_sum_to_odd(x, y, z);
+}
+
+/* Bits n and above; none from 32 on. */
+FN int shifted_ones(int n) {
+  int mask;
+  asm("shl.b32 %0, -1, %1;" : "=r"(mask) : "r"(n));
+  return mask;
 }
 
 FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
@@ -205,22 +283,34 @@ LANES {{ {unpack} }}"""
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
         if self.lane == "float":
             return self._cut_as_integers(plan, block, inverse, out)
-        assert stage.rounding is not None
-        assert stage.fraction_bits is not None
-        cuts = {
-            Rounding.TOWARD_ZERO: ("cut_toward_zero", 1.0),
-            Rounding.NEAREST_EVEN: ("cut_nearest", 1.5),
-            Rounding.UP: ("cut_up", 1.5),
-            Rounding.DOWN: ("cut_down", 1.5),
-        }
-        cut, factor = cuts.get(stage.rounding, ("", 0.0))
-        if cut and plan.product_growth + stage.fraction_bits <= LANE_BITS - 2 and plan.infinite_from is None:
+        if self.magic(plan, stage):
             # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
-            before = f"double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));"
-            term = f"{cut}(x[j / TN], y[j % TN], magic_{out}[j])"
-            return self._sum(block, stage, out, term, before, f"* {inverse}[j]")
+            factor = 1.0 if stage.rounding is Rounding.TOWARD_ZERO else 1.5
+            magic = f"double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));"
+            return f"""{magic}
+{self.sum_above(block, stage, out, f"magic_{out}")}
+LANES {{ {out}[j] = {out}[j] * {inverse}[j]; }}"""
+        assert stage.rounding is not None
         product = f"whole({self._product(plan)} * {inverse}[j], {stage.rounding.name})"
         return self._sum(block, stage, out, product, "", "")
+
+    CUTS: ClassVar = {
+        Rounding.TOWARD_ZERO: "cut_toward_zero",
+        Rounding.NEAREST_EVEN: "cut_nearest",
+        Rounding.UP: "cut_up",
+        Rounding.DOWN: "cut_down",
+    }
+
+    def magic(self, plan: Plan, stage: Stage) -> bool:
+        """Whether a product can be cut as it is added to a number whose last bit is the last one kept."""
+        bits = plan.product_growth + (stage.fraction_bits or 0)
+        fused = plan.fused_products and plan.infinite_from is None
+        return fused and stage.rounding in self.CUTS and bits <= LANE_BITS - 2
+
+    def sum_above(self, block: Block, stage: Stage, out: str, magic: str) -> str:
+        """Text that sets `out[j]` to the sum of products, each cut at the last bit of `magic[j]`."""
+        assert stage.rounding is not None
+        return self._sum(block, stage, out, f"{self.CUTS[stage.rounding]}(x[j / TN], y[j % TN], {magic}[j])", "", "")
 
     @staticmethod
     def _cut_as_integers(plan: Plan, block: Block, inverse: str, out: str) -> str:

@@ -219,7 +219,7 @@ class Emitter:
         def largest_of(own: Term | None) -> str:
             names = [self.let("int", f"widen({exponents}[j])", "e")] if needs_exponent else []
             if smallest is not None:
-                zero = f"{smallest}[j] <= OPERAND_NONE / 2 ? {stage.zero_exponent} : NONE"
+                zero = f"{smallest}[j] <= OPERAND_NONE / 2 ? {stage.zero_exponent} : {names[0]}"
                 names.append(self.let("int", zero, "e"))
             return self.largest(stage, names + ([own.exponent] if own else [])) if needs_exponent else "NONE"
 

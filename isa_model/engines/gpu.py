@@ -116,22 +116,22 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
     spec = plan.spec
     (m, k), n = a.shape, b.shape[1]
     start = None if c is None else _numbers(spec.c_format, c, spec.flush_inputs)
-    if way.cut == "half" and way.whole and len(spec.stages) == 1 and start is not None and not _suits(plan, way, k, start):
+    unit, largest = (inf, 0.0) if start is None else _extent(start)
+    if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
         way = replace(way, whole=False)
     operands = [(True, a, m), (False, b.T, n)]
     cut = []
-    if routes.with_limbs(plan, way, 0.0):
-        digits = replace(way, cut="limbs")
+    if routes.with_limbs(plan, way, 0.0, inf):
         most = torch.zeros(2, dtype=torch.int32, device="cuda")
+        digits = replace(way, cut="limbs")
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
-        largest = float(most.view(torch.float32).prod()) * k + (0.0 if start is None else float(start.abs().max()))
-        # The register may round sums up a little.
-        if routes.with_limbs(plan, way, 2 * largest if isfinite(largest) else inf):
-            way = digits
+        products = float(most.view(torch.float32).prod()) * k
+        # Twice: a register may round sums up a little.
+        way = routes.with_limbs(plan, way, 2 * (products + largest) if isfinite(products + largest) else inf, unit) or way
     if way.cut != "limbs":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
-    lda, ldb = (tensor.padded(way, is_a, size) for is_a, _, size in operands)
+    lda, ldb = m + -m % tensor.ROWS, n + -n % tensor.COLUMNS
     scales_a = _scales(plan, True, None if scale_a is None else scale_a.T, m, lda)
     scales_b = _scales(plan, False, scale_b, n, ldb)
     if start is not None:
@@ -140,22 +140,21 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
     blocks = k // next(iter(spec.stages.values())).terms
     arrays = [cut[0], powers[0], cut[1], powers[1], *scales_a, *scales_b, start, d]
-    grid = tensor.grid(way, lda, ldb)
+    grid = (lda // tensor.ROWS, ldb // tensor.COLUMNS)
     _launch(_kernel(tensor.source(plan, way)), grid, tensor.THREADS, (lda, ldb, k, blocks), arrays)
     return d[:m, :n]
 
 
-def _suits(plan: Plan, way: routes.Route, k: int, start: Any) -> bool:
-    """Whether the numbers of C can start the way `half` (routes.suits)."""
+def _extent(start: Any) -> tuple[float, float]:
+    """A power of two that all numbers of C (of at most 24 bits) are multiples of, and the largest magnitude, or infinity."""
     torch = _torch()
     largest = float(start.abs().max())
     if not isfinite(largest):
-        return False
+        return 0.0, inf
     significand, exponent = torch.frexp(start)
-    whole = (significand * 2.0**24).to(torch.int64)  # numbers of at most 24 bits
+    whole = (significand * 2.0**24).to(torch.int64)
     unit = exponent - 24 + torch.log2((whole & -whole).to(torch.float64)).to(torch.int32)
-    smallest = int(torch.where(whole == 0, 999, unit).min())
-    return routes.suits(plan, way, k, 2.0**smallest, largest)
+    return 2.0 ** int(torch.where(whole == 0, 999, unit).min()), largest
 
 
 def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
@@ -164,7 +163,8 @@ def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, wh
     spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
     fmt, stage = spec.a if is_a else spec.b, next(iter(spec.stages.values()))
     blocks = codes.shape[1] // stage.terms
-    words = tensor.padded(way, is_a, size) // (8 * f.halves) * blocks * 32 * f.registers
+    tile = tensor.ROWS if is_a else tensor.COLUMNS
+    words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)

@@ -1,12 +1,5 @@
 /* The Tensor Core instructions of a Hopper GPU that tensor.py writes for: one warp, tiles of 16 x 8. */
 
-/* Bits n and above; none from 32 on. */
-FN int shifted_ones(int n) {
-  int mask;
-  asm("shl.b32 %0, -1, %1;" : "=r"(mask) : "r"(n));
-  return mask;
-}
-
 /* R registers of a thread, in vectors of V that lie 32 threads apart. */
 template <int R, int V> FN void packed(unsigned (&x)[R], const unsigned *p) {
   struct alignas(4 * V) Vector { unsigned v[V]; };
@@ -143,37 +136,33 @@ FN void truncated(double (&sum)[4], const double (&magic)[4], const unsigned (&a
   }
 }
 
-/* INT8 digits: sums of products of digits of A and B, by the power of 256 that they count. */
-FN void imma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+/* INT8 digits: sums of products of digits of A and B, by the power of 256 that they count; those in START from 2**31. */
+FN void imma(int (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1, const int *c) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
-FN void imma(int (&c)[4], unsigned a0, unsigned a1, unsigned b0) {
-  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(b0));
+FN void imma(int (&d)[4], unsigned a0, unsigned a1, unsigned b0, const int *c) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(b0), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
-template <int OF_A, int OF_B, int CHUNKS>
+template <int OF_A, int OF_B, int CHUNKS, unsigned START>
 FN void products(int (&digits)[OF_A + OF_B - 1][4], const unsigned (&a)[OF_A * CHUNKS * 2], const unsigned (&b)[OF_B * CHUNKS]) {
+  const int zero[4] = {0, 0, 0, 0}, bias[4] = {(int)0x80000000, (int)0x80000000, (int)0x80000000, (int)0x80000000};
 #pragma unroll
   for (int w = 0; w < OF_A + OF_B - 1; ++w)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) digits[w][i] = 0;
+    for (int p = 0; p < OF_A; ++p) {
+      const int q = w - p;
+      if (q < 0 || q >= OF_B) continue;
+      const bool begins = p == 0 || q == OF_B - 1;
 #pragma unroll
-  for (int p = 0; p < OF_A; ++p)
-#pragma unroll
-    for (int q = 0; q < OF_B; ++q) {
-#pragma unroll
-      for (int t = 0; t + 1 < CHUNKS; t += 2) {
+      for (int t = 0; t < CHUNKS; t += 2) {
         const unsigned *x = a + (p * CHUNKS + t) * 2, *y = b + q * CHUNKS + t;
-        imma(digits[p + q], x[0], x[1], x[2], x[3], y[0], y[1]);
-      }
-      if (CHUNKS % 2) {
-        const unsigned *x = a + (p * CHUNKS + CHUNKS - 1) * 2, *y = b + q * CHUNKS + CHUNKS - 1;
-        imma(digits[p + q], x[0], x[1], y[0]);
+        const int *c = !begins || t ? digits[w] : START >> w & 1 ? bias : zero;
+        if (t + 1 < CHUNKS) imma(digits[w], x[0], x[1], x[2], x[3], y[0], y[1], c);
+        else imma(digits[w], x[0], x[1], y[0], c);
       }
     }
 }
-/* A whole number as a double, by its bits behind a leading one: conversions are slow. */
-FN double of_int(int x) { return __hiloint2double(0x43300000, x ^ (int)0x80000000) - 4503601774854144.0; }

@@ -51,11 +51,6 @@ class Route:
         """How many thread blocks share a multiprocessor at least: what the registers of a thread leave room for."""
         return 2 if self.whole and self.cut != "double" else 1
 
-    @property
-    def tiles(self) -> tuple[int, int]:
-        """Tiles of 16 rows and of 8 columns that a warp computes."""
-        return (2, 4) if self.cut == "half" and self.whole else (1, 4)
-
 
 def route(plan: Plan) -> Route | None:
     """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
@@ -84,19 +79,24 @@ def route(plan: Plan) -> Route | None:
         cut = "double"
     else:
         return None
-    return Route(cut, _is_short(plan, stage), step)
+    far_from_overflow = high + growth < FARTHEST
+    return Route(cut, is_short(plan) and far_from_overflow, step)
 
 
-def with_limbs(plan: Plan, way: Route, bound: float) -> Route | None:
-    """The same way by INT8 digits, for finite operands that keep sums and C below `bound`; None if that is not exact."""
+def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
+    """The same way by INT8 digits, for finite operands that keep sums and C below `bound`, and a C that is a multiple of
+    `smallest_unit`; None if something might be lost."""
     stage = next(iter(plan.spec.stages.values()))
     if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
         return None
     if stage.aligned and stage.accumulator:
         assert stage.fraction_bits is not None
         last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
-        if max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits > last:
+        reach = max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits
+        if reach > last or smallest_unit < 2.0**reach:
             return None
+        if way.whole:  # not even C loses a bit, so no exponent is needed
+            way = replace(way, step=0)
     digits = limbs(plan.spec.a) + limbs(plan.spec.b)
     return replace(way, cut="limbs") if digits <= 7 and pieces(plan) else None
 
@@ -170,28 +170,28 @@ def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
     return bool(stage.result) and zero <= min([low, *(f.min_exponent for f in running)])
 
 
-def _is_short(plan: Plan, stage: Stage) -> bool:
-    """Whether a block of the first stage ends in FP32, rounded once, so far from overflow that only C can be infinite."""
+def is_short(plan: Plan) -> bool:
+    """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once."""
+    stage = next(iter(plan.spec.stages.values()))
     if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
         return False
     (register,) = stage.result
-    fmt = register.format
-    wide = {(f.min_exponent, f.max_exponent) for f in (fmt, plan.spec.c_format) if f.kind == "float"} == {(-126, 127)}
+    fmt, c_format = register.format, plan.spec.c_format
     told = (stage.fraction_bits is None or stage.fraction_bits > 0) and fmt.mantissa_bits > 0  # a NaN keeps a bit
     once = register.rounding is Rounding.TOWARD_ZERO or (
         register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 23
     )
-    _, high = product_exponents(plan)
     return (
-        wide
+        (fmt.kind, fmt.min_exponent, fmt.max_exponent) == ("float", -126, 127)
+        and (c_format.kind == "float" and c_format.min_exponent >= -126 and c_format.max_exponent <= 127)
+        and max(fmt.mantissa_bits, c_format.mantissa_bits) <= 23
         and once
         and told
-        and max(fmt.mantissa_bits, plan.spec.c_format.mantissa_bits) <= 23
         and (plan.levels[0].plain or not stage.aligned)
         and stage.accumulator_fraction_bits == stage.fraction_bits
+        and stage.rounding in (None, Rounding.TOWARD_ZERO)
         and stage.drop_beyond is None
         and stage.zero == "positive"
         and register.subnormals == "keep"
         and (register.overflow or fmt.overflow) in ("infinity", "ieee")
-        and high + plan.product_growth + stage.terms.bit_length() < 100
     )

@@ -17,7 +17,9 @@ from isa_model.engines.routes import FARTHEST, KEPT, Route, limbs, pieces, produ
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
-WARPS_M, WARPS_N = 2, 4
+TM, TN = 1, 4
+"""Tiles of 16 rows and of 8 columns that a warp computes."""
+WARPS_M, WARPS_N = 4, 2
 THREADS = 32 * WARPS_M * WARPS_N
 
 
@@ -58,14 +60,8 @@ def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]
     return Fragments(1, halves, stage.terms)
 
 
-def padded(way: Route, is_a: bool, size: int) -> int:
-    """Rows of A or columns of B, filled up to what thread blocks compute."""
-    tile = way.tiles[0] * 16 * WARPS_M if is_a else way.tiles[1] * 8 * WARPS_N
-    return size + -size % tile
-
-
-def grid(way: Route, rows: int, columns: int) -> tuple[int, int]:
-    return rows // (way.tiles[0] * 16 * WARPS_M), columns // (way.tiles[1] * 8 * WARPS_N)
+ROWS, COLUMNS = TM * 16 * WARPS_M, TN * 8 * WARPS_N
+"""The tile of D that a thread block computes."""
 
 
 def deal(stage: Stage) -> tuple[int, int]:
@@ -76,7 +72,6 @@ def deal(stage: Stage) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def source(plan: Plan, way: Route) -> str:
     """The CUDA file of a plan: `run` adds A B to C (zeros where C is a null pointer)."""
-    tm, tn = way.tiles
     prelude = (Path(__file__).parent / "prelude.h").read_text()
     mma = (Path(__file__).parent / "mma.h").read_text()
     emitter = _Emitter(plan, Tensor(way))
@@ -87,8 +82,8 @@ def source(plan: Plan, way: Route) -> str:
 {prelude}
 {HELPERS}
 {mma}
-#define TM {tm}
-#define TN {tn}
+#define TM {TM}
+#define TN {TN}
 #define W (4 * TM * TN)
 #define LANES _Pragma("unroll") for (int j = 0; j < W; ++j)
 #define EACH(i, n) _Pragma("unroll") for (int i = 0; i < (n); ++i)
@@ -142,11 +137,12 @@ class _Emitter(CudaEmitter):
         return super().array("float" if single else kind, stem)
 
     def run_block(self, index: int, n: int, k: str, value: str) -> None:
-        if index == 0 and self.target.way.whole:
-            array = "state" if value == "C(j)" else value.removesuffix("[j]")
-            self.write(self.target.whole_block(self.plan, Block(k, tuple(self.terms(0, n))), array))
-        else:
+        if index > 0 or not self.target.way.whole:
             super().run_block(index, n, k, value)
+            return
+        array = "state" if value == "C(j)" else value.removesuffix("[j]")
+        with self.apart_from_c(n, k, value):
+            self.write(self.target.whole_block(self.plan, Block(k, tuple(self.terms(0, n))), array))
 
 
 @dataclass(frozen=True)
@@ -230,20 +226,30 @@ truncated<{chunks}>(sum, magic, cut_a_, cut_b_);"""
         if self.way.cut == "exact":
             zero = "-0.0" if stage.zero == "ieee" else "0.0"
             return f"double sum[4]; EACH(i, 4) sum[i] = {zero};\nchain<{chunks}, SIGNED>(sum, cut_a_, cut_b_);"
-        of_a, of_b = limbs(plan.spec.a), limbs(plan.spec.b)
-        lines = [f"int digits[{of_a + of_b - 1}][4]; double sum[4];"]
-        lines += [f"products<{of_a}, {of_b}, {chunks}>(digits, cut_a_, cut_b_);", "EACH(i, 4) {"]
-        for number, (first, count) in enumerate(pieces(plan)):
+        of_a, of_b, gathered = limbs(plan.spec.a), limbs(plan.spec.b), pieces(plan)
+        # Sums of digits start from 2**31 where a piece begins, so that a piece is a positive whole number: the lower half
+        # of a double whose last place is the piece's unit. What that adds is taken away again.
+        start = sum(1 << first for first, _ in gathered)
+        digit_sums = range(of_a + of_b - 1)
+        lines = [
+            f"int digits[{len(digit_sums)}][4]; double sum[4];",
+            f"products<{of_a}, {of_b}, {chunks}, {start}>(digits, cut_a_, cut_b_);",
+            "EACH(i, 4) {",
+        ]
+        units = [plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent + 8 * first for first, _ in gathered]
+        added = [2.0 ** (unit + 52) + 2.0 ** (unit + 31) for unit in units]
+        if len(added) == 2:  # at once, for the sum of both is a double and lies at the lower one's place
+            added = [0.0, sum(added)]
+        for unit, extra, (first, count) in reversed(list(zip(units, added, gathered, strict=True))):
             whole = " + ".join(f"(digits[{first + i}][i] << {8 * i})" for i in range(count))
-            unit = 2.0 ** (plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent + 8 * first)
-            value = f"of_int({whole})"
-            lines.append(f"sum[i] = fma({value}, {unit!r}, sum[i]);" if number else f"sum[i] = {value} * {unit!r};")
+            part = f"__hiloint2double({1023 + 52 + unit << 20}, {whole})" + (f" - {extra!r}" if extra else "")
+            lines.append(f"sum[i] = {part if first + count == len(digit_sums) else f'sum[i] + ({part})'};")
         return "\n".join([*lines, "}"])
 
     def whole_block(self, plan: Plan, block: Block, name: str) -> str:
         """A block in one piece, down to the register; `name` is an array over lanes that holds FP32."""
         stage = next(iter(plan.spec.stages.values()))
-        loads = "max cut" if stage.aligned else "cut"
+        loads = "max cut" if self.way.step else "cut"
         return self._loop(plan, block, loads, self._short(plan, stage, name))
 
     def _short(self, plan: Plan, stage: Stage, name: str) -> str:
@@ -274,7 +280,7 @@ own[i] = __fmaf_rn(large, -0.25f, __fmaf_rz(large, 0.25f, {name}[j0 + i]));
 truncated<{chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
 EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + i] = y; }}"""
         lines = []
-        if stage.aligned:
+        if self.way.step:
             # Exponents are FP32 fields, biased by 127. `drop`: bits of C below the last one kept.
             lines.append(f"""double magic[4]; float own[4];
 {self._powers(plan)}
@@ -288,11 +294,13 @@ magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
             lines.append(f"double sum[4]; truncated<{chunks}>(sum, magic, cut_a_, cut_b_);")
         else:
             lines.append(self._exact(plan, stage))
-        if stage.aligned:
+        if self.way.step:
             total = "sum[i] + own[i]"
         else:
             total = f"__dadd_rz(sum[i], {name}[j0 + i])" if toward_zero else f"sum_to_odd(sum[i], {name}[j0 + i])"
-        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y + 0.0f; }}")
+        # Sums of whole units of FP32's smallest number do not vanish into a negative zero.
+        plus_zero = " + 0.0f" if self.way.cut == "double" or kept < 23 else ""
+        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y{plus_zero}; }}")
         return "\n".join(lines)
 
 
@@ -323,9 +331,9 @@ extern "C" __global__ void pack(long words, int blocks, int rows, long row_strid
     }}
     out[word] = result;
   }}
-  if (most) {{
+  if (most) {{ /* few find more than was found before */
     magnitude = __reduce_max_sync(0xFFFFFFFFu, magnitude);
-    if (threadIdx.x % 32 == 0) atomicMax(most, magnitude);
+    if (threadIdx.x % 32 == 0 && magnitude > *(volatile unsigned *)most) atomicMax(most, magnitude);
   }}
 }}
 """
