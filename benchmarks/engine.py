@@ -3,8 +3,9 @@
 Prints multiply-accumulates per second on random normal data of our CPU engine at 256 x 256 x 4096 and, where there is an
 NVIDIA GPU and the extra `kernels`, of our GPU engine at 4096^3 on arrays that lie there; beside them mmasim 2.1.1 and
 mmaemu 0.1.0, where they are installed (extra `oracle`). After one call to warm up they take turns, and the medians count,
-so that what else the machine does meets all alike. `--record FILE` saves the run. The time that `codesign validate` takes
-as a process comes last. Nothing here can fail a test.
+so that what else the machine does meets all alike. `--one-core` gives the CPU models one core each and counts its seconds of
+work, for machines that are busy. `--record FILE` saves the run. The time that `codesign validate` takes as a process comes
+last. Nothing here can fail a test.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 from codesign.proposal import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
+from isa_model.engines import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -86,7 +88,9 @@ Work = tuple[int, Callable[[], object]]
 """Multiply-accumulates, and what computes them."""
 
 
-def speeds(makers: dict[str, Callable[[], Work | None]], rounds: int = 5) -> dict[str, float | None]:
+def speeds(
+    makers: dict[str, Callable[[], Work | None]], clock: Callable[[], float], rounds: int = 5
+) -> dict[str, float | None]:
     """Multiply-accumulates per second of each, medians over calls in turn; None where there is no work or it fails."""
     works: dict[str, Work | None] = {}
     times: dict[str, list[float]] = {who: [] for who in makers}
@@ -94,7 +98,7 @@ def speeds(makers: dict[str, Callable[[], Work | None]], rounds: int = 5) -> dic
         for who, maker in makers.items():
             try:
                 work = works[who] = works[who] if who in works else maker()
-                started = time.perf_counter()
+                started = clock()
                 if work is not None:
                     work[1]()
             except Exception as error:
@@ -102,7 +106,7 @@ def speeds(makers: dict[str, Callable[[], Work | None]], rounds: int = 5) -> dic
                 print(f"  ({who}: {type(error).__name__}: {first})", file=sys.stderr)
                 works[who] = None
             else:
-                times[who] += [time.perf_counter() - started] * bool(turn)
+                times[who] += [clock() - started] * bool(turn)
     return {who: work and work[0] / statistics.median(times[who]) for who, work in works.items()}
 
 
@@ -209,12 +213,19 @@ def of_mmaemu(name: str, device: str) -> Work | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, help="save the run as JSON")
+    parser.add_argument("--one-core", action="store_true", help="one core each on the CPU, by its seconds of work")
     arguments = parser.parse_args()
+    clock = time.perf_counter
+    if arguments.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        clock = time.process_time
     devices: dict[str, Callable[[Instruction], Work]] = {"cpu": of_cpu}
     try:
         import torch
 
-        if torch.cuda.is_available():
+        if arguments.one_core:
+            torch.set_num_threads(1)
+        elif torch.cuda.is_available():
             devices["cuda"] = of_gpu
     except ImportError:
         pass
@@ -228,7 +239,7 @@ def main() -> None:
                 "mmasim": partial(of_mmasim, name, device),
                 "mmaemu": partial(of_mmaemu, name, device),
             }
-            row = {"device": device, "instruction": name, **speeds(makers)}
+            row = {"device": device, "instruction": name, **speeds(makers, clock)}
             rows.append(row)
             figures = " ".join(f"{row[who] or float('nan'):9.2e}" for who in makers)
             print(f"  {name:<72} {figures}", flush=True)
@@ -241,13 +252,22 @@ def main() -> None:
     seconds = statistics.median(times)
     print(f"codesign validate: {seconds:.3f} s")
     if arguments.record:
-        save(arguments.record, rows, seconds)
+        save(arguments.record, rows, seconds, " --one-core" * arguments.one_core)
 
 
-def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float) -> None:
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, options: str) -> None:
     from codesign.evaluate import commit
 
-    machine: dict[str, Any] = {"cpu_cores": os.cpu_count(), "python": platform.python_version()}
+    machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):
         from codesign.live import machine as gpu
 
@@ -260,7 +280,7 @@ def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float) -> Non
             versions[package] = getattr(sys.modules.get(package), "__version__", "not installed")
     record = {
         "schema_version": 1,
-        "command": "python benchmarks/engine.py",
+        "command": f"python benchmarks/engine.py{options}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         **machine,

@@ -93,14 +93,20 @@ def test_panels_that_are_not_full_change_nothing(shape):
 
 def one_product(**fields):
     """An instruction of one exact product and C, in FP32."""
-    register = {"format": fields.get("accumulator", "fp32"), "rounding": "nearest-even", "overflow": fields.pop("over", None)}
+    register = {
+        "format": fields.get("accumulator", "fp32"),
+        "rounding": "nearest-even",
+        "overflow": fields.pop("over", None),
+    }
     stages = {"sum": {"terms": 1, "accumulator": True, "zero": "ieee", "result": [register]}}
     spec = {"a": "e5m2", "b": "e2m1", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 1}, "stages": stages}
     return Instruction.model_validate(spec | fields)
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.storage_bits <= 16 and f.zero] + ["e5m6", "ue3m2fn"])
+@pytest.mark.parametrize(
+    "name", [n for n, f in FORMATS.items() if f.storage_bits <= 16 and f.zero] + ["e5m6", "ue3m2fn"]
+)
 def test_every_code_is_read_as_its_number(quick_to_compile, name):
     """All codes of a format as A and as B, with neighbours of K that have other scales, as the portable engine reads them."""
     fmt = named(name)
@@ -142,6 +148,34 @@ def test_groups_of_scales_may_lie_across_the_chunks_of_k(quick_to_compile, onto,
     assert Plan(spec).scales_fold == (onto == "products")
     a, b, c, scales = operands(spec, 1, "like", m=131, n=67, steps=300)
     assert np.array_equal(cpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))
+
+
+@needs_compiler
+def test_a_sum_of_several_products_is_not_rounded_before_c_joins_it(quick_to_compile):
+    """2**16 + 2**-7 + 2**-8 lies halfway between two FP32 numbers; a C of -2**-60 decides, though no double holds all of it."""
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    stages = {"sum": {"terms": 4, "accumulator": True, "result": fp32}}
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 4}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[256, 2.0**-4, 2.0**-4, 0]])) for _ in "ab")
+    b[0, 1:3] = encode_array(spec.b, np.array([2.0**-3, 2.0**-4]))
+    c = np.full((1, 1), -(2.0**-60), np.float32).view(np.uint32)
+    assert cpu.matmul(spec, a, b.T, c).view(np.float32) == np.float32(2.0**16 + 2.0**-7)
+
+
+@needs_compiler
+def test_a_zero_holds_the_window_up_only_where_there_is_one(quick_to_compile):
+    """An exponent of zeros above those of all numbers counts in blocks that have a zero, and in no other."""
+    window = {"fraction_bits": 0, "rounding": "toward-zero", "zero_exponent": 3}
+    stages = {
+        "sum": {"terms": 2, "accumulator": True, **window, "result": {"format": "fp32", "rounding": "toward-zero"}}
+    }
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 2}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[1.0, 2.5], [1.0, 0.0]])) for _ in "ab")
+    for c, expected in ((1.0, 4.0), (0.0, 0.0)):
+        start = np.full((2, 2), c, np.float32).view(np.uint32)
+        got = cpu.matmul(spec, a, b.T, start)
+        assert np.array_equal(got, matmul(spec, a, b.T, start, engine="golden").view(np.uint32))
+        assert got.view(np.float32)[0, 0] == expected
 
 
 @needs_compiler

@@ -29,7 +29,11 @@ def fused(a="e4m3", b="e4m3", terms=32, bits=13, register=None, zero_exponent=-1
     """One aligned (or with `bits` None exact) sum of products and C, or a chain of them promoted to FP32."""
     stage = {"terms": terms, "accumulator": True, "result": register or TO_ZERO}
     if bits is not None:
-        stage |= {"fraction_bits": bits, "rounding": more.pop("rounding", "toward-zero"), "zero_exponent": zero_exponent}
+        stage |= {
+            "fraction_bits": bits,
+            "rounding": more.pop("rounding", "toward-zero"),
+            "zero_exponent": zero_exponent,
+        }
     if "interleave" in more:
         stage["interleave"] = more.pop("interleave")
     stages = {"fuse": stage}
@@ -127,7 +131,9 @@ def random_specs(count, seed=0):
         more |= {"flush_inputs": True} if rng.random() < 0.2 else {}
         more |= {"c": "fp16"} if rng.random() < 0.2 else {}
         formats = [str(name) for name in rng.choice(FORMATS, 2)]
-        register = [TO_ZERO, NEAREST, E8M13, NEAREST | {"format": "fp16"}, TO_ZERO | {"subnormals": "flush"}][rng.integers(5)]
+        register = [TO_ZERO, NEAREST, E8M13, NEAREST | {"format": "fp16"}, TO_ZERO | {"subnormals": "flush"}][
+            rng.integers(5)
+        ]
         spec = fused(*formats, terms, bits, register, [-133, None][rng.integers(2)], [None, 3][rng.integers(2)], **more)
         try:
             if routes.route(Plan(spec)):
@@ -163,7 +169,9 @@ def test_each_case_takes_its_way(name):
     """Narrow windows go through HMMA, wide ones through DMMA, sums that lose nothing through one DMMA."""
     way = routes.route(Plan(CASES[name]))
     assert way is not None
-    assert way.cut == next(cut for cut, cases in (("half", HALF), ("double", DOUBLE), ("exact", EXACT)) if name in cases)
+    assert way.cut == next(
+        cut for cut, cases in (("half", HALF), ("double", DOUBLE), ("exact", EXACT)) if name in cases
+    )
 
 
 @pytest.mark.parametrize("name", NEITHER)

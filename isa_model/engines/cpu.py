@@ -37,7 +37,14 @@ CHUNK = 256
 """About how many of K a thread reads at a time."""
 WORK_OF_A_THREAD = 1 << 18
 """Multiply-accumulates worth starting a thread for."""
-FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS: tuple[str, ...] = (
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
 
@@ -57,7 +64,7 @@ def matmul(
     (m, n), k = c.shape, a.shape[1]
     d = np.empty((m, n), code_dtype(spec.accumulator))
     matrices = [a, b, c, d, scale_a, scale_b]
-    strides = [0 if x is None else stride // x.itemsize for x in matrices for stride in (x.strides if x is not None else (0, 0))]
+    strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
     pointers = [None if x is None else x.ctypes.data for x in matrices]
     threads = min(cores(), 1 + m * n * k // WORK_OF_A_THREAD)
     failed = function(

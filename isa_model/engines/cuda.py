@@ -156,7 +156,8 @@ class CudaEmitter(Emitter):
         self.write(self.target.largest(plan, block, tops, None))
         # Zeros, infinities and NaNs, subnormals, and zeros that count above every term, are seen to apart.
         few = f" | ({largest}[j] < {zero})" if zero is not None else ""
-        self.write(f"""int special = 0;
+        self.write(f"""{{
+int special = 0;
 LANES {{
 const int field = (unsigned)(__float_as_int((float){value}) << 1) >> 24;
 {largest}[j] = larger(widen({tops}[j]), field - 127);
@@ -170,6 +171,7 @@ if (special) {{""")
         self.write(f"""LANES {{
 const int e = widen({tops}[j]), of_c = alignf((float){value});
 {largest}[j] = {f"larger(e, {counted})" if lows else "larger(e, of_c)"};
+}}
 }}
 }}
 LANES {magic}[j] = pow2({52 - bits} + larger({largest}[j], {plan.min_product_exponent}));""")

@@ -127,7 +127,9 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         products = float(most.view(torch.float32).prod()) * k
         # Twice: a register may round sums up a little.
-        way = routes.with_limbs(plan, way, 2 * (products + largest) if isfinite(products + largest) else inf, unit) or way
+        way = (
+            routes.with_limbs(plan, way, 2 * (products + largest) if isfinite(products + largest) else inf, unit) or way
+        )
     if way.cut != "limbs":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
@@ -192,7 +194,11 @@ def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: in
         words = [values.view(np.int64) >> 32]
     else:
         words = digits_of(fmt, np.where(np.isfinite(values), values, 0.0))
-    return _torch().from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32)).cuda()
+    return (
+        _torch()
+        .from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32))
+        .cuda()
+    )
 
 
 def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
@@ -237,7 +243,7 @@ def _torch() -> Any:
 def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Operand:
     """operands.side on the GPU, columns filled up with zeros to a whole number of tiles."""
     torch = _torch()
-    fmt, scale, k_group, group = of_side(plan.spec, is_a)
+    fmt, scale, k_group, _ = of_side(plan.spec, is_a)
     columns = codes.shape[1]
     fill = -columns % tile
     if fill:

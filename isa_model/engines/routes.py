@@ -145,7 +145,9 @@ def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) 
     """Whether C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the way `half`."""
     low, high = product_exponents(plan)
     bits = next(iter(plan.spec.stages.values())).fraction_bits or 0
-    return smallest_unit >= 2.0 ** (low - 1 - bits) and largest + k * 2.0 ** (high + plan.product_growth) < 2.0**FARTHEST
+    return (
+        smallest_unit >= 2.0 ** (low - 1 - bits) and largest + k * 2.0 ** (high + plan.product_growth) < 2.0**FARTHEST
+    )
 
 
 def product_exponents(plan: Plan) -> tuple[int, int]:

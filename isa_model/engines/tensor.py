@@ -286,7 +286,8 @@ EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + 
 {self._powers(plan)}
 EACH(i, 4) {{
 const int c = __float_as_int({name}[j0 + i]), of_c = (unsigned)(c << 1) >> 24;
-const int e = __viaddmax_s32(top[i] == 0 ? -1000 : __float_as_int(top[i]) >> {shift}, {low - 1 + 127}, of_c), drop = e - of_c + {23 - bits};
+const int found = top[i] == 0 ? -1000 : __float_as_int(top[i]) >> {shift};
+const int e = __viaddmax_s32(found, {low - 1 + 127}, of_c), drop = e - of_c + {23 - bits};
 own[i] = __int_as_float(drop > 23 ? 0 : c & shifted_ones({"larger(drop, 0)" if bits > 23 else "drop"}));
 magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
 }}""")
@@ -300,7 +301,9 @@ magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
             total = f"__dadd_rz(sum[i], {name}[j0 + i])" if toward_zero else f"sum_to_odd(sum[i], {name}[j0 + i])"
         # Sums of whole units of FP32's smallest number do not vanish into a negative zero.
         plus_zero = " + 0.0f" if self.way.cut == "double" or kept < 23 else ""
-        lines.append(f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y{plus_zero}; }}")
+        lines.append(
+            f"EACH(i, 4) {{ float y = __double2float_{mode}({total}); {mask} {name}[j0 + i] = y{plus_zero}; }}"
+        )
         return "\n".join(lines)
 
 
