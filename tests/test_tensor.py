@@ -109,13 +109,29 @@ EXACT = {
     "INT4": load("hopper.mma.m16n8k32.s32.s4.u4.s32.satfinite"),
     "NVFP4": load("blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3"),
 }
-CASES = HALF | DOUBLE | EXACT
+WIDE = {
+    "E5M2 exactly": fused("e5m2", "e5m2", bits=None, register=NEAREST),
+    "E4M3 by E5M2 exactly, towards zero": fused("e4m3", "e5m2", bits=None),
+    "a chain of wide sums": fused("e5m2", "e4m3", bits=None, register=NEAREST, chain=2),
+}
+WAYS = {"half": HALF, "double": DOUBLE, "exact": EXACT, "limbs": WIDE}
+CASES = HALF | DOUBLE | EXACT | WIDE
 NEITHER = {
     "products rounded to nearest": fused(rounding="nearest-even"),
     "TF32": load("hopper.wgmma.m64n8k8.f32.tf32.tf32"),
     "zeros that count": fused("e5m2", "e5m2", zero_exponent=-20),
     "exponents too far apart": load("hopper.wgmma.m64n8k16.f32.bf16.bf16"),
 }
+
+
+ON_CUDA_CORES = [
+    "ada.mma.m16n8k4.f32.tf32.tf32.f32",
+    "hopper.wgmma.m64n256k16.f32.bf16.bf16",
+    "cdna1.mfma.f32_32x32x4bf16",
+    "cdna1.mfma.f32_32x32x8f16",
+    "cdna2.mfma.f32_32x32x8f16",
+    "cdna3.mfma.f32_32x32x4_2b_bf16",
+]
 
 
 def random_specs(count, seed=0):
@@ -166,12 +182,10 @@ needs_hopper = pytest.mark.skipif(not has_hopper(), reason="no Hopper GPU")
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_case_takes_its_way(name):
-    """Narrow windows go through HMMA, wide ones through DMMA, sums that lose nothing through one DMMA."""
+    """Narrow windows go through HMMA, wide ones through DMMA, lossless sums through one DMMA or, wider than that, digits."""
     way = routes.route(Plan(CASES[name]))
     assert way is not None
-    assert way.cut == next(
-        cut for cut, cases in (("half", HALF), ("double", DOUBLE), ("exact", EXACT)) if name in cases
-    )
+    assert way.cut == next(cut for cut, cases in WAYS.items() if name in cases)
 
 
 @pytest.mark.parametrize("name", NEITHER)
@@ -277,14 +291,24 @@ def test_the_chip_itself_is_an_engine(name):
 
 
 @needs_hopper
-@pytest.mark.parametrize("name", ["hopper.mma.m8n8k4.f64.f64.f64.f64", "cdna1.mfma.f32_32x32x4bf16"])
-def test_chains_and_odd_sums_on_cuda_cores(name):
-    """FP64's fused multiply-adds, and three parts added by rounding modes, give the golden model's codes."""
+@pytest.mark.parametrize("name", ["hopper.mma.m8n8k4.f64.f64.f64.f64", "cdna2.mfma.f64_16x16x4f64"])
+def test_fp64_is_a_chain_of_the_chips_own_additions(name):
+    """FP64's fused multiply-adds give the golden model's codes."""
     spec = load(name)
     for kind in KINDS:
         x = draw(spec, kind, np.random.default_rng(6), 9, 7, spec.shape.k * 3)
         expected = matmul(spec, x.a, x.b, x.c, engine="golden").view(code_dtype(spec.accumulator))
         assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), expected), kind
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", ON_CUDA_CORES)
+def test_cuda_cores_give_the_other_engines_codes(name):
+    """What no Tensor Core takes: exponents of BF16 and TF32 to both ends, odd sums of three parts, trees of FP32 sums."""
+    spec = load(name)
+    for kind in KINDS:
+        x = products(spec, kind)
+        assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
 
 
 def test_native_refuses_what_no_chip_computes():

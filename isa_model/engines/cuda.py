@@ -14,7 +14,7 @@ from typing import ClassVar
 from isa_model.codec import encode, infinity
 from isa_model.engines.emit import Block, Emitter
 from isa_model.engines.plan import LANE_BITS, Plan
-from isa_model.engines.routes import is_short
+from isa_model.engines.routes import c_is_apart, is_short
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
@@ -136,14 +136,13 @@ class CudaEmitter(Emitter):
     @contextmanager
     def apart_from_c(self, n: int, k: str, value: str) -> Iterator[None]:
         """What is written inside does not meet C where C's format is not the register's: the longer text meets it."""
-        stage = self.stages[0]
-        other = self.spec.c_format.min_exponent != stage.result[-1].format.min_exponent and len(self.stages) == 1
-        if other and n == 0:
+        apart = n == 0 and c_is_apart(self.plan)
+        if apart:
             self.write(f"if ({k} == 0) {{")
             super().run_block(0, n, k, value)
             self.write("} else {")
         yield
-        if other and n == 0:
+        if apart:
             self.write("}")
 
     def short_block(self, stage: Stage, block: Block, value: str) -> None:

@@ -54,10 +54,10 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     if cuda.is_fma_chain(spec):
         return _chained(spec, a, b, c)
     plan, way = _planned(spec)
-    if way is not None and not _is_hopper():
-        way = None
-    if way is not None:
-        return _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
+    if way is not None and _is_hopper():
+        d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
+        if d is not None:
+            return d
     kernel = _kernel(source(plan))
     (m, k), n = a.shape, b.shape[1]
     tm, tn = tile(plan)
@@ -112,6 +112,7 @@ _plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
 
 
 def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+    """D by way of the Tensor Cores, or None where there is no other way than digits and operands are not finite."""
     torch = _torch()
     spec = plan.spec
     (m, k), n = a.shape, b.shape[1]
@@ -126,10 +127,11 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         digits = replace(way, cut="limbs")
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         products = float(most.view(torch.float32).prod()) * k
-        # Twice: a register may round sums up a little.
-        way = (
-            routes.with_limbs(plan, way, 2 * (products + largest) if isfinite(products + largest) else inf, unit) or way
-        )
+        bound = 2 * (products + largest)  # twice: a register may round sums up a little
+        found = routes.with_limbs(plan, way, bound if isfinite(bound) else inf, unit)
+        if found is None and way.cut == "limbs":
+            return None
+        way = found or way
     if way.cut != "limbs":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]

@@ -10,7 +10,8 @@ What they lose is made to be what the spec loses:
   last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
   positive products, P, whence the signed sum 2 P - T.
 - `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
-- `limbs`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs.
+- `limbs`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs; sums
+  may be wider than FP64.
 
 The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
 2**step terms are added.
@@ -56,10 +57,13 @@ def route(plan: Plan) -> Route | None:
     """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
     spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
     folded = plan.scales_fold and spec.scale is not None
-    if not plan.fused_products or folded or plan.infinite_from is not None:
+    if folded or plan.infinite_from is not None or stage.terms > LONGEST:
         return None
-    if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or stage.terms > LONGEST:
+    if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
         return None
+    if not plan.fused_products:  # sums wider than FP64
+        wide = stage.fraction_bits is None and is_short(plan) and limbs(spec.a) + limbs(spec.b) <= 10
+        return Route("limbs", True, 0) if wide and pieces(plan) else None
     needs_exponent = stage.aligned or not stage.result
     low, high = product_exponents(plan)
     values = high - low + 1
@@ -87,6 +91,8 @@ def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Ro
     """The same way by INT8 digits, for finite operands that keep sums and C below `bound`, and a C that is a multiple of
     `smallest_unit`; None if something might be lost."""
     stage = next(iter(plan.spec.stages.values()))
+    if way.cut == "limbs":
+        return way if bound < 2.0**RANGE else None
     if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
         return None
     if stage.aligned and stage.accumulator:
@@ -95,7 +101,7 @@ def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Ro
         reach = max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits
         if reach > last or smallest_unit < 2.0**reach:
             return None
-        if way.whole:  # not even C loses a bit, so no exponent is needed
+        if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
             way = replace(way, step=0)
     digits = limbs(plan.spec.a) + limbs(plan.spec.b)
     return replace(way, cut="limbs") if digits <= 7 and pieces(plan) else None
@@ -197,3 +203,9 @@ def is_short(plan: Plan) -> bool:
         and register.subnormals == "keep"
         and (register.overflow or fmt.overflow) in ("infinity", "ieee")
     )
+
+
+def c_is_apart(plan: Plan) -> bool:
+    """Whether the first block meets C in a format with other exponents than the running value's."""
+    stage, *others = plan.spec.stages.values()
+    return not others and plan.spec.c_format.min_exponent != stage.result[-1].format.min_exponent

@@ -230,21 +230,27 @@ truncated<{chunks}>(sum, magic, cut_a_, cut_b_);"""
         # Sums of digits start from 2**31 where a piece begins, so that a piece is a positive whole number: the lower half
         # of a double whose last place is the piece's unit. What that adds is taken away again.
         start = sum(1 << first for first, _ in gathered)
-        digit_sums = range(of_a + of_b - 1)
-        lines = [
-            f"int digits[{len(digit_sums)}][4]; double sum[4];",
-            f"products<{of_a}, {of_b}, {chunks}, {start}>(digits, cut_a_, cut_b_);",
-            "EACH(i, 4) {",
-        ]
+        wide = not plan.fused_products  # wider than FP64: two pieces apart, which come to an upper and a lower double
+        digits = f"int digits[{of_a + of_b - 1}][4]; double sum[4]{', low[4]' if wide else ''};"
+        lines = [digits, f"products<{of_a}, {of_b}, {chunks}, {start}>(digits, cut_a_, cut_b_);", "EACH(i, 4) {"]
+        lines += self._added("sum", plan, gathered[2:] if wide else gathered)
+        if wide:
+            lines += self._added("low", plan, gathered[:2])
+        return "\n".join([*lines, "}"])
+
+    @staticmethod
+    def _added(name: str, plan: Plan, gathered: list[tuple[int, int]]) -> list[str]:
+        """Text that sets `name[i]` to the sum of some pieces."""
         units = [plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent + 8 * first for first, _ in gathered]
         added = [2.0 ** (unit + 52) + 2.0 ** (unit + 31) for unit in units]
-        if len(added) == 2:  # at once, for the sum of both is a double and lies at the lower one's place
+        if len(added) == 2:  # at once: the sum of both is a double with the lower one's last place
             added = [0.0, sum(added)]
+        lines = []
         for unit, extra, (first, count) in reversed(list(zip(units, added, gathered, strict=True))):
             whole = " + ".join(f"(digits[{first + i}][i] << {8 * i})" for i in range(count))
             part = f"__hiloint2double({1023 + 52 + unit << 20}, {whole})" + (f" - {extra!r}" if extra else "")
-            lines.append(f"sum[i] = {part if first + count == len(digit_sums) else f'sum[i] + ({part})'};")
-        return "\n".join([*lines, "}"])
+            lines.append(f"{name}[i] = {f'{name}[i] + ({part})' if lines else part};")
+        return lines
 
     def whole_block(self, plan: Plan, block: Block, name: str) -> str:
         """A block in one piece, down to the register; `name` is an array over lanes that holds FP32."""
@@ -298,7 +304,9 @@ magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
         if self.way.step:
             total = "sum[i] + own[i]"
         else:
-            total = f"__dadd_rz(sum[i], {name}[j0 + i])" if toward_zero else f"sum_to_odd(sum[i], {name}[j0 + i])"
+            terms = f"sum[i], {name}[j0 + i]" if plan.fused_products else f"sum[i], low[i], {name}[j0 + i]"
+            once = toward_zero and plan.fused_products
+            total = f"__dadd_rz({terms})" if once else f"sum_to_odd({terms})"
         # Sums of whole units of FP32's smallest number do not vanish into a negative zero.
         plus_zero = " + 0.0f" if self.way.cut == "double" or kept < 23 else ""
         lines.append(
