@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import frexp
 from pathlib import Path
 from typing import ClassVar
 
 from isa_model.codec import encode, infinity
-from isa_model.engines.emit import Block, Emitter
-from isa_model.engines.plan import LANE_BITS, Plan
+from isa_model.engines.emit import Block, Emitter, Term
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan
 from isa_model.engines.routes import c_is_apart, is_short
-from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction
+from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
@@ -124,10 +124,38 @@ class CudaEmitter(Emitter):
             return super().to_odd(parts)
         return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd")
 
+    def cut(self, value: str, known: str, fraction_bits: int | None, stage: Stage) -> str:
+        index = next(i for i, s in enumerate(self.stages) if s is stage)
+        growth = max(term.growth for term in self.plan.addends[index])
+        if stage.rounding not in (Rounding.DOWN, Rounding.UP) or growth + (fraction_bits or 0) > LANE_BITS - 3:
+            return super().cut(value, known, fraction_bits, stage)
+        mode = "rd" if stage.rounding is Rounding.DOWN else "ru"
+        magic = self.let("double", f"1.5 * pow2(52 + {known} - {fraction_bits})", "magic")
+        return self.let("double", f"copysign(__dadd_{mode}({value}, {magic}) - {magic}, {value})", "c")
+
+    def summed(self, index: int, stage: Stage, parts: Sequence[str], largest: str) -> Term:
+        self.top = self.plan.levels[index].top
+        term = super().summed(index, stage, parts, largest)
+        self.top = RANGE
+        return term
+
+    top = RANGE
+    """What is being rounded is below 2 to this power."""
+
+    def rounded(self, value: str, register: Register) -> str:
+        text = super().rounded(value, register)
+        if register.format.kind == "float" and self.top <= register.format.max_exponent:
+            overflow = f"OVER_{(register.overflow or register.format.overflow).upper()},"
+            self.lines[-1] = self.lines[-1].replace(overflow, "OVER_NEVER,")
+        return text
+
     def run_block(self, index: int, n: int, k: str, value: str) -> None:
         stage = self.stages[0]
-        magic = isinstance(self.target, Cuda) and self.target.magic(self.plan, stage)
-        if index > 0 or not magic or self.target.lane == "float" or not is_short(self.plan):
+        magic = (
+            isinstance(self.target, Cuda) and self.target.magic(self.plan, stage) and self.plan.infinite_from is None
+        )
+        short = is_short(self.plan) or is_short(self.plan, in_fp16=True)
+        if index > 0 or not magic or self.target.lane == "float" or not short:
             super().run_block(index, n, k, value)
             return
         with self.apart_from_c(n, k, value):
@@ -153,13 +181,14 @@ class CudaEmitter(Emitter):
         tops, largest = self.array("short", "top"), self.array("int", "largest")
         sums, magic = self.array("double", "sum"), self.array("double", "magic")
         self.write(self.target.largest(plan, block, tops, None))
+        lowest = register.format.min_exponent
         # Zeros, infinities and NaNs, subnormals, and zeros that count above every term, are seen to apart.
         few = f" | ({largest}[j] < {zero})" if zero is not None else ""
         self.write(f"""{{
 int special = 0;
 LANES {{
 const int field = (unsigned)(__float_as_int((float){value}) << 1) >> 24;
-{largest}[j] = larger(widen({tops}[j]), field - 127);
+{largest}[j] = larger(widen({tops}[j]), larger(field - 127, {lowest}));
 special |= ((unsigned)(field - 1) > 253){few};
 }}
 if (special) {{""")
@@ -168,7 +197,7 @@ if (special) {{""")
             self.write(self.target.largest(plan, block, tops, lows))
         counted = f"larger({lows}[j] <= OPERAND_NONE / 2 ? {zero} : e, of_c == NONE ? {zero} : of_c)"
         self.write(f"""LANES {{
-const int e = widen({tops}[j]), of_c = alignf((float){value});
+const int e = widen({tops}[j]), of_c = align((float){value}, {lowest});
 {largest}[j] = {f"larger(e, {counted})" if lows else "larger(e, of_c)"};
 }}
 }}
@@ -178,13 +207,16 @@ LANES {magic}[j] = pow2({52 - bits} + larger({largest}[j], {plan.min_product_exp
         toward_zero = register.rounding is Rounding.TOWARD_ZERO
         over = (register.overflow or register.format.overflow) == "infinity" and toward_zero
         infinite = "y = (y == y) & (beyond >= 0x47F00000) ? copysignf(INFINITY, y) : y;" if over else ""
-        mask = -1 << (23 - register.format.mantissa_bits)
+        mask = -1 << (23 - register.format.mantissa_bits) if lowest == -126 else -1
+        rounded = (
+            f"__double2float_{'rz' if toward_zero else 'rn'}(total)" if lowest == -126 else "(float)to_fp16(total)"
+        )
         self.write(f"""LANES {{
 const int c = __float_as_int((float){value}), field = (unsigned)(c << 1) >> 24;
 const int drop = larger({largest}[j] - larger(field, 1) + {127 + 23 - bits}, 0); /* bits below the last one kept */
 const int own = field == 255 ? c : drop > 23 ? 0 : c & shifted_ones(drop);
 const double total = {sums}[j] + __int_as_float(own);
-float y = __double2float_{"rz" if toward_zero else "rn"}(total);
+float y = {rounded};
 {"const int beyond = __double2hiint(total) & 0x7FFFFFFF; /* 2**128 or more? */" if over else ""}
 {infinite}
 {f"if (y == y) y = __int_as_float(__float_as_int(y) & {mask});" if mask != -1 else ""}
@@ -224,6 +256,8 @@ FN double sum_to_odd(double x, double y, double z) {
   return __double2loint(down) == __double2loint(up) ? sum_to_odd(up, z) : slow_sum_to_odd(x, y, z);
 }
 
+/* The nearest FP16 number. */
+FN double to_fp16(double x) { return convert(x, NEAREST_EVEN, 15, 10); }
 /* Bits n and above; none from 32 on. */
 FN int shifted_ones(int n) {
   int mask;
@@ -284,16 +318,31 @@ LANES {{ {unpack} }}"""
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
         if self.lane == "float":
             return self._cut_as_integers(plan, block, inverse, out)
-        if self.magic(plan, stage):
-            # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
-            factor = 1.0 if stage.rounding is Rounding.TOWARD_ZERO else 1.5
-            magic = f"double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));"
-            return f"""{magic}
+        assert stage.rounding is not None
+        assert stage.fraction_bits is not None
+        product = f"whole({self._product(plan)} * {inverse}[j], {stage.rounding.name})"
+        slow = self._sum(block, stage, out, product, "", "")
+        if not self.magic(plan, stage):
+            return slow
+        # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
+        factor = 1.0 if stage.rounding is Rounding.TOWARD_ZERO else 1.5
+        fast = f"""double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));
 {self.sum_above(block, stage, out, f"magic_{out}")}
 LANES {{ {out}[j] = {out}[j] * {inverse}[j]; }}"""
-        assert stage.rounding is not None
-        product = f"whole({self._product(plan)} * {inverse}[j], {stage.rounding.name})"
-        return self._sum(block, stage, out, product, "", "")
+        if plan.infinite_from is None:
+            return fast
+        # Only a block with an exponent as large as this has products that count as infinite.
+        largest = f"{stage.fraction_bits} - leading({inverse}[j])"
+        far = frexp(plan.infinite_from)[1] - 1 - plan.product_growth
+        return f"""{{
+int large = 0;
+LANES large |= {largest} > {far};
+if (large) {{
+{slow}
+}} else {{
+{fast}
+}}
+}}"""
 
     CUTS: ClassVar = {
         Rounding.TOWARD_ZERO: "cut_toward_zero",
@@ -305,8 +354,7 @@ LANES {{ {out}[j] = {out}[j] * {inverse}[j]; }}"""
     def magic(self, plan: Plan, stage: Stage) -> bool:
         """Whether a product can be cut as it is added to a number whose last bit is the last one kept."""
         bits = plan.product_growth + (stage.fraction_bits or 0)
-        fused = plan.fused_products and plan.infinite_from is None
-        return fused and stage.rounding in self.CUTS and bits <= LANE_BITS - 2
+        return plan.fused_products and stage.rounding in self.CUTS and bits <= LANE_BITS - 2
 
     def sum_above(self, block: Block, stage: Stage, out: str, magic: str) -> str:
         """Text that sets `out[j]` to the sum of products, each cut at the last bit of `magic[j]`."""
@@ -391,43 +439,3 @@ const int kk = {block.base} + {first} + u * {stride} + t;
 {body}
 }}"""
     return f"for (int u = 0; u < {runs}; ++u) {{\n{inner}\n}}"
-
-
-def is_fma_chain(spec: Instruction) -> bool:
-    """Whether a spec is FP64 fused multiply-adds, one product after the other: wider than lanes, but the chip has them."""
-    (stage, *others) = spec.stages.values()
-    fp64 = FORMATS["fp64"]
-    return (
-        not others
-        and (spec.a, spec.b, spec.c_format, spec.accumulator) == (fp64, fp64, fp64, fp64)
-        and (stage.terms, stage.aligned, stage.zero, stage.interleave) == (1, False, "ieee", None)
-        and stage.result == (Register(format=fp64, rounding=Rounding.NEAREST_EVEN),)
-        and (spec.scale, spec.widen, spec.infinite_from, spec.flush_inputs) == (None, None, None, False)
-    )
-
-
-FMA_CHAIN = f"""
-/* D = A B + C in place; A (K, m) and B (K, n). */
-extern "C" __global__ void run(int m, int n, int k, const double *__restrict__ a, const double *__restrict__ b, double *d) {{
-  const int row = (blockIdx.x * {THREADS_M} + threadIdx.x / {THREADS_N}) * 4;
-  const int column = (blockIdx.y * {THREADS_N} + threadIdx.x % {THREADS_N}) * 4;
-  double sum[4][4];
-#pragma unroll
-  for (int i = 0; i < 16; ++i)
-    sum[i / 4][i % 4] = row + i / 4 < m && column + i % 4 < n ? d[(long)(row + i / 4) * n + column + i % 4] : 0;
-#pragma unroll 2
-  for (int t = 0; t < k; ++t) {{
-    double x[4], y[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {{
-      x[i] = a[(long)t * m + min(row + i, m - 1)];
-      y[i] = b[(long)t * n + min(column + i, n - 1)];
-    }}
-#pragma unroll
-    for (int i = 0; i < 16; ++i) sum[i / 4][i % 4] = __fma_rn(x[i / 4], y[i % 4], sum[i / 4][i % 4]);
-  }}
-#pragma unroll
-  for (int i = 0; i < 16; ++i)
-    if (row + i / 4 < m && column + i % 4 < n) d[(long)(row + i / 4) * n + column + i % 4] = sum[i / 4][i % 4];
-}}
-"""

@@ -192,7 +192,8 @@ class Emitter(Text):
         needs_exponent = stage.aligned or not stage.result
         exponents = self.array("short", "top") if needs_exponent else ""
         # A zero product matters only if it may count above a product or a running value that is none.
-        counts_zeros = needs_exponent and stage.zero_exponent is not None
+        zero = stage.zero_exponent  # below every product's, it counts only where there is nothing but zeros
+        counts_zeros = needs_exponent and zero is not None and zero > plan.min_product_exponent
         smallest = self.array("short", "low") if counts_zeros else None
         if needs_exponent:
             self.write(self.target.largest(plan, block, exponents, smallest))

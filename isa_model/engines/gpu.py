@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array
-from isa_model.engines import cuda, routes, tensor
+from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
@@ -51,7 +51,7 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     Raises plan.Unsupported and NoGpu as `matmul` does.
     """
     torch = _torch()
-    if cuda.is_fma_chain(spec):
+    if fma.is_chain(spec):
         return _chained(spec, a, b, c)
     plan, way = _planned(spec)
     if way is not None and _is_hopper():
@@ -90,7 +90,7 @@ def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
     d = torch.zeros((m, n), dtype=torch.float64, device="cuda") if c is None else c.view(torch.float64).clone()
     rows, columns = 4 * THREADS_M, 4 * THREADS_N
     grid = (-(-m // rows), -(-n // columns))
-    _launch(_kernel(cuda.FMA_CHAIN), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
+    _launch(_kernel(fma.SOURCE), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
     return torch.where(d.isnan(), spec.nan_code, d.view(torch.int64))
 
 
@@ -173,8 +173,9 @@ def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, wh
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
     text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
-    sizes = (np.int64(words), blocks, size, *(np.int64(stride) for stride in codes.stride()))
-    _launch(_kernel(text, "pack"), (-(-words // 256), 1), 256, sizes, [table, codes, out, most])
+    places = words // f.limbs
+    sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
+    _launch(_kernel(text, "pack"), (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
     return out
 
 

@@ -17,7 +17,7 @@
 #define OPERAND_NONE (-(1 << 14))    /* the same in an operand's 16 bits: the sum of two still fits */
 
 enum { NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, TO_ODD };
-enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP };
+enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP, OVER_NEVER };
 
 #ifdef __CUDACC__
 FN long long to_bits(double x) { return __double_as_longlong(x); }
@@ -142,6 +142,7 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
   } else
 #endif
   if (flush) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y;
+  if (overflow == OVER_NEVER) return y;
   if (converts & ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN)))) return y;
   double limit = overflow == OVER_SATURATE ? largest : overflow == OVER_NAN ? NAN : INFINITY;
   int stays = 0;

@@ -46,6 +46,8 @@ class Route:
     """Whether a block can be computed to the end, C and register included, by the short text below."""
     step: int
     """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
+    adds_exactly: bool = False
+    """Whether FP64 is known to hold the sum with C too."""
 
     @property
     def blocks_per_multiprocessor(self) -> int:
@@ -95,16 +97,17 @@ def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Ro
         return way if bound < 2.0**RANGE else None
     if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
         return None
+    last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
     if stage.aligned and stage.accumulator:
         assert stage.fraction_bits is not None
-        last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
         reach = max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits
         if reach > last or smallest_unit < 2.0**reach:
             return None
         if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
             way = replace(way, step=0)
+    exactly = smallest_unit >= 2.0**last and bound < 2.0 ** (last + LANE_BITS)
     digits = limbs(plan.spec.a) + limbs(plan.spec.b)
-    return replace(way, cut="limbs") if digits <= 7 and pieces(plan) else None
+    return replace(way, cut="limbs", adds_exactly=exactly) if digits <= 7 and pieces(plan) else None
 
 
 def _loses_nothing(plan: Plan, stage: Stage) -> bool:
@@ -175,11 +178,12 @@ def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
     if zero is None:
         return True
     running = [plan.spec.c_format, *(r.format for r in stage.result)] if stage.accumulator else []
-    return bool(stage.result) and zero <= min([low, *(f.min_exponent for f in running)])
+    return zero <= min([low, *(f.min_exponent for f in running)])
 
 
-def is_short(plan: Plan) -> bool:
-    """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once."""
+def is_short(plan: Plan, in_fp16: bool = False) -> bool:
+    """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once; or in
+    FP16 to nearest."""
     stage = next(iter(plan.spec.stages.values()))
     if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
         return False
@@ -189,8 +193,11 @@ def is_short(plan: Plan) -> bool:
     once = register.rounding is Rounding.TOWARD_ZERO or (
         register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 23
     )
+    range_of = (fmt.kind, fmt.min_exponent, fmt.max_exponent)
+    if in_fp16:
+        once = register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 10
     return (
-        (fmt.kind, fmt.min_exponent, fmt.max_exponent) == ("float", -126, 127)
+        range_of == (("float", -14, 15) if in_fp16 else ("float", -126, 127))
         and (c_format.kind == "float" and c_format.min_exponent >= -126 and c_format.max_exponent <= 127)
         and max(fmt.mantissa_bits, c_format.mantissa_bits) <= 23
         and once

@@ -245,7 +245,7 @@ truncated<{chunks}>(sum, magic, cut_a_, cut_b_);"""
         added = [2.0 ** (unit + 52) + 2.0 ** (unit + 31) for unit in units]
         if len(added) == 2:  # at once: the sum of both is a double with the lower one's last place
             added = [0.0, sum(added)]
-        lines = []
+        lines: list[str] = []
         for unit, extra, (first, count) in reversed(list(zip(units, added, gathered, strict=True))):
             whole = " + ".join(f"(digits[{first + i}][i] << {8 * i})" for i in range(count))
             part = f"__hiloint2double({1023 + 52 + unit << 20}, {whole})" + (f" - {extra!r}" if extra else "")
@@ -285,7 +285,7 @@ own[i] = __fmaf_rn(large, -0.25f, __fmaf_rz(large, 0.25f, {name}[j0 + i]));
 }}
 truncated<{chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
 EACH(i, 4) {{ float y = __fadd_{mode}(sum[i], own[i]){zero}; {mask} {name}[j0 + i] = y; }}"""
-        lines = []
+        lines: list[str] = []
         if self.way.step:
             # Exponents are FP32 fields, biased by 127. `drop`: bits of C below the last one kept.
             lines.append(f"""double magic[4]; float own[4];
@@ -307,6 +307,8 @@ magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
             terms = f"sum[i], {name}[j0 + i]" if plan.fused_products else f"sum[i], low[i], {name}[j0 + i]"
             once = toward_zero and plan.fused_products
             total = f"__dadd_rz({terms})" if once else f"sum_to_odd({terms})"
+            if self.way.adds_exactly:
+                total = f"sum[i] + {name}[j0 + i]"
         # Sums of whole units of FP32's smallest number do not vanish into a negative zero.
         plus_zero = " + 0.0f" if self.way.cut == "double" or kept < 23 else ""
         lines.append(
@@ -319,28 +321,35 @@ def pack(f: Fragments, run: int, parts: int, code_bytes: int, bits: int) -> str:
     """The CUDA file of `pack`: codes of so many bytes, `bits` of which count, into the layout of a `Fragments`.
 
     `table` has a word for each code and digit, then the magnitude of each code as FP32, whose largest goes to `most`."""
-    code = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}[code_bytes]
+    code, each = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}[code_bytes], f.chunks * f.halves
     return f"""
-extern "C" __global__ void pack(long words, int blocks, int rows, long row_stride, long k_stride, const unsigned *table,
+extern "C" __global__ void pack(long places, int blocks, int rows, long row_stride, long k_stride, const unsigned *table,
                                 const {code} *codes, unsigned *out, unsigned *most) {{
-  const long word = blockIdx.x * 256l + threadIdx.x;
-  unsigned result = 0, magnitude = 0;
-  if (word < words) {{
-    const unsigned fragment = word / {32 * f.registers}, inside = word % {32 * f.registers}, block = fragment % blocks;
-    const unsigned thread = inside / {f.vector} % 32, r = inside / {32 * f.vector} * {f.vector} + inside % {f.vector};
-    const unsigned limb = r / {f.chunks * f.halves}, chunk = r % {f.chunks * f.halves} / {f.halves};
+  const long place = blockIdx.x * 256l + threadIdx.x; /* all words of one place, one for each digit */
+  unsigned magnitude = 0;
+  if (place < places) {{
+    const unsigned fragment = place / {32 * each}, r = place % {each}, thread = place / {each} % 32;
+    const unsigned block = fragment % blocks, chunk = r / {f.halves};
     const int row = (fragment / blocks * {f.halves} + r % {f.halves}) * 8 + thread / 4;
     const long first = (long)(block / {parts}) * {f.terms * parts} + block % {parts} * {run};
+    unsigned words[{f.limbs}] = {{}};
 #pragma unroll
     for (unsigned i = 0; i < {f.elements}; ++i) {{
       const unsigned slot = (4 * chunk + thread % 4) * {f.elements} + i;
       if (slot >= {f.terms} || row >= rows) continue;
       const long k = first + slot / {run} * {run * parts} + slot % {run};
       const unsigned code = codes[row * row_stride + k * k_stride] & {(1 << bits) - 1};
-      result |= (table[limb << {bits} | code] & {0xFFFFFFFF >> (32 - 32 // f.elements)}u) << {32 // f.elements} * i;
-      if ({f.limbs} == 1 || limb == 0) magnitude = max(magnitude, table[{f.limbs} << {bits} | code]);
+#pragma unroll
+      for (int l = 0; l < {f.limbs}; ++l)
+        words[l] |= (table[l << {bits} | code] & {0xFFFFFFFF >> (32 - 32 // f.elements)}u) << {32 // f.elements} * i;
+      magnitude = max(magnitude, table[{f.limbs} << {bits} | code]);
     }}
-    out[word] = result;
+#pragma unroll
+    for (int l = 0; l < {f.limbs}; ++l) {{
+      const unsigned at = l * {each} + r;
+      const long vector = (long)fragment * {f.registers // f.vector} + at / {f.vector};
+      out[(vector * 32 + thread) * {f.vector} + at % {f.vector}] = words[l];
+    }}
   }}
   if (most) {{ /* few find more than was found before */
     magnitude = __reduce_max_sync(0xFFFFFFFFu, magnitude);
