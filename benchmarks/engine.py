@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from codesign.proposal import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
@@ -38,6 +39,13 @@ FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 NAMES = [
     FP8,
     f"{FP8}, promoted every 128",
+    f"{FP8}, 10 fraction bits",
+    f"{FP8}, 17 fraction bits",
+    f"{FP8}, 25 fraction bits",
+    f"{FP8}, 36 fraction bits",
+    f"{FP8}, exact",
+    *(f"proposals/{path.name}" for path in sorted((ROOT / "proposals").glob("*.yaml"))),
+    "hopper.wgmma.m64n256k16.f32.f16.f16",
     "hopper.wgmma.m64n256k16.f32.bf16.bf16",
     "hopper.wgmma.m64n256k16.f16.f16.f16",
     "hopper.wgmma.m64n256k8.f32.tf32.tf32",
@@ -58,8 +66,22 @@ NAMES = [
 
 
 def instruction(name: str) -> Instruction:
-    base, _, step = name.partition(", promoted every ")
-    return promoted(load(base), int(step)) if step else load(base)
+    """An instruction of the catalogue, perhaps promoted or with another sum of products and C, or a proposal's."""
+    if name.startswith("proposals/"):
+        return load_proposal(ROOT / name).proposed()
+    base, _, change = name.partition(", ")
+    spec = load(base)
+    if not change:
+        return spec
+    if change.startswith("promoted every "):
+        return promoted(spec, int(change.split()[-1]))
+    bits = None if change == "exact" else int(change.split()[0])
+    narrow = bits is not None and bits <= 13
+    cut = {} if bits is None else {"fraction_bits": bits, "rounding": "toward-zero", "zero_exponent": -133}
+    register = {"format": "e8m13" if narrow else "fp32", "rounding": "toward-zero", "overflow": "infinity"}
+    stage = {"terms": 32, "accumulator": True, "result": register, **cut}
+    fields = spec.model_dump(exclude={"stages"}, exclude_none=True, mode="json")
+    return Instruction.model_validate({**fields, "name": name, "stages": {"fuse": stage}})
 
 
 Work = tuple[int, Callable[[], object]]
@@ -171,7 +193,7 @@ def of_mmasim(name: str, device: str) -> Work | None:
 
 def of_mmaemu(name: str, device: str) -> Work | None:
     """mmaemu knows the FP8 GEMMs of cuBLAS on Hopper, with and without promotion."""
-    if find_spec("mmaemu") is None or not name.startswith(FP8):
+    if find_spec("mmaemu") is None or name not in (FP8, f"{FP8}, promoted every 128"):
         return None
     import mmaemu
     import torch

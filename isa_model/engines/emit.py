@@ -192,7 +192,8 @@ class Emitter(Text):
         needs_exponent = stage.aligned or not stage.result
         exponents = self.array("short", "top") if needs_exponent else ""
         # A zero product matters only if it may count above a product or a running value that is none.
-        counts_zeros = needs_exponent and stage.zero_exponent is not None
+        zero = stage.zero_exponent  # below every product's, it counts only where there is nothing but zeros
+        counts_zeros = needs_exponent and zero is not None and zero > plan.min_product_exponent
         smallest = self.array("short", "low") if counts_zeros else None
         if needs_exponent:
             self.write(self.target.largest(plan, block, exponents, smallest))
@@ -318,7 +319,9 @@ class Emitter(Text):
         """golden.exact_sum and golden.put: the parts' sum in the register, or handed up as it is."""
         level = self.plan.levels[index]
         if len(parts) > 1:
-            if level.plain or self.adds_in_one(index, stage, parts):
+            if self.adds_in_one(index, stage, parts) and is_fp32(stage.result[0].format):
+                parts = [self.let("double", f"(double)((float){parts[0]} + (float){parts[1]})", "s")]
+            elif level.plain or self.adds_in_one(index, stage, parts):
                 parts = [self.let("double", " + ".join(parts), "s")]
             elif len(parts) > self.bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
@@ -371,6 +374,10 @@ class Emitter(Text):
     @staticmethod
     def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
+
+
+def is_fp32(fmt: Format) -> bool:
+    return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
 
 
 def mode(rounding: Rounding | None) -> str:

@@ -17,7 +17,7 @@
 #define OPERAND_NONE (-(1 << 14))    /* the same in an operand's 16 bits: the sum of two still fits */
 
 enum { NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, TO_ODD };
-enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP };
+enum { OVER_IEEE, OVER_INFINITY, OVER_SATURATE, OVER_NAN, OVER_WRAP, OVER_NEVER };
 
 #ifdef __CUDACC__
 FN long long to_bits(double x) { return __double_as_longlong(x); }
@@ -111,7 +111,7 @@ FN double convert(double x, int rounding, int max_exponent, int mantissa_bits) {
     asm("{ .reg .f16 h; cvt.rn.f16.f64 h, %1; cvt.f64.f16 %0, h; }" : "=d"(y) : "d"(x));
     return y;
   }
-  if (rounding == NEAREST_EVEN) return __double2float_rn(x);
+  if (rounding == NEAREST_EVEN) return (float)x; /* not the intrinsic: a compiler sees through this */
   const int toward_zero = float_to_bits(__double2float_rz(x));
 #else
   const float near = (float)x;
@@ -135,7 +135,14 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
     int unit = e - mantissa_bits;
     y = whole(x * pow2(-unit), rounding) * pow2(unit);
   }
+#ifdef __CUDACC__
+  if (flush & converts & (max_exponent == 127)) { /* y is an FP32 number: no slow double comparison */
+    const float z = (float)y;
+    y = fabsf(z) < pow2f(-126) ? copysignf(0.0f, z) : z;
+  } else
+#endif
   if (flush) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y;
+  if (overflow == OVER_NEVER) return y;
   if (converts & ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN)))) return y;
   double limit = overflow == OVER_SATURATE ? largest : overflow == OVER_NAN ? NAN : INFINITY;
   int stays = 0;
