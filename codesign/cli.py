@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from codesign.terminal import Progress, console, wrapped
 from isa_model.diagnostics import InputError, Problem
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def evaluate(
     from codesign.report.write import check, write
 
     check(folder)
-    with _Progress(f"evaluating {loaded.proposal}") as progress:
+    with Progress(f"evaluating {loaded.proposal}") as progress:
         result = gather_and_judge(loaded, sampling, progress.update, train)
     page = write(result, folder)
     if as_json:
         print(result.model_dump_json(indent=1))
     else:
-        show_result(result, _console())
+        show_result(result, console())
     print(f"report: {page}", file=sys.stderr)
     return int(any(v.judgement == "refuted" for v in result.verdicts))
 
@@ -117,7 +118,7 @@ def compare(
     if as_json:
         print(comparison.model_dump_json(indent=1))
     else:
-        show(comparison, _console())
+        show(comparison, console())
     print(f"page: {page}", file=sys.stderr)
     return 0
 
@@ -206,7 +207,7 @@ def show(
     for section in sections:
         print(f"\n{section.title.upper()}")
         for number, line in enumerate(section.lines, 1):
-            print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))
+            print(wrapped(line, f"{number:>4}. " if section.steps else "    "))
     return 0
 
 
@@ -258,7 +259,7 @@ def conform(
         comparisons = recorded(architecture, vectors)
     table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
     done = []
-    with _Progress("comparing") as progress:
+    with Progress("comparing") as progress:
         for c in comparisons:
             table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
             done.append(c)
@@ -266,9 +267,9 @@ def conform(
     bad = sum(c.mismatches for c in done)
     if live and record and architecture:
         chip.save(record, architecture, outputs, done)
-    console = _console()
-    console.print(table)
-    console.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
+    terminal = console()
+    terminal.print(table)
+    terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
     return int(bad > 0)
 
 
@@ -292,10 +293,10 @@ def bench(
     command = " ".join(
         ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
     )
-    with _Progress("timing") as progress:
+    with Progress("timing") as progress:
         record = run_bench(parse(shapes), patterns, name=out.stem, command=command, seed=seed, progress=progress.update)
     record.save(out)
-    _console().print(table(record))
+    console().print(table(record))
     print(f"record: {out}", file=sys.stderr)
     return int(any(row.wrong for row in record.cases))
 
@@ -317,12 +318,12 @@ def vectors(
 
     instruction = _instruction(target)
     files.check(out)
-    with _Progress("answers") as progress:
+    with Progress("answers") as progress:
         made = make(instruction, count, seed, progress.update)
-    with _Progress("coverage") as progress:
+    with Progress("coverage") as progress:
         coverage = measure(made, progress.update)
     files.write(made, coverage, out)
-    show_coverage(coverage, _console())
+    show_coverage(coverage, console())
     print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
     return 0
 
@@ -404,53 +405,3 @@ def _seeds(text: str) -> tuple[int, ...]:
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
     return seeds
-
-
-def _wrapped(text: str, lead: str) -> str:
-    import textwrap
-
-    return textwrap.fill(
-        text,
-        100,
-        initial_indent=lead,
-        subsequent_indent=" " * len(lead),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _console() -> Any:
-    """stdout as a console; piped output is not cut to a terminal's width."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
-
-
-class _Progress:
-    """A progress bar on stderr, if that is a terminal."""
-
-    def __init__(self, label: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(label, total=None)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total or None)
