@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from codesign.terminal import Progress, console, wrapped
 from isa_model.diagnostics import InputError, Problem
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ def evaluate(
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:
     """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
@@ -69,23 +74,64 @@ def evaluate(
     from codesign.report.write import check, write
 
     check(folder)
-    with _Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.update)
+    with Progress(f"evaluating {loaded.proposal}") as progress:
+        result = gather_and_judge(loaded, sampling, progress.update, train)
     page = write(result, folder)
     if as_json:
         print(result.model_dump_json(indent=1))
     else:
-        show_result(result, _console())
+        show_result(result, console())
     print(f"report: {page}", file=sys.stderr)
     return int(any(v.judgement == "refuted" for v in result.verdicts))
 
 
 @app.command()
-def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")],
+def report(
+    replay: Annotated[Path, typer.Option(metavar="RESULT", help="A result.json, or a report's folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default: where the result lies.")] = None,
 ) -> int:
-    """Check proposal or instruction files and show everything that is wrong with them."""
+    """Rebuild every file of a report from its result alone, byte for byte; nothing is computed."""
+    from codesign.evaluate import read_result
+    from codesign.report.write import write
+
+    source = replay / "result.json" if replay.is_dir() else replay
+    page = write(read_result(source), out or source.parent)
+    print(f"report: {page}", file=sys.stderr)
+    return 0
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[str], typer.Argument(metavar="PROPOSAL|RESULT...", help="Proposals with a report, or reports' folders.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("reports/compare"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
+) -> int:
+    """Put proposals side by side, from their results: accuracy, cost, traffic, and which ones nothing else here beats."""
+    from codesign.compare import compare as put_together
+    from codesign.compare import results_of
+    from codesign.report.comparison import show, write
+
+    comparison = put_together(results_of(results))
+    page = write(comparison, out)
+    if as_json:
+        print(comparison.model_dump_json(indent=1))
+    else:
+        show(comparison, console())
+    print(f"page: {page}", file=sys.stderr)
+    return 0
+
+
+@app.command()
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Proposals, recipes or instruction specs (YAML).")
+    ],
+) -> int:
+    """Check proposal, recipe or instruction files and show everything that is wrong with them."""
     from codesign.proposal import parse_proposal
+    from codesign.training.recipe import parse_recipe
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
 
@@ -95,6 +141,8 @@ def validate(
             document = read_yaml(file)
             if _is_instruction(document.data):
                 validated(document)
+            elif "recipe" in document.data:
+                parse_recipe(document)
             else:
                 parse_proposal(document)
             print(f"{file}: valid")
@@ -108,10 +156,10 @@ def validate(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["proposal", "instruction", "result"], typer.Argument(help="Which file's schema.")
+        Literal["proposal", "instruction", "recipe", "result"], typer.Argument(help="Which file's schema.")
     ] = "proposal",
 ) -> int:
-    """Print the JSON Schema of proposal or instruction files, or of result.json, for editors and readers."""
+    """Print the JSON Schema of proposal, instruction or recipe files, or of result.json, for editors and readers."""
     from codesign.schemas import json_schema
 
     print(json.dumps(json_schema(kind), indent=1))
@@ -121,7 +169,9 @@ def schema(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["all", "families", "instructions", "formats", "workloads", "tensors", "metrics"],
+        Literal[
+            "all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"
+        ],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
@@ -142,14 +192,22 @@ def show(
     target: Target,
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
-    from codesign.manual import page
+    from codesign.manual import page, proposal_page
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
 
-    instruction = _instruction(target)
-    print(instruction.name)
-    for section in page(instruction):
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        proposal = parse_proposal(document)
+        name, sections = proposal.proposal, proposal_page(proposal)
+    else:
+        instruction = load(target)
+        name, sections = instruction.name, page(instruction)
+    print(name)
+    for section in sections:
         print(f"\n{section.title.upper()}")
         for number, line in enumerate(section.lines, 1):
-            print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))
+            print(wrapped(line, f"{number:>4}. " if section.steps else "    "))
     return 0
 
 
@@ -201,7 +259,7 @@ def conform(
         comparisons = recorded(architecture, vectors)
     table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
     done = []
-    with _Progress("comparing") as progress:
+    with Progress("comparing") as progress:
         for c in comparisons:
             table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
             done.append(c)
@@ -209,9 +267,9 @@ def conform(
     bad = sum(c.mismatches for c in done)
     if live and record and architecture:
         chip.save(record, architecture, outputs, done)
-    console = _console()
-    console.print(table)
-    console.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
+    terminal = console()
+    terminal.print(table)
+    terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
     return int(bad > 0)
 
 
@@ -235,10 +293,10 @@ def bench(
     command = " ".join(
         ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
     )
-    with _Progress("timing") as progress:
+    with Progress("timing") as progress:
         record = run_bench(parse(shapes), patterns, name=out.stem, command=command, seed=seed, progress=progress.update)
     record.save(out)
-    _console().print(table(record))
+    console().print(table(record))
     print(f"record: {out}", file=sys.stderr)
     return int(any(row.wrong for row in record.cases))
 
@@ -260,14 +318,45 @@ def vectors(
 
     instruction = _instruction(target)
     files.check(out)
-    with _Progress("answers") as progress:
+    with Progress("answers") as progress:
         made = make(instruction, count, seed, progress.update)
-    with _Progress("coverage") as progress:
+    with Progress("coverage") as progress:
         coverage = measure(made, progress.update)
     files.write(made, coverage, out)
-    show_coverage(coverage, _console())
+    show_coverage(coverage, console())
     print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
     return 0
+
+
+@app.command()
+def train(
+    experiment: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="Which; `codesign list experiments` shows all.")
+    ],
+    size: Annotated[str, typer.Option(help="Model by name: tiny, 1m, 10m, 30m, 100m, 300m.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Record to add to; default: records/training.<size>.json.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    arms: Annotated[str | None, typer.Option(help="Only these of their arms, separated by commas.")] = None,
+    steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
+    micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
+    engine: Annotated[
+        Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")
+    ] = "auto",
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed run goes on from there.")] = Path(
+        ".training"
+    ),
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw the gaps along training (SVG).")] = None,
+) -> int:
+    """Train the arms of experiments and show their loss gaps to BF16. Runs in the record are not made again.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
+    """
+    from codesign.training import live
+
+    changes = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
+    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget, plot)
 
 
 @app.command()
@@ -316,53 +405,3 @@ def _seeds(text: str) -> tuple[int, ...]:
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
     return seeds
-
-
-def _wrapped(text: str, lead: str) -> str:
-    import textwrap
-
-    return textwrap.fill(
-        text,
-        100,
-        initial_indent=lead,
-        subsequent_indent=" " * len(lead),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _console() -> Any:
-    """stdout as a console; piped output is not cut to a terminal's width."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
-
-
-class _Progress:
-    """A progress bar on stderr, if that is a terminal."""
-
-    def __init__(self, label: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(label, total=None)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total or None)

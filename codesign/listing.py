@@ -7,12 +7,18 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     """Names and descriptions by kind."""
     from codesign.manual import describe
     from codesign.metrics import METRICS
-    from codesign.workloads.gemms import gemms, workloads
+    from codesign.training.experiments import experiments
+    from codesign.training.recipe import load_recipe, recipes
+    from codesign.workloads.gemms import gemms, models, workloads
     from codesign.workloads.tensors import SOURCES
     from isa_model.formats import FORMATS
     from isa_model.library import catalogue, families
 
-    shapes = {name: f"m={g.m} n={g.n} k={g.k}: {g.description}" for name, g in gemms().items()}
+    shapes = {
+        name: f"m={g.m} n={g.n} k={g.k}: {g.description}" + (" (captured tensors)" if g.recorded else "")
+        for name, g in gemms().items()
+    }
+    shapes |= {name: f"{model.layers} layers; {model.source}" for name, model in models().items()}
     return {
         "families": families(),
         "instructions": [(name, "") for name in catalogue()],
@@ -26,4 +32,6 @@ def listings() -> dict[str, list[tuple[str, str]]]:
         "workloads": [(name, shapes.get(name, "")) for name in workloads()],
         "tensors": [(name, source.description) for name, source in SOURCES.items()],
         "metrics": [(m.name, m.description + ("" if m.gathered else " (no evidence yet)")) for m in METRICS.values()],
+        "recipes": [(name, load_recipe(name).title) for name in recipes()],
+        "experiments": [(name, e.question) for name, e in experiments().items()],
     }

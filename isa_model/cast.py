@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Cast(Spec):
     """How a tensor is cast: target format, groups that share a scale, and how a scale follows from a group.
 
-    The scale is the group's largest magnitude over the target's largest finite number; the element is divided by it and
-    rounded to the target. Both divisions are IEEE FP32, nearest even, as in DeepSeek-V3's public quantisation kernel.
+    The scale is the group's largest magnitude over the target's largest number (see `range`); the element is divided by
+    it and rounded to the target. Both divisions are IEEE FP32, nearest even, as in DeepSeek-V3's public quantisation kernel.
     A group that holds a NaN or an infinity has a NaN scale, and all its elements are NaN: nothing of it passes for a number.
     """
 
@@ -36,6 +36,9 @@ class Cast(Spec):
     scale_rounding: Rounding = Rounding.UP
     """How a scale is rounded to its format. Up never lets an element exceed the target's range (MXFP8 recipes,
     arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself."""
+    range: Literal["largest", "binade"] = "largest"
+    """What a group's largest magnitude is mapped to: the target's largest finite number, or the power of two below it.
+    With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Rounding = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
     floor: float = Field(default=1e-30, gt=0)
@@ -84,8 +87,8 @@ class Quantised:
         return decode_array(self.cast.scale or FORMATS["fp32"], self.scales)
 
 
-def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
-    """Cast a matrix (R, C), taken as float32.
+def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quantised:
+    """Cast a matrix (R, C), taken as float32; with `scales`, codes of them, one per group, in place of its own.
 
     Raises ValueError unless it is a matrix; and if it holds a NaN or an infinity while there are no scales, or elements
     or scales have no NaN to say so.
@@ -108,10 +111,12 @@ def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
     largest = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
     target = np.float32(largest_finite(cast.to))
     largest[~np.isfinite(largest)] = np.nan
-    quotient = np.maximum(largest, np.float32(cast.floor)) / target
+    full = target if cast.range == "largest" else np.float32(2.0**cast.to.max_exponent)
+    quotient = np.maximum(largest, np.float32(cast.floor)) / full
     fmt = cast.scale or FORMATS["fp32"]
     rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
-    scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
+    if scales is None:
+        scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
     divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scaled = x / divisor

@@ -6,6 +6,7 @@ data for a proposal to change.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -88,6 +89,19 @@ def raw(name: str) -> dict[str, Any]:
     family, values, about = _entries(architecture)[name]
     spec: dict[str, Any] = _fill(family["spec"], values)
     return {"name": name, "description": family["description"], **spec, **about}
+
+
+def merge(spec: Any, change: Any) -> Any:
+    """`spec` with `change` merged in (RFC 7396): mappings merge, null removes, anything else replaces."""
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    merged = dict(spec) if isinstance(spec, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
 
 
 @cache

@@ -8,12 +8,15 @@ from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
     from isa_model.lanes import Codes
 
-Engine = Literal["auto", "golden", "portable", "cpu", "gpu"]
+Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
 ENGINES = get_args(Engine)
+_registered: dict[str, Callable[..., Codes]] = {}
 WORTH_COMPILING = 1 << 25
 """Multiply-accumulates from which the cpu engine compiles: below, numpy is done before a compiler is."""
 
@@ -35,8 +38,8 @@ def matmul(
     Returns (M, N) in the accumulator's format: its own dtype where numpy or ml_dtypes has one, else raw codes.
 
     `engine`: `golden`, the definition, slow; `portable`, numpy; `cpu`, compiled C for large products where there is a C
-    compiler, else `portable`; `gpu`, compiled CUDA (extra `kernels`, an NVIDIA GPU); `auto`, `cpu`, or `golden` for what
-    doubles cannot carry. All give the same codes.
+    compiler, else `portable`; `gpu`, compiled CUDA (extra `kernels`, an NVIDIA GPU); `native`, the instruction itself, where
+    the GPU has it (after `import kernels`); `auto`, `cpu`, or `golden` for what doubles cannot carry. All give the same codes.
     Raises ValueError for a shape, dtype or missing scale that does not fit, and where the engine asked for cannot.
     """
     import numpy as np
@@ -59,11 +62,20 @@ def matmul(
     return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
 
 
+def register(engine: Engine, compute: Callable[..., Codes]) -> None:
+    """Give an engine that a floor above has its function: codes in (spec, a, b, c, scale_a, scale_b), codes out."""
+    _registered[engine] = compute
+
+
 def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
     from isa_model.engines.plan import Unsupported
 
     if engine == "golden":
         return _golden(spec, a, b, c, *scales)
+    if engine == "native":
+        if engine not in _registered:
+            raise ValueError("the native engine issues the chip's instructions: `import kernels` brings it")
+        return _registered[engine](spec, a, b, c, *scales)
     try:
         if engine == "gpu":
             from isa_model.engines import gpu

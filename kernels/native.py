@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.instruction import Instruction
+from isa_model.lanes import Codes
+from isa_model.library import is_known, load
+
 WIDTHS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "s4": 4, "u4": 4}
 """Bits of an operand element in memory."""
 
@@ -50,6 +54,27 @@ def parse(name: str) -> Mnemonic:
         raise ValueError(f"{name} is no instruction of Hopper")
     kind, m, n, k, d, a, b, satfinite = match.groups()
     return Mnemonic(kind, int(m), int(n), int(k), d, a, b, bool(satfinite))
+
+
+def engine(spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
+    """The engine `native` of isa_model.matmul: the instruction as the GPU at hand computes it, on codes.
+
+    M and N are filled up with zeros to whole tiles. Raises ValueError for a spec that is not one of Hopper's instructions
+    as the catalogue has it, and without a Hopper GPU.
+    """
+    tile = parse(spec.name)
+    if not is_known(spec.name) or spec != load(spec.name):
+        raise ValueError(f"this spec is not what the catalogue calls {spec.name}; the chip computes that one only")
+    try:
+        import cuda.core  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise ValueError("the native engine needs the extra `kernels` (torch, cuda-core)") from error
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        raise ValueError("the native engine needs a Hopper GPU (compute capability 9.0); none is visible here")
+    (m, n), rows, columns = c.shape, -len(c) % tile.m, -c.shape[1] % tile.n
+    a, b = np.pad(a, ((0, rows), (0, 0))), np.pad(b, ((0, 0), (0, columns)))
+    return matmul(spec.name, a, b, np.pad(c, ((0, rows), (0, columns))))[:m, :n]
 
 
 def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:

@@ -5,15 +5,20 @@ Operands are read K first through the L1 cache. `source` needs no GPU and no CUD
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import frexp
 from pathlib import Path
+from typing import ClassVar
 
 from isa_model.codec import encode, infinity
-from isa_model.engines.emit import Block, step
-from isa_model.engines.plan import LANE_BITS, Plan
+from isa_model.engines.emit import Block, Emitter, Term
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model.engines.routes import c_is_apart, is_short
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
-from isa_model.stage import Stage
+from isa_model.stage import Register, Stage
 
 THREADS_M, THREADS_N = 16, 16
 
@@ -48,7 +53,7 @@ def source(plan: Plan) -> str:
     return f"""#define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)
 {prelude}
-{_HELPERS}
+{HELPERS}
 #define TM {tm}
 #define TN {tn}
 #define W (TM * TN)
@@ -83,14 +88,14 @@ run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__r
   LANES state[j] = c[(long)(j / TN) * ldb + j % TN];
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {plan.spec.shape.k}) {{
-{step(plan, Cuda(lane(plan)))}
+{CudaEmitter(plan, Cuda(lane(plan))).step()}
   }}
-  LANES d[(long)(j / TN) * ldb + j % TN] = {_encode(plan)};
+  LANES d[(long)(j / TN) * ldb + j % TN] = {encoded(plan)};
 }}
 """
 
 
-def _encode(plan: Plan) -> str:
+def encoded(plan: Plan) -> str:
     """The code of `state[j]`, which is a number of the accumulator's format."""
     fmt = plan.spec.accumulator
     if fmt.kind == "integer":
@@ -111,7 +116,115 @@ def state_type(plan: Plan) -> str:
     return "float" if fits(plan.spec.accumulator) and fits(plan.spec.c_format) else "double"
 
 
-_HELPERS = """
+class CudaEmitter(Emitter):
+    """Adds two or three parts by the chip's rounding modes, and ends blocks in FP32 where they are rounded to it once."""
+
+    def to_odd(self, parts: Sequence[str]) -> str:
+        if not 2 <= len(parts) <= 3:
+            return super().to_odd(parts)
+        return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd")
+
+    def cut(self, value: str, known: str, fraction_bits: int | None, stage: Stage) -> str:
+        index = next(i for i, s in enumerate(self.stages) if s is stage)
+        growth = max(term.growth for term in self.plan.addends[index])
+        if stage.rounding not in (Rounding.DOWN, Rounding.UP) or growth + (fraction_bits or 0) > LANE_BITS - 3:
+            return super().cut(value, known, fraction_bits, stage)
+        mode = "rd" if stage.rounding is Rounding.DOWN else "ru"
+        magic = self.let("double", f"1.5 * pow2(52 + {known} - {fraction_bits})", "magic")
+        return self.let("double", f"copysign(__dadd_{mode}({value}, {magic}) - {magic}, {value})", "c")
+
+    def summed(self, index: int, stage: Stage, parts: Sequence[str], largest: str) -> Term:
+        self.top = self.plan.levels[index].top
+        term = super().summed(index, stage, parts, largest)
+        self.top = RANGE
+        return term
+
+    top = RANGE
+    """What is being rounded is below 2 to this power."""
+
+    def rounded(self, value: str, register: Register) -> str:
+        text = super().rounded(value, register)
+        if register.format.kind == "float" and self.top <= register.format.max_exponent:
+            overflow = f"OVER_{(register.overflow or register.format.overflow).upper()},"
+            self.lines[-1] = self.lines[-1].replace(overflow, "OVER_NEVER,")
+        return text
+
+    def run_block(self, index: int, n: int, k: str, value: str) -> None:
+        stage = self.stages[0]
+        magic = (
+            isinstance(self.target, Cuda) and self.target.magic(self.plan, stage) and self.plan.infinite_from is None
+        )
+        short = is_short(self.plan) or is_short(self.plan, in_fp16=True)
+        if index > 0 or not magic or self.target.lane == "float" or not short:
+            super().run_block(index, n, k, value)
+            return
+        with self.apart_from_c(n, k, value):
+            self.short_block(stage, Block(k, tuple(self.terms(0, n))), value)
+
+    @contextmanager
+    def apart_from_c(self, n: int, k: str, value: str) -> Iterator[None]:
+        """What is written inside does not meet C where C's format is not the register's: the longer text meets it."""
+        apart = n == 0 and c_is_apart(self.plan)
+        if apart:
+            self.write(f"if ({k} == 0) {{")
+            super().run_block(0, n, k, value)
+            self.write("} else {")
+        yield
+        if apart:
+            self.write("}")
+
+    def short_block(self, stage: Stage, block: Block, value: str) -> None:
+        """A block of products cut by magic numbers, with the running value, an FP32 number cut by its bits."""
+        assert isinstance(self.target, Cuda)
+        plan, (register,), bits, zero = self.plan, stage.result, stage.fraction_bits, stage.zero_exponent
+        assert bits is not None
+        tops, largest = self.array("short", "top"), self.array("int", "largest")
+        sums, magic = self.array("double", "sum"), self.array("double", "magic")
+        self.write(self.target.largest(plan, block, tops, None))
+        lowest = register.format.min_exponent
+        # Zeros, infinities and NaNs, subnormals, and zeros that count above every term, are seen to apart.
+        few = f" | ({largest}[j] < {zero})" if zero is not None else ""
+        self.write(f"""{{
+int special = 0;
+LANES {{
+const int field = (unsigned)(__float_as_int((float){value}) << 1) >> 24;
+{largest}[j] = larger(widen({tops}[j]), larger(field - 127, {lowest}));
+special |= ((unsigned)(field - 1) > 253){few};
+}}
+if (special) {{""")
+        lows = self.array("short", "low") if zero is not None else None
+        if lows:
+            self.write(self.target.largest(plan, block, tops, lows))
+        counted = f"larger({lows}[j] <= OPERAND_NONE / 2 ? {zero} : e, of_c == NONE ? {zero} : of_c)"
+        self.write(f"""LANES {{
+const int e = widen({tops}[j]), of_c = align((float){value}, {lowest});
+{largest}[j] = {f"larger(e, {counted})" if lows else "larger(e, of_c)"};
+}}
+}}
+}}
+LANES {magic}[j] = pow2({52 - bits} + larger({largest}[j], {plan.min_product_exponent}));""")
+        self.write(self.target.sum_above(block, stage, sums, magic))
+        toward_zero = register.rounding is Rounding.TOWARD_ZERO
+        over = (register.overflow or register.format.overflow) == "infinity" and toward_zero
+        infinite = "y = (y == y) & (beyond >= 0x47F00000) ? copysignf(INFINITY, y) : y;" if over else ""
+        mask = -1 << (23 - register.format.mantissa_bits) if lowest == -126 else -1
+        rounded = (
+            f"__double2float_{'rz' if toward_zero else 'rn'}(total)" if lowest == -126 else "(float)to_fp16(total)"
+        )
+        self.write(f"""LANES {{
+const int c = __float_as_int((float){value}), field = (unsigned)(c << 1) >> 24;
+const int drop = larger({largest}[j] - larger(field, 1) + {127 + 23 - bits}, 0); /* bits below the last one kept */
+const int own = field == 255 ? c : drop > 23 ? 0 : c & shifted_ones(drop);
+const double total = {sums}[j] + __int_as_float(own);
+float y = {rounded};
+{"const int beyond = __double2hiint(total) & 0x7FFFFFFF; /* 2**128 or more? */" if over else ""}
+{infinite}
+{f"if (y == y) y = __int_as_float(__float_as_int(y) & {mask});" if mask != -1 else ""}
+{value} = y + 0.0f;
+}}""")
+
+
+HELPERS = """
 /* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {
   constexpr int V = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
@@ -122,6 +235,34 @@ template <int N, typename T> FN void load(T (&x)[N], const T *p) {
 #pragma unroll
     for (int l = 0; l < V; ++l) x[i * V + l] = v.v[l];
   }
+}
+
+/* x + y rounded to odd: of the two doubles around it, the odd one. */
+FN double sum_to_odd(double x, double y) {
+  const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
+  return __double2loint(down) & 1 ? down : up;
+}
+/* The same of three, where the first two do not add exactly (Shewchuk 1997; see lanes.to_odd). */
+static __device__ __noinline__ double slow_sum_to_odd(double x, double y, double z) {
+  const double xy = x + y, e = sum_error(x, y, xy), ez = e + z, low = sum_error(e, z, ez);
+  const double head = xy + ez, next = sum_error(xy, ez, head);
+  const double top = head + next, a = sum_error(head, next, top), high = top + low, b = sum_error(top, low, high);
+  const double ab = a + b, left = jam(ab, sum_error(a, b, ab)), total = high + left;
+  const double odd = total != 0 ? jam(total, sum_error(high, left, total)) : (x == 0) & (y == 0) & (z == 0) ? xy + z : 0.0;
+  return is_finite(xy + z) ? odd : xy + z;
+}
+FN double sum_to_odd(double x, double y, double z) {
+  const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
+  return __double2loint(down) == __double2loint(up) ? sum_to_odd(up, z) : slow_sum_to_odd(x, y, z);
+}
+
+/* The nearest FP16 number. */
+FN double to_fp16(double x) { return convert(x, NEAREST_EVEN, 15, 10); }
+/* Bits n and above; none from 32 on. */
+FN int shifted_ones(int n) {
+  int mask;
+  asm("shl.b32 %0, -1, %1;" : "=r"(mask) : "r"(n));
+  return mask;
 }
 
 FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
@@ -179,20 +320,46 @@ LANES {{ {unpack} }}"""
             return self._cut_as_integers(plan, block, inverse, out)
         assert stage.rounding is not None
         assert stage.fraction_bits is not None
-        cuts = {
-            Rounding.TOWARD_ZERO: ("cut_toward_zero", 1.0),
-            Rounding.NEAREST_EVEN: ("cut_nearest", 1.5),
-            Rounding.UP: ("cut_up", 1.5),
-            Rounding.DOWN: ("cut_down", 1.5),
-        }
-        cut, factor = cuts.get(stage.rounding, ("", 0.0))
-        if cut and plan.product_growth + stage.fraction_bits <= LANE_BITS - 2 and plan.infinite_from is None:
-            # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
-            before = f"double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));"
-            term = f"{cut}(x[j / TN], y[j % TN], magic_{out}[j])"
-            return self._sum(block, stage, out, term, before, f"* {inverse}[j]")
         product = f"whole({self._product(plan)} * {inverse}[j], {stage.rounding.name})"
-        return self._sum(block, stage, out, product, "", "")
+        slow = self._sum(block, stage, out, product, "", "")
+        if not self.magic(plan, stage):
+            return slow
+        # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
+        factor = 1.0 if stage.rounding is Rounding.TOWARD_ZERO else 1.5
+        fast = f"""double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));
+{self.sum_above(block, stage, out, f"magic_{out}")}
+LANES {{ {out}[j] = {out}[j] * {inverse}[j]; }}"""
+        if plan.infinite_from is None:
+            return fast
+        # Only a block with an exponent as large as this has products that count as infinite.
+        largest = f"{stage.fraction_bits} - leading({inverse}[j])"
+        far = frexp(plan.infinite_from)[1] - 1 - plan.product_growth
+        return f"""{{
+int large = 0;
+LANES large |= {largest} > {far};
+if (large) {{
+{slow}
+}} else {{
+{fast}
+}}
+}}"""
+
+    CUTS: ClassVar = {
+        Rounding.TOWARD_ZERO: "cut_toward_zero",
+        Rounding.NEAREST_EVEN: "cut_nearest",
+        Rounding.UP: "cut_up",
+        Rounding.DOWN: "cut_down",
+    }
+
+    def magic(self, plan: Plan, stage: Stage) -> bool:
+        """Whether a product can be cut as it is added to a number whose last bit is the last one kept."""
+        bits = plan.product_growth + (stage.fraction_bits or 0)
+        return plan.fused_products and stage.rounding in self.CUTS and bits <= LANE_BITS - 2
+
+    def sum_above(self, block: Block, stage: Stage, out: str, magic: str) -> str:
+        """Text that sets `out[j]` to the sum of products, each cut at the last bit of `magic[j]`."""
+        assert stage.rounding is not None
+        return self._sum(block, stage, out, f"{self.CUTS[stage.rounding]}(x[j / TN], y[j % TN], {magic}[j])", "", "")
 
     @staticmethod
     def _cut_as_integers(plan: Plan, block: Block, inverse: str, out: str) -> str:

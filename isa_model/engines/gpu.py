@@ -5,18 +5,22 @@ Needs the extra `kernels` (torch holds the arrays, cuda-core compiles and launch
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array
+from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import NO_EXPONENT, Codes
+from isa_model.lanes import NO_EXPONENT, Codes, Float64, exponent_of
 
 
 class NoGpu(ValueError):
@@ -36,18 +40,24 @@ def matmul(
     def upload(x: Codes | None) -> Any:
         return None if x is None else torch.from_numpy(np.ascontiguousarray(x).view(signed[x.itemsize])).cuda()
 
-    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b)))
-    codes: Codes = d.cpu().numpy().view(np.uint32).astype(code_dtype(spec.accumulator))
+    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
+    codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 
 
 def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
-    """The same on the GPU: torch tensors of codes (uint8, int16 or int32) in, int32 codes (M, N) out.
+    """The same on the GPU: torch tensors of codes (uint8 to int64) in, int32 codes (M, N) out, int64 of FP64.
 
     Raises plan.Unsupported and NoGpu as `matmul` does.
     """
     torch = _torch()
-    plan = Plan(spec)
+    if fma.is_chain(spec):
+        return _chained(spec, a, b, c)
+    plan, way = _planned(spec)
+    if way is not None and _is_hopper():
+        d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
+        if d is not None:
+            return d
     kernel = _kernel(source(plan))
     (m, k), n = a.shape, b.shape[1]
     tm, tn = tile(plan)
@@ -68,8 +78,159 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     if lane(plan) == "float":
         (arrays[0], *of_a), (arrays[2], *of_b) = (_signs(v.values, plan.spec.shape.k) for v in (x, y))
         arrays[8:14] = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
-    _launch(kernel, (lda // rows, ldb // columns), (lda, ldb, k), arrays)
+    _launch(kernel, (lda // rows, ldb // columns), THREADS_M * THREADS_N, (lda, ldb, k), arrays)
     return d[:m, :n]
+
+
+def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
+    """FP64 as fused multiply-adds, which the chip has; every NaN is the spec's."""
+    torch = _torch()
+    x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
+    (k, m), n = x.shape, y.shape[1]
+    d = torch.zeros((m, n), dtype=torch.float64, device="cuda") if c is None else c.view(torch.float64).clone()
+    rows, columns = 4 * THREADS_M, 4 * THREADS_N
+    grid = (-(-m // rows), -(-n // columns))
+    _launch(_kernel(fma.SOURCE), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
+    return torch.where(d.isnan(), spec.nan_code, d.view(torch.int64))
+
+
+def _planned(spec: Instruction) -> tuple[Plan, routes.Route | None]:
+    """The plan of a spec and its way; of specs seen lately, from memory."""
+    known = _plans.get(id(spec))
+    if known is None or known[0] is not spec:
+        if len(_plans) >= 64:
+            _plans.clear()
+        plan = Plan(spec)
+        known = _plans[id(spec)] = (spec, plan, routes.route(plan))
+    return known[1:]
+
+
+_plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
+
+
+# -- on the Tensor Cores ---------------------------------------------------------------------------------------------
+
+
+def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+    """D by way of the Tensor Cores, or None where there is no other way than digits and operands are not finite."""
+    torch = _torch()
+    spec = plan.spec
+    (m, k), n = a.shape, b.shape[1]
+    start = None if c is None else _numbers(spec.c_format, c, spec.flush_inputs)
+    unit, largest = (inf, 0.0) if start is None else _extent(start)
+    if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
+        way = replace(way, whole=False)
+    operands = [(True, a, m), (False, b.T, n)]
+    cut = []
+    if routes.with_limbs(plan, way, 0.0, inf):
+        most = torch.zeros(2, dtype=torch.int32, device="cuda")
+        digits = replace(way, cut="limbs")
+        cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
+        products = float(most.view(torch.float32).prod()) * k
+        bound = 2 * (products + largest)  # twice: a register may round sums up a little
+        found = routes.with_limbs(plan, way, bound if isfinite(bound) else inf, unit)
+        if found is None and way.cut == "limbs":
+            return None
+        way = found or way
+    if way.cut != "limbs":
+        cut = [_packed(plan, way, *operand, "cut") for operand in operands]
+    powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
+    lda, ldb = m + -m % tensor.ROWS, n + -n % tensor.COLUMNS
+    scales_a = _scales(plan, True, None if scale_a is None else scale_a.T, m, lda)
+    scales_b = _scales(plan, False, scale_b, n, ldb)
+    if start is not None:
+        kind = torch.float32 if state_type(plan) == "float" else torch.float64
+        start = torch.nn.functional.pad(start.to(kind), (0, ldb - n, 0, lda - m)).contiguous()
+    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
+    blocks = k // next(iter(spec.stages.values())).terms
+    arrays = [cut[0], powers[0], cut[1], powers[1], *scales_a, *scales_b, start, d]
+    grid = (lda // tensor.ROWS, ldb // tensor.COLUMNS)
+    _launch(_kernel(tensor.source(plan, way)), grid, tensor.THREADS, (lda, ldb, k, blocks), arrays)
+    return d[:m, :n]
+
+
+def _extent(start: Any) -> tuple[float, float]:
+    """A power of two that all numbers of C (of at most 24 bits) are multiples of, and the largest magnitude, or infinity."""
+    torch = _torch()
+    largest = float(start.abs().max())
+    if not isfinite(largest):
+        return 0.0, inf
+    significand, exponent = torch.frexp(start)
+    whole = (significand * 2.0**24).to(torch.int64)
+    unit = exponent - 24 + torch.log2((whole & -whole).to(torch.float64)).to(torch.int32)
+    return 2.0 ** int(torch.where(whole == 0, 999, unit).min()), largest
+
+
+def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
+    """A (M, K), or B as (N, K), in the layout of tensor.Fragments; `most` takes the largest magnitude as FP32."""
+    torch = _torch()
+    spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
+    fmt, stage = spec.a if is_a else spec.b, next(iter(spec.stages.values()))
+    blocks = codes.shape[1] // stage.terms
+    tile = tensor.ROWS if is_a else tensor.COLUMNS
+    words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
+    out = torch.empty(words, dtype=torch.int32, device="cuda")
+    step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
+    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
+    text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
+    places = words // f.limbs
+    sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
+    _launch(_kernel(text, "pack"), (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
+    return out
+
+
+@cache
+def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
+    """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
+    number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
+    of FP64."""
+    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    if flush:
+        values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
+    magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
+    if step:
+        exponents = exponent_of(values, aligned_as)
+        words = [np.where(exponents == NO_EXPONENT, 0, (step * exponents + shift + 127) << 7)]
+    elif elements == 2:
+        words = [values.astype(np.float32).view(np.int32) >> 16 & 0xFFFF]
+    elif elements == 1:
+        words = [values.view(np.int64) >> 32]
+    else:
+        words = digits_of(fmt, np.where(np.isfinite(values), values, 0.0))
+    return (
+        _torch()
+        .from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32))
+        .cuda()
+    )
+
+
+def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
+    """Finite numbers of a format as digits to the base 256, each from -128 to 127, the lowest first (routes.limbs)."""
+    left = (values * 2.0**-fmt.min_lsb_exponent).astype(np.int64)
+    digits = []
+    for _ in range(routes.limbs(fmt)):
+        digits.append((left + 128 & 255) - 128)
+        left = left - digits[-1] >> 8
+    return digits
+
+
+def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tuple[Any, Any]:
+    """Group scales of an operand's columns and their exponents, filled up with zeros; None where there are none."""
+    torch = _torch()
+    _, scale, _, group = of_side(plan.spec, is_a)
+    if scale is None:
+        return None, None
+    scales = _numbers(scale.format, codes, False).repeat_interleave(group, dim=1)[:, :columns]
+    scales = torch.nn.functional.pad(scales, (0, size - columns)).contiguous()
+    return scales, _exponents(scale.format, scales)
+
+
+@cache
+def _is_hopper() -> bool:
+    return bool(_torch().cuda.get_device_capability() == (9, 0))
+
+
+# -- on CUDA cores ---------------------------------------------------------------------------------------------------
 
 
 def _torch() -> Any:
@@ -85,7 +246,7 @@ def _torch() -> Any:
 def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Operand:
     """operands.side on the GPU, columns filled up with zeros to a whole number of tiles."""
     torch = _torch()
-    fmt, scale, k_group, group = of_side(plan.spec, is_a)
+    fmt, scale, k_group, _ = of_side(plan.spec, is_a)
     columns = codes.shape[1]
     fill = -columns % tile
     if fill:
@@ -94,9 +255,7 @@ def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Op
     exponents = _exponents(plan.spec.widen or fmt, values)
     scales = scale_exponents = None
     if scale is not None:
-        scales = _numbers(scale.format, scale_codes, False).repeat_interleave(group, dim=1)[:, :columns]
-        scales = torch.nn.functional.pad(scales, (0, fill)).contiguous()
-        scale_exponents = _exponents(scale.format, scales)
+        scales, scale_exponents = _scales(plan, is_a, scale_codes, columns, columns + fill)
         if plan.scales_fold:
             of_k = torch.arange(values.shape[0], device="cuda") // k_group
             values = values * scales[of_k]
@@ -149,8 +308,8 @@ def _exponents(fmt: Format, values: Any) -> Any:
 
 
 @cache
-def _kernel(text: str) -> Any:
-    return compiled(text, "cubin").get_kernel("run")
+def _kernel(text: str, name: str = "run") -> Any:
+    return compiled(text, "cubin").get_kernel(name)
 
 
 def compiled(text: str, kind: str) -> Any:
@@ -162,13 +321,13 @@ def compiled(text: str, kind: str) -> Any:
     return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile(kind)
 
 
-def _launch(kernel: Any, grid: tuple[int, int], sizes: tuple[int, ...], arrays: list[Any]) -> None:
-    """Launch on torch's stream; a missing array is a null pointer."""
+def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:
+    """Launch on torch's stream; sizes are 32-bit unless numpy says else, a missing array is a null pointer."""
     from cuda.core import Device, LaunchConfig, Stream, launch
 
     torch = _torch()
     Device(torch.cuda.current_device()).set_current()
     stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
     pointers = [0 if x is None else x.data_ptr() for x in arrays]
-    numbers = [np.int32(size) for size in sizes]
-    launch(stream, LaunchConfig(grid=grid, block=THREADS_M * THREADS_N), kernel, *numbers, *pointers)
+    numbers = [size if isinstance(size, np.int64) else np.int32(size) for size in sizes]
+    launch(stream, LaunchConfig(grid=grid, block=threads), kernel, *numbers, *pointers)

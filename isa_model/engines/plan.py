@@ -53,7 +53,7 @@ def _of_format(fmt: Format) -> Level:
     return Level(significand_bits(fmt), fmt.min_lsb_exponent, fmt.max_exponent + 1, growth)
 
 
-def _lowest_exponent(fmt: Format, widen: Format | None) -> int:
+def lowest_exponent(fmt: Format, widen: Format | None) -> int:
     """The lowest exponent with which a number of an operand's format aligns."""
     if fmt.kind == "integer":
         return 0
@@ -73,7 +73,7 @@ class Plan:
         self.spec = spec
         scale = spec.scale
         product = _product(_of_format(spec.a), _of_format(spec.b))
-        self.min_product_exponent = sum(_lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))
+        self.min_product_exponent = sum(lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))
         infinite = spec.infinite_from is not None and product.top > spec.infinite_from
         self.infinite_from = 2.0**spec.infinite_from if infinite and spec.infinite_from is not None else None
         scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
@@ -111,6 +111,22 @@ class Plan:
                     raise Unsupported(f"a register of {register.format.name} is as wide as the lanes")
             level = self._scaled(result, index, scale_levels)
         self.narrow = self._narrow(stages[0])
+
+    def holds_terms(self, index: int) -> bool:
+        """Whether each block of a stage is one term that its register holds as it is, so that nothing is rounded."""
+        stage = list(self.spec.stages.values())[index]
+        if stage.terms > 1 or stage.accumulator or stage.aligned or len(stage.result) != 1:
+            return False
+        ((term,), (register,)) = self.addends[index], stage.result
+        fmt = register.format
+        return (
+            fmt.kind == "float"
+            and term.parts == 1
+            and term.bits <= significand_bits(fmt)
+            and term.lsb >= (fmt.min_exponent if register.subnormals == "flush" else fmt.min_lsb_exponent)
+            and term.top <= fmt.max_exponent
+            and (register.overflow or fmt.overflow) in ("ieee", "infinity")
+        )
 
     @property
     def lane_name(self) -> str:

@@ -1,0 +1,201 @@
+"""Group quantisation in torch: isa_model.cast on the CPU or the GPU, bit for bit (tests/test_training.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isa_model.cast import Cast
+from isa_model.formats import FORMATS, Format
+from isa_model.rounding import Rounding
+
+NATIVE = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+"""Formats that torch casts to itself, to nearest even, the same bits within their range."""
+LEAST_FLOOR = 1e-30
+"""Below it a scale could be a subnormal of FP32, on which GPUs and libraries differ."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix, or a batch of matrices (..., R, C), as a GEMM takes it: elements and the scales of their groups."""
+
+    elements: Tensor
+    """Without their scales; in a dtype that holds them exactly."""
+    scales: Tensor | None = None
+    """(..., groups of rows, groups of columns), FP32; None: there are none."""
+    group: tuple[int, int] | None = None
+    """Rows and columns that share a scale; None: the matrix does."""
+    cast: Cast | None = None
+    """What made it; None: it is BF16 as it was."""
+
+    @property
+    def format(self) -> Format:
+        return self.cast.to if self.cast else FORMATS["bf16"]
+
+    @property
+    def T(self) -> Operand:
+        group = self.group and self.group[::-1]
+        return Operand(self.elements.mT, None if self.scales is None else self.scales.mT, group, self.cast)
+
+    def values(self) -> Tensor:
+        """Elements times scales, rounded once to FP32."""
+        x = self.elements.float()
+        return x if self.scales is None else _by_group(torch.mul, x, self.scales, self.group)
+
+    def codes(self) -> Tensor:
+        """Raw codes of the elements: uint8, int16 (16-bit formats) or int32."""
+        return codes_of(self.format, self.elements)
+
+
+def plain(x: Tensor) -> Operand:
+    """A tensor as a BF16 operand."""
+    return Operand(x.to(torch.bfloat16))
+
+
+def quantise(cast: Cast | None, x: Tensor) -> Operand:
+    """Cast matrices (..., R, C), each by itself; None: to BF16.
+
+    The bits are those of isa_model.cast.quantise. Raises ValueError for what torch cannot do the same here: integer
+    targets, a floor below 1e-30, scales that may be rounded to zero.
+    """
+    if cast is None:
+        return plain(x)
+    if cast.to.kind != "float" or cast.floor < LEAST_FLOOR:
+        raise ValueError(f"casts in training are to floating point with a floor of at least {LEAST_FLOOR}")
+    if cast.scale is None:
+        return Operand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
+    if cast.scale.zero and cast.scale.name != "fp32" and cast.scale_rounding is not Rounding.UP:
+        raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
+    largest = _largest(x, cast.group).clamp_(min=cast.floor)
+    largest.masked_fill_(largest == float("inf"), float("nan"))  # nothing of such a group passes for a number
+    # A tensor as divisor: torch on a GPU turns a division by a number into a multiplication by its inverse.
+    full = largest_finite(cast.to) if cast.range == "largest" else 2.0**cast.to.max_exponent
+    scales = largest / torch.full_like(largest, full)
+    if cast.scale.name != "fp32":
+        scales = _scale_to(cast.scale, scales, cast.scale_rounding)
+    safe = cast.range == "largest" and (cast.scale.name == "fp32" or cast.scale_rounding is Rounding.UP)
+    scaled = _by_group(torch.div, x, scales, cast.group)
+    return Operand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast)
+
+
+def largest_finite(fmt: Format) -> float:
+    """The largest number of a format."""
+    from isa_model.codec import decode
+
+    return float(decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact())
+
+
+def _padded(x: Tensor, group: tuple[int, int]) -> Tensor:
+    down, right = -x.shape[-2] % group[0], -x.shape[-1] % group[1]
+    return torch.nn.functional.pad(x, (0, right, 0, down)) if down or right else x
+
+
+def _grouped(x: Tensor, group: tuple[int, int]) -> Tensor:
+    """(..., R, C) as (..., groups, rows, groups, columns)."""
+    *batch, rows, columns = x.shape
+    return x.reshape(*batch, rows // group[0], group[0], columns // group[1], group[1])
+
+
+def _largest(x: Tensor, group: tuple[int, int] | None) -> Tensor:
+    """Largest magnitude of each group, FP32."""
+    largest = torch.linalg.vector_norm
+    top: Tensor
+    if group is None:
+        top = largest(x, float("inf"), dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    else:
+        top = largest(_grouped(_padded(x, group), group), float("inf"), dim=(-3, -1), dtype=torch.float32)
+    return top
+
+
+def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] | None) -> Tensor:
+    """`operation(x, scale of the element's group)`, in FP32."""
+    if group is None:
+        result: Tensor = operation(x, scales)
+        return result
+    padded = _padded(x, group)
+    made: Tensor = operation(_grouped(padded, group), scales[..., :, None, :, None]).reshape(padded.shape)
+    return made[..., : x.shape[-2], : x.shape[-1]]
+
+
+def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
+    """Positive scales rounded to a format, saturating."""
+    if fmt.name != "ue8m0":
+        return round_to(fmt, x, rounding).float()
+    bits = x.view(torch.int32)
+    # All quotients are normal (LEAST_FLOOR), so that the exponent field is the whole answer; nearest is by value.
+    add = {Rounding.UP: 0x7FFFFF, Rounding.NEAREST_EVEN: 0x400000, Rounding.NEAREST_AWAY: 0x400000}
+    if rounding not in (*add, Rounding.DOWN, Rounding.TOWARD_ZERO):
+        raise ValueError(f"power-of-two scales are not rounded {rounding} in training")
+    power = ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
+    return torch.where(x.isnan(), x, power)
+
+
+def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN, within: bool = False) -> Tensor:
+    """FP32 numbers rounded to a format, saturating, in a dtype that holds them. `within`: none is beyond its range.
+
+    Raises ValueError for a rounding other than nearest even, towards zero, up and down.
+    """
+    native = NATIVE.get(fmt.name)
+    if rounding is Rounding.NEAREST_EVEN and native is not None:
+        top = largest_finite(fmt)
+        return (x if within else x.clamp(-top, top)).to(native)
+    if rounding is Rounding.NEAREST_EVEN and fmt.name == "bf16":
+        return x.to(torch.bfloat16)
+    if fmt.name == "fp32":
+        return x
+    values = _rounded(fmt, x, rounding)
+    fits = fmt.mantissa_bits <= 7 and fmt.exponent_bits <= 8
+    return values.to(native or (torch.bfloat16 if fits else torch.float32))
+
+
+def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
+    """By the bits of FP32: above the smallest normal number, the mantissa's low bits go; below, whole steps are counted."""
+    if rounding not in (Rounding.NEAREST_EVEN, Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN):
+        raise ValueError(f"elements are not rounded {rounding} in training")
+    lost = 23 - fmt.mantissa_bits
+    step = 2.0 ** (fmt.min_exponent - fmt.mantissa_bits)
+    if lost < 1 or step < 2.0**-100:
+        raise ValueError(f"{fmt.name} is too wide a format to cast to in training")
+    magnitude, mask = x.abs(), (1 << lost) - 1
+    bits, steps = magnitude.view(torch.int32), magnitude * (1.0 / step)
+    away = {Rounding.UP: ~x.signbit(), Rounding.DOWN: x.signbit()}.get(rounding)
+    if rounding is Rounding.NEAREST_EVEN:
+        normal = bits + (mask >> 1) + (bits >> lost & 1)
+        small = steps.round()
+    elif away is None:
+        normal, small = bits, steps.floor()
+    else:
+        normal = torch.where(away, bits + mask, bits)
+        small = torch.where(away, steps.ceil(), steps.floor())
+    normal = (normal & ~mask).view(torch.float32)
+    rounded = torch.where(magnitude < 2.0**fmt.min_exponent, small * step, normal).clamp(max=largest_finite(fmt))
+    rounded = torch.where(magnitude.isnan(), magnitude, rounded)
+    if not fmt.signed:
+        return rounded
+    # Formats in which the code of a negative zero is the NaN have no negative zero.
+    return (
+        torch.where(rounded == 0, rounded, rounded.copysign(x)) if fmt.nan == "negative-zero" else rounded.copysign(x)
+    )
+
+
+def codes_of(fmt: Format, elements: Tensor) -> Tensor:
+    """Raw codes of numbers of a format."""
+    if elements.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        return elements.view(torch.uint8)
+    if fmt.name == "bf16":
+        return elements.view(torch.int16)
+    bits = elements.float().view(torch.int32)
+    magnitude = bits & 0x7FFFFFFF
+    if fmt.name == "fp32":
+        return bits
+    if fmt.name == "ue8m0":
+        return (magnitude >> 23).to(torch.uint8)
+    normal = (magnitude >> (23 - fmt.mantissa_bits)) - ((127 - fmt.bias) << fmt.mantissa_bits)
+    scaled = magnitude.view(torch.float32) * 2.0 ** (fmt.mantissa_bits - fmt.min_exponent)
+    codes = torch.where(magnitude.view(torch.float32) < 2.0**fmt.min_exponent, scaled.int(), normal)
+    if fmt.signed:
+        codes = codes | torch.where(bits < 0, 1 << fmt.magnitude_bits, 0)
+    return codes.to({8: torch.uint8, 16: torch.int16, 32: torch.int32}[fmt.storage_bits])

@@ -1,0 +1,192 @@
+"""Records of training runs: what was trained, on what, with what numerics, and its loss. No torch is needed to read them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from codesign.training.recipe import Recipe
+from codesign.training.size import Size
+from isa_model.diagnostics import InputError
+from isa_model.files import write_file
+from isa_model.stage import Spec
+
+FOLDER = Path(__file__).parent / "records"
+SMOOTHING = 0.9
+"""Of the exponential moving average, as in DeepSeek-V3's figure B.1."""
+NUDGED = "bf16-nudged"
+"""The arm that is the reference but for a hair: its gap is noise."""
+POINTS = 100
+"""Of a recorded curve."""
+
+
+class Drift(Spec):
+    """How a gradient differs from BF16's at the same weights, on validation text and with the same experts chosen."""
+
+    error: float
+    """Norm of the difference over the norm of BF16's."""
+    along: float
+    """The part of the difference along BF16's gradient, over the latter: negative where gradients become smaller."""
+
+
+class Run(Spec):
+    """One training run."""
+
+    arm: str
+    """Name of the numerics within the experiment."""
+    recipe: Recipe
+    recipe_sha256: str
+    seed: int
+    """Of the weights; the same seed draws the same batches in every arm."""
+    engines: tuple[str, str, str]
+    """What computed Fprop, Dgrad and Wgrad: torch, model, native, or fp32: not the instruction, but FP32 sums."""
+    steps: tuple[int, ...]
+    """Steps of the curve, counted from 1."""
+    curve: tuple[float, ...]
+    """Training loss there, nats per byte, as an exponential moving average (0.9) over all steps."""
+    tail: float | None
+    """Mean training loss over the last quarter of the steps; None: it diverged."""
+    validation: float | None
+    """Mean loss on validation text after the last step, with the arm's own numerics."""
+    drift_at_start: Drift | None = None
+    """Of the gradient at the first weights, where many sums have one sign."""
+    drift: Drift | None = None
+    """Of the gradient after the last step."""
+    diverged_at: int | None = None
+    """Step of the first loss that was no number."""
+    dropped: float
+    """Share of expert choices for which there was no slot."""
+    seconds: float
+    tokens_per_second: float
+    """Over the steps after the first tenth."""
+
+
+class Record(Spec):
+    """Runs on one machine, all with the same text, model and schedule, so that their losses can be compared."""
+
+    schema_version: Literal[1]
+    size: str
+    model: Size
+    """With the schedule as it was run."""
+    text_sha256: str
+    text_bytes: int
+    commit: str
+    machine: str
+    """Processor or GPU, and how many processes trained together."""
+    versions: dict[str, str]
+    runs: tuple[Run, ...] = ()
+
+    def with_run(self, run: Run) -> Record:
+        """This record and one run more, in place of an older one of the same arm and seed."""
+        others = tuple(r for r in self.runs if (r.arm, r.seed) != (run.arm, run.seed))
+        return self.model_copy(update={"runs": (*others, run)})
+
+    def same_conditions(self, other: Record) -> bool:
+        """Whether runs of both can stand in one record."""
+        return self.model_copy(update={"runs": ()}) == other.model_copy(update={"runs": ()})
+
+    def find(self, arm: str) -> list[Run]:
+        """The runs of an arm by seed."""
+        return sorted((r for r in self.runs if r.arm == arm), key=lambda r: r.seed)
+
+
+class Gap(Spec):
+    """Relative gap of an arm's training loss to the reference's, over the seeds both have."""
+
+    seeds: tuple[int, ...]
+    each: tuple[float | None, ...]
+    """Of each seed: tail loss over the reference's, less 1; None: it diverged."""
+    mean: float | None
+    low: float | None
+    high: float | None
+    """95 % interval of the mean (Student's t over seeds), never narrower than that of the nudged reference: seeds that
+    happen to lie together prove nothing that two equal runs would not. None with one seed, or where a run diverged."""
+    largest: float | None
+    """Largest magnitude of the gap between the smoothed curves after the first quarter of the steps, of any seed."""
+
+
+def gap(record: Record, arm: str, reference: str = "bf16") -> Gap | None:
+    """The gap of an arm to the reference within a record; None where they share no seed."""
+    base = {r.seed: r for r in record.find(reference)}
+    pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
+    if not pairs:
+        return None
+    each = [_over(a.tail, b.tail) for a, b in pairs]
+    whole = [x for x in each if x is not None]
+    mean = low = high = largest = None
+    if len(whole) == len(each):
+        mean = sum(whole) / len(whole)
+        largest = max(_largest(a, b) for a, b in pairs)
+        if len(whole) > 1:
+            half = max(_half(whole), _noise(record, reference))
+            low, high = mean - half, mean + half
+    return Gap(seeds=tuple(a.seed for a, _ in pairs), each=tuple(each), mean=mean, low=low, high=high, largest=largest)
+
+
+def _half(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean of at least two values."""
+    count = len(values)
+    mean = sum(values) / count
+    return _t95(count - 1) * sqrt(sum((x - mean) ** 2 for x in values) / (count - 1) / count)
+
+
+def _noise(record: Record, reference: str) -> float:
+    """That of the reference started a hair off; 0 where the record has less than two such runs."""
+    base = {r.seed: r.tail for r in record.find(reference)}
+    gaps = [g for r in record.find(NUDGED) if (g := _over(r.tail, base.get(r.seed))) is not None]
+    return _half(gaps) if len(gaps) > 1 else 0.0
+
+
+def _over(x: float | None, y: float | None) -> float | None:
+    return None if x is None or y is None else x / y - 1
+
+
+def _largest(a: Run, b: Run) -> float:
+    late = [(x, y) for step, x, y in zip(a.steps, a.curve, b.curve, strict=False) if step > a.steps[-1] / 4]
+    return max(abs(x / y - 1) for x, y in late)
+
+
+def _t95(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t."""
+    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    return table[freedom - 1] if freedom <= len(table) else 2.0
+
+
+def summarise(losses: list[float]) -> tuple[tuple[int, ...], tuple[float, ...], float | None]:
+    """The smoothed curve at POINTS steps, and the mean of the last quarter, of the losses of all steps."""
+    smooth, average = [], 0.0
+    for i, loss in enumerate(losses):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smooth.append(average / (1 - SMOOTHING ** (i + 1)))
+    count = len(losses)
+    picked = sorted({round((i + 1) * count / min(POINTS, count)) for i in range(min(POINTS, count))})
+    tail = losses[-max(count // 4, 1) :] if losses else []
+    mean = sum(tail) / len(tail) if tail else float("nan")
+    return tuple(picked), tuple(round(smooth[i - 1], 6) for i in picked), mean if isfinite(mean) else None
+
+
+def read(path: Path) -> Record:
+    """Read a record. Raises InputError for a file that is none."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
+        raise InputError.of(f"{path}: {reason}") from None
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record, a run to a line. Raises InputError when it cannot be written."""
+    conditions = record.model_dump(mode="json", exclude_defaults=True)
+    runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
+    write_file(path, json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n')
+
+
+@cache
+def shipped() -> tuple[tuple[str, Record], ...]:
+    """All records that come with the package, with their file names."""
+    return tuple((path.name, read(path)) for path in sorted(FOLDER.glob("*.json")))

@@ -1,0 +1,218 @@
+"""Which sums of a spec Hopper's Tensor Cores can take, and how: tensor.py writes the text.
+
+What they lose is made to be what the spec loses:
+
+- `half`. Hopper's HMMA shifts 16 products and C to their largest exponent and cuts them 25 bits below, towards zero
+  (isa_model/catalogue/hopper.yaml; checked live). Given C = 2**X it cuts every product at 2**(X - 25), wherever we want
+  the cut, and each element of D can have an X of its own. To take 2**X out of the sum again, half of A holds -2**X of
+  eight columns and half of B the unit matrix, so the other half, eight products, is what remains: exact, in 24 bits.
+- `double`. DMMA is a chain of FP64 fused multiply-adds, each rounded towards zero, here above a magic number C whose
+  last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
+  positive products, P, whence the signed sum 2 P - T.
+- `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
+- `limbs`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs; sums
+  may be wider than FP64.
+
+The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
+2**step terms are added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import frexp
+from typing import Literal
+
+from isa_model.engines.plan import LANE_BITS, RANGE, Plan, lowest_exponent, significand_bits
+from isa_model.formats import Format
+from isa_model.lanes import largest_finite
+from isa_model.rounding import Rounding
+from isa_model.stage import Stage
+
+KEPT = 25
+"""Fraction bits that Hopper's HMMA keeps of 16 products and C."""
+FARTHEST = 100
+"""Largest exponent for which powers of two 25 bits above are built."""
+LONGEST = 128
+"""Products of a block that a thread can hold."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the Tensor Cores take the first stage's sums."""
+
+    cut: Literal["half", "double", "exact", "limbs"]
+    whole: bool
+    """Whether a block can be computed to the end, C and register included, by the short text below."""
+    step: int
+    """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
+    adds_exactly: bool = False
+    """Whether FP64 is known to hold the sum with C too."""
+
+    @property
+    def blocks_per_multiprocessor(self) -> int:
+        """How many thread blocks share a multiprocessor at least: what the registers of a thread leave room for."""
+        return 2 if self.whole and self.cut != "double" else 1
+
+
+def route(plan: Plan) -> Route | None:
+    """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
+    spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
+    folded = plan.scales_fold and spec.scale is not None
+    if folded or plan.infinite_from is not None or stage.terms > LONGEST:
+        return None
+    if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
+        return None
+    if not plan.fused_products:  # sums wider than FP64
+        wide = stage.fraction_bits is None and is_short(plan) and limbs(spec.a) + limbs(spec.b) <= 10
+        return Route("limbs", True, 0) if wide and pieces(plan) else None
+    needs_exponent = stage.aligned or not stage.result
+    low, high = product_exponents(plan)
+    values = high - low + 1
+    step = 0 if not needs_exponent else 8 if values <= 30 else 4 if values <= 62 else -1
+    if step < 0 or not _zeros_do_not_count(plan, stage, low):
+        return None
+    growth = plan.product_growth + (stage.terms - 1).bit_length()
+    cut: Literal["half", "double", "exact"]
+    alone = not (stage.aligned and stage.accumulator)  # else a large C may cut what the window has room for
+    if alone and _loses_nothing(plan, stage) and (stage.zero == "positive" or stage.terms % 4 == 0):
+        cut = "exact"
+    elif not stage.aligned or stage.rounding is not Rounding.TOWARD_ZERO or stage.zero != "positive":
+        return None
+    elif growth + (stage.fraction_bits or 0) <= 24 and max(map(significand_bits, (spec.a, spec.b))) <= 8:
+        cut = "half"
+    elif growth + (stage.fraction_bits or 0) < LANE_BITS - 1:
+        cut = "double"
+    else:
+        return None
+    far_from_overflow = high + growth < FARTHEST
+    return Route(cut, is_short(plan) and far_from_overflow, step)
+
+
+def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
+    """The same way by INT8 digits, for finite operands that keep sums and C below `bound`, and a C that is a multiple of
+    `smallest_unit`; None if something might be lost."""
+    stage = next(iter(plan.spec.stages.values()))
+    if way.cut == "limbs":
+        return way if bound < 2.0**RANGE else None
+    if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
+        return None
+    last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
+    if stage.aligned and stage.accumulator:
+        assert stage.fraction_bits is not None
+        reach = max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits
+        if reach > last or smallest_unit < 2.0**reach:
+            return None
+        if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
+            way = replace(way, step=0)
+    exactly = smallest_unit >= 2.0**last and bound < 2.0 ** (last + LANE_BITS)
+    digits = limbs(plan.spec.a) + limbs(plan.spec.b)
+    return replace(way, cut="limbs", adds_exactly=exactly) if digits <= 7 and pieces(plan) else None
+
+
+def _loses_nothing(plan: Plan, stage: Stage) -> bool:
+    """Whether FP64 holds the sum of a block of products and, C apart, no product reaches below the last bit kept."""
+    low = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
+    high = product_exponents(plan)[1]
+    bits = high + plan.product_growth + (stage.terms - 1).bit_length() - low
+    return bits < LANE_BITS and (stage.fraction_bits is None or stage.fraction_bits >= high - low)
+
+
+def limbs(fmt: Format) -> int:
+    """Digits to the base 256, each from -128 to 127, of a format's numbers in units of its smallest."""
+    largest = int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
+    return next(n for n in range(1, 99) if largest <= 127 * (256**n - 1) // 255)
+
+
+def _largest_digits(fmt: Format) -> list[int]:
+    """The magnitudes that digits reach, the lowest first."""
+    count, top = limbs(fmt), int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
+    return [128] * (count - 1) + [top // 256 ** (count - 1) + 1]
+
+
+def pieces(plan: Plan) -> list[tuple[int, int]]:
+    """How sums of products of digits, by their power of 256, are gathered in 32 bits: the lowest of each piece, and how
+    many. Empty if even one does not fit."""
+    a, b = _largest_digits(plan.spec.a), _largest_digits(plan.spec.b)
+    terms = next(iter(plan.spec.stages.values())).terms
+    sums = [0] * (len(a) + len(b) - 1)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            sums[i + j] += terms * x * y
+    result: list[tuple[int, int]] = []
+    first = 0
+    while first < len(sums):
+        fits = [n for n in (1, 2, 3) if sum(s << 8 * i for i, s in enumerate(sums[first : first + n])) < 1 << 31]
+        if not fits:
+            return []
+        result.append((first, min(fits[-1], len(sums) - first)))
+        first += result[-1][1]
+    return result
+
+
+def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) -> bool:
+    """Whether C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the way `half`."""
+    low, high = product_exponents(plan)
+    bits = next(iter(plan.spec.stages.values())).fraction_bits or 0
+    return (
+        smallest_unit >= 2.0 ** (low - 1 - bits) and largest + k * 2.0 ** (high + plan.product_growth) < 2.0**FARTHEST
+    )
+
+
+def product_exponents(plan: Plan) -> tuple[int, int]:
+    """The lowest and the highest exponent with which a product aligns."""
+    top = sum(0 if f.kind == "integer" else f.max_exponent for f in (plan.spec.a, plan.spec.b))
+    return plan.min_product_exponent, top
+
+
+def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
+    """What is added to `step` times the exponents of A and B, so that the lowest exponent of a product is found as 1."""
+    low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
+    of_a = -step * (low[0] + plan.spec.a.max_exponent) // 2
+    return of_a, step * (1 - sum(low)) - 127 - of_a
+
+
+def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
+    """Whether a zero's exponent lies so low that it shows in nothing but a sum of zeros."""
+    zero = stage.zero_exponent
+    if zero is None:
+        return True
+    running = [plan.spec.c_format, *(r.format for r in stage.result)] if stage.accumulator else []
+    return zero <= min([low, *(f.min_exponent for f in running)])
+
+
+def is_short(plan: Plan, in_fp16: bool = False) -> bool:
+    """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once; or in
+    FP16 to nearest."""
+    stage = next(iter(plan.spec.stages.values()))
+    if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
+        return False
+    (register,) = stage.result
+    fmt, c_format = register.format, plan.spec.c_format
+    told = (stage.fraction_bits is None or stage.fraction_bits > 0) and fmt.mantissa_bits > 0  # a NaN keeps a bit
+    once = register.rounding is Rounding.TOWARD_ZERO or (
+        register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 23
+    )
+    range_of = (fmt.kind, fmt.min_exponent, fmt.max_exponent)
+    if in_fp16:
+        once = register.rounding is Rounding.NEAREST_EVEN and fmt.mantissa_bits == 10
+    return (
+        range_of == (("float", -14, 15) if in_fp16 else ("float", -126, 127))
+        and (c_format.kind == "float" and c_format.min_exponent >= -126 and c_format.max_exponent <= 127)
+        and max(fmt.mantissa_bits, c_format.mantissa_bits) <= 23
+        and once
+        and told
+        and (plan.levels[0].plain or not stage.aligned)
+        and stage.accumulator_fraction_bits == stage.fraction_bits
+        and stage.rounding in (None, Rounding.TOWARD_ZERO)
+        and stage.drop_beyond is None
+        and stage.zero == "positive"
+        and register.subnormals == "keep"
+        and (register.overflow or fmt.overflow) in ("infinity", "ieee")
+    )
+
+
+def c_is_apart(plan: Plan) -> bool:
+    """Whether the first block meets C in a format with other exponents than the running value's."""
+    stage, *others = plan.spec.stages.values()
+    return not others and plan.spec.c_format.min_exponent != stage.result[-1].format.min_exponent

@@ -1,0 +1,116 @@
+"""The GPU engine without a GPU: its kernels as C++ on this machine, the Tensor Cores' instructions by their rules.
+
+What the chip's instructions compute is in emulated.h, written from the catalogue; the rest is the engine's own text.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tensor import CASES, reference
+
+from isa_model import load
+from isa_model.engines import gpu, tensor
+from isa_model.operands import draw
+
+torch = pytest.importorskip("torch", reason="the extra `kernels` is not installed")
+compiler = shutil.which("g++")
+pytestmark = pytest.mark.skipif(compiler is None, reason="no g++")
+
+FLAGS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-frounding-math", "-ffp-contract=off", "-shared", "-fPIC")
+DRIVER = """
+template <int I, class... A> auto arg(void (*)(A...)) -> std::tuple_element_t<I, std::tuple<A...>>;
+extern "C" void drive(int gx, int gy, int threads, int in_warps, long *v) {{
+  for (int x = 0; x < gx; ++x)
+    for (int y = 0; y < gy; ++y)
+      for (int first = 0; first < threads; first += 32) {{
+        auto one = [=](int t) {{ blockIdx = {{(unsigned)x, (unsigned)y, 0}}; threadIdx = {{(unsigned)t, 0, 0}}; {call}; }};
+        std::vector<std::thread> warp;
+        for (int t = first; t < first + 32; ++t)
+          if (in_warps) warp.emplace_back(one, t); else one(t);
+        for (auto &t : warp) t.join();
+      }}
+}}
+"""
+
+
+class OnThisMachine:
+    """torch, but what is asked for on the GPU is made here."""
+
+    def __getattr__(self, name):
+        function = getattr(torch, name)
+        if name in ("zeros", "empty", "arange"):
+            return lambda *sizes, **fields: function(*sizes, **fields | {"device": "cpu"})
+        return function
+
+
+def compiled(text, name, folder):
+    """The kernel of a CUDA file as a C function, and whether it has Tensor Core instructions."""
+    in_warps = "mma.sync" in text
+    text = re.sub(r'asm\("\{ \.reg \.f16 h;.*\n', "y = (double)(_Float16)x;\n", text)
+    text = re.sub(r'asm\("shl\.b32.*?\);', "mask = (unsigned)n >= 32u ? 0 : (int)(0xFFFFFFFFu << n);", text)
+    text = re.sub(r"(template <bool CUT> )?FN void (hmma|imma|dmma)\([^{]*\{\n(?:  .*\n)*?\}\n", "", text)
+    text = text.replace("threadIdx.x % 32 == 0 &&", "")  # packing runs thread after thread: each tells its own largest
+    assert "asm(" not in text
+    parameters = re.search(rf"\n?{name}\((.*?)\)\s*\{{", text[text.index('extern "C"') :], re.DOTALL)[1].split(",")
+    call = ", ".join(f"(decltype(arg<{i}>(&{name})))v[{i}]" for i in range(len(parameters)))
+    source, library = folder / "kernel.cpp", folder / f"{len(list(folder.iterdir()))}.so"
+    header = Path(__file__).parent / "emulated.h"
+    source.write_text(f'#include "{header}"\n{text}{DRIVER.format(call=f"{name}({call})")}')
+    subprocess.run([compiler, *FLAGS, "-pthread", "-o", library, source], check=True)
+    return ctypes.CDLL(str(library)).drive, in_warps
+
+
+@pytest.fixture
+def emulated(monkeypatch, tmp_path):
+    """gpu.py with kernels that run here."""
+    known = {}
+
+    def kernel(text, name="run"):
+        if (text, name) not in known:
+            known[text, name] = compiled(text, name, tmp_path)
+        return known[text, name]
+
+    def launch(kernel, grid, threads, sizes, arrays):
+        values = [*map(int, sizes), *(0 if x is None else x.data_ptr() for x in arrays)]
+        drive, in_warps = kernel
+        drive(*grid, threads, int(in_warps), (ctypes.c_long * len(values))(*values))
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(gpu, "_torch", OnThisMachine)
+    monkeypatch.setattr(gpu, "_is_hopper", lambda: True)
+    monkeypatch.setattr(gpu, "_kernel", kernel)
+    monkeypatch.setattr(gpu, "_launch", launch)
+    one_warp = {"WARPS_M": 1, "WARPS_N": 1, "THREADS": 32, "ROWS": 16 * tensor.TM, "COLUMNS": 8 * tensor.TN}
+    for constant, value in one_warp.items():  # of a thread block; they share nothing
+        monkeypatch.setattr(tensor, constant, value)
+    caches = (gpu._words, gpu._table, tensor.source)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["Hopper's FP8", "25 bits", "exact"])
+def test_sums_on_emulated_tensor_cores_are_the_other_engines(emulated, name):
+    """Cut by HMMA and by DMMA, and exact in digits of INT8: with finite numbers of all exponents, and with NaNs."""
+    spec = CASES[name]
+    for kind in ("finite", "cancellation", "special"):
+        x = draw(spec, kind, np.random.default_rng(5), 17, 9, 64)
+        assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
+    x.c[:] = 0  # where C is zero more is known of the sums
+    assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x))
+
+
+@pytest.mark.parametrize("name", ["hopper.wgmma.m64n8k16.f32.bf16.bf16", "volta.mma.m8n8k4.f16.f16.f16.f16"])
+def test_kernels_for_cuda_cores_are_the_other_engines(emulated, name):
+    """On exponents to both ends, where zeros count, and in FP32 and FP16 registers."""
+    spec = load(name)
+    for kind in ("bits", "cancellation", "subnormal", "special"):
+        x = draw(spec, kind, np.random.default_rng(5), 17, 9, 32)
+        assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
