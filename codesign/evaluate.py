@@ -15,6 +15,7 @@ from typing import Any
 from codesign import manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
+from codesign.cost.plots import plots as cost_plots
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather
@@ -57,6 +58,8 @@ class Result(Spec):
     figures: tuple[Figure, ...]
     costs: tuple[Figure, ...] = ()
     """Of the hardware, over the base's; empty without a record."""
+    cost_plots: tuple[Plot, ...] = ()
+    """Curves of cost, and error against area, with the proposal marked; empty for other bases than the curves' unit."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -85,6 +88,7 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
+        cost_plots=cost_plots(proposal),
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
         method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),

@@ -12,20 +12,20 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
 from codesign.__main__ import run
-from codesign.claims import judge
 from codesign.cost import records
 from codesign.cost.elaborate import elaborate
 from codesign.cost.energy import switched, workload_vectors
-from codesign.cost.evidence import gather
 from codesign.cost.export import export
 from codesign.cost.library import Library
 from codesign.cost.netlist import Netlist, pack, unpack
 from codesign.cost.pipeline import pipeline
-from codesign.cost.rtl.unit import unit
+from codesign.cost.rtl.block import Design
+from codesign.cost.rtl.ports import shared_uses
+from codesign.cost.rtl.unit import scale_product, unit
 from codesign.cost.synth import block_areas, synthesise
-from codesign.cost.vectors import adversarial, of_matrices
+from codesign.cost.vectors import Vectors, adversarial, of_matrices
 from codesign.cost.verify import against_golden, compare, faults_caught, outputs, prove
-from codesign.proposal import Quantisation, load_proposal
+from codesign.proposal import Quantisation
 from codesign.trial import Trial
 from codesign.workloads.gemms import gemms
 from isa_model import InputError, load
@@ -175,9 +175,13 @@ def test_a_small_unit_is_right_for_every_input():
 
 
 def test_the_mapped_base_gives_what_the_h200_recorded():
-    """The netlist of Hopper's FP8 wgmma equals the recorded hardware on every stored single step."""
+    """The netlist of Hopper's FP8 wgmma equals the recorded hardware on every stored single step, and has its record's cost."""
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
     netlist = synthesise(unit(spec), Library.own()).netlist
+    record = records.find(spec, "neutral")
+    assert record.library_sha256 == Library.own().sha256
+    assert record.area == pytest.approx(netlist.area, rel=0.01)
+    assert record.delay_fo4 == pytest.approx(netlist.delay / 5, rel=0.05)
     checked = 0
     with np.load(ROOT / "tests/fixtures/h200_mma.npz") as recorded:
         keys = [k[:-2] for k in recorded.files if k.startswith("wgmma_e4m3_f32/") and k.endswith("/1/D")]
@@ -189,6 +193,37 @@ def test_the_mapped_base_gives_what_the_h200_recorded():
                 assert np.array_equal(got, d[block].view(np.uint32).ravel().astype("u8")), key
                 checked += len(got)
     assert checked > 1000
+
+
+def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
+    """The multiplier of scales and the unit that takes its product are together what the model says, and the unit smaller."""
+    half = {"format": "fp16", "rounding": "nearest-even"}
+    stages = {"s": aligned(2, 8), "c": {"terms": 1, "zero": "ieee", "accumulator": True, "result": half}}
+    scale = {"a": {"group": [1, 8], "format": "fp16"}, "b": {"group": [8, 2], "format": "fp16"}, "onto": "s"}
+    product = {"format": "e5m2", "rounding": "nearest-even"}
+    spec = instruction(stages, k=8, accumulator="fp16", scale={**scale, "product": product})
+    assert shared_uses(spec) == 4 * 2  # four steps of a group, two columns
+    product, alone = elaborate(scale_product(spec)), elaborate(unit(spec, shared=True))
+    result = compare(product.feeding(alone, "scale"), adversarial(spec, 0, 16))
+    assert result.mismatches == 0, result.first
+    assert alone.area < elaborate(unit(spec)).area
+    assert shared_uses(SPECS["scales added to exponents"]) == 1
+
+
+@pytest.mark.parametrize("recoded", [False, True])
+def test_multipliers_are_right_for_every_operand_and_sign(recoded, monkeypatch):
+    """Both kinds of rows, signed and unsigned operands of unlike widths: all products."""
+    from codesign.cost.rtl import carry_save
+
+    monkeypatch.setattr(carry_save, "WIDE", 2 if recoded else 99)
+    for bits, signs in (((5, 4), (0, 0)), ((4, 4), (0, 1)), ((3, 5), (1, 1)), ((5, 5), (1, 0))):
+        design = Design()
+        both = dict(zip("xy", bits, strict=True))
+        design.define("unit", lambda b, x, y, s=signs: {"d": carry_save.multiply(b, x, y, *map(bool, s))}, both)
+        codes = [grid.ravel() for grid in np.meshgrid(*(np.arange(1 << n) for n in bits))]
+        x, y = (c - (s * (c >> (n - 1)) << n) for c, n, s in zip(codes, bits, signs, strict=True))
+        vectors = Vectors({"x": codes[0][:, None], "y": codes[1][:, None]}, x * y & ((1 << sum(bits)) - 1))
+        assert np.array_equal(outputs(elaborate(design.rtlil()), vectors), vectors.d.astype("u8")), (bits, signs)
 
 
 def test_the_engine_behind_the_vectors_is_the_golden_model():
@@ -332,44 +367,6 @@ def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
 # -- records and files -----------------------------------------------------------------------------------------------
 
 
-def test_a_design_is_known_by_its_hardware():
-    """m, n and prose do not change a design; one fraction bit does."""
-    base = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
-    assert records.design_sha256(base) == records.design_sha256(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"))
-    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
-    assert len({records.design_sha256(proposal.proposed(v)) for v in (None, 13, 17, 25)}) == 3
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "proposals").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_proposal_has_records_and_figures(path):
-    """Base and proposal have records of the present recipe, proven on 100,000 vectors, and so cost figures."""
-    proposal = load_proposal(path)
-    for spec in (proposal.today, proposal.proposed()):
-        record = records.find(spec, "neutral")
-        assert record is not None, spec.name
-        assert record.equivalence.vectors >= 100_000
-        assert record.equivalence.mismatches == 0
-    figures = {f.metric: f for f in gather(proposal) if f.at is None}
-    ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
-    assert figures.keys() == {*ratios, "cost.sm_area_ratio", "cost.extra_cycles", "cost.scale_traffic"}
-    for name, figure in figures.items():
-        assert figure.low <= figure.value <= figure.high
-        assert name not in ratios or proposal.base in figure.source
-    verdicts = [v for v in judge(proposal, gather(proposal)) if v.claim.metric.startswith("cost.")]
-    assert verdicts
-    assert all(v.deciding is not None for v in verdicts)
-
-
-def test_the_shipped_record_of_the_base_is_what_synthesis_gives():
-    """Made again, the base has the area and delay of its record."""
-    spec = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
-    record = records.find(spec, "neutral")
-    netlist = synthesise(unit(spec), Library.own()).netlist
-    assert record.library_sha256 == Library.own().sha256
-    assert record.area == pytest.approx(netlist.area, rel=0.01)
-    assert record.delay_fo4 == pytest.approx(netlist.delay / 5, rel=0.05)
-
-
 def test_exported_files_run_under_an_open_simulator(tmp_path):
     """The testbench passes with the design and with the mapped netlist, and fails with a wrong vector."""
     spec = SPECS["scales added to exponents"]
@@ -443,34 +440,3 @@ def test_an_export_leaves_foreign_folders_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds something else"):
         export(SPECS["4 terms"], tmp_path, Library.own())
-
-
-def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
-    """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
-    from codesign.cost import evidence
-
-    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
-    made = []
-
-    def measured(spec, library, vectors, words):
-        made.append(spec.name)
-        if "at 17" in spec.name:
-            raise InputError.of("no hardware")
-        return records.find(spec, "neutral")
-
-    monkeypatch.setattr(evidence, "find", lambda *_: None)
-    monkeypatch.setattr(evidence, "measure", measured)
-    assert gather(proposal) == ()
-    assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
-
-
-def test_chip_figures_follow_from_the_records():
-    """Extra gates over an SM's transistors by hand; scale traffic of FP32 per 128 and of UE8M0 per 32 are 1/32."""
-    from codesign.cost.chip import scale_traffic, sm_area
-
-    for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
-        assert scale_traffic(load_proposal(ROOT / f"proposals/{name}.yaml").proposed()).value == 1 / 32
-    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
-    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
-    extra = (new.pipelined.area - old.pipelined.area) * 4 * 128
-    assert sm_area(new, old, proposal.proposed()).value == pytest.approx(1 + extra / (80e9 / 144 * 0.55))

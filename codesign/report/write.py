@@ -28,7 +28,7 @@ def write(result: Result, folder: Path) -> Path:
 
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in result.plots}
+    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.cost_plots)}
     return {
         _MARK: result.model_dump_json(indent=1) + "\n",
         "report.md": _render("report.md.j2", result, plots),

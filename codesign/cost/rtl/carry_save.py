@@ -41,7 +41,7 @@ def multiply(block: Block, x: Wire, y: Wire, x_signed: bool = False, y_signed: b
     width = len(x) + len(y)
     if len(y) == 1 and not (x_signed or y_signed):
         return pad(gate(x, y), width - 1)
-    rows_of = _recoded if len(y) >= WIDE - 2 * y_signed else _by_bits
+    rows_of = _recoded if len(y) >= WIDE - 2 * y_signed else by_bits
 
     def body(inner: Block, x: Wire, y: Wire) -> dict[str, Wire]:
         rows, correction = rows_of(inner, x, y, x_signed, y_signed)
@@ -53,7 +53,7 @@ def multiply(block: Block, x: Wire, y: Wire, x_signed: bool = False, y_signed: b
     return block.call(f"multiply_{len(x)}x{len(y)}{signs}", body, x=x, y=y)["product"]
 
 
-def _by_bits(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
+def by_bits(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
     """A row per bit of y, and what they add too little. A bit of negative weight is inverted (Baugh and Wooley)."""
     rows, correction = [], 0
     for j in range(len(y)):
