@@ -18,7 +18,14 @@ def main() -> None:
 
 def _bringer(package: str | None) -> str:
     """What to install for a package: codesign itself, or it with an extra."""
-    extras = {"amaranth": "cost", "pyosys": "cost", "torch": "kernels", "cuda": "kernels", "triton": "kernels"}
+    extras = {
+        "amaranth": "cost",
+        "pyosys": "cost",
+        "torch": "kernels",
+        "cuda": "kernels",
+        "triton": "kernels",
+        "pynvml": "kernels",
+    }
     extra = extras.get((package or "").split(".")[0])
     return f"'codesign[{extra}]'" if extra else "codesign"
 

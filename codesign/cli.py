@@ -216,6 +216,34 @@ def conform(
 
 
 @app.command()
+def bench(
+    kernel: Annotated[
+        list[str] | None, typer.Option(help="Kernels to time, with * and ?, for instance 'gemm.*'; default: all.")
+    ] = None,
+    shapes: Annotated[
+        str, typer.Option(help="deepseek-v3, or forward GEMMs as MxNxK, separated by commas.")
+    ] = "deepseek-v3",
+    out: Annotated[Path, typer.Option(help="Where to save the record (JSON).")] = Path("bench.json"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the operands.")] = 0,
+) -> int:
+    """Check and time the kernels beside their peers and ceilings on the GPU at hand. Exit code 1 if one is wrong."""
+    from kernels.bench.run import bench as run_bench
+    from kernels.bench.shapes import parse
+    from kernels.bench.table import table
+
+    patterns = kernel or ["*"]
+    command = " ".join(
+        ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
+    )
+    with _Progress("timing") as progress:
+        record = run_bench(parse(shapes), patterns, name=out.stem, command=command, seed=seed, progress=progress.update)
+    record.save(out)
+    _console().print(table(record))
+    print(f"record: {out}", file=sys.stderr)
+    return int(any(row.wrong for row in record.cases))
+
+
+@app.command()
 def vectors(
     target: Target,
     out: Annotated[Path, typer.Option(help="Folder of the vectors.")],

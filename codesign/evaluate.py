@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from codesign import manual
@@ -23,6 +20,7 @@ from codesign.proposal import Proposal
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
+from isa_model import provenance
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
@@ -156,34 +154,5 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the source tree this package runs from, if it is a checkout of it.
-
-    A copy of the tree without its history says it in the environment variable CODESIGN_COMMIT.
-    """
-    root = Path(__file__).resolve().parent.parent
-    if said := os.environ.get("CODESIGN_COMMIT"):
-        return said
-    if not (root / ".git").exists():
-        return ""
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(
-            [
-                *git,
-                "status",
-                "--porcelain",
-                "-uno",
-                "--",
-                "isa_model",
-                "codesign",
-                "proposals",
-                ":!codesign/cost/records",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    """The commit an evaluation is of, with a `+` if what decides it was changed since."""
+    return provenance.commit("isa_model", "codesign", "proposals", ":!codesign/cost/records")

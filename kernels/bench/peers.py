@@ -1,0 +1,260 @@
+"""What others offer for the same GEMMs, and the ceilings: torch (cuBLASLt) in every scaling mode, DeepGEMM if installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from kernels.bench.case import Case, relative_error
+from kernels.bench.data import Quantised, normal, product, quantise
+from kernels.bench.shapes import Gemm
+
+COPIED_BYTES = 1 << 30
+BF16_CEILING = Gemm(8192, 8192, 8192)
+TOLERANCE = 1e-2
+"""Relative Frobenius error allowed: BF16 output alone makes 1.7e-3, FP8 without promotion 3.5e-3 at k=16384, 5e-3 at 32768."""
+
+
+class Operands(NamedTuple):
+    """One set of a GEMM: A (m, k), B (n, k), the output (m, n) and what else the call needs."""
+
+    a: Any
+    b: Any
+    out: Any
+    call: Any = None
+
+
+def ceilings() -> Iterator[Case]:
+    """What the machine can do at most: one pass through memory, reading and writing, and a large BF16 GEMM."""
+    yield Case(
+        kernel="ceiling.copy",
+        implementation="torch",
+        variant="peer",
+        shape={"bytes": COPIED_BYTES},
+        flops=0,
+        least_bytes=2 * COPIED_BYTES,
+        prepare=_copy_operands,
+        launch=_copy,
+        check=_copy_error,
+        notes="torch.neg of int32; bytes read and bytes written both count",
+    )
+    yield _bf16("ceiling.bf16", BF16_CEILING)
+
+
+def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
+    """Peers for forward GEMMs, and from 1024 tokens on for dgrad and wgrad too."""
+    backward = [shape for shape in shapes if shape.m >= 1024]
+    for shape in shapes:
+        yield _bf16("gemm.bf16", shape)
+        yield _row_scale("gemm.native", shape)
+        yield _blockwise("gemm.fprop", shape, (128, 128))
+        if find_spec("deep_gemm"):
+            yield _deep_gemm("gemm.fprop", shape)
+    for shape in backward:
+        yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
+        yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
+    for shape in dict.fromkeys([*shapes, *(s.dgrad for s in backward), *(s.wgrad for s in backward)]):
+        yield from _one_scales(shape)
+
+
+def _one_scales(shape: Gemm) -> Iterator[Case]:
+    yield _one_scale("gemm.native", shape, fast=True)
+    yield _one_scale("gemm.native", shape, fast=False)
+
+
+def fp8_bytes(shape: Gemm, out: int = 2) -> int:
+    """Least bytes of an FP8 GEMM with `out` bytes an output; scales left out (under 4 % with 1x128 tiles)."""
+    return shape.m * shape.k + shape.n * shape.k + out * shape.m * shape.n
+
+
+def _nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
+    import torch
+
+    return torch.full((rows, columns), float("nan"), device="cuda", dtype=getattr(torch, dtype))
+
+
+# -- ceilings and BF16 -----------------------------------------------------------------------------------------------
+
+
+def _copy_operands(generator: Any) -> Operands:
+    import torch
+
+    a = torch.randint(-(1 << 30), 1 << 30, (COPIED_BYTES // 4,), generator=generator, device="cuda", dtype=torch.int32)
+    return Operands(a, None, torch.zeros_like(a))
+
+
+def _copy(x: Operands) -> None:
+    """An elementwise kernel: a plain copy in a graph would go to the copy engine, which is slower."""
+    import torch
+
+    torch.neg(x.a, out=x.out)
+
+
+def _copy_error(x: Operands) -> float:
+    return relative_error(x.out.double(), -x.a.double(), 0.0)
+
+
+def _mm(x: Operands) -> None:
+    import torch
+
+    torch.mm(x.a, x.b, out=x.out)
+
+
+def _bf16(kernel: str, shape: Gemm) -> Case:
+    def prepare(generator: Any) -> Operands:
+        a, b = normal(generator, shape.m, shape.k), normal(generator, shape.n, shape.k)
+        return Operands(a, b.T, _nan(shape.m, shape.n))
+
+    return Case(
+        kernel=kernel,
+        implementation="torch",
+        variant="peer",
+        shape=shape._asdict(),
+        flops=shape.flops,
+        least_bytes=2 * (shape.m * shape.k + shape.n * shape.k + shape.m * shape.n),
+        prepare=prepare,
+        launch=_mm,
+        check=lambda x: relative_error(x.out, x.a.double() @ x.b.double(), TOLERANCE),
+        notes="torch.mm, BF16 in and out",
+    )
+
+
+# -- torch._scaled_mm ------------------------------------------------------------------------------------------------
+
+
+class Scaled(NamedTuple):
+    """A quantised pair and the scales as a library wants them."""
+
+    a: Quantised
+    b: Quantised
+    scale_a: Any
+    scale_b: Any
+
+
+def _scaled(
+    kernel: str,
+    implementation: str,
+    shape: Gemm,
+    tiles: tuple[tuple[int, int], tuple[int, int]],
+    arrange: Callable[[Quantised, Quantised], tuple[Any, Any]],
+    launch: Callable[[Operands], Any],
+    notes: str,
+    out: str = "bfloat16",
+) -> Case:
+    """A case of an FP8 GEMM whose scales `arrange` lays out; A and B are quantised by `tiles`."""
+
+    def prepare(generator: Any) -> Operands:
+        a = quantise(normal(generator, shape.m, shape.k), *tiles[0])
+        b = quantise(normal(generator, shape.n, shape.k), *tiles[1])
+        return Operands(a.codes, b.codes, _nan(shape.m, shape.n, out), Scaled(a, b, *arrange(a, b)))
+
+    return Case(
+        kernel=kernel,
+        implementation=implementation,
+        variant="peer",
+        shape=shape._asdict(),
+        flops=shape.flops,
+        least_bytes=fp8_bytes(shape, 4 if out == "float32" else 2),
+        prepare=prepare,
+        launch=launch,
+        check=lambda x: relative_error(x.out, product(x.call.a, x.call.b), TOLERANCE),
+        notes=notes,
+    )
+
+
+def _scaled_mm(x: Operands, fast: bool) -> None:
+    """torch._scaled_mm into a given output; it tells the kinds of scaling apart by the scales' shapes."""
+    import torch
+
+    torch.ops.aten._scaled_mm.out(
+        x.a, x.b.T, x.call.scale_a, x.call.scale_b, out_dtype=x.out.dtype, use_fast_accum=fast, out=x.out
+    )
+
+
+def _one_scale(kernel: str, shape: Gemm, fast: bool) -> Case:
+    whole = ((shape.m, shape.k), (shape.n, shape.k))
+    return _scaled(
+        kernel,
+        f"torch-tensor-wise{'' if fast else '-promoted'}",
+        shape,
+        whole,
+        lambda a, b: (a.scales.view(()), b.scales.view(())),
+        partial(_scaled_mm, fast=fast),
+        f"torch._scaled_mm, E4M3, one FP32 scale a tensor, use_fast_accum={fast}, BF16 out",
+    )
+
+
+def _row_scale(kernel: str, shape: Gemm) -> Case:
+    return _scaled(
+        kernel,
+        "torch-row-wise",
+        shape,
+        ((1, shape.k), (1, shape.k)),
+        lambda a, b: (a.scales, b.scales.T),
+        partial(_scaled_mm, fast=True),
+        "torch._scaled_mm, E4M3, one FP32 scale a row of A and a column of B, use_fast_accum=True, BF16 out",
+    )
+
+
+def blockwise_scales(a: Quantised, b: Quantised) -> tuple[Any, Any]:
+    """Scales as cuBLASLt reads them: outer dimension contiguous for 1x128; K contiguous and filled to 4 for 128x128."""
+    import torch
+
+    scale_b = b.scales
+    if b.tile[0] == 128:
+        scale_b = torch.nn.functional.pad(b.scales, (0, -b.scales.shape[1] % 4)).contiguous().T
+    else:
+        scale_b = scale_b.T.contiguous().T
+    return a.scales.T.contiguous().T, scale_b
+
+
+def _blockwise(kernel: str, shape: Gemm, tile_b: tuple[int, int]) -> Case:
+    def launch(x: Operands) -> None:
+        import torch
+
+        recipes = torch.nn.functional.ScalingType
+        tiled = {1: recipes.BlockWise1x128, 128: recipes.BlockWise128x128}
+        recipe_a, recipe_b = [tiled[1].value], [tiled[tile_b[0]].value]
+        scale_a, scale_b = [x.call.scale_a], [x.call.scale_b]
+        torch.ops.aten._scaled_mm_v2.out(
+            x.a, x.b.T, scale_a, recipe_a, [], scale_b, recipe_b, [], None, x.out.dtype, [], False, out=x.out
+        )
+
+    out = "float32" if tile_b == (1, 128) else "bfloat16"
+    return _scaled(
+        kernel,
+        "torch-block-wise",
+        shape,
+        ((1, 128), tile_b),
+        blockwise_scales,
+        launch,
+        f"torch scaled_mm, E4M3, FP32 scales 1x128 by {tile_b[0]}x{tile_b[1]}, {'FP32' if out == 'float32' else 'BF16'} out",
+        out,
+    )
+
+
+# -- DeepGEMM --------------------------------------------------------------------------------------------------------
+
+
+def _deep_gemm(kernel: str, shape: Gemm) -> Case:
+    def arrange(a: Quantised, b: Quantised) -> tuple[Any, Any]:
+        import deep_gemm
+
+        return deep_gemm.get_mn_major_tma_aligned_tensor(a.scales), b.scales
+
+    def launch(x: Operands) -> None:
+        import deep_gemm
+
+        deep_gemm.fp8_gemm_nt((x.a, x.call.scale_a), (x.b, x.call.scale_b), x.out)
+
+    return _scaled(
+        kernel,
+        "deep_gemm",
+        shape,
+        ((1, 128), (128, 128)),
+        arrange,
+        launch,
+        "deep_gemm.fp8_gemm_nt, E4M3, FP32 scales 1x128 by 128x128, BF16 out",
+    )

@@ -1,0 +1,216 @@
+"""Records of the bench: what was run where, one row a case, and finding rows again. Needs no torch.
+
+`load()` reads the shipped files, `kernels/records/bench-*.json`; their JSON Schema is that of `Record`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from isa_model.diagnostics import InputError
+from isa_model.files import write_file
+from isa_model.stage import Spec
+
+FOLDER = Path(__file__).resolve().parent.parent / "records"
+SCHEMA_VERSION = 1
+
+
+class Timing(Spec):
+    """Samples of one case: each is a graph replay over its launches, in microseconds a launch, with a cold L2.
+
+    Replays come in short bursts with pauses, so that power does not hold the clock down.
+    """
+
+    us: float
+    """Median."""
+    p10: float
+    p90: float
+    samples: int
+    launches: int
+    """In one graph."""
+    sets: int
+    """Operand sets that the launches go through in turn."""
+    host_us: float
+    """Median time of the Python call, without waiting for the GPU."""
+    sm_mhz: int | None
+    """Median SM clock while this case ran."""
+
+    @property
+    def spread(self) -> float:
+        """(90th - 10th percentile) / median."""
+        return (self.p90 - self.p10) / self.us
+
+
+class Sustained(Spec):
+    """The same graph replayed without pause until the power limit has set the clock."""
+
+    us: float
+    """Mean time of a launch."""
+    sm_mhz: int | None
+    """As NVML says, which lags by tens of milliseconds; the ratio to the time in bursts says more."""
+    watts: int | None
+
+
+class Row(Spec):
+    """One case of a run. Without a timing, `why` says what stood in the way."""
+
+    kernel: str
+    implementation: str
+    variant: Literal["ours", "twin", "peer"]
+    """`twin`: the kernel without its emulation work. Its output is wrong by design; only its time counts."""
+    shape: dict[str, int]
+    flops: int
+    least_bytes: int
+    error: float | None = None
+    """Relative error against the case's reference; None for twins."""
+    timing: Timing | None = None
+    sustained: Sustained | None = None
+    why: str = ""
+    wrong: bool = False
+    """Its output failed the check."""
+    notes: str = ""
+    static: str = ""
+    """Name in the static evidence."""
+
+    @property
+    def tflops(self) -> float | None:
+        return self.flops / self.timing.us / 1e6 if self.timing and self.flops else None
+
+    @property
+    def gbps(self) -> float | None:
+        """Least bytes over time, in 10^9 bytes a second."""
+        return self.least_bytes / self.timing.us / 1e3 if self.timing else None
+
+
+class Sampled(Spec):
+    """Least, median and largest while the run went on."""
+
+    samples: int
+    sm_mhz: tuple[float, float, float]
+    memory_mhz: tuple[float, float, float]
+    watts: tuple[float, float, float]
+    celsius: tuple[float, float, float]
+
+
+class Run(Spec):
+    """Where, when and with what something was measured."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    date: str
+    commit: str
+    """Of the source tree; a `+` says that code had changed since."""
+    command: str
+    seed: int
+    gpu: str
+    driver: str
+    sms: int
+    l2_bytes: int
+    max_sm_mhz: int
+    power_limit_watts: float
+    versions: dict[str, str]
+    sampled: Sampled
+
+    def save(self, path: Path) -> None:
+        """Write the record, whole or not at all. Raises InputError when the file cannot be written."""
+        save(self, path)
+
+
+class Record(Run):
+    """A run of the bench."""
+
+    cases: tuple[Row, ...]
+
+    def find(
+        self,
+        kernel: str | None = None,
+        variant: str | None = None,
+        implementation: str | None = None,
+        shape: Mapping[str, int] | None = None,
+    ) -> tuple[Row, ...]:
+        """Rows that agree with everything given; those without a timing too."""
+        return find([self], kernel, variant, implementation, shape)
+
+    def bounds(self, row: Row) -> dict[str, float]:
+        """What bounds a row in this run, by name, as the time in microseconds it would then take.
+
+        `copy`: its least bytes at the speed of the copy through memory. `native FP8`, for GEMMs: torch's GEMM of the same
+        shape with one scale and without promotion, which is no law of nature: at small m a better kernel beats it.
+        """
+        bounds = {}
+        for copy in self.find("ceiling.copy"):
+            if copy.gbps:
+                bounds["copy"] = row.least_bytes / copy.gbps / 1e3
+        for native in self.find("gemm.native", "peer", "torch-tensor-wise", row.shape):
+            if native.timing:
+                bounds["native FP8"] = native.timing.us
+        return bounds
+
+
+def find(
+    records: Iterable[Record],
+    kernel: str | None = None,
+    variant: str | None = None,
+    implementation: str | None = None,
+    shape: Mapping[str, int] | None = None,
+) -> tuple[Row, ...]:
+    """Rows of all records that agree with everything given."""
+    return tuple(
+        row
+        for record in records
+        for row in record.cases
+        if kernel in (None, row.kernel)
+        and variant in (None, row.variant)
+        and implementation in (None, row.implementation)
+        and (shape is None or dict(shape) == row.shape)
+    )
+
+
+@cache
+def load(folder: Path = FOLDER) -> tuple[Record, ...]:
+    """Every record of the bench in a folder, the newest first. Raises ValueError for a file that is no record."""
+    records = [Record.model_validate_json(path.read_text()) for path in sorted(folder.glob("bench-*.json"))]
+    return tuple(sorted(records, key=lambda record: record.date, reverse=True))
+
+
+def dump(record: Spec) -> str:
+    """JSON with one line for each entry of a list, so that a changed case is a changed line."""
+    data: dict[str, Any] = record.model_dump(mode="json", exclude_defaults=False)
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n".join(f"  {json.dumps(_lean(row))}" for row in value)
+            lines.append(f" {json.dumps(key)}: [\n{rows}\n ]")
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _lean(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what was not said."""
+    return {key: value for key, value in row.items() if value not in (None, "") and value is not False}
+
+
+def save(record: Spec, path: Path) -> None:
+    """Write a record of any kind, whole or not at all. Raises InputError when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+    write_file(path, dump(record))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those of some packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

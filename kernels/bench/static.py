@@ -1,0 +1,253 @@
+"""Evidence that needs no GPU: what the machine code of the kernels issues, whole and in a turn of the main loop.
+
+    python -m kernels.bench.static --out kernels/records/static.json
+
+The instruction mix of the main loop for each 128 of K is the emulation tax in instructions: beside four FP8 MMAs (K = 32
+each) a kernel with promotion issues, in every thread, at least one FFMA for each of its accumulators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from isa_model.diagnostics import Unavailable
+from isa_model.provenance import commit
+from isa_model.stage import Spec
+from kernels.bench import REGISTERED
+from kernels.bench.records import FOLDER, save, versions
+
+MMA = ("QGMMA", "HGMMA", "IGMMA")
+WATCHED = (
+    *MMA,
+    *("FFMA", "FMUL", "FADD", "HFMA2", "MUFU", "F2F", "F2FP", "I2F", "F2I"),
+    *("LDS", "LDSM", "STS", "STSM", "LDG", "STG", "LDGSTS", "LDL", "STL", "SHFL"),
+    *("UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "BAR", "SYNCS", "WARPGROUP"),
+)
+"""Opcodes counted by name; everything else is `other`."""
+
+
+class Cubin(NamedTuple):
+    """Machine code of one kernel as a user gets it."""
+
+    name: str
+    """What `Case.static` says."""
+    code: bytes
+    dynamic_shared_bytes: int = 0
+    """Shared memory asked for at the launch, which the code does not tell."""
+
+
+class Op(NamedTuple):
+    """One instruction of the disassembly."""
+
+    address: int
+    opcode: str
+    operands: str
+
+    @property
+    def base(self) -> str:
+        return self.opcode.split(".")[0]
+
+
+class Loop(Spec):
+    """The innermost loop with matrix instructions: one turn of it, in every thread of the warps that run it."""
+
+    instructions: int
+    mma: str
+    """Its matrix instruction, for instance QGMMA.64x128x32.F32.E4M3.E4M3."""
+    mmas: int
+    mix: dict[str, int]
+    per_128_of_k: dict[str, float]
+    """The mix over as many of these matrix instructions as cover 128 of K for one accumulator tile."""
+    ffma_per_output: float
+    """FFMAs for each output and 128 of K; 1 is what promotion needs at least."""
+
+
+class Kernel(Spec):
+    """One function of a kernel's machine code."""
+
+    name: str
+    function: str
+    registers: int
+    stack_bytes: int
+    """Stack frame of a thread; spilled registers and indexed arrays lie there."""
+    shared_bytes: int
+    """Static and dynamic."""
+    spill_loads: int
+    """LDL in the code."""
+    spill_stores: int
+    """STL in the code."""
+    instructions: int
+    mix: dict[str, int]
+    loop: Loop | None
+    """None where no loop has matrix instructions."""
+
+
+class StaticRecord(Spec):
+    """Static evidence of every registered kernel."""
+
+    schema_version: Literal[1] = 1
+    date: str
+    commit: str
+    command: str
+    target: str
+    versions: dict[str, str]
+    kernels: tuple[Kernel, ...]
+
+    def find(self, name: str) -> tuple[Kernel, ...]:
+        """Functions of the machine code of that name."""
+        return tuple(kernel for kernel in self.kernels if kernel.name == name)
+
+
+def load(path: Path = FOLDER / "static.json") -> StaticRecord:
+    """The shipped static evidence, or another file of it."""
+    return StaticRecord.model_validate_json(path.read_text())
+
+
+def evidence(cubins: Iterable[Cubin]) -> list[Kernel]:
+    """Read machine code. Raises Unavailable without cuobjdump."""
+    return [kernel for cubin in cubins for kernel in _kernels(cubin)]
+
+
+def registered() -> Iterator[Cubin]:
+    """Machine code of every registered kernel; compiling needs the extra `kernels`, but no GPU."""
+    for name in REGISTERED:
+        yield from getattr(import_module(name), "cubins", lambda: ())()
+
+
+@cache
+def cuobjdump() -> str:
+    """The disassembler: of the PATH, of triton's package, or of the CUDA toolkit. Raises Unavailable if there is none."""
+    triton = find_spec("triton")
+    folders = [
+        *([Path(triton.origin).parent / "backends/nvidia/bin"] if triton and triton.origin else []),
+        Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin",
+    ]
+    found = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=os.pathsep.join(map(str, folders)))
+    if found is None:
+        raise Unavailable("cuobjdump is missing; it comes with triton (extra `kernels`) and with the CUDA toolkit")
+    return found
+
+
+def _dump(option: str, code: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [cuobjdump(), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def _kernels(cubin: Cubin) -> Iterator[Kernel]:
+    resources = usage(_dump("-res-usage", cubin.code))
+    for function, ops in functions(_dump("-sass", cubin.code)).items():
+        counts, used = Counter(op.base for op in ops), resources[function]
+        yield Kernel(
+            name=cubin.name,
+            function=function,
+            registers=used["REG"],
+            stack_bytes=used["STACK"],
+            shared_bytes=used["SHARED"] + cubin.dynamic_shared_bytes,
+            spill_loads=counts["LDL"],
+            spill_stores=counts["STL"],
+            instructions=len(ops),
+            mix=mix(ops),
+            loop=main_loop(ops),
+        )
+
+
+def usage(text: str) -> dict[str, dict[str, int]]:
+    """`cuobjdump -res-usage` by function: REG, STACK, SHARED, LOCAL, ..."""
+    parts = re.findall(r"Function (\S+):\n\s*(\S.*)", text)
+    return {name: {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)} for name, line in parts}
+
+
+def functions(text: str) -> dict[str, list[Op]]:
+    """`cuobjdump -sass` by function, without the NOPs that fill up the end."""
+    result: dict[str, list[Op]] = {}
+    for line in text.splitlines():
+        if match := re.search(r"Function : (\S+)", line):
+            ops = result[match[1]] = []
+        elif match := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+            ops.append(Op(int(match[1], 16), match[2], match[3]))
+    return {name: [op for op in ops if op.base != "NOP"] for name, ops in result.items()}
+
+
+def mix(ops: Sequence[Op]) -> dict[str, int]:
+    """How many of each watched opcode, and of all others together."""
+    counts = Counter(op.base if op.base in WATCHED else "other" for op in ops)
+    return {name: counts[name] for name in (*WATCHED, "other") if counts[name]}
+
+
+def main_loop(ops: Sequence[Op]) -> Loop | None:
+    """The innermost loop with matrix instructions; of several, that with the most of them, then the shortest."""
+    loops = []
+    for op in ops:
+        target = re.search(r"0x([0-9a-f]+)$", op.operands)
+        if op.base == "BRA" and target and int(target[1], 16) < op.address:
+            loops.append([o for o in ops if int(target[1], 16) <= o.address <= op.address])
+    with_mma = [loop for loop in loops if any(o.base in MMA for o in loop)]
+    inner = [
+        loop
+        for loop in with_mma
+        if not any(other is not loop and loop[0] <= other[0] and other[-1] < loop[-1] for other in with_mma)
+    ]
+    if not inner:
+        return None
+    body = max(inner, key=lambda loop: (sum(o.base in MMA for o in loop), -len(loop)))
+    mmas = [o.opcode for o in body if o.base in MMA]
+    shape = re.search(r"\.(\d+)x(\d+)x(\d+)", mmas[0])
+    assert shape is not None, mmas[0]
+    _, n, k = map(int, shape.groups())
+    counts = mix(body)
+    turns = 128 / k / len(mmas)
+    per_128 = {name: round(count * turns, 2) for name, count in counts.items()}
+    return Loop(
+        instructions=len(body),
+        mma=mmas[0],
+        mmas=len(mmas),
+        mix=counts,
+        per_128_of_k=per_128,
+        ffma_per_output=round(counts.get("FFMA", 0) * turns / (n / 2), 3),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile every registered kernel, read its machine code, write the record."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.bench.static", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the record (JSON)")
+    out = parser.parse_args(arguments).out
+    tool = subprocess.run([cuobjdump(), "--version"], capture_output=True, text=True, check=True).stdout
+    record = StaticRecord(
+        date=datetime.now(UTC).date().isoformat(),
+        commit=commit("isa_model", "kernels", ":!kernels/records"),
+        command="python -m kernels.bench.static",
+        target="sm_90a",
+        versions={
+            **versions(("cuda-core", "nvidia-cuda-nvrtc", "triton")),
+            "cuobjdump": (re.findall(r"V(\d[\d.]*)", tool) or ["unknown"])[-1],
+        },
+        kernels=tuple(evidence(registered())),
+    )
+    save(record, out)
+    print(f"{len(record.kernels)} kernels: {out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)

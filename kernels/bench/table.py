@@ -1,0 +1,57 @@
+"""A record as a table: ours, peers and ceilings of each shape side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernels.bench.records import Record, Row
+
+
+def table(record: Record) -> Any:
+    """A rich table, one row a case, the fastest of each shape first.
+
+    us: in bursts, ±% half the spread; sustained: us under the power limit; x peer: speed over the fastest peer of the same
+    kernel; of native, of copy: the times that bound it (Record.bounds) over its own.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    reasons = dict.fromkeys(f"{row.implementation}: {row.why}" for row in record.cases if row.why)
+    result = Table(
+        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, caption="\n".join(reasons), caption_justify="left"
+    )
+    for title in ("shape", "kernel", "implementation"):
+        result.add_column(title, no_wrap=True)
+    for title in ("us", "±%", "TFLOP/s", "GB/s", "sustained", "x peer", "of native", "of copy", "host us", "error"):
+        result.add_column(title, justify="right")
+    before: dict[str, int] | None = None
+    for row in sorted(record.cases, key=lambda r: (list(r.shape.items()), r.timing.us if r.timing else float("inf"))):
+        shape = "" if row.shape == before else " ".join(f"{key}{size}" for key, size in row.shape.items())
+        if shape and before is not None:
+            result.add_section()
+        before = row.shape
+        name = row.implementation if row.variant == "peer" else f"[bold]{row.implementation}[/bold]"
+        if row.variant == "twin":
+            name += " (timing only)"
+        result.add_row(shape, row.kernel, name, *_figures(record, row))
+    return result
+
+
+def _figures(record: Record, row: Row) -> list[str]:
+    if row.timing is None:
+        why = row.why.split(":")[0]
+        return ["", "", "", "", "", "", "", "", "", f"[red]{why}[/red]" if row.wrong else why]
+    us = row.timing.us
+    bounds = record.bounds(row)
+    peers = [r.timing.us for r in record.find(row.kernel, "peer", shape=row.shape) if r.timing and r is not row]
+    return [
+        f"{us:.1f}",
+        f"{row.timing.spread * 50:.1f}",
+        f"{row.tflops:.0f}" if row.tflops else "",
+        f"{row.gbps:.0f}",
+        f"{row.sustained.us:.1f}" if row.sustained else "",
+        f"{min(peers) / us:.2f}" if peers and row.variant != "peer" else "",
+        *(f"{bounds[bound] / us:.2f}" if bound in bounds else "" for bound in ("native FP8", "copy")),
+        f"{row.timing.host_us:.0f}",
+        f"{row.error:.1e}" if row.error is not None else "",
+    ]

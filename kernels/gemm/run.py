@@ -1,0 +1,188 @@
+"""From tensors to a launch: operands are checked once, the launch is kept, and the same tensors find it again."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kernels.gemm.choose import Problem, choose
+from kernels.gemm.driver import Kernel, Launch, TensorMap, compiled, tensor_map
+from kernels.gemm.tile import Tile
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT = 4096
+"""Launches kept; when there are more, all are forgotten (tensors come and go, layers stay)."""
+
+
+class Operands(NamedTuple):
+    """What the caller gave."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale_a: torch.Tensor
+    scale_b: torch.Tensor
+    out: torch.Tensor | None
+    starts: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+
+
+class _Arguments(ctypes.Structure):
+    """`Arguments` of gemm.cu."""
+
+    _fields_ = [
+        ("scale_b", ctypes.c_void_p),
+        ("one_a", ctypes.c_void_p),
+        ("one_b", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("d", ctypes.c_void_p),
+        *[(name, ctypes.c_int) for name in ("m", "n", "k", "groups", "band")],
+    ]
+
+
+_launches: dict[tuple[object, ...], Launch] = {}
+
+
+def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Tile | None = None) -> torch.Tensor:
+    """Launch the kernel for these operands on torch's current stream; returns D.
+
+    Raises ValueError for operands it cannot take. `tile` overrules the choice of the tile (for tuning).
+    """
+    import torch
+
+    out = x.out
+    if out is None:
+        if add:
+            raise ValueError("accumulate adds to `out`: give it")
+        out = torch.empty((x.a.shape[0], x.b.shape[-2]), dtype=torch.bfloat16, device=x.a.device)
+        x = x._replace(out=out)
+    key = (
+        x.a.data_ptr(),
+        x.b.data_ptr(),
+        x.scale_a.data_ptr(),
+        x.scale_b.data_ptr(),
+        out.data_ptr(),
+        x.a.shape,
+        x.b.shape,
+        out.dtype,
+        None if x.starts is None else x.starts.data_ptr(),
+        None if x.counts is None else x.counts.data_ptr(),
+        scales,
+        promote,
+        add,
+        tile,
+    )
+    launch = _launches.get(key)
+    if launch is None:
+        if len(_launches) >= KEPT:
+            _launches.clear()
+        launch = _launches[key] = prepare(x, scales, promote, add, tile)
+    launch(torch._C._cuda_getCurrentRawStream(x.a.device.index))
+    return out
+
+
+def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None = None) -> Launch:
+    """The launch for checked operands."""
+    import torch
+
+    check(x, scales, promote, add)
+    assert x.out is not None
+    (m, k), n = x.a.shape, x.b.shape[-2]
+    groups = x.b.shape[0] if x.b.dim() == 3 else 0
+    multiprocessors = _multiprocessors(x.a.device.index)
+    problem = Problem(m, n, k, groups, scales, promote, x.out.element_size(), add)
+    tile = (tile or choose(problem, multiprocessors)).sized
+    halves = {1: tile.bm // 2, 2: tile.bn // 2}
+    maps = [
+        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, halves[1] if tile.share == 1 else tile.bm), "e4m3", 128),
+        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, halves[2] if tile.share == 2 else tile.bn), "e4m3", 128),
+        _scales_map(x.scale_a, m, tile.scale_box) if scales else TensorMap(),
+        _scales_map(x.scale_b, n, tile.bn) if scales == 2 else TensorMap(),
+    ]
+    arguments = _Arguments(
+        scale_b=x.scale_b.data_ptr(),
+        one_a=x.scale_a.data_ptr(),
+        one_b=x.scale_b.data_ptr(),
+        starts=None if x.starts is None else x.starts.data_ptr(),
+        counts=None if x.counts is None else x.counts.data_ptr(),
+        d=x.out.data_ptr(),
+        m=m,
+        n=n,
+        k=k,
+        groups=groups,
+        band=tile.band,
+    )
+    kernel = _kernel(tile.source, tile.threads, tile.cluster)
+    return kernel.launch(tile.ctas(problem, multiprocessors), tile.shared_bytes(groups), [*maps, arguments])
+
+
+def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
+    return tensor_map(scales.data_ptr(), rows, scales.shape[0], scales.stride(0) * 4, (box, 1), "fp32", 0)
+
+
+@cache
+def _kernel(source: str, threads: int, cluster: int) -> Kernel:
+    return Kernel(compiled(source), threads, cluster)
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def check(x: Operands, scales: int, promote: int, add: bool) -> None:
+    """Raises ValueError, saying what is wrong and what would be right, for operands the kernels cannot take."""
+    import torch
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    given: dict[str, Any] = {name: t for name, t in x._asdict().items() if t is not None}
+    for name, t in given.items():
+        require(t.is_cuda, f"{name} is on {t.device}: all operands belong on one NVIDIA GPU")
+        require(t.device == x.a.device, f"{name} is on {t.device}, a on {x.a.device}")
+        require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
+    require(torch.cuda.get_device_capability(x.a.device)[0] == 9, "these kernels run on Hopper (compute capability 9.0) only")
+    for name, t in (("a", x.a), ("b", x.b)):
+        require(t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read")
+        require(t.stride(-1) == 1, f"{name} is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only")
+    require(x.a.dim() == 2, f"a has {x.a.dim()} dimensions: (M, K) is right")
+    require(x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups")
+    require(x.b.is_contiguous(), "b is not contiguous")
+    (m, k), n = x.a.shape, x.b.shape[-2]
+    require(x.b.shape[-1] == k, f"a has K = {k}, b K = {x.b.shape[-1]}")
+    require(m > 0 and n > 0 and k > 0, f"an empty GEMM: {m} x {n} x {k}")
+    require(k % 16 == 0, f"K = {k}: bulk copies want rows of a multiple of 16 bytes")
+    require(x.a.stride(0) % 16 == 0, f"rows of a lie {x.a.stride(0)} bytes apart: a multiple of 16 is right")
+    require(n % 8 == 0, f"N = {n}: a multiple of 8 is right")
+    assert x.out is not None
+    require(tuple(x.out.shape) == (m, n), f"out is {tuple(x.out.shape)}: ({m}, {n}) is right")
+    require(x.out.is_contiguous(), "out is not contiguous")
+    require(x.out.dtype in (torch.bfloat16, torch.float32), f"out is {x.out.dtype}: BF16 or FP32 is right")
+    require(not add or x.out.dtype == torch.float32, "accumulation is in FP32: out must be float32")
+    intervals = {0: (0, 1, 2, 4, 8, 16), 1: (0, 1, 2, 4), 2: (0, 4)}[scales]
+    require(promote in intervals, f"promote = {promote * 32}: one of {[32 * i for i in intervals[1:]]} is right")
+    groups_of_k = -(-k // 128)
+    for name, t in (("scale_a", x.scale_a), ("scale_b", x.scale_b)):
+        require(t.dtype == torch.float32, f"{name} is {t.dtype}: FP32 is right")
+    if scales == 0:
+        require(x.scale_a.numel() == x.scale_b.numel() == 1, "native takes one scale for A and one for B")
+        return
+    columns = [("scale_a", x.scale_a, m)] + ([("scale_b", x.scale_b, n)] if scales == 2 else [])
+    for name, t, rows in columns:
+        require(tuple(t.shape) == (groups_of_k, rows), f"{name} is {tuple(t.shape)}: ({groups_of_k}, {rows}) is right")
+        require(t.stride(1) == 1 and t.stride(0) % 4 == 0, f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4")
+    if scales == 1:
+        shape = (*x.b.shape[:-2], -(-n // 128), groups_of_k)
+        require(tuple(x.scale_b.shape) == shape, f"scale_b is {tuple(x.scale_b.shape)}: {shape} is right")
+        require(x.scale_b.is_contiguous(), "scale_b is not contiguous")
+    for name, extra in (("starts", x.starts), ("counts", x.counts)):
+        if extra is not None:
+            require(extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],), f"{name}: int32 ({x.b.shape[0]},) is right")
+            require(x.b.shape[0] <= 1024, f"{x.b.shape[0]} groups: at most 1024")
