@@ -37,6 +37,8 @@ def test_a_design_is_known_by_its_hardware():
 def test_every_shipped_proposal_has_records_and_figures(path):
     """Base and proposal have records of today's generator and recipe, proven on 100,000 vectors, and so cost figures."""
     proposal = load_proposal(path)
+    if not sweep.changes_unit(proposal):
+        pytest.skip("its products are summed as today's")
     for spec in (proposal.today, proposal.proposed()):
         record = records.find(spec, "neutral")
         assert record is not None, spec.name
