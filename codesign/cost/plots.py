@@ -29,7 +29,7 @@ def plots(proposal: Proposal) -> tuple[Plot, ...]:
         _terms(shipped, proposal, today, own),
         _scales(shipped, proposal, today, own),
         _pareto(shipped, proposal, today, own, "normal", total=False),
-        _pareto(shipped, proposal, today, own, "outliers", total=True),
+        _pareto(shipped, proposal, today, own, "normal", total=True),
     )
 
 
