@@ -1,9 +1,11 @@
 """Speed of the engines beside other models of the same instructions, in one run: `python benchmarks/engine.py`.
 
-Prints multiply-accumulates per second on random normal data (medians after one call to warm up) of our CPU engine at
-256 x 256 x 4096 and, where there is an NVIDIA GPU and the extra `kernels`, of our GPU engine at 4096^3 on arrays that lie
-there; beside them mmasim 2.1.1 and mmaemu 0.1.0, where they are installed (extra `oracle`). `--record FILE` saves the run.
-The time that `codesign validate` takes as a process comes last. Nothing here can fail a test.
+Prints multiply-accumulates per second on random normal data of our CPU engine at 256 x 256 x 4096 and, where there is an
+NVIDIA GPU and the extra `kernels`, of our GPU engine at 4096^3 on arrays that lie there; beside them mmasim 2.1.1 and
+mmaemu 0.1.0, where they are installed (extra `oracle`). After one call to warm up they take turns, and the medians count,
+so that what else the machine does meets all alike. `--one-core` gives the CPU models one core each and counts its seconds of
+work, for machines that are busy. `--record FILE` saves the run. The time that `codesign validate` takes as a process comes
+last. Nothing here can fail a test.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +31,7 @@ import numpy as np
 
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
+from isa_model.engines import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -58,14 +62,30 @@ def instruction(name: str) -> Instruction:
     return promoted(load(base), int(step)) if step else load(base)
 
 
-def median_seconds(action: Callable[[], object], runs: int = 5) -> float:
-    action()
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+Work = tuple[int, Callable[[], object]]
+"""Multiply-accumulates, and what computes them."""
+
+
+def speeds(
+    makers: dict[str, Callable[[], Work | None]], clock: Callable[[], float], rounds: int = 5
+) -> dict[str, float | None]:
+    """Multiply-accumulates per second of each, medians over calls in turn; None where there is no work or it fails."""
+    works: dict[str, Work | None] = {}
+    times: dict[str, list[float]] = {who: [] for who in makers}
+    for turn in range(rounds + 1):
+        for who, maker in makers.items():
+            try:
+                work = works[who] = works[who] if who in works else maker()
+                started = clock()
+                if work is not None:
+                    work[1]()
+            except Exception as error:
+                first = str(error).splitlines()[0][:90] if str(error) else ""
+                print(f"  ({who}: {type(error).__name__}: {first})", file=sys.stderr)
+                works[who] = None
+            else:
+                times[who] += [clock() - started] * bool(turn)
+    return {who: work and work[0] / statistics.median(times[who]) for who, work in works.items()}
 
 
 def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
@@ -89,12 +109,12 @@ def _spread(spec: Instruction) -> float:
     return 40.0 if spec.a.kind == "integer" else 1.0
 
 
-def of_cpu(spec: Instruction) -> float:
+def of_cpu(spec: Instruction) -> Work:
     arrays = operands(spec, 256, 256, 4096)
-    return 256 * 256 * 4096 / median_seconds(lambda: matmul(spec, **arrays, engine="cpu"))
+    return 256 * 256 * 4096, lambda: matmul(spec, **arrays, engine="cpu")
 
 
-def of_gpu(spec: Instruction, size: int = 4096) -> float:
+def of_gpu(spec: Instruction, size: int = 4096) -> Work:
     import torch
 
     from isa_model.engines import gpu
@@ -109,10 +129,10 @@ def of_gpu(spec: Instruction, size: int = 4096) -> float:
         gpu.matmul_on_device(spec, **arrays)
         torch.cuda.synchronize()
 
-    return size**3 / median_seconds(run, 3)
+    return size**3, run
 
 
-def of_mmasim(name: str, device: str) -> float | None:
+def of_mmasim(name: str, device: str) -> Work | None:
     """One instruction's step over many rows and columns; a chain along K takes as many times as long."""
     if find_spec("mmasim") is None:
         return None
@@ -146,10 +166,10 @@ def of_mmasim(name: str, device: str) -> float | None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return side * side * spec.shape.k / median_seconds(run, 3)
+    return side * side * spec.shape.k, run
 
 
-def of_mmaemu(name: str, device: str) -> float | None:
+def of_mmaemu(name: str, device: str) -> Work | None:
     """mmaemu knows the FP8 GEMMs of cuBLAS on Hopper, with and without promotion."""
     if find_spec("mmaemu") is None or not name.startswith(FP8):
         return None
@@ -165,27 +185,25 @@ def of_mmaemu(name: str, device: str) -> float | None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return m * m * k / median_seconds(run, 3)
-
-
-def measured(what: Callable[[], float | None]) -> float | None:
-    """A speed, or None where the other model cannot do it here."""
-    try:
-        return what()
-    except Exception as error:
-        print(f"  ({type(error).__name__}: {str(error).splitlines()[0][:90] if str(error) else ''})", file=sys.stderr)
-        return None
+    return m * m * k, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, help="save the run as JSON")
+    parser.add_argument("--one-core", action="store_true", help="one core each on the CPU, by its seconds of work")
     arguments = parser.parse_args()
-    devices: dict[str, Callable[[Instruction], float]] = {"cpu": of_cpu}
+    clock = time.perf_counter
+    if arguments.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        clock = time.process_time
+    devices: dict[str, Callable[[Instruction], Work]] = {"cpu": of_cpu}
     try:
         import torch
 
-        if torch.cuda.is_available():
+        if arguments.one_core:
+            torch.set_num_threads(1)
+        elif torch.cuda.is_available():
             devices["cuda"] = of_gpu
     except ImportError:
         pass
@@ -194,27 +212,40 @@ def main() -> None:
         print(f"{device}: {'256 x 256 x 4096' if device == 'cpu' else '4096^3'}, multiply-accumulates per second")
         print(f"  {'instruction':<72} {'ours':>9} {'mmasim':>9} {'mmaemu':>9}")
         for name in NAMES:
-            row = {
-                "device": device,
-                "instruction": name,
-                "ours": ours(instruction(name)),
-                "mmasim": measured(lambda name=name, device=device: of_mmasim(name, device)),
-                "mmaemu": measured(lambda name=name, device=device: of_mmaemu(name, device)),
+            makers = {
+                "ours": partial(ours, instruction(name)),
+                "mmasim": partial(of_mmasim, name, device),
+                "mmaemu": partial(of_mmaemu, name, device),
             }
+            row = {"device": device, "instruction": name, **speeds(makers, clock)}
             rows.append(row)
-            speeds = " ".join(f"{row[who] or float('nan'):9.2e}" for who in ("ours", "mmasim", "mmaemu"))
-            print(f"  {name:<72} {speeds}", flush=True)
+            figures = " ".join(f"{row[who] or float('nan'):9.2e}" for who in makers)
+            print(f"  {name:<72} {figures}", flush=True)
     command = [sys.executable, "-m", "codesign", "validate", str(ROOT / "proposals/group-scaled-mma.yaml")]
-    seconds = median_seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    seconds = statistics.median(times)
     print(f"codesign validate: {seconds:.3f} s")
     if arguments.record:
-        save(arguments.record, rows, seconds)
+        save(arguments.record, rows, seconds, " --one-core" * arguments.one_core)
 
 
-def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float) -> None:
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, options: str) -> None:
     from codesign.evaluate import commit
 
-    machine: dict[str, Any] = {"cpu_cores": os.cpu_count(), "python": platform.python_version()}
+    machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):
         from codesign.live import machine as gpu
 
@@ -227,7 +258,7 @@ def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float) -> Non
             versions[package] = getattr(sys.modules.get(package), "__version__", "not installed")
     record = {
         "schema_version": 1,
-        "command": "python benchmarks/engine.py",
+        "command": f"python benchmarks/engine.py{options}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         **machine,

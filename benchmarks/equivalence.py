@@ -1,9 +1,10 @@
 """Our engines against mmasim, code for code: `python benchmarks/equivalence.py`.
 
 For every instruction that mmasim has, the same operands of every kind in isa_model/operands.py go through mmasim and
-through our CPU engine (FP64: the golden model). Prints a line per instruction, those that differ in M and N alone taken
-together, and exits with 1 if any output differs. `--record` saves the run, `--fixture` a small part of it with mmasim's
-results, for the tests that run without mmasim. Takes about half an hour on two cores; needs `pip install -e '.[oracle]'`.
+through our compiled CPU engine (FP64: the golden model), an instruction per core. Prints a line per instruction, those
+that differ in M and N alone taken together, and exits with 1 if any output differs. `--record` saves the run, `--fixture`
+a small part of it with mmasim's results, for the tests that run without mmasim. Nine tenths of the time is mmasim's own;
+needs a C compiler and `pip install -e '.[oracle]'`.
 
 A NaN has to be the same code, except where mmasim's is what the host's processor makes of it (its fused multiply-add,
 CDNA1 and CDNA2): there it has to be a NaN. Outputs set aside are those of `Oracle.set_aside`.
@@ -19,6 +20,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +36,8 @@ from numpy.typing import NDArray
 
 from isa_model import Instruction, load, matmul
 from isa_model.array_codec import decode_array, to_codes
+from isa_model.engines import cpu
+from isa_model.engines.plan import Plan, Unsupported
 from isa_model.operands import KINDS, Operands, draw
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +54,7 @@ class Row:
     outputs: int
     mismatches: int
     set_aside: int
+    engine: str
     first: str = ""
 
 
@@ -58,15 +63,16 @@ def compare(name: str, outputs: int) -> Row:
     side = ceil(sqrt(outputs / len(KINDS)))
     mismatches = set_aside = 0
     first = ""
+    engine = engine_of(load(name))
     for kind, operands, oracle in cases(name, side):
-        got, expected = ours(oracle.spec, operands), canonical(oracle, oracle(operands))
+        got, expected = ours(oracle.spec, operands, engine), canonical(oracle, oracle(operands))
         differs, aside = got != expected, oracle.set_aside(operands)
         mismatches += int((differs & ~aside).sum())
         set_aside += int((differs & aside).sum())
         if (differs & ~aside).any() and not first:
             i, j = (int(x) for x in np.argwhere(differs & ~aside)[0])
             first = f"{kind} [{i}, {j}]: mmasim {expected[i, j]:#x}, ours {got[i, j]:#x}"
-    return Row(name, 1, side * side * len(KINDS), mismatches, set_aside, first)
+    return Row(name, 1, side * side * len(KINDS), mismatches, set_aside, engine, first)
 
 
 def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
@@ -82,10 +88,20 @@ def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
         yield kind, draw(spec, kind, rng, side, side, spec.shape.k), oracle
 
 
-def ours(spec: Instruction, x: Operands) -> NDArray[Any]:
-    """Codes of D by our engine."""
-    engine: Any = "golden" if spec.a.name == "fp64" else "cpu"
-    return to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b, engine=engine))
+def engine_of(spec: Instruction) -> str:
+    """`cpu`, the compiled engine, or `golden` for what doubles cannot carry (FP64)."""
+    try:
+        Plan(spec)
+    except Unsupported:
+        return "golden"
+    return "cpu"
+
+
+def ours(spec: Instruction, x: Operands, engine: str) -> NDArray[Any]:
+    """Codes of D by our engine: the compiled one also where `matmul` finds the product too small to compile for."""
+    if engine == "cpu":
+        return cpu.matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b)
+    return to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b, engine="golden"))
 
 
 def canonical(oracle: Any, codes: NDArray[Any]) -> NDArray[Any]:
@@ -105,13 +121,14 @@ def of_a_kind(rows: list[Row]) -> list[Row]:
     together: dict[str, Row] = {}
     for row in rows:
         name = without_m_and_n(row.instruction)
-        so_far = together.get(name, Row(name, 0, 0, 0, 0))
+        so_far = together.get(name, Row(name, 0, 0, 0, 0, row.engine))
         together[name] = Row(
             name,
             so_far.instructions + row.instructions,
             so_far.outputs + row.outputs,
             so_far.mismatches + row.mismatches,
             so_far.set_aside + row.set_aside,
+            row.engine,
             so_far.first or row.first,
         )
     return list(together.values())
@@ -123,17 +140,25 @@ def commit() -> str:
     return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def record(rows: list[Row], options: argparse.Namespace, started_at: str) -> None:
+def record(rows: list[Row], options: argparse.Namespace, started_at: str, seconds: float) -> None:
     """Save a run as JSON, with what it ran on."""
+    compiler = subprocess.run([cpu.compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     run = {
-        "what": "outputs of our engines (cpu; golden for FP64) compared with those of the package mmasim, code for code",
+        "what": "outputs of our engines compared with those of the package mmasim, code for code",
+        "engines": {
+            "cpu": "isa_model/engines/cpu.py: C, compiled for this machine from the spec",
+            "golden": "isa_model/golden.py, for FP64",
+        },
         "command": f"python benchmarks/equivalence.py --outputs {options.outputs} --only '{options.only}'",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": started_at,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "torch", "mmasim")},
+            "compiler": compiler,
         },
+        "cores": cpu.cores(),
+        "seconds": round(seconds),
         "operands": KINDS,
         "set_aside": "outputs that differ because mmasim drops an infinity or NaN (set_aside in benchmarks/oracle.py)",
         "instructions": sum(row.instructions for row in rows),
@@ -197,8 +222,8 @@ def main() -> int:
     if options.fixture:
         fixture(names, options.fixture)
         return 0
-    started_at = commit()
-    with ProcessPoolExecutor() as pool:
+    started_at, started = commit(), time.monotonic()
+    with ProcessPoolExecutor(cpu.cores()) as pool:
         rows = []
         for row in pool.map(compare, names, [options.outputs] * len(names), chunksize=4):
             rows.append(row)
@@ -215,7 +240,7 @@ def main() -> int:
     wrong = sum(row.mismatches for row in rows)
     print(f"{len(rows)} instructions, {sum(row.outputs for row in rows)} outputs, {wrong} mismatches")
     if options.record:
-        record(rows, options, started_at)
+        record(rows, options, started_at, time.monotonic() - started)
     return int(wrong > 0)
 
 

@@ -144,15 +144,18 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         f"outputs) out of the true shape, the full K, for each of the seeds {seeds}. Nothing depends on m and n otherwise.",
         "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
         "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
-        f"Today's instruction alone is {proposal.base} over all of K; today's software promotes it to FP32 every "
-        f"{proposal.software.promote_every} products"
-        + (
-            f" and multiplies FP32 scales of groups of {proposal.software.group} in there."
-            if proposal.software.group
-            else " with one scale per tensor."
-        ),
+        f"Today's instruction alone is {proposal.base} over all of K; today's software " + _software(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
         f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "
         "columns); a share of outputs that was not seen at all is taken to be at most 3 / outputs.",
     )
+
+
+def _software(proposal: Proposal) -> str:
+    if proposal.today.scale:
+        return "runs it as it is, for it multiplies by group scales itself."
+    promotes = f"promotes it to FP32 every {proposal.software.promote_every} products"
+    if proposal.software.group is None:
+        return f"{promotes} with one scale per tensor."
+    return f"{promotes} and multiplies FP32 scales of groups of {proposal.software.group} in there."

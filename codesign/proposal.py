@@ -106,7 +106,10 @@ class Quantisation(Spec):
 
 
 class Software(Spec):
-    """Today's way around the missing hardware: promotion to FP32 on CUDA cores, group scales multiplied in there."""
+    """Today's way around the missing hardware: promotion to FP32 on CUDA cores, group scales multiplied in there.
+
+    A base that multiplies by group scales itself needs none of it: there software is the instruction as it is.
+    """
 
     promote_every: PositiveInt = 128
     """Products summed by the instruction before they are promoted."""
@@ -195,7 +198,9 @@ class Proposal(Spec):
 
     @cached_property
     def software_instruction(self) -> Instruction:
-        """The base with today's software step around it."""
+        """The base with today's software step around it; a base that scales its terms itself, as it is."""
+        if self.today.scale:
+            return self.today
         scale = None
         if self.software.group:
             fp32, group = FORMATS["fp32"], self.software.group
@@ -288,7 +293,15 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
                 return problems
             index = proposal.sweep.values.index(value) if proposal.sweep else 0
             return [document.problem(("sweep", "values", index), p.message, p.hint) for p in problems]
-    if proposal.software.promote_every % proposal.today.span:
+    if proposal.today.scale and "software" in proposal.model_fields_set:
+        return [
+            document.problem(
+                ("software",),
+                "the base multiplies by its group scales itself; a software step would scale twice",
+                "leave `software` out: today's software is then the instruction as it is",
+            )
+        ]
+    if not proposal.today.scale and proposal.software.promote_every % proposal.today.span:
         return [
             document.problem(
                 ("software", "promote_every"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction
 from isa_model.library import raw
 from isa_model.promotion import promoted
@@ -41,10 +43,13 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def starter(path: Path, base: str) -> str:
-    """A commented proposal on a base instruction. Raises InputError for a base that is unknown or cannot be promoted."""
+    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, or has no software step."""
     instruction = Instruction.model_validate(raw(base))
-    promoted(instruction, instruction.span)  # proposals are held against today's software
-    slug = "".join(c if c.isalnum() else "-" for c in path.stem.lower()).strip("-") or "my-proposal"
+    if not instruction.scale:
+        promoted(instruction, instruction.span)  # proposals are held against today's software
+    name = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "my-proposal"
+    if parse_yaml(f"proposal: {name}", "").data["proposal"] != name:
+        name = f'"{name}"'  # 0, null or 1e3 would not be read as a name
     *_, last = instruction.stages
     aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
     rounding = instruction.stages[last].result[-1].rounding
@@ -62,7 +67,7 @@ def starter(path: Path, base: str) -> str:
 # yaml-language-server: $schema=proposal.schema.json
 # A proposal: one change to a real instruction, and what it promises. Check it with `codesign validate {path}`,
 # read the resulting instruction with `codesign show {path}`, judge it with `codesign evaluate {path}`.
-proposal: {slug}
+proposal: {name}
 title: One line on what the hardware would do
 source: Who asks for it, and where (document, section)
 # motivation: Which pain of today's software it answers.

@@ -186,6 +186,31 @@ def encode_array(
     return _float_codes(fmt, values, magnitude, rounding, overflow or fmt.overflow)
 
 
+def pack(fmt: Format, codes: Codes) -> NDArray[np.uint8]:
+    """Codes without gaps between them, along the last axis: the first in the lowest bits of the first byte.
+
+    Raises ValueError where a row does not fill whole bytes.
+    """
+    import numpy as np
+
+    if codes.shape[-1] * fmt.bits % 8:
+        raise ValueError(f"{codes.shape[-1]} codes of {fmt.bits} bits do not fill whole bytes")
+    bits = codes[..., None] >> np.arange(fmt.bits, dtype=codes.dtype) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+
+
+def unpack(fmt: Format, packed: NDArray[np.uint8]) -> Codes:
+    """The codes that `pack` packed. Raises ValueError where a row holds no whole number of them."""
+    import numpy as np
+
+    if packed.shape[-1] * 8 % fmt.bits:
+        raise ValueError(f"{packed.shape[-1]} bytes hold no whole number of codes of {fmt.bits} bits")
+    bits = np.unpackbits(packed, axis=-1, bitorder="little").reshape(*packed.shape[:-1], -1, fmt.bits)
+    weights = np.uint64(1) << np.arange(fmt.bits, dtype=np.uint64)
+    codes: Codes = (bits * weights).sum(axis=-1, dtype=np.uint64).astype(code_dtype(fmt))
+    return codes
+
+
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
     """Saturating casts of float32 by ml_dtypes, which is several times faster and, within the range, the same."""
     import numpy as np

@@ -24,6 +24,7 @@ class Cast(Spec):
 
     The scale is the group's largest magnitude over the target's largest finite number; the element is divided by it and
     rounded to the target. Both divisions are IEEE FP32, nearest even, as in DeepSeek-V3's public quantisation kernel.
+    A group that holds a NaN or an infinity has a NaN scale, and all its elements are NaN: nothing of it passes for a number.
     """
 
     to: FormatRef = FORMATS["e4m3"]
@@ -84,27 +85,35 @@ class Quantised:
 
 
 def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
-    """Cast a matrix (R, C), taken as float32. Raises ValueError unless it is a finite matrix."""
+    """Cast a matrix (R, C), taken as float32.
+
+    Raises ValueError unless it is a matrix; and if it holds a NaN or an infinity while there are no scales, or elements
+    or scales have no NaN to say so.
+    """
     import numpy as np
 
     from isa_model.array_codec import decode_array, encode_array
     from isa_model.lanes import largest_finite
 
     x = np.asarray(x, np.float32)
-    if x.ndim != 2 or not np.isfinite(x).all():
-        raise ValueError("quantisation takes a matrix of finite numbers")
+    if x.ndim != 2:
+        raise ValueError("quantisation takes a matrix")
+    says_nan = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)
+    if not (says_nan or np.isfinite(x).all()):
+        raise ValueError("this cast takes finite numbers: it has no scale, or a format without a NaN")
     rows, columns = cast.group or x.shape
     up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
     padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
     padded[: x.shape[0], : x.shape[1]] = np.abs(x)
     largest = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
     target = np.float32(largest_finite(cast.to))
+    largest[~np.isfinite(largest)] = np.nan
     quotient = np.maximum(largest, np.float32(cast.floor)) / target
     fmt = cast.scale or FORMATS["fp32"]
     rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
     scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
     divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scaled = x / divisor
     codes = encode_array(cast.to, scaled, cast.rounding, "saturate")
     lost = (decode_array(cast.to, codes) == 0) & (x != 0)

@@ -218,6 +218,8 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
             "ada.mma.m16n8k32.f16.e4m3.e4m3.f16",
             "cdna1.mfma.f32_32x32x4bf16",
             "cdna3.mfma.f32_16x16x32_fp8_bf8",
+            "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0",
+            "blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3",
         )
     ):
         other = str(tmp_path / f"idea-{number}.yaml")
@@ -225,6 +227,14 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
         assert run(["validate", other]) == 0
     assert run(["init", str(tmp_path / "c.yaml"), "--base", "hopper.mma.m8n8k4.f64.f64.f64.f64"]) == 2
     assert "leaves fp64, which promotion to FP32 would lose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stem", ["0", "1e3", "null", "2026-11-24", "Été", "--", "a b_c"])
+def test_init_takes_a_name_from_any_file_name(tmp_path, stem):
+    """A file name that YAML would read as a number, a date or nothing, or with other letters, still gives a valid name."""
+    path = tmp_path / f"{stem}.yaml"
+    assert run(["init", "--", str(path)]) == 0
+    assert run(["validate", "--", str(path)]) == 0
 
 
 def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):

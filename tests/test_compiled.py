@@ -11,9 +11,10 @@ from test_engine import operands
 from test_instruction import NOBODY_BUILT, RULES
 
 from isa_model import Instruction, load, matmul, promoted
-from isa_model.array_codec import code_dtype, encode_array
+from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.engines import cpu, cuda, gpu, portable
 from isa_model.engines.plan import Plan, Unsupported
+from isa_model.formats import FORMATS, named
 
 FP8_WGMMA = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 NAMES = [
@@ -88,6 +89,107 @@ def test_panels_that_are_not_full_change_nothing(shape):
     m, n = shape
     a, b, c, _ = operands(spec, 1, "bits", m=m, n=n, steps=5)
     assert np.array_equal(cpu.matmul(spec, a, b, c), portable.matmul(spec, a, b, c))
+
+
+def one_product(**fields):
+    """An instruction of one exact product and C, in FP32."""
+    register = {
+        "format": fields.get("accumulator", "fp32"),
+        "rounding": "nearest-even",
+        "overflow": fields.pop("over", None),
+    }
+    stages = {"sum": {"terms": 1, "accumulator": True, "zero": "ieee", "result": [register]}}
+    spec = {"a": "e5m2", "b": "e2m1", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 1}, "stages": stages}
+    return Instruction.model_validate(spec | fields)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name", [n for n, f in FORMATS.items() if f.storage_bits <= 16 and f.zero] + ["e5m6", "ue3m2fn"]
+)
+def test_every_code_is_read_as_its_number(quick_to_compile, name):
+    """All codes of a format as A and as B, with neighbours of K that have other scales, as the portable engine reads them."""
+    fmt = named(name)
+    every = np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)).reshape(-1, 64)
+    whole = fmt.kind == "integer"
+    spec = one_product(a=name, b=name, accumulator="int32" if whole else "fp32", flush_inputs=fmt.mantissa_bits == 10)
+    one = encode_array(fmt, np.eye(64))
+    c = np.zeros((len(every), 64), np.uint32)
+    for a, b, start in ((every, one, c), (one, every.T, c.T)):
+        assert np.array_equal(cpu.matmul(spec, a, b, start), portable.matmul(spec, a, b, start))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "e4m3", "e5m2", "e4m3fnuz", "e2m3", "e5m6", "tf32"])
+def test_every_code_is_written(quick_to_compile, name):
+    """All codes of a format (FP32: random ones) as C come back as D, specials by the rules of the format."""
+    fmt = named(name)
+    size = 1 << min(fmt.storage_bits, 16)
+    c = np.random.default_rng(0).permutation(size).astype(code_dtype(fmt)).reshape(64, -1)
+    if fmt.storage_bits == 32:
+        c = np.random.default_rng(0).integers(0, 1 << 32, c.shape, np.uint32)
+    spec = one_product(accumulator=name)
+    a, b = np.zeros((64, 1), np.uint8), np.zeros((1, c.shape[1]), np.uint8)
+    d = cpu.matmul(spec, a, b, c)
+    assert np.array_equal(d, portable.matmul(spec, a, b, c))
+    numbers = np.isfinite(decode_array(fmt, c))
+    assert np.array_equal(decode_array(fmt, d)[numbers], decode_array(fmt, c)[numbers])
+
+
+@needs_compiler
+@pytest.mark.parametrize("onto", ["products", "pairs"])
+@pytest.mark.parametrize("groups", [((1, 2), (2, 1)), ((3, 6), (6, 5)), ((2, 100), (400, 7))])
+def test_groups_of_scales_may_lie_across_the_chunks_of_k(quick_to_compile, onto, groups):
+    """Groups that divide neither tiles nor chunks, along K and across it, on operands longer than a chunk."""
+    (a_group, b_group), fp32 = groups, {"format": "fp32", "rounding": "nearest-even"}
+    scale = {"a": {"group": a_group, "format": "ue8m0"}, "b": {"group": b_group, "format": "ue8m0"}, "onto": onto}
+    stages = {"pairs": {"terms": 2}, "sum": {"terms": 1, "accumulator": True, "result": fp32}}
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 2}, stages=stages, scale=scale)
+    assert Plan(spec).scales_fold == (onto == "products")
+    a, b, c, scales = operands(spec, 1, "like", m=131, n=67, steps=300)
+    assert np.array_equal(cpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))
+
+
+@needs_compiler
+def test_a_sum_of_several_products_is_not_rounded_before_c_joins_it(quick_to_compile):
+    """2**16 + 2**-7 + 2**-8 lies halfway between two FP32 numbers; a C of -2**-60 decides, though no double holds all of it."""
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    stages = {"sum": {"terms": 4, "accumulator": True, "result": fp32}}
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 4}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[256, 2.0**-4, 2.0**-4, 0]])) for _ in "ab")
+    b[0, 1:3] = encode_array(spec.b, np.array([2.0**-3, 2.0**-4]))
+    c = np.full((1, 1), -(2.0**-60), np.float32).view(np.uint32)
+    assert cpu.matmul(spec, a, b.T, c).view(np.float32) == np.float32(2.0**16 + 2.0**-7)
+
+
+@needs_compiler
+def test_a_zero_holds_the_window_up_only_where_there_is_one(quick_to_compile):
+    """An exponent of zeros above those of all numbers counts in blocks that have a zero, and in no other."""
+    window = {"fraction_bits": 0, "rounding": "toward-zero", "zero_exponent": 3}
+    stages = {
+        "sum": {"terms": 2, "accumulator": True, **window, "result": {"format": "fp32", "rounding": "toward-zero"}}
+    }
+    spec = one_product(a="e4m3", b="e4m3", shape={"m": 1, "n": 1, "k": 2}, stages=stages)
+    a, b = (encode_array(spec.a, np.array([[1.0, 2.5], [1.0, 0.0]])) for _ in "ab")
+    for c, expected in ((1.0, 4.0), (0.0, 0.0)):
+        start = np.full((2, 2), c, np.float32).view(np.uint32)
+        got = cpu.matmul(spec, a, b.T, start)
+        assert np.array_equal(got, matmul(spec, a, b.T, start, engine="golden").view(np.uint32))
+        assert got.view(np.float32)[0, 0] == expected
+
+
+@needs_compiler
+def test_strides_and_threads_change_nothing(monkeypatch):
+    """Transposed, reversed and cut out operands, and any number of threads, give the codes of contiguous ones on one."""
+    spec = load(FP8_WGMMA)
+    a, b, c, _ = operands(spec, 2, "bits", m=150, n=140, steps=20)
+    monkeypatch.setattr(cpu, "cores", lambda: 1)
+    expected = cpu.matmul(spec, a, b, c)
+    monkeypatch.setattr(cpu, "cores", lambda: 7)
+    assert np.array_equal(cpu.matmul(spec, a, b, c), expected)
+    wide = np.repeat(np.repeat(a, 2, axis=0), 3, axis=1)
+    assert np.array_equal(cpu.matmul(spec, wide[::2, 2::3], np.asfortranarray(b), np.asfortranarray(c)), expected)
+    assert np.array_equal(cpu.matmul(spec, a[::-1], b[:, ::-1], c[::-1, ::-1]), expected[::-1, ::-1])
 
 
 @needs_compiler

@@ -6,9 +6,11 @@ import pytest
 
 from codesign.claims import judge, statement
 from codesign.evidence import Figure
+from codesign.numerics import _method
 from codesign.proposal import Claim, load_proposal, merge, parse_proposal
+from codesign.trial import Sampling, Trial
 from codesign.workloads.gemms import gemms, select
-from isa_model import InputError
+from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 
 SHIPPED = sorted((Path(__file__).parent.parent / "proposals").glob("*.yaml"))
@@ -239,3 +241,41 @@ def test_claims_read_as_sentences():
     """The statement names metric, variant, bounds, and where they hold."""
     claim = Claim(metric="numerics.sqnr_db", at_least=30, workload="deepseek-v3.fprop", tensors="normal", of="today")
     assert statement(claim) == "numerics.sqnr_db of today at least 30 dB on deepseek-v3.fprop with normal tensors"
+
+
+BLACKWELL = "blackwell.tcgen05.m128n8k32.kind::"
+BLOCK_SCALED = {
+    "mxf8f6f4": f"{BLACKWELL}mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0",
+    "nvf4": "blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3",
+}
+
+
+@pytest.mark.parametrize("base", BLOCK_SCALED.values(), ids=BLOCK_SCALED)
+def test_todays_software_of_a_block_scaled_base_is_the_base(base):
+    """An instruction that scales its terms itself is a base like any other; promotion around it would scale twice."""
+    text = MINIMAL.replace(BASE, f'"{base}"').replace("fraction_bits: 20", "fraction_bits: 5")
+    mine = proposal(text)
+    assert mine.software_instruction == mine.today
+    assert mine.proposed().scale == mine.today.scale
+    assert "`software` out" in refused(text + "software: {promote_every: 128}\n")
+    assert "runs it as it is" in " ".join(_method(mine, Sampling()))
+    trial = Trial(next(iter(select("deepseek-v3.fprop"))), "normal", 0, 2, 2, mine.quantisation)
+    errors = [trial.outcome(i).d - trial.outcome(i).exact for i in (mine.software_instruction, mine.proposed())]
+    assert abs(errors[0]).max() < 1e-3 < abs(errors[1]).max()
+
+
+def test_what_blackwell_shipped_can_be_said_as_a_change():
+    """Scales of groups of 32 put onto FP8 without scales are mxf8f6f4, so that asks and answers stand side by side."""
+    side = "{group: %s, format: ue8m0}"
+    scale = f"scale: {{a: {side % [1, 32]}, b: {side % [32, 1]}}}"
+    text = f"""proposal: mx
+title: Scales of groups of 32
+source: me
+base: "{BLACKWELL}f8f6f4.f32.e4m3.e4m3"
+change: {{{scale}}}
+claims:
+  - {{metric: numerics.relative_frobenius, at_most: 1.0e-3}}
+"""
+    shipped, mine = load(BLOCK_SCALED["mxf8f6f4"]), proposal(text)
+    assert (mine.proposed().stages, mine.proposed().scale) == (shipped.stages, shipped.scale)
+    assert mine.software_instruction.scale.a.format.name == "fp32"

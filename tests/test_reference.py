@@ -115,8 +115,19 @@ def test_zero_groups_and_lost_elements_are_counted():
     done = quantise(Cast(), x)
     assert (done.values()[0] == 0).all()
     assert done.underflow == 0.5
-    with pytest.raises(ValueError, match="finite"):
-        quantise(Cast(), np.full((1, 128), np.nan, np.float32))
+
+
+def test_a_nan_or_an_infinity_takes_its_whole_group_along():
+    """Scale and elements of its group are NaN, other groups are untouched; what cannot say NaN refuses such numbers."""
+    x = np.ones((3, 256), np.float32)
+    x[0, 5], x[1, 200], x[2, 0] = np.nan, np.inf, -np.inf
+    for scale in ("fp32", "ue8m0"):
+        done = quantise(Cast(scale=named(scale)), x)
+        assert np.array_equal(np.isnan(done.scale_values()), [[True, False], [False, True], [True, False]])
+        assert np.array_equal(np.isnan(done.elements()), np.isnan(done.scale_values()).repeat(128, axis=1))
+    for cast in (Cast(to=named("e2m1")), Cast(scale=None, group=None)):
+        with pytest.raises(ValueError, match="finite"):
+            quantise(cast, x)
 
 
 @given(st.integers(3, 12), st.integers(0, 1 << 30))

@@ -13,28 +13,40 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isa_model.array_codec import encode_array
-from isa_model.engines.decoding import Operand, read, side
-from isa_model.engines.emit import Block, step
+from isa_model.array_codec import code_dtype, encode_array
+from isa_model.engines.decoding import of_side
+from isa_model.engines.emit import Block, Emitter, step
 from isa_model.engines.plan import Plan
+from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.lanes import Codes
 from isa_model.stage import Stage
 
 WIDTH = 64
-"""Columns of D in a panel, computed together: a multiple of every vector unit's width."""
-ROWS = 64
-"""Rows of D in one task of a thread."""
-FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+"""Columns of D computed together: a multiple of every vector unit's width."""
+ROWS = 128
+"""At most so many rows of D in a tile, the task of a thread."""
+CHUNK = 256
+"""About how many of K a thread reads at a time."""
+WORK_OF_A_THREAD = 1 << 18
+"""Multiply-accumulates worth starting a thread for."""
+FLAGS: tuple[str, ...] = (
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
 
 
 class NoCompiler(Exception):
@@ -48,79 +60,53 @@ def matmul(
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
-    plan = Plan(spec)
-    function = compiled(plan)
-    m, n = c.shape
-    k = a.shape[1]
-    panels = -(-n // WIDTH)
-    x = side(plan, True, a.T, None if scale_a is None else scale_a.T)
-    y = side(plan, False, b, scale_b)
-    b_values, b_exponents = _panels(y.values, panels), _panels(y.exponents, panels)
-    d = _panels(read(spec, spec.c_format, c), panels)
-    scales = [*_scales(x), *(None if s is None else _panels(s, panels) for s in _scales(y))]
-
-    def work(task: tuple[int, int]) -> None:
-        panel, row = task
-        rows = min(ROWS, m - row)
-        b_scales = [None if s is None else s[panel] for s in scales[2:]]
-        function(
-            *(ctypes.c_long(v) for v in (rows, k, m)),
-            *(_pointer(v, row) for v in (x.values, x.exponents)),
-            *(_pointer(v[panel]) for v in (b_values, b_exponents)),
-            *(_pointer(v, row) for v in scales[:2]),
-            *(_pointer(v) for v in b_scales),
-            _pointer(d[panel], row * WIDTH),
-        )
-
-    tasks = [(p, i) for p in range(panels) for i in range(0, m, ROWS)]
-    threads = min(len(tasks), os.cpu_count() or 1)
-    if threads <= 1:
-        for task in tasks:
-            work(task)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, tasks))
-    values = d.transpose(1, 0, 2).reshape(m, panels * WIDTH)[:, :n]
-    codes = encode_array(spec.accumulator, values)
-    if spec.nan_code is not None:
-        codes[np.isnan(values)] = spec.nan_code
-    return codes
+    function = compiled(Plan(spec))
+    (m, n), k = c.shape, a.shape[1]
+    d = np.empty((m, n), code_dtype(spec.accumulator))
+    matrices = [a, b, c, d, scale_a, scale_b]
+    strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
+    pointers = [None if x is None else x.ctypes.data for x in matrices]
+    threads = min(cores(), 1 + m * n * k // WORK_OF_A_THREAD)
+    failed = function(
+        *(ctypes.c_long(size) for size in (m, n, k)),
+        ctypes.c_int(threads),
+        (ctypes.c_long * len(strides))(*strides),
+        (ctypes.c_void_p * len(pointers))(*pointers),
+    )
+    if failed:
+        raise MemoryError("no memory for the buffers of a thread")
+    return d
 
 
-def _scales(operand: Operand) -> list[NDArray[Any] | None]:
-    return [operand.scales, operand.scale_exponents]
-
-
-def _panels(x: NDArray[Any], panels: int) -> NDArray[Any]:
-    """Columns in panels of WIDTH, filled up with zeros: (rows, N) to (panels, rows, WIDTH)."""
-    rows, n = x.shape
-    result = np.zeros((panels, rows, WIDTH), x.dtype)
-    whole = n // WIDTH
-    result[:whole] = x[:, : whole * WIDTH].reshape(rows, whole, WIDTH).transpose(1, 0, 2)
-    if n % WIDTH:
-        result[whole, :, : n % WIDTH] = x[:, whole * WIDTH :]
-    return result
-
-
-def _pointer(x: NDArray[Any] | None, offset: int = 0) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.ctypes.data + offset * x.itemsize)
+@cache
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 # -- compiling -------------------------------------------------------------------------------------------------------
 
 
-@cache
 def compiled(plan: Plan) -> Any:
     """The C function of a plan, from the cache folder if it was compiled before."""
     return _load(source(plan))
 
 
+def compiler() -> str:
+    """The path of the C compiler. Raises NoCompiler."""
+    path = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if path is None:
+        raise NoCompiler("no C compiler (cc, gcc, clang) was found")
+    return path
+
+
 @cache
 def _load(text: str) -> Any:
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise NoCompiler("no C compiler (cc, gcc, clang) was found")
-    key = hashlib.sha256("\0".join([text, *FLAGS, compiler, platform.machine(), platform.processor(), _cpu()]).encode())
+    cc = compiler()
+    key = hashlib.sha256("\0".join([text, *FLAGS, cc, platform.machine(), platform.processor(), _cpu()]).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
     library = folder / f"{key.hexdigest()[:32]}.so"
     if not library.exists():
@@ -132,13 +118,13 @@ def _load(text: str) -> Any:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             c_file, built = Path(scratch) / "step.c", Path(scratch) / "step.so"
             c_file.write_text(text)
-            command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(c_file), "-lm"]
+            command = [cc, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(c_file), "-lm", "-pthread"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
-                raise NoCompiler(f"{compiler} failed: {result.stderr.strip()[:500]}")
+                raise NoCompiler(f"{cc} failed: {result.stderr.strip()[:500]}")
             built.replace(library)
     function = ctypes.CDLL(str(library)).run
-    function.restype = None
+    function.restype = ctypes.c_int
     return function
 
 
@@ -153,35 +139,83 @@ def _cpu() -> str:
 
 
 def source(plan: Plan) -> str:
-    """The C file of a plan: `run` adds A B to the rows of one panel of C."""
-    prelude = (Path(__file__).parent / "prelude.h").read_text()
-    return f"""{prelude}
-#define W {WIDTH}
-#define LANES _Pragma("omp simd") for (int j = 0; j < W; ++j)
-#define A(k, j) a[(k) * lda]
-#define EA(k, j) ea[(k) * lda]
-#define B(k, j) b[(k) * W + j]
-#define EB(k, j) eb[(k) * W + j]
-#define SA(g, j) sa[(g) * lda]
-#define ESA(g, j) esa[(g) * lda]
-#define SB(g, j) sb[(g) * W + j]
-#define ESB(g, j) esb[(g) * W + j]
-#define C(j) c[j]
-typedef {plan.lane_name} lane;
+    """The C file of a plan: prelude.h, the types and sizes of this spec, its step, and cpu.c."""
+    spec, here = plan.spec, Path(__file__).parent
+    burst = max(1, 32 // spec.shape.k) * spec.shape.k
+    chunk = max(1, CHUNK // burst) * burst
+    defines = {
+        "W": WIDTH,
+        "ROWS": ROWS,
+        "STEP": spec.shape.k,
+        "BURST": burst,
+        "CHUNK": chunk,
+        "MOST_THREADS": 1024,
+        "LANES": '_Pragma("omp simd") for (int j = 0; j < W; ++j)',
+        "A(k, j)": "a[(k) - k0]",
+        "EA(k, j)": "ea[(k) - k0]",
+        "B(k, j)": "b[((k) - k0) * W + j]",
+        "EB(k, j)": "eb[((k) - k0) * W + j]",
+        "SA(g, j)": "sa[(g) - k0 / GROUP_A_K]",
+        "ESA(g, j)": "esa[(g) - k0 / GROUP_A_K]",
+        "SB(g, j)": "sb[((g) - k0 / GROUP_B_K) * W + j]",
+        "ESB(g, j)": "esb[((g) - k0 / GROUP_B_K) * W + j]",
+        "C(j)": "c[j]",
+        "SCALES_FOLD": int(plan.scales_fold),
+        "NUMBER_C(code)": _number(spec.c_format, spec.flush_inputs),
+        "CODE_D(x)": _code(spec),
+    }
+    types = {"lane": plan.lane_name, "code_c": _type(spec.c_format), "code_d": _type(spec.accumulator)}
+    for is_a, letter in ((True, "A"), (False, "B")):
+        fmt, scale, along, across = of_side(spec, is_a)
+        types[f"code_{letter.lower()}"] = _type(fmt)
+        defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_inputs)
+        defines[f"ALIGN_{letter}(x)"] = Emitter.align("x", spec.widen or fmt)
+        defines[f"GROUP_{letter}_K"], defines[f"GROUP_{letter}_{'M' if is_a else 'N'}"] = f"{along}L", f"{across}L"
+        defines[f"GROUPS_{letter}"] = (chunk - 1) // along + 2 if scale else 1
+        if scale:
+            types[f"code_s{letter.lower()}"] = _type(scale.format)
+            defines[f"NUMBER_S{letter}(code)"] = _number(scale.format, False)
+            defines[f"ALIGN_S{letter}(x)"] = Emitter.align("x", scale.format)
+    return "\n".join(
+        [
+            (here / "prelude.h").read_text(),
+            *(f"#define {name} {value}" for name, value in defines.items()),
+            *(f"typedef {c_type} {name};" for name, c_type in types.items()),
+            "static void step(int k, int k0, const lane *restrict a, const short *restrict ea, const lane *restrict b,",
+            "                 const short *restrict eb, const double *restrict sa, const int *restrict esa,",
+            "                 const double *restrict sb, const int *restrict esb, double *restrict c) {",
+            step(plan, Cpu(plan.lane_name)),
+            "}",
+            (here / "cpu.c").read_text(),
+        ]
+    )
 
-static void step(long lda, int k, const lane *restrict a, const short *restrict ea, const lane *restrict b,
-                 const short *restrict eb, const double *restrict sa, const int *restrict esa,
-                 const double *restrict sb, const int *restrict esb, double *restrict c) {{
-{step(plan, Cpu(plan.lane_name))}
-}}
 
-void run(long rows, long k_end, long lda, const lane *a, const short *ea, const lane *b, const short *eb,
-         const double *sa, const int *esa, const double *sb, const int *esb, double *c) {{
-  for (long k = 0; k < k_end; k += {plan.spec.shape.k})
-    for (long i = 0; i < rows; ++i)
-      step(lda, (int)k, a + i, ea + i, b, eb, sa + i, esa + i, sb, esb, c + i * W);
-}}
-"""
+def _type(fmt: Format) -> str:
+    return f"uint{fmt.storage_bits}_t"
+
+
+def _number(fmt: Format, flush: bool) -> str:
+    """C text of the number of a code."""
+    if fmt.kind == "integer":
+        return f"whole_number(code, {fmt.mantissa_bits}, {int(fmt.signed)})"
+    fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
+    rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
+    text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
+    return f"flushed({text}, {(2.0**fmt.min_exponent).hex()})" if flush else text
+
+
+def _code(spec: Instruction) -> str:
+    """C text of the code of a number that the accumulator's format holds."""
+    fmt = spec.accumulator
+    if fmt.kind == "integer":
+        return f"((int64_t)(x) & {(1 << fmt.bits) - 1})"
+    specials = encode_array(fmt, np.array([np.inf, -np.inf, np.nan, -0.0])).tolist()
+    if spec.nan_code is not None:
+        specials[2] = spec.nan_code
+    fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias)
+    ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
+    return f"code(x, {', '.join(str(x) for x in (*fields, *ends, *(f'{code}u' for code in specials)))})"
 
 
 @dataclass(frozen=True)
@@ -191,10 +225,8 @@ class Cpu:
     lane: str
 
     def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
-        lines = ["LANES {"]
-        for t, offset in enumerate(block.offsets):
-            k = f"{block.base} + {offset}"
-            lines.append(f"const short x{t} = (short)(EA({k}, j) + EB({k}, j));")
+        lines = ["{", f"const short *xs = &EA({block.base}, 0), *ys = &EB({block.base}, 0);", "LANES {"]
+        lines += [f"const short x{t} = (short)(xs[{k}] + ys[{k} * W + j]);" for t, k in enumerate(block.offsets)]
         for name, compare in ((out, ">"), (smallest, "<")):
             if name is None:
                 continue
@@ -202,7 +234,7 @@ class Cpu:
             lines.append(f"short {best} = x0;")
             lines += [f"{best} = x{t} {compare} {best} ? x{t} : {best};" for t in range(1, len(block.offsets))]
             lines.append(f"{name}[j] = {best};")
-        return "\n".join([*lines, "}"])
+        return "\n".join([*lines, "}", "}"])
 
     def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
         whole = "wholef" if self.lane == "float" else "whole"
@@ -216,14 +248,14 @@ class Cpu:
     def _sum(self, plan: Plan, block: Block, stage: Stage, out: str, term: str, before: str) -> str:
         zero = "-0.0" if stage.zero == "ieee" else "0.0"
         lanes = min(4, len(block.offsets))  # sums taken side by side, so that one addition need not wait for the last
-        lines = ["LANES {", before, *(f"lane s{i} = {zero};" for i in range(lanes))]
-        for t, offset in enumerate(block.offsets):
-            k = f"{block.base} + {offset}"
-            product = f"(A({k}, j) * B({k}, j))"
+        lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
+        lines += ["LANES {", before, *(f"lane s{i} = {zero};" for i in range(lanes))]
+        for t, k in enumerate(block.offsets):
+            product = f"(xs[{k}] * ys[{k} * W + j])"
             if plan.infinite_from is not None:
                 lines.append(f"const lane p{t} = {product};")
                 limit = f"{plan.infinite_from!r}"
                 product = f"(fabs(p{t}) >= {limit} ? (lane)copysign(INFINITY, p{t}) : p{t})"
             lines.append(f"s{t % lanes} += {term.format(product=product)};")
         lines.append(f"{out}[j] = {' + '.join(f's{i}' for i in range(lanes))};")
-        return "\n".join([*lines, "}"])
+        return "\n".join([*lines, "}", "}"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model.engines.text import Text
 from isa_model.formats import Format
 from isa_model.lanes import largest_finite
 from isa_model.rounding import Rounding
@@ -64,34 +65,19 @@ def step(plan: Plan, target: Target) -> str:
     return Emitter(plan, target).step()
 
 
-class Emitter:
+class Emitter(Text):
     """Writes the text of one step from top to bottom."""
 
     def __init__(self, plan: Plan, target: Target) -> None:
+        super().__init__()
         self.plan, self.spec, self.target = plan, plan.spec, target
         self.stages: list[Stage] = list(plan.spec.stages.values())
-        self.lines: list[str] = []
-        self.names = 0
 
     def step(self) -> str:
         last = len(self.stages) - 1
         blocks = self.spec.shape.k // self.spec.span
         self.loop(last, blocks, "k", lambda n, k: self.run_block(last, n, k, "C(j)"))
         return "\n".join(self.lines)
-
-    # -- text --------------------------------------------------------------------------------------------------------
-
-    def name(self, stem: str) -> str:
-        self.names += 1
-        return f"{stem}{self.names}"
-
-    def write(self, text: str) -> None:
-        self.lines.append(text)
-
-    def let(self, kind: str, expression: str, stem: str = "v") -> str:
-        name = self.name(stem)
-        self.write(f"const {kind} {name} = {expression};")
-        return name
 
     def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
         """Blocks 0 to count - 1 of a stage: a C loop where each is the one before, moved along K; else one by one."""
@@ -104,11 +90,6 @@ class Emitter:
         else:
             for n in range(count):
                 body(n, k)
-
-    def array(self, kind: str, stem: str) -> str:
-        name = self.name(stem)
-        self.write(f"{kind} {name}[W];")
-        return name
 
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
@@ -219,8 +200,8 @@ class Emitter:
         def largest_of(own: Term | None) -> str:
             names = [self.let("int", f"widen({exponents}[j])", "e")] if needs_exponent else []
             if smallest is not None:
-                zero = f"{smallest}[j] <= OPERAND_NONE / 2 ? {stage.zero_exponent} : NONE"
-                names.append(self.let("int", zero, "e"))
+                raised = f"larger({names[0]}, {stage.zero_exponent})"
+                names = [self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {names[0]}", "e")]
             return self.largest(stage, names + ([own.exponent] if own else [])) if needs_exponent else "NONE"
 
         if not stage.aligned:
@@ -341,7 +322,7 @@ class Emitter:
                 parts = [self.let("double", " + ".join(parts), "s")]
             elif len(parts) > self.bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
-                parts = self.binned(stage, parts, bottom, level.sum_bits)
+                parts = self.binned(parts, bottom, level.sum_bits, keep_sign=stage.zero == "ieee")
         if not stage.result:
             if stage.zero == "positive":
                 parts = [self.let("double", f"{parts[0]} + 0.0", "s"), *parts[1:]]
@@ -349,7 +330,7 @@ class Emitter:
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
             return Term(tuple(parts), exponent)
         value = self.to_odd(parts)
-        for register in stage.result:
+        for register in stage.result if not self.plan.holds_terms(index) else ():
             value = self.rounded(value, register)
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
@@ -358,7 +339,8 @@ class Emitter:
     def adds_in_one(self, index: int, stage: Stage, parts: Sequence[str]) -> bool:
         """Whether a double's rounding of the sum cannot be told from none: two addends no wider than the register, which
         rounds to nearest even at less than half a double's precision (Figueroa 1995)."""
-        if stage.aligned or len(parts) != 2 or not stage.result:
+        several = index == 0 and self.plan.fused_products and stage.terms > 1  # a part is the sum of many terms
+        if stage.aligned or len(parts) != 2 or not stage.result or several:
             return False
         fmt, terms = stage.result[0].format, self.plan.addends[index]
         precision = fmt.mantissa_bits + 1
@@ -367,62 +349,8 @@ class Emitter:
             and stage.result[0].rounding is Rounding.NEAREST_EVEN
             and 2 * precision + 2 <= LANE_BITS
             and all(t.parts == 1 and t.bits <= precision and t.lsb >= fmt.min_lsb_exponent for t in terms)
+            and all(t.top <= fmt.max_exponent + 1 for t in terms)
         )
-
-    @staticmethod
-    def bins(parts: int, bits: int) -> int:
-        """How many bins hold a sum of so many parts and bits."""
-        return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
-
-    def binned(self, stage: Stage, parts: Sequence[str], bottom: str, bits: int) -> list[str]:
-        """The same sum in few parts: every part is split at fixed places, and what lies between two is added exactly."""
-        width = LANE_BITS - 1 - len(parts).bit_length()
-        count = self.bins(len(parts), bits)
-        bottom = self.let("int", bottom, "unit")
-        magics = [self.let("double", f"1.5 * pow2(52 + {bottom} + {i * width})", "magic") for i in range(1, count)]
-        totals = ["" for _ in range(count)]
-        for part in parts:
-            left = part
-            for i in range(count - 1, 0, -1):
-                piece = self.let("double", f"bin({left}, {magics[i - 1]})", "h")
-                left = self.let("double", f"rest({left}, {piece})", "h")
-                totals[i] = self.let("double", f"{totals[i]} + {piece}", "t") if totals[i] else piece
-            totals[0] = self.let("double", f"{totals[0]} + {left}", "t") if totals[0] else left
-        totals = [t for t in reversed(totals) if t]
-        if stage.zero == "ieee":  # a bin of a negative zero is a positive one
-            nothing = self.let("int", " & ".join(f"({p} == 0)" for p in parts), "z")
-            plain = self.let("double", " + ".join(parts), "z")
-            totals = [self.let("double", f"{nothing} ? {plain} : {t}", "t") for t in totals]
-        return totals
-
-    def to_odd(self, parts: Sequence[str]) -> str:
-        """lanes.to_odd: the sum of all parts as one double, exact where it fits, else rounded to odd."""
-        if len(parts) == 1:
-            return parts[0]
-        expansion: list[str] = []
-        for part in parts:
-            carry = part
-            for i, held in enumerate(expansion):
-                carry, expansion[i] = self.two_sum(held, carry)
-            expansion.append(carry)
-        high, leftovers = expansion[-1], []
-        for held in reversed(expansion[:-1]):
-            high, low = self.two_sum(high, held)
-            leftovers.append(low)
-        low = leftovers[-1]
-        for held in reversed(leftovers[:-1]):
-            total, error = self.two_sum(held, low)
-            low = self.let("double", f"jam({total}, {error})")
-        if len(parts) > 2:
-            high, low = self.two_sum(high, low)
-        plain = self.let("double", " + ".join(parts), "plain")
-        nothing = " & ".join(f"({p} == 0)" for p in parts)
-        total = self.let("double", f"{high} != 0 ? jam({high}, {low}) : {nothing} ? {plain} : 0.0", "odd")
-        return self.let("double", f"is_finite({plain}) ? {total} : {plain}", "odd")
-
-    def two_sum(self, x: str, y: str) -> tuple[str, str]:
-        total = self.let("double", f"{x} + {y}", "s")
-        return total, self.let("double", f"sum_error({x}, {y}, {total})", "r")
 
     # -- registers ---------------------------------------------------------------------------------------------------
 
@@ -440,7 +368,8 @@ class Emitter:
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends})")
 
-    def align(self, value: str, fmt: Format) -> str:
+    @staticmethod
+    def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
 
 

@@ -112,6 +112,22 @@ class Plan:
             level = self._scaled(result, index, scale_levels)
         self.narrow = self._narrow(stages[0])
 
+    def holds_terms(self, index: int) -> bool:
+        """Whether each block of a stage is one term that its register holds as it is, so that nothing is rounded."""
+        stage = list(self.spec.stages.values())[index]
+        if stage.terms > 1 or stage.accumulator or stage.aligned or len(stage.result) != 1:
+            return False
+        ((term,), (register,)) = self.addends[index], stage.result
+        fmt = register.format
+        return (
+            fmt.kind == "float"
+            and term.parts == 1
+            and term.bits <= significand_bits(fmt)
+            and term.lsb >= (fmt.min_exponent if register.subnormals == "flush" else fmt.min_lsb_exponent)
+            and term.top <= fmt.max_exponent
+            and (register.overflow or fmt.overflow) in ("ieee", "infinity")
+        )
+
     @property
     def lane_name(self) -> str:
         """The C type of a lane."""

@@ -72,9 +72,8 @@ FN float wholef(float x, int rounding) { return rounding == NEAREST_EVEN ? rintf
 
 /* x + e rounded to odd, for an error e smaller than the last bit of x. */
 FN double jam(double x, double e) {
-  long long b = to_bits(x);
-  long long step = (e > 0) == (x > 0) ? 1 : -1;
-  return (e != 0) & !(b & 1) ? from_bits(b + step) : x;
+  const long long b = to_bits(x), step = (to_bits(e) ^ b) >> 63 | 1; /* away from zero or towards it, if b is even */
+  return e != 0 ? from_bits(b + (step & ((b & 1) - 1))) : x;
 }
 
 /* The error of s = x + y (Knuth), nothing where s is not finite. */
@@ -94,40 +93,50 @@ FN double product_error(double x, double y, double p) {
 FN double bin(double x, double magic) { return (x + magic) - magic; }
 FN double rest(double x, double h) { return x == h ? 0.0 : x - h; }
 
-#ifdef __CUDACC__
-/* Conversions that the chip has as one instruction, for registers with the exponents of FP32 or FP16. */
+/* Conversions that the machine has, or nearly, for registers with the exponents of FP32 (a GPU's: or of FP16). What is
+ * beyond the range becomes infinite. */
 FN int has_conversion(int rounding, int min_exponent, int max_exponent, int mantissa_bits) {
   if ((min_exponent == -126) & (max_exponent == 127) & (mantissa_bits <= 23))
     return (rounding == TOWARD_ZERO) | ((rounding == NEAREST_EVEN) & (mantissa_bits == 23));
+#ifdef __CUDACC__
   return (min_exponent == -14) & (max_exponent == 15) & (mantissa_bits == 10) & (rounding == NEAREST_EVEN);
+#else
+  return 0;
+#endif
 }
 FN double convert(double x, int rounding, int max_exponent, int mantissa_bits) {
+#ifdef __CUDACC__
   if (max_exponent == 15) {
     double y;
     asm("{ .reg .f16 h; cvt.rn.f16.f64 h, %1; cvt.f64.f16 %0, h; }" : "=d"(y) : "d"(x));
     return y;
   }
   if (rounding == NEAREST_EVEN) return __double2float_rn(x);
-  const float y = __int_as_float(__float_as_int(__double2float_rz(x)) & (int)(0xFFFFFFFFu << (23 - mantissa_bits)));
+  const int toward_zero = float_to_bits(__double2float_rz(x));
+#else
+  const float near = (float)x;
+  if (rounding == NEAREST_EVEN) return near;
+  const int toward_zero = float_to_bits(near) - (fabs((double)near) > fabs(x));
+#endif
+  const float y = float_from_bits(toward_zero & (int)(0xFFFFFFFFu << (23 - mantissa_bits)));
   return x != x ? x : fabs(x) >= pow2(max_exponent + 1) ? copysign(INFINITY, x) : y;
 }
-#endif
 
 /* A value rounded to a register: `golden.rounded`. `x` is exact, or rounded to odd with at least two bits to spare. */
 FN double put(double x, int rounding, int overflow, int flush, int min_exponent, int max_exponent, int mantissa_bits,
               double largest) {
-#ifdef __CUDACC__
-  if (has_conversion(rounding, min_exponent, max_exponent, mantissa_bits) &
-      ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN)))) {
-    double y = convert(x, rounding, max_exponent, mantissa_bits);
-    return flush & (fabs(y) < pow2(min_exponent)) ? copysign(0.0, y) : y;
+  const int converts = has_conversion(rounding, min_exponent, max_exponent, mantissa_bits);
+  double y;
+  if (converts) {
+    y = convert(x, rounding, max_exponent, mantissa_bits);
+  } else {
+    int low = larger(min_exponent, -900); /* values lie far above; keeps 2**-unit finite when x is zero */
+    int e = smaller(larger(leading(x), low), max_exponent + 1);
+    int unit = e - mantissa_bits;
+    y = whole(x * pow2(-unit), rounding) * pow2(unit);
   }
-#endif
-  int low = larger(min_exponent, -900); /* values lie far above; keeps 2**-unit finite when x is zero */
-  int e = smaller(larger(leading(x), low), max_exponent + 1);
-  int unit = e - mantissa_bits;
-  double y = whole(x * pow2(-unit), rounding) * pow2(unit);
   if (flush) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y;
+  if (converts & ((overflow == OVER_INFINITY) | ((overflow == OVER_IEEE) & (rounding == NEAREST_EVEN)))) return y;
   double limit = overflow == OVER_SATURATE ? largest : overflow == OVER_NAN ? NAN : INFINITY;
   int stays = 0;
   if (overflow == OVER_IEEE) {

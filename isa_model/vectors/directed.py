@@ -19,6 +19,7 @@ from isa_model.vectors.draft import (
     Draft,
     added,
     below,
+    digits,
     largest_exponents,
     magnitude_exponent,
     plain,
@@ -233,6 +234,10 @@ class Builder:
         }[what]
         for total in totals:
             yield from sums(self.bench, i, -total if sign == "-" else total)
+        for total in totals:  # C is the largest number itself, and small terms are the rest
+            rest, running = (x * (-1 if sign == "-" else 1) for x in (total - largest, largest))
+            for terms in ([rest], digits(rest)):
+                yield from added(self.bench, i, running, terms)
         if "over" in what:
             yield from self._just_over(i, largest, place, -1 if sign == "-" else 1)
 

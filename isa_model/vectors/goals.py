@@ -155,7 +155,9 @@ class Goals:
                         yield from self._classes(point, ("cut", i, accumulator), 0, True, why)
                         continue
                     lost = min(self._cut_bits(i, accumulator, side), side.bits)
-                    single = side.bits if side is self.reaches.products else None
+                    # Scales that are powers of two leave the significands those of products.
+                    products = i == 0 and not accumulator and side.bits == self.reaches.products.bits
+                    single = side.bits if products else None
                     yield from self._classes(point, ("cut", i, accumulator), lost, side.signed, single=single)
             for j, register in enumerate(stage.result):
                 point = register_point(name, stage, j)
@@ -356,8 +358,9 @@ class Goals:
 
     def _integer_overflow(self, i: int, j: int, point: str, register: Register) -> Iterator[Goal]:
         fmt, sums = register.format, self.reaches.sums[i]
-        largest = int(sums.total.largest.exact())
-        lowest = -largest - 1 if sums.total.signed else 0
+        largest, terms = int(sums.total.largest.exact()), self.stages[i][1].terms
+        negative = terms * int(sums.terms.largest.exact()) if sums.terms.signed else 0
+        lowest = -negative - (int(sums.running.largest.exact()) + 1 if sums.running and sums.running.signed else 0)
         bottom = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
         edges = {
             "largest": fmt.max_finite_magnitude,

@@ -16,6 +16,7 @@ from isa_model.formats import Format
 from isa_model.golden import Term
 from isa_model.instruction import Instruction
 from isa_model.stage import Register, Stage
+from isa_model.vectors.reach import leading
 from isa_model.vectors.vector import Specials, Vector
 
 NEAR, HAIR = 2, 6
@@ -278,7 +279,7 @@ def _places(s: Sum) -> Iterator[Bin]:
             cut = _lowest_bit(small.number) < s.largest - (s.stage.fraction_bits or 0)
             lost = cut and large.exponent == s.largest
         else:
-            lost = _leading_bit(large.number) - _leading_bit(small.number) >= APART
+            lost = leading(large.number) - leading(small.number) >= APART
         if lost:
             yield Bin("places", s.name, f"{place} below {(place + half) % len(s.terms)}")
 
@@ -302,8 +303,8 @@ def _cancellation(s: Sum) -> Iterator[Bin]:
     else:
         last = min(_lowest_bit(n) for n in alive)
     # The sum is one unit of the last place, left over by terms that are much larger.
-    one_bit = _leading_bit(s.total) == _lowest_bit(s.total) == last
-    if one_bit and max(_leading_bit(n) for n in alive) >= last + APART:
+    one_bit = leading(s.total) == _lowest_bit(s.total) == last
+    if one_bit and max(leading(n) for n in alive) >= last + APART:
         yield Bin("cancellation", s.name, f"{sign_of(s.total)}the last bit")
 
 
@@ -311,24 +312,20 @@ def _lowest_bit(n: Number) -> int:
     return n.exponent + (n.significand & -n.significand).bit_length() - 1
 
 
-def _leading_bit(n: Number) -> int:
-    return n.exponent + n.significand.bit_length() - 1
-
-
 def _register(r: Rounded) -> Iterator[Bin]:
     """How a rounding into a floating-point register falls out."""
     fmt, n = r.register.format, r.before
     if n.special or n.is_zero:
         return
-    sign, leading, m = sign_of(n), _leading_bit(n), fmt.mantissa_bits
-    last = max(leading, fmt.min_exponent) - m
+    sign, top_bit, m = sign_of(n), leading(n), fmt.mantissa_bits
+    last = max(top_bit, fmt.min_exponent) - m
     top, excess = _compare(n, fmt.max_finite_magnitude, fmt)
     if top >= 0:
         yield Bin("overflow", r.point, f"{sign}{'largest finite' if top == 0 else _over(excess)}")
-    if leading >= fmt.min_exponent and top <= 0:
+    if top_bit >= fmt.min_exponent and top <= 0:
         for name in rounding_classes(n.significand, last - n.exponent):
             yield Bin("rounding", r.point, sign + name)
-    if leading < fmt.min_exponent:
+    if top_bit < fmt.min_exponent:
         yield from (Bin("subnormal result", r.point, sign + what) for what in _below_normal(r, fmt))
 
 

@@ -38,7 +38,10 @@ class Ties:
         assert bits is not None
         for n, lost in self._significands(name, self.goals.reaches.products.bits):
             distance = max(bits + lost - n.bit_length() + 1, 0)
-            for exponent in largest_exponents(self.bench, i, distance, accumulator):
+            # A subnormal number, which aligns above its leading bit, may only be cut below the very largest.
+            for exponent in dict.fromkeys(
+                (*largest_exponents(self.bench, i, distance, accumulator), self.bench.terms(i).hi)
+            ):
                 value = (-n if sign == "-" else n) * power(exponent - bits - lost)
                 yield from below(self.bench, i, accumulator, value, None, exponent)
 

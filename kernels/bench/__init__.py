@@ -17,5 +17,10 @@ How a kernel plugs in:
 
 from __future__ import annotations
 
-REGISTERED: tuple[str, ...] = ("kernels.bench.peers", "kernels.bench.machine")
+REGISTERED: tuple[str, ...] = (
+    "kernels.gemm.cases",
+    "kernels.quantise.cases",
+    "kernels.bench.peers",
+    "kernels.bench.machine",
+)
 """Modules with `cases(shapes)`, `cubins()` or both."""

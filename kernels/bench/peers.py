@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 from kernels.bench.case import Case, relative_error
-from kernels.bench.data import Quantised, normal, product, quantise
+from kernels.bench.data import Quantised, normal
+from kernels.bench.gemms import TOLERANCE, Operands, nan, scaled_case
 from kernels.bench.shapes import Gemm
 
 COPIED_BYTES = 1 << 30
 BF16_CEILING = Gemm(8192, 8192, 8192)
-TOLERANCE = 1e-2
-"""Relative Frobenius error allowed: BF16 output alone makes 1.7e-3, FP8 without promotion 3.5e-3 at k=16384, 5e-3 at 32768."""
-
-
-class Operands(NamedTuple):
-    """One set of a GEMM: A (m, k), B (n, k), the output (m, n) and what else the call needs."""
-
-    a: Any
-    b: Any
-    out: Any
-    call: Any = None
 
 
 def ceilings() -> Iterator[Case]:
@@ -64,17 +54,6 @@ def _one_scales(shape: Gemm) -> Iterator[Case]:
     yield _one_scale("gemm.native", shape, fast=False)
 
 
-def fp8_bytes(shape: Gemm, out: int = 2) -> int:
-    """Least bytes of an FP8 GEMM with `out` bytes an output; scales left out (under 4 % with 1x128 tiles)."""
-    return shape.m * shape.k + shape.n * shape.k + out * shape.m * shape.n
-
-
-def _nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
-    import torch
-
-    return torch.full((rows, columns), float("nan"), device="cuda", dtype=getattr(torch, dtype))
-
-
 # -- ceilings and BF16 -----------------------------------------------------------------------------------------------
 
 
@@ -105,7 +84,7 @@ def _mm(x: Operands) -> None:
 def _bf16(kernel: str, shape: Gemm) -> Case:
     def prepare(generator: Any) -> Operands:
         a, b = normal(generator, shape.m, shape.k), normal(generator, shape.n, shape.k)
-        return Operands(a, b.T, _nan(shape.m, shape.n))
+        return Operands(a, b.T, nan(shape.m, shape.n))
 
     return Case(
         kernel=kernel,
@@ -124,46 +103,6 @@ def _bf16(kernel: str, shape: Gemm) -> Case:
 # -- torch._scaled_mm ------------------------------------------------------------------------------------------------
 
 
-class Scaled(NamedTuple):
-    """A quantised pair and the scales as a library wants them."""
-
-    a: Quantised
-    b: Quantised
-    scale_a: Any
-    scale_b: Any
-
-
-def _scaled(
-    kernel: str,
-    implementation: str,
-    shape: Gemm,
-    tiles: tuple[tuple[int, int], tuple[int, int]],
-    arrange: Callable[[Quantised, Quantised], tuple[Any, Any]],
-    launch: Callable[[Operands], Any],
-    notes: str,
-    out: str = "bfloat16",
-) -> Case:
-    """A case of an FP8 GEMM whose scales `arrange` lays out; A and B are quantised by `tiles`."""
-
-    def prepare(generator: Any) -> Operands:
-        a = quantise(normal(generator, shape.m, shape.k), *tiles[0])
-        b = quantise(normal(generator, shape.n, shape.k), *tiles[1])
-        return Operands(a.codes, b.codes, _nan(shape.m, shape.n, out), Scaled(a, b, *arrange(a, b)))
-
-    return Case(
-        kernel=kernel,
-        implementation=implementation,
-        variant="peer",
-        shape=shape._asdict(),
-        flops=shape.flops,
-        least_bytes=fp8_bytes(shape, 4 if out == "float32" else 2),
-        prepare=prepare,
-        launch=launch,
-        check=lambda x: relative_error(x.out, product(x.call.a, x.call.b), TOLERANCE),
-        notes=notes,
-    )
-
-
 def _scaled_mm(x: Operands, fast: bool) -> None:
     """torch._scaled_mm into a given output; it tells the kinds of scaling apart by the scales' shapes."""
     import torch
@@ -175,7 +114,7 @@ def _scaled_mm(x: Operands, fast: bool) -> None:
 
 def _one_scale(kernel: str, shape: Gemm, fast: bool) -> Case:
     whole = ((shape.m, shape.k), (shape.n, shape.k))
-    return _scaled(
+    return scaled_case(
         kernel,
         f"torch-tensor-wise{'' if fast else '-promoted'}",
         shape,
@@ -187,7 +126,7 @@ def _one_scale(kernel: str, shape: Gemm, fast: bool) -> Case:
 
 
 def _row_scale(kernel: str, shape: Gemm) -> Case:
-    return _scaled(
+    return scaled_case(
         kernel,
         "torch-row-wise",
         shape,
@@ -223,7 +162,7 @@ def _blockwise(kernel: str, shape: Gemm, tile_b: tuple[int, int]) -> Case:
         )
 
     out = "float32" if tile_b == (1, 128) else "bfloat16"
-    return _scaled(
+    return scaled_case(
         kernel,
         "torch-block-wise",
         shape,
@@ -249,7 +188,7 @@ def _deep_gemm(kernel: str, shape: Gemm) -> Case:
 
         deep_gemm.fp8_gemm_nt((x.a, x.call.scale_a), (x.b, x.call.scale_b), x.out)
 
-    return _scaled(
+    return scaled_case(
         kernel,
         "deep_gemm",
         shape,

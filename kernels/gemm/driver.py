@@ -1,4 +1,4 @@
-"""Compiling (NVRTC through cuda-core, kept on disk), tensor maps and launches through the driver, with little overhead a call."""
+"""Compiling (NVRTC through cuda-core, kept on disk), tensor maps, and launches with little overhead a call."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class _Config(ctypes.Structure):
 
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: set up while the grid before runs
+_PROGRAMMATIC_SERIALIZATION = (
+    6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: set up while the grid before runs
+)
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
@@ -89,7 +91,9 @@ class Kernel:
         attribute.value[:3] = [self.cluster, 1, 1]
         config = _Config((self.cluster, 1, 1), (self.threads, 1, 1), shared, None, ctypes.pointer(attribute), 1)
         count = ctypes.c_int()
-        _check(_cuda().cuOccupancyMaxActiveClusters(ctypes.byref(count), self.function, ctypes.byref(config)), "occupancy")
+        _check(
+            _cuda().cuOccupancyMaxActiveClusters(ctypes.byref(count), self.function, ctypes.byref(config)), "occupancy"
+        )
         return count.value
 
     def launch(self, ctas: int, shared: int, arguments: list[Any]) -> Launch:
@@ -127,17 +131,19 @@ class TensorMap(ctypes.Structure):
     _align_ = 64
 
 
-_UINT8, _FLOAT32 = 0, 7  # CUtensorMapDataType
-_SWIZZLE = {0: 0, 128: 3}  # CUtensorMapSwizzle, by bytes
+_UINT8, _FLOAT32, _BFLOAT16 = 0, 7, 9  # CUtensorMapDataType
+_SWIZZLE = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle, by bytes
 _PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 
 
-def tensor_map(pointer: int, width: int, rows: int, pitch: int, box: tuple[int, int], kind: str, swizzle: int) -> TensorMap:
-    """Of a matrix of `rows` rows of `width` elements, `pitch` bytes apart, read in boxes of (columns, rows).
+def tensor_map(
+    pointer: int, width: int, rows: int, pitch: int, box: tuple[int, int], kind: str, swizzle: int
+) -> TensorMap:
+    """Of a matrix of `rows` rows of `width` elements, `pitch` bytes apart, read or written in boxes of (columns, rows).
 
-    `kind`: "e4m3" or "fp32"; `swizzle`: 0 or 128 bytes. Beyond the matrix, reads give zeros.
+    `kind`: "e4m3", "bf16" or "fp32"; `swizzle`: 0, 32, 64 or 128 bytes. Beyond the matrix reads give zeros, writes vanish.
     """
-    data_type, size = {"e4m3": (_UINT8, 1), "fp32": (_FLOAT32, 4)}[kind]
+    data_type = {"e4m3": _UINT8, "bf16": _BFLOAT16, "fp32": _FLOAT32}[kind]
     whole = (TensorMap * 2)()  # ctypes before Python 3.13 ignores _align_: take the aligned one of two
     address = ctypes.addressof(whole)
     result = TensorMap.from_buffer(whole, -address % 64)

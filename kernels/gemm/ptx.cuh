@@ -8,33 +8,65 @@ struct alignas(64) TensorMap { char bytes[128]; };
 
 __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
+__device__ __forceinline__ float load_shared(u32 address) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ float2 load_shared2(u32 address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void store_shared2(u32 address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+
+// Read-only global memory; volatile, so that it is asked for where it is written.
+__device__ __forceinline__ float load_constant(const float *p) {
+  float x;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(x) : "l"(p));
+  return x;
+}
+
 // -- mbarriers -------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void barrier_init(u64 *bar, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals));
+__device__ __forceinline__ void barrier_init(u32 bar, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));
 }
 
-__device__ __forceinline__ void barrier_expect(u64 *bar, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
+__device__ __forceinline__ void barrier_expect(u32 bar, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive(u64 *bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
+__device__ __forceinline__ void barrier_arrive(u32 bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
 // The same barrier in CTA `cta` of the cluster.
-__device__ __forceinline__ void barrier_arrive(u64 *bar, int cta) {
+__device__ __forceinline__ void barrier_arrive(u32 bar, int cta) {
   asm volatile("{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;\n"
-               "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(bar)), "r"(cta)
+               "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(bar), "r"(cta)
                : "memory");
 }
 
-__device__ __forceinline__ void barrier_wait(u64 *bar, u32 parity) {
+// Whether the phase of this parity is complete, at once or after a while in which it may become so.
+template <bool PATIENT> __device__ __forceinline__ u32 barrier_done(u32 bar, u32 parity) {
   u32 done;
-  do {
+  if constexpr (PATIENT)
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(done) : "r"(shared_address(bar)), "r"(parity) : "memory");
-  } while (!done);
+                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  else
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  return done;
+}
+
+__device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
+  while (!barrier_done<true>(bar, parity)) {
+  }
 }
 
 __device__ __forceinline__ void named_sync(int id, int threads) {
@@ -71,24 +103,41 @@ __device__ __forceinline__ void prefetch(const TensorMap *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map));
 }
 
-__device__ __forceinline__ void tma_load(void *to, const TensorMap *map, int x, int y, u64 *bar) {
+__device__ __forceinline__ void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-               "r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(bar)) : "memory");
+               "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
 }
 
 // Into the same place of every CTA of `mask`, each told by its own barrier.
-__device__ __forceinline__ void tma_load(void *to, const TensorMap *map, int x, int y, u64 *bar, unsigned short mask) {
+__device__ __forceinline__ void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned short mask) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
                " [%0], [%1, {%2, %3}], [%4], %5;" ::
-               "r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(bar)), "h"(mask) : "memory");
+               "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar), "h"(mask) : "memory");
 }
+
+__device__ __forceinline__ void tma_store(const TensorMap *map, u32 from, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::
+               "l"(map), "r"(x), "r"(y), "r"(from) : "memory");
+}
+
+__device__ __forceinline__ void tma_add(const TensorMap *map, u32 from, int x, int y) {
+  asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%1, %2}], [%3];" ::
+               "l"(map), "r"(x), "r"(y), "r"(from) : "memory");
+}
+
+__device__ __forceinline__ void tma_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// All stores of this thread have read shared memory.
+__device__ __forceinline__ void tma_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Makes ordinary writes to shared memory seen by the copies that follow.
+__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // -- wgmma -----------------------------------------------------------------------------------------------------------
 
-// K-major rows of 128 bytes, 128-byte swizzle: eight rows, 1024 bytes, are one atom.
-__device__ __forceinline__ u64 descriptor(const void *p) {
-  return (u64)((shared_address(p) & 0x3FFFF) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
+// The low word of a descriptor: K-major rows of 128 bytes, 128-byte swizzle; eight rows, 1024 bytes, are one atom.
+// An offset in bytes, divided by 16, may be added. The high word is the same for all (tile.py, DESCRIPTOR_HIGH).
+__device__ __forceinline__ u32 descriptor(u32 address) { return (address & 0x3FFFF) >> 4 | 1 << 16; }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -102,11 +151,6 @@ template <int N> __device__ __forceinline__ void pin(float (&x)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
 
-__device__ __forceinline__ void load_matrices(u32 (&x)[4], u32 address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address) : "memory");
-}
-
 // -- epilogue --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
@@ -115,19 +159,9 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
   return pair;
 }
 
-// Element i of lane q to element q of lane i, among four neighbouring lanes.
-__device__ __forceinline__ void transpose4(u32 (&v)[4], int q) {
-#pragma unroll
-  for (int step = 1; step < 4; step *= 2) {
-    const bool high = q & step;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & step) continue;
-      const u32 got = __shfl_xor_sync(~0u, high ? v[i] : v[i | step], step);
-      if (high) v[i] = got;
-      else v[i | step] = got;
-    }
-  }
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::
+               "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
 // -- the grids before and after in the stream ------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kernels.gemm.choose import Problem, choose
 from kernels.gemm.driver import Kernel, Launch, TensorMap, compiled, tensor_map
-from kernels.gemm.tile import Tile
+from kernels.gemm.tile import MAX_GROUPS, Tile
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class _Arguments(ctypes.Structure):
         ("starts", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
         ("d", ctypes.c_void_p),
-        *[(name, ctypes.c_int) for name in ("m", "n", "k", "groups", "band")],
+        *[(name, ctypes.c_int) for name in ("m", "n", "k", "groups")],
     ]
 
 
@@ -86,8 +86,6 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
 
 def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None = None) -> Launch:
     """The launch for checked operands."""
-    import torch
-
     check(x, scales, promote, add)
     assert x.out is not None
     (m, k), n = x.a.shape, x.b.shape[-2]
@@ -95,10 +93,13 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
     multiprocessors = _multiprocessors(x.a.device.index)
     problem = Problem(m, n, k, groups, scales, promote, x.out.element_size(), add)
     tile = (tile or choose(problem, multiprocessors)).sized
-    halves = {1: tile.bm // 2, 2: tile.bn // 2}
+    a_box = (128, tile.bm // (tile.sharers if tile.share == 1 else 1))
+    b_box = (128, tile.bn // (tile.sharers if tile.share == 2 else 1))
+    d_kind, d_box = "bf16" if tile.out == 2 else "fp32", (tile.box_columns, 64)
     maps = [
-        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), (128, halves[1] if tile.share == 1 else tile.bm), "e4m3", 128),
-        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, (128, halves[2] if tile.share == 2 else tile.bn), "e4m3", 128),
+        tensor_map(x.a.data_ptr(), k, m, x.a.stride(0), a_box, "e4m3", 128),
+        tensor_map(x.b.data_ptr(), k, max(groups, 1) * n, k, b_box, "e4m3", 128),
+        tensor_map(x.out.data_ptr(), n, m, n * tile.out, d_box, d_kind, tile.box_columns * tile.out),
         _scales_map(x.scale_a, m, tile.scale_box) if scales else TensorMap(),
         _scales_map(x.scale_b, n, tile.bn) if scales == 2 else TensorMap(),
     ]
@@ -113,9 +114,8 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
         n=n,
         k=k,
         groups=groups,
-        band=tile.band,
     )
-    kernel = _kernel(tile.source, tile.threads, tile.cluster)
+    kernel = _kernel(tile)
     return kernel.launch(tile.ctas(problem, multiprocessors), tile.shared_bytes(groups), [*maps, arguments])
 
 
@@ -124,8 +124,8 @@ def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
 
 
 @cache
-def _kernel(source: str, threads: int, cluster: int) -> Kernel:
-    return Kernel(compiled(source), threads, cluster)
+def _kernel(tile: Tile) -> Kernel:
+    return Kernel(compiled(tile.source), tile.threads, tile.cluster)
 
 
 @cache
@@ -148,12 +148,19 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
         require(t.is_cuda, f"{name} is on {t.device}: all operands belong on one NVIDIA GPU")
         require(t.device == x.a.device, f"{name} is on {t.device}, a on {x.a.device}")
         require(t.data_ptr() % 16 == 0, f"{name} starts at an address that is no multiple of 16 bytes")
-    require(torch.cuda.get_device_capability(x.a.device)[0] == 9, "these kernels run on Hopper (compute capability 9.0) only")
+    require(
+        torch.cuda.get_device_capability(x.a.device)[0] == 9,
+        "these kernels run on Hopper (compute capability 9.0) only",
+    )
     for name, t in (("a", x.a), ("b", x.b)):
-        require(t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read")
+        require(
+            t.dtype == torch.float8_e4m3fn, f"{name} is {t.dtype}: E4M3 (torch.float8_e4m3fn) is what the kernels read"
+        )
         require(t.stride(-1) == 1, f"{name} is not contiguous along K: Hopper's FP8 wgmma reads K-major operands only")
     require(x.a.dim() == 2, f"a has {x.a.dim()} dimensions: (M, K) is right")
-    require(x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups")
+    require(
+        x.b.dim() == (2 if x.starts is None else 3), f"b has {x.b.dim()} dimensions: (N, K), or (G, N, K) for groups"
+    )
     require(x.b.is_contiguous(), "b is not contiguous")
     (m, k), n = x.a.shape, x.b.shape[-2]
     require(x.b.shape[-1] == k, f"a has K = {k}, b K = {x.b.shape[-1]}")
@@ -177,12 +184,18 @@ def check(x: Operands, scales: int, promote: int, add: bool) -> None:
     columns = [("scale_a", x.scale_a, m)] + ([("scale_b", x.scale_b, n)] if scales == 2 else [])
     for name, t, rows in columns:
         require(tuple(t.shape) == (groups_of_k, rows), f"{name} is {tuple(t.shape)}: ({groups_of_k}, {rows}) is right")
-        require(t.stride(1) == 1 and t.stride(0) % 4 == 0, f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4")
+        require(
+            t.stride(1) == 1 and t.stride(0) % 4 == 0,
+            f"{name} has strides {t.stride()}: rows contiguous, pitch a multiple of 4",
+        )
     if scales == 1:
         shape = (*x.b.shape[:-2], -(-n // 128), groups_of_k)
         require(tuple(x.scale_b.shape) == shape, f"scale_b is {tuple(x.scale_b.shape)}: {shape} is right")
         require(x.scale_b.is_contiguous(), "scale_b is not contiguous")
     for name, extra in (("starts", x.starts), ("counts", x.counts)):
         if extra is not None:
-            require(extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],), f"{name}: int32 ({x.b.shape[0]},) is right")
-            require(x.b.shape[0] <= 1024, f"{x.b.shape[0]} groups: at most 1024")
+            require(
+                extra.dtype == torch.int32 and extra.shape == (x.b.shape[0],),
+                f"{name}: int32 ({x.b.shape[0]},) is right",
+            )
+            require(x.b.shape[0] <= MAX_GROUPS, f"{x.b.shape[0]} groups: at most {MAX_GROUPS}")

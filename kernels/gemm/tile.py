@@ -14,6 +14,8 @@ SHARED_BYTES = 232_448
 """Shared memory that one CTA of a Hopper SM can have (CUDA programming guide, compute capability 9.0)."""
 
 MAX_STAGES = 12
+MAX_GROUPS = 1024
+"""Groups of rows in a grouped GEMM: their table lies in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -22,33 +24,37 @@ class Tile:
 
     bm: int
     bn: int
-    wgs_m: int = 2
-    wgs_n: int = 1
     share: int = 0
+    sharers: int = 2
     split: int = 1
     promote: int = 4
     scales: int = 1
     out: int = 2
     add: int = 0
     grouped: int = 0
-    wide: int = 0
-    order: int = 0
+    depth: int = 1
     resident: int = 1
     stages: int = 0
 
     @property
     def cluster(self) -> int:
         """CTAs of a cluster."""
-        return 2 if self.share else self.split
+        return self.sharers if self.share else self.split
+
+    @property
+    def warpgroups(self) -> int:
+        """Warpgroups that multiply; one more loads."""
+        return min(2, self.bm // 64)
 
     @property
     def threads(self) -> int:
-        return 128 * (self.wgs_m * self.wgs_n + 1)
+        return 128 * (self.warpgroups + 1)
 
     @property
-    def instruction_n(self) -> int:
-        """N of the wgmma."""
-        return self.bn // self.wgs_n // (2 if self.wide else 1)
+    def box_columns(self) -> int:
+        """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
+        row_bytes = self.bn * self.out
+        return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
 
     @property
     def scale_box(self) -> int:
@@ -56,46 +62,52 @@ class Tile:
         return self.bm + 4 * self.grouped
 
     @property
-    def band(self) -> int:
-        """Tiles (pairs of tiles, where two share B) along M that are visited together: 4096 rows of A stay in the L2."""
-        return max(1, 4096 // self._pair_rows)
+    def _team_rows(self) -> int:
+        return self.bm * (self.sharers if self.share == 2 else 1)
 
     @property
-    def _pair_rows(self) -> int:
-        return self.bm * (2 if self.share == 2 else 1)
-
-    @property
-    def _pair_columns(self) -> int:
-        return self.bn * (2 if self.share == 1 else 1)
+    def _team_columns(self) -> int:
+        return self.bn * (self.sharers if self.share == 1 else 1)
 
     def tiles(self, p: Problem) -> int:
-        """Tiles of D, those in pairs counted whole; of a grouped GEMM at most, since the host does not know the groups."""
-        rows = -(-p.m // self._pair_rows) + p.groups
-        pairs = rows * -(-p.n // self._pair_columns)
-        return pairs * (2 if self.share else 1)
+        """Tiles of D, teams counted whole; of a grouped GEMM at most, since the host does not know the groups."""
+        rows = -(-p.m // self._team_rows) + p.groups
+        teams = rows * -(-p.n // self._team_columns)
+        return teams * (self.sharers if self.share else 1)
 
     def ctas(self, p: Problem, multiprocessors: int) -> int:
         """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
-        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), self.resident * multiprocessors // self.cluster * self.cluster)
+        held = self.resident * multiprocessors // self.cluster * self.cluster
+        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), held)
 
     @cached_property
     def sized(self) -> Tile:
         """The same with the number of stages that fits."""
         if self.stages:
             return self
-        ends = 4 * 1024 if self.grouped else 0
-        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - ends
+        table = 8 * MAX_GROUPS if self.grouped else 0
+        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - table
         return replace(self, stages=min(MAX_STAGES, left // self._stage))
 
     @property
+    def _staging(self) -> int:
+        """Bytes in which D is staged for its bulk stores."""
+        parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
+        one = -(-64 * self.bn * self.out * parts // 1024) * 1024
+        return 0 if self.split > 1 else one * self.warpgroups
+
+    @property
     def _stage(self) -> int:
-        scale_floats = (-(-self.scale_box // 32) * 32 if self.scales else 0) + (-(-self.bn // 32) * 32 if self.scales == 2 else 0)
-        return (self.bm + self.bn) * 128 + scale_floats * 4 + 16
+        of_a = -(-self.scale_box // 32) * 32 if self.scales else 0
+        of_b = -(-self.bn // 32) * 32 if self.scales == 2 else 0
+        return (self.bm + self.bn) * 128 + (of_a + of_b) * 4 + 16
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch, bytes; `groups` of rows in a grouped GEMM."""
         tile = self.sized
-        return max(tile.stages * tile._stage + 4 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1))
+        return max(
+            tile.stages * tile._stage + tile._staging + 8 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1)
+        )
 
     @cached_property
     def source(self) -> str:
@@ -103,22 +115,22 @@ class Tile:
         constants = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
         folder = Path(__file__).parent
         ptx, kernel = ((folder / name).read_text() for name in ("ptx.cuh", "gemm.cu"))
-        return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.instruction_n)}\n{kernel}"
+        return f"constexpr int {constants};\n{ptx}\n{_wgmma(self.bn)}\n{kernel}"
+
+
+DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
+"""High word of an operand's descriptor: atoms 1024 bytes apart, 128-byte swizzle (PTX ISA, wgmma matrix descriptors)."""
 
 
 def _wgmma(n: int) -> str:
-    """The wrappers of wgmma for N = `n`, A in shared memory or in registers: each register must be written out."""
+    """The wrapper of wgmma for N = `n`: its accumulator's registers must be written out one by one."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    four = ", ".join(f"%{count + i}" for i in range(4))
-    shared, held = ("u64 a", f"%{count}", '"l"(a)', 1), ("const u32 (&a)[4]", f"{{{four}}}", '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', 4)
-    return "".join(
-        f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], {parameter}, u64 b, int add) {{
-  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + taken + 1}, 0;\\n"
-               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, {a}, %{count + taken}, p, 1, 1; }}"
-               : {outs} : {ins}, "l"(b), "r"(add));
+    return f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], u32 a, u32 b, int add) {{
+  asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + 2}, 0;\\n"
+               "mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; mov.b64 b, {{%{count + 1}, {DESCRIPTOR_HIGH}}};\\n"
+               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, a, b, p, 1, 1; }}"
+               : {outs} : "r"(a), "r"(b), "r"(add));
 }}
 """
-        for parameter, a, ins, taken in (shared, held)
-    )

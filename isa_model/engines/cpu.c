@@ -1,0 +1,199 @@
+/* The CPU engine around a step: D = A B + C on raw codes, a tile of D at a time, on as many threads as are asked for.
+ *
+ * A thread takes the next tile that nobody has, at most ROWS by W elements, and goes along K in chunks. It reads the codes of a
+ * chunk of A and B from where they lie, in any strides, into buffers of its own as numbers and alignment exponents, so
+ * that nothing is shared between threads and memory does not depend on K. The file is the second half of a translation
+ * unit; the first is prelude.h and what cpu.py writes: types and formats of the operands, constants, and `step`.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, MATRICES };
+
+typedef struct {
+  long m, n, k, rows;    /* sizes, and rows of a tile */
+  const long *strides;   /* elements to the next row and to the next column, of every matrix */
+  char *const *codes;    /* where each matrix begins; null for scales that the instruction does not take */
+  atomic_long next;      /* the first tile that nobody has taken */
+  atomic_int failed;
+} Job;
+
+typedef struct {
+  lane a[ROWS * CHUNK], b[CHUNK * W];
+  short ea[ROWS * CHUNK], eb[CHUNK * W];
+  double sa[ROWS * GROUPS_A], sb[GROUPS_B * W], c[ROWS * W];
+  int esa[ROWS * GROUPS_A], esb[GROUPS_B * W];
+  uint64_t codes[(ROWS > W ? ROWS : W) * CHUNK];
+} Buffers;
+
+/* The number of a code: shifted past the bits ignored, its fields put where a double has them. `unit` is the last place
+ * of subnormal numbers. */
+FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bits, int bias, double unit, int has_zero,
+                 int64_t largest, int has_infinity, int is_signed, int nan_for_minus_zero) {
+  const int64_t field = code >> padding, magnitude = field & (int64_t)(~0ull >> (64 - magnitude_bits));
+  const double normal = from_bits((magnitude << (52 - mantissa_bits)) + ((int64_t)(1023 - bias) << 52));
+  const double subnormal = (from_bits(magnitude | 0x433ll << 52) - 0x1p52) * unit;
+  double x = has_zero & (magnitude < 1ll << mantissa_bits) ? subnormal : normal;
+  x = magnitude <= largest ? x : has_infinity & (magnitude == largest + 1) ? INFINITY : NAN;
+  if (is_signed) x = from_bits(to_bits(x) ^ (field >> magnitude_bits) << 63);
+  return nan_for_minus_zero & (field == 1ll << magnitude_bits) ? NAN : x;
+}
+
+/* The same for integers of so many bits. */
+FN double whole_number(uint64_t code, int bits, int is_signed) {
+  const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
+  return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
+}
+
+FN double flushed(double x, double smallest) { return fabs(x) < smallest ? 0.0 : x; }
+
+/* The code of a number of a format; those of infinities, NaN and the negative zero are given. */
+FN uint64_t code(double x, int padding, int mantissa_bits, int magnitude_bits, int bias, double per_unit,
+                 double smallest, uint64_t infinite, uint64_t minus_infinite, uint64_t nan, uint64_t minus_zero) {
+  const double size = fabs(x);
+  const int64_t normal = (to_bits(size) >> (52 - mantissa_bits)) - ((int64_t)(1023 - bias) << mantissa_bits);
+  const int64_t subnormal = to_bits(size * per_unit + 0x1p52) - (0x433ll << 52);
+  const uint64_t sign = (uint64_t)to_bits(x) >> 63;
+  uint64_t result = ((uint64_t)(size < smallest ? subnormal : normal) | sign << magnitude_bits) << padding;
+  result = (x == 0) & (sign != 0) ? minus_zero : result;
+  result = is_finite(x) ? result : x > 0 ? infinite : minus_infinite;
+  return x == x ? result : nan;
+}
+
+/* A block of a matrix, element by element, to rows of `pitch` elements. */
+FN void take(const Job *job, int which, long row, long column, long rows, long columns, long pitch, long size, char *to) {
+  const long down = job->strides[2 * which] * size, right = job->strides[2 * which + 1] * size;
+  const char *from = job->codes[which] + row * down + column * right;
+  if (right == size)
+    for (long i = 0; i < rows; ++i) memcpy(to + i * pitch * size, from + i * down, columns * size);
+  else
+    for (long j = 0; j < columns; ++j)
+      for (long i = 0; i < rows; ++i) memcpy(to + (i * pitch + j) * size, from + i * down + j * right, size);
+}
+
+#define TAKE(which, type, row, column, rows, columns, pitch) \
+  take(job, which, row, column, rows, columns, pitch, sizeof(type), (char *)x->codes)
+
+/* A chunk of A, rows of K; scales that fold into the numbers are multiplied in. */
+static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long depth) {
+  TAKE(OF_A, code_a, row, k, rows, depth, CHUNK);
+  for (long i = 0; i < rows; ++i) {
+    const code_a *restrict codes = (const code_a *)x->codes + i * CHUNK;
+    lane *restrict values = x->a + i * CHUNK;
+    short *restrict exponents = x->ea + i * CHUNK;
+    _Pragma("omp simd") for (long j = 0; j < depth; ++j) {
+      const double v = NUMBER_A(codes[j]);
+      values[j] = v;
+      exponents[j] = larger(ALIGN_A(v), OPERAND_NONE);
+    }
+  }
+#ifdef NUMBER_SA
+  const long first = k / GROUP_A_K, groups = (k + depth - 1) / GROUP_A_K - first + 1;
+  for (long i = 0; i < rows; ++i) {
+    TAKE(SCALES_A, code_sa, (row + i) / GROUP_A_M, first, 1, groups, groups);
+    for (long g = 0; g < groups; ++g) {
+      const double s = NUMBER_SA(((const code_sa *)x->codes)[g]);
+      const int e = ALIGN_SA(s);
+#if SCALES_FOLD
+      const long from = (first + g) * GROUP_A_K - k, to = from + GROUP_A_K;
+      for (long j = from < 0 ? 0 : from; j < to && j < depth; ++j) {
+        x->a[i * CHUNK + j] *= s;
+        x->ea[i * CHUNK + j] = larger(join(widen(x->ea[i * CHUNK + j]), e), OPERAND_NONE);
+      }
+#else
+      x->sa[i * GROUPS_A + g] = s;
+      x->esa[i * GROUPS_A + g] = e;
+#endif
+    }
+  }
+#endif
+}
+
+/* A chunk of B, rows of N, filled up with zeros. */
+static void read_b(const Job *job, Buffers *x, long k, long column, long depth, long columns) {
+  TAKE(OF_B, code_b, k, column, depth, columns, W);
+  const code_b *restrict codes = (const code_b *)x->codes;
+  _Pragma("omp simd") for (long j = 0; j < depth * W; ++j) {
+    const double v = j % W < columns ? NUMBER_B(codes[j]) : 0.0;
+    x->b[j] = v;
+    x->eb[j] = larger(ALIGN_B(v), OPERAND_NONE);
+  }
+#ifdef NUMBER_SB
+  const long first = k / GROUP_B_K, groups = (k + depth - 1) / GROUP_B_K - first + 1;
+  const long of = column / GROUP_B_N, scales = (column + columns - 1) / GROUP_B_N - of + 1;
+  TAKE(SCALES_B, code_sb, first, of, groups, scales, scales);
+  for (long g = 0; g < groups; ++g) {
+    double *restrict s = x->sb + g * W;
+    int *restrict e = x->esb + g * W;
+    for (long j = 0; j < W; ++j) {
+      s[j] = j < columns ? NUMBER_SB(((const code_sb *)x->codes)[g * scales + (column + j) / GROUP_B_N - of]) : 0.0;
+      e[j] = ALIGN_SB(s[j]);
+    }
+  }
+#if SCALES_FOLD
+  for (long i = 0; i < depth; ++i) {
+    const double *restrict s = x->sb + ((k + i) / GROUP_B_K - first) * W;
+    const int *restrict e = x->esb + ((k + i) / GROUP_B_K - first) * W;
+    _Pragma("omp simd") for (int j = 0; j < W; ++j) {
+      x->b[i * W + j] *= s[j];
+      x->eb[i * W + j] = larger(join(widen(x->eb[i * W + j]), e[j]), OPERAND_NONE);
+    }
+  }
+#endif
+#endif
+}
+
+static void tile(const Job *job, Buffers *x, long row, long column) {
+  const long rows = job->m - row < job->rows ? job->m - row : job->rows;
+  const long columns = job->n - column < W ? job->n - column : W;
+  memset(x->codes, 0, rows * W * sizeof(code_c));
+  TAKE(OF_C, code_c, row, column, rows, columns, W);
+  _Pragma("omp simd") for (long j = 0; j < rows * W; ++j) x->c[j] = NUMBER_C(((const code_c *)x->codes)[j]);
+  for (long k = 0; k < job->k; k += CHUNK) {
+    const long depth = job->k - k < CHUNK ? job->k - k : CHUNK;
+    read_a(job, x, row, k, rows, depth);
+    read_b(job, x, k, column, depth, columns);
+    for (long from = 0; from < depth; from += BURST) /* a burst of B stays in the first cache for all rows */
+      for (long i = 0; i < rows; ++i)
+        for (long j = from; j < from + BURST && j < depth; j += STEP)
+          step(k + j, k, x->a + i * CHUNK, x->ea + i * CHUNK, x->b, x->eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A,
+               x->sb, x->esb, x->c + i * W);
+  }
+  for (long i = 0; i < rows; ++i) {
+    code_d *restrict d = (code_d *)job->codes[OF_D] + (row + i) * job->n + column;
+    const double *restrict c = x->c + i * W;
+    _Pragma("omp simd") for (long j = 0; j < columns; ++j) d[j] = CODE_D(c[j]);
+  }
+}
+
+static long tiles_of(long length, long size) { return (length + size - 1) / size; }
+
+static void *work(void *argument) {
+  Job *job = argument;
+  const long down = tiles_of(job->m, job->rows), tiles = down * tiles_of(job->n, W);
+  Buffers *x = aligned_alloc(64, (sizeof(Buffers) + 63) / 64 * 64);
+  if (!x) {
+    atomic_store(&job->failed, 1);
+    return NULL;
+  }
+  for (long next; (next = atomic_fetch_add(&job->next, 1)) < tiles;)
+    tile(job, x, next % down * job->rows, next / down * W);
+  free(x);
+  return NULL;
+}
+
+/* D from the codes of A, B, C and scales. Returns whether memory ran out. */
+int run(long m, long n, long k, int threads, const long *strides, char *const *codes) {
+  long rows = ROWS; /* large tiles read less, many are shared out more evenly */
+  while (rows > 32 && tiles_of(m, rows) * tiles_of(n, W) < 4L * threads) rows /= 2;
+  Job job = {m, n, k, rows, strides, codes};
+  pthread_t others[MOST_THREADS];
+  int started = 0;
+  while (started < threads - 1 && started < MOST_THREADS && !pthread_create(&others[started], NULL, work, &job))
+    ++started;
+  work(&job);
+  while (started) pthread_join(others[--started], NULL);
+  return job.failed;
+}

@@ -1,0 +1,63 @@
+"""SwiGLU in FP32, every step fixed, so that a kernel which fuses it with quantisation can be equal to the bit.
+
+The exponential of a library differs from one to the next; this one is a polynomial in fused multiply-adds that any
+IEEE 754 machine repeats. The relative error of silu is under 5e-7 from -10 up and under 1.5e-6 from -87 up. Below, where
+silu(g) is under 1e-36 in magnitude, the exponential stays that of 87 and the result is g e^-87.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LOG2_E = "0x1.715476p+0"
+"""The base-2 logarithm of e, rounded to FP32."""
+POWER = ("0x1.5bba74p-10", "0x1.3cea8ap-7", "0x1.c6b752p-5", "0x1.ebf9bcp-3", "0x1.62e42ap-1", "0x1p+0")
+"""2**f for f in [-1/2, 1/2], highest power first: minimax of the relative error (9.2e-8), the constant held at 1."""
+
+
+def swiglu(gate: NDArray[Any], up: NDArray[Any]) -> NDArray[np.float32]:
+    """silu(gate) * up, the product rounded to FP32 once more. Arrays of one shape, taken as float32 (BF16 is exact)."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: NDArray[np.float32] = silu(gate) * np.asarray(up, np.float32)
+    return product
+
+
+def silu(gate: NDArray[Any]) -> NDArray[np.float32]:
+    """g * (1 / (1 + 2**(-g log2 e))); each operation, and each fused multiply-add, rounded to FP32 nearest even.
+
+    The last bit of the denominator is cleared: of a number that is not all ones one Newton step from an estimate within an
+    ulp gives the correctly rounded reciprocal (Markstein 1990), so hardware need not divide.
+    """
+    import numpy as np
+
+    one, big = np.float32(1), np.float32(1.5 * 2**23)  # adding `big` rounds to an integer
+    log2_e = np.float32(float.fromhex(LOG2_E))
+    with np.errstate(invalid="ignore"):
+        g = np.asarray(gate, np.float32)
+        a = np.clip(-g, np.float32(-87), np.float32(87))
+        n = fma(a, log2_e, big) - big
+        f = fma(a, log2_e, -n)
+        power = np.full(g.shape, np.float32(float.fromhex(POWER[0])))
+        for coefficient in POWER[1:]:
+            power = fma(power, f, np.float32(float.fromhex(coefficient)))
+        exponential = np.ldexp(power, np.nan_to_num(n).astype(np.int32))
+        denominator = (np.ascontiguousarray(one + exponential).view(np.uint32) & ~np.uint32(1)).view(np.float32)
+        result: NDArray[np.float32] = g * (one / denominator.reshape(g.shape))
+    return result
+
+
+def fma(x: NDArray[np.float32], y: Any, z: Any) -> NDArray[np.float32]:
+    """x * y + z rounded to FP32 once: the product is exact in float64, the sum rounded to odd there."""
+    import numpy as np
+
+    from isa_model.lanes import to_odd
+
+    wide = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (x, y, z)))
+    result: NDArray[np.float32] = to_odd([wide[0] * wide[1], wide[2]]).astype(np.float32)
+    return result

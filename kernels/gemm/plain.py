@@ -1,0 +1,45 @@
+"""The group-scaled GEMM as plain Triton: the same sums as gemm.cu, to be read. It is no baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+if TYPE_CHECKING:
+    import torch
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def kernel(  # type: ignore[no-untyped-def]
+    a, b, scale_a, scale_b, out, m, n, k, scale_pitch, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr
+):
+    """One BM x BN tile of D = A B^T: per GROUP of K a product from zero, times its scales, added in FP32."""
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    columns = tl.program_id(1) * BN + tl.arange(0, BN)
+    along = tl.arange(0, GROUP)
+    groups = tl.cdiv(k, GROUP)
+    total = tl.zeros((BM, BN), tl.float32)
+    for g in range(groups):
+        inside = g * GROUP + along < k
+        x = tl.load(a + rows[:, None] * k + g * GROUP + along[None, :], (rows[:, None] < m) & inside[None, :], 0.0)
+        y = tl.load(
+            b + columns[None, :] * k + g * GROUP + along[:, None], (columns[None, :] < n) & inside[:, None], 0.0
+        )
+        of_rows = tl.load(scale_a + g * scale_pitch + rows, rows < m, 0.0)
+        of_columns = tl.load(scale_b + columns // GROUP * groups + g, columns < n, 0.0)
+        # The whole group in the Tensor Core's own accumulator, as gemm.cu has it; then one multiplication and addition.
+        part = tl.dot(x, y, max_num_imprecise_acc=GROUP)
+        total += part * (of_rows[:, None] * of_columns[None, :])
+    tl.store(out + rows[:, None] * n + columns[None, :], total, (rows[:, None] < m) & (columns[None, :] < n))
+
+
+def gemm(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
+    """`kernels.gemm.gemm` for contiguous operands: A (M, K), B (N, K), `scale_a` (ceil(K / 128), M), blocks of `scale_b`."""
+    (m, k), n = a.shape, b.shape[0]
+    grid = (triton.cdiv(m, 128), triton.cdiv(n, 128))
+    kernel[grid](a, b, scale_a, scale_b, out, m, n, k, scale_a.stride(0), BM=128, BN=128, GROUP=128, num_warps=8)
+    return out

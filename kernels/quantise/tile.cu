@@ -1,0 +1,405 @@
+// One tile of a matrix (m, k), k contiguous, quantised while it is in registers: read once, written in every layout asked
+// for. All quantisation kernels are this one with other choices, which build.py puts before it as macros:
+//
+//   SOURCE        BF16; E4M3 (codes with FP32 scales of 1x128 groups); SWIGLU (silu(gate) * up of two BF16 matrices)
+//   TARGET        E4M3; E5M6 (packed, 12 bits an element)
+//   ROWS          write codes as they lie, with 1x128 scales
+//   COLUMNS       write codes transposed (k, m), with 128x1 scales
+//   BLOCKS        128x128 scales for whichever is written
+//   POWER_OF_2    scales rounded up to powers of two; an E4M3 source has such scales too
+//   SEND          rows gathered by index, their scales as UE8M0 bytes behind the codes of each row
+//   TWIN          the timing twin: same loads, stores and barriers, no quantisation; output wrong by design
+//
+// 256 threads, 16 to a group of 128 columns. A thread holds PIECES pieces of 8 columns, one below the other: that is what makes
+// the transposed layout cheap, since `cvt.e4m3x2` packs two registers, and two rows pack as well as two columns. For SEND they
+// are of neighbouring groups of one row (ACROSS), whose scales lie together.
+//
+// Arithmetic is that of isa_model.cast.quantise to the bit: scale = RN(max(largest, 1e-30) / top), element = E4M3 of
+// RN(x / scale), IEEE FP32. Why no division is needed stands at `divide`.
+
+enum { BF16, E4M3, SWIGLU, E5M6 };
+constexpr int WIDTH = 8;                                   // columns of a piece
+constexpr int GROUP = 16 * WIDTH;                          // elements that share a scale
+constexpr float TOP = TARGET == E4M3 ? 448.0f : 65024.0f;  // largest finite number of the target
+constexpr float FLOOR = 1e-30f;                            // least max-abs, so that a zero group has a scale
+// Elements are BF16 pairs: 8 significant bits. Else FP32, or FP16 pairs (codes of E4M3) times an FP32 scale.
+constexpr bool PAIRS = SOURCE == BF16 || (SOURCE == E4M3 && POWER_OF_2);
+static_assert(TARGET == E4M3 || (SOURCE == BF16 && POWER_OF_2 && !COLUMNS), "E5M6 is made of BF16 rows alone");
+static_assert(!(COLUMNS || BLOCKS) || (PIECES == 8 && !ACROSS), "groups along m need tiles of 128 rows");
+
+__device__ float as_float(unsigned u) { return __uint_as_float(u); }
+__device__ unsigned as_bits(float x) { return __float_as_uint(x); }
+__device__ int filled(int size, int to) { return (size + to - 1) / to * to; }
+
+struct Operands {
+  const char *x;       // BF16 (rows, k), E4M3 codes, or the gate
+  long long x_pitch;   // bytes from row to row
+  const char *x2;      // SWIGLU: up. E4M3: FP32 scales (ceil(k / 128), x2_pitch), m contiguous. SEND: rows of x, int32 (m)
+  long long x2_pitch;  // SWIGLU: bytes from row to row. E4M3: floats from group to group. SEND: how many rows x has
+};
+
+struct Layout {
+  char *codes;
+  long long pitch;        // bytes from row to row
+  float *scales;          // (groups, rows), rows filled up to 4; of blocks (rows / 128, groups)
+  long long scale_pitch;  // floats from one of its rows to the next
+};
+
+struct Arguments {
+  long long m, k;
+  Operands in;
+  Layout rows, turned;
+};
+
+// -- a group's scale -------------------------------------------------------------------------------------------------
+
+struct Scale {
+  float s;     // the scale; NaN if the group holds a NaN or an infinity
+  float r;     // 1 / s; for BF16 elements not above it
+  float rest;  // 1 / s - r
+
+  // The scale that one of the 16 threads of a group's columns holds.
+  __device__ Scale of_thread(int tx) const {
+    return {__shfl_sync(~0u, s, tx, 16), __shfl_sync(~0u, r, tx, 16), __shfl_sync(~0u, rest, tx, 16)};
+  }
+};
+
+__device__ float reciprocal(float x) {
+  const float r = reciprocal_estimate(x);
+  return __fmaf_rn(__fmaf_rn(-x, r, 1.0f), r, r);
+}
+
+__device__ Scale scale_of(float largest) {
+  if (TWIN) return {largest, largest, largest};
+  // A division by a constant: 1 / TOP is a constant too, and the remainder by 7 * 2^6 or 127 * 2^9 is exact.
+  const float x = max_or_nan(largest, FLOOR), estimate = x * (1.0f / TOP);
+  float s = __fmaf_rn(__fmaf_rn(-estimate, TOP, x), 1.0f / TOP, estimate);
+  if (POWER_OF_2) s = as_float((as_bits(s) + 0x7fffff) & 0x7f800000);
+  if (!(largest <= 3.4028234663852886e38f)) s = as_float(0x7fffffff);
+  if (POWER_OF_2) return {s, s == s ? as_float((254u << 23) - as_bits(s)) : s, 0.0f};
+  float r = reciprocal(s);
+  if (PAIRS && __fmaf_rn(-s, r, 1.0f) < 0.0f) r = as_float(as_bits(r) - 1);
+  return {s, r, __fmaf_rn(-s, r, 1.0f) * r};
+}
+
+// x becomes RN(x / s), as far as the target can tell.
+// Power of two: exact; BF16 pairs are multiplied as pairs, in `numbers_of`.
+// BF16 x: 1 / s to 48 bits times x, in two steps; equal codes for every BF16 x with the scale of every BF16 max-abs (all of
+// them: tests/test_quantise_kernels.py). `rest` is not negative, so that -0 stays -0.
+// FP32 x: the quotient corrected by its remainder. At the midpoints of E4M3, which have 5 bits, that decides as the division
+// does while the remainder does not underflow, so x and s are kept away from the bottom of FP32.
+template <int N>
+__device__ void divide(float (&x)[N], Scale g) {
+  if (TWIN || (PAIRS && POWER_OF_2)) return;
+  if (!POWER_OF_2 && !PAIRS && g.s < 0x1p-90f) {
+    for (int i = 0; i < N; ++i) x[i] *= 0x1p64f;
+    g.s *= 0x1p64f, g.r *= 0x1p-64f;
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float estimate = x[i] * g.r;
+    if (POWER_OF_2) x[i] = estimate;
+    else if (PAIRS) x[i] = __fmaf_rn(x[i], g.r, x[i] * g.rest);
+    else x[i] = __fmaf_rn(-__fmaf_rn(estimate, g.s, -x[i]), g.r, estimate);
+  }
+}
+
+// The maximum of each v[i] over the 16 threads of a group's columns, v[i] with threads 16 / N * i and on: half the values go
+// to half the threads at each step, which takes N + 1 exchanges or fewer where a reduction of each takes 4 N.
+template <int N>
+__device__ float share_out(float (&v)[N], int tx) {
+  int step = 8;
+#pragma unroll
+  for (int n = N / 2; n; n /= 2, step /= 2)
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      const float keep = tx & step ? v[i + n] : v[i], give = tx & step ? v[i] : v[i + n];
+      v[i] = max_or_nan(keep, __shfl_xor_sync(~0u, give, step));
+    }
+#pragma unroll
+  for (; step; step /= 2) v[0] = max_or_nan(v[0], __shfl_xor_sync(~0u, v[0], step));
+  return v[0];
+}
+
+// -- sources ---------------------------------------------------------------------------------------------------------
+
+__device__ float half_of(unsigned pair, int j) { return as_float(j % 2 ? pair & 0xffff0000 : pair << 16); }
+
+// silu(g) = g * (1 / (1 + 2^(-g log2 e))), every step FP32 nearest even; isa_model.swiglu has the same steps.
+__device__ float silu(float g) {
+  const float a = fminf(fmaxf(-g, -87.0f), 87.0f);
+  const float shifted = __fmaf_rn(a, 0x1.715476p+0f, 0x1.8p+23f);
+  const float f = __fmaf_rn(a, 0x1.715476p+0f, -(shifted - 0x1.8p+23f));
+  float p = 0x1.5bba74p-10f;
+  p = __fmaf_rn(p, f, 0x1.3cea8ap-7f);
+  p = __fmaf_rn(p, f, 0x1.c6b752p-5f);
+  p = __fmaf_rn(p, f, 0x1.ebf9bcp-3f);
+  p = __fmaf_rn(p, f, 0x1.62e42ap-1f);
+  p = __fmaf_rn(p, f, 1.0f);
+  const float d = 1.0f + as_float(as_bits(p) + (as_bits(shifted) << 23));
+  return g * reciprocal(as_float(as_bits(d) & ~1u));
+}
+
+struct Tile {
+  uint4 words[SOURCE == SWIGLU ? 1 : PIECES];
+  float scales[PAIRS ? 1 : PIECES];  // of an E4M3 source
+  float numbers[SOURCE == SWIGLU ? PIECES : 1][WIDTH];
+
+  __device__ float at(int i, int j) const {
+    if constexpr (SOURCE == SWIGLU) return numbers[i][j];
+    const unsigned pair = (&words[i].x)[j / 2];
+    if constexpr (PAIRS) return half_of(pair, j);
+    const float2 codes = from_fp16(pair);
+    return (j % 2 ? codes.y : codes.x) * scales[i];
+  }
+
+  // Columns 2 p and 2 p + 1 of piece i; for `divide`, or, as BF16 pairs times powers of two, divided already.
+  __device__ void numbers_of(int i, int p, float &first, float &second, float r_first, float r_second) const {
+    if constexpr (PAIRS && POWER_OF_2 && !TWIN) {
+      const unsigned product = multiply_pairs((&words[i].x)[p], __byte_perm(as_bits(r_first), as_bits(r_second), 0x7632));
+      first = half_of(product, 0), second = half_of(product, 1);
+    } else {
+      first = at(i, 2 * p), second = at(i, 2 * p + 1);
+    }
+  }
+
+  // The largest magnitude of each piece, and of each column of the thread.
+  __device__ void largest(float (&of_piece)[PIECES], float (&of_column)[WIDTH]) const {
+    // Not from zeros: ptxas 13.0 turns the maximum of zero and a BF16 product into HFMA2.RELU, and negative numbers are lost.
+    uint4 pairs = words[0];
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) of_column[j] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      of_piece[i] = 0.0f;
+      if constexpr (TWIN) continue;
+      if constexpr (PAIRS) {
+        const uint4 w = words[i];
+        const unsigned pair = larger_pair(larger_pair(w.x, w.y), larger_pair(w.z, w.w));
+        of_piece[i] = max_or_nan(fabsf(half_of(pair, 0)), fabsf(half_of(pair, 1)));
+        if (i > 0)
+          pairs = {larger_pair(pairs.x, w.x), larger_pair(pairs.y, w.y), larger_pair(pairs.z, w.z),
+                   larger_pair(pairs.w, w.w)};
+      } else {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+          const float magnitude = fabsf(at(i, j));
+          of_piece[i] = max_or_nan(of_piece[i], magnitude);
+          of_column[j] = max_or_nan(of_column[j], magnitude);
+        }
+      }
+    }
+    if constexpr (PAIRS && !TWIN)
+#pragma unroll
+      for (int j = 0; j < WIDTH; ++j) of_column[j] = fabsf(half_of((&pairs.x)[j / 2], j));
+  }
+
+  // Before each pass over the tile: unpacked numbers are not kept from pass to pass, they are twice as many registers.
+  __device__ void next_pass() {
+    if constexpr (SOURCE != SWIGLU)
+#pragma unroll
+      for (int i = 0; i < PIECES; ++i) renew(words[i].x), renew(words[i].y), renew(words[i].z), renew(words[i].w);
+  }
+
+  // Pieces from (row, column) on; zeros outside the matrix.
+  __device__ void load(const Operands &in, int row, int column, int m, int k) {
+    uint4 first[PIECES], second[SOURCE == SWIGLU ? PIECES : 1];
+    float scale[SOURCE == E4M3 ? PIECES : 1];
+    if constexpr (SOURCE == E4M3) {
+#pragma unroll
+      for (int i = 0; i < PIECES; i += 4) {
+        const float *p = (const float *)in.x2 + column / GROUP * in.x2_pitch + row + i;
+        const uint4 v = row + i < m && column < k ? load16(p) : uint4{0, 0, 0, 0};
+        for (int j = 0; j < 4; ++j) scale[i + j] = as_float((&v.x)[j]);
+      }
+    }
+    long long from = row;
+    if constexpr (SEND) from = row < m ? ((const int *)in.x2)[row] : -1;
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      const long long r = ACROSS ? from : from + i;
+      const int c = ACROSS ? column + i * GROUP : column;
+      const bool inside = r >= 0 && r < (SEND ? in.x2_pitch : m) && c < k;
+      const char *p = in.x + r * in.x_pitch;
+      if constexpr (SOURCE == E4M3) {
+        const uint2 codes = inside ? load8(p + c) : uint2{0, 0};
+        first[i] = {codes.x, codes.y, 0, 0};
+      } else {
+        first[i] = inside ? load16(p + c * 2) : uint4{0, 0, 0, 0};
+      }
+      if constexpr (SOURCE == SWIGLU) second[i] = inside ? load16(in.x2 + r * in.x2_pitch + c * 2) : uint4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      if constexpr (SOURCE == BF16) words[i] = first[i];
+      if constexpr (SOURCE == E4M3) {
+        const unsigned h[4] = {pair_from_e4m3(first[i].x), pair_from_e4m3(first[i].x >> 16), pair_from_e4m3(first[i].y),
+                               pair_from_e4m3(first[i].y >> 16)};
+        if constexpr (POWER_OF_2) {  // 4 bits times a power of two fit BF16; a scale that is none would be cut: NaN instead
+          const unsigned s = as_bits(scale[i]) & 0x7fffff ? 0x7fffffff : as_bits(scale[i]), both = __byte_perm(s, s, 0x7632);
+          for (int j = 0; j < 4; ++j) {
+            const float2 v = from_fp16(h[j]);
+            (&words[i].x)[j] = multiply_pairs(to_bf16(v.x, v.y), both);
+          }
+        } else {
+          words[i] = {h[0], h[1], h[2], h[3]};
+          scales[i] = scale[i];
+        }
+      }
+      if constexpr (SOURCE == SWIGLU)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+          const float gate = half_of((&first[i].x)[j / 2], j), up = half_of((&second[i].x)[j / 2], j);
+          numbers[i][j] = TWIN ? gate + up : silu(gate) * up;
+        }
+    }
+  }
+};
+
+// -- targets ---------------------------------------------------------------------------------------------------------
+
+__device__ unsigned four_e4m3(float a, float b, float c, float d) {
+  if (TWIN) return __byte_perm(__byte_perm(as_bits(a), as_bits(b), 0x73), __byte_perm(as_bits(c), as_bits(d), 0x73), 0x5410);
+  return to_e4m3(a, b) | to_e4m3(c, d) << 16;
+}
+
+// E5M6 is FP16 without its last 4 bits. Two BF16 numbers over a power of two s become two codes in 24 bits. What is under
+// 2^-13 after scaling is first rounded to E5M6's last place there, 2^-20, as adding 8 does; all else, having 8 significant
+// bits, passes that and FP16 unrounded, and is rounded to 6 bits once, by an integer addition.
+__device__ unsigned two_e5m6(unsigned pair, float r) {
+  const unsigned magnitudes = pair & 0x7fff7fff;
+  const float low = __fmaf_rn(half_of(magnitudes, 0), r, 8.0f) - 8.0f, high = __fmaf_rn(half_of(magnitudes, 1), r, 8.0f) - 8.0f;
+  const unsigned h = to_fp16(low, high);
+  const unsigned rounded = (h | (pair & 0x80008000)) + 0x00070007 + (h >> 4 & 0x00010001);
+  return (rounded >> 4 & 0xfff) | (rounded >> 8 & 0xfff000);
+}
+
+// Eight numbers as twelve bytes, the first in the lowest bits. 4 threads have 48 bytes: 3 of them write 16 each.
+__device__ void store_e5m6(char *row, int column, bool inside, uint4 pairs, Scale g) {
+  unsigned d[4];
+  for (int j = 0; j < 4; ++j) {
+    d[j] = TWIN ? (&pairs.x)[j] >> 8 : two_e5m6((&pairs.x)[j], g.r);
+    if (!TWIN && g.s != g.s) d[j] = 0x7e07e0;  // NaN
+  }
+  const unsigned a = d[0] | d[1] << 24, b = d[1] >> 8 | d[2] << 16, c = d[2] >> 16 | d[3] << 8;
+  const unsigned next_a = __shfl_down_sync(~0u, a, 1), next_b = __shfl_down_sync(~0u, b, 1);
+  const unsigned next_c = __shfl_down_sync(~0u, c, 1);
+  const int part = threadIdx.x % 4;  // writes its own last 3 - part words and the next thread's first part + 1
+  uint4 v;
+  v.x = part == 0 ? a : part == 1 ? b : c;
+  v.y = part == 0 ? b : part == 1 ? c : next_a;
+  v.z = part == 0 ? c : part == 1 ? next_a : next_b;
+  v.w = part == 0 ? next_a : part == 1 ? next_b : next_c;
+  if (inside && part < 3) *(uint4 *)(row + column / 32 * 48 + part * 16) = v;
+}
+
+// -- the kernel ------------------------------------------------------------------------------------------------------
+
+// Blocks go across first, or down first where only the transposed layout is written: neighbours in time are then neighbours
+// in memory where it matters more (5 % on an H200).
+extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Arguments arguments) {
+  const int m = (int)arguments.m, k = (int)arguments.k;
+  const Layout rows = arguments.rows, turned = arguments.turned;
+  const int bx = DOWN_FIRST ? blockIdx.y : blockIdx.x, by = DOWN_FIRST ? blockIdx.x : blockIdx.y;
+  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+  const int row = (by * 16 + ty) * (ACROSS ? 1 : PIECES), column = bx * GROUP * (ACROSS ? PIECES : 1) + tx * WIDTH;
+  Tile x;
+  x.load(arguments.in, row, column, m, k);
+  float of_piece[PIECES], of_column[WIDTH];
+  x.largest(of_piece, of_column);
+
+  Scale block = {0.0f, 0.0f, 0.0f};
+  if constexpr (BLOCKS) {
+    __shared__ float of_warp[8];
+    float largest = of_piece[0];
+    for (int i = 1; i < PIECES; ++i) largest = max_or_nan(largest, of_piece[i]);
+    for (int step = 16; step; step /= 2) largest = max_or_nan(largest, __shfl_xor_sync(~0u, largest, step));
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = largest;
+    __syncthreads();
+    for (int w = 0; w < 8; ++w) largest = max_or_nan(largest, of_warp[w]);
+    block = scale_of(largest);
+    if (threadIdx.x == 0 && ROWS) rows.scales[by * rows.scale_pitch + bx] = block.s;
+    if (threadIdx.x == 0 && COLUMNS) turned.scales[bx * turned.scale_pitch + by] = block.s;
+  }
+
+  if constexpr (ROWS) {
+    constexpr int SHARE = 16 / PIECES;  // threads that end up with the same piece's maximum, and compute its scale
+    Scale mine = block;
+    if constexpr (!BLOCKS) {
+      mine = scale_of(TWIN ? 0.0f : share_out(of_piece, tx));
+      const int piece = tx / SHARE, r = ACROSS ? row : row + piece, group = column / GROUP + (ACROSS ? piece : 0);
+      if (tx % SHARE == 0 && group * GROUP < k) {
+        if (SEND && r < m) rows.codes[r * rows.pitch + k + group] = (char)(as_bits(mine.s) >> 23);
+        if (!SEND && r < filled(m, 4)) rows.scales[group * rows.scale_pitch + r] = mine.s;
+      }
+    }
+    x.next_pass();
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      const Scale g = BLOCKS || TWIN ? mine : mine.of_thread(i * SHARE);
+      const int r = ACROSS ? row : row + i, c = ACROSS ? column + i * GROUP : column;
+      char *to = rows.codes + r * rows.pitch;
+      const bool inside = r < m && c < k;
+      if constexpr (TARGET == E5M6) {
+        store_e5m6(to, c, inside, x.words[i], g);
+      } else {
+        float q[WIDTH];
+#pragma unroll
+        for (int p = 0; p < WIDTH / 2; ++p) x.numbers_of(i, p, q[2 * p], q[2 * p + 1], g.r, g.r);
+        divide(q, g);
+        if (inside) *(uint2 *)(to + c) = {four_e4m3(q[0], q[1], q[2], q[3]), four_e4m3(q[4], q[5], q[6], q[7])};
+      }
+    }
+  }
+
+  if constexpr (COLUMNS) {
+    __shared__ float4 of_warp[8][GROUP / 4];
+    __shared__ float s[GROUP], r[GROUP], rest[GROUP];  // the scales of the columns
+    __shared__ uint4 codes[GROUP][8];                  // transposed: two pieces of 8 rows each; where is said below
+    if constexpr (!BLOCKS) {
+#pragma unroll
+      for (int j = 0; j < WIDTH; ++j)
+        if (!TWIN) of_column[j] = max_or_nan(of_column[j], __shfl_xor_sync(~0u, of_column[j], 16));
+      if (threadIdx.x % 32 < 16) {
+        of_warp[threadIdx.x / 32][tx * 2] = {of_column[0], of_column[1], of_column[2], of_column[3]};
+        of_warp[threadIdx.x / 32][tx * 2 + 1] = {of_column[4], of_column[5], of_column[6], of_column[7]};
+      }
+      __syncthreads();
+      if (threadIdx.x < GROUP) {
+        const int t = threadIdx.x, at = bx * GROUP + t;
+        float largest = (&of_warp[0][0].x)[t];
+#pragma unroll
+        for (int w = 1; w < 8; ++w) largest = max_or_nan(largest, (&of_warp[w][0].x)[t]);
+        const Scale g = scale_of(largest);
+        s[t] = g.s, r[t] = g.r, rest[t] = g.rest;
+        if (at < filled(k, 4)) turned.scales[by * turned.scale_pitch + at] = g.s;
+      }
+      __syncthreads();
+    }
+    // Piece ty of the 8 columns of tx lies at ty ^ rotated(tx): no two of 16 threads meet in a bank, neither when threads
+    // write their columns, nor when 8 threads read one column, two pieces each.
+    x.next_pass();
+#pragma unroll
+    for (int p = 0; p < WIDTH / 2; ++p) {
+      const int c = tx * WIDTH + 2 * p, rotated = tx % 8 * 2 + tx / 8;
+      const Scale g = BLOCKS ? block : Scale{s[c], r[c], rest[c]}, h = BLOCKS ? block : Scale{s[c + 1], r[c + 1], rest[c + 1]};
+      float q[2][PIECES];
+#pragma unroll
+      for (int i = 0; i < PIECES; ++i) x.numbers_of(i, p, q[0][i], q[1][i], g.r, h.r);
+      divide(q[0], g), divide(q[1], h);
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        ((uint2 *)codes[c + n])[ty ^ rotated] = {four_e4m3(q[n][0], q[n][1], q[n][2], q[n][3]),
+                                                 four_e4m3(q[n][4], q[n][5], q[n][6], q[n][7])};
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int c = i * 32 + threadIdx.x / 8, two = threadIdx.x % 8, writer = c / WIDTH;
+      const uint4 v = codes[c][two ^ writer % 8];
+      const int to_row = bx * GROUP + c, to_column = by * 128 + two * 16;
+      if (to_row < k && to_column < filled(m, 16))
+        *(uint4 *)(turned.codes + to_row * turned.pitch + to_column) = i < 2 ? v : uint4{v.z, v.w, v.x, v.y};
+    }
+  }
+}
