@@ -57,7 +57,7 @@ class Result(Spec):
     costs: tuple[Figure, ...] = ()
     """Of the hardware, over the base's; empty without a record."""
     cost_plots: tuple[Plot, ...] = ()
-    """Curves of cost, and error against area, with the proposal marked; empty for other bases than the curves' unit."""
+    """Curves of cost and error against area, the proposal marked; empty without costs or for a base that is not the curves'."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -86,7 +86,7 @@ def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
-        cost_plots=cost_plots(proposal),
+        cost_plots=cost_plots(proposal) if costs else (),
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
         method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),

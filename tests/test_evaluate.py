@@ -171,14 +171,15 @@ def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
     """HTML, Markdown, JSON and plots; the page is self-contained, without script, and escapes what authors write."""
     page = report.write(result, tmp_path / "r")
     names = {p.name for p in (tmp_path / "r").iterdir()}
-    assert names == {"result.json", "report.md", "report.html", *(f"{p.name}.svg" for p in result.plots)}
+    plots = (*result.plots, *result.cost_plots)
+    assert names == {"result.json", "report.md", "report.html", *(f"{p.name}.svg" for p in plots)}
     html = page.read_text()
     assert "<script" not in html
     for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", html):
         assert address.startswith("#"), address
     assert not re.findall(r"url\((?!#)", html)
     assert "A small &lt;evaluation&gt; &amp; its report" in html
-    assert html.count("<svg") == len(result.plots)
+    assert html.count("<svg") == len(plots)
     for verdict in result.verdicts:
         assert verdict.statement in html
     markdown = (page.parent / "report.md").read_text()
