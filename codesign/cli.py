@@ -81,6 +81,44 @@ def evaluate(
 
 
 @app.command()
+def report(
+    replay: Annotated[Path, typer.Option(metavar="RESULT", help="A result.json, or a report's folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default: where the result lies.")] = None,
+) -> int:
+    """Rebuild every file of a report from its result alone, byte for byte; nothing is computed."""
+    from codesign.evaluate import read_result
+    from codesign.report.write import write
+
+    source = replay / "result.json" if replay.is_dir() else replay
+    page = write(read_result(source), out or source.parent)
+    print(f"report: {page}", file=sys.stderr)
+    return 0
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[str], typer.Argument(metavar="PROPOSAL|RESULT...", help="Proposals with a report, or reports' folders.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("reports/compare"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
+) -> int:
+    """Put proposals side by side, from their results: accuracy, cost, traffic, and which ones nothing else here beats."""
+    from codesign.compare import compare as put_together
+    from codesign.compare import results_of
+    from codesign.report.comparison import show, write
+
+    comparison = put_together(results_of(results))
+    page = write(comparison, out)
+    if as_json:
+        print(comparison.model_dump_json(indent=1))
+    else:
+        show(comparison, _console())
+    print(f"page: {page}", file=sys.stderr)
+    return 0
+
+
+@app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Proposals or instruction specs (YAML).")],
 ) -> int:
@@ -142,11 +180,19 @@ def show(
     target: Target,
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
-    from codesign.manual import page
+    from codesign.manual import page, proposal_page
+    from codesign.proposal import parse_proposal
+    from isa_model.diagnostics import read_yaml
+    from isa_model.library import is_path, load
 
-    instruction = _instruction(target)
-    print(instruction.name)
-    for section in page(instruction):
+    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
+        proposal = parse_proposal(document)
+        name, sections = proposal.proposal, proposal_page(proposal)
+    else:
+        instruction = load(target)
+        name, sections = instruction.name, page(instruction)
+    print(name)
+    for section in sections:
         print(f"\n{section.title.upper()}")
         for number, line in enumerate(section.lines, 1):
             print(_wrapped(line, f"{number:>4}. " if section.steps else "    "))

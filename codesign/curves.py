@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from codesign.errors import bf16_ulp, errors_of, finite, metrics_of
+from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evidence import Plot, Series
 from codesign.proposal import Proposal
+from codesign.resampling import finite
 from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
 GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -15,9 +17,11 @@ FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
 
 
 def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
-    plots = [_growth(proposal, sampling, tensors) for tensors in proposal.tensors[:2]]
-    plots += [_histogram(proposal, sampling, proposal.tensors[0])]
-    bits = _fraction_bits(proposal, sampling, proposal.tensors[0])
+    # Captured tensors have the length they have; the plots vary it.
+    drawn = [tensors for tensors in proposal.tensors if tensors != CAPTURED] or ["normal"]
+    plots = [_growth(proposal, sampling, tensors) for tensors in drawn[:2]]
+    plots += [_histogram(proposal, sampling, drawn[0])]
+    bits = _fraction_bits(proposal, sampling, drawn[0])
     return tuple(plots + ([bits] if bits else []))
 
 
@@ -111,7 +115,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
             label="proposal, other fraction bits",
             variant="proposal",
             x=FRACTION_BITS,
-            y=tuple(error(trial.outcome(_with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
+            y=tuple(error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
         )
     ]
     for variant, at, instruction in variants(proposal):
@@ -131,6 +135,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     )
 
 
-def _with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
+def with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
+    """The instruction with another number of fraction bits in one stage."""
     changed = instruction.stages[stage].model_copy(update={"fraction_bits": bits})
     return instruction.model_copy(update={"stages": {**instruction.stages, stage: changed}})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -109,8 +108,3 @@ def metrics_of(parts: Iterable[Errors], weights: Array | None = None) -> dict[st
             "numerics.overflow_share": constant * np.mean([e.overflow for e in stacked])
             + total("not_finite") / total("count"),
         }
-
-
-def finite(x: float) -> float | None:
-    """Six significant digits, which is more than any figure deserves; None for infinities and NaNs."""
-    return float(f"{x:.6g}") if isfinite(x) else None

@@ -7,24 +7,31 @@ import json
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from codesign import manual
+from pydantic import Field, ValidationError
+
+from codesign import casts, manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.cost.plots import plots as cost_plots
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
-from codesign.numerics import Progress, gather
+from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
+from codesign.sensitivity import refine
+from codesign.traffic import evidence as traffic
+from codesign.traffic.count import Move
 from codesign.trial import LABELS, Sampling
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
 from isa_model import provenance
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of result.json; a reader refuses another one."""
 
 
@@ -58,6 +65,12 @@ class Result(Spec):
     """Of the hardware, over the base's; empty without a record."""
     cost_plots: tuple[Plot, ...] = ()
     """Curves of cost and error against area, the proposal marked; empty without costs or for a base that is not the curves'."""
+    casts: tuple[Figure, ...] = ()
+    """Of what the proposal's path does to its operands; empty without a path."""
+    traffic: tuple[Figure, ...] = ()
+    """Bytes and energy of a layer's step, by variant."""
+    moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
+    """The operations that traffic was counted from, by variant."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""
@@ -70,30 +83,71 @@ class Result(Spec):
     provenance: Provenance
 
 
+def read_result(path: Path) -> Result:
+    """A result.json. Raises InputError when it cannot be read, is none, or is of another version of the schema."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
+    try:
+        found = json.loads(text)
+        version = found["schema_version"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
+    if version != SCHEMA_VERSION:
+        raise InputError.of(
+            f"{path} has version {version} of the schema; this codesign reads version {SCHEMA_VERSION}",
+            "evaluate the proposal again",
+        )
+    try:
+        return Result.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError.of(
+            f"{path} is damaged at {where}: {first['msg'].lower()}", "evaluate the proposal again"
+        ) from None
+
+
 def evaluate(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Result:
     """Gather all evidence on a proposal and judge its claims."""
-    evidence = gather(proposal, sampling, progress)
-    costs = cost.gather(proposal)
-    verdicts = judge(proposal, (*evidence.figures, *costs))
+    with pool() as executor:
+        evidence = gather(proposal, sampling, progress, executor)
+        arrived = casts.gather(proposal, sampling.seeds, executor)
+        costs = () if proposal.multiplies_as_today else cost.gather(proposal)
+        moved, moves = traffic.gather(proposal)
+        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved))
+        verdicts = refine(proposal, verdicts, sampling, executor)
     proposed = proposal.proposed()
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
         proposal=proposal,
         headline=_headline(verdicts),
-        finding=_finding(evidence.figures),
+        finding=_finding(evidence.figures) if evidence.figures else _arrival(arrived, moved),
         verdicts=verdicts,
         worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
         cost_plots=cost_plots(proposal) if costs else (),
+        casts=arrived,
+        traffic=moved,
+        moves=moves,
         plots=evidence.plots,
         tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(*evidence.method, *(cost.METHOD if costs else ()), f"Shapes: {'; '.join(shapes)}."),
+        method=(
+            *evidence.method,
+            *(cost.METHOD if costs else ()),
+            *(casts.METHOD if arrived else ()),
+            *(traffic.METHOD if moved else ()),
+            f"Shapes: {'; '.join(shapes)}.",
+        ),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,
-        page=manual.page(proposed),
+        page=manual.proposal_page(proposal),
         provenance=_provenance(proposal, proposed),
     )
 
@@ -130,6 +184,34 @@ def _finding(figures: tuple[Figure, ...]) -> str:
         f"At its worst over all GEMMs and tensors, the relative error of accumulation is {words['proposal']} with the "
         f"proposal, {words['software']} with today's software and {words['today']} with today's instruction alone."
     )
+
+
+def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
+    """What a path costs in accuracy at its worst, and what it saves in HBM traffic."""
+    said = []
+    errors = {f.variant: f for f in _worst(arrived) if f.metric == "cast.relative_error"}
+    if errors:
+        words = [
+            f"{errors[v].value:.2g} {about}"
+            for v, about in (
+                ("proposal", "along the proposed path"),
+                ("software", "with today's software"),
+                ("exact", "after one cast straight from BF16"),
+            )
+            if v in errors and errors[v].value is not None
+        ]
+        said.append(f"At its worst the relative error of a tensor that arrives is {', '.join(words)}.")
+    model = moved[0].workload if moved else ""
+    total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
+    for metric, name in (
+        ("traffic.hbm_bytes", "HBM"),
+        ("traffic.l2_bytes", "L2"),
+        ("traffic.network_bytes", "network"),
+    ):
+        new, old = total.get((metric, "proposal")), total.get((metric, "software"))
+        if new is not None and old and abs(new / old - 1) >= 0.005:
+            said.append(f"A layer's step of {model} moves {new / old - 1:+.0%} bytes on the {name} level.")
+    return " ".join(said)
 
 
 def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:

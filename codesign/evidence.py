@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from isa_model.stage import Spec
 
 Kind = Literal["computed", "measured", "modelled", "assumed"]
 """computed: by the bit-exact model on stated tensors; measured: on hardware; modelled: by a fitted model; assumed."""
+
+
+class Alternative(Spec):
+    """What a figure would be if one of the things it stands on were otherwise."""
+
+    assumption: str
+    """What is assumed, such as `tile of the kernel`."""
+    other: str
+    """The other value or case."""
+    value: float | None
+    """The figure then; None: not finite."""
 
 
 class Figure(Spec):
@@ -29,6 +42,10 @@ class Figure(Spec):
     kind: Kind
     source: str
     """What it stands on."""
+    ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    """Of the ratio to another variant, its interval where both share what varies; it is narrower than the figures' own."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The figure under other assumptions, one changed at a time; drawn where a claim hangs on it."""
 
 
 class Series(Spec):
@@ -55,6 +72,31 @@ class Plot(Spec):
     steps: bool = False
     """Draw as a histogram outline instead of a line through points."""
     series: tuple[Series, ...]
+
+
+class Bar(Spec):
+    """One assumption of a claim's figure: the figure in the least and in the most favourable of its other cases."""
+
+    assumption: str
+    low: float | None
+    low_case: str
+    high: float | None
+    high_case: str
+    flips: bool
+    """Whether one of these cases turns the verdict."""
+
+
+class BreakEven(Spec):
+    """Which values of one of the proposal's own parameters would keep a claim."""
+
+    parameter: str
+    own: int | float | str
+    """The proposal's value."""
+    limit: int | float | str | None
+    """The extreme value that still keeps the bound, interval included (the least for accuracy, the most for cost); None:
+    none that was tried does."""
+    tried: dict[str, float | None]
+    """The figure at each value that was tried."""
 
 
 class Evidence(Spec):

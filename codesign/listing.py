@@ -7,12 +7,16 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     """Names and descriptions by kind."""
     from codesign.manual import describe
     from codesign.metrics import METRICS
-    from codesign.workloads.gemms import gemms, workloads
+    from codesign.workloads.gemms import gemms, models, workloads
     from codesign.workloads.tensors import SOURCES
     from isa_model.formats import FORMATS
     from isa_model.library import catalogue, families
 
-    shapes = {name: f"m={g.m} n={g.n} k={g.k}: {g.description}" for name, g in gemms().items()}
+    shapes = {
+        name: f"m={g.m} n={g.n} k={g.k}: {g.description}" + (" (captured tensors)" if g.recorded else "")
+        for name, g in gemms().items()
+    }
+    shapes |= {name: f"{model.layers} layers; {model.source}" for name, model in models().items()}
     return {
         "families": families(),
         "instructions": [(name, "") for name in catalogue()],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from codesign.proposal import Proposal
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.path import PLACES, Step
 from isa_model.stage import Interleave, Register, Spec, Stage
 
 _ROUNDING = {
@@ -33,6 +35,12 @@ def page(instruction: Instruction) -> tuple[Section, ...]:
         Section(title="Special values", lines=_specials(instruction)),
         Section(title="Origin", lines=_origin(instruction)),
     )
+
+
+def proposal_page(proposal: Proposal) -> tuple[Section, ...]:
+    """The page of what a proposal proposes: its path first, then the instruction, which may be today's."""
+    on_the_way = (path_page(proposal.path.steps, proposal.path.operands),) if proposal.path else ()
+    return (*on_the_way, *page(proposal.proposed()))
 
 
 def _synopsis(spec: Instruction) -> tuple[str, ...]:
@@ -218,6 +226,57 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
             "own exponent."
         )
     return tuple(lines)
+
+
+def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
+    """What becomes of a tensor on its path, a numbered line per step; tensors are (tokens, features)."""
+    words = " and ".join(operands)
+    lines = [
+        f"The {words} sets out as BF16. A NaN or an infinity makes NaN of its group where elements and scales have one."
+    ]
+    for step in steps:
+        source = "the BF16 original once more" if step.reads == "original" else "what arrives"
+        lines.append(f"{step.at}: {PLACES[step.at]}, take {source}. {_grouped(step)} {_cast(step)}")
+        if step.at == "copy-engine" and step.group:
+            size = step.group[0] * step.group[1] * 2
+            lines[-1] += (
+                f" The largest must be known before the first element is cast: {size} B of BF16 are held per group."
+            )
+        if not step.on_sms:
+            lines[-1] += " An engine beside the SMs does it."
+    return Section(title="On the way", lines=tuple(lines), steps=True)
+
+
+def _grouped(step: Step) -> str:
+    if step.group is None:
+        return "The whole tensor is one group." if step.scale or step.logfmt else "Elements have no scale."
+    tokens, features = step.group
+    return f"Each group is {tokens} token{'s' * (tokens > 1)} by {features} feature{'s' * (features > 1)}."
+
+
+def _cast(step: Step) -> str:
+    if step.logfmt is not None:
+        top = (1 << (step.logfmt - 1)) - 2
+        return (
+            f"LogFMT-{step.logfmt}: a sign and an index of {step.logfmt - 1} bits; 0 is zero, i is exp(min + step * (i - 1)), "
+            f"with min the least ln|x| of the group but at least max - 32 ln 2, and step = (max - min) / {top}; an element "
+            "goes to the nearer of two neighbours in linear space, one below half of exp(min) to zero."
+        )
+    if step.scale is None:
+        return f"Round each element to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range the largest number."
+    if step.scale_from == "scales":
+        rule = f"The group's scale is the largest {step.scale.name} scale that its elements had before."
+    else:
+        exact = step.scale.name == "fp32"
+        how = "nearest even" if exact else _ROUNDING[str(step.scale_rounding)]
+        rule = (
+            f"The scale is the largest magnitude (at least {step.floor:g}) over the largest {step.to.name}, divided in FP32"
+            f" and rounded {'to ' if exact else f'to {step.scale.name} '}{how}."
+        )
+    return (
+        f"{rule} Divide each element by it in FP32, round to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range "
+        f"the largest number. {step.bits_per_element:g} bits per element, scale included."
+    )
 
 
 def _origin(spec: Instruction) -> tuple[str, ...]:

@@ -81,7 +81,29 @@ METRICS: dict[str, Metric] = {
             "time of the software baseline over time with the proposed instruction",
             gathered=False,
         ),
-        Metric("traffic.bytes_ratio", "1", "lower", "bytes moved against the software baseline", gathered=False),
+        Metric(
+            "cast.relative_error",
+            "1",
+            "lower",
+            "relative Frobenius error of the tensor that a proposal's path delivers, against the BF16 one that set out",
+        ),
+        Metric("cast.sqnr_db", "dB", "higher", "signal to quantisation noise ratio of the tensor that a path delivers"),
+        Metric("cast.underflow_share", "1", "lower", "share of nonzero elements that a path delivers as zero"),
+        Metric(
+            "cast.requantised_share",
+            "1",
+            "lower",
+            "share of elements that a path delivers otherwise than one cast straight from BF16 would",
+        ),
+        Metric("traffic.hbm_bytes", "B", "lower", "bytes read from and written to HBM in a layer's step"),
+        Metric("traffic.l2_bytes", "B", "lower", "bytes between L2 and the SMs in a layer's step"),
+        Metric("traffic.smem_bytes", "B", "lower", "bytes into and out of shared memory in a layer's step"),
+        Metric("traffic.network_bytes", "B", "lower", "bytes a GPU sends to other GPUs in a layer's step"),
+        Metric(
+            "traffic.cache_bytes", "B", "lower", "bytes of activations kept from a layer's forward to its backward pass"
+        ),
+        Metric("traffic.sm_share", "1", "lower", "share of the GPU's SMs that communication takes"),
+        Metric("energy.joules", "J", "lower", "energy of moving and multiplying in a layer's step"),
         Metric(
             "cost.area_ratio",
             "1",

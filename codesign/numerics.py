@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.curves import plots
-from codesign.errors import Errors, errors_of, finite, metrics_of
+from codesign.errors import Errors, errors_of, metrics_of
 from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
+from codesign.resampling import RESAMPLES, figures, weights
 from codesign.trial import Sampling, Trial, variants
-from codesign.workloads.gemms import Gemm, select
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensor_file import metadata
+from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-
-RESAMPLES = 400
 
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
@@ -47,40 +48,36 @@ class Job:
     variants: tuple[tuple[str, Value | None, Instruction], ...]
 
 
-def gather(proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None) -> Evidence:
-    """Run every trial of the proposal and return its numerics figures and plots."""
-    import numpy as np
-
-    gemms = list(dict.fromkeys(g for workload in proposal.workloads for g in select(workload)))
+def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
+    """Run every trial of the proposal and return its numerics figures and plots; none where it multiplies as today."""
+    if proposal.multiplies_as_today:
+        return Evidence(figures=(), plots=(), method=tuple(_captures(proposal)))
+    trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
         Job(gemm, tensors, seed, sampling, proposal, compared)
-        for gemm in sorted(gemms, key=lambda g: -g.k)  # long ones first, so that no core waits at the end
-        for tensors in proposal.tensors
+        for gemm, tensors in sorted(trials, key=lambda t: -t[0].k)  # long ones first, so that no core waits at the end
         for seed in sampling.seeds
     ]
     results: dict[tuple[str, str], list[list[Errors]]] = {}
     total = len(jobs) + 1
-    with _pool() as pool:
-        curves = pool.submit(plots, proposal, sampling)
-        for done, (job, errors) in enumerate(zip(jobs, pool.map(_run, jobs), strict=True)):
-            results.setdefault((job.gemm.name, job.tensors), []).append(errors)
-            progress(done + 1, total)
-        drawn = curves.result()
+    curves = executor.submit(plots, proposal, sampling)
+    for done, (job, errors) in enumerate(zip(jobs, executor.map(run, jobs), strict=True)):
+        results.setdefault((job.gemm.name, job.tensors), []).append(errors)
+        progress(done + 1, total)
+    drawn = curves.result()
     progress(total, total)
-    rng = np.random.default_rng(0)
-    figures = [
+    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
+    found = [
         figure
-        for gemm in gemms
-        for tensors in proposal.tensors
-        for index, (variant, value, _) in enumerate(compared)
-        for figure in _figures(gemm.name, tensors, variant, value, [e[index] for e in results[gemm.name, tensors]], rng)
+        for gemm, tensors in trials
+        for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
     ]
-    return Evidence(figures=tuple(figures), plots=drawn, method=_method(proposal, sampling))
+    return Evidence(figures=tuple(found), plots=drawn, method=_method(proposal, sampling))
 
 
 @contextmanager
-def _pool() -> Iterator[ProcessPoolExecutor]:
+def pool() -> Iterator[ProcessPoolExecutor]:
     """One process per core, each with a single-threaded BLAS: more threads than cores slow all of them down."""
     import multiprocessing
 
@@ -89,11 +86,11 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
     ignored = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
+    executor = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
     try:
-        yield pool
+        yield executor
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -101,40 +98,49 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _run(job: Job) -> list[Errors]:
+def run(job: Job) -> list[Errors]:
+    """The errors of each variant of a job, in their order."""
     trial = Trial(job.gemm, job.tensors, job.seed, job.sampling.rows, job.sampling.columns, job.proposal.quantisation)
     return [errors_of(trial.result(variant, instruction)) for variant, _, instruction in job.variants]
 
 
-def _figures(
-    gemm: str, tensors: str, variant: str, at: Value | None, parts: list[Errors], rng: np.random.Generator
+def figures_of(
+    gemm: str,
+    tensors: str,
+    compared: Sequence[tuple[str, Value | None, Instruction]],
+    results: Sequence[Sequence[Errors]],
+    bases: Sequence[str],
+    metrics: Sequence[str] = tuple(NUMERICS),
 ) -> Iterator[Figure]:
-    """The figures of one variant on one GEMM and source, with intervals from resampling rows (all columns of a row)."""
-    import numpy as np
+    """The figures of every variant on one GEMM and source from its errors, a list of the variants' for each seed."""
+    rows = sum(len(errors[0].count) for errors in results)
+    outputs = sum(int(errors[0].count.sum()) for errors in results)
+    picked = weights(gemm, tensors, rows)
+    values = {}
+    for index, (variant, at, _) in enumerate(compared):
+        found = metrics_of([errors[index] for errors in results], picked)
+        values[variant, at] = {name: found[name] for name in metrics}
+    return figures(gemm, tensors, values, bases, outputs)
 
-    rows = sum(len(e.count) for e in parts)
-    values = metrics_of(parts)
-    resampled = metrics_of(parts, rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64))
-    for metric in NUMERICS:
-        value = float(values[metric][0])
-        spread = resampled[metric][np.isfinite(resampled[metric])]
-        low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (float("nan"), float("nan"))
-        if metric == "numerics.share_over_1_bf16_ulp":
-            high = max(
-                high, 3.0 / sum(e.count.sum() for e in parts)
-            )  # none seen in n is no proof of none: rule of three
-        yield Figure(
-            metric=metric,
-            variant=variant,
-            at=at,
-            workload=gemm,
-            tensors=tensors,
-            value=finite(value),
-            low=finite(float(low)),
-            high=finite(float(high)),
-            kind="computed",
-            source="bit-exact model",
+
+def _captures(proposal: Proposal) -> list[str]:
+    """Where captured tensors come from, and how they are sampled."""
+    files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
+    if not files:
+        return []
+    said = []
+    for file in files:
+        about = metadata(file) if file.suffix == ".safetensors" else {}
+        said.append(
+            f"{about['model']} ({about['package']}), {about['loss']}, on {about['text']}"
+            if {"model", "package", "loss", "text"} <= set(about)
+            else file.name
         )
+    return [
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
+        "their outliers are; of them the row with the largest element and others at random are taken for each seed: "
+        f"{'; '.join(said)}."
+    ]
 
 
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
@@ -145,10 +151,12 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
         "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
         f"Today's instruction alone is {proposal.base} over all of K; today's software " + _software(proposal),
+        *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
         f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "
-        "columns); a share of outputs that was not seen at all is taken to be at most 3 / outputs.",
+        "columns); every variant takes the same rows, so that the interval of a ratio is the ratio's own. A share of outputs "
+        "that was not seen at all is taken to be at most 3 / outputs.",
     )
 
 

@@ -3,127 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import pathlib
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
 
-from codesign.metrics import METRICS
-from codesign.workloads.gemms import select
-from codesign.workloads.tensors import SOURCES
-from isa_model.diagnostics import Document, InputError, Problem, at, explain, read_yaml, suggest
+from codesign.parts import BaseName, SourceName, WorkloadName
+from codesign.parts import Claim as Claim
+from codesign.parts import Layer as Layer
+from codesign.parts import Path as Path
+from codesign.parts import Quantisation as Quantisation
+from codesign.parts import Software as Software
+from codesign.parts import Sweep as Sweep
+from codesign.parts import Value as Value
+from codesign.workloads.gemms import Gemm, own, select
+from codesign.workloads.tensors import CAPTURED
+from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import is_known, raw
 from isa_model.promotion import promoted
-from isa_model.rounding import Rounding
 from isa_model.stage import Spec
-
-Value = int | float | str
-"""A value that a sweep can give to a field."""
-
-
-def _known(kind: str, names: Any) -> Any:
-    def check(name: str) -> str:
-        known = names()
-        if name not in known:
-            hint = suggest(name, known) or f"one of: {', '.join(known)}"
-            raise PydanticCustomError("unknown", "{text}", {"text": f"unknown {kind} `{name}`", "hint": hint})
-        return name
-
-    return AfterValidator(check)
-
-
-def _found(look_up: Callable[[str], Any]) -> Any:
-    """A validator of names by what finds them and raises InputError for an unknown one."""
-
-    def check(name: str) -> str:
-        try:
-            look_up(name)
-        except InputError as error:
-            problem = error.problems[0]
-            raise PydanticCustomError("unknown", "{text}", {"text": problem.message, "hint": problem.hint}) from None
-        return name
-
-    return AfterValidator(check)
-
-
-WorkloadName = Annotated[str, _found(select)]
-SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
-MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
-BaseName = Annotated[str, _found(raw)]
-Variant = Literal["today", "software", "proposal", "exact"]
-
-
-class Claim(Spec):
-    """A bound on a metric, judged at the worst GEMM and tensor source it covers."""
-
-    metric: MetricName
-    """What is bounded; `codesign list metrics` explains each."""
-    at_most: float | None = None
-    """Upper bound."""
-    at_least: float | None = None
-    """Lower bound."""
-    workload: WorkloadName | None = None
-    """Only these GEMMs; default: all of the proposal's workloads."""
-    tensors: SourceName | None = None
-    """Only this tensor source; default: all of the proposal's."""
-    of: Variant = "proposal"
-    """Whose figure: today's instruction alone, today's software, the proposal, or an exact accumulator."""
-    relative_to: Variant | None = None
-    """Bound the ratio to this variant's figure instead of the figure itself."""
-    at: Value | None = None
-    """Only this value of the swept field; default: the proposal's own."""
-    source: str = ""
-    """Who says so and where; empty: the proposal's author."""
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Claim:
-        if self.at_most is None and self.at_least is None:
-            raise at(message="a claim needs a bound", hint="at_most: or at_least:, with a number")
-        if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
-            raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
-        if self.relative_to == self.of:
-            raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
-        return self
-
-
-class Quantisation(Spec):
-    """How operands are quantised: groups along K follow the scales of each instruction, the rest stands here."""
-
-    weight_columns: PositiveInt = 128
-    """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
-    rounding: Rounding = Rounding.NEAREST_EVEN
-    """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
-    scale_rounding: Rounding = Rounding.UP
-    """How scales are rounded to a format narrower than FP32."""
-    floor: float = Field(default=1e-30, gt=0)
-    """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
-    out small gradients)."""
-
-
-class Software(Spec):
-    """Today's way around the missing hardware: promotion to FP32 on CUDA cores, group scales multiplied in there.
-
-    A base that multiplies by group scales itself needs none of it: there software is the instruction as it is.
-    """
-
-    promote_every: PositiveInt = 128
-    """Products summed by the instruction before they are promoted."""
-    group: PositiveInt | None = 128
-    """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
-
-
-class Sweep(Spec):
-    """A family of proposals: one field of the instruction that takes several values."""
-
-    field: str
-    """Path of the field in the instruction, such as stages.fuse.fraction_bits."""
-    values: tuple[Value, ...] = Field(min_length=2)
-    """Values it takes, in the order of the plots."""
 
 
 class Proposal(Spec):
@@ -143,12 +44,16 @@ class Proposal(Spec):
     """Fields of the instruction that differ, as a merge: mappings merge, other values replace, null removes."""
     sweep: Sweep | None = None
     """The swept field, if the proposal is a family."""
+    path: Path | None = None
+    """What becomes of its operands before they are multiplied: casts, transposed reads, communication."""
     open_questions: tuple[str, ...] = ()
     """What the proposal leaves open and the hardware team would have to settle."""
     quantisation: Quantisation = Quantisation()
     """How the operands are quantised."""
     software: Software = Software()
     """The software baseline."""
+    layers: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Layer] = Field(default_factory=dict)
+    """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
     workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
     tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
@@ -156,11 +61,29 @@ class Proposal(Spec):
     claims: tuple[Claim, ...] = Field(min_length=1)
     """What it promises, in numbers."""
 
+    def select(self, workload: str) -> list[Gemm]:
+        """The GEMMs of a workload, the author's own layers included. Raises InputError for one that cannot be had."""
+        layer = self.layers.get(workload.split(".")[0])
+        if layer is None:
+            return select(workload)
+        keys = {"activation": layer.activation, "weight": layer.weight, "gradient": layer.gradient}
+        return select(workload, own(workload.split(".")[0], pathlib.Path(layer.file), keys))
+
+    @property
+    def trials(self) -> list[tuple[Gemm, str]]:
+        """Every GEMM with every tensor source that has operands for it."""
+        gemms = dict.fromkeys(g for workload in self.workloads for g in self.select(workload))
+        return [(g, tensors) for g in gemms for tensors in self.tensors if tensors != CAPTURED or g.recorded]
+
     @model_validator(mode="after")
     def _claims_covered(self) -> Proposal:
-        covered = {g.name for w in self.workloads for g in select(w)}
+        within = tuple(f"{w}." for w in self.workloads)
         for i, claim in enumerate(self.claims):
-            if claim.workload and not covered & {g.name for g in select(claim.workload)}:
+            if claim.workload and not (
+                claim.workload in self.workloads
+                or claim.workload.startswith(within)
+                or any(w.startswith(f"{claim.workload}.") for w in self.workloads)
+            ):
                 raise at(
                     "claims",
                     i,
@@ -188,6 +111,11 @@ class Proposal(Spec):
                 hint="a multiple of promote_every",
             )
         return self
+
+    @property
+    def multiplies_as_today(self) -> bool:
+        """Whether it leaves the instruction as it is and changes only what becomes of the operands before."""
+        return self.path is not None and not self.change and self.sweep is None
 
     # -- the instructions behind it ----------------------------------------------------------------------------------
 
@@ -246,7 +174,7 @@ def merge(spec: Any, change: Any) -> Any:
     return merged
 
 
-def load_proposal(path: str | Path) -> Proposal:
+def load_proposal(path: str | pathlib.Path) -> Proposal:
     """Read a proposal file. Raises InputError with every place where it is wrong."""
     return parse_proposal(read_yaml(path))
 
@@ -258,10 +186,61 @@ def parse_proposal(document: Document) -> Proposal:
     except ValidationError as error:
         problems = explain(document, error, Proposal, document.data)
         raise InputError([*problems, *_change_problems(document)]) from None
-    problems = _instruction_problems(document, proposal)
+    here = pathlib.Path(document.name).parent
+    layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
+    proposal = proposal.model_copy(update={"layers": layers})
+    problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]
     if problems:
         raise InputError(problems)
     return proposal
+
+
+def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
+    """Layers whose file, tensors or shapes are wrong; sources and claims that no GEMM has operands for."""
+
+    def told(error: InputError, loc: Loc) -> list[Problem]:
+        return [document.problem(loc, p.message, p.hint) for p in error.problems]
+
+    problems = []
+    for name in proposal.layers:
+        try:
+            proposal.select(name)
+        except InputError as error:
+            problems += told(error, ("layers", name, _blamed(error, proposal.layers[name])))
+    if problems:
+        return problems
+    for i, workload in enumerate(proposal.workloads):
+        try:
+            proposal.select(workload)
+        except InputError as error:
+            problems += told(error, ("workloads", i))
+    if problems:
+        return problems
+    trials = proposal.trials
+    for i, tensors in enumerate(proposal.tensors):
+        if not any(t == tensors for _, t in trials):
+            hint = "workloads such as smollm2-135m or minilm-l6, or `layers` of your own; `codesign list tensors`"
+            problems.append(document.problem(("tensors", i), f"no workload has {tensors} tensors", hint))
+    for i, claim in enumerate(proposal.claims):
+        covered = [(g, t) for g, t in trials if claim.tensors in (None, t)]
+        if claim.workload:
+            try:
+                names = {g.name for g in proposal.select(claim.workload)}
+            except InputError as error:
+                problems += told(error, ("claims", i, "workload"))
+                continue
+            covered = [(g, t) for g, t in covered if g.name in names]
+        if not covered and not problems:
+            message = f"nothing is computed with {claim.tensors} tensors on `{claim.workload or 'the workloads'}`"
+            problems.append(document.problem(("claims", i, "tensors"), message, "a GEMM that has them"))
+    return problems
+
+
+def _blamed(error: InputError, layer: Layer) -> str:
+    """The field of a layer that an error is about: the tensor it names, else the file."""
+    text = error.problems[0].message
+    roles = ("activation", "weight", "gradient")
+    return next((r for r in roles if (key := getattr(layer, r)) and f"`{key}`" in text), "file")
 
 
 def _change_problems(document: Document) -> list[Problem]:

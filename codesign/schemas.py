@@ -86,6 +86,16 @@ change:
 #   field: stages.{field}
 #   values: {values}
 
+# What becomes of operands before they are multiplied: casts, transposed reads, communication. Groups are (tokens, features).
+# path:
+#   operands: [activation, gradient]
+#   steps:
+#     - {{at: register, to: e4m3, group: [1, 128], scale: ue8m0}}
+
+# Tensors of your own: with them, `workloads: [mine]` and `tensors: [captured]`.
+# layers:
+#   mine: {{file: mine.safetensors, activation: x, weight: w, gradient: dy}}
+
 # What it is judged on; `codesign list workloads` and `codesign list tensors` name all.
 workloads: [deepseek-v3.fprop]
 tensors: [normal, outliers]

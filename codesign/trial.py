@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from codesign.proposal import Proposal, Quantisation, Value
 from codesign.workloads.gemms import Gemm, Role
-from codesign.workloads.tensors import draw
+from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.array_codec import decode_array, to_codes
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.lanes import largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Spec
 
@@ -99,14 +100,12 @@ class Trial:
         stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
         rng = np.random.default_rng([seed, stream])
         self.gemm, self.quantisation = gemm, quantisation
-        self.rows, self.columns = min(rows, gemm.m), min(columns, gemm.n)
-        # A is drawn as tokens by features; in wgrad its rows are features and the sums run over tokens.
-        if gemm.tokens_along_k:
-            self.a = draw(tensors, rng, (gemm.k, self.rows), gemm.a).T
-            self.b = draw(tensors, rng, (gemm.k, self.columns), gemm.b)
+        if tensors == CAPTURED:
+            self.a, self.b, self.columns = _pick(gemm, rng, rows, columns)
         else:
-            self.a = draw(tensors, rng, (self.rows, gemm.k), gemm.a)
-            self.b = draw(tensors, rng, (min(BLOCK, gemm.n), gemm.k), gemm.b).T
+            self.columns = min(columns, gemm.n)
+            self.a, self.b = _draw(gemm, tensors, rng, min(rows, gemm.m), self.columns)
+        self.rows = len(self.a)
         # Ragged ends of K are filled with zeros, as TMA fills what lies outside a tensor.
         ragged = -gemm.k % BLOCK
         self.a = np.pad(self.a, ((0, 0), (0, ragged)))
@@ -169,12 +168,22 @@ class Trial:
         key = self._key(instruction)
         if key not in self._operands:
             cast_a, side_a, cast_b, side_b = key
-            quantised_a, quantised_b = quantise(cast_a, self.a), quantise(cast_b, self.b)
             self._operands[key] = (
-                _operand(quantised_a, side_a, self.a.shape[1]),
-                _operand(quantised_b, side_b, self.columns),
+                self._quantised(cast_a, side_a, self.a, self.a.shape[1]),
+                self._quantised(cast_b, side_b, self.b, self.columns),
             )
         return self._operands[key]
+
+    def _quantised(self, cast: Cast, side: ScaleOperand | None, x: Any, columns: int) -> Operand:
+        """An operand as an instruction takes it, its tensor scale set apart where the quantisation has one."""
+        import numpy as np
+
+        if side is None or not self.quantisation.tensor_scale or side.format.name == "fp32":
+            return _operand(quantise(cast, x), side, columns)
+        largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
+        factor = np.maximum(np.abs(x).max(), np.float32(self.quantisation.floor)) / largest
+        operand = _operand(quantise(cast, x / factor), side, columns)
+        return replace(operand, factor=operand.factor * float(factor))
 
     def _key(self, instruction: Instruction) -> tuple[Cast, ScaleOperand | None, Cast, ScaleOperand | None]:
         scale = instruction.scale
@@ -203,6 +212,41 @@ class Trial:
             rounding=rule.rounding,
             floor=rule.floor,
         )
+
+
+def _draw(gemm: Gemm, tensors: str, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any]:
+    """Rows of A and columns of B of a synthetic source."""
+    # A is drawn as tokens by features; in wgrad its rows are features and the sums run over tokens.
+    if gemm.tokens_along_k:
+        return draw(tensors, rng, (gemm.k, rows), gemm.a).T, draw(tensors, rng, (gemm.k, columns), gemm.b)
+    return draw(tensors, rng, (rows, gemm.k), gemm.a), draw(tensors, rng, (min(BLOCK, gemm.n), gemm.k), gemm.b).T
+
+
+def _pick(gemm: Gemm, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any, int]:
+    """Rows of A and columns of B of captured tensors, and how many of these columns are computed.
+
+    The row of A with the largest element, in wgrad the column of B, too, is always among them, the others at random.
+    Columns of a weight are one block of 128, so that its scales are whole.
+    """
+    import numpy as np
+
+    assert gemm.recorded is not None
+    a, b = recorded(gemm.recorded)
+    a = a.T if gemm.tokens_along_k else a
+    b = b.T if gemm.a == "activation" else b
+
+    def some(matrix: Any, count: int) -> Any:
+        order = rng.permutation(len(matrix))
+        first = int(np.abs(matrix).max(axis=1).argmax())
+        return np.sort(np.concatenate([[first], order[order != first]])[:count])
+
+    a = a[some(a, rows)]
+    if gemm.b != "weight":
+        b = b[:, some(b.T, columns)]
+        return a, b, b.shape[1]
+    start = BLOCK * int(rng.integers(-(-b.shape[1] // BLOCK)))
+    b = b[:, start : start + BLOCK]
+    return a, b, min(columns, b.shape[1])
 
 
 def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> Operand:

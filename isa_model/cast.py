@@ -84,8 +84,8 @@ class Quantised:
         return decode_array(self.cast.scale or FORMATS["fp32"], self.scales)
 
 
-def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
-    """Cast a matrix (R, C), taken as float32.
+def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quantised:
+    """Cast a matrix (R, C), taken as float32; with `scales`, codes of them, one per group, in place of its own.
 
     Raises ValueError unless it is a matrix; and if it holds a NaN or an infinity while there are no scales, or elements
     or scales have no NaN to say so.
@@ -111,7 +111,8 @@ def quantise(cast: Cast, x: NDArray[Any]) -> Quantised:
     quotient = np.maximum(largest, np.float32(cast.floor)) / target
     fmt = cast.scale or FORMATS["fp32"]
     rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
-    scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
+    if scales is None:
+        scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
     divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scaled = x / divisor

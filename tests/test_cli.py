@@ -33,10 +33,12 @@ def command(*arguments, cwd=ROOT, env=None):
 def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
     """A small evaluation exits 0, shows each claim on stdout and the report's path on stderr."""
     text = (ROOT / "proposals/group-scaled-mma.yaml").read_text()
-    text = text.replace("[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad]", "[deepseek-v3.fprop.kv-b]")
+    text = text.replace(
+        "[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad, smollm2-135m]", "[deepseek-v3.fprop.kv-b]"
+    )
     text = text.replace("workload: deepseek-v3.fprop\n", "workload: deepseek-v3.fprop.kv-b\n")
     text = text.replace("  - metric: cost.area_ratio\n    at_most: 1.15\n", "")  # refuted: that exits 1
-    (tmp_path / "p.yaml").write_text(text.replace("tensors: [normal, outliers, swiglu]", "tensors: [normal]"))
+    (tmp_path / "p.yaml").write_text(text.replace("tensors: [normal, outliers, captured]", "tensors: [normal]"))
     code = run(
         [
             "evaluate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.cost.records import Record
-from codesign.evidence import Kind
+from codesign.evidence import Alternative, Kind
 from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
@@ -35,6 +35,7 @@ class ChipFigure:
     high: float
     kind: Kind
     source: str
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
@@ -54,6 +55,21 @@ def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
         "assumed",
         f"{products / new.products:.0f} units of {new.products} products per SM (data sheet); "
         f"{SM_SHARE[0]:.0%} to {SM_SHARE[2]:.0%} of 80 billion transistors in 144 SMs (assumed)",
+        (
+            *(
+                Alternative(
+                    assumption="SMs' share of the die",
+                    other=f"{share:.0%}",
+                    value=round(1 + staged / (TRANSISTORS_PER_SM * share), 4),
+                )
+                for share in (SM_SHARE[0], SM_SHARE[2])
+            ),
+            Alternative(
+                assumption="registers",
+                other="none",
+                value=round(1 + plain / (TRANSISTORS_PER_SM * SM_SHARE[1]), 4),
+            ),
+        ),
     )
 
 
@@ -72,11 +88,11 @@ def extra_cycles(new: Record, old: Record) -> ChipFigure:
 
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
-    """Bits of scales read over bits of operands read, per row of A and column of B."""
+    """Bits of scales over bits of operands, as both are stored: a scale of a block of rows or columns counts once for it."""
     bits = 0.0
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    for axis, side in ((1, sides[0]), (0, sides[1])):
-        bits += side.format.bits / side.group[axis] if side else 0.0
+    for side in sides:
+        bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
     share = bits / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
 

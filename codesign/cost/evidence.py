@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from codesign.cost.chip import (
 )
 from codesign.cost.library import Library
 from codesign.cost.records import Record, design_sha256, find, measure, shipped
-from codesign.evidence import Figure
+from codesign.evidence import Alternative, Figure
 from codesign.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
 
@@ -62,11 +62,14 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
         return
     new, old = both[0]
     found = []
-    for metric, ratios in {
-        "cost.area_ratio": [r for pair in both for r in _areas(*pair)],
-        "cost.delay_ratio": [r for pair in both for r in _delays(*pair)],
-        "cost.energy_ratio": [r for pair in both for r in _energies(*pair)],
-    }.items():
+    alternatives: dict[str, tuple[Alternative, ...]] = {}
+    for metric, rule, cases in (
+        ("cost.area_ratio", _areas, ("registers: none", "registers: pipelined")),
+        ("cost.delay_ratio", _delays, ("",)),
+        ("cost.energy_ratio", _energies, ("switching: no glitches", "switching: all glitches")),
+    ):
+        ratios = [r for pair in both for r in rule(*pair)]
+        alternatives[metric] = tuple(_alternatives(both, rule, cases))
         source = (
             f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
             f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
@@ -81,7 +84,19 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
     for f in found:
         numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
         about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
-        yield Figure(metric=f.metric, kind=f.kind, source=f.source, **about, **numbers)
+        others = alternatives.get(f.metric, f.alternatives)
+        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=others, **about, **numbers)
+
+
+def _alternatives(
+    both: list[tuple[Record, Record]], rule: Callable[[Record, Record], list[float]], cases: tuple[str, ...]
+) -> Iterator[Alternative]:
+    """A ratio in every other library, and in every other case of the first one."""
+    for new, old in both[1:]:
+        yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
+    for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
+        assumption, other = case.split(": ")
+        yield Alternative(assumption=assumption, other=other, value=round(ratio, 4))
 
 
 def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from codesign.cost import docs
 from codesign.cost.designs import Design, designs
 from codesign.cost.library import Library
-from codesign.cost.records import FOLDER, design_sha256, measure, recipe_sha256
-from codesign.proposal import Proposal, Quantisation, load_proposal
+from codesign.cost.records import FOLDER, measure, recipe_sha256
+from codesign.proposal import Quantisation, load_proposal
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -100,16 +100,11 @@ def errors(
     return relative(outcome.exact), relative(outcome.original)
 
 
-def changes_unit(proposal: Proposal) -> bool:
-    """Whether a proposal's unit is other hardware than its base's."""
-    return design_sha256(proposal.proposed()) != design_sha256(proposal.today)
-
-
 def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
     jobs = [(design, Quantisation()) for design in designs()]
     for i, path in enumerate(sorted(folder.glob("*.yaml"))):
         proposal = load_proposal(path)
-        if changes_unit(proposal):
+        if not proposal.multiplies_as_today:
             jobs.append((Design("proposals", proposal.proposal, i, proposal.proposed()), proposal.quantisation))
     return jobs
 

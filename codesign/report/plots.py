@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from codesign.claims import Verdict
 from codesign.evidence import Plot
+from codesign.metrics import METRICS
+from codesign.traffic.count import Move
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
 STYLES = {
@@ -72,8 +75,109 @@ def svg(plot: Plot) -> str:
         if plot.y_scale == "log10":
             axes.set_yscale("log")
         figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
+        return written(figure)
+
+
+def tornado(verdict: Verdict) -> str:
+    """What a claim's figure would be if one assumption were otherwise, a bar each, as an SVG element.
+
+    The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
+
+    assert verdict.deciding
+    claim, taken = verdict.claim, verdict.deciding.value
+    bounds = [b for b in (claim.at_most, claim.at_least) if b is not None]
+    values = [v for bar in verdict.bars for v in (bar.low, bar.high) if v is not None]
+    values += bounds + ([taken] if taken is not None else [])
+    log = min(values) > 0 and max(values) > 20 * min(values)
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(verdict.bars)), layout="constrained")
+        names = []
+        for row, bar in enumerate(verdict.bars):
+            ends = [v for v in (bar.low, bar.high, taken) if v is not None]
+            left, right = min(ends, default=0.0), max(ends, default=0.0)
+            color, hatch = ("#D55E00", "///") if bar.flips else ("#9aa5b1", "")
+            axes.barh(row, right - left, left=left, height=0.55, color=color, hatch=hatch, edgecolor="white")
+            cases = dict.fromkeys((bar.low_case, bar.high_case))
+            names.append(f"{bar.assumption}\n" + " … ".join(cases))
+        if taken is not None:
+            axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
+        for bound in bounds:
+            axes.axvline(bound, color="#0072B2", linewidth=1.6, label="bound")
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.use_sticky_edges = False
+        axes.margins(x=0.05)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        unit = METRICS[claim.metric].unit
+        relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
+        axes.set_xlabel(claim.metric + relative)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+        return written(figure)
+
+
+MOVES = {
+    "write": ("written by their kernels", "#56B4E9"),
+    "cast": ("cast in a kernel", "#D55E00"),
+    "turn": ("turned for wgrad", "#E69F00"),
+    "operands": ("operands of GEMMs", "#0072B2"),
+    "output": ("outputs of GEMMs", "#999999"),
+    "dispatch": ("dispatch", "#CC79A7"),
+    "combine": ("combine", "#009E73"),
+}
+
+
+def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
+    """Bytes of a layer's step on each level, software above the proposal, by operation; as an SVG element."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    levels = [
+        (level, name)
+        for level, name in (("hbm", "HBM"), ("l2", "L2 to SMs"), ("smem", "shared memory"), ("network", "network"))
+        if any(getattr(m, level) for found in moves.values() for m in found if m.model == model)
+    ]
+    with matplotlib.rc_context(SETTINGS):
+        figure, panels = plt.subplots(len(levels), 1, figsize=(7.6, 1.25 * len(levels) + 0.7), layout="constrained")
+        for axes, (level, name) in zip(panels if len(levels) > 1 else [panels], levels, strict=True):
+            for row, variant in enumerate(("software", "proposal")):
+                left = 0.0
+                for what, (label, color) in MOVES.items():
+                    size = sum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
+                    axes.barh(
+                        row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
+                    )
+                    left += size
+                axes.text(left, row, f" {left:.3g}", va="center", fontsize=9)
+            axes.set_yticks([0, 1], ["software", "proposal"])
+            axes.invert_yaxis()
+            axes.grid(visible=False, axis="y")
+            axes.set_title(f"{name}, GB", loc="left", fontsize=10)
+            axes.margins(x=0.08)
+        found = {what for variant in moves.values() for m in variant for what in (m.what,)}
+        handles = [Patch(color=color) for what, (_, color) in MOVES.items() if what in found]
+        labels = [label for what, (label, _) in MOVES.items() if what in found]
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        return written(figure)
+
+
+def written(figure: Any) -> str:
+    """A matplotlib figure as an SVG element, the same bytes for the same data."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

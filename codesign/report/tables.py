@@ -34,9 +34,13 @@ class Table:
 
 
 def number(value: float | None, unit: str = "1") -> str:
-    """A figure as text: three significant digits or a whole number, dB with one decimal."""
+    """A figure as text: three significant digits, dB with one decimal, bytes and joules with a prefix."""
     if value is None:
         return "not finite"
+    if unit in ("B", "J") and value:
+        prefixes = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m"}
+        size = next((p for p in prefixes if abs(value) >= p), 1e-3)
+        return f"{value / size:.3g} {prefixes[size]}{unit}"
     if unit == "dB":
         return f"{value:.1f} dB"
     if value == 0:
@@ -47,8 +51,8 @@ def number(value: float | None, unit: str = "1") -> str:
 
 
 def interval(figure: Figure) -> str:
-    """The figure's value with its interval."""
-    unit = METRICS[figure.metric].unit
+    """The figure's value with its interval; a ratio has no unit."""
+    unit = "1" if "; ratio to " in figure.source else METRICS[figure.metric].unit
     return f"{number(figure.value, unit)} [{number(figure.low, unit)}, {number(figure.high, unit)}]"
 
 
@@ -57,7 +61,34 @@ def deciding(verdict: Verdict) -> str:
     if verdict.deciding is None:
         return "—"
     figure = verdict.deciding
-    return f"{interval(figure)} " + (f"on {figure.workload}, {figure.tensors}" if figure.workload else figure.source)
+    return (
+        f"{interval(figure)} "
+        + (f"on {figure.workload}" if figure.workload else figure.source)
+        + (f", {figure.tensors}" if figure.tensors else "")
+    )
+
+
+def margin(verdict: Verdict) -> str:
+    """How far from the bound, in words; empty where there is no number."""
+    if verdict.margin is None:
+        return ""
+    zero = not any((verdict.claim.at_most, verdict.claim.at_least))
+    share = abs(verdict.margin)
+    amount = number(share) if zero else f"{share:.0%} of the bound" if share < 2 else f"{share:.3g} times the bound"
+    return f"{'inside' if verdict.margin >= 0 else 'beyond'} by {amount}"
+
+
+def break_even(verdict: Verdict) -> list[str]:
+    """Which values of the proposal's parameters would do, a sentence each."""
+    said = []
+    for found in verdict.break_even:
+        tried = list(found.tried)
+        if found.limit is None:
+            said.append(f"{found.parameter}: none of {tried[0]} to {tried[-1]} would keep the bound")
+        else:
+            own = "as it is here" if found.limit == found.own else f"here it is {found.own}"
+            said.append(f"{found.parameter}: {found.limit} would just keep the bound, {own}")
+    return said
 
 
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
@@ -67,6 +98,56 @@ def cost_rows(result: Result) -> list[tuple[str, ...]]:
         (f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f"{f.kind}: {f.source}")
         for f in result.costs
     ]
+
+
+def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:
+    """A row per tensor source and variant of the path: its worst figure of each metric over all GEMMs."""
+    rows = []
+    for tensors, variant in dict.fromkeys((f.tensors, f.variant) for f in result.casts):
+        cells = []
+        for metric in [m for m in METRICS if m.startswith("cast.")]:
+            found = [f for f in result.casts if (f.tensors, f.variant, f.metric) == (tensors, variant, metric)]
+            sign = -1.0 if METRICS[metric].better == "higher" else 1.0
+            worst = max(found, key=lambda f: float("inf") if f.value is None else sign * f.value)
+            cells.append(number(worst.value, METRICS[metric].unit))
+        rows.append((f"{tensors}: {CAST_VARIANTS[variant]}", tuple(cells)))
+    return rows
+
+
+CAST_VARIANTS = {"software": "today's software", "proposal": "proposal", "exact": "one cast straight from BF16"}
+
+
+def moves_alike(result: Result) -> bool:
+    """Whether the proposal moves the very bytes that today's software moves."""
+    by_key = {(f.metric, f.workload): f.value for f in result.traffic if f.variant == "software"}
+    return all(by_key.get((f.metric, f.workload)) == f.value for f in result.traffic if f.variant == "proposal")
+
+
+def cast_table(result: Result) -> tuple[tuple[str, ...], list[Row]]:
+    """Headings, and a row per GEMM and tensor source: each metric of each variant of the path."""
+    metrics = [m for m in METRICS if m.startswith("cast.")]
+    variants = list(dict.fromkeys(f.variant for f in result.casts))
+    by_key = {(f.workload, f.tensors, f.metric, f.variant): f for f in result.casts}
+    columns = tuple(f"{SHORT[m]}: {CAST_VARIANTS[v]}" for m in metrics for v in variants)
+    rows = [
+        Row(w, t, tuple(number(by_key[w, t, m, v].value, METRICS[m].unit) for m in metrics for v in variants))
+        for w, t in dict.fromkeys((f.workload, f.tensors) for f in result.casts)
+    ]
+    return columns, rows
+
+
+def traffic_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per model, or pass of it, and metric: software, proposal, their ratio, the kind of figure."""
+    by_key = {(f.metric, f.variant, f.workload): f for f in result.traffic}
+    rows: list[tuple[str, ...]] = []
+    scopes = list(dict.fromkeys(f.workload for f in result.traffic))
+    for f in sorted(result.traffic, key=lambda f: scopes.index(f.workload)):
+        other = by_key.get((f.metric, "software", f.workload))
+        if f.variant != "proposal" or f.workload.count(".") > 1 or other is None:
+            continue
+        ratio = number(f.value / other.value) if f.value is not None and other.value else "—"
+        rows.append((f.workload, SHORT[f.metric], interval(other), interval(f), ratio, f.kind))
+    return rows
 
 
 SHORT = {
@@ -79,6 +160,19 @@ SHORT = {
     "numerics.sqnr_db": "SQNR",
     "numerics.underflow_share": "underflow",
     "numerics.overflow_share": "overflow",
+    "cast.relative_error": "relative error",
+    "cast.sqnr_db": "SQNR",
+    "cast.underflow_share": "underflow",
+    "cast.requantised_share": "elements unlike one cast",
+    "cost.area_ratio": "area over the base",
+    "cost.energy_ratio": "energy of the unit over the base",
+    "traffic.hbm_bytes": "HBM bytes",
+    "traffic.l2_bytes": "L2 bytes",
+    "traffic.smem_bytes": "shared memory bytes",
+    "traffic.network_bytes": "network bytes",
+    "traffic.cache_bytes": "bytes kept for backward",
+    "traffic.sm_share": "SMs for communication",
+    "energy.joules": "energy",
 }
 
 
@@ -93,6 +187,8 @@ def worst_table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, tuple[
 
 def figure_tables(result: Result) -> Iterator[Table]:
     """A table per metric: one row per GEMM and tensor source, a column per variant."""
+    if not result.figures:
+        return
     keys = list(dict.fromkeys((f.variant, f.at) for f in result.figures))
     columns = tuple(result.labels[v] if at is None else f"{v} at {at}" for v, at in keys)
     by_key = {(f.metric, f.workload, f.tensors, f.variant, f.at): f for f in result.figures}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codesign.evaluate import Result
 from codesign.report import tables
-from codesign.report.plots import svg
+from codesign.report.plots import bytes_by_operation, svg, tornado
 from isa_model.files import check_folder, write_folder
 
 _MARK = "result.json"
@@ -29,6 +29,9 @@ def write(result: Result, folder: Path) -> Path:
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
     plots = {plot.name: svg(plot) for plot in (*result.plots, *result.cost_plots)}
+    plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
+    models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
+    plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
     return {
         _MARK: result.model_dump_json(indent=1) + "\n",
         "report.md": _render("report.md.j2", result, plots),
@@ -55,7 +58,13 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         worst=tables.worst_table(result),
         tables=list(tables.figure_tables(result)),
         costs=tables.cost_rows(result),
+        casts=tables.cast_table(result) if result.casts else None,
+        worst_casts=tables.worst_casts(result),
+        traffic=tables.traffic_rows(result),
+        moves_alike=tables.moves_alike(result),
         marks=tables.MARKS,
         deciding=tables.deciding,
+        margin=tables.margin,
+        break_even=tables.break_even,
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
     )

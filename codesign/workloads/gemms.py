@@ -1,21 +1,14 @@
-"""The GEMMs of a model by pass: which operand is what, and how long its sums are.
-
-A Linear with weight W, input X (m tokens) and output gradient dY runs three GEMMs in training:
-
-    fprop  Y  (m, n) = X (m, k)    W (k, n)
-    dgrad  dX (m, k) = dY (m, n)   W^T (n, k)
-    wgrad  dW (n, k) = dY^T (n, m) X (m, k)
-
-In each the sums run along the inner dimension; along it the groups of both operands lie.
-"""
+"""GEMM shapes of models by name, and what their operands are in each pass of training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from codesign.workloads import tensor_file
 from isa_model.diagnostics import InputError, read_yaml, suggest
 
 Role = Literal["activation", "weight", "gradient"]
@@ -25,6 +18,18 @@ PASSES: dict[str, tuple[Role, Role]] = {
     "dgrad": ("gradient", "weight"),
     "wgrad": ("gradient", "activation"),
 }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Where the tensors of a GEMM lie that were taken from a real model: a file and the names of both matrices in it.
+
+    Activations and gradients are (tokens, features), weights (outputs, inputs).
+    """
+
+    file: Path
+    a: str
+    b: str
 
 
 @dataclass(frozen=True)
@@ -40,50 +45,145 @@ class Gemm:
     tokens_along_k: bool
     """In wgrad the sums run over tokens, elsewhere over features."""
     description: str
+    recorded: Recorded | None = None
+    """Its tensors as captured from the model, if there are any."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Linear of a model: n output and k input features; an expert's is one of many of its shape."""
+
+    name: str
+    n: int
+    k: int
+    expert: bool
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: a token goes to `active` of `experts` and to all `shared` ones; they lie on `parallel` GPUs in
+    equal parts, and the experts of one token on at most `nodes` nodes."""
+
+    experts: int
+    active: int
+    parallel: int
+    nodes: int
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model's layer is made of; `tokens` is how many of them a GPU works on in a step."""
+
+    name: str
+    source: str
+    tokens: int
+    layers: int
+    hidden: int
+    linears: tuple[Linear, ...]
+    experts: Experts | None
+    small: bool
+    """Whether it is here for the tensors captured from it: too small to fill a GPU."""
 
 
 @cache
-def _models() -> dict[str, Any]:
+def _raw() -> dict[str, Any]:
     models: dict[str, Any] = read_yaml(Path(__file__).with_name("models.yaml")).data["models"]
     return models
+
+
+@cache
+def models() -> dict[str, Model]:
+    """Every model by name."""
+    made = {}
+    for name, about in _raw().items():
+        linears = tuple(Linear(g, s["n"], s["k"], s.get("expert", False)) for g, s in about["gemms"].items())
+        experts = Experts(**about["moe"]) if "moe" in about else None
+        made[name] = Model(
+            name, about["source"], about["tokens"], about["layers"], linears[0].k, linears, experts, "captured" in about
+        )
+    return made
 
 
 @cache
 def gemms() -> dict[str, Gemm]:
     """Every GEMM by name, `model.pass.gemm`."""
     result = {}
-    for model, about in _models().items():
-        tokens = about["tokens"]
-        for step, (a, b) in PASSES.items():
+    for model, about in _raw().items():
+        captured = about.get("captured", {"gemms": []})
+        for step, roles in PASSES.items():
             for name, gemm in about["gemms"].items():
-                out, inner = gemm["n"], gemm["k"]
-                m, n, k = {
-                    "fprop": (tokens, out, inner),
-                    "dgrad": (tokens, inner, out),
-                    "wgrad": (out, inner, tokens),
-                }[step]
+                recorded = None
+                if name in captured["gemms"]:
+                    a, b = (f"{name}/{step}/{role}" for role in roles)
+                    recorded = Recorded(Path(__file__).parent / captured["file"], a, b)
                 full = f"{model}.{step}.{name}"
-                result[full] = Gemm(full, m, n, k, a, b, step == "wgrad", gemm["is"])
+                result[full] = _gemm(full, step, about["tokens"], gemm["n"], gemm["k"], gemm["is"], recorded)
     return result
+
+
+def _gemm(name: str, step: str, tokens: int, out: int, inner: int, about: str, recorded: Recorded | None) -> Gemm:
+    m, n, k = {"fprop": (tokens, out, inner), "dgrad": (tokens, inner, out), "wgrad": (out, inner, tokens)}[step]
+    return Gemm(name, m, n, k, *PASSES[step], step == "wgrad", about, recorded)
+
+
+def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm]:
+    """The GEMMs of a Linear whose tensors lie in a user's file: `keys` names them by role; a pass needs both of its own.
+
+    Raises InputError when the file, a tensor, or the agreement of their shapes is missing.
+    """
+    shapes = {role: tensor_file.entry(file, key).shape for role, key in keys.items() if key}
+    tokens = _same(file, keys, [(shapes[r][0], r) for r in ("activation", "gradient") if r in shapes], "tokens (rows)")
+    out = _same(
+        file,
+        keys,
+        [(shapes[r][axis], r) for r, axis in (("weight", 0), ("gradient", 1)) if r in shapes],
+        "output features (rows of the weight, columns of the gradient)",
+    )
+    inner = _same(
+        file,
+        keys,
+        [(shapes[r][1], r) for r in ("weight", "activation") if r in shapes],
+        "input features (columns)",
+    )
+    made = {}
+    for step, (a, b) in PASSES.items():
+        if (key_a := keys.get(a)) and (key_b := keys.get(b)):
+            recorded = Recorded(file, key_a, key_b)
+            made[f"{name}.{step}"] = _gemm(f"{name}.{step}", step, tokens, out, inner, "a layer of your own", recorded)
+    return made
+
+
+def _same(file: Path, keys: Mapping[str, str | None], sizes: list[tuple[int, str]], what: str) -> int:
+    if len({size for size, _ in sizes}) > 1:
+        words = " and ".join(f"{size} in the {role} `{keys[role]}`" for size, role in sizes)
+        raise InputError.of(f"the tensors of {file} do not belong together: {words}", f"the same number of {what}")
+    return sizes[0][0] if sizes else 0
 
 
 def workloads() -> list[str]:
     """Names a proposal can use: a model, a pass of it, or one GEMM of that."""
+    return _names(gemms())
+
+
+def _names(known: Iterable[str]) -> list[str]:
     names: dict[str, None] = {}
-    for name in gemms():
+    for name in known:
         parts = name.split(".")
         names |= dict.fromkeys(".".join(parts[:i]) for i in range(1, len(parts) + 1))
     return list(names)
 
 
-def select(workload: str) -> list[Gemm]:
-    """The GEMMs a workload name stands for. Raises InputError for an unknown one."""
-    chosen = [g for name, g in gemms().items() if name == workload or name.startswith(f"{workload}.")]
+def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
+    """The GEMMs a workload name stands for, among those of models and `more`. Raises InputError for an unknown one."""
+    known = {**gemms(), **(more or {})}
+    chosen = [g for name, g in known.items() if name == workload or name.startswith(f"{workload}.")]
     if not chosen:
-        raise InputError.of(f"unknown workload `{workload}`", suggest(workload, workloads()) or "see `codesign list`")
+        raise InputError.of(f"unknown workload `{workload}`", suggest(workload, _names(known)) or "see `codesign list`")
     return chosen
 
 
 def model_source(workload: str) -> str:
     """Where the shapes of a workload's model come from."""
-    return str(_models()[workload.split(".")[0]]["source"])
+    about = models().get(workload.split(".")[0])
+    return about.source if about else f"{workload.split('.')[0]}: the user's own tensors"

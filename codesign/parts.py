@@ -1,0 +1,164 @@
+"""The parts of a proposal: claims, quantisation, the software baseline, paths, sweeps, layers, and names that must exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from codesign.metrics import METRICS
+from codesign.workloads.gemms import select
+from codesign.workloads.tensors import SOURCES
+from isa_model.diagnostics import InputError, at, suggest
+from isa_model.library import raw
+from isa_model.path import Step
+from isa_model.rounding import Rounding
+from isa_model.stage import Spec
+
+Value = int | float | str
+"""A value that a sweep can give to a field."""
+
+
+def _known(kind: str, names: Any) -> Any:
+    def check(name: str) -> str:
+        known = names()
+        if name not in known:
+            hint = suggest(name, known) or f"one of: {', '.join(known)}"
+            raise PydanticCustomError("unknown", "{text}", {"text": f"unknown {kind} `{name}`", "hint": hint})
+        return name
+
+    return AfterValidator(check)
+
+
+def _found(look_up: Callable[[str], Any]) -> Any:
+    """A validator of names by what finds them and raises InputError for an unknown one."""
+
+    def check(name: str) -> str:
+        try:
+            look_up(name)
+        except InputError as error:
+            problem = error.problems[0]
+            raise PydanticCustomError("unknown", "{text}", {"text": problem.message, "hint": problem.hint}) from None
+        return name
+
+    return AfterValidator(check)
+
+
+def _workload(name: str, info: ValidationInfo) -> str:
+    """A workload of a model, or one of the proposal's own layers (validated before it)."""
+    if name.split(".")[0] not in (info.data.get("layers") or {}):
+        _found(select).func(name)
+    return name
+
+
+WorkloadName = Annotated[str, AfterValidator(_workload)]
+SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
+MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
+BaseName = Annotated[str, _found(raw)]
+Variant = Literal["today", "software", "proposal", "exact"]
+
+
+class Claim(Spec):
+    """A bound on a metric, judged at the worst GEMM and tensor source it covers."""
+
+    metric: MetricName
+    """What is bounded; `codesign list metrics` explains each."""
+    at_most: float | None = None
+    """Upper bound."""
+    at_least: float | None = None
+    """Lower bound."""
+    workload: str | None = None
+    """Only these GEMMs; default: all of the proposal's workloads."""
+    tensors: SourceName | None = None
+    """Only this tensor source; default: all of the proposal's."""
+    of: Variant = "proposal"
+    """Whose figure: today's instruction alone, today's software, the proposal, or an exact accumulator."""
+    relative_to: Variant | None = None
+    """Bound the ratio to this variant's figure instead of the figure itself."""
+    at: Value | None = None
+    """Only this value of the swept field; default: the proposal's own."""
+    source: str = ""
+    """Who says so and where; empty: the proposal's author."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Claim:
+        if self.at_most is None and self.at_least is None:
+            raise at(message="a claim needs a bound", hint="at_most: or at_least:, with a number")
+        if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
+            raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
+        if self.relative_to == self.of:
+            raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
+        return self
+
+
+class Quantisation(Spec):
+    """How operands are quantised: groups along K follow the scales of each instruction, the rest stands here."""
+
+    weight_columns: PositiveInt = 128
+    """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
+    rounding: Rounding = Rounding.NEAREST_EVEN
+    """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
+    scale_rounding: Rounding = Rounding.UP
+    """How scales are rounded to a format narrower than FP32."""
+    tensor_scale: bool = False
+    """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
+    narrow scale format has no range for tensors of any size). Only of the proposal's operands with group scales."""
+    floor: float = Field(default=1e-30, gt=0)
+    """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
+    out small gradients)."""
+
+
+class Software(Spec):
+    """Today's way around the missing hardware: promotion to FP32 on CUDA cores, group scales multiplied in there.
+
+    A base that multiplies by group scales itself needs none of it: there software is the instruction as it is.
+    """
+
+    promote_every: PositiveInt = 128
+    """Products summed by the instruction before they are promoted."""
+    group: PositiveInt | None = 128
+    """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
+    path: tuple[Step, ...] = ()
+    """What today's software does with the tensors of the proposal's `path`; none: they stay BF16."""
+
+
+class Path(Spec):
+    """What becomes of tensors on their way to the Tensor Core, or to another GPU."""
+
+    operands: tuple[Literal["activation", "gradient"], ...] = Field(min_length=1)
+    """Which tensors: activations, gradients. Weights are cast once per optimizer step, and not on the way."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+    """The casts on the way, in order."""
+
+
+class Sweep(Spec):
+    """A family of proposals: one field of the instruction that takes several values."""
+
+    field: str
+    """Path of the field in the instruction, such as stages.fuse.fraction_bits."""
+    values: tuple[Value, ...] = Field(min_length=2)
+    """Values it takes, in the order of the plots."""
+
+
+class Layer(Spec):
+    """A Linear whose tensors the author has: matrices in one file, a pass of training for each two that are given."""
+
+    file: str = Field(pattern=r"\.(npz|safetensors)$")
+    """A .npz or .safetensors file; a relative path starts at the proposal."""
+    activation: str | None = None
+    """Name of the input in the file: (tokens, input features)."""
+    weight: str | None = None
+    """Name of the weight: (output features, input features)."""
+    gradient: str | None = None
+    """Name of the gradient of the output: (tokens, output features)."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Layer:
+        if sum(key is not None for key in (self.activation, self.weight, self.gradient)) < 2:
+            raise at(
+                message="a GEMM takes two tensors",
+                hint="activation and weight (fprop), gradient and weight (dgrad), gradient and activation (wgrad)",
+            )
+        return self

@@ -1,0 +1,114 @@
+"""A comparison as a terminal table and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from codesign.compare import AS_RATIO, Comparison, Entry
+from codesign.metrics import METRICS
+from codesign.report.tables import SHORT, number
+from isa_model.files import write_folder
+
+_MARK = "comparison.json"
+FRONT = "★"
+
+
+def heading(axis: str) -> str:
+    """A metric as the head of a column."""
+    return SHORT.get(axis, axis) + (" over software's" if axis.startswith(AS_RATIO) else "")
+
+
+def cell(entry: Entry, axis: str) -> str:
+    """An entry's figure on an axis."""
+    unit = "1" if axis.startswith(AS_RATIO) else METRICS[axis].unit
+    return number(entry.values[axis], unit) if axis in entry.values else "—"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the reader must know to read the table."""
+    judged = ", ".join(heading(a) for a in comparison.judged) or "none"
+    said = [
+        f"{FRONT} No other proposal here is at least as good on all of these and better on one: {judged}.",
+        "Each figure is the worst over what it covers; — is no evidence. Ratios to today's software are each proposal's own.",
+    ]
+    if comparison.covered:
+        said.append(
+            f"Errors are compared on what all of them have: {len(comparison.covered)} pairs of GEMM and tensors."
+        )
+    return said
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table, a row per proposal."""
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("proposal", no_wrap=True)
+    for axis in comparison.axes:
+        table.add_column(heading(axis), justify="right")
+    for entry in comparison.entries:
+        table.add_row(FRONT if entry.front else "", entry.proposal, *(cell(entry, axis) for axis in comparison.axes))
+    console.print(table)
+    for line in notes(comparison):
+        console.print(line, highlight=False)
+
+
+def write(comparison: Comparison, folder: Path) -> Path:
+    """Write page and JSON into `folder`. Returns the page's path. Raises InputError as `write_folder`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    pairs = [(a, b) for a, b in (_axes_of_plot(comparison),) if a and b]
+    page = environment.get_template("comparison.html.j2").render(
+        comparison=comparison,
+        heading=heading,
+        cell=cell,
+        front=FRONT,
+        notes=notes(comparison),
+        plot=_scatter(comparison, *pairs[0]) if pairs else "",
+    )
+    files = {_MARK: comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
+    write_folder(folder, files, _MARK, "a comparison")
+    return folder / "comparison.html"
+
+
+def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
+    """An error against a cost: the first of each that all have."""
+    errors = [a for a in comparison.judged if a.split(".")[0] in ("numerics", "cast")]
+    prices = [a for a in comparison.judged if a.split(".")[0] in ("cost", "traffic", "energy")]
+    return (prices[0] if prices else "", errors[0] if errors else "")
+
+
+def _scatter(comparison: Comparison, x: str, y: str) -> str:
+    """Error against cost, a point per proposal, the front's joined."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    from codesign.report.plots import SETTINGS, written
+
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        points = [(e, e.values[x] or 0.0, e.values[y] or 0.0) for e in comparison.entries]
+        for entry, px, py in points:
+            style = (
+                {"marker": "*", "s": 130, "color": "#009E73"} if entry.front else {"marker": "o", "color": "#777777"}
+            )
+            axes.scatter([px], [py], zorder=3, **style)
+            axes.annotate(entry.proposal, (px, py), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        values = [py for *_, py in points if py]
+        if values and min(values) > 0 and max(values) > 5 * min(values):
+            axes.set_yscale("log")
+        axes.margins(x=0.25, y=0.15)
+        axes.set_xlabel(heading(x))
+        axes.set_ylabel(heading(y))
+        return written(figure)

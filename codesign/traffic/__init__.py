@@ -1,0 +1,1 @@
+"""Bytes that a layer's step moves, and the energy that takes."""

@@ -1,0 +1,263 @@
+"""Traffic and energy of a layer's step: every byte that a model's Linears move in fprop, dgrad and wgrad, counted by hand.
+
+What is counted is DeepSeek-V3's FP8 training step: a kernel writes a tensor in BF16, it is cast in groups, the GEMM reads
+the codes; for wgrad both operands are turned, since Hopper's FP8 WGMMA reads operands along K alone; the input is kept from
+forward to backward. A proposal's path says which of that happens elsewhere. Nothing here is measured: bytes follow from
+shapes, and from a tile size and cache behaviour that are assumed and varied; energies per byte are assumed from the
+literature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+from codesign.proposal import Proposal
+from codesign.workloads.gemms import Linear, Model
+from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.path import Step
+from isa_model.stage import Spec
+
+BF16, FP32 = 16.0, 32.0
+Level = Literal["hbm", "l2", "smem", "network"]
+LEVELS: tuple[Level, ...] = ("hbm", "l2", "smem", "network")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is assumed of kernels and caches; evidence varies every field."""
+
+    tile_m: int = 128
+    tile_n: int = 128
+    multicast: int = 2
+    """CTAs that one read of B from L2 serves (TMA multicast)."""
+    hbm_reads: float = 1.0
+    """How often a GEMM reads an operand from HBM; beyond once, L2 has lost it."""
+    own_node: bool = False
+    """Whether one of a token's nodes is its own, so that one copy less leaves the node."""
+
+
+class Move(Spec):
+    """One operation of a layer's step and the bytes it moves on each level."""
+
+    model: str
+    step: str
+    """fprop, dgrad, wgrad; or dispatch and combine of a pass."""
+    linear: str
+    what: str
+    """write, cast, turn, operands, output, dispatch or combine."""
+    hbm: float = 0.0
+    l2: float = 0.0
+    smem: float = 0.0
+    network: float = 0.0
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What becomes of one operand: where it is cast and to how many bits an element, scales included."""
+
+    at: str = "kernel"
+    bits: float = 8 + 32 / 128
+    turned_on_read: bool = False
+    """Whether the Tensor Core reads it transposed, so that nothing is turned in memory."""
+    cached: float | None = None
+    """Bits as kept for the backward pass; None: the copy that was cast, or BF16 where none was written."""
+    dispatch: float = 8 + 32 / 128
+    combine: float = BF16
+
+    @property
+    def stored(self) -> float:
+        """Bits of the copy in memory that a GEMM reads."""
+        return BF16 if self.at in ("copy-engine", "near-memory") else self.bits
+
+    @property
+    def read(self) -> float:
+        """Bits that cross from HBM for each element a GEMM reads."""
+        return BF16 if self.at == "copy-engine" else self.bits
+
+    @property
+    def kept(self) -> float:
+        """Bits kept from forward to backward."""
+        return self.stored if self.cached is None else self.cached
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The flows of a layer's operands under one variant."""
+
+    activation: Flow
+    gradient: Flow
+    weight: Flow
+
+
+def flow(start: Flow, steps: Iterable[Step]) -> Flow:
+    """The flow with the steps of a path in place of what it was."""
+    for step in steps:
+        bits = step.bits_per_element
+        if step.at == "operand-read":
+            start = replace(start, turned_on_read=True)
+        elif step.at == "cache":
+            start = replace(start, cached=bits)
+        elif step.at == "dispatch":
+            start = replace(start, dispatch=bits)
+        elif step.at == "combine":
+            start = replace(start, combine=bits)
+        else:
+            start = replace(start, at=step.at, bits=bits)
+    return start
+
+
+def schemes(proposal: Proposal) -> dict[str, Scheme]:
+    """Of today's software and of the proposal, for the Linears the proposal is about; `plain`, for all others."""
+    software = proposal.software_instruction
+    # A path alone leaves multiplication, and so the scales, to today's software.
+    proposed = software if proposal.multiplies_as_today else proposal.proposed()
+    made = {}
+    for variant, spec, steps in (
+        ("software", software, proposal.software.path),
+        ("proposal", proposed, proposal.path.steps if proposal.path else ()),
+    ):
+        start = Flow(bits=_bits(spec, "a"))
+        if proposal.path and variant == "software":
+            # What a path sends or keeps in a narrow format is BF16 today unless `software.path` says otherwise.
+            places = {s.at for s in proposal.path.steps} - {s.at for s in steps}
+            start = replace(
+                start,
+                dispatch=BF16 if "dispatch" in places else start.dispatch,
+                cached=BF16 if "cache" in places else None,
+            )
+        touched = proposal.path.operands if proposal.path else ()
+        carried = flow(start, steps)
+        plain = Flow(bits=_bits(spec, "a"))
+        made[variant] = Scheme(
+            activation=carried if "activation" in touched else plain,
+            gradient=carried if "gradient" in touched else plain,
+            weight=replace(plain, bits=_bits(spec, "b", proposal.quantisation.weight_columns)),
+        )
+    today = Flow(bits=_bits(software, "a"))
+    return {**made, "plain": Scheme(today, today, made["software"].weight)}
+
+
+def _bits(spec: Instruction, operand: str, columns: int = 1) -> float:
+    """Bits of an operand's element with its share of the scale, which so many columns of a weight share."""
+    side: ScaleOperand | None = getattr(spec.scale, operand) if spec.scale else None
+    bits = float(getattr(spec, operand).bits)
+    if side is None:
+        return bits
+    across = side.group[1] if operand == "b" else side.group[0]
+    shared = columns // across if columns % across == 0 else 1
+    return bits + side.format.bits / (side.group[0] * side.group[1] * shared)
+
+
+# -- counting --------------------------------------------------------------------------------------------------------
+
+
+def moves(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme, machine: Machine) -> Iterator[Move]:
+    """Every operation of one layer's step on one GPU; `plain` is the scheme of Linears that the proposal is not about."""
+    for linear in model.linears:
+        yield from _linear(model, linear, scheme if linear.name in about else plain, machine)
+    if model.experts:
+        yield from _network(model, scheme, machine)
+
+
+def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> Iterator[Move]:
+    # How many GEMMs of how many rows: routed experts get equal parts of all tokens' choices, shared ones every token.
+    gemms = [(1, model.tokens)]
+    if linear.expert and model.experts:
+        here = model.experts.experts // model.experts.parallel
+        gemms = [(here, ceil(model.tokens * model.experts.active / here)), (model.experts.shared, model.tokens)]
+    x, w, g = scheme.activation, scheme.weight, scheme.gradient
+    rows = sum(count * each for count, each in gemms)
+    elements_x, elements_g = rows * linear.k, rows * linear.n
+
+    def move(step: str, what: str, hbm: float, smem: float = 0.0) -> Move:
+        """An operation that streams: what crosses HBM crosses L2, too. Bits in, bytes out."""
+        return Move(model=model.name, step=step, linear=linear.name, what=what, hbm=hbm / 8, l2=hbm / 8, smem=smem / 8)
+
+    # fprop
+    yield move("fprop", "write", elements_x * (x.bits if x.at == "register" else BF16))
+    if x.at == "kernel":
+        yield move("fprop", "cast", elements_x * (BF16 + x.bits))
+    if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
+        yield move("fprop", "cast", elements_x * x.cached)
+    for count, each in gemms:
+        yield from _gemm(model, linear, "fprop", count, (each, linear.n, linear.k), x, w, BF16, machine)
+    # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
+    layouts = 1 if g.turned_on_read else 2
+    yield move("dgrad", "write", elements_g * (layouts * g.bits if g.at == "register" else BF16))
+    if g.at == "kernel":
+        yield move("dgrad", "cast", elements_g * (BF16 + layouts * g.bits))
+    for count, each in gemms:
+        yield from _gemm(model, linear, "dgrad", count, (each, linear.k, linear.n), g, w, BF16, machine)
+    # wgrad: the input comes from what was kept; turned in memory unless on reading
+    turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
+    if x.turned_on_read:
+        turned_x = replace(x, bits=x.kept, at="kernel") if x.cached is not None else x
+    else:
+        yield move("wgrad", "turn", elements_x * (x.kept + x.bits), 2 * elements_x * x.bits)
+    if g.turned_on_read:
+        turned_g = g
+    elif g.at in ("copy-engine", "near-memory"):
+        yield move("wgrad", "turn", elements_g * (BF16 + g.bits), 2 * elements_g * g.bits)
+    for count, each in gemms:
+        shape = (linear.n, linear.k, each)
+        yield from _gemm(model, linear, "wgrad", count, shape, turned_g, turned_x, 2 * FP32, machine)
+
+
+def _gemm(
+    model: Model,
+    linear: Linear,
+    step: str,
+    count: int,
+    shape: tuple[int, int, int],
+    a: Flow,
+    b: Flow,
+    out: float,
+    machine: Machine,
+) -> Iterator[Move]:
+    """Operands and output of `count` GEMMs (m, n, k); `out` is bits of an output element that cross HBM."""
+    m, n, k = shape
+    size_a, size_b, size_d = (count * s / 8 for s in (m * k, k * n, m * n))
+    across, down = ceil(n / machine.tile_n), ceil(m / machine.tile_m)
+    # A copy engine that casts takes BF16 from L2 and leaves codes in shared memory.
+    l2 = size_a * a.read * across + size_b * b.read * down / machine.multicast
+    smem = size_a * a.bits * across * 2 + size_b * b.bits * (down + ceil(m / 64))
+    yield Move(
+        model=model.name,
+        step=step,
+        linear=linear.name,
+        what="operands",
+        hbm=(size_a * a.read + size_b * b.read) * machine.hbm_reads,
+        l2=l2,
+        smem=smem,
+    )
+    # Through shared memory goes what is written: in wgrad half of what crosses HBM is read.
+    through = size_d * min(out, FP32) * 2
+    yield Move(
+        model=model.name, step=step, linear=linear.name, what="output", hbm=size_d * out, l2=size_d * out, smem=through
+    )
+
+
+def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
+    """Tokens to their experts and back, in both passes: once per node over InfiniBand, once per expert over NVLink."""
+    assert model.experts
+    nodes = model.experts.nodes if model.experts.nodes > 1 else 0
+    copies = model.experts.active + max(nodes - (1 if machine.own_node else 0), 0)
+    elements = model.tokens * model.hidden * copies
+    for step, carried in (("fprop", scheme.activation), ("dgrad", scheme.gradient)):
+        for what, bits in (("dispatch", carried.dispatch), ("combine", carried.combine)):
+            size = elements * bits / 8
+            yield Move(model=model.name, step=step, linear="", what=what, network=size)
+
+
+def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> dict[str, float]:
+    """Bytes of each Linear's input kept from forward to backward."""
+    kept = {}
+    for linear in model.linears:
+        rows = model.tokens
+        if linear.expert and model.experts:
+            rows *= model.experts.active + model.experts.shared
+        kept[linear.name] = rows * linear.k * (scheme if linear.name in about else plain).activation.kept / 8
+    return kept

@@ -1,0 +1,239 @@
+"""Margins, break-even and sensitivity of verdicts; reports rebuilt from their result; proposals side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from codesign.__main__ import run
+from codesign.claims import bars, judge
+from codesign.compare import compare, results_of
+from codesign.curves import with_bits
+from codesign.evaluate import evaluate, read_result
+from codesign.evidence import Alternative, Figure
+from codesign.proposal import Claim, load_proposal, parse_proposal
+from codesign.report import write as report
+from codesign.resampling import figures, weights
+from codesign.sensitivity import figure_with
+from codesign.trial import Sampling
+from isa_model import InputError
+from isa_model.diagnostics import parse_yaml
+
+ROOT = Path(__file__).parent.parent
+SAMPLING = Sampling(rows=4, columns=4, seeds=(0, 1))
+BITS = """proposal: bits
+title: More bits
+source: the tests
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+change:
+  stages:
+    fuse: {fraction_bits: 20, result: {format: fp32, rounding: toward-zero}}
+software: {group: null}
+workloads: [deepseek-v3.fprop.kv-b]
+tensors: [normal]
+claims:
+  - {metric: numerics.relative_frobenius, relative_to: software, at_most: 1.0}
+"""
+LOG = """proposal: log
+title: LogFMT
+source: the tests
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+path:
+  operands: [activation]
+  steps: [{at: dispatch, logfmt: 8}]
+software: {path: [{at: dispatch, to: e4m3, scale: ue8m0}]}
+workloads: [deepseek-v3.fprop.kv-b, deepseek-v3.fprop.q-b]
+tensors: [normal]
+claims:
+  - {metric: cast.relative_error, relative_to: software, at_most: 1.0}
+  - {metric: traffic.network_bytes, relative_to: software, at_most: 1.1}
+  - {metric: traffic.sm_share, at_most: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def results():
+    return [evaluate(parse_proposal(parse_yaml(text, "p.yaml")), SAMPLING) for text in (BITS, LOG)]
+
+
+def figure(value, low=None, high=None, variant="proposal", workload="deepseek-v3.fprop.o", **more):
+    about = {"metric": "numerics.relative_frobenius", "tensors": "normal", "kind": "computed", "source": "test"}
+    ends = {"low": value if low is None else low, "high": value if high is None else high}
+    return Figure(variant=variant, workload=workload, value=value, **about, **ends, **more)
+
+
+def verdict(claim, *of):
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    (found,) = judge(proposal.model_copy(update={"claims": (claim,)}), of)
+    return found
+
+
+# -- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_margin_is_the_distance_to_the_bound_in_parts_of_it():
+    """Positive inside, negative beyond; of both bounds the one that is nearer to breaking."""
+    claim = Claim(metric="numerics.relative_frobenius", at_most=2.0)
+    assert verdict(claim, figure(1.5)).margin == 0.25
+    assert verdict(claim, figure(3.0)).margin == -0.5
+    assert verdict(Claim(metric="numerics.relative_frobenius", at_most=0), figure(0.5)).margin == -0.5
+
+
+def test_a_bar_turns_the_verdict_where_a_case_is_on_the_other_side():
+    """Bars that turn a verdict come first; a case that is not finite breaks any bound."""
+    others = [("length", "K = 1", 1.1), ("length", "K = 2", 1.9), ("source", "huge", None), ("tile", "64", 2.1)]
+    alternatives = tuple(Alternative(assumption=a, other=o, value=v) for a, o, v in others)
+    found = bars(Claim(metric="numerics.relative_frobenius", at_most=2.0), figure(1.5, alternatives=alternatives))
+    assert [(b.assumption, b.flips) for b in found] == [("source", True), ("tile", True), ("length", False)]
+    assert (found[2].low_case, found[2].high_case) == ("K = 1", "K = 2")
+
+
+def test_a_ratio_has_the_interval_of_the_ratio():
+    """Two variants that share their rows are compared row by row: a fixed factor between them is known without doubt."""
+    import numpy as np
+
+    values = np.random.default_rng(0).lognormal(size=50)
+    lines = weights("g", "normal", 50) @ values
+    made = figures("g", "t", {("proposal", None): {"m.x": lines}, ("software", None): {"m.x": 2 * lines}}, ["software"])
+    own = next(f for f in made if f.variant == "proposal")
+    assert own.high > 1.2 * own.low
+    assert own.ratios == {"software": (0.5, 0.5)}
+
+
+def test_counted_figures_are_compared_under_the_same_assumption():
+    """A ratio of traffic reaches over its value under each assumption, both sides changed together."""
+    a, b = (
+        figure(
+            v, v, 9 * v, variant=variant, alternatives=(Alternative(assumption="tile", other="64", value=9 * v * bend),)
+        )
+        for v, variant, bend in ((1.0, "proposal", 1.1), (2.0, "software", 1.0))
+    )
+    a, b = (f.model_copy(update={"kind": "modelled"}) for f in (a, b))
+    found = verdict(Claim(metric="numerics.relative_frobenius", at_most=1, relative_to="software"), a, b)
+    assert (found.deciding.low, found.deciding.value, found.deciding.high) == (0.5, 0.5, 0.55)
+
+
+def test_break_even_is_the_least_number_of_bits_that_keeps_the_claim(results):
+    """At the value found the claim holds where it was decided, at one bit less it does not."""
+    bits, _ = results
+    (found,) = bits.verdicts[0].break_even
+    assert found.parameter == "stages.fuse.fraction_bits"
+    assert (found.own, bits.verdicts[0].judgement) == (20, "supported")
+    assert 13 < found.limit < 20
+    proposal, claim = bits.proposal, bits.proposal.claims[0]
+    (gemm,) = proposal.select("deepseek-v3.fprop.kv-b")
+    for value, kept in ((found.limit, True), (found.limit - 1, False)):
+        instruction = with_bits(proposal.proposed(), "fuse", value)
+        again = figure_with(proposal, claim, gemm, "normal", SAMPLING, instruction)
+        assert (again.high <= 1.0) == kept
+
+
+def test_verdicts_on_numerics_and_casts_have_bars(results):
+    """Other tensors and other lengths are tried for the figure that decided; LogFMT is tried with other bits."""
+    bits, log = (r.verdicts[0] for r in results)
+    assert {b.assumption for b in bits.bars} == {"tensor source", "length of the sums"}
+    assert {b.assumption for b in log.bars} == {"tensor source"}
+    (found,) = log.break_even
+    assert 5 <= found.limit <= 8
+    assert list(found.tried) == [str(b) for b in range(3, 17)]
+
+
+def test_traffic_claims_are_of_a_layer_or_the_part_they_name(results):
+    """Without a workload the model's layer is judged; network bytes of LogFMT-8 are a few scales above E4M3's."""
+    _, log = results
+    assert [v.judgement for v in log.verdicts] == ["supported"] * 2 + ["refuted"]
+    assert log.verdicts[1].deciding.workload == "deepseek-v3"
+    assert log.figures == ()
+
+
+# -- replay ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_rebuilt_from_its_result_byte_for_byte(results, tmp_path):
+    """`report --replay` gives every file of the report again, from result.json alone."""
+    for result in results:
+        folder = tmp_path / result.proposal.proposal
+        report.write(result, folder)
+        before = {p.name: p.read_bytes() for p in folder.iterdir()}
+        (tmp_path / "alone").mkdir()
+        (tmp_path / "alone" / "result.json").write_bytes(before["result.json"])
+        assert (
+            run(["report", "--replay", str(tmp_path / "alone" / "result.json"), "--out", str(tmp_path / "again")]) == 0
+        )
+        assert {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()} == before
+        assert run(["report", "--replay", str(folder)]) == 0
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+        for left in (tmp_path / "alone" / "result.json",):
+            left.unlink()
+        (tmp_path / "alone").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "{", "is no result.json"),
+        (lambda text: json.dumps({"a": 1}), "is no result.json"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 1'), "has version 1 of the schema"),
+        (lambda text: text.replace('"headline"', '"headlines"'), "is damaged at headline"),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_refused(results, tmp_path, change, message):
+    """No JSON, no result, another version, a missing field: each is told in a line."""
+    path = tmp_path / "result.json"
+    path.write_text(change(results[0].model_dump_json(indent=1)))
+    with pytest.raises(InputError, match=message):
+        read_result(path)
+
+
+# -- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_front_is_what_nothing_else_beats(results):
+    """A copy with a larger error is beaten; the original is on the front, and so is one that is better elsewhere."""
+    _, log = results
+    worse = tuple(
+        f.model_copy(update={"value": 2 * f.value}) if f.metric == "cast.relative_error" else f for f in log.casts
+    )
+    leaner = tuple(
+        f.model_copy(update={"value": f.value / 2}) if (f.metric, f.variant) == ("traffic.hbm_bytes", "proposal") else f
+        for f in log.traffic
+    )
+    named = [
+        log.model_copy(update={"proposal": log.proposal.model_copy(update={"proposal": name}), **update})
+        for name, update in (("a", {}), ("b", {"casts": worse}), ("c", {"casts": worse, "traffic": leaner}))
+    ]
+    made = compare(named)
+    assert [(e.proposal, e.front) for e in made.entries] == [("a", True), ("b", False), ("c", True)]
+    assert {"cast.relative_error", "traffic.hbm_bytes"} <= set(made.judged)
+    assert made.entries[2].values["traffic.hbm_bytes"] == 0.5
+
+
+def test_a_comparison_is_a_table_and_a_page(results, tmp_path, capsys):
+    """The command reads reports' folders, prints a row per proposal, and writes a page without script or network."""
+    for result in results:
+        report.write(result, tmp_path / result.proposal.proposal)
+    folders = [str(tmp_path / r.proposal.proposal) for r in results]
+    assert run(["compare", *folders, "--out", str(tmp_path / "c")]) == 0
+    out = capsys.readouterr().out
+    assert "bits" in out
+    assert "log" in out
+    page = (tmp_path / "c" / "comparison.html").read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text())["entries"][0]["proposal"] == "bits"
+
+
+def test_what_cannot_be_compared_is_told(results, tmp_path):
+    """One alone, one twice, and a proposal without a report of what it says now."""
+    with pytest.raises(InputError, match="two proposals or more"):
+        compare(results[:1])
+    with pytest.raises(InputError, match="is there twice"):
+        compare([results[0], results[0]])
+    (tmp_path / "p.yaml").write_text(LOG)
+    with pytest.raises(InputError, match="has no report yet"):
+        results_of([str(tmp_path / "p.yaml")], tmp_path)
+    report.write(results[1], tmp_path / "log")
+    assert results_of([str(tmp_path / "p.yaml")], tmp_path)[0].proposal == results[1].proposal
+    (tmp_path / "p.yaml").write_text(LOG.replace("at_most: 1.1", "at_most: 1.2"))
+    with pytest.raises(InputError, match="changed since its report"):
+        results_of([str(tmp_path / "p.yaml")], tmp_path)

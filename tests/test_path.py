@@ -1,0 +1,247 @@
+"""Paths: what casts, transposed reads and the network do to a tensor, and the bytes a layer moves."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codesign.manual import path_page
+from codesign.proposal import load_proposal, parse_proposal
+from codesign.traffic.count import Flow, Machine, Scheme, flow, moves
+from codesign.traffic.evidence import ENERGIES, gather
+from codesign.workloads.gemms import models
+from isa_model import InputError
+from isa_model.cast import Cast, quantise
+from isa_model.diagnostics import parse_yaml
+from isa_model.path import Step, exactly_once, walk
+
+ROOT = Path(__file__).parent.parent
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+
+
+def steps(*given):
+    return tuple(Step.model_validate(s) for s in given)
+
+
+def tensor(seed=0, shape=(256, 384), spread=1.0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * np.exp(spread * rng.standard_normal((shape[0], 1)))
+    return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def error(given, x):
+    return np.linalg.norm(walk(given, x).values - x) / np.linalg.norm(x)
+
+
+# -- numerics --------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_without_steps_delivers_the_tensor():
+    """Nothing on the way, nothing lost."""
+    x = tensor()
+    assert np.array_equal(walk((), x).values, x)
+
+
+def test_one_step_is_one_cast():
+    """A path of one step gives what `quantise` gives, wherever it happens: the place costs bytes, not bits."""
+    x = tensor()
+    once = quantise(Cast(), x).values()
+    for place in ("kernel", "register", "copy-engine", "near-memory"):
+        assert np.array_equal(walk(steps({"at": place}), x).values, once)
+
+
+def test_power_of_two_scales_survive_the_second_layout_and_fp32_scales_do_not():
+    """Requantised from 1x128 to 128x1, powers of two lose nothing but underflow; FP32 scales add an error of their own."""
+    x = tensor()
+    for scale, exact in (("ue8m0", True), ("fp32", False)):
+        twice = steps({"at": "kernel", "scale": scale}, {"at": "operand-read", "group": [128, 1], "scale": scale})
+        first, both = walk(twice[:1], x).values, walk(twice, x).values
+        normal = np.abs(first) > np.abs(first).max(axis=0, keepdims=True) * 2.0**-13  # far from where E4M3 underflows
+        assert np.array_equal(first[normal], both[normal]) == exact
+    assert error(twice, x) > 1.2 * error(exactly_once(twice), x)
+
+
+def test_the_largest_old_scale_as_the_new_one_moves_no_normal_element():
+    """With the largest of the old scales nothing is looked at, and only subnormals of the new scale can change."""
+    x = tensor(spread=2.0)
+    given = steps(
+        {"at": "kernel", "scale": "ue8m0"},
+        {"at": "operand-read", "group": [128, 1], "scale": "ue8m0", "scale_from": "scales"},
+    )
+    before, after = quantise(given[0], x), walk(given, x)
+    largest = np.repeat(
+        before.scale_values().reshape(2, 128, 3).max(axis=1).repeat(128, axis=0), 128, axis=1
+    )  # per block of 128 tokens and 128 features
+    normal = np.abs(before.values()) >= largest * 2.0**-6
+    assert np.array_equal(before.values()[normal], after.values[normal])
+    assert walk(given, x).underflow >= walk(given[:1], x).underflow
+
+
+def test_a_second_quantisation_from_bf16_is_one_cast():
+    """A step that reads the original is not touched by what came before."""
+    x = tensor()
+    given = steps({"at": "copy-engine"}, {"at": "operand-read", "reads": "original", "group": [128, 1]})
+    assert np.array_equal(walk(given, x).values, walk(exactly_once(given), x).values)
+
+
+def test_logfmt_of_8_bits_beats_e4m3_on_normal_data_and_10_bits_beat_8():
+    """The order that the report of LogFMT gives, here by relative error of the tensor."""
+    x = tensor(spread=0.0)
+    log8, log10 = (steps({"at": "dispatch", "logfmt": bits}) for bits in (8, 10))
+    assert error(log10, x) < error(log8, x) < error(steps({"at": "dispatch", "scale": "ue8m0"}), x)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**31), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["logfmt", "turn", "e5m6"]))
+def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
+    """Shapes that are no multiple of a group arrive in their shape, finite, every sign kept."""
+    x = tensor(seed, (rows, columns))
+    given = {
+        "logfmt": steps({"at": "combine", "logfmt": 8}),
+        "turn": steps({"at": "kernel", "scale": "ue8m0"}, {"at": "operand-read", "group": [128, 1], "scale": "ue8m0"}),
+        "e5m6": steps({"at": "cache", "to": "e5m6", "scale": "ue8m0"}),
+    }[kind]
+    values = walk(given, x).values
+    assert values.shape == x.shape
+    assert np.isfinite(values).all()
+    assert (values * x >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("{at: network}", "is not allowed here"),
+        ("{at: dispatch, logfmt: 8, group: [128, 1]}", "LogFMT has tiles of one token"),
+        ("{at: operand-read, scale_from: scales, scale: fp32}", "only among powers of two"),
+        ("{at: operand-read, scale_from: scales, scale: ue8m0, reads: original}", "the original has no scales"),
+        ("{at: kernel, on_sms: false}", "is no communication"),
+        ("{at: copy-engine, group: null}", "the group's largest must be known first"),
+        ("{at: kernel, to: e4m4x}", "unknown number format"),
+    ],
+)
+def test_steps_that_make_no_sense_are_told_where_they_stand(step, message):
+    """A wrong step is an error at its line, with the rule it breaks."""
+    text = f"""proposal: p
+title: t
+source: s
+base: {FP8}
+path:
+  operands: [activation]
+  steps:
+    - {step}
+claims: [{{metric: cast.relative_error, at_most: 1}}]
+"""
+    with pytest.raises(InputError) as told:
+        parse_proposal(parse_yaml(text, "p.yaml"))
+    assert message in str(told.value)
+    assert "p.yaml:8:" in str(told.value)
+
+
+def test_a_path_has_a_manual_page():
+    """Each step says where it happens, what it reads, its groups, its scale's rule, and what an engine must hold."""
+    given = steps({"at": "copy-engine"}, {"at": "dispatch", "logfmt": 8, "on_sms": False})
+    text = " ".join(path_page(given, ("activation",)).lines)
+    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "beside the SMs"):
+        assert words in text
+
+
+# -- traffic ---------------------------------------------------------------------------------------------------------
+
+
+def total(scheme, level, model="llama-3-8b", step=None, what=None):
+    found = moves(models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, Machine())
+    return sum(getattr(m, level) for m in found if step in (None, m.step) and what in (None, m.what))
+
+
+def test_todays_path_reads_2_writes_1_and_reads_1_byte_again():
+    """facts.md, section 2: an activation is read in BF16 and written in FP8 by the cast, and read in FP8 by the GEMM."""
+    eight = Scheme(Flow(bits=8), Flow(bits=8), Flow(bits=8))
+    inputs = sum(4096 * x.k for x in models()["llama-3-8b"].linears)
+    weights = sum(x.n * x.k for x in models()["llama-3-8b"].linears)
+    assert total(eight, "hbm", step="fprop", what="cast") == 3 * inputs
+    assert total(eight, "hbm", step="fprop", what="operands") == inputs + weights
+    fused = Scheme(Flow(bits=8, at="copy-engine"), Flow(bits=8), Flow(bits=8))
+    assert total(fused, "hbm", step="fprop", what="cast") == 0
+    assert total(fused, "hbm", step="fprop", what="operands") == 2 * inputs + weights
+    near = Scheme(Flow(bits=8, at="near-memory"), Flow(bits=8), Flow(bits=8))
+    assert total(near, "hbm", step="fprop", what="operands") == inputs + weights
+
+
+def test_l2_traffic_is_that_of_a_loop_over_tiles():
+    """Operand bytes from L2 equal a count tile by tile, multicast serving two CTAs."""
+    eight = Scheme(Flow(bits=8), Flow(bits=8), Flow(bits=8))
+    counted = 0
+    for x in models()["llama-3-8b"].linears:
+        for m, n, k in ((4096, x.n, x.k), (4096, x.k, x.n), (x.n, x.k, 4096)):
+            counted += sum(128 * k + 128 * k / 2 for _ in range(-(-m // 128)) for _ in range(-(-n // 128)))
+    assert total(eight, "l2", what="operands") == counted
+
+
+def test_a_transposed_read_spares_what_is_turned_in_memory():
+    """Without turned copies wgrad reads what fprop read; one layout of the gradient is written instead of two."""
+    plain, read = Flow(bits=8), Flow(bits=8, turned_on_read=True)
+    before, after = Scheme(plain, plain, plain), Scheme(read, read, plain)
+    assert total(before, "hbm", what="turn") > 0 == total(after, "hbm", what="turn")
+    gradients = sum(4096 * x.n for x in models()["llama-3-8b"].linears)
+    assert (
+        total(before, "hbm", "llama-3-8b", "dgrad", "cast") - total(after, "hbm", "llama-3-8b", "dgrad", "cast")
+        == gradients
+    )
+
+
+def test_experts_see_the_tokens_that_are_sent_to_them():
+    """DeepSeek-V3: 8 routed and 1 shared expert per token, 4 + 1 experts on a GPU; 8 + 4 copies of a token on the network."""
+    eight = Scheme(Flow(bits=8), Flow(bits=8), Flow(bits=8))
+    found = [m for m in moves(models()["deepseek-v3"], eight, frozenset(), eight, Machine()) if m.step == "fprop"]
+    operands = [m.hbm for m in found if (m.linear, m.what) == ("down", "operands")]
+    assert operands == [8 * 4096 * 2048 + 4 * 7168 * 2048, 4096 * 2048 + 7168 * 2048]  # routed, shared
+    (combine,) = [m for m in found if m.what == "combine"]
+    assert combine.network == 4096 * 7168 * 12 * 2
+
+
+def test_a_path_turns_into_a_flow():
+    """Each place changes its own part; scales count with their share of a group."""
+    made = flow(
+        Flow(),
+        steps(
+            {"at": "register", "scale": "ue8m0"},
+            {"at": "cache", "to": "e5m6", "scale": "ue8m0"},
+            {"at": "operand-read", "group": [128, 1], "scale": "ue8m0"},
+            {"at": "dispatch", "logfmt": 8},
+        ),
+    )
+    assert (made.at, made.bits, made.cached, made.turned_on_read) == ("register", 8 + 8 / 128, 12 + 8 / 128, True)
+    assert (made.dispatch, made.combine) == (8 + 64 / 128, 16)
+
+
+def test_figures_say_unit_kind_and_source_and_energy_follows_from_bytes():
+    """Every traffic figure is modelled and every energy assumed; a layer's joules are its bytes times the table's energies."""
+    proposal = load_proposal(ROOT / "proposals/fp8-dispatch.yaml")
+    figures, _ = gather(proposal)
+    of = {(f.metric, f.variant, f.workload): f for f in figures}
+    assert {f.kind for f in figures if f.metric.startswith("traffic") and f.metric != "traffic.sm_share"} == {
+        "modelled"
+    }
+    joules = of["energy.joules", "software", "deepseek-v3"]
+    assert joules.kind == "assumed"
+    model = models()["deepseek-v3"]
+    multiplies = sum(3 * 4096 * (9 if x.expert else 1) * x.n * x.k for x in model.linears)
+    expected = multiplies * ENERGIES["multiply"][1]
+    for level in ("hbm", "l2", "smem", "network"):
+        expected += of[f"traffic.{level}_bytes", "software", "deepseek-v3"].value * ENERGIES[level][1]
+    assert joules.value == pytest.approx(expected * 1e-12, rel=1e-5)
+    assert joules.low < joules.value < joules.high
+    assert all(f.source for f in figures)
+
+
+def test_passes_and_linears_add_up_to_the_layer():
+    """The three passes sum to the layer; within a pass, Linears and communication do."""
+    figures, _ = gather(load_proposal(ROOT / "proposals/warp-level-cast.yaml"))
+    of = {(f.metric, f.variant, f.workload): f.value for f in figures}
+    for metric in ("traffic.hbm_bytes", "traffic.l2_bytes", "traffic.smem_bytes", "energy.joules"):
+        for variant in ("software", "proposal"):
+            passes = sum(of[metric, variant, f"deepseek-v3.{p}"] for p in ("fprop", "dgrad", "wgrad"))
+            assert passes == pytest.approx(of[metric, variant, "deepseek-v3"], rel=1e-5)
