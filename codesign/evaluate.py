@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from codesign import casts, manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
+from codesign.cost.plots import plots as cost_plots
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
@@ -63,6 +64,8 @@ class Result(Spec):
     figures: tuple[Figure, ...]
     costs: tuple[Figure, ...] = ()
     """Of the hardware, over the base's; empty without a record."""
+    cost_plots: tuple[Plot, ...] = ()
+    """Curves of cost and error against area, the proposal marked; empty without costs or for a base that is not the curves'."""
     casts: tuple[Figure, ...] = ()
     """Of what the proposal's path does to its operands; empty without a path."""
     traffic: tuple[Figure, ...] = ()
@@ -136,6 +139,7 @@ def evaluate(
         labels=LABELS,
         figures=evidence.figures,
         costs=costs,
+        cost_plots=cost_plots(proposal) if costs else (),
         casts=arrived,
         traffic=moved,
         moves=moves,

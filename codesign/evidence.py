@@ -55,6 +55,8 @@ class Series(Spec):
     variant: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
+    labels: tuple[str, ...] = ()
+    """A name to write at each point."""
 
 
 class Plot(Spec):

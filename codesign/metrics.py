@@ -134,6 +134,22 @@ METRICS: dict[str, Metric] = {
             "lower",
             "further cycles of latency of the proposed dot-product unit, registers after as many gates as in the base",
         ),
+        Metric(
+            "cost.cycle_ratio",
+            "1",
+            "lower",
+            "least cycle time of the proposed dot-product unit over the base's, registers after as many gates",
+        ),
+        Metric(
+            "cost.extra_register_bits",
+            "bit",
+            "lower",
+            "further pipeline register bits of the proposed dot-product unit, registers after as many gates as in the base",
+        ),
+        Metric("cost.scale_bandwidth", "B/cycle", "lower", "bytes of scales that an SM reads per cycle at full rate"),
+        Metric(
+            "cost.scale_storage", "B", "lower", "shared memory of an SM that holds the scales of the tiles in flight"
+        ),
         Metric("cost.scale_traffic", "1", "lower", "bits of scales read over bits of operands read"),
         Metric(
             "training.loss_gap",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from codesign.cost.records import Record
 from codesign.evidence import Alternative, Kind
-from isa_model.instruction import Instruction
+from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
 """Of one Hopper SM, dense; half of that for each doubling of operand bits. NVIDIA H100 data sheet: 1979 TFLOP/s of FP8 over
@@ -17,6 +17,12 @@ Core GPU Architecture, 2022)."""
 SM_SHARE = (0.4, 0.55, 0.7)
 """Share of the die's transistors that are in SMs: least, taken, most. Assumed; the rest is L2, memory controllers, links."""
 TRANSISTORS_PER_NAND2 = 4
+TILE = (128, 256, 128)
+"""Rows of A, columns of B and K that a thread block holds in shared memory per stage. Assumed, as CUTLASS's and DeepGEMM's."""
+STAGES = (2, 4, 6)
+"""Such stages in flight: least, taken, most. Assumed."""
+SHARED_MEMORY_BYTES_PER_CYCLE = 128
+"""Of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,76 @@ def scale_traffic(spec: Instruction) -> ChipFigure:
         bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
     share = bits / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
+
+
+def cycle_ratio(new: Record, old: Record) -> ChipFigure:
+    """Least cycle time of the new unit over the old one's, registers after as many gates in both."""
+    ratio = new.pipelined.period_fo4 / old.pipelined.period_fo4
+    # With registers freely placed, the same clock costs stages instead: then the ratio is 1.
+    return ChipFigure(
+        "cost.cycle_ratio",
+        ratio,
+        min(1.0, ratio),
+        max(1.0, ratio),
+        "modelled",
+        f"{new.pipelined.period_fo4:.0f} FO4 over {old.pipelined.period_fo4:.0f}, unsized; to 1 with registers balanced",
+    )
+
+
+def extra_register_bits(new: Record, old: Record) -> ChipFigure:
+    """Further pipeline register bits of a unit."""
+    bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
+    units = FP8_PRODUCTS_PER_CYCLE // new.products
+    return ChipFigure(
+        "cost.extra_register_bits",
+        bits,
+        min(bits, 0.0),
+        max(bits, 0.0),
+        "modelled",
+        f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage; {units} units per SM (data sheet)",
+    )
+
+
+def scale_bandwidth(spec: Instruction) -> ChipFigure:
+    """Bytes of scales an SM reads per cycle at full rate: once per group, up to at every instruction."""
+    shape = spec.shape
+    cycles = shape.m * shape.n * shape.k / (FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits)
+    once, every = 0.0, 0.0
+    for size, side, axis in _sides(spec, shape.m, shape.n):
+        per_group = size / side.group[1 - axis] * side.format.bits / 8
+        once += per_group * shape.k / side.group[axis]
+        every += per_group * max(1.0, shape.k / side.group[axis])
+    return ChipFigure(
+        "cost.scale_bandwidth",
+        once / cycles,
+        once / cycles,
+        every / cycles,
+        "modelled",
+        f"{shape.m} x {shape.n} x {shape.k} in {cycles:.0f} cycles (data sheet), of {SHARED_MEMORY_BYTES_PER_CYCLE} B per "
+        "cycle of shared memory; a scale read once per group, up to once per instruction",
+    )
+
+
+def scale_storage(spec: Instruction) -> ChipFigure:
+    """Bytes of shared memory that hold the scales of the tiles in flight on an SM."""
+    m, n, k = TILE
+    stage = sum(
+        size / side.group[1 - axis] * max(1.0, k / side.group[axis]) * side.format.bits / 8
+        for size, side, axis in _sides(spec, m, n)
+    )
+    low, taken, high = (stage * count for count in STAGES)
+    return ChipFigure(
+        "cost.scale_storage",
+        taken,
+        low,
+        high,
+        "assumed",
+        f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM",
+    )
+
+
+def _sides(spec: Instruction, m: int, n: int) -> list[tuple[int, ScaleOperand, int]]:
+    """Rows or columns, scales and the axis of K, of each operand that has scales."""
+    scale = spec.scale
+    sides = ((m, scale.a, 1), (n, scale.b, 0)) if scale else ()
+    return [(size, side, axis) for size, side, axis in sides if side is not None]

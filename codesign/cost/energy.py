@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from codesign.cost.library import Library
 from codesign.cost.netlist import Netlist, pack
 from codesign.cost.pipeline import Pipeline, last_reads
-from codesign.cost.vectors import Vectors, one_step, widths
+from codesign.cost.vectors import Vectors, one_step
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.instruction import Instruction
 from isa_model.product import matmul
@@ -30,7 +31,8 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
     a_codes, b_codes = np.asarray(a.codes), np.asarray(b.codes)
     m, n = a_codes.shape[0], b_codes.shape[1]
     steps = min(steps, a_codes.shape[1] // k)
-    c = np.zeros((m, n), code_dtype(spec.accumulator))
+    c = np.zeros((m, n), code_dtype(spec.c_format))
+    chains = spec.c_format == spec.accumulator  # else D is no C, and every step starts from zero
     scale = spec.scale
     rows, columns = (x.ravel() for x in np.indices((m, n)))
     parts: list[dict[str, Any]] = []
@@ -47,21 +49,21 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
             groups = slice(i * k // scale.b.group[0], -(-(i + 1) * k // scale.b.group[0]))
             sides[1] = b_scales[groups]
             part["scale_b"] = sides[1].T[columns // scale.b.group[1]]
-        c = to_codes(spec.accumulator, matmul(step, a_codes[:, window], b_codes[window], c, *sides))
+        d = to_codes(spec.accumulator, matmul(step, a_codes[:, window], b_codes[window], c, *sides))
         parts.append(part)
-        results.append(c.ravel())
+        results.append(d.ravel())
+        c = d if chains else c
     in_turn = {name: np.stack([p[name] for p in parts], axis=1) for name in parts[0]}
     operands = {name: x.reshape(m * n * steps, -1).astype("u8") for name, x in in_turn.items()}
     return Vectors(operands, np.stack(results, axis=1).ravel().astype("u8"))
 
 
-def switched(pipeline: Pipeline, spec: Instruction, vectors: Vectors) -> tuple[float, float]:
+def switched(pipeline: Pipeline, vectors: Vectors) -> tuple[float, float]:
     """Switched capacitance per step in input capacitances of the smallest inverter, without and with glitches."""
     import numpy as np
 
     netlist, stage = pipeline.netlist, np.array(pipeline.stage)
-    bits = widths(spec)
-    new = netlist.settle(netlist.start({n: pack(vectors.operands[n], bits[n]) for n in netlist.inputs}))
+    new = netlist.settle(netlist.start(netlist.packed(vectors.operands)))
     valid = pack(np.ones((len(vectors), 1), np.uint8), 1)[0]
     valid[0] &= ~np.uint64(1)  # the first vector has nothing before it
     old = new << np.uint64(1)
@@ -95,6 +97,12 @@ def switched(pipeline: Pipeline, spec: Instruction, vectors: Vectors) -> tuple[f
     glitchy = float((total * weights).sum()) / steps + registers
     unit = netlist.library.inverter.inputs[0].capacitance
     return quiet / unit, glitchy / unit
+
+
+def held(library: Library, bits: int) -> float:
+    """Energy per step of a register that keeps its value: its clock alone, in the same unit."""
+    clock = max(p.capacitance for p in library.flip_flop.inputs)
+    return 2 * clock * bits / library.inverter.inputs[0].capacitance
 
 
 def _capacitances(netlist: Netlist) -> Any:

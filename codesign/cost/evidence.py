@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from codesign.cost.chip import ChipFigure, extra_cycles, scale_traffic, sm_area
+from codesign.cost.chip import (
+    ChipFigure,
+    cycle_ratio,
+    extra_cycles,
+    extra_register_bits,
+    scale_bandwidth,
+    scale_storage,
+    scale_traffic,
+    sm_area,
+)
 from codesign.cost.library import Library
 from codesign.cost.records import Record, design_sha256, find, measure, shipped
 from codesign.evidence import Alternative, Figure
@@ -26,7 +35,8 @@ METHOD = (
     "compared bit for bit with the model after mapping. Ratios are per product summed; the value is that of the "
     "technology-neutral library without registers, and the interval reaches over the pipelined unit and every other library "
     "with records, 1 % wider for the mapper's noise. Energy is switched capacitance on the workload's operands, the value "
-    "without glitches, the interval with them and without.",
+    "without glitches, the interval with them and without. A product of two scales that the spec rounds is formed once for "
+    "all steps that share it, outside the unit, which is charged its share and a register.",
 )
 
 
@@ -67,7 +77,8 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
         found.append(
             ChipFigure(metric, ratios[0], min(ratios) * (1 - TIE), max(ratios) * (1 + TIE), "modelled", source)
         )
-    found += [extra_cycles(new, old), scale_traffic(spec)]
+    found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old)]
+    found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     if proposal.base.startswith("hopper."):
         found.append(sm_area(new, old, spec))
     for f in found:

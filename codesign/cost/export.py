@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codesign.cost.library import Library
 from codesign.cost.records import DEPTH, design_sha256
-from codesign.cost.rtl.ports import check, ports
+from codesign.cost.rtl.ports import check, ports, shared_uses
 from codesign.cost.vectors import Vectors, adversarial, widths
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -43,6 +43,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "longest path": f"{mapped.netlist.delay / fo4:.0f} FO4, {max(mapped.netlist.levels)} gates",
         f"with registers every {DEPTH} gates": f"{staged.latency} cycles of {staged.period / fo4:.0f} FO4, "
         f"{staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
+        **_sharing(spec),
         "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
     }
     vectors = [_sample(batch, 200) for batch in adversarial(spec, 3, 24)]
@@ -66,6 +67,16 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     except OSError as error:
         raise InputError.of(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
     return figures
+
+
+def _sharing(spec: Instruction) -> dict[str, str]:
+    """What cost figures count otherwise than this unit has it."""
+    uses = shared_uses(spec)
+    if uses == 1:
+        return {}
+    return {
+        "product of scales": f"formed here at every step; cost figures count one multiplier for {uses} steps of units"
+    }
 
 
 def _header(spec: Instruction, rtlil: str) -> str:

@@ -59,6 +59,21 @@ class Netlist:
             ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
         return cls(library, gates, ports["input"], ports["output"], len(number) - 1)
 
+    def feeding(self, reader: Netlist, port: str) -> Netlist:
+        """This netlist and `reader` as one, this one's only output in place of the reader's input `port`."""
+        (mine,) = self.outputs.values()
+        number = dict(zip(reader.inputs[port], mine, strict=True)) | {0: 0, 1: 1}
+
+        def net(old: int) -> int:
+            return number.setdefault(old, self.nets + len(number) - 2 - len(mine))
+
+        gates = [Gate(g.cell, tuple(map(net, g.inputs)), net(g.output)) for g in reader.gates]
+        inputs = {name: [net(x) for x in nets] for name, nets in reader.inputs.items() if name != port}
+        outputs = {name: [net(x) for x in nets] for name, nets in reader.outputs.items()}
+        return Netlist(
+            self.library, [*self.gates, *gates], self.inputs | inputs, outputs, self.nets + len(number) - 2 - len(mine)
+        )
+
     # -- structure -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -164,6 +179,10 @@ class Netlist:
         if code is None:
             code = self._code[cell] = compile(kind.python, cell, "eval")
         return eval(code, {"p": {pin.name: inputs[i] for i, pin in enumerate(kind.inputs)}})
+
+    def packed(self, operands: dict[str, Any]) -> dict[str, Words]:
+        """Codes (vectors, elements) of each input, packed."""
+        return {name: pack(operands[name], len(nets) // operands[name].shape[1]) for name, nets in self.inputs.items()}
 
     def start(self, stimulus: dict[str, Any]) -> Words:
         """Nets (nets, words) with constants and inputs set; `stimulus` holds packed bits (bits, words) by port."""

@@ -1,6 +1,8 @@
 """Records: what one design costs in one library, proven equal to the model, with everything it was made with.
 
 Designs are known by the hash of what makes hardware: names, prose and the shape outside one step do not count.
+Where the spec rounds the product of two scales, that product is formed outside the unit, once for all steps it serves
+(`ports.shared_uses`), and the unit is charged its share and a register that holds it.
 """
 
 from __future__ import annotations
@@ -8,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codesign.cost.rtl.ports import check
+from codesign.cost.rtl.ports import check, shared_uses
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
     from codesign.cost.library import Library
+    from codesign.cost.netlist import Netlist
     from codesign.cost.vectors import Vectors
 
 FOLDER = Path(__file__).parent / "records"
@@ -53,6 +58,19 @@ class Energy(Spec):
     steps: int
 
 
+class SharedProduct(Spec):
+    """The unit that forms scale_a * scale_b, of which a dot-product unit is charged its share."""
+
+    uses: int
+    """Steps of dot-product units that one product serves."""
+    area: float
+    """Of the whole multiplier, in NAND2 equivalents, without registers."""
+    delay_fo4: float
+    register_bits: int
+    """Bits each dot-product unit holds a product in."""
+    rtlil_sha256: str
+
+
 class Equivalence(Spec):
     """Mapped netlist against the model."""
 
@@ -83,7 +101,9 @@ class Record(Spec):
     versions: dict[str, str]
     commit: str
     area: float
-    """Of the combinational unit, in the library's NAND2, unsized."""
+    """Of the combinational unit, in the library's NAND2, unsized; with its share of what it shares."""
+    shared: SharedProduct | None = None
+    """None where everything is in the unit."""
     blocks: dict[str, float]
     """Area by module, with the hierarchy kept while mapping."""
     gates: int
@@ -103,11 +123,14 @@ def design_sha256(spec: Instruction) -> str:
         operand = (data["scale"] or {}).get(side)
         if operand:
             operand["group"] = min(operand["group"][side == "a"], spec.span)
-    # No hardware here has them (ports.check), so that the hash of every other design need not change.
-    del data["c"], data["widen"]
+    for optional in ("c", "widen"):
+        if data[optional] is None:
+            del data[optional]
     data["stages"] = list(data["stages"].values())
     if spec.scale:
         data["scale"]["onto"] = spec.scaled_stage
+        if shared_uses(spec) > 1:
+            data["scale"]["uses"] = shared_uses(spec)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,30 +152,53 @@ def find(spec: Instruction, library: str) -> Record | None:
     return next((r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted), None)
 
 
-def measure(spec: Instruction, library: Library, workload: Vectors, operands: str, commit: str = "") -> Record:
-    """Generate, synthesise, prove and measure one unit. Needs the extra `cost`; takes half a minute.
+def measure(
+    spec: Instruction, library: Library, workload: Vectors, operands: str, commit: str = "", share: bool = True
+) -> Record:
+    """Generate, synthesise, prove and measure one unit, or take it from the cache. Needs the extra `cost`.
 
-    `workload` are the steps whose energy counts, `operands` says in words what they are. Raises InputError for a spec
+    Takes half a minute. `workload` are the steps whose energy counts, `operands` says in words what they are.
+    `share`: False puts the product of the scales into the unit, to be formed at every step. Raises InputError for a spec
     the generator cannot say, RuntimeError if the netlist is not the model.
     """
     check(spec)
+    from codesign.cost import cache
+    from codesign.cost.rtl.unit import scale_product, unit
+
+    shared = share and shared_uses(spec) > 1
+    sources = [unit(spec, shared), *([scale_product(spec)] if shared else [])]
+    key = cache.key(spec, sources, library, workload, operands)
+    record = cache.read(key)
+    if record is None:
+        record = _measure(spec, library, workload, operands, sources)
+        cache.write(key, record)
+    return record.model_copy(update={"name": spec.name, "commit": commit})
+
+
+def _measure(spec: Instruction, library: Library, workload: Vectors, operands: str, sources: Sequence[str]) -> Record:
     from codesign.cost import synth, verify
     from codesign.cost.energy import switched
     from codesign.cost.pipeline import pipeline
-    from codesign.cost.rtl.unit import unit
 
-    rtlil = unit(spec)
-    netlist = synth.synthesise(rtlil, library).netlist
-    proof = verify.prove(netlist, spec)
-    on_workload = verify.compare(netlist, spec, [workload])
+    rtlil = sources[0]
+    netlist = whole = synth.synthesise(rtlil, library).netlist
+    nand2, fo4 = library.nand2.area, library.fo4
+    share, on_unit = None, workload
+    if len(sources) > 1:
+        share = _share(spec, library, workload, sources[1])
+        whole = share.netlist.feeding(netlist, "scale")
+        scales = verify.outputs(share.netlist, workload)
+        on_unit = replace(workload, operands={**workload.operands, "scale": scales[:, None]})
+    proof = verify.prove(whole, spec)
+    on_workload = verify.compare(whole, [workload])
     golden = verify.against_golden(spec, 200)
     for comparison in (proof, on_workload, golden):
         if comparison.mismatches:
             raise RuntimeError(f"{spec.name}: the netlist is not the model: {comparison.first}")
-    faults, caught = verify.faults_caught(netlist, spec, 40)
+    faults, caught = verify.faults_caught(whole, spec, 40)
     staged = pipeline(netlist, DEPTH)
-    low, high = switched(staged, spec, workload)
-    nand2, fo4 = library.nand2.area, library.fo4
+    low, high = switched(staged, on_unit)
+    blocks = synth.block_areas(rtlil, library) | (share.blocks if share else {})
     return Record(
         name=spec.name,
         design_sha256=design_sha256(spec),
@@ -162,26 +208,77 @@ def measure(spec: Instruction, library: Library, workload: Vectors, operands: st
         recipe_sha256=recipe_sha256(),
         rtlil_sha256=hashlib.sha256(rtlil.encode()).hexdigest(),
         versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
-        commit=commit,
-        area=round(netlist.area / nand2, 1),
-        blocks={k: round(v / nand2, 1) for k, v in sorted(synth.block_areas(rtlil, library).items())},
+        commit="",
+        area=round((netlist.area + (share.area if share else 0)) / nand2, 1),
+        shared=share and share.record,
+        blocks={k: round(v / nand2, 1) for k, v in sorted(blocks.items())},
         gates=len(netlist.gates),
         levels=max(netlist.levels),
         delay_fo4=round(netlist.delay / fo4, 2),
         pipelined=Pipelined(
             levels=DEPTH,
             cycles=staged.latency,
-            register_bits=staged.register_bits,
-            area=round(staged.area / nand2, 1),
+            register_bits=staged.register_bits + (share.record.register_bits if share else 0),
+            area=round((staged.area + (share.staged_area if share else 0)) / nand2, 1),
             period_fo4=round(staged.period / fo4, 2),
         ),
-        energy=Energy(low=round(low), high=round(high), operands=operands, steps=len(workload) - 1),
+        energy=Energy(
+            low=round(low + (share.energy[0] if share else 0)),
+            high=round(high + (share.energy[1] if share else 0)),
+            operands=operands,
+            steps=len(workload) - 1,
+        ),
         equivalence=Equivalence(
             vectors=proof.vectors + on_workload.vectors,
             mismatches=0,
             golden_vectors=golden.vectors,
             faults=faults,
             faults_caught=caught,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A unit's share of the multiplier of scales, in the library's units, with the register that holds a product."""
+
+    netlist: Netlist
+    """Of the whole multiplier."""
+    area: float
+    staged_area: float
+    energy: tuple[float, float]
+    blocks: dict[str, float]
+    record: SharedProduct
+
+
+def _share(spec: Instruction, library: Library, workload: Vectors, source: str) -> _Share:
+    from codesign.cost.energy import held, switched
+    from codesign.cost.pipeline import pipeline
+    from codesign.cost.synth import synthesise
+
+    uses = shared_uses(spec)
+    netlist = synthesise(source, library).netlist
+    bits = len(netlist.outputs["d_out"])
+    register = bits * library.flip_flop.area
+    staged = pipeline(netlist, DEPTH)
+    assert spec.scale
+    assert spec.scale.a
+    # Serving many units, the multiplier takes the scales of another one every cycle.
+    every = spec.scale.a.group[1] // spec.span
+    taken = replace(workload, operands={n: x[::every] for n, x in workload.operands.items()}, d=workload.d[::every])
+    low, high = switched(staged, taken)
+    return _Share(
+        netlist,
+        netlist.area / uses + register,
+        staged.area / uses + register,
+        (low / uses + held(library, bits), high / uses + held(library, bits)),
+        {f"scale product, 1 of {uses}": netlist.area / uses, "scale register": register},
+        SharedProduct(
+            uses=uses,
+            area=round(netlist.area / library.nand2.area, 1),
+            delay_fo4=round(netlist.delay / library.fo4, 2),
+            register_bits=bits,
+            rtlil_sha256=hashlib.sha256(source.encode()).hexdigest(),
         ),
     )
 

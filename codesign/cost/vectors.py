@@ -53,12 +53,19 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[Vector
             None if not count else codes(fmt, rng, shape, kind if kind != "cancel" else "like")
             for count, fmt, shape in _scale_shapes(spec, side)
         ]
-        c = codes(spec.accumulator, rng, (side, side), kind)
+        c = codes(spec.c_format, rng, (side, side), kind)
         yield _batch(step, a, b, c, *scales)
-        sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), scales[0], scales[1]))
-        sign = 1 << (spec.accumulator.bits - 1 - spec.accumulator.high_padding)
-        nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
-        yield _batch(step, a, b, ((sum_alone ^ sign) + nearby).astype(c.dtype), *scales)
+        if spec.c_format == spec.accumulator:
+            sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), scales[0], scales[1]))
+            nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
+            c = negated(spec.accumulator, sum_alone) + nearby
+            yield _batch(step, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), *scales)
+
+
+def negated(fmt: Format, codes: Any) -> Any:
+    """Codes of the numbers with the other sign, as signed integers."""
+    wide = codes.astype("i8")
+    return -wide if fmt.kind == "integer" else wide ^ 1 << (fmt.bits - 1 - fmt.high_padding)
 
 
 def random_bits(spec: Instruction, seed: int, side: int) -> Vectors:
@@ -71,7 +78,7 @@ def random_bits(spec: Instruction, seed: int, side: int) -> Vectors:
         one_step(spec),
         codes(spec.a, rng, (side, spec.span), "bits"),
         codes(spec.b, rng, (spec.span, side), "bits"),
-        codes(spec.accumulator, rng, (side, side), "bits"),
+        codes(spec.c_format, rng, (side, side), "bits"),
         *scales,
     )
 
@@ -108,7 +115,7 @@ def _batch(step: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale
 
 def widths(spec: Instruction) -> dict[str, int]:
     """Bits of one element of each port."""
-    result = {"a": spec.a.bits, "b": spec.b.bits, "c": spec.accumulator.bits}
+    result = {"a": spec.a.bits, "b": spec.b.bits, "c": spec.c_format.bits}
     if spec.scale and spec.scale.a:
         result["scale_a"] = spec.scale.a.format.bits
     if spec.scale and spec.scale.b:
@@ -125,6 +132,8 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
     bits = rng.integers(0, 1 << fmt.bits, shape, dtype="u8")
     if kind == "bits":
         return bits.astype(dtype)
+    if fmt.kind == "integer":
+        return _integer_codes(fmt, rng, shape, kind).astype(dtype)
     top = (1 << fmt.exponent_bits) - 1
     middle = fmt.bias if fmt.exponent_bits > 5 else top // 2
     draw = {
@@ -143,3 +152,21 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
         flip = np.uint64(1 << (low + fmt.exponent_bits))
         result[..., half : 2 * half] = result[..., :half] ^ flip
     return result.astype(dtype)
+
+
+def _integer_codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+    """Codes of integers, of one of the `KINDS` but random bits."""
+    mask, top = (1 << fmt.bits) - 1, fmt.max_finite_magnitude
+    low = -top - 1 if fmt.signed else 0
+    near = rng.integers(-2 if fmt.signed else 0, 3, shape)
+    values = {
+        "like": near << max(fmt.bits // 2 - 2, 0),
+        "sparse": near * (rng.random(shape) < 0.4),
+        "cancel": rng.integers(low, top + 1, shape),
+        "ends": rng.choice([low, low + 1, -1 if fmt.signed else top - 1, 0, top], shape, p=[0.3, 0.1, 0.1, 0.2, 0.3]),
+    }[kind]
+    if kind == "cancel" and shape[-1] > 1:
+        half = shape[-1] // 2
+        values[..., half : 2 * half] = -values[..., :half]
+    codes: NDArray[Any] = values & mask
+    return codes

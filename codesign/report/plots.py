@@ -16,6 +16,15 @@ STYLES = {
     "software": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "proposal": {"color": "#009E73", "linestyle": "-", "marker": "D"},
     "exact": {"color": "#555555", "linestyle": ":", "marker": ""},
+    # curves of many designs, under the marks of the variants
+    "area": {"color": "#332288", "linestyle": "-", "marker": "."},
+    "delay": {"color": "#882255", "linestyle": "--", "marker": "."},
+    "energy": {"color": "#997700", "linestyle": "-.", "marker": "."},
+    "curve": {"color": "#777777", "linestyle": ":", "marker": "."},
+    "energy_points": {"color": "#997700", "linestyle": "", "marker": "^"},
+    "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
+    "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
+    "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
 }
 SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
@@ -53,7 +62,10 @@ def svg(plot: Plot) -> str:
                     **style,
                 )
             else:
-                axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=4, **style)
+                size = 7 if len(series.x) == 1 else 4
+                axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=size, **style)
+            for x, value, name in zip(series.x, y, series.labels, strict=False):
+                axes.annotate(name, (x, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
         if plot.x_scale == "log2":

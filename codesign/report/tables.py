@@ -45,7 +45,9 @@ def number(value: float | None, unit: str = "1") -> str:
         return f"{value:.1f} dB"
     if value == 0:
         return "0"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:.2e}"
 
 
 def interval(figure: Figure) -> str:
@@ -90,9 +92,12 @@ def break_even(verdict: Verdict) -> list[str]:
 
 
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
-    """A row per design and cost: what, of which design, the figure with its interval, the records."""
+    """A row per design and cost: what, of which design, the figure with its interval, its kind and what it stands on."""
     own = result.proposal.proposal
-    return [(f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f.source) for f in result.costs]
+    return [
+        (f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f"{f.kind}: {f.source}")
+        for f in result.costs
+    ]
 
 
 def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:

@@ -28,7 +28,7 @@ def write(result: Result, folder: Path) -> Path:
 
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.curves)}
+    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.curves, *result.cost_plots)}
     plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
     models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
     plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}

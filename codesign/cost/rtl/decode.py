@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
-from amaranth.hdl import Cat, Const
+from amaranth.hdl import Cat, Const, Mux
 
-from codesign.cost.rtl.block import Block, Exponent, Term, Wire, add
+from codesign.cost.rtl.block import Block, Exponent, Term, Wire, add, any_of, leading_zeros, shift_left
 from codesign.cost.rtl.carry_save import multiply
 from isa_model.formats import Format
 from isa_model.stage import is_named
 
 
-def decode(block: Block, fmt: Format, code: Wire, flush: bool = False) -> Term:
-    """A number of a format. `flush`: subnormals and negative zeros are read as +0."""
+def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Format | None = None) -> Term:
+    """A number of a format. `flush`: subnormals and negative zeros are read as +0.
+
+    `widen`: a subnormal moves up to its leading bit as far as the exponents of that format allow.
+    """
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
-    name = f"decode_{label(fmt)}" + ("_flushed" if flush else "")
-    out = block.call(name, lambda inner, code: _fields(inner, fmt, code, flush), code=code)
-    return from_fields(fmt, **out)
+    places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
+    name = f"decode_{label(fmt)}" + ("_flushed" if flush else f"_up_to_{places}" if places else "")
+    out = block.call(name, lambda inner, code: _fields(inner, fmt, code, flush, places), code=code)
+    term = from_fields(fmt, **out)
+    if not places:
+        return term
+    lower = term.position
+    position = Exponent(lower.field, lower.offset - places, lower.low, lower.top + places)
+    return replace(term, position=position, align=position.plus(fmt.mantissa_bits))
 
 
 def label(fmt: Format) -> str:
@@ -50,7 +60,7 @@ def from_fields(
     )
 
 
-def _fields(block: Block, fmt: Format, code: Wire, flush: bool) -> dict[str, Wire]:
+def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> dict[str, Wire]:
     m = fmt.mantissa_bits
     magnitude, fraction, biased = code[: fmt.magnitude_bits], code[:m], code[m : fmt.magnitude_bits]
     sign = code[fmt.magnitude_bits] if fmt.signed else Const(0, 1)
@@ -81,10 +91,17 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool) -> dict[str, Wir
     if flush:
         sign, is_zero = sign & normal, ~normal
         fraction = Cat(*[bit & normal for bit in fraction])
+    exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
+    if places:
+        zeros = block.let("zeros", leading_zeros(block, significand))
+        shift = block.let("shift", Mux(zeros > places, places, zeros)[: places.bit_length()])
+        significand = shift_left(block, significand, shift, len(significand))
+        top = (fmt.max_finite_magnitude >> m) + places
+        exponent = block.let("moved", (exponent + places - shift)[: top.bit_length()])
     return {
         "sign": sign,
-        "exponent": Cat(biased[0] | ~normal, biased[1:]),
-        "significand": Cat(fraction, normal),
+        "exponent": exponent,
+        "significand": significand,
         "zero": is_zero,
         "nan": nan,
         "infinity": infinity,
@@ -121,6 +138,22 @@ def times(block: Block, x: Term, y: Term) -> Term:
         nan=nan,
         infinite=(*x.infinite, *y.infinite),
     )
+
+
+def infinite_from(block: Block, product: Term, power: int) -> Term:
+    """A product whose magnitude is at least 2 to this power is an infinity."""
+    position, width = product.position, product.width
+    reached = []
+    for i in range(width):
+        # bit i is the leading one or lower than it; then position + i says whether the power is reached
+        field = power - i - position.offset
+        if field <= position.top:
+            reached.append(product.significand[i] & (position.field >= max(field, 0)))
+    if not reached:
+        return product
+    beyond = any_of(block, "beyond", [block.let("reached", x) for x in reached])
+    significand = block.let("finite", Mux(beyond, 0, product.significand)[:width])
+    return replace(product, significand=significand, infinite=(*product.infinite, beyond))
 
 
 def _is_one(term: Term) -> bool:

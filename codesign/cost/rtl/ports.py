@@ -14,28 +14,57 @@ def scale_counts(spec: Instruction) -> tuple[int, int]:
     return -(-spec.span // a.group[1]) if a else 0, -(-spec.span // b.group[0]) if b else 0
 
 
-def ports(spec: Instruction) -> dict[str, int]:
-    """Inputs of the unit and their bits; element i of a vector starts at bit i times the element's bits."""
-    a_scales, b_scales = scale_counts(spec)
-    widths = {"a": spec.span * spec.a.bits, "b": spec.span * spec.b.bits, "c": spec.accumulator.bits}
+def shared_uses(spec: Instruction) -> int:
+    """Steps of units that one product of scales serves; 1 where each step of each unit has its own.
+
+    A product that the spec rounds is a value to be kept: formed once per group of K, and for all rows and columns that
+    share both scales, by a multiplier outside the dot-product units.
+    """
+    scale = spec.scale
+    if scale is None or scale.product is None or scale.product.format.nan_code is None:
+        return 1
+    assert scale.a
+    assert scale.b
+    steps = min(scale.a.group[1], scale.b.group[0]) // spec.span
+    return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if scale_counts(spec) == (1, 1) else 1
+
+
+def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
+    """Inputs of the unit and their bits; element i of a vector starts at bit i times the element's bits.
+
+    `shared`: the unit takes the product of its scales, `scale`, in place of both.
+    """
+    widths = {"a": spec.span * spec.a.bits, "b": spec.span * spec.b.bits, "c": spec.c_format.bits}
+    if shared:
+        assert spec.scale
+        assert spec.scale.product
+        return {**widths, "scale": spec.scale.product.format.bits}
+    return widths | scale_ports(spec)
+
+
+def scale_ports(spec: Instruction) -> dict[str, int]:
+    """Inputs for scales and their bits."""
+    widths = {}
     if spec.scale and spec.scale.a:
-        widths["scale_a"] = a_scales * spec.scale.a.format.bits
+        widths["scale_a"] = scale_counts(spec)[0] * spec.scale.a.format.bits
     if spec.scale and spec.scale.b:
-        widths["scale_b"] = b_scales * spec.scale.b.format.bits
+        widths["scale_b"] = scale_counts(spec)[1] * spec.scale.b.format.bits
     return widths
 
 
 def check(spec: Instruction) -> None:
     """Raises InputError for what the generator does not say."""
-    if spec.a.kind == "integer":
-        raise InputError.of(f"{spec.name}: only floating-point instructions have RTL here, not integer ones")
-    if spec.c is not None and spec.c != spec.accumulator:
-        raise InputError.of(f"{spec.name}: C in a format of its own has no hardware here")
-    if spec.widen is not None and any(spec.widen.min_exponent < x.min_exponent for x in (spec.a, spec.b)):
-        raise InputError.of(f"{spec.name}: widening the operands first has no hardware here")
-    if spec.infinite_from is not None:
-        raise InputError.of(f"{spec.name}: `infinite_from` has no hardware here")
+    if spec.a.kind == "integer" and (len(spec.stages) > 1 or len(next(iter(spec.stages.values())).result) > 1):
+        raise InputError.of(f"{spec.name}: an integer instruction of several stages or registers has no hardware here")
+    if spec.widen is not None and any(spec.widen.min_exponent > x.min_exponent for x in (spec.a, spec.b)):
+        raise InputError.of(f"{spec.name}: widening into a format of fewer exponents has no hardware here")
     for name, stage in spec.stages.items():
+        if stage.aligned and stage.exponent is not None:
+            raise InputError.of(
+                f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "
+                f"{stage.exponent}: no adder has the places for both, so there is no hardware here",
+                "an exact sum may have a fixed exponent; an aligned one goes up with its own",
+            )
         if stage.interleave and spec.span % (stage.terms * stage.interleave.parts):
             raise InputError.of(
                 f"{spec.name}: stage `{name}` deals out more terms than the {spec.span} products of one step",

@@ -102,8 +102,6 @@ def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], r
         kept.append(running)
         addends += aligned(block, stage, [running], largest, own, finest)
     sign, magnitude = signed_sum(block, name, addends)
-    if stage.exponent is not None:
-        raise InputError.of(f"{name}: an aligned sum with a fixed `exponent` has no hardware here")
     total = Term(
         sign,
         magnitude,

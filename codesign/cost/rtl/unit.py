@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from codesign.cost.rtl import integer
 from codesign.cost.rtl.block import Block, Design, Term, Wire
-from codesign.cost.rtl.decode import decode, times
-from codesign.cost.rtl.ports import check, ports, scale_counts
+from codesign.cost.rtl.decode import decode, infinite_from, times
+from codesign.cost.rtl.ports import check, ports, scale_counts, scale_ports
 from codesign.cost.rtl.registers import encode, rounded
 from codesign.cost.rtl.sums import add
 from isa_model.instruction import Instruction
@@ -17,22 +18,31 @@ TOP = "unit"
 """Name of the module."""
 
 
-def unit(spec: Instruction) -> str:
+def unit(spec: Instruction, shared: bool = False) -> str:
     """RTLIL of the combinational unit: module `unit` with inputs a, b, c, scale_a, scale_b and output d_out.
 
-    It takes `span` products and C, and gives D. Raises InputError for a spec the generator cannot say.
+    It takes `span` products and C, and gives D. `shared`: the product of the scales comes in as `scale`, from the unit
+    that `scale_product` writes. Raises InputError for a spec the generator cannot say.
     """
     check(spec)
     design = Design()
 
-    def body(block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None) -> dict[str, Wire]:
-        terms = [
-            times(block, decode(block, spec.a, x, spec.flush_inputs), decode(block, spec.b, y, spec.flush_inputs))
-            for x, y in zip(_split(a, spec.span), _split(b, spec.span), strict=True)
-        ]
-        running = decode(block, spec.accumulator, c, spec.flush_inputs)
+    def body(
+        block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None, scale: Wire = None
+    ) -> dict[str, Wire]:
+        operands = _split(a, spec.span), _split(b, spec.span)
+        if spec.a.kind == "integer":
+            return {"d": integer.dot(block, spec, *operands, c)}
+        xs, ys = (
+            [decode(block, fmt, x, spec.flush_inputs, spec.widen) for x in codes]
+            for fmt, codes in zip((spec.a, spec.b), operands, strict=True)
+        )
+        terms = [times(block, x, y) for x, y in zip(xs, ys, strict=True)]
+        if spec.infinite_from is not None:
+            terms = [infinite_from(block, term, spec.infinite_from) for term in terms]
+        running = decode(block, spec.c_format, c, spec.flush_inputs)
         a_scales, b_scales = scale_counts(spec)
-        scales = Scales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales))
+        scales = Scales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
         names = _labels(list(spec.stages))
@@ -47,7 +57,23 @@ def unit(spec: Instruction) -> str:
         result = _run(block, names[-1], last, deal(last, terms), running)
         return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
 
-    design.define(TOP, body, ports(spec))
+    design.define(TOP, body, ports(spec, shared))
+    return design.rtlil()
+
+
+def scale_product(spec: Instruction) -> str:
+    """RTLIL of the unit that forms one product of scales for many steps: inputs scale_a, scale_b, output d_out."""
+    design = Design()
+    scale = spec.scale
+    assert scale
+    assert scale.product
+    kept = scale.product.format
+
+    def body(block: Block, scale_a: Wire, scale_b: Wire) -> dict[str, Wire]:
+        scales = Scales(block, spec, [scale_a], [scale_b])
+        return {"d": encode(block, kept, scales.factor(0), kept, kept.nan_code)}
+
+    design.define(TOP, body, scale_ports(spec))
     return design.rtlil()
 
 
@@ -58,14 +84,20 @@ def _labels(names: list[str]) -> list[str]:
 
 
 class Scales:
-    """The group scales of a step, and their products, each formed once."""
+    """The group scales of a step, and their products, each formed once; or the one product that comes in ready."""
 
-    def __init__(self, block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> None:
+    def __init__(
+        self, block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], product: Wire = None
+    ) -> None:
         self.block, self.spec = block, spec
         scale = spec.scale
         self.a = [decode(block, scale.a.format, code) for code in a] if scale and scale.a else []
         self.b = [decode(block, scale.b.format, code) for code in b] if scale and scale.b else []
         self.factors: dict[tuple[int, int], Term] = {}
+        if product is not None:
+            assert scale
+            assert scale.product
+            self.factors[0, 0] = decode(block, scale.product.format, product)
 
     def onto(self, terms: Sequence[Term]) -> list[Term]:
         """Each term times the scales of its group, rounded where the spec says so."""
@@ -74,11 +106,12 @@ class Scales:
         span = self.spec.span // len(terms)
         result = []
         for i, term in enumerate(terms):
-            scaled = times(self.block, term, self._factor(i * span))
+            scaled = times(self.block, term, self.factor(i * span))
             result.append(rounded(self.block, scaled, scale.result, positive_zero=False) if scale.result else scaled)
         return result
 
-    def _factor(self, k: int) -> Term:
+    def factor(self, k: int) -> Term:
+        """The scale of the product number k of a step."""
         scale = self.spec.scale
         assert scale is not None
         key = (k // scale.a.group[1] if scale.a else 0, k // scale.b.group[0] if scale.b else 0)
@@ -116,7 +149,7 @@ def _put(block: Block, stage: Stage, total: Term) -> Term:
 
 
 def _split(vector: Wire, count: int) -> list[Wire]:
-    if not count:
+    if not count or vector is None:
         return []
     size = len(vector) // count
     return [vector[i * size : (i + 1) * size] for i in range(count)]

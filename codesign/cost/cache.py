@@ -1,0 +1,67 @@
+"""Measured designs kept in the user's cache: by RTLIL, library, recipe, tools, workload and the sources that measure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from isa_model.instruction import Instruction
+
+if TYPE_CHECKING:
+    from codesign.cost.library import Library
+    from codesign.cost.records import Record
+    from codesign.cost.vectors import Vectors
+
+
+def key(spec: Instruction, sources: Sequence[str], library: Library, workload: Vectors, operands: str) -> str:
+    """Hash of everything a record of a design depends on."""
+    from codesign.cost.records import design_sha256
+
+    tools = [f"{name} {version(name)}" for name in ("amaranth", "pyosys", "numpy")]
+    digest = hashlib.sha256()
+    for text in (design_sha256(spec), *sources, library.name, library.text, *tools, _method(), operands):
+        digest.update(hashlib.sha256(text.encode()).digest())
+    for codes in (*workload.operands.values(), workload.d):
+        digest.update(hashlib.sha256(codes.tobytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def _method() -> str:
+    """Hash of the modules that synthesise, prove and measure; what they write and compare with shows in other inputs."""
+    names = ("energy", "library", "netlist", "pipeline", "records", "synth", "vectors", "verify")
+    texts = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in names]
+    return hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def _path(key: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "codesign" / "cost" / f"{key}.json"
+
+
+def read(key: str) -> Record | None:
+    from codesign.cost.records import Record
+
+    try:
+        return Record.model_validate_json(_path(key).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def write(key: str, record: Record) -> None:
+    """Keep a record; a cache that cannot be written is none."""
+    path = _path(key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(record.model_dump_json(), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        return

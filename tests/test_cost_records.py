@@ -1,0 +1,177 @@
+"""Records of cost, what is drawn and claimed from them, and published figures beside ours."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("amaranth")
+pytest.importorskip("pyosys")
+
+from codesign.claims import judge
+from codesign.cost import outside, records, sweep
+from codesign.cost.circuits import Bench, add_ripple, multiply_integers
+from codesign.cost.designs import designs
+from codesign.cost.evidence import gather
+from codesign.cost.library import Library
+from codesign.cost.plots import plots
+from codesign.cost.rtl.ports import shared_uses
+from codesign.cost.rtl.unit import unit
+from codesign.cost.synth import synthesise
+from codesign.cost.vectors import adversarial
+from codesign.proposal import load_proposal
+from isa_model import InputError, load
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_design_is_known_by_its_hardware():
+    """m, n and prose do not change a design; one fraction bit does."""
+    base = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    assert records.design_sha256(base) == records.design_sha256(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"))
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    assert len({records.design_sha256(proposal.proposed(v)) for v in (None, 13, 17, 25)}) == 3
+
+
+NEW_INSTRUCTIONS = [p for p in sorted((ROOT / "proposals").glob("*.yaml")) if not load_proposal(p).multiplies_as_today]
+
+
+@pytest.mark.parametrize("path", NEW_INSTRUCTIONS, ids=lambda p: p.stem)
+def test_every_shipped_proposal_has_records_and_figures(path):
+    """Base and proposal have records of today's generator and recipe, proven on 100,000 vectors, and so cost figures."""
+    proposal = load_proposal(path)
+    for spec in (proposal.today, proposal.proposed()):
+        record = records.find(spec, "neutral")
+        assert record is not None, spec.name
+        assert record.equivalence.vectors >= 100_000
+        assert record.equivalence.mismatches == 0
+        assert not record.commit.endswith("+")
+        rtlil = unit(spec, shared_uses(spec) > 1)
+        assert hashlib.sha256(rtlil.encode()).hexdigest() == record.rtlil_sha256, (
+            "the generator writes another unit today"
+        )
+    figures = {f.metric: f for f in gather(proposal) if f.at is None}
+    ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
+    per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits"}
+    per_sm = {"cost.sm_area_ratio", "cost.scale_traffic", "cost.scale_bandwidth", "cost.scale_storage"}
+    assert figures.keys() == ratios | per_unit | per_sm
+    for name, figure in figures.items():
+        assert figure.low <= figure.value <= figure.high
+        assert name not in ratios or proposal.base in figure.source
+    verdicts = [v for v in judge(proposal, gather(proposal)) if v.claim.metric.startswith("cost.")]
+    assert verdicts
+    assert all(v.deciding is not None for v in verdicts)
+
+
+def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
+    """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
+    from codesign.cost import evidence
+
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    made = []
+
+    def measured(spec, library, vectors, words):
+        made.append(spec.name)
+        if "at 17" in spec.name:
+            raise InputError.of("no hardware")
+        return records.find(spec, "neutral")
+
+    monkeypatch.setattr(evidence, "find", lambda *_: None)
+    monkeypatch.setattr(evidence, "measure", measured)
+    assert gather(proposal) == ()
+    assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
+
+
+def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkeypatch):
+    """A record is read back by its key; another library, workload or source has another key."""
+    from codesign.cost import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
+    vectors = next(iter(adversarial(spec, 0, 4)))
+    keys = {
+        cache.key(spec, sources, library, batch, words)
+        for sources in (["x"], ["y"])
+        for library in (Library.own(), Library("mine", ""))
+        for batch in (vectors, next(iter(adversarial(spec, 1, 4))))
+        for words in ("a", "b")
+    }
+    assert len(keys) == 16
+    key = keys.pop()
+    assert cache.read(key) is None
+    record = records.find(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), "neutral")
+    cache.write(key, record)
+    assert cache.read(key) == record
+
+
+def test_chip_figures_follow_from_the_records():
+    """Extra gates over an SM's transistors, bytes and cycles of scales by hand; FP32 per 128 and UE8M0 per 32 are 1/32."""
+    from codesign.cost.chip import scale_bandwidth, scale_storage, scale_traffic, sm_area
+
+    for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
+        spec = load_proposal(ROOT / f"proposals/{name}.yaml").proposed()
+        assert scale_traffic(spec).value == 1 / 32
+        assert (
+            scale_bandwidth(spec).value == (64 + 256) / 128
+        )  # one byte per row and column in the 128 cycles of m64n256k32
+        assert scale_storage(spec).value == 4 * (128 + 256) * 4  # four stages of four bytes per row and column
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
+    extra = (new.pipelined.area - old.pipelined.area) * 4 * 128
+    assert sm_area(new, old, proposal.proposed()).value == pytest.approx(1 + extra / (80e9 / 144 * 0.55))
+
+
+def test_published_figures_stand_beside_ours_in_the_docs():
+    """The table in docs/cost.md is the record's; its adder and multiplier are what the flow gives; most are near theirs."""
+    record = outside.shipped()
+    assert outside.table(record) in (ROOT / "docs/cost.md").read_text()
+    rows = {row.quantity: row for row in record.rows}
+    bench = Bench(Library.own())
+    for circuit, what in ((add_ripple, "addition"), (multiply_integers, "multiplication")):
+        reference = {"addition": lambda x, y: x + y & 0xFF, "multiplication": outside._product(8)}[what]
+        row = rows[f"area, 8-bit integer {what}"]
+        area = bench.circuit(circuit, {"x": 8, "y": 8}, reference).area * outside.NAND2_45NM
+        assert row.ours == pytest.approx(area, rel=0.01)
+    near = [*(f"area, {n}-bit integer addition" for n in (8, 16, 32)), "area, 8-bit integer multiplication"]
+    near += ["FP8 (E4M3), window of 24 to 32 bits", "the same, INT8's multipliers with a row per bit"]
+    assert all(rows[name].ours == pytest.approx(rows[name].theirs, rel=0.15) for name in near)
+
+
+def test_a_circuit_that_is_not_its_reference_has_no_figure():
+    """The bench refuses to measure what differs from numpy."""
+    with pytest.raises(RuntimeError, match="differs from its reference"):
+        Bench(Library.own()).circuit(add_ripple, {"x": 4, "y": 4}, lambda x, y: x)
+
+
+def test_the_curves_are_of_proven_designs_of_today():
+    """Every point was compared on 100,000 vectors; more fraction bits never cost less; a point made again has its area."""
+    curves = sweep.shipped()
+    assert all(point.vectors >= 100_000 for point in curves.points)
+    assert not curves.commit.endswith("+")
+    wanted = [(d.curve, d.label) for d in designs()]
+    assert [(p.curve, p.label) for p in curves.points if p.curve != "proposals"] == wanted
+    bits = [point.area for point in curves.curve("fraction-bits")]
+    assert bits == sorted(bits)
+    design = next(d for d in designs() if d.label == "4 terms, 13 bits")
+    point = next(p for p in curves.points if p.label == design.label)
+    assert synthesise(unit(design.spec), Library.own()).netlist.area == pytest.approx(point.area, rel=0.01)
+
+
+def test_the_report_marks_the_proposal_on_the_curves(tmp_path):
+    """Each picture has the proposal's area; no design beats a point of the front in both; another base has no pictures."""
+    proposal = load_proposal(ROOT / "proposals/group-scaled-mma-ue8m0.yaml")
+    pictures = {plot.name: plot for plot in plots(proposal)}
+    assert len(pictures) == 5
+    ratio = next(f for f in gather(proposal) if f.metric == "cost.area_ratio").value
+    for plot in pictures.values():
+        marks = {s.variant: s for s in plot.series if len(s.x) == 1 and not s.labels}
+        assert ratio in (*marks["proposal"].x, *marks["proposal"].y)
+    for name in ("cost-accumulation", "cost-total"):
+        series = {s.variant: s for s in pictures[name].series}
+        front = list(zip(series["front"].x, series["front"].y, strict=True))
+        for s in (series["area"], series["energy_points"], series["curve_points"], series["shipped"]):
+            for x, y in zip(s.x, s.y, strict=True):
+                assert not any(x < fx and y < fy for fx, fy in front), s.label
+    text = (ROOT / "proposals/group-scaled-mma-ue8m0.yaml").read_text()
+    (tmp_path / "p.yaml").write_text(text.replace("m64n256k32.f32.e4m3.e4m3", "m64n256k32.f32.e5m2.e5m2"))
+    assert plots(load_proposal(tmp_path / "p.yaml")) == ()
