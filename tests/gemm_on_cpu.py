@@ -113,7 +113,7 @@ def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "check_device", lambda x: None)
         patch.setattr(run, "tensor_map", tensor_map)
-        patch.setattr(run, "_kernel", Kernel)
+        patch.setattr(run, "_kernel", lambda tile, device: Kernel(tile))
         patch.setattr(run, "_multiprocessors", lambda device: multiprocessors)
         run.prepare(x, scales, promote, add, tile)
     return x.out

@@ -54,9 +54,6 @@ _PROGRAMMATIC_SERIALIZATION = (
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
-EARLY = bool(int(os.environ.get("EARLY", "1")))
-
-
 @cache
 def _cuda() -> Any:
     return ctypes.CDLL("libcuda.so.1")
@@ -84,18 +81,6 @@ class Kernel:
             _check(_cuda().cuFuncSetAttribute(self.function, _MAX_DYNAMIC_SHARED, shared), "reserving shared memory")
             self.shared = shared
 
-    def clusters(self, shared: int) -> int:
-        """Clusters of this kernel that the GPU holds at once."""
-        self.reserve(shared)
-        attribute = _Attribute(id=_CLUSTER_DIMENSION)
-        attribute.value[:3] = [self.cluster, 1, 1]
-        config = _Config((self.cluster, 1, 1), (self.threads, 1, 1), shared, None, ctypes.pointer(attribute), 1)
-        count = ctypes.c_int()
-        _check(
-            _cuda().cuOccupancyMaxActiveClusters(ctypes.byref(count), self.function, ctypes.byref(config)), "occupancy"
-        )
-        return count.value
-
     def launch(self, ctas: int, shared: int, arguments: list[Any]) -> Launch:
         """A launch ready to be issued again and again; `arguments` are ctypes values by kernel parameter."""
         self.reserve(shared)
@@ -112,7 +97,7 @@ class Launch:
         attributes[0].value[:3] = [kernel.cluster, 1, 1]
         attributes[1].value[0] = 1
         self.attributes = attributes
-        self.config = _Config((ctas, 1, 1), (kernel.threads, 1, 1), shared, None, attributes, 2 if EARLY else 1)
+        self.config = _Config((ctas, 1, 1), (kernel.threads, 1, 1), shared, None, attributes, 2)
         self.reference = ctypes.byref(self.config)
         self.function = kernel.function
         self.call = _cuda().cuLaunchKernelEx

@@ -103,7 +103,7 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
         k=k,
         groups=groups,
     )
-    kernel = _kernel(tile)
+    kernel = _kernel(tile, x.a.device.index)
     return kernel.launch(tile.ctas(problem, multiprocessors), tile.shared_bytes(groups), [*maps, arguments])
 
 
@@ -112,8 +112,12 @@ def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
 
 
 @cache
-def _kernel(tile: Tile) -> Kernel:
-    return Kernel(compiled(tile.source), tile.threads, tile.cluster)
+def _kernel(tile: Tile, device: int) -> Kernel:
+    """The kernel of a tile, loaded once for each GPU."""
+    import torch
+
+    with torch.cuda.device(device):
+        return Kernel(compiled(tile.source), tile.threads, tile.cluster)
 
 
 @cache
