@@ -72,8 +72,8 @@ def svg(plot: Plot) -> str:
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(plot.series[0].x), [f"{x:g}" for x in plot.series[0].x])
             axes.minorticks_off()
-        if plot.y_scale == "log10":
-            axes.set_yscale("log")
+        if plot.y_scale == "log10" and any(y and y > 0 for series in plot.series for y in series.y):
+            axes.set_yscale("log")  # where every error is zero there is nothing to scale
         figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
         return written(figure)
 

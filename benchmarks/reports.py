@@ -1,0 +1,59 @@
+"""Every shipped proposal's report, the comparison pages and their index: `python benchmarks/reports.py`.
+
+Writes under reports/, about a minute a proposal on two cores. The commit that the reports name is the one at hand, so
+start from a clean tree.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "reports"
+COMPARED = {
+    "compare-instructions": (
+        "Instructions side by side",
+        "higher-precision-accumulation configurable-accumulation group-scaled-mma group-scaled-mma-ue8m0 "
+        "group-scaled-mma-ue4m3 weight-blocks-2d",
+    ),
+    "compare-paths": (
+        "Ways of operands side by side",
+        "fused-tma-cast near-memory-cast warp-level-cast transposed-read-requantised",
+    ),
+}
+
+
+def run(*arguments: str) -> None:
+    """A command of codesign; a refuted claim (exit code 1) is no failure."""
+    result = subprocess.run([sys.executable, "-m", "codesign", *arguments], cwd=ROOT, check=False)
+    if result.returncode not in (0, 1):
+        raise SystemExit(result.returncode)
+
+
+def index() -> str:
+    """reports/README.md: a line on each report."""
+    from codesign.evaluate import read_result
+
+    lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
+    lines += [f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items()]
+    lines += ["", "| proposal | what the evidence says |", "|---|---|"]
+    for path in sorted(REPORTS.glob("*/result.json")):
+        result = read_result(path)
+        name = path.parent.name
+        said = f"{result.headline} [Read]({name}/report.md), [page]({name}/report.html)"
+        lines.append(f"| **{result.proposal.title}** (`{name}`) | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    for proposal in sorted((ROOT / "proposals").glob("*.yaml")):
+        run("evaluate", str(proposal.relative_to(ROOT)))
+    for name, (_, proposals) in COMPARED.items():
+        run("compare", *proposals.split(), "--out", f"reports/{name}")
+    (REPORTS / "README.md").write_text(index())
+
+
+if __name__ == "__main__":
+    main()
