@@ -51,7 +51,7 @@ def main() -> None:
     for proposal in sorted((ROOT / "proposals").glob("*.yaml")):
         run("evaluate", str(proposal.relative_to(ROOT)))
     for name, (_, proposals) in COMPARED.items():
-        run("compare", *proposals.split(), "--out", f"reports/{name}")
+        run("compare", *(f"reports/{p}" for p in proposals.split()), "--out", f"reports/{name}")
     (REPORTS / "README.md").write_text(index())
 
 
