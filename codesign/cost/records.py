@@ -286,7 +286,8 @@ def _share(spec: Instruction, library: Library, workload: Vectors, source: str) 
 def write(record: Record, folder: Path = FOLDER) -> Path:
     """Write a record under its design's and library's name, in place of an older one."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.name.replace(' ', '-')}.{record.library}.json"
+    name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
+    path = folder / f"{name}.{record.library}.json"
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
