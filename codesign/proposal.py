@@ -173,8 +173,9 @@ class Proposal(Spec):
             "name": self.proposal if value is None else f"{self.proposal} at {value}",
             "description": self.title,
             "source": self.source,
-            "checked": "proposed: no hardware computes this",
         }
+        if self.change or value is not None:
+            about["checked"] = "proposed: no hardware computes this"
         merged = merge({**spec, **about}, self.change)
         if self.sweep and value is not None:
             change: Any = value

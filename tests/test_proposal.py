@@ -39,11 +39,18 @@ def refused(text):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_proposals_are_valid_and_cite_a_source(path):
-    """Every shipped proposal loads, is named like its file, cites its source and differs from its base."""
+    """Every shipped proposal loads, is named like its file, cites its source and differs from Hopper."""
     loaded = load_proposal(path)
     assert loaded.proposal == path.stem
     assert "arXiv" in loaded.source
-    assert loaded.path or loaded.proposed().stages != loaded.today.stages
+    assert loaded.path or loaded.proposed().stages != load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3").stages
+
+
+def test_only_a_changed_instruction_is_called_unbuilt():
+    """What a proposal leaves as it is stays checked as its base is; what it changes no hardware computes."""
+    shipped = load_proposal(next(p for p in SHIPPED if p.stem == "blackwell-nvf4"))
+    assert shipped.proposed().checked == shipped.today.checked
+    assert proposal().proposed().checked.startswith("proposed")
 
 
 def test_a_change_is_merged_into_the_base_and_the_base_stays():
