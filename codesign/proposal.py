@@ -158,7 +158,7 @@ class Proposal(Spec):
         from codesign.training.recipe import load_recipe
 
         rules = load_recipe(self.training.recipe, self.training.change)
-        if variant == "today":
+        if variant == "today" or (variant == "software" and self.today.scale):
             return rules.on(self.today)
         if variant == "software":
             # With group scales, promotion is the recipe's own way; with one scale per tensor nothing else is left of it.

@@ -649,6 +649,14 @@ def test_a_diverged_run_refutes(monkeypatch):
     assert judge(mine, evidence.gather(mine).figures)[0].judgement == "refuted"
 
 
+def test_no_run_stands_for_what_it_did_not_train():
+    """A path's casts are in no recipe, so it has no gap; software on a base that scales itself is the base, not promotion."""
+    fused, shipped = (load_proposal(ROOT / f"proposals/{n}.yaml") for n in ("fused-tma-cast", "blackwell-mxf8f6f4"))
+    assert not evidence.gather(fused).figures
+    assert shipped.training_recipe("software") == shipped.training_recipe("today")
+    assert evidence.gather(load_proposal(ROOT / "proposals/group-scaled-mma.yaml")).figures
+
+
 def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands():
     """`training` changes the rules of the runs; a recipe that does not exist is an error of the file."""
     other = PROPOSAL + "training: {change: {moments: {first: fp32}}}\n"

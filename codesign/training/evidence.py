@@ -34,8 +34,11 @@ def gather(proposal: Proposal, train: bool = False) -> Evidence:
     """Loss gaps of the proposal, its swept values, today's instruction, today's software and exact sums.
 
     From every record that has runs with these numerics and at least two seeds; with `train`, from a small run made now, too.
-    Raises Unavailable if that is asked for without torch.
+    Raises Unavailable if that is asked for without torch. Of a proposal with a path there is none: no recipe has the path's
+    casts, so a run on its instruction would not be a run of it.
     """
+    if proposal.path is not None:
+        return Evidence(figures=(), plots=(), method=())
     numerics = _numerics(proposal)
     records = list(shipped())
     if train:
