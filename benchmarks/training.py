@@ -1,65 +1,233 @@
-"""Experiments (a) to (e) on one Hopper GPU in under ten minutes: `python benchmarks/training.py RECORD.json`.
+"""Experiments (a) to (g) on one Hopper GPU, 480 seconds a call: `python benchmarks/training.py RECORD.json`.
 
-First the bits are checked (the chip against the model in a training step, graphs against launches), then arms are trained in
-an order that leaves something to compare whenever time runs out: every arm that the chip computes, seed by seed, then the
-fraction bits, which the model computes. Runs that the record has are not made again, so that another call goes on where
-this one stopped. Without a GPU: `--size tiny --steps 4` tries the script out.
+First the bits are checked (the chip against the model in a training step, graphs against launches). Then a few steps of
+each arm of (a) to (e) are timed, and the number of steps is chosen so that all of them with two seeds fit the budget: what
+the chip computes first, then what the model computes, quickest first, both seeds of an arm together, since one is no
+evidence. What time is left goes to moments, group scales and further seeds. Every run is written to the record as it ends;
+another call makes those that are missing. An arm that fails is left out, and says why.
+Without a GPU: `--size tiny --tokens 512 --budget 60` tries the script out.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
+import os
+import sys
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.training.experiments import HEADINGS, arms, experiments, find, run, summary
+from codesign.training.experiments import HEADINGS, REFERENCE, arms, experiments, find, run, summary
+from codesign.training.records import Record, read
 from codesign.training.size import Size, find_size
 
-NATIVE = ("framework", "accumulation", "blocks", "scales", "moments")
-"""Experiments whose arms today's chip computes."""
-EMULATED = ("bits", "groups")
+CORE = ("framework", "accumulation", "blocks", "scales", "bits")
+"""Experiments (a), (b), (c), (e) and (d)."""
+FEWEST_STEPS = 100
+TIMED = 4
+"""Steps of a probe, after two that are not timed."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
     parser.add_argument("--size", default="10m")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, help="instead of as many as fit")
     parser.add_argument("--tokens", type=int)
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds after which no run is begun")
-    parser.add_argument("--native-share", type=float, default=0.6, help="of the budget, for what the chip computes")
+    parser.add_argument("--seeds", default="0,1,2", help="two at least; further ones when all else is done")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in which runs must end")
+    parser.add_argument("--without", default="", help="arms to leave out, and `check` to trust the bits; with commas")
     arguments = parser.parse_args()
-    begun = time.monotonic()
     changes = {k: v for k in ("steps", "tokens") if (v := getattr(arguments, k)) is not None}
     size = Size.model_validate({**find_size(arguments.size).model_dump(), **changes})
-    seeds = [int(s) for s in arguments.seeds.split(",")]
-    graphs = check()
-    plan = [(NATIVE, arguments.native_share), (EMULATED, 1.0), (NATIVE, 1.0)]
-    for names, share in plan:
-        chosen = list(dict.fromkeys(arm for name in names for arm in find(name).arms))
-        left = arguments.budget * share - (time.monotonic() - begun)
-        if left > 0:
-            record = run(chosen, arguments.size, size, seeds, arguments.record, budget=left, watch=say, graphs=graphs)
-    for name, e in experiments().items():
-        print(f"\n{name}: {e.question}\n" + " | ".join(HEADINGS))
-        for row in summary(record, e.arms):
-            print(" | ".join(row))
-    print(f"\n{len(record.runs)} runs, {time.monotonic() - begun:.0f} s")
+    bench = Bench(arguments.record, arguments.size, size, arguments.budget, arguments.without.split(","))
+    core = arms_of(CORE)
+    if arguments.record.exists():
+        bench.size = read(arguments.record).model
+    bench.check()
+    bench.probe(core)
+    chosen = [int(s) for s in arguments.seeds.split(",")]
+    first, further = chosen[:2], chosen[2:]
+    if not arguments.record.exists() and arguments.steps is None:
+        bench.choose_steps(core, len(first))
+    native, emulated = bench.by_engine(core)
+    others = arms_of(experiments())
+    plan = [(arm, seed) for seed in first for arm in native]
+    plan += [(arm, seed) for arm in emulated for seed in first]
+    plan += [(arm, seed) for arm in arms_of(["moments"]) for seed in first]
+    plan += [(arm, seed) for seed in further for arm in native]
+    plan += [(arm, seed) for arm in others for seed in chosen]
+    for arm, seed in dict.fromkeys(plan):
+        bench.run(arm, seed)
+    bench.report()
 
 
-def check() -> bool:
-    """The chip against the model on every GEMM of a step, and graphs against launches; whether graphs can be trusted."""
+def arms_of(names: Sequence[str]) -> list[str]:
+    """Arms of experiments, each once, in order."""
+    return list(dict.fromkeys(arm for name in names for arm in find(name).arms))
+
+
+class Bench:
+    """The runs of one record, within a budget of seconds."""
+
+    def __init__(self, path: Path, size_name: str, size: Size, budget: float, without: list[str]) -> None:
+        self.path, self.size_name, self.size, self.budget = path, size_name, size, budget
+        self.without = [name for name in without if name]
+        self.begun = time.monotonic()
+        self.graphs = True
+        self.overhead: dict[str, float] = {}
+        """Seconds of an arm's run beside its steps."""
+        self.seconds: dict[str, float] = {}
+        """Of a step."""
+        self.engine: dict[str, str] = {}
+
+    @property
+    def left(self) -> float:
+        return self.budget - (time.monotonic() - self.begun)
+
+    # -- what can fail -------------------------------------------------------------------------------------------------
+
+    def failed(self, what: str) -> None:
+        """Say why, and leave it out. A fault on the GPU leaves this process none: another one goes on from the record."""
+        print(f"FAILED {what}", flush=True)
+        traceback.print_exc()
+        self.without.append(what)
+        if lost_gpu():
+            options = ["--without", ",".join(self.without), "--budget", str(max(self.left, 1.0))]
+            print(f"the GPU is lost to this process, another one goes on: {options}", flush=True)
+            sys.stderr.flush()
+            os.execv(sys.executable, [sys.executable, *sys.argv, *options])
+
+    def check(self) -> None:
+        """Compare bits."""
+        import torch
+
+        if not torch.cuda.is_available() or "check" in self.without:
+            return
+        try:
+            compare_engines(self.size.model_copy(update={"steps": 4}))
+            self.graphs = compare_graphs()
+        except Exception:
+            self.failed("check")
+
+    def probe(self, names: Sequence[str]) -> None:
+        """Time a few steps of each."""
+        for arm in names:
+            if arm not in self.without and arm not in self.seconds:
+                try:
+                    self.engine[arm], self.overhead[arm], self.seconds[arm] = timed(arm, self.size, self.graphs)
+                except Exception:
+                    self.failed(arm)
+                    continue
+                rate = self.seconds.get(REFERENCE, 0.0) / self.seconds[arm]
+                print(
+                    f"probe {arm}: {1000 * self.seconds[arm]:.1f} ms per step, {rate:.2f} of BF16's speed, engine "
+                    f"{self.engine[arm]}, {self.overhead[arm]:.1f} s beside; {self.left:.0f} s left",
+                    flush=True,
+                )
+
+    def choose_steps(self, names: Sequence[str], seeds: int) -> None:
+        """As many steps as let every arm have its seeds within the budget."""
+        known = [arm for arm in names if arm in self.seconds]
+        free = 0.95 * self.left - seeds * sum(self.overhead[arm] for arm in known)
+        fit = int(free / (seeds * sum(self.seconds[arm] for arm in known))) // 10 * 10
+        steps = min(max(fit, FEWEST_STEPS), self.size.steps)
+        self.size = self.size.model_copy(update={"steps": steps})
+        tokens = steps * self.size.tokens
+        print(
+            f"{fit} steps fit with {seeds} seeds of {len(known)} arms: {steps} steps, {tokens:.3g} tokens", flush=True
+        )
+
+    def by_engine(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Arms that a GPU computes by itself, in order, and those that the model computes, quickest first."""
+        known = [arm for arm in names if arm in self.seconds]
+        emulated = sorted((a for a in known if self.engine[a] == "model"), key=lambda a: self.seconds[a])
+        return [arm for arm in known if arm not in emulated], emulated
+
+    def run(self, arm: str, seed: int) -> None:
+        """Make a run, if the record lacks it and it can end in time."""
+        done = read(self.path).find(arm) if self.path.exists() else []
+        if arm in self.without or any(r.seed == seed for r in done) or self.left < 10:
+            return
+        self.probe([arm])
+        if arm not in self.seconds:
+            return
+        needed = self.overhead[arm] + self.size.steps * self.seconds[arm]
+        if needed > self.left:
+            print(f"not begun: {arm} seed {seed} needs {needed:.0f} s, {self.left:.0f} s are left", flush=True)
+            return
+        begun = time.monotonic()
+        try:
+            record = run([arm], self.size_name, self.size, [seed], self.path, graphs=self.graphs)
+        except Exception:
+            self.failed(arm)
+            return
+        took = time.monotonic() - begun
+        made = next(r for r in record.runs if (r.arm, r.seed) == (arm, seed))
+        self.overhead[arm] = took - self.size.steps * self.size.tokens / made.tokens_per_second
+        loss = "diverged" if made.tail is None else f"loss {made.tail:.4f}"
+        speed = f"{made.tokens_per_second:.3g} tokens/s, {'replayed' if made.replayed else 'launched'}"
+        print(f"{arm} seed {seed}: {loss}, {speed}; {took:.0f} s, {self.left:.0f} s left", flush=True)
+
+    def report(self) -> None:
+        """Tables of all experiments."""
+        if not self.path.exists():
+            print("no run was made")
+            return
+        record: Record = read(self.path)
+        for name, e in experiments().items():
+            print(f"\n{name}: {e.question}\n" + " | ".join(HEADINGS))
+            for row in summary(record, e.arms):
+                print(" | ".join(row))
+        without = f", without {', '.join(self.without)}" if self.without else ""
+        print(f"\n{len(record.runs)} runs, {time.monotonic() - self.begun:.0f} s{without}")
+
+
+def lost_gpu() -> bool:
+    """Whether CUDA refuses all further work of this process."""
+    import torch
+
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False
+
+
+def timed(arm: str, size: Size, graphs: bool) -> tuple[str, float, float]:
+    """The engine of an arm's GEMMs, seconds of a run beside its steps (estimated from those before the first), and of a
+    step."""
+    import torch
+
+    from codesign.training.loop import Job, Trainer
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    gc.collect()
+    begun = time.monotonic()
+    size = size.model_copy(update={"steps": 2 + TIMED})
+    trainer = Trainer(Job(arm, arms()[arm].resolved(), size, 0, arms()[arm].nudge, graphs=graphs))
+    for _ in range(2):
+        trainer.advance()
+    wait()
+    ready = time.monotonic()
+    for _ in range(TIMED):
+        trainer.advance()
+    wait()
+    # Validation and drift are some eight steps that are launched one kernel at a time; before the first step there are four.
+    return trainer.engines[0], 2.5 * (ready - begun), (time.monotonic() - ready) / TIMED
+
+
+def compare_engines(size: Size) -> None:
+    """The chip against the model on every GEMM of a step."""
     import torch
 
     from codesign.training import engines, linear
-    from codesign.training.loop import Job, Trainer, train
+    from codesign.training.loop import Job, Trainer
 
-    if not torch.cuda.is_available():
-        print("no GPU: nothing to check")
-        return False
-    size = find_size("tiny").model_copy(update={"steps": 4})
     counts = {}
 
     def both(gemm, a, b, engine):  # type: ignore[no-untyped-def]
@@ -77,20 +245,23 @@ def check() -> bool:
             print(f"{arm}: GEMMs of a step that equal the model to the bit, and that do not: {counts[arm]}", flush=True)
     finally:
         linear.multiply = engines.multiply
-    job = Job("tensor-promoted", arms()["tensor-promoted"].resolved(), size, 0)
-    try:
-        losses = [train(j).curve for j in (job, dataclasses.replace(job, graphs=False))]  # type: ignore[union-attr]
-    except RuntimeError as error:
-        print(f"CUDA graphs cannot be captured, steps are launched instead: {error}", flush=True)
-        return False
-    print(f"graphs and launches give the same losses: {losses[0] == losses[1]}", flush=True)
-    return losses[0] == losses[1]
 
 
-def say(job, step, loss):  # type: ignore[no-untyped-def]
-    """A line at the end of a run."""
-    if step == job.size.steps:
-        print(f"{job.arm} seed {job.seed}: loss {loss:.4f}", flush=True)
+def compare_graphs() -> bool:
+    """Graphs against launches: whether they give the same losses."""
+    from codesign.training.loop import Job, train
+
+    size = find_size("tiny").model_copy(update={"steps": 4})
+    same = True
+    for arm in ("framework", "bits-13"):
+        job = Job(arm, arms()[arm].resolved(), size, 0)
+        replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
+        assert replayed is not None
+        assert launched is not None
+        equal = replayed.curve == launched.curve
+        print(f"{arm}: steps replayed {replayed.replayed}, losses equal those of launched ones: {equal}", flush=True)
+        same = same and equal
+    return same
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training: the recipe's rules, casts and GEMMs against independent references, and runs that can be trusted."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import socket
@@ -273,6 +274,29 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
     assert seen["scales"] == (0 if arm.startswith("tensor") else 2 if number == 2 else 1)
 
 
+@pytest.mark.parametrize("arm", ["framework", "all-blocks", "scales-up", "tensor-promoted", "tensor-unpromoted"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_operands_of_one_expert_are_what_the_hopper_kernels_take(arm, number, monkeypatch):
+    """Strides and alignment pass the kernels' own check where an expert's scales are a row, a column or one number."""
+    run = importlib.import_module("kernels.gemm.run")
+    gemm = arms()[arm].resolved().gemms[number]
+    checked = []
+
+    def issue(x, *, scales, promote, tile):
+        run.check(x, scales, promote, False)
+        checked.append(tile.split)
+        return x.out
+
+    monkeypatch.setattr(run, "issue", issue)
+    (field_a, axis_a), (field_b, axis_b) = gemm.OPERANDS
+    for tokens, inputs, outputs in ((256, 128, 256), (128, 256, 128), (128, 128, 128)):
+        shapes = {"activation": (3, tokens, inputs), "gradient": (3, tokens, outputs), "weight": (3, outputs, inputs)}
+        a, b = (quantise(getattr(gemm, f), torch.ones(shapes[f])) for f in (field_a, field_b))
+        a, b = (a if axis_a == 1 else a.T), (b if axis_b == 0 else b.T)
+        engines.multiply(gemm, a, b, "native")
+    assert checked == [1] * 9
+
+
 def plain_loss(parameters, size, tokens):
     """The same model in ordinary torch operations, in the dtype of its parameters."""
     functional = torch.nn.functional
@@ -531,12 +555,56 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
-@pytest.mark.parametrize("arm", ["bf16", "tensor-promoted"])
+@pytest.mark.parametrize("arm", ["bf16", "framework", "tensor-promoted", "bits-13", "group-32"])
 def test_a_replayed_step_is_the_step(arm):
     """Losses of a run whose steps are CUDA graphs are those of one that launches every kernel, and weights start the same."""
     job = Job(arm, arms()[arm].resolved(), SMALL, 0)
     replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
+    assert replayed.replayed > launched.replayed
     assert (replayed.curve, replayed.tail, replayed.validation) == (launched.curve, launched.tail, launched.validation)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """benchmarks/training.py, with a record of two steps to make."""
+    spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    size = SMALL.model_copy(update={"tokens": 128, "steps": 2})
+    return module.Bench(tmp_path / "record.json", "tiny", size, 100.0, [])
+
+
+def test_an_arm_that_fails_leaves_the_others_their_runs(bench, monkeypatch, capsys):
+    """Its fault is printed, it is not tried again, and the record has the other arms' runs with the speed of each."""
+    b = bench
+
+    def fails(job, *rest):
+        if job.arm == "bf16-nudged":
+            raise RuntimeError("the chip is on fire")
+        return train(job, *rest)
+
+    monkeypatch.setattr(loop, "train", fails)
+    for arm in ("bf16", "bf16-nudged", "bf16-nudged", "moments-fp32"):
+        b.run(arm, 0)
+    b.report()
+    said = capsys.readouterr()
+    assert said.err.count("RuntimeError: the chip is on fire") == 1
+    assert "FAILED bf16-nudged" in said.out
+    assert "without bf16-nudged" in said.out
+    assert [r.arm for r in read(b.path).runs] == ["bf16", "moments-fp32"]
+    assert all(r.tokens_per_second > 0 for r in read(b.path).runs)
+
+
+def test_as_many_steps_are_chosen_as_fit_the_budget(bench):
+    """Two arms of 10 and 30 ms with 1 s beside each, two seeds, in 95 of 100 s: 1130 steps, or what the size has at most."""
+    b = bench
+    b.seconds, b.overhead = {"bf16": 0.01, "framework": 0.03}, {"bf16": 1.0, "framework": 1.0}
+    b.size = b.size.model_copy(update={"steps": 3000})
+    b.choose_steps(["bf16", "framework", "failed"], 2)
+    assert b.size.steps == 1130
+    b.size = b.size.model_copy(update={"steps": 400})
+    b.choose_steps(["bf16", "framework"], 2)
+    assert b.size.steps == 400
 
 
 # -- records and claims ----------------------------------------------------------------------------------------------

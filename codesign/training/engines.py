@@ -28,6 +28,8 @@ from isa_model.library import raw
 
 Engine = Literal["auto", "model", "native", "fp32"]
 NATIVE_BASE = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
+SIDE_STREAMS = 8
+"""On which the GEMMs of experts run side by side."""
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
 
 
@@ -52,8 +54,7 @@ def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
     if engine in ("torch", "fp32"):
         return _sums(a, b)
     if a.elements.dim() > 2:
-        pairs = zip(_each(a), _each(b), strict=True)
-        return torch.stack([multiply(gemm, x, y, engine) for x, y in pairs])
+        return _batched(gemm, a, b, engine)
     assert gemm.spec is not None
     d = _native(gemm, a, b) if engine == "native" else _model(gemm.spec, a, b)
     factors = [x.scales for x in (a, b) if x.scales is not None and x.group is None]
@@ -61,6 +62,31 @@ def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
         # One scale of a whole tensor each: multiplied with the other in FP32, then onto D (as torch._scaled_mm does).
         d = d * (factors[0] * factors[1] if len(factors) == 2 else factors[0])
     return d
+
+
+def _batched(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
+    """One product after another; on a GPU side by side, since few tiles of one do not fill it.
+
+    What a side stream allocates it alone uses again, and whatever it does next waits for this stream first.
+    """
+    pairs = zip(_each(a), _each(b), strict=True)
+    if not a.elements.is_cuda:
+        return torch.stack([multiply(gemm, x, y, engine) for x, y in pairs])
+    here, side = torch.cuda.current_stream(), _streams(a.elements.device.index)
+    products = []
+    for i, (x, y) in enumerate(pairs):
+        stream = side[i % len(side)]
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            products.append(multiply(gemm, x, y, engine))
+    for stream in side[: len(products)]:
+        here.wait_stream(stream)
+    return torch.stack(products)
+
+
+@cache
+def _streams(device: int) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(SIDE_STREAMS)]
 
 
 def _each(x: Operand) -> list[Operand]:
@@ -189,7 +215,7 @@ def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
     if gemm.spec is not None and gemm.spec.scale is not None:
         of_a, blocks = _rows_of_scales(a), b.group == (128, 128)
         assert b.scales is not None
-        scales, of_b = (1, b.scales.mT.contiguous()) if blocks else (2, _rows_of_scales(b.T))
+        scales, of_b = (1, _laid_out(b.scales.mT)) if blocks else (2, _rows_of_scales(b.T))
     promote = (gemm.promote_every or 0) // 32
     tile = _tile(m, n, k, scales, promote)
     return cast(Tensor, run.issue(run.Operands(x, y, of_a, of_b, d), scales=scales, promote=promote, tile=tile))
@@ -209,4 +235,10 @@ def _rows_of_scales(x: Operand) -> Tensor:
     assert x.scales is not None
     assert x.group is not None
     scales = x.scales.repeat_interleave(x.group[0], dim=0) if x.group[0] > 1 else x.scales
-    return scales[: x.elements.shape[0]].mT.contiguous()
+    return _laid_out(scales[: x.elements.shape[0]].mT)
+
+
+def _laid_out(scales: Tensor) -> Tensor:
+    """A copy with the strides and the alignment that the kernels ask for. `contiguous` would not do: it gives a view of one
+    row or column back, whose strides are any, and which may start anywhere in the scales of all experts."""
+    return scales.clone(memory_format=torch.contiguous_format)

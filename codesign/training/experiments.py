@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
-from codesign.training.records import Drift, Record, gap, read, write
+from codesign.training.records import Drift, Record, Run, gap, read, write
 from codesign.training.size import Size
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
@@ -181,6 +181,7 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
         if not runs:
             continue
         g = gap(record, name, REFERENCE)
+        speed, reference = (_speed(record.find(arm)) for arm in (name, REFERENCE))
         yield (
             name,
             str(len(runs)),
@@ -190,7 +191,8 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
             _mean([r.validation for r in runs]),
             _drift([r.drift_at_start for r in runs]),
             _drift([r.drift for r in runs]),
-            f"{max(r.tokens_per_second for r in runs):.3g}",
+            f"{1000 * record.model.tokens / speed:.3g}",
+            f"{speed:.3g}" + (f" ({speed / reference:.2f})" if reference else ""),
             "/".join(dict.fromkeys(runs[0].engines)),
         )
 
@@ -204,7 +206,8 @@ HEADINGS = (
     "validation",
     "gradient at start",
     "at end",
-    "tokens/s",
+    "ms/step",
+    "tokens/s (of BF16's)",
     "engine",
 )
 
@@ -215,6 +218,11 @@ def gap_words(mean: float | None, low: float | None, high: float | None) -> str:
         return "diverged"
     interval = "" if low is None or high is None else f" [{low:+.2%}, {high:+.2%}]"
     return f"{mean:+.2%}{interval}"
+
+
+def _speed(runs: Sequence[Run]) -> float:
+    """Tokens per second of the fastest run; 0 of none."""
+    return max((r.tokens_per_second for r in runs), default=0.0)
 
 
 def _mean(values: Sequence[float | None]) -> str:

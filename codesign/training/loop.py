@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from codesign.training.data import batch, text
 from codesign.training.engines import Engine, engine_of
 from codesign.training.linear import Arithmetic
 from codesign.training.model import Transformer
-from codesign.training.optimizer import AdamW
+from codesign.training.optimizer import AdamW, upload
 from codesign.training.recipe import Recipe, load_recipe
 from codesign.training.records import Drift, Run, summarise
 from codesign.training.size import Size
@@ -161,8 +162,8 @@ class Trainer:
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self.loss = torch.zeros((), device=self.device)
         self.graphs: tuple[Any, Any] | None = None
-        # The model's engine launches outside torch and may compile on the way; DDP has hooks of its own.
-        if job.graphs and self.device.type == "cuda" and self.world == 1 and "model" not in self.engines:
+        # DDP has hooks of its own.
+        if job.graphs and self.device.type == "cuda" and self.world == 1:
             self.graphs = self._captured()
 
     # -- a step --------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Trainer:
             # The parts of a step are the same whoever computes them.
             number = self.rank * self.micro_batches + part
             drawn = batch(text().train, self.tokens.shape[0], size.length, self.job.seed, step, number)
-            self.tokens.copy_(torch.from_numpy(drawn))
+            upload(torch.from_numpy(drawn), self.tokens)
             if self.graphs:
                 self.graphs[0].replay()
             else:
@@ -212,28 +213,35 @@ class Trainer:
         with torch.no_grad():
             self.model.balance()
 
-    def _captured(self) -> tuple[Any, Any]:
-        """A micro-batch and an update as CUDA graphs: on small models launching kernels costs more than running them."""
-        state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        weights = [x.clone() for x in _tensors(self.optimizer)]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self._forward_backward()
-                self._update()
-        torch.cuda.current_stream().wait_stream(stream)
-        pair = []
-        for work in (self._forward_backward, self._update):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                work()
-            pair.append(graph)
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(state[name])
-        for x, before in zip(_tensors(self.optimizer), weights, strict=True):
-            x.copy_(before)
-        return pair[0], pair[1]
+    def _captured(self) -> tuple[Any, Any] | None:
+        """A micro-batch and an update as CUDA graphs: on small models launching kernels costs more than running them.
+
+        None where that cannot be, such as in sums whose way the model chooses by the operands it looks at; said on stderr.
+        """
+        state = [*self.model.buffers(), *_tensors(self.optimizer)]
+        before = [x.clone() for x in state]
+        self.optimizer.prepare(0, 0.0)
+        pair: list[Any] = []
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream()):  # which a capture that fails does not restore
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # compiles what is to be compiled, and fills caches
+                    for _ in range(2):
+                        self._forward_backward()
+                        self._update()
+                torch.cuda.current_stream().wait_stream(stream)
+                for work in (self._forward_backward, self._update):
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph):
+                        work()
+                    pair.append(graph)
+        except Exception as error:  # a fault that is not of capturing comes again in the first step
+            print(f"{self.job.arm}: steps are launched, not replayed: {error}", file=sys.stderr, flush=True)
+            pair = []
+        for x, was in zip(state, before, strict=True):
+            x.copy_(was)
+        return (pair[0], pair[1]) if pair else None
 
     def _look(self) -> None:
         """Take up the losses since the last look: the first that is no number ends the run."""
@@ -314,6 +322,7 @@ class Trainer:
             drift_at_start=self.drift(first.state_dict()),
             drift=None if diverged else self.drift(),
             diverged_at=self.diverged_at,
+            replayed=self.graphs is not None,
             dropped=round(lost / max(all_choices, 1), 6),
             seconds=round(self.seconds, 1),
             tokens_per_second=round((self.step - since) * self.job.size.tokens / max(now - when, 1e-9)),

@@ -48,7 +48,7 @@ class AdamW:
 
     def prepare(self, step: int, rate: float) -> None:
         """Set the schedule of a step (counted from 0)."""
-        self.schedule.copy_(torch.tensor([rate, 1 - BETA1 ** (step + 1), 1 - BETA2 ** (step + 1)]))
+        upload(torch.tensor([rate, 1 - BETA1 ** (step + 1), 1 - BETA2 ** (step + 1)]), self.schedule)
 
     def step(self, micro_batches: int) -> None:
         """Update from gradients summed over so many micro-batches, and clear them."""
@@ -91,6 +91,11 @@ class AdamW:
             moment.elements.view(elements.dtype).copy_(elements)
             if moment.scales is not None:
                 moment.scales.copy_(scales)
+
+
+def upload(x: Tensor, to: Tensor) -> None:
+    """Copy from the host without waiting for the GPU, which then has the next step to do when it ends the last."""
+    to.copy_(x.pin_memory() if to.is_cuda else x, non_blocking=True)
 
 
 def _bytes(elements: Tensor) -> Tensor:

@@ -59,11 +59,13 @@ class Run(Spec):
     """Of the gradient after the last step."""
     diverged_at: int | None = None
     """Step of the first loss that was no number."""
+    replayed: bool = False
+    """Whether steps were replayed as CUDA graphs; else every kernel was launched."""
     dropped: float
     """Share of expert choices for which there was no slot."""
     seconds: float
     tokens_per_second: float
-    """Over the steps after the first tenth."""
+    """Over the steps after the first tenth, capture, validation and drift apart."""
 
 
 class Record(Spec):
