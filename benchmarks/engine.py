@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,7 @@ from codesign.proposal import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
+from isa_model.formats import Format
 
 ROOT = Path(__file__).resolve().parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -113,10 +114,7 @@ def speeds(
 def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
     """Random normal A and B, and scales between 1/8 and 8."""
     rng = np.random.default_rng(0)
-    arrays = {
-        "a": encode_array(spec.a, rng.standard_normal((m, k), np.float32).astype(np.float64) * _spread(spec)),
-        "b": encode_array(spec.b, rng.standard_normal((k, n), np.float32).astype(np.float64) * _spread(spec)),
-    }
+    arrays = {"a": normal(spec.a, m, k, 0), "b": normal(spec.b, k, n, 1)}
     for name, scale, shape in (
         ("scale_a", spec.scale and spec.scale.a, (m, k)),
         ("scale_b", spec.scale and spec.scale.b, (k, n)),
@@ -127,8 +125,11 @@ def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
     return arrays
 
 
-def _spread(spec: Instruction) -> float:
-    return 40.0 if spec.a.kind == "integer" else 1.0
+@lru_cache(maxsize=4)
+def normal(fmt: Format, rows: int, columns: int, seed: int) -> Any:
+    """Codes of random normal numbers."""
+    x = np.random.default_rng(seed).standard_normal((rows, columns), np.float32).astype(np.float64)
+    return encode_array(fmt, x * (40.0 if fmt.kind == "integer" else 1.0))
 
 
 def of_cpu(spec: Instruction) -> Work:

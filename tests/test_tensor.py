@@ -200,8 +200,9 @@ def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
     assert routes.with_limbs(exact, routes.route(exact), 1e30, 2.0**-149).cut == "limbs"
     assert routes.with_limbs(exact, routes.route(exact), math.inf, 1.0) is None
     assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-18).cut == "limbs"
-    assert routes.with_limbs(window, routes.route(window), 2.0**20, 1.0) is None
-    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-19) is None
+    assert routes.with_limbs(window, routes.route(window), 2.0**19 - 1, 2.0**-18).cut == "limbs"
+    assert routes.with_limbs(window, routes.route(window), 2.0**19, 2.0**-18) is None
+    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-20) is None
     half = Plan(HALF["Hopper's FP8"])
     assert routes.with_limbs(half, routes.route(half), 1.0, 1.0) is None
 

@@ -274,6 +274,15 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
     assert seen["scales"] == (0 if arm.startswith("tensor") else 2 if number == 2 else 1)
 
 
+@pytest.mark.parametrize(
+    ("arm", "native"),
+    [("framework", True), ("tensor-promoted", True), ("bits-13", False), ("bits-17", False), ("group-128", False)],
+)
+def test_what_todays_chip_computes_is_told_from_what_it_does_not(arm, native):
+    """Hopper's FP8 alone or promoted every 128 is native; another register, accumulator or scales inside are not."""
+    assert {g.on_hopper for g in arms()[arm].resolved().gemms} == {native}
+
+
 @pytest.mark.parametrize("arm", ["framework", "all-blocks", "scales-up", "tensor-promoted", "tensor-unpromoted"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_operands_of_one_expert_are_what_the_hopper_kernels_take(arm, number, monkeypatch):

@@ -19,15 +19,13 @@ import torch
 from torch import Tensor
 
 from codesign.training.quantise import Operand, codes_of
-from codesign.training.recipe import Gemm, numerics
+from codesign.training.recipe import Gemm
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
-from isa_model.library import raw
 
 Engine = Literal["auto", "model", "native", "fp32"]
-NATIVE_BASE = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
 SIDE_STREAMS = 8
 """On which the GEMMs of experts run side by side."""
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
@@ -40,7 +38,7 @@ def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
     """
     if gemm.spec is None or wanted == "fp32":
         return "torch" if gemm.spec is None else "fp32"
-    can = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0) and _is_native(gemm)
+    can = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0) and gemm.on_hopper
     if wanted == "native" and not can:
         raise InputError.of(
             f"engine native cannot compute {gemm.spec.name} here",
@@ -172,24 +170,6 @@ def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int,
 
 
 # -- Hopper ----------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _is_native(gemm: Gemm) -> bool:
-    """Whether today's chip computes this: FP8 wgmma alone, or promoted every 128, scaled in groups of 128 or by tensor."""
-    if gemm.instruction is None or gemm.spec is None or gemm.promote_every not in (None, 128):
-        return False
-    pair = gemm.instruction.a.name, gemm.instruction.b.name
-    if not set(pair) <= {"e4m3", "e5m2"}:
-        return False
-    chip = Instruction.model_validate(raw(NATIVE_BASE.format(a=pair[0], b=pair[1])))
-    if numerics(gemm.instruction) != numerics(chip):
-        return False
-    scale = gemm.spec.scale
-    if scale is None:
-        return True
-    both = scale.a is not None and scale.b is not None and (scale.a.group[1], scale.b.group[0]) == (128, 128)
-    return both and pair == ("e4m3", "e4m3")
 
 
 def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:

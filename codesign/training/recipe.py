@@ -27,6 +27,8 @@ from isa_model.stage import FormatRef, Spec
 FOLDER = Path(__file__).parent / "recipes"
 BLOCK = 128
 """Side of DeepSeek-V3's weight blocks, and length of its tiles."""
+HOPPER = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
+"""Today's instruction by its operand types."""
 
 
 def _instruction(value: Any) -> Any:
@@ -85,6 +87,23 @@ class Gemm(Spec):
             if length:
                 sides[side] = ScaleOperand(group=(1, length) if side == "a" else (length, 1), format=FORMATS["fp32"])
         return promoted(self.instruction, self.promote_every, Scaling(**sides) if sides else None)
+
+    @cached_property
+    def on_hopper(self) -> bool:
+        """Whether today's chip computes this: FP8 wgmma alone, or promoted every 128, scaled in groups of 128 or by tensor."""
+        if self.instruction is None or self.spec is None or self.promote_every not in (None, 128):
+            return False
+        pair = self.instruction.a.name, self.instruction.b.name
+        if not set(pair) <= {"e4m3", "e5m2"}:
+            return False
+        chip = Instruction.model_validate(raw(HOPPER.format(a=pair[0], b=pair[1])))
+        if numerics(self.instruction) != numerics(chip):
+            return False
+        scale = self.spec.scale
+        if scale is None:
+            return True
+        both = scale.a is not None and scale.b is not None and (scale.a.group[1], scale.b.group[0]) == (128, 128)
+        return both and pair == ("e4m3", "e4m3")
 
     def _scaled_lengths(self) -> tuple[int | None, int | None]:
         """Elements of K that share a scale of A and of B; None: no scale, or one for the whole tensor."""

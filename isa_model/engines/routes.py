@@ -100,7 +100,7 @@ def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Ro
     last = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
     if stage.aligned and stage.accumulator:
         assert stage.fraction_bits is not None
-        reach = max(frexp(bound)[1], product_exponents(plan)[1]) - stage.fraction_bits
+        reach = max(frexp(bound)[1] - 1, product_exponents(plan)[1]) - stage.fraction_bits
         if reach > last or smallest_unit < 2.0**reach:
             return None
         if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
