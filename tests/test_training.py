@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra `kernels`"
 
 from codesign.claims import judge  # noqa: E402
 from codesign.proposal import load_proposal, parse_proposal  # noqa: E402
-from codesign.training import engines, evidence, linear, loop  # noqa: E402
+from codesign.training import capture, engines, evidence, linear, loop  # noqa: E402
 from codesign.training.data import batch, text  # noqa: E402
 from codesign.training.experiments import arms, empty_record, experiments  # noqa: E402
 from codesign.training.linear import Arithmetic  # noqa: E402
@@ -31,6 +31,9 @@ from codesign.training.quantise import quantise  # noqa: E402
 from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from codesign.training.records import Run, gap, read, summarise, write  # noqa: E402
 from codesign.training.size import find_size, sizes  # noqa: E402
+from codesign.workloads import tensor_file  # noqa: E402
+from codesign.workloads.gemms import Recorded  # noqa: E402
+from codesign.workloads.tensors import recorded  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
 from isa_model.cast import Cast  # noqa: E402
@@ -614,6 +617,68 @@ def test_as_many_steps_are_chosen_as_fit_the_budget(bench):
     b.size = b.size.model_copy(update={"steps": 400})
     b.choose_steps(["bf16", "framework"], 2)
     assert b.size.steps == 400
+
+
+# -- tensors of runs -------------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
+    """Tiles of start, middle and end are read as captured ones, are of one step, and losses are those without capturing."""
+    job = Job("bf16", load_recipe("bf16"), SMALL, 0)
+    seen = []
+
+    class Seen(loop.Trainer):
+        def __init__(self, job):
+            super().__init__(job)
+            seen.append(self)
+
+    file = tmp_path / "run.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "Trainer", Seen)
+        capture.capture(job, "tiny", file)
+    alone = loop.Trainer(job)
+    for _ in range(SMALL.steps - 1):
+        alone.advance()
+    assert seen[0].seen == alone.seen
+    about = tensor_file.metadata(file)
+    chosen = json.loads(about["choice"].split(": ", 1)[1])
+    assert [c["step"] for c in chosen.values()] == [0, 2, 5]
+    assert about["text_sha256"] == text().sha256
+    assert about["recipe_sha256"] == job.recipe.sha256
+    starts = []
+    for name, at in chosen.items():
+        roles = {
+            "fprop": ("activation", "weight"),
+            "dgrad": ("gradient", "weight"),
+            "wgrad": ("gradient", "activation"),
+        }
+        tiles = {
+            step: recorded(Recorded(file, *(f"{name}/{step}/{role}" for role in pair))) for step, pair in roles.items()
+        }
+        (x, w), (dy, w_in), (dy_long, x_long) = tiles.values()
+        assert (x.shape, w.shape, dy.shape, dy_long.shape) == ((64, 128), (128, 128), (64, 128), (256, 16))
+        outputs, inputs = at["outputs of fprop"], at["inputs of dgrad"]
+        assert np.array_equal(w[:, slice(*inputs)], w_in[slice(*outputs)])
+        rows, columns = at["tokens of fprop"], at["inputs of wgrad"]
+        assert np.array_equal(x[:, slice(*columns)], x_long[slice(*rows)])
+        assert np.abs(dy).max() == np.abs(dy_long).max() > 0
+        starts.append(w)
+    first = Transformer(SMALL, Arithmetic(job.recipe), 0)
+    outputs = chosen["down-start"]["outputs of fprop"]
+    weight = first.routers[chosen["down-start"]["layer"]].shared_down.detach()[slice(*outputs)]
+    assert np.array_equal(starts[0], weight.to(torch.bfloat16).float().numpy())
+    assert not np.array_equal(starts[0], starts[2])
+    # The gradient is the run's own: X^T dY over all tokens is what the step's Wgrad adds up.
+    alone_first = loop.Trainer(job)
+    drawn = torch.from_numpy(batch(text().train, 2, SMALL.length, 0, 0, 0))
+    alone_first.model(drawn).backward()
+    whole = alone_first.model.routers[0].shared_down.grad.numpy()
+    _, (dy_long, x_long) = (
+        recorded(Recorded(file, f"down-start/{s}/gradient", f"down-start/{s}/{o}"))
+        for s, o in (("dgrad", "weight"), ("wgrad", "activation"))
+    )
+    block = whole[slice(*chosen["down-start"]["outputs of wgrad"]), slice(*chosen["down-start"]["inputs of wgrad"])]
+    np.testing.assert_allclose(dy_long.T @ x_long, block, rtol=1e-4, atol=1e-6 * np.abs(block).max())
 
 
 # -- records and claims ----------------------------------------------------------------------------------------------

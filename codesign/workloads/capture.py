@@ -137,7 +137,6 @@ class _Hooks:
 
 
 def _save(model: str, taken: _Hooks, about: dict[str, str], text: str) -> None:
-    import ml_dtypes
     import numpy as np
 
     tiles: dict[str, Any] = {}
@@ -151,29 +150,9 @@ def _save(model: str, taken: _Hooks, about: dict[str, str], text: str) -> None:
 
         layer = max(indices, key=peak)
         x, w, g = taken.tensors(name, layer)
-        token, inner, out = (_outlier(x, 0), _outlier(x, 1), _outlier(w, 0))
-        gradient_token, gradient_channel = _outlier(g, 0), _outlier(g, 1)
-        rows, gradient_rows = _block(token, BLOCK, len(x)), _block(gradient_token, BLOCK, len(g))
-        outputs, inputs = _block(out, BLOCK, len(w)), _block(inner, BLOCK, w.shape[1])
-        over = _block(inner, CHANNELS, x.shape[1]), _block(gradient_channel, CHANNELS, g.shape[1])
-        tiles |= {
-            f"{name}/fprop/activation": x[rows],
-            f"{name}/fprop/weight": w[outputs],
-            f"{name}/dgrad/gradient": g[gradient_rows],
-            f"{name}/dgrad/weight": w[:, inputs],
-            f"{name}/wgrad/gradient": g[:, over[1]],
-            f"{name}/wgrad/activation": x[:, over[0]],
-        }
-        chosen[name] = {
-            "layer": layer,
-            "activation max/rms": round(peak(layer), 1),
-            "tokens of fprop": [rows.start, rows.stop],
-            "outputs of fprop": [outputs.start, outputs.stop],
-            "tokens of dgrad": [gradient_rows.start, gradient_rows.stop],
-            "inputs of dgrad": [inputs.start, inputs.stop],
-            "outputs of wgrad": [over[1].start, over[1].stop],
-            "inputs of wgrad": [over[0].start, over[0].stop],
-        }
+        taken_tiles, places = tiles_of(name, x, w, g)
+        tiles |= taken_tiles
+        chosen[name] = {"layer": layer, "activation max/rms": round(peak(layer), 1), **places}
         print(model, name, chosen[name])
     about |= {
         "text": f"pydoc_data.topics of Python {platform.python_version()}, its topics in order, joined by blank lines",
@@ -184,8 +163,49 @@ def _save(model: str, taken: _Hooks, about: dict[str, str], text: str) -> None:
         "script": "python -m codesign.workloads.capture (seed 0)",
         "versions": ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "gguf")),
     }
+    write_tiles(OUT / f"{model}.safetensors", tiles, about)
+
+
+def tiles_of(
+    name: str, x: Any, w: Any, g: Any, tokens: int = BLOCK, channels: int = CHANNELS, along: int | None = None
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Tiles of a Linear's activation `x` (tokens, inputs), weight `w` (outputs, inputs) and output gradient `g` (tokens,
+    outputs), by the names that `gemms.Recorded` gives them, and where they were cut: the whole blocks with the largest
+    elements.
+
+    `tokens`: rows of the tiles of Fprop and Dgrad; `channels`: columns of Wgrad's, over a stretch of `along` tokens (None:
+    all).
+    """
+    token, inner, out = _outlier(x, 0), _outlier(x, 1), _outlier(w, 0)
+    gradient_token, gradient_channel = _outlier(g, 0), _outlier(g, 1)
+    places = {
+        "tokens of fprop": _block(token, tokens, len(x)),
+        "outputs of fprop": _block(out, BLOCK, len(w)),
+        "tokens of dgrad": _block(gradient_token, tokens, len(g)),
+        "inputs of dgrad": _block(inner, BLOCK, w.shape[1]),
+        "tokens of wgrad": _block(token, along or len(x), len(x)),
+        "outputs of wgrad": _block(gradient_channel, channels, g.shape[1]),
+        "inputs of wgrad": _block(inner, channels, x.shape[1]),
+    }
+    stretch = places["tokens of wgrad"]
+    tiles = {
+        f"{name}/fprop/activation": x[places["tokens of fprop"]],
+        f"{name}/fprop/weight": w[places["outputs of fprop"]],
+        f"{name}/dgrad/gradient": g[places["tokens of dgrad"]],
+        f"{name}/dgrad/weight": w[:, places["inputs of dgrad"]],
+        f"{name}/wgrad/gradient": g[stretch, places["outputs of wgrad"]],
+        f"{name}/wgrad/activation": x[stretch, places["inputs of wgrad"]],
+    }
+    return tiles, {what: [place.start, place.stop] for what, place in places.items()}
+
+
+def write_tiles(path: Path, tiles: dict[str, Any], about: dict[str, str]) -> None:
+    """Tiles rounded to BF16, nearest even, with what is said about them."""
+    import ml_dtypes
+    import numpy as np
+
     contiguous = {k: np.ascontiguousarray(v).astype(ml_dtypes.bfloat16) for k, v in tiles.items()}
-    write_safetensors(OUT / f"{model}.safetensors", contiguous, about)
+    write_safetensors(path, contiguous, about)
 
 
 def _outlier(x: Any, axis: int) -> int:
