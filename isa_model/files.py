@@ -49,6 +49,17 @@ def write_file(path: Path, content: str) -> None:
         raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
 
 
+def put(path: Path, name: str, text: str) -> None:
+    """Put text between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a file, in place of what is there.
+
+    Raises InputError when the file cannot be written, ValueError when it has not these marks once.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    write_file(path, f"{before}{begin}\n{text}\n{end}{after}")
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C back for the two renames that exchange a folder."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from codesign.cost import docs
 from codesign.cost.circuits import (
     Bench,
     add_ripple,
@@ -25,7 +24,8 @@ from codesign.cost.circuits import (
 )
 from codesign.cost.designs import NEAREST, scales, unit
 from codesign.cost.library import Library
-from codesign.cost.records import FOLDER, recipe_sha256
+from codesign.cost.records import DOCS, FOLDER, recipe_sha256
+from isa_model.files import put
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
@@ -314,7 +314,7 @@ def main() -> None:
     temporary = PATH.with_name(f".{PATH.name}.tmp")
     temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     temporary.replace(PATH)
-    docs.put("outside", table(record))
+    put(DOCS, "outside", table(record))
 
 
 if __name__ == "__main__":

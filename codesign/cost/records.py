@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from codesign.cost.vectors import Vectors
 
 FOLDER = Path(__file__).parent / "records"
+DOCS = Path(__file__).parents[2] / "docs" / "cost.md"
 SCHEMA_VERSION = 1
 DEPTH = 24
 """Levels of gates between registers of the pipelined unit."""

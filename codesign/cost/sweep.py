@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codesign.cost import docs
 from codesign.cost.designs import Design, designs
 from codesign.cost.library import Library
-from codesign.cost.records import FOLDER, measure, recipe_sha256
+from codesign.cost.records import DOCS, FOLDER, measure, recipe_sha256
 from codesign.proposal import Quantisation, load_proposal
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
+from isa_model.files import put
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
@@ -185,7 +185,7 @@ def main() -> None:
     temporary = PATH.with_name(f".{PATH.name}.tmp")
     temporary.write_text(sweep.model_dump_json(indent=1) + "\n", encoding="utf-8")
     temporary.replace(PATH)
-    docs.put("steps", steps_table(sweep))
+    put(DOCS, "steps", steps_table(sweep))
     print(f"{PATH}: {len(points)} points", file=sys.stderr)
 
 

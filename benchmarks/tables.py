@@ -1,0 +1,159 @@
+"""The tables of docs/gemm.md and docs/quantise.md, from the newest record with our own kernels: `python benchmarks/tables.py`.
+
+`codesign bench --out kernels/records/bench-GPU.json` makes such a record on a Hopper GPU; this needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import exp, log
+from pathlib import Path
+
+from isa_model.files import put
+from kernels.bench.records import Record, Row, load
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TENSOR_WISE, BLOCK_WISE, DEEP_GEMM = "torch-tensor-wise", "torch-block-wise", "deep_gemm"
+INTERVALS = ("", "-promoted-512", "-promoted-256", "-promoted-128", "-promoted-64", "-promoted-32")
+"""How the implementations of `gemm.native` that promote are called, the fewest promotions first."""
+
+
+def newest() -> Record:
+    """The newest record that has our own kernels. Raises LookupError without one."""
+    return next(record for record in load() if record.find("gemm.fprop", "ours"))
+
+
+def tables(record: Record) -> dict[tuple[str, str], str]:
+    """Every table, by its page and the name of the marks it stands between."""
+    return {
+        ("gemm", "fprop"): "\n".join(fprop(record)),
+        ("gemm", "backward"): "\n".join(backward(record)),
+        ("gemm", "experts"): "\n".join(experts(record)),
+        ("gemm", "intervals"): "\n".join(intervals(record)),
+        ("quantise", "casts"): "\n".join(casts(record)),
+    }
+
+
+def heading(record: Record) -> str:
+    """Where and when, in a sentence."""
+    return f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json))."
+
+
+def us(record: Record, kernel: str, who: str, shape: dict[str, int]) -> float | None:
+    """Median microseconds of an implementation (or a variant, ours or twin) of a kernel at a shape."""
+    own = who in ("ours", "twin")
+    found = record.find(kernel, who if own else None, None if own else who, shape)
+    if kernel == "gemm.native" and who == "ours":
+        found = record.find(kernel, "ours", "ours", shape)
+    return next((row.timing.us for row in found if row.timing), None)
+
+
+def cells(*values: float | None) -> str:
+    return " | ".join("" if v is None else f"{v:.1f}" if v > 2 else f"{v:.2f}" for v in values)
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a and b else None
+
+
+def geomean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v]
+    return exp(sum(map(log, known)) / len(known)) if known else None
+
+
+def shapes(record: Record, kernel: str) -> list[dict[str, int]]:
+    return [row.shape for row in record.find(kernel, "ours")]
+
+
+def fprop(record: Record) -> Iterator[str]:
+    """Forward GEMMs beside the peers and the ceiling, microseconds; geometric means for each number of tokens."""
+    yield heading(record)
+    yield ""
+    yield "| m, n, k | bf16 | native | cuBLASLt | DeepGEMM | ours | twin | DeepGEMM / ours | native / ours |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for m in sorted({shape["m"] for shape in shapes(record, "gemm.fprop")}):
+        of_peer, of_native = [], []
+        for shape in [s for s in shapes(record, "gemm.fprop") if s["m"] == m]:
+            bf16 = us(record, "gemm.bf16", "torch", shape)
+            native = us(record, "gemm.native", TENSOR_WISE, shape)
+            others = [us(record, "gemm.fprop", who, shape) for who in (BLOCK_WISE, DEEP_GEMM, "ours", "twin")]
+            of_peer.append(ratio(others[1], others[2]))
+            of_native.append(ratio(native, others[2]))
+            name = ", ".join(map(str, shape.values()))
+            yield f"| {name} | {cells(bf16, native, *others, of_peer[-1], of_native[-1])} |"
+        yield f"| **{m}, geometric mean** | | | | | | | {cells(geomean(of_peer), geomean(of_native))} |"
+
+
+def backward(record: Record) -> Iterator[str]:
+    """Dgrad and wgrad beside cuBLASLt."""
+    yield "| | m, n, k | native | cuBLASLt | ours | twin | cuBLASLt / ours |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for kernel in ("gemm.dgrad", "gemm.wgrad"):
+        for shape in shapes(record, kernel):
+            native = us(record, "gemm.native", TENSOR_WISE, shape)
+            peer, ours, twin = (us(record, kernel, who, shape) for who in (BLOCK_WISE, "ours", "twin"))
+            name = ", ".join(map(str, shape.values()))
+            yield f"| {kernel[5:]} | {name} | {cells(native, peer, ours, twin, ratio(peer, ours))} |"
+
+
+def experts(record: Record) -> Iterator[str]:
+    """Grouped GEMMs in both layouts."""
+    yield "| groups, m, n, k | contiguous | TFLOP/s | twin | masked | TFLOP/s | twin |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for row in record.find("gemm.grouped-contiguous", "ours"):
+        (masked,) = record.find("gemm.grouped-masked", "ours", shape=row.shape)
+        said = []
+        for r in (row, masked):
+            rate = f"{r.tflops:.0f}" if r.tflops else ""
+            said += [cells(us(record, r.kernel, "ours", r.shape)), rate, cells(us(record, r.kernel, "twin", r.shape))]
+        yield f"| {', '.join(map(str, row.shape.values()))} | {' | '.join(said)} |"
+
+
+def intervals(record: Record) -> Iterator[str]:
+    """Native GEMMs by how often they promote."""
+    rows = [row for row in record.find("gemm.native", "ours") if row.implementation == "ours-promoted-32"]
+    yield "| m, n, k | never | every 512 | 256 | 128 | 64 | 32 |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for shape in [row.shape for row in rows]:
+        times = [_native(record, f"ours{suffix}", shape) for suffix in INTERVALS]
+        said = [f"{t:.1f} ({times[0] / t:.2f})" if t and times[0] else "" for t in times]
+        yield f"| {', '.join(map(str, shape.values()))} | {' | '.join(said)} |"
+
+
+def _native(record: Record, implementation: str, shape: dict[str, int]) -> float | None:
+    return next((r.timing.us for r in record.find("gemm.native", "ours", implementation, shape) if r.timing), None)
+
+
+def casts(record: Record) -> Iterator[str]:
+    """Casts at the two large matrices, beside the copy of the same run and their twins."""
+    large = sorted({row.shape["k"] for row in record.find("quantise.both", "ours")})
+    yield heading(record)
+    yield ""
+    titles = " | ".join(f"4096 x {k}, us | GB/s | of copy | twin" for k in large)
+    yield f"| | {titles} |"
+    yield "|---|" + "---:|" * 4 * len(large)
+    rows = [row for row in record.cases if row.kernel.startswith("quantise.") and row.variant == "ours"]
+    for kernel, implementation in dict.fromkeys((r.kernel, r.implementation) for r in rows):
+        said = []
+        for k in large:
+            found = [r for r in record.find(kernel, "ours", implementation) if r.shape == {"m": 4096, "k": k}]
+            said += _cast(record, found[0]) if found else [""] * 4
+        scales = ", powers of two" if implementation.endswith("power-of-2") else ""
+        yield f"| {kernel.removeprefix('quantise.')}{scales} | {' | '.join(said)} |"
+
+
+def _cast(record: Record, row: Row) -> list[str]:
+    assert row.timing
+    copy = record.bounds(row)["copy"] / row.timing.us
+    share = f"{copy:.2f}" if copy >= 0.85 else f"**{copy:.2f}**"
+    return [f"{row.timing.us:.1f}", f"{row.gbps:.0f}", share, cells(us(record, row.kernel, "twin", row.shape))]
+
+
+def main() -> None:
+    for (page, name), table in tables(newest()).items():
+        put(DOCS / f"{page}.md", name, table)
+        print(table, end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
