@@ -112,8 +112,6 @@ def _missing(proposal: Proposal, claim: Claim) -> str:
         return "no training record covers it; `codesign train` makes one, `evaluate --train` a small one"
     if family == "cast":
         return "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
-    if family == "numerics" and proposal.multiplies_as_today:
-        return "the proposal multiplies as today; what its `path` does is in the cast.* metrics"
     if family in ("traffic", "energy"):
         return "counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts"
     return "no figure covers it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evidence import Plot, Series
-from codesign.proposal import Proposal
+from codesign.proposal import Proposal, Variant
 from codesign.resampling import finite
 from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
@@ -17,6 +17,9 @@ FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
 
 
 def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
+    """Of accumulation; none of a proposal whose sums are today's."""
+    if proposal.multiplies_as_today:
+        return ()
     # Captured tensors have the length they have; the plots vary it.
     drawn = [tensors for tensors in proposal.tensors if tensors != CAPTURED] or ["normal"]
     plots = [_growth(proposal, sampling, tensors) for tensors in drawn[:2]]
@@ -31,7 +34,7 @@ def _square(name: str, k: int) -> Gemm:
 
 
 def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
-    lines: dict[str, list[float | None]] = {key: [] for key in LABELS}
+    lines: dict[Variant, list[float | None]] = {key: [] for key in LABELS}
     for k in GROWTH:
         trial = Trial(
             _square(f"growth-{k}", k),
@@ -41,11 +44,10 @@ def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
             sampling.columns,
             proposal.quantisation,
         )
-        for variant, at, instruction in variants(proposal):
-            if at is None:
-                outcome = trial.result(variant, instruction)
-                error = metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]
-                lines[variant].append(finite(float(error)))
+        for compared in variants(proposal):
+            if compared.at is None:
+                error = metrics_of([errors_of(trial.result(compared))])["numerics.relative_frobenius"][0]
+                lines[compared.variant].append(finite(float(error)))
     return Plot(
         name=f"growth-{tensors}",
         title=f"Accumulation error against K, {tensors} operands",
@@ -70,15 +72,16 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         proposal.quantisation,
     )
     series = []
-    for variant, at, instruction in variants(proposal):
-        if at is not None:
+    for compared in variants(proposal):
+        if compared.at is not None:
             continue
-        outcome = trial.result(variant, instruction)
+        outcome = trial.result(compared)
         with np.errstate(divide="ignore"):
             ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
         counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
         shares = tuple(float(c) / ulps.size for c in counts)
-        series.append(Series(label=LABELS[variant], variant=variant, x=tuple(edges[:-1].tolist()), y=shares))
+        about = compared.variant
+        series.append(Series(label=LABELS[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
     return Plot(
         name="histogram",
         title=f"How large the errors are, K = 7168, {tensors} operands",
@@ -118,11 +121,12 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
             y=tuple(error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
         )
     ]
-    for variant, at, instruction in variants(proposal):
-        if at is None and variant != "proposal":
-            level = error(trial.result(variant, instruction))
+    for compared in variants(proposal):
+        if compared.at is None and compared.variant != "proposal":
+            level = error(trial.result(compared))
             ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
-            series.append(Series(label=LABELS[variant], variant=variant, x=ends, y=(level, level)))
+            about = compared.variant
+            series.append(Series(label=LABELS[about], variant=about, x=ends, y=(level, level)))
     kept = proposed.stages[aligned[0]].fraction_bits
     return Plot(
         name="fraction-bits",

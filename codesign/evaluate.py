@@ -133,7 +133,9 @@ def evaluate(
     return Result(
         proposal=proposal,
         headline=_headline(verdicts),
-        finding=_finding(evidence.figures) if evidence.figures else _arrival(arrived, moved),
+        finding=_arrival(arrived, evidence.figures, moved)
+        if proposal.multiplies_as_today
+        else _finding(evidence.figures),
         verdicts=verdicts,
         worst=tuple(_worst(evidence.figures)),
         labels=LABELS,
@@ -190,15 +192,19 @@ def _badness(value: float | None, better: str) -> float:
 def _finding(figures: tuple[Figure, ...]) -> str:
     """What the proposal does to today's accumulation error, at its worst."""
     worst = {f.variant: f for f in _worst(figures) if f.metric == "numerics.relative_frobenius"}
-    words = {key: "not finite" if f.value is None else f"{f.value:.2g}" for key, f in worst.items()}
+    words = {key: _digits(f) for key, f in worst.items()}
     return (
         f"At its worst over all GEMMs and tensors, the relative error of accumulation is {words['proposal']} with the "
         f"proposal, {words['software']} with today's software and {words['today']} with today's instruction alone."
     )
 
 
-def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
-    """What a path costs in accuracy at its worst, and what it saves in HBM traffic."""
+def _digits(figure: Figure) -> str:
+    return "not finite" if figure.value is None else f"{figure.value:.2g}"
+
+
+def _arrival(arrived: tuple[Figure, ...], products: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
+    """What a path costs in accuracy at its worst, in the tensor and in D, and what it saves in traffic."""
     said = []
     errors = {f.variant: f for f in _worst(arrived) if f.metric == "cast.relative_error"}
     if errors:
@@ -212,6 +218,11 @@ def _arrival(arrived: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
             if v in errors and errors[v].value is not None
         ]
         said.append(f"At its worst the relative error of a tensor that arrives is {', '.join(words)}.")
+    worst = {f.variant: f for f in _worst(products) if f.metric == "numerics.total_error"}
+    said.append(
+        f"In the product D it is {_digits(worst['proposal'])} with the proposal and {_digits(worst['software'])} with "
+        "today's software, weights and sums included."
+    )
     model = moved[0].workload if moved else ""
     total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
     for metric, name in (

@@ -20,11 +20,10 @@ from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
 from codesign.resampling import RESAMPLES, figures, weights
-from codesign.trial import Sampling, Trial, variants
+from codesign.trial import Compared, Sampling, Trial, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED
-from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,13 +44,11 @@ class Job:
     seed: int
     sampling: Sampling
     proposal: Proposal
-    variants: tuple[tuple[str, Value | None, Instruction], ...]
+    variants: tuple[Compared, ...]
 
 
 def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
-    """Run every trial of the proposal and return its numerics figures and plots; none where it multiplies as today."""
-    if proposal.multiplies_as_today:
-        return Evidence(figures=(), plots=(), method=tuple(_captures(proposal)))
+    """Run every trial of the proposal and return its numerics figures and plots."""
     trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
@@ -100,14 +97,16 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 def run(job: Job) -> list[Errors]:
     """The errors of each variant of a job, in their order."""
-    trial = Trial(job.gemm, job.tensors, job.seed, job.sampling.rows, job.sampling.columns, job.proposal.quantisation)
-    return [errors_of(trial.result(variant, instruction)) for variant, _, instruction in job.variants]
+    carried = job.proposal.path.operands if job.proposal.path else ()
+    sampling = job.sampling
+    trial = Trial(job.gemm, job.tensors, job.seed, sampling.rows, sampling.columns, job.proposal.quantisation, carried)
+    return [errors_of(trial.result(compared)) for compared in job.variants]
 
 
 def figures_of(
     gemm: str,
     tensors: str,
-    compared: Sequence[tuple[str, Value | None, Instruction]],
+    compared: Sequence[Compared],
     results: Sequence[Sequence[Errors]],
     bases: Sequence[str],
     metrics: Sequence[str] = tuple(NUMERICS),
@@ -116,10 +115,10 @@ def figures_of(
     rows = sum(len(errors[0].count) for errors in results)
     outputs = sum(int(errors[0].count.sum()) for errors in results)
     picked = weights(gemm, tensors, rows)
-    values = {}
-    for index, (variant, at, _) in enumerate(compared):
+    values: dict[tuple[str, Value | None], dict[str, Array]] = {}
+    for index, each in enumerate(compared):
         found = metrics_of([errors[index] for errors in results], picked)
-        values[variant, at] = {name: found[name] for name in metrics}
+        values[each.variant, each.at] = {name: found[name] for name in metrics}
     return figures(gemm, tensors, values, bases, outputs)
 
 
@@ -151,6 +150,7 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
         "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
         f"Today's instruction alone is {proposal.base} over all of K; today's software " + _software(proposal),
+        *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
@@ -158,6 +158,15 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "columns); every variant takes the same rows, so that the interval of a ratio is the ratio's own. A share of outputs "
         "that was not seen at all is taken to be at most 3 / outputs.",
     )
+
+
+ON_THE_WAY = (
+    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that takes "
+    "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a kernel "
+    "casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves in both "
+    "layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, is "
+    "multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
+)
 
 
 def _software(proposal: Proposal) -> str:

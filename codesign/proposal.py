@@ -150,6 +150,10 @@ class Proposal(Spec):
         """
         return Instruction.model_validate(self._changed(value))
 
+    def multiplying(self, value: Value | None = None) -> Instruction:
+        """What multiplies the proposal's operands: the changed instruction; where only their path changes, today's software."""
+        return self.software_instruction if self.multiplies_as_today else self.proposed(value)
+
     def training_recipe(self, variant: Variant = "proposal", value: Value | None = None) -> Recipe:
         """The recipe with all GEMMs on the proposed instruction, on today's alone or promoted, or summed exactly.
 

@@ -18,7 +18,7 @@ from codesign.errors import metrics_of
 from codesign.evidence import Alternative, BreakEven, Figure
 from codesign.numerics import Job, figures_of, run
 from codesign.proposal import Claim, Proposal, Quantisation, Value
-from codesign.trial import Sampling
+from codesign.trial import Compared, Sampling, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.instruction import Instruction
@@ -77,7 +77,8 @@ def refine(
             break_even, proposal, v.claim, trials[v.deciding.workload, v.deciding.tensors], v, sampling
         )
         for v in decided
-        if v.deciding and v.claim.of == "proposal" and not v.break_even  # a sweep has told already
+        # A sweep has told already; where the path alone changes there is no parameter of the instruction to try.
+        if v.deciding and v.claim.of == "proposal" and not v.break_even and not proposal.multiplies_as_today
     }
     refined = []
     for verdict in verdicts:
@@ -157,16 +158,11 @@ def _finite(value: float) -> float | None:
     return float(f"{value:.4g}") if abs(value) < float("inf") else None
 
 
-def _compared(proposal: Proposal, claim: Claim) -> tuple[tuple[str, Value | None, Instruction], ...]:
+def _compared(proposal: Proposal, claim: Claim) -> tuple[Compared, ...]:
     """The claim's variant, and the one it is relative to."""
-    made = {
-        "today": lambda: proposal.today,
-        "software": lambda: proposal.software_instruction,
-        "proposal": lambda: proposal.proposed(claim.at),
-        "exact": lambda: proposal.proposed(),
-    }
-    names = [claim.of, *([claim.relative_to] if claim.relative_to else [])]
-    return tuple((name, None, made[name]()) for name in names)
+    known = list(variants(proposal))
+    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at if claim.of == "proposal" else None))
+    return (own, *(c for c in known if (c.variant, c.at) == (claim.relative_to, None)))
 
 
 def _cases(claim: Claim, gemm: Gemm, tensors: str, rule: Quantisation) -> Iterator[Case]:
@@ -259,10 +255,10 @@ def figure_with(
     proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str, sampling: Sampling, instruction: Instruction
 ) -> Figure:
     """The claim's figure, as a ratio where it is relative, with another instruction in the proposal's place."""
-    compared: list[tuple[str, Value | None, Instruction]] = [("proposal", claim.at, instruction)]
-    if claim.relative_to:
-        compared += [(name, None, spec) for name, _, spec in _compared(proposal, claim)[1:]]
-        compared = [(n, at, instruction if n == "exact" else spec) for n, at, spec in compared]
+    compared = [
+        c._replace(instruction=instruction) if c.variant in ("proposal", "exact") else c
+        for c in _compared(proposal, claim)
+    ]
     errors = [run(Job(gemm, tensors, seed, sampling, proposal, tuple(compared))) for seed in sampling.seeds]
     bases = (claim.relative_to,) if claim.relative_to else ()
     figures = list(figures_of(gemm.name, tensors, compared, errors, bases, (claim.metric,)))

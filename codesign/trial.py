@@ -6,19 +6,20 @@ A trial takes some rows of A and some columns of B of the true shape, and all of
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from codesign.proposal import Proposal, Quantisation, Value
+from codesign.operands import Carried, Operand, on_the_way, quantised
+from codesign.proposal import Proposal, Quantisation, Value, Variant
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.array_codec import decode_array, to_codes
-from isa_model.cast import Cast, Quantised, quantise
+from isa_model.cast import Cast
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand
-from isa_model.lanes import largest_finite
+from isa_model.path import Step
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Spec
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
 BLOCK = 128
 """Output features that are drawn together, so that the blocks of a weight are whole; K is filled up to a multiple."""
+Side = Literal["a", "b"]
 
 
-LABELS = {
+LABELS: dict[Variant, str] = {
     "today": "today's instruction alone",
     "software": "today's software promotion",
     "proposal": "proposal",
@@ -48,31 +50,27 @@ class Sampling(Spec):
     seeds: tuple[int, ...] = (0, 1)
 
 
-def variants(proposal: Proposal) -> Iterator[tuple[str, Value | None, Instruction]]:
-    """Every instruction to compare: (variant, swept value, instruction). The exact one shares the proposal's operands."""
-    yield "today", None, proposal.today
-    yield "software", None, proposal.software_instruction
-    yield "proposal", None, proposal.proposed()
+class Compared(NamedTuple):
+    """One of the things that a trial compares."""
+
+    variant: Variant
+    at: Value | None
+    """Value of the swept field."""
+    instruction: Instruction
+    steps: tuple[Step, ...] = ()
+    """What becomes of the operands that the proposal's path carries; the others are quantised for the instruction."""
+
+
+def variants(proposal: Proposal) -> Iterator[Compared]:
+    """Everything to compare. Today's instruction alone knows no path; the exact one shares the proposal's operands."""
+    on_its_way = proposal.path.steps if proposal.path else ()
+    yield Compared("today", None, proposal.today)
+    yield Compared("software", None, proposal.software_instruction, proposal.software.path if proposal.path else ())
+    yield Compared("proposal", None, proposal.multiplying(), on_its_way)
     if proposal.sweep:
         for value in proposal.sweep.values:
-            yield "proposal", value, proposal.proposed(value)
-    yield "exact", None, proposal.proposed()
-
-
-@dataclass(frozen=True)
-class Operand:
-    """One operand of a trial in an instruction's formats.
-
-    `values` are the codes as numbers with their group scales, exact in float64; `factor`, a scale of the whole tensor,
-    stands outside the sum and multiplies D afterwards.
-    """
-
-    codes: Any
-    scales: Any | None
-    values: Float64
-    factor: float
-    underflow: float
-    overflow: float
+            yield Compared("proposal", value, proposal.multiplying(value), on_its_way)
+    yield Compared("exact", None, proposal.multiplying(), on_its_way)
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,21 @@ class Outcome:
 
 
 class Trial:
-    """The operands of one GEMM, drawn once; `outcome` computes D on any instruction."""
+    """The operands of one GEMM, drawn once; `outcome` computes D on any instruction.
+
+    Operands of the roles that are `carried` may arrive along a path; more of them is drawn than computed, so that a path's
+    groups are whole.
+    """
 
     def __init__(
-        self, gemm: Gemm, tensors: str, seed: int, rows: int, columns: int, quantisation: Quantisation
+        self,
+        gemm: Gemm,
+        tensors: str,
+        seed: int,
+        rows: int,
+        columns: int,
+        quantisation: Quantisation,
+        carried: Collection[Role] = (),
     ) -> None:
         import numpy as np
 
@@ -100,17 +109,25 @@ class Trial:
         stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
         rng = np.random.default_rng([seed, stream])
         self.gemm, self.quantisation = gemm, quantisation
+        rows, columns = min(rows, gemm.m), min(columns, gemm.n)
         if tensors == CAPTURED:
-            self.a, self.b, self.columns = _pick(gemm, rng, rows, columns)
+            a, kept_a, b, kept_b = _pick(gemm, rng, rows, columns)
         else:
-            self.columns = min(columns, gemm.n)
-            self.a, self.b = _draw(gemm, tensors, rng, min(rows, gemm.m), self.columns)
-        self.rows = len(self.a)
+            a, b = _draw(gemm, tensors, rng, rows, columns, carried)
+            kept_a, kept_b = np.arange(rows), np.arange(columns)
         # Ragged ends of K are filled with zeros, as TMA fills what lies outside a tensor.
         ragged = -gemm.k % BLOCK
-        self.a = np.pad(self.a, ((0, 0), (0, ragged)))
-        self.b = np.pad(self.b, ((0, ragged), (0, 0)))
-        self._operands: dict[Any, tuple[Operand, Operand]] = {}
+        a, b = np.pad(a, ((0, 0), (0, ragged))), np.pad(b, ((0, ragged), (0, 0)))
+        self.rows, self.columns = len(kept_a), len(kept_b)
+        self.a = a[kept_a]
+        self.b = b if gemm.b == "weight" else b[:, kept_b]  # a weight's block is whole, for its scale
+        self._carried: dict[Side, Carried] = {}
+        if gemm.a in carried:
+            tokens_first = a.T if gemm.tokens_along_k else a
+            self._carried["a"] = Carried(tokens_first, kept_a, int(gemm.tokens_along_k), gemm.tokens_along_k)
+        if gemm.b in carried:  # in wgrad alone: a path carries no weight
+            self._carried["b"] = Carried(b, kept_b, 1, turned=False)
+        self._operands: dict[Any, Operand] = {}
         self._exact: dict[Any, Float64] = {}
 
     @cached_property
@@ -120,77 +137,74 @@ class Trial:
 
         return exact.dot(self.a.astype("f8"), self.b[:, : self.columns].astype("f8"))
 
-    def result(self, variant: str, instruction: Instruction) -> Outcome:
+    def result(self, compared: Compared) -> Outcome:
         """The outcome of one of the `variants`."""
-        return self.exact_outcome(instruction) if variant == "exact" else self.outcome(instruction)
+        compute = self.exact_outcome if compared.variant == "exact" else self.outcome
+        return compute(compared.instruction, compared.steps)
 
-    def outcome(self, instruction: Instruction) -> Outcome:
-        """What the instruction makes of the trial's operands."""
+    def outcome(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Outcome:
+        """What the instruction makes of the trial's operands, those that are carried with these steps behind them."""
         from isa_model.product import matmul
 
-        a, b = self.operands(instruction)
+        a, b = self.operands(instruction, steps)
         d = matmul(instruction, a.codes, b.codes, scale_a=a.scales, scale_b=b.scales)
         values = decode_array(instruction.accumulator, to_codes(instruction.accumulator, d))
-        return self._outcome(instruction, values)
+        return self._outcome(instruction, steps, values)
 
-    def exact_outcome(self, instruction: Instruction) -> Outcome:
+    def exact_outcome(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Outcome:
         """The same operands summed exactly and rounded once, to nearest even FP32."""
         from isa_model.lanes import round_to
 
         fp32 = Register(format=FORMATS["fp32"], rounding=Rounding.NEAREST_EVEN)
-        return self._outcome(instruction, round_to(self.exact(instruction), fp32))
+        return self._outcome(instruction, steps, round_to(self.exact(instruction, steps), fp32))
 
-    def _outcome(self, instruction: Instruction, d: Float64) -> Outcome:
-        a, b = self.operands(instruction)
+    def _outcome(self, instruction: Instruction, steps: tuple[Step, ...], d: Float64) -> Outcome:
+        a, b = self.operands(instruction, steps)
         factor = a.factor * b.factor
         size_a, size_b = a.values.size, b.values.size
         both = size_a + size_b
         return Outcome(
             d=d * factor,
-            exact=self.exact(instruction) * factor,
+            exact=self.exact(instruction, steps) * factor,
             original=self.original,
             underflow=(a.underflow * size_a + b.underflow * size_b) / both,
             overflow=(a.overflow * size_a + b.overflow * size_b) / both,
         )
 
-    def exact(self, instruction: Instruction) -> Float64:
+    def exact(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Float64:
         """The exact product of the quantised operands, without the factors of whole tensors."""
         from isa_model import exact
 
-        key = self._key(instruction)
+        key = self._key("a", instruction, steps), self._key("b", instruction, steps)
         if key not in self._exact:
-            a, b = self.operands(instruction)
+            a, b = self.operands(instruction, steps)
             self._exact[key] = exact.dot(a.values, b.values)
         return self._exact[key]
 
-    def operands(self, instruction: Instruction) -> tuple[Operand, Operand]:
+    def operands(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> tuple[Operand, Operand]:
         """Both operands as the instruction takes them."""
-        key = self._key(instruction)
+        return self._operand("a", instruction, steps), self._operand("b", instruction, steps)
+
+    def _operand(self, which: Side, instruction: Instruction, steps: tuple[Step, ...]) -> Operand:
+        key = self._key(which, instruction, steps)
         if key not in self._operands:
-            cast_a, side_a, cast_b, side_b = key
-            self._operands[key] = (
-                self._quantised(cast_a, side_a, self.a, self.a.shape[1]),
-                self._quantised(cast_b, side_b, self.b, self.columns),
-            )
+            _, cast, side, behind = key
+            floor = self.quantisation.floor if self.quantisation.tensor_scale else None
+            if behind:
+                self._operands[key] = self._carried[which].arrived(behind, cast, side, floor)
+            else:
+                x, columns = (self.a, self.a.shape[1]) if which == "a" else (self.b, self.columns)
+                self._operands[key] = quantised(cast, side, x, columns, floor)
         return self._operands[key]
 
-    def _quantised(self, cast: Cast, side: ScaleOperand | None, x: Any, columns: int) -> Operand:
-        """An operand as an instruction takes it, its tensor scale set apart where the quantisation has one."""
-        import numpy as np
-
-        if side is None or not self.quantisation.tensor_scale or side.format.name == "fp32":
-            return _operand(quantise(cast, x), side, columns)
-        largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
-        factor = np.maximum(np.abs(x).max(), np.float32(self.quantisation.floor)) / largest
-        operand = _operand(quantise(cast, x / factor), side, columns)
-        return replace(operand, factor=operand.factor * float(factor))
-
-    def _key(self, instruction: Instruction) -> tuple[Cast, ScaleOperand | None, Cast, ScaleOperand | None]:
+    def _key(
+        self, which: Side, instruction: Instruction, steps: tuple[Step, ...]
+    ) -> tuple[Side, Cast, ScaleOperand | None, tuple[Step, ...]]:
         scale = instruction.scale
-        side_a, side_b = (scale.a, scale.b) if scale else (None, None)
-        cast_a = self.cast(instruction.a, self.gemm.a, side_a, k_axis=1)
-        cast_b = self.cast(instruction.b, self.gemm.b, side_b, k_axis=0)
-        return cast_a, side_a, cast_b, side_b
+        role, fmt, k_axis = (self.gemm.a, instruction.a, 1) if which == "a" else (self.gemm.b, instruction.b, 0)
+        side = getattr(scale, which) if scale else None
+        behind = on_the_way(steps, role, self.gemm.tokens_along_k) if which in self._carried else ()
+        return which, self.cast(fmt, role, side, k_axis), side, behind
 
     def cast(self, fmt: Any, role: Role, side: ScaleOperand | None, k_axis: int) -> Cast:
         """How an operand is quantised: in the groups of the instruction's scales; weights in blocks where they fit."""
@@ -214,16 +228,22 @@ class Trial:
         )
 
 
-def _draw(gemm: Gemm, tensors: str, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any]:
-    """Rows of A and columns of B of a synthetic source."""
+def _draw(
+    gemm: Gemm, tensors: str, rng: np.random.Generator, rows: int, columns: int, carried: Collection[Role]
+) -> tuple[Any, Any]:
+    """Rows of A and columns of B of a synthetic source; whole blocks of what a path carries."""
+    if gemm.a in carried:
+        rows = max(rows, min(BLOCK, gemm.m))
+    if gemm.b in carried or gemm.b == "weight":
+        columns = max(columns, min(BLOCK, gemm.n))
     # A is drawn as tokens by features; in wgrad its rows are features and the sums run over tokens.
     if gemm.tokens_along_k:
         return draw(tensors, rng, (gemm.k, rows), gemm.a).T, draw(tensors, rng, (gemm.k, columns), gemm.b)
-    return draw(tensors, rng, (rows, gemm.k), gemm.a), draw(tensors, rng, (min(BLOCK, gemm.n), gemm.k), gemm.b).T
+    return draw(tensors, rng, (rows, gemm.k), gemm.a), draw(tensors, rng, (columns, gemm.k), gemm.b).T
 
 
-def _pick(gemm: Gemm, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any, int]:
-    """Rows of A and columns of B of captured tensors, and how many of these columns are computed.
+def _pick(gemm: Gemm, rng: np.random.Generator, rows: int, columns: int) -> tuple[Any, Any, Any, Any]:
+    """A and B of captured tensors, and after each which of its rows or columns are computed.
 
     The row of A with the largest element, in wgrad the column of B, too, is always among them, the others at random.
     Columns of a weight are one block of 128, so that its scales are whole.
@@ -240,27 +260,9 @@ def _pick(gemm: Gemm, rng: np.random.Generator, rows: int, columns: int) -> tupl
         first = int(np.abs(matrix).max(axis=1).argmax())
         return np.sort(np.concatenate([[first], order[order != first]])[:count])
 
-    a = a[some(a, rows)]
+    kept_a = some(a, rows)
     if gemm.b != "weight":
-        b = b[:, some(b.T, columns)]
-        return a, b, b.shape[1]
+        return a, kept_a, b, some(b.T, columns)
     start = BLOCK * int(rng.integers(-(-b.shape[1] // BLOCK)))
     b = b[:, start : start + BLOCK]
-    return a, b, min(columns, b.shape[1])
-
-
-def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> Operand:
-    """Bring quantised codes into the shape an instruction takes: scales repeated to its groups, columns cut to size."""
-    import numpy as np
-
-    codes = quantised.codes[:, :columns]
-    values, scales, factor = quantised.elements()[:, :columns], None, 1.0
-    if side is None:
-        factor = float(quantised.scale_values()[0, 0])
-    else:
-        assert quantised.cast.group is not None
-        rows, across = (c // s for c, s in zip(quantised.cast.group, side.group, strict=True))
-        scales = np.repeat(np.repeat(quantised.scales, rows, axis=0), across, axis=1)
-        scales = scales[: -(-codes.shape[0] // side.group[0]), : -(-columns // side.group[1])]
-        values = quantised.values()[:, :columns]
-    return Operand(codes, scales, values, factor, quantised.underflow, quantised.overflow)
+    return a, kept_a, b, np.arange(min(columns, b.shape[1]))

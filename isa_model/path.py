@@ -80,11 +80,15 @@ class Step(Cast):
 
 @dataclass(frozen=True)
 class Arrived:
-    """What a path leaves of a tensor: its numbers, and the share of nonzero elements that became zero on the way."""
+    """What a path leaves of a tensor: its numbers, and the shares of its elements that were lost at each end on the way."""
 
     values: NDArray[np.float64]
-    codes: Any
+    last: Quantised | None
+    """What the last step made, with its codes and scales; None without steps, and after LogFMT."""
     underflow: float
+    """Share of nonzero elements that became zero."""
+    overflow: float
+    """Share of elements cut to the largest number, each step's added."""
 
 
 def walk(steps: tuple[Step, ...], x: NDArray[Any]) -> Arrived:
@@ -99,17 +103,19 @@ def walk(steps: tuple[Step, ...], x: NDArray[Any]) -> Arrived:
         raise ValueError("a path takes a matrix of finite numbers")
     values: NDArray[np.float64] = original.astype(np.float64)
     before: Quantised | None = None
-    codes: Any = None
+    overflow = 0.0
     for step in steps:
         source = original if step.reads == "original" else values.astype(np.float32)
+        if step.reads == "original":
+            overflow = 0.0
         if step.logfmt is not None:
-            values, codes, before = _logarithmic(step, source), None, None
+            values, before = _logarithmic(step, source), None
             continue
         scales = _largest_scales(step, before, original.shape) if step.scale_from == "scales" else None
         before = quantise(step, source, scales)
-        values, codes = before.values(), before.codes
+        values, overflow = before.values(), overflow + before.overflow
     lost = (values == 0) & (original != 0)
-    return Arrived(values, codes, float(lost.sum() / max(np.count_nonzero(original), 1)))
+    return Arrived(values, before, float(lost.sum() / max(np.count_nonzero(original), 1)), overflow)
 
 
 def exactly_once(steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -9,7 +9,7 @@ from codesign.cost.designs import TODAY, unit, window
 from codesign.cost.records import Record, design_sha256, find
 from codesign.cost.sweep import Point, Sweep
 from codesign.evidence import Plot, Series
-from codesign.proposal import Proposal
+from codesign.proposal import Proposal, Variant
 from codesign.trial import LABELS
 
 SCALES = {"scale-ue8m0": "UE8M0", "scale-ue5m3": "UE5M3", "scale-bf16": "BF16", "scale-fp32": "FP32"}
@@ -37,7 +37,7 @@ def _area(design: Record | Point, today: Record) -> float:
     return round(design.area / design.products / (today.area / today.products), 4)
 
 
-def _mark(variant: str, x: float, y: float) -> Series:
+def _mark(variant: Variant, x: float, y: float) -> Series:
     return Series(label=LABELS[variant], variant=variant, x=(x,), y=(y,))
 
 

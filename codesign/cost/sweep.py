@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.cost.designs import Design, designs
 from codesign.cost.library import Library
 from codesign.cost.records import DOCS, FOLDER, measure, recipe_sha256
-from codesign.proposal import Quantisation, load_proposal
+from codesign.proposal import Quantisation, Variant, load_proposal
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
 from isa_model.files import put
@@ -84,15 +84,15 @@ def shipped() -> Sweep | None:
 
 
 def errors(
-    spec: Instruction, quantisation: Quantisation, tensors: str, variant: str = "proposal"
+    spec: Instruction, quantisation: Quantisation, tensors: str, variant: Variant = "proposal"
 ) -> tuple[float, float]:
     """Accumulation and total error of an instruction on a GEMM with K = 4096."""
     import numpy as np
 
-    from codesign.trial import Trial
+    from codesign.trial import Compared, Trial
 
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")
-    outcome: Outcome = Trial(gemm, tensors, 0, 32, 32, quantisation).result(variant, spec)
+    outcome: Outcome = Trial(gemm, tensors, 0, 32, 32, quantisation).result(Compared(variant, None, spec))
 
     def relative(reference: Any) -> float:
         return float(np.linalg.norm(outcome.d - reference) / np.linalg.norm(reference))
