@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codesign.evaluate import Result, read_result
-from codesign.evidence import Figure
+from codesign.evidence import Figure, Kind
 from codesign.metrics import METRICS
 from codesign.proposal import load_proposal
 from isa_model.diagnostics import InputError
@@ -44,6 +44,8 @@ class Entry(Spec):
     """By axis; missing: no evidence, None: not finite."""
     low: dict[str, float | None]
     high: dict[str, float | None]
+    kinds: dict[str, Kind]
+    """What each figure is: computed, measured, modelled or assumed."""
     front: bool = False
     """Whether no other proposal is at least as good on all the axes that all have, and better on one."""
 
@@ -106,11 +108,14 @@ def _shared(results: Sequence[Result], kind: str) -> set[tuple[str, str]]:
 
 def _entry(result: Result, shared: Sequence[set[tuple[str, str]]]) -> Entry:
     values: dict[str, float | None] = {}
+    kinds: dict[str, Kind] = {}
     low: dict[str, float | None] = {}
     high: dict[str, float | None] = {}
     for axis in AXES:
         everything = (*result.figures, *result.casts, *result.costs, *result.traffic)
         own = [f for f in everything if (f.metric, f.variant, f.at) == (axis, "proposal", None)]
+        if axis == "numerics.relative_frobenius" and result.proposal.multiplies_as_today:
+            continue  # today's sums, none of its doing
         if axis.startswith("numerics."):
             own = [f for f in own if (f.workload, f.tensors) in shared[0]]
         elif axis.startswith("cast."):
@@ -121,10 +126,16 @@ def _entry(result: Result, shared: Sequence[set[tuple[str, str]]]) -> Entry:
         if own:
             sign = -1.0 if METRICS[axis].better == "higher" else 1.0
             worst = max(own, key=lambda f: float("inf") if f.value is None else sign * f.value)
-            values[axis], low[axis], high[axis] = worst.value, worst.low, worst.high
+            values[axis], low[axis], high[axis], kinds[axis] = worst.value, worst.low, worst.high, worst.kind
     about = result.proposal
     return Entry(
-        proposal=about.proposal, title=about.title, headline=result.headline, values=values, low=low, high=high
+        proposal=about.proposal,
+        title=about.title,
+        headline=result.headline,
+        values=values,
+        low=low,
+        high=high,
+        kinds=kinds,
     )
 
 

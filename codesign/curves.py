@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evidence import Plot, Series
-from codesign.proposal import Proposal, Variant
+from codesign.proposal import Proposal
 from codesign.resampling import finite
-from codesign.trial import LABELS, Outcome, Sampling, Trial, variants
+from codesign.trial import Outcome, Sampling, Trial, labels, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
@@ -34,7 +34,8 @@ def _square(name: str, k: int) -> Gemm:
 
 
 def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
-    lines: dict[Variant, list[float | None]] = {key: [] for key in LABELS}
+    shown = labels(proposal)
+    lines: dict[str, list[float | None]] = {key: [] for key in shown}
     for k in GROWTH:
         trial = Trial(
             _square(f"growth-{k}", k),
@@ -45,7 +46,7 @@ def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
             proposal.quantisation,
         )
         for compared in variants(proposal):
-            if compared.at is None:
+            if compared.at is None and compared.variant in shown:
                 error = metrics_of([errors_of(trial.result(compared))])["numerics.relative_frobenius"][0]
                 lines[compared.variant].append(finite(float(error)))
     return Plot(
@@ -55,7 +56,7 @@ def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         x_label="K (products summed)",
         y_label="relative Frobenius error",
         x_scale="log2",
-        series=tuple(Series(label=LABELS[key], variant=key, x=GROWTH, y=tuple(y)) for key, y in lines.items()),
+        series=tuple(Series(label=shown[key], variant=key, x=GROWTH, y=tuple(y)) for key, y in lines.items()),
     )
 
 
@@ -71,22 +72,24 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         sampling.columns,
         proposal.quantisation,
     )
-    series = []
+    series, shown, without = [], labels(proposal), []
     for compared in variants(proposal):
-        if compared.at is not None:
+        if compared.at is not None or compared.variant not in shown:
             continue
         outcome = trial.result(compared)
         with np.errstate(divide="ignore"):
             ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
         counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
         shares = tuple(float(c) / ulps.size for c in counts)
+        without.append(f"{np.isneginf(ulps).mean():.1%} with {shown[compared.variant]}")
         about = compared.variant
-        series.append(Series(label=LABELS[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
+        series.append(Series(label=shown[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
     return Plot(
         name="histogram",
         title=f"How large the errors are, K = 7168, {tensors} operands",
         caption="Share of outputs by |error| in units of the last place of BF16, the output format of fprop and dgrad; "
-        "right of 0 an error is visible in BF16.",
+        "right of 0 an error is visible in BF16. "
+        f"Left out are outputs without any error: {', '.join(without)}.",
         x_label="log2 of |error| / BF16 ulp",
         y_label="share of outputs",
         y_scale="linear",
@@ -121,12 +124,13 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
             y=tuple(error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
         )
     ]
+    shown = labels(proposal)
     for compared in variants(proposal):
-        if compared.at is None and compared.variant != "proposal":
+        if compared.at is None and compared.variant != "proposal" and compared.variant in shown:
             level = error(trial.result(compared))
             ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
             about = compared.variant
-            series.append(Series(label=LABELS[about], variant=about, x=ends, y=(level, level)))
+            series.append(Series(label=shown[about], variant=about, x=ends, y=(level, level)))
     kept = proposed.stages[aligned[0]].fraction_bits
     return Plot(
         name="fraction-bits",

@@ -24,7 +24,7 @@ from codesign.sensitivity import refine
 from codesign.traffic import evidence as traffic
 from codesign.traffic.count import Move
 from codesign.training import evidence as training
-from codesign.trial import LABELS, Sampling
+from codesign.trial import LABELS, Sampling, labels
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
 from isa_model import provenance
@@ -128,17 +128,17 @@ def evaluate(
         runs = training.gather(proposal, train)
         verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *runs.figures))
         verdicts = refine(proposal, verdicts, sampling, executor)
-    proposed = proposal.proposed()
+    proposed, shown = proposal.proposed(), labels(proposal)
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
         proposal=proposal,
         headline=_headline(verdicts),
-        finding=_arrival(arrived, evidence.figures, moved)
+        finding=_arrival(arrived, evidence.figures, moved, shown)
         if proposal.multiplies_as_today
-        else _finding(evidence.figures),
+        else _finding(evidence.figures, shown),
         verdicts=verdicts,
         worst=tuple(_worst(evidence.figures)),
-        labels=LABELS,
+        labels=shown,
         figures=evidence.figures,
         costs=costs,
         cost_plots=cost_plots(proposal) if costs else (),
@@ -183,56 +183,80 @@ def _worst(figures: tuple[Figure, ...]) -> Iterator[Figure]:
                 yield max(covered, key=lambda f: _badness(f.value, metric.better))
 
 
+def worst_by_pass(figures: tuple[Figure, ...], variant: str) -> dict[str, Figure]:
+    """The worst total error of D in each pass."""
+    own = [f for f in figures if (f.metric, f.variant, f.at) == ("numerics.total_error", variant, None)]
+    steps = dict.fromkeys(f.workload.split(".")[1] for f in own)
+    return {
+        step: max((f for f in own if f.workload.split(".")[1] == step), key=lambda f: _badness(f.value, "lower"))
+        for step in steps
+    }
+
+
 def _badness(value: float | None, better: str) -> float:
     if value is None:
         return float("inf")
     return {"lower": value, "higher": -value, "zero": abs(value)}[better]
 
 
-def _finding(figures: tuple[Figure, ...]) -> str:
+def _finding(figures: tuple[Figure, ...], shown: dict[str, str]) -> str:
     """What the proposal does to today's accumulation error, at its worst."""
     worst = {f.variant: f for f in _worst(figures) if f.metric == "numerics.relative_frobenius"}
-    words = {key: _digits(f) for key, f in worst.items()}
-    return (
-        f"At its worst over all GEMMs and tensors, the relative error of accumulation is {words['proposal']} with the "
-        f"proposal, {words['software']} with today's software and {words['today']} with today's instruction alone."
-    )
+    found = [
+        f"{_digits(worst[variant])} with {about}"
+        for variant, about in (
+            ("proposal", "the proposal"),
+            ("software", "today's software"),
+            ("today", "today's instruction alone"),
+        )
+        if variant in shown
+    ]
+    alike = "" if len(found) > 1 else "; today's software and today's instruction are the same by construction"
+    return f"At its worst over all GEMMs and tensors, the relative error of accumulation is {_listed(found)}{alike}."
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _digits(figure: Figure) -> str:
     return "not finite" if figure.value is None else f"{figure.value:.2g}"
 
 
-def _arrival(arrived: tuple[Figure, ...], products: tuple[Figure, ...], moved: tuple[Figure, ...]) -> str:
-    """What a path costs in accuracy at its worst, in the tensor and in D, and what it saves in traffic."""
+def _arrival(
+    arrived: tuple[Figure, ...], products: tuple[Figure, ...], moved: tuple[Figure, ...], shown: dict[str, str]
+) -> str:
+    """What a path costs in accuracy at its worst, in the tensor and in each pass's D, and what it saves in traffic."""
     said = []
-    errors = {f.variant: f for f in _worst(arrived) if f.metric == "cast.relative_error"}
+    errors = {f.variant: _digits(f) for f in _worst(arrived) if f.metric == "cast.relative_error"}
     if errors:
-        words = [
-            f"{errors[v].value:.2g} {about}"
-            for v, about in (
-                ("proposal", "along the proposed path"),
-                ("software", "with today's software"),
-                ("exact", "after one cast straight from BF16"),
-            )
-            if v in errors and errors[v].value is not None
-        ]
-        said.append(f"At its worst the relative error of a tensor that arrives is {', '.join(words)}.")
-    worst = {f.variant: f for f in _worst(products) if f.metric == "numerics.total_error"}
-    said.append(
-        f"In the product D it is {_digits(worst['proposal'])} with the proposal and {_digits(worst['software'])} with "
-        "today's software, weights and sums included."
+        ways: dict[str, list[str]] = {}
+        for variant, about in (
+            ("proposal", "along the proposed path"),
+            ("software", "with today's software"),
+            ("exact", "after one cast straight from BF16"),
+        ):
+            if variant in errors:
+                ways.setdefault(errors[variant], []).append(about)
+        words = ", ".join(f"{digits} {_listed(about)}" for digits, about in ways.items())
+        said.append(f"At its worst the relative error of a tensor that arrives is {words}.")
+    in_d = {
+        variant: _listed([f"{_digits(f)} in {step}" for step, f in worst_by_pass(products, variant).items()])
+        for variant in ("proposal", "software")
+    }
+    software = (
+        f"{in_d['software']} with today's software" if "software" in shown else "today's software is no different"
     )
+    said.append(f"The total error of D is at worst {in_d['proposal']}; {software}.")
     model = moved[0].workload if moved else ""
     total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
-    for metric, name in (
-        ("traffic.hbm_bytes", "HBM"),
-        ("traffic.l2_bytes", "L2"),
-        ("traffic.network_bytes", "network"),
-    ):
-        new, old = total.get((metric, "proposal")), total.get((metric, "software"))
+    changes = []
+    for level, name in (("hbm", "through HBM"), ("l2", "from L2 to the SMs"), ("network", "over the network")):
+        new, old = (total.get((f"traffic.{level}_bytes", variant)) for variant in ("proposal", "software"))
         if new is not None and old and abs(new / old - 1) >= 0.005:
-            said.append(f"A layer's step of {model} moves {new / old - 1:+.0%} bytes on the {name} level.")
+            changes.append(f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} bytes {name}")
+    if changes:
+        said.append(f"A layer's step of {model} moves {_listed(changes)}.")
     return " ".join(said)
 
 

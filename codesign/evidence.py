@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, log10
 from typing import Literal
 
 from pydantic import Field
@@ -71,7 +72,27 @@ class Plot(Spec):
     y_scale: Literal["linear", "log10"] = "log10"
     steps: bool = False
     """Draw as a histogram outline instead of a line through points."""
+    kind: Kind = "computed"
     series: tuple[Series, ...]
+
+    @property
+    def floor(self) -> float | None:
+        """Where zeros are drawn on a logarithmic axis, under all that is positive; None: there are none to draw."""
+        values = [y for s in self.series for y in s.y if y is not None]
+        positive = [y for y in values if y > 0]
+        if self.y_scale != "log10" or not positive or 0 not in values:
+            return None
+        return float(10.0 ** (floor(log10(min(positive))) - 1))
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, with a word on zeros."""
+        if self.floor is not None:
+            return f"{self.caption} Hollow marks on the line “0” are exactly zero."
+        zero = (
+            self.y_scale == "log10" and any(s.y for s in self.series) and not any(y for s in self.series for y in s.y)
+        )
+        return f"{self.caption} All of them are exactly zero." if zero else self.caption
 
 
 class Bar(Spec):

@@ -34,9 +34,9 @@ BLOCK = 128
 Side = Literal["a", "b"]
 
 
-LABELS: dict[Variant, str] = {
+LABELS = {
     "today": "today's instruction alone",
-    "software": "today's software promotion",
+    "software": "today's software",
     "proposal": "proposal",
     "exact": "exact accumulator",
 }
@@ -71,6 +71,28 @@ def variants(proposal: Proposal) -> Iterator[Compared]:
         for value in proposal.sweep.values:
             yield Compared("proposal", value, proposal.multiplying(value), on_its_way)
     yield Compared("exact", None, proposal.multiplying(), on_its_way)
+
+
+def labels(proposal: Proposal) -> dict[str, str]:
+    """What a reader sees the variants called; those that are the same by construction are named and shown as one."""
+    alike: dict[Any, list[Variant]] = {}
+    for compared in sorted(variants(proposal), key=lambda c: c.variant != "proposal"):
+        if compared.at is None:
+            alike.setdefault(_computed(proposal, compared), []).append(compared.variant)
+    found = {group[0]: " = ".join(LABELS[v] for v in group) for group in alike.values()}
+    return {variant: found[variant] for variant in LABELS if variant in found}
+
+
+def _computed(proposal: Proposal, compared: Compared) -> tuple[object, ...]:
+    """All that the numbers of a variant follow from, hashable."""
+    about = {"name", "description", "source", "checked"}
+    instruction = compared.instruction.model_dump_json(exclude=about)
+    behind = [
+        [s.model_dump_json(exclude={"at", "on_sms"}) for s in on_the_way(compared.steps, role, tokens_along_k)]
+        for role in (proposal.path.operands if proposal.path else ())
+        for tokens_along_k in (False, True)
+    ]
+    return compared.variant == "exact", instruction, str(behind)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evaluate import Result, evaluate
+from codesign.evidence import Kind, Plot, Series
 from codesign.metrics import NUMERICS
 from codesign.proposal import Quantisation, load_proposal, parse_proposal
 from codesign.report import write as report
-from codesign.report.tables import number
-from codesign.trial import Outcome, Sampling, Trial
+from codesign.report.plots import svg
+from codesign.report.tables import number, worst_table
+from codesign.trial import LABELS, Outcome, Sampling, Trial, labels
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
@@ -258,6 +261,73 @@ def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
     assert process.returncode == 130
     assert (out, err) == ("", "codesign: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_the_same_by_construction_is_shown_as_one():
+    """A proposal that changes nothing has two rows, its own and the exact accumulator's; one that changes has all; a place
+    that costs bytes and no bits leaves software and proposal one, while claims can still name both."""
+
+    def shown(name):
+        return labels(load_proposal(ROOT / f"proposals/{name}.yaml"))
+
+    assert list(shown("blackwell-nvf4")) == ["proposal", "exact"]
+    assert shown("blackwell-nvf4")["proposal"] == "proposal = today's instruction alone = today's software"
+    assert shown("group-scaled-mma") == LABELS
+    assert shown("fused-tma-cast") == LABELS  # wgrad's activation is cast from BF16, in software from FP8
+    assert shown("warp-level-cast") == {
+        **{k: v for k, v in LABELS.items() if k != "software"},
+        "proposal": "proposal = today's software",
+    }
+    text = SMALL.replace("change:", "").replace(
+        "  stages:\n    fuse: {fraction_bits: 25, result: {format: fp32, rounding: nearest-even}}\n", ""
+    )
+    text = text.replace("sweep: {field: stages.fuse.fraction_bits, values: [13, 25]}\nsoftware: {group: null}\n", "")
+    text = text.replace(
+        "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
+        "blackwell.tcgen05.m128n128k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0",
+    )
+    found = evaluate(
+        parse_proposal(parse_yaml(text.replace(", at: 25", ""), "p.yaml")), Sampling(rows=2, columns=2, seeds=(0,))
+    )
+    _, rows = worst_table(found)
+    assert [name for name, _ in rows] == list(found.labels.values())
+    assert len(rows) == 2
+    assert {f.variant for f in found.figures} == set(LABELS)
+    assert all(len(p.series) == 2 for p in found.plots)
+    own, software = ([f.value for f in found.figures if f.variant == v] for v in ("proposal", "software"))
+    assert own == software
+
+
+def test_exact_zeros_have_a_place_on_a_logarithmic_axis():
+    """They are drawn on a marked line under everything else, and the caption says so; a plot of zeros alone says that."""
+    about = {"name": "p", "title": "t", "caption": "Errors.", "x_label": "x", "y_label": "y"}
+
+    def plot(*y):
+        return Plot(series=(Series(label="proposal", variant="proposal", x=tuple(range(len(y))), y=y),), **about)
+
+    assert plot(3e-5, 2e-7).floor is None
+    assert plot(3e-5, 2e-7).full_caption == "Errors."
+    some = plot(3e-5, 0.0, 2e-7)
+    assert some.floor == 1e-8
+    assert "exactly zero" in some.full_caption
+    assert ">0</text>" in svg(some)
+    assert plot(0.0, None).floor is None
+    assert "All of them are exactly zero" in plot(0.0, None).full_caption
+    assert ">0</text>" in svg(plot(0.0, 0.0))
+
+
+def test_every_figure_of_a_report_is_tagged(result):
+    """Each picture's caption, each verdict and each section of figures says computed, measured, modelled or assumed."""
+    html = report.contents(result)["report.html"]
+    kinds = "|".join(get_args(Kind))
+    captions = re.findall(r"<figcaption>(.{60})", html)
+    assert len(captions) == html.count("<figure>") > 5
+    assert all(re.match(rf'<span class="tag">({kinds})</span>', c) for c in captions)
+    decided = [v for v in result.verdicts if v.deciding]
+    assert len(re.findall(rf'<small><span class="tag">({kinds})</span>', html)) == len(decided)
+    for section in ("Side by side", "Numerics at a glance", "What the verdicts hang on", "Figures"):
+        text = html[html.index(f"<h2>{section}</h2>") :]
+        assert re.search(rf'class="tag">({kinds})<', text[: text.index("<h2>", 4)]), section
 
 
 def test_numbers_are_printed_with_three_digits():

@@ -9,7 +9,7 @@ from codesign.cost.designs import TODAY, unit, window
 from codesign.cost.records import Record, design_sha256, find
 from codesign.cost.sweep import Point, Sweep
 from codesign.evidence import Plot, Series
-from codesign.proposal import Proposal, Variant
+from codesign.proposal import Proposal
 from codesign.trial import LABELS
 
 SCALES = {"scale-ue8m0": "UE8M0", "scale-ue5m3": "UE5M3", "scale-bf16": "BF16", "scale-fp32": "FP32"}
@@ -37,7 +37,7 @@ def _area(design: Record | Point, today: Record) -> float:
     return round(design.area / design.products / (today.area / today.products), 4)
 
 
-def _mark(variant: Variant, x: float, y: float) -> Series:
+def _mark(variant: str, x: float, y: float) -> Series:
     return Series(label=LABELS[variant], variant=variant, x=(x,), y=(y,))
 
 
@@ -61,6 +61,7 @@ def _fraction_bits(shipped: Sweep, proposal: Proposal, today: Record, own: Recor
     if own and kept:
         series.append(_mark("proposal", kept[0], _area(own, today)))
     return Plot(
+        kind="modelled",
         name="cost-fraction-bits",
         title="Cost against fraction bits",
         caption=f"{MADE} The curve has C in the window and an FP32 register; the proposal's mark is its area, with all else "
@@ -89,6 +90,7 @@ def _terms(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None
     if own:
         series.append(_mark("proposal", own.products, _area(own, today)))
     return Plot(
+        kind="modelled",
         name="cost-terms",
         title="Area per product against how many products one sum takes",
         caption=MADE,
@@ -118,6 +120,7 @@ def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
         groups = [side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side]
         series.append(_mark("proposal", min(groups), _area(own, today)))
     return Plot(
+        kind="modelled",
         name="cost-scales",
         title="Area against group size, by format of the scales",
         caption=f"{MADE} All with 25 fraction bits and an FP32 register; UE8M0 is added to the exponents, the others are "
@@ -168,6 +171,7 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
         series.append(_mark("proposal", _area(own, today), sweep.errors(proposal.proposed(), rule, tensors)[pick]))
     what = "Total error, quantisation included," if total else "Accumulation error"
     return Plot(
+        kind="modelled",
         name=f"cost-{'total' if total else 'accumulation'}",
         title=f"{what} against area, {tensors} operands",
         caption=f"{MADE} Errors are relative Frobenius norms at K = {sweep.SUMMED}, computed by the bit-exact model; "

@@ -21,6 +21,11 @@ def heading(axis: str) -> str:
     return SHORT.get(axis, axis) + (" over software's" if axis.startswith(AS_RATIO) else "")
 
 
+def kinds(comparison: Comparison, axis: str) -> str:
+    """What the figures of a column are."""
+    return ", ".join(dict.fromkeys(e.kinds[axis] for e in comparison.entries if axis in e.kinds))
+
+
 def cell(entry: Entry, axis: str) -> str:
     """An entry's figure on an axis."""
     unit = "1" if axis.startswith(AS_RATIO) else METRICS[axis].unit
@@ -47,7 +52,7 @@ def show(comparison: Comparison, console: Console) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("proposal", no_wrap=True)
     for axis in comparison.axes:
-        table.add_column(heading(axis), justify="right")
+        table.add_column(f"{heading(axis)} ({kinds(comparison, axis)})", justify="right")
     for entry in comparison.entries:
         table.add_row(FRONT if entry.front else "", entry.proposal, *(cell(entry, axis) for axis in comparison.axes))
     console.print(table)
@@ -70,6 +75,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
     page = environment.get_template("comparison.html.j2").render(
         comparison=comparison,
         heading=heading,
+        kinds=kinds,
         cell=cell,
         front=FRONT,
         notes=notes(comparison),
@@ -94,6 +100,7 @@ def _scatter(comparison: Comparison, x: str, y: str) -> str:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
+    from codesign.report.labels import place
     from codesign.report.plots import SETTINGS, written
 
     with matplotlib.rc_context(SETTINGS):
@@ -104,11 +111,11 @@ def _scatter(comparison: Comparison, x: str, y: str) -> str:
                 {"marker": "*", "s": 130, "color": "#009E73"} if entry.front else {"marker": "o", "color": "#777777"}
             )
             axes.scatter([px], [py], zorder=3, **style)
-            axes.annotate(entry.proposal, (px, py), xytext=(6, 5), textcoords="offset points", fontsize=8)
         values = [py for *_, py in points if py]
         if values and min(values) > 0 and max(values) > 5 * min(values):
             axes.set_yscale("log")
         axes.margins(x=0.25, y=0.15)
         axes.set_xlabel(heading(x))
         axes.set_ylabel(heading(y))
+        place(axes, [(px, py, entry.proposal) for entry, px, py in points], size=10)
         return written(figure)

@@ -30,7 +30,7 @@ SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 12,  # read on a phone, where a plot is 350 px wide
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -45,12 +45,16 @@ def svg(plot: Plot) -> str:
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    from codesign.report.labels import place
 
     with matplotlib.rc_context(SETTINGS):
         figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
+        named: list[tuple[float, float, str]] = []
         for series in plot.series:
             style: dict[str, Any] = dict(STYLES[series.variant])
-            y = [float("nan") if v is None else v for v in series.y]
+            y = [float("nan") if v is None else v if v or not plot.floor else plot.floor for v in series.y]
             if plot.steps:
                 style.pop("marker")
                 axes.step(
@@ -64,8 +68,16 @@ def svg(plot: Plot) -> str:
             else:
                 size = 7 if len(series.x) == 1 else 4
                 axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=size, **style)
-            for x, value, name in zip(series.x, y, series.labels, strict=False):
-                axes.annotate(name, (x, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            zeros = [x for x, v in zip(series.x, series.y, strict=True) if v == 0]
+            if plot.floor and zeros:
+                hollow = {
+                    "color": style["color"],
+                    "markerfacecolor": "white",
+                    "linestyle": "",
+                    "marker": style["marker"] or "o",
+                }
+                axes.plot(zeros, [plot.floor] * len(zeros), markersize=5, zorder=3, **hollow)
+            named += zip(series.x, y, series.labels, strict=False)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
         if plot.x_scale == "log2":
@@ -73,8 +85,23 @@ def svg(plot: Plot) -> str:
             axes.set_xticks(list(plot.series[0].x), [f"{x:g}" for x in plot.series[0].x])
             axes.minorticks_off()
         if plot.y_scale == "log10" and any(y and y > 0 for series in plot.series for y in series.y):
-            axes.set_yscale("log")  # where every error is zero there is nothing to scale
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+            axes.set_yscale("log")
+        elif not any(y for series in plot.series for y in series.y):  # where all is zero there is nothing to scale
+            axes.set_ylim(-0.05, 1)
+            axes.set_yticks([0], ["0"])
+        if plot.floor:
+            axes.axhline(plot.floor, color="#777777", linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
+            axes.set_ylim(bottom=plot.floor / 3)
+            figure.draw_without_rendering()  # the axis chooses its ticks
+            ticks = [t for t in axes.get_yticks() if t > plot.floor * 2]
+            low, high = axes.get_ylim()
+            axes.set_yticks([plot.floor, *[t for t in ticks if low <= t <= high]])
+            axes.minorticks_off()
+            log = LogFormatterSciNotation()
+            axes.yaxis.set_major_formatter(lambda t, _: "0" if t == plot.floor else log(t))
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=10.5)
+        drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
+        place(axes, named, 8, drawn)
         return written(figure)
 
 
@@ -96,7 +123,7 @@ def tornado(verdict: Verdict) -> str:
     values += bounds + ([taken] if taken is not None else [])
     log = min(values) > 0 and max(values) > 20 * min(values)
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(verdict.bars)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.6 * len(verdict.bars)), layout="constrained")
         names = []
         for row, bar in enumerate(verdict.bars):
             ends = [v for v in (bar.low, bar.high, taken) if v is not None]
@@ -109,7 +136,7 @@ def tornado(verdict: Verdict) -> str:
             axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
         for bound in bounds:
             axes.axvline(bound, color="#0072B2", linewidth=1.6, label="bound")
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=10)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.use_sticky_edges = False
@@ -120,7 +147,7 @@ def tornado(verdict: Verdict) -> str:
         unit = METRICS[claim.metric].unit
         relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
         axes.set_xlabel(claim.metric + relative)
-        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10.5)
         return written(figure)
 
 
@@ -159,16 +186,16 @@ def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
                         row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
                     )
                     left += size
-                axes.text(left, row, f" {left:.3g}", va="center", fontsize=9)
+                axes.text(left, row, f" {left:.3g}", va="center", fontsize=11)
             axes.set_yticks([0, 1], ["software", "proposal"])
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
-            axes.set_title(f"{name}, GB", loc="left", fontsize=10)
+            axes.set_title(f"{name}, GB", loc="left", fontsize=12)
             axes.margins(x=0.08)
         found = {what for variant in moves.values() for m in variant for what in (m.what,)}
         handles = [Patch(color=color) for what, (_, color) in MOVES.items() if what in found]
         labels = [label for what, (label, _) in MOVES.items() if what in found]
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10.5)
         return written(figure)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from codesign.claims import Verdict
-from codesign.evaluate import Result
+from codesign.evaluate import Result, worst_by_pass
 from codesign.evidence import Figure
 from codesign.metrics import METRICS, NUMERICS
 
@@ -62,8 +62,8 @@ def deciding(verdict: Verdict) -> str:
         return "—"
     figure = verdict.deciding
     return (
-        f"{interval(figure)} "
-        + (f"on {figure.workload}" if figure.workload else figure.source)
+        interval(figure)
+        + (f" on {figure.workload}" if figure.workload else f": {figure.source}")
         + (f", {figure.tensors}" if figure.tensors else "")
     )
 
@@ -94,15 +94,23 @@ def break_even(verdict: Verdict) -> list[str]:
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per design and cost: what, of which design, the figure with its interval, its kind and what it stands on."""
     own = result.proposal.proposal
+    units = {f.metric: METRICS[f.metric].unit for f in result.costs}
     return [
-        (f.metric, own if f.at is None else f"{own} at {f.at}", interval(f), f"{f.kind}: {f.source}")
+        (
+            f.metric + ("" if units[f.metric] in ("1", "B") else f", {units[f.metric]}"),
+            own if f.at is None else f"{own} at {f.at}",
+            interval(f),
+            f.kind,
+            f.source,
+        )
         for f in result.costs
     ]
 
 
 def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:
-    """A row per tensor source and variant of the path: its worst figure of each metric over all GEMMs."""
-    rows = []
+    """A row per tensor source and variant of the path: its worst figure of each metric over all GEMMs; variants whose figures
+    are all alike in one row."""
+    rows: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for tensors, variant in dict.fromkeys((f.tensors, f.variant) for f in result.casts):
         cells = []
         for metric in [m for m in METRICS if m.startswith("cast.")]:
@@ -110,8 +118,15 @@ def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:
             sign = -1.0 if METRICS[metric].better == "higher" else 1.0
             worst = max(found, key=lambda f: float("inf") if f.value is None else sign * f.value)
             cells.append(number(worst.value, METRICS[metric].unit))
-        rows.append((f"{tensors}: {CAST_VARIANTS[variant]}", tuple(cells)))
-    return rows
+        rows.setdefault((tensors, tuple(cells)), []).append(CAST_VARIANTS[variant])
+    return [(f"{tensors}: {' = '.join(alike)}", cells) for (tensors, cells), alike in rows.items()]
+
+
+def errors_by_pass(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Of a proposal with a path: the passes, and a row per variant of its worst total error of D in each."""
+    worst = {label: worst_by_pass(result.figures, variant) for variant, label in result.labels.items()}
+    steps = list(dict.fromkeys(step for found in worst.values() for step in found))
+    return steps, [(label, [interval(found[step]) for step in steps]) for label, found in worst.items()]
 
 
 CAST_VARIANTS = {"software": "today's software", "proposal": "proposal", "exact": "one cast straight from BF16"}
@@ -154,9 +169,10 @@ def training_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per training figure: whose, on what, the gap with its interval, the record."""
     return [
         (
-            result.labels[f.variant] + ("" if f.at is None else f" at {f.at}"),
+            result.labels.get(f.variant, f.variant) + ("" if f.at is None else f" at {f.at}"),
             f.workload,
             interval(f),
+            f.kind,
             f.source,
         )
         for f in result.training
@@ -193,7 +209,7 @@ def worst_table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, tuple[
     """Headings, and a row per variant: its worst figure of each metric."""
     metrics = list(dict.fromkeys(f.metric for f in result.worst))
     by_key = {(f.variant, f.metric): f for f in result.worst}
-    variants = dict.fromkeys(f.variant for f in result.worst)
+    variants = [v for v in result.labels if any(f.variant == v for f in result.worst)]
     rows = [(result.labels[v], tuple(number(by_key[v, m].value, METRICS[m].unit) for m in metrics)) for v in variants]
     return tuple(SHORT.get(m, m) for m in metrics), rows
 
@@ -202,7 +218,7 @@ def figure_tables(result: Result) -> Iterator[Table]:
     """A table per metric: one row per GEMM and tensor source, a column per variant."""
     if not result.figures:
         return
-    keys = list(dict.fromkeys((f.variant, f.at) for f in result.figures))
+    keys = [(v, at) for v, at in dict.fromkeys((f.variant, f.at) for f in result.figures) if v in result.labels]
     columns = tuple(result.labels[v] if at is None else f"{v} at {at}" for v, at in keys)
     by_key = {(f.metric, f.workload, f.tensors, f.variant, f.at): f for f in result.figures}
     rows = list(dict.fromkeys((f.workload, f.tensors) for f in result.figures))

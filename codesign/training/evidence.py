@@ -119,7 +119,7 @@ def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Pl
         if series:
             yield Plot(
                 name=f"loss-gap-{name.removesuffix('.json').replace(' ', '-')}",
-                title=f"Loss gap to BF16, {record.size}",
+                title=f"Loss gap to BF16, {name.removesuffix('.json')}",
                 caption=f"Smoothed (0.9) training loss over BF16's, less 1, mean over seeds; {name}, {record.machine}.",
                 x_label="tokens, millions",
                 y_label="gap, percent",

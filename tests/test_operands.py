@@ -1,0 +1,149 @@
+"""What arrives along a path is what a GEMM multiplies: operands by pass, and the errors of D that follow."""
+
+import numpy as np
+import pytest
+
+from codesign.evaluate import evaluate
+from codesign.operands import on_the_way
+from codesign.proposal import parse_proposal
+from codesign.trial import Sampling, Trial, variants
+from codesign.workloads.gemms import gemms
+from isa_model import load
+from isa_model.array_codec import decode_array
+from isa_model.cast import spread
+from isa_model.diagnostics import parse_yaml
+from isa_model.formats import FORMATS
+from isa_model.path import Step, walk
+
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+BOTH = ("activation", "gradient")
+KERNEL = {"at": "kernel"}
+TMA = {"at": "copy-engine"}
+TURN = {"at": "operand-read", "group": [128, 1], "scale": "ue8m0"}
+E5M6 = {"at": "cache", "to": "e5m6", "scale": "ue8m0"}
+DISPATCH = {"at": "dispatch", "scale": "ue8m0"}
+
+
+def steps(*given):
+    return tuple(Step.model_validate(s) for s in given)
+
+
+def proposal(
+    path, software=(), operands=BOTH, claims="{metric: numerics.total_error, relative_to: software, at_most: 1}"
+):
+    def listed(given):
+        return [s.model_dump(mode="json", exclude_defaults=True) for s in given]
+
+    text = f"""proposal: p
+title: t
+source: s
+base: {FP8}
+path: {{operands: {list(operands)}, steps: {listed(path)}}}
+software: {{path: {listed(software)}}}
+workloads: [deepseek-v3.fprop.kv-b, deepseek-v3.dgrad.kv-b, deepseek-v3.wgrad.kv-b]
+tensors: [outliers]
+claims: [{claims}]
+"""
+    return parse_proposal(parse_yaml(text, "p.yaml"))
+
+
+def trial(step, tensors="outliers", name="deepseek-v3.{}.kv-b"):
+    made = proposal(steps(KERNEL))
+    return made, Trial(gemms()[name.format(step)], tensors, 0, 8, 9, made.quantisation, BOTH)
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "wgrad", "behind"),
+    [
+        ((KERNEL,), "activation", False, (KERNEL,)),
+        ((KERNEL, TURN), "activation", False, (KERNEL,)),
+        ((KERNEL, TURN), "gradient", True, (KERNEL, TURN)),
+        ((E5M6, TURN), "activation", False, ()),
+        ((E5M6, TURN), "activation", True, (E5M6, TURN)),
+        ((KERNEL,), "activation", True, (KERNEL,)),
+        ((KERNEL,), "gradient", True, ()),
+        ((TMA,), "activation", True, ()),
+        ((DISPATCH, KERNEL), "gradient", True, (DISPATCH,)),
+        ((DISPATCH,), "gradient", True, (DISPATCH,)),
+    ],
+)
+def test_a_gemm_takes_a_tensor_where_its_pass_finds_it(path, role, wgrad, behind):
+    """Fprop and dgrad take it before it is kept or turned; wgrad at the end, or cast anew from what memory holds."""
+    assert on_the_way(steps(*path), role, wgrad) == steps(*behind)
+
+
+@pytest.mark.parametrize("step", ["fprop", "dgrad"])
+def test_one_cast_in_the_instructions_groups_is_the_cast_it_would_have_had(step):
+    """Where a path does what the instruction's own quantisation does, operands and D are the same bits."""
+    made, drawn = trial(step)
+    spec = made.software_instruction
+    plain, arrived = drawn.outcome(spec), drawn.outcome(spec, steps(KERNEL))
+    assert drawn.operands(spec, steps(KERNEL))[0] is not drawn.operands(spec)[0]
+    assert np.array_equal(plain.d, arrived.d)
+    assert plain.underflow == pytest.approx(arrived.underflow, abs=1e-3)  # of the whole block, of the rows
+
+
+@pytest.mark.parametrize(
+    ("step", "side", "given"),
+    [("fprop", 0, (DISPATCH,)), ("wgrad", 0, (DISPATCH, TURN)), ("wgrad", 1, (DISPATCH, TURN))],
+)
+def test_codes_and_scales_that_the_instruction_takes_arrive_as_they_are(step, side, given):
+    """The operand's numbers are those of the tensor at the end of its path, and its codes times its scales are the same."""
+    made, drawn = trial(step)
+    spec, path = made.software_instruction, steps(*given)
+    operand = drawn.operands(spec, path)[side]
+    carried = drawn._carried["ab"[side]]
+    whole = walk(path, carried.whole).values
+    expected = np.take(whole, carried.kept, axis=carried.axis)
+    expected = expected.T if carried.turned else expected
+    assert np.array_equal(operand.values, expected)
+    scale = (spec.scale.a, spec.scale.b)[side]
+    scales = spread(decode_array(scale.format, operand.scales), scale.group, operand.codes.shape)
+    assert np.array_equal(decode_array(FORMATS["e4m3"], operand.codes) * scales, expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "given"),
+    [("fprop", {"at": "dispatch", "logfmt": 8}), ("fprop", {"at": "dispatch", "group": [1, 64]}), ("wgrad", DISPATCH)],
+)
+def test_what_the_instruction_cannot_take_is_cast_once_more(step, given):
+    """LogFMT, other groups, and groups that run across the sums: the operand is E4M3 in the instruction's groups, and its
+    error is that of both casts together."""
+    made, drawn = trial(step)
+    spec = made.software_instruction
+    once, twice = drawn.operands(spec)[0], drawn.operands(spec, steps(given))[0]
+    original = drawn.a.astype(np.float64)
+    assert twice.scales.shape == once.scales.shape
+    assert np.linalg.norm(twice.values - original) > 1.02 * np.linalg.norm(once.values - original)
+    assert not np.array_equal(twice.values, once.values)
+
+
+def test_what_is_sampled_does_not_depend_on_what_others_a_path_carries():
+    """A tensor without steps behind it is quantised as every other: rows that were drawn and not computed are left out."""
+    made, drawn = trial("wgrad", "captured", "smollm2-135m.{}.down")
+    plain = Trial(drawn.gemm, "captured", 0, 8, 9, made.quantisation)
+    for a, b in zip(drawn.operands(made.today), plain.operands(made.today), strict=True):
+        assert np.array_equal(a.codes, b.codes)
+    assert np.array_equal(drawn.original, plain.original)
+
+
+def test_a_path_alone_leaves_multiplication_to_todays_software():
+    """Software and proposal differ by what is behind their operands only; today's instruction alone knows no path."""
+    compared = {c.variant: c for c in variants(proposal(steps(TMA), steps(KERNEL)))}
+    assert compared["proposal"].instruction == compared["software"].instruction != load(FP8)
+    assert (compared["today"].steps, compared["software"].steps) == ((), steps(KERNEL))
+    assert compared["proposal"].steps == compared["exact"].steps == steps(TMA)
+
+
+def test_a_second_quantisation_shows_in_wgrad_and_only_there():
+    """An activation kept in FP8 with FP32 scales is cast twice before wgrad; one that is kept in BF16, once. The claim on
+    D is judged, with what it hangs on."""
+    result = evaluate(proposal(steps(TMA), steps(KERNEL)), Sampling(rows=8, columns=8, seeds=(0, 1)))
+    of = {(f.workload.split(".")[1], f.variant): f.value for f in result.figures if f.metric == "numerics.total_error"}
+    assert of["fprop", "proposal"] == of["fprop", "software"]
+    assert of["dgrad", "proposal"] == of["dgrad", "software"]
+    assert of["wgrad", "proposal"] < 0.95 * of["wgrad", "software"]
+    (verdict,) = result.verdicts
+    assert (verdict.judgement, verdict.deciding.value) == ("supported", 1.0)
+    assert {bar.assumption for bar in verdict.bars} >= {"tensor source", "length of the sums"}
+    assert "wgrad" in result.finding
