@@ -81,15 +81,16 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
             ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
         counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
         shares = tuple(float(c) / ulps.size for c in counts)
-        without.append(f"{np.isneginf(ulps).mean():.1%} with {shown[compared.variant]}")
+        if np.isneginf(ulps).any():
+            without.append(f"{np.isneginf(ulps).mean():.2g} of them with {shown[compared.variant]}")
         about = compared.variant
         series.append(Series(label=shown[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
     return Plot(
         name="histogram",
         title=f"How large the errors are, K = 7168, {tensors} operands",
         caption="Share of outputs by |error| in units of the last place of BF16, the output format of fprop and dgrad; "
-        "right of 0 an error is visible in BF16. "
-        f"Left out are outputs without any error: {', '.join(without)}.",
+        "right of 0 an error is visible in BF16."
+        + (f" Outputs without any error are left out: {', '.join(without)}." if without else ""),
         x_label="log2 of |error| / BF16 ulp",
         y_label="share of outputs",
         y_scale="linear",

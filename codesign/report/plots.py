@@ -144,6 +144,8 @@ def tornado(verdict: Verdict) -> str:
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.locator_params(axis="x", nbins=5)
         unit = METRICS[claim.metric].unit
         relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
         axes.set_xlabel(claim.metric + relative)

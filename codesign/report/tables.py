@@ -189,7 +189,7 @@ SHORT = {
     "numerics.sqnr_db": "SQNR",
     "numerics.underflow_share": "underflow",
     "numerics.overflow_share": "overflow",
-    "cast.relative_error": "relative error",
+    "cast.relative_error": "error of the tensor",
     "cast.sqnr_db": "SQNR",
     "cast.underflow_share": "underflow",
     "cast.requantised_share": "elements unlike one cast",
