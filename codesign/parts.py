@@ -13,7 +13,7 @@ from codesign.workloads.gemms import select
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError, at, suggest
 from isa_model.library import raw
-from isa_model.path import Step
+from isa_model.path import Steps
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
 
@@ -120,7 +120,7 @@ class Software(Spec):
     """Products summed by the instruction before they are promoted."""
     group: PositiveInt | None = 128
     """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
-    path: tuple[Step, ...] = ()
+    path: Steps = ()
     """What today's software does with the tensors of the proposal's `path`; none: they stay BF16."""
 
 
@@ -129,7 +129,7 @@ class Path(Spec):
 
     operands: tuple[Literal["activation", "gradient"], ...] = Field(min_length=1)
     """Which tensors: activations, gradients. Weights are cast once per optimizer step, and not on the way."""
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: Steps = Field(min_length=1)
     """The casts on the way, in order."""
 
 

@@ -9,9 +9,9 @@ more than 20 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.diagnostics import at
@@ -76,6 +76,19 @@ class Step(Cast):
         if self.logfmt is not None:
             return self.logfmt + 64 / size
         return self.to.bits + (self.scale.bits / size if self.scale and size else 0.0)
+
+
+def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    for i, step in enumerate(steps):
+        left = steps[i - 1].scale if i and steps[i - 1].logfmt is None else None
+        if step.scale_from == "scales" and step.scale != left:
+            message = "the step before leaves no scales of this format"
+            raise at(i, "scale_from", message=message, hint="a step before it with the same `scale`")
+    return steps
+
+
+Steps = Annotated[tuple[Step, ...], AfterValidator(_in_order)]
+"""Steps that can follow one another."""
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
         ("{at: dispatch, logfmt: 8, group: [128, 1]}", "LogFMT has tiles of one token"),
         ("{at: operand-read, scale_from: scales, scale: fp32}", "only among powers of two"),
         ("{at: operand-read, scale_from: scales, scale: ue8m0, reads: original}", "the original has no scales"),
+        ("{at: operand-read, scale_from: scales, scale: ue8m0}", "the step before leaves no scales of this format"),
         ("{at: kernel, on_sms: false}", "is no communication"),
         ("{at: copy-engine, group: null}", "the group's largest must be known first"),
         ("{at: kernel, to: e4m4x}", "unknown number format"),
