@@ -41,6 +41,8 @@ def test_text_is_put_between_its_marks_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n<!-- y: begin -->\nkept\n<!-- y: end -->\n")
     put(page, "x", "new")
-    assert page.read_text() == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n<!-- y: begin -->\nkept\n<!-- y: end -->\n"
+    assert (
+        page.read_text() == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n<!-- y: begin -->\nkept\n<!-- y: end -->\n"
+    )
     with pytest.raises(ValueError, match="unpack"):
         put(page, "z", "new")
