@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra `kernels`"
 
 from codesign.claims import judge  # noqa: E402
 from codesign.proposal import load_proposal, parse_proposal  # noqa: E402
-from codesign.training import capture, engines, evidence, linear, loop  # noqa: E402
+from codesign.training import capture, engines, evidence, linear, loop, plot  # noqa: E402
 from codesign.training.data import batch, text  # noqa: E402
 from codesign.training.experiments import arms, empty_record, experiments  # noqa: E402
 from codesign.training.linear import Arithmetic  # noqa: E402
@@ -734,12 +734,16 @@ def test_an_interval_is_never_narrower_than_the_noise_of_equal_runs():
 
 
 def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
-    """The plot names each arm that has runs, and not BF16, to which they are compared."""
-    drawn = svg(record_of(bf16=[2.0], framework=[2.1], bits_8=[2.2]), ["bf16", "framework", "bits-8", "bits-10"])
-    assert "framework" in drawn
-    assert "bits-8" in drawn
+    """A panel to an experiment that has runs names each of its arms, and not BF16; BF16's own noise lies under them."""
+    record = record_of(bf16=[2.0, 2.0], bf16_nudged=[2.01, 1.96], framework=[2.1, 2.2], bits_8=[2.2])
+    drawn = svg(record, ["framework", "bits", "moments", "groups"])
+    assert drawn.count("framework (2 seeds)") == 3
+    assert drawn.count("bits-8 (1 seed)") == 1
+    assert drawn.count("BF16, nudged") == 4
     assert ">bf16<" not in drawn
     assert "bits-10" not in drawn
+    steps = SMALL.tokens / 1e6
+    assert plot._noise(record)[-1] == pytest.approx((SMALL.steps * steps, 2.0))
 
 
 def test_smoothing_is_an_unbiased_moving_average():

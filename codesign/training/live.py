@@ -62,7 +62,7 @@ def train(
             console.print(table)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
-            write_file(plot, svg(record, names))
+            write_file(plot, svg(record, experiment))
     return 0
 
 

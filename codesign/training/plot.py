@@ -1,44 +1,81 @@
-"""The gap of every arm to BF16 along training, as SVG."""
+"""The gap of every arm to BF16 along training, a panel to an experiment, as SVG.
+
+python -m codesign.training.plot RECORD.json OUT.svg [EXPERIMENT...]
+"""
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from codesign.report.plots import SETTINGS
 from codesign.training.evidence import curve
-from codesign.training.experiments import REFERENCE
-from codesign.training.records import Record
+from codesign.training.experiments import REFERENCE, experiments, find
+from codesign.training.records import NUDGED, Record, read
+from isa_model.files import write_file
 
-COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's, told apart by colour-blind readers."""
-LINES = (":", "-", "--", "-.")
+LINES = ("-", "--", "-.", ":")
 
 
-def svg(record: Record, arms: Sequence[str]) -> str:
-    """Mean gap over seeds of the smoothed training losses, in percent, over millions of tokens."""
+def svg(record: Record, names: Sequence[str]) -> str:
+    """Of each experiment the mean gap over seeds of the smoothed training losses, in percent, over millions of tokens; grey:
+    what runs of BF16 that start a hair off reach of it, of all seeds."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
+    drawn = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}
+    drawn = {name: arms for name, arms in drawn.items() if arms} or {names[0]: []}
+    columns = min(len(drawn), 2)
+    rows = -(-len(drawn) // columns)
+    noise = _noise(record)
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
-        for number, arm in enumerate(a for a in arms if a != REFERENCE and record.find(a)):
-            points = curve(record, arm, REFERENCE)
-            if points:
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(7.2 if columns == 1 else 10.0, 3.6 * rows), layout="constrained", squeeze=False
+        )
+        panels = list(grid.flat)
+        for axes in panels[len(drawn) :]:
+            axes.remove()
+        for axes, (name, arms) in zip(panels, drawn.items(), strict=False):
+            if noise:
+                x, half = zip(*noise, strict=True)
+                axes.fill_between(x, [-h for h in half], half, color="#dddddd", linewidth=0, label="BF16, nudged")
+            for number, arm in enumerate(arms):
                 style: dict[str, Any] = {
                     "color": COLOURS[number % len(COLOURS)],
                     "linestyle": LINES[number % len(LINES)],
                 }
-                axes.plot(*zip(*points, strict=True), label=arm, linewidth=1.5, **style)
-        axes.axhline(0, color="#999999", linewidth=0.8)
-        axes.set_xlabel("tokens, millions")
-        axes.set_ylabel("training loss over BF16's, less 1, percent")
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+                if points := curve(record, arm):
+                    seeds = len(record.find(arm))
+                    label = f"{arm} ({seeds} seed{'s' if seeds > 1 else ''})"
+                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1.5, **style)
+            axes.axhline(0, color="#999999", linewidth=0.8)
+            axes.set_title(name, loc="left", fontsize=10)
+            axes.set_xlabel("tokens, millions")
+            axes.set_ylabel("gap to BF16, percent")
+            axes.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _noise(record: Record) -> list[tuple[float, float]]:
+    """Millions of tokens, and the largest magnitude of a nudged run's gap there in percent, of any seed."""
+    each = [
+        curve(record.model_copy(update={"runs": tuple(r for r in record.runs if r.seed == seed)}), NUDGED)
+        for seed in {r.seed for r in record.find(NUDGED)}
+    ]
+    return [(points[0][0], max(abs(gap) for _, gap in points)) for points in zip(*(e for e in each if e), strict=False)]
+
+
+if __name__ == "__main__":
+    source, target, *chosen = sys.argv[1:]
+    write_file(Path(target), svg(read(Path(source)), chosen or list(experiments())))
