@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from codesign.training.engines import multiply
 from codesign.training.linear import BF16, Arithmetic, AttentionOut, GatedDown, Linear
-from codesign.training.quantise import quantise
+from codesign.training.quantise import Operand, plain, quantise
+from codesign.training.recipe import Gemm
 from codesign.training.size import VOCABULARY, Size
 from isa_model.cast import Cast
 
@@ -146,12 +148,17 @@ class Experts(nn.Module):
         self.picks = picks
         weights = scores.gather(1, picks)
         weights = weights / weights.sum(-1, keepdim=True)
-        picked = _one_hot(picks.flatten(), self.size.experts)
-        place = (picked.cumsum(0) - 1).gather(1, picks.view(-1, 1)).squeeze(1)
+        expert = picks.flatten()
+        picked = _one_hot(expert, self.size.experts).T.contiguous()
+        # How many chose an expert up to a choice. All experts in one row: a column of a matrix torch scans on a GPU number by
+        # number, in one thread.
+        so_far = picked.flatten().cumsum(0).view(self.size.experts, -1)
+        earlier = pad(so_far[:-1, -1], (1, 0))
+        place = so_far.gather(0, expert[None]).squeeze(0) - earlier[expert] - 1
         nowhere = self.size.experts * slots
-        slot = torch.where(place < slots, picks.flatten() * slots + place, nowhere)
+        slot = torch.where(place < slots, expert * slots + place, nowhere)
         if self.training:
-            self.load += picked.sum(0)
+            self.load += picked.sum(1)
             self.dropped += torch.stack(((slot == nowhere).sum(), torch.full_like(slot[0], slot.numel())))
         choice = torch.arange(tokens * chosen, device=x.device)
         choice_of_slot = torch.full((nowhere + 1,), tokens * chosen, device=x.device).scatter(0, slot, choice)[:nowhere]
@@ -256,7 +263,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         (tokens,) = ctx.saved_tensors
-        return _one_hot(tokens.reshape(-1), VOCABULARY).T.float() @ dy.float(), None
+        return _product(plain(_one_hot(tokens.reshape(-1), VOCABULARY)).T, plain(dy)), None
 
 
 class _HighPrecision(torch.autograd.Function):
@@ -265,13 +272,18 @@ class _HighPrecision(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return x.float() @ weight.to(BF16).float().T
+        return _product(plain(x), plain(weight).T)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        dy = dy.to(BF16).float()
-        return (dy @ weight.to(BF16).float()).to(BF16), dy.T @ x.float()
+        gradient = plain(dy)
+        return _product(gradient, plain(weight)).to(BF16), _product(gradient.T, plain(x))
+
+
+def _product(a: Operand, b: Operand) -> Tensor:
+    """Of BF16 operands, with FP32 sums."""
+    return multiply(Gemm(), a, b, "torch")
 
 
 class _Through(torch.autograd.Function):
