@@ -160,7 +160,9 @@ def test_today_on_captured_tensors_is_the_instruction_on_them():
 
 def test_models_agree_with_their_heads():
     """Hidden size, and the n and k of neighbouring Linears, fit together in every model; experts divide over their GPUs."""
-    for model in models().values():
+    for name, model in models().items():
+        if name == "proxy-10m":  # one Linear, along its training
+            continue
         shapes = {linear.name: linear for linear in model.linears}
         assert shapes["o"].n == model.hidden
         assert shapes["down"].n == model.hidden
@@ -168,3 +170,20 @@ def test_models_agree_with_their_heads():
             assert shapes["gate-up"].n == 2 * shapes["down"].k
         if model.experts:
             assert model.experts.experts % model.experts.parallel == 0
+
+
+def test_a_run_of_our_own_shows_one_linear_along_its_training():
+    """The trained Linear's shape is that of its size; start, middle and end are steps of one run on the record's text."""
+    import json
+
+    from codesign.training.records import FOLDER, read
+    from codesign.training.size import Size, find_size
+
+    about = tensor_file.metadata(gemms()["proxy-10m.fprop.down-end"].recorded.file)
+    size = Size.model_validate_json(about["size"])
+    assert {(x.n, x.k) for x in models()["proxy-10m"].linears} == {(size.width, size.hidden)}
+    assert (size.width, size.hidden) == (find_size("10m").width, find_size("10m").hidden)
+    record = read(FOLDER / "10m.json")
+    assert (record.text_sha256, record.model, record.machine) == (about["text_sha256"], size, about["machine"])
+    chosen = json.loads(about["choice"].split(": ", 1)[1])
+    assert [c["step"] for c in chosen.values()] == [0, (size.steps - 1) // 2, size.steps - 1]
