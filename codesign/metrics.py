@@ -157,6 +157,18 @@ METRICS: dict[str, Metric] = {
             "lower",
             "mean training loss over the last quarter of a run, over that of BF16 with the same weights and data, less 1",
         ),
+        Metric(
+            "training.gradient_drift",
+            "1",
+            "lower",
+            "distance of a run's first gradient from BF16's at the same weights, text and experts, over the norm of BF16's",
+        ),
+        Metric(
+            "training.gradient_bias",
+            "1",
+            "zero",
+            "part of that distance along BF16's gradient, over its norm; negative where sums shrink gradients",
+        ),
     )
 }
 

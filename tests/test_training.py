@@ -29,7 +29,7 @@ from codesign.training.optimizer import AdamW  # noqa: E402
 from codesign.training.plot import svg  # noqa: E402
 from codesign.training.quantise import quantise  # noqa: E402
 from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
-from codesign.training.records import Run, gap, read, summarise, write  # noqa: E402
+from codesign.training.records import Drift, Run, gap, read, summarise, write  # noqa: E402
 from codesign.training.size import find_size, sizes  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
@@ -787,6 +787,26 @@ def test_claims_on_the_loss_gap_are_judged_from_records(monkeypatch):
     for run in stand_in:
         record = record.with_run(run)
     assert judgements(record) == ["undetermined"] * 3
+
+
+def test_claims_on_the_first_gradient_are_judged_from_records(monkeypatch):
+    """Drift and bias are the means over seeds with Student's interval; one seed, or none with a drift, has no figure."""
+    record = record_of(bf16=[2.0, 2.0], bits_17=[2.0, 2.0], tensor_promoted=[2.0, 2.0])
+    for run, error in zip(record.find("bits-17") + record.find("tensor-promoted"), (0.10, 0.12, 0.2, 0.2), strict=True):
+        record = record.with_run(run.model_copy(update={"drift_at_start": Drift(error=error, along=-error / 2)}))
+    monkeypatch.setattr(evidence, "shipped", lambda: (("record.json", record),))
+    text = PROPOSAL.replace("loss_gap, at_most: 0.0025", "gradient_drift, at_most: 0.25")
+    text = text.replace("loss_gap, of: software, at_most", "gradient_bias, of: software, at_least").replace(
+        "0.0025", "-0.05"
+    )
+    mine = parse_proposal(parse_yaml(text, "mine.yaml"))
+    figures = {(f.metric, f.variant): f for f in evidence.gather(mine).figures}
+    own = figures["training.gradient_drift", "proposal"]
+    assert (own.value, own.low, own.high) == pytest.approx((0.11, 0.11 - 0.12706, 0.11 + 0.12706), rel=1e-3)
+    assert ("training.gradient_drift", "today") not in figures
+    assert [v.judgement for v in judge(mine, tuple(figures.values()))] == ["supported", "refuted", "undetermined"]
+    assert own.ratios["software"] == pytest.approx((0.55 - 12.706 * 0.05, 0.55 + 12.706 * 0.05), rel=1e-3)
+    assert {m for m, _ in figures} == {"training.loss_gap", "training.gradient_drift", "training.gradient_bias"}
 
 
 def test_a_diverged_run_refutes(monkeypatch):

@@ -166,20 +166,24 @@ def traffic_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def training_rows(result: Result) -> list[tuple[str, ...]]:
-    """A row per training figure: whose, on what, the gap with its interval, the record."""
+    """A row per training figure: whose, on what, what, with its interval, the record."""
     return [
         (
             result.labels.get(f.variant, f.variant) + ("" if f.at is None else f" at {f.at}"),
             f.workload,
+            SHORT[f.metric],
             interval(f),
             f.kind,
             f.source,
         )
-        for f in result.training
+        for f in sorted(result.training, key=lambda f: f.metric)
     ]
 
 
 SHORT = {
+    "training.loss_gap": "loss gap to BF16",
+    "training.gradient_drift": "first gradient's distance from BF16's",
+    "training.gradient_bias": "of that along BF16's",
     "numerics.relative_frobenius": "accumulation error",
     "numerics.max_relative": "largest error / largest value",
     "numerics.bias": "bias",

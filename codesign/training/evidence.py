@@ -1,16 +1,17 @@
-"""Training evidence: loss gaps of the proposal's numerics, from records, or from a small run made now."""
+"""Training evidence: loss gaps and first gradients of the proposal's numerics, from records, or from a small run made now."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import ValidationError
 
 from codesign.evidence import Evidence, Figure, Plot, Series
 from codesign.proposal import Proposal, Value, Variant
 from codesign.training.recipe import Recipe, load_recipe
-from codesign.training.records import NUDGED, Gap, Record, gap, shipped
+from codesign.training.records import NUDGED, Record, drift_ratio, first_drifts, gap, shipped
 from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")
@@ -18,11 +19,15 @@ PROXY = "tiny"
 """Size of the run that evaluate makes when asked, on the CPU in a minute or two."""
 PROXY_STEPS, PROXY_SEEDS = 40, (0, 1)
 
+DRIFTS = {"error": "gradient_drift", "along": "gradient_bias"}
+"""The metric of each field of a drift."""
+
 METHOD = (
     "Loss gaps are of runs with the same weights, text and schedule as BF16 runs of the same record: mean training loss over "
     "the last quarter of the steps, over BF16's, less 1; the value is the mean over seeds, the interval Student's t at 95 %, "
     "never narrower than that of BF16 runs that start a hair off. "
-    "A run whose loss became infinite or NaN breaks every bound.",
+    "A run whose loss became infinite or NaN breaks every bound. Gradient drift and bias are of the first gradient, at the "
+    "weights that BF16's has; all tokens push a weight the same way there, so sums grow with K as they do not later.",
     "What runs of this size cannot show: divergence that sets in late. DeepSeek-V3 saw block-wise scaled gradients diverge at "
     "300B tokens of a 16B model, others SwiGLU outliers only after 200B; no gap here is no proof of none there.",
 )
@@ -31,7 +36,7 @@ Numerics = dict[tuple[Variant, Value | None], Recipe]
 
 
 def gather(proposal: Proposal, train: bool = False) -> Evidence:
-    """Loss gaps of the proposal, its swept values, today's instruction, today's software and exact sums.
+    """Loss gaps and gradients of the proposal, its swept values, today's instruction, today's software and exact sums.
 
     From every record that has runs with these numerics and at least two seeds; with `train`, from a small run made now, too.
     Raises Unavailable if that is asked for without torch. Of a proposal with a path there is none: no recipe has the path's
@@ -43,8 +48,7 @@ def gather(proposal: Proposal, train: bool = False) -> Evidence:
     records = list(shipped())
     if train:
         records.append(("a run made now", proxy(numerics)))
-    pairs = [(name, record, key, g) for name, record in records for key, g in _gaps(record, numerics)]
-    figures = tuple(_figure(name, record, *key, g) for name, record, key, g in pairs)
+    figures = tuple(f for name, record in records for f in _figures(name, record, numerics))
     return Evidence(figures=figures, plots=tuple(_plots(records, numerics)), method=METHOD if figures else ())
 
 
@@ -61,12 +65,41 @@ def _numerics(proposal: Proposal) -> Numerics:
     return found
 
 
-def _gaps(record: Record, numerics: Numerics) -> Iterator[tuple[tuple[Variant, Value | None], Gap]]:
-    for key, recipe in numerics.items():
-        arm = _arm(record, recipe.sha256)
-        found = gap(record, arm) if arm else None
-        if found and len(found.seeds) > 1:
-            yield key, found
+def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
+    """Of every variant that the record has with at least two seeds."""
+    arms = {key: arm for key, recipe in numerics.items() if (arm := _arm(record, recipe.sha256))}
+    for (variant, at), arm in arms.items():
+        found = gap(record, arm)
+        if found is None or len(found.seeds) < 2:
+            continue
+        means = {"loss_gap": (found.mean, found.low, found.high)}
+        means |= {DRIFTS[field]: ends for field, ends in first_drifts(record, arm).items()}
+        for metric, ends in means.items():
+            value, low, high = map(_rounded, ends)
+            yield Figure(
+                metric=f"training.{metric}",
+                variant=variant,
+                at=at,
+                workload=f"{record.size}, {_tokens(record):.3g}M tokens",
+                tensors="",
+                value=value,
+                low=low,
+                high=high,
+                kind="computed",
+                source=f"{name}: size {record.size}, {_tokens(record):.3g}M tokens, {len(found.seeds)} seeds, "
+                f"{record.machine}, commit {record.commit or 'unknown'}",
+                ratios=_drift_ratios(record, arm, arms) if metric == "gradient_drift" else {},
+            )
+
+
+def _drift_ratios(record: Record, arm: str, arms: dict[tuple[Variant, Value | None], str]) -> dict[str, Any]:
+    """The interval of the drift's ratio to each variant's, whose runs start from the same weights."""
+    ratios = {variant: drift_ratio(record, arm, other) for (variant, at), other in arms.items() if at is None}
+    return {variant: tuple(map(_rounded, ends)) for variant, ends in ratios.items() if ends}
+
+
+def _rounded(x: float | None) -> float | None:
+    return None if x is None else float(f"{x:.4g}")
 
 
 def _arm(record: Record, sha256: str) -> str | None:
@@ -77,25 +110,6 @@ def _arm(record: Record, sha256: str) -> str | None:
 def _tokens(record: Record) -> float:
     """Millions of tokens of a run."""
     return record.model.tokens * record.model.steps / 1e6
-
-
-def _figure(name: str, record: Record, variant: Variant, at: Value | None, g: Gap) -> Figure:
-    def rounded(x: float | None) -> float | None:
-        return None if x is None else float(f"{x:.4g}")
-
-    return Figure(
-        metric="training.loss_gap",
-        variant=variant,
-        at=at,
-        workload=f"{record.size}, {_tokens(record):.3g}M tokens",
-        tensors="",
-        value=rounded(g.mean),
-        low=rounded(g.low),
-        high=rounded(g.high),
-        kind="computed",
-        source=f"{name}: size {record.size}, {_tokens(record):.3g}M tokens, {len(g.seeds)} seeds, {record.machine}, "
-        f"commit {record.commit or 'unknown'}",
-    )
 
 
 LABELS: dict[Variant, str] = {

@@ -130,6 +130,33 @@ def gap(record: Record, arm: str, reference: str = "bf16") -> Gap | None:
     return Gap(seeds=tuple(a.seed for a, _ in pairs), each=tuple(each), mean=mean, low=low, high=high, largest=largest)
 
 
+def first_drifts(record: Record, arm: str) -> dict[str, tuple[float, float, float]]:
+    """Of the gradient at the first weights the mean over seeds with its 95 % interval, by the field of `Drift`; none of less
+    than two seeds."""
+    seen = [r.drift_at_start for r in record.find(arm) if r.drift_at_start]
+    if len(seen) < 2:
+        return {}
+    found = {}
+    for name in Drift.model_fields:
+        values = [float(getattr(d, name)) for d in seen]
+        mean, half = sum(values) / len(values), _half(values)
+        found[name] = mean, mean - half, mean + half
+    return found
+
+
+def drift_ratio(record: Record, arm: str, other: str) -> tuple[float, float] | None:
+    """The 95 % interval of one arm's drift at the first weights over another's, of the seeds both have, two at least."""
+    drifts = {r.seed: r.drift_at_start.error for r in record.find(other) if r.drift_at_start}
+    pairs = [
+        (r.drift_at_start.error, drifts[r.seed]) for r in record.find(arm) if r.drift_at_start and r.seed in drifts
+    ]
+    ratios = [x / y for x, y in pairs if y]
+    if len(ratios) < 2:
+        return None
+    mean, half = sum(ratios) / len(ratios), _half(ratios)
+    return mean - half, mean + half
+
+
 def _half(values: list[float]) -> float:
     """Half of the 95 % interval of the mean of at least two values."""
     count = len(values)
