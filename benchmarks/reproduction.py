@@ -76,7 +76,8 @@ def page() -> str:
         "",
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
         "  and MXFP8 and NVFP4 recipes need training of billions of tokens; there is no training evidence yet.",
-        "- Speeds: timing evidence is not gathered yet. The cost of LogFMT fused on SMs (50 to 100 %, ISCA 4.3) is among them.",
+        "- Speeds of their own clusters; ours are of one GPU ([timing.md](timing.md)). What LogFMT costs",
+        "  when SMs compute it (50 to 100 %, ISCA 4.3) nobody measured here.",
         "",
     ]
     return "\n".join(lines)

@@ -65,14 +65,6 @@ def statement(claim: Claim) -> str:
 
 def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdict:
     text = statement(claim)
-    if not METRICS[claim.metric].gathered:
-        family = claim.metric.split(".")[0]
-        return Verdict(
-            claim=claim,
-            statement=text,
-            judgement="undetermined",
-            reason=f"no {family} evidence is gathered yet",
-        )
     covered = _figures_of(proposal, claim, figures)
     if not covered:
         reason = _missing(proposal, claim)
@@ -112,6 +104,8 @@ def _missing(proposal: Proposal, claim: Claim) -> str:
         return "no training record covers it; `codesign train` makes one, `evaluate --train` a small one"
     if family == "cast":
         return "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
+    if family == "timing":
+        return "no kernel of it is timed; Method says why"
     if family in ("traffic", "energy"):
         return "counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts"
     return "no figure covers it"
@@ -199,7 +193,7 @@ def _figures_of(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> 
 
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
-    if claim.metric.split(".")[0] in ("traffic", "energy"):
+    if METRICS[claim.metric].of_layer:
         # Of a whole layer, unless the claim names a part of it.
         there = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
         return [f for f in figures if (f.metric, f.variant) == (claim.metric, claim.of) and f.workload in there]

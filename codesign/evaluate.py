@@ -21,6 +21,7 @@ from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
 from codesign.sensitivity import refine
+from codesign.timing import evidence as timing
 from codesign.traffic import evidence as traffic
 from codesign.traffic.count import Move
 from codesign.training import evidence as training
@@ -32,7 +33,7 @@ from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of result.json; a reader refuses another one."""
 
 
@@ -72,6 +73,10 @@ class Result(Spec):
     """Bytes and energy of a layer's step, by variant."""
     moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
     """The operations that traffic was counted from, by variant."""
+    timing: tuple[Figure, ...] = ()
+    """Times and speedups; empty for a base without a model or without records."""
+    timing_plots: tuple[Plot, ...] = ()
+    """Rates of the GEMMs under software, twin, proposal and native instruction."""
     training: tuple[Figure, ...] = ()
     """Loss gaps of training runs; empty without a record."""
     curves: tuple[Plot, ...] = ()
@@ -125,8 +130,9 @@ def evaluate(
         arrived = casts.gather(proposal, sampling.seeds, executor)
         costs = () if proposal.multiplies_as_today else cost.gather(proposal)
         moved, moves = traffic.gather(proposal)
+        times = timing.gather(proposal, costs)
         runs = training.gather(proposal, train)
-        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *runs.figures))
+        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures))
         verdicts = refine(proposal, verdicts, sampling, executor)
     proposed, shown = proposal.proposed(), labels(proposal)
     shapes = sorted({model_source(w) for w in proposal.workloads})
@@ -145,6 +151,8 @@ def evaluate(
         casts=arrived,
         traffic=moved,
         moves=moves,
+        timing=times.figures,
+        timing_plots=times.plots,
         training=runs.figures,
         curves=runs.plots,
         plots=evidence.plots,
@@ -154,6 +162,7 @@ def evaluate(
             *(cost.METHOD if costs else ()),
             *(casts.METHOD if arrived else ()),
             *(traffic.METHOD if moved else ()),
+            *times.method,
             *runs.method,
             f"Shapes: {'; '.join(shapes)}.",
         ),
@@ -283,5 +292,5 @@ def _version(package: str) -> str:
 
 def commit() -> str:
     """The commit an evaluation is of, with a `+` if what decides it was changed since."""
-    records = (":!codesign/cost/records", ":!codesign/training/records")
+    records = (":!codesign/cost/records", ":!codesign/timing/records", ":!codesign/training/records")
     return provenance.commit("isa_model", "codesign", "proposals", *records)

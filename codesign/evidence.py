@@ -29,7 +29,7 @@ class Figure(Spec):
 
     metric: str
     variant: str
-    """today, software, proposal or exact."""
+    """today, software, proposal or exact; of times also twin, the software without its emulation work."""
     at: int | float | str | None = None
     """Value of the swept field."""
     workload: str
@@ -73,6 +73,8 @@ class Plot(Spec):
     steps: bool = False
     """Draw as a histogram outline instead of a line through points."""
     kind: Kind = "computed"
+    categories: tuple[str, ...] = ()
+    """Draw bars, a group for each of these; a series has a bar in each group."""
     series: tuple[Series, ...]
 
     @property

@@ -31,7 +31,7 @@ def listings() -> dict[str, list[tuple[str, str]]]:
         ],
         "workloads": [(name, shapes.get(name, "")) for name in workloads()],
         "tensors": [(name, source.description) for name, source in SOURCES.items()],
-        "metrics": [(m.name, m.description + ("" if m.gathered else " (no evidence yet)")) for m in METRICS.values()],
+        "metrics": [(m.name, m.description) for m in METRICS.values()],
         "recipes": [(name, load_recipe(name).title) for name in recipes()],
         "experiments": [(name, e.question) for name, e in experiments().items()],
     }

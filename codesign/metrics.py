@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity of evidence. `better` says which way is better; `gathered`, whether evidence for it exists yet."""
+    """A quantity of evidence. `better` says which way is better; `of_layer`, whether it is of a layer's step, or a part of
+    it that a claim names, and not of each GEMM."""
 
     name: str
     unit: str
     better: str
     description: str
-    gathered: bool = True
+    of_layer: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -78,9 +79,16 @@ METRICS: dict[str, Metric] = {
             "timing.speedup_over_software",
             "1",
             "higher",
-            "time of the software baseline over time with the proposed instruction",
-            gathered=False,
+            "time of the software baseline over time with the proposal, of a GEMM; with a path, of its operands' casts too",
         ),
+        Metric(
+            "timing.step_speedup",
+            "1",
+            "higher",
+            "the same for all Linears of a layer in fprop, dgrad and wgrad, with their casts",
+            of_layer=True,
+        ),
+        Metric("timing.microseconds", "us", "lower", "time of a GEMM; with a path, of its operands' casts too"),
         Metric(
             "cast.relative_error",
             "1",
@@ -95,15 +103,25 @@ METRICS: dict[str, Metric] = {
             "lower",
             "share of elements that a path delivers otherwise than one cast straight from BF16 would",
         ),
-        Metric("traffic.hbm_bytes", "B", "lower", "bytes read from and written to HBM in a layer's step"),
-        Metric("traffic.l2_bytes", "B", "lower", "bytes between L2 and the SMs in a layer's step"),
-        Metric("traffic.smem_bytes", "B", "lower", "bytes into and out of shared memory in a layer's step"),
-        Metric("traffic.network_bytes", "B", "lower", "bytes a GPU sends to other GPUs in a layer's step"),
         Metric(
-            "traffic.cache_bytes", "B", "lower", "bytes of activations kept from a layer's forward to its backward pass"
+            "traffic.hbm_bytes", "B", "lower", "bytes read from and written to HBM in a layer's step", of_layer=True
         ),
-        Metric("traffic.sm_share", "1", "lower", "share of the GPU's SMs that communication takes"),
-        Metric("energy.joules", "J", "lower", "energy of moving and multiplying in a layer's step"),
+        Metric("traffic.l2_bytes", "B", "lower", "bytes between L2 and the SMs in a layer's step", of_layer=True),
+        Metric(
+            "traffic.smem_bytes", "B", "lower", "bytes into and out of shared memory in a layer's step", of_layer=True
+        ),
+        Metric(
+            "traffic.network_bytes", "B", "lower", "bytes a GPU sends to other GPUs in a layer's step", of_layer=True
+        ),
+        Metric(
+            "traffic.cache_bytes",
+            "B",
+            "lower",
+            "bytes of activations kept from a layer's forward to its backward pass",
+            of_layer=True,
+        ),
+        Metric("traffic.sm_share", "1", "lower", "share of the GPU's SMs that communication takes", of_layer=True),
+        Metric("energy.joules", "J", "lower", "energy of moving and multiplying in a layer's step", of_layer=True),
         Metric(
             "cost.area_ratio",
             "1",

@@ -15,6 +15,7 @@ STYLES = {
     "today": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
     "software": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "proposal": {"color": "#009E73", "linestyle": "-", "marker": "D"},
+    "twin": {"color": "#CC79A7", "linestyle": "-.", "marker": "^"},
     "exact": {"color": "#555555", "linestyle": ":", "marker": ""},
     # curves of many designs, under the marks of the variants
     "area": {"color": "#332288", "linestyle": "-", "marker": "."},
@@ -52,7 +53,9 @@ def svg(plot: Plot) -> str:
     with matplotlib.rc_context(SETTINGS):
         figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
         named: list[tuple[float, float, str]] = []
-        for series in plot.series:
+        if plot.categories:
+            _bars(axes, plot)
+        for series in () if plot.categories else plot.series:
             style: dict[str, Any] = dict(STYLES[series.variant])
             y = [float("nan") if v is None else v if v or not plot.floor else plot.floor for v in series.y]
             if plot.steps:
@@ -103,6 +106,27 @@ def svg(plot: Plot) -> str:
         drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
         place(axes, named, 8, drawn)
         return written(figure)
+
+
+HATCHES = ("", "///", "", "...")
+"""Of the bars of a group, so that they are told apart in grey."""
+
+
+def _bars(axes: Any, plot: Plot) -> None:
+    """A group of bars for each category, a bar of each series in it, with its number if there is room."""
+    width = 0.84 / len(plot.series)
+    for i, series in enumerate(plot.series):
+        at = [x + (i - (len(plot.series) - 1) / 2) * width for x in series.x]
+        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
+        heights = [0.0 if v is None else v for v in series.y]
+        axes.bar(at, heights, width, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
+        for x, height in zip(at, heights, strict=True):
+            axes.annotate(f" {height:.0f}", (x, height), rotation=90, ha="center", va="bottom", fontsize=6.5)
+
+    axes.set_xticks(range(len(plot.categories)), plot.categories, fontsize=7)
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+    axes.margins(y=0.14)
 
 
 def tornado(verdict: Verdict) -> str:

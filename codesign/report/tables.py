@@ -9,6 +9,7 @@ from codesign.claims import Verdict
 from codesign.evaluate import Result, worst_by_pass
 from codesign.evidence import Figure
 from codesign.metrics import METRICS, NUMERICS
+from codesign.timing.plots import VARIANTS
 
 MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
 
@@ -165,6 +166,23 @@ def traffic_rows(result: Result) -> list[tuple[str, ...]]:
     return rows
 
 
+def timing_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per GEMM: microseconds of each variant with the kind of figure, then the speedup with its interval."""
+    by_key = {(f.workload, f.variant): f for f in result.timing if f.metric == "timing.microseconds"}
+    rows = []
+    for f in result.timing:
+        if f.metric == "timing.speedup_over_software" and f.at is None:
+            times = [by_key[f.workload, variant] for variant in VARIANTS]
+            rows.append((f.workload, *(f"{number(t.value)} {t.kind}" for t in times), interval(f), f.kind))
+    return rows
+
+
+def step_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per model, or pass of it: the speedup of its Linears' step with its interval, and what it stands on."""
+    found = [f for f in result.timing if f.metric == "timing.step_speedup"]
+    return [(f.workload, interval(f), f.kind, f.source) for f in found]
+
+
 def training_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per training figure: whose, on what, what, with its interval, the record."""
     return [
@@ -206,6 +224,8 @@ SHORT = {
     "traffic.cache_bytes": "bytes kept for backward",
     "traffic.sm_share": "SMs for communication",
     "energy.joules": "energy",
+    "timing.speedup_over_software": "speedup of a GEMM",
+    "timing.step_speedup": "speedup of a layer's Linears",
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import bytes_by_operation, svg, tornado
+from codesign.timing.plots import VARIANTS
 from isa_model.files import check_folder, write_folder
 
 _MARK = "result.json"
@@ -28,7 +29,7 @@ def write(result: Result, folder: Path) -> Path:
 
 def contents(result: Result) -> dict[str, str]:
     """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.curves, *result.cost_plots)}
+    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.timing_plots, *result.curves, *result.cost_plots)}
     plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
     models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
     plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
@@ -64,6 +65,9 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         alike=any(" = " in label for label in result.labels.values()),
         traffic=tables.traffic_rows(result),
         moves_alike=tables.moves_alike(result),
+        timing=tables.timing_rows(result),
+        timed=tuple(VARIANTS.values()),
+        steps=tables.step_rows(result),
         training=tables.training_rows(result),
         marks=tables.MARKS,
         short=tables.SHORT,

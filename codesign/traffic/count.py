@@ -15,7 +15,7 @@ from math import ceil
 from typing import Literal
 
 from codesign.proposal import Proposal
-from codesign.workloads.gemms import Linear, Model
+from codesign.workloads.gemms import Linear, Model, Role
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
@@ -48,6 +48,8 @@ class Move(Spec):
     linear: str
     what: str
     """write, cast, turn, operands, output, dispatch or combine."""
+    tensor: Role | Literal[""] = ""
+    """Of write, cast and turn: which."""
     hbm: float = 0.0
     l2: float = 0.0
     smem: float = 0.0
@@ -119,7 +121,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
         ("software", software, proposal.software.path),
         ("proposal", proposed, proposal.path.steps if proposal.path else ()),
     ):
-        start = Flow(bits=_bits(spec, "a"))
+        start = Flow(bits=element_bits(spec, "a"))
         if proposal.path and variant == "software":
             # What a path sends or keeps in a narrow format is BF16 today unless `software.path` says otherwise.
             places = {s.at for s in proposal.path.steps} - {s.at for s in steps}
@@ -130,17 +132,17 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
             )
         touched = proposal.path.operands if proposal.path else ()
         carried = flow(start, steps)
-        plain = Flow(bits=_bits(spec, "a"))
+        plain = Flow(bits=element_bits(spec, "a"))
         made[variant] = Scheme(
             activation=carried if "activation" in touched else plain,
             gradient=carried if "gradient" in touched else plain,
-            weight=replace(plain, bits=_bits(spec, "b", proposal.quantisation.weight_columns)),
+            weight=replace(plain, bits=element_bits(spec, "b", proposal.quantisation.weight_columns)),
         )
-    today = Flow(bits=_bits(software, "a"))
+    today = Flow(bits=element_bits(software, "a"))
     return {**made, "plain": Scheme(today, today, made["software"].weight)}
 
 
-def _bits(spec: Instruction, operand: str, columns: int = 1) -> float:
+def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
     """Bits of an operand's element with its share of the scale, which so many columns of a weight share."""
     side: ScaleOperand | None = getattr(spec.scale, operand) if spec.scale else None
     bits = float(getattr(spec, operand).bits)
@@ -162,45 +164,59 @@ def moves(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme, ma
         yield from _network(model, scheme, machine)
 
 
+def operands(scheme: Scheme) -> dict[str, tuple[Flow, Flow]]:
+    """How A and B of each pass's GEMM come to it."""
+    x, g = scheme.activation, scheme.gradient
+    turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
+    if x.turned_on_read:
+        turned_x = replace(x, bits=x.kept, at="kernel") if x.cached is not None else x
+    if g.turned_on_read:
+        turned_g = g
+    return {"fprop": (x, scheme.weight), "dgrad": (g, scheme.weight), "wgrad": (turned_g, turned_x)}
+
+
+def products(model: Model, linear: Linear) -> list[tuple[int, int]]:
+    """How many GEMMs of how many tokens a Linear has in each pass: routed experts get equal parts of all tokens' choices,
+    shared ones every token."""
+    if not (linear.expert and model.experts):
+        return [(1, model.tokens)]
+    here = model.experts.experts // model.experts.parallel
+    routed = (here, ceil(model.tokens * model.experts.active / here))
+    return [routed, (model.experts.shared, model.tokens)] if model.experts.shared else [routed]
+
+
 def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> Iterator[Move]:
-    # How many GEMMs of how many rows: routed experts get equal parts of all tokens' choices, shared ones every token.
-    gemms = [(1, model.tokens)]
-    if linear.expert and model.experts:
-        here = model.experts.experts // model.experts.parallel
-        gemms = [(here, ceil(model.tokens * model.experts.active / here)), (model.experts.shared, model.tokens)]
+    gemms = products(model, linear)
     x, w, g = scheme.activation, scheme.weight, scheme.gradient
     rows = sum(count * each for count, each in gemms)
     elements_x, elements_g = rows * linear.k, rows * linear.n
 
-    def move(step: str, what: str, hbm: float, smem: float = 0.0) -> Move:
+    def move(step: str, what: str, tensor: Role, hbm: float, smem: float = 0.0) -> Move:
         """An operation that streams: what crosses HBM crosses L2, too. Bits in, bytes out."""
-        return Move(model=model.name, step=step, linear=linear.name, what=what, hbm=hbm / 8, l2=hbm / 8, smem=smem / 8)
+        sizes = {"hbm": hbm / 8, "l2": hbm / 8, "smem": smem / 8}
+        return Move(model=model.name, step=step, linear=linear.name, what=what, tensor=tensor, **sizes)
 
     # fprop
-    yield move("fprop", "write", elements_x * (x.bits if x.at == "register" else BF16))
+    yield move("fprop", "write", "activation", elements_x * (x.bits if x.at == "register" else BF16))
     if x.at == "kernel":
-        yield move("fprop", "cast", elements_x * (BF16 + x.bits))
+        yield move("fprop", "cast", "activation", elements_x * (BF16 + x.bits))
     if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
-        yield move("fprop", "cast", elements_x * x.cached)
+        yield move("fprop", "cast", "activation", elements_x * x.cached)
     for count, each in gemms:
         yield from _gemm(model, linear, "fprop", count, (each, linear.n, linear.k), x, w, BF16, machine)
     # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
     layouts = 1 if g.turned_on_read else 2
-    yield move("dgrad", "write", elements_g * (layouts * g.bits if g.at == "register" else BF16))
+    yield move("dgrad", "write", "gradient", elements_g * (layouts * g.bits if g.at == "register" else BF16))
     if g.at == "kernel":
-        yield move("dgrad", "cast", elements_g * (BF16 + layouts * g.bits))
+        yield move("dgrad", "cast", "gradient", elements_g * (BF16 + layouts * g.bits))
     for count, each in gemms:
         yield from _gemm(model, linear, "dgrad", count, (each, linear.k, linear.n), g, w, BF16, machine)
     # wgrad: the input comes from what was kept; turned in memory unless on reading
-    turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
-    if x.turned_on_read:
-        turned_x = replace(x, bits=x.kept, at="kernel") if x.cached is not None else x
-    else:
-        yield move("wgrad", "turn", elements_x * (x.kept + x.bits), 2 * elements_x * x.bits)
-    if g.turned_on_read:
-        turned_g = g
-    elif g.at in ("copy-engine", "near-memory"):
-        yield move("wgrad", "turn", elements_g * (BF16 + g.bits), 2 * elements_g * g.bits)
+    turned_g, turned_x = operands(scheme)["wgrad"]
+    if not x.turned_on_read:
+        yield move("wgrad", "turn", "activation", elements_x * (x.kept + x.bits), 2 * elements_x * x.bits)
+    if not g.turned_on_read and g.at in ("copy-engine", "near-memory"):
+        yield move("wgrad", "turn", "gradient", elements_g * (BF16 + g.bits), 2 * elements_g * g.bits)
     for count, each in gemms:
         shape = (linear.n, linear.k, each)
         yield from _gemm(model, linear, "wgrad", count, shape, turned_g, turned_x, 2 * FP32, machine)

@@ -42,12 +42,7 @@ def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
 
 def tile_name(p: Problem) -> str:
     """Name of the machine code that a GEMM gets on an H200."""
-    t = choose(p, H200_MULTIPROCESSORS)
-    kind = ("native", "promoted", "wgrad")[t.scales] + ("-twin" if t.scales and not t.promote else "")
-    every = f"-every{32 * t.promote}" if t.promote not in (0, 4) or (t.promote and not t.scales) else ""
-    shared = f"-share{'ab'[t.share - 1]}{t.sharers}" if t.share else f"-split{t.split}" if t.split > 1 else ""
-    resident = f"-resident{t.resident}" if t.resident > 1 else ""
-    return f"gemm-{kind}{every}-{t.bm}x{t.bn}{shared}{resident}{'-grouped' if t.grouped else ''}"
+    return choose(p, H200_MULTIPROCESSORS).name
 
 
 def cubins() -> Iterator[Cubin]:

@@ -42,6 +42,16 @@ class Tile:
         return self.sharers if self.share else self.split
 
     @property
+    def name(self) -> str:
+        """As records of the bench name its machine code."""
+        kind = ("native", "promoted", "wgrad")[self.scales] + ("-twin" if self.scales and not self.promote else "")
+        every = f"-every{32 * self.promote}" if self.promote not in (0, 4) or (self.promote and not self.scales) else ""
+        shared = f"-share{'ab'[self.share - 1]}{self.sharers}" if self.share else ""
+        split = f"-split{self.split}" if self.split > 1 else ""
+        resident = f"-resident{self.resident}" if self.resident > 1 else ""
+        return f"gemm-{kind}{every}-{self.bm}x{self.bn}{shared}{split}{resident}{'-grouped' if self.grouped else ''}"
+
+    @property
     def warpgroups(self) -> int:
         """Warpgroups that multiply; one more loads."""
         return min(2, self.bm // 64)

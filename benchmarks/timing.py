@@ -1,0 +1,59 @@
+"""The timing model fitted to our own kernels, and its errors on rows that were held out: `python benchmarks/timing.py`.
+
+Prints the table and writes it into docs/timing.md, with the constants beside; the constants go to codesign/timing/records.
+Reads the newest record of the bench that has our own kernels, and the machine's constants of the same GPU. No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from codesign.timing.measured import bench
+from codesign.timing.records import FOLDER, Fit, make, save
+from isa_model import provenance
+
+PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
+COMMAND = "python benchmarks/timing.py"
+
+
+def main() -> None:
+    fit = make(bench(), provenance.commit("codesign/timing", "kernels", ":!codesign/timing/records"), COMMAND)
+    save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
+    for name, table in tables(fit).items():
+        print(table, end="\n\n")
+        put(name, table)
+
+
+def tables(fit: Fit) -> dict[str, str]:
+    """What docs/timing.md shows of a fit, by the name of the marks it stands between."""
+    return {"errors": "\n".join(_errors(fit)), "constants": "\n".join(_constants(fit))}
+
+
+def _errors(fit: Fit) -> Iterator[str]:
+    yield f"{fit.gpu}; bench {fit.bench}; constants {fit.machine}. Rule: {fit.rule}."
+    yield ""
+    yield "| kernel | rows | mean | bias | worst | at |"
+    yield "|---|---:|---:|---:|---:|---|"
+    for e in fit.errors:
+        yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
+
+
+def _constants(fit: Fit) -> Iterator[str]:
+    yield "| constant | value |"
+    yield "|---|---:|"
+    for name, value in fit.constants.model_dump().items():
+        yield f"| `{name}` | {value:.4g} |"
+
+
+def put(name: str, table: str) -> None:
+    """Put a table between its marks in docs/timing.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.escape(begin) + ".*" + re.escape(end)
+    PAGE.write_text(re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The timing model: its arithmetic on small cases, what must hold for any machine, and the shipped fit made again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codesign.timing import fit as fitting
+from codesign.timing import measured
+from codesign.timing import records as stored
+from codesign.timing.machine import machine, shipped
+from codesign.timing.measured import product
+from codesign.timing.model import Constants, Product, Stream, tiles_of, time, waves
+from kernels.gemm.choose import Problem
+from kernels.gemm.tile import Tile
+
+H200 = machine(shipped()["NVIDIA H200"])
+IDEAL = Constants(
+    start_us=0,
+    cluster_us=0,
+    split_us=0,
+    out_of_turn=0,
+    into_sm=float("inf"),
+    scale_clocks=0,
+    l2_share=float("inf"),
+    memory_share=float("inf"),
+    store_passes=0,
+    overlap=0,
+    full_clock=float("inf"),
+    promotion_energy=0,
+    sustained_clock=float("inf"),
+    stream_start_us=0,
+    stream_share=1,
+    element_rate=float("inf"),
+)
+"""A machine that multiplies, and to which all else is nothing."""
+REAL = fitting.START
+NATIVE = Tile(128, 256, share=2, promote=0, scales=0)
+
+
+def launch(m=H200):
+    return m.launch_us + m.latency_us
+
+
+def test_constants_are_the_records():
+    """The machine is what its record says: 132 SMs, a wgmma of n 256 every 128.087 clocks, L2 at 8988.62 GB/s."""
+    assert (H200.sms, H200.mhz) == (132, 1980)
+    assert H200.wgmma(256) == 128.087
+    assert H200.l2_rate == 8988.62e3
+
+
+def test_a_narrow_wgmma_waits_for_its_operands():
+    """At n 32 the 96 rows of 32 bytes that come from shared memory take longer than the products."""
+    assert H200.wgmma(32) == pytest.approx(96 * 32 / 128, rel=1e-3)
+    assert H200.wgmma(112) == pytest.approx(56, rel=1e-2)
+
+
+def test_waves_are_whole():
+    """132 tiles are one wave of 132 SMs, 133 are two."""
+    assert [waves(n, 132) for n in (1, 132, 133, 264)] == [1, 1, 2, 2]
+
+
+def test_without_limits_a_gemm_takes_its_wgmmas():
+    """With memory for nothing, 4096 x 4096 x 7168 is 4 waves of 56 stages of 8 wgmmas, over the clock."""
+    x = Product(Problem(4096, 4096, 7168, 0, 0, 0, 2, False), tile=NATIVE)
+    assert tiles_of(x.problem, NATIVE) == 512
+    assert time(x, H200, IDEAL).total == pytest.approx(launch() + 4 * 56 * 8 * 128.087 / 1980)
+
+
+@pytest.mark.parametrize(("out_of_turn", "clocks"), [(1.0, 82.1895), (0.0, 64.4681), (0.5, (82.1895 + 64.4681) / 2)])
+def test_promotion_takes_what_microbenchmarks_found(out_of_turn, clocks):
+    """Every 128 of K at n 128 a wgmma takes 82.19 clocks as warpgroups come, 64.47 where they take turns, instead of 64.06."""
+    tile = Tile(128, 128, promote=4, scales=0)
+    x = Product(Problem(132 * 128, 128, 7168, 0, 0, 4, 2, False), tile=tile)
+    parts = time(x, H200, IDEAL.model_copy(update={"out_of_turn": out_of_turn}))
+    assert parts.total == pytest.approx(launch() + 56 * 8 * clocks / 1980)
+    scaled = replace(x, problem=replace(x.problem, scales=2))
+    again = time(scaled, H200, IDEAL.model_copy(update={"out_of_turn": out_of_turn}))
+    assert again.promote == pytest.approx(3 * parts.promote)  # a multiplication and a read with each
+
+
+def test_a_stream_is_bytes_over_bandwidth_and_a_launch():
+    """4096 x 7168 elements of 24 bits at the copy bandwidth, after the launch; inside another kernel without it."""
+    bytes_us = 4096 * 7168 * 3 / H200.copy_rate
+    assert time(Stream(4096, 7168, 24), H200, IDEAL).total == pytest.approx(H200.launch_us + bytes_us)
+    assert time(Stream(4096, 7168, 24, inside=True), H200, IDEAL).total == pytest.approx(bytes_us)
+
+
+def test_power_lowers_the_clock_by_the_cube_root():
+    """Tensor Cores that are busy all the time, where the limit lets them be an eighth of it, run at half the clock."""
+    x = Product(Problem(132 * 128, 256, 128 * 4096, 0, 0, 0, 2, False), tile=replace(NATIVE, share=0))
+    limited = IDEAL.model_copy(update={"full_clock": 1 / 8})
+    assert time(x, H200, limited).clock == pytest.approx(0.5, rel=1e-3)
+    assert time(x, H200, limited).total == pytest.approx(2 * time(x, H200, IDEAL).total, rel=1e-3)
+    hungry = time(replace(x, energy=8.0), H200, limited)
+    assert hungry.clock == pytest.approx(0.25, rel=1e-3)
+
+
+SIZES = st.integers(1, 40).map(lambda i: 128 * i)
+PRODUCTS = st.builds(
+    product, SIZES, SIZES, SIZES, st.sampled_from([0, 1, 2]), st.sampled_from([0, 4]), st.sampled_from([0, 4])
+).filter(lambda x: not (x.problem.groups and x.problem.add))
+
+
+@given(PRODUCTS, st.sampled_from(["l2_rate", "read_rate", "write_rate", "copy_rate"]), st.floats(1, 10))
+def test_a_better_machine_is_not_slower(x, field, factor):
+    """More of any bandwidth never makes a GEMM slower, but for the clock that falls when it waits less."""
+    x = replace(x, tile=None)
+    constants = REAL.model_copy(update={"full_clock": float("inf")})
+    faster = replace(H200, **{field: getattr(H200, field) * factor})
+    assert time(x, faster, constants).total <= time(x, H200, constants).total * (1 + 1e-9)
+
+
+@given(PRODUCTS, st.floats(1, 4), st.sampled_from(["clocks", "widths", "energy"]))
+def test_a_slower_instruction_is_not_faster(x, factor, field):
+    """More clocks a wgmma, wider operands or a hungrier unit never make a GEMM faster."""
+    worse = {"clocks": factor, "energy": factor, "widths": tuple(w * factor for w in x.widths)}[field]
+    assert time(replace(x, **{field: worse}), H200, REAL).total >= time(x, H200, REAL).total * (1 - 1e-9)
+
+
+@given(PRODUCTS)
+def test_promotion_is_not_free(x):
+    """On one tile, a GEMM that promotes is never faster than its twin."""
+    tile = Tile(128, 128, share=1, promote=4, scales=x.problem.scales, out=x.problem.out)
+    promoted = replace(x, problem=replace(x.problem, promote=4), tile=tile)
+    twin = replace(x, problem=replace(x.problem, promote=0), tile=replace(tile, promote=0))
+    assert time(promoted, H200, REAL).total >= time(twin, H200, REAL).total
+
+
+def test_the_fit_finds_constants_again():
+    """From times that the model itself made with other constants, and a feed that nothing waits for, the fit predicts them."""
+    other = {
+        "start_us": 0.7,
+        "full_clock": 0.3,
+        "store_passes": 1.5,
+        "memory_share": 0.7,
+        "into_sm": 1e3,
+        "l2_share": 1e3,
+    }
+    true = REAL.model_copy(update=other)
+    shapes = [(m, n, k) for m in (128, 4096) for n, k in ((2112, 7168), (7168, 2048), (4096, 7168), (32768, 512))]
+    seen = [
+        fitting.Sample("gemm.fprop", "ours", s, s[1:], x, time(x, H200, true).total)
+        for s in shapes
+        for x in (product(*s, 1, 4), product(*s, 1, 0), product(*s, 0, 0))
+    ]
+    found = fitting.fit(seen, H200)
+    off = [abs(time(s.operation, H200, found).total / s.us - 1) for s in seen]
+    assert max(off) < 0.1
+    assert sum(off) / len(off) < 0.03
+
+
+def test_halves_follow_the_linears():
+    """Every other Linear, in order of size, whatever the order of the rows; a Linear is in one half only."""
+    linears = [(2048, 7168), (512, 32768), (4096, 7168), (1536, 24576)]
+    assert [fitting.fold(pair, linears) for pair in sorted(linears)] == [0, 1, 0, 1]
+
+
+GPUS = list(stored.shipped())
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_the_shipped_fit_is_what_the_records_give(gpu):
+    """Constants and held-out errors, made again from the bench's and the machine's records, are those in the record and in
+    docs/timing.md."""
+    fit = stored.shipped()[gpu]
+    again = stored.make(measured.bench(), fit.commit, fit.command)
+    assert again.gpu == gpu
+    assert again.errors == fit.errors
+    assert again.constants.model_dump() == pytest.approx(fit.constants.model_dump(), rel=1e-3)
+    page = (Path(__file__).parent.parent / "docs/timing.md").read_text()
+    for e in fit.errors:
+        assert f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |" in page
+
+
+def test_the_model_is_as_good_as_its_page_says():
+    """On Linears that the fit has not seen: GEMMs off by under 5 % in the mean, casts by under 3 %."""
+    assert GPUS
+    for fit in stored.shipped().values():
+        errors = {e.kernel: e for e in fit.errors}
+        assert errors["all GEMMs"].mean < 0.05
+        assert abs(errors["all GEMMs of 1024 rows and more"].worst) < 0.15
+        assert errors["all casts"].mean < 0.03
+        assert max(abs(e.worst) for e in fit.errors) < 0.2

@@ -1,0 +1,253 @@
+"""Timing evidence of proposals, on times that the model itself made: what is compared, tagged, bounded and assumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from codesign.claims import judge
+from codesign.evaluate import evaluate
+from codesign.proposal import Claim, load_proposal, parse_proposal
+from codesign.report.write import contents
+from codesign.timing import evidence, machine, measured, records, times
+from codesign.timing.measured import product
+from codesign.timing.model import Stream, time
+from codesign.timing.operations import clocks, of_gemm, schemes_of, software, supported
+from codesign.trial import Sampling
+from codesign.workloads.gemms import gemms
+from isa_model.diagnostics import parse_yaml
+from kernels.bench.records import Record, Row, Timing
+from kernels.bench.shapes import deepseek_v3
+
+PROPOSALS = Path(__file__).parent.parent / "proposals"
+GPU = "NVIDIA H200"
+H200 = machine.machine(machine.shipped()[GPU])
+TRUE = next(iter(records.shipped().values())).constants
+"""Of kernels on another GPU, taken for this one's."""
+
+
+def rows():
+    """Of DeepSeek-V3 at 4096 tokens: every GEMM and its twin, the native one, and the casts before them."""
+
+    def row(kernel, implementation, shape, operation, size=0):
+        us = time(operation, H200, TRUE).total
+        timing = Timing(us=us, p10=us * 0.99, p90=us * 1.01, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
+        variant = "ours" if implementation.startswith("ours") else "twin"
+        about = {"kernel": kernel, "implementation": implementation, "variant": variant}
+        return Row(**about, shape=shape, flops=0, least_bytes=size, timing=timing)
+
+    for gemm in deepseek_v3((4096,)):
+        for kernel, shape, scales in (
+            ("gemm.fprop", gemm, 1),
+            ("gemm.dgrad", gemm.dgrad, 1),
+            ("gemm.wgrad", gemm.wgrad, 2),
+        ):
+            sizes = dict(zip("mnk", shape, strict=True))
+            for implementation, promote in (("ours", 4), ("no-promotion", 0)):
+                yield row(kernel, implementation, sizes, product(*shape, scales, promote))
+        yield row("gemm.native", "ours", dict(zip("mnk", gemm, strict=True)), product(*gemm, 0, 0))
+    for k in (512, 1536, 2048, 7168, 16384):
+        for kernel, bits in (("rows", 24), ("both", 32), ("requantise", 16)):
+            stream = Stream(4096, k, bits, kernel, fp32_requantised=kernel == "requantise")
+            yield row(f"quantise.{kernel}", "ours", {"m": 4096, "k": k}, stream, 4096 * k * bits // 8)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    shipped = measured.load()[0].model_dump()
+    return Record.model_validate(
+        {**shipped, "name": "bench-made", "gpu": GPU, "cases": [r.model_dump() for r in rows()]}
+    )
+
+
+@pytest.fixture(autouse=True)
+def made(bench, monkeypatch):
+    """A timer on that record, fitted to it."""
+    fit = records.make(bench, "", "the tests")
+    monkeypatch.setattr(measured, "bench", lambda: bench)
+    monkeypatch.setattr(times, "shipped", lambda: {GPU: fit})
+    times.timer.cache_clear()
+    yield times.timer()
+    times.timer.cache_clear()
+
+
+def gathered(name, **changes):
+    proposal = load_proposal(PROPOSALS / f"{name}.yaml").model_copy(update=changes)
+    return proposal, evidence.gather(proposal)
+
+
+def by_key(found):
+    return {(f.metric, f.workload, f.variant, f.at): f for f in found.figures}
+
+
+def test_the_fit_is_as_good_as_its_rows(made):
+    """Of times that the model made, those held out are predicted within 5 % in the mean, and speedups within 5 % at worst."""
+    errors = {e.kernel: e for e in made.fit.errors}
+    assert errors["all GEMMs"].mean < 0.05
+    assert abs(errors["GEMM over its twin"].worst) < 0.05
+    assert errors["all"].rows == len(list(rows()))
+
+
+def test_an_operation_is_measured_where_a_row_has_it(made):
+    """A GEMM of the record has its median and percentiles; another shape is modelled, and its interval the model's reach."""
+    there, elsewhere = made.time(product(4096, 4096, 7168, 1, 4)), made.time(product(4096, 4096, 8192, 1, 4))
+    assert there.kind == "measured"
+    assert (there.low, there.high) == (pytest.approx(there.us * 0.99), pytest.approx(there.us * 1.01))
+    assert "bench-made (NVIDIA H200): gemm.fprop ours 4096x4096x7168" in there.source
+    assert elsewhere.kind == "modelled"
+    assert elsewhere.high / elsewhere.us == pytest.approx(made.fit.reach.product)
+
+
+def test_figures_say_what_they_are():
+    """Software and twin of a measured GEMM are measured, the proposal is modelled; of a model without rows all is modelled."""
+    _, found = gathered("group-scaled-mma", workloads=("deepseek-v3.fprop", "llama-3-8b.fprop"))
+    kinds = {(f.workload, f.variant): f.kind for f in found.figures if f.metric == "timing.microseconds"}
+    assert kinds["deepseek-v3.fprop.o", "software"] == kinds["deepseek-v3.fprop.o", "twin"] == "measured"
+    assert kinds["deepseek-v3.fprop.o", "proposal"] == "modelled"
+    assert kinds["llama-3-8b.fprop.o", "software"] == "modelled"
+    assert all(f.low <= f.value <= f.high and f.source for f in found.figures)
+
+
+def test_a_speedup_is_bounded_by_the_measured_twin(made):
+    """No GEMM of an instruction gains more than the fastest measured kernel without promotion."""
+    _, found = gathered("group-scaled-mma", workloads=("deepseek-v3",))
+    figures = by_key(found)
+    for (metric, workload, _, _), f in figures.items():
+        if metric == "timing.speedup_over_software":
+            old, twin, native = (
+                figures["timing.microseconds", workload, v, None].value for v in ("software", "twin", "today")
+            )
+            least = twin if ".wgrad." in workload else min(twin, native)
+            assert f.high <= old / least * (1 + 1e-4)
+
+
+def test_an_instruction_gains_what_promotion_took():
+    """Where software promotes and the proposal does not, and reads the same bytes, every GEMM is faster; none by 1.5."""
+    _, found = gathered("group-scaled-mma", workloads=("deepseek-v3",))
+    gains = [f.value for f in found.figures if f.metric == "timing.speedup_over_software"]
+    assert len(gains) == 18
+    assert all(1.0 <= gain < 1.5 for gain in gains)
+
+
+NARROW = """proposal: narrow
+title: t
+source: s
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+change:
+  stages:
+    fuse: {terms: 8, fraction_bits: 25, result: {format: fp32, rounding: toward-zero, overflow: infinity}}
+workloads: [deepseek-v3.fprop.o]
+claims: [{metric: timing.speedup_over_software, at_least: 1.0}]
+"""
+
+
+def test_fewer_products_in_a_step_are_slower():
+    """Sums of 8 instead of 32 take four times the clocks, and the claim not to be slower is refuted."""
+    proposal = parse_proposal(parse_yaml(NARROW, "narrow.yaml"))
+    assert clocks(proposal.today, proposal.proposed()) == 4
+    found = evidence.gather(proposal)
+    (verdict,) = judge(proposal, found.figures)
+    assert verdict.judgement == "refuted"
+    assert verdict.deciding.value < 0.5
+    assert any(bar.assumption == "rate of the Tensor Core" and bar.flips for bar in verdict.bars)
+
+
+def test_a_cast_in_the_copy_can_be_slower():
+    """It saves a kernel and has the GEMM read BF16 once for every tile: where L2 feeds the GEMM, that loses."""
+    proposal, found = gathered("fused-tma-cast", workloads=("deepseek-v3",))
+    figures = by_key(found)
+    assert figures["timing.speedup_over_software", "deepseek-v3.fprop.o", "proposal", None].value < 1
+    today, new, _ = schemes_of(proposal)
+    gemm = gemms()["deepseek-v3.fprop.o"]
+    assert [s.what for s in of_gemm(gemm, today, software(proposal))] == ["write", "cast", "product"]
+    assert [s.what for s in of_gemm(gemm, new, software(proposal))] == ["write", "product"]
+
+
+def test_a_cast_that_is_gone_saves_its_kernel(made):
+    """Near memory nothing is cast by a kernel and the GEMM is today's: the difference is the measured cast."""
+    _, found = gathered("near-memory-cast", workloads=("deepseek-v3.fprop",))
+    figures = by_key(found)
+    old, new = (figures["timing.microseconds", "deepseek-v3.fprop.qkv-a", v, None] for v in ("software", "proposal"))
+    cast = made.time(Stream(4096, 7168, 24, "rows"))
+    assert cast.kind == "measured"
+    assert old.value - new.value == pytest.approx(cast.us, rel=1e-3)
+
+
+def test_a_layer_is_the_sum_of_its_passes():
+    """The step's speedup lies between its passes', and what is not among the workloads is today's on both sides."""
+    _, found = gathered("group-scaled-mma", workloads=("deepseek-v3.fprop",))
+    steps = {f.workload: f.value for f in found.figures if f.metric == "timing.step_speedup"}
+    assert steps["deepseek-v3.dgrad"] == steps["deepseek-v3.wgrad"] == 1
+    assert 1 < steps["deepseek-v3"] < steps["deepseek-v3.fprop"]
+
+
+def test_freed_sms_are_assumed():
+    """Communication beside the SMs frees 20 of them: assumed, and the interval reaches down to none being held."""
+    _, found = gathered("communication-offload", workloads=("deepseek-v3",))
+    gains = [f for f in found.figures if f.metric == "timing.speedup_over_software"]
+    assert {f.kind for f in gains} == {"assumed"}
+    assert all(f.low <= 1.0001 and f.value > 0.95 for f in gains)  # where waves are no fewer, nothing is gained
+
+
+def test_a_base_without_a_model_gets_no_time():
+    """Blackwell's instructions and BF16 have no figures, and the method says why."""
+    for name in ("blackwell-nvf4", "blackwell-mxf8f6f4"):
+        proposal, found = gathered(name)
+        assert not supported(proposal)
+        assert not found.figures
+        assert "no other base" in found.method[0]
+
+
+def test_without_a_fit_there_is_no_time(monkeypatch):
+    """On a GPU that the model is not fitted to nothing is timed, and the method says what to do."""
+    monkeypatch.setattr(times, "shipped", dict)
+    times.timer.cache_clear()
+    _, found = gathered("group-scaled-mma")
+    assert not found.figures
+    assert "python benchmarks/timing.py" in found.method[0]
+
+
+def test_claims_on_a_step_are_of_the_layer():
+    """timing.step_speedup is judged on the whole layer, or the pass that the claim names."""
+    claim = Claim(metric="timing.step_speedup", at_least=1.0)
+    proposal, found = gathered(
+        "group-scaled-mma", claims=(claim, claim.model_copy(update={"workload": "deepseek-v3.fprop"}))
+    )
+    whole, part = judge(proposal, found.figures)
+    assert (whole.judgement, whole.deciding.workload) == ("supported", "deepseek-v3")
+    assert (part.judgement, part.deciding.workload) == ("supported", "deepseek-v3.fprop")
+
+
+def test_a_hungry_unit_lowers_the_clock():
+    """With a cost record that says twice the energy, a speedup has a case for each share of the chip's, none better."""
+    proposal = load_proposal(PROPOSALS / "group-scaled-mma.yaml").model_copy(
+        update={"workloads": ("deepseek-v3.fprop.o",)}
+    )
+    bare = evidence.gather(proposal).figures[-1]
+    cost = bare.model_copy(update={"metric": "cost.energy_ratio", "value": 2.0, "at": None})
+    (figure,) = [f for f in evidence.gather(proposal, [cost]).figures if f.metric == "timing.speedup_over_software"]
+    cases = [o for o in figure.alternatives if o.assumption.startswith("energy of the unit")]
+    assert len(cases) == 3
+    assert all(o.value < figure.value for o in cases)
+
+
+def test_the_report_draws_the_speed_of_light():
+    """A chart for each pass with a bar of each variant for each GEMM, and a row of each GEMM, in both pages."""
+    proposal = load_proposal(PROPOSALS / "near-memory-cast.yaml").model_copy(
+        update={
+            "workloads": ("deepseek-v3.fprop",),
+            "tensors": ("normal",),
+            "claims": (Claim(metric="timing.step_speedup", at_least=1.0),),
+        }
+    )
+    result = evaluate(proposal, Sampling(rows=2, columns=2, seeds=(1, 2)))
+    files = contents(result)
+    chart = files["speed-deepseek-v3.fprop.svg"]
+    assert all(
+        label in chart for label in ("TFLOP/s", "gate-up", "today's software", "native instruction, no promotion")
+    )
+    for page in (files["report.md"], files["report.html"]):
+        assert "Speed of light: deepseek-v3.fprop" in page
+        assert "deepseek-v3.fprop.kv-b" in page
+    assert json.loads(files["result.json"])["timing"]
+    assert contents(type(result).model_validate_json(files["result.json"])) == files
