@@ -189,7 +189,7 @@ def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
     names = {p.name for p in (tmp_path / "r").iterdir()}
     claims = [f"claim-{i}.svg" for i, v in enumerate(result.verdicts, 1) if v.bars]
     assert len(claims) == 3
-    plots = [f"{p.name}.svg" for p in (*result.plots, *result.curves, *result.cost_plots)]
+    plots = [f"{p.name}.svg" for p in (*result.plots, *result.timing_plots, *result.curves, *result.cost_plots)]
     assert names == {"result.json", "report.md", "report.html", *plots, *claims}
     html = page.read_text()
     assert "<script" not in html
