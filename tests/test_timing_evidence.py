@@ -181,6 +181,13 @@ def test_a_layer_is_the_sum_of_its_passes():
     assert 1 < steps["deepseek-v3"] < steps["deepseek-v3.fprop"]
 
 
+def test_what_is_the_same_on_both_sides_is_not_uncertain():
+    """A register cast leaves wgrad as it is: its speedup is 1, without an interval."""
+    _, found = gathered("warp-level-cast", workloads=("deepseek-v3.wgrad",))
+    gains = [f for f in found.figures if f.metric == "timing.speedup_over_software"]
+    assert {(f.low, f.value, f.high) for f in gains} == {(1.0, 1.0, 1.0)}
+
+
 def test_freed_sms_are_assumed():
     """Communication beside the SMs frees 20 of them: assumed, and the interval reaches down to none being held."""
     _, found = gathered("communication-offload", workloads=("deepseek-v3",))

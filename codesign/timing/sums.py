@@ -34,14 +34,16 @@ class Comparison:
         self, product: int = 0, stream: int = 0, change: int = 0, old: int = 0, new: int = 0
     ) -> tuple[float, float]:
         """Microseconds of both, with what they are uncertain by at its low (-1) or high (1) end. The model is off alike for all
-        products, for all streams and for all changes, on both sides; what was measured varies on each side by itself."""
+        products, for all streams and for all changes, on both sides; what was measured varies on each side by itself, where it
+        is not the same on both."""
+        same = {p.step for p in self.old} & {p.step for p in self.new}
 
         def total(parts: Iterable[Part], side: int) -> float:
             found = 0.0
             for p in parts:
                 end = product if isinstance(p.step.operation, Product) else stream
                 if p.on.kind == "measured":
-                    end = side
+                    end = old if p.step in same else side
                 off = {-1: p.on.low, 0: p.on.us, 1: p.on.high}[end] / p.on.us
                 found += p.step.times * p.us * off * p.reach**change
             return found
