@@ -302,6 +302,38 @@ def bench(
 
 
 @app.command()
+def step(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A large model by name, for instance deepseek-v3.")],
+    proposals: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PROPOSAL...", help="Proposal files; default: all shipped that can be timed."),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the GPU's step; default: the model's.")] = None,
+) -> int:
+    """Where the time of one layer's step goes today, and what each proposal takes off it, with Amdahl's ceiling."""
+    from codesign.proposal import load_proposal
+    from codesign.timing import amdahl, table
+    from codesign.timing.times import timer
+    from codesign.workloads.gemms import layer_of
+    from isa_model.diagnostics import Unavailable
+
+    about = layer_of(model, tokens)
+    asked = [load_proposal(path) for path in proposals] if proposals else table.shipped()
+    try:
+        clock = timer()
+        today = amdahl.today(clock, about)
+        gains = [amdahl.gain(proposal, about, clock) for proposal in asked]
+    except LookupError as reason:
+        raise Unavailable(str(reason)) from None
+    terminal = console()
+    print(wrapped(table.summary(today, about, clock.bench.gpu), ""))
+    terminal.print(table.operations(today))
+    if gains:
+        terminal.print(table.gains(gains))
+    return 0
+
+
+@app.command()
 def vectors(
     target: Target,
     out: Annotated[Path, typer.Option(help="Folder of the vectors.")],

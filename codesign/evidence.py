@@ -75,6 +75,8 @@ class Plot(Spec):
     kind: Kind = "computed"
     categories: tuple[str, ...] = ()
     """Draw bars, a group for each of these; a series has a bar in each group."""
+    stacked: bool = False
+    """Draw them lying, one for each category, made of the series' parts, with a series' labels in its parts."""
     series: tuple[Series, ...]
 
     @property

@@ -88,6 +88,20 @@ METRICS: dict[str, Metric] = {
             "the same for all Linears of a layer in fprop, dgrad and wgrad, with their casts",
             of_layer=True,
         ),
+        Metric(
+            "timing.layer_speedup",
+            "1",
+            "higher",
+            "the same for everything that a layer does in a step: attention, element-wise kernels, network and optimizer, too",
+            of_layer=True,
+        ),
+        Metric(
+            "timing.layer_ceiling",
+            "1",
+            "higher",
+            "the same if all that the proposal makes faster took no time: what no implementation of it can exceed",
+            of_layer=True,
+        ),
         Metric("timing.microseconds", "us", "lower", "time of a GEMM; with a path, of its operands' casts too"),
         Metric(
             "cast.relative_error",

@@ -26,6 +26,16 @@ STYLES = {
     "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
     "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
     "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
+    # kinds of operations of a layer
+    "GEMMs, fprop": {"color": "#0072B2"},
+    "GEMMs, dgrad": {"color": "#56B4E9"},
+    "GEMMs, wgrad": {"color": "#003A66"},
+    "casts": {"color": "#D55E00"},
+    "transposes": {"color": "#E69F00"},
+    "attention": {"color": "#009E73"},
+    "element-wise": {"color": "#999999"},
+    "network": {"color": "#CC79A7"},
+    "optimizer": {"color": "#222222"},
 }
 SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
@@ -51,9 +61,12 @@ def svg(plot: Plot) -> str:
     from codesign.report.labels import place
 
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
+        shape = (7.6, 1.6 + 0.5 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
+        figure, axes = plt.subplots(figsize=shape, layout="constrained")
         named: list[tuple[float, float, str]] = []
-        if plot.categories:
+        if plot.stacked:
+            _stacked(axes, plot)
+        elif plot.categories:
             _bars(axes, plot)
         for series in () if plot.categories else plot.series:
             style: dict[str, Any] = dict(STYLES[series.variant])
@@ -102,7 +115,8 @@ def svg(plot: Plot) -> str:
             axes.minorticks_off()
             log = LogFormatterSciNotation()
             axes.yaxis.set_major_formatter(lambda t, _: "0" if t == plot.floor else log(t))
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=10.5)
+        columns, size = (4, 9) if plot.stacked else (2, 10.5)
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=size)
         drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
         place(axes, named, 8, drawn)
         return written(figure)
@@ -127,6 +141,30 @@ def _bars(axes: Any, plot: Plot) -> None:
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
     axes.margins(y=0.14)
+
+
+def _stacked(axes: Any, plot: Plot) -> None:
+    """A lying bar for each category: its parts one after the other, labelled where there is room, its sum at the end."""
+    lefts = [0.0] * len(plot.categories)
+    sums = [sum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
+    for i, series in enumerate(plot.series):
+        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
+        widths = [y or 0.0 for y in series.y]
+        axes.barh(
+            series.x, widths, 0.7, lefts, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5
+        )
+        for row, (width, label) in enumerate(zip(widths, series.labels, strict=True)):
+            if width > 0.045 * max(sums):
+                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+                axes.text(lefts[row] + width / 2, row, label, ha="center", va="center", fontsize=7.5, bbox=box)
+            lefts[row] += width
+    for row, whole in enumerate(sums):
+        axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(plot.categories)), plot.categories)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.1)
 
 
 def tornado(verdict: Verdict) -> str:

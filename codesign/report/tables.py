@@ -183,6 +183,13 @@ def step_rows(result: Result) -> list[tuple[str, ...]]:
     return [(f.workload, interval(f), f.kind, f.source) for f in found]
 
 
+def layer_rows(result: Result) -> list[tuple[str, ...]]:
+    """A row per model: the speedup of a whole layer's step, what it could be at most, and what they stand on."""
+    most = {f.workload: interval(f) for f in result.timing if f.metric == "timing.layer_ceiling"}
+    found = [f for f in result.timing if f.metric == "timing.layer_speedup"]
+    return [(f.workload, interval(f), most[f.workload], f.kind, f.source) for f in found]
+
+
 def training_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per training figure: whose, on what, what, with its interval, the record."""
     return [
@@ -226,6 +233,8 @@ SHORT = {
     "energy.joules": "energy",
     "timing.speedup_over_software": "speedup of a GEMM",
     "timing.step_speedup": "speedup of a layer's Linears",
+    "timing.layer_speedup": "speedup of a whole layer",
+    "timing.layer_ceiling": "its ceiling",
 }
 
 

@@ -68,6 +68,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         timing=tables.timing_rows(result),
         timed=tuple(VARIANTS.values()),
         steps=tables.step_rows(result),
+        layers=tables.layer_rows(result),
         training=tables.training_rows(result),
         marks=tables.MARKS,
         short=tables.SHORT,

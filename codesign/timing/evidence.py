@@ -8,10 +8,13 @@ from math import inf
 
 from codesign.evidence import Alternative, Evidence, Figure, Kind
 from codesign.proposal import Proposal
+from codesign.timing.amdahl import Gain, gain
 from codesign.timing.model import SHOWN, Constants, Product
 from codesign.timing.operations import (
+    NO_MODEL,
     PASSES,
     Multiply,
+    meant,
     of_gemm,
     of_layer,
     proposed,
@@ -19,14 +22,14 @@ from codesign.timing.operations import (
     software,
     supported,
 )
-from codesign.timing.plots import plots
+from codesign.timing.plots import certainty, layer_chart, plots
+from codesign.timing.step import METHOD
 from codesign.timing.sums import Comparison, Part, compare, modelled
 from codesign.timing.times import Time, Timer, timer
 from codesign.traffic.evidence import COMMUNICATION_SMS, ENERGIES
-from codesign.workloads.gemms import Gemm, models
+from codesign.workloads.gemms import Gemm, Model, models
 from kernels.gemm.choose import candidates, estimate_us
 
-NO_MODEL = "the timing model is of the kernels that Hopper's FP8 wgmma runs in, and of no other base"
 NO_RECORD = "no record of the bench has our own kernels with a fit of the timing model to them"
 
 CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
@@ -50,7 +53,15 @@ def gather(proposal: Proposal, costs: Sequence[Figure] = ()) -> Evidence:
     gemms = dict.fromkeys(g for workload in proposal.workloads for g in proposal.select(workload))
     figures = [f for gemm in gemms for f in _of_gemm(about, gemm)]
     figures += _of_layers(about)
-    return Evidence(figures=tuple(figures), plots=plots(gemms, figures, clock.bench.gpu), method=_method(about))
+    method = _method(about)
+    try:
+        gains = [gain(proposal, model, clock) for model in _models(proposal)]
+        figures += [f for found in gains for f in _of_whole(about, found)]
+        method += METHOD if gains else ()
+    except LookupError as reason:
+        gains, method = [], (*method, f"No whole layer: {reason}.")
+    charts = (*map(layer_chart, gains), *plots(gemms, figures, clock.bench.gpu))
+    return Evidence(figures=tuple(figures), plots=charts, method=method)
 
 
 @dataclass(frozen=True)
@@ -121,21 +132,36 @@ def _of_gemm(about: Subject, gemm: Gemm) -> Iterator[Figure]:
         yield figure.model_copy(update={"at": at, "alternatives": others})
 
 
+def _models(proposal: Proposal) -> list[Model]:
+    """The large models among the workloads."""
+    named = dict.fromkeys(w.split(".")[0] for w in proposal.workloads)
+    return [model for name in named if (model := models().get(name)) and not model.small]
+
+
+def _of_whole(about: Subject, found: Gain) -> Iterator[Figure]:
+    """A whole layer's speedup and its ceiling."""
+    name, whole = found.model.name, found.compared.sums()
+    old, new = (side.total() for side in found.layers)
+    source = f"{old:,.0f} us over {new:,.0f} us; of today's step {certainty(found.layers[0])}"
+    of_linears = _alternatives(about, found.compared, whole[0] / whole[1])
+    others = tuple(
+        o.model_copy(update={"value": _rounded(o.value)})
+        for o in found.alternatives(of_linears)
+        if o.value and abs(o.value / found.speedup[0] - 1) > 1e-4
+    )
+    speedup = _figure("timing.layer_speedup", "proposal", name, found.speedup, "assumed", source)
+    yield speedup.model_copy(update={"alternatives": others})
+    yield _figure("timing.layer_ceiling", "proposal", name, found.ceiling, "assumed", source)
+
+
 def _of_layers(about: Subject) -> Iterator[Figure]:
     """Of every large model among the workloads: its step, and each pass of it."""
     proposal, (multiply, new_multiply) = about.proposal, about.ways
     today, scheme, plain = schemes_of(proposal)
-    for name in dict.fromkeys(w.split(".")[0] for w in proposal.workloads):
-        model = models().get(name)
-        if model is None or model.small:
-            continue
-        # A path is a Linear's in all passes; an instruction is a GEMM's.
-        named = [
-            g.name.split(".")[1:] for w in proposal.workloads if w.split(".")[0] == name for g in proposal.select(w)
-        ]
-        meant = {f"{p}.{linear}" for step, linear in named for p in (PASSES if proposal.path else (step,))}
-        old = list(of_layer(model, (today, multiply), (plain, multiply), meant))
-        new = list(of_layer(model, (scheme, new_multiply), (plain, replace(multiply, taken=about.taken[1])), meant))
+    for model in _models(proposal):
+        name, about_it = model.name, meant(proposal, model)
+        old = list(of_layer(model, (today, multiply), (plain, multiply), about_it))
+        new = list(of_layer(model, (scheme, new_multiply), (plain, replace(multiply, taken=about.taken[1])), about_it))
         for scope in (name, *(f"{name}.{step}" for step in PASSES)):
             step = scope.removeprefix(name).removeprefix(".")
             before, after = ([s for s in steps if step in ("", s.step)] for steps in (old, new))
@@ -280,8 +306,7 @@ def _method(about: Subject) -> tuple[str, ...]:
             "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
             "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
         )
-        + " A step's is of all Linears of a layer in all passes with their casts; attention, norms, optimizer and network are "
-        "left out, so that a whole step gains less.",
+        + " A step's is of all Linears of a layer in all passes with their casts.",
         "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products in a step, "
         "or operands over 8 bits, cost rate in proportion; more products are not credited.",
     ]

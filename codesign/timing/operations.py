@@ -21,13 +21,14 @@ from codesign.traffic.count import (
     products,
     schemes,
 )
-from codesign.workloads.gemms import Gemm, Linear, Model
+from codesign.workloads.gemms import Gemm, Linear, Model, models
 from isa_model.instruction import Instruction
 from kernels.gemm.choose import Problem
 
 PASSES = ("fprop", "dgrad", "wgrad")
 BASES = "hopper.wgmma."
 """Names of the instructions that the kernels and the model are of; E4M3 or E5M2 operands."""
+NO_MODEL = "the timing model is of the kernels that Hopper's FP8 wgmma runs in, and of no other base"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Step:
     """write (of the kernel that makes the tensor: that part of it alone), cast, turn, or product."""
     operation: Operation
     times: int = 1
+    linear: str = ""
 
 
 def supported(proposal: Proposal) -> bool:
@@ -116,6 +118,20 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[Step]:
     return [s for s in of_layer(model, way, way, ()) if s.step == step]
 
 
+def meant(proposal: Proposal, model: Model) -> frozenset[str]:
+    """The passes of a model's Linears that a proposal is about, as `pass.linear`: those among its workloads; of a model that
+    they do not name, those that are called alike in the models they do."""
+    own = [w for w in proposal.workloads if w.split(".")[0] == model.name]
+    linears = {linear.name for linear in model.linears}
+    found = set()
+    for workload in own or [w for w in proposal.workloads if w.split(".")[0] in models()]:
+        step, linear = (*workload.split(".")[1:], "", "")[:2]
+        # A path is a Linear's in all passes; an instruction is a GEMM's.
+        steps = (step,) if step and proposal.path is None else PASSES
+        found |= {f"{s}.{name}" for s in steps for name in ({linear} & linears if linear else linears)}
+    return frozenset(found)
+
+
 Way = tuple[Scheme, Multiply]
 """How operands come to a GEMM, and how it multiplies."""
 
@@ -147,7 +163,7 @@ def _stream(move: Move, linear: Linear, rows: int, how: Multiply) -> Step:
     kernel = name.get(int(bits), "")
     fp32 = kernel == "requantise" and bits - 16 >= 2 * 32 / 128 and not how.powers_of_2
     stream = Stream(rows, columns, bits, kernel, fp32_requantised=fp32, inside=move.what == "write")
-    return Step(move.step, move.what, stream)
+    return Step(move.step, move.what, stream, linear=linear.name)
 
 
 def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flow, how: Multiply) -> Step:
@@ -164,4 +180,4 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
     )
     widest = max(int(a.bits), int(b.bits))
     x = Product(problem, (a.read / 8, b.read / 8), how.clocks * _operand_clocks(widest), taken=how.taken)
-    return Step(step, "product", x, 1 if groups else count)
+    return Step(step, "product", x, 1 if groups else count, linear.name)

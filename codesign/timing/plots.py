@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from codesign.evidence import Figure, Plot, Series
+from codesign.timing.amdahl import Gain
+from codesign.timing.step import KINDS, Layer, limit
 from codesign.workloads.gemms import Gemm, models
 
 VARIANTS = {
@@ -50,4 +52,71 @@ def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], g
             Series(label=words, variant=v, x=tuple(range(len(gemms))), y=tuple(rates(v)))
             for v, words in VARIANTS.items()
         ),
+    )
+
+
+def layer_chart(gain: Gain) -> Plot:
+    """A layer's step today and with the proposal, by kind of operation, and in the caption what Amdahl's law leaves."""
+    sides = gain.layers
+    by_kind = [side.by_kind() for side in sides]
+    kinds = [kind for kind in KINDS if any(found[kind] for found in by_kind)]
+    return Plot(
+        name=f"layer-{gain.model.name}",
+        title=f"A whole layer: {gain.model.name}",
+        caption=f"Microseconds of one layer's step, forward and backward, {gain.model.tokens} tokens on one "
+        f"{gain.timer.machine.gpu}; in the bars the share of the step in percent. Of today's "
+        f"step {certainty(sides[0])}. {network(sides[0])}"
+        f"{sentence(gain)}",
+        x_label="us of a layer's step",
+        y_label="",
+        y_scale="linear",
+        kind="assumed",
+        categories=("today's software", "proposal"),
+        stacked=True,
+        series=tuple(
+            Series(
+                label=kind,
+                variant=kind,
+                x=(0, 1),
+                y=tuple(float(f"{found[kind]:.6g}") for found in by_kind),
+                labels=tuple(f"{found[kind] / side.total():.0%}" for found, side in zip(by_kind, sides, strict=True)),
+            )
+            for kind in kinds
+        ),
+    )
+
+
+def certainty(layer: Layer) -> str:
+    """How much of the step is measured, modelled and assumed."""
+    found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
+    for w in layer.work:
+        found[w.certain] += w.us
+    said = [f"{us / layer.total():.0%} {kind}" for kind, us in found.items() if us]
+    return ", ".join(said)
+
+
+def network(layer: Layer) -> str:
+    """What communication takes and what of it shows, in a sentence; nothing where there is none."""
+    whole = sum(t.us for t in layer.network)
+    if not whole:
+        return ""
+    return (
+        f"Dispatch and combine take {whole:,.0f} us, taken to run under computation; shown is the {layer.network_adds:,.0f} us "
+        "by which they make the step longer, by holding SMs or by being longer than it. "
+    )
+
+
+def sentence(gain: Gain) -> str:
+    """Amdahl's law for the proposal, in words."""
+    whole, touched = gain.layers[0].total(), gain.touched
+    value, low, high = gain.speedup
+    if not touched:
+        return (
+            f"The proposal makes nothing of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
+        )
+    most, waits = gain.ceiling[0], limit(*gain.layers).waits
+    return (
+        f"The proposal makes {sum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
+        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times if that took no time at all"
+        f"{', waiting for communication' if waits else ''}."
     )

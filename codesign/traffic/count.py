@@ -15,7 +15,7 @@ from math import ceil
 from typing import Literal
 
 from codesign.proposal import Proposal
-from codesign.workloads.gemms import Linear, Model, Role
+from codesign.workloads.gemms import Experts, Linear, Model, Role
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
@@ -256,12 +256,17 @@ def _gemm(
     )
 
 
+def copies(experts: Experts, machine: Machine) -> tuple[int, int]:
+    """How often a token's vector is sent between nodes, over InfiniBand, and within one, over NVLink: once per node and once
+    per expert."""
+    nodes = experts.nodes if experts.nodes > 1 else 0
+    return max(nodes - (1 if machine.own_node else 0), 0), experts.active
+
+
 def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
-    """Tokens to their experts and back, in both passes: once per node over InfiniBand, once per expert over NVLink."""
+    """Tokens to their experts and back, in both passes."""
     assert model.experts
-    nodes = model.experts.nodes if model.experts.nodes > 1 else 0
-    copies = model.experts.active + max(nodes - (1 if machine.own_node else 0), 0)
-    elements = model.tokens * model.hidden * copies
+    elements = model.tokens * model.hidden * sum(copies(model.experts, machine))
     for step, carried in (("fprop", scheme.activation), ("dgrad", scheme.gradient)):
         for what, bits in (("dispatch", carried.dispatch), ("combine", carried.combine)):
             size = elements * bits / 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,20 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Causal attention: sizes of heads in elements, `rotary` of them rotated, over sequences of so many tokens. With `latent`
+    normalised elements a token it is multi-head latent attention, whose keys share one rotary part."""
+
+    heads: int
+    kv_heads: int
+    qk: int
+    v: int
+    rotary: int
+    sequence: int
+    latent: int = 0
+
+
+@dataclass(frozen=True)
 class Model:
     """What a model's layer is made of; `tokens` is how many of them a GPU works on in a step."""
 
@@ -84,6 +98,8 @@ class Model:
     experts: Experts | None
     small: bool
     """Whether it is here for the tensors captured from it: too small to fill a GPU."""
+    attention: Attention | None = None
+    """None for models that are too small to time."""
 
 
 @cache
@@ -99,10 +115,23 @@ def models() -> dict[str, Model]:
     for name, about in _raw().items():
         linears = tuple(Linear(g, s["n"], s["k"], s.get("expert", False)) for g, s in about["gemms"].items())
         experts = Experts(**about["moe"]) if "moe" in about else None
+        attention = Attention(**about["attention"]) if "attention" in about else None
+        small = "captured" in about
         made[name] = Model(
-            name, about["source"], about["tokens"], about["layers"], linears[0].k, linears, experts, "captured" in about
+            name, about["source"], about["tokens"], about["layers"], linears[0].k, linears, experts, small, attention
         )
     return made
+
+
+def layer_of(name: str, tokens: int | None = None) -> Model:
+    """A model whose layer can be timed, with so many tokens. Raises InputError for a name that is unknown or of none."""
+    known = {n: model for n, model in models().items() if not model.small}
+    if name not in known:
+        what = (
+            f"{name} is here for its tensors, and too small to time" if name in models() else f"unknown model `{name}`"
+        )
+        raise InputError.of(what, suggest(name, known) or f"models: {', '.join(known)}")
+    return replace(known[name], tokens=tokens or known[name].tokens)
 
 
 @cache
