@@ -7,6 +7,8 @@ Reads the newest record of the bench that has our own kernels, and the machine's
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,14 @@ def main() -> None:
     for name, table in tables(fit).items():
         print(table, end="\n\n")
         put(name, table)
+    put("step", step())
+
+
+def step() -> str:
+    """The layer of DeepSeek-V3 as the command prints it."""
+    command = [sys.executable, "-m", "codesign", "step", "deepseek-v3"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return "\n".join(["```", "$ codesign step deepseek-v3", *(line.rstrip() for line in printed.splitlines()), "```"])
 
 
 def tables(fit: Fit) -> dict[str, str]:

@@ -233,9 +233,11 @@ def test_the_report_stacks_the_layer():
 
 
 def test_the_command_prints_the_layer_and_each_proposal(capsys):
-    """A row of each operation with share and kind, the sum last, and one line for every shipped proposal that can be timed."""
+    """A row of each operation with share and kind, a line for every shipped proposal that can be timed; as in the docs."""
     assert run(["step", "deepseek-v3"]) == 0
     out = capsys.readouterr().out
+    page = (PROPOSALS.parent / "docs/timing.md").read_text()
+    assert "\n".join(line.rstrip() for line in out.splitlines()) in page, "python benchmarks/timing.py puts it there"
     assert "of 4096 tokens" in out
     assert all(
         name in out for name in ("GEMMs, wgrad", "attention, backward", "combine, both passes", "100%", "% measured")

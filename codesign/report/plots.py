@@ -61,7 +61,7 @@ def svg(plot: Plot) -> str:
     from codesign.report.labels import place
 
     with matplotlib.rc_context(SETTINGS):
-        shape = (7.6, 1.6 + 0.5 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
+        shape = (6.4, 2.0 + 0.7 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
         figure, axes = plt.subplots(figsize=shape, layout="constrained")
         named: list[tuple[float, float, str]] = []
         if plot.stacked:
@@ -115,8 +115,8 @@ def svg(plot: Plot) -> str:
             axes.minorticks_off()
             log = LogFormatterSciNotation()
             axes.yaxis.set_major_formatter(lambda t, _: "0" if t == plot.floor else log(t))
-        columns, size = (4, 9) if plot.stacked else (2, 10.5)
-        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=size)
+        columns, points = (3, 10) if plot.stacked else (2, 10.5)
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=points)
         drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
         place(axes, named, 8, drawn)
         return written(figure)
@@ -154,17 +154,17 @@ def _stacked(axes: Any, plot: Plot) -> None:
             series.x, widths, 0.7, lefts, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5
         )
         for row, (width, label) in enumerate(zip(widths, series.labels, strict=True)):
-            if width > 0.045 * max(sums):
+            if width > 0.055 * max(sums):
                 box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-                axes.text(lefts[row] + width / 2, row, label, ha="center", va="center", fontsize=7.5, bbox=box)
+                axes.text(lefts[row] + width / 2, row, label, ha="center", va="center", fontsize=8.5, bbox=box)
             lefts[row] += width
     for row, whole in enumerate(sums):
-        axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=9)
+        axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=10)
     axes.set_yticks(range(len(plot.categories)), plot.categories)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
-    axes.margins(x=0.1)
+    axes.margins(x=0.14)
 
 
 def tornado(verdict: Verdict) -> str:
