@@ -75,7 +75,7 @@ def page() -> str:
         "## What cannot be checked here",
         "",
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
-        "  and MXFP8 and NVFP4 recipes need training of billions of tokens; there is no training evidence yet.",
+        "  and MXFP8 and NVFP4 recipes need training of billions of tokens; what runs of a few million show is in [training.md](training.md).",
         "- Speeds of their own clusters; ours are of one GPU ([timing.md](timing.md)). What LogFMT costs",
         "  when SMs compute it (50 to 100 %, ISCA 4.3) nobody measured here.",
         "",
