@@ -27,7 +27,8 @@ AXES = (
     "traffic.network_bytes",
     "traffic.cache_bytes",
     "energy.joules",
-    "timing.speedup_over_software",
+    "timing.step_speedup",
+    "timing.layer_speedup",
 )
 """Metrics that are put side by side, in this order."""
 AS_RATIO = ("traffic.", "energy.")
@@ -70,7 +71,7 @@ def compare(results: Sequence[Result]) -> Comparison:
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError.of(f"`{twice}` is there twice", "each proposal once")
-    shared = [_shared(results, f) for f in ("figures", "casts")]
+    shared = [_shared(results, f) for f in ("figures", "casts", "timing")]
     entries = [_entry(result, shared) for result in results]
     axes = tuple(a for a in AXES if any(a in e.values for e in entries))
     judged = tuple(a for a in axes if all(e.values.get(a) is not None for e in entries))
@@ -112,7 +113,7 @@ def _entry(result: Result, shared: Sequence[set[tuple[str, str]]]) -> Entry:
     low: dict[str, float | None] = {}
     high: dict[str, float | None] = {}
     for axis in AXES:
-        everything = (*result.figures, *result.casts, *result.costs, *result.traffic)
+        everything = (*result.figures, *result.casts, *result.costs, *result.traffic, *result.timing)
         own = [f for f in everything if (f.metric, f.variant, f.at) == (axis, "proposal", None)]
         if axis == "numerics.relative_frobenius" and result.proposal.multiplies_as_today:
             continue  # today's sums, none of its doing
@@ -120,6 +121,8 @@ def _entry(result: Result, shared: Sequence[set[tuple[str, str]]]) -> Entry:
             own = [f for f in own if (f.workload, f.tensors) in shared[0]]
         elif axis.startswith("cast."):
             own = [f for f in own if (f.workload, f.tensors) in shared[1]]
+        elif axis.startswith("timing."):  # of whole layers
+            own = [f for f in own if (f.workload, f.tensors) in shared[2] and "." not in f.workload]
         elif axis.startswith(AS_RATIO):
             software = {f.workload: f for f in everything if (f.metric, f.variant) == (axis, "software")}
             own = [_over(f, software[f.workload]) for f in own if "." not in f.workload and f.workload in software]

@@ -203,6 +203,52 @@ def test_experts_see_the_tokens_that_are_sent_to_them():
     assert combine.network == 4096 * 7168 * 12 * 2
 
 
+def streams(scheme, linear, model="deepseek-v3"):
+    """What a Linear writes, casts and turns: bytes through HBM by pass, operation, tensor and rows."""
+    found = moves(models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, Machine())
+    return {(m.step, m.what, m.tensor, m.rows): m.hbm for m in found if m.linear == linear and m.tensor}
+
+
+def test_what_is_sent_to_experts_is_cast_once_before_it_is_sent():
+    """Of DeepSeek-V3's experts the input is cast for 4096 tokens and arrives as codes for 32768; so does the gradient of what
+    they give back, which is then turned; what lies between an expert's Linears is cast where it is made."""
+    x = Flow(bits=8, dispatch=8)
+    up, down = (streams(Scheme(x, x, x), linear) for linear in ("gate-up", "down"))
+    tokens, sent = 4096, 8 * 4096
+    casts = {(step, tensor, rows) for step, what, tensor, rows in up if what == "cast"}
+    assert casts == {("fprop", "activation", tokens), ("dgrad", "gradient", sent), ("dgrad", "gradient", tokens)}
+    assert up["fprop", "cast", "activation", tokens] == 3 * tokens * 7168
+    assert up["fprop", "write", "activation", sent] == sent * 7168
+    assert up["fprop", "write", "activation", tokens] == 2 * tokens * 7168
+    casts = {(step, tensor, rows) for step, what, tensor, rows in down if what == "cast"}
+    assert casts == {("fprop", "activation", sent), ("fprop", "activation", tokens), ("dgrad", "gradient", tokens)}
+    assert down["dgrad", "cast", "gradient", tokens] == 4 * tokens * 7168  # in both layouts, for the shared expert
+    assert down["wgrad", "turn", "gradient", sent] == 2 * sent * 7168
+
+
+@pytest.mark.parametrize("unlike", [{"dispatch": 16}, {"dispatch": 8.5, "dispatches_codes": False}, {"bits": 4}])
+def test_what_arrives_otherwise_than_gemms_take_it_is_cast_there(unlike):
+    """BF16, LogFMT, or codes of another format: every expert casts its input."""
+    x = Flow(**{"bits": 8, "dispatch": 8, **unlike})
+    found = streams(Scheme(x, x, x), "gate-up")
+    assert found["fprop", "cast", "activation", 8 * 4096] == 8 * 4096 * 7168 * (16 + x.bits) / 8
+
+
+def test_where_no_expert_is_shared_what_is_sent_is_made_for_that():
+    """Mixtral: tokens are written in BF16 and cast once, or written as codes by a kernel that casts in registers."""
+    model = models()["mixtral-8x7b"]
+    size = model.tokens * model.hidden
+    for at, written, cast in (
+        ("kernel", 2 * size, 3 * size),
+        ("copy-engine", 2 * size, 3 * size),
+        ("register", size, None),
+    ):
+        x = Flow(bits=8, dispatch=8, at=at)
+        found = streams(Scheme(x, x, x), "gate-up", "mixtral-8x7b")
+        assert found["fprop", "write", "activation", model.tokens] == written
+        assert found.get(("fprop", "cast", "activation", model.tokens)) == cast
+
+
 def test_a_path_turns_into_a_flow():
     """Each place changes its own part; scales count with their share of a group."""
     made = flow(

@@ -135,9 +135,9 @@ def _bars(axes: Any, plot: Plot) -> None:
         heights = [0.0 if v is None else v for v in series.y]
         axes.bar(at, heights, width, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
         for x, height in zip(at, heights, strict=True):
-            axes.annotate(f" {height:.0f}", (x, height), rotation=90, ha="center", va="bottom", fontsize=6.5)
+            axes.annotate(f" {height:.0f}", (x, height), rotation=90, ha="center", va="bottom", fontsize=8.2)
 
-    axes.set_xticks(range(len(plot.categories)), plot.categories, fontsize=7)
+    axes.set_xticks(range(len(plot.categories)), plot.categories, fontsize=8.2)
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
     axes.margins(y=0.14)

@@ -17,8 +17,7 @@ from codesign.traffic.count import (
     Scheme,
     element_bits,
     moves,
-    operands,
-    products,
+    parts,
     schemes,
 )
 from codesign.workloads.gemms import Gemm, Linear, Model, models
@@ -145,16 +144,15 @@ def of_layer(model: Model, way: Way, others: Way, about: Collection[str]) -> Ite
         for step, (scheme, multiply) in ways.items():
             for move in moves(alone, scheme, frozenset({linear.name}), scheme, Machine()):
                 if move.step == step and move.what in ("write", "cast", "turn"):
-                    yield _stream(move, linear, sum(count * each for count, each in products(model, linear)), multiply)
-            a, b = operands(scheme)[step]
-            for count, tokens in products(model, linear):
-                yield _product(step, linear, count, tokens, a, b, multiply)
+                    yield _stream(move, linear, multiply)
+            for part in parts(model, linear, scheme):
+                yield _product(step, linear, part.gemms, part.tokens, *part.operands[step], multiply)
 
 
-def _stream(move: Move, linear: Linear, rows: int, how: Multiply) -> Step:
+def _stream(move: Move, linear: Linear, how: Multiply) -> Step:
     """The kernel that moves so many bytes; by name, if it is one of kernels/quantise."""
     columns = linear.n if move.tensor == "gradient" else linear.k
-    bits = 8 * move.hbm / (rows * columns)
+    bits = 8 * move.hbm / (move.rows * columns)
     name = {
         ("fprop", "cast"): {24: "rows"},
         ("dgrad", "cast"): {24: "rows", 32: "both"},
@@ -162,7 +160,7 @@ def _stream(move: Move, linear: Linear, rows: int, how: Multiply) -> Step:
     }.get((move.step, move.what), {})
     kernel = name.get(int(bits), "")
     fp32 = kernel == "requantise" and bits - 16 >= 2 * 32 / 128 and not how.powers_of_2
-    stream = Stream(rows, columns, bits, kernel, fp32_requantised=fp32, inside=move.what == "write")
+    stream = Stream(move.rows, columns, bits, kernel, fp32_requantised=fp32, inside=move.what == "write")
     return Step(move.step, move.what, stream, linear=linear.name)
 
 

@@ -17,7 +17,7 @@ from codesign.timing.model import Product, Stream
 from codesign.timing.sums import Part
 from codesign.timing.times import Timer
 from codesign.traffic.count import Machine as Counted
-from codesign.traffic.count import Scheme, copies, products
+from codesign.traffic.count import Scheme, copies
 from codesign.traffic.evidence import COMMUNICATION_SMS
 from codesign.workloads.gemms import Model
 
@@ -270,7 +270,9 @@ def _element_wise(model: Model, factor: float) -> Iterator[tuple[str, str, int, 
     assert a
     rotated = a.rotary * (a.heads + (1 if a.latent else a.kv_heads))
     up = next(linear for linear in model.linears if linear.name == "gate-up")
-    rows = sum(count * each for count, each in products(model, up))
+    rows = model.tokens
+    if model.experts:
+        rows *= model.experts.active + model.experts.shared
     router = model.experts.experts if model.experts else 0
     # Two norms: branch and residual read, their sum written; and what latent attention normalises.
     yield "norms and residuals", "fprop", tokens, factor * (2 * 6 * hidden + 2 * a.latent)

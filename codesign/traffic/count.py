@@ -50,6 +50,8 @@ class Move(Spec):
     """write, cast, turn, operands, output, dispatch or combine."""
     tensor: Role | Literal[""] = ""
     """Of write, cast and turn: which."""
+    rows: int = 0
+    """The same: of how many tokens, counted as often as they are sent."""
     hbm: float = 0.0
     l2: float = 0.0
     smem: float = 0.0
@@ -67,7 +69,16 @@ class Flow:
     cached: float | None = None
     """Bits as kept for the backward pass; None: the copy that was cast, or BF16 where none was written."""
     dispatch: float = 8 + 32 / 128
+    dispatches_codes: bool = True
+    """Whether dispatch sends the numbers that GEMMs take, in whatever scales, and not LogFMT's."""
     combine: float = BF16
+
+    @property
+    def dispatched(self) -> Flow:
+        """As an expert's GPU gets it: codes, where codes are sent, so that nothing is left to cast."""
+        if self.dispatches_codes and int(self.dispatch) == int(self.bits):
+            return replace(self, at="dispatch", bits=self.dispatch)
+        return self
 
     @property
     def stored(self) -> float:
@@ -103,7 +114,7 @@ def flow(start: Flow, steps: Iterable[Step]) -> Flow:
         elif step.at == "cache":
             start = replace(start, cached=bits)
         elif step.at == "dispatch":
-            start = replace(start, dispatch=bits)
+            start = replace(start, dispatch=bits, dispatches_codes=step.logfmt is None)
         elif step.at == "combine":
             start = replace(start, combine=bits)
         else:
@@ -164,62 +175,91 @@ def moves(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme, ma
         yield from _network(model, scheme, machine)
 
 
-def operands(scheme: Scheme) -> dict[str, tuple[Flow, Flow]]:
-    """How A and B of each pass's GEMM come to it."""
-    x, g = scheme.activation, scheme.gradient
-    turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
-    if x.turned_on_read:
-        turned_x = replace(x, bits=x.kept, at="kernel") if x.cached is not None else x
-    if g.turned_on_read:
-        turned_g = g
-    return {"fprop": (x, scheme.weight), "dgrad": (g, scheme.weight), "wgrad": (turned_g, turned_x)}
+@dataclass(frozen=True)
+class Part:
+    """Tokens of a Linear that come to it alike: so many GEMMs of so many tokens each in every pass, and how operands come."""
+
+    gemms: int
+    tokens: int
+    scheme: Scheme
+
+    @property
+    def rows(self) -> int:
+        return self.gemms * self.tokens
+
+    @property
+    def operands(self) -> dict[str, tuple[Flow, Flow]]:
+        """How A and B of each pass's GEMMs come to it."""
+        x, g, w = self.scheme.activation, self.scheme.gradient, self.scheme.weight
+        turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
+        if x.turned_on_read:
+            turned_x = replace(x, bits=x.kept, at="kernel") if x.cached is not None else x
+        if g.turned_on_read:
+            turned_g = g
+        return {"fprop": (x, w), "dgrad": (g, w), "wgrad": (turned_g, turned_x)}
 
 
-def products(model: Model, linear: Linear) -> list[tuple[int, int]]:
-    """How many GEMMs of how many tokens a Linear has in each pass: routed experts get equal parts of all tokens' choices,
-    shared ones every token."""
+def parts(model: Model, linear: Linear, scheme: Scheme) -> list[Part]:
+    """The tokens of a Linear: routed experts get equal parts of all tokens' choices, shared ones every token.
+
+    What is sent to experts is what the layer hands them, input or output gradient, and it is cast before, once for all of
+    them (DeepSeek-V3 3.3.3).
+    """
     if not (linear.expert and model.experts):
-        return [(1, model.tokens)]
+        return [Part(1, model.tokens, scheme)]
     here = model.experts.experts // model.experts.parallel
-    routed = (here, ceil(model.tokens * model.experts.active / here))
-    return [routed, (model.experts.shared, model.tokens)] if model.experts.shared else [routed]
+    sent = replace(
+        scheme,
+        activation=scheme.activation.dispatched if linear.k == model.hidden else scheme.activation,
+        gradient=scheme.gradient.dispatched if linear.n == model.hidden else scheme.gradient,
+    )
+    routed = Part(here, ceil(model.tokens * model.experts.active / here), sent)
+    return [routed, Part(model.experts.shared, model.tokens, scheme)] if model.experts.shared else [routed]
 
 
 def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> Iterator[Move]:
-    gemms = products(model, linear)
-    x, w, g = scheme.activation, scheme.weight, scheme.gradient
-    rows = sum(count * each for count, each in gemms)
-    elements_x, elements_g = rows * linear.k, rows * linear.n
+    def move(step: str, what: str, tensor: Role, rows: int, hbm: float, smem: float = 0.0) -> Move:
+        """An operation that streams: what crosses HBM crosses L2, too. Bits an element in, bytes out."""
+        elements = rows * (linear.n if tensor == "gradient" else linear.k)
+        sizes = {"hbm": elements * hbm / 8, "l2": elements * hbm / 8, "smem": elements * smem / 8}
+        return Move(model=model.name, step=step, linear=linear.name, what=what, tensor=tensor, rows=rows, **sizes)
 
-    def move(step: str, what: str, tensor: Role, hbm: float, smem: float = 0.0) -> Move:
-        """An operation that streams: what crosses HBM crosses L2, too. Bits in, bytes out."""
-        sizes = {"hbm": hbm / 8, "l2": hbm / 8, "smem": smem / 8}
-        return Move(model=model.name, step=step, linear=linear.name, what=what, tensor=tensor, **sizes)
+    found = parts(model, linear, scheme)
+    # What is sent is made from the tokens: the codes that a shared expert takes, too, where there is one.
+    passes: tuple[tuple[str, Role], ...] = (("fprop", "activation"), ("dgrad", "gradient"))
+    for step, tensor in passes:
+        own: Flow = getattr(scheme, tensor)
+        if getattr(found[0].scheme, tensor).at == "dispatch":
+            shared = len(found) > 1
+            if not shared:
+                yield move(step, "write", tensor, model.tokens, own.bits if own.at == "register" else BF16)
+            if own.at != "register" and not (shared and own.at == "kernel"):
+                yield move(step, "cast", tensor, model.tokens, BF16 + own.dispatch)
 
-    # fprop
-    yield move("fprop", "write", "activation", elements_x * (x.bits if x.at == "register" else BF16))
-    if x.at == "kernel":
-        yield move("fprop", "cast", "activation", elements_x * (BF16 + x.bits))
-    if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
-        yield move("fprop", "cast", "activation", elements_x * x.cached)
-    for count, each in gemms:
-        yield from _gemm(model, linear, "fprop", count, (each, linear.n, linear.k), x, w, BF16, machine)
-    # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
-    layouts = 1 if g.turned_on_read else 2
-    yield move("dgrad", "write", "gradient", elements_g * (layouts * g.bits if g.at == "register" else BF16))
-    if g.at == "kernel":
-        yield move("dgrad", "cast", "gradient", elements_g * (BF16 + layouts * g.bits))
-    for count, each in gemms:
-        yield from _gemm(model, linear, "dgrad", count, (each, linear.k, linear.n), g, w, BF16, machine)
-    # wgrad: the input comes from what was kept; turned in memory unless on reading
-    turned_g, turned_x = operands(scheme)["wgrad"]
-    if not x.turned_on_read:
-        yield move("wgrad", "turn", "activation", elements_x * (x.kept + x.bits), 2 * elements_x * x.bits)
-    if not g.turned_on_read and g.at in ("copy-engine", "near-memory"):
-        yield move("wgrad", "turn", "gradient", elements_g * (BF16 + g.bits), 2 * elements_g * g.bits)
-    for count, each in gemms:
-        shape = (linear.n, linear.k, each)
-        yield from _gemm(model, linear, "wgrad", count, shape, turned_g, turned_x, 2 * FP32, machine)
+    for part in found:
+        x, g, rows = part.scheme.activation, part.scheme.gradient, part.rows
+        # fprop
+        yield move("fprop", "write", "activation", rows, x.bits if x.at in ("register", "dispatch") else BF16)
+        if x.at == "kernel":
+            yield move("fprop", "cast", "activation", rows, BF16 + x.bits)
+        if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
+            yield move("fprop", "cast", "activation", rows, x.cached)
+        # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
+        layouts = 1 if g.turned_on_read else 2
+        made = {"register": layouts * g.bits, "dispatch": g.bits}.get(g.at, BF16)
+        yield move("dgrad", "write", "gradient", rows, made)
+        if g.at == "kernel":
+            yield move("dgrad", "cast", "gradient", rows, BF16 + layouts * g.bits)
+        # wgrad: the input comes from what was kept; both are turned in memory unless on reading, or made in both layouts
+        if not x.turned_on_read:
+            yield move("wgrad", "turn", "activation", rows, x.kept + x.bits, 2 * x.bits)
+        if not g.turned_on_read and g.at in ("copy-engine", "near-memory", "dispatch"):
+            yield move("wgrad", "turn", "gradient", rows, g.stored + g.bits, 2 * g.bits)
+        shapes = {"fprop": (linear.n, linear.k), "dgrad": (linear.k, linear.n)}
+        for step, (a, b) in part.operands.items():
+            shape = (part.tokens, *shapes[step]) if step in shapes else (linear.n, linear.k, part.tokens)
+            out = 2 * FP32 if step == "wgrad" else BF16
+            yield from _gemm(model, linear, step, part.gemms, shape, a, b, out, machine)
 
 
 def _gemm(
@@ -275,10 +315,10 @@ def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
 
 def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> dict[str, float]:
     """Bytes of each Linear's input kept from forward to backward."""
-    kept = {}
-    for linear in model.linears:
-        rows = model.tokens
-        if linear.expert and model.experts:
-            rows *= model.experts.active + model.experts.shared
-        kept[linear.name] = rows * linear.k * (scheme if linear.name in about else plain).activation.kept / 8
-    return kept
+    return {
+        linear.name: sum(
+            part.rows * linear.k * part.scheme.activation.kept / 8
+            for part in parts(model, linear, scheme if linear.name in about else plain)
+        )
+        for linear in model.linears
+    }
