@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from codesign.errors import bf16_ulp
 from codesign.proposal import Quantisation
 from codesign.traffic.count import Flow, Machine, Scheme, moves
 from codesign.trial import Trial
-from codesign.workloads.gemms import Gemm, gemms, models
+from codesign.workloads.gemms import Gemm, Model, gemms, models
 from codesign.workloads.tensors import draw, recorded
 from isa_model.formats import FORMATS
 from isa_model.library import load
@@ -247,18 +248,18 @@ def _casts() -> Iterator[tuple[str, ...]]:
 
 def _bytes() -> Iterator[tuple[str, ...]]:
     model = models()["deepseek-v3"]
-    linears = frozenset(x.name for x in model.linears)
 
-    def hbm(flow: Flow, step: str, *whats: str) -> float:
+    def hbm(flow: Flow, step: str, whats: tuple[str, ...] = (), model: Model = model) -> float:
         scheme = Scheme(flow, flow, Flow(bits=8))
-        found = moves(model, scheme, linears, scheme, Machine())
+        found = moves(model, scheme, frozenset(x.name for x in model.linears), scheme, Machine())
         return sum(m.hbm for m in found if (not step or m.step == step) and (not whats or m.what in whats))
 
     def inputs(flow: Flow) -> float:
-        """Bytes per activation of casting it and reading it once."""
-        size = sum(model.tokens * (9 if x.expert else 1) * x.k for x in model.linears)
-        weights = sum((5 if x.expert else 1) * x.n * x.k for x in model.linears)
-        return (hbm(flow, "fprop", "cast", "operands") - weights) / size
+        """Bytes per activation of casting it and reading it once, where it is not sent to experts."""
+        alone = replace(model, linears=tuple(x for x in model.linears if not x.expert))
+        weights = sum(x.n * x.k for x in alone.linears)
+        read = hbm(flow, "fprop", ("cast", "operands"), alone) - weights
+        return read / sum(model.tokens * x.k for x in alone.linears)
 
     today = Flow(bits=8)
     for name, place, reported, proposal in (
@@ -273,7 +274,8 @@ def _bytes() -> Iterator[tuple[str, ...]]:
             reported,
             f"{inputs(flow):g}; whole fprop {hbm(flow, 'fprop') / hbm(today, 'fprop'):.2f}, whole step "
             f"{hbm(flow, '') / hbm(today, ''):.2f} of today's",
-            "per activation; of a layer's step much less, as kernels write BF16 and wgrad's operands are turned in memory",
+            "per activation; of a layer's step much less, as kernels write BF16, wgrad's operands are turned in memory, and what "
+            "goes to experts is cast once, before it is sent",
             f"`codesign evaluate proposals/{proposal}.yaml`",
         )
     yield (

@@ -58,9 +58,9 @@ METHOD = (
     "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, norms, optimizer and "
     "the once-per-step cast of weights are left out, being the same on both sides. Assumed: GEMM tiles of 128x128, B "
     "multicast to 2 CTAs, operands read from HBM once, experts evenly loaded, a token sent to the most nodes allowed. "
-    "What goes to experts in FP8 is cast before, once for all of them, and arrives as codes. One kernel casts a gradient in both "
-    "layouts. Wgrad adds to FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads BF16, so "
-    "its energy is understated.",
+    "What goes to experts in FP8 is cast before, once for all of them, and arrives as codes. One kernel casts a gradient in "
+    "both layouts. Wgrad adds to FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads "
+    "BF16, so its energy is understated.",
     "Energy is bytes times assumed energies: "
     + "; ".join(f"{name} {taken:g} [{low:g}, {high:g}] {about}" for name, (low, taken, high, about) in ENERGIES.items())
     + ".",
