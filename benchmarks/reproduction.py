@@ -274,8 +274,8 @@ def _bytes() -> Iterator[tuple[str, ...]]:
             reported,
             f"{inputs(flow):g}; whole fprop {hbm(flow, 'fprop') / hbm(today, 'fprop'):.2f}, whole step "
             f"{hbm(flow, '') / hbm(today, ''):.2f} of today's",
-            "per activation; of a layer's step much less, as kernels write BF16, wgrad's operands are turned in memory, and what "
-            "goes to experts is cast once, before it is sent",
+            "per activation; of a layer's step much less, as kernels write BF16, wgrad's operands are turned in memory, and "
+            "what goes to experts is cast once, before it is sent",
             f"`codesign evaluate proposals/{proposal}.yaml`",
         )
     yield (

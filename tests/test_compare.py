@@ -209,6 +209,19 @@ def test_the_front_is_what_nothing_else_beats(results):
     assert made.entries[2].values["traffic.hbm_bytes"] == 0.5
 
 
+def test_speedups_of_layers_that_all_have_are_compared(results):
+    """The step of DeepSeek-V3's Linears and of its whole layer, as each report has them; more is better; a model that only
+    one is about is no place to compare."""
+    made = compare(results)
+    for entry, result in zip(made.entries, results, strict=True):
+        for axis in ("timing.step_speedup", "timing.layer_speedup"):
+            (own,) = [f for f in result.timing if (f.metric, f.workload) == (axis, "deepseek-v3")]
+            assert (entry.values[axis], entry.low[axis], entry.kinds[axis]) == (own.value, own.low, own.kind)
+    elsewhere = [f.model_copy(update={"workload": "llama-3-8b"}) for f in results[1].timing]
+    apart = compare([results[0], results[1].model_copy(update={"timing": tuple(elsewhere)})])
+    assert not any(axis.startswith("timing.") for axis in apart.axes)
+
+
 def test_a_comparison_is_a_table_and_a_page(results, tmp_path, capsys):
     """The command reads reports' folders, prints a row per proposal, and writes a page without script or network."""
     for result in results:
