@@ -122,7 +122,7 @@ def svg(plot: Plot) -> str:
         return written(figure)
 
 
-HATCHES = ("", "///", "", "...")
+HATCHES = ("", "///", "", "\\\\\\")
 """Of the bars of a group, so that they are told apart in grey."""
 
 
