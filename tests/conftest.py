@@ -1,4 +1,4 @@
-"""Hypothesis draws the same examples for everyone; `pytest --hypothesis-profile=search` draws many new ones. Shared fixtures."""
+"""Fixtures; and Hypothesis draws the same examples for everyone, with `pytest --hypothesis-profile=search` many new ones."""
 
 import pytest
 from hypothesis import HealthCheck, settings
