@@ -6,7 +6,6 @@ Reads the newest record of the bench that has our own kernels, and the machine's
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from codesign.timing.measured import bench
 from codesign.timing.records import FOLDER, Fit, make, save
 from isa_model import provenance
+from isa_model.files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 COMMAND = "python benchmarks/timing.py"
@@ -25,8 +25,8 @@ def main() -> None:
     save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
     for name, table in tables(fit).items():
         print(table, end="\n\n")
-        put(name, table)
-    put("step", step())
+        put(PAGE, name, table)
+    put(PAGE, "step", step())
 
 
 def step() -> str:
@@ -55,14 +55,6 @@ def _constants(fit: Fit) -> Iterator[str]:
     yield "|---|---:|"
     for name, value in fit.constants.model_dump().items():
         yield f"| `{name}` | {value:.4g} |"
-
-
-def put(name: str, table: str) -> None:
-    """Put a table between its marks in docs/timing.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    pattern = re.escape(begin) + ".*" + re.escape(end)
-    PAGE.write_text(re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from isa_model.diagnostics import InputError
 
@@ -47,6 +49,18 @@ def write_file(path: Path, content: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def json_lines(data: Mapping[str, Any]) -> str:
+    """JSON with a line for each field and for each object of a list, so that a changed entry is a changed line."""
+    fields = []
+    for key, value in data.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
+            text = f"[\n{entries}\n ]"
+        fields.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def put(path: Path, name: str, text: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import bytes_by_operation, svg, tornado
 from codesign.timing.plots import VARIANTS
-from isa_model.files import check_folder, write_folder
+from isa_model.files import check_folder, json_lines, write_folder
 
 _MARK = "result.json"
 
@@ -36,24 +34,11 @@ def contents(result: Result) -> dict[str, str]:
     models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
     plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
     return {
-        _MARK: _lines(result),
+        _MARK: json_lines(result.model_dump(mode="json")),
         "report.md": _render("report.md.j2", result, plots),
         "report.html": _render("report.html.j2", result, plots),
         **{f"{name}.svg": text for name, text in plots.items()},
     }
-
-
-def _lines(result: Result) -> str:
-    """JSON with a line for each entry of a long list, so that a changed figure is a changed line."""
-    data: dict[str, Any] = json.loads(result.model_dump_json())
-    fields = []
-    for key, value in data.items():
-        text = json.dumps(value)
-        if isinstance(value, list) and len(value) > 1:
-            entries = ",\n  ".join(json.dumps(entry) for entry in value)
-            text = f"[\n  {entries}\n ]"
-        fields.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _render(template: str, result: Result, plots: dict[str, str]) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isa_model.diagnostics import InputError
-from isa_model.files import write_file
+from isa_model.files import json_lines, write_file
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"
@@ -179,16 +178,12 @@ def load(folder: Path = FOLDER) -> tuple[Record, ...]:
 
 
 def dump(record: Spec) -> str:
-    """JSON with one line for each entry of a list, so that a changed case is a changed line."""
+    """JSON with one line for each entry of a list."""
     data: dict[str, Any] = record.model_dump(mode="json", exclude_defaults=False)
-    lines = []
     for key, value in data.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            rows = ",\n".join(f"  {json.dumps(_lean(row))}" for row in value)
-            lines.append(f" {json.dumps(key)}: [\n{rows}\n ]")
-        else:
-            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+        if isinstance(value, list):
+            data[key] = [_lean(row) if isinstance(row, dict) else row for row in value]
+    return json_lines(data)
 
 
 def _lean(row: dict[str, Any]) -> dict[str, Any]:
