@@ -266,7 +266,7 @@ def processor() -> str:
 
 
 def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, options: str) -> None:
-    from codesign.evaluate import commit
+    from codesign.provenance import commit
 
     machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):

@@ -17,8 +17,8 @@ from kernels.bench.gemms import Operands, scaled_case
 from kernels.bench.records import Record, Row
 from kernels.bench.shapes import TOKENS, Gemm, deepseek_v3
 from kernels.gemm.cases import by_group
-from kernels.gemm.choose import Problem, candidates, choose, estimate_us
-from kernels.gemm.tile import Tile
+from kernels.gemm.choose import candidates, choose, estimate_us
+from kernels.gemm.tile import Problem, Tile
 
 COMMAND = "python benchmarks/tiles.py"
 

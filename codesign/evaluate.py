@@ -20,6 +20,7 @@ from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
+from codesign.provenance import commit
 from codesign.sensitivity import refine
 from codesign.timing import evidence as timing
 from codesign.traffic import evidence as traffic
@@ -28,7 +29,6 @@ from codesign.training import evidence as training
 from codesign.trial import LABELS, Sampling, labels
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
-from isa_model import provenance
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
@@ -288,9 +288,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def commit() -> str:
-    """The commit an evaluation is of, with a `+` if what decides it was changed since."""
-    records = (":!codesign/cost/records", ":!codesign/timing/records", ":!codesign/training/records")
-    return provenance.commit("isa_model", "codesign", "proposals", *records)

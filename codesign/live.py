@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.evaluate import commit
+from codesign.provenance import commit
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.conformance import Comparison
 from isa_model.diagnostics import Unavailable

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 from kernels import gemm  # noqa: E402
 from kernels.bench import static  # noqa: E402
 from kernels.gemm import run  # noqa: E402
-from kernels.gemm.choose import Problem, candidates, choose  # noqa: E402
+from kernels.gemm.choose import candidates, choose  # noqa: E402
 from kernels.gemm.driver import compiled  # noqa: E402
 from kernels.gemm.run import Operands, check, check_device  # noqa: E402
-from kernels.gemm.tile import MAX_GROUPS, SHARED_BYTES, Tile  # noqa: E402
+from kernels.gemm.tile import MAX_GROUPS, SHARED_BYTES, Problem, Tile  # noqa: E402
 
 # -- refusals --------------------------------------------------------------------------------------------------------
 

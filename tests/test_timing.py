@@ -13,8 +13,7 @@ from codesign.timing import records as stored
 from codesign.timing.machine import machine, shipped
 from codesign.timing.measured import product
 from codesign.timing.model import Constants, Product, Stream, tiles_of, time, waves
-from kernels.gemm.choose import Problem
-from kernels.gemm.tile import Tile
+from kernels.gemm.tile import Problem, Tile
 
 H200 = machine(shipped()["NVIDIA H200"])
 IDEAL = Constants(

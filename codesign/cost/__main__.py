@@ -8,9 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from codesign.cost.library import Library
-from codesign.cost.records import Record, design_sha256, measure, write
-from codesign.evaluate import commit
+from codesign.cost.measure import measure
+from codesign.cost.records import Record, design_sha256, write
 from codesign.proposal import load_proposal
+from codesign.provenance import commit
 from isa_model.instruction import Instruction
 
 

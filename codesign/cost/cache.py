@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from codesign.cost.records import Record, design_sha256
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
     from codesign.cost.library import Library
-    from codesign.cost.records import Record
     from codesign.cost.vectors import Vectors
 
 
 def key(spec: Instruction, sources: Sequence[str], library: Library, workload: Vectors, operands: str) -> str:
     """Hash of everything a record of a design depends on."""
-    from codesign.cost.records import design_sha256
-
     tools = [f"{name} {version(name)}" for name in ("amaranth", "pyosys", "numpy")]
     digest = hashlib.sha256()
     for text in (design_sha256(spec), *sources, library.name, library.text, *tools, _method(), operands):
@@ -36,7 +34,7 @@ def key(spec: Instruction, sources: Sequence[str], library: Library, workload: V
 @cache
 def _method() -> str:
     """Hash of the modules that synthesise, prove and measure; what they write and compare with shows in other inputs."""
-    names = ("energy", "library", "netlist", "pipeline", "records", "synth", "vectors", "verify")
+    names = ("energy", "library", "measure", "netlist", "pipeline", "records", "synth", "vectors", "verify")
     texts = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in names]
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
@@ -47,8 +45,6 @@ def _path(key: str) -> Path:
 
 
 def read(key: str) -> Record | None:
-    from codesign.cost.records import Record
-
     try:
         return Record.model_validate_json(_path(key).read_text(encoding="utf-8"))
     except (OSError, ValidationError):

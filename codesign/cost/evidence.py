@@ -18,7 +18,8 @@ from codesign.cost.chip import (
     sm_area,
 )
 from codesign.cost.library import Library
-from codesign.cost.records import Record, design_sha256, find, measure, shipped
+from codesign.cost.measure import measure
+from codesign.cost.records import Record, design_sha256, find, shipped
 from codesign.evidence import Alternative, Figure
 from codesign.proposal import Proposal, Value
 from isa_model.diagnostics import InputError

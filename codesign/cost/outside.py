@@ -293,7 +293,7 @@ def table(record: Outside) -> str:
 def main() -> None:
     from importlib.metadata import version
 
-    from codesign.evaluate import commit
+    from codesign.provenance import commit
 
     library = Library.own()
     bench = Bench(library)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.cost.designs import Design, designs
 from codesign.cost.library import Library
-from codesign.cost.records import DOCS, FOLDER, measure, recipe_sha256
+from codesign.cost.measure import measure
+from codesign.cost.records import DOCS, FOLDER, recipe_sha256
 from codesign.proposal import Quantisation, Variant, load_proposal
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
@@ -158,7 +159,7 @@ def main() -> None:
     from importlib.metadata import version
 
     from codesign.cost.evidence import energy_vectors
-    from codesign.evaluate import commit
+    from codesign.provenance import commit
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -9,8 +9,8 @@ from functools import cache
 
 from codesign.timing.model import Operation, Product, Stream
 from kernels.bench.records import Record, Row, load
-from kernels.gemm.choose import Problem, candidates
-from kernels.gemm.tile import Tile
+from kernels.gemm.choose import candidates
+from kernels.gemm.tile import Problem, Tile
 
 WIDTHS = {0: (1.0, 1.0), 1: (1 + 4 / 128, 1 + 4 / 128**2), 2: (1 + 4 / 128, 1 + 4 / 128)}
 """Bytes of an element of A and of B with its share of the scale: FP32, 1x128 by 128x128 or by 1x128."""

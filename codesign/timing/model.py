@@ -16,8 +16,8 @@ from math import ceil
 
 from codesign.timing.machine import Machine
 from isa_model.stage import Spec
-from kernels.gemm.choose import Problem, choose
-from kernels.gemm.tile import Tile
+from kernels.gemm.choose import choose
+from kernels.gemm.tile import Problem, Tile
 
 STEP = 128
 """Of K in a stage."""

@@ -22,7 +22,7 @@ from codesign.traffic.count import (
 )
 from codesign.workloads.gemms import Gemm, Linear, Model, models
 from isa_model.instruction import Instruction
-from kernels.gemm.choose import Problem
+from kernels.gemm.tile import Problem
 
 PASSES = ("fprop", "dgrad", "wgrad")
 BASES = "hopper.wgmma."

@@ -148,7 +148,7 @@ def empty_record(size_name: str, size: Size, world: int) -> Record:
 
     import torch
 
-    from codesign.evaluate import commit
+    from codesign.provenance import commit
     from codesign.training.data import text
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -12,8 +12,9 @@ from kernels.bench.data import Quantised, normal, product, quantise
 from kernels.bench.gemms import TOLERANCE, Operands, fp8_bytes, nan, scaled_case
 from kernels.bench.shapes import Gemm
 from kernels.bench.static import Cubin
-from kernels.gemm.choose import Problem, choose
+from kernels.gemm.choose import choose
 from kernels.gemm.driver import compiled
+from kernels.gemm.tile import Problem
 
 H200_MULTIPROCESSORS = 132
 INTERVALS = (32, 64, 128, 256, 512)

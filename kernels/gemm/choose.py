@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from kernels.gemm.tile import Tile
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A GEMM as the kernels see it: sizes, groups of rows (0: not grouped), and the fixed parameters of its kernel."""
-
-    m: int
-    n: int
-    k: int
-    groups: int
-    scales: int
-    promote: int
-    out: int
-    add: bool
-
-    @property
-    def steps(self) -> int:
-        """Stretches of 128 along K."""
-        return -(-self.k // 128)
+from kernels.gemm.tile import Problem, Tile
 
 
 def candidates(p: Problem) -> Iterator[Tile]:

@@ -6,9 +6,9 @@ import ctypes
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kernels.gemm.choose import Problem, choose
+from kernels.gemm.choose import choose
 from kernels.gemm.driver import Kernel, Launch, TensorMap, compiled, tensor_map
-from kernels.gemm.tile import MAX_GROUPS, Tile
+from kernels.gemm.tile import MAX_GROUPS, Problem, Tile
 
 if TYPE_CHECKING:
     import torch

@@ -1,14 +1,10 @@
-"""What a GEMM kernel is compiled for: the shape of its tile and what it does with scales, as constants before gemm.cu."""
+"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants before gemm.cu."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kernels.gemm.choose import Problem
 
 SHARED_BYTES = 232_448
 """Shared memory that one CTA of a Hopper SM can have (CUDA programming guide, compute capability 9.0)."""
@@ -16,6 +12,25 @@ SHARED_BYTES = 232_448
 MAX_STAGES = 12
 MAX_GROUPS = 1024
 """Groups of rows in a grouped GEMM: their table lies in shared memory."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A GEMM as the kernels see it: sizes, groups of rows (0: not grouped), and the fixed parameters of its kernel."""
+
+    m: int
+    n: int
+    k: int
+    groups: int
+    scales: int
+    promote: int
+    out: int
+    add: bool
+
+    @property
+    def steps(self) -> int:
+        """Stretches of 128 along K."""
+        return -(-self.k // 128)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+"""Which source an evaluation is of."""
+
+from __future__ import annotations
+
+from isa_model import provenance
+
+
+def commit() -> str:
+    """The commit an evaluation is of, with a `+` if what decides it was changed since."""
+    records = (":!codesign/cost/records", ":!codesign/timing/records", ":!codesign/training/records")
+    return provenance.commit("isa_model", "codesign", "proposals", *records)
