@@ -78,6 +78,7 @@ struct Event {
   int x, y, cta;
   u32 at, barrier;
   std::shared_ptr<bool> read;
+  std::shared_ptr<float4> sent;  // of a load that comes from another CTA's registers
 };
 
 Launch launch;
@@ -177,12 +178,14 @@ float add_fp32(const char *to, const char *what) {
 void happen(const Event &e) {
   if (e.is_load) {
     if (ctas[e.cta].running == 0) return fail("a copy lands in CTA " + std::to_string(e.cta) + ", which has ended");
-    each_element(e.map, e.at, e.cta, e.x, e.y, [&](char *to, const char *from, u32) {
-      if (from) std::memcpy(to, from, e.map.element);
-      else std::memset(to, 0, e.map.element);
-    });
+    if (e.sent) std::memcpy(memory(e.cta, e.at, 16, 16), e.sent.get(), 16);
+    else
+      each_element(e.map, e.at, e.cta, e.x, e.y, [&](char *to, const char *from, u32) {
+        if (from) std::memcpy(to, from, e.map.element);
+        else std::memset(to, 0, e.map.element);
+      });
     Barrier &b = barrier(e.cta, e.barrier);
-    b.bytes -= e.map.box_x * e.map.box_y * e.map.element;
+    b.bytes -= e.sent ? 16 : e.map.box_x * e.map.box_y * e.map.element;
     completed(b);
   } else {
     each_element(e.map, e.at, e.cta, e.x, e.y, [&](const char *from, char *to, u32) {
@@ -335,11 +338,9 @@ float load_constant(const float *p) {
   return *p;
 }
 
-float4 load_remote(u32 address, int cta) {
-  float4 v;
-  if (ctas[cta].running < launch.threads) fail("a read of the shared memory of a CTA whose threads end");
-  std::memcpy(&v, memory(cta, address, 16, 16), 16);
-  return v;
+void send(u32 to, int cta, float4 v, u32 bar) {
+  std::memset(memory(cta, to, 16, 16), POISON, 16);
+  events.push_back({true, false, {}, 0, 0, cta, to, bar, nullptr, std::make_shared<float4>(v)});
 }
 
 // -- barriers --------------------------------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned shor
       check_box(*map, to, cta);
       // It may land at any moment from now on: what was there is gone.
       std::memset(ctas[cta].shared + (to - BASE), POISON, map->box_x * map->box_y * map->element);
-      events.push_back({true, false, *map, x, y, cta, to, bar, nullptr});
+      events.push_back({true, false, *map, x, y, cta, to, bar, nullptr, nullptr});
     }
 }
 void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar) { tma_load(to, map, x, y, bar, 1 << self->cta); }
@@ -415,7 +416,7 @@ void tma_write(const TensorMap *map, u32 from, int x, int y, bool add) {
       fail("a bulk store reads what thread " + std::to_string(writer - 1) + " wrote without a fence");
   });
   self->uncommitted.push_back(std::make_shared<bool>(false));
-  events.push_back({false, add, *map, x, y, self->cta, from, 0, self->uncommitted.back()});
+  events.push_back({false, add, *map, x, y, self->cta, from, 0, self->uncommitted.back(), nullptr});
 }
 
 void tma_commit() {

@@ -22,6 +22,7 @@ struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
@@ -43,6 +44,8 @@ void read_shared(u32 address, void *to, int bytes);
 void write_shared(u32 address, const void *from, int bytes);
 inline float load_shared(u32 address) { float x; read_shared(address, &x, 4); return x; }
 inline float2 load_shared2(u32 address) { float2 x; read_shared(address, &x, 8); return x; }
+inline float4 load_shared4(u32 address) { float4 x; read_shared(address, &x, 16); return x; }
+inline void store_shared(u32 address, float x) { write_shared(address, &x, 4); }
 inline void store_shared2(u32 address, float x, float y) { const float2 v{x, y}; write_shared(address, &v, 8); }
 float load_constant(const float *p);
 
@@ -53,18 +56,26 @@ void barrier_arrive(u32 bar);
 void barrier_arrive(u32 bar, int cta);
 u32 barrier_test(u32 bar, u32 parity);
 void barrier_wait(u32 bar, u32 parity);
-template <bool PATIENT> u32 barrier_done(u32 bar, u32 parity) { return barrier_test(bar, parity); }
+inline u32 barrier_done(u32 bar, u32 parity, bool asked) { return asked && barrier_test(bar, parity); }
 void named_sync(int id, int threads);
 void __syncthreads();
 void __syncwarp();
 u32 shuffle(u32 v, int lane);
 inline u32 __shfl_sync(u32, u32 v, int lane) { return shuffle(v, lane); }
+inline float __shfl_sync(u32, float v, int lane) {
+  u32 bits;
+  std::memcpy(&bits, &v, 4);
+  bits = shuffle(bits, lane);
+  std::memcpy(&v, &bits, 4);
+  return v;
+}
 
 int cluster_rank();
 void cluster_sync();
-float4 load_remote(u32 address, int cta);
+void send(u32 to, int cta, float4 v, u32 bar);
 
 inline void prefetch(const TensorMap *) {}
+inline void tma_prefetch(const TensorMap *, int, int) {}
 void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned short mask);
 void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar);
 void tma_write(const TensorMap *map, u32 from, int x, int y, bool add);

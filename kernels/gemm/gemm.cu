@@ -7,7 +7,7 @@
 //   BM, BN      rows and columns of D in a CTA's tile; one math warpgroup has 64 rows of it, two have 128 or 256
 //   STAGES      stages of the ring
 //   SHARE       1: SHARERS CTAs side by side along N share A; 2: along M they share B; each loads its part for all (multicast)
-//   SPLIT       CTAs of a cluster that share a tile, each with a stretch of K; summed in ascending order of K
+//   SPLIT       2: two CTAs of a cluster share a tile, each with a half of K; each sums and stores half of its columns
 //   PROMOTE     wgmmas (32 of K each) between promotions; 0: never, the Tensor Core's accumulator runs through. With group
 //               scales that is a timing twin: they are loaded but not applied, and D is wrong by design
 //   SCALES      0: one for A times one for B, in the epilogue;  1: A 1x128, B 128x128;  2: A 1x128, B 1x128
@@ -15,6 +15,7 @@
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
 //   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
 //   RESIDENT    CTAs that share an SM
+//   AHEAD       steps of K of its first tile of B that a CTA asks into L2 while the grid before it still runs
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's tile: parts of 64 rows
@@ -22,22 +23,26 @@ constexpr int CLUSTER = SHARE ? SHARERS : SPLIT;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // of one copy
 constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
-static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)), "not built");
+static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT <= 2, "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(DEPTH == 1 || (PROMOTE == 4 && SCALES && PARTS == 1), "two parts in flight, of one instruction each");
 
-// Shared memory: the ring's operands, D's staging, the ring's scales, its barriers (full, then empty), the groups.
+// Shared memory: the ring's operands, D's staging, what the other half of K sums to, the ring's scales, the barriers (full,
+// empty, received), the groups.
 constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group's first row may lie anywhere, a copy starts at a multiple of 4
-constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : 0;
+constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : SCALES ? 32 : 0;
 constexpr int STAGE_SCALES = (SA_FLOATS + SB_FLOATS) * 4;
 constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
-constexpr int BOX = BN * OUT % 128 == 0 ? 128 / OUT : BN * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
+constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns of the tile that this CTA stores
+constexpr int BOX = STORED * OUT % 128 == 0 ? 128 / OUT : STORED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
 constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup's tile that are staged for storing at once
-constexpr int D_PART = 64 * BN * OUT, D_BYTES = SPLIT > 1 ? 0 : (D_PART * STAGED + 1023) / 1024 * 1024;
-constexpr int D_AT = STAGES * STAGE, SCALES_AT = D_AT + WGS * D_BYTES, BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES;
-constexpr int GROUPS_AT = BARRIERS_AT + STAGES * 16;
+constexpr int D_PART = 64 * STORED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
+constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
+constexpr int D_AT = STAGES * STAGE, RECEIVED_AT = D_AT + WGS * D_BYTES, SCALES_AT = RECEIVED_AT + RECEIVED;
+constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, GROUPS_AT = BARRIERS_AT + STAGES * 16 + 8;
+static_assert(STORED % 16 == 0 || SPLIT == 1, "two 8x8 matrices are staged at once");
 
 // A warpgroup's tile starts at a multiple of STEP in a 128 block of B's columns, and meets at most BLOCKS of them.
 constexpr int STEP = BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16;
@@ -152,17 +157,17 @@ __device__ __forceinline__ int staged_at(int row, int byte) {
   return byte / WIDTH * 64 * WIDTH + (at ^ (at >> 3 & (WIDTH - 1) & 0x70));
 }
 
-__device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NACC]) {
+__device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NSTORED]) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   if constexpr (OUT == 2) {
 #pragma unroll
-    for (int i = 0; i < NACC / 4; i += 2)
+    for (int i = 0; i < NSTORED / 4; i += 2)
       store_matrices(to + staged_at(warp * 16 + lane % 16, i * 16 + lane / 16 * 16), pack_bf16(acc[4 * i], acc[4 * i + 1]),
                      pack_bf16(acc[4 * i + 2], acc[4 * i + 3]), pack_bf16(acc[4 * i + 4], acc[4 * i + 5]),
                      pack_bf16(acc[4 * i + 6], acc[4 * i + 7]));
   } else {
 #pragma unroll
-    for (int i = 0; i < NACC / 2; ++i) {
+    for (int i = 0; i < NSTORED / 2; ++i) {
       const int byte = i / 2 * 32 + lane % 4 * 8;
       store_shared2(to + staged_at(warp * 16 + lane / 4 + i % 2 * 8, byte / 16 * 16) + byte % 16, acc[2 * i], acc[2 * i + 1]);
     }
@@ -171,62 +176,38 @@ __device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NACC]) {
 
 // The first `rows` staged rows, 16 bytes at a time: where a group ends inside the tile, the next group's rows stay as they are.
 __device__ __noinline__ void store_ragged(const Arguments &p, const char *from, int row, int rows, int column) {
-  constexpr int CHUNKS = BN * OUT / 16;
+  constexpr int CHUNKS = STORED * OUT / 16;
   for (int j = threadIdx.x % 128; j < rows * CHUNKS; j += 128) {
     const int r = j / CHUNKS, byte = j % CHUNKS * 16, c = column + byte / OUT;
     if (c < p.n) *(uint4 *)((char *)p.d + ((size_t)(row + r) * p.n + c) * OUT) = *(const uint4 *)(from + staged_at(r, byte));
   }
 }
 
-// Stores 8 consecutive elements of D, or adds to them.
-__device__ __forceinline__ void store8(const Arguments &p, size_t at, const float (&x)[8]) {
-  if constexpr (OUT == 2) {
-    *(uint4 *)((unsigned short *)p.d + at) =
-        make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-  } else {
-    float *const d = (float *)p.d + at;
+// Of a tile whose other half of K another CTA has summed: hands it the columns that it stores, and takes and adds those that
+// this one stores. (0 + a) + b is (0 + b) + a.
+__device__ __forceinline__ void exchange(float (&mine)[PARTS][NSTORED], const float (&acc)[PARTS][NACC], u32 place, u32 received) {
+  const int rank = cluster_rank();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) d[i] = ADD ? __fadd_rn(d[i], x[i]) : x[i];
-  }
-}
-
-// Sum of the stretches of K that the CTAs of the cluster hold, in ascending order of K, and D's rows stored by all of them.
-__device__ __forceinline__ void reduce_split(const Arguments &p, float (&acc)[PARTS][NACC], char *shared, int wg, const Tile &tile) {
-  constexpr int PITCH = BN + 4, ROWS = BM / SPLIT, CHUNKS = BN / 8;
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const bool math = threadIdx.x < MATH;
-  if (math) {
-    named_sync(1, MATH);  // every warpgroup has read the stages
+  for (int h = 0; h < PARTS; ++h)
 #pragma unroll
-    for (int h = 0; h < PARTS; ++h)
+    for (int i = 0; i < NSTORED; i += 4) {
+      float give[4];
 #pragma unroll
-      for (int i = 0; i < NACC / 2; ++i) {
-        const int row = (wg * PARTS + h) * 64 + warp * 16 + lane / 4 + i % 2 * 8, column = i / 2 * 8 + lane % 4 * 2;
-        *(float2 *)(shared + (row * PITCH + column) * 4) = make_float2(acc[h][2 * i], acc[h][2 * i + 1]);
+      for (int j = i; j < i + 4; ++j) {
+        give[j - i] = rank ? acc[h][j] : acc[h][NACC - NSTORED + j];
+        mine[h][j] = rank ? acc[h][NACC - NSTORED + j] : acc[h][j];
       }
-  }
-  cluster_sync();
-  if (math) {
-    const float alpha = SCALES == 0 ? __fmul_rn(*p.one_a, *p.one_b) : 1.0f;
-    for (int j = threadIdx.x; j < ROWS * CHUNKS; j += MATH) {
-      const int row = cluster_rank() * ROWS + j / CHUNKS, column = j % CHUNKS * 8;
-      const u32 at = shared_address(shared) + (row * PITCH + column) * 4;
-      float x[8];
-#pragma unroll
-      for (int cta = 0; cta < SPLIT; ++cta) {
-        const float4 low = load_remote(at, cta), high = load_remote(at + 16, cta);
-        const float y[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] = cta ? __fadd_rn(x[i], y[i]) : y[i];
-      }
-      if (SCALES == 0) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] = __fmul_rn(x[i], alpha);
-      }
-      if (row < tile.rows && tile.column + column < p.n) store8(p, (size_t)(tile.row + row) * p.n + tile.column + column, x);
+      send(place + (h * NSTORED + i) * MATH * 4, rank ^ 1, make_float4(give[0], give[1], give[2], give[3]), received);
     }
-  }
-  cluster_sync();  // nobody leaves while others read its shared memory
+  barrier_wait(received, 0);
+#pragma unroll
+  for (int h = 0; h < PARTS; ++h)
+#pragma unroll
+    for (int i = 0; i < NSTORED; i += 4) {
+      const float4 x = load_shared4(place + (h * NSTORED + i) * MATH * 4);
+      mine[h][i] = __fadd_rn(mine[h][i], x.x), mine[h][i + 1] = __fadd_rn(mine[h][i + 1], x.y);
+      mine[h][i + 2] = __fadd_rn(mine[h][i + 2], x.z), mine[h][i + 3] = __fadd_rn(mine[h][i + 3], x.w);
+    }
 }
 
 // -- the kernel ------------------------------------------------------------------------------------------------------
@@ -235,17 +216,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap d,
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
-  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES;
+  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES;
   int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
     prefetch(&a), prefetch(&b), prefetch(&d);
     if (SCALES) prefetch(&sa);
     if (SCALES == 2) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    if (SPLIT == 2) barrier_init(received, 1);
     fence_barrier_init();
+    if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
   release_next();
+  if (AHEAD && !GROUPED && threadIdx.x == MATH) {
+    // A hint that reads nothing: should the grid before still write B, L2 is where its writes and our reads meet.
+    Walk walk(p, groups);
+    Tile tile;
+    if (walk.next(tile)) {
+      const int row = tile.column + (SHARE == 2 ? cluster_rank() * B_ROWS : 0);
+      for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k) tma_prefetch(&b, k * 128, row);
+    }
+  }
+  __syncwarp();
   wait_for_inputs();
   if (GROUPED)
     for (int g = threadIdx.x; g < p.groups; g += THREADS) groups[g] = make_int2(p.starts[g], p.counts[g]);
@@ -258,8 +251,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Tile tile;
   Ring ring;
   if (wg == WGS) {
-    // The producer: one thread.
-    if (WGS == 2) fewer_registers<56>();
+    // The producers: a thread for the copies, a warp for B's scales of blocks, whose pitch the copies do not take.
+    if (WGS == 2) fewer_registers<RESIDENT == 2 ? 24 : 56>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
       while (walk.next(tile)) {
@@ -276,17 +269,30 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
         }
       }
-    }
-    __syncwarp();
-    if (SPLIT > 1) {
-      float none[PARTS][NACC];
-      reduce_split(p, none, shared, wg, tile);
+    } else if (SCALES == 1 && threadIdx.x / 32 == MATH / 32 + 1) {
+      const int lane = threadIdx.x % 32, k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
+      while (walk.next(tile)) {
+        float ahead[BLOCKS];  // of 32 steps, each lane has one
+        for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+          const int step = (k - tile.from) % 32;
+#pragma unroll
+          for (int j = 0; j < BLOCKS; ++j)
+            if (step == 0 && k + lane < tile.to)
+              ahead[j] = load_constant(p.scale_b + ((size_t)tile.group * n_blocks + min(tile.column / 128 + j, n_blocks - 1)) * k_groups + k + lane);
+          barrier_wait(empty + 8 * ring.stage, ring.parity ^ 1);
+#pragma unroll
+          for (int j = 0; j < BLOCKS; ++j) {
+            const float now = __shfl_sync(~0u, ahead[j], step);
+            if (lane == 0) store_shared(base + SCALES_AT + ring.stage * STAGE_SCALES + (SA_FLOATS + j) * 4, now);
+          }
+          if (lane == 0) barrier_arrive(full + 8 * ring.stage);
+        }
+      }
     }
   } else {
-    if (WGS == 2) more_registers<224>();
+    if (WGS == 2) more_registers<RESIDENT == 2 ? 104 : 224>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // of the warpgroup's tile in the CTA's
-    const int k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
     const auto release = [&](int stage) {
       __syncwarp();
       if (SHARE) {
@@ -306,39 +312,22 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
         for (int i = 0; i < NACC; ++i) acc[h][i] = 0.0f;
       const int offset = tile.column % 128;
-      const float *of_b[BLOCKS];  // the scales of B along K, for each block of columns; loaded a step ahead
-      float next_b[BLOCKS];
-#pragma unroll
-      for (int j = 0; j < BLOCKS; ++j) {
-        next_b[j] = 1.0f;
-        if (SCALES == 1) {
-          const int block = min(tile.column / 128 + j, n_blocks - 1);
-          of_b[j] = p.scale_b + ((size_t)tile.group * n_blocks + block) * k_groups + tile.from;
-          if (tile.from < tile.to) next_b[j] = load_constant(of_b[j]);
-        }
-      }
-      const auto advance_b = [&](float(&now)[BLOCKS], bool more) {
-#pragma unroll
-        for (int j = 0; j < BLOCKS; ++j) {
-          now[j] = next_b[j];
-          if (SCALES == 1) {
-            of_b[j] += more;
-            next_b[j] = load_constant(of_b[j]);
-          }
-        }
-      };
       // Where the scale of this thread's first row in a part lies; the second row is 8 further.
       u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
       asm volatile("" : "+r"(first_scale));  // computed here, not again in each step
       const u32 of_columns = base + SCALES_AT + SA_FLOATS * 4;
+      const auto of_blocks = [&](float(&x)[BLOCKS], int stage) {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; ++j) x[j] = SCALES == 1 ? load_shared(of_columns + stage * STAGE_SCALES + j * 4) : 1.0f;
+      };
 
       if constexpr (DEPTH == 2) {
         float part[2][NACC], f[2][BLOCKS][2];
         int stages[2];
-        const auto start = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int &used, bool more) {
+        const auto start = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
-          advance_b(now, more);
           barrier_wait(full + 8 * ring.stage, ring.parity);
+          of_blocks(now, ring.stage);
           const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = first_b + ring.stage * (STAGE / 16);
           const u32 s = first_scale + ring.stage * STAGE_SCALES;
           const float low = load_shared(s), high = load_shared(s + 32);
@@ -363,15 +352,15 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         };
         int k = tile.from;  // no branch around a wgmma in flight, or the compiler lets none run on
         if (k < tile.to) {
-          start(part[0], f[0], stages[0], k + 1 < tile.to);
+          start(part[0], f[0], stages[0]);
           for (; k + 2 < tile.to; k += 2) {
-            start(part[1], f[1], stages[1], true);
+            start(part[1], f[1], stages[1]);
             finish(part[0], f[0], stages[0], false);
-            start(part[0], f[0], stages[0], k + 3 < tile.to);
+            start(part[0], f[0], stages[0]);
             finish(part[1], f[1], stages[1], false);
           }
           if (k + 1 < tile.to) {
-            start(part[1], f[1], stages[1], false);
+            start(part[1], f[1], stages[1]);
             finish(part[0], f[0], stages[0], false);
             finish(part[1], f[1], stages[1], true);
           } else {
@@ -383,21 +372,18 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         float loaded = 0.0f;  // a timing twin's use of its scales
         int before = -1;      // stage whose wgmmas may still run
         u32 ready = 0;  // whether the stage to come is known to be full
-        int k = tile.from, entry = ring.stage;
-        // Once around the ring: in this text a stage's number is a constant, and its addresses are.
-        while (k < tile.to) {
-#pragma unroll
-        for (int stage = 0; stage < STAGES; ++stage) {
-          if (stage < entry || k == tile.to) continue;
+        int k = tile.from;
+        const auto step = [&](const int stage, const int at) {
           const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
-          float now[BLOCKS];
-          advance_b(now, ++k < tile.to);
+          ++k;
           if (!ready) barrier_wait(full + 8 * stage, ring.parity);
+          float now[BLOCKS];
+          of_blocks(now, stage);
           // Asked before the last promotion of this stage, which hides the answer's delay.
           const auto look = [&] {
-            if (stage + 1 == STAGES) ring.parity ^= 1;
-            ring.stage = (stage + 1) % STAGES;
-            ready = barrier_done<false>(full + 8 * ((stage + 1) % STAGES), ring.parity);
+            ring.stage = stage + 1 == STAGES ? 0 : stage + 1;
+            ring.parity ^= ring.stage == 0;
+            ready = barrier_done(full + 8 * ring.stage, ring.parity, k < tile.to);
           };
           if constexpr (PROMOTE == 0) {
 #pragma unroll
@@ -463,14 +449,25 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   look();
                 }
                 if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
-                else promote_at(offset, acc[h], part, f);
+                else promote_at(at, acc[h], part, f);
                 if (closing && SCALES == 2) release(stage);
               }
             }
           }
-        }
-        entry = 0;
-        }
+        };
+        const auto steps = [&](const int at) {
+          while (k < tile.to) {
+            if (ring.stage == 0 && k + STAGES <= tile.to) {
+              // Once around the ring: in this text a stage's number is a constant, and its addresses are.
+#pragma unroll
+              for (int stage = 0; stage < STAGES; ++stage) step(stage, at);
+            } else {
+              step(ring.stage, at);
+            }
+          }
+        };
+        if (STEP == 64 && offset == 64) steps(64);  // known outside of the loop, where that costs one copy more of it
+        else steps(STEP < 64 ? offset : 0);
         if (PROMOTE == 0) {
           wgmma_wait<0>();
 #pragma unroll
@@ -480,40 +477,46 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         }
       }
 
-      if constexpr (SPLIT > 1) {
-        reduce_split(p, acc, shared, wg, tile);
-      } else {
-        const bool first = threadIdx.x % 128 == 0;
-        const auto store = [&](float(&x)[NACC], int h) {
-          const int left = tile.rows - row - h * 64, at_row = tile.row + row + h * 64, at_column = tile.column;
-          const int staging = D_AT + wg * D_BYTES + h % STAGED * D_PART;
-          if (SCALES == 0) {
+      const bool first = threadIdx.x % 128 == 0;
+      const auto store = [&](float(&x)[NSTORED], int h) {
+        const int left = tile.rows - row - h * 64, at_row = tile.row + row + h * 64;
+        const int at_column = tile.column + (SPLIT == 2 ? cluster_rank() * STORED : 0);
+        const int staging = D_AT + wg * D_BYTES + h % STAGED * D_PART;
+        if (SCALES == 0) {
 #pragma unroll
-            for (int i = 0; i < NACC; ++i) x[i] = __fmul_rn(x[i], alpha);
-          }
-          if (h % STAGED == 0) {  // what was staged before has been read
-            if (first) tma_wait_read();
-            __syncwarp();
-            named_sync(2 + wg, 128);
-          }
-          stage_part(base + staging, x);
-          fence_async();
+          for (int i = 0; i < NSTORED; ++i) x[i] = __fmul_rn(x[i], alpha);
+        }
+        if (h % STAGED == 0) {  // what was staged before has been read
+          if (first) tma_wait_read();
+          __syncwarp();
           named_sync(2 + wg, 128);
-          if (GROUPED && left < 64) {
-            store_ragged(p, shared + staging, at_row, left, at_column);
-          } else if (first) {
+        }
+        stage_part(base + staging, x);
+        fence_async();
+        named_sync(2 + wg, 128);
+        if (GROUPED && left < 64) {
+          store_ragged(p, shared + staging, at_row, left, at_column);
+        } else if (first) {
 #pragma unroll
-            for (int c = 0; c < BN; c += BOX) {
-              if (ADD) tma_add(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
-              else tma_store(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
-            }
-            tma_commit();
+          for (int c = 0; c < STORED; c += BOX) {
+            if (ADD) tma_add(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
+            else tma_store(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
           }
-          __syncwarp();  // what follows wants whole warps
-        };
-        store(acc[0], 0);
-        if constexpr (PARTS == 2) store(acc[1], 1);
+          tma_commit();
+        }
+        __syncwarp();  // what follows wants whole warps
+      };
+      float sums[PARTS][NSTORED];
+      if (SPLIT == 2) {
+        exchange(sums, acc, base + RECEIVED_AT + threadIdx.x * 16, received);
+      } else {
+#pragma unroll
+        for (int h = 0; h < PARTS; ++h)
+#pragma unroll
+          for (int i = 0; i < NSTORED; ++i) sums[h][i] = acc[h][i];
       }
+#pragma unroll
+      for (int h = 0; h < PARTS; ++h) store(sums[h], h);
     }
     if (threadIdx.x % 128 == 0) tma_wait_read();
   }

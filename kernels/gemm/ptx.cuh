@@ -20,6 +20,16 @@ __device__ __forceinline__ float2 load_shared2(u32 address) {
   return x;
 }
 
+__device__ __forceinline__ float4 load_shared4(u32 address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void store_shared(u32 address, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+
 __device__ __forceinline__ void store_shared2(u32 address, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
@@ -55,20 +65,17 @@ __device__ __forceinline__ void barrier_arrive(u32 bar, int cta) {
                : "memory");
 }
 
-// Whether the phase of this parity is complete, at once or after a while in which it may become so.
-template <bool PATIENT> __device__ __forceinline__ u32 barrier_done(u32 bar, u32 parity) {
+// Whether the phase of this parity is complete or soon becomes so; no where it is not asked.
+__device__ __forceinline__ u32 barrier_done(u32 bar, u32 parity, bool asked) {
   u32 done;
-  if constexpr (PATIENT)
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
-  else
-    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  asm volatile("{ .reg .pred p, q; setp.ne.u32 q, %3, 0; setp.ne.u32 p, 0, 0;\n"
+               "@q mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(done) : "r"(bar), "r"(parity), "r"((u32)asked) : "memory");
   return done;
 }
 
 __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
-  while (!barrier_done<true>(bar, parity)) {
+  while (!barrier_done(bar, parity, true)) {
   }
 }
 
@@ -92,12 +99,11 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-__device__ __forceinline__ float4 load_remote(u32 address, int cta) {
-  float4 v;
-  asm volatile("{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %4, %5;\n"
-               "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote]; }"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address), "r"(cta) : "memory");
-  return v;
+// 16 bytes into the shared memory of CTA `cta` of the cluster, whose barrier counts them as they land.
+__device__ __forceinline__ void send(u32 to, int cta, float4 v, u32 bar) {
+  asm volatile("{ .reg .b32 place, told; mapa.shared::cluster.u32 place, %0, %1; mapa.shared::cluster.u32 told, %2, %1;\n"
+               "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [place], {%3, %4, %5, %6}, [told]; }" ::
+               "r"(to), "r"(cta), "r"(bar), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
 // -- bulk tensor copies ----------------------------------------------------------------------------------------------
@@ -116,6 +122,11 @@ __device__ __forceinline__ void tma_load(u32 to, const TensorMap *map, int x, in
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
                " [%0], [%1, {%2, %3}], [%4], %5;" ::
                "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar), "h"(mask) : "memory");
+}
+
+// Into L2, and nothing more.
+__device__ __forceinline__ void tma_prefetch(const TensorMap *map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
 }
 
 __device__ __forceinline__ void tma_store(const TensorMap *map, u32 from, int x, int y) {

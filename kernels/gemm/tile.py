@@ -49,6 +49,7 @@ class Tile:
     grouped: int = 0
     depth: int = 1
     resident: int = 1
+    ahead: int = 0
     stages: int = 0
 
     @property
@@ -78,7 +79,7 @@ class Tile:
     @property
     def box_columns(self) -> int:
         """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
-        row_bytes = self.bn * self.out
+        row_bytes = self.bn // self.split * self.out
         return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
 
     @property
@@ -111,28 +112,28 @@ class Tile:
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
-        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - table
+        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - 8 - table
         return replace(self, stages=min(MAX_STAGES, left // self._stage))
 
     @property
     def _staging(self) -> int:
-        """Bytes in which D is staged for its bulk stores."""
+        """Bytes in which D is staged for its bulk stores, and the sums of the other half of K received."""
         parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
-        one = -(-64 * self.bn * self.out * parts // 1024) * 1024
-        return 0 if self.split > 1 else one * self.warpgroups
+        stored = self.bn // self.split
+        one = -(-64 * stored * self.out * parts // 1024) * 1024
+        received = 4 * self.bm * stored if self.split > 1 else 0
+        return one * self.warpgroups + received
 
     @property
     def _stage(self) -> int:
         of_a = -(-self.scale_box // 32) * 32 if self.scales else 0
-        of_b = -(-self.bn // 32) * 32 if self.scales == 2 else 0
+        of_b = (0, 32, -(-self.bn // 32) * 32)[self.scales]
         return (self.bm + self.bn) * 128 + (of_a + of_b) * 4 + 16
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch, bytes; `groups` of rows in a grouped GEMM."""
         tile = self.sized
-        return max(
-            tile.stages * tile._stage + tile._staging + 8 * groups, 4 * tile.bm * (tile.bn + 4) * (tile.split > 1)
-        )
+        return tile.stages * tile._stage + tile._staging + 8 + 8 * groups
 
     @property
     def constants(self) -> str:
