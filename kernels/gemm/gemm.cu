@@ -15,11 +15,10 @@
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
 //   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
 //   RESIDENT    CTAs that share an SM
-//   AHEAD       steps of K of its first tile of B that a CTA asks into L2 while the grid before it still runs
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's tile: parts of 64 rows
-constexpr int CLUSTER = SHARE ? SHARERS : SPLIT;
+constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // of one copy
 constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
@@ -36,16 +35,17 @@ constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCAL
 constexpr int STAGE_SCALES = (SA_FLOATS + SB_FLOATS) * 4;
 constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
 constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns of the tile that this CTA stores
-constexpr int BOX = STORED * OUT % 128 == 0 ? 128 / OUT : STORED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
+constexpr int BOXED = STORED / 16 * 16;                   // of them in bulk; 8 may be left, which go straight to memory
+constexpr int BOX = BOXED * OUT % 128 == 0 ? 128 / OUT : BOXED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
 constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup's tile that are staged for storing at once
-constexpr int D_PART = 64 * STORED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
+constexpr int D_PART = 64 * BOXED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
 constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
 constexpr int D_AT = STAGES * STAGE, RECEIVED_AT = D_AT + WGS * D_BYTES, SCALES_AT = RECEIVED_AT + RECEIVED;
 constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, GROUPS_AT = BARRIERS_AT + STAGES * 16 + 8;
-static_assert(STORED % 16 == 0 || SPLIT == 1, "two 8x8 matrices are staged at once");
+static_assert(BOXED == STORED || (SPLIT == 1 && !ADD && !GROUPED), "not built");
 
 // A warpgroup's tile starts at a multiple of STEP in a 128 block of B's columns, and meets at most BLOCKS of them.
-constexpr int STEP = BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16;
+constexpr int STEP = BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : BN % 16 == 0 ? 16 : 8;
 constexpr int BLOCKS = STEP == 128 ? (BN + 127) / 128 : (128 - STEP + BN + 127) / 128;
 
 struct Arguments {
@@ -116,24 +116,23 @@ struct Ring {
 
 // -- promotion -------------------------------------------------------------------------------------------------------
 
-// acc += part * scale. `f`: scale of the thread's two rows times that of each block of columns; O: the tile's offset in the
-// first block.
-template <int O> __device__ __forceinline__ void promote(float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
+// acc += part * scale. `f`: scale of the thread's two rows times that of each block of columns; the tile starts `offset`
+// columns into the first.
+__device__ __forceinline__ void promote(const int offset, float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
-    const int block = min((O + 8 * i) / 128, BLOCKS - 1);
+    const int block = min((offset + 8 * i) / 128, BLOCKS - 1);
 #pragma unroll
     for (int j = 0; j < 4; ++j) acc[4 * i + j] = __fmaf_rn(part[4 * i + j], f[block][j / 2], acc[4 * i + j]);
   }
 }
 
-// The same for an offset known only as it runs: one copy of the text for each that there is.
-template <int O = 0>
-__device__ __forceinline__ void promote_at(int offset, float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
+// f(offset) for an offset known only as it runs: one copy of the text for each that there is, a constant in it.
+template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offset, const F &f) {
   if constexpr (O + STEP < 128) {
-    if (offset != O) return promote_at<O + STEP>(offset, acc, part, f);
+    if (offset != O) return at_offset<O + STEP>(offset, f);
   }
-  promote<O>(acc, part, f);
+  f(O);
 }
 
 // The same with a scale for every column, from shared memory: acc += part * (scale of row * scale of column).
@@ -161,13 +160,13 @@ __device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NSTORED]) 
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   if constexpr (OUT == 2) {
 #pragma unroll
-    for (int i = 0; i < NSTORED / 4; i += 2)
+    for (int i = 0; i < BOXED / 8; i += 2)
       store_matrices(to + staged_at(warp * 16 + lane % 16, i * 16 + lane / 16 * 16), pack_bf16(acc[4 * i], acc[4 * i + 1]),
                      pack_bf16(acc[4 * i + 2], acc[4 * i + 3]), pack_bf16(acc[4 * i + 4], acc[4 * i + 5]),
                      pack_bf16(acc[4 * i + 6], acc[4 * i + 7]));
   } else {
 #pragma unroll
-    for (int i = 0; i < NSTORED / 2; ++i) {
+    for (int i = 0; i < BOXED / 4; ++i) {
       const int byte = i / 2 * 32 + lane % 4 * 8;
       store_shared2(to + staged_at(warp * 16 + lane / 4 + i % 2 * 8, byte / 16 * 16) + byte % 16, acc[2 * i], acc[2 * i + 1]);
     }
@@ -180,6 +179,19 @@ __device__ __noinline__ void store_ragged(const Arguments &p, const char *from, 
   for (int j = threadIdx.x % 128; j < rows * CHUNKS; j += 128) {
     const int r = j / CHUNKS, byte = j % CHUNKS * 16, c = column + byte / OUT;
     if (c < p.n) *(uint4 *)((char *)p.d + ((size_t)(row + r) * p.n + c) * OUT) = *(const uint4 *)(from + staged_at(r, byte));
+  }
+}
+
+// The thread's numbers of the last 8 columns, where those are not in a box.
+__device__ __forceinline__ void store_rest(const Arguments &p, const float (&x)[NSTORED], int row, int column) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float low = x[NSTORED - 4 + 2 * i], high = x[NSTORED - 3 + 2 * i];
+    const size_t at = (size_t)(row + 8 * i) * p.n + column;
+    if (row + 8 * i < p.m && column < p.n) {
+      if (OUT == 2) *(u32 *)((unsigned short *)p.d + at) = pack_bf16(low, high);
+      else *(float2 *)((float *)p.d + at) = make_float2(low, high);
+    }
   }
 }
 
@@ -229,19 +241,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
   release_next();
-  if (AHEAD && !GROUPED && threadIdx.x == MATH) {
-    // A hint that reads nothing: should the grid before still write B, L2 is where its writes and our reads meet.
-    Walk walk(p, groups);
-    Tile tile;
-    if (walk.next(tile)) {
-      const int row = tile.column + (SHARE == 2 ? cluster_rank() * B_ROWS : 0);
-      for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k) tma_prefetch(&b, k * 128, row);
-    }
-  }
-  __syncwarp();
-  wait_for_inputs();
-  if (GROUPED)
+  if (GROUPED) {
+    wait_for_inputs();
     for (int g = threadIdx.x; g < p.groups; g += THREADS) groups[g] = make_int2(p.starts[g], p.counts[g]);
+  }
   __syncwarp();
   if (CLUSTER > 1) cluster_sync();
   else __syncthreads();
@@ -250,12 +253,19 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Walk walk(p, groups);
   Tile tile;
   Ring ring;
+  bool more = walk.next(tile);  // all that needs no input comes before the wait for them
   if (wg == WGS) {
     // The producers: a thread for the copies, a warp for B's scales of blocks, whose pitch the copies do not take.
     if (WGS == 2) fewer_registers<RESIDENT == 2 ? 24 : 56>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
-      while (walk.next(tile)) {
+      // Asks the first steps of B into L2 while the grid before still runs: a hint that reads nothing. Should that grid
+      // write B, its writes and our reads meet in L2.
+      if (!GROUPED && more)
+        for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k)
+          tma_prefetch(&b, k * 128, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
+      wait_for_inputs();
+      for (; more; more = walk.next(tile)) {
         const int b_row = tile.group * p.n + tile.column;
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
           const u32 to = base + ring.stage * STAGE, s = base + SCALES_AT + ring.stage * STAGE_SCALES, bar = full + 8 * ring.stage;
@@ -271,7 +281,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       }
     } else if (SCALES == 1 && threadIdx.x / 32 == MATH / 32 + 1) {
       const int lane = threadIdx.x % 32, k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
-      while (walk.next(tile)) {
+      wait_for_inputs();
+      for (; more; more = walk.next(tile)) {
         float ahead[BLOCKS];  // of 32 steps, each lane has one
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
           const int step = (k - tile.from) % 32;
@@ -304,7 +315,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
-    while (walk.next(tile)) {
+    wait_for_inputs();
+    for (; more; more = walk.next(tile)) {
       __syncwarp();
       float acc[PARTS][NACC];
 #pragma unroll
@@ -347,7 +359,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           pin(part);
           if (SCALES != 2) release(used);
           if constexpr (SCALES == 2) promote_rows(acc[0], part, f[0][0], f[0][1], of_columns + used * STAGE_SCALES);
-          else promote_at(offset, acc[0], part, f);
+          else at_offset(offset, [&](const int at) { promote(at, acc[0], part, f); });
           if (SCALES == 2) release(used);
         };
         int k = tile.from;  // no branch around a wgmma in flight, or the compiler lets none run on
@@ -372,6 +384,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         float loaded = 0.0f;  // a timing twin's use of its scales
         int before = -1;      // stage whose wgmmas may still run
         u32 ready = 0;  // whether the stage to come is known to be full
+        if (WGS == 2 && PROMOTE) named_sync(1, MATH);  // who starts a tile together holds its stages shorter
         int k = tile.from;
         const auto step = [&](const int stage, const int at) {
           const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
@@ -379,7 +392,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (!ready) barrier_wait(full + 8 * stage, ring.parity);
           float now[BLOCKS];
           of_blocks(now, stage);
-          // Asked before the last promotion of this stage, which hides the answer's delay.
+          // Asked while the last wgmmas of this stage run, which hides the answer's delay.
           const auto look = [&] {
             ring.stage = stage + 1 == STAGES ? 0 : stage + 1;
             ring.parity ^= ring.stage == 0;
@@ -442,22 +455,20 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                     continue;
                   }
                 }
+                if (closing) look();
                 wgmma_wait<0>();
                 pin(part);
-                if (closing) {
-                  if (SCALES != 2) release(stage);
-                  look();
-                }
+                if (closing && SCALES != 2) release(stage);
                 if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
-                else promote_at(at, acc[h], part, f);
+                else promote(at, acc[h], part, f);
                 if (closing && SCALES == 2) release(stage);
               }
             }
           }
         };
-        const auto steps = [&](const int at) {
+        at_offset(SCALES == 1 && PROMOTE ? offset : 0, [&](const int at) {
           while (k < tile.to) {
-            if (ring.stage == 0 && k + STAGES <= tile.to) {
+            if (STEP >= 64 && ring.stage == 0 && k + STAGES <= tile.to) {
               // Once around the ring: in this text a stage's number is a constant, and its addresses are.
 #pragma unroll
               for (int stage = 0; stage < STAGES; ++stage) step(stage, at);
@@ -465,9 +476,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
               step(ring.stage, at);
             }
           }
-        };
-        if (STEP == 64 && offset == 64) steps(64);  // known outside of the loop, where that costs one copy more of it
-        else steps(STEP < 64 ? offset : 0);
+        });
         if (PROMOTE == 0) {
           wgmma_wait<0>();
 #pragma unroll
@@ -492,13 +501,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           named_sync(2 + wg, 128);
         }
         stage_part(base + staging, x);
+        if (BOXED < STORED) store_rest(p, x, at_row + warp * 16 + lane / 4, at_column + BOXED + lane % 4 * 2);
         fence_async();
         named_sync(2 + wg, 128);
         if (GROUPED && left < 64) {
           store_ragged(p, shared + staging, at_row, left, at_column);
         } else if (first) {
 #pragma unroll
-          for (int c = 0; c < STORED; c += BOX) {
+          for (int c = 0; c < BOXED; c += BOX) {
             if (ADD) tma_add(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
             else tma_store(&d, base + staging + c * 64 * OUT, at_column + c, at_row);
           }

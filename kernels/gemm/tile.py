@@ -49,7 +49,6 @@ class Tile:
     grouped: int = 0
     depth: int = 1
     resident: int = 1
-    ahead: int = 0
     stages: int = 0
 
     @property
@@ -79,8 +78,12 @@ class Tile:
     @property
     def box_columns(self) -> int:
         """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
-        row_bytes = self.bn // self.split * self.out
+        row_bytes = self._boxed * self.out
         return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
+
+    @property
+    def _boxed(self) -> int:
+        return self.bn // self.split // 16 * 16
 
     @property
     def scale_box(self) -> int:
@@ -119,9 +122,8 @@ class Tile:
     def _staging(self) -> int:
         """Bytes in which D is staged for its bulk stores, and the sums of the other half of K received."""
         parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
-        stored = self.bn // self.split
-        one = -(-64 * stored * self.out * parts // 1024) * 1024
-        received = 4 * self.bm * stored if self.split > 1 else 0
+        one = -(-64 * self._boxed * self.out * parts // 1024) * 1024
+        received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
         return one * self.warpgroups + received
 
     @property
