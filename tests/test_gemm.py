@@ -41,10 +41,10 @@ TILES = [
     Tile(128, 96, split=2, depth=2),
     Tile(128, 64, split=2, depth=2, stages=2),
     Tile(64, 128, split=2, out=4),
-    Tile(64, 64, depth=2, resident=2),
+    Tile(64, 64, depth=2),
     Tile(64, 32, depth=2, stages=2, out=4),
     Tile(64, 64, share=1, sharers=4, depth=2),
-    Tile(64, 48, share=1, sharers=4, depth=2, resident=2),
+    Tile(64, 48, share=1, sharers=4, depth=2),
     Tile(256, 128, share=1, scales=2, out=4, add=1),
     Tile(128, 192, share=2, scales=2, out=4, add=1, stages=2),
     Tile(128, 96, depth=2, scales=2, out=4, add=1),
@@ -52,12 +52,12 @@ TILES = [
     Tile(256, 112, share=1, scales=2),
     Tile(128, 256, share=2, scales=0, promote=0),
     Tile(128, 192, share=2, scales=0, promote=0, out=4, stages=2),
-    Tile(64, 64, scales=0, promote=0, resident=2),
+    Tile(64, 64, scales=0, promote=0),
     Tile(128, 128, share=1, scales=0, promote=1, out=4),
     Tile(128, 128, share=1, scales=0, promote=8, out=4, stages=3),
     Tile(128, 64, scales=0, promote=16),
     Tile(256, 64, split=2, out=4, add=1),
-    Tile(128, 64, share=2, resident=2),
+    Tile(128, 64, share=2),
     Tile(256, 136, share=1),
     Tile(128, 136, out=4, promote=1, stages=2),
 ]
@@ -66,7 +66,7 @@ GROUPED = [
     Tile(128, 176, share=2, grouped=1, out=4),
     Tile(128, 112, depth=2, grouped=1, stages=2),
     Tile(64, 64, share=1, sharers=4, depth=2, grouped=1),
-    Tile(64, 32, depth=2, resident=2, grouped=1),
+    Tile(64, 32, depth=2, grouped=1),
 ]
 QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27)]
 COUNTS = (37, 0, 130, 64, 200)

@@ -160,23 +160,22 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
     sms = machine.sms - x.taken
     p, tile = x.problem, x.tile or choose(x.problem, sms)
     clusters = sms // tile.cluster
-    slots = tile.resident * tile.cluster * clusters
+    slots = tile.cluster * clusters
     ctas = tiles_of(p, tile) * tile.split
     rounds, active = waves(ctas, slots), min(ctas, slots)
-    resident = min(tile.resident, ceil(ctas / sms))
     steps = ceil(p.steps / tile.split)
 
-    # Clocks of an SM for one stage of all CTAs that share it.
-    mma = resident * tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
+    # Clocks of an SM for one stage.
+    mma = tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
     ffma = 0.0
     if p.promote and tile.depth == 1:
         # One FFMA an element; with a scale for every column a multiplication and a read from shared memory before it, each
         # as long.
         each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * (3 if p.scales == 2 else 1)
-        ffma = resident * tile.bm / 64 * (STEP / 32) * each
+        ffma = tile.bm / 64 * (STEP / 32) * each
     # Bytes: a team's operands cross from L2 once, and land in each of its SMs.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
-    landing = resident * ((a + b) / c.into_sm + p.scales * c.scale_clocks) / machine.mhz
+    landing = ((a + b) / c.into_sm + p.scales * c.scale_clocks) / machine.mhz
     team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
     crossing = active * (a / team_a + b / team_b) / (machine.l2_rate * c.l2_share)
     feed = max(landing, crossing)
@@ -196,7 +195,7 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
         return launch + max(busy, memory) + c.overlap * min(busy, memory)
 
     # Microseconds that an SM's Tensor Cores would take at full clock; slower ones burn no more for the same products.
-    work = ctas * steps * mma / resident / x.clocks / machine.mhz / machine.sms
+    work = ctas * steps * mma / x.clocks / machine.mhz / machine.sms
     work *= x.energy + (c.promotion_energy / p.promote * (2 if p.scales == 2 else 1) if p.promote else 0.0)
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
     return Parts(
@@ -215,13 +214,12 @@ def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
     """Of a GEMM that took so long: the bytes a clock that an SM must have been fed with, and of all SMs over L2's bandwidth."""
     p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
     ctas = tiles_of(p, tile) * tile.split
-    rounds = waves(ctas, tile.resident * (machine.sms // tile.cluster * tile.cluster))
+    rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
     a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))
     steps = ceil(p.steps / tile.split)
     team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
     busy = us - machine.launch_us - machine.latency_us
-    resident = min(tile.resident, ceil(ctas / machine.sms))
-    into = rounds * steps * resident * (a + b) / (busy * machine.mhz)
+    into = rounds * steps * (a + b) / (busy * machine.mhz)
     return into, ctas * steps * (a / team_a + b / team_b) / busy / machine.l2_rate
 
 

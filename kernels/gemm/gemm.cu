@@ -14,7 +14,6 @@
 //   OUT         bytes of an element of D: 2 BF16, 4 FP32;  ADD: D += instead of D =
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
 //   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
-//   RESIDENT    CTAs that share an SM
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's tile: parts of 64 rows
@@ -37,7 +36,7 @@ constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN *
 constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns of the tile that this CTA stores
 constexpr int BOXED = STORED / 16 * 16;                   // of them in bulk; 8 may be left, which go straight to memory
 constexpr int BOX = BOXED * OUT % 128 == 0 ? 128 / OUT : BOXED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns of one store
-constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup's tile that are staged for storing at once
+constexpr int STAGED = OUT == 2 && SCALES != 2 ? PARTS : 1;  // parts of a warpgroup's tile that are staged for storing at once
 constexpr int D_PART = 64 * BOXED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
 constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
 constexpr int D_AT = STAGES * STAGE, RECEIVED_AT = D_AT + WGS * D_BYTES, SCALES_AT = RECEIVED_AT + RECEIVED;
@@ -224,7 +223,7 @@ __device__ __forceinline__ void exchange(float (&mine)[PARTS][NSTORED], const fl
 
 // -- the kernel ------------------------------------------------------------------------------------------------------
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap d,
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
@@ -256,7 +255,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   bool more = walk.next(tile);  // all that needs no input comes before the wait for them
   if (wg == WGS) {
     // The producers: a thread for the copies, a warp for B's scales of blocks, whose pitch the copies do not take.
-    if (WGS == 2) fewer_registers<RESIDENT == 2 ? 24 : 56>();
+    if (WGS == 2) fewer_registers<40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
       // Asks the first steps of B into L2 while the grid before still runs: a hint that reads nothing. Should that grid
@@ -277,6 +276,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           else tma_load(to + A_BYTES, &b, k * 128, b_row, bar);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
+          // What will be added to comes into L2 meanwhile, a box in each step.
+          const int box = k - tile.from;
+          if (ADD && box < BM / 64 * (BOXED / BOX)) tma_prefetch(&d, tile.column + box % (BOXED / BOX) * BOX, tile.row + box / (BOXED / BOX) * 64);
         }
       }
     } else if (SCALES == 1 && threadIdx.x / 32 == MATH / 32 + 1) {
@@ -301,7 +303,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       }
     }
   } else {
-    if (WGS == 2) more_registers<RESIDENT == 2 ? 104 : 224>();
+    if (WGS == 2) more_registers<232>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // of the warpgroup's tile in the CTA's
     const auto release = [&](int stage) {
@@ -468,7 +470,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         };
         at_offset(SCALES == 1 && PROMOTE ? offset : 0, [&](const int at) {
           while (k < tile.to) {
-            if (STEP >= 64 && ring.stage == 0 && k + STAGES <= tile.to) {
+            if (STEP >= 64 && STAGES <= 6 && ring.stage == 0 && k + STAGES <= tile.to) {
               // Once around the ring: in this text a stage's number is a constant, and its addresses are.
 #pragma unroll
               for (int stage = 0; stage < STAGES; ++stage) step(stage, at);

@@ -9,7 +9,6 @@ from pathlib import Path
 SHARED_BYTES = 232_448
 """Shared memory that one CTA of a Hopper SM can have (CUDA programming guide, compute capability 9.0)."""
 
-MAX_STAGES = 12
 MAX_GROUPS = 1024
 """Groups of rows in a grouped GEMM: their table lies in shared memory."""
 
@@ -48,7 +47,6 @@ class Tile:
     add: int = 0
     grouped: int = 0
     depth: int = 1
-    resident: int = 1
     stages: int = 0
 
     @property
@@ -63,8 +61,7 @@ class Tile:
         every = f"-every{32 * self.promote}" if self.promote not in (0, 4) or (self.promote and not self.scales) else ""
         shared = f"-share{'ab'[self.share - 1]}{self.sharers}" if self.share else ""
         split = f"-split{self.split}" if self.split > 1 else ""
-        resident = f"-resident{self.resident}" if self.resident > 1 else ""
-        return f"gemm-{kind}{every}-{self.bm}x{self.bn}{shared}{split}{resident}{'-grouped' if self.grouped else ''}"
+        return f"gemm-{kind}{every}-{self.bm}x{self.bn}{shared}{split}{'-grouped' if self.grouped else ''}"
 
     @property
     def warpgroups(self) -> int:
@@ -106,7 +103,7 @@ class Tile:
 
     def ctas(self, p: Problem, multiprocessors: int) -> int:
         """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
-        held = self.resident * multiprocessors // self.cluster * self.cluster
+        held = multiprocessors // self.cluster * self.cluster
         return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), held)
 
     @cached_property
@@ -115,13 +112,14 @@ class Tile:
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
-        left = SHARED_BYTES // self.resident - 1024 * (self.resident - 1) - self._staging - 8 - table
-        return replace(self, stages=min(MAX_STAGES, left // self._stage))
+        left = SHARED_BYTES - self._staging - 8 - table
+        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads only wait for each other
+        return replace(self, stages=min(most, left // self._stage))
 
     @property
     def _staging(self) -> int:
         """Bytes in which D is staged for its bulk stores, and the sums of the other half of K received."""
-        parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
+        parts = 1 if self.out == 4 or self.scales == 2 else self.bm // self.warpgroups // 64
         one = -(-64 * self._boxed * self.out * parts // 1024) * 1024
         received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
         return one * self.warpgroups + received
