@@ -34,9 +34,10 @@ def tables(record: Record) -> dict[tuple[str, str], str]:
     }
 
 
-def heading(record: Record) -> str:
-    """Where and when, in a sentence."""
-    return f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json))."
+def heading(record: Record, kernel: str) -> str:
+    """Where and when a kernel was measured, in a sentence."""
+    run = record.find(kernel)[0].run or f"{record.date}, commit {record.commit}"
+    return f"{record.gpu}, {run} ([record](../kernels/records/{record.name}.json))."
 
 
 def us(record: Record, kernel: str, who: str, shape: dict[str, int]) -> float | None:
@@ -67,7 +68,7 @@ def shapes(record: Record, kernel: str) -> list[dict[str, int]]:
 
 def fprop(record: Record) -> Iterator[str]:
     """Forward GEMMs beside the peers and the ceiling, microseconds; geometric means for each number of tokens."""
-    yield heading(record)
+    yield heading(record, "gemm.fprop")
     yield ""
     yield "| m, n, k | bf16 | native | cuBLASLt | DeepGEMM | ours | twin | DeepGEMM / ours | native / ours |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
@@ -86,6 +87,8 @@ def fprop(record: Record) -> Iterator[str]:
 
 def backward(record: Record) -> Iterator[str]:
     """Dgrad and wgrad beside cuBLASLt."""
+    yield heading(record, "gemm.dgrad")
+    yield ""
     yield "| | m, n, k | native | cuBLASLt | ours | twin | cuBLASLt / ours |"
     yield "|---|---|---:|---:|---:|---:|---:|"
     for kernel in ("gemm.dgrad", "gemm.wgrad"):
@@ -98,6 +101,8 @@ def backward(record: Record) -> Iterator[str]:
 
 def experts(record: Record) -> Iterator[str]:
     """Grouped GEMMs in both layouts."""
+    yield heading(record, "gemm.grouped-masked")
+    yield ""
     yield "| groups, m, n, k | contiguous | TFLOP/s | twin | masked | TFLOP/s | twin |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for row in record.find("gemm.grouped-contiguous", "ours"):
@@ -127,7 +132,7 @@ def _native(record: Record, implementation: str, shape: dict[str, int]) -> float
 def casts(record: Record) -> Iterator[str]:
     """Casts at the two large matrices, beside the copy of the same run and their twins."""
     large = sorted({row.shape["k"] for row in record.find("quantise.both", "ours")})
-    yield heading(record)
+    yield heading(record, "quantise.both")
     yield ""
     titles = " | ".join(f"4096 x {k}, us | GB/s | of copy | twin" for k in large)
     yield f"| | {titles} |"

@@ -283,19 +283,25 @@ def bench(
     ] = "deepseek-v3",
     out: Annotated[Path, typer.Option(help="Where to save the record (JSON).")] = Path("bench.json"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the operands.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="An earlier record of such a GPU: shapes not measured again stay, marked by their run."),
+    ] = None,
 ) -> int:
     """Check and time the kernels beside their peers and ceilings on the GPU at hand. Exit code 1 if one is wrong."""
+    from kernels.bench.records import read, together
     from kernels.bench.run import bench as run_bench
     from kernels.bench.shapes import parse
     from kernels.bench.table import table
 
+    earlier = read(keep) if keep else None
     patterns = kernel or ["*"]
     command = " ".join(
         ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
     )
     with Progress("timing") as progress:
         record = run_bench(parse(shapes), patterns, name=out.stem, command=command, seed=seed, progress=progress.update)
-    record.save(out)
+    (together(record, earlier) if earlier else record).save(out)
     console().print(table(record))
     print(f"record: {out}", file=sys.stderr)
     return int(any(row.wrong for row in record.cases))

@@ -259,6 +259,29 @@ def test_bounds_come_from_the_same_run():
     assert record(ours).bounds(ours) == {}
 
 
+def test_a_run_of_some_kernels_is_completed_by_an_earlier_record(tmp_path):
+    """A shape comes whole from one of the two runs: from the new one where that measured every kernel of the old."""
+    backward = {"m": 64, "n": 128, "k": 64}
+    old = record(
+        *ROWS,
+        row("torch-tensor-wise", 3.0, "gemm.native", shape=backward),
+        row("ours", 9.0, "gemm.dgrad", "ours", shape=backward),
+        date="2025-01-01",
+    )
+    faster = [row("torch", 8.0, "ceiling.copy", shape={"bytes": 1}, flops=0, least_bytes=40_000)]
+    faster += [row("ours", 4.0, variant="ours"), row("torch-tensor-wise", 3.5, "gemm.native")]
+    made = records.together(record(*faster, row("torch-tensor-wise", 2.0, "gemm.native", shape=backward)), old)
+    assert [r.timing.us for r in made.find("gemm.fprop", "ours")] == [4.0]
+    assert [(r.timing.us, r.run) for r in made.find("gemm.native", shape=backward)] == [(3.0, "2025-01-01, commit abc")]
+    (forward,), (dgrad,) = made.find("gemm.fprop", "ours"), made.find("gemm.dgrad")
+    assert made.bounds(forward) == {"copy": 0.8, "native FP8": 3.5}
+    assert made.bounds(dgrad) == {"copy": 1.0, "native FP8": 3.0}
+    made.save(tmp_path / "bench-x.json")
+    assert records.read(tmp_path / "bench-x.json") == made
+    with pytest.raises(InputError, match="cannot complete one of"):
+        records.together(made, made.model_copy(update={"gpu": "NVIDIA H100 80GB HBM3"}))
+
+
 def test_shipped_records_are_records():
     """Every shipped file of the bench is valid, was made by the command it names, and no check in it failed."""
     for shipped in records.load():
@@ -305,6 +328,7 @@ def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
     assert command(["bench"]) == 3
     assert "bench-h200.json" in capsys.readouterr().err
     assert command(["bench", "--shapes", "8x8"]) == 2
+    assert command(["bench", "--keep", str(tmp_path / "none.json")]) == 2
     wrong = row("ours", None, variant="ours", wrong=True, why="wrong: off by one")
     monkeypatch.setattr(run, "bench", lambda *given, **named: record(*ROWS, wrong))
     assert command(["bench", "--out", str(tmp_path / "x.json")]) == 1

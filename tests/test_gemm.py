@@ -381,7 +381,12 @@ PLANTED = {
         "",
         "differ|its CTA ends while copies|a copy lands",
     ),
-    "sums handed to oneself": (Tile(128, 64, stages=2, split=2), "rank ^ 1, make_float4", "rank, make_float4", "differ"),
+    "sums handed to oneself": (
+        Tile(128, 64, stages=2, split=2),
+        "rank ^ 1, make_float4",
+        "rank, make_float4",
+        "differ",
+    ),
     "no sums expected": (
         Tile(128, 64, stages=2, split=2),
         "barrier_expect(received, RECEIVED)",

@@ -50,6 +50,7 @@ class Timer:
         """A row's time as evidence."""
         where = "x".join(map(str, row.shape.values()))
         source = f"{self.bench.name} ({self.bench.gpu}): {row.kernel} {row.implementation} {where}"
+        source += f", run of {row.run}" if row.run else ""
         return Time(timing.us, timing.p10, timing.p90, "measured", source)
 
     def time(self, operation: Operation, like: Operation | None = None) -> Time:

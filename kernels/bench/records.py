@@ -75,6 +75,8 @@ class Row(Spec):
     notes: str = ""
     static: str = ""
     """Name in the static evidence."""
+    run: str = ""
+    """Date and commit of the earlier run that it was kept from; empty for the record's own."""
 
     @property
     def tflops(self) -> float | None:
@@ -136,19 +138,41 @@ class Record(Run):
         return find([self], kernel, variant, implementation, shape)
 
     def bounds(self, row: Row) -> dict[str, float]:
-        """What bounds a row in this run, by name, as the time in microseconds it would then take.
+        """What bounds a row in its run, by name, as the time in microseconds it would then take.
 
         `copy`: its least bytes at the speed of the copy through memory. `native FP8`, for GEMMs: torch's GEMM of the same
         shape with one scale and without promotion, which is no law of nature: at small m a better kernel beats it.
         """
         bounds = {}
         for copy in self.find("ceiling.copy"):
-            if copy.gbps:
+            if copy.gbps and copy.run == row.run:
                 bounds["copy"] = row.least_bytes / copy.gbps / 1e3
         for native in self.find("gemm.native", "peer", "torch-tensor-wise", row.shape):
-            if native.timing:
+            if native.timing and native.run == row.run:
                 bounds["native FP8"] = native.timing.us
         return bounds
+
+
+def together(new: Record, old: Record) -> Record:
+    """A run of some kernels, completed by the shapes of an earlier record at which it did not measure all that one did.
+
+    Rows are compared at one shape and in one run only: a shape comes from one of the two as a whole, those kept say their
+    run, and the ceilings of both stay. Raises InputError for records of two kinds of GPU.
+    """
+    if new.gpu != old.gpu:
+        raise InputError.of(f"a record of {old.gpu} cannot complete one of {new.gpu}", "two records of one kind of GPU")
+
+    def kernels(record: Record, row: Row) -> set[str]:
+        return {other.kernel for other in record.cases if other.shape == row.shape}
+
+    def ceiling(row: Row) -> bool:
+        return row.kernel.startswith("ceiling.")
+
+    run = f"{old.date}, commit {old.commit}"
+    ours = [row for row in new.cases if ceiling(row) or kernels(old, row) <= kernels(new, row)]
+    kept = [row for row in old.cases if ceiling(row) or not kernels(old, row) <= kernels(new, row)]
+    marked = [row.model_copy(update={"run": row.run or run}) for row in kept]
+    return new.model_copy(update={"cases": (*ours, *marked)})
 
 
 def find(
@@ -168,6 +192,17 @@ def find(
         and implementation in (None, row.implementation)
         and (shape is None or dict(shape) == row.shape)
     )
+
+
+def read(path: Path) -> Record:
+    """A record of the bench. Raises InputError for a file that cannot be read or is none."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not what `codesign bench` writes"
+        raise InputError.of(
+            f"cannot read the record {path}: {said}", "for instance kernels/records/bench-h100.json"
+        ) from None
 
 
 @cache
