@@ -23,11 +23,11 @@ SHARED = "extern __shared__ __align__(1024) char shared[];"
 ENTRY = """
 struct Call { const TensorMap *maps; const Arguments *p; };
 extern "C" const char *entry(const void *maps, const Arguments *p, int ctas, int shared_bytes, unsigned seed,
-                             const float *scale_b, long long scale_b_count) {
+                             const float *scale_a, long long scale_a_count, const float *scale_b, long long scale_b_count) {
   TensorMap aligned[5];
   std::memcpy((void *)aligned, maps, sizeof aligned);
   Call call{aligned, p};
-  return simulate({ctas, CLUSTER, THREADS, shared_bytes, seed, scale_b, scale_b + scale_b_count}, [](void *c) {
+  return simulate({ctas, CLUSTER, THREADS, shared_bytes, seed, scale_a, scale_a + scale_a_count, scale_b, scale_b + scale_b_count}, [](void *c) {
     const auto &[maps, p] = *(Call *)c;
     run(maps[0], maps[1], maps[2], maps[3], maps[4], *p);
   }, &call);
@@ -92,6 +92,14 @@ def entry(tile, text):
     return function
 
 
+def _address(t):
+    return ctypes.c_void_p(t.data_ptr())
+
+
+def _count(t):
+    return ctypes.c_longlong(t.numel())
+
+
 def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multiprocessors=4):
     """kernels.gemm.run.issue for tensors of the CPU, on a chip of `multiprocessors`; raises Fault for what it does wrong."""
 
@@ -105,7 +113,7 @@ def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multip
                 if isinstance(given, Map):
                     ctypes.memmove(ctypes.addressof(to), ctypes.addressof(given), ctypes.sizeof(Map))
             numbers = [ctypes.c_int(ctas), ctypes.c_int(shared), ctypes.c_uint(seed)]
-            limits = [ctypes.c_void_p(x.scale_b.data_ptr()), ctypes.c_longlong(x.scale_b.numel())]
+            limits = [f(t) for t in (x.scale_a, x.scale_b) for f in (_address, _count)]
             failure = entry(self.tile, text)(maps, ctypes.byref(arguments[5]), *numbers, *limits)
             if failure:
                 raise Fault(failure.decode())

@@ -105,6 +105,6 @@ template <int> void more_registers() {}
 struct Launch {
   int ctas, cluster, threads, shared_bytes;
   unsigned seed;
-  const float *scale_b, *scale_b_end;  // what load_constant may read
+  const float *scale_a, *scale_a_end, *scale_b, *scale_b_end;  // what load_constant may read
 };
 const char *simulate(const Launch &launch, void (*body)(void *), void *context);

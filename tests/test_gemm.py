@@ -299,6 +299,18 @@ PLANTED = {
         "                if (closing) release(stage);\n                wgmma_wait<0>();\n",
         "more arrivals|operands of a wgmma changed",
     ),
+    "scales read before the inputs are there": (
+        Tile(128, 64, stages=2, scales=0, promote=0),
+        "    wait_for_inputs();\n    const float alpha",
+        "    const float alpha",
+        "before the grid before has ended",
+    ),
+    "copies before the inputs are there": (
+        PROMOTED,
+        "      wait_for_inputs();\n      for (; more; more = walk.next(tile)) {\n        const int b_row",
+        "      for (; more; more = walk.next(tile)) {\n        const int b_row",
+        "before the grid before has ended",
+    ),
     "no release": (PROMOTED, "if (closing && SCALES != 2) release(stage);", "", "deadlock"),
     "a released stage still multiplied": (
         Tile(128, 64, stages=2, scales=0, promote=0),

@@ -181,10 +181,8 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
     feed = max(landing, crossing)
 
     # What is added to is read from HBM and written there while nothing is multiplied; else L2 takes it.
-    stored = active * tile.bm * tile.bn * p.out
+    stored = active * tile.bm * tile.bn * p.out / tile.split
     store = c.store_passes * (2 * stored / machine.copy_rate if p.add else stored / machine.l2_rate)
-    if tile.split > 1:
-        store = 0.0
     read = p.m * p.k * x.widths[0] + max(p.groups, 1) * p.n * p.k * x.widths[1] + (p.m * p.n * p.out if p.add else 0)
     memory = read / (machine.read_rate * c.memory_share) + p.m * p.n * p.out / (machine.write_rate * c.memory_share)
     launch = machine.launch_us + machine.latency_us + c.start_us + c.cluster_us * (tile.cluster - 1)

@@ -312,12 +312,12 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         if (lane < SHARERS) barrier_arrive(empty + 8 * stage, lane);
       } else if (lane == 0) barrier_arrive(empty + 8 * stage);
     };
-    const float alpha = SCALES == 0 ? __fmul_rn(*p.one_a, *p.one_b) : 1.0f;
     // Through a shuffle, so that the compiler keeps them in uniform registers and does not compute them again in each step.
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
     wait_for_inputs();
+    const float alpha = SCALES == 0 ? __fmul_rn(load_constant(p.one_a), load_constant(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
       __syncwarp();
       float acc[PARTS][NACC];
