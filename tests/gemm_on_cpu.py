@@ -27,7 +27,9 @@ extern "C" const char *entry(const void *maps, const Arguments *p, int ctas, int
   TensorMap aligned[5];
   std::memcpy((void *)aligned, maps, sizeof aligned);
   Call call{aligned, p};
-  return simulate({ctas, CLUSTER, THREADS, shared_bytes, seed, scale_a, scale_a + scale_a_count, scale_b, scale_b + scale_b_count}, [](void *c) {
+  const Launch launch{ctas, CLUSTER, THREADS, shared_bytes, seed,
+                      scale_a, scale_a + scale_a_count, scale_b, scale_b + scale_b_count};
+  return simulate(launch, [](void *c) {
     const auto &[maps, p] = *(Call *)c;
     run(maps[0], maps[1], maps[2], maps[3], maps[4], *p);
   }, &call);
