@@ -121,6 +121,28 @@ def test_a_speedup_is_bounded_by_the_measured_twin(made):
             assert f.high <= old / least * (1 + 1e-4)
 
 
+def test_a_twin_slower_than_its_kernel_takes_nothing_from_a_proposal(made, bench, monkeypatch):
+    """On another tile a twin may be slower: what leaving promotion out gains then follows from the kernel and the model."""
+    name = "deepseek-v3.fprop.o"
+
+    def slowed(row):
+        if (row.implementation, row.shape["k"], row.kernel) != ("no-promotion", 16384, "gemm.fprop"):
+            return row
+        slow = {key: getattr(row.timing, key) * 1.3 for key in ("us", "p10", "p90")}
+        return row.model_copy(update={"timing": row.timing.model_copy(update=slow)})
+
+    before = by_key(gathered("group-scaled-mma")[1])["timing.speedup_over_software", name, "proposal", None]
+    slower = bench.model_copy(update={"cases": tuple(map(slowed, bench.cases))})
+    monkeypatch.setattr(measured, "bench", lambda: slower)
+    times.timer.cache_clear()
+    after = by_key(gathered("group-scaled-mma")[1])
+    twin, old = (after["timing.microseconds", name, v, None].value for v in ("twin", "software"))
+    assert twin > old
+    found = after["timing.speedup_over_software", name, "proposal", None]
+    assert found.value == pytest.approx(before.value, rel=0.05)
+    assert found.value > 1
+
+
 def test_an_instruction_gains_what_promotion_took():
     """Where software promotes and the proposal does not, and reads the same bytes, every GEMM is faster; none by 1.5."""
     _, found = gathered("group-scaled-mma", workloads=("deepseek-v3",))
