@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from kernels.gemm import run
-from kernels.gemm.tile import DESCRIPTOR_HIGH
+from kernels.gemm.tile import DESCRIPTOR_HIGH, kernel_text
 
 HERE = Path(__file__).parent
-TEXT = Path(run.__file__).with_name("gemm.cu").read_text()
+TEXT = kernel_text()
 COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-w", f"-I{HERE}")
 FLAGS += (f"-DDESCRIPTOR_HIGH={DESCRIPTOR_HIGH}u",)

@@ -30,7 +30,7 @@ class Operands(NamedTuple):
 
 
 class _Arguments(ctypes.Structure):
-    """`Arguments` of gemm.cu."""
+    """`Arguments` of tile.cuh."""
 
     _fields_ = [
         ("scale_b", ctypes.c_void_p),

@@ -1,4 +1,4 @@
-"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants before gemm.cu."""
+"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants before its text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tile:
-    """Parameters of one compiled kernel; gemm.cu says what each means. `stages` 0: as many as shared memory holds."""
+    """Parameters of one compiled kernel; tile.cuh says what each means. `stages` 0: as many as shared memory holds."""
 
     bm: int
     bn: int
@@ -137,16 +137,24 @@ class Tile:
 
     @property
     def constants(self) -> str:
-        """The parameters as gemm.cu reads them."""
+        """The parameters as tile.cuh reads them."""
         values = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
         return f"constexpr int {values};"
 
     @cached_property
     def source(self) -> str:
         """CUDA C++ of the kernel."""
-        folder = Path(__file__).parent
-        ptx, kernel = ((folder / name).read_text() for name in ("ptx.cuh", "gemm.cu"))
-        return f"{self.constants}\n{ptx}\n{_wgmma(self.bn)}\n{kernel}"
+        return f"{self.constants}\n{read('ptx.cuh')}\n{_wgmma(self.bn)}\n{kernel_text()}"
+
+
+def read(name: str) -> str:
+    """A file of CUDA C++ beside this one."""
+    return (Path(__file__).parent / name).read_text()
+
+
+def kernel_text() -> str:
+    """The kernel, after its parameters and the instructions it uses."""
+    return "\n".join(map(read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
