@@ -1,4 +1,4 @@
-"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants before its text."""
+"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants of its text."""
 
 from __future__ import annotations
 
