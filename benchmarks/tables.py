@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import exp, log
 from pathlib import Path
+from statistics import median
 
 from isa_model.files import put
 from kernels.bench.records import Record, Row, load
@@ -83,6 +84,24 @@ def fprop(record: Record) -> Iterator[str]:
             name = ", ".join(map(str, shape.values()))
             yield f"| {name} | {cells(bf16, native, *others, of_peer[-1], of_native[-1])} |"
         yield f"| **{m}, geometric mean** | | | | | | | {cells(geomean(of_peer), geomean(of_native))} |"
+    yield ""
+    yield from beside(record)
+
+
+def beside(record: Record) -> Iterator[str]:
+    """What the forward table has no column for: DeepGEMM over ours under the power limit, and host times."""
+    ours = [row for row in record.find("gemm.fprop", "ours") if row.timing and row.sustained]
+    ratios: dict[int, list[float | None]] = {}
+    for row in ours:
+        for peer in record.find("gemm.fprop", None, DEEP_GEMM, row.shape):
+            if peer.sustained and row.sustained:
+                ratios.setdefault(row.shape["m"], []).append(peer.sustained.us / row.sustained.us)
+    said = ", ".join(f"{cells(geomean(values))} at {m} tokens" for m, values in sorted(ratios.items()))
+    host = sorted(row.timing.host_us for row in ours if row.timing)
+    over = sum(time > 15 for time in host)
+    yield f"DeepGEMM / ours sustained under the power limit, geometric means: {said}."
+    yield f"Host time of a call of ours with known tensors: {host[0]:.0f} to {host[-1]:.0f} us, median {median(host):.0f},"
+    yield f"over 15 at {over} of {len(host)} shapes."
 
 
 def backward(record: Record) -> Iterator[str]:

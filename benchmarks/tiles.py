@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kernels.bench.case import Case
 from kernels.bench.gemms import Operands, scaled_case
-from kernels.bench.records import Record, Row
+from kernels.bench.records import Record, Row, read
 from kernels.bench.shapes import TOKENS, Gemm, deepseek_v3
 from kernels.gemm.cases import by_group
 from kernels.gemm.choose import candidates, choose, estimate_us
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the table of a record that exists")
     arguments = parser.parse_args()
     if arguments.show:
-        record = Record.model_validate_json(arguments.record.read_text())
+        record = read(arguments.record)
     else:
         record = measured(arguments.record.stem, [int(m) for m in arguments.tokens.split(",")])
         record.save(arguments.record)

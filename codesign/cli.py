@@ -298,6 +298,7 @@ def bench(
     patterns = kernel or ["*"]
     command = " ".join(
         ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
+        + [f"--keep {keep}"] * (keep is not None)
     )
     with Progress("timing") as progress:
         record = run_bench(parse(shapes), patterns, name=out.stem, command=command, seed=seed, progress=progress.update)

@@ -270,6 +270,16 @@ def highest_register(code, opcode, columns):
     return highest
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_no_candidate_spills(kind):
+    """Every kernel that may be chosen, for every kind of problem, keeps all its registers."""
+    pytest.importorskip("cuda.core")
+    groups, *rest = kind
+    for tile in candidates(Problem(4096, 4096, 4096, groups, *rest)):
+        (used,) = static.usage(disassembled(compiled(tile.source), "-res-usage")).values()
+        assert used["STACK"] == used["LOCAL"] == 0, tile.name
+
+
 @pytest.mark.parametrize("name", SAMPLE)
 def test_no_kernel_spills(name):
     """No registers on the stack; the producer keeps to the 40 that it leaves itself, the math to its 232."""

@@ -159,8 +159,7 @@ def tiles_of(p: Problem, tile: Tile) -> int:
 def _product(x: Product, machine: Machine, c: Constants) -> Parts:
     sms = machine.sms - x.taken
     p, tile = x.problem, x.tile or choose(x.problem, sms)
-    clusters = sms // tile.cluster
-    slots = tile.cluster * clusters
+    slots = sms // tile.cluster * tile.cluster
     ctas = tiles_of(p, tile) * tile.split
     rounds, active = waves(ctas, slots), min(ctas, slots)
     steps = ceil(p.steps / tile.split)

@@ -162,17 +162,25 @@ def together(new: Record, old: Record) -> Record:
     if new.gpu != old.gpu:
         raise InputError.of(f"a record of {old.gpu} cannot complete one of {new.gpu}", "two records of one kind of GPU")
 
-    def kernels(record: Record, row: Row) -> set[str]:
-        return {other.kernel for other in record.cases if other.shape == row.shape}
+    def kernels(record: Record) -> dict[Any, set[str]]:
+        by_shape: dict[Any, set[str]] = {}
+        for row in record.cases:
+            by_shape.setdefault(tuple(row.shape.items()), set()).add(row.kernel)
+        return by_shape
 
-    def ceiling(row: Row) -> bool:
-        return row.kernel.startswith("ceiling.")
+    before, now = kernels(old), kernels(new)
+    whole = {shape for shape in now if before.get(shape, set()) <= now[shape]}
+
+    def rows(record: Record, measured_again: bool) -> list[Row]:
+        return [
+            row
+            for row in record.cases
+            if row.kernel.startswith("ceiling.") or (tuple(row.shape.items()) in whole) == measured_again
+        ]
 
     run = f"{old.date}, commit {old.commit}"
-    ours = [row for row in new.cases if ceiling(row) or kernels(old, row) <= kernels(new, row)]
-    kept = [row for row in old.cases if ceiling(row) or not kernels(old, row) <= kernels(new, row)]
-    marked = [row.model_copy(update={"run": row.run or run}) for row in kept]
-    return new.model_copy(update={"cases": (*ours, *marked)})
+    kept = [row.model_copy(update={"run": row.run or run}) for row in rows(old, False)]
+    return new.model_copy(update={"cases": (*rows(new, True), *kept)})
 
 
 def find(

@@ -83,10 +83,6 @@ __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-__device__ __forceinline__ void named_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // -- clusters --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ int cluster_rank() {
@@ -180,7 +176,7 @@ __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c,
 
 // -- the grids before and after in the stream ------------------------------------------------------------------------
 
-// Waits until they have ended and their writes are seen; nothing of global memory is touched before.
+// Waits until they have ended and their writes are seen; nothing of global memory is read or written before.
 __device__ __forceinline__ void wait_for_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // Lets the next one set itself up while this one runs.

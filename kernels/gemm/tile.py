@@ -119,7 +119,7 @@ class Tile:
     @property
     def _staging(self) -> int:
         """Bytes in which D is staged for its bulk stores, and the sums of the other half of K received."""
-        parts = 1 if self.out == 4 or self.scales == 2 else self.bm // self.warpgroups // 64
+        parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
         one = -(-64 * self._boxed * self.out * parts // 1024) * 1024
         received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
         return one * self.warpgroups + received
