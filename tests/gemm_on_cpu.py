@@ -109,12 +109,12 @@ def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multip
         def __init__(self, tile):
             self.tile = tile
 
-        def launch(self, ctas, shared, arguments):
+        def launch(self, grid, arguments, shared):
             maps = (Map * 5)()
             for to, given in zip(maps, arguments, strict=False):
                 if isinstance(given, Map):
                     ctypes.memmove(ctypes.addressof(to), ctypes.addressof(given), ctypes.sizeof(Map))
-            numbers = [ctypes.c_int(ctas), ctypes.c_int(shared), ctypes.c_uint(seed)]
+            numbers = [ctypes.c_int(grid[0]), ctypes.c_int(shared), ctypes.c_uint(seed)]
             limits = [f(t) for t in (x.scale_a, x.scale_b) for f in (_address, _count)]
             failure = entry(self.tile, text)(maps, ctypes.byref(arguments[5]), *numbers, *limits)
             if failure:
@@ -123,7 +123,7 @@ def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "check_device", lambda x: None)
         patch.setattr(run, "tensor_map", tensor_map)
-        patch.setattr(run, "_kernel", lambda tile, device: Kernel(tile))
+        patch.setattr(run, "_kernel", Kernel)
         patch.setattr(run, "_multiprocessors", lambda device: multiprocessors)
         run.prepare(x, scales, promote, add, tile)
     return x.out

@@ -332,7 +332,7 @@ void write_shared(u32 address, const void *from, int bytes) {
   }
 }
 
-float load_constant(const float *p) {
+float load_global(const float *p) {
   if (!self->ready) fail("global memory is read before the grid before has ended");
   if ((p < launch.scale_a || p >= launch.scale_a_end) && (p < launch.scale_b || p >= launch.scale_b_end)) fail("a read outside the scales");
   return *p;

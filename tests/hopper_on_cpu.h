@@ -47,7 +47,7 @@ inline float2 load_shared2(u32 address) { float2 x; read_shared(address, &x, 8);
 inline float4 load_shared4(u32 address) { float4 x; read_shared(address, &x, 16); return x; }
 inline void store_shared(u32 address, float x) { write_shared(address, &x, 4); }
 inline void store_shared2(u32 address, float x, float y) { const float2 v{x, y}; write_shared(address, &v, 8); }
-float load_constant(const float *p);
+float load_global(const float *p);
 
 void barrier_init(u32 bar, int arrivals);
 void fence_barrier_init();
@@ -105,6 +105,6 @@ template <int> void more_registers() {}
 struct Launch {
   int ctas, cluster, threads, shared_bytes;
   unsigned seed;
-  const float *scale_a, *scale_a_end, *scale_b, *scale_b_end;  // what load_constant may read
+  const float *scale_a, *scale_a_end, *scale_b, *scale_b_end;  // what load_global may read
 };
 const char *simulate(const Launch &launch, void (*body)(void *), void *context);

@@ -16,7 +16,7 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index { int x, y; };
-static Index threadIdx, blockIdx;
+static Index threadIdx, blockIdx, gridDim;
 
 // -- threads: every one runs until it meets the others ---------------------------------------------------------------
 
@@ -50,6 +50,7 @@ template <class Body> void run(int grid_x, int grid_y, Body body) {
   static Body *current;
   static std::vector<char> stacks(std::size_t(THREADS) * STACK);
   current = &body;
+  gridDim = {grid_x, grid_y};
   for (blockIdx.y = 0; blockIdx.y < grid_y; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid_x; ++blockIdx.x) {
       for (int t = 0; t < THREADS; ++t) {
@@ -85,8 +86,12 @@ static unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
   return d;
 }
 
+static void wait_for_inputs() {}
+static void release_next() {}
 static uint4 load16(const void *p) { uint4 v; std::memcpy(&v, p, 16); return v; }
 static uint2 load8(const void *p) { uint2 v; std::memcpy(&v, p, 8); return v; }
+static void store8_for_others(void *p, uint2 v) { std::memcpy(p, &v, 8); }
+static void prefetch(const void *p) { *(const volatile char *)p; }  // a GPU forgives a wrong address, this does not
 static void renew(unsigned &) {}
 
 static float max_or_nan(float a, float b) { return a != a || b != b ? __uint_as_float(0x7fffffff) : a > b ? a : b; }

@@ -1,8 +1,6 @@
 """Around the GEMM kernels: what they refuse, which tile a problem gets, and what the compiler makes of it."""
 
 import re
-import subprocess
-import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +16,7 @@ from kernels.gemm.choose import candidates, choose  # noqa: E402
 from kernels.gemm.driver import compiled  # noqa: E402
 from kernels.gemm.run import Operands, check, check_device  # noqa: E402
 from kernels.gemm.tile import MAX_GROUPS, SHARED_BYTES, Problem, Tile  # noqa: E402
+from kernels.launch import stream  # noqa: E402
 
 # -- refusals --------------------------------------------------------------------------------------------------------
 
@@ -159,9 +158,12 @@ def test_other_devices_are_refused(monkeypatch):
             call()
     with pytest.raises(ValueError, match="accumulate adds to `out`: give it"):
         gemm.wgrad(*x[:4])
-    here, there = (SimpleNamespace(is_cuda=True, device=f"cuda:{i}") for i in range(2))
+    here, there = (SimpleNamespace(is_cuda=True, device=torch.device("cuda", i)) for i in range(2))
     with pytest.raises(ValueError, match="scale_b is on cuda:1, a on cuda:0"):
         check_device(Operands(here, here, here, there, here))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(ValueError, match="a is on cuda:1, the current GPU is cuda:0: "):
+        check_device(Operands(there, there, there, there, there))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
     with pytest.raises(ValueError, match=re.escape("run on Hopper (compute capability 9.0) only")):
         check_device(Operands(here, here, here, here, here))
@@ -203,7 +205,7 @@ def test_launches_are_those_of_the_operands(monkeypatch):
     """The same tensors find their launch again; other strides or another tile do not."""
     made = []
     monkeypatch.setattr(run, "_launches", {})
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0, raising=False)
+    monkeypatch.setattr(run, "stream", lambda device: 0)
     monkeypatch.setattr(run, "prepare", lambda *key: made.append(key) or (lambda stream: None))
     x = whole()
     large = e4m3(64, 288)
@@ -237,13 +239,9 @@ SAMPLE = {
 
 def disassembled(code, option):
     try:
-        tool = static.cuobjdump()
+        return static.dump(option, code)
     except static.Unavailable as error:
         pytest.skip(str(error))
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def highest_register(code, opcode, columns):
@@ -292,3 +290,22 @@ def test_no_kernel_spills(name):
     if tile.warpgroups == 2:
         assert highest_register(code, "USETMAXREG.DEALLOC", tile.bn) < 40
         assert 100 < highest_register(code, "USETMAXREG.TRY_ALLOC", tile.bn) < 232
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_nothing_is_loaded_as_constant(name):
+    """What a grid before may still write is not loaded as constant, which ptxas may lift over the wait for that grid."""
+    pytest.importorskip("cuda.core")
+    (ops,) = static.functions(disassembled(compiled(SAMPLE[name].source), "-sass")).values()
+    opcodes = [op.opcode for op in ops]
+    assert opcodes.index("PREEXIT") < opcodes.index("ACQBULK")
+    assert not [opcode for opcode in opcodes if opcode.startswith("LDG") and "CONSTANT" in opcode]
+
+
+def test_a_launch_of_another_gpu_is_refused(monkeypatch):
+    """A launch that was made before and is issued while another GPU is current does not go to that one."""
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 1, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 7, raising=False)
+    assert stream(1) == 7
+    with pytest.raises(ValueError, match="the operands are on cuda:0, the current GPU is cuda:1"):
+        stream(0)

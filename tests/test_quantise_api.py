@@ -23,7 +23,7 @@ def cpu(monkeypatch):
         pytest.skip("needs a C++ compiler")
     monkeypatch.setattr(q, "DEVICE", "cpu")
     monkeypatch.setattr(q, "_here", lambda device: device < 0)
-    monkeypatch.setattr(q, "_stream", lambda device: 0)
+    monkeypatch.setattr(q, "stream", lambda device: 0)
     monkeypatch.setattr(build, "kernel", lambda choice: Kernel(choice.text, "tile"))
     monkeypatch.setattr(build, "unpack_kernel", lambda: Kernel(read("unpack.cu"), "unpack"))
     q._launches.clear()
@@ -32,13 +32,13 @@ def cpu(monkeypatch):
 
 
 class Kernel(NamedTuple):
-    """build.Kernel on the CPU."""
+    """kernels.launch.Kernel on the CPU."""
 
     text: str
     function: str
 
-    def launch(self, grid, numbers):
-        return lambda stream: on_cpu.launch(self.text, self.function, grid, *numbers)
+    def launch(self, grid, arguments):
+        return lambda stream: on_cpu.launch(self.text, self.function, grid, *arguments[0])
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.name}-{kernel.implementation}")
@@ -132,10 +132,10 @@ def test_instructions_that_matter_are_in_the_machine_code():
     """16-byte loads past L1, packed FP8 conversion, packed BF16 maxima; a twin converts nothing."""
     pytest.importorskip("cuda.core")
     pytest.importorskip("triton")
-    from kernels.bench.static import _dump, functions
+    from kernels.bench.static import dump, functions
 
     def opcodes(choice):
-        return [op.opcode for op in functions(_dump("-sass", bytes(cubin(choice.text).code)))["tile"]]
+        return [op.opcode for op in functions(dump("-sass", bytes(cubin(choice.text).code)))["tile"]]
 
     one_twin = next(choice for choice in all_choices() if choice.twin)
     for choice in (*(choice for choice in all_choices() if not choice.twin), one_twin):

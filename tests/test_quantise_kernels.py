@@ -12,6 +12,7 @@ from isa_model.array_codec import decode_array, encode_array, pack
 from isa_model.cast import Cast, quantise
 from isa_model.formats import named
 from isa_model.swiglu import silu, swiglu
+from kernels.bench import static
 from kernels.quantise.build import Choice, all_choices, cubin, read
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -255,10 +256,29 @@ def test_requantising_by_powers_of_two_refuses_other_scales_aloud():
 # -- machine code ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [*(choice.text for choice in all_choices()), read("unpack.cu")], ids=lambda text: "")
+TEXTS = [*(choice.text for choice in all_choices()), read("unpack.cu")]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: "")
 def test_machine_code_for_hopper_spills_nothing(text):
     """Every kernel compiles for sm_90a without a stack frame, a spill, or a call."""
     pytest.importorskip("cuda.core")
     log = io.StringIO()
     cubin(text, log)
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log.getvalue()
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: "")
+def test_global_memory_waits_for_the_grid_before(text):
+    """Launched while the grid before still runs, a kernel lets the next one start, waits, and only then reads or writes."""
+    pytest.importorskip("cuda.core")
+    try:
+        (ops,) = static.functions(static.dump("-sass", bytes(cubin(text).code))).values()
+    except static.Unavailable as error:
+        pytest.skip(str(error))
+    names = [op.base for op in ops]
+    wait = names.index("ACQBULK")
+    assert names.index("PREEXIT") < wait
+    assert not {"LDG", "STG"} & set(names[:wait])
+    assert not [op for op in ops if "CONSTANT" in op.opcode]
+    assert {"LDG", "STG"} < set(names[wait:])

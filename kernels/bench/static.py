@@ -142,7 +142,8 @@ def cuobjdump() -> str:
     return found
 
 
-def _dump(option: str, code: bytes) -> str:
+def dump(option: str, code: bytes) -> str:
+    """What cuobjdump says of machine code, by an option of its own. Raises Unavailable without it."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -151,8 +152,8 @@ def _dump(option: str, code: bytes) -> str:
 
 
 def _kernels(cubin: Cubin) -> Iterator[Kernel]:
-    resources = usage(_dump("-res-usage", cubin.code))
-    for function, ops in functions(_dump("-sass", cubin.code)).items():
+    resources = usage(dump("-res-usage", cubin.code))
+    for function, ops in functions(dump("-sass", cubin.code)).items():
         counts, used = Counter(op.base for op in ops), resources[function]
         yield Kernel(
             name=cubin.name,

@@ -108,7 +108,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
           for (int j = 0; j < BLOCKS; ++j)
             if (step == 0 && k + lane < tile.to)
-              ahead[j] = load_constant(p.scale_b + ((size_t)tile.group * n_blocks + min(tile.column / 128 + j, n_blocks - 1)) * k_groups + k + lane);
+              ahead[j] = load_global(p.scale_b + ((size_t)tile.group * n_blocks + min(tile.column / 128 + j, n_blocks - 1)) * k_groups + k + lane);
           barrier_wait(empty + 8 * ring.stage, ring.parity ^ 1);
 #pragma unroll
           for (int j = 0; j < BLOCKS; ++j) {
@@ -134,7 +134,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
     wait_for_inputs();
-    const float alpha = SCALES == 0 ? __fmul_rn(load_constant(p.one_a), load_constant(p.one_b)) : 1.0f;
+    const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
       __syncwarp();
       float acc[PARTS][NACC];

@@ -34,10 +34,11 @@ __device__ __forceinline__ void store_shared2(u32 address, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
 
-// Read-only global memory; volatile, so that it is asked for where it is written.
-__device__ __forceinline__ float load_constant(const float *p) {
+// Global memory; volatile, so that it is asked for where it is written. Not ld.global.nc, although it is only read: ptxas may
+// lift loads of what it is told is constant over the wait for the grid before.
+__device__ __forceinline__ float load_global(const float *p) {
   float x;
-  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(x) : "l"(p));
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p));
   return x;
 }
 

@@ -7,8 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kernels.gemm.choose import choose
-from kernels.gemm.driver import Kernel, Launch, TensorMap, compiled, tensor_map
+from kernels.gemm.driver import TensorMap, compiled, tensor_map
 from kernels.gemm.tile import MAX_GROUPS, Problem, Tile
+from kernels.launch import Kernel, Launch, stream
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
         if len(_launches) >= KEPT:
             _launches.clear()
         launch = _launches[key] = prepare(x, scales, promote, add, tile)
-    launch(torch._C._cuda_getCurrentRawStream(x.a.device.index))
+    launch(stream(x.a.device.index))
     return out
 
 
@@ -103,8 +104,7 @@ def prepare(x: Operands, scales: int, promote: int, add: bool, tile: Tile | None
         k=k,
         groups=groups,
     )
-    kernel = _kernel(tile, x.a.device.index)
-    return kernel.launch(tile.ctas(problem, multiprocessors), tile.shared_bytes(groups), [*maps, arguments])
+    return _kernel(tile).launch((tile.ctas(problem, multiprocessors), 1), [*maps, arguments], tile.shared_bytes(groups))
 
 
 def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
@@ -112,12 +112,8 @@ def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
 
 
 @cache
-def _kernel(tile: Tile, device: int) -> Kernel:
-    """The kernel of a tile, loaded once for each GPU."""
-    import torch
-
-    with torch.cuda.device(device):
-        return Kernel(compiled(tile.source), tile.threads, tile.cluster)
+def _kernel(tile: Tile) -> Kernel:
+    return Kernel(compiled(tile.source), "run", tile.threads, tile.cluster)
 
 
 @cache
@@ -134,12 +130,17 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_device(x: Operands) -> None:
-    """Raises ValueError for operands that are not all on one Hopper GPU."""
+    """Raises ValueError for operands that are not all on the current GPU, or where that is not Hopper's."""
     import torch
 
     for name, t in _given(x):
         require(t.is_cuda, f"{name} is on {t.device}: all operands belong on one NVIDIA GPU")
         require(t.device == x.a.device, f"{name} is on {t.device}, a on {x.a.device}")
+    current = torch.cuda.current_device()
+    require(
+        x.a.device.index == current,
+        f"a is on {x.a.device}, the current GPU is cuda:{current}: torch.cuda.device changes it",
+    )
     require(
         torch.cuda.get_device_capability(x.a.device)[0] == 9,
         "these kernels run on Hopper (compute capability 9.0) only",

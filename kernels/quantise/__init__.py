@@ -22,12 +22,14 @@ raise ValueError for what they cannot do (shape, dtype, alignment, device). Need
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+from kernels.launch import Launch, stream
 from kernels.quantise import build
-from kernels.quantise.build import Choice, Launch
+from kernels.quantise.build import Choice
 
 DEVICE = "cuda"
 GROUP = 128
@@ -224,7 +226,7 @@ def unpack_e5m6(packed: Any, scales: Any, out: Any = None) -> Any:
         _output("out", out, (m, k), "bfloat16", 16)
         read = (packed.data_ptr(), packed.stride(0), scales.data_ptr(), scales.stride(0))
         grid = (_groups(k), -(-m // 64))
-        return build.unpack_kernel().launch(grid, (m, k, *read, out.data_ptr(), out.stride(0) * 2))
+        return build.unpack_kernel().launch(grid, _numbers(m, k, *read, out.data_ptr(), out.stride(0) * 2))
 
     _run(("unpack_e5m6",), (packed, scales, out), prepare)
     return out
@@ -371,13 +373,7 @@ def _run(what: tuple[Any, ...], tensors: tuple[Any, ...], prepare: Callable[[], 
         if len(_launches) >= KEPT:
             _launches.clear()
         _launches[key] = launch
-    launch(_stream(tensors[0].get_device()))
-
-
-def _stream(device: int) -> int:
-    import torch
-
-    return int(torch._C._cuda_getCurrentRawStream(device))
+    launch(stream(tensors[0].get_device()))
 
 
 def _tile(
@@ -391,7 +387,12 @@ def _tile(
 ) -> Launch:
     """A launch of the tile kernel on checked operands; `second` is the other operand's address and pitch."""
     numbers = (m, k, x.data_ptr(), x.stride(0) * x.element_size(), *second, *_addresses(rows), *_addresses(turned))
-    return build.kernel(choice).launch(choice.grid(m, k), numbers)
+    return build.kernel(choice).launch(choice.grid(m, k), _numbers(*numbers))
+
+
+def _numbers(*numbers: int) -> list[Any]:
+    """`Arguments` of the kernels' text: a structure of 8-byte numbers and addresses, their one parameter."""
+    return [(ctypes.c_longlong * len(numbers))(*numbers)]
 
 
 def _addresses(out: Quantised | None) -> tuple[int, int, int, int]:

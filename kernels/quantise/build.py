@@ -1,14 +1,18 @@
-"""The quantisation kernels as machine code: the choices that make one of the tile kernel, NVRTC, and the launch."""
+"""The quantisation kernels as machine code: the choices that make one of the tile kernel, and NVRTC."""
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from kernels.launch import Kernel
+
 HERE = Path(__file__).parent
+THREADS = 256
+MULTIPROCESSORS = 132
+"""Of an H100 or H200 (SXM); where there are fewer, prefetching comes a little early."""
 
 
 @dataclass(frozen=True, eq=True)
@@ -48,6 +52,11 @@ class Choice:
         return 3 if self.source == "E4M3" and not self.power_of_2 else 4
 
     @property
+    def ahead(self) -> int:
+        """Blocks that run at once: the one so many after a block takes its place."""
+        return MULTIPROCESSORS * self.min_blocks
+
+    @property
     def down_first(self) -> bool:
         """Whether blocks go down the matrix first, and then across."""
         return self.columns and not self.rows
@@ -67,6 +76,7 @@ class Choice:
             "ACROSS": self.across,
             "DOWN_FIRST": self.down_first,
             "MIN_BLOCKS": self.min_blocks,
+            "AHEAD": self.ahead,
         }
         values = {name: value if isinstance(value, str) else int(value) for name, value in macros.items()}
         return "".join(f"#define {name} {value}\n" for name, value in values.items()) + read("tile.cu")
@@ -109,73 +119,13 @@ def cubin(text: str, log: Any = None) -> Any:
     return Program(read("hopper.h") + text, "c++", options).compile("cubin", logs=log)
 
 
-class _Config(ctypes.Structure):
-    """CUlaunchConfig."""
-
-    _fields_ = [
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared_bytes", ctypes.c_uint),
-        ("stream", ctypes.c_void_p),
-        ("attributes", ctypes.c_void_p),
-        ("attribute_count", ctypes.c_uint),
-    ]
-
-
-class Kernel:
-    """A function of machine code on the GPU; its one argument is a structure of 8-byte numbers and addresses."""
-
-    def __init__(self, text: str, function: str) -> None:
-        library, self.function = ctypes.c_void_p(), ctypes.c_void_p()
-        code = bytes(cubin(text).code)
-        _check(_cuda().cuLibraryLoadData(ctypes.byref(library), code, None, None, 0, None, None, 0))
-        _check(_cuda().cuLibraryGetKernel(ctypes.byref(self.function), library, function.encode()))
-
-    def launch(self, grid: tuple[int, int], numbers: tuple[int, ...]) -> Launch:
-        """A launch of blocks of 256 threads, to be issued any number of times."""
-        return Launch(self, grid, numbers)
-
-
-class Launch:
-    """A kernel with its argument and grid, straight through the driver: little overhead a call."""
-
-    def __init__(self, kernel: Kernel, grid: tuple[int, int], numbers: tuple[int, ...]) -> None:
-        self._structure = (ctypes.c_longlong * len(numbers))(*numbers)  # the driver reads it at each launch
-        self._pointers = (ctypes.c_void_p * 1)(ctypes.addressof(self._structure))
-        self._config = _Config((*grid, 1), (256, 1, 1), 0, None, None, 0)
-        self._reference = ctypes.byref(self._config)
-        self._function = kernel.function
-        self._call = _cuda().cuLaunchKernelEx
-        self._empty = 0 in grid
-
-    def __call__(self, stream: int) -> None:
-        """Enqueue on a stream; nothing for a matrix without rows. Raises RuntimeError with the driver's reason."""
-        if not self._empty:
-            self._config.stream = stream
-            code = self._call(self._reference, self._function, self._pointers, None)
-            if code:
-                _check(code)
-
-
-@cache
-def _cuda() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def _check(code: int) -> None:
-    if code:
-        text = ctypes.c_char_p()
-        _cuda().cuGetErrorString(code, ctypes.byref(text))
-        raise RuntimeError(f"launching a quantisation kernel: {(text.value or b'?').decode()} (CUDA error {code})")
-
-
 @cache
 def kernel(choice: Choice) -> Kernel:
     """The tile kernel of a choice, compiled on first use."""
-    return Kernel(choice.text, "tile")
+    return Kernel(bytes(cubin(choice.text).code), "tile", THREADS)
 
 
 @cache
 def unpack_kernel() -> Kernel:
     """The kernel that unpacks E5M6."""
-    return Kernel(read("unpack.cu"), "unpack")
+    return Kernel(bytes(cubin(read("unpack.cu")).code), "unpack", THREADS)

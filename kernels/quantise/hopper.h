@@ -1,17 +1,32 @@
 // What the tile kernels need beyond C++: the PTX instructions of Hopper, one function each. tests/on_cpu.h has the same
 // functions by their definitions in the PTX ISA, so that the kernels also run, thread by thread, on a CPU.
 
-// 16 and 8 bytes that are read once: past L1, which has no use for them.
+// Until the grid before this one on the stream has ended and its writes are seen; nothing in global memory is touched before.
+__device__ void wait_for_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// The next grid may start its CTAs where this one leaves room; it waits too.
+__device__ void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+
+// 16 and 8 bytes that are read once: past L1, which has no use for them. Volatile, and not ld.global.nc, to stay behind the
+// wait: ptxas 13 lifts loads of what it is told is constant over it.
 __device__ uint4 load16(const void *p) {
   uint4 v;
-  asm("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
   return v;
 }
 __device__ uint2 load8(const void *p) {
   uint2 v;
-  asm("ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  asm volatile("ld.global.L1::no_allocate.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
   return v;
 }
+
+// 8 bytes that this GPU does not read again: first to leave L2.
+__device__ void store8_for_others(void *p, uint2 v) { __stcs((uint2 *)p, v); }
+
+// Ask for the line of L2 that holds a byte. Harmless before the wait: nothing is read.
+__device__ void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // The larger; NaN if either is.
 __device__ float max_or_nan(float a, float b) {

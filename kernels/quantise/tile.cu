@@ -8,6 +8,7 @@
 //   BLOCKS        128x128 scales for whichever is written
 //   POWER_OF_2    scales rounded up to powers of two; an E4M3 source has such scales too
 //   SEND          rows gathered by index, their scales as UE8M0 bytes behind the codes of each row
+//   AHEAD         of an E4M3 source: blocks; each asks L2 for the tile of the one that comes so many after it
 //   TWIN          the timing twin: same loads, stores and barriers, no quantisation; output wrong by design
 //
 // 256 threads, 16 to a group of 128 columns. A thread holds PIECES pieces of 8 columns, one below the other: that is what makes
@@ -205,29 +206,30 @@ struct Tile {
   __device__ void load(const Operands &in, int row, int column, int m, int k) {
     uint4 first[PIECES], second[SOURCE == SWIGLU ? PIECES : 1];
     float scale[SOURCE == E4M3 ? PIECES : 1];
+    long long from = row;
+    if constexpr (SEND) from = row < m ? ((const int *)in.x2)[row] : -1;
+    int left = SEND ? from >= 0 && from < in.x2_pitch : m - row;  // pieces within the matrix
+    if (ACROSS && left > 0) left = (k - column + GROUP - 1) / GROUP;
+    if (column >= k) left = 0;
     if constexpr (SOURCE == E4M3) {
+      const float *s = (const float *)in.x2 + column / GROUP * in.x2_pitch + row;
 #pragma unroll
       for (int i = 0; i < PIECES; i += 4) {
-        const float *p = (const float *)in.x2 + column / GROUP * in.x2_pitch + row + i;
-        const uint4 v = row + i < m && column < k ? load16(p) : uint4{0, 0, 0, 0};
+        const uint4 v = i < left ? load16(s + i) : uint4{0, 0, 0, 0};
         for (int j = 0; j < 4; ++j) scale[i + j] = as_float((&v.x)[j]);
       }
     }
-    long long from = row;
-    if constexpr (SEND) from = row < m ? ((const int *)in.x2)[row] : -1;
+    const char *p = in.x + from * in.x_pitch + column * (SOURCE == E4M3 ? 1 : 2);
+    const char *p2 = in.x2 + from * in.x2_pitch + column * 2;
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-      const long long r = ACROSS ? from : from + i;
-      const int c = ACROSS ? column + i * GROUP : column;
-      const bool inside = r >= 0 && r < (SEND ? in.x2_pitch : m) && c < k;
-      const char *p = in.x + r * in.x_pitch;
+    for (int i = 0; i < PIECES; ++i, p += ACROSS ? GROUP * 2 : in.x_pitch, p2 += in.x2_pitch) {
       if constexpr (SOURCE == E4M3) {
-        const uint2 codes = inside ? load8(p + c) : uint2{0, 0};
+        const uint2 codes = i < left ? load8(p) : uint2{0, 0};
         first[i] = {codes.x, codes.y, 0, 0};
       } else {
-        first[i] = inside ? load16(p + c * 2) : uint4{0, 0, 0, 0};
+        first[i] = i < left ? load16(p) : uint4{0, 0, 0, 0};
       }
-      if constexpr (SOURCE == SWIGLU) second[i] = inside ? load16(in.x2 + r * in.x2_pitch + c * 2) : uint4{0, 0, 0, 0};
+      if constexpr (SOURCE == SWIGLU) second[i] = i < left ? load16(p2) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
@@ -295,6 +297,18 @@ __device__ void store_e5m6(char *row, int column, bool inside, uint4 pairs, Scal
 
 // -- the kernel ------------------------------------------------------------------------------------------------------
 
+// FP8 to FP8 computes most for what it moves: its threads load, compute and store in turn, and no more than three or four
+// blocks fit a multiprocessor, so that few loads are under way. Asks L2 for the tile of the block that comes `later` after
+// this one: 128 rows of a line each, and four lines of scales.
+__device__ void prefetch_tile(const Operands &in, int later, int m, int k) {
+  const int t = blockIdx.y * gridDim.x + blockIdx.x + later, x = t % gridDim.x, y = t / gridDim.x;
+  const int bx = DOWN_FIRST ? y : x, by = DOWN_FIRST ? x : y, line = threadIdx.x;
+  const int row = by * 128 + (line < 128 ? line : line % 128 * 32);
+  if (line >= 132 || row >= m || bx * GROUP >= k) return;
+  if (line < 128) prefetch(in.x + row * in.x_pitch + bx * GROUP);
+  else prefetch((const float *)in.x2 + bx * in.x2_pitch + row);
+}
+
 // Blocks go across first, or down first where only the transposed layout is written: neighbours in time are then neighbours
 // in memory where it matters more (5 % on an H200).
 extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Arguments arguments) {
@@ -303,8 +317,12 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
   const int bx = DOWN_FIRST ? blockIdx.y : blockIdx.x, by = DOWN_FIRST ? blockIdx.x : blockIdx.y;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   const int row = (by * 16 + ty) * (ACROSS ? 1 : PIECES), column = bx * GROUP * (ACROSS ? PIECES : 1) + tx * WIDTH;
+  release_next();
+  if constexpr (SOURCE == E4M3) prefetch_tile(arguments.in, 0, m, k);
+  wait_for_inputs();
   Tile x;
   x.load(arguments.in, row, column, m, k);
+  if constexpr (SOURCE == E4M3) prefetch_tile(arguments.in, AHEAD, m, k);
   float of_piece[PIECES], of_column[WIDTH];
   x.largest(of_piece, of_column);
 
@@ -347,7 +365,9 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
 #pragma unroll
         for (int p = 0; p < WIDTH / 2; ++p) x.numbers_of(i, p, q[2 * p], q[2 * p + 1], g.r, g.r);
         divide(q, g);
-        if (inside) *(uint2 *)(to + c) = {four_e4m3(q[0], q[1], q[2], q[3]), four_e4m3(q[4], q[5], q[6], q[7])};
+        const uint2 v = {four_e4m3(q[0], q[1], q[2], q[3]), four_e4m3(q[4], q[5], q[6], q[7])};
+        if (inside && SEND) store8_for_others(to + c, v);
+        if (inside && !SEND) *(uint2 *)(to + c) = v;
       }
     }
   }
@@ -393,13 +413,13 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
                                                  four_e4m3(q[n][4], q[n][5], q[n][6], q[n][7])};
     }
     __syncthreads();
+    const int first = threadIdx.x / 8, two = threadIdx.x % 8, to_row = bx * GROUP + first, to_column = by * 128 + two * 16;
+    char *to = turned.codes + to_row * turned.pitch + to_column;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int c = i * 32 + threadIdx.x / 8, two = threadIdx.x % 8, writer = c / WIDTH;
-      const uint4 v = codes[c][two ^ writer % 8];
-      const int to_row = bx * GROUP + c, to_column = by * 128 + two * 16;
-      if (to_row < k && to_column < filled(m, 16))
-        *(uint4 *)(turned.codes + to_row * turned.pitch + to_column) = i < 2 ? v : uint4{v.z, v.w, v.x, v.y};
+    for (int i = 0; i < 4; ++i, to += 32 * turned.pitch) {
+      const int c = i * 32 + first;
+      const uint4 v = codes[c][two ^ c / WIDTH % 8];
+      if (to_row + i * 32 < k && to_column < filled(m, 16)) *(uint4 *)to = i < 2 ? v : uint4{v.z, v.w, v.x, v.y};
     }
   }
 }

@@ -20,6 +20,8 @@ __device__ unsigned two_bf16(unsigned codes, float scale) {
 extern "C" __global__ void __launch_bounds__(256) unpack(const Arguments to) {
   const int tx = threadIdx.x % 16, column = blockIdx.x * 128 + tx * 8, row = blockIdx.y * 64 + threadIdx.x / 16 * 4;
   const int part = tx % 4;
+  release_next();
+  wait_for_inputs();
   uint4 words[4];
   float scale[4];
 #pragma unroll

@@ -1,0 +1,109 @@
+"""Kernels on the GPU, straight through the CUDA driver: loading machine code, and launches with little overhead a call."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute: an id and a value of 64 bytes."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    ]
+
+
+_CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+
+@cache
+def cuda() -> Any:
+    """The CUDA driver's library."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def check(code: int, what: str) -> None:
+    """Raises RuntimeError with what was tried and the driver's reason, unless `code` (CUresult) is success."""
+    if code:
+        text = ctypes.c_char_p()
+        cuda().cuGetErrorString(code, ctypes.byref(text))
+        raise RuntimeError(f"{what}: {(text.value or b'?').decode()} (CUDA error {code})")
+
+
+class Kernel:
+    """A function of a cubin, for every GPU, with its threads per CTA and CTAs per cluster.
+
+    It is launched while the grid before it on the stream still runs, and must itself wait for that one
+    (`griddepcontrol.wait`) before it touches global memory.
+    """
+
+    def __init__(self, code: bytes, function: str, threads: int, cluster: int = 1) -> None:
+        library, self.function = ctypes.c_void_p(), ctypes.c_void_p()
+        result = cuda().cuLibraryLoadData(ctypes.byref(library), code, None, None, 0, None, None, 0)
+        check(result, "loading a kernel")
+        check(cuda().cuLibraryGetKernel(ctypes.byref(self.function), library, function.encode()), "loading a kernel")
+        self.threads, self.cluster = threads, cluster
+        self.shared: dict[int, int] = {}
+
+    def launch(self, grid: tuple[int, int], arguments: list[Any], shared: int = 0) -> Launch:
+        """A launch on the current GPU, to be issued again and again.
+
+        `arguments` are ctypes values by parameter; `shared` is dynamic shared memory in bytes.
+        """
+        if shared:
+            device = ctypes.c_int()
+            check(cuda().cuCtxGetDevice(ctypes.byref(device)), "the current GPU")
+            if shared > self.shared.get(device.value, 0):
+                result = cuda().cuKernelSetAttribute(_MAX_DYNAMIC_SHARED, shared, self.function, device)
+                check(result, "reserving shared memory")
+                self.shared[device.value] = shared
+        return Launch(self, grid, arguments, shared)
+
+
+class Launch:
+    """A kernel with its grid and arguments, to be issued on a stream."""
+
+    def __init__(self, kernel: Kernel, grid: tuple[int, int], arguments: list[Any], shared: int) -> None:
+        self.arguments = arguments  # kept alive: the driver reads them at each launch
+        self.pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
+        attributes = (_Attribute * 2)(_Attribute(id=_CLUSTER_DIMENSION), _Attribute(id=_PROGRAMMATIC_SERIALIZATION))
+        attributes[0].value[:3] = [kernel.cluster, 1, 1]
+        attributes[1].value[0] = 1
+        self.config = _Config((*grid, 1), (kernel.threads, 1, 1), shared, None, attributes, 2)
+        self.attributes, self.reference = attributes, ctypes.byref(self.config)
+        self.function, self.call, self.empty = kernel.function, cuda().cuLaunchKernelEx, 0 in grid
+
+    def __call__(self, stream: int) -> None:
+        """Enqueue on a stream; nothing for an empty grid. Raises RuntimeError with the driver's reason."""
+        if not self.empty:
+            self.config.stream = stream
+            code = self.call(self.reference, self.function, self.pointers, None)
+            if code:
+                check(code, "launching a kernel")
+
+
+def stream(device: int) -> int:
+    """torch's current stream on a GPU, which must be the current one: a launch goes there. Raises ValueError otherwise."""
+    import torch
+
+    current = torch._C._cuda_getDevice()
+    if current != device:
+        raise ValueError(
+            f"the operands are on cuda:{device}, the current GPU is cuda:{current}: torch.cuda.device changes it"
+        )
+    return int(torch._C._cuda_getCurrentRawStream(device))
