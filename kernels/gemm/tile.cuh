@@ -9,7 +9,7 @@
 //   SCALES      0: one for A times one for B, in the epilogue;  1: A 1x128, B 128x128;  2: A 1x128, B 1x128
 //   OUT         bytes of an element of D: 2 BF16, 4 FP32;  ADD: D += instead of D =
 //   GROUPED     rows come in groups, each with its own B: group g has rows [starts[g], starts[g] + counts[g])
-//   DEPTH       parts of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
+//   DEPTH       steps of K of a warpgroup in flight: with 2, it promotes one while its own next wgmmas run
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's tile: parts of 64 rows
@@ -20,7 +20,7 @@ constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT <= 2, "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
-static_assert(DEPTH == 1 || (PROMOTE == 4 && SCALES && PARTS == 1), "two parts in flight, of one instruction each");
+static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 
 // Shared memory: the ring's operands, D's staging, what the other half of K sums to, the ring's scales, the barriers (full,
 // empty, received), the groups.
