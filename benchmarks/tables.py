@@ -42,11 +42,9 @@ def heading(record: Record, kernel: str) -> str:
 
 
 def us(record: Record, kernel: str, who: str, shape: dict[str, int]) -> float | None:
-    """Median microseconds of an implementation (or a variant, ours or twin) of a kernel at a shape."""
-    own = who in ("ours", "twin")
-    found = record.find(kernel, who if own else None, None if own else who, shape)
-    if kernel == "gemm.native" and who == "ours":
-        found = record.find(kernel, "ours", "ours", shape)
+    """Median microseconds of an implementation (or of the twin) of a kernel at a shape."""
+    twin = who == "twin"
+    found = record.find(kernel, who if twin else None, None if twin else who, shape)
     return next((row.timing.us for row in found if row.timing), None)
 
 
@@ -64,7 +62,7 @@ def geomean(values: list[float | None]) -> float | None:
 
 
 def shapes(record: Record, kernel: str) -> list[dict[str, int]]:
-    return [row.shape for row in record.find(kernel, "ours")]
+    return [row.shape for row in record.find(kernel, "ours", "ours")]
 
 
 def fprop(record: Record) -> Iterator[str]:
@@ -100,22 +98,33 @@ def beside(record: Record) -> Iterator[str]:
     host = sorted(row.timing.host_us for row in ours if row.timing)
     over = sum(time > 15 for time in host)
     yield f"DeepGEMM / ours sustained under the power limit, geometric means: {said}."
+    fastest = {
+        m: geomean([_fastest_native(record, row) for row in ours if row.shape["m"] == m]) for m in sorted(ratios)
+    }
+    said = ", ".join(f"{cells(value)} at {m} tokens" for m, value in fastest.items())
+    yield f"The fastest native GEMM (torch by tensor or by row, or ours) / ours: {said}."
     yield f"Host time of a call of ours with known tensors: {host[0]:.0f} to {host[-1]:.0f} us, median {median(host):.0f},"
     yield f"over 15 at {over} of {len(host)} shapes."
+
+
+def _fastest_native(record: Record, row: Row) -> float | None:
+    who = (TENSOR_WISE, "torch-row-wise", "ours")
+    times = [t for w in who if (t := us(record, "gemm.native", w, row.shape))]
+    return ratio(min(times), row.timing.us) if times and row.timing else None
 
 
 def backward(record: Record) -> Iterator[str]:
     """Dgrad and wgrad beside cuBLASLt."""
     yield heading(record, "gemm.dgrad")
     yield ""
-    yield "| | m, n, k | native | cuBLASLt | ours | twin | cuBLASLt / ours |"
-    yield "|---|---|---:|---:|---:|---:|---:|"
+    yield "| | m, n, k | native | cuBLASLt | ours | written anew | twin | cuBLASLt / ours |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for kernel in ("gemm.dgrad", "gemm.wgrad"):
         for shape in shapes(record, kernel):
             native = us(record, "gemm.native", TENSOR_WISE, shape)
-            peer, ours, twin = (us(record, kernel, who, shape) for who in (BLOCK_WISE, "ours", "twin"))
+            peer, ours, anew, twin = (us(record, kernel, w, shape) for w in (BLOCK_WISE, "ours", "ours-anew", "twin"))
             name = ", ".join(map(str, shape.values()))
-            yield f"| {kernel[5:]} | {name} | {cells(native, peer, ours, twin, ratio(peer, ours))} |"
+            yield f"| {kernel[5:]} | {name} | {cells(native, peer, ours, anew, twin, ratio(peer, anew or ours))} |"
 
 
 def experts(record: Record) -> Iterator[str]:
@@ -124,7 +133,7 @@ def experts(record: Record) -> Iterator[str]:
     yield ""
     yield "| groups, m, n, k | contiguous | TFLOP/s | twin | masked | TFLOP/s | twin |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
-    for row in record.find("gemm.grouped-contiguous", "ours"):
+    for row in record.find("gemm.grouped-contiguous", "ours", "ours"):
         (masked,) = record.find("gemm.grouped-masked", "ours", shape=row.shape)
         said = []
         for r in (row, masked):

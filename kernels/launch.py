@@ -88,6 +88,10 @@ class Launch:
         self.attributes, self.reference = attributes, ctypes.byref(self.config)
         self.function, self.call, self.empty = kernel.function, cuda().cuLaunchKernelEx, 0 in grid
 
+    def overlaps(self, yes: bool) -> None:
+        """Whether it may start while the grid before it still runs, as it does unless told otherwise."""
+        self.attributes[1].value[0] = int(yes)
+
     def __call__(self, stream: int) -> None:
         """Enqueue on a stream; nothing for an empty grid. Raises RuntimeError with the driver's reason."""
         if not self.empty:

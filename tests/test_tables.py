@@ -1,20 +1,28 @@
 """The tables that docs show of the shipped records, and that of all tiles."""
 
 import importlib.util
+import io
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from isa_model.files import put
+from kernels.bench import static
+from kernels.bench.records import read
 from kernels.bench.shapes import Gemm
 from kernels.gemm.choose import candidates, choose
+from kernels.gemm.driver import compiled
+from kernels.quantise import cases as quantise
+from kernels.quantise.build import cubin
 
 ROOT = Path(__file__).parent.parent
 
 
 def script(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -73,3 +81,50 @@ def test_all_tiles_of_a_gemm_are_measured_and_the_choice_is_held_against_the_fas
     assert first.endswith(", 25% slower")
     assert chosen in first
     assert last == "the choice is 25.0% slower than the fastest tiles"
+
+
+STEPS = script("steps")
+AT = [(step, shape) for step in STEPS.STEPS for shape in step.at]
+
+
+@pytest.mark.parametrize(("step", "shape"), AT, ids=lambda x: "x".join(map(str, x)) if isinstance(x, Gemm) else x.name)
+def test_a_gemm_without_a_trick_still_compiles(step, shape):
+    """Each trick is in the kernel's text or its tile today, and can be taken out without a spill."""
+    pytest.importorskip("cuda.core")
+    tile, text = STEPS.without(step, shape, 132)
+    code = compiled(tile.around(text))
+    try:
+        (used,) = static.usage(static.dump("-res-usage", code)).values()
+    except static.Unavailable as error:
+        pytest.skip(str(error))
+    assert used["STACK"] == used["LOCAL"] == 0
+
+
+@pytest.mark.parametrize("step", STEPS.CASTS, ids=lambda step: step.name)
+def test_a_cast_without_a_trick_still_compiles(step):
+    """The same of the casts."""
+    pytest.importorskip("cuda.core")
+    kernel = next(kernel for kernel in quantise._kernels() if kernel.name == step.kernel)
+    assert (STEPS.changed(step, kernel.choice.text) == kernel.choice.text) == step.alone
+    log = io.StringIO()
+    cubin(STEPS.changed(step, kernel.choice.text), log)
+    assert "0 bytes spill stores" in log.getvalue()
+
+
+def test_a_trick_that_is_no_more_is_said():
+    """A step whose text is gone is refused by name, not measured as nothing."""
+    step = replace(STEPS.STEPS[0], text=(("no such text", ""),))
+    with pytest.raises(ValueError, match="step overlap: the kernel's text has no 'no such text'"):
+        STEPS.without(step, step.at[0], 132)
+    step = replace(STEPS.STEPS[0], alone=False)
+    with pytest.raises(ValueError, match="is without it anyway"):
+        STEPS.without(step, step.at[0], 132)
+
+
+def test_the_docs_show_the_shipped_steps():
+    """The tables of steps are what the record gives; every step has its line."""
+    record = read(ROOT / "kernels" / "records" / "steps-h100.json")
+    for page, casts, steps in (("gemm", False, AT), ("quantise", True, STEPS.CASTS)):
+        table = "\n".join(STEPS.lines(record, casts))
+        assert f"<!-- steps: begin -->\n{table}\n<!-- steps: end -->" in (ROOT / "docs" / f"{page}.md").read_text()
+        assert table.count("\n") == 3 + len(steps)

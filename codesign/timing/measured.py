@@ -34,7 +34,7 @@ def product(m: int, n: int, k: int, scales: int, promote: int, groups: int = 0) 
 
 def operation(row: Row) -> Operation | None:
     """What the model must time for a row of ours or a twin; None for peers and what has no model."""
-    if row.variant == "peer":
+    if row.variant == "peer" or row.implementation == "ours-anew":
         return None
     shape = row.shape
     if row.kernel.startswith("quantise."):

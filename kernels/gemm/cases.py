@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from kernels import gemm
 from kernels.bench.case import Case, relative_error
 from kernels.bench.data import Quantised, normal, product, quantise
-from kernels.bench.gemms import TOLERANCE, Operands, fp8_bytes, nan, scaled_case
+from kernels.bench.gemms import TOLERANCE, Operands, fp8_bytes, nan, scaled_case, scaled_error
 from kernels.bench.shapes import Gemm
 from kernels.bench.static import Cubin
 from kernels.gemm.choose import choose
@@ -94,35 +94,37 @@ def _blocks(kernel: str, shape: Gemm) -> Iterator[Case]:
 
 
 def _wgrad(shape: Gemm) -> Iterator[Case]:
-    """A and B in 1x128 groups, added to an FP32 gradient."""
-
-    def launch(x: Operands, twin: bool) -> None:
-        gemm.wgrad(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out, twin=twin)
-
-    def check(x: Operands) -> float:
-        """Of what one more launch adds to a gradient of random numbers."""
-        import torch
-
-        before = torch.randn_like(x.out)
-        x.out.copy_(before)
-        launch(x, twin=False)
-        return relative_error(x.out, before.double() + product(x.call.a, x.call.b), TOLERANCE)
-
-    for twin in (False, True):
+    """A and B in 1x128 groups, added to an FP32 gradient; and written anew, as the peers do."""
+    for implementation, add, twin in (("ours", True, False), ("ours-anew", False, False), ("no-promotion", True, True)):
+        what = "added to FP32" if add else "FP32 written anew"
         yield scaled_case(
             "gemm.wgrad",
-            "no-promotion" if twin else "ours",
+            implementation,
             shape,
             ((1, 128), (1, 128)),
             lambda a, b: (by_group(a), by_group(b)),
-            partial(launch, twin=twin),
-            "kernels.gemm.wgrad, E4M3, FP32 scales 1x128 by 1x128, added to FP32"
+            partial(launch_wgrad, add=add, twin=twin),
+            f"kernels.gemm.wgrad, E4M3, FP32 scales 1x128 by 1x128, {what}"
             + (", scales loaded, nothing promoted, output wrong by design" if twin else ", promoted every 128"),
             out="float32",
             variant="twin" if twin else "ours",
-            check=check,
-            static=tile_name(Problem(*shape, 0, 2, 0 if twin else 4, 4, True)),
+            check=partial(wgrad_error, launch=partial(launch_wgrad, add=True, twin=False)) if add else scaled_error,
+            static=tile_name(Problem(*shape, 0, 2, 0 if twin else 4, 4, add)),
         )
+
+
+def launch_wgrad(x: Operands, add: bool, twin: bool) -> None:
+    gemm.wgrad(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out, accumulate=add, twin=twin)
+
+
+def wgrad_error(x: Operands, launch: Callable[[Operands], None]) -> float:
+    """Of what one more launch adds to a gradient of random numbers."""
+    import torch
+
+    before = torch.randn_like(x.out)
+    x.out.copy_(before)
+    launch(x)
+    return relative_error(x.out, before.double() + product(x.call.a, x.call.b), TOLERANCE)
 
 
 def _native(shape: Gemm, every: int | None = None) -> Case:

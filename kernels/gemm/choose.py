@@ -56,6 +56,8 @@ MEMORY_BYTES_IN_STEP = 3.4e6
 """Where four CTAs share A: they walk in step, and their rows of B lie side by side."""
 CLOCKS, CLOCKS_OF_MANY = 1950.0, 1600.0
 """In a microsecond; with many rows to multiply the power limit sets it."""
+RAGGED_US = 2.0
+"""For the last 8 columns of a tile, which no bulk store takes."""
 MANY = 1024
 
 
@@ -75,6 +77,7 @@ def estimate_us(p: Problem, tile: Tile, multiprocessors: int) -> float:
     step = max(math, landing, active * (a_rows + b_rows) * 128 / L2_BYTES)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # what of it nothing hides
+    store += RAGGED_US if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
     moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
     memory = moved / (MEMORY_BYTES_IN_STEP if tile.cluster == 4 and waves == 1 else MEMORY_BYTES)

@@ -144,7 +144,11 @@ class Tile:
     @cached_property
     def source(self) -> str:
         """CUDA C++ of the kernel."""
-        return f"{self.constants}\n{read('ptx.cuh')}\n{_wgmma(self.bn)}\n{kernel_text()}"
+        return self.around(kernel_text())
+
+    def around(self, text: str) -> str:
+        """The same with another text of the kernel, to try it."""
+        return f"{self.constants}\n{read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
 
 
 def read(name: str) -> str:
