@@ -78,18 +78,11 @@ STEPS = (
         text=(("AHEAD = 4;", "AHEAD = 0;"),),
     ),
     Step(
-        "whole-turns",
-        "whole turns of the ring without a question in between, stages' addresses constants",
-        "fprop",
-        (Gemm(4096, 7168, 16384),),
-        text=(("ring.stage == 0 && k + STAGES <= tile.to", "false"),),
-    ),
-    Step(
         "look-ahead",
         "the next stage asked for while the last wgmmas run",
         "fprop",
-        (Gemm(4096, 7168, 16384),),
-        text=(("ready = barrier_done(full + 8 * ring.stage, ring.parity, k < tile.to);", "ready = 0;"),),
+        (Gemm(4096, 7168, 16384), Gemm(4096, 4096, 7168)),
+        text=(("ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
     ),
     Step(
         "start-together",
@@ -137,7 +130,7 @@ STEPS = (
         "two-in-flight",
         "two steps of K in flight in each warpgroup: one is promoted while the next multiplies",
         "fprop",
-        (Gemm(128, 4096, 7168), Gemm(64, 24576, 1536)),
+        (Gemm(128, 32768, 512), Gemm(64, 7168, 2048)),
         tile=lambda tile: replace(tile, depth=1),
     ),
     Step(

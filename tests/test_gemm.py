@@ -303,8 +303,8 @@ PLANTED = {
     "a tile left out": (PROMOTED, "i += stride;", "i += stride + 1;", "differ"),
     "a release before the wait": (
         PROMOTED,
-        "                wgmma_wait<0>();\n",
-        "                if (closing) release(stage);\n                wgmma_wait<0>();\n",
+        "                  wgmma_wait<0>();\n",
+        "                  if (closing) release(stage);\n                  wgmma_wait<0>();\n",
         "more arrivals|operands of a wgmma changed",
     ),
     "scales read before the inputs are there": (
@@ -322,18 +322,18 @@ PLANTED = {
     "no release": (PROMOTED, "if (closing && !(SCALES == 2 && PROMOTE)) release(stage);", "", "deadlock"),
     "a released stage still multiplied": (
         Tile(128, 64, stages=2, scales=0, promote=0, depth=2),
-        "wgmma_wait<1>();\n                if (before",
+        "wgmma_wait<1>();\n                  if (before",
         "if (before",
         "operands of a wgmma changed",
     ),
-    "no wait for the wgmmas": (PROMOTED, "                wgmma_wait<0>();\n", "", "differ|ends while its wgmmas"),
+    "no wait for the wgmmas": (PROMOTED, "                  wgmma_wait<0>();\n", "", "differ|ends while its wgmmas"),
     "a wait that covers too little": (
         Tile(128, 64, stages=2, depth=2),
         "if (last) wgmma_wait<0>();",
         "if (last) wgmma_wait<1>();",
         "differ|changed|ends while its wgmmas",
     ),
-    "no fence before the wgmmas": (PROMOTED, "              wgmma_fence();\n", "", "without a fence"),
+    "no fence before the wgmmas": (PROMOTED, "                wgmma_fence();\n", "", "without a fence"),
     "a wrong parity of the full barrier": (
         PROMOTED,
         "if (!ready) barrier_wait(full + 8 * stage, ring.parity);",

@@ -40,9 +40,9 @@ def candidates(p: Problem) -> Iterator[Tile]:
     yield Tile(64, 64, share=1, sharers=4, depth=depth, **fixed)
 
 
-# What the model knows of an H100, in microseconds and bytes per microsecond: fitted to tuning runs of these tiles on
-# DeepSeek-V3's shapes (27 November 2026; benchmarks/tiles.py times them anew), so that each stands for what is not modelled
-# beside it too.
+# What the model knows of an H100, in microseconds and bytes per microsecond: fitted to runs of these tiles on DeepSeek-V3's
+# shapes, so that each stands for what is not modelled beside it too. How near the choice comes to the fastest of all tiles,
+# `python benchmarks/tiles.py kernels/records/tiles-h100.json --show` says.
 START_US = 1.6
 SPLIT_US = 1.0
 CLUSTER_OF_FOUR_US = 1.0

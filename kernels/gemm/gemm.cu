@@ -215,71 +215,58 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         int before = -1;      // stage whose wgmmas may still run, where two may
         u32 ready = 0;  // whether the stage to come is known to be full
         if (WGS == 2) named_sync(1, MATH);  // who starts a tile together holds its stages shorter
-        int k = tile.from;
-        const auto step = [&](const int stage, const int at) {
-          const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
-          ++k;
-          if (!ready) barrier_wait(full + 8 * stage, ring.parity);
-          float now[BLOCKS];
-          of_blocks(now, stage);
-          // Asked while the last wgmmas of this stage run, which hides the answer's delay.
-          const auto look = [&] {
-            ring.stage = stage + 1 == STAGES ? 0 : stage + 1;
-            ring.parity ^= ring.stage == 0;
-            ready = barrier_done(full + 8 * ring.stage, ring.parity, k < tile.to);
-          };
-          constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums of a stage
-          constexpr int STEPS = PROMOTE > 4 ? PROMOTE / 4 : 1;                 // stages of a sum
-#pragma unroll
-          for (int h = 0; h < PARTS; ++h) {
-            const float low = SCALES ? load_shared(s + h * 256) : 1.0f, high = SCALES ? load_shared(s + h * 256 + 32) : 1.0f;
-#pragma unroll
-            for (int run = 0; run < RUNS; ++run) {
-              const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last that reads this stage
-              float(&sum)[NACC] = PROMOTE ? part : acc[h];
-              pin(sum);
-              wgmma_fence();
-#pragma unroll
-              for (int j = run * 4 / RUNS; j < (run + 1) * 4 / RUNS; ++j)
-                wgmma(sum, of_a + h * 512 + j * 2, to_b + j * 2, PROMOTE == 0 || j > run * 4 / RUNS || (STEPS > 1 && (k - 1 - tile.from) % STEPS));
-              wgmma_commit();
-              pin(sum);
-              float f[BLOCKS][2];
-#pragma unroll
-              for (int j = 0; j < BLOCKS; ++j) f[j][0] = __fmul_rn(low, now[j]), f[j][1] = __fmul_rn(high, now[j]);
-              if (SCALES && PROMOTE == 0) {
-#pragma unroll
-                for (int j = 0; j < BLOCKS; ++j) loaded += f[j][0] + f[j][1];
-                if (SCALES == 2 && closing) loaded += promote_nothing(of_columns + stage * STAGE_SCALES);
-              }
-              if (closing) look();
-              if constexpr (PROMOTE == 0 && DEPTH == 2) {
-                wgmma_wait<1>();
-                if (before >= 0) release(before);
-                before = stage;
-              } else {
-                // For all of them, also where nothing is promoted: while this warpgroup waits, the other's wgmmas run, which is
-                // up to 5 % faster than to queue more behind them.
-                wgmma_wait<0>();
-                pin(sum);
-                if (closing && !(SCALES == 2 && PROMOTE)) release(stage);
-                if (PROMOTE && ((k - tile.from) % STEPS == 0 || k == tile.to)) {
-                  if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
-                  else promote(at, acc[h], part, f);
-                }
-                if (closing && SCALES == 2 && PROMOTE) release(stage);
-              }
-            }
-          }
-        };
         at_offset(SCALES == 1 && PROMOTE ? offset : 0, [&](const int at) {
-          while (k < tile.to) {
-            if (STEP >= 64 && STAGES <= 6 && ring.stage == 0 && k + STAGES <= tile.to) {
-              // Once around the ring: in this text a stage's number is a constant, and its addresses are.
+          for (int k = tile.from; k < tile.to; ++k) {
+            const int stage = ring.stage;
+            const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
+            if (!ready) barrier_wait(full + 8 * stage, ring.parity);
+            float now[BLOCKS];
+            of_blocks(now, stage);
+            constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums of a stage
+            constexpr int STEPS = PROMOTE > 4 ? PROMOTE / 4 : 1;                 // stages of a sum
 #pragma unroll
-              for (int stage = 0; stage < STAGES; ++stage) step(stage, at);
-            } else {
-              step(ring.stage, at);
+            for (int h = 0; h < PARTS; ++h) {
+              const float low = SCALES ? load_shared(s + h * 256) : 1.0f, high = SCALES ? load_shared(s + h * 256 + 32) : 1.0f;
+#pragma unroll
+              for (int run = 0; run < RUNS; ++run) {
+                const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last that reads this stage
+                float(&sum)[NACC] = PROMOTE ? part : acc[h];
+                pin(sum);
+                wgmma_fence();
+#pragma unroll
+                for (int j = run * 4 / RUNS; j < (run + 1) * 4 / RUNS; ++j)
+                  wgmma(sum, of_a + h * 512 + j * 2, to_b + j * 2, PROMOTE == 0 || j > run * 4 / RUNS || (STEPS > 1 && (k - tile.from) % STEPS));
+                wgmma_commit();
+                pin(sum);
+                float f[BLOCKS][2];
+#pragma unroll
+                for (int j = 0; j < BLOCKS; ++j) f[j][0] = __fmul_rn(low, now[j]), f[j][1] = __fmul_rn(high, now[j]);
+                if (SCALES && PROMOTE == 0) {
+#pragma unroll
+                  for (int j = 0; j < BLOCKS; ++j) loaded += f[j][0] + f[j][1];
+                  if (SCALES == 2 && closing) loaded += promote_nothing(of_columns + stage * STAGE_SCALES);
+                }
+                if (closing) {  // asked while the last wgmmas of this stage run, which hides the answer's delay
+                  ring.step();
+                  ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);
+                }
+                if constexpr (PROMOTE == 0 && DEPTH == 2) {
+                  wgmma_wait<1>();
+                  if (before >= 0) release(before);
+                  before = stage;
+                } else {
+                  // Also where nothing is promoted: the other warpgroup's wgmmas run meanwhile, and to queue more of one's own
+                  // behind them takes longer.
+                  wgmma_wait<0>();
+                  pin(sum);
+                  if (closing && !(SCALES == 2 && PROMOTE)) release(stage);
+                  if (PROMOTE && ((k + 1 - tile.from) % STEPS == 0 || k + 1 == tile.to)) {
+                    if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
+                    else promote(at, acc[h], part, f);
+                  }
+                  if (closing && SCALES == 2 && PROMOTE) release(stage);
+                }
+              }
             }
           }
         });
