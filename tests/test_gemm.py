@@ -262,6 +262,16 @@ def test_a_twin_runs_and_is_wrong(tile):
     assert not torch.equal(run_on_cpu(tile, x).nan_to_num(), expected(promoting, x).nan_to_num())
 
 
+@on_a_cpu
+@pytest.mark.parametrize("tile", [Tile(128, 64, stages=2), Tile(128, 64, stages=2, share=1)], ids=label)
+def test_every_lane_may_arrive_for_itself(tile):
+    """What racecheck is shown (tests/sanitize.py) is the same kernel: same bits, no fault."""
+    import sanitize
+
+    x = operands(tile, *ragged(tile, small=True))
+    assert_same_bits(run_on_cpu(tile, x, text=sanitize.every_lane(gemm_on_cpu.TEXT)), expected(tile, x))
+
+
 @on_hopper
 @pytest.mark.parametrize("tile", TILES, ids=label)
 def test_the_gpu_gives_isa_models_bits(tile):
