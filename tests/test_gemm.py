@@ -62,6 +62,7 @@ TILES = [
     Tile(128, 136, out=4, promote=1, stages=2),
     Tile(256, 136, share=1, scales=0, promote=0),
     Tile(64, 64, scales=0, promote=0, depth=2, stages=2),
+    Tile(256, 128, share=1, scales=0),
 ]
 TWINS = [
     Tile(256, 128, share=1, promote=0),
@@ -76,7 +77,7 @@ GROUPED = [
     Tile(64, 64, share=1, sharers=4, depth=2, grouped=1),
     Tile(64, 32, depth=2, grouped=1),
 ]
-QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30)]
+QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31)]
 COUNTS = (37, 0, 130, 64, 200)
 """Rows of the groups: none, a whole tile, and parts that start anywhere."""
 

@@ -17,8 +17,8 @@ def candidates(p: Problem) -> Iterator[Tile]:
         return
     fixed: dict[str, Any] = {"promote": p.promote, "scales": p.scales, "out": p.out}
     fixed |= {"add": int(p.add), "grouped": int(p.groups > 0)}
-    promotes = p.promote == 4 and p.scales > 0
-    depth = 2 if promotes or not p.promote else 1
+    promotes = p.promote == 4
+    depth = 2 if (promotes and p.scales) or not p.promote else 1
     large: tuple[tuple[int, int, int], ...] = ((128, 128, 1),)
     if not p.promote and p.out == 2:
         large = ((128, 256, 2), (128, 192, 2), (256, 136, 1))  # beside D in FP32, a ring for 128 x 256 has no room
@@ -26,7 +26,7 @@ def candidates(p: Problem) -> Iterator[Tile]:
         large = ((256, 128, 1), (128, 192, 2))
         if p.scales == 2 and p.out == 2:
             large = ((128, 192, 2),)  # the registers for 256 x 128 do not suffice with every compiler
-        elif promotes and p.scales == 1:
+        elif promotes and p.scales < 2:
             large += ((256, 136, 1),)  # where 128 columns just miss a whole number of rounds
     flat = p.m <= 64 and not p.groups  # 128 rows would be half empty
     for bm, bn, share in () if flat else large:

@@ -222,7 +222,7 @@ struct Tile {
     const char *p = in.x + from * in.x_pitch + column * (SOURCE == E4M3 ? 1 : 2);
     const char *p2 = in.x2 + from * in.x2_pitch + column * 2;
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i, p += ACROSS ? GROUP * 2 : in.x_pitch, p2 += in.x2_pitch) {
+    for (int i = 0; i < PIECES; ++i, p += ACROSS ? GROUP * 2 : in.x_pitch, p2 += ACROSS ? GROUP * 2 : in.x2_pitch) {
       if constexpr (SOURCE == E4M3) {
         const uint2 codes = i < left ? load8(p) : uint2{0, 0};
         first[i] = {codes.x, codes.y, 0, 0};
