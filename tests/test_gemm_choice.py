@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import machine_code
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,16 +238,11 @@ SAMPLE = {
 }
 
 
-def disassembled(code, option):
-    try:
-        return static.dump(option, code)
-    except static.Unavailable as error:
-        pytest.skip(str(error))
-
-
 def highest_register(code, opcode, columns):
     """Highest register that can be reached from this instruction on; an accumulator has `columns` / 2."""
-    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(@!?\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", disassembled(code, "-sass"))
+    lines = re.findall(
+        r"/\*([0-9a-f]{4,})\*/\s+(@!?\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", machine_code.dump("-sass", code)
+    )
     ops = [(int(address, 16), guard, name, rest) for address, guard, name, rest in lines]
     at = {address: i for i, (address, *_) in enumerate(ops)}
     (start,) = (i for i, op in enumerate(ops) if op[2].startswith(opcode))
@@ -274,8 +270,7 @@ def test_no_candidate_spills(kind):
     pytest.importorskip("cuda.core")
     groups, *rest = kind
     for tile in candidates(Problem(4096, 4096, 4096, groups, *rest)):
-        (used,) = static.usage(disassembled(compiled(tile.source), "-res-usage")).values()
-        assert used["STACK"] == used["LOCAL"] == 0, tile.name
+        machine_code.assert_no_stack(compiled(tile.source), tile.name)
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -284,7 +279,7 @@ def test_no_kernel_spills(name):
     pytest.importorskip("cuda.core")
     tile = SAMPLE[name]
     code = compiled(tile.source)
-    (used,) = static.usage(disassembled(code, "-res-usage")).values()
+    (used,) = static.usage(machine_code.dump("-res-usage", code)).values()
     assert used["STACK"] == used["LOCAL"] == 0
     assert used["REG"] * tile.threads <= 65536
     if tile.warpgroups == 2:
@@ -296,8 +291,7 @@ def test_no_kernel_spills(name):
 def test_nothing_is_loaded_as_constant(name):
     """What a grid before may still write is not loaded as constant, which ptxas may lift over the wait for that grid."""
     pytest.importorskip("cuda.core")
-    (ops,) = static.functions(disassembled(compiled(SAMPLE[name].source), "-sass")).values()
-    opcodes = [op.opcode for op in ops]
+    opcodes = [op.opcode for op in machine_code.instructions(compiled(SAMPLE[name].source))]
     assert opcodes.index("PREEXIT") < opcodes.index("ACQBULK")
     assert not [opcode for opcode in opcodes if opcode.startswith("LDG") and "CONSTANT" in opcode]
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import machine_code
 import on_cpu
 import pytest
 
@@ -131,15 +132,9 @@ def test_the_bench_gets_twins_and_peers_for_large_matrices_only():
 def test_instructions_that_matter_are_in_the_machine_code():
     """16-byte loads past L1, packed FP8 conversion, packed BF16 maxima; a twin converts nothing."""
     pytest.importorskip("cuda.core")
-    pytest.importorskip("triton")
-    from kernels.bench.static import dump, functions
-
-    def opcodes(choice):
-        return [op.opcode for op in functions(dump("-sass", bytes(cubin(choice.text).code)))["tile"]]
-
     one_twin = next(choice for choice in all_choices() if choice.twin)
     for choice in (*(choice for choice in all_choices() if not choice.twin), one_twin):
-        found = opcodes(choice)
+        found = [op.opcode for op in machine_code.instructions(bytes(cubin(choice.text).code))]
         loads = [op for op in found if op.startswith("LDG") and "128" in op]
         if choice.source != "E4M3":
             assert len(loads) == choice.pieces * (2 if choice.source == "SWIGLU" else 1)

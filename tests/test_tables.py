@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import machine_code
 import pytest
 
 from isa_model.files import put
-from kernels.bench import static
 from kernels.bench.records import read
 from kernels.bench.shapes import Gemm
 from kernels.gemm.choose import candidates, choose
@@ -101,12 +101,7 @@ def test_a_gemm_without_a_trick_still_compiles(step, shape):
     """Each trick is in the kernel's text or its tile today, and can be taken out without a spill."""
     pytest.importorskip("cuda.core")
     tile, text = STEPS.without(step, shape, 132)
-    code = compiled(tile.around(text))
-    try:
-        (used,) = static.usage(static.dump("-res-usage", code)).values()
-    except static.Unavailable as error:
-        pytest.skip(str(error))
-    assert used["STACK"] == used["LOCAL"] == 0
+    machine_code.assert_no_stack(compiled(tile.around(text)))
 
 
 @pytest.mark.parametrize("step", STEPS.CASTS, ids=lambda step: step.name)

@@ -15,8 +15,8 @@ from kernels.bench.static import Cubin
 from kernels.gemm.choose import choose
 from kernels.gemm.driver import compiled
 from kernels.gemm.tile import Problem
+from kernels.launch import MULTIPROCESSORS
 
-H200_MULTIPROCESSORS = 132
 INTERVALS = (32, 64, 128, 256, 512)
 """Products between promotions at which the tax is measured."""
 INTERVALS_AT = Gemm(4096, 4096, 7168)
@@ -42,7 +42,7 @@ def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
 
 def tile_name(p: Problem) -> str:
     """Name of the machine code that a GEMM gets on an H200."""
-    return choose(p, H200_MULTIPROCESSORS).name
+    return choose(p, MULTIPROCESSORS).name
 
 
 def cubins() -> Iterator[Cubin]:
@@ -59,7 +59,7 @@ def cubins() -> Iterator[Cubin]:
         Problem(4096, 4096, 7168, GROUPS, 1, 4, 2, False),
     ]
     for p in problems:
-        tile = choose(p, H200_MULTIPROCESSORS)
+        tile = choose(p, MULTIPROCESSORS)
         yield Cubin(tile_name(p), compiled(tile.source), tile.shared_bytes(p.groups))
 
 

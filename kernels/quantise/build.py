@@ -7,12 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from kernels.launch import Kernel
+from kernels.launch import MULTIPROCESSORS, Kernel
 
 HERE = Path(__file__).parent
 THREADS = 256
-MULTIPROCESSORS = 132
-"""Of an H100 or H200 (SXM); where there are fewer, prefetching comes a little early."""
 
 
 @dataclass(frozen=True, eq=True)
