@@ -6,7 +6,8 @@ from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evidence import Plot, Series
 from codesign.proposal import Proposal
 from codesign.resampling import finite
-from codesign.trial import Outcome, Sampling, Trial, labels, variants
+from codesign.trial import Outcome, Sampling, Trial
+from codesign.variants import labels, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction

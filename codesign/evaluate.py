@@ -26,7 +26,8 @@ from codesign.timing import evidence as timing
 from codesign.traffic import evidence as traffic
 from codesign.traffic.count import Move
 from codesign.training import evidence as training
-from codesign.trial import LABELS, Sampling, labels
+from codesign.trial import Sampling
+from codesign.variants import LABELS, labels
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError

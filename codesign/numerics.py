@@ -20,7 +20,8 @@ from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
 from codesign.resampling import RESAMPLES, figures, weights
-from codesign.trial import Compared, Sampling, Trial, variants
+from codesign.trial import Sampling, Trial
+from codesign.variants import Compared, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED

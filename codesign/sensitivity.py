@@ -18,7 +18,8 @@ from codesign.errors import metrics_of
 from codesign.evidence import Alternative, BreakEven, Figure
 from codesign.numerics import Job, figures_of, run
 from codesign.proposal import Claim, Proposal, Quantisation, Value
-from codesign.trial import Compared, Sampling, variants
+from codesign.trial import Sampling
+from codesign.variants import Compared, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.instruction import Instruction

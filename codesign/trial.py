@@ -6,13 +6,15 @@ A trial takes some rows of A and some columns of B of the true shape, and all of
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.operands import Carried, Operand, on_the_way, quantised
-from codesign.proposal import Proposal, Quantisation, Value, Variant
+from codesign.proposal import Quantisation
+from codesign.quantising import cast_of
+from codesign.variants import Compared
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.array_codec import decode_array, to_codes
@@ -34,65 +36,12 @@ BLOCK = 128
 Side = Literal["a", "b"]
 
 
-LABELS = {
-    "today": "today's instruction alone",
-    "software": "today's software",
-    "proposal": "proposal",
-    "exact": "exact accumulator",
-}
-
-
 class Sampling(Spec):
     """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
 
     rows: int = 32
     columns: int = 32
     seeds: tuple[int, ...] = (0, 1)
-
-
-class Compared(NamedTuple):
-    """One of the things that a trial compares."""
-
-    variant: Variant
-    at: Value | None
-    """Value of the swept field."""
-    instruction: Instruction
-    steps: tuple[Step, ...] = ()
-    """What becomes of the operands that the proposal's path carries; the others are quantised for the instruction."""
-
-
-def variants(proposal: Proposal) -> Iterator[Compared]:
-    """Everything to compare. Today's instruction alone knows no path; the exact one shares the proposal's operands."""
-    on_its_way = proposal.path.steps if proposal.path else ()
-    yield Compared("today", None, proposal.today)
-    yield Compared("software", None, proposal.software_instruction, proposal.software.path if proposal.path else ())
-    yield Compared("proposal", None, proposal.multiplying(), on_its_way)
-    if proposal.sweep:
-        for value in proposal.sweep.values:
-            yield Compared("proposal", value, proposal.multiplying(value), on_its_way)
-    yield Compared("exact", None, proposal.multiplying(), on_its_way)
-
-
-def labels(proposal: Proposal) -> dict[str, str]:
-    """What a reader sees the variants called; those that are the same by construction are named and shown as one."""
-    alike: dict[Any, list[Variant]] = {}
-    for compared in sorted(variants(proposal), key=lambda c: c.variant != "proposal"):
-        if compared.at is None:
-            alike.setdefault(_computed(proposal, compared), []).append(compared.variant)
-    found = {group[0]: " = ".join(LABELS[v] for v in group) for group in alike.values()}
-    return {variant: found[variant] for variant in LABELS if variant in found}
-
-
-def _computed(proposal: Proposal, compared: Compared) -> tuple[object, ...]:
-    """All that the numbers of a variant follow from, hashable."""
-    about = {"name", "description", "source", "checked"}
-    instruction = compared.instruction.model_dump_json(exclude=about)
-    behind = [
-        [s.model_dump_json(exclude={"at", "on_sms"}) for s in on_the_way(compared.steps, role, tokens_along_k)]
-        for role in (proposal.path.operands if proposal.path else ())
-        for tokens_along_k in (False, True)
-    ]
-    return compared.variant == "exact", instruction, str(behind)
 
 
 @dataclass(frozen=True)
@@ -226,28 +175,7 @@ class Trial:
         role, fmt, k_axis = (self.gemm.a, instruction.a, 1) if which == "a" else (self.gemm.b, instruction.b, 0)
         side = getattr(scale, which) if scale else None
         behind = on_the_way(steps, role, self.gemm.tokens_along_k) if which in self._carried else ()
-        return which, self.cast(fmt, role, side, k_axis), side, behind
-
-    def cast(self, fmt: Any, role: Role, side: ScaleOperand | None, k_axis: int) -> Cast:
-        """How an operand is quantised: in the groups of the instruction's scales; weights in blocks where they fit."""
-        rule = self.quantisation
-        group = None
-        # 16-bit formats and wider ones have range enough; narrower ones need at least a scale for the tensor.
-        scale = None if fmt.bits >= 16 else FORMATS["fp32"]
-        if side is not None:
-            along, across = side.group[k_axis], side.group[1 - k_axis]
-            if role == "weight" and rule.weight_columns % across == 0:
-                across = rule.weight_columns
-            group = (across, along) if k_axis == 1 else (along, across)
-            scale = side.format
-        return Cast(
-            to=fmt,
-            group=group,
-            scale=scale,
-            scale_rounding=rule.scale_rounding,
-            rounding=rule.rounding,
-            floor=rule.floor,
-        )
+        return which, cast_of(self.quantisation, fmt, role, side, k_axis), side, behind
 
 
 def _draw(

@@ -16,10 +16,12 @@ from codesign.evaluate import Result, evaluate
 from codesign.evidence import Kind, Plot, Series
 from codesign.metrics import NUMERICS
 from codesign.proposal import Quantisation, load_proposal, parse_proposal
+from codesign.quantising import cast_of
 from codesign.report import write as report
 from codesign.report.plots import svg
 from codesign.report.tables import number, worst_table
-from codesign.trial import LABELS, Outcome, Sampling, Trial, labels
+from codesign.trial import Outcome, Sampling, Trial
+from codesign.variants import LABELS, labels
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
@@ -136,11 +138,10 @@ def test_quantisation_follows_the_instruction_and_the_role():
     fprop, wgrad = gemms()["deepseek-v3.fprop.kv-b"], gemms()["deepseek-v3.wgrad.kv-b"]
 
     def groups(gemm, instruction):
-        trial = Trial(gemm, "normal", 0, 4, 5, Quantisation())
         side = instruction.scale
         return (
-            trial.cast(instruction.a, gemm.a, side and side.a, 1).group,
-            trial.cast(instruction.b, gemm.b, side and side.b, 0).group,
+            cast_of(Quantisation(), instruction.a, gemm.a, side and side.a, 1).group,
+            cast_of(Quantisation(), instruction.b, gemm.b, side and side.b, 0).group,
         )
 
     assert groups(fprop, spec) == ((1, 128), (128, 128))

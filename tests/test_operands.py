@@ -6,7 +6,8 @@ import pytest
 from codesign.evaluate import evaluate
 from codesign.operands import on_the_way
 from codesign.proposal import parse_proposal
-from codesign.trial import Sampling, Trial, variants
+from codesign.trial import Sampling, Trial
+from codesign.variants import variants
 from codesign.workloads.gemms import gemms
 from isa_model import load
 from isa_model.array_codec import decode_array

@@ -10,7 +10,7 @@ from codesign.cost.records import Record, design_sha256, find
 from codesign.cost.sweep import Point, Sweep
 from codesign.evidence import Plot, Series
 from codesign.proposal import Proposal
-from codesign.trial import LABELS
+from codesign.variants import LABELS
 
 SCALES = {"scale-ue8m0": "UE8M0", "scale-ue5m3": "UE5M3", "scale-bf16": "BF16", "scale-fp32": "FP32"}
 MADE = "One unit of the neutral library, mapped and proven equal to the model, over today's: 32 E4M3 products, 13 bits, e8m13."

@@ -90,7 +90,8 @@ def errors(
     """Accumulation and total error of an instruction on a GEMM with K = 4096."""
     import numpy as np
 
-    from codesign.trial import Compared, Trial
+    from codesign.trial import Trial
+    from codesign.variants import Compared
 
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")
     outcome: Outcome = Trial(gemm, tensors, 0, 32, 32, quantisation).result(Compared(variant, None, spec))
