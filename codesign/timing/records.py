@@ -90,11 +90,11 @@ def make(record: Record, commit: str, command: str) -> Fit:
             stream=_reach(r for s, r in ratios.items() if not isinstance(s.operation, Product)),
             speedup=_reach(gained.values()),
         ),
-        errors=tuple(_errors(ratios, gained)),
+        errors=tuple(errors(ratios, gained)),
     )
 
 
-def _errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> list[Error]:
+def errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> list[Error]:
     """A line for each kernel and its twin, for all GEMMs, all casts, and for speedups."""
     groups: dict[str, dict[Sample, float]] = {}
     for s, ratio in ratios.items():

@@ -1,0 +1,104 @@
+"""The timing model on a GPU that it was not fitted to: predict first, then compare.
+
+    python benchmarks/unseen.py predict "NVIDIA H200" benchmarks/predictions/h200.json
+    python benchmarks/unseen.py compare benchmarks/predictions/h200.json kernels/records/bench-h200.json
+
+`predict` takes the constants that microbenchmarks measured on that GPU (kernels/records/machine-*.json), leaves all that was
+fitted as it was on another one, and writes the time of every case of that one's bench. The file is committed before the bench
+runs on the new GPU; `compare` reads both and prints the errors. No GPU is needed for either.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from codesign.timing import machine, records
+from codesign.timing.fit import Sample, samples, speedups
+from codesign.timing.measured import bench
+from codesign.timing.model import time
+from isa_model import provenance
+from isa_model.stage import Spec
+from kernels.bench.records import read
+from kernels.bench.records import save as save_lines
+
+
+class Predicted(Spec):
+    """The predicted time of one case."""
+
+    kernel: str
+    implementation: str
+    shape: tuple[int, ...]
+    us: float
+
+
+class Prediction(Spec):
+    """The predicted bench of one GPU."""
+
+    gpu: str
+    date: str
+    commit: str
+    machine: str
+    """Record of the GPU's own constants."""
+    fitted_to: str
+    """GPU and record that the model's other constants come from."""
+    rows: tuple[Predicted, ...]
+
+
+def predict(gpu: str) -> Prediction:
+    """The time of every case of the newest bench, as it should be on `gpu`. Raises LookupError without its constants."""
+    about = machine.shipped()[gpu]
+    record = bench()
+    fitted = records.shipped()[record.gpu]
+    chip = machine.machine(about)
+    return Prediction(
+        gpu=gpu,
+        date=datetime.now(UTC).date().isoformat(),
+        commit=provenance.commit("codesign/timing", "kernels"),
+        machine=f"{about['name']}, commit {about['commit']}, {about['date']}",
+        fitted_to=f"{fitted.gpu}: {fitted.bench}",
+        rows=tuple(
+            Predicted(
+                kernel=s.kernel,
+                implementation=s.implementation,
+                shape=s.shape,
+                us=round(time(s.operation, chip, fitted.constants).total, 3),
+            )
+            for s in samples(record)
+        ),
+    )
+
+
+def compare(prediction: Prediction, path: Path) -> Mapping[Sample, float]:
+    """Predicted over measured time of every case that both have. Raises InputError for a file that is no record."""
+    wanted = {(r.kernel, r.implementation, r.shape): r.us for r in prediction.rows}
+    seen = samples(read(path))
+    return {s: wanted[key] / s.us for s in seen if (key := (s.kernel, s.implementation, s.shape)) in wanted}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("predict")
+    first.add_argument("gpu")
+    first.add_argument("file", type=Path)
+    second = commands.add_parser("compare")
+    second.add_argument("file", type=Path)
+    second.add_argument("record", type=Path)
+    given = parser.parse_args()
+    if given.command == "predict":
+        given.file.parent.mkdir(exist_ok=True)
+        save_lines(predict(given.gpu), given.file)
+        return
+    prediction = Prediction.model_validate_json(given.file.read_text())
+    ratios = compare(prediction, given.record)
+    print(f"{len(ratios)} of {len(prediction.rows)} predicted cases measured")
+    print("| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|")
+    for e in records.errors(ratios, speedups(ratios)):
+        print(f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |")
+
+
+if __name__ == "__main__":
+    main()
