@@ -1,7 +1,7 @@
 """The timing model fitted to our own kernels, and its errors on rows that were held out: `python benchmarks/timing.py`.
 
 Prints the table and writes it into docs/timing.md, with the constants beside; the constants go to codesign/timing/records.
-Reads the newest record of the bench with our own kernels of each GPU, and the machine's constants of the same GPU. No GPU is needed.
+Reads the newest record of the bench with our own kernels of each GPU, and the machine's constants of that GPU; needs no GPU.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from isa_model.stage import Spec
 from kernels.bench.records import read
 from kernels.bench.records import save as save_lines
 
-
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 
 
