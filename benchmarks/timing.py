@@ -1,17 +1,17 @@
 """The timing model fitted to our own kernels, and its errors on rows that were held out: `python benchmarks/timing.py`.
 
 Prints the table and writes it into docs/timing.md, with the constants beside; the constants go to codesign/timing/records.
-Reads the newest record of the bench that has our own kernels, and the machine's constants of the same GPU. No GPU is needed.
+Reads the newest record of the bench with our own kernels of each GPU, and the machine's constants of that GPU; needs no GPU.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from codesign.timing.measured import bench
+from codesign.timing.measured import benches
 from codesign.timing.records import FOLDER, Fit, make, save
 from isa_model import provenance
 from isa_model.files import put
@@ -21,9 +21,11 @@ COMMAND = "python benchmarks/timing.py"
 
 
 def main() -> None:
-    fit = make(bench(), provenance.commit("codesign/timing", "kernels", ":!codesign/timing/records"), COMMAND)
-    save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
-    for name, table in tables(fit).items():
+    commit = provenance.commit("codesign/timing", "kernels", ":!codesign/timing/records")
+    fits = [make(record, commit, COMMAND) for record in benches().values()]
+    for fit in fits:
+        save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
+    for name, table in tables(fits).items():
         print(table, end="\n\n")
         put(PAGE, name, table)
     put(PAGE, "step", step())
@@ -36,9 +38,9 @@ def step() -> str:
     return "\n".join(["```", "$ codesign step deepseek-v3", *(line.rstrip() for line in printed.splitlines()), "```"])
 
 
-def tables(fit: Fit) -> dict[str, str]:
-    """What docs/timing.md shows of a fit, by the name of the marks it stands between."""
-    return {"errors": "\n".join(_errors(fit)), "constants": "\n".join(_constants(fit))}
+def tables(fits: Sequence[Fit]) -> dict[str, str]:
+    """What docs/timing.md shows of the fits, the newest first, by the name of the marks it stands between."""
+    return {"errors": "\n\n".join("\n".join(_errors(f)) for f in fits), "constants": "\n".join(_constants(fits))}
 
 
 def _errors(fit: Fit) -> Iterator[str]:
@@ -50,11 +52,11 @@ def _errors(fit: Fit) -> Iterator[str]:
         yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
 
 
-def _constants(fit: Fit) -> Iterator[str]:
-    yield "| constant | value |"
-    yield "|---|---:|"
-    for name, value in fit.constants.model_dump().items():
-        yield f"| `{name}` | {value:.4g} |"
+def _constants(fits: Sequence[Fit]) -> Iterator[str]:
+    yield f"| constant | {' | '.join(f.gpu for f in fits)} |"
+    yield "|---|" + "---:|" * len(fits)
+    for name in fits[0].constants.model_dump():
+        yield f"| `{name}` | {' | '.join(f'{getattr(f.constants, name):.4g}' for f in fits)} |"
 
 
 if __name__ == "__main__":

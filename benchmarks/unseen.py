@@ -5,24 +5,27 @@
 
 `predict` takes the constants that microbenchmarks measured on that GPU (kernels/records/machine-*.json), leaves all that was
 fitted as it was on another one, and writes the time of every case of that one's bench. The file is committed before the bench
-runs on the new GPU; `compare` reads both and prints the errors. No GPU is needed for either.
+runs on the new GPU; `compare` reads both, prints the errors and writes them into docs/timing.md. No GPU is needed for either.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from codesign.timing import machine, records
 from codesign.timing.fit import Sample, samples, speedups
-from codesign.timing.measured import bench
+from codesign.timing.measured import benches
 from codesign.timing.model import time
 from isa_model import provenance
+from isa_model.files import put
 from isa_model.stage import Spec
 from kernels.bench.records import read
 from kernels.bench.records import save as save_lines
+
+PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 
 
 class Predicted(Spec):
@@ -50,7 +53,8 @@ class Prediction(Spec):
 def predict(gpu: str) -> Prediction:
     """The time of every case of the newest bench, as it should be on `gpu`. Raises LookupError without its constants."""
     about = machine.shipped()[gpu]
-    record = bench()
+    # The newest record of another GPU, whose cases these are.
+    record = next(found for name, found in benches().items() if name != gpu)
     fitted = records.shipped()[record.gpu]
     chip = machine.machine(about)
     return Prediction(
@@ -78,6 +82,17 @@ def compare(prediction: Prediction, path: Path) -> Mapping[Sample, float]:
     return {s: wanted[key] / s.us for s in seen if (key := (s.kernel, s.implementation, s.shape)) in wanted}
 
 
+def _table(prediction: Prediction, ratios: Mapping[Sample, float]) -> Iterator[str]:
+    """Errors of the prediction, a kernel to a line."""
+    yield (
+        f"{prediction.gpu}, predicted {prediction.date} from {prediction.machine}, all else fitted to "
+        f"{prediction.fitted_to}; {len(ratios)} of {len(prediction.rows)} cases have a time."
+    )
+    yield "\n| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|"
+    for e in records.errors(ratios, speedups(ratios)):
+        yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -94,10 +109,9 @@ def main() -> None:
         return
     prediction = Prediction.model_validate_json(given.file.read_text())
     ratios = compare(prediction, given.record)
-    print(f"{len(ratios)} of {len(prediction.rows)} predicted cases measured")
-    print("| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|")
-    for e in records.errors(ratios, speedups(ratios)):
-        print(f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |")
+    table = "\n".join(_table(prediction, ratios))
+    print(table)
+    put(PAGE, "unseen", table)
 
 
 if __name__ == "__main__":
