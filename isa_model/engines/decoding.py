@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, decode_array
+from isa_model.array_codec import decode_array, values_of_all_codes
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
@@ -83,7 +83,7 @@ def _decoded(plan: Plan, fmt: Format, codes: Codes) -> tuple[NDArray[np.floating
 def _of_all_codes(
     fmt: Format, aligned_as: Format, flush: bool, lane: type
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
-    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values = values_of_all_codes(fmt)
     kept = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
     return kept.astype(lane), _short(exponent_of(kept, aligned_as))
 

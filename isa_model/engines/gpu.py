@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, decode_array
+from isa_model.array_codec import code_dtype, decode_array, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
@@ -184,7 +184,7 @@ def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: in
     """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
     number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
     of FP64."""
-    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values = values_of_all_codes(fmt)
     if flush:
         values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
     magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
@@ -294,7 +294,7 @@ def _numbers(fmt: Format, codes: Any, flush: bool) -> Any:
 
 @cache
 def _table(fmt: Format) -> Any:
-    return _torch().from_numpy(decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))).cuda()
+    return _torch().tensor(values_of_all_codes(fmt)).cuda()
 
 
 def _exponents(fmt: Format, values: Any) -> Any:
