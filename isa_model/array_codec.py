@@ -112,12 +112,14 @@ def decode_array(fmt: Format, codes: ArrayLike) -> Float64:
 
     Raises ValueError as `to_codes`.
     """
-    raw = to_codes(fmt, codes, "codes")
-    if fmt.storage_bits <= 16 and raw.size > 1 << fmt.storage_bits:
-        values = values_of_all_codes(fmt)[raw]
-    else:
-        values = _decode_array(fmt, raw.reshape(-1)).reshape(raw.shape)
-    return values
+    return values_of(fmt, to_codes(fmt, codes, "codes"))
+
+
+def values_of(fmt: Format, codes: Codes) -> Float64:
+    """`decode_array` of codes that came in already; bits above the format's are ignored."""
+    if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
+        return values_of_all_codes(fmt)[codes]
+    return _decode_array(fmt, codes.reshape(-1)).reshape(codes.shape)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from warnings import warn
 
 from isa_model.arguments import require
 from isa_model.array_codec import code_dtype, from_codes, to_codes
@@ -121,8 +122,9 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
 
             try:
                 return cpu.matmul(spec, a, b, c, *scales)
-            except cpu.NoCompiler:
-                pass
+            except cpu.NoCompiler as reason:
+                if reason.broken:
+                    warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
         return portable.matmul(spec, a, b, c, *scales)
     except Unsupported as reason:
         if engine == "auto":

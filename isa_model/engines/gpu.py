@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, decode_array, values_of_all_codes
+from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
@@ -288,7 +288,7 @@ def _numbers(fmt: Format, codes: Any, flush: bool) -> Any:
     elif fmt.name in ("fp32", "tf32"):
         values = (codes & ~((1 << fmt.low_padding) - 1)).contiguous().view(torch.float32).to(torch.float64)
     else:
-        values = torch.from_numpy(decode_array(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
+        values = torch.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
     return torch.where(values.abs() < 2.0**fmt.min_exponent, 0.0, values) if flush else values
 
 
