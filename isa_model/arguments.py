@@ -89,6 +89,14 @@ def numbers_of(name: str, x: ArrayLike, unsigned: np.dtype[Any] | None = None) -
     return numbers
 
 
+def fp32_of(name: str, x: ArrayLike) -> NDArray[np.float32]:
+    """Return an array-like of real numbers rounded to FP32, nearest even. Raises ValueError as `numbers_of`."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        return numbers_of(name, x).astype(np.float32)
+
+
 def _same(numbers: NDArray[np.float64], array: NDArray[Any]) -> bool:
     """Whether a conversion from wide integers or extended floats lost nothing."""
     import numpy as np

@@ -174,10 +174,13 @@ def encode_array(
     `stochastic` draws from `rng`. Raises ValueError for what holds no numbers, for `stochastic` without `rng`, and for an
     overflow rule that the format cannot follow.
     """
+    import numpy as np
+
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     numbers = numbers_of("x", x, unsigned=dtype_of(fmt) if fmt.kind == "integer" else None)
     rule = _overflow_rule(fmt, overflow)
-    return _encode(fmt, numbers.reshape(-1), Rounding(rounding), rule, rng).reshape(numbers.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
+        return _encode(fmt, numbers.reshape(-1), Rounding(rounding), rule, rng).reshape(numbers.shape)
 
 
 def _overflow_rule(fmt: Format, overflow: Overflow | None) -> Overflow:

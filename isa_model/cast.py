@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from isa_model.arguments import numbers_of, require
+from isa_model.arguments import fp32_of, require
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
 from isa_model.ieee import in_ieee_mode
@@ -102,8 +102,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     from isa_model.lanes import largest_finite
 
     require("cast", cast, Cast, "isa_model.cast.Cast makes one")
-    with np.errstate(over="ignore"):
-        x = numbers_of("x", x).astype(np.float32)
+    x = fp32_of("x", x)
     if x.ndim != 2:
         raise ValueError(f"x is {x.shape}, of {x.ndim} dimensions; quantisation takes a matrix")
     says_nan = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)

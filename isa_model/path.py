@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from isa_model.arguments import numbers_of
+from isa_model.arguments import fp32_of
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.diagnostics import at
 from isa_model.ieee import in_ieee_mode
@@ -114,8 +114,7 @@ def walk(steps: tuple[Step, ...], x: ArrayLike) -> Arrived:
     """
     import numpy as np
 
-    with np.errstate(over="ignore"):
-        original = numbers_of("x", x).astype(np.float32)
+    original = fp32_of("x", x)
     if original.ndim != 2 or not np.isfinite(original).all():
         raise ValueError(f"x is {original.shape}; a path takes a matrix of finite numbers")
     values: NDArray[np.float64] = original.astype(np.float64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from isa_model.arguments import numbers_of
+from isa_model.arguments import fp32_of
 from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def swiglu(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
-        g, u = (numbers_of(name, x).astype(np.float32) for name, x in (("gate", gate), ("up", up)))
+        g, u = (fp32_of(name, x) for name, x in (("gate", gate), ("up", up)))
         if g.shape != u.shape:
             raise ValueError(f"gate is {g.shape} and up is {u.shape}; they have one shape")
         product: NDArray[np.float32] = silu(g) * u
@@ -49,8 +49,8 @@ def silu(gate: ArrayLike) -> NDArray[np.float32]:
 
     one, big = np.float32(1), np.float32(1.5 * 2**23)  # adding `big` rounds to an integer
     log2_e = np.float32(float.fromhex(LOG2_E))
-    with np.errstate(over="ignore", invalid="ignore"):
-        g = numbers_of("gate", gate).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        g = fp32_of("gate", gate)
         a = np.clip(-g, np.float32(-87), np.float32(87))
         n = fma(a, log2_e, big) - big
         f = fma(a, log2_e, -n)

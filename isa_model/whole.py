@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from isa_model.arguments import numbers_of, require
+from isa_model.arguments import fp32_of, require
 from isa_model.array_codec import encode_array, from_codes
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
@@ -87,10 +87,7 @@ def gemm(
 
 def _fp32(name: str, x: ArrayLike, shapes: dict[str, tuple[int, ...]]) -> NDArray[np.float32]:
     """Numbers rounded to FP32. Raises ValueError unless they have one of the shapes."""
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        numbers = numbers_of(name, x).astype(np.float32)
+    numbers = fp32_of(name, x)
     if numbers.shape not in shapes.values():
         wanted = " or ".join(f"{text} = {shape}" if shape else text for text, shape in shapes.items())
         raise ValueError(f"{name} is {numbers.shape}; {wanted} is asked")
