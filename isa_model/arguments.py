@@ -35,7 +35,7 @@ def array_of(name: str, x: ArrayLike) -> NDArray[Any]:
     except Exception as error:  # whatever an object's own conversion raises
         raise ValueError(f"{name} is not an array: {error}") from None
     number = array.dtype.names is None and (array.dtype.kind in "fiu" or array.dtype.type is not np.void)
-    if number and not array.dtype.isnative and array.itemsize in (2, 4, 8):
+    if number and not array.dtype.isnative and array.itemsize in (1, 2, 4, 8):
         native = array.dtype.newbyteorder("=")
         array = array.view(f"u{array.itemsize}").byteswap().view(native)
     return array if array.flags.aligned else array.copy()
