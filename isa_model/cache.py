@@ -27,7 +27,8 @@ def folder() -> Path | None:
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME", ""))
         path = (root if root.is_absolute() else Path.home() / ".cache") / "codesign"
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in reversed([part for part in (path, *path.parents) if not part.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
         return path.resolve() if not path.is_symlink() and _is_private(path.resolve()) else None
     except (OSError, RuntimeError):  # no home, no right, no room
         return None
