@@ -11,6 +11,7 @@ they carry their instruction with them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,14 +87,15 @@ def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]
 def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
     import numpy as np
 
-    try:
-        if vectors.exists() and not vectors.is_file():
-            raise ValueError("not a regular file")
-        file = np.load(vectors, allow_pickle=False)
-        names = list(file.files)
-    except Exception as error:  # whatever a damaged archive raises
-        raise InputError.of(f"{vectors} is not a file of vectors: {error}") from None
-    with file:
+    with ExitStack() as stack:
+        try:
+            if vectors.exists() and not vectors.is_file():
+                raise ValueError("not a regular file")
+            opened = stack.enter_context(vectors.open("rb"))
+            file = stack.enter_context(np.load(opened, allow_pickle=False))
+            names = list(file.files)
+        except Exception as error:  # whatever a damaged archive raises
+            raise InputError.of(f"{vectors} is not a file of vectors: {error}") from None
         cases: dict[str, dict[str, None]] = {}
         for name in names:
             parts = name.split("/")
