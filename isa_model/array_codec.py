@@ -93,7 +93,8 @@ def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
             f"{name} holds {int(wrong[0]):#x}, and {fmt.name} has codes of {fmt.bits} bits, one to an element: "
             "isa_model.array_codec.unpack takes packed codes apart"
         )
-    return codes & raw.type((1 << fmt.bits) - 1)
+    masked: Codes = codes & raw.type((1 << fmt.bits) - 1)
+    return masked
 
 
 def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:

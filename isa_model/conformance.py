@@ -224,9 +224,9 @@ def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
         case.operand(name, side.format) if side else None
         for name, side in (("SA", scale.a if scale else None), ("SB", scale.b if scale else None))
     ]
-    for name, array in zip(("SA", "SB"), scales, strict=True):
-        if array is not None and len(array) != blocks:
-            raise case.wrong(name, f"is {array.shape}; A {a.shape} has {blocks} blocks")
+    for name, side in zip(("SA", "SB"), scales, strict=True):
+        if side is not None and len(side) != blocks:
+            raise case.wrong(name, f"is {side.shape}; A {a.shape} has {blocks} blocks")
     start, expected_d = case.accumulators("C", spec.c_format, c), case.accumulators("D", spec.accumulator, d)
     widened = d.dtype.kind == "f" and spec.accumulator.storage_bits < 32
     for block in range(blocks):

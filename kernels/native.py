@@ -91,7 +91,7 @@ def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDAr
     (m, k), n = a.shape, b.shape[1]
 
     def upload(x: NDArray[Any]) -> Any:
-        return torch.from_numpy(np.require(x, requirements="CW").view(np.uint8)).cuda()
+        return torch.from_numpy(np.require(x, requirements=["C", "W"]).view(np.uint8)).cuda()
 
     arrays = [upload(_packed(x, instruction)) for x in (a, b.T)] + [upload(c)]
     d = torch.empty_like(arrays[2])

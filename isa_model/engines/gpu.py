@@ -41,7 +41,7 @@ def matmul(
     def upload(x: Codes | None) -> Any:
         if x is None:
             return None
-        x = np.require(x, requirements="CW")  # torch warns of arrays that cannot be written
+        x = np.require(x, requirements=["C", "W"])  # torch warns of arrays that cannot be written
         return torch.from_numpy(x.view(signed[x.itemsize])).cuda()
 
     d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
@@ -99,12 +99,12 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
     import torch
 
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    given = {
+    given: dict[str, tuple[Any, Format | None]] = {
         "a": (a, spec.a),
         "b": (b, spec.b),
         "c": (c, spec.c_format),
-        "scale_a": (scale_a, sides[0] and sides[0].format),
-        "scale_b": (scale_b, sides[1] and sides[1].format),
+        "scale_a": (scale_a, sides[0].format if sides[0] else None),
+        "scale_b": (scale_b, sides[1].format if sides[1] else None),
     }
     for name, (x, fmt) in given.items():
         if x is None and (name == "c" or fmt is None):
