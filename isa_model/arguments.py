@@ -80,7 +80,7 @@ def numbers_of(name: str, x: ArrayLike, unsigned: np.dtype[Any] | None = None) -
         return array
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            numbers: NDArray[np.float64] = array.astype(np.float64)
+            numbers: NDArray[np.float64] = array.astype(np.float64, copy=False)
             exact = dtype.itemsize < 8 or dtype == np.float64 or _same(numbers, array)
     except (TypeError, ValueError):
         raise ValueError(f"{name} has dtype {dtype}; real numbers are asked") from None
@@ -94,7 +94,7 @@ def fp32_of(name: str, x: ArrayLike) -> NDArray[np.float32]:
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
-        return numbers_of(name, x).astype(np.float32)
+        return numbers_of(name, x).astype(np.float32, copy=False)
 
 
 def _same(numbers: NDArray[np.float64], array: NDArray[Any]) -> bool:

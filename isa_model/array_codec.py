@@ -213,7 +213,7 @@ def _encode(
         quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
             return quick
-    values = flat.astype(np.float64)
+    values = flat.astype(np.float64, copy=False)
     bits = values.view(np.int64)
     negative = bits < 0
     field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)

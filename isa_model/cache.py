@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DAY = 24 * 60 * 60
+_PREFIX = "codesign-build-"
 
 
 def folder() -> Path | None:
@@ -79,7 +81,7 @@ def kept(name: str, suffix: str, build: Callable[[Path], None]) -> Iterator[Path
     if found is not None:
         yield found
         return
-    with tempfile.TemporaryDirectory(prefix="codesign-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
         built = Path(scratch) / f"built{suffix}"
         build(built)
         yield keep(name, suffix, built.read_bytes()) or built
@@ -90,11 +92,12 @@ def _hash(content: bytes) -> str:
 
 
 def _sweep(here: Path) -> None:
-    """Remove what a killed process left behind."""
-    for part in here.glob("*.part"):
+    """Remove what a killed process left behind, in the folder and among temporary files, a day ago or earlier."""
+    for left in (*here.glob("*.part"), *Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
         with suppress(OSError):
-            if part.lstat().st_mtime < time.time() - DAY:
-                part.unlink()
+            info = left.lstat()
+            if _is_ours(info) and info.st_mtime < time.time() - DAY:
+                shutil.rmtree(left) if stat.S_ISDIR(info.st_mode) else left.unlink()
 
 
 def _is_ours(info: os.stat_result) -> bool:

@@ -78,9 +78,8 @@ def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path)
     if not built.exists():
         raise NoCompiler(f"{name} wrote no library", broken=True)
     # In another process: a truncated library would end this one by SIGBUS.
-    if not getattr(sys, "frozen", False) and _run(
-        [sys.executable, "-I", "-S", "-c", _PROBE, str(built)], built.with_suffix(".log")
-    ):
+    python = None if getattr(sys, "frozen", False) else sys.executable
+    if python and _run([python, "-I", "-S", "-c", _PROBE, str(built)], built.with_suffix(".log")):
         raise NoCompiler(f"{name} wrote a library that cannot be loaded", broken=True)
 
 
