@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from isa_model import Instruction, load, matmul
 from isa_model.array_codec import decode_array, to_codes
 from isa_model.engines import cpu
+from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.operands import KINDS, Operands, draw
 
@@ -142,7 +143,7 @@ def commit() -> str:
 
 def record(rows: list[Row], options: argparse.Namespace, started_at: str, seconds: float) -> None:
     """Save a run as JSON, with what it ran on."""
-    compiler = subprocess.run([cpu.compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    cc = subprocess.run([*compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     run = {
         "what": "outputs of our engines compared with those of the package mmasim, code for code",
         "engines": {
@@ -155,7 +156,7 @@ def record(rows: list[Row], options: argparse.Namespace, started_at: str, second
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "torch", "mmasim")},
-            "compiler": compiler,
+            "compiler": cc,
         },
         "cores": cpu.cores(),
         "seconds": round(seconds),

@@ -1,15 +1,18 @@
 """Arrays of codes and of numbers: the twins of codec.py, and the dtypes that hold them.
 
-Numbers are float64, which is exact for every format here; `encode_array` rounds by integer arithmetic on their bits.
+`to_codes` is the one door by which arrays of a format come in, for every public function. Numbers are float64, which is
+exact for every format here; `encode_array` rounds by integer arithmetic on their bits.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from isa_model.arguments import array_of, numbers_of, require
 from isa_model.codec import decode
 from isa_model.formats import FORMATS, Format, Overflow
+from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -62,24 +65,36 @@ def dtype_of(fmt: Format) -> np.dtype[Any]:
     return value_dtypes().get(fmt.name, code_dtype(fmt)) if FORMATS.get(fmt.name, fmt) == fmt else code_dtype(fmt)
 
 
-def to_codes(fmt: Format, x: ArrayLike) -> Codes:
-    """Raw codes of an array that holds the format's values or its codes.
+def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
+    """Raw codes of an array that holds the format's values or its codes, one to an element.
 
-    Raises ValueError when the dtype is neither the format's own (`dtype_of`) nor the unsigned one of its codes.
+    The dtype tells them apart: values have the format's own (`dtype_of`), codes the unsigned one of `code_dtype`, in any byte
+    order and layout; torch's dtypes of the same bits do as well. Codes of a narrow integer may be sign-extended.
+    Raises ValueError, with `name` for the array, for another dtype and for codes with bits above the format's, which are
+    packed or another format's.
     """
-    import numpy as np
-
-    array = np.asarray(x)
+    require("fmt", fmt, Format, "isa_model.named gives a Format")
+    array = array_of(name, x)
     own, raw = dtype_of(fmt), code_dtype(fmt)
-    if array.dtype == raw:
-        return array
-    if array.dtype != own:
+    if array.dtype not in (own, raw):
         names = f"{own}" if own == raw else f"{own}, or {raw} codes"
-        raise ValueError(f"an array of {fmt.name} has dtype {names}; got {array.dtype}")
-    codes: Codes = np.ascontiguousarray(array).view(raw).reshape(array.shape)
-    if fmt.kind == "integer" and fmt.bits < 8:
-        codes = codes & raw.type((1 << fmt.bits) - 1)
-    return codes
+        raise ValueError(f"{name}: an array of {fmt.name} has dtype {names}; got {array.dtype} {array.shape}")
+    codes: Codes = array.view(raw)
+    if fmt.bits == fmt.storage_bits or not codes.size or not int(codes.max()) >> fmt.bits:
+        return codes
+    if fmt.kind == "integer" and fmt.signed:
+        least = raw.type((1 << fmt.storage_bits) - (1 << fmt.bits - 1))
+        plain, extended = codes >> fmt.bits == 0, codes >= least
+        wrong = codes[~(plain | extended)]
+    else:
+        wrong = codes[codes >> fmt.bits != 0]
+    if wrong.size:
+        raise ValueError(
+            f"{name} holds {int(wrong[0]):#x}, and {fmt.name} has codes of {fmt.bits} bits, one to an element: "
+            "isa_model.array_codec.unpack takes packed codes apart"
+        )
+    masked: Codes = codes & raw.type((1 << fmt.bits) - 1)
+    return masked
 
 
 def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
@@ -92,18 +107,31 @@ def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
     return codes.view(own) if own != codes.dtype else codes
 
 
-def decode_array(fmt: Format, codes: Codes) -> Float64:
-    """Values of an array of raw codes, exact in float64; NaN where a code is NaN."""
+@in_ieee_mode
+def decode_array(fmt: Format, codes: ArrayLike) -> Float64:
+    """Values of an array of a format (see `to_codes`), exact in float64; NaN where a code is NaN.
+
+    Raises ValueError as `to_codes`.
+    """
+    return values_of(fmt, to_codes(fmt, codes, "codes"))
+
+
+def values_of(fmt: Format, codes: Codes) -> Float64:
+    """`decode_array` of codes that came in already; bits above the format's are ignored."""
     if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
-        return _values_of_all_codes(fmt)[codes]
-    return _decode_array(fmt, codes)
+        return values_of_all_codes(fmt)[codes]
+    return _decode_array(fmt, codes.reshape(-1)).reshape(codes.shape)
 
 
 @cache
-def _values_of_all_codes(fmt: Format) -> Float64:
+@in_ieee_mode
+def values_of_all_codes(fmt: Format) -> Float64:
+    """Values of every number that `code_dtype` holds, those above the format's bits included (they are ignored)."""
     import numpy as np
 
-    return _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values = _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values.flags.writeable = False
+    return values
 
 
 def _decode_array(fmt: Format, codes: Codes) -> Float64:
@@ -134,6 +162,7 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
     return values
 
 
+@in_ieee_mode
 def encode_array(
     fmt: Format,
     x: ArrayLike,
@@ -141,21 +170,51 @@ def encode_array(
     overflow: Overflow | None = None,
     rng: np.random.Generator | None = None,
 ) -> Codes:
-    """Raw codes of an array of numbers (taken as float64), by the rules of `encode`.
+    """Raw codes of an array of numbers (see `arguments.numbers_of`), by the rules of `encode`.
 
-    `stochastic` draws from `rng` and raises ValueError without one.
+    `stochastic` draws from `rng`. Raises ValueError for what holds no numbers, for `stochastic` without `rng`, and for an
+    overflow rule that the format cannot follow.
     """
     import numpy as np
 
+    require("fmt", fmt, Format, "isa_model.named gives a Format")
+    numbers = numbers_of("x", x, unsigned=dtype_of(fmt) if fmt.kind == "integer" else None)
+    rule = _overflow_rule(fmt, overflow)
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
+        return _encode(fmt, numbers.reshape(-1), Rounding(rounding), rule, rng).reshape(numbers.shape)
+
+
+def _overflow_rule(fmt: Format, overflow: Overflow | None) -> Overflow:
+    """The rule of an encoding. Raises ValueError for one that the format cannot follow."""
     rule = overflow or fmt.overflow
-    if isinstance(x, np.ndarray) and x.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
-        quick = _encode_by_ml_dtypes(fmt, x)
+    possible = {
+        "ieee": fmt.infinity,
+        "infinity": fmt.infinity,
+        "nan": fmt.nan != "none",
+        "saturate": True,
+        "wrap": fmt.kind == "integer",
+    }
+    if not (isinstance(rule, str) and possible.get(rule)):
+        fits = ", ".join(name for name in get_args(Overflow) if possible[name])
+        raise ValueError(f"overflow is {rule!r}; {fmt.name} can follow {fits}")
+    return rule
+
+
+def _encode(
+    fmt: Format,
+    flat: NDArray[np.floating[Any]],
+    rounding: Rounding,
+    rule: Overflow,
+    rng: np.random.Generator | None,
+) -> Codes:
+    import numpy as np
+
+    if flat.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
+        quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
             return quick
-    values = np.asarray(x, dtype=np.float64)
-    if fmt.name == "fp64":
-        return values.view(np.uint64).copy()
-    bits = np.ascontiguousarray(values).view(np.int64).reshape(values.shape)
+    values = flat.astype(np.float64, copy=False)
+    bits = values.view(np.int64)
     negative = bits < 0
     field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)
     # |x| = significand * 2**(exponent - 52)
@@ -169,7 +228,7 @@ def encode_array(
             _shift_right_array(significand, np.maximum(shift, 0), rounding, negative, rng),
             significand << np.clip(-shift, 0, 10),
         )
-        return _integer_codes(fmt, values, magnitude, overflow or fmt.overflow)
+        return _integer_codes(fmt, values, magnitude, rule)
     biased = exponent + fmt.bias
     lowest = 1 if fmt.zero else 0
     # Beyond these ends the result is the same, and the long code below stays inside 63 bits.
@@ -183,29 +242,42 @@ def encode_array(
         magnitude = np.where(below, magnitude, away)
     if not fmt.zero:
         magnitude = np.where(below, 0, magnitude)
-    return _float_codes(fmt, values, magnitude, rounding, overflow or fmt.overflow)
+    return _float_codes(fmt, values, magnitude, rounding, rule)
 
 
-def pack(fmt: Format, codes: Codes) -> NDArray[np.uint8]:
+def pack(fmt: Format, codes: ArrayLike) -> NDArray[np.uint8]:
     """Codes without gaps between them, along the last axis: the first in the lowest bits of the first byte.
 
-    Raises ValueError where a row does not fill whole bytes.
+    Raises ValueError as `to_codes`, for an array without axes, and where a row does not fill whole bytes.
     """
     import numpy as np
 
-    if codes.shape[-1] * fmt.bits % 8:
-        raise ValueError(f"{codes.shape[-1]} codes of {fmt.bits} bits do not fill whole bytes")
-    bits = codes[..., None] >> np.arange(fmt.bits, dtype=codes.dtype) & 1
-    return np.packbits(bits.astype(np.uint8).reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+    raw = to_codes(fmt, codes, "codes")
+    if raw.ndim == 0:
+        raise ValueError("codes has 0 dimensions; rows of codes are packed")
+    length = raw.shape[-1]
+    if length * fmt.bits % 8:
+        raise ValueError(f"codes is {raw.shape}: {length} codes of {fmt.bits} bits do not fill whole bytes")
+    bits = (raw[..., None] >> np.arange(fmt.bits, dtype=raw.dtype) & 1).astype(np.uint8)
+    return np.packbits(bits.reshape(*raw.shape[:-1], length * fmt.bits), axis=-1, bitorder="little")
 
 
-def unpack(fmt: Format, packed: NDArray[np.uint8]) -> Codes:
-    """The codes that `pack` packed. Raises ValueError where a row holds no whole number of them."""
+def unpack(fmt: Format, packed: ArrayLike) -> Codes:
+    """The codes that `pack` packed into bytes.
+
+    Raises ValueError for a dtype other than uint8 and where a row holds no whole number of codes.
+    """
     import numpy as np
 
-    if packed.shape[-1] * 8 % fmt.bits:
-        raise ValueError(f"{packed.shape[-1]} bytes hold no whole number of codes of {fmt.bits} bits")
-    bits = np.unpackbits(packed, axis=-1, bitorder="little").reshape(*packed.shape[:-1], -1, fmt.bits)
+    require("fmt", fmt, Format, "isa_model.named gives a Format")
+    data = array_of("packed", packed)
+    if data.dtype != np.uint8 or data.ndim == 0:
+        raise ValueError(f"packed is {data.dtype} {data.shape}; rows of bytes (uint8) are asked")
+    length = data.shape[-1]
+    if length * 8 % fmt.bits:
+        raise ValueError(f"packed is {data.shape}: {length} bytes hold no whole number of codes of {fmt.bits} bits")
+    bits = np.unpackbits(data, axis=-1, bitorder="little")
+    bits = bits.reshape(*data.shape[:-1], length * 8 // fmt.bits, fmt.bits)
     weights = np.uint64(1) << np.arange(fmt.bits, dtype=np.uint64)
     codes: Codes = (bits * weights).sum(axis=-1, dtype=np.uint64).astype(code_dtype(fmt))
     return codes
@@ -256,7 +328,7 @@ def _shift_right_array(
         case Rounding.TO_ODD:
             step = any_lost & (quotient & 1 == 0)
         case Rounding.STOCHASTIC:
-            if rng is None:
+            if not isinstance(rng, np.random.Generator):
                 raise ValueError("stochastic rounding needs `rng`, a numpy.random.Generator")
             draws = rng.integers(0, np.int64(1) << shift, dtype=np.int64)
             step = any_lost & ~deep & (draws >= (np.int64(1) << shift) - lost)

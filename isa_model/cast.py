@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from isa_model.arguments import fp32_of, require
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
+from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
 from isa_model.stage import FormatRef, Spec
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from isa_model.lanes import Codes
 
@@ -87,24 +89,26 @@ class Quantised:
         return decode_array(self.cast.scale or FORMATS["fp32"], self.scales)
 
 
-def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quantised:
-    """Cast a matrix (R, C), taken as float32; with `scales`, codes of them, one per group, in place of its own.
+@in_ieee_mode
+def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quantised:
+    """Cast a matrix (R, C), rounded to FP32; with `scales`, values or codes of them, one per group, in place of its own.
 
-    Raises ValueError unless it is a matrix; and if it holds a NaN or an infinity while there are no scales, or elements
-    or scales have no NaN to say so.
+    Raises ValueError unless it is a matrix of numbers and `scales`, if given, one of the groups; and if it holds a NaN or
+    an infinity while there are no scales, or elements or scales have no NaN to say so.
     """
     import numpy as np
 
-    from isa_model.array_codec import decode_array, encode_array
+    from isa_model.array_codec import decode_array, encode_array, to_codes
     from isa_model.lanes import largest_finite
 
-    x = np.asarray(x, np.float32)
+    require("cast", cast, Cast, "isa_model.cast.Cast makes one")
+    x = fp32_of("x", x)
     if x.ndim != 2:
-        raise ValueError("quantisation takes a matrix")
+        raise ValueError(f"x is {x.shape}, of {x.ndim} dimensions; quantisation takes a matrix")
     says_nan = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)
     if not (says_nan or np.isfinite(x).all()):
         raise ValueError("this cast takes finite numbers: it has no scale, or a format without a NaN")
-    rows, columns = cast.group or x.shape
+    rows, columns = cast.group or (max(x.shape[0], 1), max(x.shape[1], 1))
     up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
     padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
     padded[: x.shape[0], : x.shape[1]] = np.abs(x)
@@ -117,6 +121,9 @@ def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quanti
     rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
     if scales is None:
         scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
+    scales = to_codes(fmt, scales, "scales")
+    if scales.shape != up:
+        raise ValueError(f"scales is {scales.shape}; groups of {(rows, columns)} over x {x.shape} make it {up}")
     divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scaled = x / divisor
@@ -127,7 +134,7 @@ def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quanti
         codes,
         scales,
         underflow=float(lost.sum() / max(np.count_nonzero(x), 1)),
-        overflow=float((np.abs(scaled) >= target + _half_step(cast)).mean()),
+        overflow=float((np.abs(scaled) >= target + _half_step(cast)).sum() / max(x.size, 1)),
     )
 
 

@@ -1,23 +1,24 @@
 """Conformance: what an engine computes against results in a file, recorded on hardware or written as vectors.
 
-A recording is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, bytes of K)
-and B (blocks, N, bytes of K) as raw bytes along K; C and D (blocks, M, N) as raw codes (unsigned integers), or as float32,
-widened from the accumulator's format. Scales are SA (blocks, groups of M, groups of K) and SB (blocks, groups of N, groups
-of K), as raw bytes. `steps` instructions are chained along K. The instruction is a short name such as `wgmma_e4m3_f32`, or
-a full one of the catalogue. Vectors are what `codesign vectors` writes (vectors/files.py); they carry their instruction
-with them.
+A recording is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, K) and
+B (blocks, N, K) as codes or values, or as raw bytes along K (little-endian); C and D (blocks, M, N) as codes or values, or
+as float32, D widened from a narrower format, C to be rounded to it. Scales are SA (blocks, groups of M, groups of K) and
+SB (blocks, groups of N, groups of K), as A and B. `steps` instructions are chained along K. The instruction is a short name
+such as `wgmma_e4m3_f32`, or a full one of the catalogue. Vectors are what `codesign vectors` writes (vectors/files.py);
+they carry their instruction with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isa_model.array_codec import code_dtype, encode_array
+from isa_model.array_codec import code_dtype, decode_array, encode_array, to_codes
 from isa_model.diagnostics import InputError
-from isa_model.formats import Format
+from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.library import architectures, catalogue, is_known, load
 from isa_model.product import matmul
@@ -25,6 +26,10 @@ from isa_model.product import matmul
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+MOST_BYTES = 1 << 30
+"""Largest array of a recording that is read."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> It
 
     `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
     Where a recording had to widen the accumulator to float32, any two NaNs count as equal.
-    Raises InputError when the file is neither, names an instruction that is not in the catalogue, or has none of the
-    architecture.
+    Raises InputError when the file is neither, names an instruction that is not in the catalogue, has none of the
+    architecture, or holds an array that does not fit the instruction.
     """
     if vectors.suffix == ".npz":
         if architecture is None:
@@ -82,26 +87,30 @@ def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]
 def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
     import numpy as np
 
-    try:
-        file = np.load(vectors, allow_pickle=False)
-        names = list(file.files)
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError.of(f"{vectors} is not a file of vectors: {error}") from None
-    cases: dict[str, dict[str, None]] = {}
-    for name in names:
-        parts = name.split("/")
-        if len(parts) != 4 or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
-            raise InputError.of(
-                f"{vectors} holds `{name}`",
-                "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
-            )
-        if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
-            cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
-    if not cases:
-        raise InputError.of(f"{vectors} holds no vectors of {architecture}")
-    for instruction, keys in cases.items():
-        spec = load(instruction)
-        yield spec.name, _recorded(spec, file.__getitem__, list(keys), vectors, engine)
+    with ExitStack() as stack:
+        try:
+            if vectors.exists() and not vectors.is_file():
+                raise ValueError("not a regular file")
+            opened = stack.enter_context(vectors.open("rb"))
+            file = stack.enter_context(np.load(opened, allow_pickle=False))
+            names = list(file.files)
+        except Exception as error:  # whatever a damaged archive raises
+            raise InputError.of(f"{vectors} is not a file of vectors: {error}") from None
+        cases: dict[str, dict[str, None]] = {}
+        for name in names:
+            parts = name.split("/")
+            if len(parts) != 4 or not parts[2].isdigit() or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
+                raise InputError.of(
+                    f"{vectors} holds `{name}`",
+                    "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
+                )
+            if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
+                cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
+        if not cases:
+            raise InputError.of(f"{vectors} holds no vectors of {architecture}")
+        for instruction, keys in cases.items():
+            spec = load(instruction)
+            yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
 
 
 def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
@@ -130,67 +139,109 @@ def find(architecture: str, short: str) -> str:
     if is_known(short):
         return short
     ours = [name for name in catalogue() if name.startswith(f"{architecture}.")]
-    kind, *operands, result = short.split("_")
-    wanted = (kind, result, *(operands * 2)[:2])
+    kind, *operands = short.split("_")
+    wanted = (kind, *operands[-1:], *(operands[:-1] * 2)[:2])
     found = [name for name in ours if (name.split(".")[1], *name.split(".")[3:6]) == wanted]
     if not found:
         raise InputError.of(f"{architecture} has no instruction for the vectors `{short}`", "see `codesign list`")
     return max(found, key=lambda name: (load(name).shape.k, load(name).shape.n))
 
 
-def _recorded(
-    spec: Instruction, read: Callable[[str], Any], keys: list[str], path: Path, engine: Any
-) -> Iterator[Results]:
+@dataclass(frozen=True)
+class _Case:
+    """One case of a recording: arrays by the last part of their name, checked as they are read."""
+
+    path: Path
+    file: Any
+    key: str
+
+    def wrong(self, name: str, what: str, hint: str = "") -> InputError:
+        return InputError.of(f"{self.path}: {self.key}/{name} {what}", hint)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Raises InputError when the array is missing, too large, damaged, or not three-dimensional."""
+        full = f"{self.key}/{name}"
+        if full not in self.file.files:
+            raise self.wrong(name, "is missing", "every case has A, B, C and D, and SA and SB where it is scaled")
+        try:
+            size = next(x.file_size for x in self.file.zip.infolist() if x.filename in (full, f"{full}.npy"))
+            if size > MOST_BYTES:
+                raise ValueError(f"{size} bytes are more than {MOST_BYTES}")
+            array: NDArray[Any] = self.file[full]
+        except Exception as error:  # whatever a damaged archive raises
+            raise self.wrong(name, f"cannot be read: {error}") from None
+        if getattr(array, "ndim", 0) != 3:
+            raise self.wrong(name, f"is {getattr(array, 'shape', 'no array')}", "three dimensions, of blocks first")
+        return array
+
+    def operand(self, name: str, fmt: Format) -> NDArray[Any]:
+        """Codes of A, B or scales. Raises InputError for another dtype than theirs."""
+        import numpy as np
+
+        array, dtype = self.read(name), code_dtype(fmt)
+        if array.dtype == np.uint8 and dtype.itemsize > 1:
+            if array.shape[2] % dtype.itemsize:
+                hint = f"a multiple of {dtype.itemsize} bytes along K"
+                raise self.wrong(name, f"is {array.shape}, and {fmt.name} has {dtype.itemsize} bytes", hint)
+            array = np.ascontiguousarray(array).view(dtype.newbyteorder("<"))
+        return self.codes(name, fmt, array)
+
+    def codes(self, name: str, fmt: Format, array: NDArray[Any]) -> NDArray[Any]:
+        try:
+            return to_codes(fmt, array, f"{self.path}: {self.key}/{name}")
+        except ValueError as error:
+            raise InputError.of(str(error)) from None
+
+    def accumulators(self, name: str, fmt: Format, array: NDArray[Any]) -> NDArray[Any]:
+        """Codes of C or D, which the file holds as such, as values, or as float32."""
+        import numpy as np
+
+        if array.dtype.newbyteorder("=") != np.float32 or fmt == FORMATS["fp32"] or not FORMATS["fp32"].holds(fmt):
+            return self.codes(name, fmt, array)
+        codes = encode_array(fmt, array)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            lost = ~((decode_array(fmt, codes) == array) | np.isnan(array))
+        if name == "D" and lost.any():
+            raise self.wrong(name, f"holds {array[lost][0]}, which is no number of {fmt.name}")
+        return codes
+
+
+def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
     import numpy as np
 
     scale = spec.scale
-    for key in keys:
+    a, b = case.operand("A", spec.a), case.operand("B", spec.b)
+    c, d = case.read("C"), case.read("D")
+    (blocks, m, k), n = a.shape, b.shape[1]
+    if not a.size or not b.size:
+        raise case.wrong("B" if a.size else "A", "is empty")
+    if k % spec.shape.k:
+        raise case.wrong("A", f"is {a.shape}: K = {k} of {spec.name} is a multiple of {spec.shape.k}")
+    for name, array, expected in (("B", b, (blocks, n, k)), ("C", c, (blocks, m, n)), ("D", d, (blocks, m, n))):
+        if array.shape != expected:
+            raise case.wrong(name, f"is {array.shape}; A {a.shape} and B {b.shape} make it {expected}")
+    scales = [
+        case.operand(name, side.format) if side else None
+        for name, side in (("SA", scale.a if scale else None), ("SB", scale.b if scale else None))
+    ]
+    for name, side in zip(("SA", "SB"), scales, strict=True):
+        if side is not None and len(side) != blocks:
+            raise case.wrong(name, f"is {side.shape}; A {a.shape} has {blocks} blocks")
+    start, expected_d = case.accumulators("C", spec.c_format, c), case.accumulators("D", spec.accumulator, d)
+    widened = d.dtype.kind == "f" and spec.accumulator.storage_bits < 32
+    for block in range(blocks):
+        scale_a, scale_b = (None if x is None else x[block] for x in scales)
         try:
-            a, b = (_codes(side, read(f"{key}/{name}")) for side, name in ((spec.a, "A"), (spec.b, "B")))
-            c, d = (read(f"{key}/{name}") for name in "CD")
-            scale_a = _codes(scale.a.format, read(f"{key}/SA")) if scale and scale.a else None
-            scale_b = _codes(scale.b.format, read(f"{key}/SB")) if scale and scale.b else None
-        except KeyError as error:
-            raise InputError.of(
-                f"{path}: {error.args[0]}", "every case has A, B, C and D, and SA and SB where it is scaled"
-            ) from None
-        for block in range(len(a)):
-            expected = _accumulators(spec.accumulator, d[block])
             got = matmul(
                 spec,
                 a[block],
                 b[block].T,
-                _accumulators(spec.c_format, c[block]),
-                None if scale_a is None else scale_a[block],
-                None if scale_b is None else scale_b[block].T,
+                start[block],
+                scale_a,
+                None if scale_b is None else scale_b.T,
                 engine=engine,
-            ).view(expected.dtype)
-            widened = d.dtype.kind == "f" and spec.accumulator.name != "fp32"
-            either = np.isnan(d[block]) & _is_nan(spec, got) if widened else False
-            yield Results(f"{key} block {block}", expected, got, either)
-
-
-def _codes(fmt: Format, x: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-
-    return np.ascontiguousarray(x).view(code_dtype(fmt))
-
-
-def _accumulators(fmt: Format, x: NDArray[Any]) -> NDArray[Any]:
-    """Raw codes of C or D, which the file holds as such or as float32."""
-    import numpy as np
-
-    if x.dtype.kind == "u":
-        return np.ascontiguousarray(x)
-    if fmt.name == "fp32":
-        return np.ascontiguousarray(x).view(np.uint32)
-    with np.errstate(invalid="ignore"):  # widening a signalling NaN
-        return encode_array(fmt, x.astype(np.float64))
-
-
-def _is_nan(spec: Instruction, codes: NDArray[Any]) -> NDArray[np.bool_]:
-    import numpy as np
-
-    from isa_model.array_codec import decode_array
-
-    return np.isnan(decode_array(spec.accumulator, codes))
+            ).view(expected_d.dtype)
+        except ValueError as error:
+            raise InputError.of(f"{case.path}: {case.key} block {block}: {error}") from None
+        either = np.isnan(d[block]) & np.isnan(decode_array(spec.accumulator, got)) if widened else False
+        yield Results(f"{case.key} block {block}", expected_d[block], got, either)

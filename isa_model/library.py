@@ -69,7 +69,11 @@ def is_path(name: str) -> bool:
 
 
 def validated(document: Document) -> Instruction:
-    """The instruction a document describes. Raises InputError with every place where it is wrong."""
+    """The instruction a document describes. Raises InputError with every place where it is wrong, and for a proposal."""
+    mark = next((key for key in ("proposal", "base", "change", "claims") if key in document.data), None)
+    if mark is not None and "stages" not in document.data:
+        message = f"this is a proposal, not an instruction: it has `{mark}`"
+        raise InputError([document.problem((mark,), message, "codesign.load reads it", key=True)])
     data = {"name": Path(document.name).stem, **document.data}
     try:
         return Instruction.model_validate(data)

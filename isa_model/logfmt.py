@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isa_model.ieee import in_ieee_mode
+
 if TYPE_CHECKING:
     from isa_model.lanes import Codes, Float64
 
@@ -29,6 +31,7 @@ class LogTiles:
     step: Float64
 
 
+@in_ieee_mode
 def encode_log(bits: int, tiles: Float64) -> LogTiles:
     """Encode tiles (T, L), each row on its own; rounds to the nearest in linear space, ties to the larger magnitude.
 
@@ -57,6 +60,7 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
     return LogTiles(bits, codes, minimum, step)
 
 
+@in_ieee_mode
 def decode_log(tiles: LogTiles) -> Float64:
     """The numbers (T, L) that the codes stand for."""
     index = (tiles.codes & ((1 << (tiles.bits - 1)) - 1)).astype(np.float64)

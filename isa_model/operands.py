@@ -184,4 +184,5 @@ def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes 
         return values
     rows, columns = side.group
     every = np.repeat(np.repeat(decode_array(side.format, scales), rows, axis=0), columns, axis=1)
-    return values * every[: values.shape[0], : values.shape[1]]
+    scaled: Float64 = values * every[: values.shape[0], : values.shape[1]]
+    return scaled

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from isa_model.arguments import fp32_of
 from isa_model.cast import Cast, Quantised, quantise
 from isa_model.diagnostics import at
+from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Place = Literal["kernel", "register", "copy-engine", "near-memory", "operand-read", "cache", "dispatch", "combine"]
 PLACES: dict[str, str] = {
@@ -104,16 +106,17 @@ class Arrived:
     """Share of elements cut to the largest number, each step's added."""
 
 
-def walk(steps: tuple[Step, ...], x: NDArray[Any]) -> Arrived:
+@in_ieee_mode
+def walk(steps: tuple[Step, ...], x: ArrayLike) -> Arrived:
     """Send a matrix (tokens, features) down a path. Without steps it arrives as it is.
 
     Raises ValueError for numbers that are not finite, and for a step that needs scales the step before does not have.
     """
     import numpy as np
 
-    original = np.asarray(x, np.float32)
+    original = fp32_of("x", x)
     if original.ndim != 2 or not np.isfinite(original).all():
-        raise ValueError("a path takes a matrix of finite numbers")
+        raise ValueError(f"x is {original.shape}; a path takes a matrix of finite numbers")
     values: NDArray[np.float64] = original.astype(np.float64)
     before: Quantised | None = None
     overflow = 0.0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from warnings import warn
 
+from isa_model.arguments import require
 from isa_model.array_codec import code_dtype, from_codes, to_codes
+from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ WORTH_COMPILING = 1 << 25
 """Multiply-accumulates from which the cpu engine compiles: below, numpy is done before a compiler is."""
 
 
+@in_ieee_mode
 def matmul(
     instruction: Instruction,
     a: ArrayLike,
@@ -44,22 +48,48 @@ def matmul(
     """
     import numpy as np
 
-    a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
+    a_codes, b_codes = factors(instruction, a, b)
     (m, k), n = a_codes.shape, b_codes.shape[1]
-    if b_codes.shape[0] != k:
-        raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs")
     if k % instruction.shape.k:
-        raise ValueError(f"K = {k} is not a multiple of the instruction's k = {instruction.shape.k}")
-    c_codes = np.zeros((m, n), code_dtype(instruction.c_format)) if c is None else None
-    if c_codes is None:
+        raise ValueError(
+            f"a is {a_codes.shape}: K = {k} is not a multiple of the instruction's k = {instruction.shape.k} "
+            "(isa_model.gemm fills K up with zeros)"
+        )
+    if c is None:
+        c_codes: Codes = np.zeros((m, n), code_dtype(instruction.c_format))
+    else:
         c_codes = _matrix("c", instruction.c_format, c)
     if c_codes.shape != (m, n):
-        raise ValueError(f"c is {c_codes.shape}; a and b make it {(m, n)}")
-    side_a, side_b = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
-    scales = (_scales("scale_a", side_a, scale_a, (m, k)), _scales("scale_b", side_b, scale_b, (k, n)))
+        raise ValueError(f"c is {c_codes.shape}; a {a_codes.shape} and b {b_codes.shape} make it {(m, n)}")
+    scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine `{engine}`: {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
+
+
+def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes, Codes]:
+    """Codes of A (M, K) and B (K, N). Raises ValueError with the caller's shapes where they do not fit each other."""
+    require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
+    a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
+    if a_codes.shape[1] != b_codes.shape[0]:
+        raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs; (M, K) and (K, N) fit")
+    return a_codes, b_codes
+
+
+def scales_of(
+    instruction: Instruction, scale_a: ArrayLike | None, scale_b: ArrayLike | None, a: Codes, b: Codes
+) -> tuple[Codes | None, Codes | None]:
+    """Codes of the scales, one per group of A and of B. K counts as filled up to whole instructions.
+
+    Raises ValueError for scales that are missing, not taken, or of another shape.
+    """
+    sides = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
+    fill = -a.shape[1] % instruction.shape.k
+    filled = (a.shape[0], a.shape[1] + fill), (b.shape[0] + fill, b.shape[1])
+    return (
+        _scales("scale_a", sides[0], scale_a, "a", a.shape, filled[0]),
+        _scales("scale_b", sides[1], scale_b, "b", b.shape, filled[1]),
+    )
 
 
 def register(engine: Engine, compute: Callable[..., Codes]) -> None:
@@ -70,6 +100,10 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
 def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
     from isa_model.engines.plan import Unsupported
 
+    if not c.size:
+        return c.astype(code_dtype(spec.accumulator))
+    if not a.shape[1]:
+        engine = "auto"  # no instruction is issued
     if engine == "golden":
         return _golden(spec, a, b, c, *scales)
     if engine == "native":
@@ -88,8 +122,9 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
 
             try:
                 return cpu.matmul(spec, a, b, c, *scales)
-            except cpu.NoCompiler:
-                pass
+            except cpu.NoCompiler as reason:
+                if reason.broken:
+                    warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
         return portable.matmul(spec, a, b, c, *scales)
     except Unsupported as reason:
         if engine == "auto":
@@ -119,16 +154,15 @@ def _golden(
 
 
 def _matrix(name: str, fmt: Any, x: Any) -> Codes:
-    try:
-        codes = to_codes(fmt, x)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    codes = to_codes(fmt, x, name)
     if codes.ndim != 2:
-        raise ValueError(f"{name} has {codes.ndim} dimensions; it is a matrix")
+        raise ValueError(f"{name} is {codes.shape}, of {codes.ndim} dimensions; a matrix has 2")
     return codes
 
 
-def _scales(name: str, side: ScaleOperand | None, x: Any, shape: tuple[int, int]) -> Codes | None:
+def _scales(
+    name: str, side: ScaleOperand | None, x: Any, of: str, given: tuple[int, ...], shape: tuple[int, int]
+) -> Codes | None:
     if side is None:
         if x is not None:
             raise ValueError(f"{name} is given, but the instruction takes none")
@@ -138,5 +172,6 @@ def _scales(name: str, side: ScaleOperand | None, x: Any, shape: tuple[int, int]
     codes = _matrix(name, side.format, x)
     expected = tuple(-(-size // group) for size, group in zip(shape, side.group, strict=True))
     if codes.shape != expected:
-        raise ValueError(f"{name} is {codes.shape}; groups of {side.group} over {shape} make it {expected}")
+        operand = f"{of} {given}" if given == shape else f"{of} {given}, filled up to {shape},"
+        raise ValueError(f"{name} is {codes.shape}; groups of {side.group} over {operand} make it {expected}")
     return codes

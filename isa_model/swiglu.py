@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from isa_model.arguments import fp32_of
+from isa_model.ieee import in_ieee_mode
+
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 LOG2_E = "0x1.715476p+0"
 """The base-2 logarithm of e, rounded to FP32."""
@@ -19,16 +22,24 @@ POWER = ("0x1.5bba74p-10", "0x1.3cea8ap-7", "0x1.c6b752p-5", "0x1.ebf9bcp-3", "0
 """2**f for f in [-1/2, 1/2], highest power first: minimax of the relative error (9.2e-8), the constant held at 1."""
 
 
-def swiglu(gate: NDArray[Any], up: NDArray[Any]) -> NDArray[np.float32]:
-    """silu(gate) * up, the product rounded to FP32 once more. Arrays of one shape, taken as float32 (BF16 is exact)."""
+@in_ieee_mode
+def swiglu(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
+    """silu(gate) * up, the product rounded to FP32 once more. Arrays of one shape, rounded to FP32 (BF16 is exact).
+
+    Raises ValueError for arrays of two shapes, and of no numbers.
+    """
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
-        product: NDArray[np.float32] = silu(gate) * np.asarray(up, np.float32)
+        g, u = (fp32_of(name, x) for name, x in (("gate", gate), ("up", up)))
+        if g.shape != u.shape:
+            raise ValueError(f"gate is {g.shape} and up is {u.shape}; they have one shape")
+        product: NDArray[np.float32] = silu(g) * u
     return product
 
 
-def silu(gate: NDArray[Any]) -> NDArray[np.float32]:
+@in_ieee_mode
+def silu(gate: ArrayLike) -> NDArray[np.float32]:
     """g * (1 / (1 + 2**(-g log2 e))); each operation, and each fused multiply-add, rounded to FP32 nearest even.
 
     The last bit of the denominator is cleared: of a number that is not all ones one Newton step from an estimate within an
@@ -39,7 +50,7 @@ def silu(gate: NDArray[Any]) -> NDArray[np.float32]:
     one, big = np.float32(1), np.float32(1.5 * 2**23)  # adding `big` rounds to an integer
     log2_e = np.float32(float.fromhex(LOG2_E))
     with np.errstate(invalid="ignore"):
-        g = np.asarray(gate, np.float32)
+        g = fp32_of("gate", gate)
         a = np.clip(-g, np.float32(-87), np.float32(87))
         n = fma(a, log2_e, big) - big
         f = fma(a, log2_e, -n)

@@ -48,6 +48,16 @@ def check(code: int, what: str) -> None:
         raise RuntimeError(f"{what}: {(text.value or b'?').decode()} (CUDA error {code})")
 
 
+def require_tensor(name: str, x: Any) -> None:
+    """Raises ValueError for what is no dense torch tensor, and where torch is missing."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError("the kernels need the extra `kernels` (torch, cuda-core)") from error
+    if not isinstance(x, torch.Tensor) or x.layout is not torch.strided:
+        raise ValueError(f"{name} must be a dense torch tensor; got {getattr(x, 'layout', type(x).__name__)}")
+
+
 class Kernel:
     """A function of a cubin, for every GPU, with its threads per CTA and CTAs per cluster.
 

@@ -80,18 +80,18 @@ def engine(spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | Non
 def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
     """D as codes, from codes: `a` (M, K), `b` (K, N), `c` (M, N) in unsigned dtypes; 4-bit elements one to a byte.
 
-    Raises ValueError for a name that is no Hopper instruction and for shapes that are not whole tiles of it.
+    Raises ValueError for a name that is no Hopper instruction, for shapes that are not whole tiles of it, and for dtypes
+    that are not those of its codes.
     """
+    check(name, a, b, c)
     import torch
     from cuda.core import Device, LaunchConfig, Stream, launch
 
     instruction = parse(name)
     (m, k), n = a.shape, b.shape[1]
-    if m % instruction.m or n % instruction.n or k % instruction.k:
-        raise ValueError(f"{m} x {n} x {k} is not made of tiles of {name}")
 
     def upload(x: NDArray[Any]) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(x).view(np.uint8)).cuda()
+        return torch.from_numpy(np.require(x, requirements=["C", "W"]).view(np.uint8)).cuda()
 
     arrays = [upload(_packed(x, instruction)) for x in (a, b.T)] + [upload(c)]
     d = torch.empty_like(arrays[2])
@@ -106,9 +106,25 @@ def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDAr
     return result
 
 
+def check(name: str, a: Any, b: Any, c: Any) -> None:
+    """Raise ValueError for operands that the kernel of an instruction would read amiss."""
+    instruction = parse(name)
+    sizes = {"a": WIDTHS[instruction.a], "b": WIDTHS[instruction.b], "c": 8 * instruction.c_bytes}
+    for operand, x in (("a", a), ("b", b), ("c", c)):
+        dtype = np.dtype(f"u{max(sizes[operand], 8) // 8}")
+        if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype != dtype:
+            found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"of type {type(x).__name__}"
+            raise ValueError(f"{operand} is {found}; {name} takes a matrix of {dtype} codes")
+    (m, k), n = a.shape, b.shape[1]
+    if b.shape[0] != k or c.shape != (m, n):
+        raise ValueError(f"a is {a.shape}, b {b.shape}, c {c.shape}; (M, K), (K, N), (M, N) is right")
+    if not (m and n and k) or m % instruction.m or n % instruction.n or k % instruction.k:
+        raise ValueError(f"{m} x {n} x {k} is not made of tiles of {name}")
+
+
 def _packed(x: NDArray[Any], instruction: Mnemonic) -> NDArray[Any]:
     """Rows along K as the chip reads them: two 4-bit elements to a byte, the first in the low half."""
-    return x[:, ::2] | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
+    return x[:, ::2] & 15 | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
 
 
 def compiled(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
@@ -205,3 +206,18 @@ def test_suggestions_are_for_near_misses_only():
     """A close name is suggested whatever its case; a far one is not."""
     assert suggest("Fraction_Bit", ["fraction_bits", "rounding"]) == "did you mean `fraction_bits`?"
     assert suggest("qqq", ["fraction_bits", "rounding"]) == ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "proposals").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_proposal_is_no_instruction_and_is_told_what_reads_it(path):
+    """`isa_model.load` of a proposal is one error at its first line, and `codesign.load`, which it names, reads it."""
+    import codesign
+    from isa_model import load
+
+    with pytest.raises(InputError, match=r"^\S+:\d+:1: this is a proposal, not an instruction") as error:
+        load(path)
+    assert len(error.value.problems) == 1
+    assert error.value.problems[0].hint == "codesign.load reads it"
+    assert codesign.load(path).proposal == path.stem

@@ -123,7 +123,7 @@ def expected(tile, x):
     a, b = (t.view(torch.uint8).numpy() for t in (x.a, x.b))
     if tile.scales == 0:
         spec = isa_model.promoted(WGMMA, every) if every else WGMMA
-        total = isa_model.gemm(spec, a, b.T, alpha=x.scale_a.numpy() * x.scale_b.numpy())
+        total = isa_model.gemm(spec, a, b.T, alpha=(x.scale_a * x.scale_b).reshape(()))
     else:
         a, b = (np.pad(t, ((0, 0), (0, -k % 128))) for t in (a, b))
         columns = 1 if tile.scales == 2 else 128

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from codesign.cost.records import Record, design_sha256
+from isa_model import cache
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def key(spec: Instruction, sources: Sequence[str], library: Library, workload: V
     return digest.hexdigest()
 
 
-@cache
+@functools.cache
 def _method() -> str:
     """Hash of the modules that synthesise, prove and measure; what they write and compare with shows in other inputs."""
     names = ("energy", "library", "measure", "netlist", "pipeline", "records", "synth", "vectors", "verify")
@@ -39,25 +39,14 @@ def _method() -> str:
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
-def _path(key: str) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "codesign" / "cost" / f"{key}.json"
-
-
 def read(key: str) -> Record | None:
+    path = cache.read(key, ".json")
     try:
-        return Record.model_validate_json(_path(key).read_text(encoding="utf-8"))
+        return Record.model_validate_json(path.read_text(encoding="utf-8")) if path else None
     except (OSError, ValidationError):
         return None
 
 
 def write(key: str, record: Record) -> None:
     """Keep a record; a cache that cannot be written is none."""
-    path = _path(key)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(record.model_dump_json(), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        return
+    cache.keep(key, ".json", record.model_dump_json().encode())

@@ -1,18 +1,14 @@
 """The compiled CPU engine: a spec's step (emit.py) as vector code of the machine's own C compiler, on all cores.
 
-Compiled once per spec and machine, kept in the user's cache folder. Where there is no C compiler `matmul` raises
-`NoCompiler`, and gemm.py takes the numpy engine.
+Compiled once per spec and machine (c_library.py). Where there is no C compiler `matmul` raises `NoCompiler`, and the
+numpy engine takes over.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from isa_model.array_codec import code_dtype, encode_array
+from isa_model.engines.c_library import NoCompiler as NoCompiler
+from isa_model.engines.c_library import load
 from isa_model.engines.decoding import of_side
 from isa_model.engines.emit import Block, Emitter, step
 from isa_model.engines.plan import Plan
@@ -47,10 +45,6 @@ FLAGS: tuple[str, ...] = (
 )
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
-
-
-class NoCompiler(Exception):
-    """This machine has no working C compiler."""
 
 
 def matmul(
@@ -95,47 +89,9 @@ def compiled(plan: Plan) -> Any:
     return _load(source(plan))
 
 
-def compiler() -> str:
-    """The path of the C compiler. Raises NoCompiler."""
-    path = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if path is None:
-        raise NoCompiler("no C compiler (cc, gcc, clang) was found")
-    return path
-
-
 @cache
 def _load(text: str) -> Any:
-    cc = compiler()
-    key = hashlib.sha256("\0".join([text, *FLAGS, cc, platform.machine(), platform.processor(), _cpu()]).encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
-    library = folder / f"{key.hexdigest()[:32]}.so"
-    if not library.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            folder = Path(tempfile.mkdtemp(prefix="codesign-"))
-            library = folder / library.name
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            c_file, built = Path(scratch) / "step.c", Path(scratch) / "step.so"
-            c_file.write_text(text)
-            command = [cc, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(c_file), "-lm", "-pthread"]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode:
-                raise NoCompiler(f"{cc} failed: {result.stderr.strip()[:500]}")
-            built.replace(library)
-    function = ctypes.CDLL(str(library)).run
-    function.restype = ctypes.c_int
-    return function
-
-
-@cache
-def _cpu() -> str:
-    """What `-march=native` depends on: libraries in a shared home folder must not meet another processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.node()
-    return "".join(sorted({line for line in text.splitlines() if line.startswith(("model name", "flags", "Features"))}))
+    return load(text, FLAGS)
 
 
 def source(plan: Plan) -> str:

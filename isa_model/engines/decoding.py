@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, decode_array
+from isa_model.array_codec import values_of, values_of_all_codes
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
@@ -49,7 +49,7 @@ def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Ope
     codes = np.ascontiguousarray(codes)
     if scale is None or scale_codes is None:
         return Operand(*_decoded(plan, fmt, codes), None, None)
-    scales = np.repeat(decode_array(scale.format, scale_codes), group, axis=1)[:, : codes.shape[1]]
+    scales = np.repeat(values_of(scale.format, scale_codes), group, axis=1)[:, : codes.shape[1]]
     scale_exponents = exponent_of(scales, scale.format)
     if not plan.scales_fold:
         return Operand(*_decoded(plan, fmt, codes), np.ascontiguousarray(scales), scale_exponents)
@@ -63,7 +63,7 @@ def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Ope
 
 def read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
     """Elements of A, B or C."""
-    values = decode_array(fmt, codes)
+    values = values_of(fmt, codes)
     return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
 
 
@@ -83,7 +83,7 @@ def _decoded(plan: Plan, fmt: Format, codes: Codes) -> tuple[NDArray[np.floating
 def _of_all_codes(
     fmt: Format, aligned_as: Format, flush: bool, lane: type
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
-    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values = values_of_all_codes(fmt)
     kept = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
     return kept.astype(lane), _short(exponent_of(kept, aligned_as))
 

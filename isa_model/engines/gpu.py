@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, decode_array
+from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
+from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction
 from isa_model.lanes import NO_EXPONENT, Codes, Float64, exponent_of
 
@@ -38,19 +39,30 @@ def matmul(
     signed = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
     def upload(x: Codes | None) -> Any:
-        return None if x is None else torch.from_numpy(np.ascontiguousarray(x).view(signed[x.itemsize])).cuda()
+        if x is None:
+            return None
+        x = np.require(x, requirements=["C", "W"])  # torch warns of arrays that cannot be written
+        return torch.from_numpy(x.view(signed[x.itemsize])).cuda()
 
     d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 
 
+@in_ieee_mode
 def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
     """The same on the GPU: torch tensors of codes (uint8 to int64) in, int32 codes (M, N) out, int64 of FP64.
 
-    Raises plan.Unsupported and NoGpu as `matmul` does.
+    Raises plan.Unsupported and NoGpu as `matmul` does, and ValueError for tensors of another shape, dtype or device. Bits of
+    a code above the format's are ignored.
     """
     torch = _torch()
+    check_tensors(spec, a, b, c, scale_a, scale_b)
+    if not a.is_cuda or a.device.index != torch.cuda.current_device():
+        raise ValueError(f"a is on {a.device}, the current GPU is cuda:{torch.cuda.current_device()}")
+    if 0 in (a.shape[0], b.shape[1]):
+        kind = torch.int64 if spec.accumulator.storage_bits == 64 else torch.int32
+        return torch.empty((a.shape[0], b.shape[1]), dtype=kind, device=a.device)
     if fma.is_chain(spec):
         return _chained(spec, a, b, c)
     plan, way = _planned(spec)
@@ -82,12 +94,54 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     return d[:m, :n]
 
 
+def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> None:
+    """Raise ValueError, with the argument's name and shape, for tensors that the engine would read amiss."""
+    import torch
+
+    sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
+    given: dict[str, tuple[Any, Format | None]] = {
+        "a": (a, spec.a),
+        "b": (b, spec.b),
+        "c": (c, spec.c_format),
+        "scale_a": (scale_a, sides[0].format if sides[0] else None),
+        "scale_b": (scale_b, sides[1].format if sides[1] else None),
+    }
+    for name, (x, fmt) in given.items():
+        if x is None and (name == "c" or fmt is None):
+            continue
+        if fmt is None:
+            raise ValueError(f"{name} is given, but the instruction takes none")
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"{name} is of type {type(x).__name__}; a torch tensor of codes is asked")
+        about = f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}"
+        if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
+            raise ValueError(f"{about}; codes are asked, in integers of {fmt.storage_bits} bits (tensor.view)")
+        if x.element_size() * 8 != fmt.storage_bits:
+            raise ValueError(f"{about}; {fmt.name} has codes of {fmt.storage_bits} bits")
+        if x.dim() != 2 or x.device != a.device:
+            raise ValueError(f"{about}; matrices on one device are asked, and a is on {a.device}")
+    (m, k), (of_b, n) = a.shape, b.shape
+    if of_b != k or k % spec.shape.k or not k:
+        raise ValueError(f"a is {(m, k)} and b is {(of_b, n)}: one K is asked, a multiple of {spec.shape.k}")
+    if c is not None and c.shape != (m, n):
+        raise ValueError(f"c is {tuple(c.shape)}; a {(m, k)} and b {(k, n)} make it {(m, n)}")
+    for name, x, side, shape in (("scale_a", scale_a, sides[0], (m, k)), ("scale_b", scale_b, sides[1], (k, n))):
+        if side is not None:
+            expected = tuple(-(-size // group) for size, group in zip(shape, side.group, strict=True))
+            if tuple(x.shape) != expected:
+                raise ValueError(f"{name} is {tuple(x.shape)}; groups of {side.group} over {shape} make it {expected}")
+
+
 def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
     """FP64 as fused multiply-adds, which the chip has; every NaN is the spec's."""
     torch = _torch()
     x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
     (k, m), n = x.shape, y.shape[1]
-    d = torch.zeros((m, n), dtype=torch.float64, device="cuda") if c is None else c.view(torch.float64).clone()
+    d = (
+        torch.zeros((m, n), dtype=torch.float64, device="cuda")
+        if c is None
+        else c.contiguous().view(torch.float64).clone()
+    )
     rows, columns = 4 * THREADS_M, 4 * THREADS_N
     grid = (-(-m // rows), -(-n // columns))
     _launch(_kernel(fma.SOURCE), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
@@ -184,7 +238,7 @@ def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: in
     """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
     number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
     of FP64."""
-    values = decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
+    values = values_of_all_codes(fmt)
     if flush:
         values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
     magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
@@ -288,13 +342,13 @@ def _numbers(fmt: Format, codes: Any, flush: bool) -> Any:
     elif fmt.name in ("fp32", "tf32"):
         values = (codes & ~((1 << fmt.low_padding) - 1)).contiguous().view(torch.float32).to(torch.float64)
     else:
-        values = torch.from_numpy(decode_array(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
+        values = torch.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
     return torch.where(values.abs() < 2.0**fmt.min_exponent, 0.0, values) if flush else values
 
 
 @cache
 def _table(fmt: Format) -> Any:
-    return _torch().from_numpy(decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))).cuda()
+    return _torch().tensor(values_of_all_codes(fmt)).cuda()
 
 
 def _exponents(fmt: Format, values: Any) -> Any:

@@ -26,6 +26,8 @@ __all__ = ["gemm", "grouped", "native", "wgrad"]
 
 def _wgmmas(promote: int) -> int:
     """Wgmmas, of 32 products each, between promotions."""
+    if isinstance(promote, bool) or not isinstance(promote, int):
+        raise ValueError(f"promote is {promote!r}: a whole number of products is right")
     if promote <= 0 or promote % 32:
         raise ValueError(f"promote = {promote}: a multiple of 32 is right, as many products as a wgmma adds up")
     return promote // 32
@@ -101,4 +103,6 @@ def grouped(
     of counts, in any alignment. Masked layout: starts are multiples of the most rows a group can have. Rows of `out` that
     belong to no group are not written.
     """
+    if starts is None or counts is None:
+        raise ValueError("starts and counts say which rows of a belong to which group: give both")
     return issue(Operands(a, b, scale_a, scale_b, out, starts, counts), scales=1, promote=0 if twin else 4)

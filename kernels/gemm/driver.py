@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from pathlib import Path
 
+from isa_model.cache import kept
 from kernels.launch import check, cuda
 
 COMPILE_OPTIONS = {"arch": "sm_90a", "std": "c++17"}
@@ -16,16 +16,12 @@ def compiled(source: str) -> bytes:
     """Machine code (cubin) for sm_90a, from the cache folder if it was compiled before; works without a GPU."""
     from cuda.core import Program, ProgramOptions
 
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
-    file = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.cubin"
-    if file.exists():
+    def build(file: Path) -> None:
+        file.write_bytes(bytes(Program(source, "c++", ProgramOptions(**COMPILE_OPTIONS)).compile("cubin").code))
+
+    name = hashlib.sha256(f"{COMPILE_OPTIONS}{source}".encode()).hexdigest()[:32]
+    with kept(name, ".cubin", build) as file:
         return file.read_bytes()
-    code = bytes(Program(source, "c++", ProgramOptions(**COMPILE_OPTIONS)).compile("cubin").code)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_bytes(code)
-    part.replace(file)
-    return code
 
 
 class TensorMap(ctypes.Structure):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kernels.gemm.choose import choose
 from kernels.gemm.driver import TensorMap, compiled, tensor_map
 from kernels.gemm.tile import MAX_GROUPS, Problem, Tile
-from kernels.launch import Kernel, Launch, stream
+from kernels.launch import Kernel, Launch, require_tensor, stream
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,9 @@ def issue(x: Operands, *, scales: int, promote: int, add: bool = False, tile: Ti
 
     Raises ValueError for operands it cannot take. `tile` overrules the choice of the tile (for tuning).
     """
+    for name, t in x._asdict().items():
+        if t is not None or name in ("a", "b", "scale_a", "scale_b"):
+            require_tensor(name, t)
     import torch
 
     out = x.out

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from kernels.launch import Launch, stream
+from kernels.launch import Launch, require_tensor, stream
 from kernels.quantise import build
 from kernels.quantise.build import Choice
 
@@ -80,7 +80,7 @@ def empty_dispatch(n: int, k: int) -> Any:
 
 def rows(x: Any, power_of_2: bool = False, out: Quantised | None = None) -> Quantised:
     """E4M3 of BF16 `x` (m, k), k a multiple of 8, a scale for each 1x128: `Cast()`; with powers of two `Cast(scale=ue8m0)`."""
-    out = out or empty_rows(*_matrix("x", x, "bfloat16"))
+    out = empty_rows(*_matrix("x", x, "bfloat16")) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16")
@@ -93,7 +93,7 @@ def rows(x: Any, power_of_2: bool = False, out: Quantised | None = None) -> Quan
 
 def columns(x: Any, power_of_2: bool = False, out: Quantised | None = None) -> Quantised:
     """E4M3 of BF16 `x` (m, k) as (k, m), a scale for each 128x1 of x: `Cast(group=(128, 1))`, transposed. For wgrad."""
-    out = out or empty_rows(*_matrix("x", x, "bfloat16")[::-1])
+    out = empty_rows(*_matrix("x", x, "bfloat16")[::-1]) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16")
@@ -108,7 +108,7 @@ def both(
     x: Any, power_of_2: bool = False, out: tuple[Quantised, Quantised] | None = None
 ) -> tuple[Quantised, Quantised]:
     """`rows(x)` and `columns(x)` from one read of `x`."""
-    first, second = out or _pair_of(empty_rows, *_matrix("x", x, "bfloat16"))
+    first, second = _pair_of(empty_rows, *_matrix("x", x, "bfloat16")) if out is None else _two(out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16")
@@ -122,7 +122,7 @@ def both(
 
 def blocks(x: Any, power_of_2: bool = False, out: Quantised | None = None) -> Quantised:
     """E4M3 of BF16 `x` (m, k), a scale for each 128x128: `Cast(group=(128, 128))`."""
-    out = out or empty_blocks(*_matrix("x", x, "bfloat16"))
+    out = empty_blocks(*_matrix("x", x, "bfloat16")) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16")
@@ -137,7 +137,7 @@ def blocks_both(
     x: Any, power_of_2: bool = False, out: tuple[Quantised, Quantised] | None = None
 ) -> tuple[Quantised, Quantised]:
     """`blocks(x)` and the same transposed, (k, m), from one read: a weight for the forward GEMM and for dgrad."""
-    first, second = out or _pair_of(empty_blocks, *_matrix("x", x, "bfloat16"))
+    first, second = _pair_of(empty_blocks, *_matrix("x", x, "bfloat16")) if out is None else _two(out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16")
@@ -158,7 +158,7 @@ def swiglu(gate: Any, up: Any, power_of_2: bool = False, out: Quantised | None =
 
     `gate` and `up` may be halves of one matrix.
     """
-    out = out or empty_rows(*_matrix("gate", gate, "bfloat16"))
+    out = empty_rows(*_matrix("gate", gate, "bfloat16")) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("gate", gate, "bfloat16")
@@ -178,7 +178,7 @@ def requantise(codes: Any, scales: Any, power_of_2: bool = False, out: Quantised
     `Cast(group=(128, 1))` of codes * scales (rounded to FP32 once), transposed. With `power_of_2` the given scales must be
     powers of two as well (one that is not makes NaN of what it scales); then only elements that underflow change.
     """
-    out = out or empty_rows(*_matrix("codes", codes, "float8_e4m3fn", 8)[::-1])
+    out = empty_rows(*_matrix("codes", codes, "float8_e4m3fn", 8)[::-1]) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("codes", codes, "float8_e4m3fn", 8)
@@ -199,7 +199,7 @@ def pack_e5m6(x: Any, out: Quantised | None = None) -> Quantised:
 
     `Cast(to=e5m6, scale=ue8m0)`, its codes packed by `isa_model.array_codec.pack`: uint8 (m, k * 3 / 2).
     """
-    out = out or empty_e5m6(*_matrix("x", x, "bfloat16", multiple=32))
+    out = empty_e5m6(*_matrix("x", x, "bfloat16", multiple=32)) if out is None else _pair("out", out)
 
     def prepare() -> Launch:
         m, k = _matrix("x", x, "bfloat16", multiple=32)
@@ -240,11 +240,9 @@ def dispatch(x: Any, tokens: Any, out: Any = None) -> Any:
     """
     import torch
 
-    if out is None:
-        out = empty_dispatch(tokens.shape[0], _matrix("x", x, "bfloat16")[1])
-
-    def prepare() -> Launch:
+    def checked() -> tuple[int, int, int]:
         m, k = _matrix("x", x, "bfloat16")
+        require_tensor("tokens", tokens)
         if (
             tokens.dtype is not torch.int32
             or tokens.dim() != 1
@@ -252,7 +250,14 @@ def dispatch(x: Any, tokens: Any, out: Any = None) -> Any:
             or tokens.device != x.device
         ):
             raise ValueError(f"tokens must be a contiguous int32 vector beside x; got {_describe(tokens)}")
-        n = tokens.shape[0]
+        return m, k, tokens.shape[0]
+
+    if out is None:
+        _, k, n = checked()
+        out = empty_dispatch(n, k)
+
+    def prepare() -> Launch:
+        m, k, n = checked()
         _output("out", out, (n, _filled(k + _groups(k), 16)), "uint8", 8)
         choice = _choice(rows=True, power_of_2=True, send=True)
         return _tile(choice, n, k, x, Quantised(out, None), None, (tokens.data_ptr(), m))
@@ -263,8 +268,11 @@ def dispatch(x: Any, tokens: Any, out: Any = None) -> Any:
 
 def sent(buffer: Any, k: int) -> Quantised:
     """Views of a buffer of `dispatch`: E4M3 codes (n, k) and UE8M0 scales (n, ceil(k / 128)) as uint8."""
+    require_tensor("buffer", buffer)
     import torch
 
+    if buffer.dtype is not torch.uint8 or buffer.dim() != 2 or not 0 < k <= k + _groups(k) <= buffer.shape[1]:
+        raise ValueError(f"buffer must be what dispatch returns for k = {k}; got {_describe(buffer)}")
     return Quantised(buffer[:, :k].view(torch.float8_e4m3fn), buffer[:, k : k + _groups(k)])
 
 
@@ -296,12 +304,27 @@ def _filled(size: int, to: int) -> int:
     return -(-size // to) * to
 
 
+def _pair(name: str, out: Any) -> Quantised:
+    """A given output as codes and scales. Raises ValueError for what is no pair."""
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise ValueError(f"{name} must be a pair of codes and scales; got {type(out).__name__}")
+    return Quantised(*out)
+
+
+def _two(out: Any) -> tuple[Quantised, Quantised]:
+    """Two given outputs. Raises ValueError for what is no pair of pairs."""
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise ValueError(f"out must be two pairs of codes and scales; got {type(out).__name__}")
+    return _pair("out[0]", out[0]), _pair("out[1]", out[1])
+
+
 def _describe(x: Any) -> str:
     return f"{x.dtype} {tuple(x.shape)} with strides {x.stride()} on {x.device}"
 
 
 def _matrix(name: str, x: Any, dtype: str, aligned: int = 16, multiple: int = 8) -> tuple[int, int]:
     """Shape of a matrix that the kernels can read. Raises ValueError."""
+    require_tensor(name, x)
     import torch
 
     shape = x.shape
@@ -316,6 +339,7 @@ def _matrix(name: str, x: Any, dtype: str, aligned: int = 16, multiple: int = 8)
 
 def _output(name: str, x: Any, shape: tuple[int, int], dtype: str, aligned: int) -> None:
     """Raises ValueError unless a kernel can write a matrix of that shape there."""
+    require_tensor(name, x)
     import torch
 
     if x.dtype is not getattr(torch, dtype) or x.shape != shape or (x.stride(0) < shape[1] and shape[0] > 1):
@@ -366,7 +390,11 @@ _choice = cache(Choice)
 
 def _run(what: tuple[Any, ...], tensors: tuple[Any, ...], prepare: Callable[[], Launch]) -> None:
     """Run on torch's current stream what `prepare` makes, or what it made for the same memory, shapes and types before."""
-    key = (what, *[(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors])
+    try:
+        key = (what, *[(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors])
+    except (AttributeError, TypeError, RuntimeError):  # of what is no dense tensor: `prepare` says which
+        prepare()
+        raise
     launch = _launches.get(key)
     if launch is None:
         launch = prepare()

@@ -26,6 +26,11 @@ class Choice:
     send: bool = False
     twin: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name not in ("source", "target") and value not in (False, True):
+                raise ValueError(f"{name} is {value!r}; True or False is right")
+
     @property
     def name(self) -> str:
         """Of its machine code: `bf16-rows-columns`, for instance."""

@@ -1,0 +1,127 @@
+"""Files built once and kept in a private folder of the user: compiled code, measured designs.
+
+A kept file carries the hash of its content in its name, so that a broken one is never used; it is built again. The folder
+belongs to the user alone (mode 0700), and nobody else can exchange it: its parents are the user's or root's, and only
+those with the sticky bit may be written by others. Where there is no such folder nothing is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DAY = 24 * 60 * 60
+_PREFIX = "codesign-build-"
+
+
+def folder() -> Path | None:
+    """The folder `codesign` of the user's cache, made if need be; None where it cannot be made or is not private.
+
+    The cache is $XDG_CACHE_HOME, else ~/.cache (XDG Base Directory Specification 0.8).
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        path = (root if root.is_absolute() else Path.home() / ".cache") / "codesign"
+        for missing in reversed([part for part in (path, *path.parents) if not part.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        return path.resolve() if not path.is_symlink() and _is_private(path.resolve()) else None
+    except (OSError, RuntimeError):  # no home, no right, no room
+        return None
+
+
+def read(name: str, suffix: str) -> Path | None:
+    """The whole and unchanged file that was kept under a name (a hash of all that it depends on), or None."""
+    here = folder()
+    for path in sorted(here.glob(f"{name}-*{suffix}")) if here else ():
+        try:
+            info = path.lstat()
+            whole = (
+                stat.S_ISREG(info.st_mode) and _is_ours(info) and _hash(path.read_bytes()) == path.stem[len(name) + 1 :]
+            )
+            if whole:
+                return path
+            path.unlink()
+        except OSError:
+            continue
+    return None
+
+
+def keep(name: str, suffix: str, content: bytes) -> Path | None:
+    """Keep a file; several processes may do so at once. None where it cannot be kept."""
+    here = folder()
+    if here is None:
+        return None
+    path = here / f"{name}-{_hash(content)}{suffix}"
+    part = None
+    try:
+        _sweep(here)
+        number, part = tempfile.mkstemp(suffix=".part", dir=here)
+        with open(number, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except OSError:
+        if part is not None:
+            with suppress(OSError):
+                os.unlink(part)
+        return None
+    return path
+
+
+@contextmanager
+def kept(name: str, suffix: str, build: Callable[[Path], None]) -> Iterator[Path]:
+    """The file kept under a name, or, for the time of the `with` block, the one that `build` writes."""
+    found = read(name, suffix)
+    if found is not None:
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
+        built = Path(scratch) / f"built{suffix}"
+        build(built)
+        yield keep(name, suffix, built.read_bytes()) or built
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _sweep(here: Path) -> None:
+    """Remove what a killed process left behind, in the folder and among temporary files, a day ago or earlier."""
+    for left in (*here.glob("*.part"), *Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+        with suppress(OSError):
+            info = left.lstat()
+            if _is_ours(info) and info.st_mtime < time.time() - DAY:
+                shutil.rmtree(left) if stat.S_ISDIR(info.st_mode) else left.unlink()
+
+
+def _is_ours(info: os.stat_result) -> bool:
+    """Whether a file or folder is the user's, and only the user (or a group of the user alone) can write it."""
+    if not hasattr(os, "getuid"):  # Windows: a profile is private
+        return True
+    return info.st_uid == os.getuid() and not _others_write(info)
+
+
+def _others_write(info: os.stat_result) -> bool:
+    shared = stat.S_IWOTH if info.st_gid == info.st_uid else stat.S_IWOTH | stat.S_IWGRP
+    return bool(info.st_mode & shared)
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a folder is the user's and stays so; others' rights to it are taken away."""
+    if not hasattr(os, "getuid"):
+        return True
+    if path.lstat().st_uid != os.getuid():
+        return False
+    if stat.S_IMODE(path.lstat().st_mode) != 0o700:
+        path.chmod(0o700)
+    for parent in path.parents:
+        info = parent.stat()
+        if info.st_uid not in (0, os.getuid()) or (_others_write(info) and not info.st_mode & stat.S_ISVTX):
+            return False
+    return True

@@ -1,0 +1,119 @@
+"""C text to a function of this process, by the machine's own C compiler, once per text and machine (cache.py keeps it)."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from isa_model.cache import kept
+
+TIME_LIMIT = 60
+"""Seconds that a compiler may take; the largest instructions take half a second."""
+_PROBE = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).run"
+
+
+class NoCompiler(Exception):
+    """This machine has no working C compiler."""
+
+    def __init__(self, reason: str, broken: bool = False) -> None:
+        super().__init__(reason)
+        self.broken = broken
+        """Whether there is a compiler, and it does not do its work."""
+
+
+_broken: dict[str, str] = {}
+"""What is wrong with a compiler, by its command; it is not asked again in this process."""
+
+
+def compiler() -> list[str]:
+    """The command of the C compiler: $CC, else cc, gcc or clang. Raises NoCompiler."""
+    for command in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+        path = shutil.which(command[0]) if command else None
+        if path is not None:
+            return [path, *command[1:]]
+    raise NoCompiler("no C compiler (cc, gcc, clang) was found")
+
+
+def load(text: str, flags: tuple[str, ...]) -> Any:
+    """The function `run` of a C file, which returns an int. Raises NoCompiler."""
+    command = compiler()
+    if shlex.join(command) in _broken:
+        raise NoCompiler(_broken[shlex.join(command)], broken=True)
+    parts = [text, *flags, *command, platform.machine(), platform.processor(), _cpu(), _libc()]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    try:
+        with kept(name, ".so", lambda built: _compile(command, flags, text, built)) as library:
+            function = ctypes.CDLL(str(library)).run
+    except NoCompiler as error:
+        _broken[shlex.join(command)] = str(error)
+        raise
+    except (OSError, AttributeError) as error:  # no room for temporary files, or no right to run what lies in them
+        raise NoCompiler(f"a compiled library cannot be loaded: {error}", broken=True) from None
+    function.restype = ctypes.c_int
+    return function
+
+
+def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path) -> None:
+    """Write the library of a text. Raises NoCompiler unless the compiler does so in time and what it wrote can be loaded."""
+    name = shlex.join(command)
+    source = built.with_suffix(".c")
+    source.write_text(text)
+    made = [*command, *flags, "-shared", "-fPIC", "-o", str(built), str(source), "-lm", "-pthread"]
+    code = _run(made, built.with_suffix(".log"))
+    if code is None:
+        raise NoCompiler(f"{name} took more than {TIME_LIMIT} s", broken=True)
+    if code:
+        said = built.with_suffix(".log").read_text(errors="replace").strip()[:500]
+        raise NoCompiler(f"{name} failed: {said or f'exit code {code}'}", broken=True)
+    if not built.exists():
+        raise NoCompiler(f"{name} wrote no library", broken=True)
+    # In another process: a truncated library would end this one by SIGBUS.
+    python = None if getattr(sys, "frozen", False) else sys.executable
+    if python and _run([python, "-I", "-S", "-c", _PROBE, str(built)], built.with_suffix(".log")):
+        raise NoCompiler(f"{name} wrote a library that cannot be loaded", broken=True)
+
+
+def _run(command: list[str], log: Path) -> int | None:
+    """The exit code of a command, or None where it had to be ended, with all that it had started."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        return process.wait(TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+@cache
+def _cpu() -> str:
+    """What `-march=native` depends on: libraries in a shared home folder must not meet another processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.node()
+    return "".join(sorted({line for line in text.splitlines() if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _libc() -> str:
+    """The C library's version: the next start may be on an older system with the same home folder."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return ""

@@ -1,0 +1,74 @@
+"""IEEE arithmetic whatever mode a thread is in.
+
+Other libraries may leave a thread flushing subnormal numbers to zero (`torch.set_flush_denormal(True)`, code built with
+-ffast-math) or rounding in another direction. Bits would then be wrong in silence, so public functions switch the mode
+for the time of a call, and restore it. Threads started meanwhile inherit it (POSIX, pthread_create).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Variables, since Python folds constants.
+_ONE, _HALF, _SMALLEST_NORMAL = 1.0, 0.5, 2.0**-1022
+_MORE_THAN_HALF, _LESS_THAN_HALF = 0.75 * 2.0**-52, 0.25 * 2.0**-52
+"""In units of the last place of 1."""
+
+
+def in_ieee_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that it keeps subnormals and rounds to nearest even, whatever the thread's mode.
+
+    The function raises ValueError where the mode is another one and this system has no way to switch it.
+    """
+
+    @wraps(function)
+    def switched(*arguments: P.args, **keywords: P.kwargs) -> T:
+        if is_ieee():
+            return function(*arguments, **keywords)
+        switch = _switch()
+        before = ctypes.create_string_buffer(512)  # fenv_t has 8 to 32 bytes
+        if switch is not None:
+            get, put, default = switch
+            get(before)
+            put(default)
+        try:
+            if not is_ieee():
+                raise ValueError(
+                    "this thread flushes subnormal numbers to zero or does not round to nearest, which makes bits wrong: "
+                    "switch that off (torch.set_flush_denormal(False), fesetround)"
+                )
+            return function(*arguments, **keywords)
+        finally:
+            if switch is not None:
+                put(before)
+
+    return switched
+
+
+def is_ieee() -> bool:
+    """Whether this thread's float arithmetic keeps subnormals, read and written, and rounds to nearest even."""
+    keeps = _SMALLEST_NORMAL * _HALF != 0.0
+    return keeps and _ONE + _MORE_THAN_HALF != 1.0 and _ONE + _LESS_THAN_HALF == 1.0
+
+
+@cache
+def _switch() -> tuple[Callable[[Any], Any], Callable[[Any], Any], Any] | None:
+    """C's fegetenv and fesetenv with FE_DFL_ENV, or None where the C library has none that we know."""
+    for name in (None, "libm.so.6"):
+        try:
+            library = ctypes.CDLL(name)
+            get, put = library.fegetenv, library.fesetenv
+        except (OSError, TypeError, AttributeError):
+            continue
+        try:
+            default: Any = ctypes.byref(ctypes.c_char.in_dll(library, "_FE_DFL_ENV"))  # macOS
+        except ValueError:
+            default = ctypes.c_void_p(-1)  # glibc and musl
+        return get, put, default
+    return None
