@@ -117,37 +117,44 @@ def round_to(x: Float64, register: Register) -> Float64:
     unit = exponent - fmt.mantissa_bits
     y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)
     largest = largest_finite(fmt)
-    magnitude = np.abs(y)
-    if register.subnormals == "flush":
-        y = np.where(magnitude < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
-    beyond = magnitude > largest
-    if not beyond.any():
-        return y
-    if overflow == "ieee":
-        overflow_value = np.copysign(np.inf, y)
-        if rounding in (Rounding.TOWARD_ZERO, Rounding.TO_ODD):
-            stays = np.isfinite(x)
-        elif rounding in (Rounding.UP, Rounding.DOWN):
-            stays = np.isfinite(x) & (np.signbit(y) == (rounding is Rounding.UP))
+    beyond = np.abs(y) > largest
+    if beyond.any():
+        if overflow == "ieee":
+            overflow_value = np.copysign(np.inf, y)
+            if rounding in (Rounding.TOWARD_ZERO, Rounding.TO_ODD):
+                stays = np.isfinite(x)
+            elif rounding in (Rounding.UP, Rounding.DOWN):
+                stays = np.isfinite(x) & (np.signbit(y) == (rounding is Rounding.UP))
+            else:
+                stays = np.zeros(y.shape, bool)
+            overflow_value = np.where(stays, np.copysign(largest, y), overflow_value)
         else:
-            stays = np.zeros(y.shape, bool)
-        overflow_value = np.where(stays, np.copysign(largest, y), overflow_value)
-    else:
-        limit = {"infinity": np.inf, "saturate": largest, "nan": np.nan}[overflow]
-        overflow_value = np.copysign(limit, y)
-    return np.where(beyond, overflow_value, y)
+            limit = {"infinity": np.inf, "saturate": largest, "nan": np.nan}[overflow]
+            overflow_value = np.copysign(limit, y)
+        y = np.where(beyond, overflow_value, y)
+    if register.subnormals == "flush":
+        y = np.where(np.abs(y) < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
+    return y + 0.0 if fmt.nan == "negative-zero" else y  # a format without a negative zero
 
 
 def largest_finite(fmt: Format) -> float:
     """The largest finite number of a floating-point format."""
-    fraction = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
-    return float((1 << fmt.mantissa_bits) + fraction) * 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
+    biased, fraction = divmod(fmt.max_finite_magnitude, 1 << fmt.mantissa_bits)
+    subnormal = biased == 0 and fmt.zero
+    significand = fraction + (0 if subnormal else 1 << fmt.mantissa_bits)
+    return float(significand) * 2.0 ** (biased + subnormal - fmt.bias - fmt.mantissa_bits)
+
+
+def integer_range(fmt: Format) -> tuple[float, float]:
+    """The lowest and the highest number of an integer format of at most 53 bits."""
+    highest = float(fmt.max_finite_magnitude)
+    return (-highest - 1 if fmt.signed else 0.0), highest
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:
     y: Float64 = round_integer(x, rounding)
-    low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+    low, high = integer_range(fmt)
     if overflow == "saturate":
         return np.clip(y, low, high)
-    wrapped: Any = np.mod(y - low, 2.0**fmt.bits) + low
+    wrapped: Any = np.mod(y - low, 2.0**fmt.mantissa_bits) + low
     return np.where(np.isfinite(y), wrapped, np.clip(y, low, high))

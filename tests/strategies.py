@@ -66,7 +66,7 @@ def instructions(draw):
     for i, terms in enumerate(sizes):
         interleave = None
         if i == 0 and terms > 1 and draw(st.booleans()):
-            interleave = {"run": draw(st.sampled_from([1, terms // 2, terms])), "parts": 2}
+            interleave = {"run": draw(st.sampled_from([1, max(terms // 2, 1)])), "parts": 2}
             parts = 2
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave))
         body[f"s{i}"] = stage

@@ -198,7 +198,7 @@ def _type(fmt: Format) -> str:
 def _number(fmt: Format, flush: bool) -> str:
     """C text of the number of a code."""
     if fmt.kind == "integer":
-        return f"whole_number(code, {fmt.mantissa_bits}, {int(fmt.signed)})"
+        return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
     rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
     text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
@@ -209,7 +209,7 @@ def _code(spec: Instruction) -> str:
     """C text of the code of a number that the accumulator's format holds."""
     fmt = spec.accumulator
     if fmt.kind == "integer":
-        return f"((int64_t)(x) & {(1 << fmt.bits) - 1})"
+        return f"(((int64_t)(x) & {(1 << fmt.mantissa_bits) - 1}) << {fmt.low_padding})"
     specials = encode_array(fmt, np.array([np.inf, -np.inf, np.nan, -0.0])).tolist()
     if spec.nan_code is not None:
         specials[2] = spec.nan_code

@@ -99,7 +99,7 @@ def encoded(plan: Plan) -> str:
     """The code of `state[j]`, which is a number of the accumulator's format."""
     fmt = plan.spec.accumulator
     if fmt.kind == "integer":
-        return f"(unsigned)((long long)state[j] & {(1 << fmt.bits) - 1}ll)"
+        return f"(unsigned)((long long)state[j] & {(1 << fmt.mantissa_bits) - 1}ll) << {fmt.low_padding}"
     infinite = encode(fmt, infinity(False)) if fmt.infinity else 0
     nan = plan.spec.nan_code or 0
     sign = 1 << (fmt.magnitude_bits + fmt.low_padding)
@@ -164,9 +164,9 @@ class CudaEmitter(Emitter):
     @contextmanager
     def apart_from_c(self, n: int, k: str, value: str) -> Iterator[None]:
         """What is written inside does not meet C where C's format is not the register's: the longer text meets it."""
-        apart = n == 0 and c_is_apart(self.plan)
+        apart = c_is_apart(self.plan) if n == 0 else ""
         if apart:
-            self.write(f"if ({k} == 0) {{")
+            self.write(f"if (({k}) {apart}) {{")
             super().run_block(0, n, k, value)
             self.write("} else {")
         yield

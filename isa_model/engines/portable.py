@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
+from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, reread, side, times_exponents
 from isa_model.engines.plan import LANE_BITS, RANGE, Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
@@ -112,7 +112,10 @@ class Tile:
         stage, last = self.stages[index], index == len(self.stages) - 1
         start = self.c if last else Value([np.zeros(self.shape)], np.full(self.shape, NO_EXPONENT, np.int32))
         running, steps, count = start, 0, 0
+        of_an_instruction = self.spec.shape.k // self.spec.span
         for block in self.blocks(index):
+            if last and steps and steps % of_an_instruction == 0:
+                running = self.reread(running)
             value = self.put(stage, *self.add(index, block, running if stage.accumulator else None))
             running, steps = value, steps + 1
             if not last and steps == (stage.chain or 1):
@@ -120,6 +123,11 @@ class Tile:
                 running, steps, count = start, 0, count + 1
         if last:
             yield running
+
+    def reread(self, d: Value) -> Value:
+        """The running value as one instruction leaves it in D and the next takes it as C."""
+        c = reread(self.plan.reading, d.parts[0])
+        return Value([c], exponent_of(c, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
         """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
