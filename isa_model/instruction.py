@@ -17,14 +17,14 @@ from pydantic import Field, model_validator
 from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format
-from isa_model.limits import MOST_STAGES, Count, Exponent
+from isa_model.limits import MOST_STAGES, Count, Exponent, Group
 from isa_model.stage import FormatRef, Register, Spec, Stage
 
 
 class ScaleOperand(Spec):
     """Where one operand's scales come from."""
 
-    group: tuple[Count, Count]
+    group: tuple[Group, Group]
     """Rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
@@ -199,13 +199,18 @@ class Instruction(Spec):
                 "result",
                 message=f"the register {kept.name} does not fit the accumulator {self.accumulator.name}",
             )
+        for name, stage in self.stages.items():
+            if any(r.format.kind != self.a.kind for r in stage.result):
+                kind = "integer" if self.a.kind == "integer" else "floating-point"
+                raise at("stages", name, "result", message=f"{kind} sums go into {kind} registers")
         if self.a.kind == "integer":
             for name, stage in self.stages.items():
                 for field in ("fraction_bits", "exponent"):
                     if getattr(stage, field) is not None:
                         raise at("stages", name, field, message="integers are summed exactly", hint=f"drop `{field}`")
-                if any(r.format.kind == "float" for r in stage.result):
-                    raise at("stages", name, "result", message="integer sums go into integer registers")
+        if self.span > 1 << 16:
+            message = "the stages sum more products in one step than an instruction can have, 65536"
+            raise at("stages", message=message, hint="fewer `terms`, or a shorter `chain`")
         if self.shape.k % self.span:
             raise at(
                 "shape",
@@ -239,6 +244,10 @@ class Instruction(Spec):
             return
         if self.a.kind == "integer":
             raise at("scale", message="integer instructions have no group scales")
+        for field in ("product", "result"):
+            register: Register | None = getattr(scale, field)
+            if register and register.format.kind == "integer":
+                raise at("scale", field, message="scaled sums go into floating-point registers")
         inner = list(self.stages)[:-1]
         if scale.onto != "products" and scale.onto not in inner:
             if scale.onto in self.stages:

@@ -21,6 +21,8 @@ Codes = NDArray[np.unsignedinteger[Any]]
 Float64 = NDArray[np.float64]
 Exponents = NDArray[np.int32]
 
+LANE_BITS = 53
+"""Significand bits of a float64 lane."""
 NO_EXPONENT = -(1 << 20)
 """Alignment exponent of a zero that has none; lower than any real one."""
 
@@ -95,6 +97,38 @@ def to_odd(parts: Sequence[Float64]) -> Float64:
     all_zero = np.logical_and.reduce([part == 0 for part in parts])
     total = np.where(high != 0, _jam(high, low), np.where(all_zero, plain, 0.0))
     return np.where(np.isfinite(plain), total, plain)
+
+
+def bins(parts: int, bits: int) -> int:
+    """How many bins hold a sum of so many parts and bits."""
+    return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
+
+
+def binned(parts: list[Float64], bottom: Exponents | int, bits: int, keep_sign: bool) -> list[Float64]:
+    """The sum of many parts in few: each is split at fixed places, and what lies between two of them is added exactly.
+
+    Parts are multiples of 2**`bottom`, and so is their sum, of `bits` bits at most. A sum of nothing but zeros keeps its
+    sign where `keep_sign` asks for it.
+    """
+    count = bins(len(parts), bits)
+    if len(parts) <= count:
+        return parts
+    width = LANE_BITS - 1 - len(parts).bit_length()
+    lowest = np.asarray(bottom, np.int32)
+    magics = [1.5 * power_of_two(LANE_BITS - 1 + lowest + i * width) for i in range(1, count)]
+    totals: list[Any] = [0.0] * count
+    for part in parts:
+        left = part
+        for i in range(count - 1, 0, -1):
+            piece = (left + magics[i - 1]) - magics[i - 1]
+            left = np.where(left == piece, 0.0, left - piece)
+            totals[i] = totals[i] + piece
+        totals[0] = totals[0] + left
+    if keep_sign:
+        plain = sum(parts[1:], parts[0])
+        nothing = np.logical_and.reduce([part == 0 for part in parts])
+        totals = [np.where(nothing, plain, total) for total in totals]
+    return totals[::-1]
 
 
 def _jam(x: Float64, error: Float64) -> Float64:

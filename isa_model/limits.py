@@ -45,6 +45,8 @@ class Range:
 
 Count = Annotated[int, Range(1, 1 << 16)]
 """Products, terms, blocks, rows or columns."""
+Group = Annotated[int, Range(1, 1 << 20)]
+"""Rows or columns of a matrix that share a scale."""
 FractionBits = Annotated[int, Range(0, 128)]
 """Bits kept below the largest exponent of a sum."""
 Exponent = Annotated[int, Range(-10_000, 10_000)]

@@ -49,8 +49,12 @@ if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
 
 
+MOST_LINES = 4000
+"""Lines that a compiler is given: it takes seconds for them and minutes for twice as many. Real instructions need 800."""
+
+
 class NoCompiler(Exception):
-    """This machine has no working C compiler."""
+    """This machine has no working C compiler, or one would take too long."""
 
 
 def matmul(
@@ -92,7 +96,10 @@ def cores() -> int:
 
 def compiled(plan: Plan) -> Any:
     """The C function of a plan, from the cache folder if it was compiled before."""
-    return _load(source(plan))
+    text = source(plan)
+    if text.count("\n") > MOST_LINES:
+        raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
+    return _load(text)
 
 
 def compiler() -> str:

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from isa_model.codec import encode, infinity
 from isa_model.engines.emit import Block, Emitter, Term
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model.engines.plan import RANGE, Plan
 from isa_model.engines.routes import c_is_apart, is_short
 from isa_model.formats import Format
+from isa_model.lanes import LANE_BITS
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 

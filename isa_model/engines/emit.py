@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan, Reading
+from isa_model.engines.plan import RANGE, Plan, Reading
 from isa_model.engines.text import Text
 from isa_model.formats import Format
-from isa_model.lanes import integer_range, largest_finite
+from isa_model.lanes import LANE_BITS, bins, integer_range, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
@@ -346,7 +346,7 @@ class Emitter(Text):
                 parts = [self.let("double", f"(double)((float){parts[0]} + (float){parts[1]})", "s")]
             elif level.plain or self.adds_in_one(index, stage, parts):
                 parts = [self.let("double", " + ".join(parts), "s")]
-            elif len(parts) > self.bins(len(parts), level.sum_bits):
+            elif len(parts) > bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
                 parts = self.binned(parts, bottom, level.sum_bits, keep_sign=stage.zero == "ieee")
         if not stage.result:

@@ -117,6 +117,7 @@ def _rounded(total: Whole, register: Register, bits: int) -> Whole:
     fmt = register.format
     if bits < fmt.mantissa_bits and fmt.signed:
         return total
+    total = _as(total, max(bits, fmt.mantissa_bits))
     highest = fmt.max_finite_magnitude
     lowest = -highest - 1 if fmt.signed else 0
     if (register.overflow or fmt.overflow) == "saturate":

@@ -11,12 +11,10 @@ from typing import Any
 
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import largest_finite
+from isa_model.lanes import LANE_BITS, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
-LANE_BITS = 53
-"""Significand bits of a float64 lane."""
 RANGE = 880
 """Exponents beyond +-RANGE are refused, so that sums, products and reciprocals of units stay normal float64."""
 ODD_BITS = LANE_BITS - 2
@@ -119,6 +117,9 @@ class Plan:
         self.infinite_from: float | None = None
         if infinite and spec.infinite_from is not None:  # no product but zero lies below its last place
             self.infinite_from = 2.0 ** max(spec.infinite_from, _in_range(product).lsb)
+        for side in (scale.a, scale.b) if scale else ():
+            if side and side.format.kind == "integer":
+                _check_register(side.format)
         scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.scales_fold = (
@@ -277,8 +278,8 @@ def _widest(x: Level, y: Level) -> Level:
 
 
 def _check_register(fmt: Format) -> None:
-    if fmt.kind == "float" and fmt.mantissa_bits > LANE_BITS - 3:
-        raise Unsupported(f"a register of {fmt.name} is as wide as the lanes")
+    if fmt.mantissa_bits > LANE_BITS - (3 if fmt.kind == "float" else 1):
+        raise Unsupported(f"{fmt.name} is as wide as the lanes")
 
 
 def _in_range(level: Level) -> Level:
