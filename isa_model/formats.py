@@ -173,6 +173,11 @@ class Format(BaseModel):
         }[self.nan]
         return None if magnitude is None else magnitude << self.low_padding
 
+    @property
+    def kept_infinity(self) -> Overflow:
+        """The overflow rule under which an infinity stays one, if the format has any."""
+        return "infinity" if self.infinity else self.overflow
+
     def holds(self, other: Format) -> bool:
         """Whether every finite number of `other` is one of this format too."""
         if self.kind == "integer" or other.kind == "integer":

@@ -81,10 +81,11 @@ def instruction(
 
 
 def written(spec: Instruction, value: Term) -> int:
-    """The code of D for a register's value; nothing is left to round where the register fits the accumulator."""
+    """The code of D for a register's value. The register fits the accumulator, so that nothing is left to round, and an
+    infinity stays one where the accumulator has it, whatever its rule for overflow."""
     if value.number.special == "nan" and spec.nan_code is not None:
         return spec.nan_code
-    return encode(spec.accumulator, value.number)
+    return encode(spec.accumulator, value.number, overflow=spec.accumulator.kept_infinity)
 
 
 def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from isa_model.array_codec import code_dtype, encode_array
+from isa_model.array_codec import code_dtype
 from isa_model.engines.decoding import of_side
-from isa_model.engines.emit import Block, Emitter, step
+from isa_model.engines.emit import Block, Emitter, special_codes, step
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -217,9 +217,7 @@ def _code(spec: Instruction) -> str:
     fmt = spec.accumulator
     if fmt.kind == "integer":
         return f"(((int64_t)(x) & {(1 << fmt.mantissa_bits) - 1}) << {fmt.low_padding})"
-    specials = encode_array(fmt, np.array([np.inf, -np.inf, np.nan, -0.0])).tolist()
-    if spec.nan_code is not None:
-        specials[2] = spec.nan_code
+    specials = special_codes(spec)
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias)
     ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
     return f"code(x, {', '.join(str(x) for x in (*fields, *ends, *(f'{code}u' for code in specials)))})"

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
+from isa_model import golden
+from isa_model.codec import NAN, Number, infinity
 from isa_model.engines.plan import RANGE, Plan, Reading
 from isa_model.engines.text import Text
 from isa_model.formats import Format
+from isa_model.instruction import Instruction
 from isa_model.lanes import LANE_BITS, bins, integer_range, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -395,6 +398,12 @@ class Emitter(Text):
     @staticmethod
     def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
+
+
+def special_codes(spec: Instruction) -> list[int]:
+    """The codes of D for an infinity, a negative one, a NaN and a negative zero."""
+    numbers = (infinity(False), infinity(True), NAN, Number(True, 0, 0))
+    return [golden.written(spec, golden.Term(number, None)) for number in numbers]
 
 
 def is_fp32(fmt: Format) -> bool:

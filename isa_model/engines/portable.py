@@ -76,7 +76,7 @@ def matmul(
         rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
             values = Tile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
-            codes = encode_array(spec.accumulator, values)
+            codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
                 codes[np.isnan(values)] = spec.nan_code
             d[rows, columns] = codes
