@@ -48,29 +48,29 @@ def assert_same(spec, a, b, c, scales):
     )
 
 
-@given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 3))
+@given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
 def test_random_instructions_give_golden_bits(spec, seed, kind, steps):
     """On random instructions, chains of them and operands the portable engine returns the golden model's codes."""
     try:
         Plan(spec)
     except Unsupported:
         assume(False)
-    assert_same(spec, *operands(spec, seed, kind, m=2, n=3, steps=steps))
+    assert_same(spec, *operands(spec, seed, kind, m=1, n=2, steps=steps))
 
 
-@given(integer_instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 3))
+@given(integer_instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
 def test_random_integer_instructions_give_golden_bits(spec, seed, kind, steps):
     """So it does on integers of up to 64 bits, without the golden model's help."""
-    assert_same(spec, *operands(spec, seed, kind, m=2, n=3, steps=steps))
+    assert_same(spec, *operands(spec, seed, kind, m=1, n=2, steps=steps))
 
 
 @given(st.one_of(instructions(), integer_instructions()), st.integers(0, 1 << 30), st.sampled_from(KINDS))
 def test_a_long_k_is_a_chain_of_instructions(spec, seed, kind):
     """One product over a long K is one instruction after the other, each with the D before as its C."""
     assume(spec.c_format == spec.accumulator)
-    a, b, c, scales = operands(spec, seed, kind, m=1, n=2, steps=3)
+    a, b, c, scales = operands(spec, seed, kind, m=1, n=1, steps=2)
     d, k = c, spec.shape.k
-    for step in range(3):
+    for step in range(2):
         part = {"scale_a": slice(None), "scale_b": slice(None)}
         if spec.scale and (sides := [s.group[i] for s, i in ((spec.scale.a, 1), (spec.scale.b, 0)) if s]):
             assume(sides[0] == k)
