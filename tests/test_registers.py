@@ -42,7 +42,13 @@ def codes_of(spec, engine, a, b, c):
 def instruction(register, k=1, **fields):
     """One sum of k products and C."""
     stage = {"terms": k, "accumulator": True, "zero": "ieee", "result": register}
-    spec = {"a": "fp16", "b": "fp16", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": k}, "stages": {"sum": stage}}
+    spec = {
+        "a": "fp16",
+        "b": "fp16",
+        "accumulator": "fp32",
+        "shape": {"m": 1, "n": 1, "k": k},
+        "stages": {"sum": stage},
+    }
     return Instruction.model_validate(spec | fields)
 
 
@@ -164,7 +170,21 @@ def test_whole_numbers_of_any_width_survive_being_encoded(name):
     """encode_array agrees with encode at both ends of integers of up to 64 bits, and arrays come back as they went."""
     fmt = named(name)
     highest = fmt.max_finite_magnitude
-    ends = [0.0, -1.0, 1.0, -0.5, 1e30, -1e30, np.inf, -np.inf, np.nan, float(highest), -float(highest), 2.0**62, 2.0**63]
+    ends = [
+        0.0,
+        -1.0,
+        1.0,
+        -0.5,
+        1e30,
+        -1e30,
+        np.inf,
+        -np.inf,
+        np.nan,
+        float(highest),
+        -float(highest),
+        2.0**62,
+        2.0**63,
+    ]
     for over in ("saturate", "wrap"):
         codes = encode_array(fmt, np.array(ends), overflow=over)
         assert codes.tolist() == [encode(fmt, number_of(x), overflow=over) for x in ends]
