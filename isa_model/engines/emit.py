@@ -100,7 +100,8 @@ class Emitter(Text):
             value = self.let("double", f"{value} + 0.0")
         if how.smallest:
             value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
-        self.write(f"C(j) = k == 0 ? C(j) : {value};")
+        own = self.spec.c_format == self.spec.accumulator  # then C, read already, reads the same once more
+        self.write(f"C(j) = {value};" if own else f"C(j) = k == 0 ? C(j) : {value};")
         self.write("}")
 
     def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
