@@ -53,7 +53,9 @@ def value_dtypes() -> dict[str, np.dtype[Any]]:
         "e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
         "e4m3b11fnuz": np.dtype(ml_dtypes.float8_e4m3b11fnuz),
         "ue8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
+        "int64": np.dtype(np.int64),
         "int32": np.dtype(np.int32),
+        "int16": np.dtype(np.int16),
         "int8": np.dtype(np.int8),
         "int4": np.dtype(ml_dtypes.int4),
         "uint4": np.dtype(ml_dtypes.uint4),
@@ -102,14 +104,16 @@ def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
     import numpy as np
 
     own = dtype_of(fmt)
-    if fmt.kind == "integer" and fmt.bits < 8:  # ml_dtypes keeps 4-bit integers sign-extended in a byte
+    if fmt.kind == "integer" and fmt.bits < 8 and own != codes.dtype:
+        # ml_dtypes keeps 4-bit integers sign-extended in a byte
         return decode_array(fmt, codes).astype(np.int8).astype(own)
     return codes.view(own) if own != codes.dtype else codes
 
 
 @in_ieee_mode
 def decode_array(fmt: Format, codes: ArrayLike) -> Float64:
-    """Values of an array of a format (see `to_codes`), exact in float64; NaN where a code is NaN.
+    """Values of an array of a format (see `to_codes`), NaN where a code is NaN: exact, but integers of over 53 bits are rounded
+    to FP64.
 
     Raises ValueError as `to_codes`.
     """
@@ -140,12 +144,9 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
     if fmt.name == "fp64":
         return field.view(np.float64).copy()
-    magnitude = (field & np.uint64((1 << fmt.magnitude_bits) - 1)).astype(np.int64)
     if fmt.kind == "integer":
-        top = 1 << fmt.mantissa_bits
-        return np.where(magnitude >> (fmt.mantissa_bits - 1) & fmt.signed, magnitude - top, magnitude).astype(
-            np.float64
-        )
+        return whole_numbers(fmt, codes).astype(np.float64)
+    magnitude = (field & np.uint64((1 << fmt.magnitude_bits) - 1)).astype(np.int64)
     biased, fraction = magnitude >> fmt.mantissa_bits, magnitude & ((1 << fmt.mantissa_bits) - 1)
     subnormal = (biased == 0) & fmt.zero
     significand = np.where(subnormal, fraction, fraction + (1 << fmt.mantissa_bits))
@@ -160,6 +161,15 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
             values[negative & (magnitude == 0)] = np.nan
         values = np.where(negative & ~np.isnan(values), -values, values)
     return values
+
+
+def whole_numbers(fmt: Format, codes: Codes) -> NDArray[Any]:
+    """Values of an array of raw codes of an integer format: int64, or uint64 where it has no sign."""
+    import numpy as np
+
+    above = np.uint64(64 - fmt.mantissa_bits)
+    field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding) << above
+    return field.view(np.int64) >> above.astype(np.int64) if fmt.signed else field >> above
 
 
 @in_ieee_mode
@@ -221,14 +231,9 @@ def _encode(
     significand = np.where(field == 0, fraction, fraction + (1 << 52))
     exponent = np.maximum(field, 1) - 1023
     if fmt.kind == "integer":
-        # Beyond 2**62 the value is past every format here; wrapping looks at the low 62 bits alone.
         shift = 52 - exponent
-        magnitude = np.where(
-            shift > 0,
-            _shift_right_array(significand, np.maximum(shift, 0), rounding, negative, rng),
-            significand << np.clip(-shift, 0, 10),
-        )
-        return _integer_codes(fmt, values, magnitude, rule)
+        rounded = _shift_right_array(significand, np.maximum(shift, 0), rounding, negative, rng).astype(np.uint64)
+        return _integer_codes(fmt, values, rounded, np.maximum(-shift, 0).astype(np.uint64), rule)
     biased = exponent + fmt.bias
     lowest = 1 if fmt.zero else 0
     # Beyond these ends the result is the same, and the long code below stays inside 63 bits.
@@ -366,19 +371,20 @@ def _float_codes(
     return np.where(nan, nan_code, codes).astype(code_dtype(fmt))
 
 
-def _integer_codes(fmt: Format, values: Float64, magnitude: NDArray[np.int64], rule: Overflow) -> Codes:
+def _integer_codes(
+    fmt: Format, values: Float64, significand: NDArray[np.uint64], shift: NDArray[np.uint64], rule: Overflow
+) -> Codes:
+    """Codes of whole numbers of magnitude `significand` << `shift`, whose signs are those of `values`."""
     import numpy as np
 
-    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
-    whole = np.where(np.signbit(values), -magnitude, magnitude)
-    if not fmt.signed:
-        whole = np.maximum(whole, 0)
-    if rule != "wrap":
-        whole = np.clip(whole, lowest, fmt.max_finite_magnitude)
-        whole = np.where(
-            np.abs(values) >= 2.0**62, np.where(np.signbit(values), lowest, fmt.max_finite_magnitude), whole
-        )
+    negative, huge = np.signbit(values), np.abs(values) >= 2.0**64
+    magnitude = np.where(shift < 64, significand << np.minimum(shift, np.uint64(63)), np.uint64(0))
+    highest = np.uint64(fmt.max_finite_magnitude)
+    limit = np.where(negative, highest + np.uint64(1) if fmt.signed else np.uint64(0), highest)
+    if rule == "wrap":
+        magnitude = np.where(np.isinf(values), limit, magnitude)
     else:
-        whole = np.where(np.isinf(values), np.where(np.signbit(values), lowest, fmt.max_finite_magnitude), whole)
-    whole = np.where(np.isnan(values), 0, whole)
-    return (whole.astype(np.uint64) & np.uint64((1 << fmt.mantissa_bits) - 1)).astype(code_dtype(fmt))
+        magnitude = np.where(huge | (magnitude > limit), limit, magnitude)
+    whole = np.where(negative, ~magnitude + np.uint64(1), magnitude)
+    whole = np.where(np.isnan(values), np.uint64(0), whole) & np.uint64((1 << fmt.mantissa_bits) - 1)
+    return (whole << np.uint64(fmt.low_padding)).astype(code_dtype(fmt))

@@ -87,8 +87,8 @@ def encode(
         if fmt.nan_code is not None:
             return fmt.nan_code
         return 0 if fmt.kind == "integer" else largest << fmt.low_padding
-    if number.negative and not fmt.signed and not number.is_zero:
-        return 0 if fmt.kind == "integer" or fmt.nan_code is None else fmt.nan_code
+    if number.negative and not fmt.signed and not number.is_zero and fmt.kind == "float":
+        return 0 if fmt.nan_code is None else fmt.nan_code
     magnitude = largest + 1
     if not number.special:
         magnitude = _round_magnitude(fmt, number, rounding, draw)
@@ -139,7 +139,7 @@ def _integer_code(fmt: Format, negative: bool, magnitude: int, rule: Overflow, i
     lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
     if infinite or rule != "wrap":
         value = min(max(value, lowest), fmt.max_finite_magnitude)
-    return value & ((1 << fmt.mantissa_bits) - 1)
+    return (value & ((1 << fmt.mantissa_bits) - 1)) << fmt.low_padding
 
 
 def number_of(value: float | int | Fraction) -> Number:

@@ -10,13 +10,20 @@ A code is an unsigned integer laid out, from the top, as
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from isa_model.diagnostics import InputError, at, suggest
+from isa_model.limits import HIGHEST_POWER, LOWEST_POWER, Range
 
 Overflow = Literal["ieee", "infinity", "nan", "saturate", "wrap"]
+
+
+def _printable(name: str) -> str:
+    if not (name and name.isprintable() and name == name.strip() and len(name) <= 64):
+        raise at(message=f"{name[:64]!r} is no name", hint="1 to 64 characters on one line")
+    return name
 
 
 class Format(BaseModel):
@@ -30,14 +37,15 @@ class Format(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: str
+    name: Annotated[str, AfterValidator(_printable)]
     kind: Literal["float", "integer"] = "float"
     signed: bool = True
     """Sign bit of a float; two's complement for an integer."""
-    exponent_bits: int = Field(default=0, ge=0, le=15)
-    mantissa_bits: int = Field(ge=0, le=64)
-    """Stored significand bits of a float; all bits of an integer, its sign included."""
-    bias: int = 0
+    exponent_bits: Annotated[int, Range(0, 11)] = 0
+    mantissa_bits: Annotated[int, Range(0, 64)]
+    """Stored significand bits of a float, at most 52; all bits of an integer, its sign included."""
+    bias: Annotated[int, Range(-HIGHEST_POWER, 1 - LOWEST_POWER)] = 0
+    """Where numbers stay among those of FP64: multiples of 2**-1074 below 2**1024."""
     infinity: bool = False
     """The all-ones exponent field with a zero mantissa field is an infinity."""
     nan: Literal["ieee", "all-ones", "negative-zero", "none"] = "none"
@@ -48,13 +56,16 @@ class Format(BaseModel):
     overflow: Overflow = "ieee"
     """What a result beyond the largest finite number becomes, unless the conversion says otherwise.
     ieee: infinity or the largest number, as the rounding direction says (IEEE 754 7.4)."""
-    high_padding: int = Field(default=0, ge=0, le=32)
+    high_padding: Annotated[int, Range(0, 32)] = 0
     """Bits above the sign that are ignored when read and written as 0 (the sign bit of UE4M3)."""
-    low_padding: int = Field(default=0, ge=0, le=32)
+    low_padding: Annotated[int, Range(0, 32)] = 0
     """Bits below the mantissa that are ignored when read and written as 0 (TF32 in a 32-bit register)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Format:
+        self._check_name()
+        if self.bits > 64:
+            raise at("mantissa_bits", message=f"a code of {self.bits} bits", hint="at most 64, ignored bits included")
         if self.kind == "integer":
             if self.exponent_bits or self.bias or self.infinity or self.nan != "none":
                 raise at("kind", message="an integer has no exponent, bias, infinity or NaN")
@@ -77,7 +88,33 @@ class Format(BaseModel):
             raise at("nan", message="with no mantissa bits the all-ones exponent is the infinity, not a NaN")
         if self.nan == "negative-zero" and not (self.signed and self.zero):
             raise at("nan", message="NaN in place of the negative zero needs a sign and a zero")
+        self._check_range()
         return self
+
+    def _check_name(self) -> None:
+        """A known name means that format and no other."""
+        meant = _fields_of(self.name)
+        if meant is None:
+            return
+        fields = {name: info.default for name, info in type(self).model_fields.items()} | meant
+        if any(getattr(self, name) != value for name, value in fields.items() if name != "name"):
+            raise at("name", message=f"`{self.name}` is another format's name", hint="a name of its own")
+
+    def _check_range(self) -> None:
+        if self.mantissa_bits > 52:
+            raise at("mantissa_bits", message=f"a significand of {self.mantissa_bits} bits", hint="at most 52, as FP64")
+        if self.max_finite_magnitude < 1:
+            raise at("exponent_bits", message="no code is left for a number besides zero")
+        if self.min_lsb_exponent < LOWEST_POWER or self.max_exponent > HIGHEST_POWER:
+            least, most = (
+                self.bias + self.max_exponent - HIGHEST_POWER,
+                self.bias + self.min_lsb_exponent - LOWEST_POWER,
+            )
+            raise at(
+                "bias",
+                message=f"numbers from 2**{self.min_lsb_exponent} to above 2**{self.max_exponent} are not all among FP64's",
+                hint=f"a bias from {least} to {most}" if least <= most else "fewer bits",
+            )
 
     # -- what the fields imply ------------------------------------------------------------------------------------
 
@@ -136,10 +173,16 @@ class Format(BaseModel):
         }[self.nan]
         return None if magnitude is None else magnitude << self.low_padding
 
+    @property
+    def kept_infinity(self) -> Overflow:
+        """The overflow rule under which an infinity stays one, if the format has any."""
+        return "infinity" if self.infinity else self.overflow
+
     def holds(self, other: Format) -> bool:
         """Whether every finite number of `other` is one of this format too."""
         if self.kind == "integer" or other.kind == "integer":
-            return self.kind == other.kind and self.signed == other.signed and self.bits >= other.bits
+            same = self.kind == other.kind and self.signed == other.signed
+            return same and self.mantissa_bits >= other.mantissa_bits
         return (
             self.signed >= other.signed
             and self.zero >= other.zero
@@ -149,75 +192,84 @@ class Format(BaseModel):
         )
 
 
-def _float(name: str, exponent_bits: int, mantissa_bits: int, **fields: Any) -> Format:
-    """A floating-point format with the IEEE bias and, unless told otherwise, IEEE specials."""
+def _float(exponent_bits: int, mantissa_bits: int, **fields: Any) -> dict[str, Any]:
+    """Fields of a floating-point format with the IEEE bias and, unless told otherwise, IEEE specials."""
     rule: dict[str, Any] = {"bias": (1 << (exponent_bits - 1)) - 1, "nan": "ieee", "infinity": True, **fields}
     rule.setdefault("overflow", "ieee" if rule["infinity"] else "saturate")
-    return Format(name=name, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, **rule)
-
-
-def _integer(name: str, bits: int, signed: bool) -> Format:
-    return Format(name=name, kind="integer", mantissa_bits=bits, signed=signed, overflow="saturate")
+    return {"exponent_bits": exponent_bits, "mantissa_bits": mantissa_bits, **rule}
 
 
 _FINITE: dict[str, Any] = {"infinity": False, "nan": "none"}
 _FN: dict[str, Any] = {"infinity": False, "nan": "all-ones"}
 _FNUZ: dict[str, Any] = {"infinity": False, "nan": "negative-zero"}
 
-FORMATS: dict[str, Format] = {
-    f.name: f
-    for f in (
-        _float("fp64", 11, 52),
-        _float("fp32", 8, 23),
-        _float("tf32", 8, 10, low_padding=13),
-        _float("bf16", 8, 7),
-        _float("fp16", 5, 10),
-        # OCP names: E4M3 has no infinity and one NaN, E5M2 is IEEE-like, 6- and 4-bit formats are all finite.
-        _float("e4m3", 4, 3, **_FN),
-        _float("e5m2", 5, 2),
-        _float("e3m2", 3, 2, **_FINITE),
-        _float("e2m3", 2, 3, **_FINITE),
-        _float("e2m1", 2, 1, **_FINITE),
-        # AMD CDNA3: no negative zero, bias one higher.
-        _float("e4m3fnuz", 4, 3, bias=8, **_FNUZ),
-        _float("e5m2fnuz", 5, 2, bias=16, **_FNUZ),
-        _float("e4m3b11fnuz", 4, 3, bias=11, **_FNUZ),
-        # Scales: a bare power of two; an unsigned E4M3 whose top bit is ignored.
-        _float("ue8m0", 8, 0, signed=False, zero=False, **_FN),
-        _float("ue4m3", 4, 3, signed=False, high_padding=1, **_FN),
-        _integer("int32", 32, True),
-        _integer("int8", 8, True),
-        _integer("uint8", 8, False),
-        _integer("int4", 4, True),
-        _integer("uint4", 4, False),
-    )
+_FIELDS: dict[str, dict[str, Any]] = {
+    "fp64": _float(11, 52),
+    "fp32": _float(8, 23),
+    "tf32": _float(8, 10, low_padding=13),
+    "bf16": _float(8, 7),
+    "fp16": _float(5, 10),
+    # OCP names: E4M3 has no infinity and one NaN, E5M2 is IEEE-like, 6- and 4-bit formats are all finite.
+    "e4m3": _float(4, 3, **_FN),
+    "e5m2": _float(5, 2),
+    "e3m2": _float(3, 2, **_FINITE),
+    "e2m3": _float(2, 3, **_FINITE),
+    "e2m1": _float(2, 1, **_FINITE),
+    # AMD CDNA3: no negative zero, bias one higher.
+    "e4m3fnuz": _float(4, 3, bias=8, **_FNUZ),
+    "e5m2fnuz": _float(5, 2, bias=16, **_FNUZ),
+    "e4m3b11fnuz": _float(4, 3, bias=11, **_FNUZ),
+    # Scales: a bare power of two; an unsigned E4M3 whose top bit is ignored.
+    "ue8m0": _float(8, 0, signed=False, zero=False, **_FN),
+    "ue4m3": _float(4, 3, signed=False, high_padding=1, **_FN),
 }
-
+_INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "int4", "uint4")
 _INLINE = re.compile(r"(?P<unsigned>u?)e(?P<exponent>[1-9]\d?)m(?P<mantissa>\d{1,2})(?P<rule>fnuz|fn|f|ieee|)")
+_INLINE_INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>[1-9]\d?)")
+
+
+def _fields_of(name: str) -> dict[str, Any] | None:
+    """The fields that a name stands for: one of `FORMATS`, or inline; None where it means nothing."""
+    if name in _FIELDS:
+        return _FIELDS[name]
+    if match := _INLINE_INTEGER.fullmatch(name):
+        signed, bits = not match["unsigned"], int(match["bits"])
+        return {"kind": "integer", "mantissa_bits": bits, "signed": signed, "overflow": "saturate"}
+    if match := _INLINE.fullmatch(name):
+        exponent_bits, mantissa_bits = int(match["exponent"]), int(match["mantissa"])
+        rule = {"fnuz": _FNUZ, "fn": _FN, "f": _FINITE, "ieee": {}, "": {}}[match["rule"]]
+        bias = (1 << (exponent_bits - 1)) - 1 + (match["rule"] == "fnuz")
+        return _float(exponent_bits, mantissa_bits, **{"signed": not match["unsigned"], "bias": bias, **rule})
+    return None
+
+
+FORMATS: dict[str, Format] = {name: Format(name=name, **(_fields_of(name) or {})) for name in (*_FIELDS, *_INTEGERS)}
 
 
 def named(name: str) -> Format:
-    """Return the format called `name`: one of `FORMATS`, or an inline `eXmY`.
+    """Return the format called `name`: one of `FORMATS`, or an inline `eXmY`, `intX` or `uintX`.
 
     An inline format has the IEEE bias 2**(X-1) - 1. Its suffix gives the specials: none or `ieee`, infinities and
     NaNs as in IEEE 754; `fn`, finite with one NaN of all ones; `fnuz`, finite with the NaN in place of the negative
-    zero and a bias one higher; `f`, every code finite. A leading `u` drops the sign.
+    zero and a bias one higher; `f`, every code finite. A leading `u` drops the sign. Integers saturate.
     The OCP names come first: `e4m3` is the OCP format, `e4m3ieee` the IEEE-like one.
-    Raises InputError when it is neither.
+    Raises InputError when it is none of them, or has more bits or larger numbers than a format can have.
     """
     if name in FORMATS:
         return FORMATS[name]
-    if match := _INLINE.fullmatch(name):
-        exponent_bits, mantissa_bits = int(match["exponent"]), int(match["mantissa"])
-        if exponent_bits > 11 or mantissa_bits > 52:
-            raise InputError.of(f"format `{name}` is too wide", "at most 11 exponent bits and 52 mantissa bits (fp64)")
-        rule = {"fnuz": _FNUZ, "fn": _FN, "f": _FINITE, "ieee": {}, "": {}}[match["rule"]]
-        bias = (1 << (exponent_bits - 1)) - 1 + (match["rule"] == "fnuz")
-        if rule == {} and mantissa_bits == 0:
-            raise InputError.of(
-                f"format `{name}` has no code left for a NaN",
-                f"with 0 mantissa bits write `{name}fn` or `{name}f`",
-            )
-        return _float(name, exponent_bits, mantissa_bits, signed=not match["unsigned"], **{"bias": bias, **rule})
-    hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6"
-    raise InputError.of(f"unknown number format `{name}`", hint)
+    fields = _fields_of(name)
+    if fields is None:
+        hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6 and int48"
+        raise InputError.of(f"unknown number format `{name}`", hint)
+    if fields.get("exponent_bits", 0) > 11 or (fields["mantissa_bits"] > 52 and "exponent_bits" in fields):
+        raise InputError.of(f"format `{name}` is too wide", "at most 11 exponent bits and 52 mantissa bits (fp64)")
+    if fields.get("infinity") and fields["mantissa_bits"] == 0:
+        raise InputError.of(
+            f"format `{name}` has no code left for a NaN",
+            f"with 0 mantissa bits write `{name}fn` or `{name}f`",
+        )
+    try:
+        return Format(name=name, **fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError.of(f"format `{name}`: {fault['msg']}", fault.get("ctx", {}).get("hint", "")) from None

@@ -1,7 +1,7 @@
 """The golden model: what an instruction computes, to the bit, on Python's exact integers.
 
 This file is the definition; every fast engine has to return the same codes. Read it from top to bottom. One element of
-D is computed at a time:
+D is computed at a time. Along K, one instruction after the other reads as C what the one before wrote as D; in each:
 
 1. `products`: a row of A times a column of B, one exact term per k.
 2. Stage after stage of the spec turns its terms into fewer: `deal` forms the blocks, `add` sums a block, `put` rounds
@@ -41,15 +41,34 @@ def dot(
     scale_a: Sequence[int] = (),
     scale_b: Sequence[int] = (),
 ) -> int:
-    """Return the code of one element of D.
+    """Return the code of one element of D, after as many instructions as K holds.
 
     `a` and `b` are the codes of a row of A and a column of B, K of each (a multiple of the instruction's k); `c` is the
     code of C; `scale_a` and `scale_b` are the codes of the scales along K of that row and column, one per group.
+    Every instruction but the first reads C in the accumulator's format.
     """
+    running = read(spec, spec.c_format, c)
+    d = written(spec, running)
+    for first in range(0, len(a), spec.shape.k):
+        part = slice(first, first + spec.shape.k)
+        d = written(spec, instruction(spec, a[part], b[part], running, scale_a, scale_b, first))
+        running = read(spec, spec.accumulator, d)
+    return d
+
+
+def instruction(
+    spec: Instruction,
+    a: Sequence[int],
+    b: Sequence[int],
+    c: Term,
+    scale_a: Sequence[int],
+    scale_b: Sequence[int],
+    first: int,
+) -> Term:
+    """What one instruction leaves in the last stage's register; `first` is where its operands start along K."""
     terms = products(spec, a, b)
-    c_term = read(spec, spec.c_format, c)
     if spec.scaled_stage == -1:
-        terms = scaled(spec, terms, 1, scale_a, scale_b)
+        terms = scaled(spec, terms, 1, scale_a, scale_b, first)
     *inner, last = spec.stages.values()
     for index, stage in enumerate(inner):
         blocks = deal(stage, terms)
@@ -57,11 +76,16 @@ def dot(
         start = term(spec.accumulator, 0)
         terms = [run(stage, blocks[i : i + chain], start) for i in range(0, len(blocks), chain)]
         if spec.scaled_stage == index:
-            terms = scaled(spec, terms, len(a) // len(terms), scale_a, scale_b)
-    d = run(last, deal(last, terms), c_term).number
-    if d.special == "nan" and spec.nan_code is not None:
+            terms = scaled(spec, terms, len(a) // len(terms), scale_a, scale_b, first)
+    return run(last, deal(last, terms), c)
+
+
+def written(spec: Instruction, value: Term) -> int:
+    """The code of D for a register's value. The register fits the accumulator, so that nothing is left to round, and an
+    infinity stays one where the accumulator has it, whatever its rule for overflow."""
+    if value.number.special == "nan" and spec.nan_code is not None:
         return spec.nan_code
-    return encode(spec.accumulator, d)  # nothing left to round: the register fits the accumulator
+    return encode(spec.accumulator, value.number, overflow=spec.accumulator.kept_infinity)
 
 
 def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
@@ -144,9 +168,9 @@ def times(x: Term, y: Term) -> Term:
 
 
 def scaled(
-    spec: Instruction, terms: Sequence[Term], span: int, scale_a: Sequence[int], scale_b: Sequence[int]
+    spec: Instruction, terms: Sequence[Term], span: int, scale_a: Sequence[int], scale_b: Sequence[int], first: int = 0
 ) -> list[Term]:
-    """Multiply each term, the sum of `span` products, by the scales of its group."""
+    """Multiply each term, the sum of `span` products from number `first` along K on, by the scales of its group."""
     scale = spec.scale
     assert scale is not None
 
@@ -155,7 +179,8 @@ def scaled(
 
     result = []
     for i, unscaled in enumerate(terms):
-        factors = [of(scale.a, 1, scale_a, i * span), of(scale.b, 0, scale_b, i * span)]
+        k = first + i * span
+        factors = [of(scale.a, 1, scale_a, k), of(scale.b, 0, scale_b, k)]
         present = [f for f in factors if f is not None]
         if scale.product:
             present = [rounded(times(*present), scale.product)]
@@ -244,5 +269,5 @@ def rounded(value: Term, register: Register) -> Term:
     result = term(register.format, encode(register.format, value.number, register.rounding, register.overflow))
     is_subnormal = not result.number.special and result.number.significand < 1 << register.format.mantissa_bits
     if register.subnormals == "flush" and is_subnormal:
-        return Term(Number(result.number.negative, 0, 0), None)
+        return term(register.format, encode(register.format, Number(value.number.negative, 0, 0)))
     return result

@@ -8,21 +8,23 @@ rounds the sum or hands it up as it is, and so makes the terms of the next stage
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from math import lcm
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format
+from isa_model.limits import MOST_STAGES, Count, Exponent, Group
 from isa_model.stage import FormatRef, Register, Spec, Stage
 
 
 class ScaleOperand(Spec):
     """Where one operand's scales come from."""
 
-    group: tuple[PositiveInt, PositiveInt]
+    group: tuple[Group, Group]
     """Rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
@@ -56,9 +58,9 @@ class Scaling(Spec):
 class Shape(Spec):
     """Rows, columns and depth of one instruction: D (m, n) = A (m, k) B (k, n) + C (m, n)."""
 
-    m: PositiveInt
-    n: PositiveInt
-    k: PositiveInt
+    m: Count
+    n: Count
+    k: Count
 
 
 class Instruction(Spec):
@@ -78,11 +80,11 @@ class Instruction(Spec):
     """Format that A and B are converted to, exactly, before they are multiplied; default: none. It shows in alignment
     alone: a subnormal of A or B that is a normal number there aligns with its own exponent."""
     scale: Scaling | None = None
-    stages: dict[str, Stage] = Field(min_length=1)
+    stages: dict[str, Stage] = Field(min_length=1, max_length=MOST_STAGES)
     """The sums, from the products up, each under a name of the author's choice."""
     nan: int | None = Field(default=None, ge=0)
     """The code written for a NaN; default: the accumulator format's."""
-    infinite_from: int | None = None
+    infinite_from: Exponent | None = None
     """A product of at least 2 to this power is an infinity; default: products are exact however large."""
     flush_inputs: bool = False
     """Whether subnormals of A, B and C, and negative zeros, are read as +0."""
@@ -129,6 +131,10 @@ class Instruction(Spec):
         return self
 
     def _check_operands(self) -> None:
+        if self.a.kind == "integer":
+            for field in ("flush_inputs", "infinite_from"):
+                if getattr(self, field) not in (None, False):
+                    raise at(field, message="integers have neither subnormals nor infinities", hint=f"drop `{field}`")
         if {self.a.kind, self.b.kind} == {"float", "integer"}:
             raise at("b", message=f"operands {self.a.name} and {self.b.name} mix floating point with integers")
         if not (self.a.zero and self.b.zero):
@@ -147,6 +153,8 @@ class Instruction(Spec):
         for operand in (self.a, self.b):
             if self.widen is not None and not self.widen.holds(operand):
                 raise at("widen", message=f"{self.widen.name} does not hold every number of {operand.name}")
+        if self.widen is not None and self.a == self.b == self.widen:
+            raise at("widen", message=f"A and B are {self.widen.name} already", hint="drop `widen`")
         if self.c_format.kind != self.accumulator.kind:
             raise at("c", message=f"C in {self.c_format.name} and D in {self.accumulator.name} are different kinds")
         for field, fmt in (("c", self.c_format), ("accumulator", self.accumulator)):
@@ -158,6 +166,12 @@ class Instruction(Spec):
                 raise at("nan", message=f"{self.nan:#x} is not a NaN of {self.accumulator.name}")
 
     def _check_stages(self) -> None:
+        for name in self.stages:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+                message = f"`{name[:64]}` cannot name a stage" if name.isprintable() else "this cannot name a stage"
+                raise at("stages", name, message=message, hint="a letter, then letters, digits, `_` and `-`")
+            if name == "products":
+                raise at("stages", name, message="`products` means what the first stage sums", hint="another name")
         *inner, last = self.stages
         for name in inner:
             stage = self.stages[name]
@@ -185,12 +199,18 @@ class Instruction(Spec):
                 "result",
                 message=f"the register {kept.name} does not fit the accumulator {self.accumulator.name}",
             )
+        for name, stage in self.stages.items():
+            if any(r.format.kind != self.a.kind for r in stage.result):
+                kind = "integer" if self.a.kind == "integer" else "floating-point"
+                raise at("stages", name, "result", message=f"{kind} sums go into {kind} registers")
         if self.a.kind == "integer":
             for name, stage in self.stages.items():
-                if stage.aligned:
-                    raise at("stages", name, "fraction_bits", message="integers are summed exactly")
-                if any(r.format.kind == "float" for r in stage.result):
-                    raise at("stages", name, "result", message="integer sums go into integer registers")
+                for field in ("fraction_bits", "exponent"):
+                    if getattr(stage, field) is not None:
+                        raise at("stages", name, field, message="integers are summed exactly", hint=f"drop `{field}`")
+        if self.span > 1 << 16:
+            message = "the stages sum more products in one step than an instruction can have, 65536"
+            raise at("stages", message=message, hint="fewer `terms`, or a shorter `chain`")
         if self.shape.k % self.span:
             raise at(
                 "shape",
@@ -224,6 +244,10 @@ class Instruction(Spec):
             return
         if self.a.kind == "integer":
             raise at("scale", message="integer instructions have no group scales")
+        for field in ("product", "result"):
+            register: Register | None = getattr(scale, field)
+            if register and register.format.kind == "integer":
+                raise at("scale", field, message="scaled sums go into floating-point registers")
         inner = list(self.stages)[:-1]
         if scale.onto != "products" and scale.onto not in inner:
             if scale.onto in self.stages:

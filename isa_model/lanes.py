@@ -21,6 +21,8 @@ Codes = NDArray[np.unsignedinteger[Any]]
 Float64 = NDArray[np.float64]
 Exponents = NDArray[np.int32]
 
+LANE_BITS = 53
+"""Significand bits of a float64 lane."""
 NO_EXPONENT = -(1 << 20)
 """Alignment exponent of a zero that has none; lower than any real one."""
 
@@ -97,6 +99,38 @@ def to_odd(parts: Sequence[Float64]) -> Float64:
     return np.where(np.isfinite(plain), total, plain)
 
 
+def bins(parts: int, bits: int) -> int:
+    """How many bins hold a sum of so many parts and bits."""
+    return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
+
+
+def binned(parts: list[Float64], bottom: Exponents | int, bits: int, keep_sign: bool) -> list[Float64]:
+    """The sum of many parts in few: each is split at fixed places, and what lies between two of them is added exactly.
+
+    Parts are multiples of 2**`bottom`, and so is their sum, of `bits` bits at most. A sum of nothing but zeros keeps its
+    sign where `keep_sign` asks for it.
+    """
+    count = bins(len(parts), bits)
+    if len(parts) <= count:
+        return parts
+    width = LANE_BITS - 1 - len(parts).bit_length()
+    lowest = np.asarray(bottom, np.int32)
+    magics = [1.5 * power_of_two(LANE_BITS - 1 + lowest + i * width) for i in range(1, count)]
+    totals: list[Any] = [0.0] * count
+    for part in parts:
+        left = part
+        for i in range(count - 1, 0, -1):
+            piece = (left + magics[i - 1]) - magics[i - 1]
+            left = np.where(left == piece, 0.0, left - piece)
+            totals[i] = totals[i] + piece
+        totals[0] = totals[0] + left
+    if keep_sign:
+        plain = sum(parts[1:], parts[0])
+        nothing = np.logical_and.reduce([part == 0 for part in parts])
+        totals = [np.where(nothing, plain, total) for total in totals]
+    return totals[::-1]
+
+
 def _jam(x: Float64, error: Float64) -> Float64:
     """x + error rounded to odd, for an error smaller than the last bit of x."""
     if not error.any():
@@ -117,37 +151,44 @@ def round_to(x: Float64, register: Register) -> Float64:
     unit = exponent - fmt.mantissa_bits
     y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)
     largest = largest_finite(fmt)
-    magnitude = np.abs(y)
-    if register.subnormals == "flush":
-        y = np.where(magnitude < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
-    beyond = magnitude > largest
-    if not beyond.any():
-        return y
-    if overflow == "ieee":
-        overflow_value = np.copysign(np.inf, y)
-        if rounding in (Rounding.TOWARD_ZERO, Rounding.TO_ODD):
-            stays = np.isfinite(x)
-        elif rounding in (Rounding.UP, Rounding.DOWN):
-            stays = np.isfinite(x) & (np.signbit(y) == (rounding is Rounding.UP))
+    beyond = np.abs(y) > largest
+    if beyond.any():
+        if overflow == "ieee":
+            overflow_value = np.copysign(np.inf, y)
+            if rounding in (Rounding.TOWARD_ZERO, Rounding.TO_ODD):
+                stays = np.isfinite(x)
+            elif rounding in (Rounding.UP, Rounding.DOWN):
+                stays = np.isfinite(x) & (np.signbit(y) == (rounding is Rounding.UP))
+            else:
+                stays = np.zeros(y.shape, bool)
+            overflow_value = np.where(stays, np.copysign(largest, y), overflow_value)
         else:
-            stays = np.zeros(y.shape, bool)
-        overflow_value = np.where(stays, np.copysign(largest, y), overflow_value)
-    else:
-        limit = {"infinity": np.inf, "saturate": largest, "nan": np.nan}[overflow]
-        overflow_value = np.copysign(limit, y)
-    return np.where(beyond, overflow_value, y)
+            limit = {"infinity": np.inf, "saturate": largest, "nan": np.nan}[overflow]
+            overflow_value = np.copysign(limit, y)
+        y = np.where(beyond, overflow_value, y)
+    if register.subnormals == "flush":
+        y = np.where(np.abs(y) < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
+    return y + 0.0 if fmt.nan == "negative-zero" else y  # a format without a negative zero
 
 
 def largest_finite(fmt: Format) -> float:
     """The largest finite number of a floating-point format."""
-    fraction = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
-    return float((1 << fmt.mantissa_bits) + fraction) * 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
+    biased, fraction = divmod(fmt.max_finite_magnitude, 1 << fmt.mantissa_bits)
+    subnormal = biased == 0 and fmt.zero
+    significand = fraction + (0 if subnormal else 1 << fmt.mantissa_bits)
+    return float(significand) * 2.0 ** (biased + subnormal - fmt.bias - fmt.mantissa_bits)
+
+
+def integer_range(fmt: Format) -> tuple[float, float]:
+    """The lowest and the highest number of an integer format of at most 53 bits."""
+    highest = float(fmt.max_finite_magnitude)
+    return (-highest - 1 if fmt.signed else 0.0), highest
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:
     y: Float64 = round_integer(x, rounding)
-    low, high = (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
+    low, high = integer_range(fmt)
     if overflow == "saturate":
         return np.clip(y, low, high)
-    wrapped: Any = np.mod(y - low, 2.0**fmt.bits) + low
+    wrapped: Any = np.mod(y - low, 2.0**fmt.mantissa_bits) + low
     return np.where(np.isfinite(y), wrapped, np.clip(y, low, high))

@@ -183,6 +183,5 @@ def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes 
     if side is None or scales is None:
         return values
     rows, columns = side.group
-    every = np.repeat(np.repeat(decode_array(side.format, scales), rows, axis=0), columns, axis=1)
-    scaled: Float64 = values * every[: values.shape[0], : values.shape[1]]
-    return scaled
+    down, right = np.arange(values.shape[0]) // rows, np.arange(values.shape[1]) // columns
+    return values * decode_array(side.format, scales)[down[:, None], right]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from isa_model.diagnostics import InputError, at
 from isa_model.formats import Format, Overflow, named
+from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, FractionBits, Range
 from isa_model.rounding import Rounding
 
 
@@ -68,6 +69,8 @@ class Register(Spec):
     @model_validator(mode="after")
     def _possible(self) -> Register:
         _deterministic(self.rounding)
+        if self.subnormals == "flush" and self.format.kind == "integer":
+            raise at("subnormals", message="an integer has no subnormals")
         if self.overflow == "wrap" and self.format.kind != "integer":
             raise at("overflow", message="only integers wrap around")
         if self.overflow in ("infinity", "ieee") and not self.format.infinity:
@@ -88,18 +91,18 @@ class Interleave(Spec):
     Within each span of `parts` blocks, part `i` takes the terms whose index `j` has `(j // run) % parts == i`.
     """
 
-    run: PositiveInt
+    run: Count
     """How many neighbouring terms stay together."""
-    parts: int = Field(ge=2)
+    parts: Annotated[int, Range(2, 1 << 16)]
     """How many blocks the span is dealt to."""
 
 
 class Accumulator(Spec):
     """How the running value takes part in a stage's sum, where it differs from the other terms."""
 
-    fraction_bits: int | None = Field(default=None, ge=0, le=128)
+    fraction_bits: FractionBits | None = None
     """Fraction bits kept of the running value; default: those of the stage."""
-    drop_beyond: int | None = Field(default=None, ge=0)
+    drop_beyond: Distance | None = None
     """The running value is left out when its exponent is more than this far below the largest one."""
 
 
@@ -110,23 +113,25 @@ def _one_or_many(value: Any) -> Any:
 class Stage(Spec):
     """One sum: which terms, how they are aligned, and what the result is rounded to."""
 
-    terms: PositiveInt
+    terms: Count
     """Results of the stage below (products, for the first stage) that are summed at a time."""
     interleave: Interleave | None = None
     """How terms are dealt to blocks; default: neighbours together."""
     accumulator: bool | Accumulator = False
     """Whether the running value is a term of the sum: C in the last stage, in others a value that starts at zero."""
-    chain: PositiveInt | None = None
+    chain: Count | None = None
     """Blocks that a stage below the last adds to its running value before that goes up. The last stage has no end."""
-    fraction_bits: int | None = Field(default=None, ge=0, le=128)
+    fraction_bits: FractionBits | None = None
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
     rounding: Rounding | None = None
     """How a term loses the bits below that; `to-odd` keeps a sticky bit."""
-    zero_exponent: int | None = None
+    zero_exponent: Exponent | None = None
     """The exponent with which a zero term counts when the largest is sought; default: it does not count."""
-    result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = ()
+    result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = Field(
+        default=(), max_length=MOST_ROUNDINGS
+    )
     """The roundings of the sum, one after the other; default: it goes up exact, with the exponent it was aligned to."""
-    exponent: int | None = None
+    exponent: Exponent | None = None
     """The exponent with which an unrounded sum goes up, as out of a fixed-point adder; default: the largest among its
     terms. A sum of nothing but zeros goes up as a zero either way."""
     zero: Literal["positive", "ieee"] = "positive"
@@ -174,6 +179,12 @@ class Stage(Spec):
                 )
         if self.rounding is not None:
             _deterministic(self.rounding)
+        if self.interleave and self.interleave.run == self.terms:
+            raise at(
+                "interleave",
+                message=f"runs of {self.interleave.run} are whole blocks of {self.terms}: nothing is dealt out",
+                hint="drop `interleave`, or shorter runs",
+            )
         if self.exponent is not None and self.result:
             raise at(
                 "exponent",

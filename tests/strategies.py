@@ -1,23 +1,64 @@
 """Hypothesis strategies: random instructions of every kind the language can say, and operands that hurt."""
 
+import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from isa_model.array_codec import code_dtype
-from isa_model.formats import FORMATS, named
+from isa_model.formats import FORMATS, Format, named
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 
 MODES = [r.value for r in Rounding if r is not Rounding.STOCHASTIC]
 FLOAT_OPERANDS = ["e4m3", "e5m2", "e2m1", "e3m2", "fp16", "bf16", "tf32", "e4m3fnuz", "e5m6", "e3m4f", "e6m9"]
 REGISTERS = ["fp32", "e8m13", "fp16", "bf16", "e8m17", "e6m11", "e8m26"]
+NARROW = ["fp32", "e8m13", "e6m11", "fp16", "bf16"]
+SPECIALS = [
+    ("ieee", True),
+    ("ieee", False),
+    ("all-ones", False),
+    ("negative-zero", False),
+    ("none", False),
+    ("none", True),
+]
+
+
+@st.composite
+def float_formats(draw, most_exponent=8, most_mantissa=12):
+    """A signed format with a zero and any rule for specials: tiny, of subnormals alone, far from 1, with ignored bits."""
+    exponent_bits, mantissa_bits = draw(st.integers(1, most_exponent)), draw(st.integers(1, most_mantissa))
+    nan, infinity = draw(st.sampled_from(SPECIALS))
+    rules = ["saturate"] + ["nan"] * (nan != "none") + ["ieee", "infinity"] * infinity
+    fields = {
+        "name": "x",
+        "exponent_bits": exponent_bits,
+        "mantissa_bits": mantissa_bits,
+        "bias": (1 << exponent_bits >> 1) - 1 + draw(st.sampled_from([0, 0, 0, 1, -2, 30, -30])),
+        "infinity": infinity,
+        "nan": nan,
+        "overflow": draw(st.sampled_from(rules)),
+        "low_padding": draw(st.sampled_from([0, 0, 0, 3])),
+    }
+    try:
+        return Format(**fields)
+    except ValidationError:
+        assume(False)
+
+
+@st.composite
+def operand_formats(draw):
+    """A format of A or B, mostly one with a name."""
+    return named(draw(st.sampled_from(FLOAT_OPERANDS))) if draw(st.integers(0, 3)) else draw(float_formats(6, 10))
 
 
 @st.composite
 def registers(draw, names=REGISTERS):
-    fmt = named(draw(st.sampled_from(names)))
-    rules = [None, "saturate", "infinity", "ieee", "nan"]
+    """A rounding into a format with a name, or into any."""
+    fmt = named(draw(st.sampled_from(names))) if draw(st.integers(0, 2)) else draw(float_formats(8, 26))
+    rules = [None, "saturate"] + ["infinity", "ieee"] * fmt.infinity + ["nan"] * (fmt.nan_code is not None)
     return {
-        "format": fmt.name,
+        "format": fmt,
         "rounding": draw(st.sampled_from(MODES)),
         "overflow": draw(st.sampled_from(rules)),
         "subnormals": draw(st.sampled_from(["keep", "keep", "flush"])),
@@ -32,13 +73,13 @@ def stages(draw, terms, last, interleave=None):
     aligned = draw(st.booleans())
     accumulator = last or draw(st.booleans())
     if aligned:
-        stage["fraction_bits"] = draw(st.one_of(st.integers(0, 38), st.just(48)))
+        stage["fraction_bits"] = draw(st.one_of(st.integers(0, 38), st.sampled_from([48, 90])))
         stage["rounding"] = draw(st.sampled_from(MODES))
-        stage["zero_exponent"] = draw(st.sampled_from([None, -133, -21, -999, 3]))
+        stage["zero_exponent"] = draw(st.sampled_from([None, None, -133, -21, -999, 3, 500]))
         if accumulator and draw(st.booleans()):
             accumulator = {
                 "fraction_bits": draw(st.integers(0, 38)),
-                "drop_beyond": draw(st.sampled_from([None, 5, 25])),
+                "drop_beyond": draw(st.sampled_from([None, 5, 25, 5000])),
             }
     stage["accumulator"] = accumulator
     if last:
@@ -50,35 +91,53 @@ def stages(draw, terms, last, interleave=None):
     if count:
         stage["result"] = [draw(registers()) for _ in range(count)]
         if last:
-            stage["result"][-1] = draw(registers(["fp32", "e8m13", "e6m11", "fp16", "bf16"]))
+            stage["result"][-1] = draw(registers(NARROW))
     if not count:
-        stage["exponent"] = draw(st.sampled_from([None, None, 0, -3]))
+        stage["exponent"] = draw(st.sampled_from([None, None, None, 0, -3, 40, -700]))
     return stage
+
+
+def interleaved(draw, terms):
+    """How a block of several terms may be dealt to."""
+    if terms < 2 or draw(st.booleans()):
+        return None
+    return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}
+
+
+SCALES = [
+    ("fp32", "fp32"),
+    ("ue8m0", "ue8m0"),
+    ("ue4m3", "ue4m3"),
+    ("fp32", None),
+    (None, "ue8m0"),
+    ("uint4", "int8"),
+    ("e5m3", "e4m3fnuz"),
+]
 
 
 @st.composite
 def instructions(draw):
     """A valid floating-point instruction with one to three stages, perhaps interleaved, perhaps scaled."""
-    a, b = draw(st.sampled_from(FLOAT_OPERANDS)), draw(st.sampled_from(FLOAT_OPERANDS))
+    a, b = draw(operand_formats()), draw(operand_formats())
     depth = draw(st.integers(1, 3))
     sizes = [draw(st.sampled_from([1, 2, 4, 8])) for _ in range(depth)]
     body, span, parts = {}, 1, 1
     for i, terms in enumerate(sizes):
-        interleave = None
-        if i == 0 and terms > 1 and draw(st.booleans()):
-            interleave = {"run": draw(st.sampled_from([1, terms // 2, terms])), "parts": 2}
-            parts = 2
+        interleave = interleaved(draw, terms) if i == 0 else None
+        parts = 2 if interleave else parts
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave))
         body[f"s{i}"] = stage
         span *= terms * (stage.get("chain") or 1)
-    spec = {"name": "random", "a": a, "b": b, "accumulator": "fp32", "stages": body}
-    k = span * parts
-    if draw(st.booleans()):
+    register = body[f"s{depth - 1}"]["result"][-1]["format"]
+    accumulator = next(f for f in (named("fp32"), register) if f.holds(register))
+    if draw(st.integers(0, 3)) == 0:
+        accumulator = register
+    spec = {"name": "random", "a": a, "b": b, "accumulator": accumulator, "stages": body}
+    k = span * parts * draw(st.sampled_from([1, 1, 1, 2]))
+    if draw(st.integers(0, 2)) == 0:
         onto = draw(st.sampled_from(["products", *list(body)[:-1]]))
-        group = k
-        formats = draw(
-            st.sampled_from([("fp32", "fp32"), ("ue8m0", "ue8m0"), ("ue4m3", "ue4m3"), ("fp32", None), (None, "ue8m0")])
-        )
+        group = k * draw(st.sampled_from([1, 1, 2]))
+        formats = draw(st.sampled_from(SCALES))
         scale = {"onto": onto}
         if formats[0]:
             scale["a"] = {"group": [draw(st.sampled_from([1, 2])), group], "format": formats[0]}
@@ -90,19 +149,65 @@ def instructions(draw):
             scale["result"] = draw(registers(["fp32", "e8m17"]))
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
-        spec["infinite_from"] = draw(st.sampled_from([4, 128]))
+        spec["infinite_from"] = draw(st.sampled_from([4, 128, -3, -2000]))
     spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
     spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
-    spec["c"] = draw(st.sampled_from([None, None, None, "fp16", "e8m17", "e5m2"]))
+    spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
+    if draw(st.integers(0, 9)) == 0:
+        spec["c"] = draw(float_formats(8, 12))
     spec["shape"] = {"m": 4, "n": 4, "k": k}
     return Instruction.model_validate(spec)
 
 
+@st.composite
+def integer_formats(draw, least=1):
+    """An integer of up to 64 bits, often one of a usual width."""
+    bits = draw(st.one_of(st.sampled_from([4, 8, 16, 32, 64, 53, 63]), st.integers(2, 64)))
+    bits, signed = max(bits, least), draw(st.booleans())
+    padding = {"low_padding": draw(st.sampled_from([0, 0, 3])) if bits <= 61 else 0}
+    rule = draw(st.sampled_from(["saturate", "wrap"]))
+    return Format(name="i", kind="integer", mantissa_bits=bits, signed=signed, overflow=rule, **padding)
+
+
+@st.composite
+def integer_instructions(draw):
+    """A valid integer instruction with one to three stages, perhaps interleaved."""
+    depth = draw(st.integers(1, 3))
+    body, span, parts = {}, 1, 1
+    for i in range(depth):
+        terms, last = draw(st.sampled_from([1, 2, 4, 8])), i == depth - 1
+        stage = {"terms": terms, "zero": draw(st.sampled_from(["positive", "ieee"]))}
+        if i == 0 and (interleave := interleaved(draw, terms)):
+            stage["interleave"], parts = interleave, 2
+        if last or draw(st.booleans()):
+            stage["accumulator"] = True
+            stage["chain"] = None if last else draw(st.integers(1, 3))
+        for _ in range(draw(st.integers("accumulator" in stage, 2))):
+            register = {"format": draw(integer_formats()), "rounding": draw(st.sampled_from(MODES))}
+            register["overflow"] = draw(st.sampled_from([None, "saturate", "wrap"]))
+            stage["result"] = [*stage.get("result", []), register]
+        body[f"s{i}"] = stage
+        span *= terms * (stage.get("chain") or 1)
+    kept = body[f"s{depth - 1}"]["result"][-1]["format"]
+    accumulator = draw(st.sampled_from([kept, kept.model_copy(update={"mantissa_bits": 61, "name": "wide"})]))
+    assume(accumulator.holds(kept))
+    spec = {"name": "random", "a": draw(integer_formats()), "b": draw(integer_formats()), "accumulator": accumulator}
+    spec["c"] = draw(st.one_of(st.none(), st.none(), integer_formats()))
+    spec["shape"] = {"m": 4, "n": 4, "k": span * parts * draw(st.sampled_from([1, 2]))}
+    return Instruction.model_validate(spec | {"stages": body})
+
+
 def codes(fmt, rng, shape, kind):
-    """Codes of a format: random bits, numbers of like size, many zeros, pairs that cancel, or both ends of the range."""
+    """Codes of a format: random bits, numbers of like size, many zeros (of both signs), pairs that cancel, or both ends of
+    the range."""
     dtype = code_dtype(fmt)
     bits = rng.integers(0, 1 << fmt.bits, shape, dtype="u8").astype(dtype)
-    if kind == "bits" or fmt.kind == "integer":
+    if fmt.kind == "integer":
+        top = 1 << fmt.mantissa_bits
+        ends = [x << fmt.low_padding for x in (0, 1, 2, top - 1, top >> 1, (top >> 1) - 1)]
+        special = rng.choice(np.array(ends, "u8"), shape).astype(dtype)
+        return np.where(rng.random(shape) < {"bits": 0, "ends": 1, "sparse": 0.5}.get(kind, 0.2), special, bits)
+    if kind == "bits":
         return bits
     exponent_all = (1 << fmt.exponent_bits) - 1
     field = fmt.mantissa_bits + fmt.low_padding
@@ -114,8 +219,11 @@ def codes(fmt, rng, shape, kind):
         "sparse": rng.integers(max(middle - 2, 0), min(middle + 3, exponent_all), shape),
         "cancel": rng.integers(middle, middle + 1, shape),
         "ends": rng.choice([0, 1, max(exponent_all - 1, 0)], shape),
+        "zeros": rng.choice([0, 0, 1], shape),
     }[kind].astype("u8")
     result = (sign | (exponent << field).astype(dtype) | mantissa).astype(dtype)
+    if kind == "zeros":
+        result = np.where(rng.random(shape) < 0.6, sign, result)
     if kind == "sparse":
         result[rng.random(shape) < 0.6] = 0
     if kind == "cancel" and fmt.signed and shape[-1] > 1:
@@ -124,5 +232,5 @@ def codes(fmt, rng, shape, kind):
     return result
 
 
-KINDS = ["bits", "like", "sparse", "cancel", "ends"]
+KINDS = ["bits", "like", "sparse", "cancel", "ends", "zeros"]
 assert set(FLOAT_OPERANDS) - set(FORMATS) == {"e5m6", "e3m4f", "e6m9"}

@@ -5,6 +5,9 @@ tests/fixtures/oracle.npz: operands of every kind and the results of the package
 not mmasim's but that of the machine it ran on were written as the catalogue's.
 """
 
+import json
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -164,3 +167,65 @@ def test_fp64_is_a_chain_of_fused_multiply_adds(spec, kind):
                 zero = -0.0 if negative else 0.0
                 running = (rounded(exact) or np.copysign(0.0, exact)) if exact else zero
         assert d[i, j].tobytes() == np.float64(running).tobytes()
+
+
+def test_cdna3_cuts_the_normalised_total_to_31_bits():
+    """Where two published models of the last step differ, the rule is mmasim's, and the page says that it is open."""
+    spec = load("cdna3.mfma.f32_16x16x16_f16")
+    a, b = np.zeros((1, 16), np.float16), np.zeros((16, 1), np.float16)
+    a[0, :2], b[:2, 0] = [2.0**-11, 2.0**-15], [2.0**-11, 2.0**-16]
+    c = np.array([[2 - 2.0**-23]], np.float32)
+    for engine in ("golden", "cpu"):
+        assert matmul(spec, a, b, c, engine=engine) == 2.0  # 2 + 2**-22 by the other
+    for name in ("f32_16x16x16_f16", "f32_16x16x8_xf32", "f32_16x16x32_fp8_bf8"):
+        assert "The last step is open" in load(f"cdna3.mfma.{name}").checked
+    assert "open" not in load("cdna3.mfma.f64_16x16x4_f64").checked
+
+
+RECORDINGS = Path(__file__).parent.parent / "benchmarks" / "recordings.py"
+
+
+def test_pages_say_what_recordings_of_others_show():
+    """The shipped record counts what the instructions' pages say: no output differs, B200's FP8 `mma.sync` among them."""
+    record = json.loads((RECORDINGS.parent.parent / "isa_model/catalogue/records/recordings.json").read_text())
+    rows = record["rows"]
+    assert (record["outputs"], record["mismatches"]) == (240_000, 0) == (sum(r["outputs"] for r in rows), 0)
+
+    def outputs(*words):
+        return sum(row["outputs"] for row in rows if all(word in row["instruction"] for word in words))
+
+    fp8 = load("blackwell.mma.m16n8k32.f32.e4m3.e4m3.f32").checked
+    assert f"{outputs('blackwell', '.e'):,} outputs" in fp8
+    for name, count in (
+        ("volta.mma.m8n8k4.f32.f16.f16.f32", outputs("volta")),
+        ("ampere.mma.m16n8k8.f32.bf16.bf16.f32", outputs("ampere")),
+        ("ada.mma.m16n8k32.f32.e4m3.e4m3.f32", outputs("ada")),
+        ("hopper.mma.m16n8k16.f32.f16.f16.f32", outputs("hopper")),
+        ("blackwell.mma.m16n8k16.f32.f16.f16.f32", outputs("blackwell") - outputs("blackwell", ".e")),
+    ):
+        assert f"{count:,} outputs recorded by others" in load(name).checked
+
+
+def test_recordings_are_compared_output_by_output(tmp_path):
+    """A folder as others publish it is read: the rule's own outputs agree, and one that is off by a bit is counted."""
+    spec, folder = load("ampere.mma.m16n8k8.f32.f16.f16.f32"), tmp_path / "A100" / "fp16"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((60, 8)).astype(np.float16) for _ in "ab")
+    c = rng.standard_normal((60, 60)).astype(np.float32)
+    d = matmul(spec, a, b.T, c).diagonal().view(np.uint32).copy()
+
+    def run():
+        for name, values in (("a", a), ("b", b)):
+            lines = [" ".join(f"{x:08x}" for x in row) for row in values.astype(np.float32).view(np.uint32)]
+            (folder / f"{name}_A100_fp16.txt").write_text("\n".join(lines))
+        for name, codes in (("c", c.diagonal().view(np.uint32)), ("d", d)):
+            (folder / f"{name}_A100_fp32.txt").write_text("\n".join(f"{x:032b}" for x in codes))
+        return subprocess.run([sys.executable, RECORDINGS, tmp_path], capture_output=True, text=True, check=False)
+
+    assert (run().returncode, run().stdout.splitlines()[-1]) == (0, "0 of 60 outputs differ")
+    d[7] += 1
+    assert (run().returncode, run().stdout.splitlines()[-1]) == (1, "1 of 60 outputs differ")
+    (folder / "d_A100_fp32.txt").unlink()
+    empty = subprocess.run([sys.executable, RECORDINGS, tmp_path], capture_output=True, text=True, check=False)
+    assert (empty.returncode, "holds no recordings" in empty.stderr) == (2, True)

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from strategies import KINDS, instructions
+from test_engine import operands
 from test_tensor import CASES, reference
 
 from isa_model import load
-from isa_model.engines import gpu, tensor
+from isa_model.engines import gpu, portable, tensor
+from isa_model.engines.plan import Plan, Unsupported
 from isa_model.operands import draw
 
 torch = pytest.importorskip("torch", reason="the extra `kernels` is not installed")
@@ -114,3 +119,15 @@ def test_kernels_for_cuda_cores_are_the_other_engines(emulated, name):
     for kind in ("bits", "cancellation", "subnormal", "special"):
         x = draw(spec, kind, np.random.default_rng(5), 17, 9, 32)
         assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
+
+
+@settings(max_examples=4, suppress_health_check=HealthCheck)
+@given(instructions(), st.sampled_from(KINDS))
+def test_random_kernels_are_the_other_engines(emulated, spec, kind):
+    """So are those of random instructions, chains of two and registers of any format among them."""
+    try:
+        Plan(spec)
+    except Unsupported:
+        assume(False)
+    a, b, c, scales = operands(spec, 5, kind, m=5, n=6, steps=2)
+    assert np.array_equal(gpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import KINDS, codes, instructions
+from strategies import KINDS, codes, instructions, integer_instructions
 
 from isa_model import golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array, from_codes
@@ -48,14 +48,37 @@ def assert_same(spec, a, b, c, scales):
     )
 
 
-@given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS))
-def test_random_instructions_give_golden_bits(spec, seed, kind):
-    """On random instructions and operands the portable engine returns the golden model's codes."""
+@given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
+def test_random_instructions_give_golden_bits(spec, seed, kind, steps):
+    """On random instructions, chains of them and operands the portable engine returns the golden model's codes."""
     try:
         Plan(spec)
     except Unsupported:
         assume(False)
-    assert_same(spec, *operands(spec, seed, kind))
+    assert_same(spec, *operands(spec, seed, kind, m=1, n=2, steps=steps))
+
+
+@given(integer_instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
+def test_random_integer_instructions_give_golden_bits(spec, seed, kind, steps):
+    """So it does on integers of up to 64 bits, without the golden model's help."""
+    assert_same(spec, *operands(spec, seed, kind, m=1, n=2, steps=steps))
+
+
+@given(st.one_of(instructions(), integer_instructions()), st.integers(0, 1 << 30), st.sampled_from(KINDS))
+def test_a_long_k_is_a_chain_of_instructions(spec, seed, kind):
+    """One product over a long K is one instruction after the other, each with the D before as its C."""
+    assume(spec.c_format == spec.accumulator)
+    a, b, c, scales = operands(spec, seed, kind, m=1, n=1, steps=2)
+    d, k = c, spec.shape.k
+    for step in range(2):
+        part = {"scale_a": slice(None), "scale_b": slice(None)}
+        if spec.scale and (sides := [s.group[i] for s, i in ((spec.scale.a, 1), (spec.scale.b, 0)) if s]):
+            assume(sides[0] == k)
+            part = {"scale_a": np.s_[:, step : step + 1], "scale_b": np.s_[step : step + 1]}
+        ks = slice(step * k, step * k + k)
+        some = {name: codes[part[name]] for name, codes in scales.items()}
+        d = matmul(spec, a[:, ks], b[ks], d, engine="golden", **some).view(code_dtype(spec.accumulator))
+    assert np.array_equal(d, matmul(spec, a, b, c, engine="golden", **scales).view(d.dtype))
 
 
 @pytest.mark.parametrize("kind", KINDS)

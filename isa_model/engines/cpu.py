@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from isa_model.array_codec import code_dtype, encode_array
+from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.c_library import load
 from isa_model.engines.decoding import of_side
-from isa_model.engines.emit import Block, Emitter, step
+from isa_model.engines.emit import Block, Emitter, special_codes, step
 from isa_model.engines.plan import Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -45,6 +45,10 @@ FLAGS: tuple[str, ...] = (
 )
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
+
+
+MOST_LINES = 4000
+"""Lines that a compiler is given: it takes seconds for them and minutes for twice as many. Real instructions need 800."""
 
 
 def matmul(
@@ -86,7 +90,10 @@ def cores() -> int:
 
 def compiled(plan: Plan) -> Any:
     """The C function of a plan, from the cache folder if it was compiled before."""
-    return _load(source(plan))
+    text = source(plan)
+    if text.count("\n") > MOST_LINES:
+        raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
+    return _load(text)
 
 
 @cache
@@ -154,7 +161,7 @@ def _type(fmt: Format) -> str:
 def _number(fmt: Format, flush: bool) -> str:
     """C text of the number of a code."""
     if fmt.kind == "integer":
-        return f"whole_number(code, {fmt.mantissa_bits}, {int(fmt.signed)})"
+        return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
     rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
     text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
@@ -165,10 +172,8 @@ def _code(spec: Instruction) -> str:
     """C text of the code of a number that the accumulator's format holds."""
     fmt = spec.accumulator
     if fmt.kind == "integer":
-        return f"((int64_t)(x) & {(1 << fmt.bits) - 1})"
-    specials = encode_array(fmt, np.array([np.inf, -np.inf, np.nan, -0.0])).tolist()
-    if spec.nan_code is not None:
-        specials[2] = spec.nan_code
+        return f"(((int64_t)(x) & {(1 << fmt.mantissa_bits) - 1}) << {fmt.low_padding})"
+    specials = special_codes(spec)
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias)
     ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
     return f"code(x, {', '.join(str(x) for x in (*fields, *ends, *(f'{code}u' for code in specials)))})"

@@ -12,11 +12,11 @@ from math import frexp
 from pathlib import Path
 from typing import ClassVar
 
-from isa_model.codec import encode, infinity
-from isa_model.engines.emit import Block, Emitter, Term
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model.engines.emit import Block, Emitter, Term, special_codes
+from isa_model.engines.plan import RANGE, Plan
 from isa_model.engines.routes import c_is_apart, is_short
 from isa_model.formats import Format
+from isa_model.lanes import LANE_BITS
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
@@ -99,12 +99,10 @@ def encoded(plan: Plan) -> str:
     """The code of `state[j]`, which is a number of the accumulator's format."""
     fmt = plan.spec.accumulator
     if fmt.kind == "integer":
-        return f"(unsigned)((long long)state[j] & {(1 << fmt.bits) - 1}ll)"
-    infinite = encode(fmt, infinity(False)) if fmt.infinity else 0
-    nan = plan.spec.nan_code or 0
+        return f"(unsigned)((long long)state[j] & {(1 << fmt.mantissa_bits) - 1}ll) << {fmt.low_padding}"
     sign = 1 << (fmt.magnitude_bits + fmt.low_padding)
-    ends = f"{fmt.mantissa_bits}, {fmt.min_exponent}, {fmt.bias}, {fmt.low_padding}"
-    return f"encode(state[j], {ends}, {sign}u, {infinite}u, {nan}u)"
+    codes = ", ".join(f"{code}u" for code in (sign, *special_codes(plan.spec)))
+    return f"encode(state[j], {fmt.mantissa_bits}, {fmt.min_exponent}, {fmt.bias}, {fmt.low_padding}, {codes})"
 
 
 def state_type(plan: Plan) -> str:
@@ -164,9 +162,9 @@ class CudaEmitter(Emitter):
     @contextmanager
     def apart_from_c(self, n: int, k: str, value: str) -> Iterator[None]:
         """What is written inside does not meet C where C's format is not the register's: the longer text meets it."""
-        apart = n == 0 and c_is_apart(self.plan)
+        apart = c_is_apart(self.plan) if n == 0 else ""
         if apart:
-            self.write(f"if ({k} == 0) {{")
+            self.write(f"if (({k}) {apart}) {{")
             super().run_block(0, n, k, value)
             self.write("} else {")
         yield
@@ -269,10 +267,11 @@ FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copy
 
 /* The code of a number of a floating-point format. */
 FN unsigned encode(double x, int mantissa_bits, int min_exponent, int bias, int padding, unsigned sign, unsigned infinite,
-                   unsigned nan) {
+                   unsigned minus_infinite, unsigned nan, unsigned minus_zero) {
   if (x != x) return nan;
   const unsigned s = to_bits(x) < 0 ? sign : 0;
-  if (!is_finite(x)) return s | infinite;
+  if (!is_finite(x)) return s ? minus_infinite : infinite;
+  if (x == 0) return s ? minus_zero : 0;
   const int e = larger(leading(x), min_exponent);
   const long long significand = (long long)(fabs(x) * pow2(mantissa_bits - e)); /* the leading bit adds to the field */
   const int field = e + bias - 1 + (min_exponent == -bias);

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import values_of, values_of_all_codes
-from isa_model.engines.plan import Plan
+from isa_model.engines.plan import Plan, Reading
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.lanes import NO_EXPONENT, Codes, Exponents, Float64, exponent_of
@@ -49,7 +49,7 @@ def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Ope
     codes = np.ascontiguousarray(codes)
     if scale is None or scale_codes is None:
         return Operand(*_decoded(plan, fmt, codes), None, None)
-    scales = np.repeat(values_of(scale.format, scale_codes), group, axis=1)[:, : codes.shape[1]]
+    scales = values_of(scale.format, scale_codes)[:, np.arange(codes.shape[1]) // group]
     scale_exponents = exponent_of(scales, scale.format)
     if not plan.scales_fold:
         return Operand(*_decoded(plan, fmt, codes), np.ascontiguousarray(scales), scale_exponents)
@@ -65,6 +65,17 @@ def read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
     """Elements of A, B or C."""
     values = values_of(fmt, codes)
     return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
+
+
+def reread(how: Reading, x: Float64) -> Float64:
+    """Numbers of the last register as D is written and read as C again."""
+    if how == Reading():
+        return x
+    y = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
+    y = np.where(np.isnan(x), how.nan, y)
+    if not how.has_minus_zero:
+        y = y + 0.0
+    return np.where(np.abs(y) < how.smallest, 0.0, y)
 
 
 def times_exponents(x: Exponents, y: Exponents) -> Exponents:

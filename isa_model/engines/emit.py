@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model import golden
+from isa_model.codec import NAN, Number, infinity
+from isa_model.engines.plan import RANGE, Plan, Reading
 from isa_model.engines.text import Text
 from isa_model.formats import Format
-from isa_model.lanes import largest_finite
+from isa_model.instruction import Instruction
+from isa_model.lanes import LANE_BITS, bins, integer_range, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
@@ -76,8 +80,29 @@ class Emitter(Text):
     def step(self) -> str:
         last = len(self.stages) - 1
         blocks = self.spec.shape.k // self.spec.span
+        self.reread()
         self.loop(last, blocks, "k", lambda n, k: self.run_block(last, n, k, "C(j)"))
         return "\n".join(self.lines)
+
+    def reread(self) -> None:
+        """Read as C what the instruction before left in the register as D: `plan.Reading`."""
+        how = self.plan.reading
+        if how == Reading():
+            return
+        self.write("LANES {")
+        value = self.let("double", "C(j)")
+        if how.infinity != inf:
+            limit = "NAN" if how.infinity != how.infinity else f"{how.infinity!r}"
+            value = self.let("double", f"fabs({value}) == INFINITY ? copysign({limit}, {value}) : {value}")
+        if how.nan == how.nan:
+            value = self.let("double", f"{value} == {value} ? {value} : {how.nan!r}")
+        if not how.has_minus_zero:
+            value = self.let("double", f"{value} + 0.0")
+        if how.smallest:
+            value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
+        own = self.spec.c_format == self.spec.accumulator  # then C, read already, reads the same once more
+        self.write(f"C(j) = {value};" if own else f"C(j) = k == 0 ? C(j) : {value};")
+        self.write("}")
 
     def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
         """Blocks 0 to count - 1 of a stage: a C loop where each is the one before, moved along K; else one by one."""
@@ -97,8 +122,10 @@ class Emitter(Text):
         """Add block number `n` of a stage to its running value, an array over lanes."""
         register = self.stages[index].result[-1].format
         exponent = self.align(value, register)
-        if index == len(self.stages) - 1 and n == 0 and self.spec.c_format.min_exponent != register.min_exponent:
-            exponent = f"{k} == 0 ? {self.align(value, self.spec.c_format)} : {exponent}"  # C is in its own format
+        if index == len(self.stages) - 1 and n == 0:  # C is in its own format, and what was D in the accumulator's
+            for fmt, where in ((self.spec.accumulator, f"% {self.spec.shape.k} == 0"), (self.spec.c_format, "== 0")):
+                if fmt.min_exponent != register.min_exponent or not exponent.startswith("align"):
+                    exponent = f"({k}) {where} ? {self.align(value, fmt)} : {exponent}"
         if index == 0 and self.plan.narrow and self.target.lane == "float":
             self.narrow_block(n, k, value)
             return
@@ -323,7 +350,7 @@ class Emitter(Text):
                 parts = [self.let("double", f"(double)((float){parts[0]} + (float){parts[1]})", "s")]
             elif level.plain or self.adds_in_one(index, stage, parts):
                 parts = [self.let("double", " + ".join(parts), "s")]
-            elif len(parts) > self.bins(len(parts), level.sum_bits):
+            elif len(parts) > bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
                 parts = self.binned(parts, bottom, level.sum_bits, keep_sign=stage.zero == "ieee")
         if not stage.result:
@@ -361,19 +388,23 @@ class Emitter(Text):
         fmt, rounding = register.format, mode(register.rounding)
         overflow = f"OVER_{(register.overflow or fmt.overflow).upper()}"
         if fmt.kind == "integer":
-            low, high = (
-                (-(2.0 ** (fmt.bits - 1)), 2.0 ** (fmt.bits - 1) - 1) if fmt.signed else (0.0, 2.0**fmt.bits - 1)
-            )
-            return self.let(
-                "double", f"put_integer({value}, {rounding}, {overflow}, {low!r}, {high!r}, {2.0**fmt.bits!r})"
-            )
+            low, high = integer_range(fmt)
+            ends = f"{low!r}, {high!r}, {2.0**fmt.mantissa_bits!r}"
+            return self.let("double", f"put_integer({value}, {rounding}, {overflow}, {ends})")
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
-        return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends})")
+        plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
+        return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends}){plus}")
 
     @staticmethod
     def align(value: str, fmt: Format) -> str:
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
+
+
+def special_codes(spec: Instruction) -> list[int]:
+    """The codes of D for an infinity, a negative one, a NaN and a negative zero."""
+    numbers = (infinity(False), infinity(True), NAN, Number(True, 0, 0))
+    return [golden.written(spec, golden.Term(number, None)) for number in numbers]
 
 
 def is_fp32(fmt: Format) -> bool:

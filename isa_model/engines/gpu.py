@@ -17,7 +17,7 @@ from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
 from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
-from isa_model.engines.plan import Plan
+from isa_model.engines.plan import Plan, Unsupported
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction
@@ -65,6 +65,8 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
         return torch.empty((a.shape[0], b.shape[1]), dtype=kind, device=a.device)
     if fma.is_chain(spec):
         return _chained(spec, a, b, c)
+    if spec.accumulator.storage_bits > 32:
+        raise Unsupported(f"the kernels leave codes of 32 bits; {spec.accumulator.name} has {spec.accumulator.bits}")
     plan, way = _planned(spec)
     if way is not None and _is_hopper():
         d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
@@ -274,7 +276,7 @@ def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tupl
     _, scale, _, group = of_side(plan.spec, is_a)
     if scale is None:
         return None, None
-    scales = _numbers(scale.format, codes, False).repeat_interleave(group, dim=1)[:, :columns]
+    scales = _numbers(scale.format, codes, False)[:, torch.arange(columns, device="cuda") // group]
     scales = torch.nn.functional.pad(scales, (0, size - columns)).contiguous()
     return scales, _exponents(scale.format, scales)
 

@@ -6,15 +6,15 @@ The engines are exact because of the inequalities here, not because of the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, nan
 from typing import Any
 
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
+from isa_model.lanes import LANE_BITS, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
-LANE_BITS = 53
-"""Significand bits of a float64 lane."""
 RANGE = 880
 """Exponents beyond +-RANGE are refused, so that sums, products and reciprocals of units stay normal float64."""
 ODD_BITS = LANE_BITS - 2
@@ -44,6 +44,37 @@ class Level:
     fraction_bits: int = 0
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a register's value becomes where one instruction along K writes it as D and the next reads it as C."""
+
+    smallest: float = 0.0
+    """Below this magnitude it is read as +0."""
+    has_minus_zero: bool = True
+    infinity: float = inf
+    """The magnitude of an infinity, NaN where it becomes one."""
+    nan: float = nan
+    """What a NaN becomes."""
+
+    @property
+    def keeps_specials(self) -> bool:
+        return self.infinity == inf and self.nan != self.nan
+
+
+def reading(spec: Instruction) -> Reading:
+    """How `golden.written` and `golden.read` change a running value between two instructions."""
+    fmt = spec.accumulator
+    if fmt.kind == "integer":
+        return Reading()
+    largest = largest_finite(fmt)
+    return Reading(
+        smallest=2.0**fmt.min_exponent if spec.flush_inputs else 0.0,
+        has_minus_zero=fmt.nan != "negative-zero",
+        infinity=inf if fmt.infinity else nan if fmt.overflow == "nan" else largest,
+        nan=largest if fmt.nan_code is None else nan,
+    )
+
+
 def significand_bits(fmt: Format) -> int:
     return fmt.mantissa_bits + (fmt.kind == "float")
 
@@ -60,6 +91,11 @@ def lowest_exponent(fmt: Format, widen: Format | None) -> int:
     return fmt.min_exponent if widen is None else max(widen.min_exponent, fmt.min_lsb_exponent)
 
 
+def highest_exponent(fmt: Format, widen: Format | None) -> int:
+    """The highest; a format of subnormals alone has no number with the exponent they align with."""
+    return 0 if fmt.kind == "integer" else max(fmt.max_exponent, (widen or fmt).min_exponent)
+
+
 def _product(x: Level, y: Level) -> Level:
     bits = x.bits + y.bits
     parts = x.parts if bits <= LANE_BITS else 2 * x.parts
@@ -71,11 +107,19 @@ class Plan:
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
+        if spec.accumulator.min_lsb_exponent < -RANGE:
+            raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
+        self.reading = reading(spec)
         scale = spec.scale
         product = _product(_of_format(spec.a), _of_format(spec.b))
         self.min_product_exponent = sum(lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))
         infinite = spec.infinite_from is not None and product.top > spec.infinite_from
-        self.infinite_from = 2.0**spec.infinite_from if infinite and spec.infinite_from is not None else None
+        self.infinite_from: float | None = None
+        if infinite and spec.infinite_from is not None:  # no product but zero lies below its last place
+            self.infinite_from = 2.0 ** max(spec.infinite_from, _in_range(product).lsb)
+        for side in (scale.a, scale.b) if scale else ():
+            if side and side.format.kind == "integer":
+                _check_register(side.format)
         scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.scales_fold = (
@@ -107,8 +151,7 @@ class Plan:
             result = summed
             for register in stage.result:
                 result = _of_format(register.format)
-                if register.format.kind == "float" and register.format.mantissa_bits > LANE_BITS - 3:
-                    raise Unsupported(f"a register of {register.format.name} is as wide as the lanes")
+                _check_register(register.format)
             level = self._scaled(result, index, scale_levels)
         self.narrow = self._narrow(stages[0])
 
@@ -125,6 +168,7 @@ class Plan:
             and term.bits <= significand_bits(fmt)
             and term.lsb >= (fmt.min_exponent if register.subnormals == "flush" else fmt.min_lsb_exponent)
             and term.top <= fmt.max_exponent
+            and fmt.nan != "negative-zero"
             and (register.overflow or fmt.overflow) in ("ieee", "infinity")
         )
 
@@ -143,10 +187,13 @@ class Plan:
             if factor.parts > 1:
                 raise Unsupported("the product of the scales is wider than a lane")
             if scale.product:
+                _in_range(factor)
                 factor = _of_format(scale.product.format)
             self.scaled_bits = level.bits + factor.bits
             level = _product(level, factor)
             if scale.result:
+                _in_range(level)
+                _check_register(scale.result.format)
                 level = _of_format(scale.result.format)
         return _in_range(level)
 
@@ -166,6 +213,9 @@ class Plan:
         top = (max(term.top, running.top) if takes else term.top) + (stage.terms + takes - 1).bit_length()
         parts = term.parts * stage.terms + takes
         kept = 0
+        fixed = stage.exponent or 0
+        if not -RANGE <= fixed <= RANGE or (stage.zero_exponent or 0) > RANGE:
+            raise Unsupported("a fixed exponent reaches beyond those of float64 lanes")
         if stage.fraction_bits is None:
             bits = top - lsb
         else:
@@ -175,6 +225,10 @@ class Plan:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = stage.terms + takes
         plain = bits <= LANE_BITS
+        if self.spec.a.kind == "integer" and max(top, significand_bits(self.spec.accumulator)) >= LANE_BITS:
+            raise Unsupported(f"sums of {top} bits are wider than a lane")
+        if growth + kept > RANGE:
+            raise Unsupported("a term reaches too far above the exponent it aligns with")
         if stage.exponent is not None:
             growth = top - stage.exponent
         return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
@@ -202,7 +256,8 @@ class Plan:
             return False
         (register,) = stage.result
         fmt = register.format
-        formats = {(f.min_exponent, f.max_exponent) for f in (fmt, self.spec.c_format) if f.kind == "float"}
+        stored = (fmt, self.spec.c_format, self.spec.accumulator)
+        formats = {(f.min_exponent, f.max_exponent) for f in stored if f.kind == "float"}
         zero = stage.zero_exponent
         return (
             formats == {(-126, 127)}
@@ -220,6 +275,11 @@ class Plan:
 
 def _widest(x: Level, y: Level) -> Level:
     return Level(max(x.bits, y.bits), min(x.lsb, y.lsb), max(x.top, y.top), max(x.growth, y.growth))
+
+
+def _check_register(fmt: Format) -> None:
+    if fmt.mantissa_bits > LANE_BITS - (3 if fmt.kind == "float" else 1):
+        raise Unsupported(f"{fmt.name} is as wide as the lanes")
 
 
 def _in_range(level: Level) -> Level:

@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, side, times_exponents
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan
+from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, reread, side, times_exponents
+from isa_model.engines.plan import RANGE, Plan
 from isa_model.instruction import Instruction
 from isa_model.lanes import (
+    LANE_BITS,
     NO_EXPONENT,
     Codes,
     Exponents,
     Float64,
+    binned,
     exponent_of,
     power_of_two,
     round_to,
@@ -38,6 +40,8 @@ from isa_model.stage import Stage
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
 """Products formed at a time: enough that threads rarely wait for each other to enter numpy."""
+VALUES = 1 << 22
+"""Terms of a tile that wait to be summed, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +70,18 @@ def matmul(
     c_values = read(spec, spec.c_format, c)
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
+    tile_m, tile_n = tile_size(plan)
+
     def work(corner: tuple[int, int]) -> None:
-        rows, columns = slice(corner[0], corner[0] + TILE_M), slice(corner[1], corner[1] + TILE_N)
+        rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
             values = Tile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
-            codes = encode_array(spec.accumulator, values)
+            codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
                 codes[np.isnan(values)] = spec.nan_code
             d[rows, columns] = codes
 
-    corners = [(i, j) for i in range(0, d.shape[0], TILE_M) for j in range(0, d.shape[1], TILE_N)]
+    corners = [(i, j) for i in range(0, d.shape[0], tile_m) for j in range(0, d.shape[1], tile_n)]
     threads = min(len(corners), os.cpu_count() or 1)
     if threads <= 1:
         for corner in corners:
@@ -84,6 +90,14 @@ def matmul(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
     return np.asarray(d)
+
+
+def tile_size(plan: Plan) -> tuple[int, int]:
+    """Rows and columns of a tile: fewer where a stage waits for many terms of every element."""
+    stages = list(plan.spec.stages.values())[int(plan.fused_products) :]
+    waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
+    columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
+    return max(1, min(TILE_M, VALUES // (max(waiting, 1) * columns))), columns
 
 
 class Tile:
@@ -112,7 +126,10 @@ class Tile:
         stage, last = self.stages[index], index == len(self.stages) - 1
         start = self.c if last else Value([np.zeros(self.shape)], np.full(self.shape, NO_EXPONENT, np.int32))
         running, steps, count = start, 0, 0
+        of_an_instruction = self.spec.shape.k // self.spec.span
         for block in self.blocks(index):
+            if last and steps and steps % of_an_instruction == 0:
+                running = self.reread(running)
             value = self.put(stage, *self.add(index, block, running if stage.accumulator else None))
             running, steps = value, steps + 1
             if not last and steps == (stage.chain or 1):
@@ -120,6 +137,11 @@ class Tile:
                 running, steps, count = start, 0, count + 1
         if last:
             yield running
+
+    def reread(self, d: Value) -> Value:
+        """The running value as one instruction leaves it in D and the next takes it as C."""
+        c = reread(self.plan.reading, d.parts[0])
+        return Value([c], exponent_of(c, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
         """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
@@ -200,11 +222,15 @@ class Tile:
         else:
             parts = [self.exact_products(block, neutral)] if fused else [p for v in block for p in v.parts]
             parts += running.parts if running else []
-        if self.plan.levels[index].plain and len(parts) > 1:
+        level = self.plan.levels[index]
+        if level.plain and len(parts) > 1:
             total = np.full(self.shape, neutral)
             for part in parts:
                 total += part
             parts = [total]
+        elif not level.plain:
+            bottom = np.maximum(largest, -RANGE) - level.fraction_bits if stage.aligned else level.lsb
+            parts = binned(parts, bottom, level.sum_bits, keep_sign=stage.zero == "ieee")
         return parts, largest
 
     def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:

@@ -152,7 +152,9 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
     if (rounding == DOWN) stays = is_finite(x) & (y > 0);
   }
   double beyond = copysign(stays ? largest : limit, y);
-  return fabs(y) > largest ? beyond : y;
+  y = fabs(y) > largest ? beyond : y;
+  if (flush & (max_exponent < min_exponent)) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y; /* all subnormal */
+  return y;
 }
 
 /* One fused step in single precision, for sums of at most 24 bits in registers with FP32's exponents. */

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from math import frexp
 from typing import Literal
 
-from isa_model.engines.plan import LANE_BITS, RANGE, Plan, lowest_exponent, significand_bits
+from isa_model.engines.plan import RANGE, Plan, highest_exponent, lowest_exponent, significand_bits
 from isa_model.formats import Format
-from isa_model.lanes import largest_finite
+from isa_model.lanes import LANE_BITS, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
@@ -59,7 +59,7 @@ def route(plan: Plan) -> Route | None:
     """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
     spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
     folded = plan.scales_fold and spec.scale is not None
-    if folded or plan.infinite_from is not None or stage.terms > LONGEST:
+    if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.reading.keeps_specials:
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
         return None
@@ -161,14 +161,14 @@ def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) 
 
 def product_exponents(plan: Plan) -> tuple[int, int]:
     """The lowest and the highest exponent with which a product aligns."""
-    top = sum(0 if f.kind == "integer" else f.max_exponent for f in (plan.spec.a, plan.spec.b))
+    top = sum(highest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b))
     return plan.min_product_exponent, top
 
 
 def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
     """What is added to `step` times the exponents of A and B, so that the lowest exponent of a product is found as 1."""
     low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
-    of_a = -step * (low[0] + plan.spec.a.max_exponent) // 2
+    of_a = -step * (low[0] + highest_exponent(plan.spec.a, plan.spec.widen)) // 2
     return of_a, step * (1 - sum(low)) - 127 - of_a
 
 
@@ -212,7 +212,11 @@ def is_short(plan: Plan, in_fp16: bool = False) -> bool:
     )
 
 
-def c_is_apart(plan: Plan) -> bool:
-    """Whether the first block meets C in a format with other exponents than the running value's."""
-    stage, *others = plan.spec.stages.values()
-    return not others and plan.spec.c_format.min_exponent != stage.result[-1].format.min_exponent
+def c_is_apart(plan: Plan) -> str:
+    """C text of when a block of the only stage, at `k`, meets C in a format with other exponents than the running value's:
+    at the start, or of every instruction; empty where it never does."""
+    spec, (stage, *others) = plan.spec, plan.spec.stages.values()
+    lowest = stage.result[-1].format.min_exponent if stage.result else 0
+    if not others and spec.accumulator.min_exponent != lowest:
+        return f"% {spec.shape.k} == 0"
+    return "== 0" if not others and spec.c_format.min_exponent != lowest else ""

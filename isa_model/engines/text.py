@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isa_model.engines.plan import LANE_BITS
+from isa_model.lanes import LANE_BITS, bins
 
 
 class Text:
@@ -31,15 +31,10 @@ class Text:
         self.write(f"{kind} {name}[W];")
         return name
 
-    @staticmethod
-    def bins(parts: int, bits: int) -> int:
-        """How many bins hold a sum of so many parts and bits."""
-        return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
-
     def binned(self, parts: Sequence[str], bottom: str, bits: int, keep_sign: bool) -> list[str]:
         """The sum of parts in few parts: every part is split at fixed places, and what lies between two is added exactly."""
         width = LANE_BITS - 1 - len(parts).bit_length()
-        count = self.bins(len(parts), bits)
+        count = bins(len(parts), bits)
         bottom = self.let("int", bottom, "unit")
         magics = [self.let("double", f"1.5 * pow2(52 + {bottom} + {i * width})", "magic") for i in range(1, count)]
         totals = ["" for _ in range(count)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from isa_model import golden
-from isa_model.codec import Number, decode, encode
+from isa_model.codec import Number, decode
 from isa_model.formats import Format
 from isa_model.golden import Term
 from isa_model.instruction import Instruction
@@ -152,9 +152,7 @@ class Observer:
             terms = [self._run(trace, name, stage, blocks[i : i + chain], start) for i in range(0, len(blocks), chain)]
             if spec.scaled_stage == index:
                 terms = self._scaled(trace, terms, len(vector.a) // len(terms), vector)
-        d = self._run(trace, last_name, last, golden.deal(last, terms), running).number
-        is_nan = d.special == "nan" and spec.nan_code is not None
-        trace.d = spec.nan_code if is_nan and spec.nan_code is not None else encode(spec.accumulator, d)
+        trace.d = golden.written(spec, self._run(trace, last_name, last, golden.deal(last, terms), running))
         return trace
 
     def _run(self, trace: Trace, name: str, stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:

@@ -1,0 +1,59 @@
+"""Ranges of the spec language's whole numbers: what the golden model and an engine compute in seconds and little memory.
+
+They lie far beyond any instruction known to us, so that only slips and attacks meet them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic_core import core_schema
+
+from isa_model.diagnostics import at
+
+
+@dataclass(frozen=True)
+class Range:
+    """A whole number from `lowest` to `highest`; anything else is one error that names both."""
+
+    lowest: int
+    highest: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        inner = core_schema.no_info_after_validator_function(self._inside, handler(source))
+        return core_schema.no_info_before_validator_function(self._number, inner)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return handler(schema) | {"minimum": self.lowest, "maximum": self.highest}
+
+    def _number(self, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise at(message=f"expected a whole number, got {str(value).lower()}")
+        if isinstance(value, float) and value == value // 1:  # beyond 64 bits pydantic takes it for no whole number
+            return self._inside(int(value))
+        return value
+
+    def _inside(self, value: int) -> int:
+        if not self.lowest <= value <= self.highest:
+            shown = (
+                str(value) if value.bit_length() < 64 else f"a number of about {value.bit_length() * 3 // 10} digits"
+            )
+            raise at(message=f"must be from {self.lowest} to {self.highest}, got {shown}")
+        return value
+
+
+Count = Annotated[int, Range(1, 1 << 16)]
+"""Products, terms, blocks, rows or columns."""
+Group = Annotated[int, Range(1, 1 << 20)]
+"""Rows or columns of a matrix that share a scale."""
+FractionBits = Annotated[int, Range(0, 128)]
+"""Bits kept below the largest exponent of a sum."""
+Exponent = Annotated[int, Range(-10_000, 10_000)]
+"""A power of two; the exponents of products with their scales lie within half of that."""
+Distance = Annotated[int, Range(0, 10_000)]
+"""A distance between two exponents."""
+MOST_STAGES = 16
+MOST_ROUNDINGS = 4
+LOWEST_POWER, HIGHEST_POWER = -1074, 1023
+"""Every number of a floating-point format is a multiple of 2 to the first, and below 2 to one more than the second."""
