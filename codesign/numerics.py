@@ -140,7 +140,8 @@ def _captures(proposal: Proposal) -> list[str]:
     return [
         *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
         "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
-        "their outliers are or, named so, at random; of them the row with the largest element and others at random are taken for each seed: "
+        "their outliers are or, where named so, at random; of them the row with the largest element and others at random "
+        "are taken for each seed: "
         f"{'; '.join(said)}.",
     ]
 
