@@ -90,8 +90,8 @@ def grid_values(weight: NDArray[np.floating]) -> int:
 def on_four_bit_grid(weight: NDArray[np.floating]) -> bool:
     """Return whether every whole block of 32 along the inputs has at most 16 values: weights that were stored in 4 bits.
 
-    Such weights cannot judge a 4-bit format: what rounding to it would lose is lost already. Fewer than 128 blocks, or rows
-    shorter than a block, say nothing and give False. A weight that is all zeros has one value and gives False, too.
+    Such weights cannot judge a 4-bit format: its error is one of weights that were rounded before, not of the trained ones.
+    Fewer than 128 blocks, or rows shorter than a block, say nothing and give False; so does a weight of zeros.
     """
     rows, inputs = weight.shape
     if rows * (inputs // GRID_BLOCK) < 128 or not weight.any() or grid_values(weight[:128]) > FOUR_BITS:
@@ -119,7 +119,7 @@ def grid_warnings(found: Iterable[Gemm]) -> list[str]:
         return []
     return [
         f"Weights of {', '.join(on_grid)} lie on a 4-bit grid: at most {FOUR_BITS} values in any {GRID_BLOCK} inputs. They "
-        "were stored in 4 bits, and cannot judge a 4-bit format."
+        "were stored in 4 bits; a 4-bit format's error on them is a second rounding's, not that of the trained weights."
     ]
 
 
