@@ -39,12 +39,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--seeds", default="0,1,2", help="two at least; further ones when all else is done")
     parser.add_argument("--budget", type=float, default=480.0, help="seconds in which runs must end")
-    parser.add_argument(
-        "--without", default="", help="arms to leave out, `check` to trust the bits, `capture`; with commas"
-    )
-    parser.add_argument(
-        "--capture", type=Path, help="a .safetensors file for tensors of a BF16 run (training/capture.py)"
-    )
+    parser.add_argument("--without", default="", help="arms to leave out, `check` to trust the bits; with commas")
     arguments = parser.parse_args()
     changes = {k: v for k in ("steps", "tokens") if (v := getattr(arguments, k)) is not None}
     size = Size.model_validate({**find_size(arguments.size).model_dump(), **changes})
@@ -63,8 +58,6 @@ def main() -> None:
     for seed in first:
         for arm in native:
             bench.run(arm, seed)
-    if arguments.capture is not None and "capture" not in bench.without and not arguments.capture.exists():
-        bench.capture(arguments.capture)
     plan = [(arm, seed) for arm in emulated for seed in first]
     plan += [(arm, seed) for arm in arms_of(["moments"]) for seed in first]
     plan += [(arm, seed) for seed in further for arm in native]
@@ -180,21 +173,6 @@ class Bench:
         loss = "diverged" if made.tail is None else f"loss {made.tail:.4f}"
         speed = f"{made.tokens_per_second:.3g} tokens/s, {'replayed' if made.replayed else 'launched'}"
         print(f"{arm} seed {seed}: {loss}, {speed}; {took:.0f} s, {self.left:.0f} s left", flush=True)
-
-    def capture(self, path: Path) -> None:
-        """Write tensors of a run of its own, of the reference's first seed."""
-        from codesign.training.capture import capture
-        from codesign.training.loop import Job
-
-        begun = time.monotonic()
-        try:
-            capture(
-                Job(REFERENCE, arms()[REFERENCE].resolved(), self.size, 0, graphs=self.graphs), self.size_name, path
-            )
-        except Exception:
-            self.failed("capture")
-            return
-        print(f"{path}: {path.stat().st_size} bytes; {time.monotonic() - begun:.0f} s", flush=True)
 
     def report(self) -> None:
         """Tables of all experiments."""

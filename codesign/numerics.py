@@ -23,6 +23,7 @@ from codesign.resampling import RESAMPLES, figures, weights
 from codesign.trial import Sampling, Trial
 from codesign.variants import Compared, variants
 from codesign.workloads.gemms import Gemm
+from codesign.workloads.statistics import grid_warnings
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED
 
@@ -137,9 +138,11 @@ def _captures(proposal: Proposal) -> list[str]:
             else file.name
         )
     return [
+        *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
         "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
-        "their outliers are; of them the row with the largest element and others at random are taken for each seed: "
-        f"{'; '.join(said)}."
+        "their outliers are or, where named so, at random; of them the row with the largest element and others at random "
+        "are taken for each seed: "
+        f"{'; '.join(said)}.",
     ]
 
 
@@ -166,7 +169,7 @@ ON_THE_WAY = (
     "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a kernel "
     "casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves in both "
     "layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, is "
-    "multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
+    "multiplied as it is; all else is cast once more. A captured tile is narrower than 128 features in wgrad."
 )
 
 

@@ -234,7 +234,7 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
     trials = proposal.trials
     for i, tensors in enumerate(proposal.tensors):
         if not any(t == tensors for _, t in trials):
-            hint = "workloads such as smollm2-135m or minilm-l6, or `layers` of your own; `codesign list tensors`"
+            hint = "workloads such as smollm2-135m or mpnet-base, or `layers` of your own; `codesign list tensors`"
             problems.append(document.problem(("tensors", i), f"no workload has {tensors} tensors", hint))
     for i, claim in enumerate(proposal.claims):
         covered = [(g, t) for g, t in trials if claim.tensors in (None, t)]

@@ -229,13 +229,13 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
     file = tmp_path / "run.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capture, "Trainer", Seen)
-        capture.capture(job, "tiny", file)
+        capture.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
     alone = loop.Trainer(job)
     for _ in range(SMALL.steps - 1):
         alone.advance()
     assert seen[0].seen == alone.seen
     about = tensor_file.metadata(file)
-    chosen = json.loads(about["choice"].split(": ", 1)[1])
+    chosen = json.loads(about["tiles"])
     assert [c["step"] for c in chosen.values()] == [0, 2, 5]
     assert about["text_sha256"] == text().sha256
     assert about["recipe_sha256"] == job.recipe.sha256
@@ -250,7 +250,9 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
             step: recorded(Recorded(file, *(f"{name}/{step}/{role}" for role in pair))) for step, pair in roles.items()
         }
         (x, w), (dy, w_in), (dy_long, x_long) = tiles.values()
-        assert (x.shape, w.shape, dy.shape, dy_long.shape) == ((64, 128), (128, 128), (64, 128), (256, 16))
+        assert (x.shape, w.shape, dy.shape) == ((128, 128), (128, 128), (128, 128))
+        assert dy_long.shape == (at["its tokens"], 32)
+        assert at["its tokens"] >= 128  # of 256 tokens, each sent to 2 of 4 experts, to the fullest
         outputs, inputs = at["outputs of fprop"], at["inputs of dgrad"]
         assert np.array_equal(w[:, slice(*inputs)], w_in[slice(*outputs)])
         rows, columns = at["tokens of fprop"], at["inputs of wgrad"]
@@ -259,17 +261,18 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
         starts.append(w)
     first = Transformer(SMALL, Arithmetic(job.recipe), 0)
     outputs = chosen["down-start"]["outputs of fprop"]
-    weight = first.routers[chosen["down-start"]["layer"]].shared_down.detach()[slice(*outputs)]
+    at = chosen["down-start"]
+    weight = first.routers[at["layer"]].down.detach()[at["expert"], slice(*outputs)]
     assert np.array_equal(starts[0], weight.to(torch.bfloat16).float().numpy())
     assert not np.array_equal(starts[0], starts[2])
-    # The gradient is the run's own: X^T dY over all tokens is what the step's Wgrad adds up.
+    # The gradient is the run's own: X^T dY over all tokens of the expert is what the step's Wgrad adds up.
     alone_first = loop.Trainer(job)
     drawn = torch.from_numpy(batch(text().train, 2, SMALL.length, 0, 0, 0))
     alone_first.model(drawn).backward()
-    whole = alone_first.model.routers[0].shared_down.grad.numpy()
+    whole = alone_first.model.routers[at["layer"]].down.grad[at["expert"]].numpy()
     _, (dy_long, x_long) = (
         recorded(Recorded(file, f"down-start/{s}/gradient", f"down-start/{s}/{o}"))
         for s, o in (("dgrad", "weight"), ("wgrad", "activation"))
     )
-    block = whole[slice(*chosen["down-start"]["outputs of wgrad"]), slice(*chosen["down-start"]["inputs of wgrad"])]
+    block = whole[slice(*at["outputs of wgrad"]), slice(*at["inputs of wgrad"])]
     np.testing.assert_allclose(dy_long.T @ x_long, block, rtol=1e-4, atol=1e-6 * np.abs(block).max())

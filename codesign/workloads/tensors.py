@@ -88,7 +88,7 @@ SOURCES: dict[str, Source] = {
     "swiglu": Source("products of a gate and an up-projection, as after SwiGLU; N(0, 0.02) weights", _swiglu),
     CAPTURED: Source(
         "activations, weights and gradients of a real model on real text, both operands of one GEMM from the same step: of "
-        "smollm2-135m, minilm-l6 and, along its training, proxy-10m, shipped, or of a layer of your own",
+        "smollm2-135m, mpnet-base and, along their training, proxy-10m and proxy-100m, shipped, or of a layer of your own",
         None,
     ),
 }

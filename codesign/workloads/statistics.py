@@ -1,0 +1,199 @@
+"""Statistics of operands: how far a tensor is from a normal one, and whether it lies on a coarse grid.
+
+python -m codesign.workloads.statistics      # writes the tables of docs/tensors.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from codesign.workloads.gemms import Gemm, Role
+
+TOP = 0.01
+"""Share of channels or tokens whose energy is given."""
+GRID_BLOCK = 32
+"""Elements along the inputs of a weight that share a grid, as in GGUF's Q4 types and in MX."""
+FOUR_BITS = 16
+"""Values of a 4-bit grid."""
+DRAWN = (1024, 2048)
+"""Tokens and channels (of a weight: outputs and inputs) that the tables draw of a synthetic source."""
+PAGE = Path(__file__).parents[2] / "docs" / "tensors.md"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Figures of a matrix (tokens, channels); of a weight (outputs, inputs)."""
+
+    shape: tuple[int, int]
+    kurtosis: float
+    """Fourth moment about the mean over the squared variance: 3 where normal."""
+    peak: float
+    """Largest magnitude over the root mean square."""
+    top_channels: float
+    """Share of the sum of squares in the 1 % of columns, at least one, that have most of it."""
+    top_tokens: float
+    """The same of rows."""
+    zeros: float
+    """Share of elements that are zero."""
+
+
+def statistics(x: NDArray[np.floating]) -> Statistics:
+    """Return the statistics of a matrix. Raises ValueError for one that is empty, constant or not finite."""
+    import numpy as np
+
+    values = np.asarray(x, np.float64)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise ValueError("statistics are of a finite matrix that is not constant")
+    values = values / np.abs(values).max()  # powers of small numbers would underflow
+    energy = values**2
+    deviation = values - values.mean()
+    return Statistics(
+        shape=(values.shape[0], values.shape[1]),
+        kurtosis=float((deviation**4).mean() / (deviation**2).mean() ** 2),
+        peak=float(1 / np.sqrt(energy.mean())),
+        top_channels=_top(energy.sum(axis=0)),
+        top_tokens=_top(energy.sum(axis=1)),
+        zeros=float((values == 0).mean()),
+    )
+
+
+def _top(energy: NDArray[np.float64]) -> float:
+    import numpy as np
+
+    count = max(round(TOP * len(energy)), 1)
+    return float(np.sort(energy)[-count:].sum() / energy.sum())
+
+
+def grid_values(weight: NDArray[np.floating]) -> int:
+    """Return the largest number of distinct values in any whole aligned block of 32 along a row of a weight
+    (outputs, inputs).
+
+    Raises ValueError where a row is shorter than a block.
+    """
+    import numpy as np
+
+    whole = weight.shape[1] // GRID_BLOCK * GRID_BLOCK
+    if not whole:
+        raise ValueError(f"rows of {weight.shape[1]} hold no whole block of {GRID_BLOCK}")
+    blocks = np.sort(np.asarray(weight[:, :whole]).reshape(-1, GRID_BLOCK), axis=1)
+    return int((np.diff(blocks, axis=1) != 0).sum(axis=1).max()) + 1
+
+
+def on_four_bit_grid(weight: NDArray[np.floating]) -> bool:
+    """Return whether every whole block of 32 along the inputs has at most 16 values: weights that were stored in 4 bits.
+
+    Such weights cannot judge a 4-bit format: its error is one of weights that were rounded before, not of the trained ones.
+    Fewer than 128 blocks, or rows shorter than a block, say nothing and give False; so does a weight of zeros.
+    """
+    rows, inputs = weight.shape
+    if rows * (inputs // GRID_BLOCK) < 128 or not weight.any() or grid_values(weight[:128]) > FOUR_BITS:
+        return False
+    return grid_values(weight) <= FOUR_BITS
+
+
+def grid_warnings(found: Iterable[Gemm]) -> list[str]:
+    """Return a sentence about the captured weights among these GEMMs that lie on a 4-bit grid, if any do.
+
+    Raises InputError as `tensor_file.read`.
+    """
+    from codesign.workloads.tensor_file import read
+
+    on_grid: dict[str, None] = {}
+    for gemm in found:
+        # In dgrad the inputs of a tile are one block of the weight's: enough to see a grid, too.
+        if (
+            gemm.recorded is not None
+            and gemm.b == "weight"
+            and on_four_bit_grid(read(gemm.recorded.file, gemm.recorded.b))
+        ):
+            on_grid[gemm.name.split(".")[0]] = None
+    if not on_grid:
+        return []
+    return [
+        f"Weights of {', '.join(on_grid)} lie on a 4-bit grid: at most {FOUR_BITS} values in any {GRID_BLOCK} inputs. They "
+        "were stored in 4 bits; a 4-bit format's error on them is a second rounding's, not that of the trained weights."
+    ]
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+HEADINGS = ("tensor", "shape", "kurtosis", "largest / RMS", "top 1 % channels", "top 1 % tokens")
+
+
+def synthetic() -> Iterator[tuple[str, Statistics]]:
+    """Statistics of each synthetic source and role, seed 0."""
+    import numpy as np
+
+    from codesign.workloads.tensors import CAPTURED, SOURCES, draw
+
+    roles: tuple[Role, ...] = ("activation", "gradient", "weight")
+    for name in SOURCES:
+        if name != CAPTURED:
+            for role in roles:
+                yield f"{name}, {role}", statistics(draw(name, np.random.default_rng(0), DRAWN, role))
+
+
+def captured() -> Iterator[tuple[str, Statistics, int | None]]:
+    """Statistics of each shipped tile of fprop and dgrad, and the distinct values in a block of 32 of weights."""
+    from codesign.workloads.gemms import gemms
+    from codesign.workloads.tensor_file import read
+
+    for gemm in gemms().values():
+        if gemm.recorded is None or gemm.tokens_along_k:
+            continue
+        sides = [(gemm.a, gemm.recorded.a)] + ([(gemm.b, gemm.recorded.b)] if gemm.a == "activation" else [])
+        model, _, name = gemm.name.split(".")
+        for role, key in sides:
+            x = read(gemm.recorded.file, key)
+            yield f"{model} {name}, {role}", statistics(x), grid_values(x) if role == "weight" else None
+
+
+def synthetic_table() -> str:
+    """The table of `synthetic`, in Markdown."""
+    return _table(HEADINGS, [_row(label, found) for label, found in synthetic()])
+
+
+def captured_table() -> str:
+    """The table of `captured`, in Markdown."""
+    rows = [(*_row(label, found), "" if values is None else str(values)) for label, found, values in captured()]
+    return _table((*HEADINGS, "values in a block of 32"), rows)
+
+
+def _row(label: str, found: Statistics) -> tuple[str, ...]:
+    rows, columns = found.shape
+    shares = (f"{100 * share:.1f} %" for share in (found.top_channels, found.top_tokens))
+    return (label, f"{rows} x {columns}", f"{found.kurtosis:.3g}", f"{found.peak:.3g}", *shares)
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [headings, ("---", *["---:"] * (len(headings) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(page: str, found: dict[str, str]) -> str:
+    """A page with its tables between the comments that name them."""
+    for name, table in found.items():
+        place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        if len(place.findall(page)) != 1:
+            raise ValueError(f"the page has no single place for the table {name}")
+        page = place.sub(lambda at, table=table: at[1] + table + at[2], page)  # type: ignore[misc]
+    return page
+
+
+def main() -> None:
+    """Write the tables into docs/tensors.md."""
+    tables = {"captured": captured_table(), "synthetic": synthetic_table()}
+    PAGE.write_text(filled(PAGE.read_text(), tables))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

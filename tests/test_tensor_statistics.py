@@ -1,0 +1,133 @@
+"""Statistics of tensors: of arrays whose figures are known, and the tables of the page."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codesign.workloads.statistics import captured_table, filled, grid_values, on_four_bit_grid, statistics
+from codesign.workloads.tensors import CAPTURED, SOURCES
+from isa_model.cast import Cast, quantise
+from isa_model.formats import FORMATS
+from isa_model.rounding import Rounding
+
+PAGE = Path(__file__).parent.parent / "docs" / "tensors.md"
+
+
+def test_statistics_of_known_distributions():
+    """Normal: kurtosis 3, 1 % of the energy or little more in 1 % of channels. Uniform on [-1, 1]: kurtosis 1.8, peak
+    sqrt 3. Signs: kurtosis 1, peak 1, exactly 1 % of channels hold 1 %."""
+    rng = np.random.default_rng(0)
+    normal = statistics(rng.standard_normal((1000, 1000)))
+    assert normal.kurtosis == pytest.approx(3, abs=0.03)
+    assert 4.5 < normal.peak < 6.5
+    assert 0.01 < normal.top_channels < 0.013
+    assert 0.01 < normal.top_tokens < 0.013
+    uniform = statistics(rng.uniform(-1, 1, (1000, 1000)))
+    assert uniform.kurtosis == pytest.approx(1.8, abs=0.01)
+    assert uniform.peak == pytest.approx(3**0.5, rel=0.01)
+    signs = statistics(np.where(rng.random((200, 300)) < 0.5, -1.0, 1.0))
+    assert signs.kurtosis == pytest.approx(1, abs=1e-3)
+    assert (signs.peak, signs.top_channels, signs.top_tokens, signs.zeros) == (1, 0.01, 0.01, 0)
+
+
+def test_statistics_by_hand():
+    """[[3, 0], [0, 0], [0, 4]]: energy 9 and 16 of 25 by column, 9, 0 and 16 by row, peak 4 / sqrt(25 / 6)."""
+    found = statistics(np.array([[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]]))
+    assert found.shape == (3, 2)
+    assert found.peak == pytest.approx(4 / (25 / 6) ** 0.5)
+    assert found.top_channels == pytest.approx(16 / 25)
+    assert found.top_tokens == pytest.approx(16 / 25)
+    assert found.zeros == pytest.approx(4 / 6)
+    deviations = np.array([3, 0, 0, 0, 0, 4]) - 7 / 6
+    assert found.kurtosis == pytest.approx((deviations**4).mean() / (deviations**2).mean() ** 2)
+
+
+@given(st.integers(-120, 120), st.integers(0, 5))
+def test_statistics_do_not_depend_on_the_unit(exponent, seed):
+    """Multiplied by a power of two from 2^-120 to 2^120, a tensor keeps every figure to the last bit."""
+    x = np.random.default_rng(seed).standard_normal((20, 30))
+    assert statistics(x * 2.0**exponent) == statistics(x)
+
+
+def test_one_channel_of_a_hundred_is_seen_and_turned_with_the_tensor():
+    """A channel 20 times larger of 100 holds 400 of 499 parts of the energy; of the transposed it is a token."""
+    x = np.ones((50, 100))
+    x[:, 7] = 20.0
+    found, turned = statistics(x), statistics(x.T)
+    assert found.top_channels == pytest.approx(400 / 499)
+    assert (turned.top_tokens, turned.top_channels) == (found.top_channels, found.top_tokens)
+    assert turned.kurtosis == pytest.approx(found.kurtosis)
+
+
+@pytest.mark.parametrize("x", [np.ones((3, 3)), np.zeros((0, 4)), np.ones(5), np.array([[1.0, np.inf]])])
+def test_what_has_no_statistics_is_refused(x):
+    """A constant, an empty, a one-dimensional and an infinite array."""
+    with pytest.raises(ValueError, match="a finite matrix that is not constant"):
+        statistics(x)
+
+
+@given(st.integers(2, 32), st.integers(0, 3))
+def test_values_of_a_block_are_counted(levels, seed):
+    """A block that takes every one of some levels has so many values; the largest count of any block is given."""
+    rng = np.random.default_rng(seed)
+    weight = np.zeros((6, 100))
+    weight[3, 32:64] = rng.permutation(np.resize(rng.standard_normal(levels), 32))
+    assert grid_values(weight) == levels
+    with pytest.raises(ValueError, match="no whole block of 32"):
+        grid_values(weight[:, :31])
+
+
+def test_a_grid_of_sixteen_values_is_told_from_one_of_seventeen():
+    """16 values a block of its own scale and offset, as Q4_1 stores them, are a 4-bit grid; one block of 17 is none; a
+    handful of blocks, zeros and BF16 numbers are none."""
+    rng = np.random.default_rng(0)
+    grid = rng.integers(0, 16, (256, 4, 32)) * rng.random((256, 4, 1)) + rng.standard_normal((256, 4, 1))
+    weight = grid.reshape(256, 128).astype(np.float32)
+    assert on_four_bit_grid(weight)
+    assert not on_four_bit_grid(weight[:8])
+    assert not on_four_bit_grid(np.zeros((256, 128)))
+    assert not on_four_bit_grid(rng.standard_normal((256, 128)))
+    assert not on_four_bit_grid(rng.integers(0, 4, (256, 16)).astype(float))
+    weight[255, 96:128] = np.minimum(np.arange(32), 16)
+    assert not on_four_bit_grid(weight)
+
+
+def test_the_error_of_a_4_bit_format_on_a_4_bit_grid_is_not_that_of_the_weights():
+    """Normal weights: NVFP4 is 0.095 off. Stored in Q4_1 first: 0.095 off what was stored, 0.123 off the weights."""
+    weight = np.random.default_rng(0).standard_normal((128, 2048))
+    blocks = weight.reshape(128, -1, 32)
+    low = blocks.min(axis=-1, keepdims=True)
+    step = (blocks.max(axis=-1, keepdims=True) - low) / 15
+    stored = (np.round((blocks - low) / step) * step + low).reshape(weight.shape)
+    assert on_four_bit_grid(stored)
+
+    def error(values, truth):
+        cast = Cast(to=FORMATS["e2m1"], group=(1, 16), scale=FORMATS["ue4m3"], scale_rounding=Rounding.NEAREST_EVEN)
+        tensor_scale = np.abs(values).max() / (6 * 448)
+        rounded = quantise(cast, (values / tensor_scale).astype("f4")).values() * tensor_scale
+        return np.linalg.norm(rounded - truth) / np.linalg.norm(truth)
+
+    assert error(weight, weight) == pytest.approx(0.095, abs=0.001)
+    assert error(stored, stored) == pytest.approx(0.095, abs=0.001)
+    assert error(stored, weight) == pytest.approx(0.123, abs=0.001)
+
+
+def test_the_pages_tables_are_those_of_the_tensors():
+    """docs/tensors.md has what the command writes: of captured tensors every figure, of synthetic ones every source."""
+    page = PAGE.read_text()
+    assert filled(page, {"captured": captured_table()}) == page
+    rows = page.split("<!-- table: synthetic -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    drawn = [f"{name}, {role}" for name in SOURCES if name != CAPTURED for role in ("activation", "gradient", "weight")]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == drawn
+
+
+def test_a_page_without_a_place_for_a_table_is_refused():
+    """A comment that names the table is missing, or is there twice."""
+    place = "<!-- table: captured -->\nold\n<!-- end -->\n"
+    assert filled(f"a\n{place}b\n", {"captured": "new"}) == f"a\n{place}b\n".replace("old", "new")
+    for page in ("a page", place * 2):
+        with pytest.raises(ValueError, match="no single place for the table captured"):
+            filled(page, {"captured": "new"})
