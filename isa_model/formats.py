@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from isa_model.aliases import other_name
 from isa_model.diagnostics import InputError, at, suggest
 
 Overflow = Literal["ieee", "infinity", "nan", "saturate", "wrap"]
@@ -214,10 +215,16 @@ def named(name: str) -> Format:
         rule = {"fnuz": _FNUZ, "fn": _FN, "f": _FINITE, "ieee": {}, "": {}}[match["rule"]]
         bias = (1 << (exponent_bits - 1)) - 1 + (match["rule"] == "fnuz")
         if rule == {} and mantissa_bits == 0:
-            raise InputError.of(
-                f"format `{name}` has no code left for a NaN",
-                f"with 0 mantissa bits write `{name}fn` or `{name}f`",
-            )
+            hint = _meant(name) or f"with 0 mantissa bits write `{name}fn` or `{name}f`"
+            raise InputError.of(f"format `{name}` has no code left for a NaN", hint)
         return _float(name, exponent_bits, mantissa_bits, signed=not match["unsigned"], **{"bias": bias, **rule})
-    hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6"
+    hint = _meant(name) or suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6"
     raise InputError.of(f"unknown number format `{name}`", hint)
+
+
+def _meant(name: str) -> str:
+    """`did you mean ...?` for a name that others use, or for capital letters; else nothing."""
+    ours, remark = other_name(name)
+    lower = name.lower()
+    meant = ours or (lower if lower != name and _INLINE.fullmatch(lower) else "")
+    return " ".join(filter(None, (f"did you mean `{meant}`?" if meant else "", remark)))

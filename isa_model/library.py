@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from isa_model.diagnostics import Document, InputError, explain, read_yaml, suggest
+from isa_model.diagnostics import Document, InputError, read_yaml, suggest
+from isa_model.explain import explain
 from isa_model.instruction import Instruction
 
 _FOLDER = Path(__file__).parent / "catalogue"
@@ -101,6 +102,17 @@ def merge(spec: Any, change: Any) -> Any:
             merged.pop(key, None)
         else:
             merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def changed(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The spec of an instruction with `change` merged in (see `merge`).
+
+    An accumulator of another format brings its own NaN: the old format's code goes, unless `change` gives one.
+    """
+    merged: dict[str, Any] = merge(spec, change)
+    if "nan" not in change and merged.get("accumulator") != spec.get("accumulator"):
+        merged.pop("nan", None)
     return merged
 
 
