@@ -15,7 +15,7 @@ from isa_model.diagnostics import InputError, at, suggest
 from isa_model.library import raw
 from isa_model.path import Steps
 from isa_model.rounding import Rounding
-from isa_model.stage import Spec
+from isa_model.stage import Deterministic, Spec
 
 MOST = 256
 """Entries that a list of a proposal can have."""
@@ -112,9 +112,9 @@ class Quantisation(Spec):
 
     weight_columns: PositiveInt = 128
     """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
-    rounding: Rounding = Rounding.NEAREST_EVEN
+    rounding: Deterministic = Rounding.NEAREST_EVEN
     """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
-    scale_rounding: Rounding = Rounding.UP
+    scale_rounding: Deterministic = Rounding.UP
     """How scales are rounded to a format narrower than FP32."""
     tensor_scale: bool = False
     """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a

@@ -50,6 +50,13 @@ def architectures() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
+def check_architecture(name: str) -> None:
+    """Raise InputError unless the catalogue has an architecture of this name."""
+    if name not in architectures():
+        hint = suggest(name, architectures()) or f"one of: {', '.join(architectures())}"
+        raise InputError.of(f"no architecture is called `{name}`", hint)
+
+
 def load(name_or_path: str | Path) -> Instruction:
     """Return an instruction of the catalogue by name, or one described in a YAML file by path.
 

@@ -51,20 +51,20 @@ FormatRef = Annotated[Format, BeforeValidator(_format), PlainSerializer(_format_
 
 
 def _deterministic(rounding: Any) -> Any:
-    """A rounding that needs no random operand, which an instruction does not have."""
+    """Refuse `stochastic`: neither an instruction nor a cast of a path has a random operand."""
     if rounding in _ROUNDINGS:
         return rounding
     hint = suggest(str(rounding), _ROUNDINGS) or f"one of: {', '.join(_ROUNDINGS)}"
     if rounding == Rounding.STOCHASTIC:
-        raise at(message="an instruction has no random operand: `stochastic` belongs to a cast", hint=hint)
+        raise at(message="nothing here draws random numbers: `stochastic` is for `encode_array` alone", hint=hint)
     raise at(message=f"`{rounding}` is not allowed here", hint=hint)
 
 
 _ROUNDINGS = [str(rounding) for rounding in Rounding if rounding is not Rounding.STOCHASTIC]
-StageRounding = Annotated[
+Deterministic = Annotated[
     Rounding, BeforeValidator(_deterministic), WithJsonSchema({"enum": _ROUNDINGS, "type": "string"})
 ]
-"""How a stage rounds."""
+"""A rounding of the spec language: none that draws random numbers."""
 
 
 class Spec(BaseModel):
@@ -78,7 +78,7 @@ class Register(Spec):
 
     format: FormatRef
     """The format the value is rounded to."""
-    rounding: StageRounding
+    rounding: Deterministic
     """Which neighbour it becomes."""
     overflow: Overflow | None = None
     """What a value beyond the largest finite number becomes; default: the format's own rule."""
@@ -141,7 +141,7 @@ class Stage(Spec):
     """Blocks that a stage below the last adds to its running value before that goes up. The last stage has no end."""
     fraction_bits: int | None = Field(default=None, ge=0, le=128)
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
-    rounding: StageRounding | None = None
+    rounding: Deterministic | None = None
     """How a term loses the bits below that; `to-odd` keeps a sticky bit."""
     zero_exponent: int | None = None
     """The exponent with which a zero term counts when the largest is sought; default: it does not count."""

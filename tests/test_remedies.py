@@ -1,5 +1,6 @@
 """Messages whose remedies work: each is followed, as a reader would, and the fault is gone."""
 
+import json
 import re
 import time
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from codesign.proposal import parse_proposal
+from codesign.schemas import json_schema
 from isa_model import FORMATS, InputError
 from isa_model.aliases import ALSO, NAMES
 from isa_model.diagnostics import parse_yaml
@@ -117,7 +119,14 @@ BROKEN = {
     "a misspelt field of a stage": proposal(change={"stages": {"fuse": {"fraction_bit": 20}}}),
     "a misspelt field of the instruction": proposal(change={"acumulator": "fp32"}),
     "a rounding that does not exist": proposal(change={"stages": {"fuse": {"rounding": "toward-zer"}}}),
-    "a rounding that only casts have": proposal(change={"stages": {"fuse": {"rounding": "stochastic"}}}),
+    "a rounding that draws random numbers": proposal(change={"stages": {"fuse": {"rounding": "stochastic"}}}),
+    "a quantisation that draws random numbers": proposal(quantisation={"rounding": "stochastic"}),
+    "a cast that draws random numbers": proposal(
+        path={
+            "operands": ["activation"],
+            "steps": [{"at": "register", "scale": "ue8m0", "scale_rounding": "stochastic"}],
+        }
+    ),
     "a rounding of nobody's": proposal(change={"stages": {"fuse": {"rounding": "hrrmpf"}}}),
     "a NaN of another format": proposal(change={"accumulator": "bf16", "nan": 0x7FFFFFFF}),
     "a NaN of another format, in FP16": proposal(base=FP8_TO_FP16, change={"accumulator": "fp32", "nan": 0x7FFF}),
@@ -279,3 +288,16 @@ def test_thousands_of_faults_are_told_in_short_and_at_once(field, value, shown):
     assert len(text) < 50_000
     if shown > 50:
         assert f"... and {shown - 50} more\n{shown} errors in p.yaml" in text
+
+
+@pytest.mark.parametrize("kind", ["proposal", "instruction", "recipe"])
+def test_the_schema_lists_no_rounding_that_is_refused(kind):
+    """An editor does not offer `stochastic`, which no field of a file takes."""
+    assert "stochastic" not in json.dumps([d.get("enum") for d in _walk(json_schema(kind))])
+
+
+def _walk(node):
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _walk(inner)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import fsum
-from pathlib import Path
 from typing import Any
 
 from codesign.proposal import Proposal, load_proposal
+from codesign.shipped import names
 from codesign.timing.amdahl import Gain
 from codesign.timing.operations import supported
 from codesign.timing.plots import network
 from codesign.timing.step import KINDS, Layer
 from codesign.workloads.gemms import Model
 
-SHIPPED = Path(__file__).parents[2] / "proposals"
-
 
 def shipped() -> list[Proposal]:
-    """The proposals beside the package that the timing model can time; none where it was installed without them."""
-    found = [load_proposal(path) for path in sorted(SHIPPED.glob("*.yaml"))]
+    """The shipped proposals that the timing model can time."""
+    found = [load_proposal(path) for path in names().values()]
     return [p for p in found if supported(p)]
 
 
