@@ -30,21 +30,53 @@ def wrapped(text: str, lead: str) -> str:
 
 
 def console() -> Any:
-    """stdout as a console. Piped, tables have no frames and every row is one line, however long."""
+    """stdout as a console whose tables can be read.
+
+    Piped, they have no frames, and every row is one line, however long. On a terminal too narrow for a table's numbers
+    each row is a list of its own.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    if sys.stdout.isatty():
-        return Console(soft_wrap=False)
+    piped = not sys.stdout.isatty()
 
-    class Piped(Console):
+    class Readable(Console):
         def print(self, *objects: Any, **options: Any) -> None:
-            for table in objects:
-                if isinstance(table, Table):
-                    table.box, table.show_edge = None, False
+            for each in objects:
+                if isinstance(each, Table) and piped:
+                    each.box, each.show_edge = None, False
+            if not piped and len(objects) == 1 and isinstance(objects[0], Table) and _need(objects[0]) > self.width:
+                objects = tuple(_lists(objects[0]))
             super().print(*objects, **options)
 
-    return Piped(width=10_000, soft_wrap=False)
+    return Readable(width=10_000 if piped else None, soft_wrap=False)
+
+
+def _need(table: Any) -> int:
+    """Columns that a rich table needs so that no number and no heading of it is cut; text can be folded."""
+    from rich.cells import cell_len
+
+    need = 1
+    for column in table.columns:
+        heading = max(map(cell_len, str(column.header).split()), default=0)
+        widest = max((cell_len(str(cell)) for cell in column.cells), default=0)
+        need += 3 + max(heading, widest if column.justify == "right" or column.no_wrap else min(widest, 12))
+    return need
+
+
+def _lists(table: Any) -> Any:
+    """The rows of a rich table, each as a list of its headings and cells."""
+    from rich.table import Table
+
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        card = Table(box=None, show_header=False, pad_edge=False)
+        card.add_column()
+        card.add_column()
+        for column, cell in zip(table.columns, row, strict=True):
+            if str(cell):
+                card.add_row(str(column.header), cell)
+        yield card
+        yield ""
 
 
 class Progress:
@@ -71,14 +103,16 @@ class Progress:
         self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
-        self.bar.start()
-        if not self.live:
+        if self.live:
+            self.bar.start()
+        else:
             threading.Thread(target=self._speak, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self.bar.stop()
+        if self.live:
+            self.bar.stop()
 
     def update(self, done: int, total: int) -> None:
         """So many parts are done of `total`; 0: nobody knows how many there are."""

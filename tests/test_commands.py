@@ -207,3 +207,22 @@ def test_a_long_phase_speaks_where_there_is_no_terminal(capsys):
     with Progress("evaluating p") as progress:
         progress.phase("sampling", 1, 4)
     assert capsys.readouterr().err == ""
+
+
+def test_on_a_narrow_terminal_no_number_is_cut(capsys, monkeypatch):
+    """A table that does not fit becomes a list for each row, within the terminal's width and with every figure whole."""
+    from rich.table import Table
+
+    from codesign.terminal import console
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table("proposal", *(f"speedup of part {i}" for i in range(12)))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("one", *(f"1.2345{i}" for i in range(12)))
+    console().print(table)
+    out = capsys.readouterr().out
+    assert all(f"1.2345{i}" in out for i in range(12))
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 60
