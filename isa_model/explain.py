@@ -57,7 +57,7 @@ def _each(error: ValidationError) -> Iterator[dict[str, Any]]:
 
 def _counts_the_rest(fault: dict[str, Any]) -> bool:
     """Whether a list is said to be too short only because entries of it were refused."""
-    return fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]
+    return bool(fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"])
 
 
 def _data_path(data: Any, steps: Loc, missing: bool) -> tuple[Loc, bool]:
