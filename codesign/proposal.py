@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -182,7 +182,7 @@ def parse_proposal(document: Document) -> Proposal:
         proposal = Proposal.model_validate(document.data, context=context)
     except ValidationError as error:
         problems = explain(document, error, Proposal, document.data)
-        problems += [*_change_problems(document), *_claim_problems(document)]
+        problems += [*_change_problems(document), *_claim_problems(document, {p.path[0] for p in problems if p.path})]
         raise InputError(dict.fromkeys(problems)) from None
     here = pathlib.Path(document.name).parent
     layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
@@ -220,8 +220,8 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
-def _claim_problems(document: Document) -> list[Problem]:
-    """Claims that can be read and are not covered, while other fields have their own faults."""
+def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]:
+    """Claims on what is not covered, while `faulty` fields have their own faults; of those nothing is concluded."""
     data = document.data
 
     def readable(model: type[Any], value: Any) -> Any:
@@ -230,16 +230,16 @@ def _claim_problems(document: Document) -> list[Problem]:
         except ValidationError:
             return None
 
-    def names(field: str) -> list[str] | None:
-        value = data.get(field, list(Proposal.model_fields[field].default))
-        return value if isinstance(value, list) and all(isinstance(v, str) for v in value) else None
-
     given = data["claims"][:MOST] if isinstance(data.get("claims"), list) else []
     claims = {i: claim for i, value in enumerate(given) if (claim := readable(Claim, value))}
-    sweep = readable(Sweep, data["sweep"]) if "sweep" in data else None
-    if "sweep" in data and sweep is None:
+    workloads, tensors = (
+        None if field in faulty else data.get(field, Proposal.model_fields[field].default)
+        for field in ("workloads", "tensors")
+    )
+    sweep = readable(Sweep, data["sweep"]) if data.get("sweep") is not None else None
+    if "sweep" in faulty:
         claims = {i: claim.model_copy(update={"at": None}) for i, claim in claims.items()}
-    faults = [fault.context or {} for fault in uncovered(claims, names("workloads"), names("tensors"), sweep)]
+    faults = [fault.context or {} for fault in uncovered(claims, workloads, tensors, sweep)]
     return [document.problem(f["at"], f["text"], f["hint"], key=True) for f in faults]
 
 

@@ -163,6 +163,8 @@ class _Teller:
             count = context[key]
             entries = "entry" if count == 1 else "entries"
             return self.problem(loc, f"needs {words} {count} {entries}, got {context['actual_length']}")
+        if kind == "int_parsing_size":
+            return self.problem(loc, "is too large a number")
         if kind == "string_pattern_mismatch" and context["pattern"] == SLUG:
             slug = re.sub("[^a-z0-9]+", "-", str(fault["input"]).lower()).strip("-") or "my-proposal"
             message = f"`{fault['input']}` is no short name: lower-case letters, digits and hyphens make one"

@@ -170,14 +170,23 @@ def test_following_the_hints_mends_a_proposal(name):
 
 def test_claims_of_a_kind_are_told_all_at_once():
     """What is wrong with four claims, and with another field, is said in one run."""
-    found = faults(BROKEN["four faulty claims"] | {"workloads": ["deepseek-v4"]})
+    found = faults(BROKEN["four faulty claims"] | {"title": 3})
     assert {p.path for p in found} == {
         ("claims", 0, "at"),
         ("claims", 1, "tensors"),
         ("claims", 2, "workload"),
         ("claims", 3, "of"),
-        ("workloads", 0),
+        ("title",),
     }
+
+
+def test_what_follows_from_a_faulty_field_is_not_told():
+    """A claim on a workload that is misspelt among `workloads`, or at a value of a broken sweep, has no fault of its own."""
+    claims = [{**CLAIM, "workload": "deepseek-v3.fprop"}, {**CLAIM, "tensors": "normal"}]
+    assert [p.path for p in faults(proposal(workloads=["deepseek-v3.fprp"], claims=claims))] == [("workloads", 0)]
+    assert [p.path for p in faults(proposal(tensors=["norml"], claims=claims))] == [("tensors", 0)]
+    swept = proposal(sweep={"field": "stages.fuse.fraction_bits", "values": [13, [17]]}, claims=[{**CLAIM, "at": 17}])
+    assert [p.path for p in faults(swept)] == [("sweep", "values", 1)]
 
 
 @pytest.mark.parametrize(
