@@ -49,7 +49,7 @@ def index() -> str:
 
 def main() -> None:
     for proposal in sorted((ROOT / "proposals").glob("*.yaml")):
-        run("evaluate", str(proposal.relative_to(ROOT)))
+        run("evaluate", str(proposal.relative_to(ROOT)), "--out", f"reports/{proposal.stem}")
     for name, (_, proposals) in COMPARED.items():
         run("compare", *(f"reports/{p}" for p in proposals.split()), "--out", f"reports/{name}")
     (REPORTS / "README.md").write_text(index())

@@ -5,53 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from codesign.app import (
+    ProposalName,
+    Target,
+    app,
+    complete_proposals,
+    folder_of,
+    instruction_of,
+    is_instruction,
+    meant,
+    seeds_of,
+)
+from codesign.app import run_app as run_app
 from codesign.terminal import Progress, console, wrapped
 from isa_model.diagnostics import InputError, Problem
-
-if TYPE_CHECKING:
-    from isa_model.instruction import Instruction
-
-app = typer.Typer(
-    name="codesign",
-    help="Judge a proposal for a better matrix instruction: bits, accuracy, and which of its claims hold.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-INTERRUPTED = 130
-"""What typer returns after Ctrl-C."""
-
-Target = Annotated[str, typer.Argument(metavar="INSTRUCTION|PROPOSAL", help="A name from the catalogue, or a file.")]
-ProposalPath = Annotated[Path, typer.Argument(metavar="PROPOSAL", help="A proposal file (YAML).")]
-
-
-def run_app(arguments: list[str]) -> int:
-    """Run the command line; returns its exit code. Raises KeyboardInterrupt on Ctrl-C."""
-    try:
-        result = app(arguments, standalone_mode=False, prog_name="codesign")
-    except Exception as error:
-        # Usage errors of the command-line library, which typer brings under one name or another.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show(file=sys.stderr)
-            return 2
-        if type(error).__name__ == "Abort":
-            raise KeyboardInterrupt from None
-        raise
-    if result == INTERRUPTED:
-        raise KeyboardInterrupt
-    return result if isinstance(result, int) else 0
 
 
 @app.command()
 def evaluate(
-    proposal: ProposalPath,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; default: reports/<proposal>.")] = None,
+    proposal: ProposalName,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; default: codesign-reports/<proposal>.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
@@ -63,20 +42,24 @@ def evaluate(
 ) -> int:
     """Gather evidence on a proposal, judge its claims, write a report. Exit code 1 if a claim is refuted."""
     from codesign.proposal import load_proposal
+    from codesign.shipped import proposal_file
     from codesign.trial import Sampling
 
-    sampling = Sampling(rows=rows, columns=columns, seeds=_seeds(seeds))
-    loaded = load_proposal(proposal)
-    folder = out or Path("reports") / loaded.proposal
+    sampling = Sampling(rows=rows, columns=columns, seeds=seeds_of(seeds))
+    loaded = load_proposal(proposal_file(proposal))
 
     from codesign.evaluate import evaluate as gather_and_judge
     from codesign.report.terminal import show as show_result
     from codesign.report.write import check, write
+    from codesign.reports import FOLDER
 
+    folder = out or FOLDER / loaded.proposal
     check(folder)
     with Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.update, train)
-    page = write(result, folder)
+        result = gather_and_judge(loaded, sampling, progress.phase, train)
+        progress.phase("writing the report")
+        page = write(result, folder)
+        progress.phase("writing the report", 1, 1)
     if as_json:
         print(result.model_dump_json(indent=1))
     else:
@@ -87,33 +70,55 @@ def evaluate(
 
 @app.command()
 def report(
-    replay: Annotated[Path, typer.Option(metavar="RESULT", help="A result.json, or a report's folder.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; default: where the result lies.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[RESULT|PROPOSAL]", help="A report's folder, its result.json, or its proposal."),
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="RESULT", help="Rebuild every file of this report from its result.json.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --replay, folder of the report; default: where the result lies.")
+    ] = None,
 ) -> int:
-    """Rebuild every file of a report from its result alone, byte for byte; nothing is computed."""
-    from codesign.evaluate import read_result
-    from codesign.report.write import write
+    """Print a report in the terminal; with --replay, rebuild its files byte for byte. Nothing is computed."""
+    from codesign.reports import result_of
 
-    source = replay / "result.json" if replay.is_dir() else replay
-    page = write(read_result(source), out or source.parent)
-    print(f"report: {page}", file=sys.stderr)
+    if (target is None) == (replay is None):
+        raise InputError.of("which report?", "codesign report RESULT to read one, or --replay RESULT to rebuild one")
+    source, result = result_of(replay or target or "")
+    page = source.parent / "report.html"
+    if replay:
+        from codesign.report.write import write
+
+        page = write(result, out or source.parent)
+    else:
+        from codesign.report.terminal import show as show_result
+
+        show_result(result, console())
+    print(f"report: {page if page.exists() else source}", file=sys.stderr)
     return 0
 
 
 @app.command()
 def compare(
     results: Annotated[
-        list[str], typer.Argument(metavar="PROPOSAL|RESULT...", help="Proposals with a report, or reports' folders.")
+        list[str],
+        typer.Argument(
+            metavar="PROPOSAL|RESULT...",
+            help="Proposals with a report, or reports' folders.",
+            autocompletion=complete_proposals,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("reports/compare"),
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("codesign-reports/compare"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
 ) -> int:
     """Put proposals side by side, from their results: accuracy, cost, traffic, and which ones nothing else here beats."""
     from codesign.compare import compare as put_together
-    from codesign.compare import results_of
     from codesign.report.comparison import show, write
+    from codesign.reports import result_of
 
-    comparison = put_together(results_of(results))
+    comparison = put_together([result_of(target)[1] for target in results])
     page = write(comparison, out)
     if as_json:
         print(comparison.model_dump_json(indent=1))
@@ -126,11 +131,17 @@ def compare(
 @app.command()
 def validate(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Proposals, recipes or instruction specs (YAML).")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Proposals, recipes or instruction specs (YAML), or names of shipped proposals.",
+            autocompletion=complete_proposals,
+        ),
     ],
 ) -> int:
     """Check proposal, recipe or instruction files and show everything that is wrong with them."""
     from codesign.proposal import parse_proposal
+    from codesign.shipped import proposal_file
     from codesign.training.recipe import parse_recipe
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
@@ -138,8 +149,8 @@ def validate(
     problems: list[Problem] = []
     for file in files:
         try:
-            document = read_yaml(file)
-            if _is_instruction(document.data):
+            document = read_yaml(proposal_file(file))
+            if is_instruction(document.data):
                 validated(document)
             elif "recipe" in document.data:
                 parse_recipe(document)
@@ -193,16 +204,11 @@ def show(
 ) -> int:
     """Print the ISA-manual page of an instruction, or of what a proposal proposes."""
     from codesign.manual import page, proposal_page
-    from codesign.proposal import parse_proposal
-    from isa_model.diagnostics import read_yaml
-    from isa_model.library import is_path, load
+    from codesign.proposal import Proposal
 
-    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
-        proposal = parse_proposal(document)
-        name, sections = proposal.proposal, proposal_page(proposal)
-    else:
-        instruction = load(target)
-        name, sections = instruction.name, page(instruction)
+    found = meant(target)
+    sections = proposal_page(found) if isinstance(found, Proposal) else page(found)
+    name = found.proposal if isinstance(found, Proposal) else found.name
     print(name)
     for section in sections:
         print(f"\n{section.title.upper()}")
@@ -214,15 +220,16 @@ def show(
 @app.command()
 def rtl(
     target: Target,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: codesign-rtl/<name>.")] = None,
     liberty: Annotated[Path | None, typer.Option(help="Cell library; default: technology-neutral.")] = None,
 ) -> int:
     """Write an instruction's dot-product unit as Verilog, proven equal to the model, with testbench and mapped netlist."""
     from codesign.cost.export import export
     from codesign.cost.library import Library
 
-    instruction = _instruction(target)
+    instruction = instruction_of(target)
     library = Library.read(liberty) if liberty else Library.own()
+    out = out or folder_of("rtl", instruction)
     for name, figure in export(instruction, out, library).items():
         print(f"{name}: {figure}")
     print(f"files: {out}", file=sys.stderr)
@@ -312,20 +319,25 @@ def bench(
 def step(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A large model by name, for instance deepseek-v3.")],
     proposals: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PROPOSAL...", help="Proposal files; default: all shipped that can be timed."),
+        list[str] | None,
+        typer.Argument(
+            metavar="PROPOSAL...",
+            help="Files or names; default: all shipped that can be timed.",
+            autocompletion=complete_proposals,
+        ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the GPU's step; default: the model's.")] = None,
 ) -> int:
     """Where the time of one layer's step goes today, and what each proposal takes off it, with Amdahl's ceiling."""
     from codesign.proposal import load_proposal
+    from codesign.shipped import proposal_file
     from codesign.timing import amdahl, table
     from codesign.timing.times import timer
     from codesign.workloads.gemms import layer_of
     from isa_model.diagnostics import Unavailable
 
     about = layer_of(model, tokens)
-    asked = [load_proposal(path) for path in proposals] if proposals else table.shipped()
+    asked = [load_proposal(proposal_file(p)) for p in proposals] if proposals else table.shipped()
     try:
         clock = timer()
         today = amdahl.today(clock, about)
@@ -343,7 +355,7 @@ def step(
 @app.command()
 def vectors(
     target: Target,
-    out: Annotated[Path, typer.Option(help="Folder of the vectors.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the vectors; default: codesign-vectors/<name>.")] = None,
     count: Annotated[
         int, typer.Option(min=1, help="How many; the directed ones, and random ones to fill up.")
     ] = 10_000,
@@ -355,7 +367,8 @@ def vectors(
     from isa_model.vectors.coverage import measure
     from isa_model.vectors.make import make
 
-    instruction = _instruction(target)
+    instruction = instruction_of(target)
+    out = out or folder_of("vectors", instruction)
     files.check(out)
     with Progress("answers") as progress:
         made = make(instruction, count, seed, progress.update)
@@ -395,7 +408,7 @@ def train(
     from codesign.training import live
 
     changes = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
-    return live.train(experiment, size, changes, out, _seeds(seeds), arms, engine, work, budget, plot)
+    return live.train(experiment, size, changes, out, seeds_of(seeds), arms, engine, work, budget, plot)
 
 
 @app.command()
@@ -415,32 +428,3 @@ def init(
     write_file(path, text)
     print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
     return 0
-
-
-# -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _instruction(target: str) -> Instruction:
-    """An instruction of the catalogue, of a file, or what a proposal proposes."""
-    from codesign.proposal import parse_proposal
-    from isa_model.diagnostics import read_yaml
-    from isa_model.library import is_path, load
-
-    if is_path(target) and not _is_instruction((document := read_yaml(target)).data):
-        return parse_proposal(document).proposed()
-    return load(target)
-
-
-def _is_instruction(data: dict[str, Any]) -> bool:
-    """An instruction file describes stages itself; a proposal names a base."""
-    return "stages" in data and "base" not in data
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError.of(f"--seeds {text} is not a list of whole numbers", "for instance --seeds 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
-    return seeds

@@ -7,12 +7,10 @@ same GEMMs and tensor sources; bytes and energy over the same models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from codesign.evaluate import Result, read_result
+from codesign.evaluate import Result
 from codesign.evidence import Figure, Kind
 from codesign.metrics import METRICS
-from codesign.proposal import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.stage import Spec
 
@@ -78,27 +76,6 @@ def compare(results: Sequence[Result]) -> Comparison:
     marked = tuple(e.model_copy(update={"front": not any(_beats(o, e, judged) for o in entries)}) for e in entries)
     covered = tuple(sorted(", ".join(place) for place in shared[0] | shared[1]))
     return Comparison(entries=marked, axes=axes, judged=judged, covered=covered)
-
-
-def results_of(targets: Sequence[str], reports: Path = Path("reports")) -> list[Result]:
-    """Results by path: a result.json, the folder of a report, or a proposal, whose report lies under `reports`.
-
-    Raises InputError for what is none of these, and for a proposal that has no report of exactly what it says now.
-    """
-    found = []
-    for target in targets:
-        path = Path(target)
-        if path.suffix not in (".yaml", ".yml"):
-            found.append(read_result(path / "result.json" if path.is_dir() else path))
-            continue
-        proposal = load_proposal(path)
-        held = reports / proposal.proposal / "result.json"
-        result = read_result(held) if held.exists() else None
-        if result is None or result.proposal != proposal:
-            what = "has no report yet" if result is None else "changed since its report"
-            raise InputError.of(f"{path} {what}", f"codesign evaluate {path}")
-        found.append(result)
-    return found
 
 
 def _shared(results: Sequence[Result], kind: str) -> set[tuple[str, str]]:

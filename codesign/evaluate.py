@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from codesign import casts, manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.cost.plots import plots as cost_plots
+from codesign.counted import Counted, Phase
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
-from codesign.numerics import Progress, gather, pool
+from codesign.numerics import gather, pool
 from codesign.proposal import Proposal
 from codesign.provenance import commit
 from codesign.sensitivity import refine
@@ -123,18 +125,25 @@ def read_result(path: Path) -> Result:
 
 
 def evaluate(
-    proposal: Proposal, sampling: Sampling, progress: Progress = lambda done, total: None, train: bool = False
+    proposal: Proposal, sampling: Sampling, phase: Phase = lambda name, done, total: None, train: bool = False
 ) -> Result:
-    """Gather all evidence on a proposal and judge its claims; `train`: with a training run of a minute or two."""
+    """Gather all evidence on a proposal and judge its claims; `train`: with a training run of a minute or two.
+
+    `phase` is told what is being done, and how much of it is.
+    """
     with pool() as executor:
-        evidence = gather(proposal, sampling, progress, executor)
-        arrived = casts.gather(proposal, sampling.seeds, executor)
+        evidence = gather(proposal, sampling, partial(phase, "sampling"), executor)
+        arrived = casts.gather(proposal, sampling.seeds, Counted(executor, partial(phase, "casting")))
+        phase("hardware cost", 0, 0)
         costs = () if proposal.multiplies_as_today else cost.gather(proposal)
+        phase("traffic and timing", 0, 0)
         moved, moves = traffic.gather(proposal)
         times = timing.gather(proposal, costs)
+        phase("training", 0, 0)
         runs = training.gather(proposal, train)
         verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures))
-        verdicts = refine(proposal, verdicts, sampling, executor)
+        phase("re-measuring what decides", 0, 0)
+        verdicts = refine(proposal, verdicts, sampling, Counted(executor, partial(phase, "re-measuring what decides")))
     proposed, shown = proposal.proposed(), labels(proposal)
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(

@@ -22,7 +22,7 @@ from codesign.provenance import commit
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.conformance import Comparison
 from isa_model.diagnostics import Unavailable
-from isa_model.library import catalogue, load
+from isa_model.library import catalogue, check_architecture, load
 from isa_model.operands import KINDS, draw
 from isa_model.product import matmul
 from kernels import native
@@ -48,6 +48,7 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparis
 
 def check_gpu(architecture: str) -> None:
     """Raise Unavailable unless this machine can issue the architecture's instructions."""
+    check_architecture(architecture)
     import cuda.core  # noqa: F401
     import torch
 

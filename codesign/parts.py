@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.metrics import METRICS
@@ -15,8 +15,21 @@ from isa_model.diagnostics import InputError, at, suggest
 from isa_model.library import raw
 from isa_model.path import Steps
 from isa_model.rounding import Rounding
-from isa_model.stage import Spec
+from isa_model.stage import Deterministic, Spec
 
+MOST = 256
+"""Entries that a list of a proposal can have."""
+
+
+def _few(value: Any) -> Any:
+    """Refuse a long list before its entries are looked at."""
+    if isinstance(value, list) and len(value) > MOST:
+        raise at(message=f"needs at most {MOST} entries, got {len(value)}")
+    return value
+
+
+Few = BeforeValidator(_few)
+"""Of a list: at most `MOST` entries."""
 Value = int | float | str
 """A value that a sweep can give to a field."""
 
@@ -47,8 +60,9 @@ def _found(look_up: Callable[[str], Any]) -> Any:
 
 
 def _workload(name: str, info: ValidationInfo) -> str:
-    """A workload of a model, or one of the proposal's own layers (validated before it)."""
-    if name.split(".")[0] not in (info.data.get("layers") or {}):
+    """A workload of a model, or one of the proposal's own layers: the context's `layers`, else those validated before."""
+    layers = (info.context or {}).get("layers") or info.data.get("layers") or ()
+    if name.split(".")[0] not in layers:
         _found(select).func(name)
     return name
 
@@ -85,7 +99,7 @@ class Claim(Spec):
     @model_validator(mode="after")
     def _bounded(self) -> Claim:
         if self.at_most is None and self.at_least is None:
-            raise at(message="a claim needs a bound", hint="at_most: or at_least:, with a number")
+            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, with a number of yours")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
         if self.relative_to == self.of:
@@ -98,9 +112,9 @@ class Quantisation(Spec):
 
     weight_columns: PositiveInt = 128
     """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
-    rounding: Rounding = Rounding.NEAREST_EVEN
+    rounding: Deterministic = Rounding.NEAREST_EVEN
     """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
-    scale_rounding: Rounding = Rounding.UP
+    scale_rounding: Deterministic = Rounding.UP
     """How scales are rounded to a format narrower than FP32."""
     tensor_scale: bool = False
     """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
@@ -147,14 +161,24 @@ class Sweep(Spec):
 
     field: str
     """Path of the field in the instruction, such as stages.fuse.fraction_bits."""
-    values: tuple[Value, ...] = Field(min_length=2)
+    values: Annotated[tuple[Value, ...], Few] = Field(min_length=2, max_length=MOST)
     """Values it takes, in the order of the plots."""
+
+
+def _tensor_file(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    if suffix in ("npz", "safetensors") and stem:
+        return name
+    what = f".{suffix} files are not read" if dot else f"`{name}` has no suffix"
+    how = "numpy.savez makes it" if suffix == "npy" else "with the tensors in BF16, FP16 or FP32"
+    hint = f"write `{stem or suffix}.{'npz' if suffix == 'npy' else 'safetensors'}`: {how}"
+    raise at(message=f"{what}: a layer's tensors lie in a .npz or .safetensors file", hint=hint)
 
 
 class Layer(Spec):
     """A Linear whose tensors the author has: matrices in one file, a pass of training for each two that are given."""
 
-    file: str = Field(pattern=r"\.(npz|safetensors)$")
+    file: Annotated[str, AfterValidator(_tensor_file)]
     """A .npz or .safetensors file; a relative path starts at the proposal."""
     activation: str | None = None
     """Name of the input in the file: (tokens, input features)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from codesign.parts import BaseName, SourceName, WorkloadName
+from codesign.parts import MOST, BaseName, Few, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
@@ -20,10 +22,11 @@ from codesign.parts import Value as Value
 from codesign.parts import Variant as Variant
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
-from isa_model.diagnostics import Document, InputError, Loc, Problem, at, explain, read_yaml, suggest
+from isa_model.diagnostics import SLUG, Document, InputError, Loc, Problem, at, closest, read_yaml, suggest, together
+from isa_model.explain import explain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
-from isa_model.library import is_known, merge, raw
+from isa_model.library import changed, is_known, raw
 from isa_model.promotion import promoted
 from isa_model.stage import Spec
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 class Proposal(Spec):
     """One proposal file."""
 
-    proposal: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    proposal: str = Field(pattern=SLUG)
     """Short name; reports are filed under it."""
     title: str
     """What the hardware would do, in one line."""
@@ -56,15 +59,17 @@ class Proposal(Spec):
     """How the operands are quantised."""
     software: Software = Software()
     """The software baseline."""
-    layers: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Layer] = Field(default_factory=dict)
+    layers: dict[Annotated[str, Field(pattern=SLUG)], Layer] = Field(default_factory=dict)
     """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
     training: Training = Training()
     """How a model is trained on it, for `training.loss_gap`."""
-    workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
+    workloads: Annotated[tuple[WorkloadName, ...], Few] = Field(default=("deepseek-v3",), min_length=1, max_length=MOST)
     """GEMMs it is judged on."""
-    tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
+    tensors: Annotated[tuple[SourceName, ...], Few] = Field(
+        default=("normal", "uniform", "outliers"), min_length=1, max_length=MOST
+    )
     """What fills their operands."""
-    claims: tuple[Claim, ...] = Field(min_length=1)
+    claims: Annotated[tuple[Claim, ...], Few] = Field(min_length=1, max_length=MOST)
     """What it promises, in numbers."""
 
     def select(self, workload: str) -> list[Gemm]:
@@ -82,40 +87,14 @@ class Proposal(Spec):
         return [(g, tensors) for g in gemms for tensors in self.tensors if tensors != CAPTURED or g.recorded]
 
     @model_validator(mode="after")
-    def _claims_covered(self) -> Proposal:
-        within = tuple(f"{w}." for w in self.workloads)
-        for i, claim in enumerate(self.claims):
-            if claim.workload and not (
-                claim.workload in self.workloads
-                or claim.workload.startswith(within)
-                or any(w.startswith(f"{claim.workload}.") for w in self.workloads)
-            ):
-                raise at(
-                    "claims",
-                    i,
-                    "workload",
-                    message=f"`{claim.workload}` is not among the proposal's workloads",
-                    hint=f"workloads: {', '.join(self.workloads)}",
-                )
-            if claim.tensors and claim.tensors not in self.tensors:
-                raise at(
-                    "claims",
-                    i,
-                    "tensors",
-                    message=f"`{claim.tensors}` is not among the proposal's tensors",
-                    hint=f"tensors: {', '.join(self.tensors)}",
-                )
-            if claim.at is not None and (self.sweep is None or claim.at not in self.sweep.values):
-                values = ", ".join(map(str, self.sweep.values)) if self.sweep else "the proposal has no `sweep`"
-                raise at("claims", i, "at", message=f"{claim.at} is not a swept value", hint=values)
-        if self.base and self.software.group and self.software.group % self.software.promote_every:
-            raise at(
-                "software",
-                "group",
-                message=f"groups of {self.software.group} cannot be scaled by a promotion every "
-                f"{self.software.promote_every}",
-                hint="a multiple of promote_every",
-            )
+    def _consistent(self) -> Proposal:
+        faults = list(uncovered(dict(enumerate(self.claims)), self.workloads, self.tensors, self.sweep))
+        if self.software.group and self.software.group % self.software.promote_every:
+            message = f"groups of {self.software.group} cannot be scaled by a promotion every "
+            hint = f"a multiple of promote_every, for instance `group: {self.software.promote_every}`"
+            faults.append(at("software", "group", message=f"{message}{self.software.promote_every}", hint=hint))
+        if faults:
+            raise together(faults)
         return self
 
     @property
@@ -148,7 +127,7 @@ class Proposal(Spec):
 
         Raises ValidationError when the change makes no sense.
         """
-        return Instruction.model_validate(self._changed(value))
+        return Instruction.model_validate(self.merged(value))
 
     def multiplying(self, value: Value | None = None) -> Instruction:
         """What multiplies the proposal's operands: the changed instruction; where only their path changes, today's software."""
@@ -171,7 +150,8 @@ class Proposal(Spec):
         recipe = rules.on(self.proposed(value), None, rounding, columns)
         return recipe.summed_exactly() if variant == "exact" else recipe
 
-    def _changed(self, value: Value | None) -> dict[str, Any]:
+    def merged(self, value: Value | None = None) -> dict[str, Any]:
+        """The spec of the changed instruction as plain data, right or wrong."""
         spec = raw(self.base)
         about = {
             "name": self.proposal if value is None else f"{self.proposal} at {value}",
@@ -180,13 +160,13 @@ class Proposal(Spec):
         }
         if self.change or value is not None:
             about["checked"] = "proposed: no hardware computes this"
-        merged = merge({**spec, **about}, self.change)
+        merged = changed({**spec, **about}, self.change)
         if self.sweep and value is not None:
             change: Any = value
             for step in reversed(self.sweep.field.split(".")):
                 change = {step: change}
-            merged = merge(merged, change)
-        return dict(merged)
+            merged = changed(merged, change)
+        return merged
 
 
 def load_proposal(path: str | pathlib.Path) -> Proposal:
@@ -196,18 +176,71 @@ def load_proposal(path: str | pathlib.Path) -> Proposal:
 
 def parse_proposal(document: Document) -> Proposal:
     """The proposal a document describes. Raises InputError with every place where it is wrong."""
+    layers = document.data.get("layers")
     try:
-        proposal = Proposal.model_validate(document.data)
+        context = {"layers": tuple(layers) if isinstance(layers, dict) else ()}
+        proposal = Proposal.model_validate(document.data, context=context)
     except ValidationError as error:
         problems = explain(document, error, Proposal, document.data)
-        raise InputError([*problems, *_change_problems(document)]) from None
+        problems += [*_change_problems(document), *_claim_problems(document, {p.path[0] for p in problems if p.path})]
+        raise InputError(dict.fromkeys(problems)) from None
     here = pathlib.Path(document.name).parent
     layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
     proposal = proposal.model_copy(update={"layers": layers})
     problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]
     if problems:
-        raise InputError(problems)
+        raise InputError(dict.fromkeys(problems))
     return proposal
+
+
+def uncovered(
+    claims: Mapping[int, Claim], workloads: Sequence[str] | None, tensors: Sequence[str] | None, sweep: Sweep | None
+) -> Iterator[PydanticCustomError]:
+    """Claims on something that the proposal is not judged on; None: what that is cannot be read."""
+    for i, claim in claims.items():
+        if workloads and claim.workload and not any(_overlap(claim.workload, w) for w in workloads):
+            message = f"`{claim.workload}` is not among the proposal's workloads"
+            hint = suggest(claim.workload, workloads) or f"one of: {', '.join(workloads)}"
+            yield at("claims", i, "workload", message=message, hint=hint)
+        if tensors and claim.tensors and claim.tensors not in tensors:
+            message = f"`{claim.tensors}` is not among the proposal's tensors"
+            hint = suggest(claim.tensors, tensors) or f"one of: {', '.join(tensors)}"
+            yield at("claims", i, "tensors", message=message, hint=hint)
+        if claim.at is not None and (sweep is None or claim.at not in sweep.values):
+            hint = (
+                f"one of: {', '.join(map(str, sweep.values))}"
+                if sweep
+                else "leave `at` out: the proposal has no `sweep`"
+            )
+            yield at("claims", i, "at", message=f"{claim.at} is not a swept value", hint=hint)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two names of workloads is the other or a part of it."""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]:
+    """Claims on what is not covered, while `faulty` fields have their own faults; of those nothing is concluded."""
+    data = document.data
+
+    def readable(model: type[Any], value: Any) -> Any:
+        try:
+            return model.model_validate(value)
+        except ValidationError:
+            return None
+
+    given = data["claims"][:MOST] if isinstance(data.get("claims"), list) else []
+    claims = {i: claim for i, value in enumerate(given) if (claim := readable(Claim, value))}
+    workloads, tensors = (
+        None if field in faulty else data.get(field, Proposal.model_fields[field].default)
+        for field in ("workloads", "tensors")
+    )
+    sweep = readable(Sweep, data["sweep"]) if data.get("sweep") is not None else None
+    if "sweep" in faulty:
+        claims = {i: claim.model_copy(update={"at": None}) for i, claim in claims.items()}
+    faults = [fault.context or {} for fault in uncovered(claims, workloads, tensors, sweep)]
+    return [document.problem(f["at"], f["text"], f["hint"], key=True) for f in faults]
 
 
 def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
@@ -263,54 +296,59 @@ def _change_problems(document: Document) -> list[Problem]:
     base, change = document.data.get("base"), document.data.get("change", {})
     if not isinstance(base, str) or not is_known(base) or not isinstance(change, dict):
         return []
-    merged = merge(raw(base), change)
+    return _faults_of_change(document, raw(base), changed(raw(base), change))
+
+
+def _faults_of_change(document: Document, base: dict[str, Any], merged: dict[str, Any]) -> list[Problem]:
+    """What is wrong with a changed instruction; a misspelt stage of the base is said to be one, and nothing else of it."""
+    problems = []
+    stages = merged.get("stages")
+    for name, stage in list(stages.items()) if isinstance(stages, dict) else ():
+        if name not in base["stages"] and isinstance(stage, dict) and "terms" not in stage:
+            close = suggest(name, base["stages"])
+            hint = f"{close} A stage of your own needs `terms`".strip()
+            where = ("change", "stages", name)
+            problems.append(document.problem(where, f"the base has no stage `{name}`", hint, key=True))
+            merged = {**merged, "stages": {n: s for n, s in merged["stages"].items() if n != name}}
     try:
         Instruction.model_validate(merged)
     except ValidationError as error:
-        return explain(document, error, Instruction, merged, ("change",))
-    return []
+        problems += explain(document, error, Instruction, merged, ("change",))
+    return problems
 
 
 def _instruction_problems(document: Document, proposal: Proposal) -> list[Problem]:
-    values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
-    if proposal.sweep:
-        problem = _sweep_problem(document, proposal, proposal.sweep)
-        if problem:
-            return [problem]
-    for value in values:
-        try:
-            instruction = proposal.proposed(value)
-        except ValidationError as error:
-            merged = proposal._changed(value)
-            problems = explain(document, error, Instruction, merged, ("change",))
-            if value is None:
-                return problems
-            index = proposal.sweep.values.index(value) if proposal.sweep else 0
-            return [document.problem(("sweep", "values", index), p.message, p.hint) for p in problems]
+    base, problems = raw(proposal.base), list[Problem]()
+    own = _faults_of_change(document, base, proposal.merged())
+    if proposal.sweep and (fault := _sweep_problem(document, proposal, proposal.sweep)):
+        problems.append(fault)
+    elif proposal.sweep and not own:
+        for i, value in enumerate(proposal.sweep.values):
+            for p in _faults_of_change(document, base, proposal.merged(value)):
+                problems.append(document.problem(("sweep", "values", i), p.message, p.hint))
+    problems = [*own, *problems]
     if proposal.today.scale and "software" in proposal.model_fields_set:
-        return [
-            document.problem(
-                ("software",),
-                "the base multiplies by its group scales itself; a software step would scale twice",
-                "leave `software` out: today's software is then the instruction as it is",
-            )
-        ]
-    if not proposal.today.scale and proposal.software.promote_every % proposal.today.span:
-        return [
-            document.problem(
-                ("software", "promote_every"),
-                f"the base sums {proposal.today.span} products at a time; {proposal.software.promote_every}"
-                " is not a multiple of that",
-            )
-        ]
-    del instruction
+        message = "the base multiplies by its group scales itself; a software step would scale twice"
+        hint = "leave `software` out: today's software is then the instruction as it is"
+        problems.append(document.problem(("software",), message, hint))
+    elif not proposal.today.scale and proposal.software.promote_every % proposal.today.span:
+        span = proposal.today.span
+        message = (
+            f"the base sums {span} products at a time; {proposal.software.promote_every} is not a multiple of that"
+        )
+        hint = (
+            f"a multiple of {span}, for instance `promote_every: {-(-proposal.software.promote_every // span) * span}`"
+        )
+        problems.append(document.problem(("software", "promote_every"), message, hint))
+    if problems:
+        return problems
     if "training" in document.data and (problem := _training_problem(document, proposal)):
-        return [problem]
+        problems.append(problem)
     try:
         _ = proposal.software_instruction
     except InputError as error:
-        return [document.problem(("base",), p.message, p.hint) for p in error.problems]
-    return []
+        problems += [document.problem(("base",), p.message, p.hint) for p in error.problems]
+    return problems
 
 
 def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
@@ -328,15 +366,15 @@ def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
 
 def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Problem | None:
     """A swept field must exist in the changed instruction."""
-    node: Any = proposal._changed(None)
-    for i, step in enumerate(sweep.field.split(".")):
+    node: Any = proposal.merged()
+    steps = sweep.field.split(".")
+    for i, step in enumerate(steps):
         if not isinstance(node, dict) or step not in node:
             known = list(node) if isinstance(node, dict) else []
-            where = ".".join(sweep.field.split(".")[:i]) or "the instruction"
-            return document.problem(
-                ("sweep", "field"),
-                f"no field `{step}` in {where}",
-                suggest(step, known) or f"fields there: {', '.join(known)}",
-            )
+            where = ".".join(steps[:i]) or "the instruction"
+            close = closest(step, known)
+            hint = f"did you mean `{'.'.join([*steps[:i], close, *steps[i + 1 :]])}`?" if close else ""
+            hint = hint or f"fields there: {', '.join(known) or 'none'}"
+            return document.problem(("sweep", "field"), f"no field `{step}` in {where}", hint)
         node = node[step]
     return None

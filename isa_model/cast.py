@@ -12,7 +12,7 @@ from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
 from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
-from isa_model.stage import FormatRef, Spec
+from isa_model.stage import Deterministic, FormatRef, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +35,13 @@ class Cast(Spec):
     """Rows and columns that share a scale; null: one scale for the whole tensor."""
     scale: FormatRef | None = FORMATS["fp32"]
     """Format of the scales; ue8m0 makes them powers of two; null: elements are cast as they are."""
-    scale_rounding: Rounding = Rounding.UP
+    scale_rounding: Deterministic = Rounding.UP
     """How a scale is rounded to its format. Up never lets an element exceed the target's range (MXFP8 recipes,
     arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself."""
     range: Literal["largest", "binade"] = "largest"
     """What a group's largest magnitude is mapped to: the target's largest finite number, or the power of two below it.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
-    rounding: Rounding = Rounding.NEAREST_EVEN
+    rounding: Deterministic = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
     floor: float = Field(default=1e-30, gt=0)
     """Least magnitude that a group's largest is taken for, so that a zero group has a scale. DeepSeek-V3's public
@@ -53,8 +53,6 @@ class Cast(Spec):
             raise at("group", message="without a scale there are no groups", hint="group: null")
         if self.scale is not None and self.scale.kind != "float":
             raise at("scale", message=f"scales are floating point, not {self.scale.name}")
-        if Rounding.STOCHASTIC in (self.rounding, self.scale_rounding):
-            raise at("rounding", message="stochastic casts need a random source; pass `rng` to codec.encode_array")
         return self
 
 

@@ -20,7 +20,7 @@ from isa_model.array_codec import code_dtype, decode_array, encode_array, to_cod
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
-from isa_model.library import architectures, catalogue, is_known, load
+from isa_model.library import catalogue, check_architecture, is_known, load
 from isa_model.product import matmul
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> It
     Raises InputError when the file is neither, names an instruction that is not in the catalogue, has none of the
     architecture, or holds an array that does not fit the instruction.
     """
+    if architecture is not None:
+        check_architecture(architecture)
     if vectors.suffix == ".npz":
         if architecture is None:
             raise InputError.of(f"whose instructions are those of {vectors}?", "an architecture, for instance hopper")
@@ -134,8 +136,7 @@ def find(architecture: str, short: str) -> str:
     `wgmma_e4m3_f32` is D in f32 of E4M3 operands; `wgmma_e4m3_e5m2_f32` has two operand formats. n and, for mma.sync,
     the format of C do not change what an element computes.
     """
-    if architecture not in architectures():
-        raise InputError.of(f"no architecture is called `{architecture}`", f"one of: {', '.join(architectures())}")
+    check_architecture(architecture)
     if is_known(short):
         return short
     ours = [name for name in catalogue() if name.startswith(f"{architecture}.")]

@@ -7,18 +7,14 @@ merge keys, several documents, infinite numbers, files of over 1 MiB, aliases th
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic_core import PydanticCustomError
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
 
 Loc = tuple[str | int, ...]
 
@@ -26,6 +22,10 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 10_000
 MAX_DEPTH = 50
 MAX_DIGITS = 4_000
+MAX_SHOWN = 50
+"""Faults of one file that are shown; of more, only their number."""
+SLUG = r"^[a-z0-9][a-z0-9-]*$"
+"""What a short name looks like; files and folders are named after it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Problem:
     hint: str = ""
     source: str = ""
     width: int = 1
+    path: Loc = ()
+    """Keys and indices that lead to the field at fault, which need not be there."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
@@ -71,10 +73,18 @@ class InputError(Exception):
         return cls([Problem("", 0, 0, message, hint)])
 
     def __str__(self) -> str:
-        text = "\n".join(str(p) for p in self.problems)
+        by_file: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            by_file.setdefault(problem.file, []).append(problem)
+        lines = []
+        for problems in by_file.values():
+            lines += [str(problem) for problem in problems[:MAX_SHOWN]]
+            if len(problems) > MAX_SHOWN:
+                lines.append(f"... and {len(problems) - MAX_SHOWN} more")
         if len(self.problems) > 1:
-            text += f"\n{len(self.problems)} errors in {self.problems[0].file or 'the input'}"
-        return text
+            files = f"{len(by_file)} files" if len(by_file) > 1 else self.problems[0].file or "the input"
+            lines.append(f"{len(self.problems)} errors in {files}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -96,14 +106,18 @@ class Document:
 
     def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
         """A Problem at a value (or at its key); where the path leads nowhere, at the nearest key above it."""
+        place = self.place(loc, key)
+        source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
+        width = min(place.width, max(len(source) - place.column + 1, 1))
+        return Problem(self.name, place.line, place.column, message, hint, source, width, loc)
+
+    def place(self, loc: Loc, key: bool = False) -> _Place:
+        """Where a value (or its key) stands; where the path leads nowhere, the nearest key above it."""
         place = (self.keys if key else self.values).get(loc)
         while place is None and loc:
             loc = loc[:-1]
             place = self.keys.get(loc) or self.values.get(loc)
-        place = place or _Place(1, 1, 1)
-        source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
-        width = min(place.width, max(len(source) - place.column + 1, 1))
-        return Problem(self.name, place.line, place.column, message, hint, source, width)
+        return place or _Place(1, 1, 1)
 
 
 def at(*path: str | int, message: str, hint: str = "") -> PydanticCustomError:
@@ -111,11 +125,23 @@ def at(*path: str | int, message: str, hint: str = "") -> PydanticCustomError:
     return PydanticCustomError("rule", "{text}", {"text": message, "hint": hint, "at": path})
 
 
-def suggest(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean ...?` with the closest candidate, or nothing."""
+def together(faults: Iterable[PydanticCustomError]) -> PydanticCustomError:
+    """Several errors of `at` as one for a validator to raise, which can raise only one."""
+    every = list(faults)
+    return PydanticCustomError("rules", "{text}", {"text": every[0].message(), "every": [e.context for e in every]})
+
+
+def closest(word: str, candidates: Iterable[str]) -> str:
+    """The candidate that `word` is a likely misspelling of, or nothing."""
     by_lower = {c.lower(): c for c in candidates}
     close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"did you mean `{by_lower[close[0]]}`?" if close else ""
+    return by_lower[close[0]] if close else ""
+
+
+def suggest(word: str, candidates: Iterable[str]) -> str:
+    """`did you mean ...?` with the closest candidate, or nothing."""
+    close = closest(word, candidates)
+    return f"did you mean `{close}`?" if close else ""
 
 
 # -- YAML ------------------------------------------------------------------------------------------------------------
@@ -264,153 +290,3 @@ class _Reader:
         else:
             return text
         return None
-
-
-# -- pydantic --------------------------------------------------------------------------------------------------------
-
-
-def explain(
-    document: Document, error: ValidationError, model: type[BaseModel], data: Any, prefix: Loc = ()
-) -> list[Problem]:
-    """Every fault that pydantic found, at its place in the document, in plain words.
-
-    `data` is what was validated; `prefix` is the path in the document at which it (or the part of it that the document
-    gives) begins.
-    """
-    by_place: dict[Loc, list[tuple[dict[str, Any], bool]]] = {}
-    for fault in error.errors(include_url=False):
-        loc, in_branch = _data_path(data, fault["loc"], missing=fault["type"] == "missing")
-        loc += tuple(fault.get("ctx", {}).get("at", ()))
-        by_place.setdefault(loc, []).append((dict(fault), in_branch))
-    problems = []
-    for loc, faults in by_place.items():
-        # Where one branch of a union complains about something inside the value, that branch was meant.
-        meant_deeper = any(
-            len(other) > len(loc) and other[: len(loc)] == loc and any(in_branch for _, in_branch in inner)
-            for other, inner in by_place.items()
-        )
-        if not (meant_deeper and all(in_branch for _, in_branch in faults)):
-            problems += _merged(document, [fault for fault, _ in faults], (*prefix, *loc), loc, model)
-    return sorted(dict.fromkeys(problems), key=lambda p: (p.line, p.column))
-
-
-def _data_path(data: Any, steps: Loc, missing: bool) -> tuple[Loc, bool]:
-    """A fault's path in the data, and whether it passed a union, which adds the name of the branch it tried."""
-    path: list[str | int] = []
-    node, in_branch = data, False
-    for i, step in enumerate(steps):
-        if isinstance(node, dict) and step in node:
-            node = node[step]
-        elif isinstance(node, list) and isinstance(step, int):
-            node = node[step] if step < len(node) else None
-        elif not (missing and i == len(steps) - 1):
-            in_branch = True
-            continue
-        path.append(step)
-    return tuple(path), in_branch
-
-
-def _merged(document: Document, faults: list[dict[str, Any]], place: Loc, loc: Loc, model: Any) -> list[Problem]:
-    """The faults at one place as one problem; several are the branches of a union."""
-    wanted = list(dict.fromkeys(_EXPECTED[f["type"]] for f in faults if f["type"] in _EXPECTED))
-    rest = [f for f in faults if f["type"] not in _EXPECTED]
-    if wanted and not rest:
-        got = _describe(faults[0]["input"])
-        return [document.problem(place, f"expected {' or '.join(wanted)}, got {got}")]
-    return [_plain(document, fault, place, loc, model) for fault in rest]
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "mapping_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text '{value}'"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else f"{value}"
-
-
-def _plain(document: Document, fault: dict[str, Any], place: Loc, loc: Loc, model: Any) -> Problem:
-    kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        fields = fields_at(model, loc[:-1])
-        name = str(loc[-1])
-        hint = suggest(name, fields) or (f"fields here: {', '.join(fields)}" if fields else "")
-        return document.problem(place, f"unknown field `{name}`", hint, key=True)
-    if kind == "missing":
-        fields = fields_at(model, loc[:-1])
-        return document.problem(place, f"missing field `{loc[-1]}`", fields.get(str(loc[-1]), ""), key=True)
-    if kind in ("enum", "literal_error"):
-        allowed = re.findall(r"'([^']*)'", context["expected"])
-        hint = suggest(str(fault["input"]), allowed) or f"one of: {', '.join(allowed)}"
-        return document.problem(place, f"`{fault['input']}` is not allowed here", hint)
-    bounds = {
-        "greater_than_equal": ("at least", "ge"),
-        "less_than_equal": ("at most", "le"),
-        "greater_than": ("more than", "gt"),
-        "less_than": ("less than", "lt"),
-    }
-    if kind in bounds:
-        words, key = bounds[kind]
-        return document.problem(place, f"must be {words} {context[key]:g}, got {_describe(fault['input'])}")
-    if kind in ("too_short", "too_long"):
-        words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
-        return document.problem(place, f"needs {words} {context[key]} entries, got {context['actual_length']}")
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return document.problem(place, message, context.get("hint", ""), key="at" in context and bool(context["at"]))
-
-
-def fields_at(model: Any, loc: Loc) -> dict[str, str]:
-    """Field names of the model at a path, each with its description."""
-    models = _models(model)
-    for step in loc:
-        models = [inner for m in models for inner in _step(m, step)]
-    fields: dict[str, str] = {}
-    for m in models:
-        if hasattr(m, "model_fields"):
-            fields |= {name: (info.description or "").split("\n")[0] for name, info in m.model_fields.items()}
-    return fields
-
-
-def _models(annotation: Any) -> list[Any]:
-    """The classes and containers an annotation can mean, through Annotated, Optional and unions."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _models(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [m for arg in get_args(annotation) for m in _models(arg)]
-    return [annotation]
-
-
-def _step(annotation: Any, step: str | int) -> list[Any]:
-    if hasattr(annotation, "model_fields"):
-        info = annotation.model_fields.get(step)
-        return _models(info.annotation) if info else []
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is dict and isinstance(step, str):
-        return _models(args[1])
-    if origin in (tuple, list) and args:
-        if isinstance(step, int):
-            return _models(args[0])
-        return [m for m in _models(args[0]) for m in _step(m, step)]  # one entry written without its list
-    return []

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
+from isa_model.aliases import other_name
 from isa_model.diagnostics import InputError, at, suggest
 from isa_model.limits import HIGHEST_POWER, LOWEST_POWER, Range
 
@@ -259,17 +260,25 @@ def named(name: str) -> Format:
         return FORMATS[name]
     fields = _fields_of(name)
     if fields is None:
-        hint = suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6 and int48"
+        hint = (
+            _meant(name) or suggest(name, FORMATS) or f"formats: {', '.join(FORMATS)}; or inline such as e5m6 and int48"
+        )
         raise InputError.of(f"unknown number format `{name}`", hint)
     if fields.get("exponent_bits", 0) > 11 or (fields["mantissa_bits"] > 52 and "exponent_bits" in fields):
         raise InputError.of(f"format `{name}` is too wide", "at most 11 exponent bits and 52 mantissa bits (fp64)")
     if fields.get("infinity") and fields["mantissa_bits"] == 0:
-        raise InputError.of(
-            f"format `{name}` has no code left for a NaN",
-            f"with 0 mantissa bits write `{name}fn` or `{name}f`",
-        )
+        hint = _meant(name) or f"with 0 mantissa bits write `{name}fn` or `{name}f`"
+        raise InputError.of(f"format `{name}` has no code left for a NaN", hint)
     try:
         return Format(name=name, **fields)
     except ValidationError as error:
         fault = error.errors()[0]
         raise InputError.of(f"format `{name}`: {fault['msg']}", fault.get("ctx", {}).get("hint", "")) from None
+
+
+def _meant(name: str) -> str:
+    """`did you mean ...?` for a name that others use, or for capital letters; else nothing."""
+    ours, remark = other_name(name)
+    lower = name.lower()
+    meant = ours or (lower if lower != name and _fields_of(lower) else "")
+    return " ".join(filter(None, (f"did you mean `{meant}`?" if meant else "", remark)))

@@ -163,7 +163,11 @@ class Instruction(Spec):
         if self.nan is not None:
             fits = self.nan < 1 << self.accumulator.storage_bits
             if not fits or decode(self.accumulator, self.nan).special != "nan":
-                raise at("nan", message=f"{self.nan:#x} is not a NaN of {self.accumulator.name}")
+                raise at(
+                    "nan",
+                    message=f"{self.nan:#x} is not a NaN of {self.accumulator.name}",
+                    hint="`nan: null`: the format's own",
+                )
 
     def _check_stages(self) -> None:
         for name in self.stages:
@@ -198,6 +202,8 @@ class Instruction(Spec):
                 last,
                 "result",
                 message=f"the register {kept.name} does not fit the accumulator {self.accumulator.name}",
+                hint=f"`result: {{format: {self.accumulator.name}, rounding: {final.result[-1].rounding}}}`, or an "
+                f"accumulator that holds {kept.name}",
             )
         for name, stage in self.stages.items():
             if any(r.format.kind != self.a.kind for r in stage.result):
@@ -217,7 +223,7 @@ class Instruction(Spec):
                 "k",
                 message=f"k = {self.shape.k} is not a multiple of the {self.span} products that the "
                 "stages sum in one step",
-                hint=f"k: {-(-self.shape.k // self.span) * self.span}, or other `terms`",
+                hint=f"`k: {-(-self.shape.k // self.span) * self.span}`, or other `terms`",
             )
         below = self.shape.k
         for name, stage in self.stages.items():

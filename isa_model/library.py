@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from isa_model.diagnostics import Document, InputError, explain, read_yaml, suggest
+from isa_model.diagnostics import Document, InputError, read_yaml, suggest
+from isa_model.explain import explain
 from isa_model.instruction import Instruction
 
 _FOLDER = Path(__file__).parent / "catalogue"
@@ -47,6 +48,13 @@ def _named(choices: Any) -> str:
 def architectures() -> list[str]:
     """The architectures of the catalogue: what stands before the first dot of a name."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def check_architecture(name: str) -> None:
+    """Raise InputError unless the catalogue has an architecture of this name."""
+    if name not in architectures():
+        hint = suggest(name, architectures()) or f"one of: {', '.join(architectures())}"
+        raise InputError.of(f"no architecture is called `{name}`", hint)
 
 
 def load(name_or_path: str | Path) -> Instruction:
@@ -105,6 +113,17 @@ def merge(spec: Any, change: Any) -> Any:
             merged.pop(key, None)
         else:
             merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def changed(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The spec of an instruction with `change` merged in (see `merge`).
+
+    An accumulator of another format brings its own NaN: the old format's code goes, unless `change` gives one.
+    """
+    merged: dict[str, Any] = merge(spec, change)
+    if "nan" not in change and merged.get("accumulator") != spec.get("accumulator"):
+        merged.pop("nan", None)
     return merged
 
 

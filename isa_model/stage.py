@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from isa_model.diagnostics import InputError, at
+from isa_model.diagnostics import InputError, at, suggest, together
 from isa_model.formats import Format, Overflow, named
 from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, FractionBits, Range
 from isa_model.rounding import Rounding
@@ -42,10 +50,21 @@ FormatRef = Annotated[Format, BeforeValidator(_format), PlainSerializer(_format_
 """A format by name (`e4m3`, `fp32`), inline (`e8m13`), or spelled out field by field."""
 
 
-def _deterministic(rounding: Rounding) -> Rounding:
-    if rounding is Rounding.STOCHASTIC:
-        raise at(message="an instruction has no random operand: `stochastic` belongs to a cast")
-    return rounding
+def _deterministic(rounding: Any) -> Any:
+    """Refuse `stochastic`: neither an instruction nor a cast of a path has a random operand."""
+    if rounding in _ROUNDINGS:
+        return rounding
+    hint = suggest(str(rounding), _ROUNDINGS) or f"one of: {', '.join(_ROUNDINGS)}"
+    if rounding == Rounding.STOCHASTIC:
+        raise at(message="nothing here draws random numbers: `stochastic` is for `encode_array` alone", hint=hint)
+    raise at(message=f"`{rounding}` is not allowed here", hint=hint)
+
+
+_ROUNDINGS = [str(rounding) for rounding in Rounding if rounding is not Rounding.STOCHASTIC]
+Deterministic = Annotated[
+    Rounding, BeforeValidator(_deterministic), WithJsonSchema({"enum": _ROUNDINGS, "type": "string"})
+]
+"""A rounding of the spec language: none that draws random numbers."""
 
 
 class Spec(BaseModel):
@@ -59,7 +78,7 @@ class Register(Spec):
 
     format: FormatRef
     """The format the value is rounded to."""
-    rounding: Rounding
+    rounding: Deterministic
     """Which neighbour it becomes."""
     overflow: Overflow | None = None
     """What a value beyond the largest finite number becomes; default: the format's own rule."""
@@ -68,15 +87,16 @@ class Register(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> Register:
-        _deterministic(self.rounding)
         if self.subnormals == "flush" and self.format.kind == "integer":
             raise at("subnormals", message="an integer has no subnormals")
         if self.overflow == "wrap" and self.format.kind != "integer":
             raise at("overflow", message="only integers wrap around")
         if self.overflow in ("infinity", "ieee") and not self.format.infinity:
-            raise at("overflow", message=f"{self.format.name} has no infinity to overflow to")
+            raise at(
+                "overflow", message=f"{self.format.name} has no infinity to overflow to", hint="`overflow: saturate`"
+            )
         if self.overflow == "nan" and self.format.nan_code is None:
-            raise at("overflow", message=f"{self.format.name} has no NaN to overflow to")
+            raise at("overflow", message=f"{self.format.name} has no NaN to overflow to", hint="`overflow: saturate`")
         if self.format.kind == "float" and not (self.format.zero and self.format.signed and self.format.mantissa_bits):
             raise at(
                 "format",
@@ -123,7 +143,7 @@ class Stage(Spec):
     """Blocks that a stage below the last adds to its running value before that goes up. The last stage has no end."""
     fraction_bits: FractionBits | None = None
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
-    rounding: Rounding | None = None
+    rounding: Deterministic | None = None
     """How a term loses the bits below that; `to-odd` keeps a sticky bit."""
     zero_exponent: Exponent | None = None
     """The exponent with which a zero term counts when the largest is sought; default: it does not count."""
@@ -161,24 +181,26 @@ class Stage(Spec):
             raise at(
                 "fraction_bits",
                 message="`fraction_bits` cuts terms off, so `rounding` must say how",
-                hint="for instance rounding: toward-zero",
+                hint="for instance `rounding: toward-zero`",
             )
         if not self.aligned:
-            for field in ("rounding", "zero_exponent"):
-                if getattr(self, field) is not None:
-                    raise at(
-                        field,
-                        message=f"`{field}` has no meaning in an exact sum",
-                        hint=f"give fraction_bits, or take {field} away",
-                    )
+            faults = [
+                at(
+                    field,
+                    message=f"`{field}` has no meaning in an exact sum",
+                    hint=f"`{field}: null`, or give fraction_bits",
+                )
+                for field in ("rounding", "zero_exponent")
+                if getattr(self, field) is not None
+            ]
+            if faults:
+                raise together(faults)
             if isinstance(self.accumulator, Accumulator):
                 raise at(
                     "accumulator",
                     message="an exact sum takes the accumulator whole",
                     hint="accumulator: true",
                 )
-        if self.rounding is not None:
-            _deterministic(self.rounding)
         if self.interleave and self.interleave.run == self.terms:
             raise at(
                 "interleave",

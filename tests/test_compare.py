@@ -8,12 +8,13 @@ import pytest
 
 from codesign.__main__ import run
 from codesign.claims import bars, judge
-from codesign.compare import compare, results_of
+from codesign.compare import compare
 from codesign.curves import with_bits
 from codesign.evaluate import evaluate, read_result
 from codesign.evidence import Alternative, Figure
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.report import write as report
+from codesign.reports import result_of
 from codesign.resampling import figures, weights
 from codesign.sensitivity import figure_with
 from codesign.trial import Sampling
@@ -238,17 +239,18 @@ def test_a_comparison_is_a_table_and_a_page(results, tmp_path, capsys):
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["entries"][0]["proposal"] == "bits"
 
 
-def test_what_cannot_be_compared_is_told(results, tmp_path):
+def test_what_cannot_be_compared_is_told(results, tmp_path, monkeypatch):
     """One alone, one twice, and a proposal without a report of what it says now."""
     with pytest.raises(InputError, match="two proposals or more"):
         compare(results[:1])
     with pytest.raises(InputError, match="is there twice"):
         compare([results[0], results[0]])
+    monkeypatch.setattr("codesign.reports.FOLDER", tmp_path)
     (tmp_path / "p.yaml").write_text(LOG)
     with pytest.raises(InputError, match="has no report yet"):
-        results_of([str(tmp_path / "p.yaml")], tmp_path)
+        result_of(str(tmp_path / "p.yaml"))
     report.write(results[1], tmp_path / "log")
-    assert results_of([str(tmp_path / "p.yaml")], tmp_path)[0].proposal == results[1].proposal
+    assert result_of(str(tmp_path / "p.yaml"))[1].proposal == results[1].proposal
     (tmp_path / "p.yaml").write_text(LOG.replace("at_most: 1.1", "at_most: 1.2"))
     with pytest.raises(InputError, match="changed since its report"):
-        results_of([str(tmp_path / "p.yaml")], tmp_path)
+        result_of(str(tmp_path / "p.yaml"))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from isa_model.diagnostics import InputError, explain, parse_yaml, read_yaml, suggest
+from isa_model.diagnostics import InputError, parse_yaml, read_yaml, suggest
+from isa_model.explain import explain
 
 
 def problems(text):
@@ -159,6 +160,7 @@ class Outer(BaseModel):
     """What it is."""
     inner: bool | Inner = False
     several: tuple[Inner, ...] = ()
+    tags: tuple[str, ...] = Field(default=("a",), min_length=1)
 
 
 def explained(text):
@@ -175,10 +177,15 @@ def explained(text):
     [
         (
             "titel: x\n",
-            [
-                (1, 1, "missing field `title`", "What it is."),
-                (1, 1, "unknown field `titel`", "did you mean `title`?"),
-            ],
+            [(1, 1, "unknown field `titel`", "did you mean `title`?")],
+        ),
+        (
+            "inner: true\n",
+            [(1, 1, "missing field `title`", "What it is.")],
+        ),
+        (
+            "title: x\ntitel: y\n",
+            [(2, 1, "unknown field `titel`", "leave `titel` out: `title` is there already")],
         ),
         ("title: 3\n", [(1, 8, "expected text, got 3", "")]),
         (
@@ -188,7 +195,15 @@ def explained(text):
         ("title: x\ninner: {size: 0}\n", [(2, 15, "must be at least 1, got 0", "")]),
         (
             "title: x\ninner: {siz: 2}\n",
-            [(2, 1, "missing field `size`", ""), (2, 9, "unknown field `siz`", "did you mean `size`?")],
+            [(2, 9, "unknown field `siz`", "did you mean `size`?")],
+        ),
+        (
+            "title: x\ntags: [a, 3]\n",
+            [(2, 11, "expected text, got 3", "")],
+        ),
+        (
+            "title: x\ntags: []\n",
+            [(2, 7, "needs at least 1 entry, got 0", "")],
         ),
         (
             "title: x\nseveral:\n  - {size: 1}\n  - {size: big}\n",

@@ -161,7 +161,7 @@ def without(mapping, key):
             "`fraction_bits` cuts terms off, so `rounding` must say how",
         ),
         ({"stages": {"fuse": without(FUSE, "fraction_bits")}}, "has no meaning in an exact sum"),
-        ({"stages": {"fuse": {**FUSE, "rounding": "stochastic"}}}, "`stochastic` belongs to a cast"),
+        ({"stages": {"fuse": {**FUSE, "rounding": "stochastic"}}}, "draws random numbers"),
         ({"stages": {"fuse": without(FUSE, "result")}}, "needs a `result`: D has a format"),
         ({"stages": {"fuse": {**FUSE, "accumulator": False}}}, "does not add C"),
         ({"stages": {"fuse": {**FUSE, "chain": 2}}}, "the last stage runs on to the end of K"),

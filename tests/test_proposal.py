@@ -7,11 +7,12 @@ import pytest
 from codesign.claims import judge, statement
 from codesign.evidence import Figure
 from codesign.numerics import _method
-from codesign.proposal import Claim, load_proposal, merge, parse_proposal
+from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.trial import Sampling, Trial
 from codesign.workloads.gemms import gemms, select
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
+from isa_model.library import merge
 
 SHIPPED = sorted((Path(__file__).parent.parent / "proposals").glob("*.yaml"))
 BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -104,7 +105,7 @@ def test_merging_follows_rfc_7396():
         (
             "claims:",
             "sweep: {field: stages.fuse.fraction_bit, values: [1, 2]}\nclaims:",
-            "did you mean `fraction_bits`",
+            "did you mean `stages.fuse.fraction_bits`",
         ),
         (
             "claims:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import fsum
 
 from codesign.cost.records import Record
 from codesign.evidence import Alternative, Kind
@@ -148,7 +149,7 @@ def scale_bandwidth(spec: Instruction) -> ChipFigure:
 def scale_storage(spec: Instruction) -> ChipFigure:
     """Bytes of shared memory that hold the scales of the tiles in flight on an SM."""
     m, n, k = TILE
-    stage = sum(
+    stage = fsum(
         size / side.group[1 - axis] * max(1.0, k / side.group[axis]) * side.format.bits / 8
         for size, side, axis in _sides(spec, m, n)
     )

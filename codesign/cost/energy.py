@@ -7,6 +7,7 @@ in both. Only ratios of like bands mean something.
 
 from __future__ import annotations
 
+from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from codesign.cost.library import Library
@@ -122,7 +123,7 @@ def _register_energy(pipeline: Pipeline, activity: Any) -> float:
     netlist, stage = pipeline.netlist, pipeline.stage
     flop = netlist.library.flip_flop
     clock = max(p.capacitance for p in flop.inputs)
-    own = sum(p.capacitance for p in flop.inputs) + (flop.intrinsic / flop.resistance if flop.resistance else 0.0)
+    own = fsum(p.capacitance for p in flop.inputs) + (flop.intrinsic / flop.resistance if flop.resistance else 0.0)
     until = last_reads(netlist, stage)
-    data = sum(float(activity[net]) * (until[net] - stage[net]) for net in range(2, netlist.nets))
+    data = fsum(float(activity[net]) * (until[net] - stage[net]) for net in range(2, netlist.nets))
     return data * own + 2 * clock * pipeline.register_bits

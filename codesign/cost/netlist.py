@@ -131,7 +131,7 @@ class Netlist:
     @property
     def area(self) -> float:
         """In the library's unit."""
-        return sum(self.library.cells[gate.cell].area for gate in self.gates)
+        return math.fsum(self.library.cells[gate.cell].area for gate in self.gates)
 
     @cached_property
     def loads(self) -> list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cache
+from math import fsum
 from typing import Any
 
 from codesign.cost.circuits import (
@@ -173,8 +174,8 @@ def formatscope(bench: Bench) -> Iterator[Row]:
         for body in (multiply_by_bits, multiply_integers)
     )
     plain = int8 + 32 * (rows_of_bits - recoded)
-    total = sum(blocks.values())
-    align = sum(v for k, v in blocks.items() if k.startswith(("align", "maximum")))
+    total = fsum(blocks.values())
+    align = fsum(v for k, v in blocks.items() if k.startswith(("align", "maximum")))
     sums = "their adder tree adds pairs with carries, 29 k of 111 k um2; ours keeps carries apart to the end"
     eight = "their 8-bit multiplier is Yosys's own, 638 NAND2 of their library; ours is recoded, 358"
     for quantity, theirs, ours, high, reason in (
@@ -204,7 +205,7 @@ def formatscope(bench: Bench) -> Iterator[Row]:
 
 
 def _share(blocks: dict[str, float], prefix: str) -> float:
-    return sum(v for k, v in blocks.items() if k.startswith(prefix)) / sum(blocks.values())
+    return fsum(v for k, v in blocks.items() if k.startswith(prefix)) / fsum(blocks.values())
 
 
 def mxdotp(bench: Bench) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import fsum
 from typing import Any
 
 from codesign.claims import Verdict
@@ -146,7 +147,7 @@ def _bars(axes: Any, plot: Plot) -> None:
 def _stacked(axes: Any, plot: Plot) -> None:
     """A lying bar for each category: its parts one after the other, labelled where there is room, its sum at the end."""
     lefts = [0.0] * len(plot.categories)
-    sums = [sum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
+    sums = [fsum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
     for i, series in enumerate(plot.series):
         color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
         widths = [y or 0.0 for y in series.y]
@@ -245,7 +246,7 @@ def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
             for row, variant in enumerate(("software", "proposal")):
                 left = 0.0
                 for what, (label, color) in MOVES.items():
-                    size = sum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
+                    size = fsum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
                     axes.barh(
                         row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
                     )

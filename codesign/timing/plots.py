@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import fsum
 
 from codesign.evidence import Figure, Plot, Series
 from codesign.timing.amdahl import Gain
@@ -97,7 +98,7 @@ def certainty(layer: Layer) -> str:
 
 def network(layer: Layer) -> str:
     """What communication takes and what of it shows, in a sentence; nothing where there is none."""
-    whole = sum(t.us for t in layer.network)
+    whole = fsum(t.us for t in layer.network)
     if not whole:
         return ""
     return (
@@ -116,7 +117,7 @@ def sentence(gain: Gain) -> str:
         )
     most, waits = gain.ceiling[0], limit(*gain.layers).waits
     return (
-        f"The proposal makes {sum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
+        f"The proposal makes {fsum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
         f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times if that took no time at all"
         f"{', waiting for communication' if waits else ''}."
     )

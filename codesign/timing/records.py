@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from math import log
+from math import fsum, log
 from pathlib import Path
 from typing import Literal
 
@@ -116,8 +116,8 @@ def _error(name: str, ratios: Mapping[Sample, float]) -> Error:
     return Error(
         kernel=name,
         rows=len(off),
-        mean=round(sum(map(abs, off)) / len(off), 4),
-        bias=round(sum(off) / len(off), 4),
+        mean=round(fsum(map(abs, off)) / len(off), 4),
+        bias=round(fsum(off) / len(off), 4),
         worst=round(worst - 1, 4),
         worst_at=f"{at.implementation} {'x'.join(map(str, at.shape))}",
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import fsum
 
 from codesign.evidence import Kind
 from codesign.timing.model import Product, Stream
@@ -138,23 +139,23 @@ class Layer:
         Computation of C microseconds would take C' if communication held its SMs throughout; it holds them for H of the N
         microseconds that it runs. Hidden, the step is the longer of N and C + H (1 - C / C'); else C + N.
         """
-        computing = sum(w.us * (linears if w.linear else 1.0) for w in self.work)
-        slowed = sum(w.held_us * (linears if w.linear else 1.0) for w in self.work)
-        sending = sum(t.us for t in self.network)
+        computing = fsum(w.us * (linears if w.linear else 1.0) for w in self.work)
+        slowed = fsum(w.held_us * (linears if w.linear else 1.0) for w in self.work)
+        sending = fsum(t.us for t in self.network)
         if not self.hidden or not computing:
             return computing + sending
-        held = min(sum(t.us for t in self.network if t.on_sms), slowed)
+        held = min(fsum(t.us for t in self.network if t.on_sms), slowed)
         return max(sending, computing + held * (1 - computing / slowed))
 
     @property
     def network_adds(self) -> float:
         """Microseconds by which communication makes the step longer: what is not hidden, and the SMs it holds."""
-        return self.total() - sum(w.us for w in self.work)
+        return self.total() - fsum(w.us for w in self.work)
 
     @property
     def waits(self) -> bool:
         """Whether communication is hidden behind computation and still the longer of the two."""
-        return self.hidden and 0 < self.total() <= sum(t.us for t in self.network)
+        return self.hidden and 0 < self.total() <= fsum(t.us for t in self.network)
 
     def by_kind(self) -> dict[str, float]:
         """Microseconds of the step by kind of operation; they add up to `total()`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, hypot, log, sqrt
+from math import exp, fsum, hypot, log, sqrt
 
 from codesign.timing.model import Constants, Product, Stream
 from codesign.timing.operations import Step
@@ -55,7 +55,7 @@ class Comparison:
         value = of(self.sums())
         causes = ("product", "stream", "change", "old", "new")
         ends = [[log(of(self.sums(**{cause: sign})) / value) for sign in (-1, 1)] for cause in causes]
-        down, up = (sqrt(sum(pick(0.0, *e) ** 2 for e in ends)) for pick in (min, max))
+        down, up = (sqrt(fsum(pick(0.0, *e) ** 2 for e in ends)) for pick in (min, max))
         return value, value * exp(-down), value * exp(up)
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from math import fsum
 from typing import Any
 
 from codesign.proposal import Proposal, load_proposal
+from codesign.shipped import names
 from codesign.timing.amdahl import Gain
 from codesign.timing.operations import supported
 from codesign.timing.plots import network
 from codesign.timing.step import KINDS, Layer
 from codesign.workloads.gemms import Model
 
-SHIPPED = Path(__file__).parents[2] / "proposals"
-
 
 def shipped() -> list[Proposal]:
-    """The proposals beside the package that the timing model can time; none where it was installed without them."""
-    found = [load_proposal(path) for path in sorted(SHIPPED.glob("*.yaml"))]
+    """The shipped proposals that the timing model can time."""
+    found = [load_proposal(path) for path in names().values()]
     return [p for p in found if supported(p)]
 
 
@@ -53,16 +52,16 @@ def rows(layer: Layer) -> Iterator[tuple[str, float, float, str]]:
     for kind in KINDS:
         for name in (name for of, name in names if of == kind):
             parts = [w for w in layer.work if w.name == name]
-            us = sum(w.us for w in parts)
+            us = fsum(w.us for w in parts)
             shares = {
-                tag: sum(w.us for w in parts if w.certain == tag) / us for tag in ("measured", "modelled", "assumed")
+                tag: fsum(w.us for w in parts if w.certain == tag) / us for tag in ("measured", "modelled", "assumed")
             }
             tags = [tag for tag, share in shares.items() if share]
             yield name, us, 0.0, tags[0] if len(tags) == 1 else ", ".join(f"{shares[t]:.0%} {t}" for t in tags)
         if kind == "network":
-            whole = sum(t.us for t in layer.network)
+            whole = fsum(t.us for t in layer.network)
             for name in dict.fromkeys(t.name for t in layer.network):
-                sent = sum(t.us for t in layer.network if t.name == name)
+                sent = fsum(t.us for t in layer.network if t.name == name)
                 adds = layer.network_adds * sent / whole
                 yield f"{name}, both passes", adds, sent - adds, "assumed"
 

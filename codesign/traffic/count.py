@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, fsum
 from typing import Literal
 
 from codesign.proposal import Proposal
@@ -316,7 +316,7 @@ def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
 def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> dict[str, float]:
     """Bytes of each Linear's input kept from forward to backward."""
     return {
-        linear.name: sum(
+        linear.name: fsum(
             part.rows * linear.k * part.scheme.activation.kept / 8
             for part in parts(model, linear, scheme if linear.name in about else plain)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import fsum
 
 from codesign.evidence import Alternative, Figure, Kind
 from codesign.proposal import Proposal
@@ -131,14 +132,14 @@ def _figures(
             )
         yield _energy(model, variant, scope, sums, _multiplies(model, step, linear))
     for scope, size in {
-        model.name: sum(kept.values()),
+        model.name: fsum(kept.values()),
         **{f"{model.name}.fprop.{name}": n for name, n in kept.items()},
     }.items():
         yield _figure("traffic.cache_bytes", variant, scope, size, (), "modelled", model.source)
 
 
 def _total(found: Iterable[Move], level: Level, step: str, linear: str) -> float:
-    return float(sum(getattr(m, level) for m in found if step in ("", m.step) and linear in ("", m.linear)))
+    return fsum(getattr(m, level) for m in found if step in ("", m.step) and linear in ("", m.linear))
 
 
 def _multiplies(model: Model, step: str, linear: str) -> float:
@@ -156,7 +157,7 @@ def _energy(
 ) -> Figure:
     def joules(values: dict[Level, float], changed: str = "", end: int = 1) -> float:
         amounts: dict[str, float] = {**{str(level): n for level, n in values.items()}, "multiply": multiplies}
-        return sum(n * float(ENERGIES[name][end if name == changed else 1]) * 1e-12 for name, n in amounts.items())
+        return fsum(n * float(ENERGIES[name][end if name == changed else 1]) * 1e-12 for name, n in amounts.items())
 
     base = sums["", ""]
     others = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from math import fsum
 from typing import Any
 
 from pydantic import ValidationError
@@ -153,7 +154,7 @@ def curve(record: Record, arm: str, reference: str = "bf16") -> list[tuple[float
     return [
         (
             steps[i] * record.model.tokens / 1e6,
-            100 * sum(a.curve[i] / b.curve[i] - 1 for a, b in pairs) / len(pairs),
+            100 * fsum(a.curve[i] / b.curve[i] - 1 for a, b in pairs) / len(pairs),
         )
         for i in range(count)
         if steps[i] > record.model.steps / 10

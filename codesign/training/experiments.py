@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,7 @@ def _speed(runs: Sequence[Run]) -> float:
 
 def _mean(values: Sequence[float | None]) -> str:
     known = [v for v in values if v is not None]
-    return f"{sum(known) / len(known):.4f}" if len(known) == len(values) else "diverged"
+    return f"{fsum(known) / len(known):.4f}" if len(known) == len(values) else "diverged"
 
 
 def _drift(drifts: Sequence[Drift | None]) -> str:
@@ -235,5 +236,5 @@ def _drift(drifts: Sequence[Drift | None]) -> str:
     known = [d for d in drifts if d is not None]
     if not known:
         return ""
-    error, along = (sum(getattr(d, field) for d in known) / len(known) for field in ("error", "along"))
+    error, along = (fsum(getattr(d, field) for d in known) / len(known) for field in ("error", "along"))
     return f"{error:.2%} ({along:+.2%})"

@@ -257,7 +257,7 @@ class Trainer:
     def smooth(self) -> float:
         """The loss for the eye."""
         recent = self.seen[-20:]
-        return sum(recent) / max(len(recent), 1)
+        return math.fsum(recent) / max(len(recent), 1)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

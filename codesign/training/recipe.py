@@ -16,10 +16,11 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, Valid
 from pydantic_core import PydanticCustomError
 
 from isa_model.cast import Cast
-from isa_model.diagnostics import Document, InputError, at, explain, read_yaml, suggest
+from isa_model.diagnostics import SLUG, Document, InputError, at, read_yaml, suggest
+from isa_model.explain import explain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
-from isa_model.library import is_known, is_path, merge, raw
+from isa_model.library import changed, is_known, is_path, merge, raw
 from isa_model.promotion import promoted
 from isa_model.rounding import Rounding
 from isa_model.stage import FormatRef, Spec
@@ -37,7 +38,7 @@ def _instruction(value: Any) -> Any:
         if isinstance(value, str):
             return Instruction.model_validate(raw(value))
         if isinstance(value, dict) and "base" in value:
-            return Instruction.model_validate(merge(raw(str(value["base"])), value.get("change", {})))
+            return Instruction.model_validate(changed(raw(str(value["base"])), value.get("change", {})))
     except InputError as error:
         problem = error.problems[0]
         raise PydanticCustomError("instruction", "{text}", {"text": problem.message, "hint": problem.hint}) from None
@@ -216,7 +217,7 @@ COMPONENTS: tuple[Component, ...] = ("embedding", "head", "gating", "normalisati
 class Recipe(Spec):
     """One recipe. The default of every rule is BF16 training."""
 
-    recipe: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    recipe: str = Field(pattern=SLUG)
     """Short name."""
     title: str = ""
     source: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from math import isfinite, sqrt
+from math import fsum, isfinite, sqrt
 from pathlib import Path
 from typing import Literal
 
@@ -122,7 +122,7 @@ def gap(record: Record, arm: str, reference: str = "bf16") -> Gap | None:
     whole = [x for x in each if x is not None]
     mean = low = high = largest = None
     if len(whole) == len(each):
-        mean = sum(whole) / len(whole)
+        mean = fsum(whole) / len(whole)
         largest = max(_largest(a, b) for a, b in pairs)
         if len(whole) > 1:
             half = max(_half(whole), _noise(record, reference))
@@ -139,7 +139,7 @@ def first_drifts(record: Record, arm: str) -> dict[str, tuple[float, float, floa
     found = {}
     for name in Drift.model_fields:
         values = [float(getattr(d, name)) for d in seen]
-        mean, half = sum(values) / len(values), _half(values)
+        mean, half = fsum(values) / len(values), _half(values)
         found[name] = mean, mean - half, mean + half
     return found
 
@@ -153,15 +153,15 @@ def drift_ratio(record: Record, arm: str, other: str) -> tuple[float, float] | N
     ratios = [x / y for x, y in pairs if y]
     if len(ratios) < 2:
         return None
-    mean, half = sum(ratios) / len(ratios), _half(ratios)
+    mean, half = fsum(ratios) / len(ratios), _half(ratios)
     return mean - half, mean + half
 
 
 def _half(values: list[float]) -> float:
     """Half of the 95 % interval of the mean of at least two values."""
     count = len(values)
-    mean = sum(values) / count
-    return _t95(count - 1) * sqrt(sum((x - mean) ** 2 for x in values) / (count - 1) / count)
+    mean = fsum(values) / count
+    return _t95(count - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
 
 
 def _noise(record: Record, reference: str) -> float:
@@ -195,7 +195,7 @@ def summarise(losses: list[float]) -> tuple[tuple[int, ...], tuple[float, ...], 
     count = len(losses)
     picked = sorted({round((i + 1) * count / min(POINTS, count)) for i in range(min(POINTS, count))})
     tail = losses[-max(count // 4, 1) :] if losses else []
-    mean = sum(tail) / len(tail) if tail else float("nan")
+    mean = fsum(tail) / len(tail) if tail else float("nan")
     return tuple(picked), tuple(round(smooth[i - 1], 6) for i in picked), mean if isfinite(mean) else None
 
 

@@ -208,7 +208,9 @@ def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
     known = {**gemms(), **(more or {})}
     chosen = [g for name, g in known.items() if name == workload or name.startswith(f"{workload}.")]
     if not chosen:
-        raise InputError.of(f"unknown workload `{workload}`", suggest(workload, _names(known)) or "see `codesign list`")
+        raise InputError.of(
+            f"unknown workload `{workload}`", suggest(workload, _names(known)) or "`codesign list workloads` shows all"
+        )
     return chosen
 
 

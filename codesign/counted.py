@@ -1,0 +1,31 @@
+"""How far a long evaluation has come, told in phases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+Phase = Callable[[str, int, int], None]
+"""Called with what is being done, how many parts of it are done, and how many there are (0: not known)."""
+
+
+class Counted(Executor):
+    """An executor that tells how many of the calls submitted to it are done."""
+
+    def __init__(self, executor: Executor, tell: Callable[[int, int], None]) -> None:
+        self._executor, self._tell, self._lock = executor, tell, threading.Lock()
+        self._done = self._all = 0
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        with self._lock:
+            self._all += 1
+        future = self._executor.submit(function, *args, **options)
+        future.add_done_callback(self._count)
+        return future
+
+    def _count(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._done += 1
+            self._tell(self._done, self._all)

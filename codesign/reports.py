@@ -1,0 +1,39 @@
+"""Where reports lie, and the result that a command's argument means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codesign.evaluate import Result, read_result
+from codesign.proposal import load_proposal
+from codesign.shipped import HOME, names, proposal_file
+from isa_model.diagnostics import InputError, suggest
+from isa_model.library import is_path
+
+FOLDER = Path("codesign-reports")
+"""Where commands write reports unless told otherwise: under the current folder, each in one named after its proposal."""
+SHIPPED = HOME.parent / "reports"
+"""In a clone, the reports that the project keeps of its own proposals."""
+
+
+def result_of(target: str) -> tuple[Path, Result]:
+    """The result that is meant, and its file: a result.json, the folder of a report, or a proposal with a report.
+
+    Raises InputError for what is none of these, and for a proposal without a report of exactly what it says now.
+    """
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml") and (path.exists() or target not in names()):
+        if not path.exists() and not is_path(target) and path.suffix != ".json":
+            hint = suggest(target, names()) or "a report's folder, a proposal's file, or the name of a shipped one"
+            raise InputError.of(f"no report or proposal is called `{target}`", hint)
+        file = path / "result.json" if path.is_dir() else path
+        return file, read_result(file)
+    proposal = load_proposal(proposal_file(target))
+    held = [f for folder in (FOLDER, SHIPPED) if (f := folder / proposal.proposal / "result.json").exists()]
+    for file in held:
+        result = read_result(file)
+        if result.proposal == proposal:
+            return file, result
+    raise InputError.of(
+        f"{target} {'changed since its report' if held else 'has no report yet'}", f"codesign evaluate {target}"
+    )

@@ -1,0 +1,228 @@
+"""The commands around an evaluation: names instead of files, where reports go, completion, plain tables, progress."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from codesign import shipped
+from codesign.__main__ import run
+from codesign.counted import Counted
+from codesign.evaluate import evaluate
+from codesign.proposal import parse_proposal
+from codesign.terminal import Progress
+from codesign.trial import Sampling
+from isa_model.diagnostics import parse_yaml
+
+ROOT = Path(__file__).parent.parent
+SMALL = """proposal: small
+title: t
+source: s
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+change: {stages: {fuse: {fraction_bits: 20}}}
+workloads: [deepseek-v3.fprop.kv-b]
+tensors: [normal]
+claims: [{metric: numerics.total_error, at_most: 0.5}]
+"""
+TINY = ["--rows", "4", "--columns", "4", "--seeds", "0"]
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_shipped_proposals_are_found_by_name_from_anywhere(empty, capsys):
+    """validate and show take the name of a shipped proposal in a folder that has none."""
+    for name in shipped.names():
+        assert run(["validate", name]) == 0
+    assert set(shipped.names()) == {path.stem for path in (ROOT / "proposals").glob("*.yaml")}
+    assert run(["show", "group-scaled-mma"]) == 0
+    assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
+
+
+def test_a_file_of_ones_own_goes_before_a_shipped_proposal(empty, capsys):
+    """A file called like a shipped proposal is what is meant."""
+    (empty / "group-scaled-mma").write_text("proposal: x\n")
+    assert run(["validate", "group-scaled-mma"]) == 2
+    assert "missing field `title`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "validate", "show", "vectors", "report"])
+def test_a_misspelt_name_is_answered_with_the_right_one(empty, capsys, command):
+    """A name that is nearly a shipped proposal's leads to it, whatever the command."""
+    assert run([command, "group-scaled-mmma"]) == 2
+    assert "did you mean `group-scaled-mma`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--vectors", "none.npz"], ["--live"]])
+def test_a_misspelt_architecture_is_answered_with_the_right_one(arguments, capsys):
+    """`conform hoper` asks for hopper, before it looks for a file or a GPU."""
+    assert run(["conform", "hoper", *arguments]) == 2
+    assert "did you mean `hopper`?" in capsys.readouterr().err
+
+
+def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsys):
+    """evaluate writes under codesign-reports; report finds it by folder, file and proposal, and prints the same table."""
+    (empty / "small.yaml").write_text(SMALL)
+    assert run(["evaluate", "small.yaml", *TINY]) == 0
+    first = capsys.readouterr()
+    assert first.err == "report: codesign-reports/small/report.html\n"
+    assert {path.name for path in empty.iterdir()} == {"small.yaml", "codesign-reports"}
+    for target in ("codesign-reports/small", "codesign-reports/small/result.json", "small.yaml"):
+        assert run(["report", target]) == 0
+        again = capsys.readouterr()
+        assert again == first
+    assert run(["report"]) == 2
+    assert run(["report", "codesign-reports/small", "--replay", "codesign-reports/small"]) == 2
+
+
+def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypatch):
+    """In a clone the default folder is none that git tracks, so that nothing of the project is written over."""
+    from codesign.reports import FOLDER
+
+    assert not FOLDER.is_absolute()
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {f"/{FOLDER}/", "/codesign-rtl/", "/codesign-vectors/"} <= set(ignored)
+    tracked = subprocess.run(["git", "ls-files", str(FOLDER)], cwd=ROOT, capture_output=True, text=True)
+    assert tracked.stdout == ""
+
+
+def test_shipped_reports_are_read_by_name(empty, capsys):
+    """A clone's own reports answer for the shipped proposals; what is printed names the page."""
+    code = run(["report", "fp8-dispatch"])
+    out, err = capsys.readouterr()
+    if code == 2:  # the proposal changed since its report was made
+        assert "codesign evaluate fp8-dispatch" in err
+    else:
+        assert "verdict" in out
+        assert str(ROOT / "reports/fp8-dispatch/report.html") in err
+
+
+def test_vectors_have_a_folder_by_default(empty, capsys):
+    """Files of an instruction go into a folder named after it."""
+    assert run(["vectors", "group-scaled-mma", "--count", "800"]) == 0
+    assert (empty / "codesign-vectors/group-scaled-mma").is_dir()
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_asked_for_in_either_way(flag, capsys):
+    """-h is --help, for the program and for each command."""
+    assert run([flag]) == 0
+    assert "--version" in capsys.readouterr().out
+    assert run(["evaluate", flag]) == 0
+    assert "codesign-reports" in re.sub(r"\s", "", capsys.readouterr().out)
+
+
+def test_the_version_is_printed(capsys):
+    """--version prints one line."""
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"codesign( \d+\.\d+\.\d+|, not installed)\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [
+        ("bash", {"COMP_WORDS": "codesign {}", "COMP_CWORD": "{}"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "codesign {}"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "codesign {}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_three_shells_complete_commands_and_names(shell, asked, tmp_path):
+    """The script of each shell is printed, and asks for commands, shipped proposals, the user's files and instructions."""
+    (tmp_path / "group.yaml").write_text("")
+
+    def answer(**variables):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        done = subprocess.run(
+            [sys.executable, "-m", "codesign"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    assert "_CODESIGN_COMPLETE" in answer(_CODESIGN_COMPLETE=f"source_{shell}")
+    for typed, expected in (
+        ("eva", ["evaluate"]),
+        ("evaluate group", ["group-scaled-mma", "group.yaml"]),
+        ("show hopper.wgmma.m64n8k32", ["hopper.wgmma.m64n8k32.f32.e4m3.e4m3"]),
+    ):
+        variables = {k: v.format(len(typed.split()) if k == "COMP_CWORD" else typed) for k, v in asked.items()}
+        found = answer(_CODESIGN_COMPLETE=f"complete_{shell}", **variables)
+        assert all(word in found for word in expected), found
+
+
+def test_piped_tables_have_no_frames_and_a_line_a_row(capsys):
+    """What is piped is rows of text: no box characters, no colours, nothing cut or folded."""
+    for arguments in (["report", str(ROOT / "reports/group-scaled-mma")], ["step", "deepseek-v3", "group-scaled-mma"]):
+        assert run(arguments) == 0
+        out = capsys.readouterr().out
+        assert not set(out) & set("─━│┃┏┓└┘├┤┡┩╇╈═║\x1b")
+        assert "…" not in out
+    claims = json.loads((ROOT / "reports/group-scaled-mma/result.json").read_text())["verdicts"]
+    assert run(["report", str(ROOT / "reports/group-scaled-mma")]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "✓✗~?"]
+    assert len(rows) == len(claims)
+
+
+def test_an_evaluation_names_its_phases_and_ends_them():
+    """Each phase is told, its parts are counted to their number, and re-measuring is among them."""
+    told = []
+    evaluate(
+        parse_proposal(parse_yaml(SMALL, "small.yaml")),
+        Sampling(rows=2, columns=2, seeds=(0,)),
+        lambda *heard: told.append(heard),
+    )
+    names = list(dict.fromkeys(name for name, _, _ in told))
+    assert names == ["sampling", "hardware cost", "traffic and timing", "training", "re-measuring what decides"]
+    for name in ("sampling", "re-measuring what decides"):
+        last = [(done, total) for heard, done, total in told if heard == name][-1]
+        assert last[0] == last[1] > 0
+
+
+def test_counted_calls_are_told_as_they_end():
+    """Every call is counted when submitted and when done, also through map."""
+    told = []
+    with ThreadPoolExecutor(2) as pool:
+        assert list(Counted(pool, lambda *heard: told.append(heard)).map(abs, [-1, -2, -3])) == [1, 2, 3]
+    assert [done for done, _ in told] == [1, 2, 3]
+    assert told[-1] == (3, 3)
+
+
+def test_a_long_phase_speaks_where_there_is_no_terminal(capsys):
+    """Off a terminal nothing is said of what is quick, and a line a while of what is not."""
+    with Progress("evaluating p", every=0.05) as progress:
+        progress.phase("hardware cost", 1, 4)
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert re.fullmatch(r"evaluating p: hardware cost, 1 of 4, \d+ s", lines[0])
+    with Progress("evaluating p") as progress:
+        progress.phase("sampling", 1, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_narrow_terminal_no_number_is_cut(capsys, monkeypatch):
+    """A table that does not fit becomes a list for each row, within the terminal's width and with every figure whole."""
+    from rich.table import Table
+
+    from codesign.terminal import console
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table("proposal", *(f"speedup of part {i}" for i in range(12)))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("one", *(f"1.2345{i}" for i in range(12)))
+    console().print(table)
+    out = capsys.readouterr().out
+    assert all(f"1.2345{i}" in out for i in range(12))
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 60
