@@ -91,11 +91,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default: where the result lies.")] = None,
 ) -> int:
     """Rebuild every file of a report from its result alone, byte for byte; nothing is computed."""
-    from codesign.evaluate import read_result
-    from codesign.report.write import write
+    from codesign.report.write import replayed
 
     source = replay / "result.json" if replay.is_dir() else replay
-    page = write(read_result(source), out or source.parent)
+    page = replayed(source, out or source.parent)
     print(f"report: {page}", file=sys.stderr)
     return 0
 
@@ -253,6 +252,8 @@ def conform(
 
         if architecture is None:
             raise InputError.of("whose instructions does the chip have?", "codesign conform hopper --live")
+        if record:
+            chip.check(record, architecture)
         comparisons = chip.compare(architecture, outputs)
     else:
         assert vectors is not None
@@ -289,11 +290,13 @@ def bench(
     ] = None,
 ) -> int:
     """Check and time the kernels beside their peers and ceilings on the GPU at hand. Exit code 1 if one is wrong."""
+    from isa_model.files import check_file, of_command
     from kernels.bench.records import read, together
     from kernels.bench.run import bench as run_bench
     from kernels.bench.shapes import parse
     from kernels.bench.table import table
 
+    check_file(out, *of_command("codesign bench"))
     earlier = read(keep) if keep else None
     patterns = kernel or ["*"]
     command = " ".join(
@@ -404,14 +407,16 @@ def init(
     base: Annotated[str, typer.Option(help="Instruction to start from.")] = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
 ) -> int:
     """Write a commented proposal to start from, and its schema beside it."""
-    from codesign.schemas import json_schema, starter
+    from codesign.schemas import SCHEMA, json_schema, starter
     from isa_model.files import write_file
 
     text = starter(path, base)
+    if not path.parent.is_dir():
+        raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
     schema_path = path.parent / "proposal.schema.json"
     if path.exists():
         raise InputError.of(f"{path} exists", "another name, or move it away")
-    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n")
+    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n", *SCHEMA)
     write_file(path, text)
     print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
     return 0

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.evaluate import Result, read_result
+from codesign.evaluate import Result
 from codesign.evidence import Figure, Kind
 from codesign.metrics import METRICS
 from codesign.proposal import load_proposal
+from codesign.results import read_result
 from isa_model.diagnostics import InputError
 from isa_model.stage import Spec
 

@@ -11,6 +11,9 @@ from isa_model.instruction import Instruction
 from isa_model.library import raw
 from isa_model.promotion import promoted
 
+SCHEMA = ('"title": "Proposal"', "the schema of proposals")
+"""Mark and kind of the file that `codesign init` puts beside a proposal."""
+
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of `proposal`, `instruction` or `recipe` files, or of a `result`."""

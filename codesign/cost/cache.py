@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from codesign.cost.records import Record, design_sha256
+from isa_model.diagnostics import InputError
+from isa_model.files import write_file
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -55,9 +57,6 @@ def write(key: str, record: Record) -> None:
     """Keep a record; a cache that cannot be written is none."""
     path = _path(key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(record.model_dump_json(), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
+        write_file(path, record.model_dump_json())
+    except InputError:
         return

@@ -12,8 +12,8 @@ from codesign.metrics import METRICS
 from codesign.report.tables import SHORT, number
 from isa_model.files import write_folder
 
-_MARK = "comparison.json"
 FRONT = "★"
+KIND = "a comparison"
 
 
 def heading(axis: str) -> str:
@@ -81,8 +81,8 @@ def write(comparison: Comparison, folder: Path) -> Path:
         notes=notes(comparison),
         plot=_scatter(comparison, *pairs[0]) if pairs else "",
     )
-    files = {_MARK: comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
-    write_folder(folder, files, _MARK, "a comparison")
+    files = {"comparison.json": comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
+    write_folder(folder, files, KIND)
     return folder / "comparison.html"
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from codesign.training.experiments import HEADINGS, find, run, summary
-from codesign.training.plot import svg
+from codesign.training.plot import PLOT, svg
+from codesign.training.records import FILE
 from codesign.training.size import Size, find_size
 from isa_model.diagnostics import InputError, suggest
-from isa_model.files import write_file
+from isa_model.files import check_file, write_file
 
 if TYPE_CHECKING:
     from codesign.training.loop import Job
@@ -49,6 +50,9 @@ def train(
             )
     size = _changed(find_size(size_name), changes)
     path = out or Path("records") / f"training.{size_name}.json"
+    check_file(path, *FILE)
+    if plot is not None:
+        check_file(plot, *PLOT)
     speaks = int(os.environ.get("RANK", "0")) == 0
     with Live(speaks) as live:
         record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)
@@ -62,7 +66,7 @@ def train(
             console.print(table)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
-            write_file(plot, svg(record, experiment))
+            write_file(plot, svg(record, experiment), *PLOT)
     return 0
 
 

@@ -20,6 +20,8 @@ from isa_model.files import write_file
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's, told apart by colour-blind readers."""
 LINES = ("-", "--", "-.", ":")
+PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
+"""Mark and kind of the file."""
 
 
 def svg(record: Record, names: Sequence[str]) -> str:
@@ -61,7 +63,7 @@ def svg(record: Record, names: Sequence[str]) -> str:
             axes.set_ylabel("gap to BF16, percent")
             axes.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "codesign train"})
         plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from isa_model.diagnostics import InputError
 from isa_model.files import check_folder, write_folder
 from isa_model.instruction import Instruction
+from isa_model.reading import reason
 from isa_model.vectors.coverage import Row
 from isa_model.vectors.vector import Field, Vector, Vectors, fields
 
 SCHEMA = "codesign.vectors/1"
 COVERAGE_SCHEMA = "codesign.vectors.coverage/1"
 LINES, COVERAGE = "vectors.jsonl", "coverage.json"
+KIND = "vectors"
 _HEADER = "// header: "
 
 
@@ -32,7 +34,7 @@ _HEADER = "// header: "
 
 def check(folder: Path) -> None:
     """Raise InputError if vectors cannot go there, before any work is done for them."""
-    check_folder(folder, COVERAGE, "a folder of vectors")
+    check_folder(folder, KIND)
 
 
 def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
@@ -45,7 +47,7 @@ def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
     for name, shape in vectors.fields.items():
         contents[f"{name}.hex"] = "\n".join(_hex(vectors, header, name, shape)) + "\n"
     contents[COVERAGE] = json.dumps(coverage_document(vectors, coverage), indent=1) + "\n"
-    write_folder(folder, contents, COVERAGE, "a folder of vectors")
+    write_folder(folder, contents, KIND)
 
 
 def fingerprint(spec: Instruction) -> str:
@@ -208,7 +210,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
     except UnicodeDecodeError:
         raise InputError.of(f"{path} is not a file of vectors: it is not text") from None
 

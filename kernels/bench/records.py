@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isa_model.diagnostics import InputError
-from isa_model.files import json_lines, write_file
+from isa_model.files import json_lines, of_command, write_file
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"
@@ -234,13 +234,12 @@ def _lean(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value not in (None, "") and value is not False}
 
 
-def save(record: Spec, path: Path) -> None:
-    """Write a record of any kind, whole or not at all. Raises InputError when the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    write_file(path, dump(record))
+def save(record: Any, path: Path) -> None:
+    """Write a record of any kind in place of an older one made by the same command.
+
+    Raises InputError when the file cannot be written, or is another one.
+    """
+    write_file(path, dump(record), *of_command(record.command))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
