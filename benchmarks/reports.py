@@ -43,6 +43,7 @@ def make_room(folder: Path) -> None:
 
 def index() -> str:
     """reports/README.md: a line on each report."""
+    from codesign.escape import literal
     from codesign.results import read_result
 
     lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
@@ -52,7 +53,7 @@ def index() -> str:
         result = read_result(path)
         name = path.parent.name
         said = f"{result.headline} [Read]({name}/report.md), [page]({name}/report.html)"
-        lines.append(f"| **{result.proposal.title}** (`{name}`) | {said} |")
+        lines.append(f"| **{literal(result.proposal.title)}** (`{name}`) | {said} |")
     return "\n".join(lines) + "\n"
 
 

@@ -262,7 +262,7 @@ def conform(
     done = []
     with Progress("comparing") as progress:
         for c in comparisons:
-            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
+            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", c.first or "none")
             done.append(c)
             progress.update(len(done), 0)
     bad = sum(c.mismatches for c in done)
@@ -411,8 +411,6 @@ def init(
     from isa_model.files import write_file
 
     text = starter(path, base)
-    if not path.parent.is_dir():
-        raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
     schema_path = path.parent / "proposal.schema.json"
     if path.exists():
         raise InputError.of(f"{path} exists", "another name, or move it away")

@@ -21,10 +21,10 @@ def wrapped(text: str, lead: str) -> str:
 
 
 def console() -> Any:
-    """stdout as a console; piped output is not cut to a terminal's width."""
+    """stdout as a console on which text is text: no markup, no emoji codes. Piped output is not cut to a terminal's width."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+    return Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False, markup=False, emoji=False)
 
 
 class Progress:

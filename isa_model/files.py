@@ -56,7 +56,7 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
     if foreign:
         what = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise InputError.of(
-            f"{folder} holds what codesign did not write there as {kind}, or was changed since: {what}",
+            f"{folder} is not {kind} as codesign wrote it; it did not write, or not like this: {what}",
             "another --out, or move that away",
         )
     if stands_in_it:

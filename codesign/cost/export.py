@@ -10,8 +10,10 @@ from codesign.cost.library import Library
 from codesign.cost.records import DEPTH, design_sha256
 from codesign.cost.rtl.ports import check, ports, shared_uses
 from codesign.cost.vectors import Vectors, adversarial, widths
+from codesign.escape import literal
 from isa_model.files import check_folder, write_folder
 from isa_model.instruction import Instruction
+from isa_model.printable import visible
 
 KIND = "a unit's RTL"
 VECTORS = "vectors.hex"
@@ -79,7 +81,7 @@ def _header(spec: Instruction, rtlil: str) -> str:
         "Codes are packed: element i of a vector starts at bit i times the bits of an element.",
         *(f"  {name}: {bits // widths(spec)[name]} x {widths(spec)[name]} bits" for name, bits in ports(spec).items()),
     ]
-    return "".join(f"// {line}\n" for line in lines) + "\n"
+    return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
 
 
 def _sample(batch: Vectors, count: int) -> Vectors:
@@ -168,7 +170,7 @@ def _cells(library: Library, used: set[str]) -> str:
 
 def _readme(spec: Instruction, figures: dict[str, str]) -> str:
     rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
-    return f"""# Dot-product unit of {spec.name}
+    return f"""# Dot-product unit of {literal(spec.name)}
 
 Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); one element of D, combinational.
 

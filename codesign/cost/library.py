@@ -163,7 +163,7 @@ class Library:
     def read(cls, path: Path) -> Library:
         """Raises InputError for a file that cannot be read or lacks an inverter or a two-input NAND."""
         try:
-            library = cls(path.stem, read_bytes(path, LARGEST).decode("utf-8", "replace"))
+            library = cls(re.sub(r"[^\w.-]", "_", path.stem), read_bytes(path, LARGEST).decode("utf-8", "replace"))
         except OSError as error:
             raise InputError.of(f"cannot read {path}: {reason(error)}") from None
         try:

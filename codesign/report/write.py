@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import bytes_by_operation, svg, tornado
@@ -64,13 +65,16 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
     import jinja2
     import yaml
 
+    html = template.endswith(".html.j2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=html,
+        finalize=None if html else sentence,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"literal": literal, "fenced": fenced}
     spec = result.proposed.model_dump(mode="json", exclude_defaults=True, exclude={"source", "checked", "description"})
     return environment.get_template(template).render(
         result=result,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from codesign.terminal import console
 from codesign.training.experiments import HEADINGS, find, run, summary
 from codesign.training.plot import PLOT, svg
 from codesign.training.records import FILE
@@ -37,7 +38,6 @@ def train(
     plot: Path | None,
 ) -> int:
     """Run experiments and show what they found. Raises InputError for what cannot be run."""
-    from rich.console import Console
     from rich.table import Table
 
     asked = [find(name) for name in experiment]
@@ -57,13 +57,13 @@ def train(
     with Live(speaks) as live:
         record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)
     if speaks:
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        terminal = console()
         for e in asked:
-            console.print(e.question, highlight=False)
+            terminal.print(e.question, highlight=False)
             table = Table(*HEADINGS, header_style="bold", pad_edge=False)
             for row in summary(record, e.arms):
-                table.add_row(*(cell.replace("[", "\\[") for cell in row))
-            console.print(table)
+                table.add_row(*row)
+            terminal.print(table)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
             write_file(plot, svg(record, experiment), *PLOT)

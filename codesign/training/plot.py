@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codesign.report.plots import SETTINGS
+from codesign.report.plots import styled
 from codesign.training.evidence import curve
 from codesign.training.experiments import REFERENCE, experiments, find
 from codesign.training.records import NUDGED, Record, read
@@ -27,9 +27,6 @@ PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
 def svg(record: Record, names: Sequence[str]) -> str:
     """Of each experiment the mean gap over seeds of the smoothed training losses, in percent, over millions of tokens; grey:
     what runs of BF16 that start a hair off reach of it, of all seeds."""
-    import matplotlib
-
-    matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     drawn = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}
@@ -37,7 +34,7 @@ def svg(record: Record, names: Sequence[str]) -> str:
     columns = min(len(drawn), 2)
     rows = -(-len(drawn) // columns)
     noise = _noise(record)
-    with matplotlib.rc_context(SETTINGS):
+    with styled():
         figure, grid = plt.subplots(
             rows, columns, figsize=(7.2 if columns == 1 else 10.0, 3.6 * rows), layout="constrained", squeeze=False
         )

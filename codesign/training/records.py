@@ -14,7 +14,7 @@ from codesign.training.recipe import Recipe
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
 from isa_model.files import fresh_file
-from isa_model.reading import MIB, read_text
+from isa_model.reading import MIB, read_text, reason
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"
@@ -208,8 +208,8 @@ def read(path: Path) -> Record:
     try:
         return Record.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
-        raise InputError.of(f"{path}: {reason}") from None
+        said = reason(error) if isinstance(error, OSError) else "not a record of this version"
+        raise InputError.of(f"{path}: {said}") from None
 
 
 def add(run: Run, record: Record, path: Path) -> None:

@@ -13,9 +13,12 @@ from typing import Any, Literal
 
 from isa_model.diagnostics import InputError
 from isa_model.files import json_lines, of_command, write_file
+from isa_model.reading import MIB, read_text, reason
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"
+LARGEST = 64 * MIB
+"""Size of a record that is read."""
 SCHEMA_VERSION = 1
 
 
@@ -205,9 +208,9 @@ def find(
 def read(path: Path) -> Record:
     """A record of the bench. Raises InputError for a file that cannot be read or is none."""
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return Record.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not what `codesign bench` writes"
+        said = reason(error) if isinstance(error, OSError) else "not what `codesign bench` writes"
         raise InputError.of(
             f"cannot read the record {path}: {said}", "for instance kernels/records/bench-h100.json"
         ) from None
