@@ -283,7 +283,7 @@ def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
                     raise InputError.of(
                         f"another process keeps writing in {folder}", "end it, or wait for it"
                     ) from None
-                time.sleep(0.01)
+                time.sleep(0.002)
         yield
     finally:
         os.close(handle)

@@ -71,7 +71,7 @@ def read(path: Path, array: Array) -> NDArray[Any]:
         content = member.read(array.size + 1)
     if len(content) != array.size:
         raise _damaged(path, array.member, "it is shorter than its header says")
-    values = np.frombuffer(bytearray(content), array.dtype)
+    values = np.frombuffer(content, array.dtype)
     return values.reshape(array.shape, order="F" if array.fortran else "C")
 
 

@@ -26,6 +26,7 @@ from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
 from isa_model.diagnostics import parse_yaml
+from isa_model.files import write_folder
 
 ROOT = Path(__file__).parent.parent
 SMALL = """proposal: small
