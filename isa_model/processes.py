@@ -69,12 +69,16 @@ def _worker() -> None:
 
 
 def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder and return what it printed; it and all that it started end with this process."""
+    """Run a command in a folder and return what it printed; it and all that it started end with this process.
+
+    What they write to the temporary folder goes into `folder`, too: killed, they remove nothing.
+    """
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _KEEPER, *command],
             cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
             stdin=reading,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
