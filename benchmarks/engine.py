@@ -33,6 +33,7 @@ from codesign.proposal import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
+from isa_model.files import of_command, write_file
 from isa_model.formats import Format
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,10 +291,7 @@ def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, option
         "rows": rows,
         "validate_seconds": validate_seconds,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, json.dumps(record, indent=1) + "\n", *of_command("python benchmarks/engine.py"))
 
 
 if __name__ == "__main__":

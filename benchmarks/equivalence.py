@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import platform
 import re
 import subprocess
@@ -23,7 +22,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -39,7 +37,9 @@ from isa_model.array_codec import decode_array, to_codes
 from isa_model.engines import cpu
 from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
+from isa_model.files import fresh_file
 from isa_model.operands import KINDS, Operands, draw
+from isa_model.processes import pool
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE_SIDE = 4
@@ -194,9 +194,8 @@ def fixture(names: list[str], path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with fresh_file(path) as fresh:
+        fresh.write_bytes(content)
 
 
 def main() -> int:
@@ -224,9 +223,9 @@ def main() -> int:
         fixture(names, options.fixture)
         return 0
     started_at, started = commit(), time.monotonic()
-    with ProcessPoolExecutor(cpu.cores()) as pool:
+    with pool(cpu.cores()) as workers:
         rows = []
-        for row in pool.map(compare, names, [options.outputs] * len(names), chunksize=4):
+        for row in workers.map(compare, names, [options.outputs] * len(names), chunksize=4):
             rows.append(row)
             if row.mismatches:
                 print(f"{row.instruction}: {row.first}", file=sys.stderr)

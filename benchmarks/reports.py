@@ -6,9 +6,12 @@ start from a clean tree.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from isa_model.files import SUMS, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
@@ -32,9 +35,16 @@ def run(*arguments: str) -> None:
         raise SystemExit(result.returncode)
 
 
+def make_room(folder: Path) -> None:
+    """Remove a report that has no list of its files, as those of old commits; this folder holds nothing but reports."""
+    if folder.exists() and not (folder / SUMS).exists():
+        shutil.rmtree(folder)
+
+
 def index() -> str:
     """reports/README.md: a line on each report."""
-    from codesign.evaluate import read_result
+    from codesign.escape import literal
+    from codesign.results import read_result
 
     lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
     lines += [f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items()]
@@ -43,16 +53,18 @@ def index() -> str:
         result = read_result(path)
         name = path.parent.name
         said = f"{result.headline} [Read]({name}/report.md), [page]({name}/report.html)"
-        lines.append(f"| **{result.proposal.title}** (`{name}`) | {said} |")
+        lines.append(f"| **{literal(result.proposal.title)}** (`{name}`) | {said} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     for proposal in sorted((ROOT / "proposals").glob("*.yaml")):
+        make_room(REPORTS / proposal.stem)
         run("evaluate", str(proposal.relative_to(ROOT)), "--out", f"reports/{proposal.stem}")
     for name, (_, proposals) in COMPARED.items():
+        make_room(REPORTS / name)
         run("compare", *(f"reports/{p}" for p in proposals.split()), "--out", f"reports/{name}")
-    (REPORTS / "README.md").write_text(index())
+    write_file(REPORTS / "README.md", index())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from codesign.traffic.count import Flow, Machine, Scheme, moves
 from codesign.trial import Trial
 from codesign.workloads.gemms import Gemm, Model, gemms, models
 from codesign.workloads.tensors import draw, recorded
+from isa_model.files import write_file
 from isa_model.formats import FORMATS
 from isa_model.library import load
 from isa_model.path import Step, walk
@@ -39,7 +40,7 @@ def main() -> None:
     text = page()
     print(text, end="")
     if "--write" in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
+        write_file(PAGE, text)
 
 
 def page() -> str:

@@ -89,9 +89,9 @@ def report(
     source, result = result_of(replay or target or "")
     page = source.parent / "report.html"
     if replay:
-        from codesign.report.write import write
+        from codesign.report.write import replayed
 
-        page = write(result, out or source.parent)
+        page = replayed(source, out or source.parent)
     else:
         from codesign.report.terminal import show as show_result
 
@@ -260,6 +260,8 @@ def conform(
 
         if architecture is None:
             raise InputError.of("whose instructions does the chip have?", "codesign conform hopper --live")
+        if record:
+            chip.check(record, architecture)
         comparisons = chip.compare(architecture, outputs)
     else:
         assert vectors is not None
@@ -268,7 +270,7 @@ def conform(
     done = []
     with Progress("comparing") as progress:
         for c in comparisons:
-            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", (c.first or "none").replace("[", "\\["))
+            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", c.first or "none")
             done.append(c)
             progress.update(len(done), 0)
     bad = sum(c.mismatches for c in done)
@@ -296,11 +298,13 @@ def bench(
     ] = None,
 ) -> int:
     """Check and time the kernels beside their peers and ceilings on the GPU at hand. Exit code 1 if one is wrong."""
+    from isa_model.files import check_file, of_command
     from kernels.bench.records import read, together
     from kernels.bench.run import bench as run_bench
     from kernels.bench.shapes import parse
     from kernels.bench.table import table
 
+    check_file(out, *of_command("codesign bench"))
     earlier = read(keep) if keep else None
     patterns = kernel or ["*"]
     command = " ".join(
@@ -417,14 +421,14 @@ def init(
     base: Annotated[str, typer.Option(help="Instruction to start from.")] = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
 ) -> int:
     """Write a commented proposal to start from, and its schema beside it."""
-    from codesign.schemas import json_schema, starter
+    from codesign.schemas import SCHEMA, json_schema, starter
     from isa_model.files import write_file
 
     text = starter(path, base)
     schema_path = path.parent / "proposal.schema.json"
     if path.exists():
         raise InputError.of(f"{path} exists", "another name, or move it away")
-    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n")
+    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n", *SCHEMA)
     write_file(path, text)
     print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
     return 0

@@ -6,6 +6,7 @@ from collections import Counter
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from isa_model.vectors.coverage import Row
 
@@ -18,12 +19,13 @@ def show(coverage: list[Row], console: Console) -> None:
     table.add_column("missed; not applicable")
     for row in coverage:
         reasons = Counter(row.unreachable.values())
-        notes = [f"[bold red]missed: {what}[/bold red]" for what in row.missed]
+        notes = [Text(f"missed: {what}", style="bold red") for what in row.missed]
         notes += [
-            f"n/a, {bins}: {why}" if len(row.wanted) + bins > 1 else f"n/a: {why}" for why, bins in reasons.items()
+            Text(f"n/a, {bins}: {why}" if len(row.wanted) + bins > 1 else f"n/a: {why}")
+            for why, bins in reasons.items()
         ]
         hit = len(row.wanted) - len(row.missed)
-        table.add_row(row.category, row.point, f"{len(row.wanted)}", f"{hit}", "\n".join(notes))
+        table.add_row(row.category, row.point, f"{len(row.wanted)}", f"{hit}", Text("\n").join(notes))
     console.print(table)
     wanted, missed = (
         sum(len(bins) for bins in side) for side in ([r.wanted for r in coverage], [r.missed for r in coverage])

@@ -8,10 +8,9 @@ import platform
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from codesign import casts, manual
 from codesign.claims import Verdict, judge
@@ -20,7 +19,7 @@ from codesign.cost.plots import plots as cost_plots
 from codesign.counted import Counted, Phase
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
-from codesign.numerics import gather, pool
+from codesign.numerics import gather
 from codesign.proposal import Proposal
 from codesign.provenance import commit
 from codesign.sensitivity import refine
@@ -32,8 +31,8 @@ from codesign.trial import Sampling
 from codesign.variants import LABELS, labels
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
-from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
+from isa_model.processes import pool
 from isa_model.stage import Spec
 
 SCHEMA_VERSION = 3
@@ -94,34 +93,6 @@ class Result(Spec):
     page: tuple[manual.Section, ...]
     """Manual page of the proposed instruction."""
     provenance: Provenance
-
-
-def read_result(path: Path) -> Result:
-    """A result.json. Raises InputError when it cannot be read, is none, or is of another version of the schema."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError:
-        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
-    try:
-        found = json.loads(text)
-        version = found["schema_version"]
-    except (ValueError, TypeError, KeyError):
-        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
-    if version != SCHEMA_VERSION:
-        raise InputError.of(
-            f"{path} has version {version} of the schema; this codesign reads version {SCHEMA_VERSION}",
-            "evaluate the proposal again",
-        )
-    try:
-        return Result.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError.of(
-            f"{path} is damaged at {where}: {first['msg'].lower()}", "evaluate the proposal again"
-        ) from None
 
 
 def evaluate(
@@ -279,11 +250,15 @@ def _arrival(
     return " ".join(said)
 
 
-def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
+def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:
+    """SHA-256 of the proposal and both instructions, as canonical JSON."""
     spec: Any = [m.model_dump(mode="json") for m in (proposal, proposal.today, proposed)]
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def _provenance(proposal: Proposal, proposed: Instruction) -> Provenance:
     return Provenance(
-        spec_sha256=digest,
+        spec_sha256=spec_sha256(proposal, proposed),
         commit=commit(),
         versions={
             "python": platform.python_version(),

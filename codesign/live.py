@@ -7,12 +7,10 @@ import platform
 import subprocess
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import ceil, lcm
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ from codesign.provenance import commit
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.conformance import Comparison
 from isa_model.diagnostics import Unavailable
+from isa_model.files import check_file, of_command, write_file
 from isa_model.library import catalogue, check_architecture, load
 from isa_model.operands import KINDS, draw
+from isa_model.processes import pool
 from isa_model.product import matmul
 from kernels import native
 
@@ -40,8 +40,8 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparis
     """
     check_gpu(architecture)
     names = [name for name in catalogue() if name.startswith(f"{architecture}.")]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        native.machine_code.update(zip(names, pool.map(native.compiled, names, chunksize=4), strict=True))
+    with pool() as workers:
+        native.machine_code.update(zip(names, workers.map(native.compiled, names, chunksize=4), strict=True))
     for name in names:
         yield _compare(name, ceil(outputs / len(names)), seed)
 
@@ -58,11 +58,20 @@ def check_gpu(architecture: str) -> None:
         raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
 
 
+def check(path: Path, architecture: str) -> None:
+    """Raise InputError if the record of a run cannot go there, before any work is done for it."""
+    check_file(path, *of_command(_command(architecture)))
+
+
+def _command(architecture: str) -> str:
+    return f"codesign conform {architecture} --live"
+
+
 def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]) -> None:
     """Write the record of a run: what was compared, where, and with which versions. Replaces the file as a whole."""
     record = {
         "schema_version": 1,
-        "command": f"codesign conform {architecture} --live --outputs {outputs}",
+        "command": f"{_command(architecture)} --outputs {outputs}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         **machine(),
@@ -71,10 +80,7 @@ def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]
         "kinds": KINDS,
         "instructions": [asdict(row) for row in rows],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, json.dumps(record, indent=1) + "\n", *of_command(_command(architecture)))
 
 
 def machine() -> dict[str, Any]:

@@ -6,11 +6,8 @@ bootstrap intervals, and into the data of the plots.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,28 +70,6 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
         for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
     ]
     return Evidence(figures=tuple(found), plots=drawn, method=_method(proposal, sampling))
-
-
-@contextmanager
-def pool() -> Iterator[ProcessPoolExecutor]:
-    """One process per core, each with a single-threaded BLAS: more threads than cores slow all of them down."""
-    import multiprocessing
-
-    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
-    ignored = (signal.SIGINT, signal.SIG_IGN)
-    executor = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def run(job: Job) -> list[Errors]:

@@ -110,7 +110,7 @@ class Claim(Spec):
 class Quantisation(Spec):
     """How operands are quantised: groups along K follow the scales of each instruction, the rest stands here."""
 
-    weight_columns: PositiveInt = 128
+    weight_columns: int = Field(default=128, ge=1, le=65536)
     """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
@@ -119,7 +119,7 @@ class Quantisation(Spec):
     tensor_scale: bool = False
     """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
     narrow scale format has no range for tensors of any size). Only of the proposal's operands with group scales."""
-    floor: float = Field(default=1e-30, gt=0)
+    floor: float = Field(default=1e-30, ge=2.0**-126, le=2.0**127)
     """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
     out small gradients)."""
 

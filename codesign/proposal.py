@@ -20,6 +20,7 @@ from codesign.parts import Sweep as Sweep
 from codesign.parts import Training as Training
 from codesign.parts import Value as Value
 from codesign.parts import Variant as Variant
+from codesign.workloads import tensor_file
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
 from isa_model.diagnostics import SLUG, Document, InputError, Loc, Problem, at, closest, read_yaml, suggest, together
@@ -250,9 +251,11 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
         return [document.problem(loc, p.message, p.hint) for p in error.problems]
 
     problems = []
-    for name in proposal.layers:
+    for name, layer in proposal.layers.items():
         try:
             proposal.select(name)
+            for key in filter(None, (layer.activation, layer.weight, layer.gradient)):
+                tensor_file.check(pathlib.Path(layer.file), key)
         except InputError as error:
             problems += told(error, ("layers", name, _blamed(error, proposal.layers[name])))
     if problems:

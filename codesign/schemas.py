@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from isa_model.diagnostics import parse_yaml
+from isa_model.diagnostics import InputError, parse_yaml
 from isa_model.instruction import Instruction
 from isa_model.library import raw
 from isa_model.promotion import promoted
+
+SCHEMA = ('"title": "Proposal"', "the schema of proposals")
+"""Mark and kind of the file that `codesign init` puts beside a proposal."""
 
 
 def json_schema(kind: str) -> dict[str, Any]:
@@ -50,7 +53,11 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def starter(path: Path, base: str) -> str:
-    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, or has no software step."""
+    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, or has no software step,
+    and for a path in no folder.
+    """
+    if not path.parent.is_dir():
+        raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
     instruction = Instruction.model_validate(raw(base))
     if not instruction.scale:
         promoted(instruction, instruction.span)  # proposals are held against today's software

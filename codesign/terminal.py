@@ -30,7 +30,7 @@ def wrapped(text: str, lead: str) -> str:
 
 
 def console() -> Any:
-    """stdout as a console whose tables can be read.
+    """stdout as a console whose tables can be read, and on which text is text: no markup, no emoji codes.
 
     Piped, they have no frames, and every row is one line, however long. On a terminal too narrow for a table's numbers
     each row is a list of its own.
@@ -49,7 +49,7 @@ def console() -> Any:
                 objects = tuple(_lists(objects[0]))
             super().print(*objects, **options)
 
-    return Readable(width=10_000 if piped else None, soft_wrap=False)
+    return Readable(width=10_000 if piped else None, soft_wrap=False, markup=False, emoji=False)
 
 
 def _need(table: Any) -> int:

@@ -43,9 +43,9 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
-    floor: float = Field(default=1e-30, gt=0)
-    """Least magnitude that a group's largest is taken for, so that a zero group has a scale. DeepSeek-V3's public
-    inference code uses 1e-4, which would wipe out small gradients."""
+    floor: float = Field(default=1e-30, ge=2.0**-126, le=2.0**127)
+    """Least magnitude that a group's largest is taken for, so that a zero group has a scale; a normal number of FP32.
+    DeepSeek-V3's public inference code uses 1e-4, which would wipe out small gradients."""
 
     @model_validator(mode="after")
     def _possible(self) -> Cast:

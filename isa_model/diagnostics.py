@@ -16,6 +16,9 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticCustomError
 
+from isa_model.printable import unprintable, visible, visible_lines
+from isa_model.reading import read_bytes, reason
+
 Loc = tuple[str | int, ...]
 
 MAX_BYTES = 1 << 20
@@ -44,15 +47,15 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
-        lines = [f"{place}{self.message}"]
+        lines = [visible_lines(f"{place}{self.message}")]
         if self.line:
             number = f"{self.line:>4}"
             lines += [
-                f"{number} | {self.source}",
+                f"{number} | {visible(self.source)}",
                 f"     | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}",
             ]
         if self.hint:
-            lines.append(f"     = {self.hint}")
+            lines.append(visible_lines(f"     = {self.hint}"))
         return "\n".join(lines)
 
 
@@ -151,12 +154,9 @@ def read_yaml(path: str | Path) -> Document:
     """Read a YAML file. Raises InputError when it cannot be read, or with everything wrong in it."""
     name = str(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_bytes(path, MAX_BYTES)
     except OSError as error:
-        raise InputError([Problem(name, 0, 0, f"cannot be read: {(error.strerror or str(error)).lower()}")]) from None
-    if len(content) > MAX_BYTES:
-        raise InputError([Problem(name, 0, 0, "is larger than 1 MiB", "a spec is a few hundred lines")])
+        raise InputError([Problem(name, 0, 0, f"cannot be read: {reason(error)}")]) from None
     try:
         return parse_yaml(content.decode("utf-8"), name)
     except UnicodeDecodeError as error:
@@ -268,6 +268,9 @@ class _Reader:
 
     def scalar(self, node: Any) -> Any:
         text = str(node.value)
+        if character := unprintable(text):
+            self.fault(node, f"this text holds {character}", "text without it")
+            return None
         if node.style:  # quoted or block text
             return text
         if _NULL.fullmatch(text):

@@ -1,54 +1,207 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and replace only what codesign itself wrote.
+
+A folder of ours holds SHA256SUMS (in the form of `sha256sum`), which names every other file in it and says what kind of
+folder it is. A folder with anything that is not named there, or has another content by now, is left alone. A new folder is
+made beside the old one and exchanged with it in one system call: a process killed at any moment leaves the old or the new
+one. Writers hold a lock on the folder above, which readers of several files share; a writer that gets it first removes what
+killed ones left.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
+import stat
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from isa_model.diagnostics import InputError
+from isa_model.reading import MIB, open_file, read_bytes, reason
+
+SUMS = "SHA256SUMS"
+_NEW, _OLD = ".codesign-new", ".codesign-old"
+_PATIENCE = 60.0
+"""Seconds to wait for another writer."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
-def check_folder(folder: Path, mark: str, kind: str) -> None:
-    """Raise InputError if `folder` cannot be (re)written: it exists, is not empty and lacks the file `mark`."""
-    if folder.exists() and not (folder / mark).exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError.of(f"{folder} exists and is not {kind}", "another --out, or move it away")
+# -- folders ---------------------------------------------------------------------------------------------------------
 
 
-def write_folder(folder: Path, contents: Mapping[str, str], mark: str, kind: str) -> None:
-    """Write files into `folder`, replacing an old one of its kind as a whole (see `check_folder`).
+def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
+    """Raise InputError unless `folder` can be written: it is missing, empty, or of this kind and untouched since.
 
-    Raises InputError when the folder cannot be written, or holds something else.
+    `kind` says what it holds, such as "a report". A file `source` in it, which the new content is made from, is no hindrance.
     """
-    check_folder(folder, mark, kind)
+    target = Path(os.path.realpath(folder))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            fresh = Path(temporary) / "new"
-            fresh.mkdir()
-            for name, content in contents.items():
-                (fresh / name).write_text(content, encoding="utf-8")
-            with _uninterrupted():
-                if folder.exists():
-                    folder.rename(Path(temporary) / "old")
-                fresh.rename(folder)
+        if not os.path.lexists(target):
+            return
+        if not target.is_dir():
+            raise InputError.of(f"{folder} exists and is no folder", "another --out, or move it away")
+        sums = _sums(target, kind)
+        foreign = [e.name for e in sorted(target.iterdir()) if not _ours(e, sums) and not _same(e, source)]
+        stands_in_it = Path.cwd().is_relative_to(target)
     except OSError as error:
-        raise InputError.of(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
+        raise _unwritable(folder, error) from None
+    if foreign:
+        what = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise InputError.of(
+            f"{folder} is not {kind} as codesign wrote it; it did not write, or not like this: {what}",
+            "another --out, or move that away",
+        )
+    if stands_in_it:
+        raise InputError.of(f"{folder} is replaced as a whole, and is where you are", "run this from a folder above it")
 
 
-def write_file(path: Path, content: str) -> None:
-    """Write a text file. Raises InputError when it cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_folder(folder: Path, contents: Mapping[str, str], kind: str, source: Path | None = None) -> None:
+    """Write files into `folder` with their SHA256SUMS, replacing an old one of its kind as a whole (see `check_folder`).
+
+    Raises InputError when the folder cannot be written, holds something else, or a name is no plain file name.
+    """
+    for name in contents:
+        if not _PLAIN.fullmatch(name) or name == SUMS:
+            raise InputError.of(f"`{name}` is no name for a file of {kind}", "letters, digits, `.`, `_`, `+` and `-`")
+    target = Path(os.path.realpath(folder))
+    encoded = {name: text.encode("utf-8") for name, text in contents.items()}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in encoded.items())
+    encoded[SUMS] = f"# codesign: {kind}\n{sums}".encode()
     try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent):
+            _sweep(target.parent)
+            check_folder(folder, kind, source)
+            fresh = target.with_name(f".{target.name}{_NEW}")
+            try:
+                fresh.mkdir()
+                if target.exists():
+                    shutil.copymode(target, fresh)
+                for name, data in encoded.items():
+                    (fresh / name).write_bytes(data)
+                with _uninterrupted():
+                    _exchange(fresh, target)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+        raise _unwritable(folder, error) from None
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Hold off writers of `folder` while several of its files are read."""
+    with _locked(Path(os.path.realpath(folder)).parent, shared=True):
+        yield
+
+
+def _sums(folder: Path, kind: str) -> dict[str, str]:
+    """What SHA256SUMS of a folder says of its files; nothing where it is of another kind, or missing."""
+    try:
+        first, *lines = read_bytes(folder / SUMS, MIB).decode("utf-8").splitlines()
+    except (FileNotFoundError, ValueError):
+        return {}
+    if first != f"# codesign: {kind}":
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)} | {SUMS: ""}
+
+
+def _ours(entry: Path, sums: Mapping[str, str]) -> bool:
+    """Whether a file of a folder is as it was written."""
+    if entry.name not in sums or not stat.S_ISREG(entry.lstat().st_mode):
+        return False
+    if entry.name == SUMS:
+        return True
+    with open_file(entry) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sums[entry.name]
+
+
+def _same(entry: Path, source: Path | None) -> bool:
+    return source is not None and entry.is_file() and not entry.is_symlink() and entry.samefile(source)
+
+
+def _exchange(fresh: Path, target: Path) -> None:
+    """Put `fresh` in the place of `target`; what was there lies at `fresh` or is gone afterwards."""
+    if not target.exists():
+        fresh.rename(target)
+    elif not _exchanged(fresh, target):
+        # Not in one step: a kill between these two leaves no `target`, but one that the next writer puts back (_sweep).
+        old = target.with_name(f".{target.name}{_OLD}")
+        target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one system call; False where system or file system has none for that."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        a, b = os.fsencode(one), os.fsencode(other)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(a, b, 2) == 0)  # RENAME_SWAP
+        return bool(libc.renameat2(-100, a, -100, b, 2) == 0)  # AT_FDCWD, RENAME_EXCHANGE
+    return False
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def check_file(path: Path, mark: str, kind: str) -> None:
+    """Raise InputError unless `path` can be written: it is missing, or a file in which `mark` says that it is `kind`."""
+    target = Path(os.path.realpath(path))
+    try:
+        if not os.path.lexists(target):
+            return
+        with open_file(target) as file:
+            known = mark.encode() in file.read(4 * MIB)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if not known:
+        raise InputError.of(f"{path} exists and is not {kind}", "another name, or move it away")
+
+
+@contextmanager
+def fresh_file(path: Path, mark: str = "", kind: str = "a file") -> Iterator[Path]:
+    """Yield a path to write to; on leaving it takes the place of `path`, unless an error ends the block.
+
+    No other writer comes between: what is read of `path` inside the block is what is replaced. Folders on the way are made.
+    Raises InputError when it cannot be written, and as `check_file`.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent):
+            _sweep(target.parent)
+            check_file(path, mark, kind)
+            fresh = target.with_name(f".{target.name}{_NEW}")
+            try:
+                yield fresh
+                fresh.replace(target)
+            finally:
+                fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def write_file(path: Path, content: str, mark: str = "", kind: str = "a file") -> None:
+    """Write a text file, whole or not at all. Raises InputError as `fresh_file`."""
+    with fresh_file(path, mark, kind) as fresh:
+        fresh.write_text(content, encoding="utf-8")
+
+
+def of_command(command: str) -> tuple[str, str]:
+    """Mark and kind (see `check_file`) of JSON records that hold the `command` that made them."""
+    program = command.split(" --")[0]
+    return f'"command": "{program}', f"what `{program}` writes"
 
 
 def json_lines(data: Mapping[str, Any]) -> str:
@@ -74,9 +227,102 @@ def put(path: Path, name: str, text: str) -> None:
     write_file(path, f"{before}{begin}\n{text}\n{end}{after}")
 
 
+# -- scratch ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield an empty folder for intermediate files, removed afterwards; those of killed processes are removed, too."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"codesign-*{_NEW}"):
+        with suppress(OSError):
+            handle = _handle(left)
+            _flock(handle, shared=False)  # fails while its process lives
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
+    folder, handle = _taken(root)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _taken(root: Path) -> tuple[Path, int]:
+    """A new folder, and the handle that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="codesign-", suffix=_NEW, dir=root))
+        with suppress(FileNotFoundError, BlockingIOError):  # another process swept it before it was locked
+            handle = _handle(folder)
+            _flock(handle, shared=False)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+# -- locks and leftovers ---------------------------------------------------------------------------------------------
+
+
+def _handle(folder: Path) -> int:
+    """An open folder, to lock; Windows opens none, and there is no lock there."""
+    return os.open(os.devnull if sys.platform == "win32" else folder, os.O_RDONLY)
+
+
+@contextmanager
+def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, waiting for others. Raises InputError after a minute."""
+    handle = _handle(folder)
+    try:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                _flock(handle, shared)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError.of(
+                        f"another process keeps writing in {folder}", "end it, or wait for it"
+                    ) from None
+                time.sleep(0.002)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, shared: bool) -> None:
+    """Lock an open folder. Raises BlockingIOError if another process has it; does nothing where there are no locks."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            return
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what killed writers left in a folder, and put back what one had moved away. Needs the folder's lock."""
+    for left in parent.glob(f".*{_OLD}"):
+        target = parent / left.name[1:].removesuffix(_OLD)
+        if not target.exists():
+            left.rename(target)
+    for left in [*parent.glob(f".*{_NEW}"), *parent.glob(f".*{_OLD}")]:
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError.of(f"cannot write {path}: {reason(error)}")
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back for the two renames that exchange a folder."""
+    """Hold Ctrl-C back while a folder is exchanged."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

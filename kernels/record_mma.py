@@ -8,9 +8,12 @@ register: lane `l` holds row `l // 4` (and 8 below), bytes `4 * (l % 4)` (and 16
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from isa_model.files import fresh_file
 
 FP8 = ("e4m3", "e5m2")
 # name: (PTX type of A, of B, of the accumulator, bytes of K, k, width of an element in bytes)
@@ -174,7 +177,8 @@ def main(path: str) -> None:
         print(name, "recorded", flush=True)
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     print("on", properties["name"].decode(), "driver", cupy.cuda.runtime.driverGetVersion())
-    np.savez_compressed(path, **arrays)
+    with fresh_file(Path(path), "PK", "an .npz file") as fresh, open(fresh, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from isa_model.files import fresh_file
 
 # M, N, K, format of A, format of B, format of D, bias
 CASES = [
@@ -74,7 +77,8 @@ def record() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def main() -> None:
-    np.savez_compressed(sys.argv[1], **record())  # type: ignore[arg-type]
+    with fresh_file(Path(sys.argv[1]), "PK", "an .npz file") as fresh, open(fresh, "wb") as file:
+        np.savez_compressed(file, **record())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

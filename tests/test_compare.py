@@ -10,12 +10,13 @@ from codesign.__main__ import run
 from codesign.claims import bars, judge
 from codesign.compare import compare
 from codesign.curves import with_bits
-from codesign.evaluate import evaluate, read_result
+from codesign.evaluate import evaluate
 from codesign.evidence import Alternative, Figure
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.report import write as report
 from codesign.reports import result_of
 from codesign.resampling import figures, weights
+from codesign.results import read_result
 from codesign.sensitivity import figure_with
 from codesign.trial import Sampling
 from isa_model import InputError

@@ -26,6 +26,7 @@ from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
 from isa_model.diagnostics import parse_yaml
+from isa_model.files import write_folder
 
 ROOT = Path(__file__).parent.parent
 SMALL = """proposal: small
@@ -191,7 +192,7 @@ def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
     claims = [f"claim-{i}.svg" for i, v in enumerate(result.verdicts, 1) if v.bars]
     assert len(claims) == 3
     plots = [f"{p.name}.svg" for p in (*result.plots, *result.timing_plots, *result.curves, *result.cost_plots)]
-    assert names == {"result.json", "report.md", "report.html", *plots, *claims}
+    assert names == {"result.json", "report.md", "report.html", "SHA256SUMS", *plots, *claims}
     html = page.read_text()
     assert "<script" not in html
     for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", html):
@@ -213,9 +214,7 @@ def test_a_report_is_the_same_every_time(result):
 def test_a_report_replaces_an_old_one_and_nothing_else(result, tmp_path):
     """An old report is replaced as a whole; a folder that is no report is left alone; nothing temporary stays."""
     folder = tmp_path / "r"
-    folder.mkdir()
-    (folder / "result.json").write_text("{}")
-    (folder / "old.svg").write_text("old")
+    write_folder(folder, {"result.json": "{}", "old.svg": "old"}, "a report")
     report.write(result, folder)
     assert not (folder / "old.svg").exists()
     (tmp_path / "mine").mkdir()

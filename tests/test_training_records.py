@@ -11,7 +11,7 @@ from codesign.proposal import load_proposal, parse_proposal  # noqa: E402
 from codesign.training import evidence, loop, plot  # noqa: E402
 from codesign.training.experiments import arms, empty_record  # noqa: E402
 from codesign.training.plot import svg  # noqa: E402
-from codesign.training.records import Drift, Run, gap, read, summarise, write  # noqa: E402
+from codesign.training.records import Drift, Run, as_text, gap, read, summarise  # noqa: E402
 from codesign.training.size import find_size  # noqa: E402
 from isa_model import InputError  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402
@@ -58,7 +58,7 @@ def test_a_gap_is_the_mean_over_seeds_with_students_interval():
 def test_a_record_is_read_as_it_was_written(tmp_path):
     """Runs survive the file, and so does a record that has none yet."""
     for record in (record_of(bf16=[2.0], framework=[2.1]), record_of()):
-        write(record, tmp_path / "record.json")
+        (tmp_path / "record.json").write_text(as_text(record), encoding="utf-8")
         assert read(tmp_path / "record.json") == record
 
 

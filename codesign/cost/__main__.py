@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from codesign.cost.library import Library
@@ -13,6 +12,7 @@ from codesign.cost.records import Record, design_sha256, write
 from codesign.proposal import load_proposal
 from codesign.provenance import commit
 from isa_model.instruction import Instruction
+from isa_model.processes import pool
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
         values = proposal.sweep.values if proposal.sweep else ()
         for spec in (proposal.today, proposal.proposed(), *(proposal.proposed(v) for v in values)):
             designs.setdefault(design_sha256(spec), (spec, library))
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        for record in pool.map(_record, designs.values()):
+    with pool(arguments.jobs) as workers:
+        for record in workers.map(_record, designs.values()):
             print(f"{write(record)}: {record.area:.0f} NAND2, {record.delay_fo4:.0f} FO4", file=sys.stderr)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 from codesign.cost.library import Cell, Library, Pin
 from codesign.cost.netlist import Netlist
 from codesign.cost.synth import run
+from isa_model.files import scratch
 
 _FUNCTIONS = {
     "$_BUF_": "A",
@@ -36,8 +35,8 @@ class _Gates(Library):
 
 def elaborate(rtlil: str) -> Netlist:
     """The flat netlist of simple gates of a design. Needs the extra `cost`."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "unit.il"), Path(folder, "out.json")
+    with scratch() as folder:
+        source, out = folder / "unit.il", folder / "out.json"
         source.write_text(rtlil)
         run(
             f"read_rtlil {source}; hierarchy -top unit; proc; flatten -noscopeinfo; opt; alumacc; techmap; opt; "

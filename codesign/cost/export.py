@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,22 +10,23 @@ from codesign.cost.library import Library
 from codesign.cost.records import DEPTH, design_sha256
 from codesign.cost.rtl.ports import check, ports, shared_uses
 from codesign.cost.vectors import Vectors, adversarial, widths
-from isa_model.diagnostics import InputError
+from codesign.escape import literal
+from isa_model.files import check_folder, write_folder
 from isa_model.instruction import Instruction
+from isa_model.printable import visible
 
-MARK = "vectors.hex"
-"""A folder with this file is one of ours and may be written over."""
+KIND = "a unit's RTL"
+VECTORS = "vectors.hex"
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
-    """Write a unit's files into `folder`, each by way of a temporary one; returns figures in words by name.
+    """Write a unit's files into `folder`, replacing older ones as a whole; return figures in words by name.
 
     Needs the extra `cost`. Raises InputError for a spec the generator cannot say and a folder that cannot be written,
     RuntimeError if the mapped netlist is not the model.
     """
     check(spec)
-    if folder.exists() and not (folder / MARK).exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError.of(f"{folder} exists and holds something else", "another --out, or move it away")
+    check_folder(folder, KIND)
     from codesign.cost import synth, verify
     from codesign.cost.pipeline import pipeline, verilog
     from codesign.cost.rtl.unit import unit
@@ -55,17 +55,9 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "cells.v": _cells(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates}),
         "testbench.v": _testbench(spec, sum(map(len, vectors)), staged.latency),
         "README.md": _readme(spec, figures),
-        MARK: "".join(line for batch in vectors for line in _lines(spec, batch)),
+        VECTORS: "".join(line for batch in vectors for line in _lines(spec, batch)),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            for name, text in files.items():
-                fresh = Path(temporary, name)
-                fresh.write_text(text, encoding="utf-8")
-                fresh.replace(folder / name)
-    except OSError as error:
-        raise InputError.of(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
+    write_folder(folder, files, KIND)
     return figures
 
 
@@ -89,7 +81,7 @@ def _header(spec: Instruction, rtlil: str) -> str:
         "Codes are packed: element i of a vector starts at bit i times the bits of an element.",
         *(f"  {name}: {bits // widths(spec)[name]} x {widths(spec)[name]} bits" for name, bits in ports(spec).items()),
     ]
-    return "".join(f"// {line}\n" for line in lines) + "\n"
+    return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
 
 
 def _sample(batch: Vectors, count: int) -> Vectors:
@@ -121,7 +113,7 @@ def _testbench(spec: Instruction, count: int, cycles: int) -> str:
     for name, bits in inputs.items():
         connections.append(f".{name}(word[{at + bits - 1}:{at}])")
         at += bits
-    return f"""// Every vector of {MARK} through the unit; ends with PASS or FAIL.
+    return f"""// Every vector of {VECTORS} through the unit; ends with PASS or FAIL.
 // With PIPELINED defined the unit has a clock, takes a vector per cycle, and gives D {cycles} cycles later.
 `timescale 1ns / 1ps
 module testbench;
@@ -139,7 +131,7 @@ module testbench;
 `endif
   reg [{total - 1}:0] asked;
   initial begin
-    $readmemh("{MARK}", vectors);
+    $readmemh("{VECTORS}", vectors);
     wrong = 0;
     for (i = 0; i < {count} + LATENCY; i = i + 1) begin
       if (i < {count}) word = vectors[i];
@@ -178,7 +170,7 @@ def _cells(library: Library, used: set[str]) -> str:
 
 def _readme(spec: Instruction, figures: dict[str, str]) -> str:
     rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
-    return f"""# Dot-product unit of {spec.name}
+    return f"""# Dot-product unit of {literal(spec.name)}
 
 Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); one element of D, combinational.
 
@@ -187,7 +179,7 @@ Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); o
 {rows}
 `unit.v` is the design, a module per block; `unit_mapped.v` the netlist after synthesis, of the cells in `cells.v`;
 `unit_pipelined.v` the same with registers every {DEPTH} gates.
-`testbench.v` runs the vectors of `{MARK}` (D on top, then the inputs, the first port lowest), random and adversarial, with
+`testbench.v` runs the vectors of `{VECTORS}` (D on top, then the inputs, the first port lowest), random and adversarial, with
 D by the bit-exact model. With Icarus Verilog, in this folder:
 
 ```sh

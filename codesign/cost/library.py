@@ -15,8 +15,14 @@ from functools import cached_property
 from pathlib import Path
 
 from isa_model.diagnostics import InputError
+from isa_model.reading import MIB, read_bytes, reason
 
 FO4_TAU = 5.0
+LARGEST = 256 * MIB
+"""Size of a Liberty file that is read."""
+_NAME = re.compile(r"[A-Za-z_]\w{0,99}")
+_FUNCTION = re.compile(r"[\w\s!'()*&+|^]{1,10000}")
+_MOST_INPUTS = 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,10 @@ class Cell:
 
     @cached_property
     def python(self) -> str:
-        """The function as a Python expression over `p["pin"]`, on integers or arrays of bits side by side."""
+        """The function as a Python expression over `p["pin"]`, on integers or arrays of bits side by side.
+
+        Raises InputError for a function that is none of the cell's inputs; it is evaluated, so nothing else may be in it.
+        """
         tokens = re.findall(r"\w+|[!'()*&+|^]", self.function.replace('"', ""))
         pins = {pin.name for pin in self.inputs}
         result, previous = "", ""
@@ -51,6 +60,8 @@ class Cell:
                 result = _negate_last(result)
             elif token in pins:
                 result += f'p["{token}"]'
+            elif re.fullmatch(r"\w+", token) and token not in ("0", "1"):
+                raise InputError.of(f"the function of cell `{self.name}` names `{token}`, which is no input of it")
             else:
                 result += {"!": "~", "*": "&", "+": "|"}.get(token, token)
             previous = token
@@ -59,7 +70,12 @@ class Cell:
     @cached_property
     def truth_table(self) -> int:
         """Bit i is the output where input j is bit j of i."""
-        code = compile(self.python, self.name, "eval")
+        try:
+            code = compile(self.python, self.name, "eval")
+        except (SyntaxError, RecursionError, MemoryError):
+            raise InputError.of(
+                f"the function of cell `{self.name}` is no Liberty expression: {self.function}"
+            ) from None
         rows = range(1 << len(self.inputs))
         values = [{pin.name: -(row >> i & 1) for i, pin in enumerate(self.inputs)} for row in rows]
         return sum((eval(code, {"p": p}) & 1) << row for row, p in zip(rows, values, strict=True))
@@ -147,12 +163,17 @@ class Library:
     def read(cls, path: Path) -> Library:
         """Raises InputError for a file that cannot be read or lacks an inverter or a two-input NAND."""
         try:
-            library = cls(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+            library = cls(re.sub(r"[^\w.-]", "_", path.stem), read_bytes(path, LARGEST).decode("utf-8", "replace"))
         except OSError as error:
-            raise InputError.of(f"cannot read {path}: {(error.strerror or '').lower()}") from None
-        if not library.cells:
-            raise InputError.of(f"{path} has no cell with a function: it is no Liberty file of standard cells")
-        _ = library.nand2, library.inverter
+            raise InputError.of(f"cannot read {path}: {reason(error)}") from None
+        try:
+            if not library.cells:
+                raise InputError.of(f"{path} has no cell with a function: it is no Liberty file of standard cells")
+            _ = library.nand2, library.inverter, [cell.truth_table for cell in library.cells.values() if cell.function]
+        except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError):
+            raise InputError.of(
+                f"{path} has a cell that cannot be read: it is no Liberty file, or a damaged one"
+            ) from None
         return library
 
     @property
@@ -252,6 +273,10 @@ def _cell(group: tuple[str, str]) -> Cell | None:
     output, text = outputs[0]
     function = "" if is_flop else _attribute(text, "function")
     if not is_flop and (not function or _attribute(text, "three_state")):
+        return None
+    if not all(_NAME.fullmatch(n) for n in (name, output, *(pin.name for pin in inputs))) or len(inputs) > _MOST_INPUTS:
+        return None  # such names would not do in Verilog either
+    if function and not _FUNCTION.fullmatch(function):
         return None
     intrinsic, resistance = _linear(text)
     return Cell(name, float(_attribute(body, "area") or 0), inputs, output, function, intrinsic, resistance)

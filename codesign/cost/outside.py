@@ -26,7 +26,7 @@ from codesign.cost.circuits import (
 from codesign.cost.designs import NEAREST, scales, unit
 from codesign.cost.library import Library
 from codesign.cost.records import DOCS, FOLDER, recipe_sha256
-from isa_model.files import put
+from isa_model.files import put, write_file
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
@@ -311,10 +311,7 @@ def main() -> None:
         vectors=bench.vectors,
         rows=tuple(found),
     )
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    temporary = PATH.with_name(f".{PATH.name}.tmp")
-    temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary.replace(PATH)
+    write_file(PATH, record.model_dump_json(indent=1) + "\n")
     put(DOCS, "outside", table(record))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codesign.cost.rtl.ports import shared_uses
+from isa_model.files import write_file
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
@@ -150,10 +150,7 @@ def find(spec: Instruction, library: str) -> Record | None:
 
 def write(record: Record, folder: Path = FOLDER) -> Path:
     """Write a record under its design's and library's name, in place of an older one."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
     path = folder / f"{name}.{record.library}.json"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, record.model_dump_json(indent=1) + "\n")
     return path

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from codesign.cost.records import DOCS, FOLDER, recipe_sha256
 from codesign.proposal import Quantisation, Variant, load_proposal
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
-from isa_model.files import put
+from isa_model.files import put, write_file
 from isa_model.instruction import Instruction
+from isa_model.processes import pool
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
@@ -168,8 +168,8 @@ def main() -> None:
     arguments = parser.parse_args()
     jobs = _all(arguments.proposals)
     points = []
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        for (design, _), point in zip(jobs, pool.map(_point, jobs), strict=True):
+    with pool(arguments.jobs) as workers:
+        for (design, _), point in zip(jobs, workers.map(_point, jobs), strict=True):
             if point is not None:
                 points.append(point)
                 print(f"{design.curve}, {design.label}: {point.area:.0f} NAND2", file=sys.stderr, flush=True)
@@ -183,10 +183,7 @@ def main() -> None:
         operands=energy_vectors(jobs[0][0].spec)[1],
         points=tuple(points),
     )
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    temporary = PATH.with_name(f".{PATH.name}.tmp")
-    temporary.write_text(sweep.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary.replace(PATH)
+    write_file(PATH, sweep.model_dump_json(indent=1) + "\n")
     put(DOCS, "steps", steps_table(sweep))
     print(f"{PATH}: {len(points)} points", file=sys.stderr)
 

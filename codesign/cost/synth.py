@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codesign.cost.library import Library
 from codesign.cost.netlist import Netlist
+from isa_model import processes
+from isa_model.files import scratch
 
 PREPARE = "hierarchy -top unit; proc; {flatten} opt -full; wreduce; alumacc; opt; techmap; opt -fast"
 ABC = "strash; dc2; dc2; dch; amap -m; topo; stime -p"
@@ -39,8 +40,8 @@ def synthesise(rtlil: str, library: Library) -> Synthesised:
 
 def readable(rtlil: str) -> str:
     """The design as Verilog, block by block, before synthesis."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "unit.il"), Path(folder, "unit.v")
+    with scratch() as folder:
+        source, out = folder / "unit.il", folder / "unit.v"
         source.write_text(rtlil)
         run(
             f"read_rtlil {source}; hierarchy -top unit; proc; opt_expr; opt_merge; opt_clean -purge; "
@@ -68,10 +69,8 @@ def block_areas(rtlil: str, library: Library) -> dict[str, float]:
 
 
 def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any], str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {
-            name: Path(folder, name) for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")
-        }
+    with scratch() as folder:
+        paths = {name: folder / name for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")}
         paths["unit.il"].write_text(rtlil)
         paths["cells.lib"].write_text(library.text)
         paths["abc.script"].write_text(ABC.replace("; ", "\n") + "\n")
@@ -84,9 +83,8 @@ def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any],
         return json.loads(paths["out.json"].read_text()), paths["out.v"].read_text(), paths["abc.log"].read_text()
 
 
-def run(commands: str, folder: str) -> None:
+def run(commands: str, folder: Path) -> None:
     """Run Yosys commands. Yosys is one per process and ends the process on an error, so it gets one of its own."""
-    import subprocess
     import sys
     from importlib.util import find_spec
 
@@ -96,6 +94,6 @@ def run(commands: str, folder: str) -> None:
         "import sys; from pyosys import libyosys as ys; d = ys.Design(); "
         "[ys.run_pass(c.strip(), d) for c in sys.argv[1].split(';') if c.strip()]"
     )
-    done = subprocess.run([sys.executable, "-c", program, commands], cwd=folder, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", program, commands], folder)
     if done.returncode:
         raise RuntimeError(f"Yosys failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -12,8 +12,8 @@ from codesign.metrics import METRICS
 from codesign.report.tables import SHORT, number
 from isa_model.files import write_folder
 
-_MARK = "comparison.json"
 FRONT = "★"
+KIND = "a comparison"
 
 
 def heading(axis: str) -> str:
@@ -81,8 +81,8 @@ def write(comparison: Comparison, folder: Path) -> Path:
         notes=notes(comparison),
         plot=_scatter(comparison, *pairs[0]) if pairs else "",
     )
-    files = {_MARK: comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
-    write_folder(folder, files, _MARK, "a comparison")
+    files = {"comparison.json": comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
+    write_folder(folder, files, KIND)
     return folder / "comparison.html"
 
 
@@ -95,15 +95,12 @@ def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
 
 def _scatter(comparison: Comparison, x: str, y: str) -> str:
     """Error against cost, a point per proposal, the front's joined."""
-    import matplotlib
-
-    matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     from codesign.report.labels import place
-    from codesign.report.plots import SETTINGS, written
+    from codesign.report.plots import styled, written
 
-    with matplotlib.rc_context(SETTINGS):
+    with styled():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
         points = [(e, e.values[x] or 0.0, e.values[y] or 0.0) for e in comparison.entries]
         for entry, px, py in points:

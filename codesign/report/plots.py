@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import fsum
 from typing import Any
 
 from codesign.claims import Verdict
+from codesign.escape import drawn
 from codesign.evidence import Plot
 from codesign.metrics import METRICS
 from codesign.traffic.count import Move
@@ -51,17 +54,28 @@ SETTINGS: Any = {
 }
 
 
-def svg(plot: Plot) -> str:
-    """The plot as an SVG element."""
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the report's style. Letters that matplotlib's font lacks are the viewer's business: text stays text in SVG."""
+    import warnings
+
     import matplotlib
 
     matplotlib.use("svg")
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def svg(plot: Plot) -> str:
+    """The plot as an SVG element."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogFormatterSciNotation
 
     from codesign.report.labels import place
 
-    with matplotlib.rc_context(SETTINGS):
+    plot = _literal(plot)
+    with styled():
         shape = (6.4, 2.0 + 0.7 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
         figure, axes = plt.subplots(figsize=shape, layout="constrained")
         named: list[tuple[float, float, str]] = []
@@ -123,6 +137,15 @@ def svg(plot: Plot) -> str:
         return written(figure)
 
 
+def _literal(plot: Plot) -> Plot:
+    """The plot with every text that is drawn made literal."""
+    series = tuple(
+        s.model_copy(update={"label": drawn(s.label), "labels": tuple(map(drawn, s.labels))}) for s in plot.series
+    )
+    update = {"x_label": drawn(plot.x_label), "y_label": drawn(plot.y_label), "series": series}
+    return plot.model_copy(update={**update, "categories": tuple(map(drawn, plot.categories))})
+
+
 HATCHES = ("", "///", "", "\\\\\\")
 """Of the bars of a group, so that they are told apart in grey."""
 
@@ -173,9 +196,6 @@ def tornado(verdict: Verdict) -> str:
 
     The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
     """
-    import matplotlib
-
-    matplotlib.use("svg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter
 
@@ -185,7 +205,7 @@ def tornado(verdict: Verdict) -> str:
     values = [v for bar in verdict.bars for v in (bar.low, bar.high) if v is not None]
     values += bounds + ([taken] if taken is not None else [])
     log = min(values) > 0 and max(values) > 20 * min(values)
-    with matplotlib.rc_context(SETTINGS):
+    with styled():
         figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.6 * len(verdict.bars)), layout="constrained")
         names = []
         for row, bar in enumerate(verdict.bars):
@@ -194,7 +214,7 @@ def tornado(verdict: Verdict) -> str:
             color, hatch = ("#D55E00", "///") if bar.flips else ("#9aa5b1", "")
             axes.barh(row, right - left, left=left, height=0.55, color=color, hatch=hatch, edgecolor="white")
             cases = dict.fromkeys((bar.low_case, bar.high_case))
-            names.append(f"{bar.assumption}\n" + " … ".join(cases))
+            names.append(f"{drawn(bar.assumption)}\n" + " … ".join(map(drawn, cases)))
         if taken is not None:
             axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
         for bound in bounds:
@@ -229,9 +249,6 @@ MOVES = {
 
 def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
     """Bytes of a layer's step on each level, software above the proposal, by operation; as an SVG element."""
-    import matplotlib
-
-    matplotlib.use("svg")
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
@@ -240,7 +257,7 @@ def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
         for level, name in (("hbm", "HBM"), ("l2", "L2 to SMs"), ("smem", "shared memory"), ("network", "network"))
         if any(getattr(m, level) for found in moves.values() for m in found if m.model == model)
     ]
-    with matplotlib.rc_context(SETTINGS):
+    with styled():
         figure, panels = plt.subplots(len(levels), 1, figsize=(7.6, 1.25 * len(levels) + 0.7), layout="constrained")
         for axes, (level, name) in zip(panels if len(levels) > 1 else [panels], levels, strict=True):
             for row, variant in enumerate(("software", "proposal")):

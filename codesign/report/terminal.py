@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from codesign.evaluate import Result
 from codesign.report.tables import MARKS, deciding
@@ -13,7 +14,7 @@ _STYLES = {"supported": "green", "refuted": "bold red", "undetermined": "yellow"
 
 def show(result: Result, console: Console) -> None:
     """Print headline, finding and a row per claim."""
-    console.print(f"[bold]{result.proposal.title}[/bold]", highlight=False)
+    console.print(Text(result.proposal.title, style="bold"))
     table = Table(show_lines=False, header_style="bold", pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim")
@@ -22,15 +23,10 @@ def show(result: Result, console: Console) -> None:
         style = _STYLES[verdict.judgement]
         reason = deciding(verdict) if verdict.deciding else verdict.reason
         table.add_row(
-            f"[{style}]{MARKS[verdict.judgement]} {verdict.judgement}[/{style}]",
+            Text(f"{MARKS[verdict.judgement]} {verdict.judgement}", style=style),
             verdict.statement,
-            _plain(reason),
+            reason,
         )
     console.print(table)
     console.print(result.headline, highlight=False)
     console.print(result.finding, highlight=False)
-
-
-def _plain(text: str) -> str:
-    """Brackets of an interval are not markup."""
-    return text.replace("[", "\\[")

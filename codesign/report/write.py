@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import bytes_by_operation, svg, tornado
+from codesign.results import FAULTS, read_result
 from codesign.timing.plots import VARIANTS
+from isa_model.diagnostics import InputError
 from isa_model.files import check_folder, json_lines, write_folder
 
-_MARK = "result.json"
+KIND = "a report"
 
 
 def check(folder: Path) -> None:
     """Raise InputError if a report cannot go there, before any work is done for it."""
-    check_folder(folder, _MARK, "a report")
+    check_folder(folder, KIND)
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -23,7 +26,24 @@ def write(result: Result, folder: Path) -> Path:
 
     Raises InputError when the folder cannot be written, or holds something that is not a report.
     """
-    write_folder(folder, contents(result), _MARK, "a report")
+    write_folder(folder, contents(result), KIND)
+    return folder / "report.html"
+
+
+def replayed(source: Path, folder: Path) -> Path:
+    """Write the report of a result.json into `folder`, which may be its own. Returns the HTML page's path.
+
+    Raises InputError as `read_result` and `write`, and for figures that cannot be drawn together.
+    """
+    result = read_result(source)
+    try:
+        check_folder(folder, KIND, source)
+        files = contents(result)
+    except FAULTS as error:
+        raise InputError.of(
+            f"{source} contradicts itself: it cannot be drawn ({type(error).__name__}: {error})", "evaluate it again"
+        ) from None
+    write_folder(folder, files, KIND, source)
     return folder / "report.html"
 
 
@@ -34,7 +54,7 @@ def contents(result: Result) -> dict[str, str]:
     models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
     plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
     return {
-        _MARK: json_lines(result.model_dump(mode="json")),
+        "result.json": json_lines(result.model_dump(mode="json")),
         "report.md": _render("report.md.j2", result, plots),
         "report.html": _render("report.html.j2", result, plots),
         **{f"{name}.svg": text for name, text in plots.items()},
@@ -45,13 +65,16 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
     import jinja2
     import yaml
 
+    html = template.endswith(".html.j2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=html,
+        finalize=None if html else sentence,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"literal": literal, "fenced": fenced}
     spec = result.proposed.model_dump(mode="json", exclude_defaults=True, exclude={"source", "checked", "description"})
     return environment.get_template(template).render(
         result=result,

@@ -89,7 +89,7 @@ def gains(found: Sequence[Gain]) -> Any:
             gain.proposal.proposal,
             f"{gain.layers[0].total():,.0f}",
             said or "nothing",
-            f"{value:.3f} \\[{low:.3f}, {high:.3f}]",
+            f"{value:.3f} [{low:.3f}, {high:.3f}]",
             f"{gain.ceiling[0]:.3f}",
         )
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
-from codesign.training.records import Drift, Record, Run, gap, read, write
+from codesign.training.records import Drift, Record, Run, add, gap, read
 from codesign.training.size import Size
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
@@ -136,10 +136,9 @@ def run(
                 checkpoint = None if work is None else work / f"{size_name}.{name}.{seed}.pt"
                 done = train(job, checkpoint, lambda step, loss, job=job: watch(job, step, loss))  # type: ignore[misc]
                 assert done is not None
-                record = record.with_run(done)
                 if rank == 0:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write(record, path)
+                    add(done, record, path)
+                record = record.with_run(done)
     return record
 
 

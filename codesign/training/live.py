@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from codesign.terminal import console
 from codesign.training.experiments import HEADINGS, find, run, summary
-from codesign.training.plot import svg
+from codesign.training.plot import PLOT, svg
+from codesign.training.records import FILE
 from codesign.training.size import Size, find_size
 from isa_model.diagnostics import InputError, suggest
-from isa_model.files import write_file
+from isa_model.files import check_file, write_file
 
 if TYPE_CHECKING:
     from codesign.training.loop import Job
@@ -36,7 +38,6 @@ def train(
     plot: Path | None,
 ) -> int:
     """Run experiments and show what they found. Raises InputError for what cannot be run."""
-    from rich.console import Console
     from rich.table import Table
 
     asked = [find(name) for name in experiment]
@@ -49,20 +50,23 @@ def train(
             )
     size = _changed(find_size(size_name), changes)
     path = out or Path("records") / f"training.{size_name}.json"
+    check_file(path, *FILE)
+    if plot is not None:
+        check_file(plot, *PLOT)
     speaks = int(os.environ.get("RANK", "0")) == 0
     with Live(speaks) as live:
         record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)
     if speaks:
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        terminal = console()
         for e in asked:
-            console.print(e.question, highlight=False)
+            terminal.print(e.question, highlight=False)
             table = Table(*HEADINGS, header_style="bold", pad_edge=False)
             for row in summary(record, e.arms):
-                table.add_row(*(cell.replace("[", "\\[") for cell in row))
-            console.print(table)
+                table.add_row(*row)
+            terminal.print(table)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
-            write_file(plot, svg(record, experiment))
+            write_file(plot, svg(record, experiment), *PLOT)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from codesign.training.recipe import Recipe, load_recipe
 from codesign.training.records import Drift, Run, summarise
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
+from isa_model.files import fresh_file
+from isa_model.reading import open_file
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and the smoothed loss."""
@@ -346,15 +349,18 @@ class Trainer:
             "optimizer": self.optimizer.state(),
             "buffers": dict(self.model.named_buffers()),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with fresh_file(path, "data.pkl", "a checkpoint") as fresh:
+            torch.save(state, fresh)
 
     def load(self, path: Path) -> None:
-        """Take up a checkpoint. Raises InputError for one of another run."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["key"] != self.job.key:
+        """Take up a checkpoint. Raises InputError for one of another run, and for a file that is none."""
+        try:
+            with open_file(path) as file:
+                state = torch.load(file, map_location=self.device, weights_only=True)
+            other = state["key"] != self.job.key
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError):
+            raise InputError.of(f"{path} is no checkpoint", "remove it, or give another --work folder") from None
+        if other:
             raise InputError.of(f"{path} is a checkpoint of another run", "remove it, or give another --work folder")
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
         self.losses[: len(self.seen)] = torch.tensor(self.seen)

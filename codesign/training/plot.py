@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codesign.report.plots import SETTINGS
+from codesign.report.plots import styled
 from codesign.training.evidence import curve
 from codesign.training.experiments import REFERENCE, experiments, find
 from codesign.training.records import NUDGED, Record, read
@@ -20,14 +20,13 @@ from isa_model.files import write_file
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's, told apart by colour-blind readers."""
 LINES = ("-", "--", "-.", ":")
+PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
+"""Mark and kind of the file."""
 
 
 def svg(record: Record, names: Sequence[str]) -> str:
     """Of each experiment the mean gap over seeds of the smoothed training losses, in percent, over millions of tokens; grey:
     what runs of BF16 that start a hair off reach of it, of all seeds."""
-    import matplotlib
-
-    matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     drawn = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}
@@ -35,7 +34,7 @@ def svg(record: Record, names: Sequence[str]) -> str:
     columns = min(len(drawn), 2)
     rows = -(-len(drawn) // columns)
     noise = _noise(record)
-    with matplotlib.rc_context(SETTINGS):
+    with styled():
         figure, grid = plt.subplots(
             rows, columns, figsize=(7.2 if columns == 1 else 10.0, 3.6 * rows), layout="constrained", squeeze=False
         )
@@ -61,7 +60,7 @@ def svg(record: Record, names: Sequence[str]) -> str:
             axes.set_ylabel("gap to BF16, percent")
             axes.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "codesign train"})
         plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

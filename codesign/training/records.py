@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from codesign.training.recipe import Recipe
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
-from isa_model.files import write_file
+from isa_model.files import fresh_file
+from isa_model.reading import MIB, read_text, reason
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"
@@ -21,6 +22,9 @@ SMOOTHING = 0.9
 """Of the exponential moving average, as in DeepSeek-V3's figure B.1."""
 NUDGED = "bf16-nudged"
 """The arm that is the reference but for a hair: its gap is noise."""
+FILE = ('"text_sha256": ', "a record of training")
+"""Mark and kind of its file."""
+LARGEST = 64 * MIB
 POINTS = 100
 """Of a recorded curve."""
 
@@ -202,17 +206,29 @@ def summarise(losses: list[float]) -> tuple[tuple[int, ...], tuple[float, ...], 
 def read(path: Path) -> Record:
     """Read a record. Raises InputError for a file that is none."""
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return Record.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
-        raise InputError.of(f"{path}: {reason}") from None
+        said = reason(error) if isinstance(error, OSError) else "not a record of this version"
+        raise InputError.of(f"{path}: {said}") from None
 
 
-def write(record: Record, path: Path) -> None:
-    """Write a record, a run to a line. Raises InputError when it cannot be written."""
+def add(run: Run, record: Record, path: Path) -> None:
+    """Add a run of the conditions of `record` to the file, which holds the runs that other processes have added by now.
+
+    Raises InputError when it cannot be written, or is a record of other conditions or none.
+    """
+    with fresh_file(path, *FILE) as fresh:
+        held = read(path) if path.exists() else record
+        if not held.same_conditions(record):
+            raise InputError.of(f"{path} was made under other conditions in the meantime", "another --out")
+        fresh.write_text(as_text(held.with_run(run)), encoding="utf-8")
+
+
+def as_text(record: Record) -> str:
+    """A record as JSON, a run to a line."""
     conditions = record.model_dump(mode="json", exclude_defaults=True)
     runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
-    write_file(path, json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n')
+    return json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n'
 
 
 @cache

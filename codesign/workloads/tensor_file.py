@@ -1,16 +1,23 @@
-"""Tensors in files: `.safetensors` and `.npz`, their names and shapes read without numpy, their values as float32."""
+"""Tensors in files: `.safetensors` and `.npz`, their names and shapes read without numpy, their values as float32.
+
+Such files may come from anybody. Everything a file says about itself is checked against its size before memory is taken.
+"""
 
 from __future__ import annotations
 
-import ast
 import json
 import struct
-import zipfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from isa_model import npz
 from isa_model.diagnostics import InputError, suggest
+from isa_model.files import fresh_file
+from isa_model.npz import MAX_ELEMENTS
+from isa_model.printable import visible
+from isa_model.reading import MIB, open_file, parse_json, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +26,12 @@ if TYPE_CHECKING:
 READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 """Element types that can be read, with their bytes. BF16 is taken as it is; the others are rounded to BF16 when drawn."""
 _NUMPY = {"<f2": "F16", "<f4": "F32", "<f8": "F64"}
-_LONGEST_HEADER = 100 << 20
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8} | {
+    f"{kind}{bits}": bits for kind in "UIF" for bits in (16, 32, 64)
+}
+_BITS |= {"BF16": 16, "C64": 64}
+"""Bits of an element of every type of safetensors 0.6."""
+_LONGEST_HEADER = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -33,17 +45,14 @@ class Entry:
 
 
 def entries(path: Path) -> dict[str, Entry]:
-    """Every tensor of a file by name. Raises InputError when the file is missing or is neither .safetensors nor .npz."""
-    try:
-        if path.suffix == ".safetensors":
-            return _safetensors(path)[0]
-        if path.suffix == ".npz":
-            return _npz(path)
-    except OSError as error:
-        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, KeyError, TypeError, SyntaxError, struct.error, zipfile.BadZipFile):
-        raise InputError.of(f"{path} is no {path.suffix} file, or a damaged one") from None
-    raise InputError.of(f"{path} holds no tensors that can be read", "a .safetensors or .npz file")
+    """Every tensor of a file by name. Raises InputError when the file is missing, damaged, or neither .safetensors nor .npz."""
+    if path.suffix == ".npz":
+        found = npz.arrays(path)
+        return {name: Entry(_NUMPY.get(array.dtype, array.dtype), array.shape) for name, array in found.items()}
+    if path.suffix != ".safetensors":
+        raise InputError.of(f"{path} holds no tensors that can be read", "a .safetensors or .npz file")
+    with _opened(path) as raw:
+        return _safetensors(path, raw)[0]
 
 
 def entry(path: Path, name: str) -> Entry:
@@ -62,7 +71,17 @@ def entry(path: Path, name: str) -> Entry:
         raise InputError.of(
             f"tensor `{name}` of {path} has shape {tensor.shape}", "a matrix: two dimensions, none empty"
         )
+    if prod(tensor.shape) > MAX_ELEMENTS:
+        raise InputError.of(
+            f"tensor `{name}` of {path} has {prod(tensor.shape)} elements", f"at most {MAX_ELEMENTS}: a part of it"
+        )
     return tensor
+
+
+def check(path: Path, name: str) -> None:
+    """Read a tensor through without keeping it, where its file has checksums. Raises InputError if one is wrong."""
+    if path.suffix == ".npz":
+        npz.check(path, npz.arrays(path)[name])
 
 
 def read(path: Path, name: str) -> NDArray[np.float32]:
@@ -71,18 +90,15 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
 
     tensor = entry(path, name)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            values: NDArray[np.float32] = file[name].astype(np.float32)
+        values: NDArray[np.float32] = npz.read(path, npz.arrays(path)[name]).astype(np.float32)
     else:
         import ml_dtypes
 
         types: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": "<f2", "F32": "<f4", "F64": "<f8"}
-        base = _safetensors(path)[1]
-        with open(path, "rb") as raw:
+        with _opened(path) as raw:
+            base = _safetensors(path, raw)[1]
             raw.seek(base + tensor.start)
             content = raw.read(tensor.stop - tensor.start)
-        if len(content) != READABLE[tensor.dtype] * tensor.shape[0] * tensor.shape[1]:
-            raise InputError.of(f"{path} is no .safetensors file, or a damaged one")
         values = np.frombuffer(content, types[tensor.dtype]).reshape(tensor.shape).astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError.of(f"tensor `{name}` of {path} is not finite everywhere", "operands are finite numbers")
@@ -90,10 +106,10 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says about itself."""
-    with open(path, "rb") as raw:
-        length = struct.unpack("<Q", raw.read(8))[0]
-        return dict(json.loads(raw.read(min(length, _LONGEST_HEADER))).get("__metadata__", {}))
+    """What a .safetensors file says about itself, with no characters that a terminal obeys. Raises InputError as `entries`."""
+    with _opened(path) as raw:
+        about = _header(path, raw)[0].get("__metadata__", {})
+    return {visible(key): visible(text) for key, text in about.items()}
 
 
 def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
@@ -105,41 +121,75 @@ def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], about: dict[
         start += values.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as raw:
+    with fresh_file(path, '{"__metadata__": ', "a file of tensors") as fresh, open(fresh, "wb") as raw:
         raw.write(struct.pack("<Q", len(text)) + text)
         for values in tensors.values():
             raw.write(values.tobytes())
-    temporary.replace(path)
 
 
-def _safetensors(path: Path) -> tuple[dict[str, Entry], int]:
-    """Its tensors, and where their bytes begin."""
-    with open(path, "rb") as raw:
-        length = struct.unpack("<Q", raw.read(8))[0]
-        if length > _LONGEST_HEADER:
-            raise ValueError
-        header = json.loads(raw.read(length))
-    found = {
-        name: Entry(about["dtype"], tuple(about["shape"]), *about["data_offsets"])
-        for name, about in header.items()
-        if name != "__metadata__"
-    }
-    return found, 8 + length
+# -- safetensors -----------------------------------------------------------------------------------------------------
 
 
-def _npz(path: Path) -> dict[str, Entry]:
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as member:
-                head = member.read(12)
-                if head[:6] != b"\x93NUMPY":
-                    continue
-                short = head[6] == 1
-                length = struct.unpack("<H", head[8:10])[0] if short else struct.unpack("<I", head[8:12])[0]
-                text = (head[10:] if short else b"") + member.read(length - (2 if short else 0))
-                about = ast.literal_eval(text.decode("latin1"))
-            kind = str(about["descr"])
-            found[name.removesuffix(".npy")] = Entry(_NUMPY.get(kind, kind), tuple(about["shape"]))
-    return found
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_file(path)
+    except OSError as error:
+        raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
+
+
+def _header(path: Path, raw: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header of an open file as JSON data, and where the tensors' bytes begin."""
+    size = raw.seek(0, 2)
+    raw.seek(0)
+    start = raw.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    if length > min(size - 8, _LONGEST_HEADER):
+        raise _damaged(path, f"its header would take {length} bytes of {size}, at most {_LONGEST_HEADER // MIB} MiB")
+    try:
+        header = parse_json(raw.read(length))
+    except ValueError as error:
+        raise _damaged(path, f"its header is no JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    about = header.get("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        raise _damaged(path, "`__metadata__` is not an object of texts")
+    return header, 8 + length
+
+
+def _safetensors(path: Path, raw: BinaryIO) -> tuple[dict[str, Entry], int]:
+    """The tensors of an open file, and where their bytes begin. Together they cover the rest of the file, each byte once."""
+    header, base = _header(path, raw)
+    found = {name: _entry(path, name, about) for name, about in header.items() if name != "__metadata__"}
+    end = 0
+    for name, tensor in sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != end:
+            raise _damaged(path, f"`data_offsets` of `{name}` begin at {tensor.start}, the tensor before ends at {end}")
+        end = tensor.stop
+    if end != raw.seek(0, 2) - base:
+        raise _damaged(path, f"its tensors take {end} bytes, and {raw.seek(0, 2) - base} follow the header")
+    return found, base
+
+
+def _entry(path: Path, name: str, about: Any) -> Entry:
+    if not isinstance(about, dict) or about.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(path, f"`{name}` does not have dtype, shape and data_offsets, and nothing else")
+    dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
+    if not isinstance(dtype, str) or len(dtype) > 20:
+        raise _damaged(path, f"`dtype` of `{name}` is no name of a type")
+    if not _whole(shape) or len(shape) > 32:
+        raise _damaged(path, f"`shape` of `{name}` is no list of whole numbers from 0 to 2^48")
+    if not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(path, f"`data_offsets` of `{name}` are not two whole numbers in order")
+    start, stop = offsets
+    if dtype in _BITS and (stop - start) * 8 != prod(shape) * _BITS[dtype]:
+        raise _damaged(path, f"`{name}` takes {stop - start} bytes, which {dtype} of shape {tuple(shape)} does not")
+    return Entry(dtype, tuple(shape), start, stop)
+
+
+def _whole(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(n) is int and 0 <= n <= 1 << 48 for n in numbers)
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError.of(f"{path} is no .safetensors file, or a damaged one: {what}")

@@ -16,14 +16,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from isa_model.diagnostics import InputError
-from isa_model.files import check_folder, write_folder
+from isa_model.files import check_folder, reading, write_folder
 from isa_model.instruction import Instruction
+from isa_model.printable import visible
+from isa_model.reading import MIB, parse_json, read_text, reason
 from isa_model.vectors.coverage import Row
 from isa_model.vectors.vector import Field, Vector, Vectors, fields
 
 SCHEMA = "codesign.vectors/1"
 COVERAGE_SCHEMA = "codesign.vectors.coverage/1"
 LINES, COVERAGE = "vectors.jsonl", "coverage.json"
+KIND = "vectors"
+LARGEST = 256 * MIB
+"""Size of a file of vectors that is read; 10,000 vectors of K = 32 take 5 MiB."""
 _HEADER = "// header: "
 
 
@@ -32,7 +37,7 @@ _HEADER = "// header: "
 
 def check(folder: Path) -> None:
     """Raise InputError if vectors cannot go there, before any work is done for them."""
-    check_folder(folder, COVERAGE, "a folder of vectors")
+    check_folder(folder, KIND)
 
 
 def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
@@ -45,7 +50,7 @@ def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
     for name, shape in vectors.fields.items():
         contents[f"{name}.hex"] = "\n".join(_hex(vectors, header, name, shape)) + "\n"
     contents[COVERAGE] = json.dumps(coverage_document(vectors, coverage), indent=1) + "\n"
-    write_folder(folder, contents, COVERAGE, "a folder of vectors")
+    write_folder(folder, contents, KIND)
 
 
 def fingerprint(spec: Instruction) -> str:
@@ -110,7 +115,7 @@ def _lines(vectors: Vectors, header: dict[str, Any]) -> Iterator[str]:
 
 def _hex(vectors: Vectors, header: dict[str, Any], name: str, shape: Field) -> Iterator[str]:
     width, count, last = shape.codes * shape.bits, len(vectors.vectors), shape.bits - 1
-    yield f"// {SCHEMA}: {name} of {' '.join(vectors.spec.name.split())}, {count} vectors, one word a line"
+    yield f"// {SCHEMA}: {name} of {visible(vectors.spec.name)}, {count} vectors, one word a line"
     packing = (
         "one code" if shape.codes == 1 else f"{shape.codes} codes, code i in bits {shape.bits}*i+{last}:{shape.bits}*i"
     )
@@ -136,8 +141,9 @@ def read(path: Path) -> Iterator[tuple[str, Vectors]]:
             raise InputError.of(
                 f"{path} holds no vectors", f"{LINES}, or .hex files, as `codesign vectors` writes them"
             )
-        for form in forms:
-            yield from read(form)
+        with reading(path):
+            found = [vectors for form in forms for vectors in read(form)]
+        yield from found
     elif path.suffix == ".hex":
         yield f"{path.parent / '*.hex'}", _read_hex(path.parent)
     else:
@@ -206,16 +212,16 @@ def _words(path: Path) -> tuple[dict[str, Any], list[tuple[int, str]]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, LARGEST)
     except OSError as error:
-        raise InputError.of(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
     except UnicodeDecodeError:
         raise InputError.of(f"{path} is not a file of vectors: it is not text") from None
 
 
 def _object(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

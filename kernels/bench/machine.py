@@ -12,14 +12,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from isa_model.diagnostics import Unavailable
+from isa_model.processes import pool
 from isa_model.stage import Spec
 from kernels.bench import microbenchmarks as source
 from kernels.bench.measure import Sampler, host_us
@@ -89,8 +88,8 @@ class Gpu:
         self.device = torch.cuda.current_device()
         Device(self.device).set_current()
         self.sms = torch.cuda.get_device_properties(self.device).multi_processor_count
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            codes = pool.map(source.compiled, sources)
+        with pool() as workers:
+            codes = workers.map(source.compiled, sources)
             self.kernels = {s: ObjectCode.from_cubin(c).get_kernel("run") for s, c in zip(sources, codes, strict=True)}
 
     def allow_shared(self, text: str, size: int) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isa_model.diagnostics import InputError
-from isa_model.files import json_lines, write_file
+from isa_model.files import json_lines, of_command, write_file
+from isa_model.reading import MIB, read_text, reason
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"
+LARGEST = 64 * MIB
+"""Size of a record that is read."""
 SCHEMA_VERSION = 1
 
 
@@ -205,9 +208,9 @@ def find(
 def read(path: Path) -> Record:
     """A record of the bench. Raises InputError for a file that cannot be read or is none."""
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return Record.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not what `codesign bench` writes"
+        said = reason(error) if isinstance(error, OSError) else "not what `codesign bench` writes"
         raise InputError.of(
             f"cannot read the record {path}: {said}", "for instance kernels/records/bench-h100.json"
         ) from None
@@ -234,13 +237,12 @@ def _lean(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value not in (None, "") and value is not False}
 
 
-def save(record: Spec, path: Path) -> None:
-    """Write a record of any kind, whole or not at all. Raises InputError when the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError.of(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    write_file(path, dump(record))
+def save(record: Any, path: Path) -> None:
+    """Write a record of any kind in place of an older one made by the same command.
+
+    Raises InputError when the file cannot be written, or is another one.
+    """
+    write_file(path, dump(record), *of_command(record.command))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ def table(record: Record) -> Any:
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     reasons = dict.fromkeys(f"{row.implementation}: {row.why}" for row in record.cases if row.why)
     result = Table(
@@ -30,17 +31,19 @@ def table(record: Record) -> Any:
         if shape and before is not None:
             result.add_section()
         before = row.shape
-        name = row.implementation if row.variant == "peer" else f"[bold]{row.implementation}[/bold]"
+        name = Text(row.implementation, style="" if row.variant == "peer" else "bold")
         if row.variant == "twin":
-            name += " (timing only)"
+            name.append(" (timing only)", style="not bold")
         result.add_row(shape, row.kernel, name, *_figures(record, row))
     return result
 
 
-def _figures(record: Record, row: Row) -> list[str]:
+def _figures(record: Record, row: Row) -> list[Any]:
     if row.timing is None:
+        from rich.text import Text
+
         why = row.why.split(":")[0]
-        return ["", "", "", "", "", "", "", "", "", f"[red]{why}[/red]" if row.wrong else why]
+        return ["", "", "", "", "", "", "", "", "", Text(why, style="red" if row.wrong else "")]
     us = row.timing.us
     bounds = record.bounds(row)
     peers = [r.timing.us for r in record.find(row.kernel, "peer", shape=row.shape) if r.timing and r is not row]

@@ -1,0 +1,43 @@
+"""Text for where it goes: what authors and files say, in Markdown and in plots. HTML is escaped by Jinja (report/write.py)."""
+
+from __future__ import annotations
+
+import re
+
+from isa_model.printable import visible, visible_lines
+
+_SPECIAL = re.compile(r"[\\`*<>\[\]|#~&]|(?<![^\W_])_|_(?![^\W_])")
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_LEADING = re.compile(r"^(\s*)(?:([-+=])|(\d+)([.)]))")
+
+
+class Markdown(str):
+    """Text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def literal(text: str) -> Markdown:
+    """Return Markdown that shows `text` as it is, in one line: no markup, link or HTML of it survives."""
+    line = visible(" ".join(text.split()))
+    escaped = _SPECIAL.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), line)
+    return Markdown(_LEADING.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\{m[4]}", escaped))
+
+
+def sentence(value: object) -> object:
+    """Make a value safe in a sentence or cell of ours: code and emphasis stay, but no HTML, link, image or column begins."""
+    if not isinstance(value, str) or isinstance(value, Markdown):
+        return value
+    text = visible(" ".join(value.split())) if value.strip() else value
+    return text.replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[").replace("|", "\\|")
+
+
+def fenced(text: str, language: str) -> Markdown:
+    """Return a block of code, its fence longer than any in `text`."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return Markdown(f"{fence}{language}\n{text}{fence}")
+
+
+def drawn(text: str) -> str:
+    """Return `text` as matplotlib draws it literally: `$` begins no formula."""
+    return visible_lines(text).replace("$", r"\$")

@@ -1,0 +1,179 @@
+"""Arrays in .npz files, which may come from anybody: all that a file claims is checked before memory is taken for it.
+
+An .npz is a zip archive of .npy files (NumPy enhancement proposal 1). Of both formats only what numpy.savez writes is read:
+stored or deflated members, one array each, of booleans, integers or floating-point numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from isa_model.diagnostics import InputError
+from isa_model.reading import MIB, open_file, reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_ELEMENTS = 1 << 28
+"""Of one array, from whatever file: 1 GiB as float32."""
+MAX_ARRAYS = 10_000
+MAX_RATIO = 64
+"""Of an array's bytes to its compressed bytes, if it takes more than SMALL. Tensors of real models compress less than
+tenfold; a larger array of one value has to be stored uncompressed."""
+SMALL = 64 * MIB
+_DIRECTORY = 4 * MIB
+_HEADER = 10_000
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error, RuntimeError, MemoryError)
+"""What zipfile raises for a damaged archive; RuntimeError includes NotImplementedError and RecursionError."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a file: numpy's name of its element type, shape, and where its elements lie in the member."""
+
+    member: str
+    dtype: str
+    shape: tuple[int, ...]
+    fortran: bool
+    start: int
+    size: int
+    """Bytes of the elements."""
+
+
+def arrays(path: Path) -> dict[str, Array]:
+    """Return every array of an .npz file by name. Raises InputError saying what is wrong with the file, and where."""
+    with _archive(path) as archive:
+        return {info.filename[:-4]: _header(path, archive, info) for info in archive.infolist()}
+
+
+def check(path: Path, array: Array) -> None:
+    """Read an array through without keeping it. Raises InputError if its checksum is wrong."""
+    with _archive(path) as archive, archive.open(array.member) as member:
+        while member.read(MIB):
+            pass
+
+
+def read(path: Path, array: Array) -> NDArray[Any]:
+    """Return the elements of one of a file's `arrays`. Raises InputError if its checksum is wrong."""
+    import numpy as np
+
+    with _archive(path) as archive, archive.open(array.member) as member:
+        member.read(array.start)
+        content = member.read(array.size + 1)
+    if len(content) != array.size:
+        raise _damaged(path, array.member, "it is shorter than its header says")
+    values = np.frombuffer(content, array.dtype)
+    return values.reshape(array.shape, order="F" if array.fortran else "C")
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive whose directory has been checked."""
+    try:
+        with open_file(path) as file, zipfile.ZipFile(bounded := _Bounded(file)) as archive:  # type: ignore[arg-type]
+            bounded.directory = False
+            _check_directory(path, archive.infolist(), file.seek(0, 2))
+            yield archive
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
+    except _DAMAGED as error:
+        raise InputError.of(f"{path} is no .npz file, or a damaged one: {error}") from None
+
+
+class _Bounded:
+    """A file of which no more than a few MiB are read at a time while the directory is taken in, whatever it claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
+        self.directory = True
+
+    def read(self, count: int = -1) -> bytes:
+        if not self.directory:
+            return self.file.read(count)
+        content = self.file.read(_DIRECTORY + 1 if count < 0 else min(count, _DIRECTORY + 1))
+        if len(content) > _DIRECTORY:
+            raise ValueError(f"its directory takes more than {_DIRECTORY // MIB} MiB")
+        return content
+
+
+def _check_directory(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
+    if len(members) > MAX_ARRAYS:
+        raise InputError.of(f"{path} holds {len(members)} arrays", f"at most {MAX_ARRAYS}")
+    end = 0
+    for info in sorted(members, key=lambda i: i.header_offset):
+        name = info.filename
+        if not name.endswith(".npy"):
+            raise _damaged(path, name, "it is not called .npy")
+        if info.flag_bits & 1:
+            raise _damaged(path, name, "it is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _damaged(path, name, f"it is compressed by method {info.compress_type}, not stored or deflated")
+        if info.header_offset < end or info.header_offset + info.compress_size > size:
+            raise _damaged(path, name, "it lies outside the file or in another member")
+        end = info.header_offset + info.compress_size
+        if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+            raise _damaged(path, name, "it is stored, and claims another size than it has")
+        if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
+            raise _damaged(
+                path,
+                name,
+                f"it claims to be {info.file_size / MIB:.0f} MiB, over {MAX_RATIO} times what is there; such an array must "
+                "be stored uncompressed",
+            )
+    if len({info.filename for info in members}) < len(members):
+        raise InputError.of(f"{path} is a damaged .npz file: two members have one name")
+
+
+def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    name = info.filename
+    with archive.open(info) as member:
+        magic = member.read(8)
+        if magic[:6] != b"\x93NUMPY" or magic[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+            raise _damaged(path, name, "it is no .npy file of version 1, 2 or 3")
+        width, code = (2, "<H") if magic[6] == 1 else (4, "<I")
+        length = struct.unpack(code, member.read(width))[0]
+        if length > _HEADER:
+            raise _damaged(path, name, f"its header takes {length} bytes, more than {_HEADER}")
+        text = member.read(length)
+    try:
+        about = ast.literal_eval(text.decode("latin1"))
+        descr, fortran, shape = about["descr"], about["fortran_order"], about["shape"]
+        extra = about.keys() - {"descr", "fortran_order", "shape"}
+    except (SyntaxError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
+        raise _damaged(path, name, "its header is not what numpy writes") from None
+    if extra or type(fortran) is not bool or not isinstance(shape, tuple) or len(shape) > 32:
+        raise _damaged(path, name, "its header is not what numpy writes")
+    if not all(type(n) is int and n >= 0 for n in shape) or prod(shape) > MAX_ELEMENTS:
+        raise _damaged(path, name, f"its shape {_short(shape)} has negative sizes, or over {MAX_ELEMENTS} elements")
+    start = 8 + width + length
+    size = info.file_size - start
+    if width_of(descr) and size != prod(shape) * width_of(descr):
+        raise _damaged(path, name, f"it holds {size} bytes of elements, not those of shape {_short(shape)}")
+    return Array(name, descr if isinstance(descr, str) else "a structure", shape, fortran, start, size)
+
+
+def width_of(dtype: Any) -> int:
+    """Bytes of an element of a plain numerical type, as numpy names it in files; 0 for any other."""
+    if not isinstance(dtype, str) or len(dtype) != 3 or dtype[0] not in "<>|" or dtype[1] not in "biufc":
+        return 0
+    return {"1": 1, "2": 2, "4": 4, "8": 8}.get(dtype[2], 0)
+
+
+def _short(shape: tuple[Any, ...]) -> str:
+    text = str(shape)
+    return text if len(text) < 80 else text[:76] + "...)"
+
+
+def _damaged(path: Path, member: str, what: str) -> InputError:
+    return InputError.of(f"`{member[:100]}` of {path} cannot be read: {what}", "an .npz file as numpy.savez writes it")

@@ -1,0 +1,94 @@
+"""Processes that end with the one that started them, even when that one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+_KEEPER = """
+import os, signal, subprocess, sys, threading
+if hasattr(os, "setpgid"):
+    os.setpgid(0, 0)
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def watch():
+    os.read(0, 1)  # returns when the pipe's other end is closed
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    child.kill()
+threading.Thread(target=watch, daemon=True).start()
+code = child.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""Runs a command in a process group of its own and kills all of that group when its starter is gone. A thread of the
+command itself would not do: Yosys holds the interpreter's lock for minutes, and starts abc."""
+
+
+@contextmanager
+def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Processes (default: one per core), each with a single-threaded BLAS: more threads than cores slow all of them down."""
+    import multiprocessing
+
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(before, "1"))
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers or os.cpu_count() or 1, context, initializer=_worker)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _worker() -> None:
+    """What a worker does first."""
+    import multiprocessing
+    import threading
+
+    # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder and return what it printed; it and all that it started end with this process.
+
+    What they write to the temporary folder goes into `folder`, too: killed, they remove nothing.
+    """
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _KEEPER, *command],
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(reading)
+    try:
+        out, errors = process.communicate()
+    finally:
+        os.close(writing)
+        process.wait()
+    return subprocess.CompletedProcess(list(command), process.returncode, out, errors)

@@ -1,0 +1,107 @@
+"""The one way in for files: regular files only, of a stated size at most, JSON of a stated depth.
+
+A name on the command line or in a proposal can be a pipe that never answers, a device without end, a folder, or a file of
+any size. All of that is decided on the open file before its content takes memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MIB = 1 << 20
+MAX_JSON_DEPTH = 100
+"""Nested lists and objects of a JSON file; what codesign writes has about ten."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_file(path: Path | str, limit: int | None = None) -> BinaryIO:
+    """Open a regular file of at most `limit` bytes for reading.
+
+    Raises OSError, whose `strerror` says why: what it is instead of a file, or that it is larger than the limit.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError:  # a NUL in the name
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # how a socket answers
+            raise OSError(errno.ENXIO, "it is a socket or device, not a file", str(path)) from None
+        raise
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+        if limit is not None and about.st_size > limit:
+            raise OSError(errno.EFBIG, f"it is larger than {limit / MIB:g} MiB", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_file`."""
+    with open_file(path, limit) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:  # it grew, or is one of those that claim to be empty
+        raise OSError(errno.EFBIG, f"it is larger than {limit / MIB:g} MiB", str(path))
+    return content
+
+
+def read_text(path: Path | str, limit: int) -> str:
+    """Return the UTF-8 text of a file. Raises OSError as `open_file`, UnicodeDecodeError where it is no such text."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def reason(error: OSError) -> str:
+    """Say why a file could not be opened, read or written, as the end of a sentence."""
+    said = error.strerror or str(error)
+    return said[:1].lower() + said[1:]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse strict JSON: finite numbers, every key once, at most MAX_JSON_DEPTH deep.
+
+    Raises ValueError saying what is wrong.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refused, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels") from None
+    level = [data]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return data
+    raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
+
+
+def _children(node: Any) -> list[Any]:
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [child for child in inner if isinstance(child, dict | list)]
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"`{twice}` is given twice")
+    return found

@@ -1,0 +1,297 @@
+"""Files and folders: what a command may replace, that it appears whole, and that only plain files are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from codesign.__main__ import run
+from isa_model import InputError, files
+from isa_model.files import check_file, reading, scratch, write_file, write_folder
+from isa_model.reading import parse_json, read_bytes
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# -- what may be replaced --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_ours_is_replaced_whole_and_can_be_checked_with_sha256sum(tmp_path):
+    """The new files take the place of all old ones; SHA256SUMS lists them."""
+    write_folder(tmp_path / "r", {"a.txt": "1", "b.txt": "2"}, "a report")
+    write_folder(tmp_path / "r", {"a.txt": "3"}, "a report")
+    assert sorted(content(tmp_path / "r")) == ["SHA256SUMS", "a.txt"]
+    assert os.listdir(tmp_path) == ["r"]
+    lines = (tmp_path / "r" / "SHA256SUMS").read_text().splitlines()
+    assert lines[0] == "# codesign: a report"
+    assert lines[1].endswith("  a.txt")
+
+
+@pytest.mark.parametrize("foreign", ["notes.md", ".git/HEAD", "a.txt", "own/a.txt"])
+def test_a_folder_with_anything_of_the_users_is_left_alone(tmp_path, foreign):
+    """Notes, a repository, one of our files that was changed, and folders are each refused in one sentence."""
+    folder = tmp_path / "r"
+    write_folder(folder, {"a.txt": "1"}, "a report")
+    (folder / foreign).parent.mkdir(exist_ok=True)
+    (folder / foreign).write_text("mine")
+    before = content(folder)
+    with pytest.raises(InputError, match=Path(foreign).parts[0]):
+        write_folder(folder, {"a.txt": "2"}, "a report")
+    assert content(folder) == before
+
+
+def test_a_folder_of_another_command_is_left_alone(tmp_path):
+    """A comparison does not take the place of a report."""
+    write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
+    with pytest.raises(InputError, match="not a comparison"):
+        write_folder(tmp_path / "r", {"a.txt": "1"}, "a comparison")
+
+
+@posix
+def test_a_link_in_place_of_our_file_is_left_alone(tmp_path):
+    """A link to a file of the right content is not what was written."""
+    write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
+    (tmp_path / "r" / "a.txt").rename(tmp_path / "elsewhere")
+    (tmp_path / "r" / "a.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"a\.txt"):
+        write_folder(tmp_path / "r", {"a.txt": "2"}, "a report")
+    assert (tmp_path / "elsewhere").read_text() == "1"
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", ".hidden", "", "a\nb", "SHA256SUMS", "c:x", "x" * 300])
+def test_names_of_files_are_plain(tmp_path, name):
+    """A name that leads out of the folder, or is no plain one, is refused before anything is written."""
+    with pytest.raises(InputError, match="no name"):
+        write_folder(tmp_path / "r", {name: "x"}, "a report")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_folder_one_stands_in_is_not_exchanged(tmp_path, monkeypatch):
+    """The shell would be left in a folder that is gone."""
+    write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
+    monkeypatch.chdir(tmp_path / "r")
+    with pytest.raises(InputError, match="folder above"):
+        write_folder(Path(), {"a.txt": "2"}, "a report")
+
+
+@posix
+def test_links_to_folders_are_followed_and_stay(tmp_path):
+    """`--out` may be a link to the folder."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_folder(tmp_path / "link", {"a.txt": "1"}, "a report")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_text() == "1"
+
+
+def test_a_file_is_replaced_only_by_its_own_kind(tmp_path):
+    """A mark in the old file says that it is ours; a failure leaves the old one, and nothing beside it."""
+    path = tmp_path / "record.json"
+    write_file(path, '{"command": "codesign bench"}', '"command": "codesign bench', "a record")
+    write_file(path, '{"command": "codesign bench", "n": 2}', '"command": "codesign bench', "a record")
+    with pytest.raises(InputError, match="is not a comparison"):
+        check_file(path, "comparison", "a comparison")
+    with pytest.raises(UnicodeEncodeError):
+        write_file(path, "half \ud800")
+    assert json.loads(path.read_text())["n"] == 2
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
+def test_nothing_but_a_file_is_replaced(tmp_path, kind):
+    """A pipe, a socket, a folder and a device stay what they are."""
+    path = _odd(tmp_path, kind)
+    before = path.stat().st_mode
+    with pytest.raises(InputError, match="not a file"):
+        write_file(path, "x")
+    assert path.stat().st_mode == before
+
+
+def _odd(folder: Path, kind: str) -> Path:
+    """Something that is no regular file."""
+    path = folder / "odd.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(os.path.relpath(path))  # paths of sockets are short
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        return Path("/dev/zero")
+    return path
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "validate {}",
+        "evaluate {}",
+        "show {}",
+        "report --replay {}",
+        "compare {} {}",
+        "conform hopper --vectors {}",
+        "conform --vectors {}",
+        "bench --keep {}",
+        "rtl hopper.wgmma.m64n8k16.f32.f16.f16 --out r --liberty {}",
+        "init {}",
+        "train framework --out {}",
+        "train framework --plot {}",
+    ],
+)
+def test_inputs_and_outputs_that_are_no_files_are_refused_at_once(tmp_path, monkeypatch, capsys, command, kind):
+    """Every command says so in under two seconds, whatever it was to do with the file."""
+    monkeypatch.chdir(tmp_path)
+    path = _odd(tmp_path, kind)
+    start = time.monotonic()
+    code = run(command.replace("{}", str(path)).split())
+    assert code == 2, capsys.readouterr()
+    assert time.monotonic() - start < 2 + 8 * ("train" in command)  # torch is imported
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# -- killed, interrupted and side by side ----------------------------------------------------------------------------
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    """A half-written folder and file disappear; a folder that had been moved away comes back first."""
+    (tmp_path / f".r{files._NEW}").mkdir()
+    (tmp_path / f".r{files._NEW}" / "half").write_text("x")
+    (tmp_path / f".record.json{files._NEW}").write_text("half")
+    write_folder(tmp_path / f".r{files._OLD}", {"a.txt": "1"}, "a report")
+    with pytest.raises(InputError):  # the old one is back, and it is not a comparison
+        write_folder(tmp_path / "r", {"a.txt": "2"}, "a comparison")
+    assert sorted(content(tmp_path)) == ["r/SHA256SUMS", "r/a.txt"]
+
+
+def test_where_names_cannot_be_exchanged_at_once_a_folder_is_replaced_all_the_same(tmp_path, monkeypatch):
+    """Other systems rename twice."""
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    for text in "12":
+        write_folder(tmp_path / "r", {"a.txt": text}, "a report")
+    assert content(tmp_path / "r")["a.txt"] == b"2"
+    assert os.listdir(tmp_path) == ["r"]
+
+
+def test_writers_take_turns_and_a_reader_sees_one_run(tmp_path):
+    """While two threads replace a folder of two files, a reader never finds one missing, or files of two runs."""
+    folder = tmp_path / "r"
+    write_folder(folder, {"a.txt": "0", "b.txt": "0"}, "a report")
+
+    def writer(name: str) -> None:
+        for i in range(30):
+            write_folder(folder, {"a.txt": f"{name}{i}", "b.txt": f"{name}{i}"}, "a report")
+            time.sleep(0.004)
+
+    writers = [threading.Thread(target=writer, args=[name]) for name in "xy"]
+    for thread in writers:
+        thread.start()
+    seen = set()
+    while any(thread.is_alive() for thread in writers):
+        with reading(folder):
+            a, b = (folder / "a.txt").read_text(), (folder / "b.txt").read_text()
+        assert a == b
+        seen.add(a)
+    assert len(seen) > 3
+
+
+def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    """One that is in use stays; one whose process was killed goes when the next is made."""
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    program = f"import time, isa_model.files as f; f.tempfile.gettempdir = lambda: {str(tmp_path)!r}\n"
+    program += "with f.scratch() as s: print(s, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        other = Path(process.stdout.readline().strip())
+        with scratch() as own:
+            assert other.exists()
+            assert own.exists()
+        process.kill()
+    assert other.exists()
+    with scratch():
+        assert not other.exists()
+    assert os.listdir(tmp_path) == []
+
+
+@posix
+def test_workers_and_commands_end_with_a_killed_parent(tmp_path):
+    """A pool's workers, and a command with a process that it started, are gone soon after kill -9 of their starter."""
+    (tmp_path / "main.py").write_text(
+        "import os, sys, threading, time\n"
+        "from isa_model.processes import pool, run\n"
+        "if __name__ == '__main__':\n"
+        "    with pool(2) as workers:\n"
+        "        pids = [workers.submit(os.getpid).result() for _ in range(2)]\n"
+        "        shell = 'sleep 60 & echo $! > child; wait'\n"
+        "        threading.Thread(target=run, args=[['sh', '-c', shell], sys.argv[1]], daemon=True).start()\n"
+        "        while not os.path.exists(sys.argv[1] + '/child') or not open(sys.argv[1] + '/child').read():\n"
+        "            time.sleep(0.01)\n"
+        "        print(*pids, open(sys.argv[1] + '/child').read(), flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pids = [int(x) for x in process.stdout.readline().split()]
+        assert len(pids) == 3
+        process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 10
+    while any(map(_alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(_alive, pids))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_over_its_limit_is_refused_without_being_read(tmp_path):
+    """A sparse file of a terabyte costs nothing."""
+    path = tmp_path / "big"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="larger than 1 MiB"):
+        read_bytes(path, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested deeper"),
+        ("[" * 200 + "]" * 200, "nested deeper"),
+        ('{"a": ' * 100_000, "nested deeper"),
+        ('{"a": 1, "a": 2}', "given twice"),
+        ("[NaN]", "NaN"),
+        ("[1e999, -Infinity]", "Infinity"),
+        ("{", "Expecting"),
+        ("1" * 10_000, "digits"),
+    ],
+)
+def test_json_is_strict_and_bounded(text, message):
+    """Depth, repeated keys, numbers that are none, and damage are each told."""
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
