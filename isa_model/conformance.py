@@ -52,7 +52,7 @@ class Results(NamedTuple):
     """Where any two codes count as equal."""
 
 
-def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> Iterator[Comparison]:
+def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[Comparison]:
     """Compare every instruction found in a recording or in vectors, one after the other.
 
     `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
@@ -60,6 +60,7 @@ def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> It
     Raises InputError when the file is neither, names an instruction that is not in the catalogue, has none of the
     architecture, or holds an array that does not fit the instruction.
     """
+    vectors = Path(vectors)
     if vectors.suffix == ".npz":
         if architecture is None:
             raise InputError.of(f"whose instructions are those of {vectors}?", "an architecture, for instance hopper")
