@@ -11,11 +11,11 @@ they carry their instruction with them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from isa_model import npz
 from isa_model.array_codec import code_dtype, decode_array, encode_array, to_codes
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
@@ -52,7 +52,7 @@ class Results(NamedTuple):
     """Where any two codes count as equal."""
 
 
-def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> Iterator[Comparison]:
+def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[Comparison]:
     """Compare every instruction found in a recording or in vectors, one after the other.
 
     `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
@@ -62,6 +62,7 @@ def conform(architecture: str | None, vectors: Path, engine: Any = "auto") -> It
     """
     if architecture is not None:
         check_architecture(architecture)
+    vectors = Path(vectors)
     if vectors.suffix == ".npz":
         if architecture is None:
             raise InputError.of(f"whose instructions are those of {vectors}?", "an architecture, for instance hopper")
@@ -87,32 +88,22 @@ def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]
 
 
 def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
-    import numpy as np
-
-    with ExitStack() as stack:
-        try:
-            if vectors.exists() and not vectors.is_file():
-                raise ValueError("not a regular file")
-            opened = stack.enter_context(vectors.open("rb"))
-            file = stack.enter_context(np.load(opened, allow_pickle=False))
-            names = list(file.files)
-        except Exception as error:  # whatever a damaged archive raises
-            raise InputError.of(f"{vectors} is not a file of vectors: {error}") from None
-        cases: dict[str, dict[str, None]] = {}
-        for name in names:
-            parts = name.split("/")
-            if len(parts) != 4 or not parts[2].isdigit() or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
-                raise InputError.of(
-                    f"{vectors} holds `{name}`",
-                    "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
-                )
-            if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
-                cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
-        if not cases:
-            raise InputError.of(f"{vectors} holds no vectors of {architecture}")
-        for instruction, keys in cases.items():
-            spec = load(instruction)
-            yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
+    file = npz.arrays(vectors)
+    cases: dict[str, dict[str, None]] = {}
+    for name in file:
+        parts = name.split("/")
+        if len(parts) != 4 or not parts[2].isdigit() or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
+            raise InputError.of(
+                f"{vectors} holds `{name}`",
+                "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
+            )
+        if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
+            cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
+    if not cases:
+        raise InputError.of(f"{vectors} holds no vectors of {architecture}")
+    for instruction, keys in cases.items():
+        spec = load(instruction)
+        yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
 
 
 def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
@@ -153,7 +144,7 @@ class _Case:
     """One case of a recording: arrays by the last part of their name, checked as they are read."""
 
     path: Path
-    file: Any
+    file: dict[str, npz.Array]
     key: str
 
     def wrong(self, name: str, what: str, hint: str = "") -> InputError:
@@ -162,17 +153,16 @@ class _Case:
     def read(self, name: str) -> NDArray[Any]:
         """Raises InputError when the array is missing, too large, damaged, or not three-dimensional."""
         full = f"{self.key}/{name}"
-        if full not in self.file.files:
+        if full not in self.file:
             raise self.wrong(name, "is missing", "every case has A, B, C and D, and SA and SB where it is scaled")
-        try:
-            size = next(x.file_size for x in self.file.zip.infolist() if x.filename in (full, f"{full}.npy"))
-            if size > MOST_BYTES:
-                raise ValueError(f"{size} bytes are more than {MOST_BYTES}")
-            array: NDArray[Any] = self.file[full]
-        except Exception as error:  # whatever a damaged archive raises
-            raise self.wrong(name, f"cannot be read: {error}") from None
-        if getattr(array, "ndim", 0) != 3:
-            raise self.wrong(name, f"is {getattr(array, 'shape', 'no array')}", "three dimensions, of blocks first")
+        about = self.file[full]
+        if about.size > MOST_BYTES:
+            raise self.wrong(name, f"has {about.size} bytes", f"at most {MOST_BYTES}")
+        if not npz.width_of(about.dtype):
+            raise self.wrong(name, f"has elements of type {about.dtype}", "numbers")
+        array = npz.read(self.path, about)
+        if array.ndim != 3:
+            raise self.wrong(name, f"is {array.shape}", "three dimensions, of blocks first")
         return array
 
     def operand(self, name: str, fmt: Format) -> NDArray[Any]:

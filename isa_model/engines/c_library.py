@@ -17,7 +17,7 @@ from typing import Any
 
 from isa_model.cache import kept
 
-TIME_LIMIT = 60
+TIME_LIMIT = 120
 """Seconds that a compiler may take; the largest instructions take half a second."""
 _PROBE = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).run"
 
