@@ -187,7 +187,7 @@ def test_damaged_archives_are_refused(tmp_path, kind):
     """Whatever is wrong with the bytes of the file, it is an InputError."""
     file = save(tmp_path, RECORDED[F32])
     file.write_bytes(damaged(kind, file.read_bytes()))
-    with pytest.raises(InputError, match=r"cannot be read|not a file of vectors|normal/2/A"):
+    with pytest.raises(InputError, match=r"cannot be read|is no .npz file|normal/2/A"):
         list(conform("hopper", file))
 
 
@@ -195,7 +195,7 @@ def test_large_arrays_are_refused_before_they_are_read(tmp_path, monkeypatch):
     """The size that the archive says counts, not the size of the file."""
     file = save(tmp_path, RECORDED[F32])
     monkeypatch.setattr(conformance, "MOST_BYTES", 100)
-    with pytest.raises(InputError, match=r"A cannot be read: \d+ bytes are more than 100"):
+    with pytest.raises(InputError, match=r"A has \d+ bytes\n.*at most 100"):
         list(conform("hopper", file))
 
 
@@ -205,5 +205,5 @@ def test_what_is_no_file_is_refused(tmp_path):
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))
     for name in ("folder.npz", "array.npz"):
-        with pytest.raises(InputError, match="not a file of vectors"):
+        with pytest.raises(InputError, match=r"it is a folder|is no .npz file"):
             list(conform("hopper", Path(tmp_path / name)))
