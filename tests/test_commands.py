@@ -45,6 +45,9 @@ def test_shipped_proposals_are_found_by_name_from_anywhere(empty, capsys):
     for name in shipped.names():
         assert run(["validate", name]) == 0
     assert set(shipped.names()) == {path.stem for path in (ROOT / "proposals").glob("*.yaml")}
+    capsys.readouterr()
+    assert run(["list", "proposals"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(shipped.names())
     assert run(["show", "group-scaled-mma"]) == 0
     assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
 
