@@ -181,12 +181,21 @@ def schema(
 def list_names(
     what: Annotated[
         Literal[
-            "all", "families", "instructions", "formats", "workloads", "tensors", "metrics", "recipes", "experiments"
+            "all",
+            "proposals",
+            "families",
+            "instructions",
+            "formats",
+            "workloads",
+            "tensors",
+            "metrics",
+            "recipes",
+            "experiments",
         ],
         typer.Argument(help="What to list."),
     ] = "all",
 ) -> int:
-    """List what a proposal can name: instructions (all together: their families), formats, workloads, tensors, metrics."""
+    """List the shipped proposals, and what one can name: instructions (all together: families), formats, workloads, ..."""
     from codesign.listing import listings
 
     for title, lines in listings().items():
@@ -230,7 +239,9 @@ def rtl(
     instruction = instruction_of(target)
     library = Library.read(liberty) if liberty else Library.own()
     out = out or folder_of("rtl", instruction)
-    for name, figure in export(instruction, out, library).items():
+    with Progress(f"hardware of {instruction.name}: synthesis and proof"):
+        figures = export(instruction, out, library)
+    for name, figure in figures.items():
         print(f"{name}: {figure}")
     print(f"files: {out}", file=sys.stderr)
     return 0

@@ -7,10 +7,12 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     """Names and descriptions by kind."""
     from codesign.manual import describe
     from codesign.metrics import METRICS
+    from codesign.shipped import names
     from codesign.training.experiments import experiments
     from codesign.training.recipe import load_recipe, recipes
     from codesign.workloads.gemms import gemms, models, workloads
     from codesign.workloads.tensors import SOURCES
+    from isa_model.diagnostics import read_yaml
     from isa_model.formats import FORMATS
     from isa_model.library import catalogue, families
 
@@ -20,6 +22,7 @@ def listings() -> dict[str, list[tuple[str, str]]]:
     }
     shapes |= {name: f"{model.layers} layers; {model.source}" for name, model in models().items()}
     return {
+        "proposals": [(name, read_yaml(path).data["title"]) for name, path in names().items()],
         "families": families(),
         "instructions": [(name, "") for name in catalogue()],
         "formats": [(name, describe(f).split(", ", 1)[1]) for name, f in FORMATS.items()]

@@ -57,7 +57,7 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 0
     assert "✓ supported" in out
-    assert err == f"report: {tmp_path}/r/report.html\n"
+    assert err.splitlines()[-1] == f"report: {tmp_path}/r/report.html"  # a slow machine may have said what takes long
     assert "\x1b" not in out  # no colours where there is no terminal
     assert json.loads((tmp_path / "r" / "result.json").read_text())["sampling"]["seeds"] == [1]
 
