@@ -89,7 +89,7 @@ def test_merging_follows_rfc_7396():
     ("old", "new", "message"),
     [
         ("fraction_bits: 20", "fraction_bit: 20", "mine.yaml:7:12: unknown field `fraction_bit`"),
-        ("fraction_bits: 20", "fraction_bits: -1", "mine.yaml:7:27: must be at least 0, got -1"),
+        ("fraction_bits: 20", "fraction_bits: -1", "mine.yaml:7:27: must be from 0 to 128, got -1"),
         (BASE, BASE + "x", "did you mean `hopper.wgmma.m64n256k32.f32.e4m3.e4m3`"),
         (
             "numerics.relative_frobenius",
@@ -110,7 +110,7 @@ def test_merging_follows_rfc_7396():
         (
             "claims:",
             "sweep: {field: stages.fuse.fraction_bits, values: [14, -3]}\nclaims:",
-            "must be at least 0, got -3",
+            "must be from 0 to 128, got -3",
         ),
         (
             "claims:",

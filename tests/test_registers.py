@@ -89,6 +89,19 @@ def test_c_aligns_by_the_format_it_is_stored_in(engine):
     assert codes_of(spec, engine, [[small, zero]], [[small], [one]], [[0]]).view(np.float32) == tiny
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_nan_of_c_stays_one_where_d_has_none(engine):
+    """An accumulator without a code for NaN still reads one of C as a NaN; between two instructions it is a number."""
+    fmt = Format(name="x", exponent_bits=3, mantissa_bits=2, bias=3, infinity=True, nan="none", overflow="ieee")
+    spec = instruction({"format": fmt, "rounding": "toward-zero"}, accumulator=fmt)
+    not_a_number, largest = fmt.max_finite_magnitude + 2, fmt.max_finite_magnitude
+    assert decode(fmt, not_a_number).special == "nan"
+    zero, infinite = 0, 0x7C00
+    assert codes_of(spec, engine, [[zero]], [[zero]], [[not_a_number]]) == largest
+    assert codes_of(spec, engine, [[infinite]], [[0x3C00]], [[not_a_number]]) == largest
+    assert codes_of(spec, engine, [[zero, infinite]], [[zero], [0x3C00]], [[not_a_number]]) == largest + 1
+
+
 FNUZ = {"format": "e4m3fnuz", "rounding": "toward-zero"}
 
 

@@ -100,8 +100,9 @@ class Emitter(Text):
             value = self.let("double", f"{value} + 0.0")
         if how.smallest:
             value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
-        own = self.spec.c_format == self.spec.accumulator  # then C, read already, reads the same once more
-        self.write(f"C(j) = {value};" if own else f"C(j) = k == 0 ? C(j) : {value};")
+        # C itself was read already; where only zeros change, reading it once more is cheaper than asking.
+        again = self.spec.c_format == self.spec.accumulator and how.keeps_specials
+        self.write(f"C(j) = {value};" if again else f"C(j) = k == 0 ? C(j) : {value};")
         self.write("}")
 
     def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:

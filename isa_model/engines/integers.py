@@ -48,7 +48,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
     values: Sequence[Any] = range(a.shape[1])
     *inner, last = spec.stages.values()
     for index, stage in enumerate((*inner, last)):
-        blocks: Sequence[Any] = golden.deal(stage, values)  # type: ignore[arg-type]  # it looks at none of them
+        blocks: Sequence[Any] = golden.deal(stage, values)
         bits += (stage.terms - 1).bit_length()
         add = _products if index == 0 else _terms
         sums = [add(a, b, block, bits) for block in blocks]
@@ -60,7 +60,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
             values = [_put(stage, total, bits) for total in sums]
         if stage.result:
             bits = stage.result[-1].format.mantissa_bits
-    (d,) = values
+    d: Whole = values[0]
     return d
 
 
@@ -95,10 +95,10 @@ def _added(x: Whole, y: Whole, register: Register) -> Whole:
     """The sum of two int64 in a register of at most as many bits. int64 wraps around by itself, and shows in its sign
     where it does."""
     x, fmt = x.astype(np.int64), register.format
-    total = x + y
+    total: Whole = x + y
     if (register.overflow or fmt.overflow) == "wrap":
         above = 64 - fmt.mantissa_bits
-        return total << above >> above
+        return np.asarray(total << above >> above)
     highest = fmt.max_finite_magnitude
     beyond = ((x ^ total) & (y ^ total)) < 0
     total = np.where(beyond, np.where(x < 0, np.iinfo(np.int64).min, np.iinfo(np.int64).max), total)
