@@ -1,6 +1,7 @@
 """Tensors of real models: the shipped tiles, a user's own layers, and what is said where these are wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -152,6 +153,22 @@ def test_a_report_says_which_weights_lie_on_a_grid(tmp_path):
         warned = grid_warnings(g for g, _ in proposal(tmp_path).trials)
         assert [w[: len("Weights of mine lie on a 4-bit grid")] for w in warned] == said
     assert grid_warnings(g for g in gemms().values() if g.recorded is None) == []
+
+
+def test_smollm2s_super_weight_meets_its_massive_activation():
+    """The weight without which the loss rises from 2.7 to 4.4 nats is in the tile, and so is the input it multiplies: the
+    largest of its tile, over 40,000 times the median."""
+    x, w = recorded(gemms()["smollm2-135m.fprop.down"].recorded)
+    about = tensor_file.metadata(gemms()["smollm2-135m.fprop.down"].recorded.file)
+    at = json.loads(about["tiles"])["down"]
+    out, inner, value, layer, loss = re.match(
+        r"without weight \[(\d+), (\d+)\] \(([-.\d]+)\) of layer (\d+)'s down-projection the loss is ([.\d]+)$",
+        about["super weight"],
+    ).groups()
+    assert int(layer) == at["layer"]
+    assert w[int(out) - at["outputs of fprop"][0], int(inner)] == pytest.approx(float(value), rel=2**-8)
+    assert np.abs(x[:, int(inner)]).max() == np.abs(x).max() > 40_000 * np.median(np.abs(x))
+    assert float(loss) > 1.5 + float(about["loss"].rpartition(": ")[2])
 
 
 def test_a_linear_has_the_same_tensors_in_all_passes():

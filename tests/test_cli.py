@@ -34,7 +34,7 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
     """A small evaluation exits 0, shows each claim on stdout and the report's path on stderr."""
     text = (ROOT / "proposals/group-scaled-mma.yaml").read_text()
     text = text.replace(
-        "[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad, smollm2-135m]", "[deepseek-v3.fprop.kv-b]"
+        "[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad, mpnet-base, proxy-100m]", "[deepseek-v3.fprop.kv-b]"
     )
     text = text.replace("workload: deepseek-v3.fprop\n", "workload: deepseek-v3.fprop.kv-b\n")
     for refuted in ("cost.area_ratio\n    at_most: 1.15\n", "timing.speedup_over_software\n    at_least: 1.1\n"):

@@ -60,6 +60,7 @@ def _smollm(text: str) -> None:
     )
     tokens = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)(text[: TOKENS * 8]).input_ids[:TOKENS]
     ids = torch.tensor(tokens).reshape(4, TOKENS // 4)
+    removed = _without_super_weight(model, ids)
     layers = {
         "qkv": lambda i: [getattr(model.model.layers[i].self_attn, f"{x}_proj") for x in "qkv"],
         "o": lambda i: [model.model.layers[i].self_attn.o_proj],
@@ -75,8 +76,36 @@ def _smollm(text: str) -> None:
         "weights": "4-bit grid: Q4_1, 16 values for every 32 inputs, dequantised to FP32, rounded to BF16",
         "weights_sha256": _sha256(file),
         "loss": f"mean next-token cross-entropy over 4 sequences of {TOKENS // 4} tokens: {loss.item():.4f}",
+        "super weight": removed,
     }
     _save("smollm2-135m", taken, dict.fromkeys(layers, "outliers"), about, text, ("torch", "transformers", "gguf"))
+
+
+def _without_super_weight(model: Any, ids: Any) -> str:
+    """Say what the loss is without the weight by which the largest input channel of a down-projection makes its largest
+    output: of the layer whose output is largest, as arXiv 2411.07191 looks for super weights."""
+    import torch
+
+    seen: dict[int, tuple[float, int, int]] = {}
+    hooks = []
+    for i, layer in enumerate(model.model.layers):
+
+        def look(module: Any, inputs: Any, output: Any, i: int = i) -> None:
+            x, y = (t.detach().abs().flatten(0, 1).amax(dim=0) for t in (inputs[0], output))
+            seen[i] = (y.max().item(), int(y.argmax()), int(x.argmax()))
+
+        hooks.append(layer.mlp.down_proj.register_forward_hook(look))
+    with torch.no_grad():
+        model(input_ids=ids)
+        for hook in hooks:
+            hook.remove()
+        chosen, (_, out, inner) = max(seen.items(), key=lambda item: item[1][0])
+        weight = model.model.layers[chosen].mlp.down_proj.weight
+        value = weight[out, inner].item()
+        weight[out, inner] = 0.0
+        loss = model(input_ids=ids, labels=ids).loss.item()
+        weight[out, inner] = value
+    return f"without weight [{out}, {inner}] ({value:.3f}) of layer {chosen}'s down-projection the loss is {loss:.3f}"
 
 
 def _mpnet(text: str, folder: Path) -> None:
