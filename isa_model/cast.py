@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
-from isa_model.rounding import Rounding
+from isa_model.rounding import Rounding, round_integer
 from isa_model.stage import FormatRef, Spec
 
 if TYPE_CHECKING:
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from isa_model.lanes import Codes
 
 
+FLOORS = 2.0**-149, 2.0**127
+"""Least and largest `floor`: the smallest positive FP32 number, and the largest power of two in FP32."""
+
+
 class Cast(Spec):
     """How a tensor is cast: target format, groups that share a scale, and how a scale follows from a group.
 
     The scale is the group's largest magnitude over the target's largest number (see `range`); the element is divided by
     it and rounded to the target. Both divisions are IEEE FP32, nearest even, as in DeepSeek-V3's public quantisation kernel.
     A group that holds a NaN or an infinity has a NaN scale, and all its elements are NaN: nothing of it passes for a number.
+    A finite group stays finite. A scale beyond its format is the format's largest, and elements that then exceed the target
+    are cut to its largest number. A scale that `scale_rounding` rounds to zero makes every element of its group +0.
+    An unsigned target takes negative elements for zero.
     """
 
     to: FormatRef = FORMATS["e4m3"]
@@ -35,13 +42,14 @@ class Cast(Spec):
     """Format of the scales; ue8m0 makes them powers of two; null: elements are cast as they are."""
     scale_rounding: Rounding = Rounding.UP
     """How a scale is rounded to its format. Up never lets an element exceed the target's range (MXFP8 recipes,
-    arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself."""
+    arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself; below FP32's normal
+    numbers it is rounded up, so that it is never zero."""
     range: Literal["largest", "binade"] = "largest"
     """What a group's largest magnitude is mapped to: the target's largest finite number, or the power of two below it.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Rounding = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
-    floor: float = Field(default=1e-30, gt=0)
+    floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
     """Least magnitude that a group's largest is taken for, so that a zero group has a scale. DeepSeek-V3's public
     inference code uses 1e-4, which would wipe out small gradients."""
 
@@ -49,6 +57,8 @@ class Cast(Spec):
     def _possible(self) -> Cast:
         if self.scale is None and self.group is not None:
             raise at("group", message="without a scale there are no groups", hint="group: null")
+        if not self.to.zero:
+            raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
         if self.scale is not None and self.scale.kind != "float":
             raise at("scale", message=f"scales are floating point, not {self.scale.name}")
         if Rounding.STOCHASTIC in (self.rounding, self.scale_rounding):
@@ -96,7 +106,6 @@ def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quanti
     import numpy as np
 
     from isa_model.array_codec import decode_array, encode_array
-    from isa_model.lanes import largest_finite
 
     x = np.asarray(x, np.float32)
     if x.ndim != 2:
@@ -104,22 +113,15 @@ def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quanti
     says_nan = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)
     if not (says_nan or np.isfinite(x).all()):
         raise ValueError("this cast takes finite numbers: it has no scale, or a format without a NaN")
-    rows, columns = cast.group or x.shape
-    up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
-    padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
-    padded[: x.shape[0], : x.shape[1]] = np.abs(x)
-    largest = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
-    target = np.float32(largest_finite(cast.to))
-    largest[~np.isfinite(largest)] = np.nan
-    full = target if cast.range == "largest" else np.float32(2.0**cast.to.max_exponent)
-    quotient = np.maximum(largest, np.float32(cast.floor)) / full
     fmt = cast.scale or FORMATS["fp32"]
-    rounding = Rounding.NEAREST_EVEN if fmt.name == "fp32" else cast.scale_rounding
     if scales is None:
-        scales = encode_array(fmt, quotient if cast.scale else np.ones_like(quotient), rounding)
-    divisor = spread(decode_array(fmt, scales).astype(np.float32), cast.group, x.shape)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scaled = x / divisor
+        scales = _scales(cast, largest_of_groups(x, cast.group)) if cast.scale else encode_array(fmt, np.ones((1, 1)))
+    of_groups = decode_array(fmt, scales)
+    divisor = spread(of_groups.astype(np.float32) if FORMATS["fp32"].holds(fmt) else of_groups, cast.group, x.shape)
+    kept = x if cast.to.signed else np.maximum(x, np.float32(0))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        quotients = (kept / divisor).astype(np.float32)
+    scaled = np.where((divisor == 0) & np.isfinite(x), np.float32(0), quotients)
     codes = encode_array(cast.to, scaled, cast.rounding, "saturate")
     lost = (decode_array(cast.to, codes) == 0) & (x != 0)
     return Quantised(
@@ -127,18 +129,63 @@ def quantise(cast: Cast, x: NDArray[Any], scales: Codes | None = None) -> Quanti
         codes,
         scales,
         underflow=float(lost.sum() / max(np.count_nonzero(x), 1)),
-        overflow=float((np.abs(scaled) >= target + _half_step(cast)).mean()),
+        overflow=float(_cut(cast, scaled).mean()),
     )
 
 
-def _half_step(cast: Cast) -> float:
-    """Half the distance between the target's two largest numbers: what is less than this beyond its end rounds back."""
-    return 0.0 if cast.to.kind == "integer" else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits - 1)
+def extent(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a group within a matrix of this shape: a group larger than the matrix is the matrix."""
+    rows, columns = group or shape
+    return max(min(rows, shape[0]), 1), max(min(columns, shape[1]), 1)
+
+
+def largest_of_groups(x: NDArray[np.float32], group: tuple[int, int] | None) -> NDArray[np.float32]:
+    """Largest magnitude of each group, NaN where the group holds a NaN or an infinity."""
+    import numpy as np
+
+    rows, columns = extent(group, x.shape)
+    up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
+    padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
+    padded[: x.shape[0], : x.shape[1]] = np.abs(x)
+    largest: NDArray[np.float32] = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
+    largest[~np.isfinite(largest)] = np.nan
+    return largest
+
+
+def _scales(cast: Cast, largest: NDArray[np.float32]) -> Codes:
+    """Codes of the scales of groups from their largest magnitudes."""
+    import numpy as np
+
+    from isa_model.array_codec import encode_array
+    from isa_model.lanes import largest_finite
+
+    assert cast.scale is not None
+    # Formats wider than FP32 are filled to FP32's end only.
+    full = largest_finite(cast.to) if cast.range == "largest" else 2.0**cast.to.max_exponent
+    full = min(full, largest_finite(FORMATS["fp32"]))
+    exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / full
+    with np.errstate(over="ignore"):
+        quotient = exact.astype(np.float32)
+    small = exact < 2.0**-126
+    quotient[small] = np.ceil(exact[small] * 2.0**149) * 2.0**-149
+    rounding = Rounding.NEAREST_EVEN if cast.scale.name == "fp32" else cast.scale_rounding
+    return encode_array(cast.scale, quotient, rounding, "saturate")
+
+
+def _cut(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each element would be rounded beyond the target's largest number, had the target more exponents."""
+    from isa_model.lanes import largest_finite
+
+    top, integer = largest_finite(cast.to), cast.to.kind == "integer"
+    step = 1.0 if integer else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits)
+    rounded = round_integer(scaled.astype("f8") / step, cast.rounding) * step
+    beyond: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
+    return beyond
 
 
 def spread(scales: NDArray[Any], group: tuple[int, int] | None, shape: tuple[int, ...]) -> NDArray[Any]:
     """One scale per element from one per group."""
     import numpy as np
 
-    rows, columns = group or shape
+    rows, columns = extent(group, shape)
     return np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)[: shape[0], : shape[1]]

@@ -139,7 +139,9 @@ def round_to(x: Float64, register: Register) -> Float64:
 
 
 def largest_finite(fmt: Format) -> float:
-    """The largest finite number of a floating-point format."""
+    """The largest finite number of a format."""
+    if fmt.kind == "integer":
+        return float(fmt.max_finite_magnitude)
     fraction = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
     return float((1 << fmt.mantissa_bits) + fraction) * 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
 
