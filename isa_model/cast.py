@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
@@ -44,8 +44,9 @@ class Cast(Spec):
     """How a scale is rounded to its format. Up never lets an element exceed the target's range (MXFP8 recipes,
     arXiv 2506.08027: rounding down can make training diverge). FP32 scales are the quotient itself; below FP32's normal
     numbers it is rounded up, so that it is never zero."""
-    range: Literal["largest", "binade"] = "largest"
-    """What a group's largest magnitude is mapped to: the target's largest finite number, or the power of two below it.
+    range: Literal["largest", "binade"] | PositiveFloat = "largest"
+    """What a group's largest magnitude is mapped to: the target's largest finite number, the power of two below it, or a
+    number no larger, which leaves room for sums in a narrow accumulator.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Rounding = Rounding.NEAREST_EVEN
     """How an element is rounded to the target."""
@@ -64,6 +65,16 @@ class Cast(Spec):
         if Rounding.STOCHASTIC in (self.rounding, self.scale_rounding):
             raise at("rounding", message="stochastic casts need a random source; pass `rng` to codec.encode_array")
         return self
+
+    @property
+    def full(self) -> float:
+        """What a group's largest magnitude is mapped to; of a format wider than FP32, at most FP32's largest number."""
+        from isa_model.lanes import largest_finite
+
+        if self.range == "binade":
+            return 2.0 ** min(self.to.max_exponent, 127)
+        most = min(largest_finite(self.to), largest_finite(FORMATS["fp32"]))
+        return most if self.range == "largest" else min(self.range, most)
 
 
 @dataclass(frozen=True)
@@ -157,13 +168,9 @@ def _scales(cast: Cast, largest: NDArray[np.float32]) -> Codes:
     import numpy as np
 
     from isa_model.array_codec import encode_array
-    from isa_model.lanes import largest_finite
 
     assert cast.scale is not None
-    # Formats wider than FP32 are filled to FP32's end only.
-    full = largest_finite(cast.to) if cast.range == "largest" else 2.0**cast.to.max_exponent
-    full = min(full, largest_finite(FORMATS["fp32"]))
-    exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / full
+    exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / cast.full
     with np.errstate(over="ignore"):
         quotient = exact.astype(np.float32)
     small = exact < 2.0**-126
