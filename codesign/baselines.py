@@ -71,13 +71,8 @@ class Baseline(Spec):
         return promoted(base, self.promote_every, scale)
 
 
-FALLBACK: Any = {
-    "name": "tensor-wise",
-    "title": "one scale per tensor",
-    "about": "one FP32 scale per tensor of a format narrower than 16 bits; all of K is summed in the instruction",
-    "source": "ours: no library is known for this base",
-    "operands": (),
-}
+FALLBACK = "tensor-wise"
+"""The baseline of a base that no other fits."""
 
 
 @cache
@@ -89,4 +84,4 @@ def baselines() -> dict[str, Baseline]:
 
 def fitting(base: Instruction) -> list[Baseline]:
     """The baselines that fit a base, its default first; never empty."""
-    return [b for b in baselines().values() if b.fits(base)] or [Baseline.model_validate(FALLBACK)]
+    return [b for b in baselines().values() if b.fits(base)] or [baselines()[FALLBACK]]

@@ -324,8 +324,9 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
     """The baseline must fit the base, and its promotion the base's sums and the groups."""
     software, base, practice = proposal.software, proposal.today, proposal.practice
     named = "baseline" if isinstance(document.data.get("software"), dict) else None
-    if software.baseline and not baselines()[software.baseline].fits(base):
-        hint = f"baselines of this base: {', '.join(b.name for b in fitting(base))}"
+    there = [b.name for b in fitting(base)]
+    if software.baseline and software.baseline not in there:
+        hint = f"baselines of this base: {', '.join(there)}"
         loc = ("software", named) if named else ("software",)
         return document.problem(loc, f"`{software.baseline}` is for other operands, accumulators or scales", hint)
     if base.scale and {software.promote_every, software.group} - {"baseline", None}:

@@ -11,7 +11,6 @@ from codesign.workloads.gemms import Gemm, Role
 from isa_model.cast import FLOORS, Cast
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
-from isa_model.lanes import largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Spec
 
@@ -110,6 +109,8 @@ def room(instruction: Instruction, k: int) -> float | None:
     None where elements of the operands' whole range cannot. A sum of n products of elements up to r is at most n r^2
     (SageAttention2++, arXiv 2505.21136, bounds FP16 accumulators of FP8 products so).
     """
+    from isa_model.lanes import largest_finite
+
     least = None
     product = largest_finite(instruction.a) * largest_finite(instruction.b)
     last = len(instruction.stages) - 1

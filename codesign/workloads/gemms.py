@@ -154,7 +154,9 @@ def gemms() -> dict[str, Gemm]:
                     a, b = (f"{name}/{step}/{role}" for role in roles)
                     recorded = Recorded(Path(__file__).parent / captured["file"], a, b)
                 full = f"{model}.{step}.{name}"
-                tokens = models()[model].tokens_of_expert if gemm.get("expert") else about["tokens"]
+                # The sums of an expert's wgrad run over the tokens it gets; how many rows fprop and dgrad have changes none.
+                routed = gemm.get("expert") and step == "wgrad"
+                tokens = models()[model].tokens_of_expert if routed else about["tokens"]
                 result[full] = _gemm(full, step, tokens, gemm["n"], gemm["k"], gemm["is"], recorded)
     return result
 
