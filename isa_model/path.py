@@ -42,7 +42,8 @@ class Step(Cast):
     reads: Literal["previous", "original"] = "previous"
     """What it casts: what the step before left, or the BF16 original, quantised a second time."""
     logfmt: int | None = Field(default=None, ge=3, le=16)
-    """Bits of LogFMT ("Insights into DeepSeek-V3", arXiv 2505.09343, 3.2) in place of `to` and `scale`; its tiles are the groups."""
+    """Bits of LogFMT ("Insights into DeepSeek-V3", arXiv 2505.09343, 3.2) in place of `to` and `scale`; its tiles are the
+    groups."""
     scale_from: Literal["elements", "scales"] = "elements"
     """Whether a group's scale follows from its largest element, or is the largest scale that its elements had before:
     powers of two only, and no element is looked at before the first is cast."""
