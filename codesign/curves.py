@@ -44,7 +44,7 @@ def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
             sampling.seeds[0],
             sampling.rows,
             sampling.columns,
-            proposal.quantisation,
+            proposal.rule,
         )
         for compared in variants(proposal):
             if compared.at is None and compared.variant in shown:
@@ -71,7 +71,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         sampling.seeds[0],
         sampling.rows,
         sampling.columns,
-        proposal.quantisation,
+        proposal.rule,
     )
     series, shown, without = [], labels(proposal), []
     for compared in variants(proposal):
@@ -111,7 +111,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
         sampling.seeds[0],
         sampling.rows,
         sampling.columns,
-        proposal.quantisation,
+        proposal.rule,
     )
 
     def error(outcome: Outcome) -> float | None:

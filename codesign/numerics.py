@@ -11,14 +11,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from codesign.arriving import carried
 from codesign.curves import plots
 from codesign.errors import Errors, errors_of, metrics_of
 from codesign.evidence import Evidence, Figure
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
+from codesign.quantising import room
 from codesign.resampling import RESAMPLES, figures, weights
 from codesign.trial import Sampling, Trial
-from codesign.variants import Compared, variants
+from codesign.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.statistics import grid_warnings
 from codesign.workloads.tensor_file import metadata
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+BESIDE = (
+    "numerics.relative_frobenius",
+    "numerics.quantisation_error",
+    "numerics.total_error",
+    "numerics.overflow_share",
+)
+"""What is reported of the baselines beside today's software; of one that a claim names, everything."""
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
 
@@ -63,7 +72,7 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
         progress(done + 1, total)
     drawn = curves.result()
     progress(total, total)
-    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
+    bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
     found = [
         figure
         for gemm, tensors in trials
@@ -74,9 +83,9 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
 
 def run(job: Job) -> list[Errors]:
     """The errors of each variant of a job, in their order."""
-    carried = job.proposal.path.operands if job.proposal.path else ()
+    roles = carried(job.gemm, [compared.flows for compared in job.variants])
     sampling = job.sampling
-    trial = Trial(job.gemm, job.tensors, job.seed, sampling.rows, sampling.columns, job.proposal.quantisation, carried)
+    trial = Trial(job.gemm, job.tensors, job.seed, sampling.rows, sampling.columns, job.proposal.rule, roles)
     return [errors_of(trial.result(compared)) for compared in job.variants]
 
 
@@ -95,7 +104,10 @@ def figures_of(
     values: dict[tuple[str, Value | None], dict[str, Array]] = {}
     for index, each in enumerate(compared):
         found = metrics_of([errors[index] for errors in results], picked)
-        values[each.variant, each.at] = {name: found[name] for name in metrics}
+        shown = (
+            metrics if each.variant in LABELS else [name for name in metrics if name in BESIDE or each.variant in bases]
+        )
+        values[each.variant, each.at] = {name: found[name] for name in shown}
     return figures(gemm, tensors, values, bases, outputs)
 
 
@@ -127,8 +139,10 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         f"Each GEMM is sampled: {sampling.rows} rows of A and {sampling.columns} columns of B (of one block of 128 "
         f"outputs) out of the true shape, the full K, for each of the seeds {seeds}. Nothing depends on m and n otherwise.",
         "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
-        "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
-        f"Today's instruction alone is {proposal.base} over all of K; today's software " + _software(proposal),
+        "scale for the whole (sampled) tensor, or row, where it has none; that scale multiplies D outside the sum, unrounded. "
+        "Formats of 16 bits and more are not scaled unless the baseline says so.",
+        f"Today's instruction alone is {proposal.base} over all of K.",
+        *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
@@ -148,10 +162,19 @@ ON_THE_WAY = (
 )
 
 
-def _software(proposal: Proposal) -> str:
-    if proposal.today.scale:
-        return "runs it as it is, for it multiplies by group scales itself."
-    promotes = f"promotes it to FP32 every {proposal.software.promote_every} products"
-    if proposal.software.group is None:
-        return f"{promotes} with one scale per tensor."
-    return f"{promotes} and multiplies FP32 scales of groups of {proposal.software.group} in there."
+def _baselines(proposal: Proposal) -> list[str]:
+    """What today's software is, and the baselines beside it."""
+    practice = proposal.practice
+    said = [f"Today's software is {practice.title}: {practice.about} ({practice.source})."]
+    if {proposal.software.promote_every, proposal.software.group} != {"baseline"}:
+        promotes = f"promoted every {practice.promote_every} products" if practice.promote_every else "not promoted"
+        scales = f"FP32 scales of groups of {practice.group}" if practice.group else "no scale within K"
+        said[0] = f"Today's software is {practice.title} changed: {promotes}, {scales}."
+    if practice.quantisation.headroom:
+        limit = room(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
+        said.append(
+            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
+            "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."
+        )
+    said += [f"Beside it, {other.title}: {other.about} ({other.source})." for other in proposal.others]
+    return said

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.workloads.gemms import Role
 from isa_model.cast import Cast, Quantised, quantise, spread
+from isa_model.formats import named
 from isa_model.instruction import ScaleOperand
 from isa_model.lanes import largest_finite
 from isa_model.path import Step, walk
@@ -26,16 +27,18 @@ if TYPE_CHECKING:
 class Operand:
     """One operand of a trial in an instruction's formats.
 
-    `values` are the codes as numbers with their group scales, exact in float64; `factor`, a scale of the whole tensor,
-    stands outside the sum and multiplies D afterwards.
+    `values` are the codes as numbers with their group scales, exact in float64; `factor`, a scale of the whole tensor or one
+    for each row of A or column of B, stands outside the sum and multiplies D afterwards.
     """
 
     codes: Any
     scales: Any | None
     values: Float64
-    factor: float
+    factor: Any
     underflow: float
     overflow: float
+    zero: int = 0
+    """Code of zero: the middle of an unsigned integer format, as oneDNN holds signed numbers in it."""
 
 
 def on_the_way(steps: tuple[Step, ...], role: Role, tokens_along_k: bool) -> tuple[Step, ...]:
@@ -68,14 +71,28 @@ def quantised(cast: Cast, side: ScaleOperand | None, x: Any, columns: int, tenso
     With `tensor_floor`, it is first scaled as a whole so that its largest group takes the largest scale; the floor is the
     least magnitude that its largest is taken for.
     """
-    import numpy as np
-
+    if cast.to.kind == "integer" and not cast.to.signed:
+        return _unsigned(cast, x, columns)
     if side is None or tensor_floor is None or side.format.name == "fp32":
         return _operand(quantise(cast, x), side, columns)
-    largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
-    factor = np.maximum(np.abs(x).max(), np.float32(tensor_floor)) / largest
+    factor = tensor_factor(cast, side, x, tensor_floor)
     operand = _operand(quantise(cast, x / factor), side, columns)
     return replace(operand, factor=operand.factor * float(factor))
+
+
+def _unsigned(cast: Cast, x: Any, columns: int) -> Operand:
+    """Return signed numbers held in an unsigned integer format: codes are moved up by half its range."""
+    zero = 1 << (cast.to.bits - 1)
+    signed = _operand(quantise(cast.model_copy(update={"to": named(f"int{cast.to.bits}")}), x), None, columns)
+    return replace(signed, codes=(signed.values + zero).astype(signed.codes.dtype), zero=zero)
+
+
+def tensor_factor(cast: Cast, side: ScaleOperand, x: Any, floor: float) -> Any:
+    """Return the FP32 scale of a whole tensor under which its largest group takes the largest scale."""
+    import numpy as np
+
+    largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
+    return np.maximum(np.abs(x).max(), np.float32(floor)) / largest
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,15 @@ class Carried:
             picked = np.take(x, self.kept, axis=self.axis)
             return picked.T if self.turned else picked
 
+        # A narrow scale format on the way needs the tensor's scale there, too.
+        narrow = tensor_floor is not None and any(s.scale and s.scale.zero and s.scale.bits < 32 for s in steps)
+        if narrow:
+            assert side is not None
+            assert tensor_floor is not None
+            factor = tensor_factor(cast, side, self.whole, tensor_floor)
+            whole = replace(self, whole=self.whole / factor)
+            made = whole.arrived(steps, cast, side, None)
+            return replace(made, factor=made.factor * float(factor))
         walked = walk(steps, self.whole)
         values = taken(walked.values)
         last = walked.last
@@ -144,14 +170,20 @@ def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> O
     """Bring quantised codes into the shape an instruction takes: scales repeated to its groups, columns cut to size."""
     import numpy as np
 
+    from isa_model.array_codec import encode_array
+
     codes = quantised.codes[:, :columns]
-    values, scales, factor = quantised.elements()[:, :columns], None, 1.0
+    values, scales = quantised.elements()[:, :columns], None
+    factor: Any = 1.0
     if side is None:
-        factor = float(quantised.scale_values()[0, 0])
+        factor = quantised.scale_values()[:, :columns]  # (1, 1), or one for each row or column
     else:
         assert quantised.cast.group is not None
-        rows, across = (c // s for c, s in zip(quantised.cast.group, side.group, strict=True))
-        scales = np.repeat(np.repeat(quantised.scales, rows, axis=0), across, axis=1)
-        scales = scales[: -(-codes.shape[0] // side.group[0]), : -(-columns // side.group[1])]
+        wanted = -(-codes.shape[0] // side.group[0]), -(-columns // side.group[1])
+        rows, across = (min(c // s, n) for c, s, n in zip(quantised.cast.group, side.group, wanted, strict=True))
+        each = quantised.scales
+        if quantised.cast.scale != side.format:  # powers of two where the instruction takes FP32
+            each = encode_array(side.format, quantised.scale_values())
+        scales = np.repeat(np.repeat(each, rows, axis=0), across, axis=1)[: wanted[0], : wanted[1]]
         values = quantised.values()[:, :columns]
     return Operand(codes, scales, values, factor, quantised.underflow, quantised.overflow)

@@ -1,4 +1,4 @@
-"""The parts of a proposal: claims, quantisation, the software baseline, paths, sweeps, layers, and names that must exist."""
+"""The parts of a proposal: claims, the software baseline, paths, sweeps, layers, and names that must exist."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from codesign.baselines import baselines
 from codesign.metrics import METRICS
+from codesign.quantising import Quantisation
 from codesign.workloads.gemms import select
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError, at, suggest
 from isa_model.library import raw
 from isa_model.path import Steps
-from isa_model.rounding import Rounding
-from isa_model.stage import Deterministic, Spec
+from isa_model.stage import Spec
 
 MOST = 256
 """Entries that a list of a proposal can have."""
@@ -71,7 +72,11 @@ WorkloadName = Annotated[str, AfterValidator(_workload)]
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
 BaseName = Annotated[str, _found(raw)]
-Variant = Literal["today", "software", "proposal", "exact"]
+OWN_VARIANTS = ("today", "software", "proposal", "exact")
+Variant = Annotated[str, _known("variant", lambda: [*OWN_VARIANTS, *baselines()])]
+"""today, software, proposal, exact, or another baseline of the base by name."""
+AsBaseline = Literal["baseline"]
+"""As the baseline has it."""
 
 
 class Claim(Spec):
@@ -88,7 +93,7 @@ class Claim(Spec):
     tensors: SourceName | None = None
     """Only this tensor source; default: all of the proposal's."""
     of: Variant = "proposal"
-    """Whose figure: today's instruction alone, today's software, the proposal, or an exact accumulator."""
+    """Whose figure: today's instruction alone, today's software, the proposal, an exact accumulator, or a baseline by name."""
     relative_to: Variant | None = None
     """Bound the ratio to this variant's figure instead of the figure itself."""
     at: Value | None = None
@@ -107,35 +112,27 @@ class Claim(Spec):
         return self
 
 
-class Quantisation(Spec):
-    """How operands are quantised: groups along K follow the scales of each instruction, the rest stands here."""
-
-    weight_columns: int = Field(default=128, ge=1, le=65536)
-    """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks)."""
-    rounding: Deterministic = Rounding.NEAREST_EVEN
-    """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
-    scale_rounding: Deterministic = Rounding.UP
-    """How scales are rounded to a format narrower than FP32."""
-    tensor_scale: bool = False
-    """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
-    narrow scale format has no range for tensors of any size). Only of the proposal's operands with group scales."""
-    floor: float = Field(default=1e-30, ge=2.0**-126, le=2.0**127)
-    """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
-    out small gradients)."""
-
-
 class Software(Spec):
-    """Today's way around the missing hardware: promotion to FP32 on CUDA cores, group scales multiplied in there.
+    """Today's way around the missing hardware: a baseline by name, with what differs from it.
 
-    A base that multiplies by group scales itself needs none of it: there software is the instruction as it is.
+    A name alone, as in `software: transformer-engine`, is that baseline as it is.
     """
 
-    promote_every: PositiveInt = 128
-    """Products summed by the instruction before they are promoted."""
-    group: PositiveInt | None = 128
-    """Elements of K that share an FP32 scale; null: one scale for a whole tensor."""
+    baseline: Annotated[str, _known("baseline", lambda: list(baselines()))] | None = None
+    """Which library or recipe (`docs/baselines.md`); default: the first that fits the base."""
+    promote_every: PositiveInt | AsBaseline | None = "baseline"
+    """Products summed by the instruction before they are promoted to FP32 on CUDA cores; null: all of K."""
+    group: PositiveInt | AsBaseline | None = "baseline"
+    """Elements of K that share an FP32 scale, multiplied in at promotion; null: one scale for a whole tensor."""
+    quantisation: Quantisation | None = None
+    """How its operands are quantised, where other than in the baseline."""
     path: Steps = ()
     """What today's software does with the tensors of the proposal's `path`; none: they stay BF16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"baseline": value} if isinstance(value, str) else value
 
 
 class Path(Spec):

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from codesign.baselines import Baseline, baselines, fitting
 from codesign.parts import MOST, BaseName, Few, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
-from codesign.parts import Quantisation as Quantisation
 from codesign.parts import Software as Software
 from codesign.parts import Sweep as Sweep
 from codesign.parts import Training as Training
 from codesign.parts import Value as Value
 from codesign.parts import Variant as Variant
+from codesign.quantising import Quantisation as Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
 from isa_model.diagnostics import SLUG, Document, InputError, Loc, Problem, at, closest, read_yaml, suggest, together
 from isa_model.explain import explain
-from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, ScaleOperand, Scaling
+from isa_model.instruction import Instruction
 from isa_model.library import changed, is_known, raw
-from isa_model.promotion import promoted
+from isa_model.rounding import Rounding
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
@@ -90,10 +90,6 @@ class Proposal(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Proposal:
         faults = list(uncovered(dict(enumerate(self.claims)), self.workloads, self.tensors, self.sweep))
-        if self.software.group and self.software.group % self.software.promote_every:
-            message = f"groups of {self.software.group} cannot be scaled by a promotion every "
-            hint = f"a multiple of promote_every, for instance `group: {self.software.promote_every}`"
-            faults.append(at("software", "group", message=f"{message}{self.software.promote_every}", hint=hint))
         if faults:
             raise together(faults)
         return self
@@ -110,18 +106,43 @@ class Proposal(Spec):
         """The base, as it is."""
         return Instruction.model_validate(raw(self.base))
 
+    @property
+    def practice(self) -> Baseline:
+        """The software baseline: the one that is named, or the default of the base, with what `software` changes."""
+        chosen = baselines()[self.software.baseline] if self.software.baseline else fitting(self.today)[0]
+        changed: dict[str, Any] = {
+            name: value for name in ("promote_every", "group") if (value := getattr(self.software, name)) != "baseline"
+        }
+        if self.software.quantisation:
+            changed["quantisation"] = self.software.quantisation.over(chosen.quantisation)
+        return chosen.model_copy(update=changed)
+
+    @property
+    def others(self) -> list[Baseline]:
+        """The other baselines that fit the base, computed beside it."""
+        return [b for b in fitting(self.today) if b.name != self.practice.name]
+
+    @property
+    def rule(self) -> Quantisation:
+        """How the proposal's operands are quantised: as in the baseline where the proposal does not say.
+
+        Headroom is software's way around a narrow accumulator: only a proposal that multiplies as software does has it, too.
+        """
+        software = self.practice.quantisation
+        return self.quantisation.over(
+            software if self.multiplies_as_today else software.model_copy(update={"headroom": None})
+        )
+
+    def quantised(self, rule: Quantisation) -> Proposal:
+        """The same proposal where its operands and those of today's software are quantised by another rule."""
+        own = rule.model_copy(update={"headroom": self.practice.quantisation.headroom})
+        software = self.software.model_copy(update={"quantisation": own})
+        return self.model_copy(update={"quantisation": rule, "software": software})
+
     @cached_property
     def software_instruction(self) -> Instruction:
-        """The base with today's software step around it; a base that scales its terms itself, as it is."""
-        if self.today.scale:
-            return self.today
-        scale = None
-        if self.software.group:
-            fp32, group = FORMATS["fp32"], self.software.group
-            scale = Scaling(
-                a=ScaleOperand(group=(1, group), format=fp32), b=ScaleOperand(group=(group, 1), format=fp32)
-            )
-        return promoted(self.today, self.software.promote_every, scale)
+        """The base with today's software step around it."""
+        return self.practice.around(self.today)
 
     def proposed(self, value: Value | None = None) -> Instruction:
         """The changed instruction; for a family, with `value` in the swept field.
@@ -142,12 +163,16 @@ class Proposal(Spec):
         from codesign.training.recipe import load_recipe
 
         rules = load_recipe(self.training.recipe, self.training.change)
-        if variant == "today" or (variant == "software" and self.today.scale):
-            return rules.on(self.today)
+        rounding, columns = self.rule.scale_rounding or Rounding.UP, self.rule.weight_columns
+        if variant == "today":
+            return rules.on(self.today, None, rounding, columns)
         if variant == "software":
+            if self.practice.group and self.practice.name != "deepseek-v3":
+                raise InputError.of(f"no recipe trains as the baseline {self.practice.name} does")
             # With group scales, promotion is the recipe's own way; with one scale per tensor nothing else is left of it.
-            return rules if self.software.group else rules.on(self.today, self.software.promote_every)
-        rounding, columns = self.quantisation.scale_rounding, self.quantisation.weight_columns
+            return (
+                rules if self.practice.group else rules.on(self.today, self.practice.promote_every, rounding, columns)
+            )
         recipe = rules.on(self.proposed(value), None, rounding, columns)
         return recipe.summed_exactly() if variant == "exact" else recipe
 
@@ -330,19 +355,8 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
             for p in _faults_of_change(document, base, proposal.merged(value)):
                 problems.append(document.problem(("sweep", "values", i), p.message, p.hint))
     problems = [*own, *problems]
-    if proposal.today.scale and "software" in proposal.model_fields_set:
-        message = "the base multiplies by its group scales itself; a software step would scale twice"
-        hint = "leave `software` out: today's software is then the instruction as it is"
-        problems.append(document.problem(("software",), message, hint))
-    elif not proposal.today.scale and proposal.software.promote_every % proposal.today.span:
-        span = proposal.today.span
-        message = (
-            f"the base sums {span} products at a time; {proposal.software.promote_every} is not a multiple of that"
-        )
-        hint = (
-            f"a multiple of {span}, for instance `promote_every: {-(-proposal.software.promote_every // span) * span}`"
-        )
-        problems.append(document.problem(("software", "promote_every"), message, hint))
+    if fault := _software_problem(document, proposal):
+        problems.append(fault)
     if problems:
         return problems
     if "training" in document.data and (problem := _training_problem(document, proposal)):
@@ -352,6 +366,35 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
     except InputError as error:
         problems += [document.problem(("base",), p.message, p.hint) for p in error.problems]
     return problems
+
+
+def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
+    """The baseline must fit the base, and its promotion the base's sums and the groups."""
+    software, base, practice = proposal.software, proposal.today, proposal.practice
+    named = "baseline" if isinstance(document.data.get("software"), dict) else None
+    there = [b.name for b in fitting(base)]
+    if software.baseline and software.baseline not in there:
+        hint = f"baselines of this base: {', '.join(there)}"
+        loc = ("software", named) if named else ("software",)
+        return document.problem(loc, f"`{software.baseline}` is for other operands, accumulators or scales", hint)
+    if base.scale and {software.promote_every, software.group} - {"baseline", None}:
+        return document.problem(
+            ("software",),
+            "the base multiplies by its group scales itself; a software step would scale twice",
+            "leave `promote_every` and `group` out",
+        )
+    every, group = practice.promote_every, practice.group
+    if group and (every is None or group % every):
+        step = f"a promotion every {every}" if every else "sums that are not promoted"
+        hint = (
+            f"a multiple of promote_every, for instance `group: {every}`" if every else "promote_every: a divisor of it"
+        )
+        return document.problem(("software", "group"), f"groups of {group} cannot be scaled by {step}", hint)
+    if every and every % base.span:
+        message = f"the base sums {base.span} products at a time; {every} is not a multiple of that"
+        hint = f"a multiple of {base.span}, for instance `promote_every: {-(-every // base.span) * base.span}`"
+        return document.problem(("software", "promote_every"), message, hint)
+    return None
 
 
 def _training_problem(document: Document, proposal: Proposal) -> Problem | None:

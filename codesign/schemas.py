@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from codesign.baselines import fitting
 from isa_model.diagnostics import InputError, parse_yaml
 from isa_model.instruction import Instruction
 from isa_model.library import raw
-from isa_model.promotion import promoted
 
 SCHEMA = ('"title": "Proposal"', "the schema of proposals")
 """Mark and kind of the file that `codesign init` puts beside a proposal."""
@@ -27,9 +27,13 @@ def json_schema(kind: str) -> dict[str, Any]:
         from codesign.evaluate import Result
 
         return Result.model_json_schema(mode="serialization")
+    from codesign.baselines import baselines
     from codesign.proposal import Proposal
 
-    return Proposal.model_json_schema()
+    schema = Proposal.model_json_schema()
+    software = schema["properties"]["software"]
+    software["anyOf"] = [{"type": "string", "enum": list(baselines())}, {"$ref": software.pop("$ref")}]
+    return schema
 
 
 def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
@@ -53,17 +57,14 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def starter(path: Path, base: str) -> str:
-    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, or has no software step,
-    and for a path in no folder.
-    """
+    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, and for a path in no folder."""
     if not path.parent.is_dir():
         raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
     instruction = Instruction.model_validate(raw(base))
-    if not instruction.scale:
-        promoted(instruction, instruction.span)  # proposals are held against today's software
     name = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "my-proposal"
     if parse_yaml(f"proposal: {name}", "").data["proposal"] != name:
         name = f'"{name}"'  # 0, null or 1e3 would not be read as a name
+    names = ", ".join(b.name for b in fitting(instruction))
     *_, last = instruction.stages
     aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
     rounding = instruction.stages[last].result[-1].rounding
@@ -105,6 +106,9 @@ change:
 #   operands: [activation, gradient]
 #   steps:
 #     - {{at: register, to: e4m3, group: [1, 128], scale: ue8m0}}
+
+# Today's software, by name (docs/baselines.md); the first is the default: {names}.
+# software: {names.split(", ")[0]}
 
 # Tensors of your own: with them, `workloads: [mine]` and `tensors: [captured]`.
 # layers:

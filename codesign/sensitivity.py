@@ -17,7 +17,8 @@ from codesign.curves import with_bits
 from codesign.errors import metrics_of
 from codesign.evidence import Alternative, BreakEven, Figure
 from codesign.numerics import Job, figures_of, run
-from codesign.proposal import Claim, Proposal, Quantisation, Value
+from codesign.proposal import Claim, Proposal, Value
+from codesign.quantising import Quantisation
 from codesign.trial import Sampling
 from codesign.variants import Compared, variants
 from codesign.workloads.gemms import Gemm
@@ -63,11 +64,10 @@ def refine(
     for verdict in decided:
         assert verdict.deciding
         gemm = trials[verdict.deciding.workload, verdict.deciding.tensors]
-        compared = _compared(proposal, verdict.claim)
-        for case in _cases(verdict.claim, gemm, verdict.deciding.tensors, proposal.quantisation):
-            changed = proposal.model_copy(update={"quantisation": case.quantisation})
+        for case in _cases(verdict.claim, gemm, verdict.deciding.tensors, proposal.rule):
+            changed = proposal.quantised(case.quantisation)
             # One seed: a bar shows a tendency, and the figure it is held against has its interval.
-            job = Job(case.gemm, case.tensors, sampling.seeds[0], sampling, changed, compared)
+            job = Job(case.gemm, case.tensors, sampling.seeds[0], sampling, changed, _compared(changed, verdict.claim))
             claim = verdict.claim
             key = (case.gemm, case.tensors, case.quantisation, claim.of, claim.at, claim.relative_to)
             wanted.setdefault(id(verdict), []).append((case, key))
@@ -185,7 +185,7 @@ def _cases(claim: Claim, gemm: Gemm, tensors: str, rule: Quantisation) -> Iterat
         if floor != rule.floor:
             yield Case("least max-abs of a group", words, gemm, tensors, rule.model_copy(update={"floor": floor}))
     if gemm.b == "weight":
-        columns = 1 if rule.weight_columns > 1 else 128
+        columns = 1 if (rule.weight_columns or 1) > 1 else 128
         changed = rule.model_copy(update={"weight_columns": columns})
         yield Case("outputs that share a weight's scale", str(columns), gemm, tensors, changed)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.operands import Carried, Operand, on_the_way, quantised
-from codesign.proposal import Quantisation
-from codesign.quantising import cast_of
+from codesign.arriving import NOTHING, Flows, behind
+from codesign.operands import Carried, Operand, quantised
+from codesign.quantising import Quantisation, operand_cast
 from codesign.variants import Compared
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
@@ -110,72 +111,83 @@ class Trial:
 
     def result(self, compared: Compared) -> Outcome:
         """The outcome of one of the `variants`."""
-        compute = self.exact_outcome if compared.variant == "exact" else self.outcome
-        return compute(compared.instruction, compared.steps)
+        trial = self.under(compared.rule) if compared.rule else self
+        compute = trial.exact_outcome if compared.variant == "exact" else trial.outcome
+        return compute(compared.multiplying(self.gemm), compared.flows)
 
-    def outcome(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Outcome:
+    def under(self, rule: Quantisation) -> Trial:
+        """The same tensors, quantised by another rule."""
+        other = copy(self)
+        other.quantisation = rule
+        return other
+
+    def outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
         """What the instruction makes of the trial's operands, those that are carried with these steps behind them."""
         from isa_model.product import matmul
 
-        a, b = self.operands(instruction, steps)
+        a, b = self.operands(instruction, flows)
         d = matmul(instruction, a.codes, b.codes, scale_a=a.scales, scale_b=b.scales)
         values = decode_array(instruction.accumulator, to_codes(instruction.accumulator, d))
-        return self._outcome(instruction, steps, values)
+        if a.zero or b.zero:  # what the codes of zero add, software takes off again
+            of_a, of_b = a.values + a.zero, b.values + b.zero
+            values -= a.zero * of_b.sum(axis=0) + b.zero * of_a.sum(axis=1, keepdims=True) - a.zero * b.zero * len(of_b)
+        return self._outcome(instruction, flows, values)
 
-    def exact_outcome(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Outcome:
-        """The same operands summed exactly and rounded once, to nearest even FP32."""
+    def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
+        """The same operands summed exactly and rounded once, to nearest even FP32; integers and FP64 in their accumulator."""
         from isa_model.lanes import round_to
 
-        fp32 = Register(format=FORMATS["fp32"], rounding=Rounding.NEAREST_EVEN)
-        return self._outcome(instruction, steps, round_to(self.exact(instruction, steps), fp32))
+        fmt, fp32 = instruction.accumulator, FORMATS["fp32"]
+        wide = fmt.kind == "integer" or fmt.mantissa_bits > fp32.mantissa_bits
+        register = Register(format=fmt if wide else fp32, rounding=Rounding.NEAREST_EVEN)
+        return self._outcome(instruction, flows, round_to(self.exact(instruction, flows), register))
 
-    def _outcome(self, instruction: Instruction, steps: tuple[Step, ...], d: Float64) -> Outcome:
-        a, b = self.operands(instruction, steps)
+    def _outcome(self, instruction: Instruction, flows: Flows, d: Float64) -> Outcome:
+        a, b = self.operands(instruction, flows)
         factor = a.factor * b.factor
         size_a, size_b = a.values.size, b.values.size
         both = size_a + size_b
         return Outcome(
             d=d * factor,
-            exact=self.exact(instruction, steps) * factor,
+            exact=self.exact(instruction, flows) * factor,
             original=self.original,
             underflow=(a.underflow * size_a + b.underflow * size_b) / both,
             overflow=(a.overflow * size_a + b.overflow * size_b) / both,
         )
 
-    def exact(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> Float64:
+    def exact(self, instruction: Instruction, flows: Flows = NOTHING) -> Float64:
         """The exact product of the quantised operands, without the factors of whole tensors."""
         from isa_model import exact
 
-        key = self._key("a", instruction, steps), self._key("b", instruction, steps)
+        key = self._key("a", instruction, flows), self._key("b", instruction, flows)
         if key not in self._exact:
-            a, b = self.operands(instruction, steps)
+            a, b = self.operands(instruction, flows)
             self._exact[key] = exact.dot(a.values, b.values)
         return self._exact[key]
 
-    def operands(self, instruction: Instruction, steps: tuple[Step, ...] = ()) -> tuple[Operand, Operand]:
+    def operands(self, instruction: Instruction, flows: Flows = NOTHING) -> tuple[Operand, Operand]:
         """Both operands as the instruction takes them."""
-        return self._operand("a", instruction, steps), self._operand("b", instruction, steps)
+        return self._operand("a", instruction, flows), self._operand("b", instruction, flows)
 
-    def _operand(self, which: Side, instruction: Instruction, steps: tuple[Step, ...]) -> Operand:
-        key = self._key(which, instruction, steps)
+    def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
+        key = self._key(which, instruction, flows)
         if key not in self._operands:
-            _, cast, side, behind = key
-            floor = self.quantisation.floor if self.quantisation.tensor_scale else None
-            if behind:
-                self._operands[key] = self._carried[which].arrived(behind, cast, side, floor)
+            _, cast, side, steps, floor = key
+            if steps:
+                self._operands[key] = self._carried[which].arrived(steps, cast, side, floor)
             else:
                 x, columns = (self.a, self.a.shape[1]) if which == "a" else (self.b, self.columns)
                 self._operands[key] = quantised(cast, side, x, columns, floor)
         return self._operands[key]
 
     def _key(
-        self, which: Side, instruction: Instruction, steps: tuple[Step, ...]
-    ) -> tuple[Side, Cast, ScaleOperand | None, tuple[Step, ...]]:
-        scale = instruction.scale
-        role, fmt, k_axis = (self.gemm.a, instruction.a, 1) if which == "a" else (self.gemm.b, instruction.b, 0)
-        side = getattr(scale, which) if scale else None
-        behind = on_the_way(steps, role, self.gemm.tokens_along_k) if which in self._carried else ()
-        return which, cast_of(self.quantisation, fmt, role, side, k_axis), side, behind
+        self, which: Side, instruction: Instruction, flows: Flows
+    ) -> tuple[Side, Cast, ScaleOperand | None, tuple[Step, ...], float | None]:
+        """All that an operand follows from: cast, the instruction's scales, the steps behind it, the tensor scale's floor."""
+        cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
+        role = self.gemm.a if which == "a" else self.gemm.b
+        steps = behind(self.gemm, role, flows) if which in self._carried else ()
+        return which, cast, side, steps, self.quantisation.floor if self.quantisation.tensor_scale else None
 
 
 def _draw(

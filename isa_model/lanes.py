@@ -172,7 +172,9 @@ def round_to(x: Float64, register: Register) -> Float64:
 
 
 def largest_finite(fmt: Format) -> float:
-    """The largest finite number of a floating-point format."""
+    """The largest finite number of a format."""
+    if fmt.kind == "integer":
+        return float(fmt.max_finite_magnitude)
     biased, fraction = divmod(fmt.max_finite_magnitude, 1 << fmt.mantissa_bits)
     subnormal = biased == 0 and fmt.zero
     significand = fraction + (0 if subnormal else 1 << fmt.mantissa_bits)

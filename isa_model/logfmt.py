@@ -1,6 +1,6 @@
 """LogFMT-nBit: a tile of numbers kept as signs and equally spaced logarithms.
 
-Source: "Insights into DeepSeek-V3" (arXiv 2505.09343) 4.3. Codes are sign and an (n-1)-bit index; index 0 is zero,
+Source: "Insights into DeepSeek-V3" (arXiv 2505.09343) 3.2. Codes are sign and an (n-1)-bit index; index 0 is zero,
 index i stands for exp(minimum + step * (i - 1)). Minimum and step belong to the tile, so this is no `Format`: one code
 has no meaning of its own.
 """

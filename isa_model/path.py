@@ -44,7 +44,8 @@ class Step(Cast):
     reads: Literal["previous", "original"] = "previous"
     """What it casts: what the step before left, or the BF16 original, quantised a second time."""
     logfmt: int | None = Field(default=None, ge=3, le=16)
-    """Bits of LogFMT (DeepSeek-V3 insights, 4.3) in place of `to` and `scale`; its tiles are the groups."""
+    """Bits of LogFMT ("Insights into DeepSeek-V3", arXiv 2505.09343, 3.2) in place of `to` and `scale`; its tiles are the
+    groups."""
     scale_from: Literal["elements", "scales"] = "elements"
     """Whether a group's scale follows from its largest element, or is the largest scale that its elements had before:
     powers of two only, and no element is looked at before the first is cast."""
@@ -159,11 +160,11 @@ def _largest_scales(step: Step, before: Quantised | None, shape: tuple[int, ...]
     """Codes of the largest of the old scales in each new group."""
     import numpy as np
 
-    from isa_model.cast import spread
+    from isa_model.cast import extent, spread
 
     if before is None or before.cast.scale is None or before.cast.scale != step.scale:
         raise ValueError("the step before left no scales of this format")
-    rows, columns = step.group or shape
+    rows, columns = extent(step.group, shape)
     old = spread(before.scales, before.cast.group, shape)
     up = -(-shape[0] // rows), -(-shape[1] // columns)
     padded = np.zeros((up[0] * rows, up[1] * columns), old.dtype)  # code 0 of UE8M0 is its least

@@ -221,13 +221,12 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
             "cdna3.mfma.f32_16x16x32_fp8_bf8",
             "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0",
             "blackwell.tcgen05.m128n8k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3",
+            "hopper.mma.m8n8k4.f64.f64.f64.f64",
         )
     ):
         other = str(tmp_path / f"idea-{number}.yaml")
         assert run(["init", other, "--base", base]) == 0
         assert run(["validate", other]) == 0
-    assert run(["init", str(tmp_path / "c.yaml"), "--base", "hopper.mma.m8n8k4.f64.f64.f64.f64"]) == 2
-    assert "leaves fp64, which promotion to FP32 would lose" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stem", ["0", "1e3", "null", "2026-11-24", "Été", "--", "a b_c"])

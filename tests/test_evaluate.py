@@ -137,16 +137,18 @@ def test_quantisation_follows_the_instruction_and_the_role():
     """Weights get 128x128 blocks where the hardware's groups allow, activations 1x128, both 1x128 in wgrad, else one scale."""
     spec = load_proposal(ROOT / "proposals/group-scaled-mma.yaml").proposed()
     fprop, wgrad = gemms()["deepseek-v3.fprop.kv-b"], gemms()["deepseek-v3.wgrad.kv-b"]
+    blocks = Quantisation(weight_columns=128)
 
-    def groups(gemm, instruction):
+    def groups(gemm, instruction, rule=blocks):
         side = instruction.scale
         return (
-            cast_of(Quantisation(), instruction.a, gemm.a, side and side.a, 1).group,
-            cast_of(Quantisation(), instruction.b, gemm.b, side and side.b, 0).group,
+            cast_of(rule, instruction.a, gemm.a, side and side.a, 1).group,
+            cast_of(rule, instruction.b, gemm.b, side and side.b, 0).group,
         )
 
     assert groups(fprop, spec) == ((1, 128), (128, 128))
     assert groups(wgrad, spec) == ((1, 128), (128, 1))
+    assert groups(fprop, spec, Quantisation()) == ((1, 128), (128, 1))
     assert groups(fprop, load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")) == (None, None)
 
 
@@ -292,7 +294,7 @@ def test_what_is_the_same_by_construction_is_shown_as_one():
     _, rows = worst_table(found)
     assert [name for name, _ in rows] == list(found.labels.values())
     assert len(rows) == 2
-    assert {f.variant for f in found.figures} == set(LABELS)
+    assert {f.variant for f in found.figures} == {*LABELS, "ocp-mx"}
     assert all(len(p.series) == 2 for p in found.plots)
     own, software = ([f.value for f in found.figures if f.variant == v] for v in ("proposal", "software"))
     assert own == software

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from codesign.arriving import Flows
 from codesign.evaluate import evaluate
 from codesign.operands import on_the_way
 from codesign.proposal import parse_proposal
@@ -48,9 +49,14 @@ claims: [{claims}]
     return parse_proposal(parse_yaml(text, "p.yaml"))
 
 
-def trial(step, tensors="outliers", name="deepseek-v3.{}.kv-b"):
+def trial(step, tensors="outliers", name="llama-3-8b.{}.o"):
     made = proposal(steps(KERNEL))
-    return made, Trial(gemms()[name.format(step)], tensors, 0, 8, 9, made.quantisation, BOTH)
+    return made, Trial(gemms()[name.format(step)], tensors, 0, 8, 9, made.rule, BOTH)
+
+
+def both(*given):
+    """The same steps behind activations and gradients."""
+    return Flows(steps(*given), steps(*given))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +84,8 @@ def test_one_cast_in_the_instructions_groups_is_the_cast_it_would_have_had(step)
     """Where a path does what the instruction's own quantisation does, operands and D are the same bits."""
     made, drawn = trial(step)
     spec = made.software_instruction
-    plain, arrived = drawn.outcome(spec), drawn.outcome(spec, steps(KERNEL))
-    assert drawn.operands(spec, steps(KERNEL))[0] is not drawn.operands(spec)[0]
+    plain, arrived = drawn.outcome(spec), drawn.outcome(spec, both(KERNEL))
+    assert drawn.operands(spec, both(KERNEL))[0] is not drawn.operands(spec)[0]
     assert np.array_equal(plain.d, arrived.d)
     assert plain.underflow == pytest.approx(arrived.underflow, abs=1e-3)  # of the whole block, of the rows
 
@@ -92,7 +98,7 @@ def test_codes_and_scales_that_the_instruction_takes_arrive_as_they_are(step, si
     """The operand's numbers are those of the tensor at the end of its path, and its codes times its scales are the same."""
     made, drawn = trial(step)
     spec, path = made.software_instruction, steps(*given)
-    operand = drawn.operands(spec, path)[side]
+    operand = drawn.operands(spec, both(*given))[side]
     carried = drawn._carried["ab"[side]]
     whole = walk(path, carried.whole).values
     expected = np.take(whole, carried.kept, axis=carried.axis)
@@ -112,7 +118,7 @@ def test_what_the_instruction_cannot_take_is_cast_once_more(step, given):
     error is that of both casts together."""
     made, drawn = trial(step)
     spec = made.software_instruction
-    once, twice = drawn.operands(spec)[0], drawn.operands(spec, steps(given))[0]
+    once, twice = drawn.operands(spec)[0], drawn.operands(spec, both(given))[0]
     original = drawn.a.astype(np.float64)
     assert twice.scales.shape == once.scales.shape
     assert np.linalg.norm(twice.values - original) > 1.02 * np.linalg.norm(once.values - original)
@@ -122,7 +128,7 @@ def test_what_the_instruction_cannot_take_is_cast_once_more(step, given):
 def test_what_is_sampled_does_not_depend_on_what_others_a_path_carries():
     """A tensor without steps behind it is quantised as every other: rows that were drawn and not computed are left out."""
     made, drawn = trial("wgrad", "captured", "smollm2-135m.{}.down")
-    plain = Trial(drawn.gemm, "captured", 0, 8, 9, made.quantisation)
+    plain = Trial(drawn.gemm, "captured", 0, 8, 9, made.rule)
     for a, b in zip(drawn.operands(made.today), plain.operands(made.today), strict=True):
         assert np.array_equal(a.codes, b.codes)
     assert np.array_equal(drawn.original, plain.original)
@@ -132,8 +138,9 @@ def test_a_path_alone_leaves_multiplication_to_todays_software():
     """Software and proposal differ by what is behind their operands only; today's instruction alone knows no path."""
     compared = {c.variant: c for c in variants(proposal(steps(TMA), steps(KERNEL)))}
     assert compared["proposal"].instruction == compared["software"].instruction != load(FP8)
-    assert (compared["today"].steps, compared["software"].steps) == ((), steps(KERNEL))
-    assert compared["proposal"].steps == compared["exact"].steps == steps(TMA)
+    assert (compared["today"].flows.activation, compared["software"].flows.activation) == ((), steps(KERNEL))
+    assert compared["proposal"].flows == compared["exact"].flows
+    assert compared["proposal"].flows[:2] == both(TMA)[:2]
 
 
 def test_a_second_quantisation_shows_in_wgrad_and_only_there():

@@ -162,7 +162,10 @@ def test_workload_names_select_passes_and_gemms():
         (4096, 7168),
         (7168, 2048),
     }
-    assert {g.k for g in select("deepseek-v3.wgrad")} == {4096}
+    assert {g.name.split(".")[2]: g.k for g in select("deepseek-v3.wgrad")} == {
+        **dict.fromkeys(("qkv-a", "q-b", "kv-b", "o"), 4096),
+        **dict.fromkeys(("gate-up", "down"), 8 * 4096 // 4),  # 8 experts a token, 4 experts on a GPU
+    }
     assert gemms()["deepseek-v3.dgrad.o"].k == 7168
 
 
@@ -262,9 +265,9 @@ def test_todays_software_of_a_block_scaled_base_is_the_base(base):
     mine = proposal(text)
     assert mine.software_instruction == mine.today
     assert mine.proposed().scale == mine.today.scale
-    assert "`software` out" in refused(text + "software: {promote_every: 128}\n")
-    assert "runs it as it is" in " ".join(_method(mine, Sampling()))
-    trial = Trial(next(iter(select("deepseek-v3.fprop"))), "normal", 0, 2, 2, mine.quantisation)
+    assert "leave `promote_every` and `group` out" in refused(text + "software: {promote_every: 128}\n")
+    assert f"Today's software is {mine.practice.title}" in " ".join(_method(mine, Sampling()))
+    trial = Trial(next(iter(select("deepseek-v3.fprop"))), "normal", 0, 2, 2, mine.rule)
     errors = [trial.outcome(i).d - trial.outcome(i).exact for i in (mine.software_instruction, mine.proposed())]
     assert abs(errors[0]).max() < 1e-3 < abs(errors[1]).max()
 

@@ -151,8 +151,8 @@ def test_attention_and_network_are_what_deepseek_says():
     assert us["attention, forward"] * rate * assumed.attention_forward == pytest.approx(687.2e9, rel=1e-3)
     assert us["attention, backward"] * rate * assumed.attention_backward == pytest.approx(1786.7e9, rel=1e-3)
     assert 0.7 < sum(t.us for t in layer.network) / sum(w.us for w in layer.work) < 1.1
-    # 4 copies of 7168 bytes and their scales a token, at 40 GB/s
-    assert layer.network[0].us == pytest.approx(4096 * 4 * 7168 * (1 + 4 / 128) / 40e3)
+    # 4 copies of 7168 bytes and their scales, powers of two in a byte each, a token, at 40 GB/s
+    assert layer.network[0].us == pytest.approx(4096 * 4 * 7168 * (1 + 1 / 128) / 40e3)
 
 
 def test_offload_gives_back_what_the_network_holds():

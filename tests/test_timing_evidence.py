@@ -114,9 +114,11 @@ def test_a_speedup_is_bounded_by_the_measured_twin(made):
     figures = by_key(found)
     for (metric, workload, _, _), f in figures.items():
         if metric == "timing.speedup_over_software":
-            old, twin, native = (
-                figures["timing.microseconds", workload, v, None].value for v in ("software", "twin", "today")
-            )
+            times = [figures["timing.microseconds", workload, v, None] for v in ("software", "twin", "today")]
+            if times[1].kind != "measured":  # of an expert's wgrad, which the bench has at another length
+                assert ".wgrad." in workload
+                continue
+            old, twin, native = (t.value for t in times)
             least = twin if ".wgrad." in workload else min(twin, native)
             assert f.high <= old / least * (1 + 1e-4)
 

@@ -136,5 +136,5 @@ def energy_vectors(spec: Instruction) -> tuple[Vectors, str]:
     from codesign.workloads.gemms import gemms
 
     gemm, tensors = gemms()["deepseek-v3.fprop.qkv-a"], "normal"
-    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation())
+    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation(weight_columns=128))
     return workload_vectors(spec, trial), f"{gemm.name}, {tensors} tensors"

@@ -162,7 +162,7 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
         of(others, "other proposals", "shipped", named=True),
     ]
     pick = 1 if total else 0
-    rule = proposal.quantisation
+    rule = proposal.rule
     series += [
         _mark("today", 1.0, sweep.errors(proposal.today, rule, tensors)[pick]),
         _mark("software", 1.0, sweep.errors(proposal.software_instruction, rule, tensors)[pick]),

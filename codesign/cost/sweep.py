@@ -103,11 +103,11 @@ def errors(
 
 
 def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
-    jobs = [(design, Quantisation()) for design in designs()]
+    jobs = [(design, Quantisation(weight_columns=128)) for design in designs()]
     for i, path in enumerate(sorted(folder.glob("*.yaml"))):
         proposal = load_proposal(path)
         if not proposal.multiplies_as_today:
-            jobs.append((Design("proposals", proposal.proposal, i, proposal.proposed()), proposal.quantisation))
+            jobs.append((Design("proposals", proposal.proposal, i, proposal.proposed()), proposal.rule))
     return jobs
 
 

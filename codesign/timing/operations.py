@@ -38,6 +38,8 @@ class Multiply:
     """Whether group scales come with the operands."""
     promote: int = 0
     """Wgmmas between promotions on CUDA cores; 0 for none."""
+    fast_forward: bool = False
+    """Whether fprop is not promoted all the same."""
     clocks: float = 1.0
     """Of a wgmma, over today's."""
     taken: int = 0
@@ -67,7 +69,14 @@ def supported(proposal: Proposal) -> bool:
 
 def software(proposal: Proposal, taken: int = 0) -> Multiply:
     """Today's software: promotion, with group scales if it has them."""
-    return Multiply(proposal.software.group is not None, proposal.software.promote_every // 32, taken=taken)
+    practice = proposal.practice
+    return Multiply(
+        practice.group is not None,
+        (practice.promote_every or 0) // 32,
+        fast_forward=practice.fast_forward,
+        taken=taken,
+        powers_of_2=bool(practice.quantisation.powers_of_two),
+    )
 
 
 def proposed(proposal: Proposal, taken: int = 0) -> Multiply:
@@ -98,7 +107,9 @@ def schemes_of(proposal: Proposal) -> tuple[Scheme, Scheme, Scheme]:
     Today's kernels have weights in 128x128 blocks, whatever groups the proposal wants for its own.
     """
     found = schemes(proposal)
-    blocks = Flow(bits=element_bits(proposal.software_instruction, "b", 128))
+    blocks = Flow(
+        bits=element_bits(proposal.software_instruction, "b", proposal.practice.quantisation.weight_columns or 1)
+    )
     today, plain = (replace(found[name], weight=blocks) for name in ("software", "plain"))
     new = replace(found["proposal"], weight=blocks) if proposal.multiplies_as_today else found["proposal"]
     return today, new, plain
@@ -154,7 +165,7 @@ def _stream(move: Move, linear: Linear, how: Multiply) -> Step:
     columns = linear.n if move.tensor == "gradient" else linear.k
     bits = 8 * move.hbm / (move.rows * columns)
     name = {
-        ("fprop", "cast"): {24: "rows"},
+        ("fprop", "cast"): {24: "rows", 32: "both"},
         ("dgrad", "cast"): {24: "rows", 32: "both"},
         ("wgrad", "turn"): {16: "requantise", 24: "columns"},
     }.get((move.step, move.what), {})
@@ -173,9 +184,8 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
     scales = 0 if not how.scales else 2 if step == "wgrad" else 1
     # Experts share a launch, but for wgrad, whose sums are as many matrices.
     groups = count if count > 1 and step != "wgrad" else 0
-    problem = Problem(
-        m * max(groups, 1), n, k, groups, scales, how.promote, 4 if step == "wgrad" else 2, step == "wgrad"
-    )
+    promote = 0 if how.fast_forward and step == "fprop" else how.promote
+    problem = Problem(m * max(groups, 1), n, k, groups, scales, promote, 4 if step == "wgrad" else 2, step == "wgrad")
     widest = max(int(a.bits), int(b.bits))
     x = Product(problem, (a.read / 8, b.read / 8), how.clocks * _operand_clocks(widest), taken=how.taken)
     return Step(step, "product", x, 1 if groups else count, linear.name)

@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from math import ceil, fsum
 from typing import Literal
 
+from codesign.arriving import usual
+from codesign.baselines import Baseline
 from codesign.proposal import Proposal
+from codesign.quantising import Quantisation
 from codesign.workloads.gemms import Experts, Linear, Model, Role
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
@@ -68,7 +71,9 @@ class Flow:
     """Whether the Tensor Core reads it transposed, so that nothing is turned in memory."""
     cached: float | None = None
     """Bits as kept for the backward pass; None: the copy that was cast, or BF16 where none was written."""
-    dispatch: float = 8 + 32 / 128
+    both: bool = False
+    """Whether a kernel casts an activation in both layouts from one read of BF16, so that wgrad has nothing to turn."""
+    dispatch: float = 8 + 8 / 128
     dispatches_codes: bool = True
     """Whether dispatch sends the numbers that GEMMs take, in whatever scales, and not LogFMT's."""
     combine: float = BF16
@@ -127,12 +132,13 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
     software = proposal.software_instruction
     # A path alone leaves multiplication, and so the scales, to today's software.
     proposed = software if proposal.multiplies_as_today else proposal.proposed()
-    made = {}
-    for variant, spec, steps in (
-        ("software", software, proposal.software.path),
-        ("proposal", proposed, proposal.path.steps if proposal.path else ()),
+    practice, made = proposal.practice, {}
+    for variant, spec, steps, rule in (
+        ("software", software, proposal.software.path, practice.quantisation),
+        ("proposal", proposed, proposal.path.steps if proposal.path else (), proposal.rule),
     ):
-        start = Flow(bits=element_bits(spec, "a"))
+        plain = _usual(practice, spec, rule)
+        start = replace(plain, both=False)
         if proposal.path and variant == "software":
             # What a path sends or keeps in a narrow format is BF16 today unless `software.path` says otherwise.
             places = {s.at for s in proposal.path.steps} - {s.at for s in steps}
@@ -143,14 +149,24 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
             )
         touched = proposal.path.operands if proposal.path else ()
         carried = flow(start, steps)
-        plain = Flow(bits=element_bits(spec, "a"))
         made[variant] = Scheme(
             activation=carried if "activation" in touched else plain,
             gradient=carried if "gradient" in touched else plain,
-            weight=replace(plain, bits=element_bits(spec, "b", proposal.quantisation.weight_columns)),
+            weight=replace(plain, bits=element_bits(spec, "b", rule.weight_columns or 1)),
         )
-    today = Flow(bits=element_bits(software, "a"))
+    today = _usual(practice, software, practice.quantisation)
     return {**made, "plain": Scheme(today, today, made["software"].weight)}
+
+
+def _usual(practice: Baseline, spec: Instruction, rule: Quantisation) -> Flow:
+    """How an operand comes to a GEMM where no path says otherwise, as numerics have it (codesign/arriving.py)."""
+    flows = usual(practice, spec, rule)
+    grouped = spec.scale is not None
+    return Flow(
+        bits=element_bits(spec, "a"),
+        both=grouped and not flows.activation,
+        dispatch=flows.send.bits_per_element if flows.send else BF16,
+    )
 
 
 def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
@@ -213,7 +229,7 @@ def parts(model: Model, linear: Linear, scheme: Scheme) -> list[Part]:
         activation=scheme.activation.dispatched if linear.k == model.hidden else scheme.activation,
         gradient=scheme.gradient.dispatched if linear.n == model.hidden else scheme.gradient,
     )
-    routed = Part(here, ceil(model.tokens * model.experts.active / here), sent)
+    routed = Part(here, model.tokens_of_expert, sent)
     return [routed, Part(model.experts.shared, model.tokens, scheme)] if model.experts.shared else [routed]
 
 
@@ -241,7 +257,7 @@ def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> I
         # fprop
         yield move("fprop", "write", "activation", rows, x.bits if x.at in ("register", "dispatch") else BF16)
         if x.at == "kernel":
-            yield move("fprop", "cast", "activation", rows, BF16 + x.bits)
+            yield move("fprop", "cast", "activation", rows, BF16 + (2 if x.both else 1) * x.bits)
         if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
             yield move("fprop", "cast", "activation", rows, x.cached)
         # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
@@ -251,7 +267,7 @@ def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> I
         if g.at == "kernel":
             yield move("dgrad", "cast", "gradient", rows, BF16 + layouts * g.bits)
         # wgrad: the input comes from what was kept; both are turned in memory unless on reading, or made in both layouts
-        if not x.turned_on_read:
+        if not x.turned_on_read and not (x.both and x.at == "kernel"):
             yield move("wgrad", "turn", "activation", rows, x.kept + x.bits, 2 * x.bits)
         if not g.turned_on_read and g.at in ("copy-engine", "near-memory", "dispatch"):
             yield move("wgrad", "turn", "gradient", rows, g.stored + g.bits, 2 * g.bits)

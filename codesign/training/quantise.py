@@ -72,8 +72,7 @@ def quantise(cast: Cast | None, x: Tensor) -> Operand:
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
     largest.masked_fill_(largest == float("inf"), float("nan"))  # nothing of such a group passes for a number
     # A tensor as divisor: torch on a GPU turns a division by a number into a multiplication by its inverse.
-    full = largest_finite(cast.to) if cast.range == "largest" else 2.0**cast.to.max_exponent
-    scales = largest / torch.full_like(largest, full)
+    scales = largest / torch.full_like(largest, cast.full)
     if cast.scale.name != "fp32":
         scales = _scale_to(cast.scale, scales, cast.scale_rounding)
     safe = cast.range == "largest" and (cast.scale.name == "fp32" or cast.scale_rounding is Rounding.UP)

@@ -254,12 +254,13 @@ class Recipe(Spec):
         instruction: Instruction,
         promote_every: int | None = None,
         scale_rounding: Rounding = Rounding.UP,
-        weight_columns: int = BLOCK,
+        weight_columns: int | None = BLOCK,
     ) -> Recipe:
         """The same rules with all three GEMMs on one instruction, alone or promoted.
 
         Operands are cast as the instruction takes them: in groups along K of its own scales where it has them (of weights,
-        `weight_columns` outputs share a scale, if its groups allow), else with one FP32 scale per tensor.
+        `weight_columns` outputs share a scale, if its groups allow; None: those of its groups), else with one FP32 scale per
+        tensor.
         """
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
@@ -273,7 +274,7 @@ class Recipe(Spec):
                 group = None
                 if scale is not None:
                     along, across = scale.group if side == "b" else scale.group[::-1]
-                    if field == "weight" and weight_columns % across == 0:
+                    if field == "weight" and weight_columns and weight_columns % across == 0:
                         across = weight_columns
                     group = (across, along) if k_axis == 1 else (along, across)
                 kept = {} if old is None else {"rounding": old.rounding, "floor": old.floor}

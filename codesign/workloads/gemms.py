@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +102,12 @@ class Model:
     attention: Attention | None = None
     """None for models that are too small to time."""
 
+    @property
+    def tokens_of_expert(self) -> int:
+        """Tokens that a routed expert gets in a step: an equal part of the choices of as many GPUs as the experts lie on."""
+        assert self.experts
+        return ceil(self.tokens * self.experts.active * self.experts.parallel / self.experts.experts)
+
 
 @cache
 def _raw() -> dict[str, Any]:
@@ -147,8 +154,23 @@ def gemms() -> dict[str, Gemm]:
                     a, b = (f"{name}/{step}/{role}" for role in roles)
                     recorded = Recorded(Path(__file__).parent / captured["file"], a, b)
                 full = f"{model}.{step}.{name}"
-                result[full] = _gemm(full, step, about["tokens"], gemm["n"], gemm["k"], gemm["is"], recorded)
+                # The sums of an expert's wgrad run over the tokens it gets; how many rows fprop and dgrad have changes none.
+                routed = gemm.get("expert") and step == "wgrad"
+                tokens = models()[model].tokens_of_expert if routed else about["tokens"]
+                result[full] = _gemm(full, step, tokens, gemm["n"], gemm["k"], gemm["is"], recorded)
     return result
+
+
+def sent(gemm: Gemm) -> frozenset[Role] | None:
+    """Return the roles of a GEMM's tensors that are sent to its GPU: the input of a routed expert's first Linear, the
+    gradient of its last one's output. None for a model without experts, and for a layer of the author's own."""
+    model, _, linear = (*gemm.name.split("."), "", "")[:3]
+    about = models().get(model)
+    if about is None or about.experts is None:
+        return None
+    found = next(x for x in about.linears if x.name == linear)
+    roles: tuple[tuple[Role, int], ...] = (("activation", found.k), ("gradient", found.n))
+    return frozenset(role for role, size in roles if found.expert and size == about.hidden)
 
 
 def _gemm(name: str, step: str, tokens: int, out: int, inner: int, about: str, recorded: Recorded | None) -> Gemm:

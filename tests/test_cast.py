@@ -1,0 +1,152 @@
+"""Group quantisation at the ends of its formats: zero, tiny and huge groups, and scales that their format cannot hold."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from isa_model.array_codec import decode_array, encode_array
+from isa_model.cast import Cast, quantise, spread
+from isa_model.formats import FORMATS, named
+from isa_model.lanes import largest_finite
+from isa_model.rounding import Rounding
+
+ELEMENTS = [*(n for n, f in FORMATS.items() if f.zero and n != "fp64"), "e8m3", "e5m6", "e1m2f", "e9m3", "e3m3fnuz"]
+SCALES = [*(n for n, f in FORMATS.items() if f.kind == "float" and n != "fp64"), "e10m2", "ue5m3", "e2m0f"]
+ROUNDINGS = [r for r in Rounding if r is not Rounding.STOCHASTIC]
+
+
+def cast(**fields):
+    return Cast.model_validate({"group": (1, 16), **fields})
+
+
+def normal(size=1.0, shape=(4, 40)):
+    return (size * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+
+
+def test_a_zero_group_is_zero_whatever_its_scale_becomes():
+    """A scale that rounds to zero does not turn zeros into NaN."""
+    for to, scale in [("e4m3", "ue4m3"), ("bf16", "fp32"), ("tf32", "fp32"), ("e8m3", "fp32"), ("e2m1", "fp16")]:
+        made = quantise(cast(to=to, scale=scale, scale_rounding="nearest-even"), np.zeros((2, 32), np.float32))
+        assert not made.codes.any()
+        assert not made.values().any()
+        assert (made.underflow, made.overflow) == (0, 0)
+
+
+def test_a_scale_that_rounds_to_zero_loses_its_group_as_underflow():
+    """Elements near 1e-8 under UE4M3 scales to nearest even: all codes zero, all lost, none cut."""
+    made = quantise(cast(to="e2m1", scale="ue4m3", scale_rounding="nearest-even"), normal(1e-8))
+    assert not made.codes.any()
+    assert not made.values().any()
+    assert (made.underflow, made.overflow) == (1, 0)
+
+
+def test_a_scale_beyond_its_format_is_the_largest_and_cuts_elements():
+    """An FP16 scale ends at 65504: elements of 1e30 are cut to 448 times that, and counted as overflow."""
+    for scale, largest in [("fp16", 65504.0), ("ue4m3", 448.0), ("e5m2", 57344.0)]:
+        made = quantise(cast(scale=scale), np.full((2, 32), -1e30, np.float32))
+        assert set(made.values().ravel()) == {-448 * largest}
+        assert (made.underflow, made.overflow) == (0, 1)
+
+
+def test_fp32_scales_below_normal_numbers_are_rounded_up():
+    """BF16 elements under an FP32 scale keep BF16's accuracy and are not cut, however small."""
+    for size in (1.0, 1e-6, 1e-20, 1e-36):
+        x = normal(size)
+        made = quantise(cast(to="bf16", scale="fp32", floor=2.0**-149), x)
+        assert made.overflow == 0
+        assert np.abs(made.values() - x).max() <= 2.0**-8 * np.abs(x).max()
+
+
+def test_int8_maps_the_largest_element_to_127():
+    """An integer's largest number is 127, reached and not exceeded."""
+    x = normal(shape=(3, 16))
+    made = quantise(cast(to="int8", scale="fp32"), x)
+    assert (np.abs(made.elements()).max(axis=1) == 127).all()
+    assert made.overflow == 0
+    assert np.abs(made.values() - x).max() <= np.abs(x).max() / 127 / 2 * 1.001
+
+
+def test_an_unsigned_target_takes_negative_elements_for_zero():
+    """Negative elements of uint8 and UE4M3 are counted as underflow, and nothing is NaN."""
+    x = normal()
+    for to in ("uint8", "ue4m3"):
+        made = quantise(cast(to=to), x)
+        assert not made.values()[x < 0].any()
+        assert (x < 0).mean() <= made.underflow < (x < 0).mean() + 0.05
+
+
+@pytest.mark.parametrize("fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}])
+def test_casts_that_make_no_sense_are_refused(fields):
+    """Elements need a zero, and the floor is a positive FP32 number."""
+    with pytest.raises(ValidationError):
+        cast(**fields)
+
+
+def test_a_group_larger_than_the_matrix_is_the_matrix():
+    """Its size costs no memory, and its bits are those of one scale for the tensor."""
+    x = normal()
+    huge, whole = quantise(cast(group=(10**9, 10**9)), x), quantise(cast(group=None), x)
+    assert np.array_equal(huge.codes, whole.codes)
+    assert np.array_equal(huge.scales, whole.scales)
+    assert np.array_equal(huge.values(), whole.values())
+
+
+@given(
+    to=st.sampled_from(ELEMENTS),
+    scale=st.sampled_from(SCALES),
+    rounding=st.sampled_from(ROUNDINGS),
+    scale_rounding=st.sampled_from(ROUNDINGS),
+    span=st.sampled_from(["largest", "binade"]),
+    floor=st.sampled_from([2.0**-149, 1e-30, 1e-4, 2.0**127]),
+    exponents=st.lists(st.integers(-149, 127), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_whatever_the_formats_a_finite_group_stays_finite(
+    to, scale, rounding, scale_rounding, span, floor, exponents, seed
+):
+    """For every element format, scale format and rounding: values are codes times scales and finite; what is zero of
+    nonzero elements is the underflow; what is cut sits at the end of the format; zeros stay zero."""
+    made_of = cast(
+        to=to, scale=scale, group=(1, 8), rounding=rounding, scale_rounding=scale_rounding, range=span, floor=floor
+    )
+    rng = np.random.default_rng(seed)
+    x = np.clip(rng.standard_normal((len(exponents), 13)), -1, 1) * np.exp2(np.array(exponents, float))[:, None]
+    x = x.astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = 0
+    made = quantise(made_of, x)
+    values, elements = made.values(), made.elements()
+    assert np.isfinite(made.scale_values()).all()
+    assert np.isfinite(values).all()
+    assert np.array_equal(values, elements * spread(made.scale_values(), (1, 8), x.shape))
+    assert not values[x == 0].any()
+    nonzero = np.count_nonzero(x)
+    assert made.underflow == pytest.approx(((elements == 0) & (x != 0)).sum() / max(nonzero, 1))
+    ends = (elements == largest_finite(made_of.to)) | (elements == elements.min())
+    assert made.overflow <= ends.mean() + 1e-9
+    assert not (made.codes[spread(made.scale_values(), (1, 8), x.shape) == 0]).any()
+
+
+@given(to=st.sampled_from(["e4m3", "e5m2", "e2m3", "e2m1", "e5m6"]), seed=st.integers(0, 99), size=st.integers(-60, 60))
+def test_power_of_two_scales_rounded_up_quantise_once(to, seed, size):
+    """Quantised again, numbers under power-of-two scales that are rounded up stay what they are."""
+    x = (np.random.default_rng(seed).standard_normal((3, 32)) * 2.0**size).astype(np.float32)
+    made_of = cast(to=to, scale="ue8m0")
+    once = quantise(made_of, x)
+    again = quantise(made_of, once.values())
+    assert np.array_equal(once.values(), again.values())
+    assert (again.underflow, again.overflow, once.overflow) == (0, 0, 0)
+
+
+@given(to=st.sampled_from(ELEMENTS), rounding=st.sampled_from(ROUNDINGS), seed=st.integers(0, 99))
+def test_overflow_counts_what_a_wider_range_would_not_cut(to, rounding, seed):
+    """An element counts as cut where the same precision with more exponents rounds it beyond the largest number."""
+    fmt = named(to)
+    assume(fmt.kind == "float" and fmt.exponent_bits < 8 and fmt.signed)
+    wider = named(f"e11m{fmt.mantissa_bits}" if fmt.mantissa_bits else "e11m0f")
+    top = largest_finite(fmt)
+    x = (top * np.random.default_rng(seed).uniform(-1.3, 1.3, (1, 64))).astype(np.float32)
+    made = quantise(Cast(to=fmt, scale=None, group=None, rounding=rounding), x)
+    expected = np.abs(decode_array(wider, encode_array(wider, x.astype(np.float64), rounding))) > top
+    assert made.overflow == pytest.approx(expected.mean())
