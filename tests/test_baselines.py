@@ -109,7 +109,7 @@ def test_defaults_follow_the_formats_of_the_base(base, first, others):
 
 
 def test_every_baseline_says_where_it_is_written():
-    """Title, what it does and its source are there, and each is the default or an alternative of some base, or the last resort."""
+    """Each has a title, a description and a source, and is used: by default, as an alternative, or as the last resort."""
     for baseline in baselines().values():
         assert len(baseline.about) > 20
         assert len(baseline.source) > 10
