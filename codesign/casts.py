@@ -56,7 +56,9 @@ def carried(gemm: Gemm) -> Role | None:
     return None if gemm.tokens_along_k else gemm.a
 
 
-def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...]) -> list[Figure]:
+def figures_of_path(
+    proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
+) -> list[Figure]:
     """Every figure of the proposal's path on the operand that the GEMM carries, by variant."""
     assert proposal.path is not None
     paths = {
@@ -75,7 +77,7 @@ def figures_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[i
         (variant, None): _values(parts, picked) for variant, parts in sums.items()
     }
     bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
-    return list(figures(gemm.name, tensors, values, bases))
+    return list(figures(gemm.name, tensors, values, bases, level=level))
 
 
 def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:

@@ -37,9 +37,12 @@ class Figure(Spec):
     tensors: str
     """The tensor source."""
     value: float | None
-    """None: not finite."""
+    """None: not finite, as the error of an output that overflowed; it breaks every bound."""
     low: float | None
+    """Lower end of the interval. None beside a finite value: too little was sampled for an interval, and nothing can be
+    decided on the figure."""
     high: float | None
+    """Upper end of the interval; None as `low`. None beside a lower end: unbounded."""
     kind: Kind
     source: str
     """What it stands on."""

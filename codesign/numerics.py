@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+Results = Sequence[Sequence[Errors]]
+"""Errors of a job: for each seed those of the variants, in their order."""
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial with all the instructions that share its operands."""
+    """One GEMM on one tensor source, with all the instructions that share its operands."""
 
     gemm: Gemm
     tensors: str
-    seed: int
     sampling: Sampling
     proposal: Proposal
     variants: tuple[Compared, ...]
@@ -53,15 +54,14 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
     trials = proposal.trials
     compared = tuple(variants(proposal))
     jobs = [
-        Job(gemm, tensors, seed, sampling, proposal, compared)
+        Job(gemm, tensors, sampling, proposal, compared)
         for gemm, tensors in sorted(trials, key=lambda t: -t[0].k)  # long ones first, so that no core waits at the end
-        for seed in sampling.seeds
     ]
-    results: dict[tuple[str, str], list[list[Errors]]] = {}
+    results: dict[tuple[str, str], Results] = {}
     total = len(jobs) + 1
     curves = executor.submit(plots, proposal, sampling)
     for done, (job, errors) in enumerate(zip(jobs, executor.map(run, jobs), strict=True)):
-        results.setdefault((job.gemm.name, job.tensors), []).append(errors)
+        results[job.gemm.name, job.tensors] = errors
         progress(done + 1, total)
     drawn = curves.result()
     progress(total, total)
@@ -96,23 +96,26 @@ def pool() -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def run(job: Job) -> list[Errors]:
-    """The errors of each variant of a job, in their order."""
+def run(job: Job) -> Results:
+    """Return the errors of a job: for each seed those of the variants, in their order."""
     carried = job.proposal.path.operands if job.proposal.path else ()
-    sampling = job.sampling
-    trial = Trial(job.gemm, job.tensors, job.seed, sampling.rows, sampling.columns, job.proposal.quantisation, carried)
-    return [errors_of(trial.result(compared)) for compared in job.variants]
+    sampling, found = job.sampling, []
+    for seed in sampling.seeds:
+        trial = Trial(job.gemm, job.tensors, seed, sampling.rows, sampling.columns, job.proposal.quantisation, carried)
+        found.append([errors_of(trial.result(compared)) for compared in job.variants])
+    return found
 
 
 def figures_of(
     gemm: str,
     tensors: str,
     compared: Sequence[Compared],
-    results: Sequence[Sequence[Errors]],
+    results: Results,
     bases: Sequence[str],
     metrics: Sequence[str] = tuple(NUMERICS),
+    level: float = 0.95,
 ) -> Iterator[Figure]:
-    """The figures of every variant on one GEMM and source from its errors, a list of the variants' for each seed."""
+    """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`."""
     rows = sum(len(errors[0].count) for errors in results)
     outputs = sum(int(errors[0].count.sum()) for errors in results)
     picked = weights(gemm, tensors, rows)
@@ -120,7 +123,7 @@ def figures_of(
     for index, each in enumerate(compared):
         found = metrics_of([errors[index] for errors in results], picked)
         values[each.variant, each.at] = {name: found[name] for name in metrics}
-    return figures(gemm, tensors, values, bases, outputs)
+    return figures(gemm, tensors, values, bases, outputs, level)
 
 
 def _captures(proposal: Proposal) -> list[str]:

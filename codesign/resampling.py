@@ -28,7 +28,9 @@ def weights(workload: str, tensors: str, rows: int) -> Array:
     return np.vstack([np.ones(rows), drawn]).astype(np.float64)
 
 
-def figures(workload: str, tensors: str, values: Values, bases: Sequence[str], outputs: int = 0) -> Iterator[Figure]:
+def figures(
+    workload: str, tensors: str, values: Values, bases: Sequence[str], outputs: int = 0, level: float = 0.95
+) -> Iterator[Figure]:
     """A figure per variant and metric from its values on the lines of `weights`.
 
     `bases` are the variants whose ratios are wanted, too: as every line takes the same rows of both, the ratio's interval
@@ -38,14 +40,14 @@ def figures(workload: str, tensors: str, values: Values, bases: Sequence[str], o
 
     for (variant, at), metrics in values.items():
         for metric, value in metrics.items():
-            low, high = _interval(value)
+            low, high = _interval(value, level)
             if metric == "numerics.share_over_1_bf16_ulp":
                 high = max(high, 3.0 / outputs)  # none seen in n is no proof of none: rule of three
             ratios = {}
             for base in bases:
                 if base != variant and (base, None) in values:
                     with np.errstate(divide="ignore", invalid="ignore"):
-                        ends = _interval(value / values[base, None][metric])
+                        ends = _interval(value / values[base, None][metric], level)
                     ratios[base] = (finite(ends[0]), finite(ends[1]))
             yield Figure(
                 metric=metric,
@@ -62,14 +64,14 @@ def figures(workload: str, tensors: str, values: Values, bases: Sequence[str], o
             )
 
 
-def _interval(value: Array) -> tuple[float, float]:
-    """95 % of the resampled values, those that are not finite left out; NaN where none is."""
+def _interval(value: Array, level: float) -> tuple[float, float]:
+    """The middle `level` of the resampled values, those that are not finite left out; NaN where none is."""
     import numpy as np
 
     spread = value[1:][np.isfinite(value[1:])]
     if not len(spread):
         return float("nan"), float("nan")
-    low, high = np.percentile(spread, [2.5, 97.5])
+    low, high = np.percentile(spread, [50 - 50 * level, 50 + 50 * level])
     return float(low), float(high)
 
 

@@ -67,7 +67,8 @@ def refine(
         for case in _cases(verdict.claim, gemm, verdict.deciding.tensors, proposal.quantisation):
             changed = proposal.model_copy(update={"quantisation": case.quantisation})
             # One seed: a bar shows a tendency, and the figure it is held against has its interval.
-            job = Job(case.gemm, case.tensors, sampling.seeds[0], sampling, changed, compared)
+            one = sampling.model_copy(update={"seeds": sampling.seeds[:1]})
+            job = Job(case.gemm, case.tensors, one, changed, compared)
             claim = verdict.claim
             key = (case.gemm, case.tensors, case.quantisation, claim.of, claim.at, claim.relative_to)
             wanted.setdefault(id(verdict), []).append((case, key))
@@ -88,7 +89,7 @@ def refine(
             continue
         alternatives = []
         for case, key in wanted[id(verdict)]:
-            values = [float(metrics_of([e])[verdict.claim.metric][0]) for e in computed[key]]
+            values = [float(metrics_of([e])[verdict.claim.metric][0]) for e in computed[key][0]]
             value = values[0] if len(values) == 1 else values[0] / values[1] if values[1] else float("inf")
             alternatives.append(Alternative(assumption=case.assumption, other=case.other, value=_finite(value)))
         assert verdict.deciding
@@ -260,7 +261,7 @@ def figure_with(
         c._replace(instruction=instruction) if c.variant in ("proposal", "exact") else c
         for c in _compared(proposal, claim)
     ]
-    errors = [run(Job(gemm, tensors, seed, sampling, proposal, tuple(compared))) for seed in sampling.seeds]
+    errors = run(Job(gemm, tensors, sampling, proposal, tuple(compared)))
     bases = (claim.relative_to,) if claim.relative_to else ()
     figures = list(figures_of(gemm.name, tensors, compared, errors, bases, (claim.metric,)))
     ratio = ratio_to(claim, figures[0], figures) if claim.relative_to else None

@@ -43,6 +43,11 @@ class Sampling(Spec):
     columns: int = 32
     seeds: tuple[int, ...] = (0, 1)
 
+    def fresh(self) -> Sampling:
+        """Return the same design on as many seeds that this one does not use."""
+        first = max(self.seeds, default=-1) + 1
+        return self.model_copy(update={"seeds": tuple(range(first, first + len(self.seeds)))})
+
 
 @dataclass(frozen=True)
 class Outcome:
