@@ -103,7 +103,8 @@ def errors_of(outcome: Outcome) -> Errors:
     error, total = d - exact, out - original
 
     def summed(x: Any) -> Array:
-        return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
+        with np.errstate(invalid="ignore"):  # infinite errors of both signs
+            return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
 
     total2, original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,6 +12,8 @@ Ends = tuple[float, float]
 @cache
 def student_t(probability: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution at `probability`, strictly between 0 and 1."""
+    if probability == 0.5:
+        return 0.0
     tail = min(probability, 1 - probability)
     # P(|t| > x) is the beta distribution function of (degrees / 2, 1 / 2) at degrees / (degrees + x**2).
     y = beta_quantile(2 * tail, degrees / 2, 0.5)
