@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import copysign, exp, inf, isfinite, log, sqrt
+from math import copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.evidence import Figure
@@ -53,6 +53,8 @@ class Estimate:
     """A share of outputs added to that of operands."""
     resampled: int = 0
     """Clusters that were drawn with replacement; 0 where each was left out once."""
+    span: Ends = (-inf, inf)
+    """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
 
     @property
     def total(self) -> float:
@@ -78,9 +80,10 @@ class Estimate:
         if self.scale == "share":
             return self._of_share(level)
         below, above = self._reach(self.influence, level)
+        low, high = self.value - below, self.value + above
         if self.scale == "log":
-            return self.value * exp(-below), self.value * exp(min(above, 700.0))
-        return self.value - below, self.value + above
+            low, high = self.value * exp(-below), self.value * exp(min(above, 700.0))
+        return max(low, min(self.span[0], self.value)), min(high, max(self.span[1], self.value))
 
     def _of_share(self, level: float) -> Ends:
         units, variance = self.units, _variance(self.influence)
@@ -118,8 +121,10 @@ class Estimate:
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
         below, above = self._reach(self._relative() - base._relative(), level)
-        ends = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
-        return ratio, (ends[0], ends[1])
+        low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
+        if apart := self._apart(base, level):
+            low, high = max(low, apart[0]), min(high, apart[1])
+        return ratio, (low, high)
 
     def _relative(self) -> Array:
         return self.influence if self.scale == "log" else self.influence / self.value
@@ -226,13 +231,19 @@ def norm(error2: Array, exact2: Array) -> Estimate:
 
     No error at all is 0, even of nothing; an error of nothing is infinite.
     """
+    import numpy as np
+
     error, exact = float(error2.sum()), float(exact2.sum())
-    none = 0.0 * exact2
+    none = np.zeros(len(exact2))
     if error == 0:
         return Estimate(0.0, none)
     if not isfinite(error) or exact == 0:
         return Estimate(inf, none)
-    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.sqrt(error2 / exact2)
+    each = each[~np.isnan(each)]
+    span = float(each.min()), float(each.max())
+    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2, span=span)
 
 
 def decibel(error: Estimate) -> Estimate:
@@ -241,7 +252,12 @@ def decibel(error: Estimate) -> Estimate:
         return Estimate(LOSSLESS, error.influence, "plain")
     if not isfinite(error.value):
         return Estimate(-inf, error.influence, "plain")
-    return Estimate(-20 * log(error.value) / log(10), -20 / log(10) * error.influence, "plain")
+
+    def level(x: float) -> float:
+        return LOSSLESS if x <= 0 else -20 * log10(x)
+
+    span = level(error.span[1]), level(error.span[0])
+    return Estimate(level(error.value), -20 / log(10) * error.influence, "plain", span=span)
 
 
 def quotient(part: Array, whole: Array) -> Estimate:
@@ -317,11 +333,12 @@ def _drawn(clusters: int) -> Array:
 
 
 def _left_out(sums: Array) -> Array:
-    """By how much each cluster raises the logarithm of the total; a cluster that holds all of it, no more than if it held
-    all but an average part."""
+    """By how much each cluster raises the logarithm of the total; one that holds all of it, as if it held all but an average
+    part."""
     import numpy as np
 
-    return np.asarray(-np.log1p(-np.minimum(sums / sums.sum(), 1 - 1 / len(sums))))
+    held = sums / sums.sum()
+    return np.asarray(-np.log1p(-np.where(held < 1, held, 1 - 1 / len(sums))))
 
 
 def _variance(influence: Array) -> float:
