@@ -138,9 +138,10 @@ def is_instruction(data: dict[str, Any]) -> bool:
 
 def seeds_of(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        ends = [part.split("-") for part in text.split(",")]
+        seeds = tuple(seed for first, *last in ends for seed in range(int(first), int((last or [first])[0]) + 1))
     except ValueError:
         raise InputError.of(f"--seeds {text} is not a list of whole numbers", "for instance --seeds 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
     return seeds

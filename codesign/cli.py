@@ -31,9 +31,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; default: codesign-reports/<proposal>.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
-    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 16,
+    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM, per seed.")] = 16,
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 3,5,8; under 8 there are no intervals.")] = "0-15",
     train: Annotated[
         bool,
         typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),

@@ -37,14 +37,18 @@ class Figure(Spec):
     tensors: str
     """The tensor source."""
     value: float | None
-    """None: not finite."""
+    """None: not finite, as the error of an output that overflowed; it breaks every bound."""
     low: float | None
+    """Lower end of the interval. None beside a finite value: too little was sampled for an interval, and nothing can be
+    decided on the figure."""
     high: float | None
+    """Upper end of the interval; None as `low`. None beside a lower end: unbounded."""
     kind: Kind
     source: str
     """What it stands on."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    """Of the ratio to another variant, its interval where both share what varies; it is narrower than the figures' own."""
+    """Paired confidence interval of the ratio to each variant, from the same seeds (of levels in dB: of the difference). None
+    and None: too little was sampled, or the other figure may be zero."""
     alternatives: tuple[Alternative, ...] = ()
     """The figure under other assumptions, one changed at a time; drawn where a claim hangs on it."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from codesign.casts import figures_of_path
 from codesign.claims import Verdict, bars, excess_of, ratio_to
 from codesign.curves import with_bits
-from codesign.errors import metrics_of
+from codesign.errors import estimates
 from codesign.evidence import Alternative, BreakEven, Figure
 from codesign.numerics import Job, figures_of, run
 from codesign.proposal import Claim, Proposal, Value
@@ -33,7 +33,7 @@ GROUPS = (512, 256, 128, 64, 32, 16)
 LOG_BITS = range(3, 17)
 LENGTHS = (0.25, 4.0)
 """Other lengths of K, in parts of the true one."""
-BY_ACCUMULATION = ("relative_frobenius", "max_relative", "bias", "share_over_1_bf16_ulp")
+BY_ACCUMULATION = ("relative_frobenius", "p95_error", "bias", "share_over_1_bf16_ulp", "output_error", "changed_share")
 """Metrics on which fraction bits act; on the others it is the groups."""
 
 
@@ -67,7 +67,8 @@ def refine(
         for case in _cases(verdict.claim, gemm, verdict.deciding.tensors, proposal.rule):
             changed = proposal.quantised(case.quantisation)
             # One seed: a bar shows a tendency, and the figure it is held against has its interval.
-            job = Job(case.gemm, case.tensors, sampling.seeds[0], sampling, changed, _compared(changed, verdict.claim))
+            one = sampling.model_copy(update={"seeds": sampling.seeds[:1]})
+            job = Job(case.gemm, case.tensors, one, changed, _compared(changed, verdict.claim))
             claim = verdict.claim
             key = (case.gemm, case.tensors, case.quantisation, claim.of, claim.at, claim.relative_to)
             wanted.setdefault(id(verdict), []).append((case, key))
@@ -88,8 +89,8 @@ def refine(
             continue
         alternatives = []
         for case, key in wanted[id(verdict)]:
-            values = [float(metrics_of([e])[verdict.claim.metric][0]) for e in computed[key]]
-            value = values[0] if len(values) == 1 else values[0] / values[1] if values[1] else float("inf")
+            mine, *others = (estimates(e)[verdict.claim.metric] for e in computed[key])
+            value = mine.over(others[0], 0.95)[0] if others else mine.total
             alternatives.append(Alternative(assumption=case.assumption, other=case.other, value=_finite(value)))
         assert verdict.deciding
         deciding = verdict.deciding.model_copy(update={"alternatives": tuple(alternatives)})
@@ -260,7 +261,7 @@ def figure_with(
         c._replace(instruction=instruction) if c.variant in ("proposal", "exact") else c
         for c in _compared(proposal, claim)
     ]
-    errors = [run(Job(gemm, tensors, seed, sampling, proposal, tuple(compared))) for seed in sampling.seeds]
+    errors = run(Job(gemm, tensors, sampling, proposal, tuple(compared)))
     bases = (claim.relative_to,) if claim.relative_to else ()
     figures = list(figures_of(gemm.name, tensors, compared, errors, bases, (claim.metric,)))
     ratio = ratio_to(claim, figures[0], figures) if claim.relative_to else None

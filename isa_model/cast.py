@@ -147,7 +147,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
         codes,
         scales,
         underflow=float(lost.sum() / max(np.count_nonzero(x), 1)),
-        overflow=float(_cut(cast, scaled).sum() / max(x.size, 1)),
+        overflow=float(beyond(cast, scaled).sum() / max(x.size, 1)),
     )
 
 
@@ -186,15 +186,15 @@ def _scales(cast: Cast, largest: NDArray[np.float32]) -> Codes:
     return encode_array(cast.scale, quotient, rounding, "saturate")
 
 
-def _cut(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether each element would be rounded beyond the target's largest number, had the target more exponents."""
+def beyond(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which elements, over their scales, would be rounded beyond the target's largest number, had it more exponents."""
     from isa_model.lanes import largest_finite
 
     top, integer = largest_finite(cast.to), cast.to.kind == "integer"
     step = 1.0 if integer else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits)
     rounded = round_integer(scaled.astype("f8") / step, cast.rounding) * step
-    beyond: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
-    return beyond
+    too_large: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
+    return too_large
 
 
 def spread(scales: NDArray[Any], group: tuple[int, int] | None, shape: tuple[int, ...]) -> NDArray[Any]:
