@@ -21,6 +21,7 @@ from codesign.metrics import METRICS
 from codesign.numerics import Progress, gather, pool
 from codesign.proposal import Proposal
 from codesign.provenance import commit
+from codesign.questions import asker
 from codesign.sensitivity import refine
 from codesign.timing import evidence as timing
 from codesign.traffic import evidence as traffic
@@ -133,8 +134,10 @@ def evaluate(
         moved, moves = traffic.gather(proposal)
         times = timing.gather(proposal, costs)
         runs = training.gather(proposal, train)
-        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures))
-        verdicts = refine(proposal, verdicts, sampling, executor)
+        everything = (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures)
+        ask = asker(sampling, executor)
+        verdicts = judge(proposal, everything, ask)
+        verdicts = refine(proposal, verdicts, everything, ask)
     proposed, shown = proposal.proposed(), labels(proposal)
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(

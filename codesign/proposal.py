@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from codesign.parts import BaseName, SourceName, WorkloadName
+from codesign.parts import BaseName, Once, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
@@ -60,9 +60,9 @@ class Proposal(Spec):
     """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
     training: Training = Training()
     """How a model is trained on it, for `training.loss_gap`."""
-    workloads: tuple[WorkloadName, ...] = Field(default=("deepseek-v3",), min_length=1)
+    workloads: Annotated[tuple[WorkloadName, ...], Once] = Field(default=("deepseek-v3",), min_length=1)
     """GEMMs it is judged on."""
-    tensors: tuple[SourceName, ...] = Field(default=("normal", "uniform", "outliers"), min_length=1)
+    tensors: Annotated[tuple[SourceName, ...], Once] = Field(default=("normal", "uniform", "outliers"), min_length=1)
     """What fills their operands."""
     claims: tuple[Claim, ...] = Field(min_length=1)
     """What it promises, in numbers."""
@@ -84,7 +84,12 @@ class Proposal(Spec):
     @model_validator(mode="after")
     def _claims_covered(self) -> Proposal:
         within = tuple(f"{w}." for w in self.workloads)
+        bare = [claim.model_copy(update={"source": ""}) for claim in self.claims]
         for i, claim in enumerate(self.claims):
+            if bare[i] in bare[:i]:
+                raise at(
+                    "claims", i, message=f"the same claim as number {bare.index(bare[i]) + 1}", hint="leave one out"
+                )
             if claim.workload and not (
                 claim.workload in self.workloads
                 or claim.workload.startswith(within)

@@ -377,7 +377,8 @@ def _plain(document: Document, fault: dict[str, Any], place: Loc, loc: Loc, mode
         words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
         return document.problem(place, f"needs {words} {context[key]} entries, got {context['actual_length']}")
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return document.problem(place, message, context.get("hint", ""), key="at" in context and bool(context["at"]))
+    where = context.get("at", ())
+    return document.problem(place, message, context.get("hint", ""), key=bool(where) and isinstance(where[-1], str))
 
 
 def fields_at(model: Any, loc: Loc) -> dict[str, str]:

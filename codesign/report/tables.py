@@ -79,19 +79,6 @@ def margin(verdict: Verdict) -> str:
     return f"{'inside' if verdict.margin >= 0 else 'beyond'} by {amount}"
 
 
-def break_even(verdict: Verdict) -> list[str]:
-    """Which values of the proposal's parameters would do, a sentence each."""
-    said = []
-    for found in verdict.break_even:
-        tried = list(found.tried)
-        if found.limit is None:
-            said.append(f"{found.parameter}: none of {tried[0]} to {tried[-1]} would keep the bound")
-        else:
-            own = "as it is here" if found.limit == found.own else f"here it is {found.own}"
-            said.append(f"{found.parameter}: {found.limit} would just keep the bound, {own}")
-    return said
-
-
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per design and cost: what, of which design, the figure with its interval, its kind and what it stands on."""
     own = result.proposal.proposal

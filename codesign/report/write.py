@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codesign.break_even import sentences
 from codesign.evaluate import Result
 from codesign.report import tables
 from codesign.report.plots import bytes_by_operation, svg, tornado
@@ -74,6 +75,6 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         short=tables.SHORT,
         deciding=tables.deciding,
         margin=tables.margin,
-        break_even=tables.break_even,
+        break_even=lambda verdict: list(sentences(verdict.break_even)),
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
     )
