@@ -168,6 +168,8 @@ def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enqu
     again = sum(t.again for t in tested)
     if again:
         reason += f"; {again} of the {len(covered)} figures {'was' if again == 1 else 'were'} measured on fresh seeds"
+    if decides.figure.caveat:
+        reason += f"; {decides.figure.caveat}"
     return Verdict(
         claim=claim,
         statement=text,

@@ -50,6 +50,8 @@ class Figure(Spec):
     kind: Kind
     source: str
     """What it stands on."""
+    caveat: str = ""
+    """A reservation to be said wherever the figure is."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     """Of the ratio to another variant, its interval where both share what varies; it is narrower than the figures' own."""
     alternatives: tuple[Alternative, ...] = ()

@@ -292,6 +292,13 @@ METRICS: dict[str, Metric] = {
             comparison="difference",
         ),
         Metric(
+            "training.validation_gap",
+            "1",
+            "lower",
+            "mean loss on validation text after the last step, over that of BF16 with the same weights and data, less 1",
+            comparison="difference",
+        ),
+        Metric(
             "training.gradient_drift",
             "1",
             "lower",

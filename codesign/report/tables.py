@@ -54,7 +54,13 @@ def number(value: float | None, unit: str = "1") -> str:
 def interval(figure: Figure) -> str:
     """The figure's value with its interval; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else METRICS[figure.metric].unit
-    return f"{number(figure.value, unit)} [{number(figure.low, unit)}, {number(figure.high, unit)}]"
+    if figure.value is None:
+        return "not finite"
+    if figure.low is None and figure.high is None:
+        return f"{number(figure.value, unit)} (no interval)"
+    low = "-∞" if figure.low is None else number(figure.low, unit)
+    high = "∞" if figure.high is None else number(figure.high, unit)
+    return f"{number(figure.value, unit)} [{low}, {high}]"
 
 
 def deciding(verdict: Verdict) -> str:
@@ -194,6 +200,7 @@ def training_rows(result: Result) -> list[tuple[str, ...]]:
 
 SHORT = {
     "training.loss_gap": "loss gap to BF16",
+    "training.validation_gap": "gap of the validation loss",
     "training.gradient_drift": "first gradient's distance from BF16's",
     "training.gradient_bias": "of that along BF16's",
     "numerics.relative_frobenius": "accumulation error",

@@ -71,6 +71,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         steps=tables.step_rows(result),
         layers=tables.layer_rows(result),
         training=tables.training_rows(result),
+        caveats=list(dict.fromkeys(f.caveat for f in result.training if f.caveat)),
         marks=tables.MARKS,
         short=tables.SHORT,
         deciding=tables.deciding,

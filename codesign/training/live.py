@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from codesign.training.experiments import HEADINGS, find, run, summary
 from codesign.training.plot import svg
+from codesign.training.records import assay
 from codesign.training.size import Size, find_size
 from isa_model.diagnostics import InputError, suggest
 from isa_model.files import write_file
@@ -60,6 +61,7 @@ def train(
             for row in summary(record, e.arms):
                 table.add_row(*(cell.replace("[", "\\[") for cell in row))
             console.print(table)
+        console.print(f"Gaps say this much: {assay(record)}.".replace("[", "\\["), highlight=False)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
             write_file(plot, svg(record, experiment))
