@@ -110,7 +110,7 @@ def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measur
     if not claim.relative_to:
         reading = read(figure, figures)
         return Measured(figure, reading, figure.value is None)
-    found = relative(claim, figure, figures)
+    found = relative(claim.relative_to, figure, figures)
     return Measured(*found, figure.value is None and found[1].value == found[1].value) if found else None
 
 

@@ -122,31 +122,30 @@ def _over(x: float, y: float) -> float:
     return x / y
 
 
-def relative(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> tuple[Figure, Reading] | None:
-    """Return a figure against that of the variant it is claimed relative to; None where that one has no figure.
+def relative(base: Variant, figure: Figure, figures: Sequence[Figure]) -> tuple[Figure, Reading] | None:
+    """Return a figure against that of another variant, shown and as numbers; None where that one has no figure.
 
     The interval is the evidence's own of the ratio where it has one (both share what varies). Where both are counted under
     the same assumptions, it reaches over the value under each of them. Otherwise it is the widest that the two allow.
     """
-    assert claim.relative_to
     metric = METRICS[figure.metric]
-    other = counterpart(figure, figures, metric=figure.metric, variant=claim.relative_to, at=None)
+    other = counterpart(figure, figures, metric=figure.metric, variant=base, at=None)
     if other is None:
         return None
     errors = [
         counterpart(figure, figures, metric=metric.decibels_of, variant=f.variant, at=f.at) for f in (figure, other)
     ]
     if errors[0] and errors[1]:
-        found = _paired(claim.relative_to, errors[0], errors[1]).map(decibels)
+        found = _paired(base, errors[0], errors[1]).map(decibels)
     elif metric.comparison == "difference":
         found = difference(read(figure), read(other))
     else:
-        found = _paired(claim.relative_to, figure, other)
+        found = _paired(base, figure, other)
     cases = tuple(_cases(figure, other))
     if figure.kind in ("modelled", "assumed") and cases and isfinite(found.value):
         values = [found.value, *(_infinite(c.value) for c in cases)]
         found = Reading(found.value, min(values), max(values))
-    return _shown(metric, figure, other, claim.relative_to, found, cases), found
+    return _shown(metric, figure, other, base, found, cases), found
 
 
 def _paired(base: Variant, own: Figure, other: Figure) -> Reading:
