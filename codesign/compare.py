@@ -205,7 +205,8 @@ def _todays(results: Sequence[Result], shared: dict[str, set[Place] | None]) -> 
             kinds.setdefault(str([(a, f.value) for a, f in found.items()]), []).append(result)
         for alike in kinds.values():
             found = _all(alike[0], {a: set() if a in defined else shared[a] for a in AXES}, role)
-            name = words if len(kinds) == 1 else f"{words}, for {listed([r.proposal.proposal for r in alike])}"
+            others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+            name = words if len(kinds) == 1 else f"{words}, for {alike[0].proposal.proposal}{others}"
             title = listed(list(dict.fromkeys(r.proposal.base for r in alike)))
             rows.append(Row(name, title, role, "", found | {a: _one(a) for a in same}))
     return rows

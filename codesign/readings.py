@@ -212,7 +212,7 @@ def farthest(claim: Claim, found: Reading) -> float:
 
 
 def nearest(claim: Claim, found: Reading) -> float:
-    """Return the least excess of any number in the interval; of the value without an interval."""
+    """Return by how much the whole interval breaks a bound, the value without an interval; not positive where it does not."""
     low, high = (found.value, found.value) if found.low is None or found.high is None else (found.low, found.high)
     over = low - claim.at_most if claim.at_most is not None else -inf
     under = claim.at_least - high if claim.at_least is not None else -inf
