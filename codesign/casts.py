@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codesign.evidence import Figure
+from codesign.intervals import Estimate, decibel, figures, norm, share
 from codesign.proposal import Proposal, Value
-from codesign.resampling import figures, weights
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.path import Step, exactly_once, walk
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-TOKENS, FEATURES = 256, 2048
-"""Most tokens and features of a tensor that are cast."""
+TOKENS, FEATURES = 128, 256
+"""Tokens and features that are cast of each seed's tensor: whole groups in either direction."""
+RUN = 4
+"""Neighbouring tokens of a captured tensor that make one cluster."""
 
 METHOD = (
-    f"Casts are of up to {TOKENS} tokens by {FEATURES} features of each tensor, BF16 as drawn or captured; 95 % bootstrap "
-    "intervals over tokens. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
+    f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a captured one, BF16; intervals "
+    "have seeds, and of a captured tensor neighbouring tokens, as clusters. `exact` is one cast straight from the BF16 tensor "
+    "to the path's last format and groups.",
 )
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What the metrics of a cast follow from, a row each (tokens; seeds stacked)."""
+    """What the metrics of a cast follow from, by cluster."""
 
     error2: Array
     original2: Array
@@ -67,17 +70,17 @@ def figures_of_path(
         "exact": exactly_once(proposal.path.steps),
     }
     sums: dict[str, list[Sums]] = {}
-    for seed in seeds[:1] if tensors == CAPTURED else seeds:  # what was captured is there once
+    captured = tensors == CAPTURED
+    for seed in seeds[:1] if captured else seeds:  # what was captured is there once
         x = _tensor(gemm, tensors, seed)
         for variant, steps in paths.items():
             if steps:
-                sums.setdefault(variant, []).append(_sums(x, steps))
-    picked = weights(gemm.name, tensors, sum(len(part.count) for part in sums["proposal"]))
-    values: dict[tuple[str, Value | None], dict[str, Array]] = {
-        (variant, None): _values(parts, picked) for variant, parts in sums.items()
+                sums.setdefault(variant, []).append(_sums(x, steps, RUN if captured else len(x)))
+    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {
+        (variant, None): _estimates(parts) for variant, parts in sums.items()
     }
     bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
-    return list(figures(gemm.name, tensors, values, bases, level=level))
+    return list(figures(gemm.name, tensors, found, bases, level))
 
 
 def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
@@ -86,42 +89,45 @@ def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
 
     if tensors == CAPTURED:
         assert gemm.recorded is not None
-        return recorded(gemm.recorded)[0][:TOKENS, :FEATURES]
+        return recorded(gemm.recorded)[0]
     rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
     return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
 
 
-def _sums(x: Any, steps: tuple[Step, ...]) -> Sums:
+def _sums(x: Any, steps: tuple[Step, ...], run: int) -> Sums:
+    """Sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
     import numpy as np
 
     arrived, once = walk(steps, x).values, walk(exactly_once(steps), x).values
     original = x.astype(np.float64)
+    unit = float((original**2).mean()) if run == len(x) else 1.0
 
-    def rows(values: Any) -> Array:
-        return np.asarray(values.sum(axis=1, dtype=np.float64))
+    def summed(values: Any) -> Array:
+        rows = values.sum(axis=1, dtype=np.float64)
+        return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
 
     return Sums(
-        error2=rows((arrived - original) ** 2),
-        original2=rows(original**2),
-        lost=rows((arrived == 0) & (original != 0)),
-        nonzero=rows(original != 0),
-        changed=rows(arrived != once),
-        count=rows(np.ones_like(original)),
+        error2=summed((arrived - original) ** 2) / (unit or 1.0),
+        original2=summed(original**2) / (unit or 1.0),
+        lost=summed((arrived == 0) & (original != 0)),
+        nonzero=summed(original != 0),
+        changed=summed(arrived != once),
+        count=summed(np.ones_like(original)),
     )
 
 
-def _values(parts: list[Sums], picked: Array) -> dict[str, Array]:
-    """Every metric of a cast on the lines of `picked`."""
+def _estimates(parts: list[Sums]) -> dict[str, Estimate]:
+    """Every metric of a cast."""
     import numpy as np
 
-    def total(name: str) -> Array:
-        return np.asarray(picked @ np.concatenate([getattr(p, name) for p in parts]))
+    def joined(name: str) -> Array:
+        return np.concatenate([getattr(p, name) for p in parts])
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(total("error2") / total("original2"))
-        return {
-            "cast.relative_error": error,
-            "cast.sqnr_db": -20 * np.log10(error),
-            "cast.underflow_share": total("lost") / np.maximum(total("nonzero"), 1),
-            "cast.requantised_share": total("changed") / total("count"),
-        }
+    error = norm(joined("error2"), joined("original2"))
+    units = float(joined("count").sum())
+    return {
+        "cast.relative_error": error,
+        "cast.sqnr_db": decibel(error),
+        "cast.underflow_share": share(joined("lost"), joined("nonzero"), units),
+        "cast.requantised_share": share(joined("changed"), joined("count"), units),
+    }

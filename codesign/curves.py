@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from codesign.errors import bf16_ulp, errors_of, metrics_of
+from codesign.errors import bf16_ulp, errors_of, estimates
 from codesign.evidence import Plot, Series
+from codesign.intervals import finite
 from codesign.proposal import Proposal
-from codesign.resampling import finite
 from codesign.trial import Outcome, Sampling, Trial
 from codesign.variants import labels, variants
 from codesign.workloads.gemms import Gemm
@@ -14,6 +14,8 @@ from isa_model.instruction import Instruction
 
 GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lengths of K at which error growth is shown."""
+SEEDS = 8
+"""Seeds that plots are drawn from."""
 FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
 
 
@@ -29,6 +31,16 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
     return tuple(plots + ([bits] if bits else []))
 
 
+def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
+    """Some seeds of a GEMM of length k; plots have no intervals."""
+    seeds = sampling.seeds[:SEEDS]
+    return Trial(_square(name, k), tensors, seeds, sampling.rows, sampling.columns, proposal.quantisation)
+
+
+def _error(outcome: Outcome) -> float | None:
+    return finite(estimates(errors_of(outcome))["numerics.relative_frobenius"].value)
+
+
 def _square(name: str, k: int) -> Gemm:
     """A GEMM of length k for the plots, in the roles of fprop."""
     return Gemm(name, 4096, 4096, k, "activation", "weight", False, "")
@@ -38,18 +50,10 @@ def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
     shown = labels(proposal)
     lines: dict[str, list[float | None]] = {key: [] for key in shown}
     for k in GROWTH:
-        trial = Trial(
-            _square(f"growth-{k}", k),
-            tensors,
-            sampling.seeds[0],
-            sampling.rows,
-            sampling.columns,
-            proposal.quantisation,
-        )
+        trial = _trial(f"growth-{k}", k, proposal, sampling, tensors)
         for compared in variants(proposal):
             if compared.at is None and compared.variant in shown:
-                error = metrics_of([errors_of(trial.result(compared))])["numerics.relative_frobenius"][0]
-                lines[compared.variant].append(finite(float(error)))
+                lines[compared.variant].append(_error(trial.result(compared)))
     return Plot(
         name=f"growth-{tensors}",
         title=f"Accumulation error against K, {tensors} operands",
@@ -65,14 +69,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
     import numpy as np
 
     edges = np.arange(-24.0, 8.5, 1.0)
-    trial = Trial(
-        _square("histogram", 7168),
-        tensors,
-        sampling.seeds[0],
-        sampling.rows,
-        sampling.columns,
-        proposal.quantisation,
-    )
+    trial = _trial("histogram", 7168, proposal, sampling, tensors)
     series, shown, without = [], labels(proposal), []
     for compared in variants(proposal):
         if compared.at is not None or compared.variant not in shown:
@@ -80,10 +77,12 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         outcome = trial.result(compared)
         with np.errstate(divide="ignore"):
             ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
-        counts, _ = np.histogram(np.clip(ulps[np.isfinite(ulps)], edges[0], edges[-1]), edges)
-        shares = tuple(float(c) / ulps.size for c in counts)
+        weights = outcome.rows[:, :, None] * outcome.columns[:, None, :] / ulps.size
+        seen = np.isfinite(ulps)
+        counts, _ = np.histogram(np.clip(ulps[seen], edges[0], edges[-1]), edges, weights=weights[seen])
+        shares = tuple(map(float, counts))
         if np.isneginf(ulps).any():
-            without.append(f"{np.isneginf(ulps).mean():.2g} of them with {shown[compared.variant]}")
+            without.append(f"{weights[np.isneginf(ulps)].sum():.2g} of them with {shown[compared.variant]}")
         about = compared.variant
         series.append(Series(label=shown[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
     return Plot(
@@ -105,31 +104,20 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
     if not aligned:
         return None
-    trial = Trial(
-        _square("fraction-bits", 4096),
-        tensors,
-        sampling.seeds[0],
-        sampling.rows,
-        sampling.columns,
-        proposal.quantisation,
-    )
-
-    def error(outcome: Outcome) -> float | None:
-        return finite(float(metrics_of([errors_of(outcome)])["numerics.relative_frobenius"][0]))
-
+    trial = _trial("fraction-bits", 4096, proposal, sampling, tensors)
     proposed = proposal.proposed()
     series = [
         Series(
             label="proposal, other fraction bits",
             variant="proposal",
             x=FRACTION_BITS,
-            y=tuple(error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
+            y=tuple(_error(trial.outcome(with_bits(proposed, aligned[0], bits))) for bits in FRACTION_BITS),
         )
     ]
     shown = labels(proposal)
     for compared in variants(proposal):
         if compared.at is None and compared.variant != "proposal" and compared.variant in shown:
-            level = error(trial.result(compared))
+            level = _error(trial.result(compared))
             ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
             about = compared.variant
             series.append(Series(label=shown[about], variant=about, x=ends, y=(level, level)))

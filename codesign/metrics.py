@@ -92,16 +92,59 @@ METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
         Metric(
+            "numerics.output_error",
+            "1",
+            "lower",
+            "error of D as it leaves the GEMM (BF16 in fprop and dgrad, FP32 in wgrad) against the exact product "
+            "of the quantised operands, relative Frobenius",
+        ),
+        Metric(
+            "numerics.changed_share",
+            "1",
+            "lower",
+            "share of outputs that differ, as they leave the GEMM, from the exact product of the quantised "
+            "operands rounded to that format",
+        ),
+        Metric(
+            "numerics.total_error",
+            "1",
+            "lower",
+            "relative Frobenius error of D, as it leaves the GEMM, against the exact product of the original operands",
+        ),
+        Metric(
+            "numerics.sqnr_db",
+            "dB",
+            "higher",
+            "signal to quantisation noise ratio: 20 log10 of the inverse total error; 400 dB for no error at all",
+            comparison="difference",
+            decibels_of="numerics.total_error",
+        ),
+        Metric(
+            "numerics.median_row_error",
+            "1",
+            "lower",
+            "median over rows of D of the relative Frobenius error of a row, as in total_error: what a row sees "
+            "where a few rows hold most of the norm",
+        ),
+        Metric(
+            "numerics.quantisation_error",
+            "1",
+            "lower",
+            "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
+        ),
+        Metric(
             "numerics.relative_frobenius",
             "1",
             "lower",
-            "accumulation error: Frobenius norm of D minus the exact product of the quantised operands, over its norm",
+            "accumulation error before D is rounded to its output format: Frobenius norm of D minus the exact "
+            "product of the quantised operands, over its norm",
         ),
         Metric(
-            "numerics.max_relative",
+            "numerics.p95_error",
             "1",
             "lower",
-            "accumulation error: largest magnitude of an error over the largest magnitude of the exact product",
+            "accumulation error that 95 % of outputs stay under, over the root mean square of the exact product; "
+            "unlike a largest error it does not grow with the outputs looked at",
         ),
         Metric(
             "numerics.bias",
@@ -117,36 +160,17 @@ METRICS: dict[str, Metric] = {
             "share of outputs whose accumulation error exceeds one unit in the last place of BF16",
         ),
         Metric(
-            "numerics.quantisation_error",
-            "1",
-            "lower",
-            "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
-        ),
-        Metric(
-            "numerics.total_error",
-            "1",
-            "lower",
-            "relative Frobenius error of D against the exact product of the original operands",
-        ),
-        Metric(
-            "numerics.sqnr_db",
-            "dB",
-            "higher",
-            "signal to quantisation noise ratio: 20 log10 of the inverse total error",
-            comparison="difference",
-            decibels_of="numerics.total_error",
-        ),
-        Metric(
             "numerics.underflow_share",
             "1",
             "lower",
-            "share of nonzero operand elements that are quantised to zero",
+            "share of nonzero elements that are quantised to zero, of the operand with the larger one",
         ),
         Metric(
             "numerics.overflow_share",
             "1",
             "lower",
-            "share of operand elements cut to the largest number, plus the share of infinite or NaN outputs",
+            "share of elements cut to the largest number, of the operand with the larger one, plus the share of "
+            "outputs that are infinite or NaN",
         ),
         Metric(
             "timing.speedup_over_software",

@@ -1,7 +1,7 @@
 """Numerics evidence: what the instruction, today's software, the proposal and an exact accumulator make of one workload.
 
-`gather` runs trials (one GEMM, one tensor source, one seed each) on all cores and turns their errors into figures with
-bootstrap intervals, and into the data of the plots.
+`gather` runs jobs (one GEMM on one tensor source each) on all cores and turns their errors into figures with
+intervals, and into the data of the plots.
 """
 
 from __future__ import annotations
@@ -12,28 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from codesign.curves import plots
-from codesign.errors import Errors, errors_of, metrics_of
+from codesign.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
 from codesign.evidence import Evidence, Figure
+from codesign.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
-from codesign.resampling import RESAMPLES, figures, weights
 from codesign.trial import Sampling, Trial
 from codesign.variants import Compared, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
-
-Results = Sequence[Sequence[Errors]]
-"""Errors of a job: for each seed those of the variants, in their order."""
+Results = Sequence[Errors]
+"""Errors of a job's variants, in their order."""
+BATCH = 1 << 18
+"""Elements of operands drawn together: small enough for a cache, large enough for numpy."""
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
 
@@ -97,13 +92,19 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def run(job: Job) -> Results:
-    """Return the errors of a job: for each seed those of the variants, in their order."""
-    carried = job.proposal.path.operands if job.proposal.path else ()
-    sampling, found = job.sampling, []
-    for seed in sampling.seeds:
-        trial = Trial(job.gemm, job.tensors, seed, sampling.rows, sampling.columns, job.proposal.quantisation, carried)
-        found.append([errors_of(trial.result(compared)) for compared in job.variants])
-    return found
+    """Return the errors of each variant of a job, in their order, all seeds as clusters."""
+    proposal, sampling = job.proposal, job.sampling
+    carried = proposal.path.operands if proposal.path else ()
+    lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
+    batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
+    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # what was captured is there once
+    found: list[list[Errors]] = [[] for _ in job.variants]
+    for first in range(0, len(seeds), batch):
+        some = seeds[first : first + batch]
+        trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, proposal.quantisation, carried)
+        for errors, compared in zip(found, job.variants, strict=True):
+            errors.append(errors_of(trial.result(compared)))
+    return [joined(errors) for errors in found]
 
 
 def figures_of(
@@ -115,15 +116,16 @@ def figures_of(
     metrics: Sequence[str] = tuple(NUMERICS),
     level: float = 0.95,
 ) -> Iterator[Figure]:
-    """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`."""
-    rows = sum(len(errors[0].count) for errors in results)
-    outputs = sum(int(errors[0].count.sum()) for errors in results)
-    picked = weights(gemm, tensors, rows)
-    values: dict[tuple[str, Value | None], dict[str, Array]] = {}
-    for index, each in enumerate(compared):
-        found = metrics_of([errors[index] for errors in results], picked)
-        values[each.variant, each.at] = {name: found[name] for name in metrics}
-    return figures(gemm, tensors, values, bases, outputs, level)
+    """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`.
+
+    They have none with fewer than 8 seeds (rows of a captured tile) or 256 outputs in all.
+    """
+    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
+    for each, errors in zip(compared, results, strict=True):
+        estimated = estimates(errors)
+        found[each.variant, each.at] = {name: estimated[name] for name in metrics}
+    enough = bool(results) and results[0].outputs.sum() >= FEWEST_OUTPUTS
+    return figures(gemm, tensors, found, bases, level, enough)
 
 
 def _captures(proposal: Proposal) -> list[str]:
@@ -141,26 +143,31 @@ def _captures(proposal: Proposal) -> list[str]:
         )
     return [
         "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
-        "their outliers are; of them the row with the largest element and others at random are taken for each seed: "
-        f"{'; '.join(said)}."
+        "their outliers are; all rows and columns are computed, and intervals are over rows (in fprop and dgrad tokens, in "
+        f"wgrad output features), neighbours together: {'; '.join(said)}."
     ]
 
 
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
-    seeds = ", ".join(map(str, sampling.seeds))
+    seeds = sampling.seeds
+    listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
-        f"Each GEMM is sampled: {sampling.rows} rows of A and {sampling.columns} columns of B (of one block of 128 "
-        f"outputs) out of the true shape, the full K, for each of the seeds {seeds}. Nothing depends on m and n otherwise.",
+        f"Each GEMM is sampled: for each of {len(seeds)} seeds ({listed}) tensors of the true shape, of which "
+        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens and channels "
+        "are sampled more often than they are frequent, and weighted accordingly; what scales take from elements that are not "
+        "computed (the largest of a block of a weight, or of a whole tensor) is drawn from its exact distribution.",
         "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
-        "scale for the whole (sampled) tensor where it has none; that scale multiplies D outside the sum, unrounded.",
+        "scale for the whole tensor where it has none; that scale multiplies D outside the sum, unrounded.",
         f"Today's instruction alone is {proposal.base} over all of K; today's software " + _software(proposal),
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
-        "D is computed by the bit-exact model. The reference is an exact integer sum, rounded once to float64.",
-        f"Intervals are 95 % bootstrap intervals over rows ({RESAMPLES} resamples of all seeds' rows, each with all its "
-        "columns); every variant takes the same rows, so that the interval of a ratio is the ratio's own. A share of outputs "
-        "that was not seen at all is taken to be at most 3 / outputs.",
+        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
+        "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
+        "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that value 95 "
+        "times in 100; seeds are their clusters, and every variant takes the same ones, so that the interval of a ratio is the "
+        f"ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} outputs in all there is no interval, and "
+        "nothing is decided.",
     )
 
 

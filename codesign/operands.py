@@ -1,17 +1,20 @@
-"""An operand of a trial: a BF16 matrix quantised for an instruction, or arrived along a proposal's path.
+"""An operand of a trial: lines of a BF16 matrix quantised for an instruction, or arrived along a proposal's path.
 
-A path says what becomes of a tensor; `on_the_way`, how much of that lies behind it when a GEMM of some pass takes it.
+Arrays are (seeds, lines, K) for both operands; a scale that an instruction shares between lines is repeated for each. A path
+says what becomes of a tensor; `on_the_way`, how much of that lies behind it when a GEMM of some pass takes it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from codesign.lines import DrawnLines, Lines
 from codesign.workloads.gemms import Role
-from isa_model.cast import Cast, Quantised, quantise, spread
-from isa_model.instruction import ScaleOperand
+from isa_model.array_codec import decode_array, encode_array
+from isa_model.cast import Cast, quantise, spread
+from isa_model.formats import Format
 from isa_model.lanes import largest_finite
 from isa_model.path import Step, walk
 
@@ -26,16 +29,27 @@ if TYPE_CHECKING:
 class Operand:
     """One operand of a trial in an instruction's formats.
 
-    `values` are the codes as numbers with their group scales, exact in float64; `factor`, a scale of the whole tensor,
-    stands outside the sum and multiplies D afterwards.
+    `values` are the codes as numbers with their group scales, exact in float64; `factor` (seeds, lines), a scale of the whole
+    tensor, stands outside the sum and multiplies D afterwards. The last three count elements of each line: nonzero ones,
+    those of them that became zero, and those cut to the largest number.
     """
 
     codes: Any
     scales: Any | None
+    """(seeds, lines, groups of K), codes."""
     values: Float64
-    factor: float
-    underflow: float
-    overflow: float
+    factor: Float64
+    nonzero: Float64
+    lost: Float64
+    cut: Float64
+
+
+class Scaled(NamedTuple):
+    """The scales that an instruction takes of an operand: their format, and the lines and elements of K that share one."""
+
+    format: Format
+    lines: int
+    elements: int
 
 
 def on_the_way(steps: tuple[Step, ...], role: Role, tokens_along_k: bool) -> tuple[Step, ...]:
@@ -62,96 +76,147 @@ def _turns(step: Step) -> bool:
     return step.at == "operand-read" or (step.group is not None and step.group[0] > step.group[1])
 
 
-def quantised(cast: Cast, side: ScaleOperand | None, x: Any, columns: int, tensor_floor: float | None) -> Operand:
-    """A matrix as an instruction takes it, cut to so many columns after the cast.
+def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None) -> Operand:
+    """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
 
-    With `tensor_floor`, it is first scaled as a whole so that its largest group takes the largest scale; the floor is the
-    least magnitude that its largest is taken for.
+    The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
+    largest group takes the largest scale; the floor is the least magnitude that its largest is taken for.
     """
     import numpy as np
 
-    if side is None or tensor_floor is None or side.format.name == "fp32":
-        return _operand(quantise(cast, x), side, columns)
-    largest = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(side.format))
-    factor = np.maximum(np.abs(x).max(), np.float32(tensor_floor)) / largest
-    operand = _operand(quantise(cast, x / factor), side, columns)
-    return replace(operand, factor=operand.factor * float(factor))
+    x = _filled(lines.x, width)
+    factor = np.ones((*x.shape[:2], 1), np.float32)
+    if scaled is not None and tensor_floor is not None and scaled.format.name != "fp32":
+        full = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(scaled.format))
+        factor = np.maximum(_largest(x, lines, lines.total, width, factor), np.float32(tensor_floor)) / full
+        x = x / factor
+    flat = x.reshape(-1, width)
+    across, along = cast.group or (lines.total, width)
+    if cast.scale is None or lines.whole:
+        made = quantise(cast, flat)
+        scales = np.repeat(made.scales, cast.group[0] if cast.group else len(flat), axis=0)[: len(flat)]
+    else:
+        maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
+        # The scale of a group is that of its largest element alone.
+        scales = quantise(cast.model_copy(update={"group": (1, 1)}), maxima).scales
+        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
+    numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
+    spread_out = np.repeat(numbers, along, axis=1)[:, :width] if numbers.shape[1] > 1 else numbers
+    elements = made.elements()
+    cut = np.zeros(x.shape[:2])
+    if made.overflow:
+        beyond = np.abs(flat / spread_out.astype(np.float32)) >= largest_finite(cast.to) + _half_step(cast)
+        cut = beyond.sum(axis=1).reshape(cut.shape).astype(np.float64)
+    nonzero, lost = _lost(x, elements.reshape(x.shape))
+    outside = factor[..., 0].astype(np.float64)
+    codes = made.codes.reshape(x.shape)
+    if scaled is None:
+        outside = outside * numbers[:, 0].reshape(outside.shape)
+        return Operand(codes, None, elements.reshape(x.shape), outside, nonzero, lost, cut)
+    repeated = np.repeat(scales, along // scaled.elements, axis=1)[:, : -(-width // scaled.elements)]
+    values = (elements * spread_out).reshape(x.shape)
+    return Operand(codes, repeated.reshape(*x.shape[:2], -1), values, outside, nonzero, lost, cut)
 
 
-@dataclass(frozen=True)
-class Carried:
-    """A tensor that a path carries, (tokens, features): whole, and what of it is the operand."""
+def arrived(
+    steps: tuple[Step, ...],
+    cast: Cast,
+    scaled: Scaled | None,
+    lines: Lines,
+    width: int,
+    tensor_floor: float | None,
+    tokens_along_k: bool,
+) -> Operand:
+    """Return lines of a tensor as they come down a path, in an instruction's formats; else as `quantised`.
 
-    whole: Any
-    """All of it that the groups of the path reach over."""
-    kept: Any
-    """Indices of the rows (tokens) or columns (features) that are computed."""
-    axis: int
-    """0: tokens are picked, and K runs over features; 1: features are picked, and K runs over tokens."""
-    turned: bool
-    """Whether the operand is its transpose."""
-
-    def arrived(
-        self, steps: tuple[Step, ...], cast: Cast, side: ScaleOperand | None, tensor_floor: float | None
-    ) -> Operand:
-        """The operand as it arrives. What the last step leaves is multiplied as it is where the instruction takes its
-        format and its scales; else one more cast follows, as of any other operand."""
-        import numpy as np
-
-        def taken(x: Any) -> Any:
-            picked = np.take(x, self.kept, axis=self.axis)
-            return picked.T if self.turned else picked
-
-        walked = walk(steps, self.whole)
-        values = taken(walked.values)
-        last = walked.last
-        if last and side and self._suits(last.cast, cast, side):
-            each = spread(last.scale_values(), last.cast.group, self.whole.shape)
-            scales = self._codes_of(taken(each), side)
-            return Operand(taken(last.codes), scales, values, 1.0, walked.underflow, walked.overflow)
-        made = quantised(cast, side, values.astype(np.float32), values.shape[1], tensor_floor)
-        original = taken(self.whole)
-        lost = (made.values == 0) & (original != 0)
-        return replace(
-            made,
-            underflow=float(lost.sum() / max(np.count_nonzero(original), 1)),
-            overflow=made.overflow + walked.overflow,
-        )
-
-    def _suits(self, left: Cast, wanted: Cast, side: ScaleOperand) -> bool:
-        """Whether the instruction takes codes and scales as a step leaves them: its scales' groups lie within the step's,
-        and the format is the same or FP32, which has every scale's value."""
-        group = left.group or self.whole.shape
-        group = group[::-1] if self.turned else group
-        return (
-            left.to == wanted.to
-            and left.scale is not None
-            and (left.scale == side.format or side.format.name == "fp32")
-            and all(mine % its == 0 for mine, its in zip(group, side.group, strict=True))
-            and side.group[self.axis ^ self.turned] == 1  # what is picked here and there shares no scale
-        )
-
-    @staticmethod
-    def _codes_of(each: Any, side: ScaleOperand) -> Any:
-        """Codes of one scale per group of the instruction, from one value per element."""
-        from isa_model.array_codec import encode_array
-
-        rows, columns = side.group
-        return encode_array(side.format, each[::rows, ::columns])
-
-
-def _operand(quantised: Quantised, side: ScaleOperand | None, columns: int) -> Operand:
-    """Bring quantised codes into the shape an instruction takes: scales repeated to its groups, columns cut to size."""
+    What the last step leaves is multiplied as it is where the instruction takes its format and its scales; else one more
+    cast follows, as of any other operand. Where groups of the path reach over other lines than those computed, the largest
+    and the smallest element that these have at each k walk along.
+    """
     import numpy as np
 
-    codes = quantised.codes[:, :columns]
-    values, scales, factor = quantised.elements()[:, :columns], None, 1.0
-    if side is None:
-        factor = float(quantised.scale_values()[0, 0])
-    else:
-        assert quantised.cast.group is not None
-        rows, across = (c // s for c, s in zip(quantised.cast.group, side.group, strict=True))
-        scales = np.repeat(np.repeat(quantised.scales, rows, axis=0), across, axis=1)
-        scales = scales[: -(-codes.shape[0] // side.group[0]), : -(-columns // side.group[1])]
-        values = quantised.values()[:, :columns]
-    return Operand(codes, scales, values, factor, quantised.underflow, quantised.overflow)
+    x = _filled(lines.x, width)
+    whole = (lines.total, width)
+
+    def group_of(step: Step) -> tuple[int, int]:
+        return whole if step.group is None else step.group[::-1] if tokens_along_k else step.group
+
+    across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
+    each = 1
+    if across > 1:
+        assert isinstance(lines, DrawnLines)
+        x = np.concatenate([x[:, :, None], _filled(lines.ends(across - 1), width)], axis=2)
+        each = x.shape[2]
+
+    def regrouped(step: Step) -> Step:
+        reach, along = group_of(step)
+        group = (each if reach > 1 else 1, along)
+        return step.model_copy(update={"group": group[::-1] if tokens_along_k else group})
+
+    def picked(matrix: Any) -> Any:
+        return (matrix.T if tokens_along_k else matrix)[::each].reshape((*lines.x.shape[:2], width))
+
+    flat = x.reshape(-1, width)
+    sent = flat.T if tokens_along_k else flat
+    walked = walk(steps if lines.whole else tuple(map(regrouped, steps)), sent)
+    values, original = picked(walked.values), picked(sent)
+    last, (reach, along) = walked.last, group_of(steps[-1])
+    suits = (
+        last is not None
+        and scaled is not None
+        and last.cast.to == cast.to
+        and last.cast.scale is not None
+        and (last.cast.scale == scaled.format or scaled.format.name == "fp32")
+        and reach % scaled.lines == 0
+        and along % scaled.elements == 0
+    )
+    nonzero, lost = _lost(original, values)
+    cut = np.full(nonzero.shape, walked.overflow * width)
+    if suits and last is not None and scaled is not None:
+        numbers = picked(spread(last.scale_values(), last.cast.group, sent.shape))
+        scales = encode_array(scaled.format, numbers[:, :, :: scaled.elements])
+        return Operand(picked(last.codes), scales, values, np.ones(nonzero.shape), nonzero, lost, cut)
+    again = replace(lines, x=values.astype(np.float32)[:, :, : lines.x.shape[2]])
+    made = quantised(cast, scaled, again, width, tensor_floor)
+    nonzero, lost = _lost(original, made.values)
+    return replace(made, nonzero=nonzero, lost=lost, cut=made.cut + cut)
+
+
+def _filled(x: Any, width: int) -> Any:
+    """Lines filled up with zeros, as TMA fills what lies outside a tensor."""
+    import numpy as np
+
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
+    """Largest magnitudes of groups of `across` lines by `along` elements of K: (seeds, lines, groups), float32."""
+    import numpy as np
+
+    magnitudes = _filled(np.abs(x), -(-x.shape[2] // along) * along)
+    own = magnitudes.reshape(*x.shape[:2], -1, along).max(axis=3)
+    if lines.whole:  # here, for a whole tensor only
+        return np.broadcast_to(own.max(axis=1, keepdims=True), own.shape)
+    across = min(across, lines.total)
+    if across == 1:
+        return own
+    assert isinstance(lines, DrawnLines)
+    hidden = lines.hidden(across - 1, along) / factor
+    own[:, :, : hidden.shape[2]] = np.maximum(own[:, :, : hidden.shape[2]], hidden)
+    return own
+
+
+def _half_step(cast: Cast) -> float:
+    """Half the distance between the target's two largest numbers: what is less than this beyond its end rounds back."""
+    return 0.0 if cast.to.kind == "integer" else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits - 1)
+
+
+def _lost(x: Any, values: Any) -> tuple[Float64, Float64]:
+    """Nonzero elements of each line, and those of them whose value is zero."""
+    import numpy as np
+
+    there = x != 0
+    return (
+        there.sum(axis=2).astype(np.float64),
+        (there & (values == 0)).sum(axis=2).astype(np.float64),
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf, isfinite, isinf, log10, nan
 
 from codesign.evidence import Alternative, Figure
+from codesign.intervals import LOSSLESS
 from codesign.metrics import METRICS, Metric
 from codesign.proposal import Claim, Variant
 
@@ -52,7 +53,7 @@ def read(figure: Figure, figures: Sequence[Figure] = ()) -> Reading:
     """Return a figure as numbers.
 
     One that is not finite is infinitely bad, and certainly so. Decibels are read from the error that they are of, where
-    `figures` has it: no error at all is infinitely many of them.
+    `figures` has it.
     """
     metric = METRICS[figure.metric]
     error = counterpart(figure, figures, metric=metric.decibels_of, variant=figure.variant, at=figure.at)
@@ -75,8 +76,8 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
 
 
 def decibels(error: float) -> float:
-    """Return the signal over a relative error in dB: infinitely many without any error."""
-    return inf if error == 0 else -inf if isinf(error) else -20 * log10(error)
+    """Return the signal over a relative error in dB; `LOSSLESS` without any error."""
+    return LOSSLESS if error == 0 else -inf if isinf(error) else -20 * log10(error)
 
 
 def counterpart(

@@ -25,7 +25,7 @@ from isa_model.instruction import Instruction
 
 LENGTHS = (0.25, 4.0)
 """Other lengths of K, in parts of the true one."""
-BY_ACCUMULATION = ("relative_frobenius", "max_relative", "bias", "share_over_1_bf16_ulp")
+BY_ACCUMULATION = ("relative_frobenius", "p95_error", "bias", "share_over_1_bf16_ulp", "output_error", "changed_share")
 """Metrics on which fraction bits act; on the others it is the groups."""
 
 Trials = dict[tuple[str, str], Gemm]

@@ -13,11 +13,11 @@ import numpy as np
 from isa_model.lanes import leading_exponent, to_odd
 
 if TYPE_CHECKING:
-    from isa_model.lanes import Float64
+    from isa_model.lanes import Exponents, Float64
 
 
 def dot(a: Float64, b: Float64) -> Float64:
-    """The exact product of `a` (M, K) and `b` (K, N), each element rounded to odd in float64.
+    """Return the exact product of `a` (..., M, K) and `b` (..., K, N), each element rounded to odd in float64.
 
     Rounding to odd keeps what a further rounding to at most 51 bits needs: rounded on to FP32 the result is the exact
     sum rounded once; as a float64 it is off by less than one unit of its last place.
@@ -25,9 +25,9 @@ def dot(a: Float64, b: Float64) -> Float64:
     """
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("an exact dot product needs finite operands")
-    width = (53 - max(a.shape[1] - 1, 1).bit_length()) // 2
-    slices_a, exponents_a = _slices(a, 1, width)
-    slices_b, exponents_b = _slices(b, 0, width)
+    width = (53 - max(a.shape[-1] - 1, 1).bit_length()) // 2
+    slices_a, exponents_a = _slices(a, -1, width)
+    slices_b, exponents_b = _slices(b, -2, width)
     parts = []
     for order in range(len(slices_a) + len(slices_b) - 1):
         for i in range(max(0, order - len(slices_b) + 1), min(order + 1, len(slices_a))):
@@ -36,18 +36,22 @@ def dot(a: Float64, b: Float64) -> Float64:
     return np.ldexp(to_odd(parts), exponents_a + exponents_b)
 
 
-def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Float64]:
+def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Exponents]:
     """Integers s_i below 2**width with x = 2**exponent * sum_i s_i * 2**(-width * (i + 1)), exponent per row or column."""
-    largest = np.abs(x).max(axis=axis, keepdims=True, initial=0.0)
+    magnitude = np.abs(x)
+    largest = magnitude.max(axis=axis, keepdims=True, initial=0.0)
     exponent = np.where(largest > 0, leading_exponent(largest) + 1, 0)
-    smallest = np.where(x != 0, np.abs(x), np.inf).min(axis=axis, keepdims=True, initial=np.inf)
+    magnitude[magnitude == 0] = np.inf
+    smallest = magnitude.min(axis=axis, keepdims=True, initial=np.inf)
     if (exponent - leading_exponent(np.where(np.isinf(smallest), 1.0, smallest)))[largest > 0].max(initial=0) > 900:
         raise ValueError("exponents of the operands are spread too far")
-    rest = np.ldexp(x, -exponent)
+    # In two factors, each of which float64 holds.
+    half = -exponent // 2
+    rest = x * np.ldexp(1.0, half) * np.ldexp(1.0, -exponent - half)
     slices: list[Float64] = []
     while not slices or rest.any():
-        rest = np.ldexp(rest, width)
+        rest *= 2.0**width
         piece = np.trunc(rest)
         slices.append(piece)
-        rest = rest - piece
+        rest -= piece
     return slices, exponent

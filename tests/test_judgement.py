@@ -190,7 +190,7 @@ def test_decibels_are_compared_by_their_difference():
 
 
 def test_decibels_are_read_from_the_error_they_are_of():
-    """The paired interval of the errors' ratio is that of the difference; no error is infinitely many decibels."""
+    """The paired interval of the errors' ratio is that of the difference; no error is 400 dB."""
     errors = [
         figure(0.1, 0.05, 0.2, ratios={"software": (0.5, 0.5)}),
         figure(0.2, 0.1, 0.4, variant="software"),
@@ -199,9 +199,9 @@ def test_decibels_are_read_from_the_error_they_are_of():
     found = verdict(*errors, *both, relative_to="software", at_least=6, at_most=None, **DB)
     assert found.judgement == "supported"
     assert (found.deciding.value, found.deciding.low) == pytest.approx((6.0206, 6.0206), rel=1e-4)
-    exact = [figure(0.0), figure(None, None, None, **DB)]
+    exact = [figure(0.0), figure(400.0, **DB)]
     assert verdict(*exact, at_least=200, at_most=None, **DB).judgement == "supported"
-    assert [decibels(x) for x in (0.0, inf, 0.1)] == [inf, -inf, 20.0]
+    assert [decibels(x) for x in (0.0, inf, 0.1)] == [400, -inf, 20.0]
 
 
 def test_loss_gaps_are_compared_by_their_difference():
@@ -577,7 +577,8 @@ def test_a_claim_in_words(claim, words):
 
 
 def refused(claims, **more):
-    text = TEXT.replace("  - {metric: numerics.total_error, at_most: 1}\n", f"  - {claims}\n")
+    other = "  - {metric: numerics.overflow_share, at_most: 1}\n"
+    text = TEXT.replace("  - {metric: numerics.total_error, at_most: 1}\n", f"  - {claims}\n{other}")
     for field, value in more.items():
         text = (
             "".join(line + "\n" for line in text.splitlines() if not line.startswith(f"{field}:"))

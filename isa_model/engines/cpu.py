@@ -13,8 +13,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,25 @@ def matmul(
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
-    function = compiled(Plan(spec))
+    return prepared(spec)(a, b, c, scale_a, scale_b)
+
+
+def prepared(spec: Instruction) -> Callable[..., Codes]:
+    """Return `matmul` of one spec, compiled once for many small products; raises as it does."""
+    return partial(_multiply, compiled(Plan(spec)), code_dtype(spec.accumulator))
+
+
+def _multiply(
+    function: Any,
+    dtype: Any,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+) -> Codes:
     (m, n), k = c.shape, a.shape[1]
-    d = np.empty((m, n), code_dtype(spec.accumulator))
+    d = np.empty((m, n), dtype)
     matrices = [a, b, c, d, scale_a, scale_b]
     strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
     pointers = [None if x is None else x.ctypes.data for x in matrices]

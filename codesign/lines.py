@@ -1,0 +1,145 @@
+"""The lines of an operand that a trial computes: rows of A or columns of B, whole along K.
+
+Of a synthetic source some lines are drawn for each seed, with weights; what is left of the tensor is known by its order
+statistics, for scales that reach over more than one line. Of a captured tensor there are all lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from codesign.workloads.distributions import Scales
+from codesign.workloads.tensors import Tensor, to_bf16
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """All lines of a captured tile, as one cluster."""
+
+    x: Float32
+    """(seeds, lines, K), BF16."""
+    total: int
+    """Lines of the whole tensor."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all lines there are."""
+        return True
+
+    @property
+    def weights(self) -> Float64:
+        """Lines that each line stands for, over their mean (seeds, lines)."""
+        import numpy as np
+
+        return np.ones(self.x.shape[:2])
+
+    @property
+    def power(self) -> Float64:
+        """Mean square of the scales along K of each seed's tensor."""
+        import numpy as np
+
+        return np.ones(len(self.x))
+
+
+@dataclass(frozen=True)
+class DrawnLines(Lines):
+    """Lines of a synthetic source, some for each seed."""
+
+    tensor: Tensor
+    across: Scales
+    along: Float64
+    """Scales along K (seeds, K)."""
+    weight: Float64
+    streams: Sequence[Sequence[int]]
+    """A stream of random numbers for each seed, for what is not computed."""
+    _hidden: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all lines there are."""
+        return False
+
+    @property
+    def weights(self) -> Float64:
+        """Lines that each line stands for, over their mean (seeds, lines)."""
+        return self.weight
+
+    @property
+    def power(self) -> Float64:
+        """Mean square of the scales along K of each seed's tensor."""
+        return (self.along**2).mean(axis=1)
+
+    def hidden(self, count: int, group: int) -> Float32:
+        """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).
+
+        Every line has others of its own, so that what was sampled oftener than it is frequent does not touch its scale.
+        """
+        import numpy as np
+
+        key = count, group
+        if key not in self._hidden:
+            parts = []
+            for stream, along in zip(self.streams, self.along, strict=True):
+                rng = np.random.default_rng([*stream, count, group])
+                parts.append(self._largest(rng, along, count, group))
+            self._hidden[key] = to_bf16(self.tensor.unit * np.stack(parts))
+        found: Float32 = self._hidden[key]
+        return found
+
+    def _largest(self, rng: np.random.Generator, along: Float64, count: int, group: int) -> Float64:
+        import numpy as np
+
+        scales, counts = self.across.others(rng, self.x.shape[1], count)
+        groups = np.pad(along, (0, -len(along) % group)).reshape(-1, group)
+        distinct = np.unique(along)
+        if len(distinct) <= 2:  # elements of one scale are counted instead of drawn one by one
+            sizes = np.stack([(groups == each).sum(axis=1) for each in distinct]).astype(np.float64)
+            values = distinct[:, None]
+        else:
+            sizes, values = (groups.T > 0).astype(np.float64), groups.T
+        found = self.tensor.element.largest(rng, counts[:, :, None, None] * sizes)
+        return (found * scales[:, :, None, None] * values).max(axis=(1, 2))
+
+    def ends(self, count: int) -> Float32:
+        """Draw the largest and the smallest magnitude that `count` other lines have at each k (seeds, lines, 2, K)."""
+        import numpy as np
+
+        parts = []
+        for stream, along in zip(self.streams, self.along, strict=True):
+            rng = np.random.default_rng([*stream, count])
+            scales, counts = self.across.others(rng, self.x.shape[1], count)
+            shape = (*counts.shape, len(along))
+            largest, smallest = self.tensor.element.ends(rng, np.broadcast_to(counts[:, :, None], shape))
+            largest, smallest = (largest * scales[:, :, None]).max(axis=1), (smallest * scales[:, :, None]).min(axis=1)
+            parts.append(np.stack([largest, smallest], axis=1) * along)
+        return to_bf16(self.tensor.unit * np.stack(parts))
+
+
+def drawn(
+    tensor: Tensor, streams: Sequence[Sequence[int]], count: int, total: int, k: int, tokens_along_k: bool
+) -> DrawnLines:
+    """Draw `count` lines of a synthetic tensor with `total` lines of `k` elements, for each stream of random numbers."""
+    import numpy as np
+
+    across, down = (tensor.channels, tensor.tokens) if tokens_along_k else (tensor.tokens, tensor.channels)
+    count = min(count, total)
+    x = np.empty((len(streams), count, k), np.float32)
+    along, weights = np.empty((len(streams), k)), np.empty((len(streams), count))
+    for i, stream in enumerate(streams):
+        rng = np.random.default_rng(stream)
+        along[i] = down.along(rng, k)
+        scales, weights[i] = across.some(rng, count)
+        values = tensor.element.draw(rng, (count, k))
+        if down != Scales():
+            values *= along[i]
+        x[i] = values * (tensor.unit * scales[:, None])
+    return DrawnLines(to_bf16(x), total, tensor, across, along, weights, streams)

@@ -1,0 +1,233 @@
+"""What synthetic tensors are made of: independent elements, times a scale of their token and one of their channel.
+
+Elements know their order statistics, so that the largest of millions of them is drawn without drawing them. Scales know how
+to be sampled with weights, so that what is rare and large is always there and still counts as rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from math import erf, erfc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Element:
+    """A distribution of independent elements.
+
+    `within` and `beyond` give the probabilities that a magnitude is at most u and that it is larger.
+    """
+
+    draw: Callable[[np.random.Generator, tuple[int, ...]], Float64]
+    within: Callable[[Float64], Float64]
+    beyond: Callable[[Float64], Float64]
+
+    def largest(self, rng: np.random.Generator, count: Any) -> Float64:
+        """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 of none."""
+        import numpy as np
+
+        counts = np.asarray(count, np.float64)
+        # The largest of n is where the distribution function is U**(1/n); E = -log U is exponential.
+        depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
+        return np.where(counts > 0, self._magnitude(-depth - np.log(-np.expm1(-depth))), 0.0)
+
+    def ends(self, rng: np.random.Generator, count: Any) -> tuple[Float64, Float64]:
+        """Draw the largest and the smallest magnitude of `count` elements each; 0 and infinity of none."""
+        import numpy as np
+
+        counts = np.asarray(count, np.float64)
+        depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
+        top = np.exp(-depth)
+        # Below the largest, at probability `top`, the others are independent and uniform in probability.
+        rest = np.maximum(counts - 1.0, 1.0)
+        least = np.where(counts > 1, -np.expm1(-rng.standard_exponential(counts.shape) / rest), 1.0) * top
+        largest = self._magnitude(-depth - np.log(-np.expm1(-depth)))
+        smallest = self._magnitude(np.log(least) - np.log1p(-np.minimum(least, 1 - 1e-16)))
+        return np.where(counts > 0, largest, 0.0), np.where(counts > 0, np.minimum(smallest, largest), np.inf)
+
+    def _magnitude(self, logit: Float64) -> Float64:
+        """The magnitude at which log(within / beyond) takes a value."""
+        import numpy as np
+
+        at, logarithms = _table(self)
+        return np.exp(np.interp(logit, at, logarithms))
+
+
+@cache
+def _table(element: Element) -> tuple[Float64, Float64]:
+    """Logits of magnitudes, and the magnitudes' logarithms: linear between neighbours to within 1e-5 of the magnitude."""
+    import numpy as np
+
+    u = np.exp(np.concatenate([np.linspace(-40.0, -7.0, 200), np.linspace(-7.0, 12.0, 4000)[1:]]))
+    within, beyond = element.within(u), element.beyond(u)
+    kept = (within > 0) & (beyond > 0)
+    logits = np.log(within[kept]) - np.log(beyond[kept])
+    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(logits)) > 0])
+    return logits[rising], np.log(u[kept][rising])
+
+
+def _array(function: Callable[[float], float]) -> Callable[[Float64], Float64]:
+    def of(x: Float64) -> Float64:
+        import numpy as np
+
+        found: Float64 = np.frompyfunc(function, 1, 1)(x).astype(np.float64)
+        return found
+
+    return of
+
+
+_erf, _erfc = _array(erf), _array(erfc)
+_ROOT = 2.0**0.5
+
+
+def _mixed(part: Callable[[Float64], Float64], scale: Callable[[Float64], Float64]) -> Callable[[Float64], Float64]:
+    """The expectation of `part` of u over sqrt(2) times a scale that follows from a normal number."""
+
+    def of(u: Float64) -> Float64:
+        import numpy as np
+
+        # Midpoints in g, dense around zero, where the scale vanishes.
+        edges = np.sinh(np.linspace(-16.0, 16.0, 601)) * (12.0 / np.sinh(16.0))
+        g, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        weights = width * np.exp(-(g**2) / 2)
+        # Coarse in u and interpolated: the integral is smooth in log u.
+        coarse = np.exp(np.linspace(np.log(u[0]), np.log(u[-1]), 700))
+        values = (part(coarse[:, None] / (_ROOT * np.abs(scale(g)))) * weights).sum(axis=1) / weights.sum()
+        with np.errstate(divide="ignore"):
+            return np.exp(np.interp(np.log(u), np.log(coarse), np.log(values)))
+
+    return of
+
+
+def normal(mean: float = 0.0) -> Element:
+    """Return N(mean, 1)."""
+
+    def within(u: Float64) -> Float64:
+        return (_erf((u - mean) / _ROOT) + _erf((u + mean) / _ROOT)) / 2
+
+    def beyond(u: Float64) -> Float64:
+        return (_erfc((u - mean) / _ROOT) + _erfc((u + mean) / _ROOT)) / 2
+
+    return Element(lambda rng, shape: rng.standard_normal(shape) + mean, within, beyond)
+
+
+def _uniform_within(u: Float64) -> Float64:
+    import numpy as np
+
+    return np.minimum(u, 1.0)
+
+
+def _student(rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
+    import numpy as np
+
+    # Chi-square with 4 degrees of freedom is twice the sum of two exponentials.
+    chi = rng.standard_exponential(shape) + rng.standard_exponential(shape)
+    x: Float64 = rng.standard_normal(shape) / np.sqrt(chi / 2)
+    return x
+
+
+def _student_within(u: Float64) -> Float64:
+    import numpy as np
+
+    s = u / np.sqrt(4 + u * u)
+    return s * (3 - s * s) / 2
+
+
+def _student_beyond(u: Float64) -> Float64:
+    import numpy as np
+
+    s = u / np.sqrt(4 + u * u)
+    left = 4 / (4 + u * u) / (1 + s)  # 1 - s
+    return left * left * (2 + s) / 2
+
+
+def _silu(g: Float64) -> Float64:
+    import numpy as np
+
+    return np.asarray(g / (1.0 + np.exp(-g)))
+
+
+def _same(g: Float64) -> Float64:
+    return g
+
+
+NORMAL, OFFSET_NORMAL = normal(), normal(0.5)
+UNIFORM = Element(lambda rng, shape: rng.random(shape), _uniform_within, lambda u: 1.0 - _uniform_within(u))
+STUDENT_4 = Element(_student, _student_within, _student_beyond)
+"""Student's t with 4 degrees of freedom: tails that fall with the fourth power."""
+GATED = Element(
+    lambda rng, shape: _silu(rng.standard_normal(shape)) * abs(rng.standard_normal(shape)),
+    _mixed(_erf, _silu),
+    _mixed(_erfc, _silu),
+)
+"""SiLU of a normal number times the magnitude of another."""
+PRODUCT = Element(
+    lambda rng, shape: rng.standard_normal(shape) * rng.standard_normal(shape),
+    _mixed(_erf, _same),
+    _mixed(_erfc, _same),
+)
+"""The product of two normal numbers."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Scales along one axis of a tensor, independent of one another: 1 for most lines and `size` for a rare `share`, times
+    a log-normal one with standard deviation `sigma` of its logarithm."""
+
+    share: float = 0.0
+    size: float = 1.0
+    sigma: float = 0.0
+
+    def along(self, rng: np.random.Generator, count: int) -> Float64:
+        """Draw the scales of all lines of an axis. The number of rare ones is their share, rounded up or down at random."""
+        import numpy as np
+
+        scales = np.exp(self.sigma * rng.standard_normal(count)) if self.sigma else np.ones(count)
+        if self.share:
+            rare = int(self.share * count + rng.random())
+            scales[rng.permutation(count)[:rare]] *= self.size
+        return scales
+
+    def some(self, rng: np.random.Generator, count: int) -> tuple[Float64, Float64]:
+        """Draw the scales and weights of a sample of lines: a quarter of them rare ones, half of them of a log-normal scale
+        drawn where its square's expectation lies. Weighted means are those of the axis."""
+        import numpy as np
+
+        scales, weights = np.ones(count), np.ones(count)
+        if self.share and count > 1:
+            rare = max(count // 4, 1)
+            scales[:rare], weights[:rare] = self.size, self.share * count / rare
+            weights[rare:] = (1 - self.share) * count / (count - rare)
+        elif self.share:
+            scales = np.where(rng.random(count) < self.share, self.size, 1.0)
+        if self.sigma:
+            # exp(2 sigma z) weighs a normal z towards 2 sigma; both halves count as drawn from their mixture.
+            tilted = count // 2
+            z = rng.standard_normal(count)
+            z[:tilted] += 2 * self.sigma
+            part = tilted / count
+            weights = weights / (1 - part + part * np.exp(2 * self.sigma * z - 2 * self.sigma**2))
+            scales = scales * np.exp(self.sigma * z)
+        return scales, weights
+
+    def others(self, rng: np.random.Generator, lines: int, count: int) -> tuple[Float64, Float64]:
+        """Draw the scales of `count` other lines, anew for each of `lines`: scales (lines, n), and how many have each."""
+        import numpy as np
+
+        if self.sigma:
+            scales = np.exp(self.sigma * rng.standard_normal((lines, count)))
+            if self.share:
+                scales *= np.where(rng.random((lines, count)) < self.share, self.size, 1.0)
+            return scales, np.ones((lines, count))
+        if not self.share:
+            return np.ones((lines, 1)), np.full((lines, 1), float(count))
+        rare = rng.binomial(count, self.share, lines)
+        return np.tile([1.0, self.size], (lines, 1)), np.stack([count - rare, rare], axis=1).astype(np.float64)
