@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from codesign.claims import Verdict
-from codesign.evaluate import Result, worst_by_pass
+from codesign.evaluate import Result
 from codesign.evidence import Figure
+from codesign.finding import worst_by_pass
 from codesign.metrics import METRICS, NUMERICS
 from codesign.timing.plots import VARIANTS
 
