@@ -16,7 +16,7 @@ from codesign.evaluate import Result, read_result
 from codesign.evidence import Figure, Kind
 from codesign.metrics import METRICS
 from codesign.proposal import Variant, load_proposal
-from codesign.readings import read, read_case, relative
+from codesign.readings import decided, read, read_case, relative
 from isa_model.diagnostics import InputError
 from isa_model.stage import Spec
 
@@ -75,7 +75,7 @@ class Entry(Spec):
     kinds: dict[str, Kind]
     """What each figure is: computed, measured, modelled or assumed."""
     front: bool = False
-    """Whether nothing else here beats it."""
+    """Whether nothing else here beats it; not known where a judged figure has no interval."""
     beaten_by: tuple[str, ...] = ()
     """What beats it: certainly better on one judged axis, and certainly worse on none."""
 
@@ -225,8 +225,9 @@ def _entry(row: Row, rows: Sequence[Row], judged: Sequence[str]) -> Entry:
     """A row as it is shown, with what beats it."""
     own = row.figures
     beaten: tuple[str, ...] = ()
-    candidate = bool(judged) and all(a in own for a in judged)
-    if candidate and any(own[a].value is None for a in judged):
+    has_all = bool(judged) and all(a in own for a in judged)
+    candidate = has_all and all(decided(read(own[a])) for a in judged)
+    if has_all and any(own[a].value is None for a in judged):
         beaten = (OVERFLOW,)
     elif candidate:
         beaten = tuple(o.name for o in rows if o is not row and _beats(o.figures, own, judged))
@@ -246,7 +247,7 @@ def _entry(row: Row, rows: Sequence[Row], judged: Sequence[str]) -> Entry:
 
 def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]) -> bool:
     """Whether `one` is certainly better on an axis, and certainly worse on none."""
-    if any(a not in one or one[a].value is None for a in axes):
+    if any(a not in one or one[a].value is None or not decided(read(one[a])) for a in axes):
         return False
     return any(_better(one[a], other[a]) for a in axes) and not any(_better(other[a], one[a]) for a in axes)
 
@@ -259,6 +260,8 @@ def _better(one: Figure, other: Figure) -> bool:
     if cases and others:
         pairs = [(a.value, b.value)] + [(cases.get(k, a.value), others.get(k, b.value)) for k in (*cases, *others)]
         return all(x > y if higher else x < y for x, y in pairs)
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
+    assert a.low is not None
+    assert a.high is not None
+    assert b.low is not None
+    assert b.high is not None
     return a.low > b.high if higher else a.high < b.low

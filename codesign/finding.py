@@ -16,6 +16,7 @@ WITH = {
     "software": "with today's software",
     "today": "with today's instruction alone",
 }
+BOTH = {variant: WITH[variant] for variant in ("proposal", "software")}
 ARRIVES = {
     "proposal": "along the proposed path",
     "software": "with today's software",
@@ -68,15 +69,14 @@ def finding(figures: Sequence[Figure], shown: Collection[str]) -> str:
     `shown` are the variants that differ.
     """
     said = []
-    both = {variant: WITH[variant] for variant in ("proposal", "software")}
-    total = alike("numerics.total_error", figures, shown, both)
+    total = alike("numerics.total_error", figures, shown, BOTH)
     if total:
         said.append(f"The total error of D, as it leaves the GEMM, is at worst {total}.")
     parts = []
     for steps, output in OUTPUTS.items():
         there = [f for f in figures if f.workload.split(".")[1] in steps]
-        error = alike("numerics.output_error", there, shown, both)
-        changed = alike("numerics.changed_share", there, shown, both, lambda x: f"{100 * x:.3g} %")
+        error = alike("numerics.output_error", there, shown, BOTH)
+        changed = alike("numerics.changed_share", there, shown, BOTH, lambda x: f"{100 * x:.3g} %")
         if error and output == "BF16":
             parts.append(f"where D is rounded to BF16 {error}, {changed} of the outputs differing from exact sums")
         elif error:
@@ -96,10 +96,10 @@ def arrival(
     """Return what a path does: to each pass's D, to the tensor that arrives, to traffic."""
     said = []
     steps = worst_by_pass(products, "proposal")
-    changes = [
-        f"{alike('numerics.total_error', [f for f in products if f.workload.split('.')[1] == step], shown, WITH)} in {step}"
-        for step in steps
-    ]
+    changes = []
+    for step in steps:
+        there = [f for f in products if f.workload.split(".")[1] == step]
+        changes.append(f"{alike('numerics.total_error', there, shown, BOTH)} in {step}")
     if changes:
         same = "" if "software" in shown else "; today's software is no different"
         said.append(f"The total error of D is at worst {', '.join(changes)}{same}.")

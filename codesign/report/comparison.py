@@ -49,6 +49,9 @@ def notes(comparison: Comparison) -> list[str]:
             "Certain is what holds under every assumption that is made, or what intervals that do not touch say."
         )
         said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
+        unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
+        if unknown:
+            said.append(f"Too little was sampled to judge {listed(unknown)}.")
     else:
         said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
     said += [
