@@ -37,9 +37,8 @@ class Reading:
         low, high = rule(self.low), rule(self.high)
         return Reading(rule(self.value), min(low, high), max(low, high))
 
-    @property
     def magnitude(self) -> Reading:
-        """Its size without its sign; an interval around zero starts there."""
+        """Return its size without its sign; an interval around zero starts there."""
         if self.low is None or self.high is None:
             return Reading(abs(self.value), None, None)
         ends = sorted((abs(self.low), abs(self.high)))
@@ -72,7 +71,7 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
         found = Reading(value, None, None) if metric.family.sampled else Reading.point(value)
     else:
         found = Reading(value, -inf if low is None else low, inf if high is None else high)
-    return found.magnitude if metric.signed else found
+    return found.magnitude() if metric.signed else found
 
 
 def decibels(error: float) -> float:
@@ -156,7 +155,7 @@ def _paired(base: Variant, own: Figure, other: Figure) -> Reading:
     if own.value is None or not other.value or (low, high) == (None, None):
         return found
     ends = Reading(found.value, 0.0 if low is None else low, inf if high is None else high)
-    return ends.magnitude if METRICS[own.metric].signed else ends
+    return ends.magnitude() if METRICS[own.metric].signed else ends
 
 
 def _cases(own: Figure, other: Figure) -> Iterable[Alternative]:

@@ -82,9 +82,9 @@ def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
                 at=at,
                 workload=f"{record.size}, {_tokens(record):.3g}M tokens",
                 tensors="",
-                value=_rounded(spread and spread.mean),
-                low=_rounded(spread and spread.low),
-                high=_rounded(spread and spread.high),
+                value=_rounded(spread.mean if spread else None),
+                low=_rounded(spread.low if spread else None),
+                high=_rounded(spread.high if spread else None),
                 kind="computed",
                 source=f"{name}: size {record.size}, {_tokens(record):.3g}M tokens, {len(found.seeds)} seeds, "
                 f"{record.machine}, commit {record.commit or 'unknown'}",
