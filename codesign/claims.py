@@ -108,7 +108,7 @@ def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> l
 
 def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measured | None:
     if not claim.relative_to:
-        reading = read(figure, figures)
+        reading = read(figure)
         return Measured(figure, reading, figure.value is None)
     found = relative(claim.relative_to, figure, figures)
     return Measured(*found, figure.value is None and found[1].value == found[1].value) if found else None

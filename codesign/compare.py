@@ -260,8 +260,6 @@ def _better(one: Figure, other: Figure) -> bool:
     if cases and others:
         pairs = [(a.value, b.value)] + [(cases.get(k, a.value), others.get(k, b.value)) for k in (*cases, *others)]
         return all(x > y if higher else x < y for x, y in pairs)
-    assert a.low is not None
-    assert a.high is not None
-    assert b.low is not None
-    assert b.high is not None
-    return a.low > b.high if higher else a.high < b.low
+    assert a.ends is not None
+    assert b.ends is not None
+    return a.ends[0] > b.ends[1] if higher else a.ends[1] < b.ends[0]

@@ -69,8 +69,6 @@ class Metric:
     of_layer: bool = False
     """Whether it is of a layer's step, or a part of it that a claim names, and not of each GEMM."""
     comparison: Comparison = "ratio"
-    decibels_of: str = ""
-    """The error whose inverse it is in dB: the two are judged alike."""
 
     @property
     def family(self) -> Family:
@@ -117,7 +115,6 @@ METRICS: dict[str, Metric] = {
             "higher",
             "signal to quantisation noise ratio: 20 log10 of the inverse total error; 400 dB for no error at all",
             comparison="difference",
-            decibels_of="numerics.total_error",
         ),
         Metric(
             "numerics.median_row_error",
@@ -216,7 +213,6 @@ METRICS: dict[str, Metric] = {
             "higher",
             "signal to quantisation noise ratio of the tensor that a path delivers",
             comparison="difference",
-            decibels_of="cast.relative_error",
         ),
         Metric("cast.underflow_share", "1", "lower", "share of nonzero elements that a path delivers as zero"),
         Metric(
