@@ -196,7 +196,7 @@ def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
 
 def _beyond(value: str, found: BreakEven) -> bool:
     """Whether a value that holds lies on the worse side of the limit, over a gap."""
-    number, limit = float(value), float(found.limit or 0)
+    number, limit = float(value), float(str(found.limit))
     return number < limit if found.rising else number > limit
 
 

@@ -22,6 +22,13 @@ ARRIVES = {
     "software": "with today's software",
     "exact": "after one cast straight from BF16",
 }
+LEVELS = {
+    "traffic.hbm_bytes": "through HBM",
+    "traffic.l2_bytes": "from L2 to the SMs",
+    "traffic.network_bytes": "over the network",
+}
+SEEN = 0.005
+"""Least change of bytes that is told."""
 OUTPUTS = {("fprop", "dgrad"): "BF16", ("wgrad",): "FP32"}
 """Format in which D leaves the GEMMs of each pass."""
 
@@ -106,15 +113,18 @@ def arrival(
     tensor = alike("cast.relative_error", arrived, ARRIVES, ARRIVES)
     if tensor:
         said.append(f"At its worst the relative error of a tensor that arrives is {tensor}.")
-    model = moved[0].workload if moved else ""
-    total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
     moves = []
-    for level, name in (("hbm", "through HBM"), ("l2", "from L2 to the SMs"), ("network", "over the network")):
-        new, old = (total.get((f"traffic.{level}_bytes", variant)) for variant in ("proposal", "software"))
-        if new is not None and old and abs(new / old - 1) >= 0.005:
-            moves.append(f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} bytes {name}")
+    for f in moved:
+        name = LEVELS.get(f.metric, "")
+        old = next(
+            (o.value for o in moved if (o.metric, o.variant, o.workload) == (f.metric, "software", f.workload)), None
+        )
+        if name and f.variant == "proposal" and f.workload == moved[0].workload and f.value is not None and old:
+            change = f.value / old - 1
+            if abs(change) >= SEEN:
+                moves.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bytes {name}")
     if moves:
-        said.append(f"A layer's step of {model} moves {listed(moves)}.")
+        said.append(f"A layer's step of {moved[0].workload} moves {listed(moves)}.")
     return " ".join(said)
 
 

@@ -67,10 +67,10 @@ def asker(sampling: Sampling, executor: Executor) -> Ask:
     import pickle
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:
-        keys = [pickle.dumps(q) for q in questions]
-        once = dict(zip(keys, questions, strict=True))
-        found = dict(zip(once, executor.map(partial(answer, sampling), once.values()), strict=True))
-        return [found[key] for key in keys]
+        once = {pickle.dumps(q): q for q in questions}
+        found = list(executor.map(partial(answer, sampling), once.values()))
+        order = {key: i for i, key in enumerate(once)}
+        return [found[order[pickle.dumps(q)]] for q in questions]
 
     return ask
 

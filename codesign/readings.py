@@ -5,7 +5,7 @@ Nothing here knows of GEMMs or files: readings are made of figures, compared wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, isfinite, isinf, nan
 

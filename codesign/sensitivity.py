@@ -173,19 +173,20 @@ Trying = tuple[Search, Callable[[int], Question]]
 
 
 def _of_bits(proposal: Proposal, claim: Claim, place: Place) -> Trying | None:
-    instruction = proposal.proposed(claim.at)
+    instruction = proposal.proposed()
     aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
     if aligned is None:
         return None
-    own = instruction.stages[aligned].fraction_bits or 0
+    own = instruction.stages[aligned].fraction_bits
+    assert own is not None
     search = fewest(f"stages.{aligned}.fraction_bits", own, claim, _words(place))
     return search, lambda bits: multiplied(proposal, claim, place, with_bits(instruction, aligned, bits))
 
 
 def _of_groups(proposal: Proposal, claim: Claim, place: Place) -> Trying | None:
-    instruction = proposal.proposed(claim.at)
+    instruction = proposal.proposed()
     scale = instruction.scale
-    if scale is None or not (scale.a and scale.b):
+    if scale is None or scale.a is None or scale.b is None:
         return None
     known = {n: made for n in GROUPS if (made := with_groups(instruction, n))}
     search = each("scale groups along K", scale.a.group[1], claim, _words(place), list(known), up=False)

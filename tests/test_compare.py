@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from codesign.resampling import figures, weights
 
 from codesign.__main__ import run
 from codesign.claims import bars, claimed, judge
@@ -15,7 +16,6 @@ from codesign.evidence import Alternative, Figure
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.questions import answer
 from codesign.report import write as report
-from codesign.resampling import figures, weights
 from codesign.sensitivity import Place, multiplied
 from codesign.trial import Sampling
 from isa_model import InputError

@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign.compare import OVERFLOW, compare
+from codesign.compare import OVERFLOW, compare, results_of
 from codesign.evidence import Alternative, Figure
 from codesign.finding import arrival, finding, headline, worst, worst_by_pass
 from codesign.report.comparison import heading, notes
 from codesign.variants import LABELS
+from isa_model import InputError
 
 TOTAL, SUMS = "numerics.total_error", "numerics.relative_frobenius"
 HOPPER, OTHER = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "hopper.wgmma.m64n256k32.f16.e4m3.e4m3"
@@ -205,6 +206,39 @@ def test_sums_of_a_path_are_todays():
     assert rows(made)["b"].values[SUMS] == 0.01
 
 
+def test_results_are_found_by_their_file_folder_or_proposal(monkeypatch, tmp_path):
+    """A proposal's report must be of what it says now; another file is read as it is."""
+    mine, other = SimpleNamespace(proposal="mine"), SimpleNamespace(proposal="other")
+    read = []
+
+    def reading(path):
+        read.append(path)
+        return SimpleNamespace(proposal=mine)
+
+    monkeypatch.setattr("codesign.compare.read_result", reading)
+    monkeypatch.setattr("codesign.compare.load_proposal", lambda path: {"a.yaml": mine, "b.yml": other}[path.name])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"a.yaml has no report yet\n *= codesign evaluate a.yaml"):
+        results_of(["a.yaml"], tmp_path)
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").touch()
+    targets = [str(tmp_path / "folder"), "a.yaml", str(tmp_path / "x.json")]
+    assert [r.proposal for r in results_of(targets, tmp_path)] == [mine] * 3
+    assert read == [tmp_path / "folder" / "result.json", tmp_path / "mine" / "result.json", tmp_path / "x.json"]
+    with pytest.raises(InputError, match=r"b.yml changed since its report\n *= codesign evaluate b.yml"):
+        results_of(["b.yml"], tmp_path)
+
+
+def test_a_comparison_takes_two_proposals_each_once():
+    """One alone and one twice are refused, with the name."""
+    a, b = result("a", errors(0.1)), result("b", errors(0.1))
+    with pytest.raises(InputError, match=r"a comparison takes two proposals or more\n *= codesign compare A B"):
+        compare([a])
+    with pytest.raises(InputError, match=r"`b` is there twice\n *= each proposal once"):
+        compare([a, b, b])
+
+
 # -- what was found --------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +297,10 @@ def test_the_finding_begins_with_d_and_says_what_stays():
         "instruction being the same."
     )
     assert "not finite with the proposal" in finding(errors(None), LABELS)
+    two = [figure(SUMS, 0.1), figure(SUMS, 0.2, variant="software")]
+    assert finding(two, {"proposal": "", "software": ""}).endswith(
+        "0.1 with the proposal and 0.2 with today's software."
+    )
     assert finding([], LABELS) == ""
 
 
@@ -274,14 +312,19 @@ def test_the_finding_of_a_path_begins_with_d_too():
     ]
     products = [*errors(0.05, software=0.05), *errors(0.04, software=0.06, workload="llama.wgrad.o")]
     traffic = [*moved("traffic.hbm_bytes", 9.0, 10.0), *moved("traffic.l2_bytes", 12.0, 10.0)]
-    traffic += moved("traffic.network_bytes", 10.04, 10.0)
+    traffic += moved("traffic.network_bytes", 5.0, 10.0)
+    traffic += [*moved("traffic.hbm_bytes", 1.0, 10.0, "llama"), *moved("traffic.smem_bytes", 1.0, 10.0)]
     assert arrival(arrived, products, traffic, LABELS) == (
         "The total error of D is at worst 0.05 with the proposal and with today's software in fprop, 0.04 with the proposal "
         "and 0.06 with today's software in wgrad. "
         "At its worst the relative error of a tensor that arrives is 0.02 along the proposed path and after one cast straight "
         "from BF16 and 0.03 with today's software. "
-        "A layer's step of deepseek-v3 moves 10% fewer bytes through HBM and 20% more bytes from L2 to the SMs."
+        "A layer's step of deepseek-v3 moves 10% fewer bytes through HBM, 20% more bytes from L2 to the SMs and 50% "
+        "fewer bytes over the network."
     )
+    small = [*moved("traffic.hbm_bytes", 10.04, 10.0), *moved("traffic.l2_bytes", 9.94, 10.0)]
+    small += moved("traffic.network_bytes", 1.0, 0.0)
+    assert arrival([], [], small, LABELS) == "A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."
     assert arrival([], errors(0.05), [], {"proposal": ""}) == (
         "The total error of D is at worst 0.05 with the proposal in fprop; today's software is no different."
     )

@@ -126,7 +126,7 @@ def test_break_even_in_words():
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
     assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: none of 1 to 40 would keep the bound"]
     assert list(sentences([BreakEven(**about)])) == ["bits: none of 40 would keep the bound"]
-    tried = about | {"tried": {"13": 3.0, "40": 2.0}, "condition": "normal data"}
+    tried = about | {"tried": {"13": 3.0, "20": 2.5, "40": 2.0}, "condition": "normal data"}
     assert list(sentences([BreakEven(**tried)])) == ["bits: none of 13 to 40 would keep the bound on normal data"]
     cost = BreakEven(parameter="p", own=1, limit=2, tried={}, holds=("1", "2", "5", "9"), rising=False)
     assert list(sentences([cost])) == [
@@ -316,11 +316,38 @@ def test_the_last_step_of_a_path_is_tried_with_other_bits_or_groups(step, parame
     (found,) = refine(about, judge(about, figures), figures, lab)
     (tried,) = found.break_even
     assert (tried.parameter, tried.own, tried.limit) == (parameter, own, limit)
-    assert all(q.compared == () for q in lab.asked)
+    assert all((q.compared, q.base) == ((), None) for q in lab.asked)
     groups = {q.proposal.path.steps[-1].group for q in lab.asked}
     if "[1" in step:
         assert all(1 in g and (g[0] == 1) == ("[1, 128]" in step) for g in groups)
     assert {a.assumption for a in found.deciding.alternatives} == {"tensor source"}
+
+
+def test_only_the_last_step_of_a_path_is_changed():
+    """Earlier steps stay; the ratio that is claimed is asked for; blocks of both sides have no length to try."""
+    step = "to: e5m6, scale: ue8m0, group: [1, 128]}, {at: dispatch, to: e5m6, scale: ue8m0}, {at: dispatch, logfmt: 8"
+    metric = "cast.relative_error"
+    about = toy(PATH.replace("STEP", step), metric=metric, relative_to="software")
+    figures = [figure(0.4, metric=metric), figure(0.5, metric=metric, variant="software")]
+    lab = Lab(lambda q: 0.5, metric)
+    (found,) = refine(about, judge(about, figures), figures, lab)
+    assert found.break_even[0].limit == 3
+    assert {q.base for q in lab.asked} == {"software"}
+    tried = {q.proposal.path.steps[:-1] for q in lab.asked}
+    assert tried == {about.path.steps[:-1]}
+    blocks = toy(PATH.replace("STEP", "to: e4m3, scale: ue8m0, group: [128, 128]"), metric=metric)
+    figures = [figure(0.4, metric=metric)]
+    assert refine(blocks, judge(blocks, figures), figures, Lab(lambda q: 0.5, metric))[0].break_even == ()
+
+
+def test_an_instruction_without_alignment_or_scales_has_nothing_to_search():
+    """No fraction bits where sums are exact or rounded, no groups where there are no scales."""
+    text = PLAIN.replace("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "cdna2.mfma.m32n32k8.f32.fp16.fp16")
+    text = "".join(line + "\n" for line in text.splitlines() if not line.startswith(("change", "  stages", "    fuse")))
+    for metric in (ERROR, "numerics.total_error"):
+        about = toy(text, metric=metric)
+        figures = [figure(0.4, metric=metric)]
+        assert refine(about, judge(about, figures), figures, Lab(lambda q: 0.5, metric))[0].break_even == ()
 
 
 def test_other_verdicts_stay_as_they_are():
@@ -382,6 +409,7 @@ def test_the_same_question_is_computed_once():
             self.done = []
 
         def map(self, rule, questions):
+            assert (rule.func, rule.args) == (answer, (Sampling(),))
             self.done = list(questions)
             return [[[figure(q.gemm.k)]] for q in self.done]
 

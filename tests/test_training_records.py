@@ -10,8 +10,9 @@ from codesign.claims import judge  # noqa: E402
 from codesign.proposal import load_proposal, parse_proposal  # noqa: E402
 from codesign.training import evidence, loop, plot  # noqa: E402
 from codesign.training.experiments import arms, empty_record  # noqa: E402
+from codesign.training.gaps import gap, summarise  # noqa: E402
 from codesign.training.plot import svg  # noqa: E402
-from codesign.training.records import Drift, Run, gap, read, summarise, write  # noqa: E402
+from codesign.training.records import Drift, Run, read, write  # noqa: E402
 from codesign.training.size import find_size  # noqa: E402
 from isa_model import InputError  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402

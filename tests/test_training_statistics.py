@@ -9,19 +9,8 @@ from codesign.intervals import student_t
 from codesign.proposal import parse_proposal
 from codesign.training import evidence
 from codesign.training.experiments import arms, gap_words
-from codesign.training.records import (
-    NUDGED,
-    Drift,
-    Record,
-    Run,
-    Spread,
-    assay,
-    drift_ratio,
-    first_drifts,
-    gap,
-    shipped,
-    summarise,
-)
+from codesign.training.gaps import NUDGED, Spread, assay, drift_ratio, first_drifts, gap, summarise
+from codesign.training.records import Drift, Record, Run, shipped
 from codesign.training.size import find_size
 from isa_model.diagnostics import parse_yaml
 
@@ -195,6 +184,8 @@ def test_losses_are_smoothed_without_bias():
     steps, curve, tail = summarise([1.0] * 1000)
     assert (len(steps), steps[0], steps[-1], set(curve)) == (100, 10, 1000, {1.0})
     assert summarise([1.0, 3.0])[2] == 3.0
+    assert summarise([1.0] * 12 + [2.0, 3.0, 3.0, 3.0])[2] == 2.75
+    assert summarise([1.0, 4 / 3])[1] == (1.0, round((0.09 + 0.1 * 4 / 3) / 0.19, 6))
     assert summarise([1.0, float("nan")])[2] is None
     assert summarise([]) == ((), (), None)
 

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from codesign.evidence import Evidence, Figure, Plot, Series
 from codesign.proposal import Proposal, Value, Variant
+from codesign.training.gaps import NUDGED, assay, drift_ratio, first_drifts, gap
 from codesign.training.recipe import Recipe, load_recipe
-from codesign.training.records import NUDGED, Record, assay, drift_ratio, first_drifts, gap, shipped
+from codesign.training.records import Record, shipped
 from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")

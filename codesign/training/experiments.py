@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
+from codesign.training.gaps import Spread, gap
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
-from codesign.training.records import Drift, Record, Run, Spread, gap, read, write
+from codesign.training.records import Drift, Record, Run, read, write
 from codesign.training.size import Size
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest

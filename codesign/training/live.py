@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from codesign.training.experiments import HEADINGS, find, run, summary
+from codesign.training.gaps import assay
 from codesign.training.plot import svg
-from codesign.training.records import assay
 from codesign.training.size import Size, find_size
 from isa_model.diagnostics import InputError, suggest
 from isa_model.files import write_file
