@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.errors import bf16_ulp
+from codesign.errors import bf16_ulp, errors_of, estimates
 from codesign.proposal import Quantisation
 from codesign.traffic.count import Flow, Machine, Scheme, moves
 from codesign.trial import Trial
@@ -31,7 +31,7 @@ from isa_model.promotion import promoted
 
 PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
-SIZE = 128
+SIZE, LINES = 128, 8
 """Rows and columns of the products with K = 4096."""
 
 
@@ -57,16 +57,18 @@ def page() -> str:
         '## The "2 %"',
         "",
         "DSV3 3.3.2 gives the maximum relative error of an FP8 product with K = 4096 of two random matrices as nearly 2 %, and",
-        f"names neither distribution nor metric. Native Hopper FP8, one scale per tensor, {SIZE} x {SIZE} outputs, K = 4096:",
+        f"names neither distribution nor metric. Native Hopper FP8, one scale per tensor, {SIZE} x {SIZE} outputs, K = 4096 ({LINES}",
+        f"rows of each of {SIZE // LINES} tensors; a quarter of the rows of `outliers` are its rare tokens):",
         "",
-        "| distribution | max error / max value | relative Frobenius | median of error / value | max of error / value, values "
-        "over a tenth of the largest | max of error / value |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| distribution | max error / max value | error of 95 % of outputs / RMS value | relative Frobenius | "
+        "median of error / value | max of error / value, values over a tenth of the largest | max of error / value |",
+        "|---|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {name} | {' | '.join(two_percent(name))} |"
             for name in ("normal", "uniform", "offset-normal", "swiglu", "outliers")
         ),
         "",
+        "A largest error grows with the outputs looked at, so claims are on the error that 95 % of outputs stay under.",
         "So 2 % lies between metrics: errors over the largest value stay an order below it for N(0, 1), where sums grow like",
         "the root of K; element by element the largest has no bound, since sums that happen to be near zero keep the error of",
         "the others; and for data of one sign it is passed by every metric, as truncation only ever shrinks. The largest ratio",
@@ -308,7 +310,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
 def two_percent(source: str) -> tuple[str, ...]:
     """Native Hopper FP8 at K = 4096 under the metrics that could be meant."""
     found = _errors(source)
-    return tuple(f"{found[m]:.2%}" for m in ("largest", "frobenius", "median", "not near zero", "elementwise"))
+    return tuple(f"{found[m]:.2%}" for m in ("largest", "p95", "frobenius", "median", "not near zero", "elementwise"))
 
 
 @cache
@@ -316,13 +318,15 @@ def _errors(source: str, every: int | None = None) -> dict[str, float]:
     """Errors of a product with K = 4096 on one source, with promotion if `every` is given."""
     gemm = Gemm("reproduction", SIZE, SIZE, 4096, "activation", "weight", False, "")
     instruction = load(FP8)
-    trial = Trial(gemm, source, 0, SIZE, SIZE, Quantisation())
+    trial = Trial(gemm, source, range(SIZE // LINES), LINES, SIZE, Quantisation())
     outcome = trial.outcome(promoted(instruction, every) if every else instruction)
+    found = estimates(errors_of(outcome))
     error, value = np.abs(outcome.d - outcome.exact), np.abs(outcome.exact)
     ratio = error / np.maximum(value, bf16_ulp(np.zeros(1))[0])
     return {
         "largest": float(error.max() / value.max()),
-        "frobenius": float(np.linalg.norm(error) / np.linalg.norm(value)),
+        "frobenius": found["numerics.relative_frobenius"].value,
+        "p95": found["numerics.p95_error"].value,
         "median": float(np.median(ratio)),
         "not near zero": float(ratio[value > 0.1 * value.max()].max()),
         "elementwise": float(ratio.max()),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from codesign.evidence import Figure
 from codesign.intervals import Estimate, decibel, figures, norm, share
-from codesign.proposal import Proposal, Value
+from codesign.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.path import Step, exactly_once, walk
@@ -62,25 +63,28 @@ def carried(gemm: Gemm) -> Role | None:
 def figures_of_path(
     proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
 ) -> list[Figure]:
-    """Every figure of the proposal's path on the operand that the GEMM carries, by variant."""
+    """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
+    sums = sums_of_path(proposal, gemm, tensors, seeds)
+    found = {(variant, None): estimates(of) for variant, of in sums.items()}
+    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
+    return list(figures(gemm.name, tensors, found, bases, level))
+
+
+def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[int]) -> dict[str, Sums]:
+    """Return the sums of every variant's path, cluster after cluster."""
     assert proposal.path is not None
     paths = {
         "software": proposal.software.path,
         "proposal": proposal.path.steps,
         "exact": exactly_once(proposal.path.steps),
     }
-    sums: dict[str, list[Sums]] = {}
+    parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
     captured = tensors == CAPTURED
     for seed in seeds[:1] if captured else seeds:  # what was captured is there once
         x = _tensor(gemm, tensors, seed)
-        for variant, steps in paths.items():
-            if steps:
-                sums.setdefault(variant, []).append(_sums(x, steps, RUN if captured else len(x)))
-    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {
-        (variant, None): _estimates(parts) for variant, parts in sums.items()
-    }
-    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
-    return list(figures(gemm.name, tensors, found, bases, level))
+        for variant, made in parts.items():
+            made.append(_sums(x, paths[variant], RUN if captured else len(x)))
+    return {variant: joined(made) for variant, made in parts.items()}
 
 
 def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
@@ -116,18 +120,24 @@ def _sums(x: Any, steps: tuple[Step, ...], run: int) -> Sums:
     )
 
 
-def _estimates(parts: list[Sums]) -> dict[str, Estimate]:
-    """Every metric of a cast."""
+def joined(parts: Sequence[Sums]) -> Sums:
+    """Return several sums as one, cluster after cluster."""
     import numpy as np
 
-    def joined(name: str) -> Array:
-        return np.concatenate([getattr(p, name) for p in parts])
+    return Sums(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sums)})
 
-    error = norm(joined("error2"), joined("original2"))
-    units = float(joined("count").sum())
+
+def part(sums: Sums, clusters: Any) -> Sums:
+    """Return the sums of some clusters: a slice or an array of indices."""
+    return Sums(**{f.name: getattr(sums, f.name)[clusters] for f in fields(Sums)})
+
+
+def estimates(sums: Sums) -> dict[str, Estimate]:
+    """Return an estimate of every metric of a cast."""
+    error, elements = norm(sums.error2, sums.original2), float(sums.count.sum())
     return {
         "cast.relative_error": error,
         "cast.sqnr_db": decibel(error),
-        "cast.underflow_share": share(joined("lost"), joined("nonzero"), units),
-        "cast.requantised_share": share(joined("changed"), joined("count"), units),
+        "cast.underflow_share": share(sums.lost, sums.nonzero, elements),
+        "cast.requantised_share": share(sums.changed, sums.count, elements),
     }

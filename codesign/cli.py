@@ -52,9 +52,9 @@ def run_app(arguments: list[str]) -> int:
 def evaluate(
     proposal: ProposalPath,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default: reports/<proposal>.")] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 32,
-    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM.")] = 32,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 16,
+    columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM, per seed.")] = 16,
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 3,5,8; under 8 there are no intervals.")] = "0-15",
     train: Annotated[
         bool,
         typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),
@@ -438,9 +438,10 @@ def _is_instruction(data: dict[str, Any]) -> bool:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        ends = [part.split("-") for part in text.split(",")]
+        seeds = tuple(seed for first, *last in ends for seed in range(int(first), int((last or [first])[0]) + 1))
     except ValueError:
         raise InputError.of(f"--seeds {text} is not a list of whole numbers", "for instance --seeds 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
     return seeds

@@ -103,7 +103,8 @@ def errors_of(outcome: Outcome) -> Errors:
     error, total = d - exact, out - original
 
     def summed(x: Any) -> Array:
-        return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
+        with np.errstate(invalid="ignore"):  # infinite errors of both signs
+            return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
 
     total2, original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -177,13 +178,17 @@ def joined(parts: Sequence[Errors]) -> Errors:
     return Errors(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Errors)})
 
 
+def part(errors: Errors, clusters: Any) -> Errors:
+    """Return the errors of some clusters: a slice or an array of indices."""
+    return Errors(**{f.name: getattr(errors, f.name)[clusters] for f in fields(Errors)})
+
+
 def estimates(errors: Errors) -> dict[str, Estimate]:
     """Return an estimate of every metric. Of errors that are not finite all but shares are infinite."""
     e = errors
     outputs = float(e.outputs.sum())
     accumulation = norm(e.error2, e.exact2)
     total = norm(e.total2, e.original2)
-    size = norm(e.exact2, e.count)
     units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
     cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
     bad = share(e.not_finite, e.count, outputs)
@@ -195,7 +200,7 @@ def estimates(errors: Errors) -> dict[str, Estimate]:
         "numerics.median_row_error": quantile(e.row_errors, e.row_weights, 0.5),
         "numerics.quantisation_error": norm(e.quantisation2, e.original2),
         "numerics.relative_frobenius": accumulation,
-        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, size),
+        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count)),
         "numerics.bias": quotient(e.signed, e.magnitude),
         "numerics.share_over_1_bf16_ulp": share(e.over_ulp, e.count, outputs),
         "numerics.underflow_share": largest(

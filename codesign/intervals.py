@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import exp, inf, isfinite, lgamma, log, log1p, sqrt
+from math import copysign, exp, inf, isfinite, log, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.evidence import Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Value
+from codesign.quantiles import Ends, clopper_pearson, student_t
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
 
 FEWEST_CLUSTERS = 8
 """Clusters below which no interval is given."""
+REPLICATES = 160
+"""Drawings of clusters with replacement from which quantiles have their intervals."""
 LOSSLESS = 400.0
 """Ratio of signal to noise, in dB, that stands for no error at all; float64 ends at 319."""
-Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A value estimated from clusters.
 
-    `influence` holds one number per cluster: what it moves the value by (scales `plain` and `share`) or the value's
-    logarithm (`log`). The value is infinite where an error is.
+    `influence` holds one number per cluster: by how much it moves the value (scales `plain` and `share`) or the value's
+    logarithm (`log`); where the value was `resampled`, one per drawing of clusters. The value is infinite where an error is.
     """
 
     value: float
@@ -49,15 +51,22 @@ class Estimate:
     """Shares of the other operands, none of them larger: the figure is the largest of all."""
     plus: Estimate | None = None
     """A share of outputs added to that of operands."""
+    resampled: int = 0
+    """Clusters that were drawn with replacement; 0 where each was left out once."""
 
     @property
     def total(self) -> float:
         """The value, with the share that is added to it."""
         return self.value + (self.plus.total if self.plus else 0.0)
 
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return self.resampled or len(self.influence)
+
     def interval(self, level: float) -> Ends | None:
         """Return the ends of the confidence interval; None with too few clusters, or a value that is not finite."""
-        if len(self.influence) < FEWEST_CLUSTERS or not isfinite(self.value):
+        if self.clusters < FEWEST_CLUSTERS or not isfinite(self.value):
             return None
         ends = [part._own_interval(level) for part in (self, *self.beside)]
         low, high = max(e[0] for e in ends), max(e[1] for e in ends)
@@ -66,25 +75,29 @@ class Estimate:
         return low, high
 
     def _own_interval(self, level: float) -> Ends:
-        half = _t(level, len(self.influence)) * self.deviation
+        if self.scale == "share":
+            return self._of_share(level)
+        below, above = self._reach(self.influence, level)
         if self.scale == "log":
-            return self.value * exp(-half), self.value * exp(min(half, 700.0))
-        if self.scale == "plain":
-            return self.value - half, self.value + half
-        clusters, units = len(self.influence), self.units
-        variance = self.deviation**2
+            return self.value * exp(-below), self.value * exp(min(above, 700.0))
+        return self.value - below, self.value + above
+
+    def _of_share(self, level: float) -> Ends:
+        units, variance = self.units, _variance(self.influence)
         if 0 < self.value < 1 and variance > 0:
             effective = self.value * (1 - self.value) / variance
             # The variance itself is known to so many degrees of freedom only.
-            effective *= (_t(level, max(units, 2)) / _t(level, clusters)) ** 2
+            effective *= (_t(level, max(units, 2) - 1) / _t(level, self.clusters - 1)) ** 2
             units = min(effective, units)
         low, high = clopper_pearson(self.value * units, units, level)
         return (low if low > 1e-9 * self.value else 0.0), high
 
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of the value, or of its logarithm."""
-        return _deviation(self.influence)
+    def _reach(self, influence: Array, level: float) -> Ends:
+        """How far below and above the interval reaches."""
+        if self.resampled:
+            half = _t(level, self.resampled - 1) * sqrt(float(influence @ influence))
+            return half, half
+        return reach(influence, level)
 
     def over(self, base: Estimate, level: float) -> tuple[float, Ends | None]:
         """Return the ratio of this estimate to `base` on the same clusters, and its interval.
@@ -98,16 +111,14 @@ class Estimate:
             finite = isfinite(self.total) and not isfinite(base.total)
             return (0.0 if finite else inf), None
         ratio = self.total / base.total
-        if len(self.influence) < FEWEST_CLUSTERS:
+        if self.clusters < FEWEST_CLUSTERS:
             return ratio, None
-        apart = self._apart(base, level)
         if ratio == 1 and (self.influence == base.influence).all():
             return ratio, (1.0, 1.0)
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
-            return ratio, apart
-        spread = _deviation(self._relative() - base._relative())
-        half = _t(level, len(self.influence)) * spread
-        ends = sorted((ratio * exp(-half), ratio * exp(min(half, 700.0))))
+            return ratio, self._apart(base, level)
+        below, above = self._reach(self._relative() - base._relative(), level)
+        ends = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
         return ratio, (ends[0], ends[1])
 
     def _relative(self) -> Array:
@@ -115,12 +126,11 @@ class Estimate:
 
     def _steady(self, level: float) -> bool:
         """Whether the value is far enough from zero for a relative influence to say how it varies."""
-        if self.value == 0:
-            return False
-        if self.scale == "log":
-            return True
-        seen = int((abs(self._relative()) > 0).sum())
-        return seen >= FEWEST_CLUSTERS and abs(self.value) > 1.5 * _t(level, len(self.influence)) * self.deviation
+        if self.value == 0 or self.scale == "log":
+            return self.value != 0
+        seen = int((self._relative() != 0).sum())
+        half = _t(level, self.clusters - 1) * sqrt(_variance(self.influence))
+        return seen >= FEWEST_CLUSTERS and abs(self.value) > 1.5 * half
 
     def _apart(self, base: Estimate, level: float) -> Ends | None:
         """The interval of the ratio from intervals of both, each of which misses half as often."""
@@ -133,10 +143,36 @@ class Estimate:
 
 def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
     """Return the interval of the difference of two estimates on a plain scale, such as levels in dB."""
-    if len(mine.influence) < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
+    if mine.clusters < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
         return None
-    half = _t(level, len(mine.influence)) * _deviation(mine.influence - base.influence)
-    return mine.value - base.value - half, mine.value - base.value + half
+    below, above = reach(mine.influence - base.influence, level)
+    return mine.value - base.value - below, mine.value - base.value + above
+
+
+def reach(influence: Array, level: float) -> Ends:
+    """Return how far below and above a value its interval reaches, from the influences of its clusters.
+
+    Where a few clusters hold most of the variance, it is known to fewer degrees of freedom than there are clusters: the
+    spread of a variance follows from the kurtosis. Where they are skewed, the interval reaches as far as either Student's t
+    or Hall's transformation of it, which allows for the skewness (Hall, JRSS B 54, 1992).
+    """
+    count = len(influence)
+    spread = influence - influence.mean()
+    second = float(spread @ spread) / count
+    if second == 0:
+        return 0.0, 0.0
+    kurtosis = float((spread**4).mean()) / second**2
+    t = _t(level, min(count - 1.0, max(round(2 * count / max(kurtosis - 1, 0.1)), 3)))
+    deviation = sqrt(_variance(influence))
+    skew = float((spread**3).mean()) / second**1.5 / sqrt(count)
+
+    def bent(y: float) -> float:
+        if abs(skew) < 1e-6:
+            return y
+        inner = 1 + skew * (y - skew / 6)
+        return 3 / skew * (copysign(abs(inner) ** (1 / 3), inner) - 1)
+
+    return deviation * max(t, bent(t)), deviation * max(t, -bent(-t))
 
 
 def figures(
@@ -235,34 +271,49 @@ def added(first: Estimate, second: Estimate) -> Estimate:
     return replace(first, plus=second)
 
 
-def quantile(values: Array, weights: Array, probability: float, over: Estimate | None = None) -> Estimate:
-    """Estimate a quantile of weighted positive values, (clusters, n) each, divided by `over` (on a logarithmic scale).
+def quantile(values: Array, weights: Array, probability: float, over: tuple[Array, Array] | None = None) -> Estimate:
+    """Estimate a quantile of weighted values that are not negative, (clusters, n) each.
 
-    A cluster moves it by its surplus of values below the quantile, over the density there, which is read off the
-    quantiles two standard deviations to either side (Woodruff, JASA 47, 1952).
+    `over` divides it by a root of a ratio of sums, as of `norm`. How it varies is found by drawing clusters with replacement,
+    the same ones for every estimate on as many clusters: leaving one out says too little about a quantile.
     """
     import numpy as np
 
+    clusters = len(values)
     order = np.argsort(values, axis=None)
-    ordered, reach = values.ravel()[order], np.cumsum(weights.ravel()[order])
-    total = reach[-1]
+    ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
 
-    def at(p: float) -> float:
-        return float(ordered[min(int(np.searchsorted(reach, p * total)), len(ordered) - 1)])
+    def of(counts: Array) -> Array:
+        """Values for rows of how often each cluster was drawn."""
+        reach = np.cumsum(counts[:, cluster] * mass, axis=1)
+        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
+        if over is None:
+            return np.asarray(found)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(found == 0, 0.0, found / np.sqrt((counts @ over[0]) / (counts @ over[1])))
 
-    middle = at(probability)
-    if not isfinite(middle) or (over is not None and not isfinite(over.value)):
-        return Estimate(inf, np.zeros(len(values)))
-    surplus = (weights * ((values <= middle) - probability)).sum(axis=1) / total
-    step = 2 * _deviation(surplus)
-    low, high = at(max(probability - step, 0.0)), at(min(probability + step, 1.0))
-    divisor = over.value if over is not None and over.value else 1.0
-    if low <= 0 or not isfinite(high):  # no logarithm: some of the values about the quantile are zero
-        slope = (high - low) / (2 * step) if step and isfinite(high) else 0.0
-        return Estimate(middle / divisor, -surplus * slope / divisor, "plain")
-    slope = log(high / low) / (2 * step) if step else 0.0
-    influence = -surplus * slope
-    return Estimate(middle / divisor, influence - (over.influence if over is not None else 0.0))
+    value = float(of(np.ones((1, clusters)))[0])
+    if not isfinite(value):
+        return Estimate(inf, np.zeros(clusters))
+    drawn = _drawn(clusters)
+    block = max((1 << 22) // len(ordered), 1)
+    again = np.concatenate([of(drawn[i : i + block]) for i in range(0, len(drawn), block)])
+    scale: Literal["log", "plain"] = "log" if value > 0 and (again > 0).all() and np.isfinite(again).all() else "plain"
+    again = np.log(again) if scale == "log" else np.where(np.isfinite(again), again, again[np.isfinite(again)].max())
+    # Scaled so that the sum of squares is the variance, as of influences.
+    influence = (
+        (again - again.mean()) * sqrt(clusters / (clusters - 1) / (len(again) - 1)) if clusters > 1 else 0 * again
+    )
+    return Estimate(value, influence, scale, resampled=clusters)
+
+
+@cache
+def _drawn(clusters: int) -> Array:
+    """How often each cluster is drawn, for each of the replicates."""
+    import numpy as np
+
+    rng = np.random.default_rng(clusters)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=REPLICATES).astype(np.float64)
 
 
 def _left_out(sums: Array) -> Array:
@@ -273,80 +324,11 @@ def _left_out(sums: Array) -> Array:
     return np.asarray(-np.log1p(-np.minimum(sums / sums.sum(), 1 - 1 / len(sums))))
 
 
-def _deviation(influence: Array) -> float:
-    count = len(influence)
-    if count < 2:
-        return 0.0
+def _variance(influence: Array) -> float:
+    """Variance of a value from its influences by leaving clusters out."""
     spread = influence - influence.mean()
-    # (n - 1) / n from leaving one out, and its influences are larger than linear ones by n / (n - 1).
-    return sqrt((count - 1) / count * float(spread @ spread))
+    return (1 - 1 / len(influence)) * float(spread @ spread)
 
 
-def _t(level: float, clusters: float) -> float:
-    return student_t((1 + level) / 2, clusters - 1)
-
-
-# -- quantiles of distributions ----------------------------------------------------------------------------------------
-
-
-@cache
-def student_t(probability: float, degrees: float) -> float:
-    """Return the quantile of Student's t distribution at `probability`, strictly between 0 and 1."""
-    tail = min(probability, 1 - probability)
-    # P(|t| > x) is the beta distribution function of (degrees / 2, 1 / 2) at degrees / (degrees + x**2).
-    y = beta_quantile(2 * tail, degrees / 2, 0.5)
-    x = sqrt(degrees * (1 - y) / y)
-    return x if probability > 0.5 else -x
-
-
-def clopper_pearson(hits: float, units: float, level: float) -> Ends:
-    """Return the interval of a share of `hits` in `units`, neither of which needs to be whole."""
-    tail = (1 - level) / 2
-    low = 0.0 if hits <= 0 else beta_quantile(tail, hits, units - hits + 1)
-    high = 1.0 if hits >= units else beta_quantile(1 - tail, hits + 1, units - hits)
-    return low, high
-
-
-def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Return the quantile of the beta distribution: Newton's steps within a bracket, to about 12 digits."""
-    low, high, x = 1e-300, 1.0, a / (a + b)
-    if beta_below(low, a, b) >= probability:
-        return 0.0
-    for _ in range(300):
-        beyond = beta_below(x, a, b) - probability
-        low, high = (low, x) if beyond > 0 else (x, high)
-        density = _density(x, a, b)
-        step = x - beyond / density if density else -1.0
-        if not low < step < high:
-            step = (low + high) / 2 if low > high / 4 else sqrt(low) * sqrt(high)
-        if abs(step - x) <= 1e-13 * x:
-            return step
-        x = step
-    return x
-
-
-def _density(x: float, a: float, b: float) -> float:
-    if not 0 < x < 1:
-        return 0.0
-    return exp(min((a - 1) * log(x) + (b - 1) * log1p(-x) + lgamma(a + b) - lgamma(a) - lgamma(b), 700.0))
-
-
-def beta_below(x: float, a: float, b: float) -> float:
-    """Return the share of the beta distribution below x, by its continued fraction (Abramowitz & Stegun 26.5.8)."""
-    if not 0 < x < 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - beta_below(1 - x, b, a)
-    fraction, numerator, denominator = 1.0, 1.0, 0.0
-    for i in range(1, 100_000):
-        m = i // 2
-        if i % 2:
-            term = -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            term = m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
-        denominator = 1 / (1 + term * x * denominator)
-        numerator = 1 + term * x / numerator
-        fraction *= numerator * denominator
-        if abs(numerator * denominator - 1) < 1e-15:
-            break
-    return _density(x, a, b) * x * (1 - x) / (a * fraction)
+def _t(level: float, degrees: float) -> float:
+    return student_t((1 + level) / 2, degrees)

@@ -27,7 +27,7 @@ from codesign.workloads.tensors import CAPTURED
 
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
-BATCH = 1 << 18
+BATCH = 1 << 21
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
 Progress = Callable[[int, int], None]
 """Called with the trials done and the trials in all."""
@@ -70,8 +70,11 @@ def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor:
 
 
 @contextmanager
-def pool() -> Iterator[ProcessPoolExecutor]:
-    """One process per core, each with a single-threaded BLAS: more threads than cores slow all of them down."""
+def pool(processes: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Yield an executor of one process per core, or of as many as asked for.
+
+    Each has a single-threaded BLAS: more threads than cores slow all of them down.
+    """
     import multiprocessing
 
     before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
@@ -79,7 +82,9 @@ def pool() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
     ignored = (signal.SIGINT, signal.SIG_IGN)
-    executor = ProcessPoolExecutor(os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored)
+    executor = ProcessPoolExecutor(
+        processes or os.cpu_count() or 1, context, initializer=signal.signal, initargs=ignored
+    )
     try:
         yield executor
     finally:

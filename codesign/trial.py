@@ -40,11 +40,11 @@ Side = Literal["a", "b"]
 class Sampling(Spec):
     """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
 
-    rows: int = 8
+    rows: int = 16
     """Rows of A for each seed."""
-    columns: int = 8
+    columns: int = 16
     """Columns of B for each seed."""
-    seeds: tuple[int, ...] = tuple(range(24))
+    seeds: tuple[int, ...] = tuple(range(16))
     """Seeds; each draws tensors of its own, and figures vary from one to the next as from tensor to tensor."""
 
     def fresh(self) -> Sampling:

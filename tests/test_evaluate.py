@@ -11,7 +11,6 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from codesign.errors import bf16_ulp, errors_of, metrics_of
 from codesign.evaluate import Result, evaluate
 from codesign.evidence import Kind, Plot, Series
 from codesign.metrics import NUMERICS
@@ -20,7 +19,7 @@ from codesign.quantising import cast_of
 from codesign.report import write as report
 from codesign.report.plots import svg
 from codesign.report.tables import number, worst_table
-from codesign.trial import Outcome, Sampling, Trial
+from codesign.trial import Sampling, Trial
 from codesign.variants import LABELS, labels
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
@@ -45,7 +44,7 @@ claims:
   - {metric: numerics.relative_frobenius, relative_to: today, at_most: 0.1, at: 25}
   - {metric: training.loss_gap, at_most: 0.1}
 """
-SAMPLING = Sampling(rows=4, columns=5, seeds=(3, 4))
+SAMPLING = Sampling(rows=8, columns=5, seeds=tuple(range(3, 11)))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_every_metric_of_every_variant_gemm_and_value_is_there(result):
     assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2)
     for f in result.figures:
         assert f.kind == "computed"
-        assert f.low <= f.value <= f.high or (f.metric == "numerics.max_relative" and f.low <= f.value)
+        assert f.low <= f.value <= f.high
 
 
 def test_verdicts_follow_the_figures(result):
@@ -72,10 +71,11 @@ def test_figures_equal_a_direct_computation(result):
     """The relative Frobenius figure of today's instruction is what plain float64 arithmetic on the same trials gives."""
     spec, errors, norms = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"), 0.0, 0.0
     for seed in SAMPLING.seeds:
-        trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", seed, 4, 5, Quantisation())
+        trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", seed, 8, 5, Quantisation())
         a, b = trial.operands(spec)
-        exact = a.values @ b.values * (a.factor * b.factor)  # 50 bits: exact in float64, but for the factor
-        d = trial.outcome(spec).d
+        (x,), (y,) = (of.values * of.factor[:, :, None] for of in (a, b))
+        exact = x @ y.T  # 50 bits: exact in float64, but for the factors
+        (d,) = trial.outcome(spec).d
         errors, norms = errors + ((d - exact) ** 2).sum(), norms + (exact**2).sum()
     (figure,) = [
         f
@@ -97,39 +97,6 @@ def test_a_result_survives_its_json(result):
     text = result.model_dump_json()
     assert json.loads(text)["schema_version"] == 3
     assert Result.model_validate_json(text) == result
-
-
-def test_metrics_on_numbers_worked_by_hand():
-    """Every metric on a 1x4 outcome whose errors are known."""
-    exact = np.array([[1.0, -2.0, 4.0, 8.0]])
-    d = np.array([[1.0, -1.75, 4.0, np.inf]])
-    outcome = Outcome(
-        d=d, exact=exact, original=exact + np.array([[0.0, 0.0, 0.0, 1.0]]), underflow=0.125, overflow=0.25
-    )
-    m = {name: float(value[0]) for name, value in metrics_of([errors_of(outcome)]).items()}
-    assert m["numerics.relative_frobenius"] == pytest.approx(0.25 / np.sqrt(85))
-    assert m["numerics.max_relative"] == pytest.approx(0.25 / 8)
-    assert m["numerics.bias"] == pytest.approx(-0.25 / 15)
-    assert m["numerics.share_over_1_bf16_ulp"] == 0.25
-    assert m["numerics.quantisation_error"] == pytest.approx(1 / np.sqrt(102))
-    assert m["numerics.total_error"] == pytest.approx(np.sqrt(1 + 0.0625) / np.sqrt(102))
-    assert m["numerics.sqnr_db"] == pytest.approx(-20 * np.log10(np.sqrt(1.0625 / 102)))
-    assert m["numerics.underflow_share"] == 0.125
-    assert m["numerics.overflow_share"] == 0.5
-    assert np.array_equal(bf16_ulp(np.array([1.0, -1.99, 2.0, 0.0])), [2.0**-7, 2.0**-7, 2.0**-6, 2.0**-133])
-
-
-def test_weighted_metrics_are_those_of_repeated_rows():
-    """Resampling by weights equals computing on the repeated rows."""
-    rng = np.random.default_rng(0)
-    exact = rng.standard_normal((3, 6))
-    d, original = exact + 0.01 * rng.standard_normal((3, 6)), exact + 0.1 * rng.standard_normal((3, 6))
-    whole = errors_of(Outcome(d, exact, original, 0.0, 0.0))
-    rows = [0, 2, 2]
-    repeated = errors_of(Outcome(d[rows], exact[rows], original[rows], 0.0, 0.0))
-    weighted = metrics_of([whole], np.array([[1.0, 0.0, 2.0]]))
-    for name, value in metrics_of([repeated]).items():
-        assert weighted[name][0] == pytest.approx(value[0]), name
 
 
 def test_quantisation_follows_the_instruction_and_the_role():
@@ -170,7 +137,7 @@ def test_a_wide_base_needs_no_scale():
     assert np.array_equal(outcome.exact, outcome.original)
 
 
-@pytest.mark.parametrize("source", [name for name, source in SOURCES.items() if source.draw])
+@pytest.mark.parametrize("source", [name for name, source in SOURCES.items() if source.tensors])
 @pytest.mark.parametrize("role", ["activation", "weight", "gradient"])
 def test_tensor_sources_draw_bf16_numbers_reproducibly(source, role):
     """Every source and role gives finite BF16 numbers of the shape asked, the same for the same seed."""

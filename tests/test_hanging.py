@@ -342,7 +342,7 @@ def test_only_the_last_step_of_a_path_is_changed():
 
 def test_an_instruction_without_alignment_or_scales_has_nothing_to_search():
     """No fraction bits where sums are exact or rounded, no groups where there are no scales."""
-    text = PLAIN.replace("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "cdna2.mfma.m32n32k8.f32.fp16.fp16")
+    text = PLAIN.replace("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "cdna2.mfma.f32_32x32x8f16")
     text = "".join(line + "\n" for line in text.splitlines() if not line.startswith(("change", "  stages", "    fuse")))
     for metric in (ERROR, "numerics.total_error"):
         about = toy(text, metric=metric)

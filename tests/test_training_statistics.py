@@ -5,8 +5,8 @@ from functools import cache
 import pytest
 
 from codesign.evidence import Figure
-from codesign.intervals import student_t
 from codesign.proposal import parse_proposal
+from codesign.quantiles import student_t
 from codesign.training import evidence
 from codesign.training.experiments import arms, gap_words
 from codesign.training.gaps import NUDGED, Spread, assay, drift_ratio, first_drifts, gap, summarise

@@ -25,10 +25,12 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
     """Steps along K of every element of D of a trial, one element after the other, as in a unit that keeps C."""
     import numpy as np
 
-    a, b = trial.operands(spec)
-    a_scales, b_scales = np.asarray(a.scales), np.asarray(b.scales)
-    step, k = one_step(spec), spec.span
-    a_codes, b_codes = np.asarray(a.codes), np.asarray(b.codes)
+    from codesign.trial import per_line
+
+    a, b = trial.operands(spec)  # of the first seed; a scale for each row and column
+    a_scales, b_scales = (x.scales if x.scales is None else x.scales[0] for x in (a, b))
+    step, k = per_line(one_step(spec)), spec.span
+    a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]
     steps = min(steps, a_codes.shape[1] // k)
     c = np.zeros((m, n), code_dtype(spec.c_format))
@@ -44,11 +46,11 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
         if scale and scale.a:
             groups = slice(i * k // scale.a.group[1], -(-(i + 1) * k // scale.a.group[1]))
             sides[0] = a_scales[:, groups]
-            part["scale_a"] = sides[0][rows // scale.a.group[0]]
+            part["scale_a"] = sides[0][rows]
         if scale and scale.b:
             groups = slice(i * k // scale.b.group[0], -(-(i + 1) * k // scale.b.group[0]))
-            sides[1] = b_scales[groups]
-            part["scale_b"] = sides[1].T[columns // scale.b.group[1]]
+            sides[1] = np.ascontiguousarray(b_scales.T[groups])
+            part["scale_b"] = sides[1].T[columns]
         d = to_codes(spec.accumulator, matmul(step, a_codes[:, window], b_codes[window], c, *sides))
         parts.append(part)
         results.append(d.ravel())

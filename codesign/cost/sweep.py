@@ -11,7 +11,6 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from codesign.cost.designs import Design, designs
 from codesign.cost.library import Library
@@ -23,9 +22,6 @@ from isa_model.diagnostics import InputError
 from isa_model.files import put
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
-
-if TYPE_CHECKING:
-    from codesign.trial import Outcome
 
 PATH = FOLDER / "curves" / "neutral.json"
 TENSORS = ("normal", "outliers")
@@ -88,18 +84,14 @@ def errors(
     spec: Instruction, quantisation: Quantisation, tensors: str, variant: Variant = "proposal"
 ) -> tuple[float, float]:
     """Accumulation and total error of an instruction on a GEMM with K = 4096."""
-    import numpy as np
-
-    from codesign.trial import Trial
+    from codesign.errors import errors_of, estimates
+    from codesign.trial import Sampling, Trial
     from codesign.variants import Compared
 
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")
-    outcome: Outcome = Trial(gemm, tensors, 0, 32, 32, quantisation).result(Compared(variant, None, spec))
-
-    def relative(reference: Any) -> float:
-        return float(np.linalg.norm(outcome.d - reference) / np.linalg.norm(reference))
-
-    return relative(outcome.exact), relative(outcome.original)
+    trial = Trial(gemm, tensors, Sampling().seeds, Sampling().rows, Sampling().columns, quantisation)
+    found = estimates(errors_of(trial.result(Compared(variant, None, spec))))
+    return found["numerics.relative_frobenius"].value, found["numerics.total_error"].value
 
 
 def _all(folder: Path) -> list[tuple[Design, Quantisation]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf, isfinite, sqrt
 from typing import Literal
 
-from codesign.intervals import student_t
+from codesign.quantiles import student_t
 from codesign.training.recipe import Recipe
 from codesign.training.records import Drift, Record, Run
 from isa_model.stage import Spec

@@ -1,0 +1,276 @@
+"""What a trial draws stands for the whole tensor: order statistics, weights, scales of whole tensors, D as the user gets it."""
+
+import numpy as np
+import pytest
+
+from codesign.errors import errors_of, estimates
+from codesign.intervals import LOSSLESS
+from codesign.lines import drawn
+from codesign.numerics import Job, figures_of, run
+from codesign.operands import Operand
+from codesign.proposal import Quantisation, parse_proposal
+from codesign.trial import Outcome, Sampling, Trial
+from codesign.variants import variants
+from codesign.workloads.distributions import GATED, NORMAL, OFFSET_NORMAL, PRODUCT, STUDENT_4, UNIFORM, Scales
+from codesign.workloads.gemms import Gemm, gemms
+from codesign.workloads.tensors import SOURCES, draw, synthetic
+from isa_model.cast import quantise
+from isa_model.diagnostics import parse_yaml
+from isa_model.formats import FORMATS
+
+FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+SOME = Sampling(rows=8, columns=8, seeds=tuple(range(8)))
+
+
+def proposal(base=FP8, more="", workloads="[deepseek-v3.fprop.kv-b]", tensors="[normal]"):
+    text = f"""proposal: p
+title: t
+source: s
+base: {base}
+{more}
+workloads: {workloads}
+tensors: {tensors}
+claims: [{{metric: numerics.total_error, at_most: 0.1}}]
+"""
+    return parse_proposal(parse_yaml(text, "p.yaml"))
+
+
+def found(made, sampling=SOME, tensors=None):
+    compared = tuple(variants(made))
+    ((gemm, source), *_) = made.trials
+    results = run(Job(gemm, tensors or source, sampling, made, compared))
+    figures = figures_of(gemm.name, tensors or source, compared, results, ("software",))
+    return {(f.variant, f.metric.removeprefix("numerics.")): f for f in figures}
+
+
+# -- distributions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("element", [NORMAL, OFFSET_NORMAL, UNIFORM, STUDENT_4, GATED, PRODUCT])
+def test_extremes_are_those_of_elements_drawn_one_by_one(element):
+    """The largest and smallest of 127 have the quantiles that drawing all 127 gives."""
+    rng = np.random.default_rng(3)
+    whole = np.abs(element.draw(rng, (20_000, 127)))
+    largest, smallest = element.ends(rng, np.full(20_000, 127))
+    quantiles = [0.1, 0.5, 0.9]
+    assert np.quantile(largest, quantiles) == pytest.approx(np.quantile(whole.max(axis=1), quantiles), rel=0.02)
+    assert np.quantile(smallest, quantiles) == pytest.approx(np.quantile(whole.min(axis=1), quantiles), rel=0.08)
+    again = element.largest(rng, np.full(20_000, 127))
+    assert np.quantile(again, quantiles) == pytest.approx(np.quantile(largest, quantiles), rel=0.02)
+    assert element.largest(rng, [0.0]) == [0.0]
+    one = element.largest(rng, np.ones(50_000))
+    assert np.quantile(one, quantiles) == pytest.approx(np.quantile(whole, quantiles), rel=0.03)
+
+
+@pytest.mark.parametrize("scales", [Scales(), Scales(share=0.01, size=20.0), Scales(sigma=0.8)])
+def test_weighted_samples_have_the_means_of_the_axis(scales):
+    """Weights sum to the lines on average, and weighted squares to their mean; what is rare is there every time."""
+    rng = np.random.default_rng(4)
+    picked = [scales.some(rng, 8) for _ in range(4000)]
+    weights = np.array([w for _, w in picked])
+    squares = np.array([(w * s**2).mean() for s, w in picked])
+    expected = np.exp(2 * scales.sigma**2) * (1 + scales.share * (scales.size**2 - 1))
+    assert weights.mean() == pytest.approx(1, abs=0.02)
+    assert squares.mean() == pytest.approx(expected, rel=0.05)
+    if scales.share:
+        assert all((s == 20).sum() == 2 for s, _ in picked)
+        assert {(scales.along(rng, 576) == 20).sum() for _ in range(60)} == {5, 6}
+
+
+def test_what_is_not_computed_is_as_large_as_in_a_whole_tensor():
+    """The largest magnitudes of whole tensors, with their outlier tokens and channels, are those of tensors drawn whole."""
+    gemm = Gemm("g", 256, 256, 512, "activation", "weight", False, "")
+    tensor = synthetic("outliers", "activation")
+    lines = drawn(tensor, [[seed, 1] for seed in range(60)], 4, gemm.m, gemm.k, False)
+    hidden = np.log(lines.hidden(gemm.m - 1, gemm.k))
+    whole = [
+        np.log(np.abs(draw("outliers", np.random.default_rng(s), (256, 512), "activation")).max()) for s in range(240)
+    ]
+    assert np.median(hidden) == pytest.approx(np.median(whole), abs=0.15)
+    assert lines.hidden(gemm.m - 1, gemm.k) is lines.hidden(gemm.m - 1, gemm.k)
+
+
+def test_a_weights_block_has_the_scale_of_all_its_outputs():
+    """Scales of sampled columns of 128x128 blocks are spread as those of whole blocks are, above those of the columns."""
+    spec = proposal(workloads="[deepseek-v3.fprop.kv-b]").software_instruction
+    trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", range(20), 4, 8, Quantisation())
+    scales = np.abs(trial.operands(spec)[1].scales.view(np.float32).astype("f8"))
+    cast = trial._key("b", spec, ())[1]
+    assert cast.group == (128, 128)
+    whole = quantise(cast, draw("normal", np.random.default_rng(1), (4096, 512), "weight")).scale_values()
+    assert scales.mean() == pytest.approx(whole.mean(), rel=0.02)
+    assert scales.std() == pytest.approx(whole.std(), rel=0.2)
+    own = np.abs(trial.b.x).reshape(20, 8, 4, 128).max(axis=3) / 448
+    assert (scales >= own * 0.999999).all()
+
+
+def test_one_scale_for_a_tensor_is_of_the_whole_tensor():
+    """Today's single scale follows the largest element of the true shape: more of a heavy-tailed tensor underflows than
+    the largest sampled element would suggest."""
+    made = proposal(tensors="[outliers]", workloads="[deepseek-v3.fprop.gate-up]")
+    trial = Trial(made.trials[0][0], "outliers", range(8), 8, 8, Quantisation())
+    a, _ = trial.operands(made.today)
+    sampled = np.abs(trial.a.x).max(axis=(1, 2)) / 448
+    assert np.median(a.factor) > 2 * np.median(sampled)
+    (today,) = [f for (v, m), f in found(made).items() if (v, m) == ("today", "underflow_share")]
+    assert 1e-3 < today.value < 1e-2
+
+
+# -- outcomes --------------------------------------------------------------------------------------------------------
+
+
+def operand(lines, lost=0.0, nonzero=4.0):
+    ones = np.ones((1, lines))
+    codes = np.zeros((1, lines, 4), np.uint8)
+    return Operand(codes, None, codes.astype("f8"), ones, nonzero * ones, lost * ones, 0 * ones)
+
+
+def outcome(d, exact, original, output="fp32", **more):
+    d, exact, original = (np.array([x], "f8") for x in (d, exact, original))
+    weights = {"rows": np.ones(d.shape[:2]), "columns": np.ones((1, d.shape[2])), "power": np.ones(1)}
+    sides = (operand(d.shape[1], lost=1.0), operand(d.shape[2], lost=2.0))
+    return Outcome(d, exact, original, FORMATS[output], operands=sides, **{**weights, **more})
+
+
+def values(of):
+    return {name.removeprefix("numerics."): e.total for name, e in estimates(errors_of(of)).items()}
+
+
+def test_metrics_on_numbers_worked_by_hand():
+    """Every metric on a row of four outputs whose errors are known."""
+    exact, d = [[1.0, -2.0, 4.0, 8.0]], [[1.0, -1.75, 4.0, 8.0]]
+    m = values(outcome(d, exact, [[1.0, -2.0, 4.0, 9.0]]))
+    assert m["relative_frobenius"] == m["output_error"] == pytest.approx(0.25 / np.sqrt(85))
+    assert m["bias"] == pytest.approx(-0.25 / 15)
+    assert m["share_over_1_bf16_ulp"] == m["changed_share"] == 0.25
+    assert m["quantisation_error"] == pytest.approx(1 / np.sqrt(102))
+    assert m["total_error"] == m["median_row_error"] == pytest.approx(np.sqrt(1.0625 / 102))
+    assert m["sqnr_db"] == pytest.approx(-20 * np.log10(np.sqrt(1.0625 / 102)))
+    assert m["p95_error"] == pytest.approx(0.25 / np.sqrt(85 / 4))
+    assert (m["underflow_share"], m["overflow_share"]) == (0.5, 0.0)  # of B, the worse
+
+
+def test_d_is_judged_as_it_leaves_the_gemm():
+    """An error that vanishes in the rounding to BF16 is an accumulation error and none of the output; half of an output
+    that falls on the other side of a tie changes it."""
+    exact, d = [[1.0, 1.0 + 2**-8 - 2**-20]], [[1.0 + 2**-12, 1.0 + 2**-8 + 2**-20]]
+    m = values(outcome(d, exact, exact, "bf16"))
+    assert m["changed_share"] == 0.5
+    assert m["relative_frobenius"] == pytest.approx(2**-12 / np.sqrt(2), rel=0.01)
+    assert m["output_error"] == m["total_error"] == pytest.approx(2**-8 / np.sqrt(2), rel=0.01)
+    kept = values(outcome(d, exact, exact, "fp32"))
+    assert kept["output_error"] == kept["relative_frobenius"]
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_an_output_that_is_not_finite_is_an_infinite_error(bad):
+    """One infinite or NaN output makes every error of D infinite, and is a share of the overflow."""
+    m = values(outcome([[1.0, bad, 4.0, 8.0]], [[1.0, -2.0, 4.0, 8.0]], [[1.0, -2.0, 4.0, 8.0]]))
+    for name in (
+        "relative_frobenius",
+        "output_error",
+        "total_error",
+        "median_row_error",
+        "p95_error",
+        "bias",
+        "sqnr_db",
+    ):
+        assert not np.isfinite(m[name]), name
+    assert m["overflow_share"] == 0.25
+    assert m["quantisation_error"] == 0
+    beyond = values(outcome([[1e39]], [[1.0]], [[1.0]], "bf16"))
+    assert not np.isfinite(beyond["output_error"])
+
+
+def test_a_weight_of_zeros_has_no_error():
+    """A product that is zero and exact has no error, in figures 0, and 400 dB."""
+    m = values(outcome([[0.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]))
+    assert m["total_error"] == m["relative_frobenius"] == m["median_row_error"] == m["bias"] == 0
+    assert m["sqnr_db"] == LOSSLESS
+
+
+def test_weights_count_as_so_many_rows():
+    """A row of weight 3 counts as three of it, in sums, shares and quantiles."""
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((3, 6))
+    d, original = exact + 0.01 * rng.standard_normal((3, 6)), exact + 0.1 * rng.standard_normal((3, 6))
+    rows = [0, 1, 2, 2, 2]
+    repeated = values(outcome(d[rows], exact[rows], original[rows], "bf16"))
+    weighted = values(outcome(d, exact, original, "bf16", rows=np.array([[1.0, 1.0, 3.0]])))
+    for name, value in repeated.items():
+        assert weighted[name] == pytest.approx(value), name
+
+
+def test_outputs_that_overflow_an_fp16_accumulator_lose():
+    """An accumulator that overflows everywhere has figures that are not finite, and an overflow share of 1."""
+    made = proposal("hopper.wgmma.m64n256k32.f16.e4m3.e4m3", workloads="[llama-3-8b.fprop.qkv]")
+    figures = found(made)
+    assert figures["today", "total_error"].value is None
+    assert figures["today", "relative_frobenius"].value is None
+    assert figures["today", "overflow_share"].value == 1
+    assert figures["exact", "relative_frobenius"].value < 1e-7
+
+
+@pytest.mark.parametrize(("every", "k"), [(256, 576), (128, 576), (256, 2112)])
+def test_k_that_is_no_multiple_is_filled_up_with_zeros(every, k):
+    """Lengths that promotion, scales or the instruction do not divide are computed as with zeros behind them."""
+    made = proposal(more=f"software: {{promote_every: {every}, group: {every}}}")
+    ragged = Trial(Gemm("g", 64, 64, k, "activation", "weight", False, ""), "normal", range(2), 4, 4, made.quantisation)
+    for compared in variants(made):
+        of = ragged.result(compared)
+        assert of.operands[0].codes.shape[2] % compared.instruction.shape.k == 0
+        assert (of.operands[0].codes[:, :, k:] == 0).all()
+        exact = (ragged.a.x.astype("f8")) @ np.swapaxes(ragged.b.x.astype("f8"), 1, 2)
+        assert np.linalg.norm(of.d - exact) / np.linalg.norm(exact) < 0.06
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(rows=2, columns=1), Sampling(seeds=(0,)), Sampling(seeds=tuple(range(7)))],
+    ids=["few outputs", "one seed", "few seeds"],
+)
+def test_too_little_sampled_has_values_and_no_interval(sampling):
+    """Two rows by a column, or fewer than eight seeds, give figures on which nothing can be decided."""
+    for figure in found(proposal(), sampling).values():
+        assert (figure.low, figure.high) == (None, None)
+        assert figure.value is not None
+
+
+def test_fresh_seeds_are_others():
+    """A fresh sampling has as many seeds and none of the old ones, whatever these are."""
+    for seeds in ((0, 1), (7,), tuple(range(16)), (5, 3)):
+        again = Sampling(seeds=seeds).fresh()
+        assert len(again.seeds) == len(seeds)
+        assert not set(seeds) & set(again.seeds)
+
+
+def test_equal_operands_are_equally_lost():
+    """Where software and proposal have the same operands the ratio of what they lose is exactly 1."""
+    figures = found(proposal(more="software: {promote_every: 128}"))
+    ratio = figures["exact", "quantisation_error"].ratios["software"]
+    same = figures["proposal", "underflow_share"].ratios["software"]
+    assert ratio is not None
+    assert same == (1.0, 1.0) or same[0] is None or same[0] <= 1 <= same[1]
+
+
+def test_underflow_is_of_each_operand_and_does_not_move_with_what_is_sampled():
+    """The share is the worse operand's, and sampling four times as many columns leaves it where it was."""
+    made = proposal("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", workloads="[smollm2-135m.fprop.down]", tensors="[swiglu]")
+    few = found(made, Sampling(rows=8, columns=8))["software", "underflow_share"]
+    many = found(made, Sampling(rows=8, columns=32))["software", "underflow_share"]
+    assert few.low <= many.value <= few.high
+    assert many.value == pytest.approx(few.value, rel=0.02)  # activations decide, and these are the same
+
+
+def test_a_captured_tile_is_computed_whole_whatever_is_asked():
+    """All rows and columns of a tile count, for every sampling alike; its tokens are the clusters of its interval."""
+    made = proposal(workloads="[smollm2-135m.fprop.down]", tensors="[captured]")
+    one, other = found(made), found(made, Sampling(rows=2, columns=1, seeds=(3,)))
+    assert one == other
+    assert all(f.low is not None for (v, m), f in one.items() if f.value is not None)
+
+
+def test_every_synthetic_source_and_role_has_a_tensor():
+    """Sources are captured, or have a distribution for every role."""
+    for name, source in SOURCES.items():
+        assert source.tensors is None or set(source.tensors) == {"activation", "weight", "gradient"}, name
