@@ -89,19 +89,6 @@ def test_a_bar_turns_the_verdict_where_a_case_is_on_the_other_side():
     assert (found[2].low_case, found[2].high_case) == ("K = 1", "K = 2")
 
 
-def test_counted_figures_are_compared_under_the_same_assumption():
-    """A ratio of traffic reaches over its value under each assumption, both sides changed together."""
-    a, b = (
-        figure(
-            v, v, 9 * v, variant=variant, alternatives=(Alternative(assumption="tile", other="64", value=9 * v * bend),)
-        )
-        for v, variant, bend in ((1.0, "proposal", 1.1), (2.0, "software", 1.0))
-    )
-    a, b = (f.model_copy(update={"kind": "modelled"}) for f in (a, b))
-    found = verdict(Claim(metric="numerics.relative_frobenius", at_most=1, relative_to="software"), a, b)
-    assert (found.deciding.low, found.deciding.value, found.deciding.high) == (0.5, 0.5, 0.55)
-
-
 def test_break_even_is_the_least_number_of_bits_that_keeps_the_claim(results):
     """At the value found the claim holds where it was decided, at one bit less it does not."""
     bits, _ = results
@@ -114,7 +101,7 @@ def test_break_even_is_the_least_number_of_bits_that_keeps_the_claim(results):
     for value, kept in ((found.limit, True), (found.limit - 1, False)):
         instruction = with_bits(proposal.proposed(), "fuse", value)
         (figures,) = answer(SAMPLING, multiplied(proposal, claim, Place(gemm, "normal"), instruction))
-        assert (claimed(claim, figures).reading.high <= 1.0) == kept
+        assert (claimed(claim, figures).figure.high <= 1.0) == kept
 
 
 def test_verdicts_on_numerics_and_casts_have_bars(results):
@@ -177,31 +164,11 @@ def test_a_result_that_cannot_be_read_is_refused(results, tmp_path, change, mess
 # -- compare ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_front_is_what_nothing_else_beats(results):
-    """A copy with a larger error is beaten; the original is on the front, and so is one that is better elsewhere."""
-    _, log = results
-    worse = tuple(
-        f.model_copy(update={"value": 2 * f.value}) if f.metric == "cast.relative_error" else f for f in log.casts
-    )
-    leaner = tuple(
-        f.model_copy(update={"value": f.value / 2}) if (f.metric, f.variant) == ("traffic.hbm_bytes", "proposal") else f
-        for f in log.traffic
-    )
-    named = [
-        log.model_copy(update={"proposal": log.proposal.model_copy(update={"proposal": name}), **update})
-        for name, update in (("a", {}), ("b", {"casts": worse}), ("c", {"casts": worse, "traffic": leaner}))
-    ]
-    made = compare(named)
-    assert [(e.proposal, e.front) for e in made.entries[:3]] == [("a", True), ("b", False), ("c", True)]
-    assert {"numerics.total_error", "traffic.hbm_bytes"} <= set(made.judged)
-    assert made.entries[2].values["traffic.hbm_bytes"] == 0.5
-
-
 def test_speedups_of_layers_that_all_have_are_compared(results):
     """The step of DeepSeek-V3's Linears and of its whole layer, as each report has them; more is better; a model that only
     one is about is no place to compare."""
     made = compare(results)
-    for entry, result in zip(made.entries, results, strict=True):
+    for entry, result in zip(made.entries[:2], results, strict=True):
         for axis in ("timing.step_speedup", "timing.layer_speedup"):
             (own,) = [f for f in result.timing if (f.metric, f.workload) == (axis, "deepseek-v3")]
             assert (entry.values[axis], entry.low[axis], entry.kinds[axis]) == (own.value, own.low, own.kind)
