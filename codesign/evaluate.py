@@ -167,6 +167,7 @@ def evaluate(
             *(traffic.METHOD if moved else ()),
             *times.method,
             *runs.method,
+            *([again_words(sampling)] if any(v.again for v in verdicts) else []),
             f"Shapes: {'; '.join(shapes)}.",
         ),
         sampling=sampling,
@@ -174,6 +175,16 @@ def evaluate(
         proposed=proposed,
         page=manual.proposal_page(proposal),
         provenance=_provenance(proposal, proposed),
+    )
+
+
+def again_words(sampling: Sampling) -> str:
+    """Return how figures were measured again, for the method."""
+    first = sampling.fresh()
+    last = max(first.fresh().seeds)
+    return (
+        f"What did not keep a claim's bound was measured again on seeds {min(first.seeds)} to {last}, which nothing else was "
+        "computed on; a claim is refuted where one of R such figures breaks the bound at level 1 - 5 %/R."
     )
 
 
