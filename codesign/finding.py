@@ -115,14 +115,19 @@ def arrival(
         said.append(f"At its worst the relative error of a tensor that arrives is {tensor}.")
     moves = []
     for f in moved:
-        name = LEVELS.get(f.metric, "")
         old = next(
             (o.value for o in moved if (o.metric, o.variant, o.workload) == (f.metric, "software", f.workload)), None
         )
-        if name and f.variant == "proposal" and f.workload == moved[0].workload and f.value is not None and old:
+        if (
+            f.metric in LEVELS
+            and f.variant == "proposal"
+            and f.workload == moved[0].workload
+            and f.value is not None
+            and old
+        ):
             change = f.value / old - 1
             if abs(change) >= SEEN:
-                moves.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bytes {name}")
+                moves.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bytes {LEVELS[f.metric]}")
     if moves:
         said.append(f"A layer's step of {moved[0].workload} moves {listed(moves)}.")
     return " ".join(said)

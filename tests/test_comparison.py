@@ -324,6 +324,7 @@ def test_the_finding_of_a_path_begins_with_d_too():
     )
     small = [*moved("traffic.hbm_bytes", 10.04, 10.0), *moved("traffic.l2_bytes", 9.94, 10.0)]
     small += moved("traffic.network_bytes", 1.0, 0.0)
+    small.insert(1, figure("traffic.network_bytes", 1.0, workload="llama", tensors=""))
     assert arrival([], [], small, LABELS) == "A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."
     assert arrival([], errors(0.05), [], {"proposal": ""}) == (
         "The total error of D is at worst 0.05 with the proposal in fprop; today's software is no different."
