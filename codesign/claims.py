@@ -1,16 +1,35 @@
-"""Judging claims: a bound, the figures it covers, and the one that decides."""
+"""Judging claims: a bound, the figures it covers, and the one that decides.
+
+A claim holds where every figure it covers keeps the bound with its whole interval: each must, so no correction is needed.
+Of many figures some miss a bound by chance, so those of samples that do not keep it are measured again on fresh seeds, and
+the claim is refuted where one of these breaks the bound with an interval of level 1 - 5 %/R, R being how many were measured
+again. A claim that is true is refuted, and one that is false supported, at most one time in twenty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Literal
 
+from codesign.break_even import swept
 from codesign.evidence import Alternative, Bar, BreakEven, Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Claim, Proposal
+from codesign.questions import Answer, Ask, Enquiry, Question, pursue
+from codesign.readings import Reading, breaks, decided, excess, farthest, keeps, nearest, read, read_case, relative
+from codesign.variants import Compared, variants
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensors import CAPTURED
 from isa_model.stage import Spec
 
 Judgement = Literal["supported", "refuted", "undetermined"]
+
+ERROR = 0.05
+"""Most that a wrong verdict of a claim may be likely."""
+AGAIN = 8
+"""Most figures of a claim that are measured again, the worst first."""
 
 
 class Verdict(Spec):
@@ -22,9 +41,12 @@ class Verdict(Spec):
     judgement: Judgement
     reason: str
     deciding: Figure | None = None
-    """The worst figure the claim covers (a ratio, where the claim is relative)."""
+    """The figure that decided: the worst that the claim covers, or the one that breaks it (a ratio or a difference, where
+    the claim is relative)."""
     covered: int = 0
     """Figures it was judged on."""
+    again: int = 0
+    """Those of them that were measured again on fresh seeds."""
     margin: float | None = None
     """How far the deciding figure is on the right side of the bound (negative: the wrong side), in parts of the bound; of a
     bound of zero in the metric's unit."""
@@ -34,27 +56,39 @@ class Verdict(Spec):
     """Which values of the proposal's own parameters would keep the bound."""
 
 
-def judge(proposal: Proposal, figures: Sequence[Figure]) -> tuple[Verdict, ...]:
-    """A verdict per claim, in the proposal's order.
+@dataclass(frozen=True)
+class Measured:
+    """A figure that a claim covers, and what it reads."""
 
-    A claim holds where its worst figure's whole interval keeps the bound, and is refuted where some figure's whole
-    interval breaks it; in between, and without evidence, it is undetermined.
+    figure: Figure
+    reading: Reading
+    certain: bool = False
+    """Whether it is infinite because an output is, which no other sample takes back."""
+
+
+def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None) -> tuple[Verdict, ...]:
+    """Return a verdict per claim, in the proposal's order.
+
+    `ask` measures figures again. Without it the figures at hand decide: a claim is refuted where the whole interval of one
+    breaks the bound.
     """
-    return tuple(_judge(proposal, claim, figures) for claim in proposal.claims)
+    return tuple(pursue([_judged(proposal, claim, figures) for claim in proposal.claims], ask))
 
 
 def statement(claim: Claim) -> str:
-    """The claim in words."""
-    unit = METRICS[claim.metric].unit
-    unit = f" {unit}" if unit != "1" and claim.relative_to is None else ""
+    """Return the claim in words."""
+    metric = METRICS[claim.metric]
+    ratio = claim.relative_to is not None and metric.comparison == "ratio"
+    unit = f" {metric.unit}" if metric.unit != "1" and not ratio else ""
     bounds = [
         f"{words} {bound:g}{unit}"
         for words, bound in (("at least", claim.at_least), ("at most", claim.at_most))
-        if bound is not None
+        if bound is not None and not (metric.signed and bound < 0)
     ]
-    subject = claim.metric + ("" if claim.of == "proposal" else f" of {claim.of}")
+    subject = ("magnitude of " if metric.signed else "") + claim.metric
+    subject += "" if claim.of == "proposal" else f" of {claim.of}"
     if claim.relative_to:
-        subject += f", relative to {claim.relative_to},"
+        subject += f", {'relative to' if ratio else 'less that of'} {claim.relative_to},"
     where = [
         f"on {claim.workload}" if claim.workload else "",
         f"with {claim.tensors} tensors" if claim.tensors else "",
@@ -63,73 +97,212 @@ def statement(claim: Claim) -> str:
     return " ".join([subject, " and ".join(bounds), *filter(None, where)])
 
 
-def _judge(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Verdict:
+# -- the figures it covers -------------------------------------------------------------------------------------------
+
+
+def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Measured]:
+    """Return the figures a claim covers; where it is relative, against those of the other variant."""
+    found = (_measured(claim, f, figures) for f in _covered(proposal, claim, figures))
+    return [m for m in found if m]
+
+
+def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measured | None:
+    if not claim.relative_to:
+        reading = read(figure)
+        return Measured(figure, reading, figure.value is None)
+    found = relative(claim.relative_to, figure, figures)
+    return Measured(*found, figure.value is None and found[1].value == found[1].value) if found else None
+
+
+def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
+    metric = METRICS[claim.metric]
+    at = claim.at if claim.of == "proposal" else None
+    gemms = None
+    if metric.of_layer:
+        # Of a whole layer, unless the claim names a part of it.
+        gemms = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
+    elif claim.workload:
+        gemms = {g.name for g in proposal.select(claim.workload)}
+    for f in figures:
+        there = (gemms is None or f.workload in gemms) and claim.tensors in (None, f.tensors)
+        if there and (f.metric, f.variant, f.at) == (claim.metric, claim.of, at):
+            yield f
+
+
+# -- the verdict -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A figure that did not keep the bound at first, and what it may refute the claim on."""
+
+    measured: Measured
+    """Now; of fresh seeds, where it was measured again."""
+    wide: Reading | None
+    """With the interval that may refute; None: none may, as it was picked for being bad and not measured again."""
+    again: bool = False
+
+
+def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enquiry[Verdict]:
     text = statement(claim)
-    covered = _figures_of(proposal, claim, figures)
+    covered = covered_by(proposal, claim, figures)
     if not covered:
-        reason = _missing(proposal, claim)
-        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=reason)
-    worst = max(covered, key=lambda f: excess_of(claim, f.value))
-    broken = max(covered, key=lambda f: excess_of(claim, f.low, f.high, nearest=True))
-    if excess_of(claim, broken.low, broken.high, nearest=True) > 0:
-        judgement, decides, reason = "refuted", broken, "its whole interval breaks the bound"
-    elif all(excess_of(claim, f.low, f.high, nearest=False) <= 0 for f in covered):
-        judgement, decides, reason = (
-            "supported",
-            worst,
-            "the worst covered keeps the bound, interval included",
-        )
-    else:
-        decides = max(covered, key=lambda f: excess_of(claim, f.low, f.high, nearest=False))
-        judgement, reason = "undetermined", "the interval straddles the bound"
+        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=_missing(proposal, claim))
+    kept = [m for m in covered if keeps(claim, m.reading)]
+    doubtful = [m for m in covered if not keeps(claim, m.reading)]
+    trials = {(g.name, t): g for g, t in proposal.trials} if doubtful else {}
+    chosen, rest = _again(claim, doubtful, trials)
+    tested = [Tested(m, m.reading) for m in (*chosen, *rest)]
+    if chosen:
+        tests = sum(map(_varies, chosen)) + sum(not _varies(m) for m in covered)
+        about = (asked(proposal, claim), claim.relative_to)
+        levels = (1 - ERROR, 1 - ERROR / tests)
+        answers = yield [
+            Question(proposal, trials[_place(m)], m.figure.tensors, *about, fresh=_varies(m), levels=levels)
+            for m in chosen
+        ]
+        if answers:
+            tested = [_remeasured(claim, m, found) for m, found in zip(chosen, answers, strict=True)]
+            tested += [Tested(m, m.reading if _settled(m) else None) for m in rest]
+    judgement, decides, reason = decide(claim, kept, tested)
+    again = sum(t.again for t in tested)
+    if again:
+        reason += f"; {again} of the {len(covered)} figures {'was' if again == 1 else 'were'} measured on fresh seeds"
+    if decides.figure.caveat:
+        reason += f"; {decides.figure.caveat}"
     return Verdict(
         claim=claim,
         statement=text,
         judgement=judgement,
         reason=reason,
-        deciding=decides,
+        deciding=decides.figure,
         covered=len(covered),
-        margin=_margin(claim, decides.value),
-        bars=bars(claim, decides),
-        break_even=_swept(proposal, claim, figures),
+        again=again,
+        margin=_margin(claim, decides),
+        bars=bars(claim, decides.figure),
+        break_even=swept(proposal, claim, lambda there: covered_by(proposal, there, figures)),
     )
+
+
+def _again(
+    claim: Claim, doubtful: Sequence[Measured], trials: Mapping[tuple[str, str], Gemm]
+) -> tuple[list[Measured], list[Measured]]:
+    """The figures to measure again, the worst first, and the rest."""
+    family = METRICS[claim.metric].family
+    ordered = sorted(doubtful, key=lambda m: -excess(claim, m.reading.value))
+    can = [m for m in ordered if family.by_tensors and not _settled(m) and _place(m) in trials]
+    chosen = {id(m) for m in can[:AGAIN]}
+    return can[:AGAIN], [m for m in ordered if id(m) not in chosen]
+
+
+def _settled(measured: Measured) -> bool:
+    """Whether another sample as large would tell no more: an output is infinite, or there is no interval."""
+    return measured.certain or not decided(measured.reading)
+
+
+def _varies(measured: Measured) -> bool:
+    """Whether other seeds give other data: a tensor that was captured is there once, and is tested as it is."""
+    return measured.figure.tensors != CAPTURED
+
+
+def _place(measured: Measured) -> tuple[str, str]:
+    return measured.figure.workload, measured.figure.tensors
+
+
+def asked(proposal: Proposal, claim: Claim) -> tuple[Compared, ...]:
+    """Return what must be multiplied with for a claim's figure: its variant, and the one it is relative to."""
+    if claim.metric.startswith("cast."):
+        return ()
+    known = list(variants(proposal))
+    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at if claim.of == "proposal" else None))
+    return (own, *(c for c in known if (c.variant, c.at) == (claim.relative_to, None)))
+
+
+def claimed(claim: Claim, figures: Sequence[Figure]) -> Measured | None:
+    """Return the figure that a claim is about among those of one GEMM and tensor source."""
+    at = claim.at if claim.of == "proposal" else None
+    own = next((f for f in figures if (f.metric, f.variant, f.at) == (claim.metric, claim.of, at)), None)
+    return _measured(claim, own, figures) if own else None
+
+
+def _remeasured(claim: Claim, before: Measured, answer: Answer) -> Tested:
+    now, wide = (claimed(claim, figures) for figures in answer)
+    assert now
+    assert wide
+    return Tested(now, wide.reading, _varies(before))
+
+
+def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> tuple[Judgement, Measured, str]:
+    """Return the verdict on a claim with the figure that decided and the reason.
+
+    `kept` are the figures that keep the bound at first sight, `tested` the others.
+    """
+    broken = [t for t in tested if t.wide and breaks(claim, t.wide)]
+    if broken:
+        decides = max(broken, key=lambda t: nearest(claim, t.wide or t.measured.reading)).measured
+        return "refuted", decides, _broken(claim, decides, [t.measured for t in tested])
+    now = [*kept, *(t.measured for t in tested)]
+    doubtful = [m for m in now if not keeps(claim, m.reading)]
+    if not doubtful:
+        worst = max(now, key=lambda m: excess(claim, m.reading.value))
+        return "supported", worst, "the worst covered keeps the bound, interval included"
+    reason, those = _open(doubtful)
+    return "undetermined", max(those, key=lambda m: farthest(claim, m.reading)), reason
+
+
+def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
+    """Why a claim is refuted, with a word on a figure that looks worse than the one that decides."""
+    worst = max(tested, key=lambda m: excess(claim, m.reading.value))
+    reason = "outputs are not finite" if decides.certain else "its whole interval breaks the bound"
+    if excess(claim, worst.reading.value) > excess(claim, decides.reading.value):
+        where = f"{worst.figure.workload}, {worst.figure.tensors}"
+        reason += f" (the figure on {where} is farther beyond, but not for certain)"
+    return reason
+
+
+def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
+    """Why nothing is decided, and the figures of which that is so."""
+    incomparable = [m for m in doubtful if m.reading.value != m.reading.value]
+    if incomparable:
+        return "neither figure is finite, so they cannot be compared", incomparable
+    unsampled = [m for m in doubtful if not decided(m.reading)]
+    if unsampled:
+        return "too little was sampled for an interval: more rows, columns or seeds would decide", unsampled
+    return "the interval straddles the bound", doubtful
 
 
 def _missing(proposal: Proposal, claim: Claim) -> str:
     """Why no figure covers a claim."""
-    family = claim.metric.split(".")[0]
-    if family == "cost":
-        return "no hardware record covers it; the extra `cost` synthesises what the generator can say"
-    if family == "training":
-        return "no training record covers it; `codesign train` makes one, `evaluate --train` a small one"
-    if family == "cast":
-        return "the proposal's `path` does not carry that operand" if proposal.path else "the proposal has no `path`"
-    if family == "timing":
-        return "no kernel of it is timed; Method says why"
-    if family in ("traffic", "energy"):
-        return "counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts"
-    return "no figure covers it"
+    if claim.metric.startswith("cast.") and not proposal.path:
+        return "the proposal has no `path`"
+    return METRICS[claim.metric].family.absent
 
 
-def _margin(claim: Claim, value: float | None) -> float | None:
-    excess = excess_of(claim, value)
-    bounds = [b for b in (claim.at_most, claim.at_least) if b]
-    return None if excess == float("inf") else float(f"{-excess / min(map(abs, bounds), default=1.0):.4g}")
+def _margin(claim: Claim, decides: Measured) -> float | None:
+    kept = -excess(claim, decides.reading.value)
+    bounds = [abs(b) for b in (claim.at_most, claim.at_least) if b]
+    return float(f"{kept / min(bounds, default=1.0):.4g}") if isfinite(kept) else None
+
+
+# -- what the figure would be otherwise ------------------------------------------------------------------------------
 
 
 def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
-    """A bar per assumption of a figure: its other cases nearest to and farthest from the bound, and whether one of them
-    turns the claim; those that turn it first, then the longest."""
+    """Return a bar per assumption of a figure: its other cases nearest to and farthest from the bound, and which turn it.
+
+    A case turns the verdict where its whole interval lies on the other side of the bound than that of the figure; those
+    assumptions come first, then the longest bars.
+    """
     by_assumption: dict[str, list[Alternative]] = {}
     for other in figure.alternatives:
         by_assumption.setdefault(other.assumption, []).append(other)
-    kept = excess_of(claim, figure.value) <= 0
+    own = read(figure)
     made = []
     for assumption, others in by_assumption.items():
-        # A case that is not finite is worse than any number, whichever way the bound lies.
-        ordered = sorted(others, key=lambda o: (o.value is None, o.value or 0.0))
+        # A case that is not finite is worse than any number.
+        ordered = sorted(others, key=lambda o: read_case(o, figure).value)
         low, high = ordered[0], ordered[-1]
-        flips = any((excess_of(claim, o.value) <= 0) != kept for o in others)
+        turning = tuple(o.other for o in others if _turns(claim, own, read_case(o, figure)))
         made.append(
             Bar(
                 assumption=assumption,
@@ -137,128 +310,17 @@ def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
                 low_case=low.other,
                 high=high.value,
                 high_case=high.other,
-                flips=flips,
+                flips=bool(turning),
+                turning=turning,
             )
         )
 
     def length(bar: Bar) -> float:
-        ends = [float("inf") if v is None else v for v in (bar.low, bar.high, figure.value)]
-        return max(ends) - min(ends)
+        ends = [inf if v is None else v for v in (bar.low, bar.high, figure.value)]
+        return max(ends) - min(ends) if isfinite(min(ends)) else 0.0
 
     return tuple(sorted(made, key=lambda bar: (not bar.flips, -length(bar))))
 
 
-def _swept(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> tuple[BreakEven, ...]:
-    """The values of the swept field that keep the claim, where its figures have them."""
-    if proposal.sweep is None or claim.of != "proposal":
-        return ()
-    tried: dict[str, float | None] = {}
-    holds = []
-    for value in proposal.sweep.values:
-        there = claim.model_copy(update={"at": value})
-        covered = _figures_of(proposal, there, figures)
-        if not covered:
-            continue
-        worst = max(covered, key=lambda f: excess_of(claim, f.value))
-        tried[str(value)] = worst.value
-        if all(excess_of(claim, f.low, f.high) <= 0 for f in covered):
-            holds.append(value)
-    if not tried:
-        return ()
-    own = _swept_value(proposal) if claim.at is None else claim.at
-    # A cost claim breaks as the parameter grows, an accuracy claim as it shrinks: the needed value is the end that is
-    # next to a value that breaks the claim.
-    order = [v for v in proposal.sweep.values if str(v) in tried]
-    limit = None
-    if holds:
-        limit = holds[0] if order[0] not in holds else holds[-1]
-    return (BreakEven(parameter=proposal.sweep.field, own=own, limit=limit, tried=tried),)
-
-
-def _swept_value(proposal: Proposal) -> int | float | str:
-    """What the proposal itself has in the swept field."""
-    node: object = proposal.proposed().model_dump(mode="json")
-    assert proposal.sweep is not None
-    for step in proposal.sweep.field.split("."):
-        node = node[step] if isinstance(node, dict) else node
-    return node if isinstance(node, int | float | str) else str(node)
-
-
-def _figures_of(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
-    """The figures a claim covers, as ratios where it is relative."""
-    covered = _covered(proposal, claim, figures)
-    if claim.relative_to:
-        covered = [ratio for f in covered if (ratio := ratio_to(claim, f, figures))]
-    return covered
-
-
-def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Figure]:
-    if METRICS[claim.metric].of_layer:
-        # Of a whole layer, unless the claim names a part of it.
-        there = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
-        return [f for f in figures if (f.metric, f.variant) == (claim.metric, claim.of) and f.workload in there]
-    gemms = {g.name for g in proposal.select(claim.workload)} if claim.workload else None
-    return [
-        f
-        for f in figures
-        if f.metric == claim.metric
-        and f.variant == claim.of
-        and f.at == (claim.at if claim.of == "proposal" else None)
-        and (gemms is None or f.workload in gemms)
-        and (claim.tensors is None or f.tensors == claim.tensors)
-    ]
-
-
-def ratio_to(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Figure | None:
-    """The figure over that of the variant it is claimed relative to, on the same workload and tensors.
-
-    Its interval is the ratio's own where the evidence has it; where both are counted under the same assumptions, it reaches
-    over the ratios under each; else it is the widest that the two intervals allow. None where that variant has no such
-    figure, as costs have of the proposal alone.
-    """
-    wanted = (figure.metric, figure.workload, figure.tensors, claim.relative_to, None)
-    other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
-    if other is None:
-        return None
-
-    def over(x: float | None, y: float | None) -> float | None:
-        return None if x is None or not y else float(f"{x / y:.6g}")
-
-    others = {(o.assumption, o.other): o.value for o in other.alternatives}
-    alternatives = tuple(
-        o.model_copy(update={"value": over(o.value, others.get((o.assumption, o.other), other.value))})
-        for o in figure.alternatives
-    )
-    ends = [r for r in (over(figure.low, other.high), over(figure.high, other.low)) if r is not None]
-    if claim.relative_to in figure.ratios:
-        ends = [r for r in figure.ratios[claim.relative_to] if r is not None]
-    elif figure.kind in ("modelled", "assumed") and alternatives:
-        ends = [r for r in (over(figure.value, other.value), *(o.value for o in alternatives)) if r is not None]
-    return figure.model_copy(
-        update={
-            "value": over(figure.value, other.value),
-            "low": min(ends) if len(ends) > 1 else None,
-            "high": max(ends) if len(ends) > 1 else None,
-            "alternatives": alternatives,
-            "source": f"{figure.source}; ratio to {claim.relative_to} ({other.value:g})"
-            if other.value is not None
-            else figure.source,
-        }
-    )
-
-
-def excess_of(claim: Claim, *values: float | None, nearest: bool = False) -> float:
-    """How far values break the bound (positive) or keep it (negative): the farthest of them, or the nearest.
-
-    A value that is not finite breaks every bound.
-    """
-
-    def one(value: float | None) -> float:
-        if value is None:
-            return float("inf")
-        over = value - claim.at_most if claim.at_most is not None else float("-inf")
-        under = claim.at_least - value if claim.at_least is not None else float("-inf")
-        return max(over, under)
-
-    excesses = [one(v) for v in values]
-    return min(excesses) if nearest else max(excesses)
+def _turns(claim: Claim, own: Reading, other: Reading) -> bool:
+    return (keeps(claim, own) and breaks(claim, other)) or (breaks(claim, own) and keeps(claim, other))

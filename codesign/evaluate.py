@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,17 +17,18 @@ from codesign.cost import evidence as cost
 from codesign.cost.plots import plots as cost_plots
 from codesign.counted import Counted, Phase
 from codesign.evidence import Figure, Plot
-from codesign.metrics import METRICS
+from codesign.finding import arrival, finding, headline, worst
 from codesign.numerics import gather
 from codesign.proposal import Proposal
 from codesign.provenance import commit
+from codesign.questions import asker
 from codesign.sensitivity import refine
 from codesign.timing import evidence as timing
 from codesign.traffic import evidence as traffic
 from codesign.traffic.count import Move
 from codesign.training import evidence as training
 from codesign.trial import Sampling
-from codesign.variants import LABELS, labels
+from codesign.variants import labels
 from codesign.workloads.gemms import model_source
 from codesign.workloads.tensors import SOURCES
 from isa_model.instruction import Instruction
@@ -57,9 +57,9 @@ class Result(Spec):
     schema_version: int = SCHEMA_VERSION
     proposal: Proposal
     headline: str
-    """The verdict in a sentence."""
+    """The verdicts in a sentence, and outputs that are not finite."""
     finding: str
-    """What the numerics show, in a sentence."""
+    """What becomes of D and why, in sentences."""
     verdicts: tuple[Verdict, ...]
     worst: tuple[Figure, ...]
     """Of each variant and metric the worst figure over all GEMMs and tensor sources."""
@@ -112,19 +112,21 @@ def evaluate(
         times = timing.gather(proposal, costs)
         phase("training", 0, 0)
         runs = training.gather(proposal, train)
-        verdicts = judge(proposal, (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures))
+        everything = (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures)
         phase("re-measuring what decides", 0, 0)
-        verdicts = refine(proposal, verdicts, sampling, Counted(executor, partial(phase, "re-measuring what decides")))
+        ask = asker(sampling, Counted(executor, partial(phase, "re-measuring what decides")))
+        verdicts = judge(proposal, everything, ask)
+        verdicts = refine(proposal, verdicts, everything, ask)
     proposed, shown = proposal.proposed(), labels(proposal)
     shapes = sorted({model_source(w) for w in proposal.workloads})
     return Result(
         proposal=proposal,
-        headline=_headline(verdicts),
-        finding=_arrival(arrived, evidence.figures, moved, shown)
+        headline=headline(verdicts, evidence.figures),
+        finding=arrival(arrived, evidence.figures, moved, shown)
         if proposal.multiplies_as_today
-        else _finding(evidence.figures, shown),
+        else finding(evidence.figures, shown),
         verdicts=verdicts,
-        worst=tuple(_worst(evidence.figures)),
+        worst=tuple(worst(evidence.figures)),
         labels=shown,
         figures=evidence.figures,
         costs=costs,
@@ -145,6 +147,7 @@ def evaluate(
             *(traffic.METHOD if moved else ()),
             *times.method,
             *runs.method,
+            *([again_words(sampling)] if any(v.again for v in verdicts) else []),
             f"Shapes: {'; '.join(shapes)}.",
         ),
         sampling=sampling,
@@ -155,99 +158,14 @@ def evaluate(
     )
 
 
-def _headline(verdicts: tuple[Verdict, ...]) -> str:
-    counts = {j: sum(v.judgement == j for v in verdicts) for j in ("supported", "refuted", "undetermined")}
-    total = len(verdicts)
-    words = [f"{counts['supported']} of {total} claims {'holds' if counts['supported'] == 1 else 'hold'}"]
-    words.append(f"{counts['refuted'] or 'none'} {'is' if counts['refuted'] == 1 else 'are'} refuted")
-    if counts["undetermined"]:
-        words.append(f"{counts['undetermined']} {'is' if counts['undetermined'] == 1 else 'are'} undetermined")
-    return ", ".join(words) + "."
-
-
-def _worst(figures: tuple[Figure, ...]) -> Iterator[Figure]:
-    for variant in LABELS:
-        for name, metric in METRICS.items():
-            covered = [f for f in figures if (f.variant, f.metric, f.at) == (variant, name, None)]
-            if covered:
-                yield max(covered, key=lambda f: _badness(f.value, metric.better))
-
-
-def worst_by_pass(figures: tuple[Figure, ...], variant: str) -> dict[str, Figure]:
-    """The worst total error of D in each pass."""
-    own = [f for f in figures if (f.metric, f.variant, f.at) == ("numerics.total_error", variant, None)]
-    steps = dict.fromkeys(f.workload.split(".")[1] for f in own)
-    return {
-        step: max((f for f in own if f.workload.split(".")[1] == step), key=lambda f: _badness(f.value, "lower"))
-        for step in steps
-    }
-
-
-def _badness(value: float | None, better: str) -> float:
-    if value is None:
-        return float("inf")
-    return {"lower": value, "higher": -value, "zero": abs(value)}[better]
-
-
-def _finding(figures: tuple[Figure, ...], shown: dict[str, str]) -> str:
-    """What the proposal does to today's accumulation error, at its worst."""
-    worst = {f.variant: f for f in _worst(figures) if f.metric == "numerics.relative_frobenius"}
-    found = [
-        f"{_digits(worst[variant])} with {about}"
-        for variant, about in (
-            ("proposal", "the proposal"),
-            ("software", "today's software"),
-            ("today", "today's instruction alone"),
-        )
-        if variant in shown
-    ]
-    alike = "" if len(found) > 1 else "; today's software and today's instruction are the same by construction"
-    return f"At its worst over all GEMMs and tensors, the relative error of accumulation is {_listed(found)}{alike}."
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _digits(figure: Figure) -> str:
-    return "not finite" if figure.value is None else f"{figure.value:.2g}"
-
-
-def _arrival(
-    arrived: tuple[Figure, ...], products: tuple[Figure, ...], moved: tuple[Figure, ...], shown: dict[str, str]
-) -> str:
-    """What a path costs in accuracy at its worst, in the tensor and in each pass's D, and what it saves in traffic."""
-    said = []
-    errors = {f.variant: _digits(f) for f in _worst(arrived) if f.metric == "cast.relative_error"}
-    if errors:
-        ways: dict[str, list[str]] = {}
-        for variant, about in (
-            ("proposal", "along the proposed path"),
-            ("software", "with today's software"),
-            ("exact", "after one cast straight from BF16"),
-        ):
-            if variant in errors:
-                ways.setdefault(errors[variant], []).append(about)
-        words = ", ".join(f"{digits} {_listed(about)}" for digits, about in ways.items())
-        said.append(f"At its worst the relative error of a tensor that arrives is {words}.")
-    in_d = {
-        variant: _listed([f"{_digits(f)} in {step}" for step, f in worst_by_pass(products, variant).items()])
-        for variant in ("proposal", "software")
-    }
-    software = (
-        f"{in_d['software']} with today's software" if "software" in shown else "today's software is no different"
+def again_words(sampling: Sampling) -> str:
+    """Return how figures were measured again, for the method."""
+    first = sampling.fresh()
+    last = max(first.fresh().seeds)
+    return (
+        f"What did not keep a claim's bound was measured again on seeds {min(first.seeds)} to {last}, which nothing else was "
+        "computed on; a claim is refuted where one of R such figures breaks the bound at level 1 - 5 %/R."
     )
-    said.append(f"The total error of D is at worst {in_d['proposal']}; {software}.")
-    model = moved[0].workload if moved else ""
-    total = {(f.metric, f.variant): f.value for f in moved if f.workload == model}
-    changes = []
-    for level, name in (("hbm", "through HBM"), ("l2", "from L2 to the SMs"), ("network", "over the network")):
-        new, old = (total.get((f"traffic.{level}_bytes", variant)) for variant in ("proposal", "software"))
-        if new is not None and old and abs(new / old - 1) >= 0.005:
-            changes.append(f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} bytes {name}")
-    if changes:
-        said.append(f"A layer's step of {model} moves {_listed(changes)}.")
-    return " ".join(said)
 
 
 def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:

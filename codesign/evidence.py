@@ -22,6 +22,9 @@ class Alternative(Spec):
     """The other value or case."""
     value: float | None
     """The figure then; None: not finite."""
+    low: float | None = None
+    """Interval of that figure, where it is of a sample; None: it is no sample, or one too small for an interval."""
+    high: float | None = None
 
 
 class Figure(Spec):
@@ -37,7 +40,8 @@ class Figure(Spec):
     tensors: str
     """The tensor source."""
     value: float | None
-    """None: not finite, as the error of an output that overflowed; it breaks every bound."""
+    """None: not finite, as the error of an output that overflowed: infinitely bad, so that it breaks every upper bound on an
+    error and every lower bound on decibels."""
     low: float | None
     """Lower end of the interval. None beside a finite value: too little was sampled for an interval, and nothing can be
     decided on the figure."""
@@ -46,6 +50,8 @@ class Figure(Spec):
     kind: Kind
     source: str
     """What it stands on."""
+    caveat: str = ""
+    """A reservation to be said wherever the figure is."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     """Paired confidence interval of the ratio to each variant, from the same seeds (of levels in dB: of the difference). None
     and None: too little was sampled, or the other figure may be zero."""
@@ -112,7 +118,9 @@ class Bar(Spec):
     high: float | None
     high_case: str
     flips: bool
-    """Whether one of these cases turns the verdict."""
+    """Whether a case turns the verdict: its whole interval lies on the other side of the bound."""
+    turning: tuple[str, ...] = ()
+    """Those cases."""
 
 
 class BreakEven(Spec):
@@ -122,10 +130,18 @@ class BreakEven(Spec):
     own: int | float | str
     """The proposal's value."""
     limit: int | float | str | None
-    """The extreme value that still keeps the bound, interval included (the least for accuracy, the most for cost); None:
-    none that was tried does."""
+    """The cheapest value from which on all better ones keep the bound, interval included; None: the best one tried does not,
+    or values of this parameter have no order."""
     tried: dict[str, float | None]
     """The figure at each value that was tried."""
+    holds: tuple[str, ...] = ()
+    """Those of them that keep the bound."""
+    among: str = ""
+    """The values that were searched, where not each was tried."""
+    condition: str = ""
+    """Data on which this is so."""
+    rising: bool = True
+    """Whether larger values are better for the claim."""
 
 
 class Evidence(Spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
@@ -29,10 +29,29 @@ def _few(value: Any) -> Any:
     return value
 
 
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise at(message=f"`{str(value).lower()}` is no number", hint="a number, such as 0.01")
+    return value
+
+
 Few = BeforeValidator(_few)
 """Of a list: at most `MOST` entries."""
-Value = int | float | str
+Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+"""A finite number; `true` and `false` are none."""
+Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
 """A value that a sweep can give to a field."""
+
+
+def _once(values: Sequence[Any]) -> Sequence[Any]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise at(i, message=f"`{value}` is there twice", hint="leave one out")
+    return values
+
+
+Once = AfterValidator(_once)
+"""Of a list: each of its entries is there once."""
 
 
 def _known(kind: str, names: Any) -> Any:
@@ -84,9 +103,9 @@ class Claim(Spec):
 
     metric: MetricName
     """What is bounded; `codesign list metrics` explains each."""
-    at_most: float | None = None
-    """Upper bound."""
-    at_least: float | None = None
+    at_most: Number | None = None
+    """Upper bound; of the magnitude, where the metric has a sign."""
+    at_least: Number | None = None
     """Lower bound."""
     workload: str | None = None
     """Only these GEMMs; default: all of the proposal's workloads."""
@@ -95,7 +114,7 @@ class Claim(Spec):
     of: Variant = "proposal"
     """Whose figure: today's instruction alone, today's software, the proposal, an exact accumulator, or a baseline by name."""
     relative_to: Variant | None = None
-    """Bound the ratio to this variant's figure instead of the figure itself."""
+    """Bound the ratio to this variant's figure instead of the figure itself; of dB and loss gaps, the difference."""
     at: Value | None = None
     """Only this value of the swept field; default: the proposal's own."""
     source: str = ""
@@ -103,12 +122,48 @@ class Claim(Spec):
 
     @model_validator(mode="after")
     def _bounded(self) -> Claim:
+        metric = METRICS[self.metric]
         if self.at_most is None and self.at_least is None:
             raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, with a number of yours")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
+        by_size = metric.signed or (self.relative_to is not None and metric.comparison == "ratio")
+        mirrored = metric.signed and self.relative_to is None and self.at_least == -(self.at_most or 0.0)
+        for name, bound in (("at_most", self.at_most), ("at_least", self.at_least)):
+            if by_size and bound is not None and bound < 0 and not (name == "at_least" and mirrored):
+                what = "a ratio of magnitudes" if self.relative_to else "its magnitude"
+                raise at(
+                    name,
+                    message=f"`{self.metric}` is judged by {what}, which is never below zero",
+                    hint=f"at_most: {abs(bound):g} bounds it on both sides",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Claim:
+        """What the metric has no figure of cannot be claimed."""
+        metric = METRICS[self.metric]
         if self.relative_to == self.of:
             raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
+        known = f"variants that have one: {', '.join(metric.variants)}"
+        has = (*metric.variants, *(baselines() if metric.family.baselines else ()))
+        if self.of not in has:
+            raise at("of", message=f"`{self.metric}` has no figure of `{self.of}`", hint=known)
+        if self.relative_to and metric.comparison == "none":
+            raise at(
+                "relative_to",
+                message=f"`{self.metric}` compares with today already, or with nothing",
+                hint="leave `relative_to` out and bound the figure itself",
+            )
+        if self.relative_to and self.relative_to not in has:
+            raise at("relative_to", message=f"`{self.metric}` has no figure of `{self.relative_to}`", hint=known)
+        if self.tensors and not metric.family.by_tensors:
+            raise at("tensors", message=f"`{self.metric}` does not depend on tensors", hint="leave `tensors` out")
+        if self.workload and not metric.family.by_gemm:
+            raise at("workload", message=f"`{self.metric}` is not of a workload", hint="leave `workload` out")
+        if self.at is not None and (self.of != "proposal" or metric.of_layer or not metric.family.swept):
+            what = f"`{self.metric}`" if self.of == "proposal" else f"`{self.of}`"
+            raise at("at", message=f"{what} has no figure for each swept value", hint="leave `at` out")
         return self
 
 
@@ -138,7 +193,7 @@ class Software(Spec):
 class Path(Spec):
     """What becomes of tensors on their way to the Tensor Core, or to another GPU."""
 
-    operands: tuple[Literal["activation", "gradient"], ...] = Field(min_length=1)
+    operands: Annotated[tuple[Literal["activation", "gradient"], ...], Once] = Field(min_length=1)
     """Which tensors: activations, gradients. Weights are cast once per optimizer step, and not on the way."""
     steps: Steps = Field(min_length=1)
     """The casts on the way, in order."""
@@ -158,7 +213,7 @@ class Sweep(Spec):
 
     field: str
     """Path of the field in the instruction, such as stages.fuse.fraction_bits."""
-    values: Annotated[tuple[Value, ...], Few] = Field(min_length=2, max_length=MOST)
+    values: Annotated[tuple[Value, ...], Few, Once] = Field(min_length=2, max_length=MOST)
     """Values it takes, in the order of the plots."""
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.baselines import Baseline, baselines, fitting
-from codesign.parts import MOST, BaseName, Few, SourceName, WorkloadName
+from codesign.parts import MOST, BaseName, Few, Once, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
@@ -64,9 +64,11 @@ class Proposal(Spec):
     """Layers of the author's own, each a workload under its name, with `captured` tensors from its file."""
     training: Training = Training()
     """How a model is trained on it, for `training.loss_gap`."""
-    workloads: Annotated[tuple[WorkloadName, ...], Few] = Field(default=("deepseek-v3",), min_length=1, max_length=MOST)
+    workloads: Annotated[tuple[WorkloadName, ...], Few, Once] = Field(
+        default=("deepseek-v3",), min_length=1, max_length=MOST
+    )
     """GEMMs it is judged on."""
-    tensors: Annotated[tuple[SourceName, ...], Few] = Field(
+    tensors: Annotated[tuple[SourceName, ...], Few, Once] = Field(
         default=("normal", "uniform", "outliers"), min_length=1, max_length=MOST
     )
     """What fills their operands."""
@@ -222,8 +224,12 @@ def parse_proposal(document: Document) -> Proposal:
 def uncovered(
     claims: Mapping[int, Claim], workloads: Sequence[str] | None, tensors: Sequence[str] | None, sweep: Sweep | None
 ) -> Iterator[PydanticCustomError]:
-    """Claims on something that the proposal is not judged on; None: what that is cannot be read."""
+    """Claims that are there twice, or on something that the proposal is not judged on; None: what that is cannot be read."""
+    bare = {i: claim.model_copy(update={"source": ""}) for i, claim in claims.items()}
     for i, claim in claims.items():
+        same = next((j for j in bare if j < i and bare[j] == bare[i]), None)
+        if same is not None:
+            yield at("claims", i, message=f"the same claim as number {same + 1}", hint="leave one out")
         if workloads and claim.workload and not any(_overlap(claim.workload, w) for w in workloads):
             message = f"`{claim.workload}` is not among the proposal's workloads"
             hint = suggest(claim.workload, workloads) or f"one of: {', '.join(workloads)}"

@@ -170,7 +170,8 @@ class _Teller:
             message = f"`{fault['input']}` is no short name: lower-case letters, digits and hyphens make one"
             return self.problem(loc, message, f"did you mean `{slug}`?", key=fault["loc"][-1:] == ("[key]",))
         message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        return self.problem(loc, message, context.get("hint", ""), key="at" in context and bool(context["at"]))
+        where = context.get("at", ())
+        return self.problem(loc, message, context.get("hint", ""), key=bool(where) and isinstance(where[-1], str))
 
     def unknown(self, loc: Loc) -> str:
         """What an unknown field may have been meant to be, among those that are not there yet."""

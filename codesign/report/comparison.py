@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from codesign.compare import AS_RATIO, Comparison, Entry
+from codesign.break_even import listed
+from codesign.compare import AXES, Comparison, Entry
 from codesign.metrics import METRICS
 from codesign.report.tables import SHORT, number
 from isa_model.files import write_folder
@@ -17,32 +18,52 @@ KIND = "a comparison"
 
 
 def heading(axis: str) -> str:
-    """A metric as the head of a column."""
-    return SHORT.get(axis, axis) + (" over software's" if axis.startswith(AS_RATIO) else "")
+    """A metric as the head of a column, with the direction that is better."""
+    better = "↑" if METRICS[axis].better == "higher" else "↓"
+    return _name(axis) + f" {better}"
+
+
+def _name(axis: str) -> str:
+    return SHORT.get(axis, axis) + (" over software's" if AXES[axis].over_software else "")
 
 
 def kinds(comparison: Comparison, axis: str) -> str:
     """What the figures of a column are."""
-    return ", ".join(dict.fromkeys(e.kinds[axis] for e in comparison.entries if axis in e.kinds))
+    own = [e.kinds[axis] for e in comparison.entries if axis in e.kinds and e.role == "proposal"]
+    return ", ".join(dict.fromkeys(own))
 
 
 def cell(entry: Entry, axis: str) -> str:
     """An entry's figure on an axis."""
-    unit = "1" if axis.startswith(AS_RATIO) else METRICS[axis].unit
+    unit = "1" if AXES[axis].over_software else METRICS[axis].unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What the reader must know to read the table."""
-    judged = ", ".join(heading(a) for a in comparison.judged) or "none"
-    said = [
-        f"{FRONT} No other proposal here is at least as good on all of these and better on one: {judged}.",
-        "Each figure is the worst over what it covers; — is no evidence. Ratios to today's software are each proposal's own.",
-    ]
-    if comparison.covered:
+    said = []
+    if comparison.judged:
+        judged = ", ".join(map(_name, comparison.judged))
         said.append(
-            f"Errors are compared on what all of them have: {len(comparison.covered)} pairs of GEMM and tensors."
+            f"{FRONT} Nothing else here beats it, by being certainly better on one and certainly worse on none of: {judged}. "
+            "Certain is what holds under every assumption that is made, or what intervals that do not touch say."
         )
+        said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
+        unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
+        if unknown:
+            said.append(f"Too little was sampled to judge {listed(unknown)}.")
+    else:
+        said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
+    said += [
+        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if METRICS[axis].of_layer else 'GEMM'}."
+        for axis in comparison.apart
+    ]
+    said.append(
+        "↓ lower is better, ↑ higher. Each figure is the worst over what all of them have; — is no evidence. Ratios to today's "
+        "software are each proposal's own."
+    )
+    if comparison.covered:
+        said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
     return said
 
 
@@ -102,7 +123,11 @@ def _scatter(comparison: Comparison, x: str, y: str) -> str:
 
     with styled():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-        points = [(e, e.values[x] or 0.0, e.values[y] or 0.0) for e in comparison.entries]
+        points = [
+            (e, px, py)
+            for e in comparison.entries
+            if (px := e.values.get(x)) is not None and (py := e.values.get(y)) is not None
+        ]
         for entry, px, py in points:
             style = (
                 {"marker": "*", "s": 130, "color": "#009E73"} if entry.front else {"marker": "o", "color": "#777777"}

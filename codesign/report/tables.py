@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from codesign.claims import Verdict
-from codesign.evaluate import Result, worst_by_pass
+from codesign.evaluate import Result
 from codesign.evidence import Figure
+from codesign.finding import worst_by_pass
 from codesign.metrics import METRICS, NUMERICS
 from codesign.timing.plots import VARIANTS
 
@@ -54,7 +55,13 @@ def number(value: float | None, unit: str = "1") -> str:
 def interval(figure: Figure) -> str:
     """The figure's value with its interval; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else METRICS[figure.metric].unit
-    return f"{number(figure.value, unit)} [{number(figure.low, unit)}, {number(figure.high, unit)}]"
+    if figure.value is None:
+        return "not finite"
+    if figure.low is None and figure.high is None:
+        return f"{number(figure.value, unit)} (no interval)"
+    low = "-∞" if figure.low is None else number(figure.low, unit)
+    high = "∞" if figure.high is None else number(figure.high, unit)
+    return f"{number(figure.value, unit)} [{low}, {high}]"
 
 
 def deciding(verdict: Verdict) -> str:
@@ -77,19 +84,6 @@ def margin(verdict: Verdict) -> str:
     share = abs(verdict.margin)
     amount = number(share) if zero else f"{share:.0%} of the bound" if share < 2 else f"{share:.3g} times the bound"
     return f"{'inside' if verdict.margin >= 0 else 'beyond'} by {amount}"
-
-
-def break_even(verdict: Verdict) -> list[str]:
-    """Which values of the proposal's parameters would do, a sentence each."""
-    said = []
-    for found in verdict.break_even:
-        tried = list(found.tried)
-        if found.limit is None:
-            said.append(f"{found.parameter}: none of {tried[0]} to {tried[-1]} would keep the bound")
-        else:
-            own = "as it is here" if found.limit == found.own else f"here it is {found.own}"
-            said.append(f"{found.parameter}: {found.limit} would just keep the bound, {own}")
-    return said
 
 
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
@@ -207,6 +201,7 @@ def training_rows(result: Result) -> list[tuple[str, ...]]:
 
 SHORT = {
     "training.loss_gap": "loss gap to BF16",
+    "training.validation_gap": "gap of the validation loss",
     "training.gradient_drift": "first gradient's distance from BF16's",
     "training.gradient_bias": "of that along BF16's",
     "numerics.relative_frobenius": "accumulation error",

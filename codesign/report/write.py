@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codesign.break_even import sentences
 from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
 from codesign.report import tables
@@ -93,10 +94,11 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         steps=tables.step_rows(result),
         layers=tables.layer_rows(result),
         training=tables.training_rows(result),
+        caveats=list(dict.fromkeys(f.caveat for f in result.training if f.caveat)),
         marks=tables.MARKS,
         short=tables.SHORT,
         deciding=tables.deciding,
         margin=tables.margin,
-        break_even=tables.break_even,
+        break_even=lambda verdict: list(sentences(verdict.break_even)),
         spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
     )

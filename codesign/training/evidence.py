@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from codesign.evidence import Evidence, Figure, Plot, Series
 from codesign.proposal import Proposal, Value, Variant
+from codesign.training.gaps import NUDGED, assay, drift_ratio, first_drifts, gap
 from codesign.training.recipe import Recipe, load_recipe
-from codesign.training.records import NUDGED, Record, drift_ratio, first_drifts, gap, shipped
+from codesign.training.records import Record, shipped
 from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")
@@ -25,8 +26,9 @@ DRIFTS = {"error": "gradient_drift", "along": "gradient_bias"}
 
 METHOD = (
     "Loss gaps are of runs with the same weights, text and schedule as BF16 runs of the same record: mean training loss over "
-    "the last quarter of the steps, over BF16's, less 1; the value is the mean over seeds, the interval Student's t at 95 %, "
-    "never narrower than that of BF16 runs that start a hair off. "
+    "the last quarter of the steps, over BF16's, less 1, and beside it the loss on validation text after the last step; the "
+    "value is the mean over seeds, the interval Student's t at 95 %, never narrower than that of BF16 runs that start a hair "
+    "off. How much worse the sums of a record may be and still pass stands beside its gaps. "
     "A run whose loss became infinite or NaN breaks every bound. Gradient drift and bias are of the first gradient, at the "
     "weights that BF16's has; all tokens push a weight the same way there, so sums grow with K as they do not later.",
     "What runs of this size cannot show: divergence that sets in late. DeepSeek-V3 saw block-wise scaled gradients diverge at "
@@ -73,30 +75,30 @@ def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
         found = gap(record, arm)
         if found is None or len(found.seeds) < 2:
             continue
-        means = {"loss_gap": (found.mean, found.low, found.high)}
-        means |= {DRIFTS[field]: ends for field, ends in first_drifts(record, arm).items()}
-        for metric, ends in means.items():
-            value, low, high = map(_rounded, ends)
+        spreads = {"loss_gap": found.training, "validation_gap": found.validation}
+        spreads |= {DRIFTS[field]: spread for field, spread in first_drifts(record, arm).items()}
+        for metric, spread in spreads.items():
             yield Figure(
                 metric=f"training.{metric}",
                 variant=variant,
                 at=at,
                 workload=f"{record.size}, {_tokens(record):.3g}M tokens",
                 tensors="",
-                value=value,
-                low=low,
-                high=high,
+                value=_rounded(spread.mean if spread else None),
+                low=_rounded(spread.low if spread else None),
+                high=_rounded(spread.high if spread else None),
                 kind="computed",
                 source=f"{name}: size {record.size}, {_tokens(record):.3g}M tokens, {len(found.seeds)} seeds, "
                 f"{record.machine}, commit {record.commit or 'unknown'}",
                 ratios=_drift_ratios(record, arm, arms) if metric == "gradient_drift" else {},
+                caveat=assay(record) if metric.endswith("_gap") else "",
             )
 
 
 def _drift_ratios(record: Record, arm: str, arms: dict[tuple[Variant, Value | None], str]) -> dict[str, Any]:
     """The interval of the drift's ratio to each variant's, whose runs start from the same weights."""
     ratios = {variant: drift_ratio(record, arm, other) for (variant, at), other in arms.items() if at is None}
-    return {variant: tuple(map(_rounded, ends)) for variant, ends in ratios.items() if ends}
+    return {variant: (_rounded(r.low), _rounded(r.high)) for variant, r in ratios.items() if r}
 
 
 def _rounded(x: float | None) -> float | None:

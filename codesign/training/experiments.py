@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
+from codesign.training.gaps import Spread, gap
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
-from codesign.training.records import Drift, Record, Run, add, gap, read
+from codesign.training.records import Drift, Record, Run, add, read
 from codesign.training.size import Size
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
@@ -186,9 +187,10 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
             name,
             str(len(runs)),
             _mean([r.tail for r in runs]),
-            "" if name == REFERENCE or g is None else gap_words(g.mean, g.low, g.high),
+            "" if name == REFERENCE or g is None else gap_words(g.training),
             "" if name == REFERENCE or g is None or g.largest is None else f"{g.largest:.2%}",
             _mean([r.validation for r in runs]),
+            "" if name == REFERENCE or g is None else gap_words(g.validation),
             _drift([r.drift_at_start for r in runs]),
             _drift([r.drift for r in runs]),
             f"{1000 * record.model.tokens / speed:.3g}",
@@ -204,6 +206,7 @@ HEADINGS = (
     "gap to BF16",
     "largest",
     "validation",
+    "its gap",
     "gradient at start",
     "at end",
     "ms/step",
@@ -212,12 +215,12 @@ HEADINGS = (
 )
 
 
-def gap_words(mean: float | None, low: float | None, high: float | None) -> str:
-    """A gap in words."""
-    if mean is None:
+def gap_words(gap: Spread | None) -> str:
+    """Return a gap in words; None: a run diverged."""
+    if gap is None:
         return "diverged"
-    interval = "" if low is None or high is None else f" [{low:+.2%}, {high:+.2%}]"
-    return f"{mean:+.2%}{interval}"
+    interval = "" if gap.low is None or gap.high is None else f" [{gap.low:+.2%}, {gap.high:+.2%}]"
+    return f"{gap.mean:+.2%}{interval}"
 
 
 def _speed(runs: Sequence[Run]) -> float:

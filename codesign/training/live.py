@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from codesign.terminal import console
 from codesign.training.experiments import HEADINGS, find, run, summary
+from codesign.training.gaps import assay
 from codesign.training.plot import PLOT, svg
 from codesign.training.records import FILE
 from codesign.training.size import Size, find_size
@@ -64,6 +65,7 @@ def train(
             for row in summary(record, e.arms):
                 table.add_row(*row)
             terminal.print(table)
+        terminal.print(f"Gaps say this much: {assay(record)}.", highlight=False)
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
             write_file(plot, svg(record, experiment), *PLOT)

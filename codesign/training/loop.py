@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from codesign.training.data import batch, text
 from codesign.training.engines import Engine, engine_of
+from codesign.training.gaps import summarise
 from codesign.training.linear import Arithmetic
 from codesign.training.model import Transformer
 from codesign.training.optimizer import AdamW, upload
 from codesign.training.recipe import Recipe, load_recipe
-from codesign.training.records import Drift, Run, summarise
+from codesign.training.records import Drift, Run
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
 from isa_model.files import fresh_file

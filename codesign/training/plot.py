@@ -14,7 +14,8 @@ from typing import Any
 from codesign.report.plots import styled
 from codesign.training.evidence import curve
 from codesign.training.experiments import REFERENCE, experiments, find
-from codesign.training.records import NUDGED, Record, read
+from codesign.training.gaps import NUDGED
+from codesign.training.records import Record, read
 from isa_model.files import write_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,0 +1,358 @@
+"""Proposals side by side, and what an evaluation is said to have found, on toy evidence."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from codesign import reports
+from codesign.compare import OVERFLOW, compare
+from codesign.evidence import Alternative, Figure
+from codesign.finding import arrival, finding, headline, worst, worst_by_pass
+from codesign.report.comparison import heading, notes
+from codesign.variants import LABELS
+from isa_model import InputError
+
+TOTAL, SUMS = "numerics.total_error", "numerics.relative_frobenius"
+HOPPER, OTHER = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "hopper.wgmma.m64n256k32.f16.e4m3.e4m3"
+
+
+def figure(metric, value, half=0.0, variant="proposal", workload="llama.fprop.o", tensors="normal", **more):
+    ends = {"low": None, "high": None} if value is None or half is None else {"low": value - half, "high": value + half}
+    kind = "computed" if metric.startswith(("numerics", "cast")) else "modelled"
+    about = {
+        "metric": metric,
+        "variant": variant,
+        "workload": workload,
+        "tensors": tensors,
+        "value": value,
+        "kind": kind,
+    }
+    return Figure(**{**about, **ends, "source": "toy", **more})
+
+
+def area(value, half=0.01, **more):
+    return figure("cost.area_ratio", value, half, workload="", tensors="", **more)
+
+
+def moved(metric, new, old, model="deepseek-v3", **more):
+    return (
+        figure(metric, new, workload=model, tensors="", **more),
+        figure(metric, old, variant="software", workload=model, tensors=""),
+    )
+
+
+def result(name, figures=(), costs=(), traffic=(), timing=(), casts=(), base=HOPPER, today=False):
+    """What a comparison needs of a result; software and today have the errors given, or twice the proposal's."""
+    return SimpleNamespace(
+        proposal=SimpleNamespace(proposal=name, title=name.upper(), base=base, multiplies_as_today=today),
+        headline=f"about {name}",
+        figures=tuple(figures),
+        costs=tuple(costs),
+        traffic=tuple(traffic),
+        timing=tuple(timing),
+        casts=tuple(casts),
+    )
+
+
+def errors(own, software=0.5, today=0.9, half=0.001, **more):
+    pairs = (("proposal", own), ("software", software), ("today", today))
+    return [figure(TOTAL, value, half, variant=v, **more) for v, value in pairs]
+
+
+def rows(made):
+    return {e.proposal: e for e in made.entries}
+
+
+def test_a_smaller_area_at_the_same_error_beats():
+    """The larger one is beaten and says by what; today's rows stand beside, ratios to them 1 by definition."""
+    made = compare([result("a", errors(0.1), [area(1.5)]), result("b", errors(0.1), [area(1.2)])])
+    found = rows(made)
+    assert list(found) == ["a", "b", "today's software", "today's instruction alone"]
+    assert [e.role for e in made.entries] == ["proposal", "proposal", "software", "today"]
+    assert (found["a"].front, found["a"].beaten_by) == (False, ("b",))
+    assert (found["b"].front, found["b"].beaten_by) == (True, ())
+    assert found["today's software"].values == {TOTAL: 0.5, "cost.area_ratio": 1.0}
+    assert found["today's instruction alone"].values == {TOTAL: 0.9, "cost.area_ratio": 1.0}
+    assert found["today's software"].front
+    assert found["today's instruction alone"].beaten_by == ("today's software",)
+    assert (found["a"].title, found["a"].headline, found["today's software"].title) == ("A", "about a", HOPPER)
+    assert made.judged == (TOTAL, "cost.area_ratio")
+    assert made.covered == ("llama.fprop.o, normal",)
+    assert "a is beaten by b." in notes(made)
+    assert made.apart == ()
+
+
+def test_todays_software_beats_what_costs_more_and_gains_nothing():
+    """A proposal with software's error and a larger area is on no front."""
+    made = compare([result("a", errors(0.5), [area(1.5)]), result("b", errors(0.1), [area(1.2)])])
+    assert rows(made)["a"].beaten_by == ("b", "today's software")
+
+
+def test_what_is_better_only_within_its_interval_beats_nothing():
+    """0.100 and 0.101, each to 0.01, are the same; so is an area without doubt but equal."""
+    made = compare(
+        [result("a", errors(0.1, half=0.01), [area(1.2)]), result("b", errors(0.101, half=0.01), [area(1.2)])]
+    )
+    assert rows(made)["a"].front
+    assert rows(made)["b"].front
+    better = compare([result("a", errors(0.1), [area(1.2)]), result("b", errors(0.2), [area(1.2)])])
+    assert rows(better)["b"].beaten_by == ("a",)
+    unsure = compare([result("a", errors(0.1, half=None), [area(1.2)]), result("b", errors(0.2), [area(1.3)])])
+    assert (rows(unsure)["a"].front, rows(unsure)["a"].beaten_by, rows(unsure)["b"].front) == (False, (), True)
+    assert "Too little was sampled to judge a." in notes(unsure)
+    touching = compare([result("a", errors(0.1, half=0.05), [area(1)]), result("b", errors(0.2, half=0.05), [area(1)])])
+    assert rows(touching)["b"].front
+
+
+def test_outputs_that_overflow_are_beaten_by_that_alone():
+    """However small, fast and exact elsewhere; and nothing is beaten by it."""
+    lost = [*errors(None), figure(SUMS, 0.0)]
+    made = compare([result("lost", lost, [area(0.5)]), result("b", errors(0.1), [area(1.2)])])
+    found = rows(made)
+    assert (found["lost"].front, found["lost"].beaten_by) == (False, (OVERFLOW,))
+    assert found["b"].front
+    assert TOTAL in made.judged
+
+
+def test_only_the_same_gemms_and_tensors_are_compared():
+    """The worst is over what both have; with nothing in common none is starred and that is said."""
+    both = [*errors(0.1), *errors(0.9, workload="llama.wgrad.o")]
+    made = compare([result("a", both, [area(1.2)]), result("b", errors(0.2), [area(1.2)])])
+    assert rows(made)["a"].values[TOTAL] == 0.1
+    apart = compare(
+        [result("a", errors(0.1, workload="deepseek-v3.wgrad.o"), [area(1.2)]), result("b", errors(0.2), [area(1.1)])]
+    )
+    assert apart.judged == ()
+    assert not any(e.front or e.beaten_by for e in apart.entries)
+    assert TOTAL not in rows(apart)["a"].values
+    assert apart.apart == (TOTAL,)
+    said = notes(apart)
+    assert said[0] == "Not comparable: they have no total error on the same GEMM and tensors, so none is starred."
+    assert "total error: not comparable, as no two have it on the same GEMM." in said
+    tensors = compare([result("a", errors(0.1, tensors="uniform")), result("b", errors(0.2))])
+    assert tensors.judged == ()
+
+
+def test_bytes_are_ratios_to_software_over_models_that_both_have():
+    """Only whole models; a model that one of them has alone does not count; more bytes lose."""
+    metric = "traffic.hbm_bytes"
+    a = [
+        *moved(metric, 5.0, 10.0),
+        *moved(metric, 90.0, 10.0, "llama"),
+        *moved(metric, 70.0, 10.0, "deepseek-v3.fprop"),
+    ]
+    made = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8.0, 10.0))])
+    found = rows(made)
+    assert (found["a"].values[metric], found["b"].values[metric]) == (0.5, 0.8)
+    assert found["b"].beaten_by == ("a",)
+    assert found["today's software"].values[metric] == 1
+    assert metric not in found["today's instruction alone"].values
+    lone = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8, 10, "x"))])
+    assert metric not in lone.axes
+    assert "HBM bytes over software's: not comparable, as no two have it on the same model." in notes(lone)
+
+
+def test_what_one_has_alone_is_shown_and_not_judged():
+    """An area of one proposal is in the table; the front is found on what all have."""
+    made = compare([result("a", errors(0.1), [area(1.2)]), result("b", errors(0.2))])
+    assert "cost.area_ratio" in made.axes
+    assert made.judged == (TOTAL,)
+    assert rows(made)["b"].beaten_by == ("a",)
+
+
+def test_speed_is_better_above_and_compared_under_the_same_assumptions():
+    """Intervals that overlap may hide a certain order: each case of one against the same case of the other."""
+
+    def speed(value, slow):
+        cases = (Alternative(assumption="rate", other="low", value=slow),)
+        about = {"workload": "deepseek-v3", "tensors": "", "alternatives": cases}
+        return [figure("timing.step_speedup", value, 0.3, **about)]
+
+    made = compare([result("a", errors(0.1), timing=speed(1.2, 1.1)), result("b", errors(0.1), timing=speed(1.1, 1.0))])
+    assert rows(made)["b"].beaten_by == ("a",)
+    mixed = compare(
+        [result("a", errors(0.1), timing=speed(1.2, 0.9)), result("b", errors(0.1), timing=speed(1.1, 1.0))]
+    )
+    assert rows(mixed)["a"].front
+    assert rows(mixed)["b"].front
+    assert heading("timing.step_speedup").endswith("↑")
+    assert heading(TOTAL) == "total error ↓"
+    worse = compare(
+        [result("a", errors(0.1), timing=[figure("timing.step_speedup", v, workload="deepseek-v3", tensors="")])
+         for v in (1.2,)]
+        + [result("b", errors(0.1), timing=[figure("timing.step_speedup", 1.1, workload="deepseek-v3", tensors="")])]
+    )  # fmt: skip
+    assert rows(worse)["b"].beaten_by == ("a",)
+
+
+def test_todays_rows_are_told_apart_where_bases_or_casts_differ():
+    """One row for each way of today, named after the proposals it belongs to."""
+    made = compare(
+        [
+            result("a", errors(0.1, software=0.3)),
+            result("b", errors(0.1, software=0.4), base=OTHER),
+            result("c", errors(0.1, software=0.3)),
+        ]
+    )
+    names = [e.proposal for e in made.entries if e.role == "software"]
+    assert names == ["today's software, for a and 1 more", "today's software, for b"]
+    assert [e.title for e in made.entries if e.role == "software"] == [HOPPER, OTHER]
+
+
+def test_sums_of_a_path_are_todays():
+    """A proposal that changes no instruction has no accumulation error of its own."""
+    both = [*errors(0.1), figure(SUMS, 0.01)]
+    made = compare([result("a", both, today=True), result("b", both)])
+    assert SUMS not in rows(made)["a"].values
+    assert rows(made)["b"].values[SUMS] == 0.01
+
+
+def test_results_are_found_by_their_file_folder_or_proposal(monkeypatch, tmp_path):
+    """A proposal's report must be of what it says now; another file is read as it is."""
+    mine, other = SimpleNamespace(proposal="mine"), SimpleNamespace(proposal="other")
+    read = []
+
+    def reading(path):
+        read.append(path)
+        return SimpleNamespace(proposal=mine)
+
+    monkeypatch.setattr(reports, "read_result", reading)
+    monkeypatch.setattr(reports, "load_proposal", lambda path: {"a.yaml": mine, "b.yml": other}[path.name])
+    monkeypatch.setattr(reports, "FOLDER", tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"a.yaml has no report yet\n *= codesign evaluate a.yaml"):
+        reports.result_of("a.yaml")
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").touch()
+    targets = [str(tmp_path / "folder"), "a.yaml", str(tmp_path / "x.json")]
+    assert [reports.result_of(target)[1].proposal for target in targets] == [mine] * 3
+    assert read == [tmp_path / "folder" / "result.json", tmp_path / "mine" / "result.json", tmp_path / "x.json"]
+    with pytest.raises(InputError, match=r"b.yml changed since its report\n *= codesign evaluate b.yml"):
+        reports.result_of("b.yml")
+
+
+def test_a_comparison_takes_two_proposals_each_once():
+    """One alone and one twice are refused, with the name."""
+    a, b = result("a", errors(0.1)), result("b", errors(0.1))
+    with pytest.raises(InputError, match=r"a comparison takes two proposals or more\n *= codesign compare A B"):
+        compare([a])
+    with pytest.raises(InputError, match=r"`b` is there twice\n *= each proposal once"):
+        compare([a, b, b])
+
+
+# -- what was found --------------------------------------------------------------------------------------------------
+
+
+def judged(*judgements):
+    return [SimpleNamespace(judgement=j) for j in judgements]
+
+
+@pytest.mark.parametrize(
+    ("judgements", "words"),
+    [
+        (("supported",) * 2, "2 of 2 claims hold, none are refuted."),
+        (("supported", "refuted"), "1 of 2 claims holds, 1 is refuted."),
+        (("refuted", "refuted", "undetermined"), "0 of 3 claims hold, 2 are refuted, 1 is undetermined."),
+        (("undetermined", "undetermined"), "0 of 2 claims hold, none are refuted, 2 are undetermined."),
+    ],
+)
+def test_the_headline_counts_verdicts(judgements, words):
+    """What holds, what is refuted, and what is not known."""
+    assert headline(judged(*judgements), errors(0.1)) == words
+
+
+def test_the_headline_says_that_outputs_overflow():
+    """Of the proposal and of what it is compared with, and where."""
+    lost = [*errors(None, software=None), *errors(0.1, software=None, tensors="uniform")]
+    said = headline(judged("supported"), lost)
+    assert said == (
+        "1 of 1 claims holds, none are refuted. Outputs with the proposal overflow on 1 of 2 pairs of GEMM and tensors: "
+        "infinite or NaN. Outputs with today's software overflow everywhere: infinite or NaN."
+    )
+
+
+def test_the_finding_begins_with_d_and_says_what_stays():
+    """Total error the same for both first, then what sums and the rounding of D make of it, then sums before rounding."""
+    made = [
+        *errors(0.0485, software=0.0485),
+        figure("numerics.output_error", 1.6257e-3),
+        figure("numerics.output_error", 1.6286e-3, variant="software"),
+        figure("numerics.changed_share", 0.001),
+        figure("numerics.changed_share", 0.065, variant="software"),
+        figure("numerics.output_error", 3e-7, workload="llama.wgrad.o"),
+        figure("numerics.output_error", 3.2e-4, variant="software", workload="llama.wgrad.o"),
+        figure(SUMS, 5.8e-7),
+        figure(SUMS, 3.2e-4, variant="software"),
+        figure(SUMS, 4.8e-3, variant="today"),
+    ]
+    assert finding(made, LABELS) == (
+        "The total error of D, as it leaves the GEMM, is at worst 0.049 with the proposal and with today's software. "
+        "Sums and the rounding of D make of that: where D is rounded to BF16 0.0016 with the proposal and with today's "
+        "software, 0.1 % with the proposal and 6.5 % with today's software of the outputs differing from exact sums; where "
+        "it is FP32 3e-07 with the proposal and 0.00032 with today's software. "
+        "Before D is rounded, the error of accumulation is at worst 5.8e-07 with the proposal, 0.00032 with today's "
+        "software and 0.0048 with today's instruction alone."
+    )
+    assert finding([figure(SUMS, 0.1)], {"proposal": ""}) == (
+        "Before D is rounded, the error of accumulation is at worst 0.1 with the proposal, today's software and "
+        "instruction being the same."
+    )
+    assert "not finite with the proposal" in finding(errors(None), LABELS)
+    two = [figure(SUMS, 0.1), figure(SUMS, 0.2, variant="software")]
+    assert finding(two, {"proposal": "", "software": ""}).endswith(
+        "0.1 with the proposal and 0.2 with today's software."
+    )
+    assert finding([], LABELS) == ""
+
+
+def test_the_finding_of_a_path_begins_with_d_too():
+    """The total error of each pass, then the tensor, then what is moved; changes under half a percent are none."""
+    arrived = [
+        figure("cast.relative_error", v, variant=w)
+        for w, v in (("proposal", 0.02), ("software", 0.03), ("exact", 0.02))
+    ]
+    products = [*errors(0.05, software=0.05), *errors(0.04, software=0.06, workload="llama.wgrad.o")]
+    traffic = [*moved("traffic.hbm_bytes", 9.0, 10.0), *moved("traffic.l2_bytes", 12.0, 10.0)]
+    traffic += moved("traffic.network_bytes", 5.0, 10.0)
+    traffic += [*moved("traffic.hbm_bytes", 1.0, 10.0, "llama"), *moved("traffic.smem_bytes", 1.0, 10.0)]
+    assert arrival(arrived, products, traffic, LABELS) == (
+        "The total error of D is at worst 0.05 with the proposal and with today's software in fprop, 0.04 with the proposal "
+        "and 0.06 with today's software in wgrad. "
+        "At its worst the relative error of a tensor that arrives is 0.02 along the proposed path and after one cast straight "
+        "from BF16 and 0.03 with today's software. "
+        "A layer's step of deepseek-v3 moves 10% fewer bytes through HBM, 20% more bytes from L2 to the SMs and 50% "
+        "fewer bytes over the network."
+    )
+    small = [*moved("traffic.hbm_bytes", 10.04, 10.0), *moved("traffic.l2_bytes", 9.94, 10.0)]
+    small += moved("traffic.network_bytes", 1.0, 0.0)
+    small.insert(1, figure("traffic.network_bytes", 1.0, workload="llama", tensors=""))
+    assert arrival([], [], small, LABELS) == "A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."
+    assert arrival([], errors(0.05), [], {"proposal": ""}) == (
+        "The total error of D is at worst 0.05 with the proposal in fprop; today's software is no different."
+    )
+    assert arrival([], [], [], LABELS) == ""
+
+
+def test_the_worst_is_the_largest_error_the_least_db_the_largest_bias():
+    """Whichever way is better; swept values are not of the proposal itself; not finite is worst."""
+    made = [
+        figure(TOTAL, 0.1),
+        figure(TOTAL, 0.3, tensors="uniform"),
+        figure(TOTAL, 0.9, at=13),
+        figure("numerics.sqnr_db", 20.0),
+        figure("numerics.sqnr_db", 10.0, tensors="uniform"),
+        figure("numerics.bias", -0.2),
+        figure("numerics.bias", 0.1, tensors="uniform"),
+        figure(SUMS, 0.5, variant="exact"),
+        figure(SUMS, None, variant="exact", tensors="uniform"),
+    ]
+    found = {(f.variant, f.metric): f.value for f in worst(made)}
+    assert found == {
+        ("proposal", TOTAL): 0.3,
+        ("proposal", "numerics.sqnr_db"): 10,
+        ("proposal", "numerics.bias"): -0.2,
+        ("exact", SUMS): None,
+    }
+    passes = worst_by_pass([*made, figure(TOTAL, 0.2, workload="llama.wgrad.o")], "proposal")
+    assert {step: f.value for step, f in passes.items()} == {"fprop": 0.3, "wgrad": 0.2}

@@ -1,0 +1,224 @@
+"""Gaps between training runs and how sure they are, on records written by hand; no torch is needed."""
+
+from functools import cache
+
+import pytest
+
+from codesign.evidence import Figure
+from codesign.proposal import parse_proposal
+from codesign.quantiles import student_t
+from codesign.training import evidence
+from codesign.training.experiments import arms, gap_words
+from codesign.training.gaps import NUDGED, Spread, assay, drift_ratio, first_drifts, gap, summarise
+from codesign.training.records import Drift, Record, Run, shipped
+from codesign.training.size import find_size
+from isa_model.diagnostics import parse_yaml
+
+SIZE = find_size("tiny").model_copy(update={"tokens": 256, "steps": 8})
+
+
+@cache
+def recipe(arm):
+    return arms()[arm].resolved()
+
+
+def run(arm, seed, tail, validation=None, drift=None, curve=None, engine="model"):
+    found = recipe(arm)
+    return Run(
+        arm=arm,
+        recipe=found,
+        recipe_sha256=found.sha256,
+        seed=seed,
+        engines=(engine,) * 3,
+        steps=tuple(range(1, 9)),
+        curve=curve or (tail or 1.0,) * 8,
+        tail=tail,
+        validation=tail if validation is None else validation,
+        drift_at_start=None if drift is None else Drift(error=drift, along=-drift / 2),
+        dropped=0.0,
+        seconds=1.0,
+        tokens_per_second=1.0,
+    )
+
+
+def record(*runs):
+    about = {"text_sha256": "", "text_bytes": 1, "commit": "", "machine": "hand", "versions": {}}
+    return Record(schema_version=1, size="tiny", model=SIZE, runs=runs, **about)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.7062), (2, 4.3027), (9, 2.2622), (10, 2.2281), (11, 2.2010), (15, 2.1314), (30, 2.0423), (1000, 1.9623)],
+)
+def test_students_t_has_its_own_degrees_of_freedom(degrees, quantile):
+    """Above 10 degrees, too, where it is not 2 yet."""
+    assert student_t(0.975, degrees) == pytest.approx(quantile, abs=6e-5)
+
+
+def test_the_gap_of_sixteen_seeds_takes_fifteen_degrees():
+    """The framework's gap on 16 seeds of the shipped record: [-0.41, +0.11] percent, not [-0.39, +0.09]."""
+    found = gap(dict(shipped())["tiny.json"], "framework").training
+    assert gap_words(found) == "-0.15% [-0.41%, +0.11%]"
+
+
+def test_a_gap_is_over_the_seeds_that_both_have():
+    """Training and validation, each with its own interval; a seed that one lacks does not count."""
+    runs = [run("bf16", s, 2.0, 3.0) for s in (0, 1)]
+    runs += [run("bits-8", s, t, v) for s, t, v in ((0, 2.02, 3.03), (1, 2.06, 3.03), (2, 9.0, 9.0))]
+    found = gap(record(*runs), "bits-8")
+    assert found.seeds == (0, 1)
+    assert found.each == pytest.approx((0.01, 0.03))
+    assert (found.training.mean, found.validation.mean) == pytest.approx((0.02, 0.01))
+    half = student_t(0.975, 1) * 0.01
+    assert (found.training.low, found.training.high) == pytest.approx((0.02 - half, 0.02 + half))
+    assert (found.validation.low, found.validation.high) == pytest.approx((0.01, 0.01))
+    assert gap(record(*runs), "bits-10") is None
+    assert gap(record(*runs[2:]), "bits-8") is None
+
+
+def test_three_seeds_take_two_degrees_of_freedom():
+    """Deviations of -1, 0, 1 percent: their standard deviation over the root of three, times 4.303."""
+    runs = [run("bf16", s, 1.0) for s in range(3)] + [run("bits-8", s, 1.01 + s / 100) for s in range(3)]
+    found = gap(record(*runs), "bits-8").training
+    assert found.mean == pytest.approx(0.02)
+    assert found.high - found.mean == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+
+
+def test_one_seed_has_a_gap_and_no_interval():
+    """Its mean is there, and nothing around it."""
+    found = gap(record(run("bf16", 0, 2.0), run("bits-8", 0, 2.1)), "bits-8")
+    assert (found.training.mean, found.training.low, found.training.high) == (pytest.approx(0.05), None, None)
+    assert gap_words(found.training) == "+5.00%"
+
+
+def test_a_run_that_diverged_leaves_no_gap():
+    """Of training, validation or both; the others are still told seed by seed."""
+    runs = [run("bf16", s, 2.0) for s in (0, 1)] + [run("bits-8", 0, 2.0), run("bits-8", 1, None, 2.0)]
+    found = gap(record(*runs), "bits-8")
+    assert (found.training, found.largest, found.each) == (None, None, (0.0, None))
+    assert found.validation.mean == 0
+    assert gap_words(found.training) == "diverged"
+
+
+@pytest.mark.parametrize("field", ["training", "validation"])
+def test_no_gap_is_surer_than_that_of_equal_runs(field):
+    """Seeds that agree by chance take the interval of BF16 runs that started a hair off; wider ones keep their own."""
+    base = [run("bf16", s, 2.0) for s in (0, 1)]
+    same = [run("bits-8", s, 2.02) for s in (0, 1)]
+    nudged = [run(NUDGED, s, t) for s, t in ((0, 1.98), (1, 2.02))]
+    floor = student_t(0.975, 1) * 0.01
+    quiet, noisy, one = (gap(record(*base, *same, *n), "bits-8") for n in ([], nudged, nudged[:1]))
+    assert getattr(quiet, field).high == pytest.approx(0.01)
+    assert getattr(one, field).high == pytest.approx(0.01)
+    assert getattr(noisy, field).high == pytest.approx(0.01 + floor)
+    assert getattr(noisy, field).low == pytest.approx(0.01 - floor)
+    wide = [run("bits-8", s, t) for s, t in ((0, 2.0), (1, 2.2))]
+    assert getattr(gap(record(*base, *wide, *nudged), "bits-8"), field).high == pytest.approx(0.05 + 5 * floor)
+
+
+def test_the_largest_gap_is_of_the_smoothed_curves_after_a_quarter():
+    """In either direction, of any seed; what lies in the first quarter does not count."""
+    curve = (9.0, 9.0, 2.0, 2.0, 1.9, 2.0, 2.0, 2.02)
+    runs = [run("bf16", s, 2.0) for s in (0, 1)] + [run("bits-8", 0, 2.0), run("bits-8", 1, 2.0, curve=curve)]
+    assert gap(record(*runs), "bits-8").largest == pytest.approx(0.05)
+
+
+def drifting(**tails):
+    """BF16 and arms of two seeds each: mean gap, half of the distance between the seeds, first gradient's distance."""
+    runs = [run("bf16", s, 1.0, drift=0.0) for s in (0, 1)]
+    for arm, (mean, half, drift, *engine) in tails.items():
+        for seed, sign in ((0, -1), (1, 1)):
+            tail = 1 + mean + sign * half
+            runs.append(
+                run(arm.replace("_", "-"), seed, tail, drift=drift, **dict(zip(("engine",), engine, strict=False)))
+            )
+    return record(*runs)
+
+
+def test_a_record_says_which_worse_numerics_pass_in_it():
+    """Of all arms whose gap reaches down to zero the one whose first gradient is farthest off, with its bits."""
+    found = assay(drifting(bits_8=(0.02, 0.01, 0.5), bits_10=(0.0, 0.001, 0.2), bits_17=(0.0, 0.001, 0.01)))
+    assert found == (
+        "at size tiny 8-bit sums pass, too: +2.00% [-10.71%, +14.71%], with a first gradient 50% off BF16's"
+    )
+    seen = assay(drifting(bits_8=(0.2, 0.001, 0.5), bits_10=(0.001, 0.001, 0.2)))
+    assert seen.startswith("at size tiny 10-bit sums pass, too: +0.10%")
+    edge = assay(drifting(bits_8=(0.5, 0.001, 0.5), tensor_promoted=(0.0, 0.001, 0.3), framework=(0.0, 0.001, 0.2)))
+    assert "`tensor-promoted` passes, too" in edge
+    assert "`tensor-exact` passes, too" in assay(drifting(tensor_exact=(0.0, 0.001, 0.3)))
+
+
+def test_what_proves_nothing_is_no_assay():
+    """BF16 itself, a nudged one, FP32 sums in the instruction's stead, single seeds, and gaps that were seen."""
+    unknown = "at size tiny it is not known which worse numerics would pass, too"
+    assert assay(drifting()) == unknown
+    assert assay(drifting(bf16_nudged=(0.0, 0.001, 0.5))) == unknown
+    assert assay(drifting(bits_8=(0.0, 0.001, 0.5, "fp32"))) == unknown
+    assert assay(drifting(bits_8=(0.5, 0.001, 0.5))) == unknown
+    assert assay(record(run("bf16", 0, 1.0, drift=0.0), run("bits-8", 0, 1.0, drift=0.5))) == unknown
+
+
+def test_first_gradients_are_means_over_seeds():
+    """Distance and the part along BF16's, with Student's interval; ratios over the seeds that both have."""
+    runs = [run("bits-8", s, 1.0, drift=d) for s, d in ((0, 0.1), (1, 0.3))]
+    runs += [run("bits-10", s, 1.0, drift=d) for s, d in ((0, 0.1), (1, 0.1), (2, 0.0), (3, 9.0))]
+    made = record(*runs)
+    drifts = first_drifts(made, "bits-8")
+    half = student_t(0.975, 1) * 0.1
+    assert (drifts["error"].mean, drifts["error"].high) == pytest.approx((0.2, 0.2 + half))
+    assert (drifts["along"].mean, drifts["along"].low) == pytest.approx((-0.1, -0.1 - half / 2))
+    assert first_drifts(record(*runs[:1]), "bits-8") == {}
+    ratio = drift_ratio(made, "bits-8", "bits-10")
+    assert (ratio.mean, ratio.high) == pytest.approx((2.0, 2.0 + 10 * half))
+    assert drift_ratio(made, "bits-10", "bits-10").mean == 1
+    assert drift_ratio(record(*runs[:1], *runs[2:]), "bits-8", "bits-10") is None
+    assert drift_ratio(record(*runs[:2]), "bits-8", "bits-10") is None
+
+
+def test_losses_are_smoothed_without_bias():
+    """A constant stays itself; the tail is the mean of the last quarter; a loss that is no number leaves none."""
+    steps, curve, tail = summarise([1.0] * 12 + [2.0] * 4)
+    assert (steps, tail) == (tuple(range(1, 17)), 2.0)
+    assert curve[11] == 1.0
+    assert curve[12] == pytest.approx(1 + 0.1 / (1 - 0.9**13), abs=1e-6)
+    steps, curve, tail = summarise([1.0] * 1000)
+    assert (len(steps), steps[0], steps[-1], set(curve)) == (100, 10, 1000, {1.0})
+    assert summarise([1.0, 3.0])[2] == 3.0
+    assert summarise([1.0] * 12 + [2.0, 3.0, 3.0, 3.0])[2] == 2.75
+    assert summarise([1.0, 4 / 3])[1] == (1.0, round((0.09 + 0.1 * 4 / 3) / 0.19, 6))
+    assert summarise([1.0, float("nan")])[2] is None
+    assert summarise([]) == ((), (), None)
+
+
+TEXT = """proposal: mine
+title: x
+source: x
+base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
+change:
+  stages:
+    fuse: {fraction_bits: 17, result: {format: fp32, rounding: toward-zero, overflow: infinity}}
+software: {group: null}
+claims:
+  - {metric: training.loss_gap, at_most: 0.05}
+"""
+
+
+def test_every_gap_stands_beside_its_validation_gap_and_what_the_record_can_tell(monkeypatch):
+    """Both gaps carry the caveat, the drifts none, and a verdict on a gap says it."""
+    from codesign.claims import judge
+
+    made = drifting(bits_17=(0.0, 0.001, 0.1), tensor_promoted=(0.0, 0.001, 0.2), bits_8=(0.0, 0.001, 0.5))
+    monkeypatch.setattr(evidence, "shipped", lambda: (("hand.json", made),))
+    mine = parse_proposal(parse_yaml(TEXT, "mine.yaml"))
+    figures = {(f.metric.split(".")[1], f.variant): f for f in evidence.gather(mine).figures}
+    own = figures["loss_gap", "proposal"]
+    assert own.caveat == figures["validation_gap", "proposal"].caveat == assay(made)
+    assert "8-bit sums pass, too" in own.caveat
+    assert figures["gradient_drift", "proposal"].caveat == ""
+    assert figures["gradient_drift", "proposal"].ratios == {"software": (0.5, 0.5), "proposal": (1.0, 1.0)}
+    assert (own.value, own.low) == pytest.approx((0.0, -12.71e-3), rel=1e-2, abs=1e-9)
+    assert isinstance(own, Figure)
+    (verdict,) = judge(mine, evidence.gather(mine).figures)
+    assert verdict.judgement == "supported"
+    assert verdict.reason.endswith(assay(made))
+    assert Spread(mean=1.0).low is None
