@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.evidence import Figure
 from codesign.intervals import Estimate, decibel, figures, norm, share
-from codesign.proposal import Proposal
+from codesign.proposal import Proposal, Value
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.path import exactly_once, walk
@@ -65,7 +65,7 @@ def figures_of_path(
 ) -> list[Figure]:
     """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
     sums = sums_of_path(proposal, gemm, tensors, seeds)
-    found = {(variant, None): estimates(of) for variant, of in sums.items()}
+    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
     bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
     return list(figures(gemm.name, tensors, found, bases, level))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import copysign, exp, inf, isfinite, log, log10, sqrt
+from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.evidence import Figure
@@ -98,7 +98,8 @@ class Estimate:
     def _reach(self, influence: Array, level: float) -> Ends:
         """How far below and above the interval reaches."""
         if self.resampled:
-            half = _t(level, self.resampled - 1) * sqrt(float(influence @ influence))
+            # Few values lie about a quantile: its variance is known half as well as that of a sum.
+            half = _t(level, (self.resampled - 1) / 2) * sqrt(float(influence @ influence))
             return half, half
         return reach(influence, level)
 
@@ -169,13 +170,13 @@ def reach(influence: Array, level: float) -> Ends:
     kurtosis = float((spread**4).mean()) / second**2
     t = _t(level, min(count - 1.0, max(round(2 * count / max(kurtosis - 1, 0.1)), 3)))
     deviation = sqrt(_variance(influence))
-    skew = float((spread**3).mean()) / second**1.5 / sqrt(count)
+    skew = float((spread**3).mean() / second**1.5 / sqrt(count))
 
     def bent(y: float) -> float:
         if abs(skew) < 1e-6:
             return y
         inner = 1 + skew * (y - skew / 6)
-        return 3 / skew * (copysign(abs(inner) ** (1 / 3), inner) - 1)
+        return 3 / skew * (copysign(cbrt(abs(inner)), inner) - 1)
 
     return deviation * max(t, bent(t)), deviation * max(t, -bent(-t))
 

@@ -76,7 +76,8 @@ class DrawnLines(Lines):
     @property
     def power(self) -> Float64:
         """Mean square of the scales along K of each seed's tensor."""
-        return (self.along**2).mean(axis=1)
+        power: Float64 = (self.along**2).mean(axis=1)
+        return power
 
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).
@@ -107,7 +108,8 @@ class DrawnLines(Lines):
         else:
             sizes, values = (groups.T > 0).astype(np.float64), groups.T
         found = self.tensor.element.largest(rng, counts[:, :, None, None] * sizes)
-        return (found * scales[:, :, None, None] * values).max(axis=(1, 2))
+        largest: Float64 = (found * scales[:, :, None, None] * values).max(axis=(1, 2))
+        return largest
 
     def ends(self, count: int) -> Float32:
         """Draw the largest and the smallest magnitude that `count` other lines have at each k (seeds, lines, 2, K)."""
