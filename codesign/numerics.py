@@ -192,8 +192,8 @@ def _baselines(proposal: Proposal) -> list[str]:
         promotes = f"promoted every {practice.promote_every} products" if practice.promote_every else "not promoted"
         scales = f"FP32 scales of groups of {practice.group}" if practice.group else "no scale within K"
         said[0] = f"Today's software is {practice.title} changed: {promotes}, {scales}."
-    if practice.quantisation.headroom:
-        limit = room(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
+    limit = room(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
+    if practice.quantisation.headroom and limit:
         said.append(
             f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
             "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from codesign.baselines import Baseline, baselines, fitting
-from codesign.parts import BaseName, SourceName, WorkloadName
+from codesign.parts import OWN_VARIANTS, BaseName, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
@@ -224,11 +224,18 @@ def parse_proposal(document: Document) -> Proposal:
         raise InputError([*problems, *_change_problems(document)]) from None
     here = pathlib.Path(document.name).parent
     layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
-    proposal = proposal.model_copy(update={"layers": layers})
+    claims = tuple(_on_software(claim, proposal.practice.name) for claim in proposal.claims)
+    proposal = proposal.model_copy(update={"layers": layers, "claims": claims})
     problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]
     if problems:
         raise InputError(problems)
     return proposal
+
+
+def _on_software(claim: Claim, name: str) -> Claim:
+    """The claim with `software` in place of the name of the baseline that software is."""
+    named = {field: "software" for field in ("of", "relative_to") if getattr(claim, field) == name}
+    return claim.model_copy(update=named)
 
 
 def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
@@ -252,6 +259,14 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
             problems += told(error, ("workloads", i))
     if problems:
         return problems
+    there = [*OWN_VARIANTS, *(b.name for b in proposal.others)]
+    for i, claim in enumerate(proposal.claims):
+        for field in ("of", "relative_to"):
+            if (name := getattr(claim, field)) and name not in there:
+                hint = f"here there are: {', '.join(there)}"
+                problems.append(
+                    document.problem(("claims", i, field), f"the baseline `{name}` does not fit the base", hint)
+                )
     trials = proposal.trials
     for i, tensors in enumerate(proposal.tensors):
         if not any(t == tensors for _, t in trials):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from codesign.evaluate import evaluate
 from codesign.arriving import Flows
+from codesign.evaluate import evaluate
 from codesign.operands import on_the_way
 from codesign.proposal import parse_proposal
 from codesign.trial import Sampling, Trial

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from codesign.evaluate import Result
 from codesign.report import tables
+from codesign.report.baselines import baseline_table
 from codesign.report.plots import bytes_by_operation, svg, tornado
 from codesign.timing.plots import VARIANTS
 from isa_model.files import check_folder, json_lines, write_folder
@@ -57,6 +58,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         result=result,
         plots=plots,
         worst=tables.worst_table(result),
+        baselines=baseline_table(result),
         tables=list(tables.figure_tables(result)),
         costs=tables.cost_rows(result),
         casts=tables.cast_table(result) if result.casts else None,
