@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.baselines import Baseline, baselines, fitting
-from codesign.parts import MOST, BaseName, Few, Once, SourceName, WorkloadName
+from codesign.parts import MOST, OWN_VARIANTS, BaseName, Few, Once, SourceName, WorkloadName
 from codesign.parts import Claim as Claim
 from codesign.parts import Layer as Layer
 from codesign.parts import Path as Path
@@ -214,7 +214,8 @@ def parse_proposal(document: Document) -> Proposal:
         raise InputError(dict.fromkeys(problems)) from None
     here = pathlib.Path(document.name).parent
     layers = {n: layer.model_copy(update={"file": str(here / layer.file)}) for n, layer in proposal.layers.items()}
-    proposal = proposal.model_copy(update={"layers": layers})
+    claims = tuple(_on_software(claim, proposal.practice.name) for claim in proposal.claims)
+    proposal = proposal.model_copy(update={"layers": layers, "claims": claims})
     problems = [*_instruction_problems(document, proposal), *_workload_problems(document, proposal)]
     if problems:
         raise InputError(dict.fromkeys(problems))
@@ -275,6 +276,12 @@ def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]
     return [document.problem(f["at"], f["text"], f["hint"], key=True) for f in faults]
 
 
+def _on_software(claim: Claim, name: str) -> Claim:
+    """The claim with `software` in place of the name of the baseline that software is."""
+    named = {field: "software" for field in ("of", "relative_to") if getattr(claim, field) == name}
+    return claim.model_copy(update=named)
+
+
 def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
     """Layers whose file, tensors or shapes are wrong; sources and claims that no GEMM has operands for."""
 
@@ -298,6 +305,14 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
             problems += told(error, ("workloads", i))
     if problems:
         return problems
+    there = [*OWN_VARIANTS, *(b.name for b in proposal.others)]
+    for i, claim in enumerate(proposal.claims):
+        for field in ("of", "relative_to"):
+            if (name := getattr(claim, field)) and name not in there:
+                hint = f"here there are: {', '.join(there)}"
+                problems.append(
+                    document.problem(("claims", i, field), f"the baseline `{name}` does not fit the base", hint)
+                )
     trials = proposal.trials
     for i, tensors in enumerate(proposal.tensors):
         if not any(t == tensors for _, t in trials):

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codesign.arriving import Flows, behind, carried, dispatched, usual
-from codesign.baselines import baselines, fitting
+from codesign.baselines import baselines
 from codesign.errors import errors_of, metrics_of
 from codesign.evaluate import evaluate
 from codesign.numerics import _method
 from codesign.proposal import parse_proposal
 from codesign.quantising import Quantisation, cast_of, room
+from codesign.report.baselines import baseline_table
 from codesign.timing.operations import software
 from codesign.traffic.count import schemes
 from codesign.traffic.evidence import gather
@@ -21,7 +22,7 @@ from codesign.workloads.gemms import gemms, models, sent
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import FORMATS
-from isa_model.library import names
+from isa_model.library import catalogue, raw
 from isa_model.path import Step
 
 W = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -48,14 +49,14 @@ claims: [{{metric: {claim}}}]
 
 
 def kinds():
-    """One base for each pair of architecture and formats of operands, accumulator and scales that differ in their baseline."""
+    """One base for each combination of formats of operands, accumulator and scales in the catalogue; of FP8, FP6 and FP4 the
+    ones with E4M3 and of like operands stand for the others."""
     found = {}
-    for name in names():
-        spec = load(name)
-        own = spec.scale and spec.scale.a.format.name
-        practice = fitting(spec)[0]
-        # One of each combination of formats with the other of e4m3 is enough of FP8, FP6 and FP4.
-        found.setdefault((spec.a.name, spec.b.name, spec.accumulator.name, own, practice.name), name)
+    for name in catalogue():
+        spec = raw(name)
+        a, b = spec["a"], spec["b"]
+        if a == b or "e4m3" in (a, b) or not str(a).startswith("e"):
+            found.setdefault(str((a, b, spec["accumulator"], spec.get("scale"))), name)
     return list(found.values())
 
 
@@ -105,11 +106,11 @@ def test_defaults_follow_the_formats_of_the_base(base, first, others):
     """The default is today's practice for the base; the others that fit are compared under their names."""
     made = proposal(base)
     assert made.practice.name == first
-    """Each has a title, a description and a source, and is used: by default, as an alternative, or as the last resort."""
+    assert {c.variant for c in variants(made)} == {"today", "software", "proposal", "exact", *others}
 
 
-def test_every_baseline_says_where_it_is_written():
-    """Each has a title, a description and a source, and is used: by default, as an alternative, or as the last resort."""
+def test_every_baseline_says_what_it_does_and_where_that_is_written():
+    """Each has a clause and a source, which reports print."""
     for baseline in baselines().values():
         assert len(baseline.about) > 20
         assert len(baseline.source) > 10
@@ -201,13 +202,27 @@ def test_a_proposal_names_its_baseline():
 def test_a_claim_names_a_baseline():
     """`relative_to` takes the name of a baseline that fits the base, and its figures are there."""
     made = proposal(
-        workloads="[deepseek-v3.wgrad.kv-b]",
+        more="path: {operands: [gradient], steps: [{at: kernel}]}",
+        workloads="[mpnet-base.wgrad.down]",
         claim="numerics.total_error, relative_to: transformer-engine, at_most: 1.5",
     )
-    result = evaluate(made, Sampling(rows=6, columns=6, seeds=(0,)))
+    result = evaluate(made, Sampling(rows=24, columns=24, seeds=(0,)))
     (verdict,) = result.verdicts
     assert verdict.deciding.value == pytest.approx(1.2, abs=0.1)  # the recipe quantises activations twice
     assert {f.variant for f in result.figures} >= {"transformer-engine", "torchao-rowwise"}
+    table = baseline_table(result)
+    assert [row[0] for row in table[1]] == ["DeepSeek-V3's recipe (today's software)", *(b.title for b in made.others)]
+    assert table[0] == ["wgrad"]
+
+
+def test_the_chosen_baseline_is_todays_software_under_either_name():
+    """A claim on the baseline that software is means software; one on a baseline of other bases is told what there is."""
+    made = proposal(claim="numerics.total_error, relative_to: deepseek-v3, at_most: 1")
+    assert made.claims[0].relative_to == "software"
+    with pytest.raises(InputError) as told:
+        proposal(claim="numerics.total_error, relative_to: ocp-mx, at_most: 1")
+    assert "p.yaml:8:" in str(told.value)
+    assert "transformer-engine, torchao-tensorwise" in str(told.value)
 
 
 def test_the_recipes_second_layout_costs_and_transformer_engines_does_not():

@@ -14,6 +14,7 @@ import pytest
 from codesign.evaluate import Result, evaluate
 from codesign.evidence import Kind, Plot, Series
 from codesign.metrics import NUMERICS
+from codesign.numerics import BESIDE
 from codesign.proposal import Quantisation, load_proposal, parse_proposal
 from codesign.quantising import cast_of
 from codesign.report import write as report
@@ -54,9 +55,10 @@ def result():
 
 
 def test_every_metric_of_every_variant_gemm_and_value_is_there(result):
-    """Two GEMMs, one source, four variants and two swept values give a figure per metric, each with its interval."""
+    """Two GEMMs, one source, four variants and two swept values give a figure per metric, each with its interval; of the other
+    baselines there are the errors."""
     keys = {(f.metric, f.workload, f.variant, f.at) for f in result.figures}
-    assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2)
+    assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2) + len(BESIDE) * 2 * 3
     for f in result.figures:
         assert f.kind == "computed"
         assert f.low <= f.value <= f.high

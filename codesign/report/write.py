@@ -8,6 +8,7 @@ from codesign.break_even import sentences
 from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
 from codesign.report import tables
+from codesign.report.baselines import baseline_table
 from codesign.report.plots import bytes_by_operation, svg, tornado
 from codesign.results import FAULTS, read_result
 from codesign.timing.plots import VARIANTS
@@ -81,6 +82,7 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         result=result,
         plots=plots,
         worst=tables.worst_table(result),
+        baselines=baseline_table(result),
         tables=list(tables.figure_tables(result)),
         costs=tables.cost_rows(result),
         casts=tables.cast_table(result) if result.casts else None,
