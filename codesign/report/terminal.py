@@ -22,6 +22,8 @@ def show(result: Result, console: Console) -> None:
     for verdict in result.verdicts:
         style = _STYLES[verdict.judgement]
         reason = deciding(verdict) if verdict.deciding else verdict.reason
+        if verdict.deciding and verdict.judgement == "undetermined":
+            reason += f": {verdict.reason}"
         table.add_row(
             Text(f"{MARKS[verdict.judgement]} {verdict.judgement}", style=style),
             verdict.statement,
