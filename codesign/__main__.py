@@ -40,7 +40,12 @@ def run(arguments: list[str]) -> int:
     gc.set_threshold(100_000, 50, 50)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from isa_model.diagnostics import InputError, Unavailable
+    from isa_model.printable import unprintable, visible
 
+    for argument in arguments:
+        if character := unprintable(argument):
+            print(f"the argument `{visible(argument)}` holds {character}\n     = a name without it", file=sys.stderr)
+            return 2
     try:
         from codesign.cli import run_app
 

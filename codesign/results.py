@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from codesign.evaluate import SCHEMA_VERSION, Result, spec_sha256
 from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
+from codesign.variants import labels
 from isa_model.diagnostics import InputError
 from isa_model.printable import unprintable
 from isa_model.reading import MIB, parse_json, read_bytes, reason
@@ -83,6 +84,8 @@ def _contradictions(result: Result) -> Iterator[str]:
         yield "its verdicts are not on its proposal's claims"
     if any(v.deciding is None for v in result.verdicts if v.judgement != "undetermined"):
         yield "a verdict has no figure that decided"
+    if result.labels != labels(proposal) or (result.worst and not result.figures):
+        yield "its `labels`, `worst` and `figures` are not of the same variants"
     if not result.sampling.seeds:
         yield "it has no seed"
     for name, plots in _held(result, Plot):

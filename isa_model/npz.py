@@ -79,7 +79,7 @@ def read(path: Path, array: Array) -> NDArray[Any]:
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose directory has been checked."""
     try:
-        with open_file(path) as file, zipfile.ZipFile(bounded := _Bounded(file)) as archive:  # type: ignore[arg-type]
+        with open_file(path) as file, zipfile.ZipFile(bounded := _Bounded(file)) as archive:
             bounded.directory = False
             _check_directory(path, archive.infolist(), file.seek(0, 2))
             yield archive

@@ -7,12 +7,13 @@ any size. All of that is decided on the open file before its content takes memor
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MIB = 1 << 20
 MAX_JSON_DEPTH = 100
@@ -26,7 +27,7 @@ _KINDS = {
 }
 
 
-def open_file(path: Path | str, limit: int | None = None) -> BinaryIO:
+def open_file(path: Path | str, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file of at most `limit` bytes for reading.
 
     Raises OSError, whose `strerror` says why: what it is instead of a file, or that it is larger than the limit.
