@@ -37,7 +37,7 @@ title: Killed {0}
 source: benchmarks/kill.py
 base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
 change: {{stages: {{fuse: {{fraction_bits: 25}}}}}}
-workloads: [minilm-l6.fprop.up]
+workloads: [mpnet-base.fprop.down]
 tensors: [normal]
 claims: [{{metric: numerics.total_error, at_most: 0.1}}]
 """

@@ -73,8 +73,8 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
     what its formats' digits allow."""
     digits = {"fp64": 0, "fp32": 1e-6, "tf32": 2e-5, "fp16": 5e-3, "bf16": 2e-5, "int8": 0.02, "uint8": 0.02}
     for base in kinds():
-        made = proposal(base, workloads="[minilm-l6.fprop.up]")
-        gemm = gemms()["minilm-l6.fprop.up"]
+        made = proposal(base, workloads="[mpnet-base.fprop.down]")
+        gemm = gemms()["mpnet-base.fprop.down"]
         found, outcomes = errors(made, gemm, "normal")
         for variant in ("software", *(b.name for b in made.others)):
             assert np.isfinite(outcomes[variant].d).all(), (base, variant)
@@ -157,7 +157,7 @@ def test_no_sum_of_elements_within_the_room_exceeds_a_register(k, base):
 
 def test_integers_hold_signed_numbers_in_unsigned_formats():
     """Operands of uint8 give what int8 gives: the sums of what the moved zero adds are taken off exactly."""
-    gemm = gemms()["minilm-l6.fprop.up"]
+    gemm = gemms()["mpnet-base.fprop.down"]
     values = []
     for a, b in (("s8", "s8"), ("u8", "s8"), ("s8", "u8"), ("u8", "u8")):
         _, outcomes = errors(proposal(f"ampere.mma.m16n8k32.s32.{a}.{b}.s32"), gemm, "outliers")

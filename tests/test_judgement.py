@@ -435,7 +435,7 @@ def test_a_captured_tensor_is_tested_as_it_is():
     path = {"operands": ["activation"], "steps": [{"at": "dispatch", "to": "e4m3", "scale": "ue8m0"}]}
     text = TEXT.replace("tensors: [normal, uniform, outliers]", "tensors: [normal, captured]")
     text = text.replace(
-        "workloads: [deepseek-v3, smollm2-135m]", "workloads: [smollm2-135m, minilm-l6]"
+        "workloads: [deepseek-v3, smollm2-135m]", "workloads: [smollm2-135m, mpnet-base]"
     ) + f"path: {path}\n".replace("'", "")
     about = parse_proposal(parse_yaml(text, "toy.yaml"))
     claim = Claim(metric="cast.relative_error", at_most=1)
