@@ -35,7 +35,7 @@ from isa_model.instruction import Instruction
 from isa_model.processes import pool
 from isa_model.stage import Spec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of result.json; a reader refuses another one."""
 
 

@@ -184,4 +184,5 @@ def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes 
         return values
     rows, columns = side.group
     down, right = np.arange(values.shape[0]) // rows, np.arange(values.shape[1]) // columns
-    return values * decode_array(side.format, scales)[down[:, None], right]
+    every: Float64 = decode_array(side.format, scales)[down[:, None], right]
+    return values * every

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from codesign.evaluate import Result, worst_by_pass
+from codesign.evaluate import Result
+from codesign.finding import worst_by_pass
 from codesign.report.tables import interval
 
 
