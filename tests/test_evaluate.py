@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_result(result):
 def test_a_result_survives_its_json(result):
     """result.json read again is the result, and carries its schema version."""
     text = result.model_dump_json()
-    assert json.loads(text)["schema_version"] == 3
+    assert json.loads(text)["schema_version"] == 4
     assert Result.model_validate_json(text) == result
 
 
