@@ -145,7 +145,7 @@ def _results() -> tuple[tuple[str, bytes], ...]:
     from codesign.trial import Sampling
 
     text = _proposal("t.npz").decode().replace("layers: {mine: {file: t.npz, activation: x, weight: w}}\n", "")
-    text = text.replace("[mine]", "[minilm-l6.fprop.up]").replace("[captured]", "[normal]")
+    text = text.replace("[mine]", "[mpnet-base.fprop.down]").replace("[captured]", "[normal]")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "p.yaml")
         path.write_text(text)
