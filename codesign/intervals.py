@@ -117,7 +117,7 @@ class Estimate:
         ratio = self.total / base.total
         if self.clusters < FEWEST_CLUSTERS:
             return ratio, None
-        if ratio == 1 and (self.influence == base.influence).all():
+        if ratio == 1 and self.influence.any() and (self.influence == base.influence).all():
             return ratio, (1.0, 1.0)
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)

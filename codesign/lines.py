@@ -43,11 +43,11 @@ class Lines:
         return np.ones(self.x.shape[:2])
 
     @property
-    def power(self) -> Float64:
-        """Mean square of the scales along K of each seed's tensor."""
+    def scales(self) -> Float64:
+        """Scales of each seed's tensor along K, (seeds, K)."""
         import numpy as np
 
-        return np.ones(len(self.x))
+        return np.ones((len(self.x), self.x.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ class DrawnLines(Lines):
         return self.weight
 
     @property
-    def power(self) -> Float64:
-        """Mean square of the scales along K of each seed's tensor."""
-        power: Float64 = (self.along**2).mean(axis=1)
-        return power
+    def scales(self) -> Float64:
+        """Scales of each seed's tensor along K, (seeds, K)."""
+        return self.along
 
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).

@@ -100,8 +100,10 @@ def test_two_zeros_are_equal_and_nothing_is_a_finite_multiple_of_zero():
     assert one.over(zero, 0.95) == (inf, None)
     assert infinite.over(one, 0.95) == (inf, None)
     assert one.over(infinite, 0.95) == (0.0, None)
-    none = share(np.zeros(9), np.full(9, 50.0), 450)
+    none, whole = (share(np.full(9, hits), np.full(9, 50.0), 450) for hits in (0.0, 50.0))
     assert none.over(none, 0.95) == (1.0, (1.0, 1.0))
+    ratio, (low, high) = whole.over(whole, 0.95)  # all of those seen may not be all there are
+    assert 0.98 < low < ratio == 1 < high < 1.02
 
 
 def test_a_share_that_was_not_seen_has_an_upper_limit():
