@@ -149,6 +149,21 @@ def test_a_path_has_a_manual_page():
         assert words in text
 
 
+def test_logfmt_is_proposed_where_its_source_proposes_it():
+    """LogFMT is of ISCA 3.2, tried in a simulated combine stage; no shipped proposal puts it into dispatch or cites 4.3."""
+    found = 0
+    for path in (ROOT / "proposals").glob("*.yaml"):
+        made = load_proposal(path)
+        logarithmic = [s for s in (made.path.steps if made.path else ()) if s.logfmt]
+        if logarithmic:
+            found += 1
+            assert {s.at for s in logarithmic} == {"combine"}
+            sources = [made.source, *(c.source for c in made.claims)]
+            assert "3.2" in made.source
+            assert not any("4.3" in source for source in sources)
+    assert found == 2
+
+
 # -- traffic ---------------------------------------------------------------------------------------------------------
 
 
