@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -179,6 +180,28 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     with pytest.raises(InputError):  # the old one is back, and it is not a comparison
         write_folder(tmp_path / "r", {"a.txt": "2"}, "a comparison")
     assert sorted(content(tmp_path)) == ["r/SHA256SUMS", "r/a.txt"]
+
+
+@posix
+def test_a_writer_killed_while_it_writes_leaves_one_run_whole(tmp_path):
+    """A process that does nothing but replace a folder of 20 files gets kill -9; each time all files are of one run."""
+    program = (
+        "import itertools, pathlib, sys; from isa_model.files import write_folder; print(flush=True)\n"
+        "for i in itertools.count():\n"
+        "    write_folder(pathlib.Path(sys.argv[1]), {f'{n}.txt': f'{i} ' * 1000 for n in range(20)}, 'a report')\n"
+    )
+    folder, chosen = tmp_path / "r", random.Random(0)
+    write_folder(folder, {f"{n}.txt": "0 " * 1000 for n in range(20)}, "a report")
+    for _ in range(20):
+        with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            time.sleep(chosen.random() * 0.05)
+            process.kill()
+        texts = {path.read_text() for path in folder.glob("*.txt")}
+        assert (len(texts), len(list(folder.iterdir()))) == (1, 21)
+    write_folder(folder, {"a.txt": "1"}, "a report")
+    assert os.listdir(tmp_path) == ["r"]
 
 
 def test_where_names_cannot_be_exchanged_at_once_a_folder_is_replaced_all_the_same(tmp_path, monkeypatch):
