@@ -291,6 +291,7 @@ def test_ratios_of_readings():
     assert isnan(difference(lost, lost).value)
     assert Reading(-3, None).magnitude() == Reading(3, None)
     assert Reading(-1, (-3, 2)).magnitude() == Reading(1, (0, 3))
+    assert Reading(2, (1, 3)).magnitude() == Reading(2, (1, 3))
     assert Reading(-2, (-3, -1)).magnitude() == Reading(2, (1, 3))
     assert Reading(1, (0, 2)).magnitude() == Reading(1, (0, 2))
     assert ratio(Reading(0.5, (0, 1)), Reading.point(0)) == Reading(inf, (0, inf))
