@@ -140,15 +140,37 @@ def test_bytes_are_ratios_to_software_over_models_that_both_have():
         *moved(metric, 90.0, 10.0, "llama"),
         *moved(metric, 70.0, 10.0, "deepseek-v3.fprop"),
     ]
-    made = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8.0, 10.0))])
+    b = [*moved(metric, 8.0, 10.0), *moved(metric, 90.0, 10.0, "deepseek-v3.fprop")]
+    made = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=b)])
     found = rows(made)
     assert (found["a"].values[metric], found["b"].values[metric]) == (0.5, 0.8)
     assert found["b"].beaten_by == ("a",)
-    assert found["today's software"].values[metric] == 1
+    today = found["today's software"]
+    assert (today.low[metric], today.values[metric], today.high[metric], today.kinds[metric]) == (1, 1, 1, "modelled")
     assert metric not in found["today's instruction alone"].values
     lone = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8, 10, "x"))])
     assert metric not in lone.axes
     assert "HBM bytes over software's: not comparable, as no two have it on the same model." in notes(lone)
+
+
+def test_the_worst_of_what_is_shared_counts():
+    """The largest error of three places, the least speedup of three models."""
+
+    def speeds(*values):
+        models = ("deepseek-v3", "llama", "third")
+        return [figure("timing.step_speedup", v, workload=m, tensors="") for v, m in zip(values, models, strict=True)]
+
+    def places(*values):
+        return [f for v, t in zip(values, ("normal", "uniform", "outliers"), strict=True) for f in errors(v, tensors=t)]
+
+    made = compare(
+        [
+            result("a", places(0.1, 0.3, 0.2), timing=speeds(1.2, 1.1, 1.3)),
+            result("b", places(0.1, 0.1, 0.1), timing=speeds(1, 2, 3)),
+        ]
+    )
+    assert rows(made)["a"].values == {TOTAL: 0.3, "timing.step_speedup": 1.1}
+    assert made.covered == ("llama.fprop.o, normal", "llama.fprop.o, outliers", "llama.fprop.o, uniform")
 
 
 def test_what_one_has_alone_is_shown_and_not_judged():

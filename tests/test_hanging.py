@@ -284,6 +284,11 @@ def test_scale_groups_are_tried_where_the_instruction_scales():
     assert (groups.parameter, groups.own, groups.limit, groups.rising) == ("scale groups along K", 32, 32, False)
     assert set(groups.tried) <= {"512", "256", "128", "64", "32", "16"}
     assert with_groups(about.proposed(), 32) == about.proposed()
+    for side in ("a", "b"):
+        change = about.change | {"scale": {side: about.change["scale"][side]}}
+        one_sided = about.model_copy(update={"change": change})
+        assert one_sided.proposed().scale is not None
+        assert refine(one_sided, judge(one_sided, figures), figures, lab)[0].break_even == ()
     scaled_after = load_proposal("proposals/group-scaled-mma.yaml").proposed()
     assert with_groups(scaled_after, 256).scale.b.group == (256, 1)
     assert with_groups(scaled_after, 16) is None
@@ -376,6 +381,8 @@ def test_other_verdicts_stay_as_they_are():
     (found,) = refine(carried, judge(carried, figures), figures, Lab(lambda q: 0.5, "numerics.total_error"))
     assert found.break_even == ()
     assert found.bars != ()
+    gone = [figure(0.5, workload="gone")]
+    assert refine(toy(PLAIN), judge(toy(PLAIN), gone), gone, Lab(lambda q: 0.5)) == judge(toy(PLAIN), gone)
     nothing = toy(PLAIN)
     assert refine(nothing, judge(nothing, []), [], lab)[0].deciding is None
 
