@@ -75,6 +75,7 @@ def test_a_smaller_area_at_the_same_error_beats():
     assert found["today's software"].front
     assert found["today's instruction alone"].beaten_by == ("today's software",)
     assert (found["a"].title, found["a"].headline, found["today's software"].title) == ("A", "about a", HOPPER)
+    assert found["today's software"].headline == ""
     assert made.judged == (TOTAL, "cost.area_ratio")
     assert made.covered == ("llama.fprop.o, normal",)
     assert "a is beaten by b." in notes(made)
