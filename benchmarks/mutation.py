@@ -2,8 +2,8 @@
 
 `[tool.mutmut]` in pyproject.toml says which modules are mutated and which tests must notice. Needs the extra `mutation`; half
 an hour on two cores. Writes mutation.json beside this file: mutants by module, and every survivor with the reason why it
-computes the same, from mutation.yaml. Another run goes on where the last one ended, and tries survivors again; without the folder
-mutants/ all is run. Exit code 1 if less than 95 % are killed, or a survivor has no reason.
+computes the same, from mutation.yaml. Another run goes on where the last one ended, and tries survivors again; without the
+folder mutants/ all is run. Exit code 1 if less than 95 % are killed, or a survivor has no reason.
 """
 
 from __future__ import annotations
