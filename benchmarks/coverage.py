@@ -29,7 +29,7 @@ from codesign.numerics import Job, pool, run
 from codesign.proposal import load_proposal
 from codesign.provenance import commit
 from codesign.trial import Sampling
-from codesign.variants import variants
+from codesign.variants import LABELS, variants
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import CAPTURED, SOURCES
 
@@ -113,7 +113,7 @@ Found = dict[str, tuple[Mapping[str, Estimate], list[Mapping[str, Estimate]]]]
 
 def _products(task: Task) -> Found:
     proposal, sampling = load_proposal(PROPOSALS / f"{PRODUCTS}.yaml"), Sampling()
-    compared = tuple(variants(proposal))
+    compared = tuple(c for c in variants(proposal) if c.variant in LABELS and c.at is None)
     seeds = tuple(range(task.evaluations * len(sampling.seeds)))
     job = Job(gemms()[task.gemm], task.tensors, sampling.model_copy(update={"seeds": seeds}), proposal, compared)
     found = {}

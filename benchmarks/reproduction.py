@@ -57,8 +57,9 @@ def page() -> str:
         '## The "2 %"',
         "",
         "DSV3 3.3.2 gives the maximum relative error of an FP8 product with K = 4096 of two random matrices as nearly 2 %, and",
-        f"names neither distribution nor metric. Native Hopper FP8, one scale per tensor, {SIZE} x {SIZE} outputs, K = 4096 ({LINES}",
-        f"rows of each of {SIZE // LINES} tensors; a quarter of the rows of `outliers` are its rare tokens):",
+        "names neither distribution nor metric. Native Hopper FP8, one scale per tensor, "
+        f"{SIZE} x {SIZE} outputs, K = 4096 ({LINES} rows of each of {SIZE // LINES}",
+        "tensors; a quarter of the rows of `outliers` are its rare tokens):",
         "",
         "| distribution | max error / max value | error of 95 % of outputs / RMS value | relative Frobenius | "
         "median of error / value | max of error / value, values over a tenth of the largest | max of error / value |",

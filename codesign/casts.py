@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.evidence import Figure
 from codesign.intervals import Estimate, decibel, figures, norm, share
-from codesign.proposal import Proposal
+from codesign.proposal import Proposal, Value
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
-from isa_model.path import Step, exactly_once, walk
+from isa_model.path import exactly_once, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def figures_of_path(
 ) -> list[Figure]:
     """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
     sums = sums_of_path(proposal, gemm, tensors, seeds)
-    found = {(variant, None): estimates(of) for variant, of in sums.items()}
+    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
     bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
     return list(figures(gemm.name, tensors, found, bases, level))
 
@@ -82,8 +82,11 @@ def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[i
     captured = tensors == CAPTURED
     for seed in seeds[:1] if captured else seeds:  # what was captured is there once
         x = _tensor(gemm, tensors, seed)
+        wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
+        arrived = {steps: walk(steps, x).values for steps in wanted}
         for variant, made in parts.items():
-            made.append(_sums(x, paths[variant], RUN if captured else len(x)))
+            steps = paths[variant]
+            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
     return {variant: joined(made) for variant, made in parts.items()}
 
 
@@ -98,11 +101,10 @@ def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
     return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
 
 
-def _sums(x: Any, steps: tuple[Step, ...], run: int) -> Sums:
+def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
     """Sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
     import numpy as np
 
-    arrived, once = walk(steps, x).values, walk(exactly_once(steps), x).values
     original = x.astype(np.float64)
     unit = float((original**2).mean()) if run == len(x) else 1.0
 

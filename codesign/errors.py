@@ -128,23 +128,23 @@ def errors_of(outcome: Outcome) -> Errors:
         weights=weights.reshape(len(d), -1),
         row_errors=row_errors,
         row_weights=rows,
-        **_counts(
-            "a", a, _clustered(outcome, a.nonzero), _clustered(outcome, a.lost), _clustered(outcome, a.cut), rows
-        ),
-        **_counts("b", b, *(_repeated(x, len(d)) for x in (b.nonzero, b.lost, b.cut)), columns),
+        **_counts("a", a, [_clustered(outcome, x) for x in (a.nonzero, a.lost, a.cut)], rows),
+        **_counts("b", b, [_repeated(x, len(d)) for x in (b.nonzero, b.lost, b.cut)], columns),
     )
 
 
-def _counts(which: str, operand: Operand, nonzero: Any, lost: Any, cut: Any, weights: Any) -> dict[str, Array]:
+def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> dict[str, Array]:
+    """Weighted counts of an operand's elements; `counts` are of its lines: nonzero, lost and cut ones."""
     length = operand.codes.shape[2]
-    sums = {"nonzero": nonzero, "lost": lost, "cut": cut, "size": length}
+    sums = {**dict(zip(("nonzero", "lost", "cut"), counts, strict=True)), "size": length}
     found = {f"{name}_{which}": (weights * x).sum(axis=1) for name, x in sums.items()}
     return found | {f"elements_{which}": length * _effective(weights)}
 
 
 def _effective(weights: Any) -> Array:
     """Kish's effective number of weighted observations of each cluster."""
-    return weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    effective: Array = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return effective
 
 
 def _clustered(outcome: Outcome, x: Any) -> Any:

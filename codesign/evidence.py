@@ -53,7 +53,8 @@ class Figure(Spec):
     caveat: str = ""
     """A reservation to be said wherever the figure is."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    """Of the ratio to another variant, its interval where both share what varies; it is narrower than the figures' own."""
+    """Paired confidence interval of the ratio to each variant, from the same seeds (of levels in dB: of the difference). None
+    and None: too little was sampled, or the other figure may be zero."""
     alternatives: tuple[Alternative, ...] = ()
     """The figure under other assumptions, one changed at a time; drawn where a claim hangs on it."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import copysign, exp, inf, isfinite, log, sqrt
+from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.evidence import Figure
@@ -53,6 +53,8 @@ class Estimate:
     """A share of outputs added to that of operands."""
     resampled: int = 0
     """Clusters that were drawn with replacement; 0 where each was left out once."""
+    span: Ends = (-inf, inf)
+    """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
 
     @property
     def total(self) -> float:
@@ -78,9 +80,10 @@ class Estimate:
         if self.scale == "share":
             return self._of_share(level)
         below, above = self._reach(self.influence, level)
+        low, high = self.value - below, self.value + above
         if self.scale == "log":
-            return self.value * exp(-below), self.value * exp(min(above, 700.0))
-        return self.value - below, self.value + above
+            low, high = self.value * exp(-below), self.value * exp(min(above, 700.0))
+        return max(low, min(self.span[0], self.value)), min(high, max(self.span[1], self.value))
 
     def _of_share(self, level: float) -> Ends:
         units, variance = self.units, _variance(self.influence)
@@ -95,7 +98,8 @@ class Estimate:
     def _reach(self, influence: Array, level: float) -> Ends:
         """How far below and above the interval reaches."""
         if self.resampled:
-            half = _t(level, self.resampled - 1) * sqrt(float(influence @ influence))
+            # Few values lie about a quantile: its variance is known half as well as that of a sum.
+            half = _t(level, (self.resampled - 1) / 2) * sqrt(float(influence @ influence))
             return half, half
         return reach(influence, level)
 
@@ -113,13 +117,15 @@ class Estimate:
         ratio = self.total / base.total
         if self.clusters < FEWEST_CLUSTERS:
             return ratio, None
-        if ratio == 1 and (self.influence == base.influence).all():
+        if ratio == 1 and self.influence.any() and (self.influence == base.influence).all():
             return ratio, (1.0, 1.0)
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
         below, above = self._reach(self._relative() - base._relative(), level)
-        ends = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
-        return ratio, (ends[0], ends[1])
+        low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
+        if apart := self._apart(base, level):
+            low, high = max(low, apart[0]), min(high, apart[1])
+        return ratio, (low, high)
 
     def _relative(self) -> Array:
         return self.influence if self.scale == "log" else self.influence / self.value
@@ -164,13 +170,13 @@ def reach(influence: Array, level: float) -> Ends:
     kurtosis = float((spread**4).mean()) / second**2
     t = _t(level, min(count - 1.0, max(round(2 * count / max(kurtosis - 1, 0.1)), 3)))
     deviation = sqrt(_variance(influence))
-    skew = float((spread**3).mean()) / second**1.5 / sqrt(count)
+    skew = float((spread**3).mean() / second**1.5 / sqrt(count))
 
     def bent(y: float) -> float:
         if abs(skew) < 1e-6:
             return y
         inner = 1 + skew * (y - skew / 6)
-        return 3 / skew * (copysign(abs(inner) ** (1 / 3), inner) - 1)
+        return 3 / skew * (copysign(cbrt(abs(inner)), inner) - 1)
 
     return deviation * max(t, bent(t)), deviation * max(t, -bent(-t))
 
@@ -226,13 +232,19 @@ def norm(error2: Array, exact2: Array) -> Estimate:
 
     No error at all is 0, even of nothing; an error of nothing is infinite.
     """
+    import numpy as np
+
     error, exact = float(error2.sum()), float(exact2.sum())
-    none = 0.0 * exact2
+    none = np.zeros(len(exact2))
     if error == 0:
         return Estimate(0.0, none)
     if not isfinite(error) or exact == 0:
         return Estimate(inf, none)
-    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.sqrt(error2 / exact2)
+    each = each[~np.isnan(each)]
+    span = float(each.min()), float(each.max())
+    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2, span=span)
 
 
 def decibel(error: Estimate) -> Estimate:
@@ -241,7 +253,12 @@ def decibel(error: Estimate) -> Estimate:
         return Estimate(LOSSLESS, error.influence, "plain")
     if not isfinite(error.value):
         return Estimate(-inf, error.influence, "plain")
-    return Estimate(-20 * log(error.value) / log(10), -20 / log(10) * error.influence, "plain")
+
+    def level(x: float) -> float:
+        return LOSSLESS if x <= 0 else -20 * log10(x)
+
+    span = level(error.span[1]), level(error.span[0])
+    return Estimate(level(error.value), -20 / log(10) * error.influence, "plain", span=span)
 
 
 def quotient(part: Array, whole: Array) -> Estimate:
@@ -317,11 +334,12 @@ def _drawn(clusters: int) -> Array:
 
 
 def _left_out(sums: Array) -> Array:
-    """By how much each cluster raises the logarithm of the total; a cluster that holds all of it, no more than if it held
-    all but an average part."""
+    """By how much each cluster raises the logarithm of the total; one that holds all of it, as if it held all but an average
+    part."""
     import numpy as np
 
-    return np.asarray(-np.log1p(-np.minimum(sums / sums.sum(), 1 - 1 / len(sums))))
+    held = sums / sums.sum()
+    return np.asarray(-np.log1p(-np.where(held < 1, held, 1 - 1 / len(sums))))
 
 
 def _variance(influence: Array) -> float:

@@ -43,11 +43,11 @@ class Lines:
         return np.ones(self.x.shape[:2])
 
     @property
-    def power(self) -> Float64:
-        """Mean square of the scales along K of each seed's tensor."""
+    def scales(self) -> Float64:
+        """Scales of each seed's tensor along K, (seeds, K)."""
         import numpy as np
 
-        return np.ones(len(self.x))
+        return np.ones((len(self.x), self.x.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class DrawnLines(Lines):
         return self.weight
 
     @property
-    def power(self) -> Float64:
-        """Mean square of the scales along K of each seed's tensor."""
-        return (self.along**2).mean(axis=1)
+    def scales(self) -> Float64:
+        """Scales of each seed's tensor along K, (seeds, K)."""
+        return self.along
 
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).
@@ -107,7 +107,8 @@ class DrawnLines(Lines):
         else:
             sizes, values = (groups.T > 0).astype(np.float64), groups.T
         found = self.tensor.element.largest(rng, counts[:, :, None, None] * sizes)
-        return (found * scales[:, :, None, None] * values).max(axis=(1, 2))
+        largest: Float64 = (found * scales[:, :, None, None] * values).max(axis=(1, 2))
+        return largest
 
     def ends(self, count: int) -> Float32:
         """Draw the largest and the smallest magnitude that `count` other lines have at each k (seeds, lines, 2, K)."""

@@ -151,7 +151,7 @@ class Trial:
             output=FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"],
             rows=self.a.weights,
             columns=self.b.weights,
-            power=self.a.power * self.b.power,
+            power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
             operands=(a, b),
             captured=self.a.whole,
         )

@@ -31,9 +31,9 @@ def dot(a: Float64, b: Float64) -> Float64:
     parts = []
     for order in range(len(slices_a) + len(slices_b) - 1):
         for i in range(max(0, order - len(slices_b) + 1), min(order + 1, len(slices_a))):
-            product = slices_a[i] @ slices_b[order - i]
-            parts.append(np.ldexp(product, -width * (order + 2)))
-    return np.ldexp(to_odd(parts), exponents_a + exponents_b)
+            parts.append(np.ldexp(slices_a[i] @ slices_b[order - i], -width * (order + 2)))
+    product: Float64 = np.ldexp(to_odd(parts), exponents_a + exponents_b)
+    return product
 
 
 def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Exponents]:

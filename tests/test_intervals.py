@@ -82,6 +82,17 @@ def test_no_error_is_zero_even_of_nothing_and_an_error_of_nothing_is_infinite():
     assert decibel(norm(some / 100, some)).value == pytest.approx(20)
 
 
+def test_a_norm_that_one_cluster_holds_is_hardly_known():
+    """Where one of many clusters holds nearly all of the norm and is better than the others, the interval reaches to them;
+    an error that is in one cluster alone still has an interval."""
+    held = np.where(np.arange(32) == 5, 1e4, 1.0)
+    mine = norm(np.where(held > 1, 10.0, 0.04), held)
+    assert mine.interval(0.95) == (pytest.approx(np.sqrt(10 / 1e4)), pytest.approx(0.2))
+    assert decibel(mine).interval(0.95) == (pytest.approx(-20 * np.log10(0.2)), pytest.approx(30))
+    low, high = norm(np.where(held > 1, 1.0, 0.0), np.ones(32)).interval(0.95)
+    assert 0 < low < np.sqrt(1 / 32) < high <= 1
+
+
 def test_two_zeros_are_equal_and_nothing_is_a_finite_multiple_of_zero():
     """A ratio of two zeros is 1 without doubt; of something to zero infinite, of an infinite error too."""
     zero, one, infinite = norm(np.zeros(9), np.ones(9)), norm(np.ones(9), np.ones(9)), norm(np.ones(9), np.zeros(9))
@@ -89,8 +100,10 @@ def test_two_zeros_are_equal_and_nothing_is_a_finite_multiple_of_zero():
     assert one.over(zero, 0.95) == (inf, None)
     assert infinite.over(one, 0.95) == (inf, None)
     assert one.over(infinite, 0.95) == (0.0, None)
-    none = share(np.zeros(9), np.full(9, 50.0), 450)
+    none, whole = (share(np.full(9, hits), np.full(9, 50.0), 450) for hits in (0.0, 50.0))
     assert none.over(none, 0.95) == (1.0, (1.0, 1.0))
+    ratio, (low, high) = whole.over(whole, 0.95)  # all of those seen may not be all there are
+    assert 0.98 < low < ratio == 1 < high < 1.02
 
 
 def test_a_share_that_was_not_seen_has_an_upper_limit():

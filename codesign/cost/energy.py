@@ -28,7 +28,7 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
     from codesign.trial import per_line
 
     a, b = trial.operands(spec)  # of the first seed; a scale for each row and column
-    a_scales, b_scales = (x.scales if x.scales is None else x.scales[0] for x in (a, b))
+    a_scales, b_scales = (np.asarray(None) if x.scales is None else x.scales[0] for x in (a, b))
     step, k = per_line(one_step(spec)), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]

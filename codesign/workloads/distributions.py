@@ -78,8 +78,7 @@ def _array(function: Callable[[float], float]) -> Callable[[Float64], Float64]:
     def of(x: Float64) -> Float64:
         import numpy as np
 
-        found: Float64 = np.frompyfunc(function, 1, 1)(x).astype(np.float64)
-        return found
+        return np.asarray(np.frompyfunc(function, 1, 1)(x), np.float64)
 
     return of
 
@@ -102,7 +101,7 @@ def _mixed(part: Callable[[Float64], Float64], scale: Callable[[Float64], Float6
         coarse = np.exp(np.linspace(np.log(u[0]), np.log(u[-1]), 700))
         values = (part(coarse[:, None] / (_ROOT * np.abs(scale(g)))) * weights).sum(axis=1) / weights.sum()
         with np.errstate(divide="ignore"):
-            return np.exp(np.interp(np.log(u), np.log(coarse), np.log(values)))
+            return np.asarray(np.exp(np.interp(np.log(u), np.log(coarse), np.log(values))))
 
     return of
 
