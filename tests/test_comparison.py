@@ -207,6 +207,44 @@ def test_speed_is_better_above_and_compared_under_the_same_assumptions():
     assert rows(worse)["b"].beaten_by == ("a",)
 
 
+@pytest.mark.parametrize(
+    ("metric", "good", "bad", "beaten"),
+    [
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {"y": 1.12}), True),
+        ("timing.step_speedup", (1.2, {"x": 1.05}), (1.1, {"y": 1.12}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {"y": 1.25}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.1}), (1.1, {"y": 1.0}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {}), False),
+        ("cost.area_ratio", (1.1, {"x": 1.15}), (1.2, {"y": 1.18}), True),
+        ("cost.area_ratio", (1.1, {"x": 1.2}), (1.2, {"y": 1.3}), False),
+        ("cost.area_ratio", (1.1, {"x": 1.25}), (1.2, {"y": 1.3}), False),
+    ],
+)
+def test_a_certain_order_holds_in_every_case_of_either_side(metric, good, bad, beaten):
+    """A case that one side has alone is held against the other's value; a tie is no order; cases of one side alone are none."""
+
+    def with_cases(value, others):
+        cases = tuple(Alternative(assumption=k, other="case", value=v) for k, v in others.items())
+        workload = "deepseek-v3" if metric.startswith("timing") else ""
+        return [figure(metric, value, 0.3, workload=workload, tensors="", alternatives=cases)]
+
+    kind = "timing" if metric.startswith("timing") else "costs"
+    made = compare([result(n, errors(0.1), **{kind: with_cases(*v)}) for n, v in (("good", good), ("bad", bad))])
+    assert ("good" in rows(made)["bad"].beaten_by) == beaten
+    assert "bad" not in rows(made)["good"].beaten_by
+
+
+def test_intervals_that_touch_are_no_order():
+    """Of speedups, where more is better: the lower end of one must lie above the upper end of the other."""
+
+    def speed(value):
+        return [figure("timing.step_speedup", value, 0.25, workload="deepseek-v3", tensors="")]
+
+    for other, beaten in ((1.5, False), (1.75, False), (1.875, True)):
+        made = compare([result("a", errors(0.1), timing=speed(other)), result("b", errors(0.1), timing=speed(1.25))])
+        assert ("a" in rows(made)["b"].beaten_by) == beaten
+
+
 def test_todays_rows_are_told_apart_where_bases_or_casts_differ():
     """One row for each way of today, named after the proposals it belongs to."""
     made = compare(
