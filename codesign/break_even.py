@@ -97,10 +97,10 @@ def _of_values(parameter: str, own: Value, claim: Claim, by_value: dict[Value, l
 
 def _swept_value(proposal: Proposal) -> Value:
     """What the proposal itself has in the swept field."""
-    node: object = proposal.proposed().model_dump(mode="json")
+    node: Any = proposal.proposed().model_dump(mode="json")
     assert proposal.sweep is not None
     for step in proposal.sweep.field.split("."):
-        node = node[step] if isinstance(node, dict) else node
+        node = node[step]
     return node if isinstance(node, int | float | str) else str(node)
 
 

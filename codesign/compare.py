@@ -176,17 +176,16 @@ def _todays(results: Sequence[Result], shared: dict[str, set[Place] | None]) -> 
     )
     for role, words in roles:
         # Bytes and times of today's instruction alone are not counted.
-        same = [a for a in AXES if a in has and (role == "software" or a.startswith("cost."))]
-        kinds: dict[str, list[Result]] = {}
+        same = {a: _one(a) for a in AXES if a in has and (role == "software" or a.startswith("cost."))}
+        kinds: dict[str, list[tuple[Result, dict[str, Figure]]]] = {}
         for result in results:
-            found = _all(result, {a: set() if a in defined else shared[a] for a in AXES}, role)
-            kinds.setdefault(str([(a, f.value) for a, f in found.items()]), []).append(result)
-        for alike in kinds.values():
-            found = _all(alike[0], {a: set() if a in defined else shared[a] for a in AXES}, role)
-            others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-            name = words if len(kinds) == 1 else f"{words}, for {alike[0].proposal.proposal}{others}"
-            title = listed(list(dict.fromkeys(r.proposal.base for r in alike)))
-            rows.append(Row(name, title, role, "", found | {a: _one(a) for a in same}))
+            found = _all(result, shared, role)
+            kinds.setdefault(str([(a, f.value) for a, f in found.items()]), []).append((result, found))
+        for (first, found), *more in kinds.values():
+            others = f" and {len(more)} more" if more else ""
+            name = words if len(kinds) == 1 else f"{words}, for {first.proposal.proposal}{others}"
+            bases = dict.fromkeys(r.proposal.base for r, _ in [(first, found), *more])
+            rows.append(Row(name, listed(list(bases)), role, "", found | same))
     return rows
 
 

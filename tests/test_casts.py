@@ -21,6 +21,7 @@ from codesign.casts import (
 from codesign.proposal import parse_proposal
 from codesign.workloads.tensors import draw, recorded
 from isa_model.diagnostics import parse_yaml
+from isa_model.path import exactly_once, walk
 
 TEXT = """proposal: toy
 title: Toy
@@ -43,7 +44,9 @@ class Inline:
 
 
 def sums(x, run=None, path=TOY.path):
-    return casts._sums(np.asarray(x, np.float32), path.steps, run or len(x))
+    x = np.asarray(x, np.float32)
+    arrived, once = (walk(steps, x).values for steps in (path.steps, exactly_once(path.steps)))
+    return casts._sums(x, arrived, once, run or len(x))
 
 
 def test_the_sums_of_a_tensor_worked_by_hand():

@@ -47,11 +47,11 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
             "--out",
             str(tmp_path / "r"),
             "--rows",
-            "4",
+            "8",
             "--columns",
-            "4",
+            "8",
             "--seeds",
-            "1",
+            "1-8",
         ]
     )
     out, err = capsys.readouterr()
@@ -59,7 +59,7 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
     assert "✓ supported" in out
     assert err.splitlines()[-1] == f"report: {tmp_path}/r/report.html"  # a slow machine may have said what takes long
     assert "\x1b" not in out  # no colours where there is no terminal
-    assert json.loads((tmp_path / "r" / "result.json").read_text())["sampling"]["seeds"] == [1]
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["sampling"]["seeds"] == list(range(1, 9))
 
 
 def test_a_refuted_claim_exits_1_and_json_goes_to_stdout(tmp_path, capsys):

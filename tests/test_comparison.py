@@ -76,6 +76,7 @@ def test_a_smaller_area_at_the_same_error_beats():
     assert found["today's software"].front
     assert found["today's instruction alone"].beaten_by == ("today's software",)
     assert (found["a"].title, found["a"].headline, found["today's software"].title) == ("A", "about a", HOPPER)
+    assert found["today's software"].headline == ""
     assert made.judged == (TOTAL, "cost.area_ratio")
     assert made.covered == ("llama.fprop.o, normal",)
     assert "a is beaten by b." in notes(made)
@@ -141,15 +142,37 @@ def test_bytes_are_ratios_to_software_over_models_that_both_have():
         *moved(metric, 90.0, 10.0, "llama"),
         *moved(metric, 70.0, 10.0, "deepseek-v3.fprop"),
     ]
-    made = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8.0, 10.0))])
+    b = [*moved(metric, 8.0, 10.0), *moved(metric, 90.0, 10.0, "deepseek-v3.fprop")]
+    made = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=b)])
     found = rows(made)
     assert (found["a"].values[metric], found["b"].values[metric]) == (0.5, 0.8)
     assert found["b"].beaten_by == ("a",)
-    assert found["today's software"].values[metric] == 1
+    today = found["today's software"]
+    assert (today.low[metric], today.values[metric], today.high[metric], today.kinds[metric]) == (1, 1, 1, "modelled")
     assert metric not in found["today's instruction alone"].values
     lone = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8, 10, "x"))])
     assert metric not in lone.axes
     assert "HBM bytes over software's: not comparable, as no two have it on the same model." in notes(lone)
+
+
+def test_the_worst_of_what_is_shared_counts():
+    """The largest error of three places, the least speedup of three models."""
+
+    def speeds(*values):
+        models = ("deepseek-v3", "llama", "third")
+        return [figure("timing.step_speedup", v, workload=m, tensors="") for v, m in zip(values, models, strict=True)]
+
+    def places(*values):
+        return [f for v, t in zip(values, ("normal", "uniform", "outliers"), strict=True) for f in errors(v, tensors=t)]
+
+    made = compare(
+        [
+            result("a", places(0.1, 0.3, 0.2), timing=speeds(1.2, 1.1, 1.3)),
+            result("b", places(0.1, 0.1, 0.1), timing=speeds(1, 2, 3)),
+        ]
+    )
+    assert rows(made)["a"].values == {TOTAL: 0.3, "timing.step_speedup": 1.1}
+    assert made.covered == ("llama.fprop.o, normal", "llama.fprop.o, outliers", "llama.fprop.o, uniform")
 
 
 def test_what_one_has_alone_is_shown_and_not_judged():
@@ -183,6 +206,44 @@ def test_speed_is_better_above_and_compared_under_the_same_assumptions():
         + [result("b", errors(0.1), timing=[figure("timing.step_speedup", 1.1, workload="deepseek-v3", tensors="")])]
     )  # fmt: skip
     assert rows(worse)["b"].beaten_by == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("metric", "good", "bad", "beaten"),
+    [
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {"y": 1.12}), True),
+        ("timing.step_speedup", (1.2, {"x": 1.05}), (1.1, {"y": 1.12}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {"y": 1.25}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.1}), (1.1, {"y": 1.0}), False),
+        ("timing.step_speedup", (1.2, {"x": 1.15}), (1.1, {}), False),
+        ("cost.area_ratio", (1.1, {"x": 1.15}), (1.2, {"y": 1.18}), True),
+        ("cost.area_ratio", (1.1, {"x": 1.2}), (1.2, {"y": 1.3}), False),
+        ("cost.area_ratio", (1.1, {"x": 1.25}), (1.2, {"y": 1.3}), False),
+    ],
+)
+def test_a_certain_order_holds_in_every_case_of_either_side(metric, good, bad, beaten):
+    """A case that one side has alone is held against the other's value; a tie is no order; cases of one side alone are none."""
+
+    def with_cases(value, others):
+        cases = tuple(Alternative(assumption=k, other="case", value=v) for k, v in others.items())
+        workload = "deepseek-v3" if metric.startswith("timing") else ""
+        return [figure(metric, value, 0.3, workload=workload, tensors="", alternatives=cases)]
+
+    kind = "timing" if metric.startswith("timing") else "costs"
+    made = compare([result(n, errors(0.1), **{kind: with_cases(*v)}) for n, v in (("good", good), ("bad", bad))])
+    assert ("good" in rows(made)["bad"].beaten_by) == beaten
+    assert "bad" not in rows(made)["good"].beaten_by
+
+
+def test_intervals_that_touch_are_no_order():
+    """Of speedups, where more is better: the lower end of one must lie above the upper end of the other."""
+
+    def speed(value):
+        return [figure("timing.step_speedup", value, 0.25, workload="deepseek-v3", tensors="")]
+
+    for other, beaten in ((1.5, False), (1.75, False), (1.875, True)):
+        made = compare([result("a", errors(0.1), timing=speed(other)), result("b", errors(0.1), timing=speed(1.25))])
+        assert ("a" in rows(made)["b"].beaten_by) == beaten
 
 
 def test_todays_rows_are_told_apart_where_bases_or_casts_differ():

@@ -1,13 +1,15 @@
 """What a verdict hangs on: break-even values, other assumptions, and what is asked for them, on toy evidence."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from codesign.break_even import cheapest, each, fewest, listed, rising, sentences, with_groups
+from codesign.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
 from codesign.claims import judge
 from codesign.evidence import BreakEven, Figure
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.questions import Question, answer, asker
-from codesign.sensitivity import refine
+from codesign.sensitivity import Place, multiplied, refine
 from codesign.trial import Sampling
 from isa_model.diagnostics import parse_yaml
 
@@ -114,7 +116,10 @@ def test_values_without_an_order_have_no_cheapest_one():
     text = TEXT.replace("fraction_bits, values: [19, 13, 15, 17]", "rounding, values: [toward-zero, down, up]")
     text = text.replace("fraction_bits: 20,", "fraction_bits: 20, rounding: toward-zero,")
     (found,) = judge(toy(text), swept({"toward-zero": 0.5, "down": 0.4, "up": 1.5}))[0].break_even
-    assert (found.limit, found.own) == (None, "toward-zero")
+    assert (found.limit, found.own, type(found.own)) == (None, "toward-zero", str)
+    spelled = SimpleNamespace(model_dump=lambda mode: {"a": {"format": {"mode": mode}}})
+    about = SimpleNamespace(proposed=lambda: spelled, sweep=SimpleNamespace(field="a.format"))
+    assert _swept_value(about) == "{'mode': 'json'}"
     assert next(sentences([found])) == (
         "stages.fuse.rounding: toward-zero and down would keep the bound on normal data, up would not; here it is "
         "toward-zero"
@@ -126,6 +131,8 @@ def test_break_even_in_words():
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
     assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: none of 1 to 40 would keep the bound"]
     assert list(sentences([BreakEven(**about)])) == ["bits: none of 40 would keep the bound"]
+    two = BreakEven(**about | {"tried": {"13": 3.0, "40": 2.0}})
+    assert list(sentences([two])) == ["bits: none of 13 to 40 would keep the bound"]
     tried = about | {"tried": {"13": 3.0, "20": 2.5, "40": 2.0}, "condition": "normal data"}
     assert list(sentences([BreakEven(**tried)])) == ["bits: none of 13 to 40 would keep the bound on normal data"]
     cost = BreakEven(parameter="p", own=1, limit=2, tried={}, holds=("1", "2", "5", "9"), rising=False)
@@ -261,6 +268,9 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         rules = [q.proposal.quantisation for q in lab.asked]
         assert {r.floor for r in rules} == {1e-30, 1e-4}
         assert {r.weight_columns for r in rules} == {1, 128}
+        floored = about.model_copy(update={"quantisation": about.quantisation.model_copy(update={"floor": 1e-4})})
+        (other,) = refine(floored, judge(floored, figures), figures, lab)
+        assert "1e-30" in {a.other for a in other.deciding.alternatives}
         captured = [a for a in found.deciding.alternatives if a.other == "captured"]
         assert len(captured) == (tensors == "outliers")
 
@@ -277,6 +287,12 @@ def test_scale_groups_are_tried_where_the_instruction_scales():
     assert (groups.parameter, groups.own, groups.limit, groups.rising) == ("scale groups along K", 32, 32, False)
     assert set(groups.tried) <= {"512", "256", "128", "64", "32", "16"}
     assert with_groups(about.proposed(), 32) == about.proposed()
+    for side in ("a", "b"):
+        change = about.change | {"scale": {side: about.change["scale"][side]}}
+        one_sided = about.model_copy(update={"change": change})
+        assert one_sided.proposed().scale is not None
+        anything = Lab(lambda q: 0.5, "numerics.total_error")
+        assert refine(one_sided, judge(one_sided, figures), figures, anything)[0].break_even == ()
     scaled_after = load_proposal("proposals/group-scaled-mma.yaml").proposed()
     assert with_groups(scaled_after, 256).scale.b.group == (256, 1)
     assert with_groups(scaled_after, 16) is None
@@ -369,8 +385,24 @@ def test_other_verdicts_stay_as_they_are():
     (found,) = refine(carried, judge(carried, figures), figures, Lab(lambda q: 0.5, "numerics.total_error"))
     assert found.break_even == ()
     assert found.bars != ()
+    gone = [figure(0.5, workload="gone")]
+    assert refine(toy(PLAIN), judge(toy(PLAIN), gone), gone, Lab(lambda q: 0.5)) == judge(toy(PLAIN), gone)
     nothing = toy(PLAIN)
     assert refine(nothing, judge(nothing, []), [], lab)[0].deciding is None
+
+
+def test_another_instruction_takes_the_place_of_the_proposals():
+    """Software stays as it is; an exact accumulator follows the proposal's operands."""
+    from codesign.curves import with_bits
+
+    about = toy(PLAIN, relative_to="software")
+    (gemm, _), claim = about.trials[0], about.claims[0]
+    other = with_bits(about.proposed(), "fuse", 33)
+    question = multiplied(about, claim, Place(gemm, "normal"), other)
+    assert (question.proposal, question.gemm, question.tensors, question.base) == (about, gemm, "normal", "software")
+    assert [c.instruction for c in question.compared] == [other, about.software_instruction]
+    exact = multiplied(about, claim.model_copy(update={"of": "exact"}), Place(gemm, "normal"), other)
+    assert next((c.variant, c.instruction) for c in exact.compared) == ("exact", other)
 
 
 def test_questions_are_answered_by_the_model():

@@ -196,6 +196,11 @@ def test_decibels_take_the_paired_interval_of_their_difference():
                     at_most=None, **DB)  # fmt: skip
     assert found.judgement == "supported"
     assert (found.deciding.value, found.deciding.low, found.deciding.high) == (6, 5.5, 6.5)
+    less = figure(14.0, 8.0, 20.0, ratios={"software": (-6.5, -5.5)}, **DB)
+    found = verdict(
+        less, figure(20.0, variant="software", **DB), relative_to="software", at_least=5, at_most=None, **DB
+    )
+    assert (found.judgement, found.deciding.low, found.deciding.high) == ("refuted", -6.5, -5.5)
     exact = [figure(400.0, **DB), figure(400.0, variant="software", **DB)]
     assert verdict(*exact, relative_to="software", at_least=0, at_most=None, **DB).judgement == "supported"
     lost = figure(None, None, None, variant="software", **DB)
@@ -261,6 +266,8 @@ def test_a_ratio_takes_the_paired_interval_where_there_is_one():
     found = against(paired, other, at_most=0.7)
     assert (found.judgement, found.deciding.low, found.deciding.high) == ("supported", 0.45, 0.55)
     assert found.deciding.ratios == {}
+    assert found.deciding.source == "toy; ratio to software (2)"
+    assert against(own, software(None, None, None)).deciding.source == "toy; ratio to software (not finite)"
     half_open = own.model_copy(update={"ratios": {"software": (0.45, None)}})
     assert against(half_open, other, at_most=0.7).judgement == "undetermined"
     assert against(half_open, other, at_most=0.4).judgement == "refuted"
@@ -291,6 +298,7 @@ def test_ratios_of_readings():
     assert isnan(difference(lost, lost).value)
     assert Reading(-3, None).magnitude() == Reading(3, None)
     assert Reading(-1, (-3, 2)).magnitude() == Reading(1, (0, 3))
+    assert Reading(2, (1, 3)).magnitude() == Reading(2, (1, 3))
     assert Reading(-2, (-3, -1)).magnitude() == Reading(2, (1, 3))
     assert Reading(1, (0, 2)).magnitude() == Reading(1, (0, 2))
     assert ratio(Reading(0.5, (0, 1)), Reading.point(0)) == Reading(inf, (0, inf))
@@ -312,6 +320,8 @@ def test_what_is_counted_is_compared_under_each_assumption_of_either_side():
     assert (found.deciding.value, found.deciding.low, found.deciding.high) == (0.5, 0.4, 0.8)
     values = {c.assumption: c.value for c in found.deciding.alternatives}
     assert values == {"tile": 0.4, "reads": 0.55, "nodes": 0.8}
+    plain = against(figure(4.0, 3.0, 5.0, **BYTES), software(8.0, 5.0, 10.0, **BYTES), metric="traffic.hbm_bytes")
+    assert (plain.deciding.low, plain.deciding.high) == (0.3, 1.0)
     lost = figure(4.0, 1.0, 9.0, alternatives=(Alternative(assumption="tile", other="64", value=None),), **BYTES)
     assert against(lost, other, metric="traffic.hbm_bytes").deciding.high is None
 
@@ -337,7 +347,7 @@ def test_the_figure_that_decides_is_the_one_that_breaks_for_certain():
     assert (
         f"the figure on {doubtful.workload}, {doubtful.tensors} is farther beyond, but not for certain" in found.reason
     )
-    assert "farther" not in verdict(certain, figure(1.1, 0.9, 1.2, place=2)).reason
+    assert verdict(certain, figure(1.1, 0.9, 1.2, place=2)).reason == "its whole interval breaks the bound"
     assert verdict(figure(None, None, None), certain).reason == "outputs are not finite"
 
 

@@ -1,6 +1,7 @@
 """Gaps between training runs and how sure they are, on records written by hand; no torch is needed."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from codesign.proposal import parse_proposal
 from codesign.quantiles import student_t
 from codesign.training import evidence
 from codesign.training.experiments import arms, gap_words
-from codesign.training.gaps import NUDGED, Spread, assay, drift_ratio, first_drifts, gap, summarise
+from codesign.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
 from codesign.training.records import Drift, Record, Run, shipped
 from codesign.training.size import find_size
 from isa_model.diagnostics import parse_yaml
@@ -145,6 +146,11 @@ def test_a_record_says_which_worse_numerics_pass_in_it():
     assert seen.startswith("at size tiny 10-bit sums pass, too: +0.10%")
     edge = assay(drifting(bits_8=(0.5, 0.001, 0.5), tensor_promoted=(0.0, 0.001, 0.3), framework=(0.0, 0.001, 0.2)))
     assert "`tensor-promoted` passes, too" in edge
+    assert assay(drifting(bits_8=(0.0, 0.0, 0.5))).startswith(
+        "at size tiny 8-bit sums pass, too: +0.00% [+0.00%, +0.00%]"
+    )
+    plain = SimpleNamespace(stages={"add": SimpleNamespace(fraction_bits=None)})
+    assert _sum_bits(SimpleNamespace(fprop=SimpleNamespace(instruction=plain, promote_every=None))) is None
     assert "`tensor-exact` passes, too" in assay(drifting(tensor_exact=(0.0, 0.001, 0.3)))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
-from codesign.training.gaps import Spread, gap
+from codesign.training.gaps import REFERENCE, Spread, gap
 from codesign.training.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
 from codesign.training.records import Drift, Record, Run, add, read
 from codesign.training.size import Size
@@ -21,8 +21,6 @@ from isa_model.stage import Spec
 
 if TYPE_CHECKING:
     from codesign.training.loop import Job
-
-REFERENCE = "bf16"
 
 
 class Arm(Spec):
@@ -181,7 +179,7 @@ def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
         runs = record.find(name)
         if not runs:
             continue
-        g = gap(record, name, REFERENCE)
+        g = gap(record, name)
         speed, reference = (_speed(record.find(arm)) for arm in (name, REFERENCE))
         yield (
             name,

@@ -13,6 +13,8 @@ from isa_model.stage import Spec
 
 SMOOTHING = 0.9
 """Of the exponential moving average, as in DeepSeek-V3's figure B.1."""
+REFERENCE = "bf16"
+"""The arm that all others are held against."""
 NUDGED = "bf16-nudged"
 """The arm that is the reference but for a hair: its gap is noise."""
 POINTS = 100
@@ -43,36 +45,34 @@ class Gap(Spec):
     """Largest magnitude of the gap between the smoothed curves after the first quarter of the steps, of any seed."""
 
 
-def gap(record: Record, arm: str, reference: str = "bf16") -> Gap | None:
-    """Return the gap of an arm to the reference within a record; None where they share no seed."""
-    base = {r.seed: r for r in record.find(reference)}
+def gap(record: Record, arm: str) -> Gap | None:
+    """Return the gap of an arm to BF16 within a record; None where they share no seed."""
+    base = {r.seed: r for r in record.find(REFERENCE)}
     pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
     if not pairs:
         return None
     each = tuple(_over(a.tail, b.tail) for a, b in pairs)
-    training = _spread(each, _noise(record, reference, "tail"))
+    training = _spread(each, _noise(record, "tail"))
     return Gap(
         seeds=tuple(a.seed for a, _ in pairs),
         each=each,
         training=training,
-        validation=_spread(
-            [_over(a.validation, b.validation) for a, b in pairs], _noise(record, reference, "validation")
-        ),
+        validation=_spread([_over(a.validation, b.validation) for a, b in pairs], _noise(record, "validation")),
         largest=max(_largest(a, b) for a, b in pairs) if training else None,
     )
 
 
-def assay(record: Record, reference: str = "bf16") -> str:
+def assay(record: Record) -> str:
     """Return what the record's gaps can tell apart at all, in a sentence: the worst numerics that pass in it.
 
     An arm passes where the interval of its gap reaches down to zero; the worst is the one whose first gradient is farthest
-    from the reference's.
+    from BF16's.
     """
     seen: list[tuple[float, str, Spread]] = []
     for arm in dict.fromkeys(
-        r.arm for r in record.runs if r.arm not in (reference, NUDGED) and "fp32" not in r.engines
+        r.arm for r in record.runs if r.arm not in (REFERENCE, NUDGED) and "fp32" not in r.engines
     ):
-        found, drift = gap(record, arm, reference), first_drifts(record, arm).get("error")
+        found, drift = gap(record, arm), first_drifts(record, arm).get("error")
         if found and found.training and drift:
             seen.append((drift.mean, arm, found.training))
     passing = [s for s in seen if s[2].low is not None and s[2].low <= 0]
@@ -136,9 +136,9 @@ def _half(values: Sequence[float]) -> float:
     return student_t(0.975, count - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
 
 
-def _noise(record: Record, reference: str, field: Literal["tail", "validation"]) -> float:
+def _noise(record: Record, field: Literal["tail", "validation"]) -> float:
     """That of the reference started a hair off; 0 where the record has less than two such runs."""
-    base = {r.seed: getattr(r, field) for r in record.find(reference)}
+    base = {r.seed: getattr(r, field) for r in record.find(REFERENCE)}
     gaps = [g for r in record.find(NUDGED) if (g := _over(getattr(r, field), base.get(r.seed))) is not None]
     return _half(gaps) if len(gaps) > 1 else 0.0
 
