@@ -402,7 +402,10 @@ def test_what_does_not_keep_the_bound_is_measured_again_on_fresh_seeds():
     assert question.levels == (0.95, 0.95)
     assert (question.gemm.name, question.tensors) == PLACES[1]
     assert [c.variant for c in question.compared] == ["proposal"]
-    assert found.reason.endswith("; 1 of the 2 figures was measured on fresh seeds")
+    assert question.proposal == toy()
+    assert found.reason == (
+        "the worst covered keeps the bound, interval included; 1 of the 2 figures was measured on fresh seeds"
+    )
     assert verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.3, 0.1))).judgement == "refuted"
     found = verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.02, 0.1)))
     assert (found.judgement, found.deciding.value) == ("undetermined", 1.02)
@@ -456,7 +459,11 @@ def test_what_another_sample_cannot_change_is_not_measured_again():
     assert verdict(figure(2.0, metric="training.loss_gap", workload="run", tensors=""), metric="training.loss_gap",
                    ask=lab).judgement == "refuted"  # fmt: skip
     assert verdict(figure(0.5), ask=lab).again == 0
+    lost = verdict(figure(None, None, None), figure(0.5, variant="software"), relative_to="software", ask=lab)
+    assert (lost.judgement, lost.reason) == ("refuted", "outputs are not finite")
     assert lab.asked == []
+    both = verdict(figure(None, None, None), figure(1.3, 1.2, 1.4, place=1), ask=Lab(p1=(0.5, 0.1)))
+    assert (both.judgement, both.again, both.deciding.value) == ("refuted", 1, None)
 
 
 def test_a_captured_tensor_is_tested_as_it_is():
