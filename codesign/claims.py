@@ -116,7 +116,6 @@ def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measur
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
     metric = METRICS[claim.metric]
-    at = claim.at if claim.of == "proposal" else None
     gemms = None
     if metric.of_layer:
         # Of a whole layer, unless the claim names a part of it.
@@ -125,7 +124,7 @@ def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Ite
         gemms = {g.name for g in proposal.select(claim.workload)}
     for f in figures:
         there = (gemms is None or f.workload in gemms) and claim.tensors in (None, f.tensors)
-        if there and (f.metric, f.variant, f.at) == (claim.metric, claim.of, at):
+        if there and (f.metric, f.variant, f.at) == (claim.metric, claim.of, claim.at):
             yield f
 
 
@@ -214,14 +213,13 @@ def asked(proposal: Proposal, claim: Claim) -> tuple[Compared, ...]:
     if claim.metric.startswith("cast."):
         return ()
     known = list(variants(proposal))
-    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at if claim.of == "proposal" else None))
+    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
     return (own, *(c for c in known if (c.variant, c.at) == (claim.relative_to, None)))
 
 
 def claimed(claim: Claim, figures: Sequence[Figure]) -> Measured | None:
     """Return the figure that a claim is about among those of one GEMM and tensor source."""
-    at = claim.at if claim.of == "proposal" else None
-    own = next((f for f in figures if (f.metric, f.variant, f.at) == (claim.metric, claim.of, at)), None)
+    own = next((f for f in figures if (f.metric, f.variant, f.at) == (claim.metric, claim.of, claim.at)), None)
     return _measured(claim, own, figures) if own else None
 
 

@@ -52,18 +52,18 @@ def sums(x, run=None, path=TOY.path):
 def test_the_sums_of_a_tensor_worked_by_hand():
     """Rows 448 and 224 scale to 1 and 1/2: 1.06 rounds to 1, 2^-20 is lost, zeros are neither lost nor counted as nonzero."""
     x = np.zeros((2, 128), np.float32)
-    x[0, :4] = [448, 1.0625, 2.0**-20, 416]
+    x[0, :5] = [448, 1.0625, 2.0**-20, 416, 1.0]
     x[1, :2] = [224, 0.53125]
     found = sums(x)
     power = float((x.astype(np.float64) ** 2).mean())
     error = (0.0625**2 + 2.0**-40 + 0.03125**2) / power
     assert found.error2 == pytest.approx([error])
     assert found.original2 == pytest.approx([256.0])
-    assert (found.lost, found.nonzero, found.changed, found.count) == ([1], [6], [0], [256])
+    assert (found.lost, found.nonzero, found.changed, found.count) == ([1], [7], [0], [256])
     runs = sums(x, run=1)
     assert runs.error2 == pytest.approx([0.0625**2 + 2.0**-40, 0.03125**2])
     assert list(runs.lost) == [1, 0]
-    assert list(runs.nonzero) == [4, 2]
+    assert list(runs.nonzero) == [5, 2]
     assert list(runs.count) == [128, 128]
     nothing = sums(np.zeros((2, 128)))
     assert (nothing.error2, nothing.original2, nothing.lost) == ([0], [0], [0])
@@ -102,6 +102,7 @@ def test_each_seed_has_a_tensor_of_its_own_and_what_was_captured_is_there_once()
     drawn = sums_of_path(TOY, FPROP, "normal", (3, 5, 7))
     assert {v: len(s.count) for v, s in drawn.items()} == {"software": 3, "proposal": 3, "exact": 3}
     assert list(drawn["proposal"].count) == [TOKENS * FEATURES] * 3
+    assert list(drawn["proposal"].changed) == [0, 0, 0]
     rng = np.random.default_rng([5, zlib.crc32(b"smollm2-135m.fprop.down/normal/cast")])
     x = draw("normal", rng, (TOKENS, FEATURES), "activation")
     assert drawn["proposal"].error2[1] == sums(x).error2[0]

@@ -5,7 +5,7 @@ from math import inf, isnan, sqrt
 import numpy as np
 import pytest
 
-from codesign.claims import AGAIN, bars, judge, statement
+from codesign.claims import AGAIN, bars, claimed, judge, statement
 from codesign.evidence import Alternative, Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Claim, parse_proposal
@@ -344,6 +344,7 @@ def test_the_figure_that_decides_is_the_one_that_breaks_for_certain():
     certain, doubtful = figure(1.2, 1.1, 1.3, place=1), figure(3.0, 0.2, 9.0, place=2)
     found = verdict(certain, doubtful, figure(1.15, 1.05, 1.2, place=3))
     assert found.deciding == certain
+    assert found.reason.startswith("its whole interval breaks the bound (the figure on ")
     assert (
         f"the figure on {doubtful.workload}, {doubtful.tensors} is farther beyond, but not for certain" in found.reason
     )
@@ -401,10 +402,31 @@ def test_what_does_not_keep_the_bound_is_measured_again_on_fresh_seeds():
     assert question.levels == (0.95, 0.95)
     assert (question.gemm.name, question.tensors) == PLACES[1]
     assert [c.variant for c in question.compared] == ["proposal"]
-    assert found.reason.endswith("; 1 of the 2 figures was measured on fresh seeds")
+    assert question.proposal == toy()
+    assert found.reason == (
+        "the worst covered keeps the bound, interval included; 1 of the 2 figures was measured on fresh seeds"
+    )
     assert verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.3, 0.1))).judgement == "refuted"
     found = verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.02, 0.1)))
     assert (found.judgement, found.deciding.value) == ("undetermined", 1.02)
+
+
+def test_what_is_measured_again_is_the_swept_value_that_is_claimed():
+    """With the instruction of that value, and its figure among those of others."""
+    text = TEXT + "sweep: {field: stages.fuse.fraction_bits, values: [13, 15]}\n"
+    about = parse_proposal(parse_yaml(text, "toy.yaml"))
+    claim = Claim(metric=ERROR, at_most=1, at=15)
+    asked = []
+
+    def ask(questions):
+        asked.extend(questions)
+        return [[[figure(9.0), figure(5.0, at=13), figure(0.5, at=15)]] * 2 for _ in questions]
+
+    (found,) = judge(about.model_copy(update={"claims": (claim,)}), [figure(1.3, 1.2, 1.4, at=15)], ask)
+    assert (found.judgement, found.deciding.value) == ("supported", 0.5)
+    assert [(c.variant, c.at) for c in asked[0].compared] == [("proposal", 15)]
+    assert asked[0].compared[0].instruction.stages["fuse"].fraction_bits == 15
+    assert claimed(claim, [figure(9.0), figure(5.0, at=13)]) is None
 
 
 def test_the_more_is_measured_again_the_wider_the_interval_that_refutes():
@@ -437,7 +459,11 @@ def test_what_another_sample_cannot_change_is_not_measured_again():
     assert verdict(figure(2.0, metric="training.loss_gap", workload="run", tensors=""), metric="training.loss_gap",
                    ask=lab).judgement == "refuted"  # fmt: skip
     assert verdict(figure(0.5), ask=lab).again == 0
+    lost = verdict(figure(None, None, None), figure(0.5, variant="software"), relative_to="software", ask=lab)
+    assert (lost.judgement, lost.reason) == ("refuted", "outputs are not finite")
     assert lab.asked == []
+    both = verdict(figure(None, None, None), figure(1.3, 1.2, 1.4, place=1), ask=Lab(p1=(0.5, 0.1)))
+    assert (both.judgement, both.again, both.deciding.value) == ("refuted", 1, None)
 
 
 def test_a_captured_tensor_is_tested_as_it_is():
