@@ -2,15 +2,17 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from codesign.numerics import gather
 from codesign.proposal import Quantisation, parse_proposal
 from codesign.training.size import Size, find_size
-from codesign.trial import Trial
+from codesign.trial import Sampling, Trial
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import gemms, models
 from codesign.workloads.statistics import grid_warnings, on_four_bit_grid
@@ -153,6 +155,12 @@ def test_a_report_says_which_weights_lie_on_a_grid(tmp_path):
         warned = grid_warnings(g for g, _ in proposal(tmp_path).trials)
         assert [w[: len("Weights of mine lie on a 4-bit grid")] for w in warned] == said
     assert grid_warnings(g for g in gemms().values() if g.recorded is None) == []
+    own["w"] = rng.integers(1, 17, own["w"].shape).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", **own)
+    sampling = Sampling(rows=4, columns=4, seeds=(0,))
+    with ThreadPoolExecutor(1) as executor:
+        found = gather(proposal(tmp_path), sampling, lambda done, total: None, executor)
+    assert any(line.startswith("Weights of mine lie on a 4-bit grid") for line in found.method)
 
 
 def test_smollm2s_super_weight_meets_its_massive_activation():
