@@ -127,7 +127,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     if not (says_nan or np.isfinite(x).all()):
         raise ValueError("this cast takes finite numbers: it has no scale, or a format without a NaN")
     rows, columns = cast.group or (max(x.shape[0], 1), max(x.shape[1], 1))
-    up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
+    up = (-(-x.shape[0] // rows), -(-x.shape[1] // columns)) if cast.group else (1, 1)
     fmt = cast.scale or FORMATS["fp32"]
     if scales is None:
         scales = _scales(cast, largest_of_groups(x, cast.group)) if cast.scale else encode_array(fmt, np.ones((1, 1)))
@@ -162,7 +162,7 @@ def largest_of_groups(x: NDArray[np.float32], group: tuple[int, int] | None) -> 
     import numpy as np
 
     rows, columns = extent(group, x.shape)
-    up = -(-x.shape[0] // rows), -(-x.shape[1] // columns)
+    up = (-(-x.shape[0] // rows), -(-x.shape[1] // columns)) if group else (1, 1)
     padded = np.zeros((up[0] * rows, up[1] * columns), np.float32)
     padded[: x.shape[0], : x.shape[1]] = np.abs(x)
     largest: NDArray[np.float32] = padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))

@@ -72,6 +72,7 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
     """On normal data D of today's software is finite for every combination of formats in the catalogue, and its total error is
     what its formats' digits allow."""
     digits = {"fp64": 0, "fp32": 1e-6, "tf32": 2e-5, "fp16": 5e-3, "bf16": 2e-5, "int8": 0.02, "uint8": 0.02}
+    of_output = 2.5e-3  # D leaves fprop in BF16
     for base in kinds():
         made = proposal(base, workloads="[mpnet-base.fprop.down]")
         gemm = gemms()["mpnet-base.fprop.down"]
@@ -79,7 +80,7 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
         for variant in ("software", *(b.name for b in made.others)):
             assert np.isfinite(outcomes[variant].d).all(), (base, variant)
             most = max(digits.get(f, 0.3) for f in (made.today.a.name, made.today.b.name))
-            assert found[variant]["numerics.total_error"] <= most, (base, variant)
+            assert found[variant]["numerics.total_error"] <= most + of_output, (base, variant)
             assert found[variant]["numerics.relative_frobenius"] <= 5e-3, (base, variant)
         assert made.practice.title in " ".join(_method(made, Sampling()))
 
@@ -123,7 +124,7 @@ def test_wide_formats_are_not_scaled():
         gemm = gemms()["deepseek-v3.fprop.kv-b"]
         found, outcomes = errors(made, gemm, "outliers")
         assert np.array_equal(outcomes["software"].exact, outcomes["software"].original)
-        assert found["software"]["numerics.total_error"] < 1e-4
+        assert found["software"]["numerics.relative_frobenius"] < 1e-4
         assert made.software_instruction == made.today
 
 
@@ -228,13 +229,9 @@ def test_the_chosen_baseline_is_todays_software_under_either_name():
 def test_the_recipes_second_layout_costs_and_transformer_engines_does_not():
     """Wgrad's total error is near 0.0446 with DeepSeek-V3's recipe, whose activations are quantised twice, and 0.0376 with both
     layouts from BF16; in fprop the two differ by their scales alone."""
-    found = {name: [] for name in ("software", "transformer-engine")}
-    for seed in range(3):
-        of, _ = errors(proposal(), gemms()["deepseek-v3.wgrad.o"], "normal", 16, 16, seed)
-        for name, values in found.items():
-            values.append(of[name]["numerics.total_error"])
-    assert np.mean(found["software"]) == pytest.approx(0.0450, abs=0.0012)
-    assert np.mean(found["transformer-engine"]) == pytest.approx(0.0376, abs=0.0012)
+    found, _ = errors(proposal(), gemms()["deepseek-v3.wgrad.o"], "normal", 32, 32, range(12))
+    assert found["software"]["numerics.total_error"] == pytest.approx(0.0446, abs=0.001)
+    assert found["transformer-engine"]["numerics.total_error"] == pytest.approx(0.0378, abs=0.001)
 
 
 # -- experts ---------------------------------------------------------------------------------------------------------
@@ -274,15 +271,12 @@ def test_experts_take_codes_whatever_casts_at_home():
 
 def test_a_fused_cast_gains_nothing_where_codes_arrive():
     """Both sides of the copy engine's cast multiply the same operands in wgrad of an expert's gate-up, with a total error near
-    0.0469; where the activation is made at home, the copy engine spares the second cast."""
+    0.0465; where the activation is made at home, the copy engine spares the second cast."""
     more = "path: {operands: [activation, gradient], steps: [{at: copy-engine}]}\nsoftware: {path: [{at: kernel}]}"
     made = proposal(more=more)
-    values = []
-    for seed in range(3):
-        found, outcomes = errors(made, gemms()["deepseek-v3.wgrad.gate-up"], "normal", 16, 16, seed)
-        assert np.array_equal(outcomes["software"].d, outcomes["proposal"].d)
-        values.append(found["proposal"]["numerics.total_error"])
-    assert np.mean(values) == pytest.approx(0.0469, abs=0.002)
+    found, outcomes = errors(made, gemms()["deepseek-v3.wgrad.gate-up"], "normal", 32, 32, range(6))
+    assert np.array_equal(outcomes["software"].d, outcomes["proposal"].d)
+    assert found["proposal"]["numerics.total_error"] == pytest.approx(0.0465, abs=0.0015)
     found, _ = errors(made, gemms()["deepseek-v3.wgrad.o"], "normal", 16, 16)
     assert found["proposal"]["numerics.total_error"] < 0.9 * found["software"]["numerics.total_error"]
 

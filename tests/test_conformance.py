@@ -101,8 +101,8 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})
     for name, message in (
-        ("none.npz", "not a file of vectors"),
-        ("text.npz", "not a file of vectors"),
+        ("none.npz", "no such file"),
+        ("text.npz", "is no .npz file"),
         ("other.npz", "holds `x`"),
         ("unknown.npz", "no instruction for the vectors"),
     ):

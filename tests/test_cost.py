@@ -121,7 +121,7 @@ SPECS = {
     ),
     "names and formats of one's own": instruction(
         {
-            "my stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
+            "my_stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
             "my-stage": aligned(1, 20, **FUSED),
         },
         a=OWN,
@@ -397,6 +397,7 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
         "testbench.v",
         "vectors.hex",
         "README.md",
+        "SHA256SUMS",
     }
     assert records.design_sha256(spec) in (tmp_path / "rtl/unit.v").read_text()[:400]
     simulate = partial(_simulate, tmp_path / "rtl")
@@ -449,5 +450,5 @@ stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, resu
 def test_an_export_leaves_foreign_folders_alone(tmp_path):
     """A folder that holds something else is not written to."""
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="did not write"):
         export(SPECS["4 terms"], tmp_path, Library.own())

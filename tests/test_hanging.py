@@ -267,7 +267,7 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         assert {a.assumption for a in found.deciding.alternatives} == wanted
         rules = [q.proposal.quantisation for q in lab.asked]
         assert {r.floor for r in rules} == {1e-30, 1e-4}
-        assert {r.weight_columns for r in rules} == {1, 128}
+        assert {r.weight_columns for r in rules} == {None, 1, 128}
         floored = about.model_copy(update={"quantisation": about.quantisation.model_copy(update={"floor": 1e-4})})
         (other,) = refine(floored, judge(floored, figures), figures, lab)
         assert "1e-30" in {a.other for a in other.deciding.alternatives}

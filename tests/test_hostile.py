@@ -147,7 +147,7 @@ def change(data, path, value):
     """Set a value in JSON data."""
     for step in path[:-1]:
         data = data[step]
-    data[path[-1]] = value
+    data[path[-1]] = value(data[path[-1]]) if callable(value) else value
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def change(data, path, value):
         (("proposal", "change"), {"stages": None}, "no instruction"),
         (("proposed", "shape", "m"), 128, "instructions"),
         (("verdicts",), [], "claims"),
-        (("verdicts", 0, "deciding"), None, "figure that decided"),
+        (("verdicts", 0), lambda v: v | {"judgement": "refuted", "deciding": None}, "figure that decided"),
         (("sampling", "seeds"), [], "no seed"),
         (("headline",), "\x1b[2J", "U+001B"),
         (("finding",), "\u202e", "U+202E"),

@@ -647,7 +647,7 @@ def refused(claims, **more):
         ("{metric: numerics.bias, at_most: -0.1}", "judged by its magnitude", "at_most: 0.1"),
         ("{metric: numerics.total_error, relative_to: today, at_most: -1}", "a ratio of magnitudes", "at_most: 1"),
         ("{metric: numerics.total_error, relative_to: proposal, at_most: 1}", "relative to itself", ""),
-        ("{metric: numerics.total_error}", "a claim needs a bound", "at_most: or at_least:"),
+        ("{metric: numerics.total_error}", "a claim needs a bound", "`at_most: 0.1` or `at_least: 0.1`"),
         ("{metric: numerics.total_error, at_least: 2, at_most: 1}", "at_least 2 is above at_most 1", ""),
     ],
 )

@@ -224,8 +224,9 @@ def test_an_accumulator_wider_than_the_kernels_codes_is_refused_by_the_gpu_engin
     assert cuda.source(Plan(spec))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "_torch", lambda: torch)
+        codes = torch.zeros((1, 1), dtype=torch.int8)
         with pytest.raises(Unsupported, match="32 bits"):
-            gpu.matmul_on_device(spec, None, None)
+            gpu.matmul_on_device(spec, codes, codes)
 
 
 def test_the_engine_of_wide_integers_cuts_its_tiles_anywhere(monkeypatch):

@@ -144,9 +144,9 @@ BROKEN = {
     "a misspelt swept field": proposal(sweep={"field": "stages.fuse.fraction_bit", "values": [13, 17]}),
     "four faulty claims": proposal(
         claims=[
-            {**CLAIM, "at": 3},
-            {**CLAIM, "tensors": "captured"},
-            {**CLAIM, "workload": "mixtral"},
+            {**CLAIM, "at": 3, "at_most": 0.2},
+            {**CLAIM, "tensors": "captured", "at_most": 0.3},
+            {**CLAIM, "workload": "mixtral", "at_most": 0.4},
             {**CLAIM, "of": "prposal"},
         ]
     ),

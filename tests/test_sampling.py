@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from codesign.arriving import NOTHING
 from codesign.errors import errors_of, estimates
 from codesign.intervals import LOSSLESS
 from codesign.lines import drawn
@@ -92,10 +93,11 @@ def test_what_is_not_computed_is_as_large_as_in_a_whole_tensor():
 
 def test_a_weights_block_has_the_scale_of_all_its_outputs():
     """Scales of sampled columns of 128x128 blocks are spread as those of whole blocks are, above those of the columns."""
-    spec = proposal(workloads="[deepseek-v3.fprop.kv-b]").software_instruction
-    trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", range(20), 4, 8, Quantisation())
+    made = proposal(workloads="[deepseek-v3.fprop.kv-b]")
+    spec = made.software_instruction
+    trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", range(20), 4, 8, made.practice.quantisation)
     scales = np.abs(trial.operands(spec)[1].scales.view(np.float32).astype("f8"))
-    cast = trial._key("b", spec, ())[1]
+    cast = trial._key("b", spec, NOTHING)[1]
     assert cast.group == (128, 128)
     whole = quantise(cast, draw("normal", np.random.default_rng(1), (4096, 512), "weight")).scale_values()
     assert scales.mean() == pytest.approx(whole.mean(), rel=0.02)
@@ -215,10 +217,10 @@ def test_outputs_that_overflow_an_fp16_accumulator_lose():
 def test_k_that_is_no_multiple_is_filled_up_with_zeros(every, k):
     """Lengths that promotion, scales or the instruction do not divide are computed as with zeros behind them."""
     made = proposal(more=f"software: {{promote_every: {every}, group: {every}}}")
-    ragged = Trial(Gemm("g", 64, 64, k, "activation", "weight", False, ""), "normal", range(2), 4, 4, made.quantisation)
+    ragged = Trial(Gemm("g", 64, 64, k, "activation", "weight", False, ""), "normal", range(2), 4, 4, made.rule)
     for compared in variants(made):
         of = ragged.result(compared)
-        assert of.operands[0].codes.shape[2] % compared.instruction.shape.k == 0
+        assert of.operands[0].codes.shape[2] % compared.multiplying(ragged.gemm).shape.k == 0
         assert (of.operands[0].codes[:, :, k:] == 0).all()
         exact = (ragged.a.x.astype("f8")) @ np.swapaxes(ragged.b.x.astype("f8"), 1, 2)
         assert np.linalg.norm(of.d - exact) / np.linalg.norm(exact) < 0.06

@@ -211,7 +211,7 @@ def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
 def test_digits_are_the_number(name, data):
     """The digits of a code, each a byte with a sign, are its number in units of the smallest; pieces gather all powers."""
     fmt = named(name)
-    code = data.draw(st.integers(0, (1 << fmt.storage_bits) - 1))
+    code = data.draw(st.integers(0, (1 << fmt.bits) - 1))
     value = decode_array(fmt, np.array([code], code_dtype(fmt)))[0]
     digits = gpu.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))
     assert len(digits) == routes.limbs(fmt)

@@ -58,15 +58,17 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
     """
     torch = _torch()
     check_tensors(spec, a, b, c, scale_a, scale_b)
-    if not a.is_cuda or a.device.index != torch.cuda.current_device():
-        raise ValueError(f"a is on {a.device}, the current GPU is cuda:{torch.cuda.current_device()}")
+    chain = fma.is_chain(spec)
+    if spec.accumulator.storage_bits > 32 and not chain:
+        raise Unsupported(f"the kernels leave codes of 32 bits; {spec.accumulator.name} has {spec.accumulator.bits}")
+    here = torch.empty(0, device="cuda").device
+    if a.device != here:
+        raise ValueError(f"a is on {a.device}, the current GPU is {here}")
     if 0 in (a.shape[0], b.shape[1]):
         kind = torch.int64 if spec.accumulator.storage_bits == 64 else torch.int32
         return torch.empty((a.shape[0], b.shape[1]), dtype=kind, device=a.device)
-    if fma.is_chain(spec):
+    if chain:
         return _chained(spec, a, b, c)
-    if spec.accumulator.storage_bits > 32:
-        raise Unsupported(f"the kernels leave codes of 32 bits; {spec.accumulator.name} has {spec.accumulator.bits}")
     plan, way = _planned(spec)
     if way is not None and _is_hopper():
         d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
