@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,10 +106,12 @@ class Trial:
         self._operands: dict[Any, Operand] = {}
         self._exact: dict[Any, Float64] = {}
 
-    @cached_property
+    @property
     def original(self) -> Float64:
         """The exact product of the operands before quantisation (seeds, rows, columns)."""
-        return _exact(self.a.x, self.b.x)
+        if "original" not in self._exact:
+            self._exact["original"] = _exact(self.a.x, self.b.x)
+        return self._exact["original"]
 
     def result(self, compared: Compared) -> Outcome:
         """Return the outcome of one of the `variants`."""
