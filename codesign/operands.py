@@ -166,6 +166,8 @@ def arrived(
     whole = (lines.total, width)
 
     def group_of(step: Step) -> tuple[int, int]:
+        if step.scale is None and step.logfmt is None:
+            return 1, width
         return whole if step.group is None else step.group[::-1] if tokens_along_k else step.group
 
     across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
@@ -176,6 +178,8 @@ def arrived(
         each = x.shape[2]
 
     def regrouped(step: Step) -> Step:
+        if step.scale is None and step.logfmt is None:
+            return step  # elements are cast as they are
         reach, along = group_of(step)
         group = (each if reach > 1 else 1, along)
         return step.model_copy(update={"group": group[::-1] if tokens_along_k else group})

@@ -6,10 +6,11 @@ import pytest
 
 from codesign.claims import judge, statement
 from codesign.evidence import Figure
-from codesign.numerics import _method
+from codesign.numerics import Job, _method, run
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.trial import Sampling, Trial
-from codesign.workloads.gemms import gemms, select
+from codesign.variants import variants
+from codesign.workloads.gemms import gemms, select, sent
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 from isa_model.library import merge
@@ -287,3 +288,16 @@ claims:
     shipped, mine = load(BLOCK_SCALED["mxf8f6f4"]), proposal(text)
     assert (mine.proposed().stages, mine.proposed().scale) == (shipped.stages, shipped.scale)
     assert mine.software_instruction.scale.a.format.name == "fp32"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "proposals").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_kind_of_gemm_of_a_shipped_proposal_computes(path):
+    """Each pass, of routed experts and of others, with synthetic and captured tensors, gives D for every variant."""
+    made = load_proposal(path)
+    compared = tuple(variants(made))
+    kinds = {}
+    for gemm, tensors in sorted(made.trials, key=lambda trial: trial[0].k):
+        kinds.setdefault((gemm.tokens_along_k, gemm.a, sent(gemm), tensors == "captured"), (gemm, tensors))
+    for gemm, tensors in kinds.values():
+        job = Job(gemm, tensors, Sampling(rows=2, columns=2, seeds=(0,)), made, compared)
+        assert all(errors.count.sum() > 0 for errors in run(job))

@@ -142,7 +142,7 @@ def random_specs(count, seed=0):
         bits = None if rng.random() < 0.2 else int(rng.integers(0, 40))
         more = {}
         if rng.random() < 0.3 and terms > 1:
-            more["interleave"] = {"run": int(rng.choice([1, terms])), "parts": int(rng.choice([2, 3]))}
+            more["interleave"] = {"run": int(rng.choice([1, max(terms // 2, 1)])), "parts": int(rng.choice([2, 3]))}
         more |= {"widen": "fp64"} if rng.random() < 0.2 else {}
         more |= {"flush_inputs": True} if rng.random() < 0.2 else {}
         more |= {"c": "fp16"} if rng.random() < 0.2 else {}
