@@ -15,6 +15,8 @@ from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 from isa_model.library import merge
 
+ROOT = Path(__file__).parent.parent
+
 SHIPPED = sorted((Path(__file__).parent.parent / "proposals").glob("*.yaml"))
 BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 MINIMAL = f"""proposal: mine
