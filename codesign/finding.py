@@ -1,4 +1,4 @@
-"""What an evaluation found, in sentences: what becomes of the user's D first, then why, then what it costs."""
+"""The headline and the finding of a report: the verdicts, then the error of the user's D, then where it comes from."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ LEVELS = {
     "traffic.network_bytes": "over the network",
 }
 SEEN = 0.005
-"""Least change of bytes that is told."""
+"""Smallest relative change of bytes that the finding mentions."""
 OUTPUTS = {("fprop", "dgrad"): "BF16", ("wgrad",): "FP32"}
 """Format in which D leaves the GEMMs of each pass."""
 
 
 def headline(verdicts: Sequence[Verdict], figures: Sequence[Figure]) -> str:
-    """Return the verdicts in a sentence, and one more where outputs are not finite."""
+    """Return one sentence on the verdicts, and one for each variant whose outputs overflow."""
     counts = {j: sum(v.judgement == j for v in verdicts) for j in ("supported", "refuted", "undetermined")}
     words = [f"{counts['supported']} of {len(verdicts)} claims {'holds' if counts['supported'] == 1 else 'hold'}"]
     words.append(f"{counts['refuted'] or 'none'} {'is' if counts['refuted'] == 1 else 'are'} refuted")
@@ -71,48 +71,48 @@ def worst_by_pass(figures: Sequence[Figure], variant: str) -> dict[str, Figure]:
 
 
 def finding(figures: Sequence[Figure], shown: Collection[str]) -> str:
-    """Return what a proposal of an instruction does: to D as it leaves the GEMM, to the part of its sums, to these alone.
+    """Return what a proposed instruction does to D: its total error first, then what the sums contribute to it.
 
     `shown` are the variants that differ.
     """
     said = []
-    total = alike("numerics.total_error", figures, shown, BOTH)
+    total = alike("numerics.total_error", figures, shown, BOTH, _with_interval)
     if total:
-        said.append(f"The total error of D, as it leaves the GEMM, is at worst {total}.")
-    parts = []
+        said.append(f"Total error of D (worst GEMM): {total}.")
+    errors, changes = [], []
     for steps, output in OUTPUTS.items():
         there = [f for f in figures if f.workload.split(".")[1] in steps]
-        error = alike("numerics.output_error", there, shown, BOTH)
-        changed = alike("numerics.changed_share", there, shown, BOTH, lambda x: f"{100 * x:.3g} %")
-        if error and output == "BF16":
-            parts.append(f"where D is rounded to BF16 {error}, {changed} of the outputs differing from exact sums")
-        elif error:
-            parts.append(f"where it is FP32 {error}")
-    if parts:
-        said.append(f"Sums and the rounding of D make of that: {'; '.join(parts)}.")
+        if error := alike("numerics.output_error", there, shown, BOTH):
+            errors.append(f"{error} where D is {output}")
+        if output == "BF16":
+            changes.append(alike("numerics.changed_share", there, shown, BOTH, _percent))
+    if errors:
+        said.append(f"Error of the sums and of rounding D, without quantisation: {'; '.join(errors)}.")
+    if any(changes):
+        said.append(f"BF16 outputs that differ from exact sums: {changes[0]}.")
     accumulation = alike("numerics.relative_frobenius", figures, shown, WITH)
     if accumulation:
-        same = "" if len(set(shown) & set(WITH)) > 1 else ", today's software and instruction being the same"
-        said.append(f"Before D is rounded, the error of accumulation is at worst {accumulation}{same}.")
+        same = "" if len(set(shown) & set(WITH)) > 1 else "; today's software and instruction are the same"
+        said.append(f"Error of the sums alone, before D is rounded: {accumulation}{same}.")
     return " ".join(said)
 
 
 def arrival(
     arrived: Sequence[Figure], products: Sequence[Figure], moved: Sequence[Figure], shown: Collection[str]
 ) -> str:
-    """Return what a path does: to each pass's D, to the tensor that arrives, to traffic."""
+    """Return what a path does to D in each pass, to the tensor that reaches the GEMM, and to traffic."""
     said = []
     steps = worst_by_pass(products, "proposal")
     changes = []
     for step in steps:
         there = [f for f in products if f.workload.split(".")[1] == step]
-        changes.append(f"{alike('numerics.total_error', there, shown, BOTH)} in {step}")
+        changes.append(f"{alike('numerics.total_error', there, shown, BOTH, _with_interval)} in {step}")
     if changes:
-        same = "" if "software" in shown else "; today's software is no different"
-        said.append(f"The total error of D is at worst {', '.join(changes)}{same}.")
+        same = "" if "software" in shown else "; today's software is the same"
+        said.append(f"Total error of D (worst GEMM): {'; '.join(changes)}{same}.")
     tensor = alike("cast.relative_error", arrived, ARRIVES, ARRIVES)
     if tensor:
-        said.append(f"At its worst the relative error of a tensor that arrives is {tensor}.")
+        said.append(f"Relative error of the tensor that reaches the GEMM (worst): {tensor}.")
     moves = []
     for f in moved:
         old = next(
@@ -138,15 +138,26 @@ def alike(
     figures: Sequence[Figure],
     shown: Collection[str],
     words: Mapping[str, str],
-    digits: Callable[[float], str] = lambda x: f"{x:.2g}",
+    text: Callable[[Figure], str] = lambda figure: f"{figure.value:.2g}",
 ) -> str:
-    """Return the worst figure of each variant in words, variants of the same two digits together."""
+    """Return the worst figure of each variant in words; variants whose `text` is the same share one."""
     groups: dict[str, list[str]] = {}
     for variant, about in words.items():
         found = _worst(_own(figures, metric, variant)) if variant in shown else None
         if found:
-            groups.setdefault("not finite" if found.value is None else digits(found.value), []).append(about)
+            groups.setdefault("not finite" if found.value is None else text(found), []).append(about)
     return listed([f"{value} {listed(about)}" for value, about in groups.items()])
+
+
+def _with_interval(figure: Figure) -> str:
+    if figure.low is None and figure.high is None:
+        return f"{figure.value:.2g} (no interval)"
+    low, high = ("∞" if end is None else f"{end:.2g}" for end in (figure.low, figure.high))
+    return f"{figure.value:.2g} [{low}, {high}]"
+
+
+def _percent(figure: Figure) -> str:
+    return f"{100 * (figure.value or 0.0):.3g} %"
 
 
 def _own(figures: Sequence[Figure], metric: str, variant: str) -> list[Figure]:

@@ -334,7 +334,7 @@ def test_the_headline_says_that_outputs_overflow():
 
 
 def test_the_finding_begins_with_d_and_says_what_stays():
-    """Total error the same for both first, then what sums and the rounding of D make of it, then sums before rounding."""
+    """Total error comes first, with its interval, then the share of sums and rounding in it, then sums before rounding."""
     made = [
         *errors(0.0485, software=0.0485),
         figure("numerics.output_error", 1.6257e-3),
@@ -348,18 +348,20 @@ def test_the_finding_begins_with_d_and_says_what_stays():
         figure(SUMS, 4.8e-3, variant="today"),
     ]
     assert finding(made, LABELS) == (
-        "The total error of D, as it leaves the GEMM, is at worst 0.049 with the proposal and with today's software. "
-        "Sums and the rounding of D make of that: where D is rounded to BF16 0.0016 with the proposal and with today's "
-        "software, 0.1 % with the proposal and 6.5 % with today's software of the outputs differing from exact sums; where "
-        "it is FP32 3e-07 with the proposal and 0.00032 with today's software. "
-        "Before D is rounded, the error of accumulation is at worst 5.8e-07 with the proposal, 0.00032 with today's "
-        "software and 0.0048 with today's instruction alone."
+        "Total error of D (worst GEMM): 0.049 [0.048, 0.05] with the proposal and with today's software. "
+        "Error of the sums and of rounding D, without quantisation: 0.0016 with the proposal and with today's software "
+        "where D is BF16; 3e-07 with the proposal and 0.00032 with today's software where D is FP32. "
+        "BF16 outputs that differ from exact sums: 0.1 % with the proposal and 6.5 % with today's software. "
+        "Error of the sums alone, before D is rounded: 5.8e-07 with the proposal, 0.00032 with today's software and "
+        "0.0048 with today's instruction alone."
     )
     assert finding([figure(SUMS, 0.1)], {"proposal": ""}) == (
-        "Before D is rounded, the error of accumulation is at worst 0.1 with the proposal, today's software and "
-        "instruction being the same."
+        "Error of the sums alone, before D is rounded: 0.1 with the proposal; today's software and instruction are the same."
     )
     assert "not finite with the proposal" in finding(errors(None), LABELS)
+    assert finding(errors(0.1, half=None), {"proposal": ""}) == (
+        "Total error of D (worst GEMM): 0.1 (no interval) with the proposal."
+    )
     two = [figure(SUMS, 0.1), figure(SUMS, 0.2, variant="software")]
     assert finding(two, {"proposal": "", "software": ""}).endswith(
         "0.1 with the proposal and 0.2 with today's software."
@@ -378,9 +380,9 @@ def test_the_finding_of_a_path_begins_with_d_too():
     traffic += moved("traffic.network_bytes", 5.0, 10.0)
     traffic += [*moved("traffic.hbm_bytes", 1.0, 10.0, "llama"), *moved("traffic.smem_bytes", 1.0, 10.0)]
     assert arrival(arrived, products, traffic, LABELS) == (
-        "The total error of D is at worst 0.05 with the proposal and with today's software in fprop, 0.04 with the proposal "
-        "and 0.06 with today's software in wgrad. "
-        "At its worst the relative error of a tensor that arrives is 0.02 along the proposed path and after one cast straight "
+        "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal and with today's software in fprop; 0.04 "
+        "[0.039, 0.041] with the proposal and 0.06 [0.059, 0.061] with today's software in wgrad. "
+        "Relative error of the tensor that reaches the GEMM (worst): 0.02 along the proposed path and after one cast straight "
         "from BF16 and 0.03 with today's software. "
         "A layer's step of deepseek-v3 moves 10% fewer bytes through HBM, 20% more bytes from L2 to the SMs and 50% "
         "fewer bytes over the network."
@@ -390,7 +392,7 @@ def test_the_finding_of_a_path_begins_with_d_too():
     small.insert(1, figure("traffic.network_bytes", 1.0, workload="llama", tensors=""))
     assert arrival([], [], small, LABELS) == "A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."
     assert arrival([], errors(0.05), [], {"proposal": ""}) == (
-        "The total error of D is at worst 0.05 with the proposal in fprop; today's software is no different."
+        "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal in fprop; today's software is the same."
     )
     assert arrival([], [], [], LABELS) == ""
 
