@@ -27,13 +27,13 @@ from isa_model.stage import Spec
 Judgement = Literal["supported", "refuted", "undetermined"]
 
 ERROR = 0.05
-"""Most that a wrong verdict of a claim may be likely."""
+"""Highest probability of a wrong verdict on a claim."""
 AGAIN = 8
 """Most figures of a claim that are measured again, the worst first."""
 
 
 class Verdict(Spec):
-    """What became of a claim, with the figure that decided."""
+    """Judgement of a claim, with the figure that decided it."""
 
     claim: Claim
     statement: str
@@ -44,21 +44,21 @@ class Verdict(Spec):
     """The figure that decided: the worst that the claim covers, or the one that breaks it (a ratio or a difference, where
     the claim is relative)."""
     covered: int = 0
-    """Figures it was judged on."""
+    """Number of figures that the claim covers."""
     again: int = 0
-    """Those of them that were measured again on fresh seeds."""
+    """Number of those that were measured again on fresh seeds."""
     margin: float | None = None
     """How far the deciding figure is on the right side of the bound (negative: the wrong side), in parts of the bound; of a
     bound of zero in the metric's unit."""
     bars: tuple[Bar, ...] = ()
-    """What the deciding figure would be if one assumption were otherwise, the most telling first."""
+    """The deciding figure with one assumption changed, the largest effect first."""
     break_even: tuple[BreakEven, ...] = ()
-    """Which values of the proposal's own parameters would keep the bound."""
+    """Values of the proposal's own parameters that would keep the bound."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure that a claim covers, and what it reads."""
+    """A figure that a claim covers, with its numbers."""
 
     figure: Figure
     reading: Reading
@@ -118,7 +118,7 @@ def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Ite
     metric = METRICS[claim.metric]
     gemms = None
     if metric.of_layer:
-        # Of a whole layer, unless the claim names a part of it.
+        # A figure of the whole layer, unless the claim names a part of it.
         gemms = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
     elif claim.workload:
         gemms = {g.name for g in proposal.select(claim.workload)}
@@ -133,12 +133,12 @@ def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Ite
 
 @dataclass(frozen=True)
 class Tested:
-    """A figure that did not keep the bound at first, and what it may refute the claim on."""
+    """A figure that did not keep the bound at first, with the reading that may refute the claim."""
 
     measured: Measured
-    """Now; of fresh seeds, where it was measured again."""
+    """The figure, from fresh seeds where it was measured again."""
     wide: Reading | None
-    """With the interval that may refute; None: none may, as it was picked for being bad and not measured again."""
+    """Reading whose interval may refute the claim; None for a figure that looked bad and was not measured again."""
     again: bool = False
 
 
@@ -166,7 +166,7 @@ def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enqu
     judgement, decides, reason = decide(claim, kept, tested)
     again = sum(t.again for t in tested)
     if again:
-        reason += f"; {again} of the {len(covered)} figures {'was' if again == 1 else 'were'} measured on fresh seeds"
+        reason += f"; {again} of {len(covered)} figures measured again on fresh seeds"
     if decides.figure.caveat:
         reason += f"; {decides.figure.caveat}"
     return Verdict(
@@ -243,34 +243,37 @@ def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> 
     doubtful = [m for m in now if not keeps(claim, m.reading)]
     if not doubtful:
         worst = max(now, key=lambda m: excess(claim, m.reading.value))
-        return "supported", worst, "the worst covered keeps the bound, interval included"
+        return "supported", worst, "the worst figure keeps the bound with its whole interval"
     reason, those = _open(doubtful)
-    return "undetermined", max(those, key=lambda m: farthest(claim, m.reading)), reason
+    decides = max(those, key=lambda m: farthest(claim, m.reading))
+    if breaks(claim, decides.reading):
+        reason = "its whole interval breaks the bound, which one of so many figures may do by chance"
+    return "undetermined", decides, reason
 
 
 def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
-    """Why a claim is refuted, with a word on a figure that looks worse than the one that decides."""
+    """Return why a claim is refuted, and which figure looks worse than the deciding one without being certain."""
     worst = max(tested, key=lambda m: excess(claim, m.reading.value))
     reason = "outputs are not finite" if decides.certain else "its whole interval breaks the bound"
     if excess(claim, worst.reading.value) > excess(claim, decides.reading.value):
         where = f"{worst.figure.workload}, {worst.figure.tensors}"
-        reason += f" (the figure on {where} is farther beyond, but not for certain)"
+        reason += f" ({where} looks worse, but is not certain)"
     return reason
 
 
 def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
-    """Why nothing is decided, and the figures of which that is so."""
+    """Return why a claim is undetermined, and the figures that this reason applies to."""
     incomparable = [m for m in doubtful if m.reading.value != m.reading.value]
     if incomparable:
-        return "neither figure is finite, so they cannot be compared", incomparable
+        return "neither figure is finite: they cannot be compared", incomparable
     unsampled = [m for m in doubtful if not decided(m.reading)]
     if unsampled:
-        return "too little was sampled for an interval: more rows, columns or seeds would decide", unsampled
-    return "the interval straddles the bound", doubtful
+        return "too few rows, columns or seeds for an interval", unsampled
+    return "the bound lies inside the interval", doubtful
 
 
 def _missing(proposal: Proposal, claim: Claim) -> str:
-    """Why no figure covers a claim."""
+    """Return why no figure covers a claim."""
     if claim.metric.startswith("cast.") and not proposal.path:
         return "the proposal has no `path`"
     return METRICS[claim.metric].family.absent
