@@ -253,7 +253,7 @@ def test_what_is_not_finite_on_one_side_wins_or_loses_and_on_both_is_not_compara
     assert against(figure(0.5), software(*nothing)).judgement == "supported"
     found = against(figure(*nothing), software(*nothing))
     assert found.judgement == "undetermined"
-    assert found.reason == "neither figure is finite, so they cannot be compared"
+    assert found.reason == "neither figure is finite: they cannot be compared"
     assert found.margin is None
     assert found.bars == ()
 
