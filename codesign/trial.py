@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.arriving import NOTHING, Flows, behind
+from codesign.flows import NOTHING, Flows, behind
 from codesign.lines import Lines, drawn
 from codesign.operands import Operand, Scaled, arrived, quantised
 from codesign.quantising import Quantisation, operand_cast

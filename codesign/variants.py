@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from codesign.arriving import NOTHING, Flows, along, behind, usual
+from codesign.flows import NOTHING, Flows, along, behind, usual
 from codesign.proposal import Proposal, Value, Variant
 from codesign.quantising import Quantisation, operand_cast
 from codesign.workloads.gemms import Gemm, sent

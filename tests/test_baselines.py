@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.arriving import Flows, behind, dispatched, usual
 from codesign.baselines import baselines
 from codesign.errors import errors_of, estimates
 from codesign.evaluate import evaluate
+from codesign.flows import Flows, behind, dispatched, usual
 from codesign.numerics import _method
 from codesign.proposal import parse_proposal
 from codesign.quantising import Quantisation, cast_of, room

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from codesign.arriving import Flows, behind
 from codesign.evaluate import evaluate
+from codesign.flows import Flows, behind
 from codesign.operands import on_the_way
 from codesign.proposal import parse_proposal
 from codesign.trial import Sampling, Trial

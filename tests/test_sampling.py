@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from codesign.arriving import NOTHING
 from codesign.errors import errors_of, estimates
+from codesign.flows import NOTHING
 from codesign.intervals import LOSSLESS
 from codesign.lines import drawn
 from codesign.numerics import Job, figures_of, run

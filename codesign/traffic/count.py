@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from math import ceil, fsum
 from typing import Literal
 
-from codesign.arriving import usual
 from codesign.baselines import Baseline
+from codesign.flows import usual
 from codesign.proposal import Proposal
 from codesign.quantising import Quantisation
 from codesign.workloads.gemms import Experts, Linear, Model, Role
@@ -159,7 +159,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
 
 
 def _usual(practice: Baseline, spec: Instruction, rule: Quantisation) -> Flow:
-    """How an operand comes to a GEMM where no path says otherwise, as numerics have it (codesign/arriving.py)."""
+    """How an operand comes to a GEMM where no path says otherwise, as numerics have it (codesign/flows.py)."""
     flows = usual(practice, spec, rule)
     grouped = spec.scale is not None
     return Flow(
