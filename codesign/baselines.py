@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from codesign.quantising import Quantisation
+from codesign.quantisation import Quantisation
 from isa_model.diagnostics import read_yaml
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from codesign.baselines import Baseline
 from codesign.operands import on_the_way
-from codesign.quantising import Quantisation, cast_of
+from codesign.quantisation import Quantisation, cast_of
 from codesign.workloads.gemms import Gemm, Role, sent
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction

@@ -16,7 +16,7 @@ from codesign.evidence import Evidence, Figure
 from codesign.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.metrics import NUMERICS
 from codesign.proposal import Proposal, Value
-from codesign.quantising import room
+from codesign.quantisation import room
 from codesign.trial import Sampling, Trial
 from codesign.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm

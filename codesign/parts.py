@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from codesign.baselines import baselines
 from codesign.metrics import METRICS
-from codesign.quantising import Quantisation
+from codesign.quantisation import Quantisation
 from codesign.workloads.gemms import select
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError, at, suggest

@@ -20,7 +20,7 @@ from codesign.parts import Sweep as Sweep
 from codesign.parts import Training as Training
 from codesign.parts import Value as Value
 from codesign.parts import Variant as Variant
-from codesign.quantising import Quantisation as Quantisation
+from codesign.quantisation import Quantisation as Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED

@@ -16,7 +16,7 @@ from codesign.curves import with_bits
 from codesign.evidence import Alternative, BreakEven, Figure
 from codesign.metrics import METRICS
 from codesign.proposal import Claim, Proposal
-from codesign.quantising import Quantisation
+from codesign.quantisation import Quantisation
 from codesign.questions import Ask, Enquiry, Question, pursue
 from codesign.readings import excess
 from codesign.variants import Compared

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codesign.flows import NOTHING, Flows, behind
 from codesign.lines import Lines, drawn
 from codesign.operands import Operand, Scaled, arrived, quantised
-from codesign.quantising import Quantisation, operand_cast
+from codesign.quantisation import Quantisation, operand_cast
 from codesign.variants import Compared
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic

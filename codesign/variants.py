@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from codesign.flows import NOTHING, Flows, along, behind, usual
 from codesign.proposal import Proposal, Value, Variant
-from codesign.quantising import Quantisation, operand_cast
+from codesign.quantisation import Quantisation, operand_cast
 from codesign.workloads.gemms import Gemm, sent
 from isa_model.instruction import Instruction
 from isa_model.path import Step

@@ -11,7 +11,7 @@ from codesign.evaluate import evaluate
 from codesign.flows import Flows, behind, dispatched, usual
 from codesign.numerics import _method
 from codesign.proposal import parse_proposal
-from codesign.quantising import Quantisation, cast_of, room
+from codesign.quantisation import Quantisation, cast_of, room
 from codesign.report.baselines import baseline_table
 from codesign.timing.operations import software
 from codesign.traffic.count import schemes

@@ -16,7 +16,7 @@ from codesign.evidence import Kind, Plot, Series
 from codesign.metrics import NUMERICS
 from codesign.numerics import BESIDE
 from codesign.proposal import Quantisation, load_proposal, parse_proposal
-from codesign.quantising import cast_of
+from codesign.quantisation import cast_of
 from codesign.report import write as report
 from codesign.report.plots import svg
 from codesign.report.tables import number, worst_table

@@ -17,7 +17,7 @@ from typing import Literal
 from codesign.baselines import Baseline
 from codesign.flows import usual
 from codesign.proposal import Proposal
-from codesign.quantising import Quantisation
+from codesign.quantisation import Quantisation
 from codesign.workloads.gemms import Experts, Linear, Model, Role
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
