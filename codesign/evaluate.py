@@ -15,10 +15,10 @@ from codesign import casts, manual
 from codesign.claims import Verdict, judge
 from codesign.cost import evidence as cost
 from codesign.cost.plots import plots as cost_plots
-from codesign.counted import Counted, Phase
 from codesign.evidence import Figure, Plot
 from codesign.finding import arrival, finding, headline, worst
 from codesign.numerics import gather
+from codesign.progress import Counted, Phase
 from codesign.proposal import Proposal
 from codesign.provenance import commit
 from codesign.questions import asker

@@ -13,8 +13,8 @@ import pytest
 
 from codesign import shipped
 from codesign.__main__ import run
-from codesign.counted import Counted
 from codesign.evaluate import evaluate
+from codesign.progress import Counted
 from codesign.proposal import parse_proposal
 from codesign.terminal import Progress
 from codesign.trial import Sampling
