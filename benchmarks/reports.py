@@ -44,7 +44,7 @@ def make_room(folder: Path) -> None:
 def index() -> str:
     """reports/README.md: a line on each report."""
     from codesign.escape import literal
-    from codesign.results import read_result
+    from codesign.read_result import read_result
 
     lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
     lines += [f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codesign.evaluate import Result
 from codesign.proposal import load_proposal
-from codesign.results import read_result
+from codesign.read_result import read_result
 from codesign.shipped import HOME, names, proposal_file
 from isa_model.diagnostics import InputError, suggest
 from isa_model.library import is_path

@@ -14,9 +14,9 @@ from codesign.evaluate import evaluate
 from codesign.evidence import Alternative, Figure
 from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.questions import answer
+from codesign.read_result import read_result
 from codesign.report import write as report
 from codesign.reports import result_of
-from codesign.results import read_result
 from codesign.sensitivity import Place, multiplied
 from codesign.trial import Sampling
 from isa_model import InputError

@@ -19,9 +19,9 @@ from codesign.escape import Markdown, drawn, fenced, literal, sentence
 from codesign.evaluate import evaluate
 from codesign.evidence import Plot, Series
 from codesign.proposal import parse_proposal
+from codesign.read_result import read_result
 from codesign.report import write as report
 from codesign.report.plots import svg
-from codesign.results import read_result
 from codesign.trial import Sampling
 from codesign.workloads import tensor_file
 from isa_model import InputError, load

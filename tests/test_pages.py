@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from codesign.compare import compare
+from codesign.read_result import read_result
 from codesign.report import comparison
 from codesign.report import write as report
-from codesign.results import read_result
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -7,10 +7,10 @@ from pathlib import Path
 from codesign.break_even import sentences
 from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
+from codesign.read_result import FAULTS, read_result
 from codesign.report import tables
 from codesign.report.baselines import baseline_table
 from codesign.report.plots import bytes_by_operation, svg, tornado
-from codesign.results import FAULTS, read_result
 from codesign.timing.plots import VARIANTS
 from isa_model.diagnostics import InputError
 from isa_model.files import check_folder, json_lines, write_folder
