@@ -12,7 +12,7 @@ from codesign.flows import Flows, behind, dispatched, usual
 from codesign.numerics import _method
 from codesign.proposal import parse_proposal
 from codesign.quantisation import Quantisation, cast_of, room
-from codesign.report.baselines import baseline_table
+from codesign.report.baseline_table import baseline_table
 from codesign.timing.operations import software
 from codesign.traffic.count import schemes
 from codesign.traffic.evidence import gather

@@ -9,7 +9,7 @@ from codesign.escape import fenced, literal, sentence
 from codesign.evaluate import Result
 from codesign.read_result import FAULTS, read_result
 from codesign.report import tables
-from codesign.report.baselines import baseline_table
+from codesign.report.baseline_table import baseline_table
 from codesign.report.plots import bytes_by_operation, svg, tornado
 from codesign.timing.plots import VARIANTS
 from isa_model.diagnostics import InputError
