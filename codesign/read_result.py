@@ -14,8 +14,8 @@ from codesign.evidence import Figure, Plot
 from codesign.metrics import METRICS
 from codesign.variants import labels
 from isa_model.diagnostics import InputError
+from isa_model.input_files import MIB, parse_json, read_bytes, reason
 from isa_model.printable import unprintable
-from isa_model.reading import MIB, parse_json, read_bytes, reason
 
 LARGEST = 16 * MIB
 """Size of a result.json that is read; shipped ones have less than 2 MiB."""

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticCustomError
 
+from isa_model.input_files import read_bytes, reason
 from isa_model.printable import unprintable, visible, visible_lines
-from isa_model.reading import read_bytes, reason
 
 Loc = tuple[str | int, ...]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from isa_model.diagnostics import InputError
-from isa_model.reading import MIB, open_file, read_bytes, reason
+from isa_model.input_files import MIB, open_file, read_bytes, reason
 
 SUMS = "SHA256SUMS"
 _NEW, _OLD = ".codesign-new", ".codesign-old"

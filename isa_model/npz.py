@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from isa_model.diagnostics import InputError
-from isa_model.reading import MIB, open_file, reason
+from isa_model.input_files import MIB, open_file, reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

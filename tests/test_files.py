@@ -18,7 +18,7 @@ import pytest
 from codesign.__main__ import run
 from isa_model import InputError, files
 from isa_model.files import check_file, reading, scratch, write_file, write_folder
-from isa_model.reading import parse_json, read_bytes
+from isa_model.input_files import parse_json, read_bytes
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 

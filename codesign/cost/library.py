@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from isa_model.diagnostics import InputError
-from isa_model.reading import MIB, read_bytes, reason
+from isa_model.input_files import MIB, read_bytes, reason
 
 FO4_TAU = 5.0
 LARGEST = 256 * MIB

@@ -32,7 +32,7 @@ from codesign.training.records import Drift, Run
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
 from isa_model.files import fresh_file
-from isa_model.reading import open_file
+from isa_model.input_files import open_file
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and the smoothed loss."""

@@ -13,7 +13,7 @@ from codesign.training.recipe import Recipe
 from codesign.training.size import Size
 from isa_model.diagnostics import InputError
 from isa_model.files import fresh_file
-from isa_model.reading import MIB, read_text, reason
+from isa_model.input_files import MIB, read_text, reason
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"

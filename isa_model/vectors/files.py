@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from isa_model.diagnostics import InputError
 from isa_model.files import check_folder, reading, write_folder
+from isa_model.input_files import MIB, parse_json, read_text, reason
 from isa_model.instruction import Instruction
 from isa_model.printable import visible
-from isa_model.reading import MIB, parse_json, read_text, reason
 from isa_model.vectors.coverage import Row
 from isa_model.vectors.vector import Field, Vector, Vectors, fields
 
