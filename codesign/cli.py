@@ -51,7 +51,7 @@ def evaluate(
     from codesign.evaluate import evaluate as gather_and_judge
     from codesign.report.terminal import show as show_result
     from codesign.report.write import check, write
-    from codesign.reports import FOLDER
+    from codesign.report_lookup import FOLDER
 
     folder = out or FOLDER / loaded.proposal
     check(folder)
@@ -82,7 +82,7 @@ def report(
     ] = None,
 ) -> int:
     """Print a report in the terminal; with --replay, rebuild its files byte for byte. Nothing is computed."""
-    from codesign.reports import result_of
+    from codesign.report_lookup import result_of
 
     if (target is None) == (replay is None):
         raise InputError.of("which report?", "codesign report RESULT to read one, or --replay RESULT to rebuild one")
@@ -116,7 +116,7 @@ def compare(
     """Put proposals side by side, from their results: accuracy, cost, traffic, and which ones nothing else here beats."""
     from codesign.compare import compare as put_together
     from codesign.report.comparison import show, write
-    from codesign.reports import result_of
+    from codesign.report_lookup import result_of
 
     comparison = put_together([result_of(target)[1] for target in results])
     page = write(comparison, out)

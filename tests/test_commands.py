@@ -91,7 +91,7 @@ def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsy
 
 def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypatch):
     """In a clone the default folder is none that git tracks, so that nothing of the project is written over."""
-    from codesign.reports import FOLDER
+    from codesign.report_lookup import FOLDER
 
     assert not FOLDER.is_absolute()
     ignored = (ROOT / ".gitignore").read_text().split()

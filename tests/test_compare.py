@@ -16,7 +16,7 @@ from codesign.proposal import Claim, load_proposal, parse_proposal
 from codesign.questions import answer
 from codesign.read_result import read_result
 from codesign.report import write as report
-from codesign.reports import result_of
+from codesign.report_lookup import result_of
 from codesign.sensitivity import Place, multiplied
 from codesign.trial import Sampling
 from isa_model import InputError
@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_told(results, tmp_path, monkeypatch):
         compare(results[:1])
     with pytest.raises(InputError, match="is there twice"):
         compare([results[0], results[0]])
-    monkeypatch.setattr("codesign.reports.FOLDER", tmp_path)
+    monkeypatch.setattr("codesign.report_lookup.FOLDER", tmp_path)
     (tmp_path / "p.yaml").write_text(LOG)
     with pytest.raises(InputError, match="has no report yet"):
         result_of(str(tmp_path / "p.yaml"))

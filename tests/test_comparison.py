@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign import reports
+from codesign import report_lookup
 from codesign.compare import OVERFLOW, compare
 from codesign.evidence import Alternative, Figure
 from codesign.finding import arrival, finding, headline, worst, worst_by_pass
@@ -277,20 +277,20 @@ def test_results_are_found_by_their_file_folder_or_proposal(monkeypatch, tmp_pat
         read.append(path)
         return SimpleNamespace(proposal=mine)
 
-    monkeypatch.setattr(reports, "read_result", reading)
-    monkeypatch.setattr(reports, "load_proposal", lambda path: {"a.yaml": mine, "b.yml": other}[path.name])
-    monkeypatch.setattr(reports, "FOLDER", tmp_path)
+    monkeypatch.setattr(report_lookup, "read_result", reading)
+    monkeypatch.setattr(report_lookup, "load_proposal", lambda path: {"a.yaml": mine, "b.yml": other}[path.name])
+    monkeypatch.setattr(report_lookup, "FOLDER", tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"a.yaml has no report yet\n *= codesign evaluate a.yaml"):
-        reports.result_of("a.yaml")
+        report_lookup.result_of("a.yaml")
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").touch()
     targets = [str(tmp_path / "folder"), "a.yaml", str(tmp_path / "x.json")]
-    assert [reports.result_of(target)[1].proposal for target in targets] == [mine] * 3
+    assert [report_lookup.result_of(target)[1].proposal for target in targets] == [mine] * 3
     assert read == [tmp_path / "folder" / "result.json", tmp_path / "mine" / "result.json", tmp_path / "x.json"]
     with pytest.raises(InputError, match=r"b.yml changed since its report\n *= codesign evaluate b.yml"):
-        reports.result_of("b.yml")
+        report_lookup.result_of("b.yml")
 
 
 def test_a_comparison_takes_two_proposals_each_once():
