@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import values_of, values_of_all_codes
-from isa_model.engines.plan import Plan, Reading
+from isa_model.engines.plan import Handover, Plan
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.lanes import NO_EXPONENT, Codes, Exponents, Float64, exponent_of
@@ -67,9 +67,9 @@ def read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
     return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
 
 
-def reread(how: Reading, x: Float64) -> Float64:
+def reread(how: Handover, x: Float64) -> Float64:
     """Numbers of the last register as D is written and read as C again."""
-    if how == Reading():
+    if how == Handover():
         return x
     y = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
     y = np.where(np.isnan(x), how.nan, y)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from isa_model import golden
 from isa_model.codec import NAN, Number, infinity
-from isa_model.engines.plan import RANGE, Plan, Reading
+from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.engines.text import Text
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -85,9 +85,9 @@ class Emitter(Text):
         return "\n".join(self.lines)
 
     def reread(self) -> None:
-        """Read as C what the instruction before left in the register as D: `plan.Reading`."""
-        how = self.plan.reading
-        if how == Reading():
+        """Read as C what the instruction before left in the register as D: `plan.Handover`."""
+        how = self.plan.handover
+        if how == Handover():
             return
         self.write("LANES {")
         value = self.let("double", "C(j)")

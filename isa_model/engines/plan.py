@@ -45,7 +45,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Handover:
     """What a register's value becomes where one instruction along K writes it as D and the next reads it as C."""
 
     smallest: float = 0.0
@@ -61,13 +61,13 @@ class Reading:
         return self.infinity == inf and self.nan != self.nan
 
 
-def reading(spec: Instruction) -> Reading:
+def handover(spec: Instruction) -> Handover:
     """How `golden.written` and `golden.read` change a running value between two instructions."""
     fmt = spec.accumulator
     if fmt.kind == "integer":
-        return Reading()
+        return Handover()
     largest = largest_finite(fmt)
-    return Reading(
+    return Handover(
         smallest=2.0**fmt.min_exponent if spec.flush_inputs else 0.0,
         has_minus_zero=fmt.nan != "negative-zero",
         infinity=inf if fmt.infinity else nan if fmt.overflow == "nan" else largest,
@@ -109,7 +109,7 @@ class Plan:
         self.spec = spec
         if spec.accumulator.min_lsb_exponent < -RANGE:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
-        self.reading = reading(spec)
+        self.handover = handover(spec)
         scale = spec.scale
         product = _product(_of_format(spec.a), _of_format(spec.b))
         self.min_product_exponent = sum(lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))

@@ -140,7 +140,7 @@ class Tile:
 
     def reread(self, d: Value) -> Value:
         """The running value as one instruction leaves it in D and the next takes it as C."""
-        c = reread(self.plan.reading, d.parts[0])
+        c = reread(self.plan.handover, d.parts[0])
         return Value([c], exponent_of(c, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:

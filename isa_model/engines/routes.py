@@ -59,7 +59,7 @@ def route(plan: Plan) -> Route | None:
     """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
     spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
     folded = plan.scales_fold and spec.scale is not None
-    if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.reading.keeps_specials:
+    if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
         return None
