@@ -21,8 +21,8 @@ LOG_BITS = range(3, 17)
 """Bits of LogFMT among which it is looked for."""
 
 
-class Read(Protocol):
-    """A figure with what it reads."""
+class HasReading(Protocol):
+    """A figure and the numbers read from it."""
 
     @property
     def figure(self) -> Figure: ...
@@ -54,7 +54,7 @@ def rising(claim: Claim) -> bool:
 # -- over the values of a sweep --------------------------------------------------------------------------------------
 
 
-def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[Read]]) -> tuple[BreakEven, ...]:
+def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[HasReading]]) -> tuple[BreakEven, ...]:
     """Return which values of the swept field keep the claim, on each tensor source of its own.
 
     `covered` gives the figures that a claim covers.
@@ -106,7 +106,7 @@ def _swept_value(proposal: Proposal) -> Value:
 
 # -- by search -------------------------------------------------------------------------------------------------------
 
-Search = Generator[int, Read, BreakEven]
+Search = Generator[int, HasReading, BreakEven]
 """Yields a value to try and is sent the figure there."""
 
 
@@ -116,7 +116,7 @@ def fewest(parameter: str, own: Value, claim: Claim, condition: str, ends: tuple
     More fraction bits never make the sums worse by more than the interval says; so what lies beyond a number that keeps the
     bound is taken to keep it, too.
     """
-    tried: dict[int, Read] = {}
+    tried: dict[int, HasReading] = {}
     low, high = ends
     limit = None
     tried[high] = yield high
@@ -140,7 +140,7 @@ def fewest(parameter: str, own: Value, claim: Claim, condition: str, ends: tuple
 
 def each(parameter: str, own: Value, claim: Claim, condition: str, values: Sequence[int], up: bool) -> Search:
     """Try every value and find the cheapest from which on all better ones keep the claim; `up`: larger ones are better."""
-    found: dict[int, Read] = {}
+    found: dict[int, HasReading] = {}
     for value in values:
         found[value] = yield value
     holds = [v for v, there in found.items() if keeps(claim, there.reading)]

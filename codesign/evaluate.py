@@ -18,7 +18,7 @@ from codesign.cost.plots import plots as cost_plots
 from codesign.evidence import Figure, Plot
 from codesign.finding import arrival, finding, headline, worst
 from codesign.numerics import gather
-from codesign.progress import Counted, Phase
+from codesign.progress import CountingExecutor, Phase
 from codesign.proposal import Proposal
 from codesign.provenance import commit
 from codesign.questions import asker
@@ -104,7 +104,7 @@ def evaluate(
     """
     with pool() as executor:
         evidence = gather(proposal, sampling, partial(phase, "sampling"), executor)
-        arrived = casts.gather(proposal, sampling.seeds, Counted(executor, partial(phase, "casting")))
+        arrived = casts.gather(proposal, sampling.seeds, CountingExecutor(executor, partial(phase, "casting")))
         phase("hardware cost", 0, 0)
         costs = () if proposal.multiplies_as_today else cost.gather(proposal)
         phase("traffic and timing", 0, 0)
@@ -114,7 +114,7 @@ def evaluate(
         runs = training.gather(proposal, train)
         everything = (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures)
         phase("re-measuring what decides", 0, 0)
-        ask = asker(sampling, Counted(executor, partial(phase, "re-measuring what decides")))
+        ask = asker(sampling, CountingExecutor(executor, partial(phase, "re-measuring what decides")))
         verdicts = judge(proposal, everything, ask)
         verdicts = refine(proposal, verdicts, everything, ask)
     proposed, shown = proposal.proposed(), labels(proposal)

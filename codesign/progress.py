@@ -11,7 +11,7 @@ Phase = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done, and how many there are (0: not known)."""
 
 
-class Counted(Executor):
+class CountingExecutor(Executor):
     """An executor that tells how many of the calls submitted to it are done."""
 
     def __init__(self, executor: Executor, tell: Callable[[int, int], None]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from codesign import shipped
 from codesign.__main__ import run
 from codesign.evaluate import evaluate
-from codesign.progress import Counted
+from codesign.progress import CountingExecutor
 from codesign.proposal import parse_proposal
 from codesign.terminal import Progress
 from codesign.trial import Sampling
@@ -195,7 +195,7 @@ def test_counted_calls_are_told_as_they_end():
     """Every call is counted when submitted and when done, also through map."""
     told = []
     with ThreadPoolExecutor(2) as pool:
-        assert list(Counted(pool, lambda *heard: told.append(heard)).map(abs, [-1, -2, -3])) == [1, 2, 3]
+        assert list(CountingExecutor(pool, lambda *heard: told.append(heard)).map(abs, [-1, -2, -3])) == [1, 2, 3]
     assert [done for done, _ in told] == [1, 2, 3]
     assert told[-1] == (3, 3)
 
