@@ -46,7 +46,7 @@ class Baseline(Spec):
     """How operands are quantised; what stands in no field here has the default there."""
 
     def fits(self, base: Instruction) -> bool:
-        """Whether it is for this base: its operands, its accumulator, its own scales."""
+        """Whether this baseline fits a base: its operands, accumulator and scales."""
         own = base.scale.a or base.scale.b if base.scale else None
         return (
             {base.a.name, base.b.name} <= set(self.operands)
@@ -56,7 +56,7 @@ class Baseline(Spec):
         )
 
     def around(self, base: Instruction) -> Instruction:
-        """The base with the software step around it.
+        """Return the base with the software step around it.
 
         Raises InputError where promotion does not fit the base.
         """
@@ -77,11 +77,11 @@ FALLBACK = "tensor-wise"
 
 @cache
 def baselines() -> dict[str, Baseline]:
-    """Every baseline by name, in the order in which they are taken for defaults."""
+    """Return every baseline by name, in the order in which defaults are chosen."""
     listed: dict[str, Any] = read_yaml(Path(__file__).with_name("baselines.yaml")).data["baselines"]
     return {name: Baseline.model_validate({"name": name, **fields}) for name, fields in listed.items()}
 
 
 def fitting(base: Instruction) -> list[Baseline]:
-    """The baselines that fit a base, its default first; never empty."""
+    """Return the baselines that fit a base, its default first; never empty."""
     return [b for b in baselines().values() if b.fits(base)] or [baselines()[FALLBACK]]

@@ -14,11 +14,11 @@ from isa_model.instruction import Instruction
 Item = TypeVar("Item")
 
 BITS = (1, 40)
-"""Fraction bits among which the break-even is looked for."""
+"""Range of fraction bits searched."""
 GROUPS = (512, 256, 128, 64, 32, 16)
-"""Lengths of scale groups among which it is looked for, the coarsest and cheapest first."""
+"""Lengths of scale groups searched, the coarsest and cheapest first."""
 LOG_BITS = range(3, 17)
-"""Bits of LogFMT among which it is looked for."""
+"""Bits of LogFMT searched."""
 
 
 class HasReading(Protocol):
@@ -77,7 +77,7 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
 
 
 def _of_values(parameter: str, own: Value, claim: Claim, by_value: dict[Value, list[Any]], condition: str) -> BreakEven:
-    """From the figures at every value, the worst of which counts."""
+    """Return the break-even from the figures at each value; the worst figure of a value counts."""
     up = rising(claim)
     holds = [v for v, found in by_value.items() if all(keeps(claim, m.reading) for m in found)]
     numbers = [v for v in by_value if not isinstance(v, str)]
@@ -96,7 +96,7 @@ def _of_values(parameter: str, own: Value, claim: Claim, by_value: dict[Value, l
 
 
 def _swept_value(proposal: Proposal) -> Value:
-    """What the proposal itself has in the swept field."""
+    """Return the proposal's own value of the swept field."""
     node: Any = proposal.proposed().model_dump(mode="json")
     assert proposal.sweep is not None
     for step in proposal.sweep.field.split("."):
@@ -107,7 +107,7 @@ def _swept_value(proposal: Proposal) -> Value:
 # -- by search -------------------------------------------------------------------------------------------------------
 
 Search = Generator[int, HasReading, BreakEven]
-"""Yields a value to try and is sent the figure there."""
+"""Generator that yields a value to try and is sent its figure."""
 
 
 def fewest(parameter: str, own: Value, claim: Claim, condition: str, ends: tuple[int, int] = BITS) -> Search:

@@ -26,11 +26,11 @@ class Axis:
 
     metric: str
     judged: bool = False
-    """Whether the front is found on it; the others are parts of these, or explain them."""
+    """Whether the Pareto front is judged on this axis; the other axes are parts of these or explain them."""
     over_software: bool = False
     """Whether it is shown as a ratio to today's software, in which assumed constants cancel for the most part."""
     today: float | None = None
-    """What it is of today's software by definition."""
+    """Value of today's software by definition."""
 
 
 AXES = {
@@ -54,7 +54,7 @@ AXES = {
 ERROR = "numerics.total_error"
 """Without it in common nothing is judged: what is cheaper and wrong beats nothing."""
 OVERFLOW = "outputs that are not finite"
-"""What beats a proposal whose error is infinite."""
+"""Reason shown for a proposal whose error is infinite."""
 Place = tuple[str, str]
 Role = Literal["proposal", "software", "today"]
 

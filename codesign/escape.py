@@ -1,4 +1,4 @@
-"""Text for where it goes: what authors and files say, in Markdown and in plots. HTML is escaped by Jinja (report/write.py)."""
+"""Escape the text of authors and files for Markdown and plots. Jinja escapes HTML (report/write.py)."""
 
 from __future__ import annotations
 

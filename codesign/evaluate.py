@@ -36,16 +36,16 @@ from isa_model.processes import pool
 from isa_model.stage import Spec
 
 SCHEMA_VERSION = 4
-"""Of result.json; a reader refuses another one."""
+"""Version of result.json; readers refuse any other."""
 
 
 class Provenance(Spec):
     """What the result was made from and with."""
 
     spec_sha256: str
-    """Of the proposal and both instructions, as canonical JSON."""
+    """SHA-256 of the proposal and both instructions, as canonical JSON."""
     commit: str
-    """Of the evaluator's source; empty outside a git checkout, `+` where it had changes."""
+    """Commit of the evaluator's source; empty outside a git checkout, `+` where it had changes."""
     versions: dict[str, str]
     machine: str
     gpu: str = "none: the bit-exact model ran on the CPU"
@@ -59,18 +59,18 @@ class Result(Spec):
     headline: str
     """The verdicts in a sentence, and outputs that are not finite."""
     finding: str
-    """What becomes of D and why, in sentences."""
+    """Error of D and its causes, in sentences."""
     verdicts: tuple[Verdict, ...]
     worst: tuple[Figure, ...]
-    """Of each variant and metric the worst figure over all GEMMs and tensor sources."""
+    """Worst figure of each variant and metric over all GEMMs and tensor sources."""
     labels: dict[str, str]
     figures: tuple[Figure, ...]
     costs: tuple[Figure, ...] = ()
-    """Of the hardware, over the base's; empty without a record."""
+    """Hardware costs as ratios to the base's; empty without a record."""
     cost_plots: tuple[Plot, ...] = ()
     """Curves of cost and error against area, the proposal marked; empty without costs or for a base that is not the curves'."""
     casts: tuple[Figure, ...] = ()
-    """Of what the proposal's path does to its operands; empty without a path."""
+    """Errors of the operands that the proposal's path delivers; empty without a path."""
     traffic: tuple[Figure, ...] = ()
     """Bytes and energy of a layer's step, by variant."""
     moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
@@ -82,7 +82,7 @@ class Result(Spec):
     training: tuple[Figure, ...] = ()
     """Loss gaps of training runs; empty without a record."""
     curves: tuple[Plot, ...] = ()
-    """Of those runs."""
+    """Loss curves of those runs."""
     plots: tuple[Plot, ...]
     tensors: dict[str, str]
     """What each tensor source is."""

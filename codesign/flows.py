@@ -1,6 +1,7 @@
-"""What lies behind the operands of a GEMM: a path's steps, what is kept for the backward pass, what is sent to experts.
+"""Flows: the casts between a BF16 tensor and the operand of a GEMM.
 
-Numerics, traffic and timing take it from here, so that they tell one story.
+They come from a proposal's path, from codes kept for the backward pass, and from what is sent to experts. Numerics, traffic
+and timing all use them, so that they agree.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Flows(NamedTuple):
     activation: tuple[Step, ...] = ()
     gradient: tuple[Step, ...] = ()
     send: Step | None = None
-    """How tensors are sent to experts where those steps say nothing of it; None: in BF16."""
+    """Cast of tensors sent to experts, where the steps have none; None: BF16."""
 
     def of(self, role: Role) -> tuple[Step, ...]:
         """Return the steps behind tensors of a role; none behind weights, which are cast once per optimizer step."""
@@ -42,7 +43,7 @@ def dispatched(fmt: Format) -> Step:
 
 
 def usual(baseline: Baseline, instruction: Instruction, rule: Quantisation) -> Flows:
-    """Return what lies behind operands where no path says otherwise: the baseline's dispatch, and the codes it keeps."""
+    """Return the flows without a path: the baseline's dispatch, and the codes it keeps for the backward pass."""
     send = dispatched(baseline.dispatch) if baseline.dispatch else None
     side = instruction.scale.a if instruction.scale else None
     if not baseline.kept or side is None:
@@ -77,7 +78,7 @@ def behind(gemm: Gemm, role: Role, flows: Flows) -> tuple[Step, ...]:
 
 
 def _from_codes(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Return the steps behind what is sent, as its receiver has it."""
+    """Return the steps behind a tensor that was sent, as its receiver sees them."""
     send = next((s for s in steps if s.at == "dispatch"), None)
     if send is None:
         return steps

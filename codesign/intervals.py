@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 FEWEST_CLUSTERS = 8
-"""Clusters below which no interval is given."""
+"""Fewest clusters for which an interval is given."""
 REPLICATES = 160
-"""Drawings of clusters with replacement from which quantiles have their intervals."""
+"""Bootstrap replicates for the intervals of quantiles."""
 LOSSLESS = 400.0
-"""Ratio of signal to noise, in dB, that stands for no error at all; float64 ends at 319."""
+"""SQNR in dB reported where there is no error at all; float64 errors end at 319 dB."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Estimate:
     influence: Array
     scale: Literal["plain", "log", "share"] = "log"
     units: float = 0.0
-    """Units that a share was counted over."""
+    """Independent units over which a share was counted."""
     beside: tuple[Estimate, ...] = ()
-    """Shares of the other operands, none of them larger: the figure is the largest of all."""
+    """Shares of the other operands, none larger: the figure is the largest of all."""
     plus: Estimate | None = None
     """A share of outputs added to that of operands."""
     resampled: int = 0
@@ -89,16 +89,16 @@ class Estimate:
         units, variance = self.units, _variance(self.influence)
         if 0 < self.value < 1 and variance > 0:
             effective = self.value * (1 - self.value) / variance
-            # The variance itself is known to so many degrees of freedom only.
+            # The variance is itself an estimate, with `clusters - 1` degrees of freedom.
             effective *= (_t(level, max(units, 2) - 1) / _t(level, self.clusters - 1)) ** 2
             units = min(effective, units)
         low, high = clopper_pearson(self.value * units, units, level)
         return (low if low > 1e-9 * self.value else 0.0), high
 
     def _reach(self, influence: Array, level: float) -> Ends:
-        """How far below and above the interval reaches."""
+        """Return how far the interval reaches below and above the value."""
         if self.resampled:
-            # Few values lie about a quantile: its variance is known half as well as that of a sum.
+            # Few values lie near a quantile, so its variance has half the degrees of freedom of that of a sum.
             half = _t(level, (self.resampled - 1) / 2) * sqrt(float(influence @ influence))
             return half, half
         return reach(influence, level)
@@ -131,7 +131,7 @@ class Estimate:
         return self.influence if self.scale == "log" else self.influence / self.value
 
     def _steady(self, level: float) -> bool:
-        """Whether the value is far enough from zero for a relative influence to say how it varies."""
+        """Whether the value is far enough from zero for its relative influences to describe its spread."""
         if self.value == 0 or self.scale == "log":
             return self.value != 0
         seen = int((self._relative() != 0).sum())
@@ -139,7 +139,7 @@ class Estimate:
         return seen >= FEWEST_CLUSTERS and abs(self.value) > 1.5 * half
 
     def _apart(self, base: Estimate, level: float) -> Ends | None:
-        """The interval of the ratio from intervals of both, each of which misses half as often."""
+        """Return the interval of the ratio from the two separate intervals, each at half the error probability."""
         mine, its = self.interval((1 + level) / 2), base.interval((1 + level) / 2)
         if mine is None or its is None or its[0] <= 0 <= its[1]:
             return None
@@ -301,7 +301,7 @@ def quantile(values: Array, weights: Array, probability: float, over: tuple[Arra
     ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
 
     def of(counts: Array) -> Array:
-        """Values for rows of how often each cluster was drawn."""
+        """Return the quantile for each row of `counts`: how often each cluster was drawn."""
         reach = np.cumsum(counts[:, cluster] * mass, axis=1)
         found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
         if over is None:
@@ -317,7 +317,7 @@ def quantile(values: Array, weights: Array, probability: float, over: tuple[Arra
     again = np.concatenate([of(drawn[i : i + block]) for i in range(0, len(drawn), block)])
     scale: Literal["log", "plain"] = "log" if value > 0 and (again > 0).all() and np.isfinite(again).all() else "plain"
     again = np.log(again) if scale == "log" else np.where(np.isfinite(again), again, again[np.isfinite(again)].max())
-    # Scaled so that the sum of squares is the variance, as of influences.
+    # Scaled like influences: the sum of squares is the variance.
     influence = (
         (again - again.mean()) * sqrt(clusters / (clusters - 1) / (len(again) - 1)) if clusters > 1 else 0 * again
     )
@@ -326,7 +326,7 @@ def quantile(values: Array, weights: Array, probability: float, over: tuple[Arra
 
 @cache
 def _drawn(clusters: int) -> Array:
-    """How often each cluster is drawn, for each of the replicates."""
+    """Return how often each cluster is drawn in each replicate (REPLICATES, clusters)."""
     import numpy as np
 
     rng = np.random.default_rng(clusters)
@@ -334,8 +334,10 @@ def _drawn(clusters: int) -> Array:
 
 
 def _left_out(sums: Array) -> Array:
-    """By how much each cluster raises the logarithm of the total; one that holds all of it, as if it held all but an average
-    part."""
+    """Return by how much each cluster raises the logarithm of the total.
+
+    A cluster that holds all of the total counts as if it held all but an average part.
+    """
     import numpy as np
 
     held = sums / sums.sum()
@@ -343,7 +345,7 @@ def _left_out(sums: Array) -> Array:
 
 
 def _variance(influence: Array) -> float:
-    """Variance of a value from its influences by leaving clusters out."""
+    """Return the jackknife variance of a value from the influences of its clusters."""
     spread = influence - influence.mean()
     return (1 - 1 / len(influence)) * float(spread @ spread)
 

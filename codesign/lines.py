@@ -1,7 +1,7 @@
-"""The lines of an operand that a trial computes: rows of A or columns of B, whole along K.
+"""Lines of an operand: the rows of A or columns of B that a trial computes, each over the full K.
 
-Of a synthetic source some lines are drawn for each seed, with weights; what is left of the tensor is known by its order
-statistics, for scales that reach over more than one line. Of a captured tensor there are all lines.
+A synthetic source draws a few weighted lines for each seed. Scales that span more than one line need the other lines, too:
+their largest magnitudes are drawn from order statistics. A captured tensor has all of its lines.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Lines:
 
     @property
     def whole(self) -> bool:
-        """Whether these are all lines there are."""
+        """Whether these are all lines of the tensor."""
         return True
 
     @property
     def weights(self) -> Float64:
-        """Lines that each line stands for, over their mean (seeds, lines)."""
+        """Sampling weight of each line, 1 in the mean (seeds, lines)."""
         import numpy as np
 
         return np.ones(self.x.shape[:2])
@@ -60,17 +60,17 @@ class DrawnLines(Lines):
     """Scales along K (seeds, K)."""
     weight: Float64
     streams: Sequence[Sequence[int]]
-    """A stream of random numbers for each seed, for what is not computed."""
+    """Random seed of each tensor, for magnitudes of the lines that are not computed."""
     _hidden: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
-        """Whether these are all lines there are."""
+        """Whether these are all lines of the tensor."""
         return False
 
     @property
     def weights(self) -> Float64:
-        """Lines that each line stands for, over their mean (seeds, lines)."""
+        """Sampling weight of each line, 1 in the mean (seeds, lines)."""
         return self.weight
 
     @property
@@ -81,7 +81,7 @@ class DrawnLines(Lines):
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).
 
-        Every line has others of its own, so that what was sampled oftener than it is frequent does not touch its scale.
+        Each line gets its own draw of other lines, so that rare lines, which are oversampled, do not inflate a common scale.
         """
         import numpy as np
 
@@ -101,7 +101,7 @@ class DrawnLines(Lines):
         scales, counts = self.across.others(rng, self.x.shape[1], count)
         groups = np.pad(along, (0, -len(along) % group)).reshape(-1, group)
         distinct = np.unique(along)
-        if len(distinct) <= 2:  # elements of one scale are counted instead of drawn one by one
+        if len(distinct) <= 2:  # draw once for all elements of one scale
             sizes = np.stack([(groups == each).sum(axis=1) for each in distinct]).astype(np.float64)
             values = distinct[:, None]
         else:

@@ -36,7 +36,7 @@ def _no_boolean(value: Any) -> Any:
 
 
 Few = BeforeValidator(_few)
-"""Of a list: at most `MOST` entries."""
+"""Validator of a list: at most `MOST` entries."""
 Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 """A finite number; `true` and `false` are none."""
 Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
@@ -51,7 +51,7 @@ def _once(values: Sequence[Any]) -> Sequence[Any]:
 
 
 Once = AfterValidator(_once)
-"""Of a list: each of its entries is there once."""
+"""Validator of a list: no entry appears twice."""
 
 
 def _known(kind: str, names: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How far a long evaluation has come, told in phases."""
+"""Progress of a long evaluation, reported in phases."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 Phase = Callable[[str, int, int], None]
-"""Called with what is being done, how many parts of it are done, and how many there are (0: not known)."""
+"""Callback that takes a phase's name, the number of parts done, and the number of parts (0: unknown)."""
 
 
 class CountingExecutor(Executor):
-    """An executor that tells how many of the calls submitted to it are done."""
+    """An executor that reports how many of its submitted calls are done."""
 
     def __init__(self, executor: Executor, tell: Callable[[int, int], None]) -> None:
         self._executor, self._tell, self._lock = executor, tell, threading.Lock()

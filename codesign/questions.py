@@ -1,4 +1,4 @@
-"""Figures that are not at hand and must be computed: questions, who answers them, and enquiries that wait for answers.
+"""Questions: figures that judging needs and that were not computed at first, and who answers them.
 
 An enquiry is a generator: it yields questions, is sent their answers, and returns what it found. `pursue` runs many of them
 side by side, so that the questions of all are answered at once, on all cores.
@@ -31,17 +31,17 @@ class Question:
     gemm: Gemm
     tensors: str
     compared: tuple[Compared, ...]
-    """Variants to multiply with; none: what the path makes of the operand is asked."""
+    """Variants to multiply with; empty: the question is about the operand that the path delivers."""
     base: Variant | None = None
-    """The variant whose ratios are wanted."""
+    """Variant to which ratios are wanted."""
     fresh: bool = False
-    """Whether on seeds that no other figure was computed on, twice as many."""
+    """Whether to use fresh seeds, twice as many, on which no other figure was computed."""
     levels: tuple[float, ...] = (0.95,)
     """Levels of the intervals wanted."""
 
 
 Answer = Sequence[Sequence[Figure]]
-"""Figures, for each level asked."""
+"""Figures for each requested level."""
 Ask = Callable[[Sequence[Question]], Sequence[Answer]]
 Enquiry = Generator[Sequence[Question], Sequence[Answer], Found]
 
@@ -63,7 +63,7 @@ def answer(sampling: Sampling, question: Question) -> Answer:
 
 
 def asker(sampling: Sampling, executor: Executor) -> Ask:
-    """Return what answers questions on all cores; a question that several ask is computed once."""
+    """Return a function that answers questions on all cores; a question asked twice is computed once."""
     import pickle
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:

@@ -18,11 +18,11 @@ from isa_model.input_files import MIB, parse_json, read_bytes, reason
 from isa_model.printable import unprintable
 
 LARGEST = 16 * MIB
-"""Size of a result.json that is read; shipped ones have less than 2 MiB."""
+"""Largest result.json that is read, in bytes; shipped ones have less than 2 MiB."""
 _AGAIN = "evaluate the proposal again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
-"""What drawing raises over figures that do not fit together."""
+"""Errors that drawing raises for figures that do not fit together."""
 
 
 def read_result(path: Path) -> Result:
@@ -62,7 +62,7 @@ def read_result(path: Path) -> Result:
 
 
 def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text in JSON data, keys too, with its place."""
+    """Yield every text in JSON data, keys included, with its place."""
     if isinstance(node, str):
         yield place, node
     elif isinstance(node, dict):
@@ -104,7 +104,7 @@ def _contradictions(result: Result) -> Iterator[str]:
 
 
 def _held(result: Result, kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Every field of a result that is a tuple of this kind."""
+    """Yield every field of a result that is a tuple of this kind."""
     for name in type(result).model_fields:
         value = getattr(result, name)
         if isinstance(value, tuple) and value and isinstance(value[0], kind):

@@ -1,6 +1,6 @@
-"""Figures as numbers that a bound is held against: infinities where they are not finite, magnitudes where a sign is no merit.
+"""Readings: figures as numbers with intervals, ready to be compared with one another and with the bounds of a claim.
 
-Nothing here knows of GEMMs or files: readings are made of figures, compared with one another, and held against a claim.
+A figure that is not finite reads as an infinity, one whose sign does not matter as its magnitude.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Reading:
     """A number with its interval."""
 
     value: float
-    """NaN: two figures that cannot be compared, as neither is finite."""
+    """The number; NaN for a comparison of two figures neither of which is finite."""
     ends: Ends | None
-    """Ends of the interval; None: too little was sampled for one."""
+    """Ends of the interval; None where too little was sampled."""
 
     @classmethod
     def point(cls, value: float) -> Reading:
-        """Return a number known without doubt."""
+        """Return a number whose interval is a point."""
         return cls(value, (value, value))
 
     def magnitude(self) -> Reading:
-        """Return its size without its sign; an interval around zero starts there."""
+        """Return the reading of the absolute value; an interval that holds zero then starts at zero."""
         if self.ends is None:
             return Reading(abs(self.value), None)
         low, high = self.ends
@@ -42,12 +42,12 @@ class Reading:
 
 
 def read(figure: Figure) -> Reading:
-    """Return a figure as numbers. One that is not finite is infinitely bad, and certainly so."""
+    """Return the reading of a figure; one that is not finite is infinitely bad, as a point."""
     return _read(METRICS[figure.metric], figure.value, figure.low, figure.high)
 
 
 def read_case(case: Alternative, figure: Figure) -> Reading:
-    """Return what a figure would be in another case; of a sample, with the interval that case has."""
+    """Return the reading of a figure in another case, with that case's interval where it was sampled."""
     return _read(METRICS[figure.metric], case.value, case.low, case.high)
 
 
@@ -65,7 +65,7 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
 
 
 def ratio(own: Reading, other: Reading) -> Reading:
-    """Return one magnitude over another: 1 where both are zero, infinite over zero, NaN where neither is finite."""
+    """Return the ratio of two magnitudes: 1 where both are zero, infinite over zero, NaN where neither is finite."""
     if isinf(own.value):
         return Reading.point(nan if isinf(other.value) else inf)
     value = _over(own.value, other.value)
@@ -79,7 +79,7 @@ def ratio(own: Reading, other: Reading) -> Reading:
 
 
 def difference(own: Reading, other: Reading) -> Reading:
-    """Return one number less another: NaN where neither is finite."""
+    """Return the difference of two numbers; NaN where neither is finite."""
     if isinf(own.value) and isinf(other.value):
         return Reading.point(nan)
     value = own.value - other.value
@@ -126,7 +126,7 @@ def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[
 
 
 def _against(figure: Figure, other: Figure, found: Reading, cases: tuple[Alternative, ...]) -> Figure:
-    """A comparison as a figure."""
+    """Return a comparison of two figures as a figure."""
     words = "difference from" if METRICS[figure.metric].comparison == "difference" else "ratio to"
     of = "not finite" if other.value is None else f"{other.value:g}"
     low, high = found.ends or (nan, nan)
@@ -143,7 +143,7 @@ def _against(figure: Figure, other: Figure, found: Reading, cases: tuple[Alterna
 
 
 def _shown(x: float) -> float | None:
-    """Six digits; None of what is not finite."""
+    """Return six significant digits; None for infinities and NaN."""
     return float(f"{x:.6g}") if isfinite(x) else None
 
 
@@ -160,12 +160,12 @@ def excess(claim: Claim, value: float) -> float:
 
 
 def farthest(claim: Claim, found: Reading) -> float:
-    """Return the excess of the end of the interval that breaks the bounds most; of the value without an interval."""
+    """Return the excess of the worse end of the interval, or of the value where there is no interval."""
     return max(excess(claim, end) for end in found.ends or (found.value,))
 
 
 def nearest(claim: Claim, found: Reading) -> float:
-    """Return by how much the whole interval breaks a bound, the value without an interval; not positive where it does not."""
+    """Return the excess of the better end of the interval, or of the value: positive where all of it breaks a bound."""
     low, high = found.ends or (found.value, found.value)
     over = low - claim.at_most if claim.at_most is not None else -inf
     under = claim.at_least - high if claim.at_least is not None else -inf

@@ -1,4 +1,4 @@
-"""Where reports lie, and the result that a command's argument means."""
+"""Find the report that a command's argument names."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from isa_model.diagnostics import InputError, suggest
 from isa_model.library import is_path
 
 FOLDER = Path("codesign-reports")
-"""Where commands write reports unless told otherwise: under the current folder, each in one named after its proposal."""
+"""Default folder of reports, under the current folder; each report has a folder named after its proposal."""
 SHIPPED = HOME.parent / "reports"
-"""In a clone, the reports that the project keeps of its own proposals."""
+"""Folder of the reports of the shipped proposals, in a clone."""
 
 
 def result_of(target: str) -> tuple[Path, Result]:
-    """The result that is meant, and its file: a result.json, the folder of a report, or a proposal with a report.
+    """Return the file and the result that `target` names: a result.json, a report's folder, or a proposal with a report.
 
     Raises InputError for what is none of these, and for a proposal without a report of exactly what it says now.
     """

@@ -1,4 +1,4 @@
-"""What a verdict on numerics hangs on: its figure under other tensors, lengths and casts, and the proposal's break-even.
+"""Sensitivity of verdicts on numerics: the figure under other tensors, lengths and casts, and the break-even.
 
 Evidence of other kinds says itself what its figures would be under other assumptions (`Figure.alternatives`); that of
 numerics and casts must be computed, with all seeds, so it is done for the figures that decided.
@@ -53,7 +53,7 @@ def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Fi
 
 @dataclass(frozen=True)
 class Place:
-    """Where a figure is of."""
+    """GEMM and tensor source of a figure."""
 
     gemm: Gemm
     tensors: str
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Case:
-    """One assumption changed: the trial it then is."""
+    """A trial with one assumption changed."""
 
     assumption: str
     other: str
@@ -74,7 +74,7 @@ class Case:
 
 
 def _bars(proposal: Proposal, verdict: Verdict, trials: Trials) -> Enquiry[Figure | None]:
-    """The figure that decided with its alternatives, each with its interval; None where it is not of numerics or casts."""
+    """Return the deciding figure with its alternatives and their intervals; None for evidence other than numerics and casts."""
     claim, figure = verdict.claim, verdict.deciding
     gemm = trials.get((figure.workload, figure.tensors)) if figure else None
     if figure is None or gemm is None or not METRICS[claim.metric].family.by_tensors:
@@ -125,9 +125,9 @@ def _cases(claim: Claim, gemm: Gemm, tensors: str, rule: Quantisation) -> Iterat
 
 
 def _worst_places(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure], trials: Trials) -> list[Place]:
-    """Of each tensor source that the claim covers, the GEMM with the worst figure: a break-even is looked for there.
+    """Return the GEMM with the worst figure for each tensor source that the claim covers: where break-evens are searched.
 
-    None where a sweep has told already, or where the claim is not of the proposal.
+    Empty where a sweep gave the break-even already, or where the claim is not about the proposal.
     """
     claim = verdict.claim
     if claim.of != "proposal" or verdict.break_even or not METRICS[claim.metric].family.by_tensors:
@@ -142,7 +142,7 @@ def _worst_places(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure
 
 
 def _search(proposal: Proposal, claim: Claim, place: Place) -> Enquiry[BreakEven | None]:
-    """The least number of fraction bits, of bits of LogFMT, or the coarsest scale groups, that keep the claim there."""
+    """Search the fewest fraction bits or bits of LogFMT, or the coarsest scale groups, that keep the claim at a place."""
     if claim.metric.startswith("cast."):
         rule = _of_path
     elif proposal.multiplies_as_today:
@@ -165,7 +165,7 @@ def _search(proposal: Proposal, claim: Claim, place: Place) -> Enquiry[BreakEven
 
 
 Trying = tuple[Search, Callable[[int], Question]]
-"""A search, and the question that a value of it asks."""
+"""A search, and the question to ask for each value it tries."""
 
 
 def _of_bits(proposal: Proposal, claim: Claim, place: Place) -> Trying | None:

@@ -13,14 +13,14 @@ HOME = Path(__file__).resolve().parent
 
 @cache
 def names() -> dict[str, Path]:
-    """Files of the shipped proposals by name: inside the installed package, or beside it in a clone."""
+    """Return the files of the shipped proposals by name: in the installed package, or beside it in a clone."""
     folders = (HOME / "proposals", HOME.parent / "proposals")
     folder = next((f for f in folders if f.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def proposal_file(target: str) -> Path:
-    """The file of a proposal given by path, or by the name of a shipped one. Raises InputError for what is neither."""
+    """Return the file of a proposal given by path or by a shipped name. Raises InputError for anything else."""
     path = Path(target)
     if target in names() and not path.is_file():
         return names()[target]

@@ -59,9 +59,9 @@ class Outcome:
 
     d: Float64
     exact: Float64
-    """Of the quantised operands."""
+    """Exact product of the quantised operands."""
     original: Float64
-    """Of the operands before quantisation."""
+    """Exact product of the operands before quantisation."""
     output: Format
     """Format in which D leaves the GEMM."""
     rows: Float64

@@ -28,11 +28,11 @@ class Compared(NamedTuple):
     """Value of the swept field."""
     instruction: Instruction
     flows: Flows = NOTHING
-    """What becomes of the operands before they are multiplied."""
+    """Casts of the operands before they are multiplied."""
     rule: Quantisation | None = None
     """How operands are quantised; None: as the trial says."""
     forward: Instruction | None = None
-    """The instruction of fprop, where it is another."""
+    """Instruction of fprop, where it differs."""
 
     def multiplying(self, gemm: Gemm) -> Instruction:
         """The instruction that computes a GEMM."""
@@ -74,7 +74,7 @@ def variants(proposal: Proposal) -> Iterator[Compared]:
 
 
 def labels(proposal: Proposal) -> dict[str, str]:
-    """Return what a reader sees the four main variants called; those that are the same by construction are shown as one."""
+    """Return the labels of the four main variants; variants that are the same by construction share one."""
     gemms = {(g.a, g.b, sent(g), g.k if g.a == "activation" else 0): g for g, _ in proposal.trials}.values()
     alike: dict[Any, list[Variant]] = {}
     for compared in sorted(variants(proposal), key=lambda c: c.variant != "proposal"):
@@ -86,7 +86,7 @@ def labels(proposal: Proposal) -> dict[str, str]:
 
 
 def _computed(proposal: Proposal, compared: Compared, gemm: Gemm) -> tuple[str, ...]:
-    """Return all that the numbers of a variant on a GEMM follow from, hashable."""
+    """Return everything that determines the numbers of a variant on a GEMM, as a hashable value."""
     about = {"name", "description", "source", "checked"}
     instruction = compared.multiplying(gemm)
     found = [instruction.model_dump_json(exclude=about)]

@@ -1,4 +1,4 @@
-"""What others call our number formats, for suggestions: names of libraries, instruction sets and vendors."""
+"""Names of number formats in other libraries, instruction sets and vendors' manuals, for suggestions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALSO = {
     **dict.fromkeys(("mxfp4", "mxf4"), _MX),
     **dict.fromkeys(("nvfp4", "nvf4"), _NV),
 }
-"""What else is to be said of a name that stands for several formats, or for one with its scales."""
+"""Remarks on names that stand for several formats, or for a format with its scales."""
 
 _OURS = {other: ours for ours, others in NAMES.items() for other in (ours, *others.split())}
 _PREFIX = re.compile(r"(mx|nv)*(float|fp|f|bf|hf)[468]?(?=u?e\d)")
@@ -48,7 +48,7 @@ _SUFFIX = re.compile(r"x[248]$")
 
 
 def other_name(name: str) -> tuple[str, str]:
-    """Return our name for the format that others call `name`, and a remark; two empty texts where there is none."""
+    """Return our name of the format that others call `name`, and a remark; two empty strings where there is none."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition(".")[2])
     plain = _PREFIX.sub("", _SUFFIX.sub("", plain))
     for spelled in (plain, plain.removesuffix("fn")):

@@ -22,7 +22,7 @@ _PREFIX = "codesign-build-"
 
 
 def folder() -> Path | None:
-    """The folder `codesign` of the user's cache, made if need be; None where it cannot be made or is not private.
+    """Return the folder `codesign` of the user's cache, made if missing; None where it cannot be made or is not private.
 
     The cache is $XDG_CACHE_HOME, else ~/.cache (XDG Base Directory Specification 0.8).
     """
@@ -37,7 +37,7 @@ def folder() -> Path | None:
 
 
 def read(name: str, suffix: str) -> Path | None:
-    """The whole and unchanged file that was kept under a name (a hash of all that it depends on), or None."""
+    """Return the unchanged file kept under a name (a hash of everything it depends on), or None."""
     here = folder()
     for path in sorted(here.glob(f"{name}-*{suffix}")) if here else ():
         try:
@@ -54,7 +54,7 @@ def read(name: str, suffix: str) -> Path | None:
 
 
 def keep(name: str, suffix: str, content: bytes) -> Path | None:
-    """Keep a file; several processes may do so at once. None where it cannot be kept."""
+    """Keep a file and return its path; None where it cannot be kept. Several processes may do so at once."""
     here = folder()
     if here is None:
         return None
@@ -76,7 +76,7 @@ def keep(name: str, suffix: str, content: bytes) -> Path | None:
 
 @contextmanager
 def kept(name: str, suffix: str, build: Callable[[Path], None]) -> Iterator[Path]:
-    """The file kept under a name, or, for the time of the `with` block, the one that `build` writes."""
+    """Yield the file kept under a name; where there is none, the one that `build` writes, until the `with` block ends."""
     found = read(name, suffix)
     if found is not None:
         yield found

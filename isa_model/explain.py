@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a document, told in plain words: one problem a cause, each where it stands."""
+"""Explain pydantic's errors on a document in plain words: one problem for each cause, with its place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def explain(
     document: Document, error: ValidationError, model: type[BaseModel], data: Any, prefix: Loc = ()
 ) -> list[Problem]:
-    """Every fault that pydantic found, at its place in the document, in plain words.
+    """Return every fault that pydantic found, with its place in the document, in plain words.
 
     `data` is what was validated; `prefix` is the path in the document at which it (or the part of it that the document
     gives) begins. What only follows from another fault is left out. Beyond `MAX_SHOWN` faults there are no hints.
@@ -47,7 +47,7 @@ def explain(
 
 
 def _each(error: ValidationError) -> Iterator[dict[str, Any]]:
-    """The faults of an error, those that came together apart."""
+    """Return the faults of an error; faults raised together are listed one by one."""
     for fault in error.errors(include_url=False):
         for context in fault["ctx"]["every"] if fault["type"] == "rules" else ():
             yield {**fault, "type": "rule", "msg": context["text"], "ctx": context}
@@ -117,12 +117,12 @@ _BOUNDS = {
 
 
 class _Teller:
-    """Puts the faults of one document into words."""
+    """Describe the faults of one document in words."""
 
     def __init__(self, document: Document, model: Any, prefix: Loc) -> None:
         self.document, self.model, self.prefix = document, model, prefix
         self.misspelt: set[Loc] = set()
-        """Fields that a misspelt one was meant to be: they are not missing besides."""
+        """Fields that misspelt ones were meant to be; they are not reported as missing."""
         self._fields: dict[Loc, dict[str, str]] = {}
 
     def order(self, loc: Loc) -> tuple[int, int]:
@@ -174,7 +174,7 @@ class _Teller:
         return self.problem(loc, message, context.get("hint", ""), key=bool(where) and isinstance(where[-1], str))
 
     def unknown(self, loc: Loc) -> str:
-        """What an unknown field may have been meant to be, among those that are not there yet."""
+        """Return a hint on an unknown field: the closest name among the fields that are not there yet."""
         fields = self.fields(loc[:-1])
         close = closest(str(loc[-1]), fields)
         meant = (*self.prefix, *loc[:-1], close)
@@ -187,7 +187,7 @@ class _Teller:
 
 
 def fields_at(model: Any, loc: Loc) -> dict[str, str]:
-    """Field names of the model at a path, each with its description."""
+    """Return the field names of the model at a path, each with its description."""
     models = _models(model)
     for step in loc:
         models = [inner for m in models for inner in _step(m, step)]
@@ -199,7 +199,7 @@ def fields_at(model: Any, loc: Loc) -> dict[str, str]:
 
 
 def _models(annotation: Any) -> list[Any]:
-    """The classes and containers an annotation can mean, through Annotated, Optional and unions."""
+    """Return the classes and containers an annotation can mean, through Annotated, Optional and unions."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _models(get_args(annotation)[0])

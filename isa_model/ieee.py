@@ -1,4 +1,4 @@
-"""IEEE arithmetic whatever mode a thread is in.
+"""IEEE arithmetic in every floating-point mode of a thread.
 
 Other libraries may leave a thread flushing subnormal numbers to zero (`torch.set_flush_denormal(True)`, code built with
 -ffast-math) or rounding in another direction. Bits would then be wrong in silence, so public functions switch the mode
@@ -52,14 +52,14 @@ def in_ieee_mode(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_ieee() -> bool:
-    """Whether this thread's float arithmetic keeps subnormals, read and written, and rounds to nearest even."""
+    """Return whether this thread's arithmetic keeps subnormals, read and written, and rounds to nearest even."""
     keeps = _SMALLEST_NORMAL * _HALF != 0.0
     return keeps and _ONE + _MORE_THAN_HALF != 1.0 and _ONE + _LESS_THAN_HALF == 1.0
 
 
 @cache
 def _switch() -> tuple[Callable[[Any], Any], Callable[[Any], Any], Any] | None:
-    """C's fegetenv and fesetenv with FE_DFL_ENV, or None where the C library has none that we know."""
+    """Return C's fegetenv, fesetenv and FE_DFL_ENV; None where the C library has none that we know."""
     for name in (None, "libm.so.6"):
         try:
             library = ctypes.CDLL(name)

@@ -1,4 +1,4 @@
-"""The one way in for files: regular files only, of a stated size at most, JSON of a stated depth.
+"""Input files: regular files of a bounded size only, JSON of a bounded depth. All files of users are opened here.
 
 A name on the command line or in a proposal can be a pipe that never answers, a device without end, a folder, or a file of
 any size. All of that is decided on the open file before its content takes memory.

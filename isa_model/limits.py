@@ -1,6 +1,6 @@
-"""Ranges of the spec language's whole numbers: what the golden model and an engine compute in seconds and little memory.
+"""Ranges of the spec language's whole numbers.
 
-They lie far beyond any instruction known to us, so that only slips and attacks meet them.
+Within them the golden model and the engines take seconds and little memory. They lie far beyond any instruction known to us.
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ Distance = Annotated[int, Range(0, 10_000)]
 MOST_STAGES = 16
 MOST_ROUNDINGS = 4
 LOWEST_POWER, HIGHEST_POWER = -1074, 1023
-"""Every number of a floating-point format is a multiple of 2 to the first, and below 2 to one more than the second."""
+"""Numbers of floating-point formats are multiples of 2**LOWEST_POWER, below 2**(HIGHEST_POWER + 1)."""

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ELEMENTS = 1 << 28
-"""Of one array, from whatever file: 1 GiB as float32."""
+"""Most elements of one array, in any file: 1 GiB as float32."""
 MAX_ARRAYS = 10_000
 MAX_RATIO = 64
-"""Of an array's bytes to its compressed bytes, if it takes more than SMALL. Tensors of real models compress less than
-tenfold; a larger array of one value has to be stored uncompressed."""
+"""Highest compression ratio of an array that takes more than SMALL bytes. Tensors of real models compress less than tenfold; a
+larger array of one value has to be stored uncompressed."""
 SMALL = 64 * MIB
 _DIRECTORY = 4 * MIB
 _HEADER = 10_000

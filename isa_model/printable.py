@@ -1,4 +1,4 @@
-"""Characters that a terminal, an editor or a page obeys instead of showing: which they are, and text without them."""
+"""Control characters: find those that a terminal, an editor or a page obeys instead of showing, and replace them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OBEYED = re.compile(
 
 
 def unprintable(text: str) -> str:
-    """Name the first such character of a text, and say what it is; empty if there is none. Line ends and tabs are none."""
+    """Return the name and kind of the first control character of a text; empty if none. Line ends and tabs do not count."""
     for match in _OBEYED.finditer(text):
         if match[0] not in _LAID_OUT:
             kind = {"Cc": "a control character", "Cs": "half of a surrogate pair"}.get(unicodedata.category(match[0]))
@@ -24,15 +24,15 @@ def unprintable(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with every such character, line ends too, replaced by one that shows it; the length stays."""
+    """Return `text` with every control character, line ends included, replaced by a visible one; the length stays."""
     return _OBEYED.sub(lambda match: _symbol(ord(match[0])), text)
 
 
 def visible_lines(text: str) -> str:
-    """As `visible`, but line ends and tabs stay."""
+    """Return `text` as `visible` does, but keep line ends and tabs."""
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
 def _symbol(code: int) -> str:
-    """The control picture of a control character of ASCII, and the replacement character of all others."""
+    """Return the control picture of an ASCII control character, and the replacement character for all others."""
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"

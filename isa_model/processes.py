@@ -52,7 +52,7 @@ def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
 
 
 def _worker() -> None:
-    """What a worker does first."""
+    """Set up a worker: ignore Ctrl-C, and end with the parent."""
     import multiprocessing
     import threading
 

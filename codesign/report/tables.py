@@ -118,7 +118,7 @@ def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def errors_by_pass(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Of a proposal with a path: the passes, and a row per variant of its worst total error of D in each."""
+    """Return the passes, and a row per variant with its worst total error of D in each; for proposals with a path."""
     worst = {label: worst_by_pass(result.figures, variant) for variant, label in result.labels.items()}
     steps = list(dict.fromkeys(step for found in worst.values() for step in found))
     return steps, [(label, [interval(found[step]) for step in steps]) for label, found in worst.items()]

@@ -12,13 +12,13 @@ from codesign.training.records import Drift, Record, Run
 from isa_model.stage import Spec
 
 SMOOTHING = 0.9
-"""Of the exponential moving average, as in DeepSeek-V3's figure B.1."""
+"""Factor of the exponential moving average, as in DeepSeek-V3's figure B.1."""
 REFERENCE = "bf16"
 """The arm that all others are held against."""
 NUDGED = "bf16-nudged"
-"""The arm that is the reference but for a hair: its gap is noise."""
+"""The arm that starts a tiny step away from the reference: its gap is noise."""
 POINTS = 100
-"""Of a recorded curve."""
+"""Points of a recorded curve."""
 
 
 class Spread(Spec):
@@ -35,7 +35,7 @@ class Gap(Spec):
 
     seeds: tuple[int, ...]
     each: tuple[float | None, ...]
-    """Of each seed: mean training loss over the last quarter, over the reference's, less 1; None: it diverged."""
+    """Gap of each seed: mean training loss of the last quarter over the reference's, less 1; None where it diverged."""
     training: Spread | None
     """Over seeds; None where a run diverged. Its interval is never narrower than that of the nudged reference: seeds that
     happen to lie together prove nothing that two equal runs would not."""
@@ -137,7 +137,7 @@ def _half(values: Sequence[float]) -> float:
 
 
 def _noise(record: Record, field: Literal["tail", "validation"]) -> float:
-    """That of the reference started a hair off; 0 where the record has less than two such runs."""
+    """Return the gap of the nudged reference; 0 where the record has fewer than two such runs."""
     base = {r.seed: getattr(r, field) for r in record.find(REFERENCE)}
     gaps = [g for r in record.find(NUDGED) if (g := _over(getattr(r, field), base.get(r.seed))) is not None]
     return _half(gaps) if len(gaps) > 1 else 0.0

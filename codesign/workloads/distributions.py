@@ -1,7 +1,7 @@
-"""What synthetic tensors are made of: independent elements, times a scale of their token and one of their channel.
+"""Distributions of synthetic tensors: independent elements, times a scale of their token and one of their channel.
 
-Elements know their order statistics, so that the largest of millions of them is drawn without drawing them. Scales know how
-to be sampled with weights, so that what is rare and large is always there and still counts as rare.
+The largest of millions of elements is drawn from its own distribution, without drawing the elements. Scales are sampled with
+weights, so that rare large ones are always in the sample and still count as rare.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Element:
     beyond: Callable[[Float64], Float64]
 
     def largest(self, rng: np.random.Generator, count: Any) -> Float64:
-        """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 of none."""
+        """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 where `count` is 0."""
         import numpy as np
 
         counts = np.asarray(count, np.float64)
@@ -40,7 +40,7 @@ class Element:
         return np.where(counts > 0, self._magnitude(-depth - np.log(-np.expm1(-depth))), 0.0)
 
     def ends(self, rng: np.random.Generator, count: Any) -> tuple[Float64, Float64]:
-        """Draw the largest and the smallest magnitude of `count` elements each; 0 and infinity of none."""
+        """Draw the largest and smallest magnitude of `count` elements for each entry; 0 and infinity where `count` is 0."""
         import numpy as np
 
         counts = np.asarray(count, np.float64)
@@ -54,7 +54,7 @@ class Element:
         return np.where(counts > 0, largest, 0.0), np.where(counts > 0, np.minimum(smallest, largest), np.inf)
 
     def _magnitude(self, logit: Float64) -> Float64:
-        """The magnitude at which log(within / beyond) takes a value."""
+        """Return the magnitudes at which log(within / beyond) equals `logit`."""
         import numpy as np
 
         at, logarithms = _table(self)
@@ -63,7 +63,7 @@ class Element:
 
 @cache
 def _table(element: Element) -> tuple[Float64, Float64]:
-    """Logits of magnitudes, and the magnitudes' logarithms: linear between neighbours to within 1e-5 of the magnitude."""
+    """Return a table of logits and logarithms of magnitudes; linear interpolation is within 1e-5 of the magnitude."""
     import numpy as np
 
     u = np.exp(np.concatenate([np.linspace(-40.0, -7.0, 200), np.linspace(-7.0, 12.0, 4000)[1:]]))
@@ -88,7 +88,7 @@ _ROOT = 2.0**0.5
 
 
 def _mixed(part: Callable[[Float64], Float64], scale: Callable[[Float64], Float64]) -> Callable[[Float64], Float64]:
-    """The expectation of `part` of u over sqrt(2) times a scale that follows from a normal number."""
+    """Return the function u -> E[part(u / (sqrt(2) |scale(g)|))] for g normal."""
 
     def of(u: Float64) -> Float64:
         import numpy as np
@@ -218,7 +218,7 @@ class Scales:
         return scales, weights
 
     def others(self, rng: np.random.Generator, lines: int, count: int) -> tuple[Float64, Float64]:
-        """Draw the scales of `count` other lines, anew for each of `lines`: scales (lines, n), and how many have each."""
+        """Draw the scales of `count` other lines for each of `lines`: distinct scales (lines, n) and their counts."""
         import numpy as np
 
         if self.sigma:

@@ -1,4 +1,4 @@
-"""C text to a function of this process, by the machine's own C compiler, once per text and machine (cache.py keeps it)."""
+"""Compile C text with the machine's C compiler and load it; compiled once per text and machine (kept by cache.py)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class NoCompiler(Exception):
     def __init__(self, reason: str, broken: bool = False) -> None:
         super().__init__(reason)
         self.broken = broken
-        """Whether there is a compiler, and it does not do its work."""
+        """Whether there is a compiler that does not work, as opposed to none."""
 
 
 _broken: dict[str, str] = {}
-"""What is wrong with a compiler, by its command; it is not asked again in this process."""
+"""Fault of each broken compiler, by its command; it is not tried again in this process."""
 
 
 def compiler() -> list[str]:
-    """The command of the C compiler: $CC, else cc, gcc or clang. Raises NoCompiler."""
+    """Return the command of the C compiler: $CC, else cc, gcc or clang. Raises NoCompiler."""
     for command in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
         path = shutil.which(command[0]) if command else None
         if path is not None:
@@ -45,7 +45,7 @@ def compiler() -> list[str]:
 
 
 def load(text: str, flags: tuple[str, ...]) -> Any:
-    """The function `run` of a C file, which returns an int. Raises NoCompiler."""
+    """Return the function `run` of a C text, which returns an int. Raises NoCompiler."""
     command = compiler()
     if shlex.join(command) in _broken:
         raise NoCompiler(_broken[shlex.join(command)], broken=True)
@@ -84,7 +84,7 @@ def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path)
 
 
 def _run(command: list[str], log: Path) -> int | None:
-    """The exit code of a command, or None where it had to be ended, with all that it had started."""
+    """Return the exit code of a command; None where it exceeded the time limit and was killed with all it had started."""
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -103,7 +103,7 @@ def _run(command: list[str], log: Path) -> int | None:
 
 @cache
 def _cpu() -> str:
-    """What `-march=native` depends on: libraries in a shared home folder must not meet another processor."""
+    """Return what `-march=native` depends on, so that a shared home folder serves no library to another processor."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -112,7 +112,7 @@ def _cpu() -> str:
 
 
 def _libc() -> str:
-    """The C library's version: the next start may be on an older system with the same home folder."""
+    """Return the C library's version: the same home folder may next be used on an older system."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):

@@ -23,11 +23,11 @@ from isa_model.stage import Register, Stage
 Whole = NDArray[Any]
 """int64, uint64 or Python's integers."""
 VALUES = 1 << 22
-"""Values that a tile holds at a time."""
+"""Products of a tile: its rows times its columns times k of an instruction."""
 
 
 def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
-    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N); the instruction's operands are integers."""
+    """Return D as raw codes from raw codes `a` (M, K), `b` (K, N), `c` (M, N) of an integer instruction."""
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
     left, right, start = whole_numbers(spec.a, a), whole_numbers(spec.b, b), whole_numbers(spec.c_format, c)
     side = isqrt(VALUES // spec.shape.k) + 1
@@ -43,7 +43,7 @@ def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
 
 
 def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
-    """golden.instruction: one instruction of every element; bounds go up the stages beside the values."""
+    """Compute one instruction for every element, as golden.instruction; track bounds in bits from stage to stage."""
     bits = spec.a.mantissa_bits + spec.b.mantissa_bits
     values: Sequence[Any] = range(a.shape[1])
     *inner, last = spec.stages.values()
@@ -65,7 +65,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
 
 
 def _products(a: Whole, b: Whole, ks: Sequence[int], bits: int) -> Whole:
-    """The sum of a block of products, below 2**bits: by float64 where that is exact."""
+    """Return the sum of a block of products, below 2**bits; in float64 where that is exact."""
     x, y = a[:, ks], b[ks]
     if bits <= 53:
         return (x.astype(np.float64) @ y.astype(np.float64)).astype(np.int64)
@@ -92,8 +92,7 @@ def _run(stage: Stage, sums: Sequence[Whole], bits: int, running: Whole, fmt: Fo
 
 
 def _added(x: Whole, y: Whole, register: Register) -> Whole:
-    """The sum of two int64 in a register of at most as many bits. int64 wraps around by itself, and shows in its sign
-    where it does."""
+    """Return the sum of two int64 in a register of at most 64 bits. An overflow of int64 is seen by the sign of the sum."""
     x, fmt = x.astype(np.int64), register.format
     total: Whole = x + y
     if (register.overflow or fmt.overflow) == "wrap":
@@ -106,7 +105,7 @@ def _added(x: Whole, y: Whole, register: Register) -> Whole:
 
 
 def _put(stage: Stage, total: Whole, bits: int) -> Whole:
-    """A sum in the stage's registers, one after the other."""
+    """Put a sum through the stage's registers, one after the other."""
     for register in stage.result:
         total = _rounded(total, register, bits)
         bits = register.format.mantissa_bits
@@ -126,7 +125,7 @@ def _rounded(total: Whole, register: Register, bits: int) -> Whole:
 
 
 def _as(x: Whole, bits: int) -> Whole:
-    """The values in a type that holds magnitudes below 2**bits, and twice as large ones."""
+    """Return the values in a type that holds magnitudes below 2**(bits + 1)."""
     return x.astype(np.int64 if bits < 62 else object)
 
 

@@ -46,15 +46,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Handover:
-    """What a register's value becomes where one instruction along K writes it as D and the next reads it as C."""
+    """Change of a running value between two instructions along K: one writes it as D, the next reads it as C."""
 
     smallest: float = 0.0
-    """Below this magnitude it is read as +0."""
+    """Smaller magnitudes are read as +0."""
     has_minus_zero: bool = True
     infinity: float = inf
-    """The magnitude of an infinity, NaN where it becomes one."""
+    """Magnitude that an infinity becomes; NaN where it becomes a NaN."""
     nan: float = nan
-    """What a NaN becomes."""
+    """Value that a NaN becomes."""
 
     @property
     def keeps_specials(self) -> bool:
@@ -62,7 +62,7 @@ class Handover:
 
 
 def handover(spec: Instruction) -> Handover:
-    """How `golden.written` and `golden.read` change a running value between two instructions."""
+    """Return what `golden.written` and `golden.read` do to a running value between two instructions."""
     fmt = spec.accumulator
     if fmt.kind == "integer":
         return Handover()
