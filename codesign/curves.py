@@ -20,7 +20,7 @@ FRACTION_BITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 25)
 
 
 def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
-    """Of accumulation; none of a proposal whose sums are today's."""
+    """Return the plots of accumulation; none for a proposal whose sums are today's."""
     if proposal.multiplies_as_today:
         return ()
     # Captured tensors have the length they have; the plots vary it.

@@ -27,7 +27,7 @@ class _Config(ctypes.Structure):
 
 
 MULTIPROCESSORS = 132
-"""Of an H100 or H200 (SXM), for what is settled without a GPU."""
+"""SMs of an H100 or H200 (SXM), for choices made without a GPU."""
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION

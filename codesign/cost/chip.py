@@ -10,11 +10,11 @@ from codesign.evidence import Alternative, Kind
 from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
-"""Of one Hopper SM, dense; half of that for each doubling of operand bits. NVIDIA H100 data sheet: 1979 TFLOP/s of FP8 over
-132 SMs at 1.83 GHz."""
+"""FP8 products of one Hopper SM per clock, dense; half of that for each doubling of operand bits. NVIDIA H100 data sheet: 1979
+TFLOP/s of FP8 over 132 SMs at 1.83 GHz."""
 TRANSISTORS_PER_SM = 80e9 / 144
-"""Of the full GH100 die, everything beside the SMs counted with them: 80 billion transistors, 144 SMs (NVIDIA H100 Tensor
-Core GPU Architecture, 2022)."""
+"""Transistors of the full GH100 die per SM, everything beside the SMs counted with them: 80 billion transistors,
+144 SMs (NVIDIA H100 Tensor Core GPU Architecture, 2022)."""
 SM_SHARE = (0.4, 0.55, 0.7)
 """Share of the die's transistors that are in SMs: least, taken, most. Assumed; the rest is L2, memory controllers, links."""
 TRANSISTORS_PER_NAND2 = 4
@@ -23,7 +23,7 @@ TILE = (128, 256, 128)
 STAGES = (2, 4, 6)
 """Such stages in flight: least, taken, most. Assumed."""
 SHARED_MEMORY_BYTES_PER_CYCLE = 128
-"""Of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
+"""Bytes per clock of one SM's shared memory: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Pipeline:
 
     netlist: Netlist
     stage: tuple[int, ...]
-    """Of each net; inputs and constants are in stage 0."""
+    """Stage of each net; inputs and constants are in stage 0."""
     latency: int
     """Cycles from operands to D: as many as stages."""
     register_bits: int

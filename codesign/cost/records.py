@@ -60,7 +60,7 @@ class SharedProduct(Spec):
     uses: int
     """Steps of dot-product units that one product serves."""
     area: float
-    """Of the whole multiplier, in NAND2 equivalents, without registers."""
+    """Area of the whole multiplier, in NAND2 equivalents, without registers."""
     delay_fo4: float
     register_bits: int
     """Bits each dot-product unit holds a product in."""
@@ -92,7 +92,7 @@ class Record(Spec):
     library: str
     library_sha256: str
     recipe_sha256: str
-    """Of the synthesis script: only records of one recipe are compared."""
+    """Hash of the synthesis script: only records of one recipe are compared."""
     rtlil_sha256: str
     versions: dict[str, str]
     commit: str

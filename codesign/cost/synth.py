@@ -28,7 +28,7 @@ class Synthesised:
     """As Yosys writes it: modules with ports and cells."""
     verilog: str
     delay: float
-    """Of the longest path by abc's timer, in the library's unit."""
+    """Delay of the longest path by abc's timer, in the library's unit."""
 
 
 def synthesise(rtlil: str, library: Library) -> Synthesised:

@@ -147,7 +147,7 @@ def _literal(plot: Plot) -> Plot:
 
 
 HATCHES = ("", "///", "", "\\\\\\")
-"""Of the bars of a group, so that they are told apart in grey."""
+"""Hatches of the bars of a group, to tell them apart in grey."""
 
 
 def _bars(axes: Any, plot: Plot) -> None:

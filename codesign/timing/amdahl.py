@@ -44,7 +44,7 @@ class Gain:
     model: Model
     timer: Timer
     compared: Comparison
-    """Of the Linears."""
+    """Comparison of the Linears."""
 
     def sides(self, assumed: Assumptions) -> tuple[Layer, Layer]:
         """The layer today and with the proposal."""

@@ -71,7 +71,7 @@ class Subject:
     proposal: Proposal
     timer: Timer
     energy: float | None
-    """Of the proposed unit over the base's, where a cost record says it."""
+    """Energy of the proposed unit over the base's, where a cost record has it."""
 
     @property
     def taken(self) -> tuple[int, int]:

@@ -144,7 +144,7 @@ def held_out(all_samples: Sequence[Sample], machine: Machine) -> dict[Sample, fl
 
 
 def speedups(ratios: Mapping[Sample, float]) -> dict[Sample, float]:
-    """Of each large GEMM whose twin was measured, too: the modelled speedup by leaving promotion out, over the measured one."""
+    """Return modelled over measured speedup without promotion, for each large GEMM whose twin was measured."""
     ours = {(s.kernel, s.shape): s for s in ratios if s.implementation == "ours"}
     twins = [s for s in ratios if s.implementation == "no-promotion" and is_large(s)]
     return {s: ratios[ours[key]] / ratios[s] for s in twins if (key := (s.kernel, s.shape)) in ours}

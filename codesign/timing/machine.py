@@ -15,7 +15,7 @@ from kernels.bench.records import FOLDER
 
 @dataclass(frozen=True)
 class Machine:
-    """Of one GPU: times in microseconds, rates in bytes per microsecond (MB/s), clocks of an SM at `mhz`."""
+    """Constants of one GPU: times in microseconds, rates in bytes per microsecond (MB/s), clocks of an SM at `mhz`."""
 
     gpu: str
     sms: int
@@ -24,7 +24,7 @@ class Machine:
     wgmma_clocks: Mapping[int, float]
     """Clocks between two FP8 wgmma of m64 and k32, by their n, with operands in shared memory."""
     shared_bytes_per_clock: float
-    """That an SM reads from its shared memory."""
+    """Bytes per clock that an SM reads from its shared memory."""
     promoted_clocks: Mapping[tuple[int, int], tuple[float, float]]
     """By n and wgmmas between promotions: what promoting adds to the clocks of each wgmma, as two warpgroups come to it, and
     where they take turns."""
@@ -38,7 +38,7 @@ class Machine:
     launch_us: float
     """From the end of one kernel to the begin of the next in a CUDA graph."""
     latency_us: float
-    """Of one 32 KiB bulk copy from HBM, with nothing else going on."""
+    """Latency of one 32 KiB bulk copy from HBM on an idle GPU."""
     mac_picojoules: float
     """That the whole chip takes for an FP8 multiply-accumulate while it does nothing else, at its power limit."""
 

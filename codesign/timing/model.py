@@ -20,7 +20,7 @@ from kernels.gemm.choose import choose
 from kernels.gemm.tile import Problem, Tile
 
 STEP = 128
-"""Of K in a stage."""
+"""Elements of K in a stage."""
 
 
 LARGE = 1024
@@ -33,7 +33,7 @@ class Constants(Spec):
     """What is fitted: how near the kernels come to what the machine can do."""
 
     start_us: float
-    """Of a GEMM, beyond launch and the first copy's latency: setting up, filling the ring, the last store."""
+    """Start of a GEMM beyond launch and the first copy's latency, in us: set-up, filling the ring, the last store."""
     cluster_us: float
     """For each CTA of a cluster beyond the first."""
     split_us: float
@@ -44,11 +44,11 @@ class Constants(Spec):
     into_sm: float
     """Bytes a clock that land in one SM's shared memory: the most that a row shows."""
     scale_clocks: float
-    """That the bulk copy of an operand's scales adds to a stage that waits for its feed."""
+    """Clocks that the bulk copy of an operand's scales adds to a stage that waits for its feed."""
     l2_share: float
-    """Of L2's bandwidth by microbenchmark, of which SMs that ask for the same lines get more: the most that a row shows."""
+    """L2 bandwidth over that of the microbenchmark: over 1 where SMs ask for the same lines; the most that a row shows."""
     memory_share: float
-    """Of the HBM's bandwidth that a GEMM gets."""
+    """Share of the HBM bandwidth that a GEMM gets."""
     store_passes: float
     """How often a tile's bytes cross to L2 (where D is added to: from HBM and back) while nothing is multiplied: 1 if all of
     it, at full bandwidth."""
@@ -57,13 +57,13 @@ class Constants(Spec):
     full_clock: float
     """Share of the time that Tensor Cores can be busy at the highest clock under the power limit."""
     promotion_energy: float
-    """Of promoting after every wgmma, over that of the wgmma."""
+    """Energy of a promotion after every wgmma, over that of the wgmma."""
     sustained_clock: float
     """The same where nothing pauses between launches."""
     stream_start_us: float
-    """Of a Stream, beyond the launch."""
+    """Start of a Stream beyond the launch, in us."""
     stream_share: float
-    """Of the copy bandwidth that a Stream gets."""
+    """Share of the copy bandwidth that a Stream gets."""
     element_rate: float
     """Elements a microsecond of one SM that a requantisation with FP32 scales computes."""
 
@@ -76,9 +76,9 @@ class Product:
     widths: tuple[float, float] = (1.0, 1.0)
     """Bytes of an element of A and of B, its share of the scales included, in memory and on the way into an SM."""
     clocks: float = 1.0
-    """Of the proposed wgmma, over today's."""
+    """Clocks of the proposed wgmma over today's."""
     energy: float = 1.0
-    """Of a multiplication with all that it draws power for, over today's."""
+    """Energy of a multiplication, with all that it draws power for, over today's."""
     taken: int = 0
     """SMs that other work holds meanwhile."""
     tile: Tile | None = None
@@ -208,7 +208,7 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
 
 
 def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
-    """Of a GEMM that took so long: the bytes a clock that an SM must have been fed with, and of all SMs over L2's bandwidth."""
+    """Return the bytes per clock that fed an SM in a GEMM of this time, and those of all SMs over the L2 bandwidth."""
     p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
     ctas = tiles_of(p, tile) * tile.split
     rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)

@@ -16,7 +16,7 @@ VARIANTS = {
     "proposal": "proposal",
     "today": "native instruction, no promotion",
 }
-"""Of `timing.microseconds`, in the order of the bars."""
+"""Variants of `timing.microseconds`, in the order of the bars."""
 
 
 def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:

@@ -29,9 +29,9 @@ class Error(Spec):
     kernel: str
     rows: int
     mean: float
-    """Of magnitudes."""
+    """Mean magnitude of the errors."""
     bias: float
-    """Of errors with their sign: positive where the model is too slow."""
+    """Mean of the signed errors: positive where the model is too slow."""
     worst: float
     worst_at: str
     """Implementation and shape there."""
@@ -41,12 +41,12 @@ class Reach(Spec):
     """The factor, up or down, within which 95 % of the held-out rows lie."""
 
     product: float
-    """Of GEMMs of 1024 rows and more."""
+    """Factor of GEMMs of 1024 rows and more."""
     small: float
-    """Of GEMMs of fewer rows."""
+    """Factor of GEMMs of fewer rows."""
     stream: float
     speedup: float
-    """Of the time of a large GEMM over that of its twin."""
+    """Factor of the time of a large GEMM over that of its twin."""
 
 
 class Fit(Spec):
@@ -57,7 +57,7 @@ class Fit(Spec):
     bench: str
     """Name of the bench's record, with its commit and date."""
     machine: str
-    """Of the record of the machine's constants."""
+    """Name of the record of the machine's constants, with its commit and date."""
     commit: str
     command: str
     rule: str

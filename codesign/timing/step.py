@@ -33,7 +33,7 @@ KINDS = (
     "network",
     "optimizer",
 )
-"""Of operations, in the order of a chart."""
+"""Kinds of operations, in the order of a chart."""
 
 ISCA = "Insights into DeepSeek-V3 (arXiv 2505.09343), 4.3"
 DSV3 = "DeepSeek-V3 technical report (arXiv 2412.19437)"
@@ -44,8 +44,8 @@ class Assumptions:
     """What the step stands on beyond the timing model."""
 
     attention_forward: float = 0.75
-    """Of the measured BF16 ceiling. Between FlashAttention-3's best, 740 TFLOP/s (arXiv 2407.08608), which is 0.95 of it on an
-    H100, and short causal sequences: ours."""
+    """Share of the measured BF16 ceiling. Between FlashAttention-3's best, 740 TFLOP/s (arXiv 2407.08608), which is 0.95 of it
+    on an H100, and short causal sequences: ours."""
     attention_backward: float = 0.6
     """The same of the backward pass: ours."""
     element_wise: float = 1.0
@@ -296,8 +296,8 @@ def _streamed(timer: Timer, kind: str, name: str, of: str, rows: int, size: floa
 
 
 PARAMETER_BYTES = 4 + 4 + 2 * 4 + 2 * 2 * 2 + 2
-"""Of the optimizer's step for each parameter: gradient read and cleared, master weight read and written, both moments in BF16
-read and written (DSV3 3.3.1, 3.3.3), FP8 weight written in both layouts."""
+"""Bytes of the optimizer's step for each parameter: gradient read and cleared, master weight read and written, both moments in
+BF16 read and written (DSV3 3.3.1, 3.3.3), FP8 weight written in both layouts."""
 
 
 def _optimizer(timer: Timer, model: Model, micro_batches: int) -> Work:

@@ -52,9 +52,9 @@ class Move(Spec):
     what: str
     """write, cast, turn, operands, output, dispatch or combine."""
     tensor: Role | Literal[""] = ""
-    """Of write, cast and turn: which."""
+    """Tensor that is written, cast or turned."""
     rows: int = 0
-    """The same: of how many tokens, counted as often as they are sent."""
+    """Tokens of that tensor, counted as often as they are sent."""
     hbm: float = 0.0
     l2: float = 0.0
     smem: float = 0.0

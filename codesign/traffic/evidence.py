@@ -11,7 +11,7 @@ from codesign.traffic.count import LEVELS, Level, Machine, Move, cache_bytes, mo
 from codesign.workloads.gemms import Model, models
 
 SMS, COMMUNICATION_SMS = 132, 20
-"""Of an H800, and those of them that communication takes (DeepSeek-V3 technical report, 3.2.2)."""
+"""SMs of an H800, and those of them that communication takes (DeepSeek-V3 technical report, 3.2.2)."""
 
 OTHERS: dict[str, dict[str, Machine]] = {
     "tile of the GEMM": {"256x128": Machine(tile_m=256), "64x128": Machine(tile_m=64)},

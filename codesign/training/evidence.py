@@ -69,7 +69,7 @@ def _numerics(proposal: Proposal) -> Numerics:
 
 
 def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
-    """Of every variant that the record has with at least two seeds."""
+    """Yield the figures of every variant that the record has with at least two seeds."""
     arms = {key: arm for key, recipe in numerics.items() if (arm := _arm(record, recipe.sha256))}
     for (variant, at), arm in arms.items():
         found = gap(record, arm)
@@ -124,7 +124,7 @@ LABELS: dict[Variant, str] = {
 
 
 def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Plot]:
-    """Of each record the gap between smoothed curves, mean over seeds, in percent."""
+    """Yield a plot for each record: the gap between smoothed curves, mean over seeds, in percent."""
     for name, record in records:
         series = []
         for variant in VARIANTS:

@@ -282,7 +282,7 @@ class _HighPrecision(torch.autograd.Function):
 
 
 def _product(a: Operand, b: Operand) -> Tensor:
-    """Of BF16 operands, with FP32 sums."""
+    """Multiply BF16 operands with FP32 sums."""
     return multiply(Gemm(), a, b, "torch")
 
 

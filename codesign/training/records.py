@@ -39,7 +39,7 @@ class Run(Spec):
     recipe: Recipe
     recipe_sha256: str
     seed: int
-    """Of the weights; the same seed draws the same batches in every arm."""
+    """Seed of the weights; the same seed draws the same batches in every arm."""
     engines: tuple[str, str, str]
     """What computed Fprop, Dgrad and Wgrad: torch, model, native, or fp32: not the instruction, but FP32 sums."""
     steps: tuple[int, ...]
@@ -51,9 +51,9 @@ class Run(Spec):
     validation: float | None
     """Mean loss on validation text after the last step, with the arm's own numerics."""
     drift_at_start: Drift | None = None
-    """Of the gradient at the first weights, where many sums have one sign."""
+    """Drift of the gradient at the first weights, where many sums have one sign."""
     drift: Drift | None = None
-    """Of the gradient after the last step."""
+    """Drift of the gradient after the last step."""
     diverged_at: int | None = None
     """Step of the first loss that was no number."""
     replayed: bool = False

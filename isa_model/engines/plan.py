@@ -143,7 +143,7 @@ class Plan:
         self.lane: Any = self._lane(stages[0], product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
-        """Of each stage, bounds on a term and, where it takes part, on the running value."""
+        """Bounds on a term of each stage and, where it takes part, on the running value."""
         for index, stage in enumerate(stages):
             summed = self._sum(stage, level)
             self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))

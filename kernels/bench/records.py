@@ -108,7 +108,7 @@ class Run(Spec):
     name: str
     date: str
     commit: str
-    """Of the source tree; a `+` says that code had changed since."""
+    """Commit of the source tree; `+` where code had changed since."""
     command: str
     seed: int
     gpu: str

@@ -47,17 +47,17 @@ START_US = 1.6
 SPLIT_US = 1.0
 CLUSTER_OF_FOUR_US = 1.0
 CLUSTERS_OF_FOUR = 30
-"""That the GPU holds at once."""
+"""Clusters of four CTAs resident on the GPU at once."""
 L2_BYTES = 12e6
 SM_BYTES_A_CLOCK = 47.0
-"""That one multiprocessor takes in."""
+"""Bytes one SM can load, per clock."""
 MEMORY_BYTES = 3.2e6
 MEMORY_BYTES_IN_STEP = 3.4e6
 """Where four CTAs share A: they walk in step, and their rows of B lie side by side."""
 CLOCKS, CLOCKS_OF_MANY = 1950.0, 1600.0
-"""In a microsecond; with many rows to multiply the power limit sets it."""
+"""Clocks per microsecond; with many rows to multiply the power limit sets the clock."""
 RAGGED_US = 2.0
-"""For the last 8 columns of a tile, which no bulk store takes."""
+"""Microseconds for the last 8 columns of a tile, which no bulk store takes."""
 MANY = 1024
 
 

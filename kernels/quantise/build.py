@@ -33,13 +33,13 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """Of its machine code: `bf16-rows-columns`, for instance."""
+        """Name of its machine code: `bf16-rows-columns`, for instance."""
         flags = [name for name, value in vars(self).items() if value is True]
         return "-".join([self.source.lower(), *(["e5m6"] if self.target == "E5M6" else []), *flags]).replace("_", "-")
 
     @property
     def pieces(self) -> int:
-        """Of 8 columns, in a thread: 8 where groups reach over 128 rows; the less the more there is to compute."""
+        """Pieces of 8 columns per thread: 8 where groups span 128 rows; fewer where each piece costs more arithmetic."""
         return 8 if self.columns or self.blocks else 2 if self.source == "SWIGLU" else 4
 
     @property
