@@ -119,7 +119,7 @@ class _Share:
     """A unit's share of the multiplier of scales, in the library's units, with the register that holds a product."""
 
     netlist: Netlist
-    """Of the whole multiplier."""
+    """Netlist of the whole multiplier."""
     area: float
     staged_area: float
     energy: tuple[float, float]

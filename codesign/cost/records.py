@@ -74,11 +74,11 @@ class Equivalence(Spec):
     """Random, adversarial and workload steps compared with the model."""
     mismatches: int
     golden_vectors: int
-    """Of these, steps computed by the scalar golden model itself; the rest by the engine held equal to it."""
+    """Steps of these computed by the scalar golden model itself; the rest by the engine held equal to it."""
     faults: int
     """Nets held at 0 or 1, one at a time."""
     faults_caught: int
-    """Of these, how many changed some D; the rest sit in redundant logic or need an operand that was not drawn."""
+    """Number of these that changed some D; the rest sit in redundant logic or need an operand that was not drawn."""
 
 
 class Record(Spec):
@@ -97,7 +97,7 @@ class Record(Spec):
     versions: dict[str, str]
     commit: str
     area: float
-    """Of the combinational unit, in the library's NAND2, unsized; with its share of what it shares."""
+    """Area of the combinational unit, in the library's NAND2, unsized, with its share of shared parts."""
     shared: SharedProduct | None = None
     """None where everything is in the unit."""
     blocks: dict[str, float]

@@ -155,7 +155,7 @@ def _of_whole(about: Subject, found: Gain) -> Iterator[Figure]:
 
 
 def _of_layers(about: Subject) -> Iterator[Figure]:
-    """Of every large model among the workloads: its step, and each pass of it."""
+    """Yield the figures of the step, and of each pass, for every large model among the workloads."""
     proposal, (multiply, new_multiply) = about.proposal, about.ways
     today, scheme, plain = schemes_of(proposal)
     for model in _models(proposal):
@@ -175,8 +175,10 @@ def _of_layers(about: Subject) -> Iterator[Figure]:
 
 
 def _speedup(about: Subject, compared: Comparison) -> tuple[float, float, float]:
-    """Of the proposal over today's software, with its ends. How much of the time communication holds SMs is not known: all of
-    it, or none."""
+    """Return the speedup over today's software and its ends.
+
+    Communication may hold SMs all of the time or none of it: the interval reaches over both.
+    """
     value, low, high = compared.interval(lambda sums: sums[0] / sums[1])
     if about.taken[0] != about.taken[1]:
         free = modelled(about.timer, compared, about.timer.fit.constants, lambda x: replace(x, taken=0))
@@ -257,7 +259,7 @@ def _constants(about: Subject) -> Iterator[tuple[str, str, Constants]]:
 
 
 def _shares(about: Subject) -> tuple[float, ...]:
-    """Of the chip's energy, what the Tensor Cores' multiplications take: assumed energies over what the chip drew."""
+    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip drew."""
     whole = about.timer.machine.mac_picojoules
     return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
 

@@ -40,7 +40,7 @@ class Machine:
     latency_us: float
     """Latency of one 32 KiB bulk copy from HBM on an idle GPU."""
     mac_picojoules: float
-    """That the whole chip takes for an FP8 multiply-accumulate while it does nothing else, at its power limit."""
+    """Energy of the whole chip per FP8 multiply-accumulate while it does nothing else, at its power limit."""
 
     def wgmma(self, n: int) -> float:
         """Clocks of a wgmma m64, n, k32: by the nearest n that was measured, in proportion; never less than it takes to

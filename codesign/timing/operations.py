@@ -39,9 +39,9 @@ class Multiply:
     promote: int = 0
     """Wgmmas between promotions on CUDA cores; 0 for none."""
     fast_forward: bool = False
-    """Whether fprop is not promoted all the same."""
+    """Whether fprop runs without promotion nevertheless."""
     clocks: float = 1.0
-    """Of a wgmma, over today's."""
+    """Clocks of a wgmma over today's."""
     taken: int = 0
     """SMs that communication holds."""
     powers_of_2: bool = False
@@ -90,9 +90,11 @@ def proposed(proposal: Proposal, taken: int = 0) -> Multiply:
 
 
 def clocks(today: Instruction, spec: Instruction) -> float:
-    """Of a proposed wgmma over today's: one that sums fewer products in a step takes more steps, one with operands of more
-    than 8 bits reads twice the bytes. More products in a step, or narrower operands, are not credited: multipliers are as many
-    as today."""
+    """Return the clocks of a proposed wgmma over today's.
+
+    One that sums fewer products in a step takes more steps; one with operands of more than 8 bits reads twice the bytes. More
+    products in a step and narrower operands are not credited: there are as many multipliers as today.
+    """
     return max(1.0, today.span / spec.span) * _operand_clocks(max(spec.a.bits, spec.b.bits))
 
 

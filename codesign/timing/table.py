@@ -47,7 +47,7 @@ def operations(layer: Layer) -> Any:
 
 
 def rows(layer: Layer) -> Iterator[tuple[str, float, float, str]]:
-    """Of each operation: name, what it adds to the step, what of it is hidden (us), and of what kind its time is."""
+    """Yield a row per operation: name, what it adds to the step (us), what of it is hidden (us), the kind of its time."""
     names = dict.fromkeys((w.kind, w.name) for w in layer.work)
     for kind in KINDS:
         for name in (name for of, name in names if of == kind):

@@ -128,7 +128,7 @@ def flow(start: Flow, steps: Iterable[Step]) -> Flow:
 
 
 def schemes(proposal: Proposal) -> dict[str, Scheme]:
-    """Of today's software and of the proposal, for the Linears the proposal is about; `plain`, for all others."""
+    """Return the schemes of today's software and of the proposal, for its Linears, and `plain` for all others."""
     software = proposal.software_instruction
     # A path alone leaves multiplication, and so the scales, to today's software.
     proposed = software if proposal.multiplies_as_today else proposal.proposed()

@@ -26,8 +26,10 @@ PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
 
 
 def svg(record: Record, names: Sequence[str]) -> str:
-    """Of each experiment the mean gap over seeds of the smoothed training losses, in percent, over millions of tokens; grey:
-    what runs of BF16 that start a hair off reach of it, of all seeds."""
+    """Draw the gap of the smoothed training losses of each experiment, mean over seeds, in percent over millions of tokens.
+
+    Grey: the gaps that BF16 runs reach, over all seeds, when their weights start a tiny step away.
+    """
     import matplotlib.pyplot as plt
 
     drawn = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}

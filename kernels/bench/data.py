@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 LARGEST = 448.0
-"""Of E4M3."""
+"""Largest number of E4M3."""
 FLOOR = 1e-4
 """Least max-abs of a tile, as in DeepSeek's public inference code."""
 

@@ -117,7 +117,7 @@ def launch_wgrad(x: Operands, add: bool, twin: bool) -> None:
 
 
 def wgrad_error(x: Operands, launch: Callable[[Operands], None]) -> float:
-    """Of what one more launch adds to a gradient of random numbers."""
+    """Return the relative error of a gradient of random numbers after a launch has added to it."""
     import torch
 
     before = torch.randn_like(x.out)
