@@ -41,7 +41,8 @@ def tensor_map(
 ) -> TensorMap:
     """Return the tensor map of a matrix that is read or written in boxes of (columns, rows).
 
-    The matrix has `rows` rows of `width` elements, `pitch` bytes apart. `kind`: "e4m3", "bf16" or "fp32"; `swizzle`: 0, 32, 64 or 128 bytes. Beyond the matrix reads give zeros, writes vanish.
+    The matrix has `rows` rows of `width` elements, `pitch` bytes apart. `kind`: "e4m3", "bf16" or "fp32";
+    `swizzle`: 0, 32, 64 or 128 bytes. Reads beyond the matrix give zeros, writes there vanish.
     """
     data_type = {"e4m3": _UINT8, "bf16": _BFLOAT16, "fp32": _FLOAT32}[kind]
     whole = (TensorMap * 2)()  # ctypes before Python 3.13 ignores _align_: take the aligned one of two
