@@ -166,7 +166,7 @@ def torture(name: str, moments: int, root: Path) -> str:
         ended(mark)
         found = content(made.out)
         assert found in (old, wanted[i]), f"{name}: neither the old nor the new output, killed at {share:.2f}"
-        state = "over before" if not killed else "new" if found == wanted[i] else "old"
+        state = "finished first" if not killed else "new" if found == wanted[i] else "old"
         if training and state == "old" and any((root / "work").glob("*.pt")):
             state = "old, with a checkpoint"
         outcomes[state] += 1

@@ -33,7 +33,12 @@ def evaluate(
     ] = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 16,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM, per seed.")] = 16,
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 3,5,8; under 8 there are no intervals.")] = "0-15",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds, such as 0-15 or 3,5,8. No intervals under 8 seeds or 256 outputs (rows x columns x seeds)."
+        ),
+    ] = "0-15",
     train: Annotated[
         bool,
         typer.Option("--train", help="Train a small model on the proposal here, too: a minute or two, needs torch."),
