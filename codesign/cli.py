@@ -36,7 +36,7 @@ def evaluate(
     seeds: Annotated[
         str,
         typer.Option(
-            help="Seeds, such as 0-15 or 3,5,8. No intervals under 8 seeds or 256 outputs (rows x columns x seeds)."
+            help="Seeds, as 0-15 or 3,5,8; intervals need 8 of them, and 256 outputs (rows x columns x seeds)."
         ),
     ] = "0-15",
     train: Annotated[
