@@ -13,8 +13,8 @@ from typing import Any
 
 from codesign.report.plots import styled
 from codesign.training.evidence import curve
-from codesign.training.experiments import REFERENCE, experiments, find
-from codesign.training.gaps import NUDGED
+from codesign.training.experiments import experiments, find
+from codesign.training.gaps import NUDGED, REFERENCE
 from codesign.training.records import Record, read
 from isa_model.files import write_file
 
