@@ -70,6 +70,11 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("codesign: interrupted", file=sys.stderr)
         return 130
+    except MemoryError:
+        print(
+            "codesign: this machine has too little free memory for it; close others, or ask for less", file=sys.stderr
+        )
+        return 3
     except Exception as error:
         import traceback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,12 +137,21 @@ def is_instruction(data: dict[str, Any]) -> bool:
     return "stages" in data and "base" not in data
 
 
+MOST_SEEDS = 1024
+_SEEDS = re.compile(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*")
+
+
 def seeds_of(text: str) -> tuple[int, ...]:
-    try:
-        ends = [part.split("-") for part in text.split(",")]
-        seeds = tuple(seed for first, *last in ends for seed in range(int(first), int((last or [first])[0]) + 1))
-    except ValueError:
-        raise InputError.of(f"--seeds {text} is not a list of whole numbers", "for instance --seeds 0,1,2") from None
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    """The seeds of a list such as `0-15` or `3,5,8`. Raises InputError for anything else, and for over `MOST_SEEDS`."""
+    parts = [_SEEDS.fullmatch(part) for part in text.split(",")]
+    ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    if len(ends) < len(parts):
+        raise InputError.of(
+            f"--seeds {text} is not a list of whole numbers of at most 18 digits", "for instance --seeds 0,1,2"
+        )
+    if sum(last - first + 1 for first, last in ends) > MOST_SEEDS:
+        raise InputError.of(f"--seeds {text} are more than {MOST_SEEDS} seeds", "for instance --seeds 0-15")
+    seeds = tuple(seed for first, last in ends for seed in range(first, last + 1))
+    if any(first > last for first, last in ends) or len(set(seeds)) < len(seeds):
         raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
     return seeds

@@ -31,7 +31,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; default: codesign-reports/<proposal>.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Rows of A computed of each GEMM, per seed.")] = 16,
+    rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of A computed of each GEMM, per seed.")] = 16,
     columns: Annotated[int, typer.Option(min=1, max=128, help="Columns of B computed of each GEMM, per seed.")] = 16,
     seeds: Annotated[
         str,
@@ -91,6 +91,8 @@ def report(
 
     if (target is None) == (replay is None):
         raise InputError.of("which report?", "codesign report RESULT to read one, or --replay RESULT to rebuild one")
+    if out is not None and replay is None:
+        raise InputError.of("--out is where --replay writes; nothing is written here", f"--replay {target} --out {out}")
     source, result = result_of(replay or target or "")
     page = source.parent / "report.html"
     if replay:
@@ -307,7 +309,7 @@ def bench(
         str, typer.Option(help="deepseek-v3, or forward GEMMs as MxNxK, separated by commas.")
     ] = "deepseek-v3",
     out: Annotated[Path, typer.Option(help="Where to save the record (JSON).")] = Path("bench.json"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the operands.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the operands.")] = 0,
     keep: Annotated[
         Path | None,
         typer.Option(help="An earlier record of such a GPU: shapes not measured again stay, marked by their run."),
@@ -377,9 +379,9 @@ def vectors(
     target: Target,
     out: Annotated[Path | None, typer.Option(help="Folder of the vectors; default: codesign-vectors/<name>.")] = None,
     count: Annotated[
-        int, typer.Option(min=1, help="How many; the directed ones, and random ones to fill up.")
+        int, typer.Option(min=1, max=1_000_000, help="How many; the directed ones, and random ones to fill up.")
     ] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random ones.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random ones.")] = 0,
 ) -> int:
     """Write known-answer vectors for RTL test benches, as JSON lines and for $readmemh, and show what they cover."""
     from codesign.coverage_table import show as show_coverage

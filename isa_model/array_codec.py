@@ -196,7 +196,7 @@ def encode_array(
 
 def _overflow_rule(fmt: Format, overflow: Overflow | None) -> Overflow:
     """The rule of an encoding. Raises ValueError for one that the format cannot follow."""
-    rule = overflow or fmt.overflow
+    rule = fmt.overflow if overflow is None else overflow
     possible = {
         "ieee": fmt.infinity,
         "infinity": fmt.infinity,

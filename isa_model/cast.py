@@ -92,7 +92,12 @@ class Quantised:
 
     def values(self) -> NDArray[np.float64]:
         """Elements times scales, exact in float64 (at most 24 + 24 bits)."""
-        values: NDArray[np.float64] = self.elements() * spread(self.scale_values(), self.cast.group, self.codes.shape)
+        import numpy as np
+
+        with np.errstate(invalid="ignore"):  # a caller's infinite scale makes a zero NaN
+            values: NDArray[np.float64] = self.elements() * spread(
+                self.scale_values(), self.cast.group, self.codes.shape
+            )
         return values
 
     def elements(self) -> NDArray[np.float64]:
@@ -177,8 +182,8 @@ def _scales(cast: Cast, largest: NDArray[np.float32]) -> Codes:
     from isa_model.array_codec import encode_array
 
     assert cast.scale is not None
-    exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / cast.full
     with np.errstate(over="ignore"):
+        exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / cast.full
         quotient = exact.astype(np.float32)
     small = exact < 2.0**-126
     quotient[small] = np.ceil(exact[small] * 2.0**149) * 2.0**-149

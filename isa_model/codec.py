@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from isa_model.arguments import require
 from isa_model.formats import Format, Overflow
 from isa_model.rounding import Rounding, shift_right
 
@@ -81,6 +82,7 @@ def encode(
     format has none, 0 in integers and the largest number in floats (PTX ISA cvt, e2m1x2 and e3m2x2). A negative number
     becomes 0 in an unsigned integer and NaN in an unsigned float. A value below UE8M0's range becomes its smallest.
     """
+    require("number", number, Number, "isa_model.codec.number_of gives a Number")
     rule = overflow or fmt.overflow
     largest = fmt.max_finite_magnitude
     if number.special == "nan":

@@ -10,6 +10,7 @@ they carry their instruction with them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue, check_architecture, is_known, load
+from isa_model.printable import unprintable
 from isa_model.product import matmul
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_STEPS = re.compile("[1-9][0-9]{0,8}")
 MOST_BYTES = 1 << 30
 """Largest array of a recording that is read."""
 
@@ -92,7 +95,13 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
     cases: dict[str, dict[str, None]] = {}
     for name in file:
         parts = name.split("/")
-        if len(parts) != 4 or not parts[2].isdigit() or parts[3] not in ("A", "B", "C", "D", "SA", "SB"):
+        if (
+            unprintable(name)
+            or "\n" in name
+            or len(parts) != 4
+            or not _STEPS.fullmatch(parts[2])
+            or parts[3] not in ("A", "B", "C", "D", "SA", "SB")
+        ):
             raise InputError.of(
                 f"{vectors} holds `{name}`",
                 "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
@@ -208,6 +217,13 @@ def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
         raise case.wrong("B" if a.size else "A", "is empty")
     if k % spec.shape.k:
         raise case.wrong("A", f"is {a.shape}: K = {k} of {spec.name} is a multiple of {spec.shape.k}")
+    if k // spec.shape.k != int(case.key.split("/")[2]):
+        raise case.wrong(
+            "A", f"is {a.shape}: K = {k} is {k // spec.shape.k} of {spec.name}", "as many <steps> in its name"
+        )
+    for name, taken in (("SA", scale and scale.a), ("SB", scale and scale.b)):
+        if not taken and f"{case.key}/{name}" in case.file:
+            raise case.wrong(name, f"is given, but {spec.name} takes none")
     for name, array, expected in (("B", b, (blocks, n, k)), ("C", c, (blocks, m, n)), ("D", d, (blocks, m, n))):
         if array.shape != expected:
             raise case.wrong(name, f"is {array.shape}; A {a.shape} and B {b.shape} make it {expected}")

@@ -9,6 +9,7 @@ killed ones left.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -44,6 +45,7 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
     """
     target = Path(os.path.realpath(folder))
     try:
+        _check_above(target)
         if not os.path.lexists(target):
             return
         if not target.is_dir():
@@ -159,6 +161,7 @@ def check_file(path: Path, mark: str, kind: str) -> None:
     """Raise InputError unless `path` can be written: it is missing, or a file in which `mark` says that it is `kind`."""
     target = Path(os.path.realpath(path))
     try:
+        _check_above(target)
         if not os.path.lexists(target):
             return
         with open_file(target) as file:
@@ -314,6 +317,15 @@ def _sweep(parent: Path) -> None:
         else:
             with suppress(OSError):
                 left.unlink()
+
+
+def _check_above(target: Path) -> None:
+    """Raise OSError unless a new entry can be made in the nearest folder above `target` that exists."""
+    above = next((folder for folder in target.parents if os.path.lexists(folder)), target)
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder", str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{above} cannot be written to", str(above))
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

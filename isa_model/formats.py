@@ -254,8 +254,11 @@ def named(name: str) -> Format:
     NaNs as in IEEE 754; `fn`, finite with one NaN of all ones; `fnuz`, finite with the NaN in place of the negative
     zero and a bias one higher; `f`, every code finite. A leading `u` drops the sign. Integers saturate.
     The OCP names come first: `e4m3` is the OCP format, `e4m3ieee` the IEEE-like one.
-    Raises InputError when it is none of them, or has more bits or larger numbers than a format can have.
+    Raises InputError when it is none of them, or has more bits or larger numbers than a format can have, and ValueError for
+    what is no text.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"name is of type {type(name).__name__}; a format's name is asked, such as 'e4m3'")
     if name in FORMATS:
         return FORMATS[name]
     fields = _fields_of(name)

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+
+from isa_model.diagnostics import Unavailable
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -33,7 +36,10 @@ command itself would not do: Yosys holds the interpreter's lock for minutes, and
 
 @contextmanager
 def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Processes (default: one per core), each with a single-threaded BLAS: more threads than cores slow all of them down."""
+    """Processes (default: one per core), each with a single-threaded BLAS: more threads than cores slow all of them down.
+
+    Raises Unavailable when one of them is killed.
+    """
     import multiprocessing
 
     before = {name: os.environ.get(name) for name in _THREADS}
@@ -42,6 +48,10 @@ def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     executor = ProcessPoolExecutor(workers or os.cpu_count() or 1, context, initializer=_worker)
     try:
         yield executor
+    except BrokenProcessPool:
+        raise Unavailable(
+            "a worker process was killed, most often for want of memory; close others, or ask for less"
+        ) from None
     finally:
         executor.shutdown(cancel_futures=True)
         for name, value in before.items():

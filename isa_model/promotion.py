@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isa_model.arguments import require
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, Scaling, Shape
@@ -17,8 +18,11 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     Where the instruction reads subnormals as zero, the step reads those of C so, too.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
     Raises InputError when `every` is not a multiple of the instruction's span, when scales are already inside, and when
-    FP32 cannot hold what the instruction leaves (integers, FP64).
+    FP32 cannot hold what the instruction leaves (integers, FP64); ValueError for arguments of another type.
     """
+    require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise ValueError(f"every is {every!r}; a whole number of products is asked")
     if every % instruction.span or every < instruction.span:
         raise InputError.of(
             f"promotion every {every} products does not fit {instruction.name}",

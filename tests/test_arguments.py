@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import codes as draw_codes
 
-from isa_model import FORMATS, gemm, load, matmul, named
+from isa_model import FORMATS, gemm, load, matmul, named, promoted
 from isa_model.array_codec import code_dtype, decode_array, encode_array, pack, to_codes, unpack
 from isa_model.cast import Cast, quantise
 from isa_model.codec import decode, encode, number_of
@@ -101,6 +101,12 @@ def test_what_holds_no_codes_is_refused(data):
     ("call", "says"),
     [
         (lambda: encode_array("e4m3", 1.0), "fmt is of type str; isa_model.named"),
+        (lambda: encode_array(E4M3, 1.0, overflow=""), "overflow is ''; e4m3 can follow"),
+        (lambda: encode(E4M3, 1.0), "number is of type float; isa_model.codec.number_of"),
+        (lambda: named(None), "name is of type NoneType"),
+        (lambda: promoted(W, None), "every is None; a whole number"),
+        (lambda: promoted(W, 128.0), r"every is 128\.0; a whole number"),
+        (lambda: promoted(W.name, 128), "instruction is of type str; isa_model.load"),
         (lambda: encode_array(E4M3, 1.0, "upwards"), "'upwards' is not a valid Rounding"),
         (lambda: encode_array(E4M3, 1.0, overflow="clip"), "overflow is 'clip'; e4m3 can follow nan, saturate"),
         (lambda: encode_array(named("e2m1"), 9.0, overflow="infinity"), "e2m1 can follow saturate"),

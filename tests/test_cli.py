@@ -133,6 +133,36 @@ def test_wrong_usage_exits_2_without_a_traceback(arguments):
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", PROPOSAL, "--seeds", "1-2-3"],
+        ["evaluate", PROPOSAL, "--seeds", "1_0"],
+        ["evaluate", PROPOSAL, "--seeds", "0-1000000000"],
+        ["evaluate", PROPOSAL, "--seeds", "9" * 30],
+        ["evaluate", PROPOSAL, "--rows", "1000000000"],
+        ["evaluate", PROPOSAL, "--out", f"{PROPOSAL}/r"],
+        ["evaluate", PROPOSAL, "--out", "/"],
+        ["vectors", FP8, "--count", "100000000000"],
+        ["report", PROPOSAL, "--out", "elsewhere"],
+        ["train", "bits", "--seeds", "9" * 30],
+        ["train", "bits", "--steps", "9" * 30],
+        ["train", "bits", "--tokens", "12800000000000000"],
+        ["train", "bits", "--arms", ""],
+        ["train", "bits", "--work", os.devnull],
+        ["train", "bits", "--work", f"{PROPOSAL}/work"],
+    ],
+)
+def test_what_no_run_could_do_is_refused_before_it_begins(arguments, tmp_path, monkeypatch, capsys):
+    """Bounds of counts, seeds and steps, and where output cannot go, are told at once and not after the work."""
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.strip()
+    assert out == ""
+    assert os.listdir(tmp_path) == []
+
+
 def test_help_exits_0():
     """--help explains each command."""
     done = command("--help")

@@ -57,6 +57,25 @@ def test_a_wrong_model_is_caught(tmp_path):
     assert "block 0 [7, 3]" in result.first
 
 
+@pytest.mark.parametrize(
+    ("prefix", "more", "message"),
+    [
+        ("wgmma_e4m3_f32/normal/2", {}, "K = 32 is 1 of hopper.wgmma"),
+        ("wgmma_e4m3_f32/normal/0", {}, "arrays are called"),
+        ("wgmma_e4m3_f32/\x1b[31m/1", {}, "arrays are called"),
+        ("wgmma_e4m3_f32/two\nlines/1", {}, "arrays are called"),
+        ("wgmma_e4m3_f32/normal/1", {"SA": np.zeros((1, 64, 1), np.uint8)}, "SA is given, but .* takes none"),
+    ],
+)
+def test_what_a_recording_says_twice_has_to_agree(tmp_path, prefix, more, message):
+    """Steps that are not K's, scales that no instruction takes, and names that a terminal obeys are refused."""
+    a, d = np.zeros((1, 64, 32), np.uint8), np.zeros((1, 64, 8), np.float32)
+    arrays = {"A": a, "B": np.zeros((1, 8, 32), np.uint8), "C": d, "D": d, **more}
+    np.savez(tmp_path / "x.npz", **{f"{prefix}/{name}": array for name, array in arrays.items()})
+    with pytest.raises(InputError, match=message):
+        [list(c) for c in conform("hopper", tmp_path / "x.npz")]
+
+
 def test_vectors_may_hold_raw_codes_scales_and_other_architectures(tmp_path):
     """Raw codes are compared to the last NaN bit, scales are read, and only the architecture asked for is compared."""
     spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.f32.ue8m0")

@@ -17,8 +17,10 @@ import pytest
 
 from codesign.__main__ import run
 from isa_model import InputError, files
-from isa_model.files import check_file, reading, scratch, write_file, write_folder
+from isa_model.diagnostics import Unavailable
+from isa_model.files import check_file, check_folder, reading, scratch, write_file, write_folder
 from isa_model.input_files import parse_json, read_bytes
+from isa_model.processes import pool
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 
@@ -53,6 +55,16 @@ def test_a_folder_with_anything_of_the_users_is_left_alone(tmp_path, foreign):
     with pytest.raises(InputError, match=Path(foreign).parts[0]):
         write_folder(folder, {"a.txt": "2"}, "a report")
     assert content(folder) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is closed to this user")
+def test_a_folder_that_is_closed_to_us_is_told_before_any_work(tmp_path):
+    """Both checks look at the folder above, too."""
+    tmp_path.chmod(0o500)
+    for check in (lambda: check_folder(tmp_path / "a/r", "a report"), lambda: check_file(tmp_path / "f", "", "a file")):
+        with pytest.raises(InputError, match="cannot be written to"):
+            check()
+    tmp_path.chmod(0o700)
 
 
 def test_a_folder_of_another_command_is_left_alone(tmp_path):
@@ -279,6 +291,13 @@ def test_workers_and_commands_end_with_a_killed_parent(tmp_path):
     while any(map(_alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
     assert not any(map(_alive, pids))
+
+
+@posix
+def test_a_killed_worker_is_told_in_a_sentence():
+    """A worker that the system ends, as for want of memory, is no fault of ours: exit code 3 instead of a traceback."""
+    with pytest.raises(Unavailable, match="a worker process was killed"), pool(1) as workers:
+        workers.submit(os.kill, workers.submit(os.getpid).result(), signal.SIGKILL).result()
 
 
 def _alive(pid: int) -> bool:

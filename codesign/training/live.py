@@ -43,7 +43,7 @@ def train(
 
     asked = [find(name) for name in experiment]
     known = list(dict.fromkeys(arm for e in asked for arm in e.arms))
-    names = chosen.split(",") if chosen else known
+    names = chosen.split(",") if chosen is not None else known
     for name in names:
         if name not in known:
             raise InputError.of(
@@ -54,6 +54,7 @@ def train(
     check_file(path, *FILE)
     if plot is not None:
         check_file(plot, *PLOT)
+    check_file(work / "a-run.pt", "data.pkl", "a checkpoint")
     speaks = int(os.environ.get("RANK", "0")) == 0
     with Live(speaks) as live:
         record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)

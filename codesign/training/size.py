@@ -31,11 +31,11 @@ class Size(Spec):
     """Tokens of a sequence."""
     capacity: PositiveFloat
     """Slots of an expert over the tokens it gets on average; tokens beyond are dropped by that expert, and counted."""
-    tokens: PositiveInt = Field(multiple_of=128)
+    tokens: PositiveInt = Field(multiple_of=128, le=1 << 26)
     """Tokens of a step."""
     micro_batches: PositiveInt = 1
     """Parts in which the gradient of a step is computed; the sums of Wgrad run over the tokens of one."""
-    steps: PositiveInt
+    steps: PositiveInt = Field(le=10_000_000)
     rate: PositiveFloat
     """Peak learning rate: reached after a tenth of the steps, falling to a tenth of itself along a cosine."""
 
