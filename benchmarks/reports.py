@@ -1,7 +1,7 @@
 """Every shipped proposal's report, the comparison pages and their index: `python benchmarks/reports.py`.
 
-Writes under reports/, about a minute a proposal on two cores. The commit that the reports name is the one at hand, so
-start from a clean tree.
+Writes under reports/, one or two minutes a proposal on two cores; with `--index`, only the index of those that are there. The
+commit that the reports name is the one at hand, so start from a clean tree.
 """
 
 from __future__ import annotations
@@ -47,17 +47,26 @@ def index() -> str:
     from codesign.read_result import read_result
 
     lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
-    lines += [f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items()]
+    lines += [
+        f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items() if (REPORTS / name).exists()
+    ]
     lines += ["", "| proposal | what the evidence says |", "|---|---|"]
     for path in sorted(REPORTS.glob("*/result.json")):
         result = read_result(path)
         name = path.parent.name
         said = f"{result.headline} [Read]({name}/report.md), [page]({name}/report.html)"
         lines.append(f"| **{literal(result.proposal.title)}** (`{name}`) | {said} |")
+    missing = [p.stem for p in sorted((ROOT / "proposals").glob("*.yaml")) if not (REPORTS / p.stem).exists()]
+    if missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        lines += ["", f"Not here, and made by `codesign evaluate NAME` in one or two minutes: {names}."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--index"]:
+        write_file(REPORTS / "README.md", index())
+        return
     for proposal in sorted((ROOT / "proposals").glob("*.yaml")):
         make_room(REPORTS / proposal.stem)
         run("evaluate", str(proposal.relative_to(ROOT)), "--out", f"reports/{proposal.stem}")

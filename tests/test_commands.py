@@ -102,13 +102,13 @@ def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypa
 
 def test_shipped_reports_are_read_by_name(empty, capsys):
     """A clone's own reports answer for the shipped proposals; what is printed names the page."""
-    code = run(["report", "fp8-dispatch"])
+    code = run(["report", "group-scaled-mma"])
     out, err = capsys.readouterr()
     if code == 2:  # the proposal changed since its report was made
-        assert "codesign evaluate fp8-dispatch" in err
+        assert "codesign evaluate group-scaled-mma" in err
     else:
         assert "verdict" in out
-        assert str(ROOT / "reports/fp8-dispatch/report.html") in err
+        assert str(ROOT / "reports/group-scaled-mma/report.html") in err
 
 
 def test_vectors_have_a_folder_by_default(empty, capsys):

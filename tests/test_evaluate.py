@@ -308,8 +308,12 @@ def test_numbers_are_printed_with_three_digits():
 
 
 def test_shipped_reports_are_of_the_shipped_proposals():
-    """Each shipped proposal has a report written from exactly its present spec."""
-    for path in sorted((ROOT / "proposals").glob("*.yaml")):
-        held = Result.model_validate_json((ROOT / "reports" / path.stem / "result.json").read_text())
-        assert held.proposal == load_proposal(path), path.stem
-        assert held.proposed == held.proposal.proposed(), path.stem
+    """Each report in the repository is of exactly its proposal's present spec, and the index has a line on it."""
+    index = (ROOT / "reports" / "README.md").read_text()
+    folders = sorted(path.parent for path in (ROOT / "reports").glob("*/result.json"))
+    assert len(folders) >= 4
+    for folder in folders:
+        held = Result.model_validate_json((folder / "result.json").read_text())
+        assert held.proposal == load_proposal(ROOT / "proposals" / f"{folder.name}.yaml"), folder.name
+        assert held.proposed == held.proposal.proposed(), folder.name
+        assert f"({folder.name}/report.md)" in index
