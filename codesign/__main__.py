@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -76,6 +77,10 @@ def run(arguments: list[str]) -> int:
         )
         return 3
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unwritten stays so
+            print("codesign: cannot write: no space left; make some, or write elsewhere", file=sys.stderr)
+            return 3
         import traceback
 
         traceback.print_exc()

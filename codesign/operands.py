@@ -82,7 +82,8 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
 
     The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
-    largest group takes the largest scale; the floor is the least magnitude that its largest is taken for.
+    largest group takes the largest scale; the floor is the least magnitude that its largest is taken for. Scales of a wide
+    range need no such help (`_narrow`).
     """
     import numpy as np
 
@@ -90,7 +91,7 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         return _unsigned(cast, lines, width)
     x = _filled(lines.x, width)
     factor = np.ones((*x.shape[:2], 1), np.float32)
-    if scaled is not None and tensor_floor is not None and scaled.format.name != "fp32":
+    if scaled is not None and tensor_floor is not None and _narrow(scaled.format):
         factor = _tensor_factor(cast, scaled, x, lines, tensor_floor)
         x = x / factor
     flat = x.reshape(-1, width)
@@ -130,6 +131,12 @@ def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
     return replace(signed, codes=(signed.values + zero).astype(signed.codes.dtype), zero=zero)
 
 
+def _narrow(fmt: Format) -> bool:
+    """Whether tensors can exceed what scales of a format reach. With 7 exponent bits (2**64) and more they do not, and a
+    tensor scaled up to the largest scale would overflow FP32 in its products."""
+    return fmt.exponent_bits < 7
+
+
 def _tensor_factor(cast: Cast, scaled: Scaled, x: Any, lines: Lines, floor: float) -> Any:
     """Return the FP32 scale of each seed's tensor under which its largest group takes the largest scale, (seeds, lines, 1)."""
     import numpy as np
@@ -158,7 +165,8 @@ def arrived(
 
     x = _filled(lines.x, width)
     factor = np.ones((*x.shape[:2], 1), np.float32)
-    if tensor_floor is not None and scaled and any(s.scale and s.scale.zero and s.scale.bits < 32 for s in steps):
+    narrow = scaled is not None and _narrow(scaled.format)
+    if tensor_floor is not None and scaled and narrow and any(s.scale and _narrow(s.scale) for s in steps):
         # A narrow scale format on the way needs the tensor's scale there, too.
         factor, tensor_floor = _tensor_factor(cast, scaled, x, lines, tensor_floor), None
         x = x / factor

@@ -432,8 +432,9 @@ def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
 
 
 def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Problem | None:
-    """A swept field must exist in the changed instruction."""
-    node: Any = proposal.merged()
+    """A swept field must exist in the changed instruction, and be of what it computes."""
+    about = ("name", "description", "source", "checked")
+    node: Any = {name: value for name, value in proposal.merged().items() if name not in about}
     steps = sweep.field.split(".")
     for i, step in enumerate(steps):
         if not isinstance(node, dict) or step not in node:

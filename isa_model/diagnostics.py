@@ -27,6 +27,8 @@ MAX_DEPTH = 50
 MAX_DIGITS = 4_000
 MAX_SHOWN = 50
 """Faults of one file that are shown; of more, only their number."""
+MAX_COLUMNS = 240
+"""Characters that are shown of a faulty line, around the fault."""
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 """What a short name looks like; files and folders are named after it."""
 
@@ -49,10 +51,12 @@ class Problem:
         place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
         lines = [visible_lines(f"{place}{self.message}")]
         if self.line:
-            number = f"{self.line:>4}"
+            first = max(self.column - 1 - MAX_COLUMNS // 2, 0) if len(self.source) > MAX_COLUMNS else 0
+            shown = self.source[first : first + MAX_COLUMNS]
+            before = self.column - 1 - first
             lines += [
-                f"{number} | {visible(self.source)}",
-                f"     | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}",
+                f"{self.line:>4} | {visible(shown)}",
+                f"     | {' ' * before}{'^' * max(min(self.width, len(shown) - before), 1)}",
             ]
         if self.hint:
             lines.append(visible_lines(f"     = {self.hint}"))

@@ -163,6 +163,18 @@ def test_what_no_run_could_do_is_refused_before_it_begins(arguments, tmp_path, m
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+def test_output_that_finds_no_space_is_told_in_a_sentence():
+    """A full disk behind stdout ends with exit code 3, not with a traceback."""
+    with open("/dev/full", "w") as full:
+        arguments = [sys.executable, "-m", "codesign", "list"]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "codesign: cannot write: no space left; make some, or write elsewhere\n",
+    )
+
+
 def test_help_exits_0():
     """--help explains each command."""
     done = command("--help")

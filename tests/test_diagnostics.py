@@ -29,6 +29,17 @@ def test_a_problem_shows_file_line_column_source_caret_and_hint():
     )
 
 
+@pytest.mark.parametrize("before", [0, 5000])
+def test_of_a_very_long_line_only_the_part_around_the_fault_is_shown(before):
+    """The caret still points at the fault, and a message has a screen's size, not the file's."""
+    with pytest.raises(InputError) as error:
+        parse_yaml("a: [" + "x, " * before + "!tag y" + ", z" * 5000 + "]\n", "long.yaml")
+    message, line, caret, *_ = str(error.value).splitlines()
+    assert message.startswith(f"long.yaml:1:{5 + 3 * before}: ")
+    assert len(line) < 300
+    assert line[caret.index("^") :].startswith("!tag")
+
+
 def test_all_problems_come_at_once_and_are_counted():
     """Duplicate keys, tags and infinite numbers of one file are reported together."""
     with pytest.raises(InputError) as error:

@@ -134,6 +134,18 @@ def test_a_tensor_scale_gives_a_narrow_scale_format_tensors_of_any_size():
     assert error(with_it) < 0.05 < error(without)
 
 
+@pytest.mark.parametrize("base", ["mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0", "mxf8f6f4.block32.f32.e5m2.e2m3.ue8m0"])
+def test_a_tensor_scale_changes_nothing_where_scales_have_the_range_of_fp32(base):
+    """The largest group is not scaled up to 2^127 times the largest element, which would overflow."""
+    spec = load(f"blackwell.tcgen05.m128n128k32.kind::{base}")
+    gemm = gemms()["deepseek-v3.fprop.kv-b"]
+    plain, scaled = (
+        Trial(gemm, "outliers", 0, 2, 2, Quantisation(tensor_scale=on)).outcome(spec) for on in (False, True)
+    )
+    assert np.isfinite(scaled.d).all()
+    assert np.array_equal(scaled.d, plain.d)
+
+
 def test_a_wide_base_needs_no_scale():
     """BF16 operands are taken as they are: no quantisation error at all."""
     spec = load("hopper.wgmma.m64n256k16.f32.bf16.bf16")

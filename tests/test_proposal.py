@@ -105,6 +105,7 @@ def test_merging_follows_rfc_7396():
         ("at_most: 1.0e-3", "at_most: 1.0e-3, at: 17", "the proposal has no `sweep`"),
         ("claims:", "workloads: [deepseek-v2]\nclaims:", "did you mean `deepseek-v3`"),
         ("claims:", "tensors: [norml]\nclaims:", "did you mean `normal`"),
+        ("claims:", "sweep: {field: description, values: [a, b]}\nclaims:", "fields there: shape, a, b, "),
         (
             "claims:",
             "sweep: {field: stages.fuse.fraction_bit, values: [1, 2]}\nclaims:",
