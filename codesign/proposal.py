@@ -273,7 +273,7 @@ def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]
     if "sweep" in faulty:
         claims = {i: claim.model_copy(update={"at": None}) for i, claim in claims.items()}
     faults = [fault.context or {} for fault in uncovered(claims, workloads, tensors, sweep)]
-    return [document.problem(f["at"], f["text"], f["hint"], key=True) for f in faults]
+    return [document.problem(f["at"], f["text"], f["hint"], key=isinstance(f["at"][-1], str)) for f in faults]
 
 
 def _on_software(claim: Claim, name: str) -> Claim:
