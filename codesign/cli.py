@@ -414,12 +414,8 @@ def train(
     steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: the size's.")] = None,
     tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: the size's.")] = None,
     micro_batches: Annotated[int | None, typer.Option(min=1, help="Parts of a step, shared by the processes.")] = None,
-    engine: Annotated[
-        Literal["auto", "model", "native", "fp32"], typer.Option(help="What computes the GEMMs.")
-    ] = "auto",
-    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed run goes on from there.")] = Path(
-        ".training"
-    ),
+    engine: Annotated[Literal["auto", "model", "native", "fp32"], typer.Option(help="What multiplies.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Checkpoints, from which a killed run goes on.")] = Path(".training"),
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no run is begun.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw the gaps along training (SVG).")] = None,
 ) -> int:
