@@ -32,7 +32,8 @@ def json_schema(kind: str) -> dict[str, Any]:
 
     schema = Proposal.model_json_schema()
     software = schema["properties"]["software"]
-    software["anyOf"] = [{"type": "string", "enum": list(baselines())}, {"$ref": software.pop("$ref")}]
+    mapping = software.pop("allOf", None) or [{"$ref": software.pop("$ref")}]  # pydantic before 2.9 wraps it
+    software["anyOf"] = [{"type": "string", "enum": list(baselines())}, *mapping]
     return schema
 
 
