@@ -50,7 +50,8 @@ def index() -> str:
     lines += [
         f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items() if (REPORTS / name).exists()
     ]
-    lines += ["", "| proposal | what the evidence says |", "|---|---|"]
+    lines += [""] if lines[-1] else []
+    lines += ["| proposal | what the evidence says |", "|---|---|"]
     for path in sorted(REPORTS.glob("*/result.json")):
         result = read_result(path)
         name = path.parent.name
