@@ -90,7 +90,12 @@ def page(request, tmp_path_factory):
     """The page of a shipped report, drawn now from its result; or all instructions compared."""
     folder = tmp_path_factory.mktemp(request.param) / "page"
     if request.param == "compare":
-        names = ("higher-precision-accumulation", "configurable-accumulation", "group-scaled-mma", "weight-blocks-2d")
+        names = (
+            "higher-precision-accumulation",
+            "configurable-accumulation",
+            "group-scaled-mma",
+            "group-scaled-mma-ue8m0",
+        )
         return comparison.write(compare([read_result(ROOT / "reports" / n / "result.json") for n in names]), folder)
     return report.write(read_result(ROOT / "reports" / request.param / "result.json"), folder)
 

@@ -30,8 +30,6 @@ from codesign.traffic.evidence import COMMUNICATION_SMS, ENERGIES
 from codesign.workloads.gemms import Gemm, Model, models
 from kernels.gemm.choose import candidates, estimate_us
 
-NO_RECORD = "no record of the bench has our own kernels with a fit of the timing model to them"
-
 CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
 """A figure of several is as certain as the least of them."""
 
