@@ -21,15 +21,15 @@ from zlib import crc32
 
 import numpy as np
 
-from codesign import casts
-from codesign.errors import estimates, part
-from codesign.intervals import Estimate, difference
-from codesign.metrics import METRICS
-from codesign.numerics import Job, pool, run
-from codesign.proposal import load_proposal
+from codesign.evidence.casts import source as casts
+from codesign.evidence.numerics.errors import estimates, part
+from codesign.evidence.numerics.source import Job, pool, run
+from codesign.evidence.numerics.trial import Sampling
+from codesign.figures.intervals import Estimate, difference
+from codesign.figures.metrics import METRICS
+from codesign.proposal.proposal import load_proposal
+from codesign.proposal.variants import LABELS, variants
 from codesign.provenance import commit
-from codesign.trial import Sampling
-from codesign.variants import LABELS, variants
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import CAPTURED, SOURCES
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from codesign.proposal import load_proposal
+from codesign.proposal.proposal import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
-from isa_model.files import of_command, write_file
 from isa_model.formats import Format
+from isa_model.output_files import of_command, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -271,7 +271,7 @@ def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, option
 
     machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):
-        from codesign.live import machine as gpu
+        from codesign.commands.conform import machine as gpu
 
         machine |= gpu()
     versions = {}

@@ -1,6 +1,6 @@
 """Our engines against mmasim, code for code: `python benchmarks/equivalence.py`.
 
-For every instruction that mmasim has, the same operands of every kind in isa_model/operands.py go through mmasim and
+For every instruction that mmasim has, the same operands of every kind in isa_model/stimulus.py go through mmasim and
 through our compiled CPU engine (FP64: the golden model), an instruction per core. Prints a line per instruction, those
 that differ in M and N alone taken together, and exits with 1 if any output differs. `--record` saves the run, `--fixture`
 a small part of it with mmasim's results, for the tests that run without mmasim. Nine tenths of the time is mmasim's own;
@@ -37,9 +37,9 @@ from isa_model.array_codec import decode_array, to_codes
 from isa_model.engines import cpu
 from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.files import fresh_file
-from isa_model.operands import KINDS, Operands, draw
+from isa_model.output_files import fresh_file
 from isa_model.processes import pool
+from isa_model.stimulus import KINDS, Operands, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE_SIDE = 4

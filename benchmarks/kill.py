@@ -23,12 +23,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from isa_model.files import put
+from isa_model.output_files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "robustness.md"
 CODESIGN = [sys.executable, "-m", "codesign"]
 OFTEN = (
-    "from functools import partial; from codesign.training import loop; loop.train = partial(loop.train, every=0.3); "
+    "from functools import partial; from codesign.evidence.training import loop; loop.train = partial(loop.train, every=0.3); "
     "from codesign.__main__ import main; main()"
 )
 PROPOSAL = """\

@@ -18,7 +18,7 @@ from mmasim.nv_ptx import isa_mma, isa_tcgen05mma, isa_wgmma
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.operands import Operands
+from isa_model.stimulus import Operands
 
 ARCHITECTURES = {"Ada Lovelace": "ada", "RTX Blackwell": "rtx_blackwell"}
 UNITS = {

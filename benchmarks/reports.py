@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from isa_model.files import SUMS, write_file
+from isa_model.output_files import SUMS, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
@@ -43,8 +43,8 @@ def make_room(folder: Path) -> None:
 
 def index() -> str:
     """reports/README.md: a line on each report."""
-    from codesign.escape import literal
-    from codesign.read_result import read_result
+    from codesign.figures.escape import literal
+    from codesign.verdicts.read_result import read_result
 
     lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
     lines += [

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from codesign.errors import bf16_ulp, errors_of, estimates
-from codesign.proposal import Quantisation
-from codesign.traffic.count import Flow, Machine, Scheme, moves
-from codesign.trial import Trial
+from codesign.evidence.numerics.errors import bf16_ulp, errors_of, estimates
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.traffic.count import Flow, Machine, Scheme, moves
+from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import Gemm, Model, gemms, models
 from codesign.workloads.tensors import draw, recorded
-from isa_model.files import write_file
 from isa_model.formats import FORMATS
 from isa_model.library import load
+from isa_model.output_files import write_file
 from isa_model.path import Step, walk
 from isa_model.promotion import promoted
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from isa_model.files import put
+from isa_model.output_files import put
 from kernels.bench.case import Case
 from kernels.bench.gemms import scaled_error
 from kernels.bench.records import Record, Row, read

@@ -10,7 +10,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import median
 
-from isa_model.files import put
+from isa_model.output_files import put
 from kernels.bench.records import Record, Row, load
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -1,6 +1,6 @@
 """The timing model fitted to our own kernels, and its errors on rows that were held out: `python benchmarks/timing.py`.
 
-Prints the table and writes it into docs/timing.md, with the constants beside; the constants go to codesign/timing/records.
+Prints the table and writes it into docs/timing.md, with the constants beside; these go to codesign/evidence/timing/records.
 Reads the newest record of the bench with our own kernels of each GPU, and the machine's constants of that GPU; needs no GPU.
 """
 
@@ -11,17 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from codesign.timing.measured import benches
-from codesign.timing.records import FOLDER, Fit, make, save
+from codesign.evidence.timing.measured import benches
+from codesign.evidence.timing.records import FOLDER, Fit, make, save
 from isa_model import provenance
-from isa_model.files import put
+from isa_model.output_files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 COMMAND = "python benchmarks/timing.py"
 
 
 def main() -> None:
-    commit = provenance.commit("codesign/timing", "kernels", ":!codesign/timing/records")
+    commit = provenance.commit("codesign/evidence/timing", "kernels", ":!codesign/evidence/timing/records")
     fits = [make(record, commit, COMMAND) for record in benches().values()]
     for fit in fits:
         save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")

@@ -20,9 +20,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.training.experiments import HEADINGS, REFERENCE, arms, experiments, find, run, summary
-from codesign.training.records import Record, read
-from codesign.training.size import Size, find_size
+from codesign.evidence.training.experiments import HEADINGS, REFERENCE, arms, experiments, find, run, summary
+from codesign.evidence.training.records import Record, read
+from codesign.evidence.training.size import Size, find_size
 
 CORE = ("framework", "accumulation", "blocks", "scales", "bits")
 """Experiments (a), (b), (c), (e) and (d)."""
@@ -205,7 +205,7 @@ def timed(arm: str, size: Size, graphs: bool) -> tuple[str, float, float]:
     step."""
     import torch
 
-    from codesign.training.loop import Job, Trainer
+    from codesign.evidence.training.loop import Job, Trainer
 
     wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     gc.collect()
@@ -227,8 +227,8 @@ def compare_engines(size: Size) -> None:
     """The chip against the model on every GEMM of a step."""
     import torch
 
-    from codesign.training import engines, linear
-    from codesign.training.loop import Job, Trainer
+    from codesign.evidence.training import engines, linear
+    from codesign.evidence.training.loop import Job, Trainer
 
     counts = {}
 
@@ -251,7 +251,7 @@ def compare_engines(size: Size) -> None:
 
 def compare_graphs() -> bool:
     """Graphs against launches: whether they give the same losses."""
-    from codesign.training.loop import Job, train
+    from codesign.evidence.training.loop import Job, train
 
     size = find_size("tiny").model_copy(update={"steps": 4})
     same = True

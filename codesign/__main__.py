@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
             print(f"the argument `{visible(argument)}` holds {character}\n     = a name without it", file=sys.stderr)
             return 2
     try:
-        from codesign.cli import run_app
+        from codesign.commands.cli import run_app
 
         return run_app(arguments)
     except InputError as error:

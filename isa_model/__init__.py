@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isa_model.diagnostics import InputError
     from isa_model.formats import FORMATS, Format, named
+    from isa_model.gemm import gemm
     from isa_model.instruction import Instruction
     from isa_model.library import catalogue, load
-    from isa_model.product import matmul
+    from isa_model.matmul import matmul
     from isa_model.promotion import promoted
     from isa_model.rounding import Rounding
-    from isa_model.whole import gemm
 
 _HOME = {
     "FORMATS": "formats",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isa_model.lanes import Codes, Float64
+    from isa_model.float64 import Codes, Float64
 
 
 def code_dtype(fmt: Format) -> np.dtype[Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isa_model.lanes import Codes
+    from isa_model.float64 import Codes
 
 
 FLOORS = 2.0**-149, 2.0**127
@@ -69,7 +69,7 @@ class Cast(Spec):
     @property
     def full(self) -> float:
         """What a group's largest magnitude is mapped to; of a format wider than FP32, at most FP32's largest number."""
-        from isa_model.lanes import largest_finite
+        from isa_model.float64 import largest_finite
 
         if self.range == "binade":
             return 2.0 ** min(self.to.max_exponent, 127)
@@ -193,7 +193,7 @@ def _scales(cast: Cast, largest: NDArray[np.float32]) -> Codes:
 
 def beyond(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which elements, over their scales, would be rounded beyond the target's largest number, had it more exponents."""
-    from isa_model.lanes import largest_finite
+    from isa_model.float64 import largest_finite
 
     top, integer = largest_finite(cast.to), cast.to.kind == "integer"
     step = 1.0 if integer else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits)

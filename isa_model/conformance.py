@@ -22,8 +22,8 @@ from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue, check_architecture, is_known, load
+from isa_model.matmul import matmul
 from isa_model.printable import unprintable
-from isa_model.product import matmul
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,8 +81,8 @@ def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto")
 def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
     import numpy as np
 
-    from isa_model.vectors.files import read
     from isa_model.vectors.vector import outputs
+    from isa_model.vectors.vector_files import read
 
     for name, vectors in read(path):
         expected = np.array([v.d for v in vectors.vectors], np.uint64)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isa_model.lanes import leading_exponent, to_odd
+from isa_model.float64 import leading_exponent, to_odd
 
 if TYPE_CHECKING:
-    from isa_model.lanes import Exponents, Float64
+    from isa_model.float64 import Exponents, Float64
 
 
 def dot(a: Float64, b: Float64) -> Float64:

@@ -15,7 +15,7 @@ import numpy as np
 from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:
-    from isa_model.lanes import Codes, Float64
+    from isa_model.float64 import Codes, Float64
 
 LARGEST_RANGE = 32 * np.log(2.0)
 """The minimum is at least the maximum less this: the range of a format with 5 exponent bits."""

@@ -67,7 +67,7 @@ def fma(x: NDArray[np.float32], y: Any, z: Any) -> NDArray[np.float32]:
     """x * y + z rounded to FP32 once: the product is exact in float64, the sum rounded to odd there."""
     import numpy as np
 
-    from isa_model.lanes import to_odd
+    from isa_model.float64 import to_odd
 
     wide = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (x, y, z)))
     result: NDArray[np.float32] = to_odd([wide[0] * wide[1], wide[2]]).astype(np.float32)

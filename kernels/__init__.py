@@ -5,7 +5,7 @@ Importing this package gives isa_model.matmul its engine `native`, the chip's ow
 
 from typing import Any
 
-from isa_model.product import register
+from isa_model.matmul import register
 
 
 def _native(*arguments: Any) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.float64 import Codes
 from isa_model.instruction import Instruction
-from isa_model.lanes import Codes
 from isa_model.library import is_known, load
 
 WIDTHS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "s4": 4, "u4": 4}

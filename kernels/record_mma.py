@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isa_model.files import fresh_file
+from isa_model.output_files import fresh_file
 
 FP8 = ("e4m3", "e5m2")
 # name: (PTX type of A, of B, of the accumulator, bytes of K, k, width of an element in bytes)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isa_model.files import fresh_file
+from isa_model.output_files import fresh_file
 
 # M, N, K, format of A, format of B, format of D, bias
 CASES = [

@@ -57,7 +57,7 @@ def kinds() -> dict[str, Kind]:
     return {
         "proposals": Kind(lambda: _texts("proposals"), _yaml, "validate {}"),
         "instructions": Kind(_instructions, _yaml, "show {}"),
-        "recipes": Kind(lambda: _texts("codesign/training/recipes"), _yaml, "validate {}"),
+        "recipes": Kind(lambda: _texts("codesign/proposal/recipes"), _yaml, "validate {}"),
         "tensors": Kind(_tensors, mutators.binary, "validate {}.yaml"),
         "recordings": Kind(_recordings, mutators.binary, "conform hopper --vectors {}"),
         "vectors": Kind(_vectors, _lines, "conform --vectors {}"),
@@ -121,7 +121,7 @@ def _recordings() -> tuple[tuple[str, bytes], ...]:
 
 def _vectors() -> tuple[tuple[str, bytes], ...]:
     from isa_model.library import load
-    from isa_model.vectors import files
+    from isa_model.vectors import vector_files as files
     from isa_model.vectors.make import make
 
     made = make(load("volta.mma.m8n8k4.f32.f16.f16.f32"), 700, 0)
@@ -140,9 +140,9 @@ def _lines(rng: random.Random, source: bytes) -> bytes:
 
 
 def _results() -> tuple[tuple[str, bytes], ...]:
-    from codesign.evaluate import evaluate
-    from codesign.proposal import load_proposal
-    from codesign.trial import Sampling
+    from codesign.evidence.numerics.trial import Sampling
+    from codesign.proposal.proposal import load_proposal
+    from codesign.verdicts.evaluate import evaluate
 
     text = _proposal("t.npz").decode().replace("layers: {mine: {file: t.npz, activation: x, weight: w}}\n", "")
     text = text.replace("[mine]", "[mpnet-base.fprop.down]").replace("[captured]", "[normal]")

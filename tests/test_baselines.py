@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.baselines import baselines
-from codesign.errors import errors_of, estimates
-from codesign.evaluate import evaluate
-from codesign.flows import Flows, behind, dispatched, usual
-from codesign.numerics import _method
-from codesign.proposal import parse_proposal
-from codesign.quantisation import Quantisation, cast_of, room
+from codesign.evidence.numerics.errors import errors_of, estimates
+from codesign.evidence.numerics.source import _method
+from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.timing.operations import software
+from codesign.evidence.traffic.count import schemes
+from codesign.evidence.traffic.source import gather
+from codesign.proposal.baselines import baselines
+from codesign.proposal.flows import Flows, behind, dispatched, usual
+from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.quantisation import Quantisation, cast_of, room
+from codesign.proposal.variants import variants
 from codesign.report.baseline_table import baseline_table
-from codesign.timing.operations import software
-from codesign.traffic.count import schemes
-from codesign.traffic.evidence import gather
-from codesign.trial import Sampling, Trial
-from codesign.variants import variants
+from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms, models, sent
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml

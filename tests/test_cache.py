@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from isa_model import cache, load, matmul, product
+from isa_model import load, matmul
+from isa_model import matmul as product
+from isa_model import user_cache as cache
 from isa_model.engines import c_library, cpu
 
 SPEC = load("hopper.wgmma.m64n8k16.f16.f16.f16")

@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
-from codesign import casts
-from codesign.casts import (
+from codesign.evidence.casts import source as casts
+from codesign.evidence.casts.source import (
     FEATURES,
     RUN,
     TOKENS,
@@ -18,7 +18,7 @@ from codesign.casts import (
     part,
     sums_of_path,
 )
-from codesign.proposal import parse_proposal
+from codesign.proposal.proposal import parse_proposal
 from codesign.workloads.tensors import draw, recorded
 from isa_model.diagnostics import parse_yaml
 from isa_model.path import exactly_once, walk

@@ -19,8 +19,8 @@ from isa_model import InputError, catalogue, golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, to_codes
 from isa_model.conformance import conform
 from isa_model.library import architectures
-from isa_model.operands import draw
 from isa_model.rounding import Rounding
+from isa_model.stimulus import draw
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle.npz"
 SIZES = {

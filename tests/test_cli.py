@@ -301,12 +301,12 @@ def test_a_shadowing_package_is_named_in_one_line_and_exits_3(tmp_path):
 
 def test_an_internal_error_exits_101(monkeypatch, capsys):
     """A fault of ours shows its traceback, asks for a report, and exits 101."""
-    import codesign.cli
+    import codesign.commands.cli
 
     def broken(_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(codesign.cli, "run_app", broken)
+    monkeypatch.setattr(codesign.commands.cli, "run_app", broken)
     assert run(["list"]) == 101
     err = capsys.readouterr().err
     assert "boom" in err

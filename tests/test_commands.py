@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from codesign import shipped
 from codesign.__main__ import run
-from codesign.evaluate import evaluate
-from codesign.progress import CountingExecutor
-from codesign.proposal import parse_proposal
-from codesign.terminal import Progress
-from codesign.trial import Sampling
+from codesign.commands.terminal import Progress
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.progress import CountingExecutor
+from codesign.proposal.proposal import parse_proposal, shipped
+from codesign.verdicts.evaluate import evaluate
 from isa_model.diagnostics import parse_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +90,7 @@ def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsy
 
 def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypatch):
     """In a clone the default folder is none that git tracks, so that nothing of the project is written over."""
-    from codesign.report_lookup import FOLDER
+    from codesign.report.lookup import FOLDER
 
     assert not FOLDER.is_absolute()
     ignored = (ROOT / ".gitignore").read_text().split()
@@ -217,7 +216,7 @@ def test_on_a_narrow_terminal_no_number_is_cut(capsys, monkeypatch):
     """A table that does not fit becomes a list for each row, within the terminal's width and with every figure whole."""
     from rich.table import Table
 
-    from codesign.terminal import console
+    from codesign.commands.terminal import console
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from codesign.__main__ import run
-from codesign.claims import bars, claimed, judge
-from codesign.compare import compare
-from codesign.curves import with_bits
-from codesign.evaluate import evaluate
-from codesign.evidence import Alternative, Figure
-from codesign.proposal import Claim, load_proposal, parse_proposal
-from codesign.questions import answer
-from codesign.read_result import read_result
+from codesign.evidence.numerics.curves import with_bits
+from codesign.evidence.numerics.trial import Sampling
+from codesign.figures.figure import Alternative, Figure
+from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
 from codesign.report import write as report
-from codesign.report_lookup import result_of
-from codesign.sensitivity import Place, multiplied
-from codesign.trial import Sampling
+from codesign.report.lookup import result_of
+from codesign.verdicts.claims import bars, claimed, judge
+from codesign.verdicts.compare import compare
+from codesign.verdicts.evaluate import evaluate
+from codesign.verdicts.questions import answer
+from codesign.verdicts.read_result import read_result
+from codesign.verdicts.sensitivity import Place, multiplied
 from isa_model import InputError
 from isa_model.diagnostics import parse_yaml
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_told(results, tmp_path, monkeypatch):
         compare(results[:1])
     with pytest.raises(InputError, match="is there twice"):
         compare([results[0], results[0]])
-    monkeypatch.setattr("codesign.report_lookup.FOLDER", tmp_path)
+    monkeypatch.setattr("codesign.report.lookup.FOLDER", tmp_path)
     (tmp_path / "p.yaml").write_text(LOG)
     with pytest.raises(InputError, match="has no report yet"):
         result_of(str(tmp_path / "p.yaml"))

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign import report_lookup
-from codesign.compare import OVERFLOW, compare
-from codesign.evidence import Alternative, Figure
-from codesign.finding import arrival, finding, headline, worst, worst_by_pass
+from codesign.figures.figure import Alternative, Figure
+from codesign.proposal.variants import LABELS
+from codesign.report import lookup as report_lookup
 from codesign.report.comparison import heading, notes
-from codesign.variants import LABELS
+from codesign.verdicts.compare import OVERFLOW, compare
+from codesign.verdicts.finding import arrival, finding, headline, worst, worst_by_pass
 from isa_model import InputError
 
 TOTAL, SUMS = "numerics.total_error", "numerics.relative_frobenius"

@@ -14,7 +14,7 @@ import pytest
 from isa_model import InputError, golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.conformance import conform, find
-from isa_model.operands import draw
+from isa_model.stimulus import draw
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WGMMA_AND_MMA = FIXTURES / "h200_mma.npz"

@@ -14,21 +14,21 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
 from codesign.__main__ import run
-from codesign.cost import records
-from codesign.cost.elaborate import elaborate
-from codesign.cost.energy import switched, workload_vectors
-from codesign.cost.export import export
-from codesign.cost.library import Library
-from codesign.cost.netlist import Netlist, pack, unpack
-from codesign.cost.pipeline import pipeline
-from codesign.cost.rtl.block import Design
-from codesign.cost.rtl.ports import shared_uses
-from codesign.cost.rtl.unit import scale_product, unit
-from codesign.cost.synth import block_areas, synthesise
-from codesign.cost.vectors import Vectors, adversarial, of_matrices
-from codesign.cost.verify import against_golden, compare, faults_caught, outputs, prove
-from codesign.proposal import Quantisation
-from codesign.trial import Trial
+from codesign.evidence.cost import records
+from codesign.evidence.cost.elaborate import elaborate
+from codesign.evidence.cost.energy import switched, workload_vectors
+from codesign.evidence.cost.export import export
+from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.netlist import Netlist, pack, unpack
+from codesign.evidence.cost.pipeline import pipeline
+from codesign.evidence.cost.rtl.block import Design
+from codesign.evidence.cost.rtl.ports import shared_uses
+from codesign.evidence.cost.rtl.unit import scale_product, unit
+from codesign.evidence.cost.synth import block_areas, synthesise
+from codesign.evidence.cost.vectors import Vectors, adversarial, of_matrices
+from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
+from codesign.evidence.numerics.trial import Trial
+from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import gemms
 from isa_model import InputError, load
 from isa_model.instruction import Instruction
@@ -215,7 +215,7 @@ def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
 @pytest.mark.parametrize("recoded", [False, True])
 def test_multipliers_are_right_for_every_operand_and_sign(recoded, monkeypatch):
     """Both kinds of rows, signed and unsigned operands of unlike widths: all products."""
-    from codesign.cost.rtl import carry_save
+    from codesign.evidence.cost.rtl import carry_save
 
     monkeypatch.setattr(carry_save, "WIDE", 2 if recoded else 99)
     for bits, signs in (((5, 4), (0, 0)), ((4, 4), (0, 1)), ((3, 5), (1, 1)), ((5, 5), (1, 0))):
@@ -312,7 +312,7 @@ def test_liberty_functions_are_read_as_written_anywhere(tmp_path):
 
 def test_our_timer_agrees_with_abc_where_no_buffer_is_assumed(small, monkeypatch):
     """Without the chain of inverters on wide nets, the longest path is abc's to the last digit."""
-    import codesign.cost.netlist as module
+    import codesign.evidence.cost.netlist as module
 
     spec, _ = small
     mapped = synthesise(unit(spec), Library.own())
@@ -412,9 +412,9 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
 
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
     """The Verilog, read by Yosys, computes what the model does."""
-    from codesign.cost import elaborate as module
-    from codesign.cost.synth import readable
-    from codesign.cost.synth import run as yosys
+    from codesign.evidence.cost import elaborate as module
+    from codesign.evidence.cost.synth import readable
+    from codesign.evidence.cost.synth import run as yosys
 
     spec = SPECS["4 terms"]
     (tmp_path / "unit.v").write_text(readable(unit(spec)))

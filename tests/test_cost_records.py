@@ -8,18 +8,18 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from codesign.claims import judge
-from codesign.cost import outside, records, sweep
-from codesign.cost.circuits import Bench, add_ripple, multiply_integers
-from codesign.cost.designs import designs
-from codesign.cost.evidence import gather
-from codesign.cost.library import Library
-from codesign.cost.plots import plots
-from codesign.cost.rtl.ports import shared_uses
-from codesign.cost.rtl.unit import unit
-from codesign.cost.synth import synthesise
-from codesign.cost.vectors import adversarial
-from codesign.proposal import load_proposal
+from codesign.evidence.cost import outside, records, sweep
+from codesign.evidence.cost.circuits import Bench, add_ripple, multiply_integers
+from codesign.evidence.cost.designs import designs
+from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.plots import plots
+from codesign.evidence.cost.rtl.ports import shared_uses
+from codesign.evidence.cost.rtl.unit import unit
+from codesign.evidence.cost.source import gather
+from codesign.evidence.cost.synth import synthesise
+from codesign.evidence.cost.vectors import adversarial
+from codesign.proposal.proposal import load_proposal
+from codesign.verdicts.claims import judge
 from isa_model import InputError, load
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def test_every_shipped_proposal_has_records_and_figures(path):
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
     """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
-    from codesign.cost import evidence
+    from codesign.evidence.cost import source as evidence
 
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
     made = []
@@ -86,7 +86,7 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
 
 def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkeypatch):
     """A record is read back by its key; another library, workload or source has another key."""
-    from codesign.cost import cache
+    from codesign.evidence.cost import cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
@@ -108,7 +108,7 @@ def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkey
 
 def test_chip_figures_follow_from_the_records():
     """Extra gates over an SM's transistors, bytes and cycles of scales by hand; FP32 per 128 and UE8M0 per 32 are 1/32."""
-    from codesign.cost.chip import scale_bandwidth, scale_storage, scale_traffic, sm_area
+    from codesign.evidence.cost.chip import scale_bandwidth, scale_storage, scale_traffic, sm_area
 
     for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
         spec = load_proposal(ROOT / f"proposals/{name}.yaml").proposed()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from codesign.proposal import load_proposal
-from codesign.timing import evidence as timing
-from codesign.traffic import evidence as traffic
-from codesign.training import evidence as training
+from codesign.evidence.timing import source as timing
+from codesign.evidence.traffic import source as traffic
+from codesign.evidence.training import source as training
+from codesign.proposal.proposal import load_proposal
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
 

@@ -20,7 +20,7 @@ from test_tensor import CASES, reference
 from isa_model import load
 from isa_model.engines import gpu, portable, tensor
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.operands import draw
+from isa_model.stimulus import draw
 
 torch = pytest.importorskip("torch", reason="the extra `kernels` is not installed")
 compiler = shutil.which("g++")

@@ -11,22 +11,22 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from codesign.evaluate import Result, evaluate
-from codesign.evidence import Kind, Plot, Series
-from codesign.metrics import NUMERICS
-from codesign.numerics import BESIDE
-from codesign.proposal import Quantisation, load_proposal, parse_proposal
-from codesign.quantisation import cast_of
+from codesign.evidence.numerics.source import BESIDE
+from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.figures.drawing import svg
+from codesign.figures.figure import Kind, Plot, Series
+from codesign.figures.metrics import NUMERICS
+from codesign.proposal.proposal import Quantisation, load_proposal, parse_proposal
+from codesign.proposal.quantisation import cast_of
+from codesign.proposal.variants import LABELS, labels
 from codesign.report import write as report
-from codesign.report.plots import svg
 from codesign.report.tables import number, worst_table
-from codesign.trial import Sampling, Trial
-from codesign.variants import LABELS, labels
+from codesign.verdicts.evaluate import Result, evaluate
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
 from isa_model import InputError, load, promoted
 from isa_model.diagnostics import parse_yaml
-from isa_model.files import write_folder
+from isa_model.output_files import write_folder
 
 ROOT = Path(__file__).parent.parent
 SMALL = """proposal: small

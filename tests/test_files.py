@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from codesign.__main__ import run
-from isa_model import InputError, files
+from isa_model import InputError
+from isa_model import output_files as files
 from isa_model.diagnostics import Unavailable
-from isa_model.files import check_file, check_folder, reading, scratch, write_file, write_folder
 from isa_model.input_files import parse_json, read_bytes
+from isa_model.output_files import check_file, check_folder, reading, scratch, write_file, write_folder
 from isa_model.processes import pool
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
@@ -198,7 +199,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
 def test_a_writer_killed_while_it_writes_leaves_one_run_whole(tmp_path):
     """A process that does nothing but replace a folder of 20 files gets kill -9; each time all files are of one run."""
     program = (
-        "import itertools, pathlib, sys; from isa_model.files import write_folder; print(flush=True)\n"
+        "import itertools, pathlib, sys; from isa_model.output_files import write_folder; print(flush=True)\n"
         "for i in itertools.count():\n"
         "    write_folder(pathlib.Path(sys.argv[1]), {f'{n}.txt': f'{i} ' * 1000 for n in range(20)}, 'a report')\n"
     )
@@ -250,7 +251,7 @@ def test_writers_take_turns_and_a_reader_sees_one_run(tmp_path):
 def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
     """One that is in use stays; one whose process was killed goes when the next is made."""
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
-    program = f"import time, isa_model.files as f; f.tempfile.gettempdir = lambda: {str(tmp_path)!r}\n"
+    program = f"import time, isa_model.output_files as f; f.tempfile.gettempdir = lambda: {str(tmp_path)!r}\n"
     program += "with f.scratch() as s: print(s, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

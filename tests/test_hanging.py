@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
-from codesign.claims import judge
-from codesign.evidence import BreakEven, Figure
-from codesign.proposal import Claim, load_proposal, parse_proposal
-from codesign.questions import Question, answer, asker
-from codesign.sensitivity import Place, multiplied, refine
-from codesign.trial import Sampling
+from codesign.evidence.numerics.trial import Sampling
+from codesign.figures.figure import BreakEven, Figure
+from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
+from codesign.verdicts.claims import judge
+from codesign.verdicts.questions import Question, answer, asker
+from codesign.verdicts.sensitivity import Place, multiplied, refine
 from isa_model.diagnostics import parse_yaml
 
 ERROR = "numerics.relative_frobenius"
@@ -147,7 +147,7 @@ def test_break_even_in_words():
 
 class There:
     def __init__(self, value):
-        from codesign.readings import Reading
+        from codesign.verdicts.readings import Reading
 
         self.figure, self.reading = figure(value), Reading.point(value)
 
@@ -393,7 +393,7 @@ def test_other_verdicts_stay_as_they_are():
 
 def test_another_instruction_takes_the_place_of_the_proposals():
     """Software stays as it is; an exact accumulator follows the proposal's operands."""
-    from codesign.curves import with_bits
+    from codesign.evidence.numerics.curves import with_bits
 
     about = toy(PLAIN, relative_to="software")
     (gemm, _), claim = about.trials[0], about.claims[0]
@@ -409,7 +409,7 @@ def test_questions_are_answered_by_the_model():
     """The figures of the variants asked, at each level, on the sampling's seeds or on twice as many fresh ones."""
     about = toy(PLAIN)
     gemm, _ = about.trials[0]
-    from codesign.variants import variants
+    from codesign.proposal.variants import variants
 
     compared = tuple(c for c in variants(about) if c.variant in ("proposal", "software"))
     sampling = Sampling(rows=4, columns=8, seeds=tuple(range(8)))

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from codesign.__main__ import run
-from codesign.cost.export import _header
-from codesign.cost.library import Library, neutral
-from codesign.escape import Markdown, drawn, fenced, literal, sentence
-from codesign.evaluate import evaluate
-from codesign.evidence import Plot, Series
-from codesign.proposal import parse_proposal
-from codesign.read_result import read_result
+from codesign.evidence.cost.export import _header
+from codesign.evidence.cost.library import Library, neutral
+from codesign.evidence.numerics.trial import Sampling
+from codesign.figures.drawing import svg
+from codesign.figures.escape import Markdown, drawn, fenced, literal, sentence
+from codesign.figures.figure import Plot, Series
+from codesign.proposal.proposal import parse_proposal
 from codesign.report import write as report
-from codesign.report.plots import svg
-from codesign.trial import Sampling
+from codesign.verdicts.evaluate import evaluate
+from codesign.verdicts.read_result import read_result
 from codesign.workloads import tensor_file
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
@@ -85,8 +85,8 @@ def test_reports_keep_what_authors_write_as_text(result, capsys):
     assert not re.search(r"(?<!\\)\]\((javascript|http)", page)
     for text in files.values():
         assert not unprintable(text)
-    from codesign.report.terminal import show
-    from codesign.terminal import console
+    from codesign.commands.figures_table import show
+    from codesign.commands.terminal import console
 
     show(result, console())
     assert "[red]x[/] :smile: $\\frac{$" in " ".join(capsys.readouterr().out.split())

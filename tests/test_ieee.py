@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from isa_model import FORMATS, gemm, ieee, load, matmul, product
+from isa_model import FORMATS, gemm, ieee, load, matmul
+from isa_model import matmul as product
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise
 from isa_model.engines import c_library, cpu

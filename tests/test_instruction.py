@@ -10,7 +10,7 @@ from isa_model.array_codec import to_codes
 from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import raw, validated
-from isa_model.operands import KINDS, draw
+from isa_model.stimulus import KINDS, draw
 
 RNE = {"format": "fp32", "rounding": "nearest-even"}
 

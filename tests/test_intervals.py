@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.intervals import (
+from codesign.figures.intervals import (
     LOSSLESS,
     Estimate,
     added,
@@ -21,7 +21,7 @@ from codesign.intervals import (
     reach,
     share,
 )
-from codesign.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
+from codesign.figures.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from math import inf, isnan, sqrt
 import numpy as np
 import pytest
 
-from codesign import claims
-from codesign.claims import AGAIN, Measured, bars, claimed, decide, judge, statement
-from codesign.evidence import Alternative, Figure
-from codesign.metrics import METRICS
-from codesign.proposal import Claim, parse_proposal
-from codesign.questions import pursue
-from codesign.readings import Reading, breaks, difference, excess, farthest, keeps, nearest, ratio, read
+from codesign.figures.figure import Alternative, Figure
+from codesign.figures.metrics import METRICS
+from codesign.proposal.proposal import Claim, parse_proposal
+from codesign.verdicts import claims
+from codesign.verdicts.claims import AGAIN, Measured, bars, claimed, decide, judge, statement
+from codesign.verdicts.questions import pursue
+from codesign.verdicts.readings import Reading, breaks, difference, excess, farthest, keeps, nearest, ratio, read
 from isa_model import InputError
 from isa_model.diagnostics import parse_yaml
 

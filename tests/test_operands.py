@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from codesign.evaluate import evaluate
-from codesign.flows import Flows, behind
-from codesign.operands import on_the_way
-from codesign.proposal import parse_proposal
-from codesign.trial import Sampling, Trial
-from codesign.variants import variants
+from codesign.evidence.numerics.operands import on_the_way
+from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.proposal.flows import Flows, behind
+from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.variants import variants
+from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import draw
 from isa_model import load

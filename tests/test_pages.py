@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from codesign.compare import compare
-from codesign.read_result import read_result
 from codesign.report import comparison
 from codesign.report import write as report
+from codesign.verdicts.compare import compare
+from codesign.verdicts.read_result import read_result
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -127,7 +127,7 @@ def test_a_page_fits_a_phone(browser, page):
 
 def test_names_in_a_comparison_do_not_lie_on_one_another(browser, tmp_path):
     """Nine proposals of nearly the same error and cost: their names are all there, apart, and within the picture."""
-    from codesign.compare import Comparison, Entry
+    from codesign.verdicts.compare import Comparison, Entry
 
     def entry(i):
         values = {"numerics.total_error": 0.04 + 1e-4 * (i % 3), "cost.area_ratio": 1.5 + 0.01 * (i // 3)}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from codesign.claims import judge, statement
-from codesign.evidence import Figure
-from codesign.numerics import Job, _method, run
-from codesign.proposal import Claim, load_proposal, parse_proposal
-from codesign.trial import Sampling, Trial
-from codesign.variants import variants
+from codesign.evidence.numerics.source import Job, _method, run
+from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.figures.figure import Figure
+from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.variants import variants
+from codesign.verdicts.claims import judge, statement
 from codesign.workloads.gemms import gemms, select, sent
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml

@@ -14,7 +14,7 @@ from codesign.__main__ import run
 from isa_model import InputError, conformance, load, matmul
 from isa_model.array_codec import decode_array, to_codes
 from isa_model.conformance import conform
-from isa_model.operands import draw
+from isa_model.stimulus import draw
 
 F32 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 F16 = "hopper.wgmma.m64n256k16.f16.f16.f16"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from isa_model import exact
 from isa_model.array_codec import decode_array
 from isa_model.cast import Cast, quantise
+from isa_model.float64 import to_odd, two_product, two_sum
 from isa_model.formats import named
-from isa_model.lanes import to_odd, two_product, two_sum
 from isa_model.logfmt import decode_log, encode_log
 from isa_model.rounding import Rounding
 

@@ -10,8 +10,8 @@ from isa_model.array_codec import code_dtype, decode_array, encode_array, from_c
 from isa_model.codec import decode, encode, number_of
 from isa_model.engines import cpu, cuda, integers, portable
 from isa_model.engines.plan import Plan, Unsupported
+from isa_model.float64 import largest_finite, round_to
 from isa_model.formats import Format
-from isa_model.lanes import largest_finite, round_to
 from isa_model.stage import Register
 
 ENGINES = [

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from codesign.errors import errors_of, estimates
-from codesign.flows import NOTHING
-from codesign.intervals import LOSSLESS
-from codesign.lines import drawn
-from codesign.numerics import Job, figures_of, run
-from codesign.operands import Operand
-from codesign.proposal import Quantisation, parse_proposal
-from codesign.trial import Outcome, Sampling, Trial
-from codesign.variants import variants
+from codesign.evidence.numerics.errors import errors_of, estimates
+from codesign.evidence.numerics.lines import drawn
+from codesign.evidence.numerics.operands import Operand
+from codesign.evidence.numerics.source import Job, figures_of, run
+from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
+from codesign.figures.intervals import LOSSLESS
+from codesign.proposal.flows import NOTHING
+from codesign.proposal.proposal import Quantisation, parse_proposal
+from codesign.proposal.variants import variants
 from codesign.workloads.distributions import GATED, NORMAL, OFFSET_NORMAL, PRODUCT, STUDENT_4, UNIFORM, Scales
 from codesign.workloads.gemms import Gemm, gemms
 from codesign.workloads.tensors import SOURCES, draw, synthetic

@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codesign.__main__ import run
-from codesign.claims import judge
-from codesign.evaluate import evaluate
-from codesign.proposal import Claim, load_proposal
+from codesign.commands import step as table
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.timing import amdahl, step, times
+from codesign.evidence.timing import source as evidence
+from codesign.evidence.timing.model import Stream
+from codesign.evidence.timing.operations import meant
+from codesign.evidence.timing.step import KINDS, Assumptions, Layer, Transfer, Work, bf16_ceiling, limit
+from codesign.proposal.proposal import Claim, load_proposal
 from codesign.report.write import contents
-from codesign.timing import amdahl, evidence, step, table, times
-from codesign.timing.model import Stream
-from codesign.timing.operations import meant
-from codesign.timing.step import KINDS, Assumptions, Layer, Transfer, Work, bf16_ceiling, limit
-from codesign.trial import Sampling
+from codesign.verdicts.claims import judge
+from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import layer_of, models
 from isa_model.diagnostics import InputError
 

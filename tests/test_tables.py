@@ -9,7 +9,7 @@ from pathlib import Path
 import machine_code
 import pytest
 
-from isa_model.files import put
+from isa_model.output_files import put
 from kernels.bench.records import read
 from kernels.bench.shapes import Gemm
 from kernels.gemm.choose import candidates, choose

@@ -17,7 +17,7 @@ from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines import gpu, portable, routes, tensor
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.formats import named
-from isa_model.operands import KINDS, draw
+from isa_model.stimulus import KINDS, draw
 
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 TO_ZERO = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}

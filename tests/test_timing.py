@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.timing import fit as fitting
-from codesign.timing import measured
-from codesign.timing import records as stored
-from codesign.timing.machine import machine, shipped
-from codesign.timing.measured import product
-from codesign.timing.model import Constants, Product, Stream, tiles_of, time, waves
+from codesign.evidence.timing import fit as fitting
+from codesign.evidence.timing import measured
+from codesign.evidence.timing import records as stored
+from codesign.evidence.timing.machine import machine, shipped
+from codesign.evidence.timing.measured import product
+from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
 from kernels.gemm.tile import Problem, Tile
 
 H200 = machine(shipped()["NVIDIA H200"])

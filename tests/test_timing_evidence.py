@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from codesign.claims import judge
-from codesign.evaluate import evaluate
-from codesign.proposal import Claim, load_proposal, parse_proposal
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.timing import machine, measured, records, times
+from codesign.evidence.timing import source as evidence
+from codesign.evidence.timing.measured import product
+from codesign.evidence.timing.model import Stream, time
+from codesign.evidence.timing.operations import clocks, of_gemm, schemes_of, software, supported
+from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
 from codesign.report.write import contents
-from codesign.timing import evidence, machine, measured, records, times
-from codesign.timing.measured import product
-from codesign.timing.model import Stream, time
-from codesign.timing.operations import clocks, of_gemm, schemes_of, software, supported
-from codesign.trial import Sampling
+from codesign.verdicts.claims import judge
+from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms
 from isa_model.diagnostics import parse_yaml
 from kernels.bench.records import Record, Row, Timing

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.proposal import load_proposal  # noqa: E402
-from codesign.training import engines, linear  # noqa: E402
-from codesign.training.data import batch, text  # noqa: E402
-from codesign.training.experiments import arms, experiments  # noqa: E402
-from codesign.training.linear import Arithmetic  # noqa: E402
-from codesign.training.model import Transformer  # noqa: E402
-from codesign.training.optimizer import AdamW  # noqa: E402
-from codesign.training.quantise import quantise  # noqa: E402
-from codesign.training.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
-from codesign.training.size import find_size  # noqa: E402
+from codesign.evidence.training import engines, linear  # noqa: E402
+from codesign.evidence.training.data import batch, text  # noqa: E402
+from codesign.evidence.training.experiments import arms, experiments  # noqa: E402
+from codesign.evidence.training.linear import Arithmetic  # noqa: E402
+from codesign.evidence.training.model import Transformer  # noqa: E402
+from codesign.evidence.training.optimizer import AdamW  # noqa: E402
+from codesign.evidence.training.quantise import quantise  # noqa: E402
+from codesign.evidence.training.size import find_size  # noqa: E402
+from codesign.proposal.proposal import load_proposal  # noqa: E402
+from codesign.proposal.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
 from isa_model.cast import Cast  # noqa: E402

@@ -6,14 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.claims import judge  # noqa: E402
-from codesign.proposal import load_proposal, parse_proposal  # noqa: E402
-from codesign.training import evidence, loop, plot  # noqa: E402
-from codesign.training.experiments import arms, empty_record  # noqa: E402
-from codesign.training.gaps import gap, summarise  # noqa: E402
-from codesign.training.plot import svg  # noqa: E402
-from codesign.training.records import Drift, Run, as_text, read  # noqa: E402
-from codesign.training.size import find_size  # noqa: E402
+from codesign.evidence.training import loop, plot  # noqa: E402
+from codesign.evidence.training import source as evidence  # noqa: E402
+from codesign.evidence.training.experiments import arms, empty_record  # noqa: E402
+from codesign.evidence.training.gaps import gap, summarise  # noqa: E402
+from codesign.evidence.training.plot import svg  # noqa: E402
+from codesign.evidence.training.records import Drift, Run, as_text, read  # noqa: E402
+from codesign.evidence.training.size import find_size  # noqa: E402
+from codesign.proposal.proposal import load_proposal, parse_proposal  # noqa: E402
+from codesign.verdicts.claims import judge  # noqa: E402
 from isa_model import InputError  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402
 
@@ -172,7 +173,7 @@ def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands()
 def test_evaluate_trains_a_small_model_when_asked(monkeypatch):
     """`train=True` adds the gaps of a run made now: of the proposal and of today's software, two seeds each, and a plot."""
     monkeypatch.setattr(evidence, "PROXY_STEPS", 4)
-    monkeypatch.setattr("codesign.training.size.find_size", lambda name: SMALL)
+    monkeypatch.setattr("codesign.evidence.training.size.find_size", lambda name: SMALL)
     monkeypatch.setattr(loop.Trainer, "drift", lambda *_: None)
     monkeypatch.setattr(loop, "VALIDATION", 1)
     monkeypatch.setattr(evidence, "shipped", lambda: ())

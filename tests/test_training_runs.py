@@ -14,15 +14,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.training import capture, engines, linear, loop  # noqa: E402
-from codesign.training.data import batch, text  # noqa: E402
-from codesign.training.experiments import arms  # noqa: E402
-from codesign.training.linear import Arithmetic  # noqa: E402
-from codesign.training.loop import Job, train  # noqa: E402
-from codesign.training.model import Transformer  # noqa: E402
-from codesign.training.recipe import load_recipe, parse_recipe  # noqa: E402
-from codesign.training.records import read  # noqa: E402
-from codesign.training.size import find_size, sizes  # noqa: E402
+from codesign.evidence.training import capture, engines, linear, loop  # noqa: E402
+from codesign.evidence.training.data import batch, text  # noqa: E402
+from codesign.evidence.training.experiments import arms  # noqa: E402
+from codesign.evidence.training.linear import Arithmetic  # noqa: E402
+from codesign.evidence.training.loop import Job, train  # noqa: E402
+from codesign.evidence.training.model import Transformer  # noqa: E402
+from codesign.evidence.training.records import read  # noqa: E402
+from codesign.evidence.training.size import find_size, sizes  # noqa: E402
+from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
 from codesign.workloads.tensors import recorded  # noqa: E402

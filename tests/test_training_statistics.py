@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign.evidence import Figure
-from codesign.proposal import parse_proposal
-from codesign.quantiles import student_t
-from codesign.training import evidence
-from codesign.training.experiments import arms, gap_words
-from codesign.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
-from codesign.training.records import Drift, Record, Run, shipped
-from codesign.training.size import find_size
+from codesign.evidence.training import source as evidence
+from codesign.evidence.training.experiments import arms, gap_words
+from codesign.evidence.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
+from codesign.evidence.training.records import Drift, Record, Run, shipped
+from codesign.evidence.training.size import find_size
+from codesign.figures.figure import Figure
+from codesign.figures.quantiles import student_t
+from codesign.proposal.proposal import parse_proposal
 from isa_model.diagnostics import parse_yaml
 
 SIZE = find_size("tiny").model_copy(update={"tokens": 256, "steps": 8})
@@ -211,7 +211,7 @@ claims:
 
 def test_every_gap_stands_beside_its_validation_gap_and_what_the_record_can_tell(monkeypatch):
     """Both gaps carry the caveat, the drifts none, and a verdict on a gap says it."""
-    from codesign.claims import judge
+    from codesign.verdicts.claims import judge
 
     made = drifting(bits_17=(0.0, 0.001, 0.1), tensor_promoted=(0.0, 0.001, 0.2), bits_8=(0.0, 0.001, 0.5))
     monkeypatch.setattr(evidence, "shipped", lambda: (("hand.json", made),))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from codesign.evaluate import Result
-from codesign.finding import worst_by_pass
 from codesign.report.tables import interval
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.finding import worst_by_pass
 
 
 def baseline_table(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]]:

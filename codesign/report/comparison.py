@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from codesign.break_even import listed
-from codesign.compare import AXES, Comparison, Entry
-from codesign.metrics import METRICS
+from codesign.figures.metrics import METRICS
 from codesign.report.tables import SHORT, number
-from isa_model.files import write_folder
+from codesign.verdicts.break_even import listed
+from codesign.verdicts.compare import AXES, Comparison, Entry
+from isa_model.output_files import write_folder
 
 FRONT = "★"
 KIND = "a comparison"
@@ -118,8 +118,8 @@ def _scatter(comparison: Comparison, x: str, y: str) -> str:
     """Error against cost, a point per proposal, the front's joined."""
     import matplotlib.pyplot as plt
 
-    from codesign.report.labels import place
-    from codesign.report.plots import styled, written
+    from codesign.figures.drawing import styled, written
+    from codesign.figures.labels import place
 
     with styled():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")

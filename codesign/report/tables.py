@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codesign.claims import Verdict
-from codesign.evaluate import Result
-from codesign.evidence import Figure
-from codesign.finding import worst_by_pass
-from codesign.metrics import METRICS, NUMERICS
-from codesign.timing.plots import VARIANTS
+from codesign.evidence.timing.plots import VARIANTS
+from codesign.figures.figure import Figure
+from codesign.figures.metrics import METRICS, NUMERICS
+from codesign.verdicts.claims import Verdict
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.finding import worst_by_pass
 
 MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
 

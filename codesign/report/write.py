@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codesign.break_even import sentences
-from codesign.escape import fenced, literal, sentence
-from codesign.evaluate import Result
-from codesign.read_result import FAULTS, read_result
+from codesign.evidence.timing.plots import VARIANTS
+from codesign.figures.drawing import bytes_by_operation, svg, tornado
+from codesign.figures.escape import fenced, literal, sentence
 from codesign.report import tables
 from codesign.report.baseline_table import baseline_table
-from codesign.report.plots import bytes_by_operation, svg, tornado
-from codesign.timing.plots import VARIANTS
+from codesign.verdicts.break_even import sentences
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.read_result import FAULTS, read_result
 from isa_model.diagnostics import InputError
-from isa_model.files import check_folder, json_lines, write_folder
+from isa_model.output_files import check_folder, json_lines, write_folder
 
 KIND = "a report"
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from isa_model import npz
 from isa_model.diagnostics import InputError, suggest
-from isa_model.files import fresh_file
 from isa_model.input_files import MIB, open_file, parse_json, reason
 from isa_model.npz import MAX_ELEMENTS
+from isa_model.output_files import fresh_file
 from isa_model.printable import visible
 
 if TYPE_CHECKING:

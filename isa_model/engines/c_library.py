@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isa_model.cache import kept
+from isa_model.user_cache import kept
 
 TIME_LIMIT = 120
 """Seconds that a compiler may take; the largest instructions take half a second."""

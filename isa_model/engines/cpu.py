@@ -20,12 +20,12 @@ import numpy as np
 from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.c_library import load
-from isa_model.engines.decoding import of_side
 from isa_model.engines.emit import Block, Emitter, special_codes, step
+from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
+from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import Codes
 from isa_model.stage import Stage
 
 WIDTH = 64

@@ -15,8 +15,8 @@ from typing import ClassVar
 from isa_model.engines.emit import Block, Emitter, Term, special_codes
 from isa_model.engines.plan import RANGE, Plan
 from isa_model.engines.routes import c_is_apart, is_short
+from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
-from isa_model.lanes import LANE_BITS
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 

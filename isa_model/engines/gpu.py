@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
-from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, of_side
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan, Unsupported
+from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction
-from isa_model.lanes import NO_EXPONENT, Codes, Float64, exponent_of
 
 
 class NoGpu(ValueError):

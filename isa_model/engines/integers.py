@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from isa_model import golden
 from isa_model.array_codec import code_dtype, whole_numbers
+from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.lanes import Codes
 from isa_model.stage import Register, Stage
 
 Whole = NDArray[Any]

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.decoding import OPERAND_NO_EXPONENT, Operand, read, reread, side, times_exponents
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, read, reread, side, times_exponents
 from isa_model.engines.plan import RANGE, Plan
-from isa_model.instruction import Instruction
-from isa_model.lanes import (
+from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
     Codes,
@@ -34,6 +33,7 @@ from isa_model.lanes import (
     to_odd,
     two_product,
 )
+from isa_model.instruction import Instruction
 from isa_model.rounding import round_integer
 from isa_model.stage import Stage
 

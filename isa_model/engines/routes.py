@@ -24,8 +24,8 @@ from math import frexp
 from typing import Literal
 
 from isa_model.engines.plan import RANGE, Plan, highest_exponent, lowest_exponent, significand_bits
+from isa_model.float64 import LANE_BITS, largest_finite
 from isa_model.formats import Format
-from isa_model.lanes import LANE_BITS, largest_finite
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 

@@ -14,7 +14,7 @@ from typing import Any
 from isa_model.codec import Number, decode
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
-from isa_model.vectors.draft import (
+from isa_model.vectors.construct import (
     Bench,
     Draft,
     added,

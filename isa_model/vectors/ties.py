@@ -10,7 +10,7 @@ from typing import Any
 from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.vectors.draft import Bench, Draft, below, largest_exponents, magnitude_exponent, plain, power, sums
+from isa_model.vectors.construct import Bench, Draft, below, largest_exponents, magnitude_exponent, plain, power, sums
 from isa_model.vectors.goals import Goals
 from isa_model.vectors.observer import rounding_classes
 from isa_model.vectors.vector import exactly

@@ -10,7 +10,7 @@ from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
-    from isa_model.lanes import Codes
+    from isa_model.float64 import Codes
 
 
 class Vector(NamedTuple):
@@ -69,7 +69,7 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
 
     from isa_model import golden
     from isa_model.array_codec import code_dtype
-    from isa_model.product import matmul
+    from isa_model.matmul import matmul
 
     if not vectors:
         return []

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isa_model.diagnostics import InputError
-from isa_model.files import json_lines, of_command, write_file
 from isa_model.input_files import MIB, read_text, reason
+from isa_model.output_files import json_lines, of_command, write_file
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"

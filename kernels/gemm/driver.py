@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 from pathlib import Path
 
-from isa_model.cache import kept
+from isa_model.user_cache import kept
 from kernels.launch import check, cuda
 
 COMPILE_OPTIONS = {"arch": "sm_90a", "std": "c++17"}

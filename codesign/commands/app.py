@@ -1,0 +1,157 @@
+"""The command line's frame: the application, the arguments that commands share, and what they mean."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isa_model.diagnostics import InputError
+
+if TYPE_CHECKING:
+    from codesign.proposal.proposal import Proposal
+    from isa_model.instruction import Instruction
+
+app = typer.Typer(
+    name="codesign",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C."""
+
+
+def complete_proposals(incomplete: str) -> list[str]:
+    """Shipped proposals and YAML files, for the shell to complete."""
+    from glob import escape, glob
+
+    from codesign.proposal.shipped import names
+
+    return [*(name for name in names() if name.startswith(incomplete)), *sorted(glob(f"{escape(incomplete)}*.y*ml"))]
+
+
+def complete_targets(incomplete: str) -> list[str]:
+    """What `complete_proposals` has, and instructions once something of their name is typed, for the shell to complete."""
+    from isa_model.library import architectures, catalogue
+
+    known = catalogue() if "." in incomplete else [f"{architecture}." for architecture in architectures()]
+    return [*complete_proposals(incomplete), *(name for name in known if name.startswith(incomplete))]
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="INSTRUCTION|PROPOSAL",
+        help="A file, or the name of an instruction or of a shipped proposal.",
+        autocompletion=complete_targets,
+    ),
+]
+ProposalName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROPOSAL",
+        help="A proposal file (YAML), or the name of a shipped one.",
+        autocompletion=complete_proposals,
+    ),
+]
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run the command line; returns its exit code. Raises KeyboardInterrupt on Ctrl-C."""
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="codesign")
+    except Exception as error:
+        # Usage errors of the command-line library, which typer brings under one name or another.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show(file=sys.stderr)
+            return 2
+        if type(error).__name__ == "Abort":
+            raise KeyboardInterrupt from None
+        raise
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"codesign {version('codesign')}")
+        except PackageNotFoundError:
+            print("codesign, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Judge a proposal for a better matrix instruction: bits, accuracy, and which of its claims hold."""
+
+
+def meant(target: str) -> Instruction | Proposal:
+    """The instruction or proposal of a file or a name. Raises InputError for what is neither."""
+    from codesign.proposal.proposal import parse_proposal
+    from codesign.proposal.shipped import names, proposal_file
+    from isa_model.diagnostics import read_yaml, suggest
+    from isa_model.library import is_path, validated
+
+    if is_path(target) or target in names():
+        document = read_yaml(proposal_file(target))
+        return validated(document) if is_instruction(document.data) else parse_proposal(document)
+    from isa_model.library import load
+
+    try:
+        return load(target)
+    except InputError:
+        if close := suggest(target, names()):
+            raise InputError.of(f"no instruction or proposal is called `{target}`", close) from None
+        raise
+
+
+def instruction_of(target: str) -> Instruction:
+    """An instruction of the catalogue, of a file, or what a proposal proposes."""
+    from codesign.proposal.proposal import Proposal
+
+    found = meant(target)
+    return found.proposed() if isinstance(found, Proposal) else found
+
+
+def folder_of(kind: str, instruction: Instruction) -> Path:
+    """Where a command writes files of an instruction unless told otherwise."""
+    return Path(f"codesign-{kind}") / instruction.name.replace(":", "-").replace(" ", "-")
+
+
+def is_instruction(data: dict[str, Any]) -> bool:
+    """An instruction file describes stages itself; a proposal names a base."""
+    return "stages" in data and "base" not in data
+
+
+MOST_SEEDS = 1024
+_SEEDS = re.compile(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*")
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds of a list such as `0-15` or `3,5,8`. Raises InputError for anything else, and for over `MOST_SEEDS`."""
+    parts = [_SEEDS.fullmatch(part) for part in text.split(",")]
+    ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    if len(ends) < len(parts):
+        raise InputError.of(
+            f"--seeds {text} is not a list of whole numbers of at most 18 digits", "for instance --seeds 0,1,2"
+        )
+    if sum(last - first + 1 for first, last in ends) > MOST_SEEDS:
+        raise InputError.of(f"--seeds {text} are more than {MOST_SEEDS} seeds", "for instance --seeds 0-15")
+    seeds = tuple(seed for first, last in ends for seed in range(first, last + 1))
+    if any(first > last for first, last in ends) or len(set(seeds)) < len(seeds):
+        raise InputError.of(f"--seeds {text}: seeds are different numbers from 0 up", "for instance --seeds 0,1,2")
+    return seeds

@@ -1,0 +1,129 @@
+"""JSON Schemas for editors, and the proposal that `codesign init` starts from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from codesign.proposal.baselines import fitting
+from isa_model.diagnostics import InputError, parse_yaml
+from isa_model.instruction import Instruction
+from isa_model.library import raw
+
+SCHEMA = ('"title": "Proposal"', "the schema of proposals")
+"""Mark and kind of the file that `codesign init` puts beside a proposal."""
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of `proposal`, `instruction` or `recipe` files, or of a `result`."""
+    if kind == "recipe":
+        from codesign.proposal.recipe import Recipe
+
+        return _formats_by_name(Recipe.model_json_schema())
+    if kind == "instruction":
+        return _formats_by_name(Instruction.model_json_schema())
+    if kind == "result":
+        from codesign.verdicts.evaluate import Result
+
+        return Result.model_json_schema(mode="serialization")
+    from codesign.proposal.baselines import baselines
+    from codesign.proposal.proposal import Proposal
+
+    schema = Proposal.model_json_schema()
+    software = schema["properties"]["software"]
+    mapping = software.pop("allOf", None) or [{"$ref": software.pop("$ref")}]  # pydantic before 2.9 wraps it
+    software["anyOf"] = [{"type": "string", "enum": list(baselines())}, *mapping]
+    return schema
+
+
+def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let an editor accept a format's name where the model holds the format itself."""
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, list):
+            return [walk(x) for x in node]
+        if not isinstance(node, dict):
+            return node
+        if node.get("$ref") == "#/$defs/Format":
+            rest = {k: v for k, v in node.items() if k != "$ref"}
+            return {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Format"}], **rest}
+        if node.get("$ref") == "#/$defs/Instruction":  # by name, as base and change, or in full
+            rest = {k: v for k, v in node.items() if k != "$ref"}
+            return {"anyOf": [{"type": "string"}, {"type": "object"}], **rest}
+        return {k: walk(v) for k, v in node.items()}
+
+    walked: dict[str, Any] = walk(schema)
+    return walked
+
+
+def starter(path: Path, base: str) -> str:
+    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, and for a path in no folder."""
+    if not path.parent.is_dir():
+        raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
+    instruction = Instruction.model_validate(raw(base))
+    name = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "my-proposal"
+    if parse_yaml(f"proposal: {name}", "").data["proposal"] != name:
+        name = f'"{name}"'  # 0, null or 1e3 would not be read as a name
+    names = ", ".join(b.name for b in fitting(instruction))
+    *_, last = instruction.stages
+    aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
+    rounding = instruction.stages[last].result[-1].rounding
+    wanted = "toward-zero" if rounding == "nearest-even" else "nearest-even"
+    result = f"result: {{format: {instruction.accumulator.name}, rounding: {wanted}}}        # the base: {rounding}"
+    if aligned is None:
+        change = f"    {last}:\n      {result}"
+        field, values = f"{last}.result.rounding", "[nearest-even, toward-zero]"
+    else:
+        bits = instruction.stages[aligned].fraction_bits or 0
+        change = f"    {aligned}:\n      fraction_bits: {bits + 4}        # the base keeps {bits}"
+        change += f"\n      {result}" if aligned == last else ""
+        field, values = f"{aligned}.fraction_bits", f"[{bits}, {bits + 4}, {bits + 8}]"
+    return f"""\
+# yaml-language-server: $schema=proposal.schema.json
+# A proposal: one change to a real instruction, and what it promises. Check it with `codesign validate {path}`,
+# read the resulting instruction with `codesign show {path}`, judge it with `codesign evaluate {path}`.
+proposal: {name}
+title: One line on what the hardware would do
+source: Who asks for it, and where (document, section)
+# motivation: Which pain of today's software it answers.
+
+# The instruction it starts from; `codesign list instructions` names all.
+base: {base}
+
+# Fields that differ from the base: mappings merge, other values replace, null removes.
+# `codesign show {base}` prints the base.
+change:
+  stages:
+{change}
+
+# Make it a family: one field that takes several values.
+# sweep:
+#   field: stages.{field}
+#   values: {values}
+
+# What becomes of operands before they are multiplied: casts, transposed reads, communication. Groups are (tokens, features).
+# path:
+#   operands: [activation, gradient]
+#   steps:
+#     - {{at: register, to: e4m3, group: [1, 128], scale: ue8m0}}
+
+# Today's software, by name (docs/baselines.md); the first is the default: {names}.
+# software: {names.split(", ")[0]}
+
+# Tensors of your own: with them, `workloads: [mine]` and `tensors: [captured]`.
+# layers:
+#   mine: {{file: mine.safetensors, activation: x, weight: w, gradient: dy}}
+
+# What it is judged on; `codesign list workloads` and `codesign list tensors` name all.
+workloads: [deepseek-v3.fprop]
+tensors: [normal, outliers]
+
+# What it promises, in numbers; `codesign list metrics` explains each. Bounds: at_most, at_least.
+claims:
+  - metric: numerics.relative_frobenius
+    at_most: 1.0e-3
+  - metric: numerics.relative_frobenius
+    relative_to: today          # today, software or exact: bounds the ratio
+    at_most: 0.5
+"""

@@ -1,0 +1,1 @@
+"""Evidence about a proposal, one folder for each kind."""

@@ -1,0 +1,1 @@
+"""Cast evidence: what a path of casts leaves of a tensor."""

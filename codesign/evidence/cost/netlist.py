@@ -1,0 +1,236 @@
+"""A mapped netlist as numbers: bit-parallel simulation, toggles, timing and registers.
+
+A net holds one bit per vector, packed into 64-bit words, so one numpy operation evaluates all gates of a kind on one level
+for thousands of vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from codesign.evidence.cost.library import Cell, Library
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """An instance of a cell: the nets of its inputs, in the cell's order, and of its output."""
+
+    cell: str
+    inputs: tuple[int, ...]
+    output: int
+
+
+@dataclass
+class Netlist:
+    """Nets 0 and 1 are the constants; inputs and outputs are lists of nets, least bit first."""
+
+    library: Library
+    gates: list[Gate]
+    inputs: dict[str, list[int]]
+    outputs: dict[str, list[int]]
+    nets: int
+    _code: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_json(cls, module: dict[str, Any], library: Library) -> Netlist:
+        """From one module of what Yosys writes with `write_json`."""
+        number: dict[Any, int] = {"0": 0, "1": 1, "x": 0}
+
+        def net(bit: Any) -> int:
+            return number.setdefault(bit, len(number) - 1)
+
+        gates = []
+        for instance in module["cells"].values():
+            cell = library.cells[instance["type"]]
+            wires = instance["connections"]
+            gates.append(Gate(cell.name, tuple(net(wires[p.name][0]) for p in cell.inputs), net(wires[cell.output][0])))
+        ports = {"input": {}, "output": {}}  # type: dict[str, dict[str, list[int]]]
+        for name, port in module["ports"].items():
+            ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
+        return cls(library, gates, ports["input"], ports["output"], len(number) - 1)
+
+    def feeding(self, reader: Netlist, port: str) -> Netlist:
+        """This netlist and `reader` as one, this one's only output in place of the reader's input `port`."""
+        (mine,) = self.outputs.values()
+        number = dict(zip(reader.inputs[port], mine, strict=True)) | {0: 0, 1: 1}
+
+        def net(old: int) -> int:
+            return number.setdefault(old, self.nets + len(number) - 2 - len(mine))
+
+        gates = [Gate(g.cell, tuple(map(net, g.inputs)), net(g.output)) for g in reader.gates]
+        inputs = {name: [net(x) for x in nets] for name, nets in reader.inputs.items() if name != port}
+        outputs = {name: [net(x) for x in nets] for name, nets in reader.outputs.items()}
+        return Netlist(
+            self.library, [*self.gates, *gates], self.inputs | inputs, outputs, self.nets + len(number) - 2 - len(mine)
+        )
+
+    # -- structure -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Gates in an order in which each comes after what it reads."""
+        readers: dict[int, list[int]] = defaultdict(list)
+        waiting = []
+        driven = {gate.output for gate in self.gates}
+        ready = []
+        for i, gate in enumerate(self.gates):
+            open_inputs = [net for net in gate.inputs if net in driven]
+            waiting.append(len(open_inputs))
+            for net in open_inputs:
+                readers[net].append(i)
+            if not open_inputs:
+                ready.append(i)
+        order = []
+        while ready:
+            i = ready.pop()
+            order.append(i)
+            for reader in readers[self.gates[i].output]:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    ready.append(reader)
+        if len(order) != len(self.gates):
+            raise ValueError("the netlist has a combinational loop")
+        return order
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """Level of each net: 0 for inputs and constants, else one more than the highest level read."""
+        level = [0] * self.nets
+        for i in self.order:
+            gate = self.gates[i]
+            level[gate.output] = 1 + max((level[net] for net in gate.inputs), default=0)
+        return level
+
+    @cached_property
+    def batches(self) -> list[tuple[str, Any, Any]]:
+        """Gates of one cell on one level: the cell, its input nets (inputs, gates) and output nets (gates)."""
+        import numpy as np
+
+        groups: dict[tuple[int, str], list[Gate]] = defaultdict(list)
+        for gate in self.gates:
+            groups[self.levels[gate.output], gate.cell].append(gate)
+        return [
+            (
+                cell,
+                np.array([g.inputs for g in groups[level, cell]]).T,
+                np.array([g.output for g in groups[level, cell]]),
+            )
+            for level, cell in sorted(groups)
+        ]
+
+    @property
+    def area(self) -> float:
+        """In the library's unit."""
+        return math.fsum(self.library.cells[gate.cell].area for gate in self.gates)
+
+    @cached_property
+    def loads(self) -> list[float]:
+        """Capacitance that each net drives."""
+        load = [0.0] * self.nets
+        for gate in self.gates:
+            for net, pin in zip(gate.inputs, self.library.cells[gate.cell].inputs, strict=True):
+                load[net] += pin.capacitance
+        return load
+
+    @cached_property
+    def arrivals(self) -> list[float]:
+        """Time at which each net is stable, in the library's unit; primary inputs at 0."""
+        time = [0.0] * self.nets
+        for i in self.order:
+            gate = self.gates[i]
+            start = max((time[net] for net in gate.inputs), default=0.0)
+            time[gate.output] = start + self.delay_of(gate)
+        return time
+
+    def delay_of(self, gate: Gate) -> float:
+        """Delay of a gate, its load beyond four inverters driven through a chain of inverters that drive four each.
+
+        Without buffers and sizes a net with a hundred readers would decide; the chain is what logical effort asks for.
+        """
+        cell, load = self.library.cells[gate.cell], self.loads[gate.output]
+        inverter = self.library.inverter
+        direct = cell.intrinsic + cell.resistance * load
+        four = 4 * inverter.inputs[0].capacitance
+        if load <= four:
+            return direct
+        return min(direct, cell.intrinsic + cell.resistance * four + self.library.fo4 * math.log(load / four, 4))
+
+    @property
+    def delay(self) -> float:
+        """Longest path, in the library's unit."""
+        return max(self.arrivals)
+
+    # -- simulation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, cell: str, inputs: Any) -> Any:
+        """Output of a cell for packed bits of its inputs, in its order."""
+        code = self._code.get(cell)
+        kind: Cell = self.library.cells[cell]
+        if code is None:
+            code = self._code[cell] = compile(kind.python, cell, "eval")
+        return eval(code, {"p": {pin.name: inputs[i] for i, pin in enumerate(kind.inputs)}})
+
+    def packed(self, operands: dict[str, Any]) -> dict[str, Words]:
+        """Codes (vectors, elements) of each input, packed."""
+        return {name: pack(operands[name], len(nets) // operands[name].shape[1]) for name, nets in self.inputs.items()}
+
+    def start(self, stimulus: dict[str, Any]) -> Words:
+        """Nets (nets, words) with constants and inputs set; `stimulus` holds packed bits (bits, words) by port."""
+        import numpy as np
+
+        words = next(iter(stimulus.values())).shape[1]
+        state = np.zeros((self.nets, words), np.uint64)
+        state[1] = ~np.uint64(0)
+        for name, nets in self.inputs.items():
+            state[nets] = stimulus[name]
+        return state
+
+    def settle(self, state: Words, stuck: dict[int, int] | None = None) -> Words:
+        """Evaluate every gate, in place. `stuck` holds nets at 0 or 1: a fault."""
+        import numpy as np
+
+        held = stuck or {}
+        for net, value in held.items():
+            state[net] = ~np.uint64(0) if value else np.uint64(0)
+        for cell, inputs, outputs in self.batches:
+            state[outputs] = self.evaluate(cell, state[inputs])
+            for net, value in held.items():
+                state[net] = ~np.uint64(0) if value else np.uint64(0)
+        return state
+
+    def run(self, stimulus: dict[str, Any], stuck: dict[int, int] | None = None) -> dict[str, Words]:
+        """Outputs as packed bits (bits, words)."""
+        state = self.settle(self.start(stimulus), stuck)
+        return {name: state[nets] for name, nets in self.outputs.items()}
+
+
+def pack(codes: Any, bits: int) -> Words:
+    """Codes (vectors, elements) as packed bits (elements * bits, words): element i starts at bit i * bits."""
+    import numpy as np
+
+    codes = np.ascontiguousarray(codes).astype(np.uint64)
+    vectors, elements = codes.shape
+    planes = (codes[:, :, None] >> np.arange(bits, dtype=np.uint64)) & np.uint64(1)
+    planes = planes.reshape(vectors, elements * bits).T.astype(np.uint8)
+    packed = np.packbits(np.pad(planes, ((0, 0), (0, -vectors % 64))), axis=1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<u8").astype(np.uint64)
+
+
+def unpack(words: Words, vectors: int) -> NDArray[np.uint64]:
+    """The codes (vectors,) of packed bits (bits, words)."""
+    import numpy as np
+
+    planes = np.unpackbits(np.ascontiguousarray(words.astype("<u8")).view(np.uint8), axis=1, bitorder="little")
+    weights = np.uint64(1) << np.arange(len(words), dtype=np.uint64)
+    result: NDArray[np.uint64] = (planes[:, :vectors].astype(np.uint64) * weights[:, None]).sum(axis=0, dtype=np.uint64)
+    return result

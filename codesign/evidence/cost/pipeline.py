@@ -1,0 +1,123 @@
+"""Registers in a mapped netlist: cut into stages of so many levels of gates, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codesign.evidence.cost.netlist import Netlist
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A netlist with a register at its outputs and wherever a net is read in a later stage than it is driven in."""
+
+    netlist: Netlist
+    stage: tuple[int, ...]
+    """Stage of each net; inputs and constants are in stage 0."""
+    latency: int
+    """Cycles from operands to D: as many as stages."""
+    register_bits: int
+    area: float
+    """Gates and flip-flops, in the library's unit."""
+    period: float
+    """Longest delay from register to register, the flip-flop's own included, in the library's unit."""
+
+
+def pipeline(netlist: Netlist, depth: int) -> Pipeline:
+    """Cut a netlist into stages of at most `depth` levels.
+
+    Gates stand as early or as late as they can, whichever takes fewer registers. Raises ValueError for a depth under 1.
+    """
+    if depth < 1:
+        raise ValueError(f"a stage of {depth} levels holds no gate")
+    early = netlist.levels
+    late = _late(netlist)
+    stage = min(
+        ([max(0, level - 1) // depth for level in levels] for levels in (early, late)),
+        key=lambda stages: _register_bits(netlist, stages),
+    )
+    stages = max(stage) + 1
+    bits = _register_bits(netlist, stage)
+    flop = netlist.library.flip_flop
+    time = [0.0] * netlist.nets
+    for i in netlist.order:
+        gate = netlist.gates[i]
+        here = stage[gate.output]
+        start = max((time[net] if stage[net] == here else 0.0 for net in gate.inputs), default=0.0)
+        time[gate.output] = start + netlist.delay_of(gate)
+    return Pipeline(
+        netlist,
+        tuple(stage),
+        latency=stages,
+        register_bits=bits,
+        area=netlist.area + bits * flop.area,
+        period=max(time) + flop.intrinsic + flop.resistance * netlist.library.inverter.inputs[0].capacitance,
+    )
+
+
+def verilog(cut: Pipeline) -> str:
+    """The netlist with its registers: module `unit` with a clock `clk`; D comes `latency` rising edges after its operands."""
+    netlist, stage = cut.netlist, cut.stage
+    name = {0: "1'b0", 1: "1'b1"}
+    for port, nets in netlist.inputs.items():
+        name |= {net: f"{port}[{i}]" for i, net in enumerate(nets)}
+    for gate in netlist.gates:
+        name[gate.output] = f"n{gate.output}"
+
+    def at(net: int, when: int) -> str:
+        """A net as a later stage sees it: constants and the net itself, or one of its registers."""
+        return name[net] if net < 2 or when == stage[net] else f"r{net}_{when - stage[net]}"
+
+    ports = {
+        **{p: ("input", n) for p, n in netlist.inputs.items()},
+        **{p: ("output", n) for p, n in netlist.outputs.items()},
+    }
+    lines = [f"module unit (input clk, {', '.join(f'{kind} [{len(n) - 1}:0] {p}' for p, (kind, n) in ports.items())});"]
+    lines += [f"  wire n{gate.output};" for gate in netlist.gates]
+    copies = [
+        (net, k)
+        for net, last in enumerate(last_reads(netlist, stage))
+        for k in range(1, last - stage[net] + 1)
+        if net > 1
+    ]
+    lines += [f"  reg r{net}_{k};" for net, k in copies]
+    for i, gate in enumerate(netlist.gates):
+        cell, here = netlist.library.cells[gate.cell], stage[gate.output]
+        pins = [f".{pin.name}({at(net, here)})" for pin, net in zip(cell.inputs, gate.inputs, strict=True)]
+        lines.append(f"  {cell.name} g{i} ({', '.join(pins)}, .{cell.output}(n{gate.output}));")
+    lines.append("  always @(posedge clk) begin")
+    lines += [f"    r{net}_{k} <= {at(net, stage[net] + k - 1)};" for net, k in copies]
+    lines.append("  end")
+    for port, nets in netlist.outputs.items():
+        lines += [f"  assign {port}[{i}] = {at(net, cut.latency)};" for i, net in enumerate(nets)]
+    return "\n".join([*lines, "endmodule", ""])
+
+
+def _late(netlist: Netlist) -> list[int]:
+    """The highest level each net can have; inputs stay at 0."""
+    top = max(netlist.levels)
+    level = [top] * netlist.nets
+    for i in reversed(netlist.order):
+        gate = netlist.gates[i]
+        for net in gate.inputs:
+            level[net] = min(level[net], level[gate.output] - 1)
+    driven = {gate.output for gate in netlist.gates}
+    return [level[net] if net in driven else 0 for net in range(netlist.nets)]
+
+
+def _register_bits(netlist: Netlist, stage: Sequence[int]) -> int:
+    """Flip-flops of a cut: each net is kept from its stage to the last that reads it; outputs are registered."""
+    until = last_reads(netlist, stage)
+    return sum(until[net] - stage[net] for net in range(2, netlist.nets))  # constants need no register
+
+
+def last_reads(netlist: Netlist, stage: Sequence[int]) -> list[int]:
+    """The last stage that reads each net; outputs are read after all stages."""
+    until = list(stage)
+    for gate in netlist.gates:
+        for net in gate.inputs:
+            until[net] = max(until[net], stage[gate.output])
+    for net in (net for nets in netlist.outputs.values() for net in nets):
+        until[net] = max(stage) + 1
+    return until

@@ -1,0 +1,135 @@
+"""Sums of many rows without carries in between: 3:2 compressors level by level, and one adder at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const
+
+from codesign.evidence.cost.rtl.block import Block, Wire, flip, gate, pad
+
+WIDE = 10
+"""Bits of the narrower operand from which its recoding takes less area than a row per bit; 2 fewer if it is signed."""
+
+
+def add_rows(block: Block, rows: Sequence[Wire], carries: Sequence[Wire], width: int) -> Wire:
+    """The sum of rows and single bits, modulo `2**width`. The bits enter where compressors leave a place free."""
+    rows, carries = [pad(row, width) for row in rows], list(carries)
+    while len(carries) > max(len(rows) - 1, 1):
+        rows.append(pad(carries.pop(), width))
+    while len(rows) > 2:
+        level = []
+        for i in range(0, len(rows) - 2, 3):
+            x, y, z = rows[i : i + 3]
+            half = block.let("half", x ^ y)
+            carry = block.let("carry", (x & y) | (half & z))
+            level.append(block.let("sum", half ^ z))
+            level.append(Cat(carries.pop() if carries else Const(0, 1), carry)[:width])
+        rows = [*level, *rows[len(rows) - len(rows) % 3 :]]
+    last = carries.pop() if carries else Const(0, 1)
+    assert not carries
+    if len(rows) == 1:
+        rows.append(Const(0, width))
+    return block.let("total", (Cat(Const(1, 1), rows[0]) + Cat(last, rows[1]))[1 : width + 1])
+
+
+def multiply(block: Block, x: Wire, y: Wire, x_signed: bool = False, y_signed: bool = False) -> Wire:
+    """The product of two significands or integers, two's complement where signed, of as many bits as both together."""
+    if (len(x), y_signed) < (len(y), x_signed):
+        x, y, x_signed, y_signed = y, x, y_signed, x_signed
+    width = len(x) + len(y)
+    if len(y) == 1 and not (x_signed or y_signed):
+        return pad(gate(x, y), width - 1)
+    rows_of = _recoded if len(y) >= WIDE - 2 * y_signed else by_bits
+
+    def body(inner: Block, x: Wire, y: Wire) -> dict[str, Wire]:
+        rows, correction = rows_of(inner, x, y, x_signed, y_signed)
+        if correction:
+            rows.append(Const(correction % (1 << width), width))
+        return {"product": add_rows(inner, rows, (), width)}
+
+    signs = f"_{'us'[x_signed]}{'us'[y_signed]}" if x_signed or y_signed else ""
+    return block.call(f"multiply_{len(x)}x{len(y)}{signs}", body, x=x, y=y)["product"]
+
+
+def by_bits(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
+    """A row per bit of y, and what they add too little. A bit of negative weight is inverted (Baugh and Wooley)."""
+    rows, correction = [], 0
+    for j in range(len(y)):
+        bits = []
+        for i in range(len(x)):
+            negative = (x_signed and i == len(x) - 1) != (y_signed and j == len(y) - 1)
+            both = x[i] & y[j]
+            bits.append(~both if negative else both)
+            correction -= negative << (i + j)
+        rows.append(Cat(Const(0, j), *bits))
+    return rows, correction
+
+
+def _recoded(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
+    """A row per digit of y in radix 4, -2 to 2 (Booth's recoding as by MacSorley), and what they add too little."""
+    width = len(x) + len(y)
+    zero = Const(0, 1)
+    x = x if x_signed else Cat(x, zero)
+    above = y[-1] if y_signed else zero
+    digits, multiples = Cat(zero, y, above, above), Cat(zero, x, x[-1])
+    rows: list[Wire] = []
+    correction, negated = 0, zero
+    for i in range(0, len(y) + (not y_signed), 2):
+        low, middle, high = digits[i], digits[i + 1], digits[i + 2]
+        one = block.let("one", low ^ middle)
+        two = block.let("two", (high ^ middle) & ~one)
+        chosen = [(one & multiples[j + 1]) | (two & multiples[j]) for j in range(len(x) + 1)]
+        row = block.let("row", flip(Cat(*chosen), high))
+        # -q is ~q + 1: the 1 waits in the free places under the next row. The sign is inverted, its weight taken off.
+        below = Cat(Const(0, i - 2), negated, zero) if i else Const(0, 0)
+        rows.append(Cat(below, row[:-1], ~row[-1])[:width])
+        correction -= 1 << (i + len(x))
+        negated = high
+    if y_signed:
+        rows.append(Cat(Const(0, i), negated))
+    return rows, correction
+
+
+@dataclass(frozen=True)
+class Addend:
+    """`(-1)**sign * (magnitude + step) * 2**weight`; `step` is a rounding of one unit."""
+
+    sign: Wire
+    magnitude: Wire
+    step: Wire
+    weight: int = 0
+
+
+def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire, Wire]:
+    """Sign (of a zero: 0) and magnitude of a sum; the magnitude is as wide as the addends can make it."""
+    exact = all(isinstance(a.step, Const) for a in addends)
+    width = sum((1 << len(a.magnitude)) - exact << a.weight for a in addends).bit_length() + 1
+
+    def body(inner: Block, **ports: Wire) -> dict[str, Wire]:
+        rows, carries, correction = [], [], 0
+        for i, addend in enumerate(addends):
+            sign, step = ports[f"sign{i}"], ports[f"step{i}"]
+            magnitude = ports[f"magnitude{i}"]
+            # -q is ~q + 1 less the weight above it; a step up of the magnitude is a step down of the negative.
+            top = len(magnitude) + addend.weight
+            row = flip(magnitude, sign)
+            rows.append(inner.let(f"row{i}", Cat(Const(0, addend.weight), row, ~sign)))
+            correction -= 1 << top
+            carry = sign ^ step
+            if addend.weight:
+                rows.append(Cat(Const(0, addend.weight), carry))
+            else:
+                carries.append(inner.let(f"carry{i}", carry))
+        rows.append(Const(correction % (1 << width), width))
+        total = add_rows(inner, rows, carries, width)
+        negative = total[-1]
+        magnitude = (flip(total, negative) + negative)[: width - 1]
+        return {"sign": negative, "magnitude": magnitude}
+
+    ports: dict[str, Wire] = {}
+    for i, addend in enumerate(addends):
+        ports |= {f"sign{i}": addend.sign, f"step{i}": addend.step, f"magnitude{i}": addend.magnitude}
+    out = block.call(name, body, **ports)
+    return out["sign"], out["magnitude"]

@@ -1,0 +1,166 @@
+"""Codes to terms, and exact products of terms: the hardware of `golden.term`, `golden.read` and `golden.times`."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+from amaranth.hdl import Cat, Const, Mux
+
+from codesign.evidence.cost.rtl.block import Block, Exponent, Term, Wire, add, any_of, leading_zeros, shift_left
+from codesign.evidence.cost.rtl.carry_save import multiply
+from isa_model.formats import Format
+from isa_model.stage import is_named
+
+
+def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Format | None = None) -> Term:
+    """A number of a format. `flush`: subnormals and negative zeros are read as +0.
+
+    `widen`: a subnormal moves up to its leading bit as far as the exponents of that format allow.
+    """
+    bits = fmt.magnitude_bits + int(fmt.signed)
+    code = code[fmt.low_padding :][:bits]
+    places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
+    name = f"decode_{label(fmt)}" + ("_flushed" if flush else f"_up_to_{places}" if places else "")
+    out = block.call(name, lambda inner, code: _fields(inner, fmt, code, flush, places), code=code)
+    term = from_fields(fmt, **out)
+    if not places:
+        return term
+    lower = term.position
+    position = Exponent(lower.field, lower.offset - places, lower.low, lower.top + places)
+    return replace(term, position=position, align=position.plus(fmt.mantissa_bits))
+
+
+def label(fmt: Format) -> str:
+    """A format's name for hardware: its own where that says everything, else told apart by its fields."""
+    return fmt.name if is_named(fmt) else f"{fmt.name}_{zlib.crc32(fmt.model_dump_json().encode()):08x}"
+
+
+def from_fields(
+    fmt: Format, sign: Wire, exponent: Wire, significand: Wire, zero: Wire, nan: Wire, infinity: Wire
+) -> Term:
+    """The term whose fields `decode` has taken apart."""
+    position = Exponent(
+        exponent,
+        -fmt.bias - fmt.mantissa_bits,
+        int(fmt.zero),
+        fmt.max_finite_magnitude >> fmt.mantissa_bits,
+    )
+    return Term(
+        sign if fmt.signed else Const(0, 1),
+        significand if fmt.mantissa_bits else Const(1, 1),
+        position,
+        position.plus(fmt.mantissa_bits),
+        depth=fmt.mantissa_bits,
+        height=1,
+        none=zero if fmt.zero else Const(0, 1),
+        nan=() if fmt.nan == "none" else (nan,),
+        infinite=(infinity,) if fmt.infinity else (),
+        normal=True,
+    )
+
+
+def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> dict[str, Wire]:
+    m = fmt.mantissa_bits
+    magnitude, fraction, biased = code[: fmt.magnitude_bits], code[:m], code[m : fmt.magnitude_bits]
+    sign = code[fmt.magnitude_bits] if fmt.signed else Const(0, 1)
+    is_zero = magnitude == 0 if fmt.zero else Const(0, 1)
+    nan: Wire = Const(0, 1)
+    infinity: Wire = Const(0, 1)
+    if fmt.nan == "ieee":
+        top = biased.all()
+        infinity = top & (fraction == 0) if fmt.infinity else Const(0, 1)
+        nan = top & (fraction != 0) if fmt.infinity else top
+    elif fmt.nan == "all-ones":
+        nan = magnitude.all()
+    elif fmt.nan == "negative-zero":
+        nan = sign & (magnitude == 0)
+        is_zero = is_zero & ~sign
+    elif fmt.infinity:
+        infinity = biased.all() & (fraction == 0)
+    if not fmt.zero:
+        return {
+            "sign": sign,
+            "exponent": biased,
+            "significand": Cat(fraction, Const(1, 1)),
+            "zero": is_zero,
+            "nan": nan,
+            "infinity": infinity,
+        }
+    normal = block.let("normal", biased.any())
+    if flush:
+        sign, is_zero = sign & normal, ~normal
+        fraction = Cat(*[bit & normal for bit in fraction])
+    exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
+    if places:
+        zeros = block.let("zeros", leading_zeros(block, significand))
+        shift = block.let("shift", Mux(zeros > places, places, zeros)[: places.bit_length()])
+        significand = shift_left(block, significand, shift, len(significand))
+        top = (fmt.max_finite_magnitude >> m) + places
+        exponent = block.let("moved", (exponent + places - shift)[: top.bit_length()])
+    return {
+        "sign": sign,
+        "exponent": exponent,
+        "significand": significand,
+        "zero": is_zero,
+        "nan": nan,
+        "infinity": infinity,
+    }
+
+
+def times(block: Block, x: Term, y: Term) -> Term:
+    """The exact product of two terms. A bare power of two only adds to the exponent, as a part all its terms share."""
+    nan = (*x.nan, *y.nan)
+    nan += tuple(block.let("invalid", i & y.none) for i in x.infinite)
+    nan += tuple(block.let("invalid", i & x.none) for i in y.infinite)
+    if _is_one(y):
+        factor = Exponent(Const(0, 1), 0, 0, 0, common=y.position)
+        significand, none, sign, height = x.significand, x.none, x.sign, x.height
+    else:
+        factor, height = y.position, x.height + y.height
+        significand = multiply(block, x.significand, y.significand)
+        none = block.let("none", x.none | y.none)
+        sign = block.let("sign", x.sign ^ y.sign)
+    position = add(block, x.position, factor)
+    gap_x, gap_y = gap(x), gap(y)
+    if gap_x is not None and gap_y is not None:
+        align = position.plus(gap_x + gap_y)
+    else:
+        align = add(block, x.align, factor.plus(gap_y or 0))
+    return Term(
+        sign,
+        significand,
+        position,
+        align,
+        depth=x.depth + y.depth,
+        height=height,
+        none=none,
+        nan=nan,
+        infinite=(*x.infinite, *y.infinite),
+    )
+
+
+def infinite_from(block: Block, product: Term, power: int) -> Term:
+    """A product whose magnitude is at least 2 to this power is an infinity."""
+    position, width = product.position, product.width
+    reached = []
+    for i in range(width):
+        # bit i is the leading one or lower than it; then position + i says whether the power is reached
+        field = power - i - position.offset
+        if field <= position.top:
+            reached.append(product.significand[i] & (position.field >= max(field, 0)))
+    if not reached:
+        return product
+    beyond = any_of(block, "beyond", [block.let("reached", x) for x in reached])
+    significand = block.let("finite", Mux(beyond, 0, product.significand)[:width])
+    return replace(product, significand=significand, infinite=(*product.infinite, beyond))
+
+
+def _is_one(term: Term) -> bool:
+    return isinstance(term.significand, Const) and term.significand.value == 1
+
+
+def gap(term: Term) -> int | None:
+    """`align - position` where it is the same for every number."""
+    same = term.align.field is term.position.field and term.align.common is term.position.common
+    return term.align.offset - term.position.offset if same else None

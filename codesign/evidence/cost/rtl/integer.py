@@ -1,0 +1,73 @@
+"""Integer instructions: products in two's complement, one exact sum with C, wrapped or clamped into the register."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Mux
+
+from codesign.evidence.cost.rtl.block import Block, Wire
+from codesign.evidence.cost.rtl.carry_save import add_rows, multiply
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+
+
+def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c: Wire) -> Wire:
+    """The code of D of an integer instruction of one stage."""
+    (stage,) = spec.stages.values()
+    register = stage.result[-1]
+    wraps = (register.overflow or register.format.overflow) == "wrap"
+    signed = spec.a.signed or spec.b.signed
+    values = [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(a, b, strict=True)]
+    ends = _reach(spec)
+    bits = register.format.mantissa_bits
+    width = bits if wraps else max(-ends[0] - 1, ends[1]).bit_length() + 1
+    code = block.call(
+        f"sum_{'wrapped' if wraps else 'clamped'}",
+        lambda inner, **ports: _sum(inner, ports, signed, spec.c_format, width, register.format, wraps),
+        **{f"product{i}": value for i, value in enumerate(values)},
+        c=c,
+    )["code"]
+    return block.let("code", _extended(code, register.format, spec.accumulator.bits))
+
+
+def _reach(spec: Instruction) -> tuple[int, int]:
+    """The least and the largest sum of a step with C."""
+    low, high = _range(spec.c_format)
+    corners = [x * y for x in _range(spec.a) for y in _range(spec.b)]
+    return low + spec.span * min(corners), high + spec.span * max(corners)
+
+
+def _range(fmt: Format) -> tuple[int, int]:
+    return (-fmt.max_finite_magnitude - 1 if fmt.signed else 0), fmt.max_finite_magnitude
+
+
+def _sum(
+    block: Block, ports: dict[str, Wire], signed: bool, c_format: Format, width: int, kept: Format, wraps: bool
+) -> dict[str, Wire]:
+    rows, correction = [], 0
+    for name, value in ports.items():
+        if c_format.signed if name == "c" else signed:
+            # The sign's weight is negative: the bit inverted, less the same constant for every number.
+            rows.append(Cat(value[:-1], ~value[-1])[:width])
+            correction -= 1 << (len(value) - 1)
+        else:
+            rows.append(value[:width])
+    rows.append(Const(correction % (1 << width), width))
+    total = add_rows(block, rows, (), width)
+    if wraps:
+        return {"code": total}
+    bits = kept.mantissa_bits
+    low, high = _range(kept)
+    negative = total[-1]
+    fits = block.let("fits", ~(total[bits - kept.signed :] ^ negative.replicate(width - bits + kept.signed)).any())
+    if not kept.signed:
+        fits = fits & ~negative
+    end = Mux(negative, Const(low & ((1 << bits) - 1), bits), Const(high, bits))
+    return {"code": Mux(fits, total[:bits], end)}
+
+
+def _extended(code: Wire, fmt: Format, bits: int) -> Wire:
+    """A code of an integer format in a wider one."""
+    fill = code[-1] if fmt.signed else Const(0, 1)
+    return Cat(code, fill.replicate(bits - len(code))) if bits > len(code) else code

@@ -1,0 +1,152 @@
+"""Rounding a sum into a register, and a register into the code of D: the hardware of `golden.rounded` and `encode`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from amaranth.hdl import Cat, Const, Mux
+
+from codesign.evidence.cost.rtl.align import rounding_step
+from codesign.evidence.cost.rtl.block import (
+    Block,
+    Term,
+    Wire,
+    any_of,
+    gate,
+    leading_zeros,
+    pad,
+    shift_left,
+    shift_right,
+)
+from codesign.evidence.cost.rtl.decode import from_fields, label
+from isa_model.formats import Format
+from isa_model.rounding import Rounding
+from isa_model.stage import Register
+
+SHORT = 8
+"""Zeros put above a sum rather than a second shifter for what lies below a format's range."""
+
+
+def rounded(block: Block, term: Term, register: Register, positive_zero: bool) -> Term:
+    """The term in the register's format. `positive_zero`: a zero result loses its sign."""
+    fmt = register.format
+    sign, magnitude, over = _magnitude(block, term, register)
+    rule = register.overflow or fmt.overflow
+    largest = fmt.max_finite_magnitude
+    infinite = any_of(block, "infinite", term.infinite)
+    over = block.let("over", over | infinite)
+    to_infinity: Wire = Const(int(rule == "infinity"), 1)
+    if rule == "ieee":
+        away = {
+            Rounding.NEAREST_EVEN: Const(1, 1),
+            Rounding.NEAREST_AWAY: Const(1, 1),
+            Rounding.UP: ~sign,
+            Rounding.DOWN: sign,
+        }.get(register.rounding, Const(0, 1))
+        to_infinity = block.let("to_infinity", away | infinite)
+    nan = (*term.nan, over) if rule == "nan" else term.nan
+    magnitude = block.let("limited", Mux(over, Const(largest, fmt.magnitude_bits), magnitude))
+    normal = block.let("normal", magnitude[fmt.mantissa_bits :].any())
+    if register.subnormals == "flush":
+        magnitude = block.let("flushed", gate(magnitude, normal))
+    zero = block.let("zero", ~magnitude.any())
+    if fmt.nan == "negative-zero" or positive_zero:
+        sign = block.let("sign", sign & ~zero)
+    biased = magnitude[fmt.mantissa_bits :]
+    result = from_fields(
+        fmt,
+        sign,
+        exponent=Cat(biased[0] | ~normal, biased[1:]),
+        significand=Cat(magnitude[: fmt.mantissa_bits], normal),
+        zero=zero,
+        nan=Const(0, 1),
+        infinity=Const(0, 1),
+    )
+    infinity = block.let("infinity", over & to_infinity)
+    if rule in ("saturate", "nan"):
+        return replace(result, nan=nan, infinite=())
+    return replace(result, nan=nan, infinite=(infinity,))
+
+
+def encode(block: Block, fmt: Format, term: Term, kept: Format, nan_code: int | None) -> Wire:
+    """The code of a term that fits the format. Adds no rounding; `nan_code` is written for a NaN."""
+    same = (kept.exponent_bits, kept.bias) == (fmt.exponent_bits, fmt.bias)
+    if not same:
+        register = Register(format=fmt, rounding=Rounding.NEAREST_EVEN)
+        term = rounded(block, term, register, positive_zero=False)
+    narrow = fmt.mantissa_bits + 1 - term.width
+    significand = pad(term.significand, fmt.mantissa_bits + 1, below=narrow)
+    normal = significand[-1]
+    magnitude = Cat(significand[:-1], gate(term.position.field[: fmt.exponent_bits], normal))
+    magnitude = pad(magnitude, fmt.magnitude_bits)
+    largest = fmt.max_finite_magnitude
+    if term.infinite:
+        infinite = any_of(block, "infinite", term.infinite)
+        code = largest + (fmt.overflow in ("ieee", "infinity"))
+        magnitude = Mux(infinite, Const(code, fmt.magnitude_bits), magnitude)
+    code = Cat(Const(0, fmt.low_padding), magnitude, term.sign)
+    nan = any_of(block, "nan", (*term.nan, *(term.infinite if fmt.overflow == "nan" else ())))
+    written = largest << fmt.low_padding if nan_code is None else nan_code
+    code = Mux(nan, Const(written, fmt.bits), pad(code, fmt.bits))
+    return block.let("code", code)
+
+
+def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire, Wire]:
+    """Sign, exponent and mantissa fields of the rounded number, and whether they exceed the largest finite ones."""
+    fmt, rounding = register.format, register.rounding
+    precision = fmt.mantissa_bits + 1
+    position = term.position.alone(block)
+    # The field whose value is the biased exponent of a number that fills the significand, less `spare`.
+    spare = position.offset + term.width - 1 - fmt.min_exponent
+    deep = spare + position.low < -SHORT
+    above = 0 if deep else max(0, -(spare + position.low))
+    name = (
+        f"round_{term.width}_{position.low}_{position.top}_{spare}_{label(fmt)}_{rounding.value.replace('-', '_')}"
+        f"_{len(position.field)}"
+    )
+    width = term.width + above
+
+    def body(inner: Block, sign: Wire, significand: Wire, field: Wire) -> dict[str, Wire]:
+        wide = pad(significand, width)
+        zeros = inner.let("zeros", leading_zeros(inner, wide))
+        # How far the exponent may fall before the number is subnormal.
+        room = Cat(field, Const(0, 1)).as_signed() + (spare + above)
+        if deep:
+            nothing = ~significand.any()
+            normal = shift_left(inner, wide, zeros, width)
+            missing = inner.let("missing", zeros - room)  # places below the smallest normal number
+            subnormal = inner.let("subnormal", ~missing[-1] & (missing != 0))
+            short = normal[max(width - precision - 2, 0) :]
+            rest = (
+                inner.let("rest", normal[: max(width - precision - 2, 0)].any())
+                if width > precision + 2
+                else Const(0, 1)
+            )
+            short = pad(short, precision + 2, below=precision + 2 - len(short))
+            short, lost = shift_right(inner, short, gate(missing, subnormal), True)
+            digits = Cat(rest | lost, short)
+            biased = inner.let("biased", room - zeros + 1)
+            exponent = gate(biased, ~subnormal & ~nothing)
+        else:
+            room = inner.let("room", room)
+            limited = inner.let("limited", room < zeros)
+            amount = Mux(limited, room, zeros)[: len(zeros)]
+            digits = shift_left(inner, wide, inner.let("amount", amount), width)
+            biased = inner.let("biased", room - amount + 1)
+            exponent = gate(biased, digits[-1])
+        cut = len(digits) - precision
+        if cut < 2:
+            digits, cut = Cat(Const(0, 2 - cut), digits), 2
+        kept, half, rest = digits[cut:], digits[cut - 1], inner.let("below", digits[: cut - 1].any())
+        remainder = rest if rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY) else rest | half
+        step = rounding_step(rounding, sign, kept[0], half, remainder)
+        if rounding is Rounding.TO_ODD:
+            kept = Cat(kept[0] | remainder, kept[1:])
+        magnitude = inner.let("magnitude", Cat(kept[:-1], exponent) + step)
+        bits = fmt.magnitude_bits
+        excess = magnitude[bits:].any() if len(magnitude) > bits else Const(0, 1)
+        over = excess | (magnitude[:bits] > fmt.max_finite_magnitude)
+        return {"magnitude": pad(magnitude, bits), "over": over}
+
+    out = block.call(name, body, sign=term.sign, significand=term.significand, field=position.field)
+    return term.sign, out["magnitude"], out["over"]

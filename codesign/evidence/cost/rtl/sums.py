@@ -1,0 +1,236 @@
+"""One sum of a stage: the hardware of `golden.add`.
+
+An aligned sum shifts every term to the largest exponent. An exact sum is a fixed-point number where its range is narrow;
+where it is wide and has two operands, one slides past the other, and what no rounding can tell apart becomes a sticky bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from amaranth.hdl import Cat, Const, Mux
+
+from codesign.evidence.cost.rtl.align import aligned, largest_exponent
+from codesign.evidence.cost.rtl.block import (
+    Block,
+    Exponent,
+    Term,
+    Wire,
+    all_of,
+    any_of,
+    constant,
+    gate,
+    leading_zeros,
+    pad,
+    shift_left,
+    shift_right,
+)
+from codesign.evidence.cost.rtl.carry_save import Addend, signed_sum
+from isa_model.diagnostics import InputError
+from isa_model.stage import Stage
+
+WIDEST = 128
+"""Bits of the widest fixed-point sum that is built."""
+
+
+def add(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: Term | None) -> Term:
+    """The sum of a block of terms, and the running value if given, not yet rounded into a register.
+
+    Raises InputError for an exact sum that is too wide for an adder.
+    """
+    everything = [*terms] if running is None else [*terms, running]
+    if stage.aligned:
+        total = _aligned_sum(block, name, stage, terms, running)
+    elif len(everything) == 1 and stage.exponent is None:
+        total = terms[0]
+        if stage.zero == "positive":
+            total = replace(total, sign=block.let("sign", total.sign & ~total.none & total.significand.any()))
+    elif _range(everything) <= WIDEST:
+        total = _fixed_point_sum(block, name, stage, everything)
+    elif len(everything) == 2 and stage.result:
+        total = _sliding_sum(block, name, stage, *everything)
+    elif running is not None and _range(terms) <= WIDEST and stage.result:
+        inner = replace(_fixed_point_sum(block, name, stage, terms), nan=(), infinite=())
+        total = _sliding_sum(block, f"{name}_running", stage, inner, running)
+    else:
+        raise InputError.of(
+            f"{name}: an exact sum of {len(everything)} terms that reach over {_range(everything)} bits has no hardware "
+            f"here; fixed-point sums go up to {WIDEST} bits",
+            "give the stage fraction_bits, or fewer terms and a result",
+        )
+    return _with_specials(block, total, everything)
+
+
+def _with_specials(block: Block, total: Term, terms: Sequence[Term]) -> Term:
+    """The sum with the NaN and infinity flags of its terms, and the sign that infinities give it."""
+    nan = any_of(block, "any_nan", [flag for t in terms for flag in t.nan])
+    infinite = [(t.sign, any_of(block, "infinite", t.infinite)) for t in terms if t.infinite]
+    if not infinite:
+        return replace(total, nan=(nan,), infinite=())
+    negative = any_of(block, "minus_infinity", [block.let("minus", flag & sign) for sign, flag in infinite])
+    positive = any_of(block, "plus_infinity", [block.let("plus", flag & ~sign) for sign, flag in infinite])
+    nan = block.let("is_nan", nan | (negative & positive))
+    sign = block.let("sign_of_sum", (total.sign | negative) & ~positive)
+    return replace(total, sign=sign, nan=(nan,), infinite=(positive, negative))
+
+
+def _signed_zero(block: Block, stage: Stage, total: Term, kept: Sequence[Term]) -> Wire:
+    """The sign of a sum: a zero has that of its terms where they agree, if the stage follows IEEE 754."""
+    if stage.zero == "positive":
+        return total.sign
+    agree = all_of(block, "all_negative", [t.sign for t in kept])
+    return block.let("sign", total.sign | (agree & ~total.significand.any()))
+
+
+def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: Term | None) -> Term:
+    everything = [*terms] if running is None else [*terms, running]
+    largest, none = largest_exponent(block, stage, everything)
+    fraction_bits, own = stage.fraction_bits, stage.accumulator_fraction_bits
+    assert fraction_bits is not None
+    assert own is not None
+    finest = max(fraction_bits, own) if running is not None else fraction_bits
+    kept = [*terms]
+    addends = aligned(block, stage, terms, largest, fraction_bits, finest)
+    if running is not None:
+        if stage.drop_beyond is not None:
+            gap = largest.field - running.align.field + (largest.offset - running.align.offset)
+            dropped = block.let("dropped", (gap > stage.drop_beyond) & ~running.none)
+            # Out of the sum, it no longer has a say in the sign of a zero either.
+            sign = running.sign | dropped if stage.zero == "ieee" else running.sign
+            running = replace(running, significand=gate(running.significand, ~dropped), sign=sign)
+        kept.append(running)
+        addends += aligned(block, stage, [running], largest, own, finest)
+    sign, magnitude = signed_sum(block, name, addends)
+    total = Term(
+        sign,
+        magnitude,
+        largest.plus(-finest),
+        largest,
+        depth=finest,
+        height=len(magnitude) - finest,
+        none=none,
+    )
+    return replace(total, sign=_signed_zero(block, stage, total, kept))
+
+
+# -- exact sums ------------------------------------------------------------------------------------------------------
+
+
+def _shared(terms: Sequence[Term]) -> Exponent | None:
+    """The exponent that all terms share, if it is one."""
+    common = terms[0].position.common
+    return common if all(t.position.common is common for t in terms) else None
+
+
+def _own(term: Term, common: Exponent | None) -> Exponent:
+    """A term's position without what it shares with all others."""
+    return replace(term.position, common=None) if common is not None else term.position
+
+
+def _range(terms: Sequence[Term]) -> int:
+    """Bits between the least and the largest digit that terms can have."""
+    positions = [_own(t, _shared(terms)) for t in terms]
+    return max(p.most + t.width for p, t in zip(positions, terms, strict=True)) - min(p.least for p in positions)
+
+
+def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term]) -> Term:
+    common = _shared(terms)
+    positions = [_own(t, common).alone(block) for t in terms]
+    unit = min(p.least for p in positions)
+    addends = []
+    for term, position in zip(terms, positions, strict=True):
+        width = position.most + term.width - unit
+        amount = position.field + (position.offset - unit)
+        amount = block.let("shift", amount[: max((position.most - unit).bit_length(), 1)])
+        addends.append(Addend(term.sign, shift_left(block, term.significand, amount, width), Const(0, 1)))
+    sign, magnitude = signed_sum(block, name, addends)
+    none = all_of(block, "all_none", [t.none for t in terms])
+    position = replace(constant(unit), common=common)
+    if stage.exponent is not None:
+        align, depth, height = constant(stage.exponent), stage.exponent - unit, len(magnitude) + unit - stage.exponent
+        if common is not None:
+            raise InputError.of(f"{name}: a fixed `exponent` after scaled products has no hardware here")
+    elif stage.result:
+        align, depth, height = position, 0, len(magnitude)
+    else:
+        align, none = largest_exponent(block, stage, terms)
+        depth = 0  # a term that is not zero has its last digit no lower than the unit
+        height = max(t.height for t in terms) + (len(terms) - 1).bit_length()
+    total = Term(sign, magnitude, position, align, depth=depth, height=height, none=none)
+    return replace(total, sign=_signed_zero(block, stage, total, terms))
+
+
+def normalised(block: Block, term: Term) -> Term:
+    """The same number with its top bit set, unless it is zero. What it aligns with is dropped."""
+    position = term.position.alone(block)
+
+    def body(inner: Block, significand: Wire) -> dict[str, Wire]:
+        zeros = inner.let("zeros", leading_zeros(inner, significand))
+        return {"normal": shift_left(inner, significand, zeros, len(significand)), "zeros": zeros}
+
+    out = block.call(f"normalise_{term.width}", body, significand=term.significand)
+    reach = term.width - 1
+    top = position.top + reach
+    field = block.let("exponent", (position.field + reach - out["zeros"])[: top.bit_length()])
+    moved = Exponent(field, position.offset - reach, position.low, top)
+    return replace(
+        term, significand=out["normal"], position=moved, align=moved, depth=0, height=term.width, normal=True
+    )
+
+
+def _sliding_sum(block: Block, name: str, stage: Stage, x: Term, y: Term) -> Term:
+    """x + y for any exponents, exact as far as the stage's (first) register can tell.
+
+    x stays; y slides from under its last digits, where it becomes a sticky bit, to above its first one, where it stays and
+    x is what is left of a smaller number. The margins make that bit lie below half a unit in the last place of the result.
+    """
+    register = stage.result[0].format
+    precision = register.mantissa_bits + 1
+    y_position = y.position.alone(block)
+    if not (x.normal and y_position.least >= x.position.least):
+        x = normalised(block, x)
+    x_position = x.position.alone(block)
+    below = max(0, max(precision + 3, y.width + 2) - x.width)
+    coarse = y.normal and precision <= y.width and register.min_lsb_exponent >= y.position.least
+    above = 2 if coarse else precision + 2
+    furthest = x.width + above  # of y's last digit from x's last digit
+    reach = below + furthest
+
+    base = min(y_position.offset - furthest, x_position.offset)
+
+    def body(inner: Block, **p: Wire) -> dict[str, Wire]:
+        x_exponent = Cat(p["x_exponent"], Const(0, 1)).as_signed()
+        y_exponent = Cat(p["y_exponent"], Const(0, 1)).as_signed()
+        distance = y_exponent - x_exponent + (y_position.offset - x_position.offset)
+        far = inner.let("far", ((distance > furthest) & p["y"].any()) | ~p["x"].any())
+        amount = inner.let("amount", furthest - distance)
+        amount = inner.let("slide", gate(amount, ~far))
+        placed, lost = shift_right(inner, Cat(Const(0, reach), p["y"]), amount, True)
+        placed = Cat(placed[0] | lost, placed[1:])
+        anchor = Mux(
+            far,
+            y_exponent + (y_position.offset - furthest - base),
+            x_exponent + (x_position.offset - base),
+        )
+        return {"placed": placed, "position": inner.let("anchor", anchor)}
+
+    low = min(y_position.least - furthest, x_position.least) - base
+    top = max(y_position.most - furthest, x_position.most) - base
+    out = block.call(
+        f"{name}_slide",
+        body,
+        x=x.significand,
+        x_exponent=x_position.field,
+        y=y.significand,
+        y_exponent=y_position.field,
+    )
+    addends = [
+        Addend(x.sign, pad(x.significand, x.width + below, below=below), Const(0, 1)),
+        Addend(y.sign, out["placed"], Const(0, 1)),
+    ]
+    sign, magnitude = signed_sum(block, name, addends)
+    position = Exponent(out["position"][: top.bit_length()], base - below, low, top)
+    none = block.let("none", x.none & y.none)
+    total = Term(sign, magnitude, position, position, depth=0, height=len(magnitude), none=none)
+    return replace(total, sign=_signed_zero(block, stage, total, [x, y]))

@@ -1,0 +1,161 @@
+"""The whole unit: one step of an instruction for one element of D, as `golden.dot` computes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from codesign.evidence.cost.rtl import integer
+from codesign.evidence.cost.rtl.block import Block, Design, Term, Wire
+from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
+from codesign.evidence.cost.rtl.ports import check, ports, scale_counts, scale_ports
+from codesign.evidence.cost.rtl.registers import encode, rounded
+from codesign.evidence.cost.rtl.sums import add
+from isa_model.instruction import Instruction
+from isa_model.stage import Stage
+
+TOP = "unit"
+"""Name of the module."""
+
+
+def unit(spec: Instruction, shared: bool = False) -> str:
+    """RTLIL of the combinational unit: module `unit` with inputs a, b, c, scale_a, scale_b and output d_out.
+
+    It takes `span` products and C, and gives D. `shared`: the product of the scales comes in as `scale`, from the unit
+    that `scale_product` writes. Raises InputError for a spec the generator cannot say.
+    """
+    check(spec)
+    design = Design()
+
+    def body(
+        block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None, scale: Wire = None
+    ) -> dict[str, Wire]:
+        operands = _split(a, spec.span), _split(b, spec.span)
+        if spec.a.kind == "integer":
+            return {"d": integer.dot(block, spec, *operands, c)}
+        xs, ys = (
+            [decode(block, fmt, x, spec.flush_inputs, spec.widen) for x in codes]
+            for fmt, codes in zip((spec.a, spec.b), operands, strict=True)
+        )
+        terms = [times(block, x, y) for x, y in zip(xs, ys, strict=True)]
+        if spec.infinite_from is not None:
+            terms = [infinite_from(block, term, spec.infinite_from) for term in terms]
+        running = decode(block, spec.c_format, c, spec.flush_inputs)
+        a_scales, b_scales = scale_counts(spec)
+        scales = Scales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
+        if spec.scaled_stage == -1:
+            terms = scales.onto(terms)
+        names = _labels(list(spec.stages))
+        *inner, last = spec.stages.values()
+        for index, stage in enumerate(inner):
+            name = names[index]
+            blocks, chain = deal(stage, terms), stage.chain or 1
+            zero = decode(block, spec.accumulator, _constant(0, spec.accumulator.bits))
+            terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
+            if spec.scaled_stage == index:
+                terms = scales.onto(terms)
+        result = _run(block, names[-1], last, deal(last, terms), running)
+        return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
+
+    design.define(TOP, body, ports(spec, shared))
+    return design.rtlil()
+
+
+def scale_product(spec: Instruction) -> str:
+    """RTLIL of the unit that forms one product of scales for many steps: inputs scale_a, scale_b, output d_out."""
+    design = Design()
+    scale = spec.scale
+    assert scale
+    assert scale.product
+    kept = scale.product.format
+
+    def body(block: Block, scale_a: Wire, scale_b: Wire) -> dict[str, Wire]:
+        scales = Scales(block, spec, [scale_a], [scale_b])
+        return {"d": encode(block, kept, scales.factor(0), kept, kept.nan_code)}
+
+    design.define(TOP, body, scale_ports(spec))
+    return design.rtlil()
+
+
+def _labels(names: list[str]) -> list[str]:
+    """Stage names as parts of module names: letters, digits and underscores, each its own."""
+    plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{i}_{name}" for i, name in enumerate(plain)]
+
+
+class Scales:
+    """The group scales of a step, and their products, each formed once; or the one product that comes in ready."""
+
+    def __init__(
+        self, block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], product: Wire = None
+    ) -> None:
+        self.block, self.spec = block, spec
+        scale = spec.scale
+        self.a = [decode(block, scale.a.format, code) for code in a] if scale and scale.a else []
+        self.b = [decode(block, scale.b.format, code) for code in b] if scale and scale.b else []
+        self.factors: dict[tuple[int, int], Term] = {}
+        if product is not None:
+            assert scale
+            assert scale.product
+            self.factors[0, 0] = decode(block, scale.product.format, product)
+
+    def onto(self, terms: Sequence[Term]) -> list[Term]:
+        """Each term times the scales of its group, rounded where the spec says so."""
+        scale = self.spec.scale
+        assert scale is not None
+        span = self.spec.span // len(terms)
+        result = []
+        for i, term in enumerate(terms):
+            scaled = times(self.block, term, self.factor(i * span))
+            result.append(rounded(self.block, scaled, scale.result, positive_zero=False) if scale.result else scaled)
+        return result
+
+    def factor(self, k: int) -> Term:
+        """The scale of the product number k of a step."""
+        scale = self.spec.scale
+        assert scale is not None
+        key = (k // scale.a.group[1] if scale.a else 0, k // scale.b.group[0] if scale.b else 0)
+        if key not in self.factors:
+            present = [side[i] for side, i in zip((self.a, self.b), key, strict=True) if side]
+            factor = present[0] if len(present) == 1 else times(self.block, *present)
+            if scale.product:
+                factor = rounded(self.block, factor, scale.product, positive_zero=False)
+            self.factors[key] = factor
+        return self.factors[key]
+
+
+def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
+    """The blocks of a stage, as `golden.deal` forms them."""
+    from isa_model import golden
+
+    return golden.deal(stage, terms)  # type: ignore[arg-type, return-value]  # it moves terms and does not look inside
+
+
+def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
+    """Sum block after block, each together with the running value if the stage has one."""
+    for i, terms in enumerate(blocks):
+        first = "_first" if len(blocks) > 1 and i == 0 else ""
+        running = _put(
+            block, stage, add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None)
+        )
+    return running
+
+
+def _put(block: Block, stage: Stage, total: Term) -> Term:
+    for i, register in enumerate(stage.result):
+        last = i == len(stage.result) - 1
+        total = rounded(block, total, register, positive_zero=last and stage.zero == "positive")
+    return total
+
+
+def _split(vector: Wire, count: int) -> list[Wire]:
+    if not count or vector is None:
+        return []
+    size = len(vector) // count
+    return [vector[i * size : (i + 1) * size] for i in range(count)]
+
+
+def _constant(value: int, bits: int) -> Wire:
+    from amaranth.hdl import Const
+
+    return Const(value, bits)

@@ -1,0 +1,140 @@
+"""Cost evidence: area, delay and energy of the proposed unit over those of the base, from records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from codesign.evidence.cost.chip import (
+    ChipFigure,
+    cycle_ratio,
+    extra_cycles,
+    extra_register_bits,
+    scale_bandwidth,
+    scale_storage,
+    scale_traffic,
+    sm_area,
+)
+from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.measure import measure
+from codesign.evidence.cost.records import Record, design_sha256, find, shipped
+from codesign.figures.figure import Alternative, Figure
+from codesign.proposal.proposal import Proposal, Value
+from isa_model.diagnostics import InputError
+
+if TYPE_CHECKING:
+    from codesign.evidence.cost.vectors import Vectors
+    from isa_model.instruction import Instruction
+
+TIE = 0.01
+"""Two areas closer than this are not told apart: the mapper's noise."""
+
+METHOD = (
+    "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped with one recipe, and "
+    "compared bit for bit with the model after mapping. Ratios are per product summed; the value is that of the "
+    "technology-neutral library without registers, and the interval reaches over the pipelined unit and every other library "
+    "with records, 1 % wider for the mapper's noise. Energy is switched capacitance on the workload's operands, the value "
+    "without glitches, the interval with them and without. A product of two scales that the spec rounds is formed once for "
+    "all steps that share it, outside the unit, which is charged its share and a register.",
+)
+
+
+def gather(proposal: Proposal) -> tuple[Figure, ...]:
+    """The cost figures of the proposal and of its swept values for which there are records.
+
+    What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+    """
+    values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
+    claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
+    made: dict[str, Record | None] = {}
+    return tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+
+
+def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[str, Record | None]) -> Iterator[Figure]:
+    spec = proposal.proposed(value)
+    libraries = sorted({"neutral", *(r.library for r in shipped())}, key=lambda name: (name != "neutral", name))
+    pairs = [(find(spec, name), find(proposal.today, name)) for name in libraries]
+    if needed:
+        pairs[0] = (pairs[0][0] or _synthesised(spec, made), pairs[0][1] or _synthesised(proposal.today, made))
+    both = [(new, old) for new, old in pairs if new is not None and old is not None]
+    if not both:
+        return
+    new, old = both[0]
+    found = []
+    alternatives: dict[str, tuple[Alternative, ...]] = {}
+    for metric, rule, cases in (
+        ("cost.area_ratio", _areas, ("registers: none", "registers: pipelined")),
+        ("cost.delay_ratio", _delays, ("",)),
+        ("cost.energy_ratio", _energies, ("switching: no glitches", "switching: all glitches")),
+    ):
+        ratios = [r for pair in both for r in rule(*pair)]
+        alternatives[metric] = tuple(_alternatives(both, rule, cases))
+        source = (
+            f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
+            f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
+        )
+        found.append(
+            ChipFigure(metric, ratios[0], min(ratios) * (1 - TIE), max(ratios) * (1 + TIE), "modelled", source)
+        )
+    found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old)]
+    found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
+    if proposal.base.startswith("hopper."):
+        found.append(sm_area(new, old, spec))
+    for f in found:
+        numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
+        about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
+        others = alternatives.get(f.metric, f.alternatives)
+        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=others, **about, **numbers)
+
+
+def _alternatives(
+    both: list[tuple[Record, Record]], rule: Callable[[Record, Record], list[float]], cases: tuple[str, ...]
+) -> Iterator[Alternative]:
+    """A ratio in every other library, and in every other case of the first one."""
+    for new, old in both[1:]:
+        yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
+    for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
+        assumption, other = case.split(": ")
+        yield Alternative(assumption=assumption, other=other, value=round(ratio, 4))
+
+
+def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | None:
+    """A record made now, in the neutral library; None without the extra, or where the generator cannot say the spec."""
+    key = design_sha256(spec)
+    if key not in made:
+        made[key] = None
+        if all(find_spec(package) for package in ("amaranth", "pyosys")):
+            print(f"no cost record of {spec.name}: synthesising it", file=sys.stderr)
+            try:
+                made[key] = measure(spec, Library.own(), *energy_vectors(spec))
+            except InputError as reason:
+                print(f"no cost: {reason}", file=sys.stderr)
+    return made[key]
+
+
+def _areas(new: Record, old: Record) -> list[float]:
+    per = old.products / new.products
+    return [new.area / old.area * per, new.pipelined.area / old.pipelined.area * per]
+
+
+def _delays(new: Record, old: Record) -> list[float]:
+    return [new.delay_fo4 / old.delay_fo4]
+
+
+def _energies(new: Record, old: Record) -> list[float]:
+    per = old.products / new.products
+    return [new.energy.low / old.energy.low * per, new.energy.high / old.energy.high * per]
+
+
+def energy_vectors(spec: Instruction) -> tuple[Vectors, str]:
+    """Steps of the unit on one GEMM of DeepSeek-V3, the same for every design, and what they are in words."""
+    from codesign.evidence.cost.energy import workload_vectors
+    from codesign.evidence.numerics.trial import Trial
+    from codesign.proposal.proposal import Quantisation
+    from codesign.workloads.gemms import gemms
+
+    gemm, tensors = gemms()["deepseek-v3.fprop.qkv-a"], "normal"
+    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation(weight_columns=128))
+    return workload_vectors(spec, trial), f"{gemm.name}, {tensors} tensors"

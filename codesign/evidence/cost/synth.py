@@ -1,0 +1,99 @@
+"""Synthesis: RTLIL to a mapped netlist with Yosys and abc (the package `pyosys`), the same recipe for every design."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.netlist import Netlist
+from isa_model import processes
+from isa_model.output_files import scratch
+
+PREPARE = "hierarchy -top unit; proc; {flatten} opt -full; wreduce; alumacc; opt; techmap; opt -fast"
+ABC = "strash; dc2; dc2; dch; amap -m; topo; stime -p"
+"""Not the default script of Yosys, which does not come to an end on carry-save trees. No sizing: sized areas are noisy."""
+FINISH = "opt_clean -purge"
+
+
+@dataclass(frozen=True)
+class Synthesised:
+    """What synthesis gives of one design."""
+
+    netlist: Netlist
+    json: dict[str, Any]
+    """As Yosys writes it: modules with ports and cells."""
+    verilog: str
+    delay: float
+    """Delay of the longest path by abc's timer, in the library's unit."""
+
+
+def synthesise(rtlil: str, library: Library) -> Synthesised:
+    """Map a design to the library's cells, flat. Needs the extra `cost`."""
+    data, verilog, log = _yosys(rtlil, library, flatten=True)
+    delays = re.findall(r"Delay\s*=\s*([\d.]+)", log)
+    return Synthesised(Netlist.of_json(data["modules"]["unit"], library), data, verilog, float(delays[-1]))
+
+
+def readable(rtlil: str) -> str:
+    """The design as Verilog, block by block, before synthesis."""
+    with scratch() as folder:
+        source, out = folder / "unit.il", folder / "unit.v"
+        source.write_text(rtlil)
+        run(
+            f"read_rtlil {source}; hierarchy -top unit; proc; opt_expr; opt_merge; opt_clean -purge; "
+            f"write_verilog -noattr {out}",
+            folder,
+        )
+        return out.read_text()
+
+
+def block_areas(rtlil: str, library: Library) -> dict[str, float]:
+    """Area by module with the hierarchy kept, instances counted; the sum differs from that of the flat design."""
+    data, _, _ = _yosys(rtlil, library, flatten=False)
+    modules = data["modules"]
+    total: dict[str, float] = {}
+
+    def visit(name: str) -> None:
+        for cell in modules[name]["cells"].values():
+            if cell["type"] in library.cells:
+                total[name] = total.get(name, 0.0) + library.cells[cell["type"]].area
+            else:
+                visit(cell["type"])
+
+    visit("unit")
+    return total
+
+
+def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any], str, str]:
+    with scratch() as folder:
+        paths = {name: folder / name for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")}
+        paths["unit.il"].write_text(rtlil)
+        paths["cells.lib"].write_text(library.text)
+        paths["abc.script"].write_text(ABC.replace("; ", "\n") + "\n")
+        run(
+            f"read_rtlil {paths['unit.il']}; {PREPARE.format(flatten='flatten -noscopeinfo;' if flatten else '')}; "
+            f"tee -q -o {paths['abc.log']} abc -liberty {paths['cells.lib']} -script {paths['abc.script']}; {FINISH}; "
+            f"write_json {paths['out.json']}; write_verilog -noattr {paths['out.v']}",
+            folder,
+        )
+        return json.loads(paths["out.json"].read_text()), paths["out.v"].read_text(), paths["abc.log"].read_text()
+
+
+def run(commands: str, folder: Path) -> None:
+    """Run Yosys commands. Yosys is one per process and ends the process on an error, so it gets one of its own."""
+    import sys
+    from importlib.util import find_spec
+
+    if find_spec("pyosys") is None:
+        raise ModuleNotFoundError("No module named 'pyosys'", name="pyosys")
+    program = (
+        "import sys; from pyosys import libyosys as ys; d = ys.Design(); "
+        "[ys.run_pass(c.strip(), d) for c in sys.argv[1].split(';') if c.strip()]"
+    )
+    done = processes.run([sys.executable, "-c", program, commands], folder)
+    if done.returncode:
+        raise RuntimeError(f"Yosys failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -1,0 +1,85 @@
+"""Equivalence: a netlist's D against the model's, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codesign.evidence.cost.netlist import Netlist, unpack
+from codesign.evidence.cost.vectors import Vectors, adversarial, one_step
+from isa_model.instruction import Instruction
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many vectors were compared, and how many differed, with the first of these in words."""
+
+    vectors: int
+    mismatches: int
+    first: str = ""
+
+
+def outputs(netlist: Netlist, vectors: Vectors, stuck: dict[int, int] | None = None) -> NDArray[np.uint64]:
+    """D (vectors,) as the netlist gives it; `stuck` holds nets at a value: a fault."""
+    stimulus = netlist.packed(vectors.operands)
+    return unpack(netlist.run(stimulus, stuck)["d_out"], len(vectors))
+
+
+def compare(netlist: Netlist, batches: Iterable[Vectors]) -> Comparison:
+    """Run every batch through the netlist and compare it with the model's D."""
+    import numpy as np
+
+    total = wrong = 0
+    first = ""
+    for vectors in batches:
+        d = outputs(netlist, vectors)
+        different = np.flatnonzero(d != vectors.d)
+        if len(different) and not first:
+            i = different[0]
+            operands = ", ".join(f"{k} = {[hex(x) for x in v[i].tolist()]}" for k, v in vectors.operands.items())
+            first = f"{operands}: netlist {int(d[i]):#x}, model {int(vectors.d[i]):#x}"
+        total, wrong = total + len(d), wrong + len(different)
+    return Comparison(total, wrong, first)
+
+
+def against_golden(spec: Instruction, count: int, seed: int = 1) -> Comparison:
+    """Compare the D of adversarial vectors, as the fast engine gave it, with the scalar golden model, on `count` a kind."""
+    import numpy as np
+
+    from isa_model import golden
+
+    step, rng = one_step(spec), np.random.default_rng(seed)
+    total = wrong = 0
+    for vectors in adversarial(spec, seed, 32):
+        for i in rng.choice(len(vectors), min(count // 10, len(vectors)), replace=False):
+            operands = {name: codes[i].tolist() for name, codes in vectors.operands.items()}
+            scales = (operands.get("scale_a", []), operands.get("scale_b", []))
+            d = golden.dot(step, operands["a"], operands["b"], operands["c"][0], *scales)
+            total, wrong = total + 1, wrong + (d != int(vectors.d[i]))
+    return Comparison(total, wrong, "the fast engine differs from the golden model" if wrong else "")
+
+
+def faults_caught(netlist: Netlist, spec: Instruction, count: int, seed: int = 2) -> tuple[int, int]:
+    """Hold `count` random gate outputs at 0, then at 1: how many faults there were, and how many changed some D."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    batches = list(adversarial(spec, seed, 24))
+    caught = 0
+    chosen = rng.choice([gate.output for gate in netlist.gates], count, replace=False)
+    for net in chosen.tolist():
+        for value in (0, 1):
+            caught += any((outputs(netlist, v, {net: value}) != v.d).any() for v in batches)
+    return 2 * len(chosen), caught
+
+
+def prove(netlist: Netlist, spec: Instruction, seed: int = 0, at_least: int = 100_000) -> Comparison:
+    """Compare on adversarial and random vectors, at least so many."""
+    batches = 10 if spec.c_format == spec.accumulator else 5
+    side = int((at_least / batches) ** 0.5) + 1
+    return compare(netlist, adversarial(spec, seed, side))

@@ -1,0 +1,1 @@
+"""Numerics evidence: what each instruction computes of sampled GEMMs, and its errors."""

@@ -1,0 +1,213 @@
+"""Errors of an outcome reduced to sums over clusters, and every numerics metric estimated from them.
+
+A cluster is a seed of a synthetic source, or some neighbouring rows of a captured tile. Sums are weighted by how many rows
+and columns of the tensor stand behind those that were computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from codesign.figures.intervals import Estimate, added, decibel, largest, norm, quantile, quotient, share
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from codesign.evidence.numerics.operands import Operand
+    from codesign.evidence.numerics.trial import Outcome
+
+    Array = NDArray[np.float64]
+
+CLUSTERS = 32
+"""At most so many clusters are made of the rows of a captured tile."""
+PROBABILITY = 0.95
+"""Quantile of the error's magnitude that is reported."""
+FEWEST_OUTPUTS = 256
+"""Outputs below which no interval is given."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Weighted sums over the outputs of every cluster (clusters,), and what quantiles need."""
+
+    error2: Array
+    exact2: Array
+    signed: Array
+    magnitude: Array
+    over_ulp: Array
+    output2: Array
+    changed: Array
+    quantisation2: Array
+    total2: Array
+    original2: Array
+    not_finite: Array
+    count: Array
+    outputs: Array
+    """Outputs, each counted by how little its weight exceeds the others' (Kish's effective number)."""
+    nonzero_a: Array
+    lost_a: Array
+    cut_a: Array
+    size_a: Array
+    elements_a: Array
+    """Elements of A, likewise."""
+    nonzero_b: Array
+    lost_b: Array
+    cut_b: Array
+    size_b: Array
+    elements_b: Array
+    """Elements of B, likewise."""
+    sizes: Array
+    """Magnitudes of errors (clusters, outputs of a cluster)."""
+    weights: Array
+    """Weights of these."""
+    row_errors: Array
+    """Relative total errors of rows (clusters, rows of a cluster)."""
+    row_weights: Array
+    """Weights of these."""
+
+
+def bf16_ulp(x: Array) -> Array:
+    """Return the distance between neighbouring BF16 numbers at the magnitude of x."""
+    import numpy as np
+
+    from isa_model.float64 import leading_exponent
+
+    ulp: Array = np.ldexp(1.0, np.maximum(leading_exponent(x), -126) - 7)
+    return ulp
+
+
+def errors_of(outcome: Outcome) -> Errors:
+    """Reduce an outcome to what the metrics need. An output that is infinite or NaN has an infinite error."""
+    import numpy as np
+
+    from isa_model.array_codec import decode_array, encode_array
+
+    def rounded(x: Any) -> Any:
+        return decode_array(outcome.output, encode_array(outcome.output, x))
+
+    d, exact, original = (_clustered(outcome, x) for x in (outcome.d, outcome.exact, outcome.original))
+    rows, columns, power = _weights(outcome, len(d))
+    weights = rows[:, :, None] * columns[:, None, :]
+    out, out_exact = rounded(d), rounded(exact)
+    finite = np.isfinite(out)
+    d, out = np.where(finite, d, np.inf), np.where(finite, out, np.inf)
+    over = np.abs(d - exact) > bf16_ulp(exact)
+    changed = out != out_exact
+    # Tensors count alike, however large a seed's happen to be.
+    unit = np.sqrt(np.where(power > 0, power, 1.0))[:, None, None]
+    d, out, exact, original = d / unit, out / unit, exact / unit, original / unit
+    error, total = d - exact, out - original
+
+    def summed(x: Any) -> Array:
+        with np.errstate(invalid="ignore"):  # infinite errors of both signs
+            return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
+
+    total2, original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        row_errors = np.where(total2 == 0, 0.0, np.sqrt(total2 / original2))
+    a, b = outcome.operands
+    return Errors(
+        error2=summed(error**2),
+        exact2=summed(exact**2),
+        signed=summed(error * np.sign(exact)),
+        magnitude=summed(np.abs(exact)),
+        over_ulp=summed(over),
+        output2=summed((out - exact) ** 2),
+        changed=summed(changed),
+        quantisation2=summed((exact - original) ** 2),
+        total2=summed(total**2),
+        original2=summed(original**2),
+        not_finite=summed(~finite),
+        count=summed(np.ones_like(d)),
+        outputs=_effective(weights.reshape(len(d), -1)),
+        sizes=np.abs(error).reshape(len(d), -1),
+        weights=weights.reshape(len(d), -1),
+        row_errors=row_errors,
+        row_weights=rows,
+        **_counts("a", a, [_clustered(outcome, x) for x in (a.nonzero, a.lost, a.cut)], rows),
+        **_counts("b", b, [_repeated(x, len(d)) for x in (b.nonzero, b.lost, b.cut)], columns),
+    )
+
+
+def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> dict[str, Array]:
+    """Weighted counts of an operand's elements; `counts` are of its lines: nonzero, lost and cut ones."""
+    length = operand.codes.shape[2]
+    sums = {**dict(zip(("nonzero", "lost", "cut"), counts, strict=True)), "size": length}
+    found = {f"{name}_{which}": (weights * x).sum(axis=1) for name, x in sums.items()}
+    return found | {f"elements_{which}": length * _effective(weights)}
+
+
+def _effective(weights: Any) -> Array:
+    """Kish's effective number of weighted observations of each cluster."""
+    effective: Array = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return effective
+
+
+def _clustered(outcome: Outcome, x: Any) -> Any:
+    """Seeds first; the rows of a captured tile, which is one cluster, in runs of neighbours, the last filled up with zeros."""
+    import numpy as np
+
+    if not outcome.captured:
+        return x
+    run = -(-x.shape[1] // CLUSTERS)
+    padded = np.pad(x[0], ((0, -x.shape[1] % run), *[(0, 0)] * (x.ndim - 2)))
+    return padded.reshape(-1, run, *x.shape[2:])
+
+
+def _repeated(x: Any, count: int) -> Any:
+    """What all clusters share, for each of them."""
+    import numpy as np
+
+    return x if len(x) == count else np.repeat(x, count, axis=0)
+
+
+def _weights(outcome: Outcome, clusters: int) -> tuple[Any, Any, Any]:
+    """Weights of rows and columns, and the power, of each cluster."""
+    rows = _clustered(outcome, outcome.rows)
+    return rows, _repeated(outcome.columns, clusters), _repeated(outcome.power, clusters)
+
+
+def joined(parts: Sequence[Errors]) -> Errors:
+    """Return the errors of several trials of one GEMM as those of one, cluster after cluster."""
+    import numpy as np
+
+    return Errors(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Errors)})
+
+
+def part(errors: Errors, clusters: Any) -> Errors:
+    """Return the errors of some clusters: a slice or an array of indices."""
+    return Errors(**{f.name: getattr(errors, f.name)[clusters] for f in fields(Errors)})
+
+
+def estimates(errors: Errors) -> dict[str, Estimate]:
+    """Return an estimate of every metric. Of errors that are not finite all but shares are infinite."""
+    e = errors
+    outputs = float(e.outputs.sum())
+    accumulation = norm(e.error2, e.exact2)
+    total = norm(e.total2, e.original2)
+    units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
+    cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
+    bad = share(e.not_finite, e.count, outputs)
+    found = {
+        "numerics.output_error": norm(e.output2, e.exact2),
+        "numerics.changed_share": share(e.changed, e.count, outputs),
+        "numerics.total_error": total,
+        "numerics.sqnr_db": decibel(total),
+        "numerics.median_row_error": quantile(e.row_errors, e.row_weights, 0.5),
+        "numerics.quantisation_error": norm(e.quantisation2, e.original2),
+        "numerics.relative_frobenius": accumulation,
+        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count)),
+        "numerics.bias": quotient(e.signed, e.magnitude),
+        "numerics.share_over_1_bf16_ulp": share(e.over_ulp, e.count, outputs),
+        "numerics.underflow_share": largest(
+            share(e.lost_a, e.nonzero_a, units_a), share(e.lost_b, e.nonzero_b, units_b)
+        ),
+        "numerics.overflow_share": added(cut, bad),
+    }
+    if e.not_finite.any():
+        found |= {name: Estimate(inf, 0.0 * e.count) for name in ("numerics.median_row_error", "numerics.p95_error")}
+    return found

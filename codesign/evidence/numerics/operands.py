@@ -1,0 +1,256 @@
+"""An operand of a trial: lines of a BF16 matrix quantised for an instruction, or arrived along a proposal's path.
+
+Arrays are (seeds, lines, K) for both operands; a scale that an instruction shares between lines is repeated for each. A path
+says what becomes of a tensor; `on_the_way`, how much of that lies behind it when a GEMM of some pass takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from codesign.evidence.numerics.lines import DrawnLines, Lines
+from codesign.workloads.gemms import Role
+from isa_model.array_codec import decode_array, encode_array
+from isa_model.cast import Cast, beyond, quantise, spread
+from isa_model.float64 import largest_finite
+from isa_model.formats import Format, named
+from isa_model.path import Step, walk
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand of a trial in an instruction's formats.
+
+    `values` are the codes as numbers with their group scales, exact in float64; `factor` (seeds, lines), a scale of the whole
+    tensor or of each line, stands outside the sum and multiplies D afterwards. `nonzero`, `lost` and `cut` count elements of
+    each line: nonzero ones, those of them that became zero, and those cut to the largest number.
+    """
+
+    codes: Any
+    scales: Any | None
+    """(seeds, lines, groups of K), codes."""
+    values: Float64
+    factor: Float64
+    nonzero: Float64
+    lost: Float64
+    cut: Float64
+    zero: int = 0
+    """Code of zero: the middle of an unsigned integer format, as oneDNN holds signed numbers in it."""
+
+
+class Scaled(NamedTuple):
+    """The scales that an instruction takes of an operand: their format, and the lines and elements of K that share one."""
+
+    format: Format
+    lines: int
+    elements: int
+
+
+def on_the_way(steps: tuple[Step, ...], role: Role, tokens_along_k: bool) -> tuple[Step, ...]:
+    """The steps that lie behind a tensor when a GEMM takes it.
+
+    Fprop and dgrad, whose sums run over features, take it before it is kept for the backward pass or turned. Wgrad, whose
+    sums run over tokens, takes it at the end. Where no step turns it, a kernel does, from what memory holds: BF16, where an
+    engine casts on reading; and of a gradient BF16, too, where a kernel casts, since it writes both layouts from one read.
+    Traffic is counted by the same rule.
+    """
+    if not tokens_along_k:
+        return tuple(takewhile(lambda s: s.at != "cache" and not _turns(s), steps))
+    if any(map(_turns, steps)):
+        return steps
+    apart = {"copy-engine", "near-memory"} | ({"kernel", "register"} if role == "gradient" else set())
+    kept = steps
+    while kept and kept[-1].at in apart:
+        kept = kept[:-1]
+    return kept
+
+
+def _turns(step: Step) -> bool:
+    """Whether a step leaves scales along tokens, or is the transposed read."""
+    return step.at == "operand-read" or (step.group is not None and step.group[0] > step.group[1])
+
+
+def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None) -> Operand:
+    """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
+
+    The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
+    largest group takes the largest scale; the floor is the least magnitude that its largest is taken for. Scales of a wide
+    range need no such help (`_narrow`).
+    """
+    import numpy as np
+
+    if cast.to.kind == "integer" and not cast.to.signed:
+        return _unsigned(cast, lines, width)
+    x = _filled(lines.x, width)
+    factor = np.ones((*x.shape[:2], 1), np.float32)
+    if scaled is not None and tensor_floor is not None and _narrow(scaled.format):
+        factor = _tensor_factor(cast, scaled, x, lines, tensor_floor)
+        x = x / factor
+    flat = x.reshape(-1, width)
+    across, along = cast.group or (lines.total, width)
+    across, along = min(across, lines.total), min(along, width)
+    if cast.scale is None or lines.whole:
+        made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat)
+        scales = np.repeat(made.scales, across, axis=0)[: len(flat)]
+    else:
+        maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
+        # The scale of a group is that of its largest element alone.
+        scales = quantise(cast.model_copy(update={"group": (1, 1)}), maxima).scales
+        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
+    numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
+    spread_out = np.repeat(numbers, along, axis=1)[:, :width] if numbers.shape[1] > 1 else numbers
+    elements = made.elements()
+    cut = np.zeros(x.shape[:2])
+    if made.overflow:
+        cut = beyond(cast, flat / spread_out.astype(np.float32)).sum(axis=1).reshape(cut.shape).astype(np.float64)
+    nonzero, lost = _lost(x, elements.reshape(x.shape))
+    outside = factor[..., 0].astype(np.float64)
+    codes = made.codes.reshape(x.shape)
+    if scaled is None:
+        outside = outside * numbers[:, 0].reshape(outside.shape)
+        return Operand(codes, None, elements.reshape(x.shape), outside, nonzero, lost, cut)
+    if cast.scale is not None and cast.scale != scaled.format:  # powers of two where the instruction takes FP32
+        scales = encode_array(scaled.format, numbers)
+    repeated = np.repeat(scales, along // scaled.elements, axis=1)[:, : -(-width // scaled.elements)]
+    values = (elements * spread_out).reshape(x.shape)
+    return Operand(codes, repeated.reshape(*x.shape[:2], -1), values, outside, nonzero, lost, cut)
+
+
+def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
+    """Return signed numbers held in an unsigned integer format: codes are moved up by half its range."""
+    zero = 1 << (cast.to.bits - 1)
+    signed = quantised(cast.model_copy(update={"to": named(f"int{cast.to.bits}")}), None, lines, width, None)
+    return replace(signed, codes=(signed.values + zero).astype(signed.codes.dtype), zero=zero)
+
+
+def _narrow(fmt: Format) -> bool:
+    """Whether tensors can exceed what scales of a format reach. With 7 exponent bits (2**64) and more they do not, and a
+    tensor scaled up to the largest scale would overflow FP32 in its products."""
+    return fmt.exponent_bits < 7
+
+
+def _tensor_factor(cast: Cast, scaled: Scaled, x: Any, lines: Lines, floor: float) -> Any:
+    """Return the FP32 scale of each seed's tensor under which its largest group takes the largest scale, (seeds, lines, 1)."""
+    import numpy as np
+
+    full = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(scaled.format))
+    ones = np.ones((*x.shape[:2], 1), np.float32)
+    return np.maximum(_largest(x, lines, lines.total, x.shape[2], ones), np.float32(floor)) / full
+
+
+def arrived(
+    steps: tuple[Step, ...],
+    cast: Cast,
+    scaled: Scaled | None,
+    lines: Lines,
+    width: int,
+    tensor_floor: float | None,
+    tokens_along_k: bool,
+) -> Operand:
+    """Return lines of a tensor as they come down a path, in an instruction's formats; else as `quantised`.
+
+    What the last step leaves is multiplied as it is where the instruction takes its format and its scales; else one more
+    cast follows, as of any other operand. Where groups of the path reach over other lines than those computed, the largest
+    and the smallest element that these have at each k walk along.
+    """
+    import numpy as np
+
+    x = _filled(lines.x, width)
+    factor = np.ones((*x.shape[:2], 1), np.float32)
+    narrow = scaled is not None and _narrow(scaled.format)
+    if tensor_floor is not None and scaled and narrow and any(s.scale and _narrow(s.scale) for s in steps):
+        # A narrow scale format on the way needs the tensor's scale there, too.
+        factor, tensor_floor = _tensor_factor(cast, scaled, x, lines, tensor_floor), None
+        x = x / factor
+    outside = factor[..., 0].astype(np.float64)
+    whole = (lines.total, width)
+
+    def group_of(step: Step) -> tuple[int, int]:
+        if step.scale is None and step.logfmt is None:
+            return 1, width
+        return whole if step.group is None else step.group[::-1] if tokens_along_k else step.group
+
+    across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
+    each = 1
+    if across > 1:
+        assert isinstance(lines, DrawnLines)
+        x = np.concatenate([x[:, :, None], _filled(lines.ends(across - 1), width) / factor[..., None]], axis=2)
+        each = x.shape[2]
+
+    def regrouped(step: Step) -> Step:
+        if step.scale is None and step.logfmt is None:
+            return step  # elements are cast as they are
+        reach, along = group_of(step)
+        group = (each if reach > 1 else 1, along)
+        return step.model_copy(update={"group": group[::-1] if tokens_along_k else group})
+
+    def picked(matrix: Any) -> Any:
+        return (matrix.T if tokens_along_k else matrix)[::each].reshape((*lines.x.shape[:2], width))
+
+    flat = x.reshape(-1, width)
+    sent = flat.T if tokens_along_k else flat
+    walked = walk(steps if lines.whole else tuple(map(regrouped, steps)), sent)
+    values, original = picked(walked.values), picked(sent)
+    last, (reach, along) = walked.last, group_of(steps[-1])
+    suits = (
+        last is not None
+        and scaled is not None
+        and last.cast.to == cast.to
+        and last.cast.scale is not None
+        and (last.cast.scale == scaled.format or scaled.format.name == "fp32")
+        and reach % scaled.lines == 0
+        and along % scaled.elements == 0
+    )
+    nonzero, lost = _lost(original, values)
+    cut = np.full(nonzero.shape, walked.overflow * width)
+    if suits and last is not None and scaled is not None:
+        numbers = picked(spread(last.scale_values(), last.cast.group, sent.shape))
+        scales = encode_array(scaled.format, numbers[:, :, :: scaled.elements])
+        return Operand(picked(last.codes), scales, values, outside, nonzero, lost, cut)
+    again = replace(lines, x=values.astype(np.float32)[:, :, : lines.x.shape[2]])
+    made = quantised(cast, scaled, again, width, tensor_floor)
+    nonzero, lost = _lost(original, made.values)
+    return replace(made, factor=made.factor * outside, nonzero=nonzero, lost=lost, cut=made.cut + cut)
+
+
+def _filled(x: Any, width: int) -> Any:
+    """Lines filled up with zeros, as TMA fills what lies outside a tensor."""
+    import numpy as np
+
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
+    """Largest magnitudes of groups of `across` lines by `along` elements of K: (seeds, lines, groups), float32."""
+    import numpy as np
+
+    magnitudes = _filled(np.abs(x), -(-x.shape[2] // along) * along)
+    own = magnitudes.reshape(*x.shape[:2], -1, along).max(axis=3)
+    if lines.whole:  # here, for a whole tensor only
+        return np.broadcast_to(own.max(axis=1, keepdims=True), own.shape)
+    across = min(across, lines.total)
+    if across == 1:
+        return own
+    assert isinstance(lines, DrawnLines)
+    hidden = lines.hidden(across - 1, along) / factor
+    own[:, :, : hidden.shape[2]] = np.maximum(own[:, :, : hidden.shape[2]], hidden)
+    return own
+
+
+def _lost(x: Any, values: Any) -> tuple[Float64, Float64]:
+    """Nonzero elements of each line, and those of them whose value is zero."""
+    import numpy as np
+
+    there = x != 0
+    return (
+        there.sum(axis=2).astype(np.float64),
+        (there & (values == 0)).sum(axis=2).astype(np.float64),
+    )

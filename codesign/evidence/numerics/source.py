@@ -1,0 +1,186 @@
+"""Numerics evidence: what the instruction, today's software, the proposal and an exact accumulator make of one workload.
+
+`gather` runs jobs (one GEMM on one tensor source each) on all cores and turns their errors into figures with
+intervals, and into the data of the plots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from codesign.evidence.numerics.curves import plots
+from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
+from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.figures.figure import Evidence, Figure
+from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
+from codesign.figures.metrics import NUMERICS
+from codesign.proposal.proposal import Proposal, Value
+from codesign.proposal.quantisation import room
+from codesign.proposal.variants import LABELS, Compared, variants
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.statistics import grid_warnings
+from codesign.workloads.tensor_file import metadata
+from codesign.workloads.tensors import CAPTURED
+
+BESIDE = (
+    "numerics.output_error",
+    "numerics.total_error",
+    "numerics.quantisation_error",
+    "numerics.relative_frobenius",
+    "numerics.overflow_share",
+)
+"""What is reported of the baselines beside today's software; of one that a claim names, everything."""
+Results = Sequence[Errors]
+"""Errors of a job's variants, in their order."""
+BATCH = 1 << 21
+"""Elements of operands drawn together: small enough for a cache, large enough for numpy."""
+Progress = Callable[[int, int], None]
+"""Called with the trials done and the trials in all."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One GEMM on one tensor source, with all the instructions that share its operands."""
+
+    gemm: Gemm
+    tensors: str
+    sampling: Sampling
+    proposal: Proposal
+    variants: tuple[Compared, ...]
+
+
+def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
+    """Run every trial of the proposal and return its numerics figures and plots."""
+    trials = proposal.trials
+    compared = tuple(variants(proposal))
+    jobs = [
+        Job(gemm, tensors, sampling, proposal, compared)
+        for gemm, tensors in sorted(trials, key=lambda t: -t[0].k)  # long ones first, so that no core waits at the end
+    ]
+    results: dict[tuple[str, str], Results] = {}
+    total = len(jobs) + 1
+    curves = executor.submit(plots, proposal, sampling)
+    for done, (job, errors) in enumerate(zip(jobs, executor.map(run, jobs), strict=True)):
+        results[job.gemm.name, job.tensors] = errors
+        progress(done + 1, total)
+    drawn = curves.result()
+    progress(total, total)
+    bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
+    found = [
+        figure
+        for gemm, tensors in trials
+        for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
+    ]
+    return Evidence(figures=tuple(found), plots=drawn, method=_method(proposal, sampling))
+
+
+def run(job: Job) -> Results:
+    """Return the errors of each variant of a job, in their order, all seeds as clusters."""
+    proposal, sampling = job.proposal, job.sampling
+    lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
+    batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
+    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # what was captured is there once
+    found: list[list[Errors]] = [[] for _ in job.variants]
+    for first in range(0, len(seeds), batch):
+        some = seeds[first : first + batch]
+        trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, proposal.rule)
+        for errors, compared in zip(found, job.variants, strict=True):
+            errors.append(errors_of(trial.result(compared)))
+    return [joined(errors) for errors in found]
+
+
+def figures_of(
+    gemm: str,
+    tensors: str,
+    compared: Sequence[Compared],
+    results: Results,
+    bases: Sequence[str],
+    metrics: Sequence[str] = tuple(NUMERICS),
+    level: float = 0.95,
+) -> Iterator[Figure]:
+    """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`.
+
+    They have none with fewer than 8 seeds (rows of a captured tile) or 256 outputs in all.
+    """
+    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
+    for each, errors in zip(compared, results, strict=True):
+        estimated = estimates(errors)
+        shown = each.variant in LABELS or each.variant in bases
+        found[each.variant, each.at] = {name: estimated[name] for name in metrics if shown or name in BESIDE}
+    enough = bool(results) and results[0].outputs.sum() >= FEWEST_OUTPUTS
+    return figures(gemm, tensors, found, bases, level, enough)
+
+
+def _captures(proposal: Proposal) -> list[str]:
+    """Where captured tensors come from, and how they are sampled."""
+    files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
+    if not files:
+        return []
+    said = []
+    for file in files:
+        about = metadata(file) if file.suffix == ".safetensors" else {}
+        said.append(
+            f"{about['model']} ({about['package']}), {about['loss']}, on {about['text']}"
+            if {"model", "package", "loss", "text"} <= set(about)
+            else file.name
+        )
+    return [
+        *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
+        "their outliers are or, where named so, at random; all rows and columns are computed, and intervals are over rows (in "
+        f"fprop and dgrad tokens, in wgrad output features), neighbours together: {'; '.join(said)}.",
+    ]
+
+
+def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
+    seeds = sampling.seeds
+    listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
+    return (
+        f"Each GEMM is sampled: for each of {len(seeds)} seeds ({listed}) tensors of the true shape, of which "
+        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens and channels "
+        "are sampled more often than they are frequent, and weighted accordingly; what scales take from elements that are not "
+        "computed (the largest of a block of a weight, or of a whole tensor) is drawn from its exact distribution.",
+        "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
+        "scale for the whole tensor, or row, where it has none; that scale multiplies D outside the sum, unrounded. Formats of "
+        "16 bits and more are not scaled unless the baseline says so.",
+        f"Today's instruction alone is {proposal.base} over all of K.",
+        *_baselines(proposal),
+        *([ON_THE_WAY] if proposal.path else []),
+        *_captures(proposal),
+        "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
+        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
+        "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
+        "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that value 95 "
+        "times in 100; seeds are their clusters, and every variant takes the same ones, so that the interval of a ratio is the "
+        f"ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} outputs in all there is no interval, and "
+        "nothing is decided.",
+    )
+
+
+ON_THE_WAY = (
+    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that takes "
+    "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a kernel "
+    "casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves in both "
+    "layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, is "
+    "multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
+)
+
+
+def _baselines(proposal: Proposal) -> list[str]:
+    """What today's software is, and the baselines beside it."""
+    practice = proposal.practice
+    said = [f"Today's software is {practice.title}: {practice.about} ({practice.source})."]
+    if {proposal.software.promote_every, proposal.software.group} != {"baseline"}:
+        promotes = f"promoted every {practice.promote_every} products" if practice.promote_every else "not promoted"
+        scales = f"FP32 scales of groups of {practice.group}" if practice.group else "no scale within K"
+        said[0] = f"Today's software is {practice.title} changed: {promotes}, {scales}."
+    limit = room(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
+    if practice.quantisation.headroom and limit:
+        said.append(
+            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
+            "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."
+        )
+    said += [f"Beside it, {other.title}: {other.about} ({other.source})." for other in proposal.others]
+    return said

@@ -1,0 +1,251 @@
+"""One GEMM computed in every way: operands drawn and quantised, D from the bit-exact model, errors against exact sums.
+
+A trial takes some rows of A and some columns of B of the true shape, and all of K, for each of its seeds; of captured
+tensors it takes all there is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from math import lcm
+from typing import TYPE_CHECKING, Any, Literal
+
+from codesign.evidence.numerics.lines import Lines, drawn
+from codesign.evidence.numerics.operands import Operand, Scaled, arrived, quantised
+from codesign.proposal.flows import NOTHING, Flows, behind
+from codesign.proposal.quantisation import Quantisation, operand_cast
+from codesign.proposal.variants import Compared
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensors import CAPTURED, recorded, synthetic
+from isa_model.array_codec import code_dtype, decode_array
+from isa_model.cast import Cast
+from isa_model.formats import FORMATS, Format
+from isa_model.instruction import Instruction
+from isa_model.path import Step
+from isa_model.rounding import Rounding
+from isa_model.stage import Register, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float64 = NDArray[np.float64]
+
+Side = Literal["a", "b"]
+
+
+class Sampling(Spec):
+    """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
+
+    rows: int = 16
+    """Rows of A for each seed."""
+    columns: int = 16
+    """Columns of B for each seed."""
+    seeds: tuple[int, ...] = tuple(range(16))
+    """Seeds; each draws tensors of its own, and figures vary from one to the next as from tensor to tensor."""
+
+    def fresh(self) -> Sampling:
+        """Return the same design on as many seeds that this one does not use."""
+        first = max(self.seeds, default=-1) + 1
+        return self.model_copy(update={"seeds": tuple(range(first, first + len(self.seeds)))})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """D of one variant as numbers (seeds, rows, columns), and the exact products it is held against."""
+
+    d: Float64
+    exact: Float64
+    """Exact product of the quantised operands."""
+    original: Float64
+    """Exact product of the operands before quantisation."""
+    output: Format
+    """Format in which D leaves the GEMM."""
+    rows: Float64
+    """Weights of rows (seeds, rows)."""
+    columns: Float64
+    """Weights of columns (seeds, columns)."""
+    power: Float64
+    """Mean square of what scales the products of a seed's tensors along K; errors are compared after division by it."""
+    operands: tuple[Operand, Operand]
+    captured: bool = False
+    """Whether this is all of a captured tile, whose rows are the clusters, and not some lines of each seed's tensors."""
+
+
+class Trial:
+    """The operands of one GEMM, drawn once; `outcome` computes D on any instruction."""
+
+    def __init__(
+        self,
+        gemm: Gemm,
+        tensors: str,
+        seeds: int | Sequence[int],
+        rows: int,
+        columns: int,
+        quantisation: Quantisation,
+    ) -> None:
+        self.gemm, self.quantisation = gemm, quantisation
+        self.a: Lines
+        self.b: Lines
+        if tensors == CAPTURED:
+            assert gemm.recorded is not None
+            a, b = recorded(gemm.recorded)
+            a, b = (a.T, b.T) if gemm.tokens_along_k else (a, b.T if gemm.a == "gradient" else b)
+            self.a, self.b = Lines(a[None], len(a)), Lines(b[None], len(b))
+        else:
+            # Every GEMM and source has a stream of its own, the same in every run.
+            stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
+            listed = [seeds] if isinstance(seeds, int) else list(seeds)
+            keys = [[[seed, stream, which] for seed in listed] for which in (0, 1)]
+            source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
+            self.a = drawn(source_a, keys[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
+            self.b = drawn(source_b, keys[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
+        self._operands: dict[Any, Operand] = {}
+        self._exact: dict[Any, Float64] = {}
+
+    @property
+    def original(self) -> Float64:
+        """The exact product of the operands before quantisation (seeds, rows, columns)."""
+        if "original" not in self._exact:
+            self._exact["original"] = _exact(self.a.x, self.b.x)
+        return self._exact["original"]
+
+    def result(self, compared: Compared) -> Outcome:
+        """Return the outcome of one of the `variants`."""
+        trial = self.under(compared.rule) if compared.rule else self
+        compute = trial.exact_outcome if compared.variant == "exact" else trial.outcome
+        return compute(compared.multiplying(self.gemm), compared.flows)
+
+    def under(self, rule: Quantisation) -> Trial:
+        """Return the same tensors, quantised by another rule."""
+        other = copy(self)
+        other.quantisation = rule
+        return other
+
+    def outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
+        """Return what the instruction makes of the trial's operands, those that are carried with these steps behind them."""
+        import numpy as np
+
+        a, b = self.operands(instruction, flows)
+        d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
+        multiply = multiplier(per_line(instruction))
+        for seed in range(len(d)):
+            scale_a = None if a.scales is None else a.scales[seed]
+            scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
+            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b)
+            d[seed] = decode_array(instruction.accumulator, codes)
+        if a.zero or b.zero:  # what the codes of zero add, software takes off again
+            of_a, of_b = (x.values.sum(axis=2) + x.zero * x.values.shape[2] for x in (a, b))
+            d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.values.shape[2]
+        return self._outcome(instruction, flows, d)
+
+    def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
+        """Return the same operands summed exactly and rounded once, to nearest even FP32; integers and FP64 in their
+        accumulator."""
+        from isa_model.float64 import round_to
+
+        fmt, fp32 = instruction.accumulator, FORMATS["fp32"]
+        wide = fmt.kind == "integer" or fmt.mantissa_bits > fp32.mantissa_bits
+        register = Register(format=fmt if wide else fp32, rounding=Rounding.NEAREST_EVEN)
+        return self._outcome(instruction, flows, round_to(self.exact(instruction, flows), register))
+
+    def _outcome(self, instruction: Instruction, flows: Flows, d: Float64) -> Outcome:
+        a, b = self.operands(instruction, flows)
+        factor = a.factor[:, :, None] * b.factor[:, None, :]
+        return Outcome(
+            d=d * factor,
+            exact=self.exact(instruction, flows) * factor,
+            original=self.original,
+            output=FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"],
+            rows=self.a.weights,
+            columns=self.b.weights,
+            power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
+            operands=(a, b),
+            captured=self.a.whole,
+        )
+
+    def exact(self, instruction: Instruction, flows: Flows = NOTHING) -> Float64:
+        """Return the exact product of the quantised operands, without the factors of whole tensors."""
+        key = self._key("a", instruction, flows), self._key("b", instruction, flows)
+        if key not in self._exact:
+            a, b = self.operands(instruction, flows)
+            self._exact[key] = _exact(a.values, b.values)
+        return self._exact[key]
+
+    def operands(self, instruction: Instruction, flows: Flows = NOTHING) -> tuple[Operand, Operand]:
+        """Return both operands as the instruction takes them."""
+        return self._operand("a", instruction, flows), self._operand("b", instruction, flows)
+
+    def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
+        key = self._key(which, instruction, flows)
+        if key not in self._operands:
+            _, cast, scaled, steps, floor, width = key
+            lines = self.a if which == "a" else self.b
+            if steps:
+                turned = self.gemm.tokens_along_k
+                self._operands[key] = arrived(steps, cast, scaled, lines, width, floor, turned)
+            else:
+                self._operands[key] = quantised(cast, scaled, lines, width, floor)
+        return self._operands[key]
+
+    def _key(
+        self, which: Side, instruction: Instruction, flows: Flows
+    ) -> tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int]:
+        """All that an operand follows from: cast, the instruction's scales, the steps behind it, the tensor scale's floor, and
+        its length, K filled up to whole instructions and groups."""
+        scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
+        cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
+        steps = behind(self.gemm, role, flows)
+        floor = self.quantisation.floor if self.quantisation.tensor_scale else None
+        if cast.group is not None and k_axis == 0:
+            cast = cast.model_copy(update={"group": cast.group[::-1]})
+        scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
+        groups = [s.group[axis] for s, axis in ((scale.a, 1), (scale.b, 0)) if s] if scale else []
+        whole = lcm(instruction.shape.k, *groups)
+        return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole
+
+
+def per_line(instruction: Instruction) -> Instruction:
+    """Return the instruction with a scale of its own for each row and column: those that share one have it repeated."""
+    scale = instruction.scale
+    if scale is None:
+        return instruction
+    update: dict[str, Any] = {}
+    if scale.a:
+        update["a"] = scale.a.model_copy(update={"group": (1, scale.a.group[1])})
+    if scale.b:
+        update["b"] = scale.b.model_copy(update={"group": (scale.b.group[0], 1)})
+    return instruction.model_copy(update={"scale": scale.model_copy(update=update)})
+
+
+def multiplier(instruction: Instruction) -> Callable[..., Any]:
+    """Return a function of codes of A (M, K), B (K, N) and their scales that gives codes of D: compiled where there is a
+    compiler, else by numpy or, for what doubles cannot carry, by the definition."""
+    import numpy as np
+
+    from isa_model.engines import cpu
+    from isa_model.engines.plan import Unsupported
+    from isa_model.matmul import matmul
+
+    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any) -> Any:
+        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b)
+        return d.view(code_dtype(instruction.accumulator))
+
+    try:
+        compiled = cpu.prepared(instruction)
+    except (cpu.NoCompiler, Unsupported):
+        return portable
+    dtype = code_dtype(instruction.c_format)
+    return lambda a, b, scale_a, scale_b: compiled(a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b)
+
+
+def _exact(a: Any, b: Any) -> Float64:
+    """Exact products of lines (seeds, M, K) and (seeds, N, K)."""
+    import numpy as np
+
+    from isa_model import exact
+
+    return exact.dot(a.astype(np.float64), np.swapaxes(b.astype(np.float64), 1, 2))

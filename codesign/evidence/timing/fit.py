@@ -1,0 +1,155 @@
+"""The model's constants from measured rows, and what they predict of rows that the fit has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING
+
+from codesign.evidence.timing.machine import Machine
+from codesign.evidence.timing.measured import rows
+from codesign.evidence.timing.model import LARGE, SHOWN, Constants, Operation, Product, shown, time
+from kernels.bench.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+START = Constants(
+    start_us=1.0,
+    cluster_us=0.3,
+    split_us=1.0,
+    out_of_turn=0.5,
+    into_sm=45.0,
+    scale_clocks=20.0,
+    l2_share=1.0,
+    memory_share=0.9,
+    store_passes=1.0,
+    overlap=0.1,
+    full_clock=0.5,
+    promotion_energy=0.2,
+    sustained_clock=0.5,
+    stream_start_us=1.5,
+    stream_share=0.9,
+    element_rate=1e4,
+)
+"""From which the fit starts, and to which it holds what the rows do not tell."""
+HOLD = 0.02
+"""How strongly: a constant off by a factor of e weighs as a row that is off by so much."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measured row: what it is called, the Linear or matrix it belongs to, the operation and its microseconds."""
+
+    kernel: str
+    implementation: str
+    shape: tuple[int, ...]
+    linear: tuple[int, int]
+    """Sizes of the weight; of a matrix that is cast, 0 and its columns."""
+    operation: Operation
+    us: float
+    sustained_us: float | None = None
+    """Without pauses between the launches."""
+
+
+def samples(record: Record) -> list[Sample]:
+    """What the model is fitted to: all of our kernels and their twins in a record of the bench."""
+    found = []
+    for row, operation, us in rows(record):
+        sides = [row.shape.get(s, 0) for s in (("m", "n") if row.kernel == "gemm.wgrad" else ("n", "k"))]
+        linear = (min(sides), max(sides))
+        sustained = row.sustained.us if row.sustained else None
+        found.append(
+            Sample(row.kernel, row.implementation, tuple(row.shape.values()), linear, operation, us, sustained)
+        )
+    return found
+
+
+def fold(linear: tuple[int, int], linears: Iterable[tuple[int, int]]) -> int:
+    """Which half a Linear is in: of all in order of their sizes every other one, so that no pass of a Linear is predicted by
+    a fit that has seen another pass of it."""
+    return sorted(set(linears)).index(linear) % 2
+
+
+def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
+    """The constants with the least squared relative errors, by Levenberg and Marquardt's method on their logarithms."""
+    import numpy as np
+
+    def fitted(start: Constants, names: Sequence[str], times: Sequence[tuple[Operation, float]]) -> Constants:
+        first = np.log([getattr(start, name) for name in names])
+
+        def constants(v: Vector) -> Constants:
+            return start.model_copy(update=dict(zip(names, np.exp(v).tolist(), strict=True)))
+
+        def errors(v: Vector) -> Vector:
+            found = [log(time(x, machine, constants(v)).total / us) for x, us in times]
+            return np.array([*found, *(HOLD * (v - first))])
+
+        best = constants(least_squares(errors, first))
+        return Constants(**{name: float(f"{value:.4g}") for name, value in best.model_dump().items()})
+
+    feeds = [shown(s.operation, s.us, machine) for s in seen if isinstance(s.operation, Product)]
+    most = [max(ends) for ends in zip(*feeds, strict=True)]
+    start = START.model_copy(update=dict(zip(SHOWN, most, strict=True)) if most else {})
+    names = [name for name in Constants.model_fields if name not in ("sustained_clock", *SHOWN)]
+    found = fitted(start, names, [(s.operation, s.us) for s in seen])
+    # What holds without pauses is the clock alone, on kernels whose time it decides.
+    found = found.model_copy(update={"sustained_clock": found.full_clock})
+    steady = [(s.operation, s.sustained_us) for s in seen if s.sustained_us and isinstance(s.operation, Product)]
+    limit = fitted(found.model_copy(update={"full_clock": found.sustained_clock}), ["full_clock"], steady)
+    return found.model_copy(update={"sustained_clock": limit.full_clock})
+
+
+def least_squares(errors: Callable[[Vector], Vector], start: Vector) -> Vector:
+    """Where the sum of squared errors is least, near `start`."""
+    import numpy as np
+
+    at: Vector = start.copy()
+    damping, found = 1e-2, errors(start)
+    for _ in range(200):
+        slopes = np.stack([(errors(at + 1e-4 * axis) - found) / 1e-4 for axis in np.eye(len(at))], axis=1)
+        normal, gradient = slopes.T @ slopes, slopes.T @ found
+        while damping < 1e8:
+            step = np.clip(np.linalg.solve(normal + damping * np.eye(len(at)), -gradient), -0.5, 0.5)
+            moved = errors(at + step)
+            if moved @ moved < found @ found:
+                break
+            damping *= 4
+        else:
+            return at
+        gain = found @ found - moved @ moved
+        at, found, damping = at + step, moved, damping / 3
+        if gain < 1e-10:
+            return at
+    return at
+
+
+def held_out(all_samples: Sequence[Sample], machine: Machine) -> dict[Sample, float]:
+    """Modelled over measured time of every sample, each by the fit to the other half."""
+    linears: dict[type, set[tuple[int, int]]] = {}
+    for s in all_samples:
+        linears.setdefault(type(s.operation), set()).add(s.linear)
+    halves: tuple[list[Sample], list[Sample]] = ([], [])
+    for s in all_samples:
+        halves[fold(s.linear, linears[type(s.operation)])].append(s)
+    found: dict[Sample, float] = {}
+    for half, other in (halves, halves[::-1]):
+        constants = fit(other, machine)
+        found |= {s: time(s.operation, machine, constants).total / s.us for s in half}
+    return found
+
+
+def speedups(ratios: Mapping[Sample, float]) -> dict[Sample, float]:
+    """Return modelled over measured speedup without promotion, for each large GEMM whose twin was measured."""
+    ours = {(s.kernel, s.shape): s for s in ratios if s.implementation == "ours"}
+    twins = [s for s in ratios if s.implementation == "no-promotion" and is_large(s)]
+    return {s: ratios[ours[key]] / ratios[s] for s in twins if (key := (s.kernel, s.shape)) in ours}
+
+
+def is_large(s: Sample) -> bool:
+    """Whether it is a GEMM of LARGE rows or more."""
+    return isinstance(s.operation, Product) and s.operation.problem.m >= LARGE

@@ -1,0 +1,123 @@
+"""The speed of light: what software, twin, proposal and the native instruction make of each GEMM, as data of a bar chart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import fsum
+
+from codesign.evidence.timing.amdahl import Gain
+from codesign.evidence.timing.step import KINDS, Layer, limit
+from codesign.figures.figure import Figure, Plot, Series
+from codesign.workloads.gemms import Gemm, models
+
+VARIANTS = {
+    "software": "today's software",
+    "twin": "its timing twin",
+    "proposal": "proposal",
+    "today": "native instruction, no promotion",
+}
+"""Variants of `timing.microseconds`, in the order of the bars."""
+
+
+def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:
+    """A chart for each pass of each model among the GEMMs, but for models that are too small to fill a GPU."""
+    times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds"}
+    groups: dict[str, list[Gemm]] = {}
+    for gemm in gemms:
+        model = models().get(gemm.name.split(".")[0])
+        if model is None or not model.small:
+            groups.setdefault(".".join(gemm.name.split(".")[:2]), []).append(gemm)
+    return tuple(_chart(name, of, times, gpu) for name, of in groups.items())
+
+
+def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], gpu: str) -> Plot:
+    def rates(variant: str) -> Iterator[float | None]:
+        for gemm in gemms:
+            us = times[gemm.name, variant].value
+            yield float(f"{2 * gemm.m * gemm.n * gemm.k / us / 1e6:.5g}") if us else None
+
+    kinds = {v: sorted({times[g.name, v].kind for g in gemms}) for v in VARIANTS}
+    return Plot(
+        name=f"speed-{name}",
+        title=f"Speed of light: {name}",
+        caption=f"Rate of each GEMM on one {gpu}, higher is better: products and sums over its time, which with a path is "
+        "that of writing, casting and multiplying. "
+        + "; ".join(f"{words}: {' and '.join(kinds[v])}" for v, words in VARIANTS.items())
+        + ".",
+        x_label="GEMM (m x n x k)",
+        y_label="TFLOP/s",
+        y_scale="linear",
+        kind="modelled",
+        categories=tuple(f"{g.name.split('.')[-1]}\n{g.m}x{g.n}\nx{g.k}" for g in gemms),
+        series=tuple(
+            Series(label=words, variant=v, x=tuple(range(len(gemms))), y=tuple(rates(v)))
+            for v, words in VARIANTS.items()
+        ),
+    )
+
+
+def layer_chart(gain: Gain) -> Plot:
+    """A layer's step today and with the proposal, by kind of operation, and in the caption what Amdahl's law leaves."""
+    sides = gain.layers
+    by_kind = [side.by_kind() for side in sides]
+    kinds = [kind for kind in KINDS if any(found[kind] for found in by_kind)]
+    return Plot(
+        name=f"layer-{gain.model.name}",
+        title=f"A whole layer: {gain.model.name}",
+        caption=f"Microseconds of one layer's step, forward and backward, {gain.model.tokens} tokens on one "
+        f"{gain.timer.machine.gpu}; in the bars the share of the step in percent. Of today's "
+        f"step {certainty(sides[0])}. {network(sides[0])}"
+        f"{sentence(gain)}",
+        x_label="us of a layer's step",
+        y_label="",
+        y_scale="linear",
+        kind="assumed",
+        categories=("today's software", "proposal"),
+        stacked=True,
+        series=tuple(
+            Series(
+                label=kind,
+                variant=kind,
+                x=(0, 1),
+                y=tuple(float(f"{found[kind]:.6g}") for found in by_kind),
+                labels=tuple(f"{found[kind] / side.total():.0%}" for found, side in zip(by_kind, sides, strict=True)),
+            )
+            for kind in kinds
+        ),
+    )
+
+
+def certainty(layer: Layer) -> str:
+    """How much of the step is measured, modelled and assumed."""
+    found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
+    for w in layer.work:
+        found[w.certain] += w.us
+    said = [f"{us / layer.total():.0%} {kind}" for kind, us in found.items() if us]
+    return ", ".join(said)
+
+
+def network(layer: Layer) -> str:
+    """What communication takes and what of it shows, in a sentence; nothing where there is none."""
+    whole = fsum(t.us for t in layer.network)
+    if not whole:
+        return ""
+    return (
+        f"Dispatch and combine take {whole:,.0f} us, taken to run under computation; shown is the {layer.network_adds:,.0f} us "
+        "by which they make the step longer, by holding SMs or by being longer than it. "
+    )
+
+
+def sentence(gain: Gain) -> str:
+    """Amdahl's law for the proposal, in words."""
+    whole, touched = gain.layers[0].total(), gain.touched
+    value, low, high = gain.speedup
+    if not touched:
+        return (
+            f"The proposal makes nothing of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
+        )
+    most, waits = gain.ceiling[0], limit(*gain.layers).waits
+    return (
+        f"The proposal makes {fsum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
+        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times if that took no time at all"
+        f"{', waiting for communication' if waits else ''}."
+    )

@@ -1,0 +1,325 @@
+"""Timing evidence: what a proposal makes of the time of its workloads' GEMMs, and of a layer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from codesign.evidence.timing.amdahl import Gain, gain
+from codesign.evidence.timing.model import SHOWN, Constants, Product
+from codesign.evidence.timing.operations import (
+    NO_MODEL,
+    PASSES,
+    Multiply,
+    meant,
+    of_gemm,
+    of_layer,
+    proposed,
+    schemes_of,
+    software,
+    supported,
+)
+from codesign.evidence.timing.plots import certainty, layer_chart, plots
+from codesign.evidence.timing.step import METHOD
+from codesign.evidence.timing.sums import Comparison, Part, compare, modelled
+from codesign.evidence.timing.times import Time, Timer, timer
+from codesign.evidence.traffic.source import COMMUNICATION_SMS, ENERGIES
+from codesign.figures.figure import Alternative, Evidence, Figure, Kind
+from codesign.proposal.proposal import Proposal
+from codesign.workloads.gemms import Gemm, Model, models
+from kernels.gemm.choose import candidates, estimate_us
+
+CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
+"""A figure of several is as certain as the least of them."""
+
+
+def gather(proposal: Proposal, costs: Sequence[Figure] = ()) -> Evidence:
+    """Times and speedups of every GEMM, and of the step of every large model among the workloads.
+
+    Nothing for a base that the model is not of, or without records; the method then says which. `costs`: the proposal's
+    figures of hardware, of which the energy of its unit is an assumption here.
+    """
+    if not supported(proposal):
+        return Evidence(figures=(), plots=(), method=(f"No timing: {NO_MODEL}.",))
+    try:
+        clock = timer()
+    except LookupError as reason:
+        return Evidence(figures=(), plots=(), method=(f"No timing: {reason}.",))
+    energy = next((f.value for f in costs if (f.metric, f.at) == ("cost.energy_ratio", None) and f.value), None)
+    about = Subject(proposal, clock, energy)
+    gemms = dict.fromkeys(g for workload in proposal.workloads for g in proposal.select(workload))
+    figures = [f for gemm in gemms for f in _of_gemm(about, gemm)]
+    figures += _of_layers(about)
+    method = _method(about)
+    try:
+        gains = [gain(proposal, model, clock) for model in _models(proposal)]
+        figures += [f for found in gains for f in _of_whole(about, found)]
+        method += METHOD if gains else ()
+    except LookupError as reason:
+        gains, method = [], (*method, f"No whole layer: {reason}.")
+    charts = (*map(layer_chart, gains), *plots(gemms, figures, clock.bench.gpu))
+    return Evidence(figures=tuple(figures), plots=charts, method=method)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A proposal with what it is timed by."""
+
+    proposal: Proposal
+    timer: Timer
+    energy: float | None
+    """Energy of the proposed unit over the base's, where a cost record has it."""
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """SMs that communication holds, today and with the proposal: of proposals that communicate."""
+        steps = [s for s in (self.proposal.path.steps if self.proposal.path else ()) if s.at in ("dispatch", "combine")]
+        if not steps:
+            return 0, 0
+        return COMMUNICATION_SMS, COMMUNICATION_SMS if any(s.on_sms for s in steps) else 0
+
+    @property
+    def ways(self) -> tuple[Multiply, Multiply]:
+        """How the GEMMs multiply today and with the proposal."""
+        return software(self.proposal, self.taken[0]), proposed(self.proposal, self.taken[1])
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _of_gemm(about: Subject, gemm: Gemm) -> Iterator[Figure]:
+    today, scheme, _ = schemes_of(about.proposal)
+    multiply, new_multiply = about.ways
+    old, new = of_gemm(gemm, today, multiply), of_gemm(gemm, scheme, new_multiply)
+    if about.proposal.path is None:
+        # The tensors come to both alike: only the products differ.
+        old, new = ([s for s in steps if s.what == "product"] for steps in (old, new))
+    root = next(replace(s.operation, taken=0) for s in old if isinstance(s.operation, Product))
+    # Where only what is before the GEMM changes, the bound is the GEMM with nothing before it.
+    promote = root.problem.promote if about.proposal.multiplies_as_today else 0
+    twin = replace(root, problem=replace(root.problem, promote=promote))
+    native = replace(root, problem=replace(root.problem, promote=0, scales=0), widths=(1.0, 1.0))
+    compared = compare(about.timer, old, new)
+    value, low, high = _speedup(about, compared)
+    ceiling = _native(about.timer, root, native)
+    times = {
+        "software": _sum(compared.old, compared, 0),
+        "twin": about.timer.time(twin, root),
+        "proposal": _sum(compared.new, compared, 1),
+        "today": ceiling,
+    }
+    bound = ""
+    measured = [t for t in (times["twin"], ceiling) if t.kind == "measured"]
+    if measured and not about.proposal.path:
+        # No faster than the fastest measured kernel without promotion, and, if it does what the twin does, perhaps as fast.
+        fastest = min(measured, key=lambda t: t.us)
+        t, best = times["proposal"], times["software"].us / fastest.us
+        as_twin = compared.new[0].reach == 1 and times["twin"].kind == "measured"
+        value, low, high = min(value, best), min(low, best), best if as_twin else min(high, best)
+        us, least, most = (max(x, fastest.us) for x in (t.us, fastest.us if as_twin else t.low, t.high))
+        times["proposal"] = Time(us, least, most, max(t.kind, "modelled", key=CERTAIN.index), t.source)
+        bound = f"; at most {best:.3g}, by {fastest.source}"
+    for variant, t in times.items():
+        yield _figure("timing.microseconds", variant, gemm.name, (t.us, t.low, t.high), t.kind, t.source)
+    source = times["proposal"].source + bound
+    kind = max(times["software"].kind, times["proposal"].kind, key=CERTAIN.index)
+    others = _alternatives(about, compared, value)
+    for at in dict.fromkeys((None, *(c.at for c in about.proposal.claims if c.metric.startswith("timing.")))):
+        figure = _figure("timing.speedup_over_software", "proposal", gemm.name, (value, low, high), kind, source)
+        yield figure.model_copy(update={"at": at, "alternatives": others})
+
+
+def _models(proposal: Proposal) -> list[Model]:
+    """The large models among the workloads."""
+    named = dict.fromkeys(w.split(".")[0] for w in proposal.workloads)
+    return [model for name in named if (model := models().get(name)) and not model.small]
+
+
+def _of_whole(about: Subject, found: Gain) -> Iterator[Figure]:
+    """A whole layer's speedup and its ceiling."""
+    name, whole = found.model.name, found.compared.sums()
+    old, new = (side.total() for side in found.layers)
+    source = f"{old:,.0f} us over {new:,.0f} us; of today's step {certainty(found.layers[0])}"
+    of_linears = _alternatives(about, found.compared, whole[0] / whole[1])
+    others = tuple(
+        o.model_copy(update={"value": _rounded(o.value)})
+        for o in found.alternatives(of_linears)
+        if o.value and abs(o.value / found.speedup[0] - 1) > 1e-4
+    )
+    speedup = _figure("timing.layer_speedup", "proposal", name, found.speedup, "assumed", source)
+    yield speedup.model_copy(update={"alternatives": others})
+    yield _figure("timing.layer_ceiling", "proposal", name, found.ceiling, "assumed", source)
+
+
+def _of_layers(about: Subject) -> Iterator[Figure]:
+    """Yield the figures of the step, and of each pass, for every large model among the workloads."""
+    proposal, (multiply, new_multiply) = about.proposal, about.ways
+    today, scheme, plain = schemes_of(proposal)
+    for model in _models(proposal):
+        name, about_it = model.name, meant(proposal, model)
+        old = list(of_layer(model, (today, multiply), (plain, multiply), about_it))
+        new = list(of_layer(model, (scheme, new_multiply), (plain, replace(multiply, taken=about.taken[1])), about_it))
+        for scope in (name, *(f"{name}.{step}" for step in PASSES)):
+            step = scope.removeprefix(name).removeprefix(".")
+            before, after = ([s for s in steps if step in ("", s.step)] for steps in (old, new))
+            compared = compare(about.timer, before, after)
+            value, low, high = _speedup(about, compared)
+            us_old, us_new = compared.sums()
+            source = f"{us_old:,.0f} us over {us_new:,.0f} us; {_sources(compared.old + compared.new)}"
+            kind: Kind = "assumed" if about.taken[0] else "modelled"
+            figure = _figure("timing.step_speedup", "proposal", scope, (value, low, high), kind, source)
+            yield figure.model_copy(update={"alternatives": _alternatives(about, compared, value)})
+
+
+def _speedup(about: Subject, compared: Comparison) -> tuple[float, float, float]:
+    """Return the speedup over today's software and its ends.
+
+    Communication may hold SMs all of the time or none of it: the interval reaches over both.
+    """
+    value, low, high = compared.interval(lambda sums: sums[0] / sums[1])
+    if about.taken[0] != about.taken[1]:
+        free = modelled(about.timer, compared, about.timer.fit.constants, lambda x: replace(x, taken=0))
+        low, high = min(low, free), max(high, free)
+    return value, low, high
+
+
+def _native(timer: Timer, root: Product, native: Product) -> Time:
+    """The fastest native GEMM that was measured, ours or torch's; else the modelled one."""
+    times = [timer.time(native, root)]
+    if not root.problem.add:  # torch's does not add to FP32
+        shape = {"m": root.problem.m, "n": root.problem.n, "k": root.problem.k}
+        rows = timer.bench.find("gemm.native", "peer", "torch-tensor-wise", shape)
+        times += [timer.measured(row, row.timing) for row in rows if row.timing]
+    found = [t for t in times if t.kind == "measured"]
+    return min(found or times, key=lambda t: t.us)
+
+
+def _sum(parts: Sequence[Part], compared: Comparison, side: int) -> Time:
+    """All operations of one side as a time."""
+    us, low, high = compared.interval(lambda sums: sums[side])
+    kind: Kind = "measured"
+    if any(p.reach > 1 or p.on.kind != "measured" for p in parts):
+        kind = "modelled"
+    if any(isinstance(x := p.step.operation, Product) and (x.taken or x.clocks != 1) for p in parts):
+        kind = "assumed"
+    return Time(us, low, high, kind, _sources(parts))
+
+
+def _sources(parts: Iterable[Part]) -> str:
+    """What times stand on, in words."""
+    measured = [p for p in parts if p.on.kind == "measured"]
+    others = [p for p in parts if p.on.kind != "measured"]
+    changed = any(p.reach > 1 for p in parts)
+    said = list(dict.fromkeys(p.on.source for p in measured))
+    if len(said) > 3:
+        said = [f"{len(said)} rows of {said[0].split(':')[0]}"]
+    said += list(dict.fromkeys(p.on.source for p in others))
+    return "; ".join(said) + (", changed as the model says" if changed else "")
+
+
+def _alternatives(about: Subject, compared: Comparison, value: float) -> tuple[Alternative, ...]:
+    """The speedup if one thing that the model stands on were otherwise: by how much its modelled speedup changes."""
+    timer = about.timer
+    base = modelled(timer, compared, timer.fit.constants)
+    found = []
+    for assumption, other, constants in _constants(about):
+        found.append((assumption, other, modelled(timer, compared, constants)))
+    tiled = modelled(timer, compared, timer.fit.constants, lambda x: _second_tile(x, timer.machine.sms))
+    found.append(("tile of the GEMM", "the second best", tiled))
+    if about.energy and not about.proposal.multiplies_as_today:
+        for share in _shares(about):
+            hungry = 1 + share * (about.energy - 1)
+            changed = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, energy=hungry), old=False)  # noqa: B023
+            case = f"x{about.energy:.3g} of {share:.0%}"
+            found.append(("energy of the unit, of the chip's", case, changed))
+    if about.taken[0]:
+        free = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, taken=0))
+        found.append(("SMs that communication holds while GEMMs run", "none", free))
+    if any(isinstance(x := p.step.operation, Product) and x.clocks > 1 for p in compared.new):
+        fast = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, clocks=1.0))
+        found.append(("rate of the Tensor Core", "today's", fast))
+    return tuple(
+        Alternative(assumption=a, other=o, value=_rounded(value * v / base))
+        for a, o, v in found
+        if abs(v / base - 1) > 1e-4
+    )
+
+
+def _constants(about: Subject) -> Iterator[tuple[str, str, Constants]]:
+    c = about.timer.fit.constants
+    yield "clock under power", "highest", c.model_copy(update={"full_clock": inf})
+    yield "clock under power", "sustained", c.model_copy(update={"full_clock": c.sustained_clock})
+    yield "promotion", "hidden", c.model_copy(update={"unhidden": 0.0})
+    yield "promotion", "not hidden", c.model_copy(update={"unhidden": 1.0})
+    yield "bandwidth of casts", "the copy's", c.model_copy(update={"stream_share": 1.0})
+    yield "bandwidth of casts", "4/5 of it", c.model_copy(update={"stream_share": 0.8})
+
+
+def _shares(about: Subject) -> tuple[float, ...]:
+    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip drew."""
+    whole = about.timer.machine.mac_picojoules
+    return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
+
+
+def _second_tile(x: Product, sms: int) -> Product:
+    """The GEMM on the tile that kernels/gemm would choose second."""
+    ranked = sorted(candidates(x.problem), key=lambda tile: estimate_us(x.problem, tile, sms - x.taken))
+    return replace(x, tile=ranked[min(1, len(ranked) - 1)])
+
+
+def _figure(
+    metric: str, variant: str, workload: str, ends: tuple[float, float, float], kind: Kind, source: str
+) -> Figure:
+    value, low, high = map(_rounded, ends)
+    return Figure(
+        metric=metric,
+        variant=variant,
+        workload=workload,
+        tensors="",
+        value=value,
+        low=low,
+        high=high,
+        kind=kind,
+        source=source,
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _method(about: Subject) -> tuple[str, ...]:
+    fit, path = about.timer.fit, about.proposal.path
+    said = [
+        f"Times are of one {fit.gpu}, in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, intervals "
+        "their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's constants "
+        f"({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows lie within a factor of "
+        f"{fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. A changed GEMM is today's measured or "
+        f"modelled time by the modelled ratio of the two, which lies within {fit.reach.speedup:.3g} for 95 % of the kernels "
+        "measured with and without promotion.",
+        "The speedup of a GEMM is that of "
+        + (
+            "its operands' writing and casting and of the GEMM together: what the tensors take from the kernel that makes them."
+            if path
+            else "the GEMM alone; its casts are the same on both sides. Where the twin (scales loaded, nothing promoted) was "
+            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
+            "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
+        )
+        + " A step's is of all Linears of a layer in all passes with their casts.",
+        "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products in a step, "
+        "or operands over 8 bits, cost rate in proportion; more products are not credited.",
+    ]
+    if about.energy and not about.proposal.multiplies_as_today:
+        said.append(
+            f"Whether the proposed unit, {about.energy:.3g} times as hungry as today's by its cost record, lowers the clock is "
+            "shown as what the claim hangs on, not in the figure: of the chip's energy its multiplications are assumed to take "
+            f"{', '.join(f'{share:.0%}' for share in _shares(about))} (energies as for traffic, over "
+            f"{about.timer.machine.mac_picojoules:.2g} pJ that the chip took for each)."
+        )
+    if about.taken[0]:
+        said.append(
+            f"Communication holds {COMMUNICATION_SMS} SMs whenever a GEMM runs (assumed: it overlaps all of them, as in "
+            "DeepSeek-V3 3.2); bandwidth and power are then the others'."
+        )
+    return tuple(said)

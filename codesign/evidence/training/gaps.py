@@ -1,0 +1,165 @@
+"""Gaps between training runs, how sure they are, and what a record of runs can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import fsum, inf, isfinite, sqrt
+from typing import Literal
+
+from codesign.evidence.training.records import Drift, Record, Run
+from codesign.figures.quantiles import student_t
+from codesign.proposal.recipe import Recipe
+from isa_model.stage import Spec
+
+SMOOTHING = 0.9
+"""Factor of the exponential moving average, as in DeepSeek-V3's figure B.1."""
+REFERENCE = "bf16"
+"""The arm that all others are held against."""
+NUDGED = "bf16-nudged"
+"""The arm that starts a tiny step away from the reference: its gap is noise."""
+POINTS = 100
+"""Points of a recorded curve."""
+
+
+class Spread(Spec):
+    """A mean over seeds."""
+
+    mean: float
+    low: float | None = None
+    """95 % interval of the mean by Student's t over seeds; None with one seed."""
+    high: float | None = None
+
+
+class Gap(Spec):
+    """Relative gap of an arm's loss to the reference's, over the seeds both have."""
+
+    seeds: tuple[int, ...]
+    each: tuple[float | None, ...]
+    """Gap of each seed: mean training loss of the last quarter over the reference's, less 1; None where it diverged."""
+    training: Spread | None
+    """Over seeds; None where a run diverged. Its interval is never narrower than that of the nudged reference: seeds that
+    happen to lie together prove nothing that two equal runs would not."""
+    validation: Spread | None
+    """The same of the loss on validation text after the last step."""
+    largest: float | None
+    """Largest magnitude of the gap between the smoothed curves after the first quarter of the steps, of any seed."""
+
+
+def gap(record: Record, arm: str) -> Gap | None:
+    """Return the gap of an arm to BF16 within a record; None where they share no seed."""
+    base = {r.seed: r for r in record.find(REFERENCE)}
+    pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
+    if not pairs:
+        return None
+    each = tuple(_over(a.tail, b.tail) for a, b in pairs)
+    training = _spread(each, _noise(record, "tail"))
+    return Gap(
+        seeds=tuple(a.seed for a, _ in pairs),
+        each=each,
+        training=training,
+        validation=_spread([_over(a.validation, b.validation) for a, b in pairs], _noise(record, "validation")),
+        largest=max(_largest(a, b) for a, b in pairs) if training else None,
+    )
+
+
+def assay(record: Record) -> str:
+    """Return what the record's gaps can tell apart at all, in a sentence: the worst numerics that pass in it.
+
+    An arm passes where the interval of its gap reaches down to zero; the worst is the one whose first gradient is farthest
+    from BF16's.
+    """
+    seen: list[tuple[float, str, Spread]] = []
+    for arm in dict.fromkeys(
+        r.arm for r in record.runs if r.arm not in (REFERENCE, NUDGED) and "fp32" not in r.engines
+    ):
+        found, drift = gap(record, arm), first_drifts(record, arm).get("error")
+        if found and found.training and drift:
+            seen.append((drift.mean, arm, found.training))
+    passing = [s for s in seen if s[2].low is not None and s[2].low <= 0]
+    if not passing:
+        return f"at size {record.size} it is not known which worse numerics would pass, too"
+    drift_, arm, spread = max(passing)
+    bits = _sum_bits(record.find(arm)[0].recipe)
+    words = f"{bits}-bit sums pass" if bits is not None else f"`{arm}` passes"
+    assert spread.low is not None
+    assert spread.high is not None
+    return (
+        f"at size {record.size} {words}, too: {spread.mean:+.2%} [{spread.low:+.2%}, {spread.high:+.2%}], with a first "
+        f"gradient {drift_:.0%} off BF16's"
+    )
+
+
+def _sum_bits(recipe: Recipe) -> int | None:
+    """Fraction bits that the sums of Fprop keep in alignment; None where software promotes them, or they are exact."""
+    instruction = recipe.fprop.instruction
+    if instruction is None or recipe.fprop.promote_every:
+        return None
+    kept = [stage.fraction_bits for stage in instruction.stages.values() if stage.fraction_bits is not None]
+    return min(kept, default=None)
+
+
+def first_drifts(record: Record, arm: str) -> dict[str, Spread]:
+    """Return the mean over seeds of each field of `Drift` at the first weights; none of less than two seeds."""
+    seen = [r.drift_at_start for r in record.find(arm) if r.drift_at_start]
+    if len(seen) < 2:
+        return {}
+    found = {name: _spread([float(getattr(d, name)) for d in seen]) for name in Drift.model_fields}
+    return {name: spread for name, spread in found.items() if spread}
+
+
+def drift_ratio(record: Record, arm: str, other: str) -> Spread | None:
+    """Return one arm's drift at the first weights over another's, of the seeds both have, two at least."""
+    drifts = {r.seed: r.drift_at_start.error for r in record.find(other) if r.drift_at_start}
+    pairs = [
+        (r.drift_at_start.error, drifts[r.seed]) for r in record.find(arm) if r.drift_at_start and r.seed in drifts
+    ]
+    ratios = [x / y for x, y in pairs if y]
+    return _spread(ratios) if len(ratios) > 1 else None
+
+
+def _spread(values: Sequence[float | None], noise: float = 0.0) -> Spread | None:
+    """The mean with its interval, no narrower than `noise` on either side; None where a value is missing."""
+    known = [x for x in values if x is not None]
+    if not known or len(known) < len(values):
+        return None
+    mean = fsum(known) / len(known)
+    if len(known) == 1:
+        return Spread(mean=mean)
+    half = max(_half(known), noise)
+    return Spread(mean=mean, low=mean - half, high=mean + half)
+
+
+def _half(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of at least two values, by Student's t."""
+    count = len(values)
+    mean = fsum(values) / count
+    return student_t(0.975, count - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
+
+
+def _noise(record: Record, field: Literal["tail", "validation"]) -> float:
+    """Return the gap of the nudged reference; 0 where the record has fewer than two such runs."""
+    base = {r.seed: getattr(r, field) for r in record.find(REFERENCE)}
+    gaps = [g for r in record.find(NUDGED) if (g := _over(getattr(r, field), base.get(r.seed))) is not None]
+    return _half(gaps) if len(gaps) > 1 else 0.0
+
+
+def _over(x: float | None, y: float | None) -> float | None:
+    return None if x is None or y is None else x / y - 1
+
+
+def _largest(a: Run, b: Run) -> float:
+    late = [(x, y) for step, x, y in zip(a.steps, a.curve, b.curve, strict=False) if step > a.steps[-1] / 4]
+    return max(abs(x / y - 1) for x, y in late)
+
+
+def summarise(losses: list[float]) -> tuple[tuple[int, ...], tuple[float, ...], float | None]:
+    """The smoothed curve at POINTS steps, and the mean of the last quarter, of the losses of all steps."""
+    smooth, average = [], 0.0
+    for i, loss in enumerate(losses):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smooth.append(average / (1 - SMOOTHING ** (i + 1)))
+    count = len(losses)
+    picked = sorted({round((i + 1) * count / min(POINTS, count)) for i in range(min(POINTS, count))})
+    tail = losses[-max(count // 4, 1) :]
+    mean = fsum(tail) / len(tail) if tail else inf
+    return tuple(picked), tuple(round(smooth[i - 1], 6) for i in picked), mean if isfinite(mean) else None

@@ -1,0 +1,184 @@
+"""The Linears of a recipe: autograd functions in which every cast and every GEMM stands where the framework has it.
+
+A Linear with weight W (outputs, inputs), input X (tokens, inputs) and output gradient dY (tokens, outputs):
+
+    Y = X W^T,   dX = dY W,   dW = dY^T X
+
+All take batches of matrices in front (experts). Outputs and input gradients are BF16, weight gradients FP32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from codesign.evidence.training.engines import Engine, engine_of, multiply
+from codesign.evidence.training.quantise import Operand, plain, quantise
+from codesign.proposal.recipe import Gemm, Recipe
+from isa_model.cast import Cast
+from isa_model.formats import FORMATS
+
+BF16 = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A recipe on a machine: what the functions below compute with."""
+
+    recipe: Recipe
+    engine: Engine = "auto"
+
+    def product(self, gemm: Gemm, a: Operand, b: Operand) -> Tensor:
+        """A B as a pass sums it, FP32."""
+        return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device))
+
+    def fprop(self, x: Operand, weight: Operand, out: torch.dtype = BF16) -> Tensor:
+        return self.product(self.recipe.fprop, x, weight.T).to(out)
+
+    def dgrad(self, dy: Tensor, weight: Tensor, taken: Cast | None = None) -> Tensor:
+        rule = self.recipe.dgrad
+        return self.product(rule, quantise(_taken(rule.gradient, taken), dy), quantise(rule.weight, weight)).to(BF16)
+
+    def wgrad(self, dy: Tensor, x: Tensor, power_of_two: bool = False) -> Tensor:
+        """From the input as it was cached; `power_of_two`: it is cast again with such scales."""
+        rule = self.recipe.wgrad
+        cast = rule.activation
+        if power_of_two and cast is not None and cast.scale is not None:
+            cast = cast.model_copy(update={"scale": FORMATS["ue8m0"]})
+        return self.product(rule, quantise(rule.gradient, dy).T, quantise(cast, x))
+
+    def kept(self, cast: Cast | None, x: Tensor, quantised: Operand) -> Operand:
+        """What is cached of an input that was already quantised for Fprop."""
+        if cast is None:
+            return plain(x)
+        return quantised if cast == quantised.cast else quantise(cast, x)
+
+
+def _taken(rule: Cast | None, crossed: Cast | None) -> Cast | None:
+    """How a tensor that crossed the network is cast for a GEMM: as it is, where the GEMM can take it so.
+
+    Casting it once more with the same power-of-two scales changes no number.
+    """
+    if rule is None or crossed is None or rule.scale is None or crossed.scale is None:
+        return rule
+    same = (rule.to, rule.group) == (crossed.to, crossed.group)
+    holds = rule.scale.name == "fp32" or rule.scale == crossed.scale
+    return crossed if same and holds else rule
+
+
+class Linear(torch.autograd.Function):
+    """Y = X W^T. `crossed`: the cast with which X came over the network."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, arithmetic: Arithmetic, crossed: Cast | None, out: torch.dtype
+    ) -> Tensor:
+        recipe = arithmetic.recipe
+        cast = _taken(recipe.fprop.activation, crossed)
+        quantised = quantise(cast, x)
+        ctx.arithmetic, ctx.weight = arithmetic, weight
+        ctx.input = arithmetic.kept(cast if cast is crossed and cast else recipe.cache.linear_input, x, quantised)
+        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight), out)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        dy = dy.to(BF16)
+        dx = ctx.arithmetic.dgrad(dy, ctx.weight)
+        return dx, ctx.arithmetic.wgrad(dy, ctx.input.values()), None, None, None
+
+
+class GatedDown(torch.autograd.Function):
+    """Y = (r SiLU(G) U) W^T: SwiGLU and the down-projection; r is a factor per row (of the router), or None.
+
+    `gate_up` (..., tokens, 2 H) is [G, U]. SwiGLU's inputs are cached as the recipe says, its output computed again.
+    `crossed`: the cast with which the gradient dY comes over the network.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate_up: Tensor, weight: Tensor, row: Tensor | None, arithmetic: Arithmetic, crossed: Cast | None
+    ) -> Tensor:
+        recipe = arithmetic.recipe
+        hidden = _gated(gate_up.float(), row)
+        quantised = quantise(recipe.fprop.activation, hidden)
+        ctx.arithmetic, ctx.weight, ctx.row, ctx.crossed = arithmetic, weight, row, crossed
+        ctx.input = quantise(recipe.cache.swiglu_input, gate_up)
+        # Without the rule of SwiGLU's inputs its output is cached like the input of any Linear.
+        ctx.hidden = None
+        if recipe.cache.swiglu_input is None:
+            ctx.hidden = arithmetic.kept(recipe.cache.linear_input, hidden, quantised)
+        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        dh = ctx.arithmetic.dgrad(dy, ctx.weight, ctx.crossed).float()
+        gate, up = ctx.input.values().chunk(2, dim=-1)
+        hidden = _gated(torch.cat((gate, up), -1), ctx.row) if ctx.hidden is None else ctx.hidden.values()
+        dw = ctx.arithmetic.wgrad(dy, hidden)
+        sigmoid = gate.sigmoid()
+        active = gate * sigmoid
+        drow = None
+        if ctx.row is not None:
+            drow = (dh * active * up).sum(-1, keepdim=True)
+            dh = dh * ctx.row
+        dgate = dh * up * (sigmoid * (1 + gate * (1 - sigmoid)))
+        return torch.cat((dgate, dh * active), -1).to(BF16), dw, drow, None, None
+
+
+def _gated(gate_up: Tensor, row: Tensor | None) -> Tensor:
+    """SwiGLU in FP32, rounded to BF16."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    hidden = silu(gate) * up
+    return (hidden if row is None else hidden * row).to(BF16)
+
+
+class AttentionOut(torch.autograd.Function):
+    """Y = softmax(Q K^T / sqrt(d)) V W^T, causal: the attention operator and the Linear after it.
+
+    q, k, v (sequences, heads, length, d). The operator works on BF16 with FP32 sums and an FP32 softmax. Its output O,
+    which both the Linear's Wgrad and the operator's own backward pass read, is cached as the recipe says.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
+        recipe = arithmetic.recipe
+        if "attention" not in recipe.high_precision:
+            q, k, v = (quantise(recipe.fprop.activation, x).values().to(BF16) for x in (q, k, v))
+        scores = _sums(q, k.mT) * q.shape[-1] ** -0.5
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        p = scores.masked_fill(mask, float("-inf")).softmax(-1).to(BF16)
+        x = _joined(_sums(p, v).to(BF16))
+        quantised = quantise(recipe.fprop.activation, x)
+        ctx.arithmetic, ctx.weight, ctx.operands = arithmetic, weight, (q, k, v, p)
+        ctx.input = arithmetic.kept(recipe.cache.attention_output or recipe.cache.linear_input, x, quantised)
+        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        q, k, v, p = ctx.operands
+        cached = ctx.input.values()
+        dx = ctx.arithmetic.dgrad(dy, ctx.weight)
+        dw = ctx.arithmetic.wgrad(dy, cached, power_of_two=ctx.arithmetic.recipe.cache.attention_power_of_two)
+        do = dx.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+        # The operator's inner product of O and dO reads O from the cache, too, where the recipe says so.
+        kept = ctx.arithmetic.recipe.cache.attention_output is not None
+        o = (cached if kept else _joined(_sums(p, v).to(BF16)).float()).view(do.transpose(1, 2).shape)
+        delta = (o.transpose(1, 2) * do.float()).sum(-1, keepdim=True)
+        ds = (p.float() * (_sums(do, v.mT) - delta) * q.shape[-1] ** -0.5).to(BF16)
+        dq, dk, dv = _sums(ds, k), _sums(ds.mT, q), _sums(p.mT, do)
+        return dq.to(BF16), dk.to(BF16), dv.to(BF16), dw, None
+
+
+def _joined(o: Tensor) -> Tensor:
+    """(sequences, heads, length, d) as (tokens, heads * d)."""
+    return o.transpose(1, 2).reshape(o.shape[0] * o.shape[2], -1)
+
+
+def _sums(a: Tensor, b: Tensor) -> Tensor:
+    """Batched products of BF16 with FP32 sums, FP32 out."""
+    x, y = a.flatten(0, 1).to(BF16), b.flatten(0, 1).to(BF16)
+    return multiply(Gemm(), plain(x), plain(y), "torch").view(*a.shape[:-1], b.shape[-1])

@@ -1,0 +1,1 @@
+"""Figures and metrics: values with intervals, what they measure, and how they are drawn."""

@@ -1,0 +1,292 @@
+"""Plots as SVG, drawn by matplotlib from the result's data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import fsum
+from typing import Any
+
+from codesign.evidence.traffic.count import Move
+from codesign.figures.escape import drawn
+from codesign.figures.figure import Plot
+from codesign.figures.metrics import METRICS
+from codesign.verdicts.claims import Verdict
+
+# Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
+STYLES = {
+    "today": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
+    "software": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
+    "proposal": {"color": "#009E73", "linestyle": "-", "marker": "D"},
+    "twin": {"color": "#CC79A7", "linestyle": "-.", "marker": "^"},
+    "exact": {"color": "#555555", "linestyle": ":", "marker": ""},
+    # curves of many designs, under the marks of the variants
+    "area": {"color": "#332288", "linestyle": "-", "marker": "."},
+    "delay": {"color": "#882255", "linestyle": "--", "marker": "."},
+    "energy": {"color": "#997700", "linestyle": "-.", "marker": "."},
+    "curve": {"color": "#777777", "linestyle": ":", "marker": "."},
+    "energy_points": {"color": "#997700", "linestyle": "", "marker": "^"},
+    "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
+    "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
+    "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
+    # kinds of operations of a layer
+    "GEMMs, fprop": {"color": "#0072B2"},
+    "GEMMs, dgrad": {"color": "#56B4E9"},
+    "GEMMs, wgrad": {"color": "#003A66"},
+    "casts": {"color": "#D55E00"},
+    "transposes": {"color": "#E69F00"},
+    "attention": {"color": "#009E73"},
+    "element-wise": {"color": "#999999"},
+    "network": {"color": "#CC79A7"},
+    "optimizer": {"color": "#222222"},
+}
+SETTINGS: Any = {
+    "svg.hashsalt": "codesign",  # the same data give the same file
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 12,  # read on a phone, where a plot is 350 px wide
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the report's style. Letters that matplotlib's font lacks are the viewer's business: text stays text in SVG."""
+    import warnings
+
+    import matplotlib
+
+    matplotlib.use("svg")
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def svg(plot: Plot) -> str:
+    """The plot as an SVG element."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    from codesign.figures.labels import place
+
+    plot = _literal(plot)
+    with styled():
+        shape = (6.4, 2.0 + 0.7 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
+        figure, axes = plt.subplots(figsize=shape, layout="constrained")
+        named: list[tuple[float, float, str]] = []
+        if plot.stacked:
+            _stacked(axes, plot)
+        elif plot.categories:
+            _bars(axes, plot)
+        for series in () if plot.categories else plot.series:
+            style: dict[str, Any] = dict(STYLES[series.variant])
+            y = [float("nan") if v is None else v if v or not plot.floor else plot.floor for v in series.y]
+            if plot.steps:
+                style.pop("marker")
+                axes.step(
+                    [*series.x, series.x[-1] + 1],
+                    [*y, y[-1]],
+                    where="post",
+                    label=series.label,
+                    linewidth=1.6,
+                    **style,
+                )
+            else:
+                size = 7 if len(series.x) == 1 else 4
+                axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=size, **style)
+            zeros = [x for x, v in zip(series.x, series.y, strict=True) if v == 0]
+            if plot.floor and zeros:
+                hollow = {
+                    "color": style["color"],
+                    "markerfacecolor": "white",
+                    "linestyle": "",
+                    "marker": style["marker"] or "o",
+                }
+                axes.plot(zeros, [plot.floor] * len(zeros), markersize=5, zorder=3, **hollow)
+            named += zip(series.x, y, series.labels, strict=False)
+        axes.set_xlabel(plot.x_label)
+        axes.set_ylabel(plot.y_label)
+        if plot.x_scale == "log2":
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(list(plot.series[0].x), [f"{x:g}" for x in plot.series[0].x])
+            axes.minorticks_off()
+        if plot.y_scale == "log10" and any(y and y > 0 for series in plot.series for y in series.y):
+            axes.set_yscale("log")
+        elif not any(y for series in plot.series for y in series.y):  # where all is zero there is nothing to scale
+            axes.set_ylim(-0.05, 1)
+            axes.set_yticks([0], ["0"])
+        if plot.floor:
+            axes.axhline(plot.floor, color="#777777", linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
+            axes.set_ylim(bottom=plot.floor / 3)
+            figure.draw_without_rendering()  # the axis chooses its ticks
+            ticks = [t for t in axes.get_yticks() if t > plot.floor * 2]
+            low, high = axes.get_ylim()
+            axes.set_yticks([plot.floor, *[t for t in ticks if low <= t <= high]])
+            axes.minorticks_off()
+            log = LogFormatterSciNotation()
+            axes.yaxis.set_major_formatter(lambda t, _: "0" if t == plot.floor else log(t))
+        columns, points = (3, 10) if plot.stacked else (2, 10.5)
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=points)
+        drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
+        place(axes, named, 8, drawn)
+        return written(figure)
+
+
+def _literal(plot: Plot) -> Plot:
+    """The plot with every text that is drawn made literal."""
+    series = tuple(
+        s.model_copy(update={"label": drawn(s.label), "labels": tuple(map(drawn, s.labels))}) for s in plot.series
+    )
+    update = {"x_label": drawn(plot.x_label), "y_label": drawn(plot.y_label), "series": series}
+    return plot.model_copy(update={**update, "categories": tuple(map(drawn, plot.categories))})
+
+
+HATCHES = ("", "///", "", "\\\\\\")
+"""Hatches of the bars of a group, to tell them apart in grey."""
+
+
+def _bars(axes: Any, plot: Plot) -> None:
+    """A group of bars for each category, a bar of each series in it, with its number if there is room."""
+    width = 0.84 / len(plot.series)
+    for i, series in enumerate(plot.series):
+        at = [x + (i - (len(plot.series) - 1) / 2) * width for x in series.x]
+        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
+        heights = [0.0 if v is None else v for v in series.y]
+        axes.bar(at, heights, width, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
+        for x, height in zip(at, heights, strict=True):
+            axes.annotate(f" {height:.0f}", (x, height), rotation=90, ha="center", va="bottom", fontsize=8.2)
+
+    axes.set_xticks(range(len(plot.categories)), plot.categories, fontsize=8.2)
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+    axes.margins(y=0.14)
+
+
+def _stacked(axes: Any, plot: Plot) -> None:
+    """A lying bar for each category: its parts one after the other, labelled where there is room, its sum at the end."""
+    lefts = [0.0] * len(plot.categories)
+    sums = [fsum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
+    for i, series in enumerate(plot.series):
+        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
+        widths = [y or 0.0 for y in series.y]
+        axes.barh(
+            series.x, widths, 0.7, lefts, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5
+        )
+        for row, (width, label) in enumerate(zip(widths, series.labels, strict=True)):
+            if width > 0.055 * max(sums):
+                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+                axes.text(lefts[row] + width / 2, row, label, ha="center", va="center", fontsize=8.5, bbox=box)
+            lefts[row] += width
+    for row, whole in enumerate(sums):
+        axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=10)
+    axes.set_yticks(range(len(plot.categories)), plot.categories)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.14)
+
+
+def tornado(verdict: Verdict) -> str:
+    """What a claim's figure would be if one assumption were otherwise, a bar each, as an SVG element.
+
+    The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
+
+    assert verdict.deciding
+    claim, taken = verdict.claim, verdict.deciding.value
+    bounds = [b for b in (claim.at_most, claim.at_least) if b is not None]
+    values = [v for bar in verdict.bars for v in (bar.low, bar.high) if v is not None]
+    values += bounds + ([taken] if taken is not None else [])
+    log = min(values) > 0 and max(values) > 20 * min(values)
+    with styled():
+        figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.6 * len(verdict.bars)), layout="constrained")
+        names = []
+        for row, bar in enumerate(verdict.bars):
+            ends = [v for v in (bar.low, bar.high, taken) if v is not None]
+            left, right = min(ends, default=0.0), max(ends, default=0.0)
+            color, hatch = ("#D55E00", "///") if bar.flips else ("#9aa5b1", "")
+            axes.barh(row, right - left, left=left, height=0.55, color=color, hatch=hatch, edgecolor="white")
+            cases = dict.fromkeys((bar.low_case, bar.high_case))
+            names.append(f"{drawn(bar.assumption)}\n" + " … ".join(map(drawn, cases)))
+        if taken is not None:
+            axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
+        for bound in bounds:
+            axes.axvline(bound, color="#0072B2", linewidth=1.6, label="bound")
+        axes.set_yticks(range(len(names)), names, fontsize=10)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.use_sticky_edges = False
+        axes.margins(x=0.05)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.locator_params(axis="x", nbins=5)
+        unit = METRICS[claim.metric].unit
+        relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
+        axes.set_xlabel(claim.metric + relative)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10.5)
+        return written(figure)
+
+
+MOVES = {
+    "write": ("written by their kernels", "#56B4E9"),
+    "cast": ("cast in a kernel", "#D55E00"),
+    "turn": ("turned for wgrad", "#E69F00"),
+    "operands": ("operands of GEMMs", "#0072B2"),
+    "output": ("outputs of GEMMs", "#999999"),
+    "dispatch": ("dispatch", "#CC79A7"),
+    "combine": ("combine", "#009E73"),
+}
+
+
+def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
+    """Bytes of a layer's step on each level, software above the proposal, by operation; as an SVG element."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    levels = [
+        (level, name)
+        for level, name in (("hbm", "HBM"), ("l2", "L2 to SMs"), ("smem", "shared memory"), ("network", "network"))
+        if any(getattr(m, level) for found in moves.values() for m in found if m.model == model)
+    ]
+    with styled():
+        figure, panels = plt.subplots(len(levels), 1, figsize=(7.6, 1.25 * len(levels) + 0.7), layout="constrained")
+        for axes, (level, name) in zip(panels if len(levels) > 1 else [panels], levels, strict=True):
+            for row, variant in enumerate(("software", "proposal")):
+                left = 0.0
+                for what, (label, color) in MOVES.items():
+                    size = fsum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
+                    axes.barh(
+                        row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
+                    )
+                    left += size
+                axes.text(left, row, f" {left:.3g}", va="center", fontsize=11)
+            axes.set_yticks([0, 1], ["software", "proposal"])
+            axes.invert_yaxis()
+            axes.grid(visible=False, axis="y")
+            axes.set_title(f"{name}, GB", loc="left", fontsize=12)
+            axes.margins(x=0.08)
+        found = {what for variant in moves.values() for m in variant for what in (m.what,)}
+        handles = [Patch(color=color) for what, (_, color) in MOVES.items() if what in found]
+        labels = [label for what, (label, _) in MOVES.items() if what in found]
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10.5)
+        return written(figure)
+
+
+def written(figure: Any) -> str:
+    """A matplotlib figure as an SVG element, the same bytes for the same data."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

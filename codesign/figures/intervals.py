@@ -1,0 +1,354 @@
+"""Confidence intervals of figures estimated from clusters: seeds of a synthetic source, or tokens of a captured tile.
+
+An estimate knows its influences: by how much each cluster moves it, found by leaving the cluster out. Their sum of squares
+is its variance (Wolter, Introduction to Variance Estimation, 2007, ch. 4), and that of the differences of two estimates on
+the same clusters is the variance of their ratio. Norms are treated on a logarithmic scale. Intervals take Student's t with
+one degree of freedom less than there are clusters; shares take Clopper and Pearson's limits on their effective number of
+units (Korn & Graubard, Survey Methodology 24, 1998), so that a share of which nothing was seen has an upper limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
+from typing import TYPE_CHECKING, Literal
+
+from codesign.figures.figure import Figure
+from codesign.figures.metrics import METRICS
+from codesign.figures.quantiles import Ends, clopper_pearson, student_t
+from codesign.proposal.proposal import Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+FEWEST_CLUSTERS = 8
+"""Fewest clusters for which an interval is given."""
+REPLICATES = 160
+"""Bootstrap replicates for the intervals of quantiles."""
+LOSSLESS = 400.0
+"""SQNR in dB reported where there is no error at all; float64 errors end at 319 dB."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value estimated from clusters.
+
+    `influence` holds one number per cluster: by how much it moves the value (scales `plain` and `share`) or the value's
+    logarithm (`log`); where the value was `resampled`, one per drawing of clusters. The value is infinite where an error is.
+    """
+
+    value: float
+    influence: Array
+    scale: Literal["plain", "log", "share"] = "log"
+    units: float = 0.0
+    """Independent units over which a share was counted."""
+    beside: tuple[Estimate, ...] = ()
+    """Shares of the other operands, none larger: the figure is the largest of all."""
+    plus: Estimate | None = None
+    """A share of outputs added to that of operands."""
+    resampled: int = 0
+    """Clusters that were drawn with replacement; 0 where each was left out once."""
+    span: Ends = (-inf, inf)
+    """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
+
+    @property
+    def total(self) -> float:
+        """The value, with the share that is added to it."""
+        return self.value + (self.plus.total if self.plus else 0.0)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return self.resampled or len(self.influence)
+
+    def interval(self, level: float) -> Ends | None:
+        """Return the ends of the confidence interval; None with too few clusters, or a value that is not finite."""
+        if self.clusters < FEWEST_CLUSTERS or not isfinite(self.value):
+            return None
+        ends = [part._own_interval(level) for part in (self, *self.beside)]
+        low, high = max(e[0] for e in ends), max(e[1] for e in ends)
+        if self.plus and (more := self.plus.interval(level)):
+            low, high = low + more[0], high + more[1]
+        return low, high
+
+    def _own_interval(self, level: float) -> Ends:
+        if self.scale == "share":
+            return self._of_share(level)
+        below, above = self._reach(self.influence, level)
+        low, high = self.value - below, self.value + above
+        if self.scale == "log":
+            low, high = self.value * exp(-below), self.value * exp(min(above, 700.0))
+        return max(low, min(self.span[0], self.value)), min(high, max(self.span[1], self.value))
+
+    def _of_share(self, level: float) -> Ends:
+        units, variance = self.units, _variance(self.influence)
+        if 0 < self.value < 1 and variance > 0:
+            effective = self.value * (1 - self.value) / variance
+            # The variance is itself an estimate, with `clusters - 1` degrees of freedom.
+            effective *= (_t(level, max(units, 2) - 1) / _t(level, self.clusters - 1)) ** 2
+            units = min(effective, units)
+        low, high = clopper_pearson(self.value * units, units, level)
+        return (low if low > 1e-9 * self.value else 0.0), high
+
+    def _reach(self, influence: Array, level: float) -> Ends:
+        """Return how far the interval reaches below and above the value."""
+        if self.resampled:
+            # Few values lie near a quantile, so its variance has half the degrees of freedom of that of a sum.
+            half = _t(level, (self.resampled - 1) / 2) * sqrt(float(influence @ influence))
+            return half, half
+        return reach(influence, level)
+
+    def over(self, base: Estimate, level: float) -> tuple[float, Ends | None]:
+        """Return the ratio of this estimate to `base` on the same clusters, and its interval.
+
+        Two zeros are equal: their ratio is 1. The ratio is infinite, without an interval, where only `base` is zero or
+        this value is infinite.
+        """
+        if self.total == base.total == 0:
+            return 1.0, (1.0, 1.0)
+        if not isfinite(self.total) or not isfinite(base.total) or base.total == 0:
+            finite = isfinite(self.total) and not isfinite(base.total)
+            return (0.0 if finite else inf), None
+        ratio = self.total / base.total
+        if self.clusters < FEWEST_CLUSTERS:
+            return ratio, None
+        if ratio == 1 and self.influence.any() and (self.influence == base.influence).all():
+            return ratio, (1.0, 1.0)
+        if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
+            return ratio, self._apart(base, level)
+        below, above = self._reach(self._relative() - base._relative(), level)
+        low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
+        if apart := self._apart(base, level):
+            low, high = max(low, apart[0]), min(high, apart[1])
+        return ratio, (low, high)
+
+    def _relative(self) -> Array:
+        return self.influence if self.scale == "log" else self.influence / self.value
+
+    def _steady(self, level: float) -> bool:
+        """Whether the value is far enough from zero for its relative influences to describe its spread."""
+        if self.value == 0 or self.scale == "log":
+            return self.value != 0
+        seen = int((self._relative() != 0).sum())
+        half = _t(level, self.clusters - 1) * sqrt(_variance(self.influence))
+        return seen >= FEWEST_CLUSTERS and abs(self.value) > 1.5 * half
+
+    def _apart(self, base: Estimate, level: float) -> Ends | None:
+        """Return the interval of the ratio from the two separate intervals, each at half the error probability."""
+        mine, its = self.interval((1 + level) / 2), base.interval((1 + level) / 2)
+        if mine is None or its is None or its[0] <= 0 <= its[1]:
+            return None
+        ends = [a / b for a in mine for b in its]
+        return min(ends), max(ends)
+
+
+def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
+    """Return the interval of the difference of two estimates on a plain scale, such as levels in dB."""
+    if mine.clusters < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
+        return None
+    below, above = reach(mine.influence - base.influence, level)
+    return mine.value - base.value - below, mine.value - base.value + above
+
+
+def reach(influence: Array, level: float) -> Ends:
+    """Return how far below and above a value its interval reaches, from the influences of its clusters.
+
+    Where a few clusters hold most of the variance, it is known to fewer degrees of freedom than there are clusters: the
+    spread of a variance follows from the kurtosis. Where they are skewed, the interval reaches as far as either Student's t
+    or Hall's transformation of it, which allows for the skewness (Hall, JRSS B 54, 1992).
+    """
+    count = len(influence)
+    spread = influence - influence.mean()
+    second = float(spread @ spread) / count
+    if second == 0:
+        return 0.0, 0.0
+    kurtosis = float((spread**4).mean()) / second**2
+    t = _t(level, min(count - 1.0, max(round(2 * count / max(kurtosis - 1, 0.1)), 3)))
+    deviation = sqrt(_variance(influence))
+    skew = float((spread**3).mean() / second**1.5 / sqrt(count))
+
+    def bent(y: float) -> float:
+        if abs(skew) < 1e-6:
+            return y
+        inner = 1 + skew * (y - skew / 6)
+        return 3 / skew * (copysign(cbrt(abs(inner)), inner) - 1)
+
+    return deviation * max(t, bent(t)), deviation * max(t, -bent(-t))
+
+
+def figures(
+    workload: str,
+    tensors: str,
+    found: Mapping[tuple[str, Value | None], Mapping[str, Estimate]],
+    bases: Sequence[str],
+    level: float = 0.95,
+    enough: bool = True,
+) -> Iterator[Figure]:
+    """Yield a figure per variant and metric from its estimate on common clusters.
+
+    `bases` are the variants whose ratios are wanted, too (of levels in dB: the differences). Without `enough` outputs no
+    figure has an interval.
+    """
+    for (variant, at), metrics in found.items():
+        for metric, mine in metrics.items():
+            ends = (mine.interval(level) if enough else None) or (inf, inf)
+            ratios = {}
+            for base in bases:
+                if base != variant and (base, None) in found:
+                    other, decibels = found[base, None][metric], METRICS[metric].unit == "dB"
+                    apart = difference(mine, other, level) if decibels else mine.over(other, level)[1]
+                    apart = (apart if enough or apart == (1.0, 1.0) else None) or (inf, inf)
+                    ratios[base] = (finite(apart[0]), finite(apart[1]))
+            yield Figure(
+                metric=metric,
+                variant=variant,
+                at=at,
+                workload=workload,
+                tensors=tensors,
+                value=finite(mine.total),
+                low=finite(ends[0]),
+                high=finite(ends[1]),
+                ratios=ratios,
+                kind="computed",
+                source="bit-exact model",
+            )
+
+
+def finite(x: float) -> float | None:
+    """Return six significant digits, which is more than any figure deserves; None for infinities and NaNs."""
+    return float(f"{x:.6g}") if isfinite(x) else None
+
+
+# -- estimates from sums per cluster -----------------------------------------------------------------------------------
+
+
+def norm(error2: Array, exact2: Array) -> Estimate:
+    """Estimate the root of a ratio of sums of squares, such as a relative Frobenius error, from the sums of each cluster.
+
+    No error at all is 0, even of nothing; an error of nothing is infinite.
+    """
+    import numpy as np
+
+    error, exact = float(error2.sum()), float(exact2.sum())
+    none = np.zeros(len(exact2))
+    if error == 0:
+        return Estimate(0.0, none)
+    if not isfinite(error) or exact == 0:
+        return Estimate(inf, none)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.sqrt(error2 / exact2)
+    each = each[~np.isnan(each)]
+    span = float(each.min()), float(each.max())
+    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2, span=span)
+
+
+def decibel(error: Estimate) -> Estimate:
+    """Return a relative error as a ratio of signal to noise in dB; `LOSSLESS` for no error."""
+    if error.value == 0:
+        return Estimate(LOSSLESS, error.influence, "plain")
+    if not isfinite(error.value):
+        return Estimate(-inf, error.influence, "plain")
+
+    def level(x: float) -> float:
+        return LOSSLESS if x <= 0 else -20 * log10(x)
+
+    span = level(error.span[1]), level(error.span[0])
+    return Estimate(level(error.value), -20 / log(10) * error.influence, "plain", span=span)
+
+
+def quotient(part: Array, whole: Array) -> Estimate:
+    """Estimate a ratio of sums that can have either sign, from the sums of each cluster; 0 of nothing is 0."""
+    total = float(whole.sum())
+    if not isfinite(float(part.sum())):
+        return Estimate(inf, 0.0 * whole, "plain")
+    value = float(part.sum()) / total if total else 0.0
+    kept = (total - whole) / total if total else 1.0 + 0 * whole
+    return Estimate(value, (part - value * whole) / (total or 1.0) / kept.clip(1 / len(whole)), "plain")
+
+
+def share(hits: Array, counts: Array, units: float) -> Estimate:
+    """Estimate a share from the weighted hits and counts of each cluster, over `units` in all."""
+    found = quotient(hits, counts)
+    return Estimate(min(max(found.value, 0.0), 1.0), found.influence, "share", units)
+
+
+def largest(first: Estimate, *others: Estimate) -> Estimate:
+    """Return the largest of several shares as one estimate."""
+    parts = sorted((first, *others), key=lambda e: -e.value)
+    return Estimate(parts[0].value, parts[0].influence, parts[0].scale, parts[0].units, tuple(parts[1:]))
+
+
+def added(first: Estimate, second: Estimate) -> Estimate:
+    """Return the sum of two shares as one estimate."""
+    return replace(first, plus=second)
+
+
+def quantile(values: Array, weights: Array, probability: float, over: tuple[Array, Array] | None = None) -> Estimate:
+    """Estimate a quantile of weighted values that are not negative, (clusters, n) each.
+
+    `over` divides it by a root of a ratio of sums, as of `norm`. How it varies is found by drawing clusters with replacement,
+    the same ones for every estimate on as many clusters: leaving one out says too little about a quantile.
+    """
+    import numpy as np
+
+    clusters = len(values)
+    order = np.argsort(values, axis=None)
+    ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
+
+    def of(counts: Array) -> Array:
+        """Return the quantile for each row of `counts`: how often each cluster was drawn."""
+        reach = np.cumsum(counts[:, cluster] * mass, axis=1)
+        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
+        if over is None:
+            return np.asarray(found)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(found == 0, 0.0, found / np.sqrt((counts @ over[0]) / (counts @ over[1])))
+
+    value = float(of(np.ones((1, clusters)))[0])
+    if not isfinite(value):
+        return Estimate(inf, np.zeros(clusters))
+    drawn = _drawn(clusters)
+    block = max((1 << 22) // len(ordered), 1)
+    again = np.concatenate([of(drawn[i : i + block]) for i in range(0, len(drawn), block)])
+    scale: Literal["log", "plain"] = "log" if value > 0 and (again > 0).all() and np.isfinite(again).all() else "plain"
+    again = np.log(again) if scale == "log" else np.where(np.isfinite(again), again, again[np.isfinite(again)].max())
+    # Scaled like influences: the sum of squares is the variance.
+    influence = (
+        (again - again.mean()) * sqrt(clusters / (clusters - 1) / (len(again) - 1)) if clusters > 1 else 0 * again
+    )
+    return Estimate(value, influence, scale, resampled=clusters)
+
+
+@cache
+def _drawn(clusters: int) -> Array:
+    """Return how often each cluster is drawn in each replicate (REPLICATES, clusters)."""
+    import numpy as np
+
+    rng = np.random.default_rng(clusters)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=REPLICATES).astype(np.float64)
+
+
+def _left_out(sums: Array) -> Array:
+    """Return by how much each cluster raises the logarithm of the total.
+
+    A cluster that holds all of the total counts as if it held all but an average part.
+    """
+    import numpy as np
+
+    held = sums / sums.sum()
+    return np.asarray(-np.log1p(-np.where(held < 1, held, 1 - 1 / len(sums))))
+
+
+def _variance(influence: Array) -> float:
+    """Return the jackknife variance of a value from the influences of its clusters."""
+    spread = influence - influence.mean()
+    return (1 - 1 / len(influence)) * float(spread @ spread)
+
+
+def _t(level: float, degrees: float) -> float:
+    return student_t((1 + level) / 2, degrees)

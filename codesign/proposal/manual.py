@@ -1,0 +1,283 @@
+"""An ISA-manual page of an instruction, written from its spec: operands, semantics step by step, special values."""
+
+from __future__ import annotations
+
+from codesign.proposal.proposal import Proposal
+from isa_model.formats import Format
+from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.path import PLACES, Step
+from isa_model.stage import Interleave, Register, Spec, Stage
+
+_ROUNDING = {
+    "nearest-even": "to nearest, ties to even",
+    "nearest-away": "to nearest, ties away from zero",
+    "toward-zero": "towards zero",
+    "up": "up",
+    "down": "down",
+    "to-odd": "to odd (a sticky last bit)",
+}
+
+
+class Section(Spec):
+    """One heading of the page; `steps` are numbered."""
+
+    title: str
+    lines: tuple[str, ...]
+    steps: bool = False
+
+
+def page(instruction: Instruction) -> tuple[Section, ...]:
+    """The manual page of an instruction."""
+    return (
+        Section(title="Operation", lines=_synopsis(instruction)),
+        Section(title="Operands", lines=_operands(instruction)),
+        Section(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
+        Section(title="Special values", lines=_specials(instruction)),
+        Section(title="Origin", lines=_origin(instruction)),
+    )
+
+
+def proposal_page(proposal: Proposal) -> tuple[Section, ...]:
+    """The page of what a proposal proposes: its path first, then the instruction, which may be today's."""
+    on_the_way = (path_page(proposal.path.steps, proposal.path.operands),) if proposal.path else ()
+    return (*on_the_way, *page(proposal.proposed()))
+
+
+def _synopsis(spec: Instruction) -> tuple[str, ...]:
+    shape = spec.shape
+    line = (
+        f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
+    )
+    return (line, *([spec.description] if spec.description else []))
+
+
+def _operands(spec: Instruction) -> tuple[str, ...]:
+    lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}"]
+    both = spec.c_format == spec.accumulator
+    lines += [] if both else [f"C: {describe(spec.c_format)}"]
+    lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
+    if spec.scale:
+        for name, side, axes in (
+            ("A", spec.scale.a, "row(s) x {1} of K"),
+            ("B", spec.scale.b, "of K x {1} column(s)"),
+        ):
+            if side:
+                lines.append(
+                    f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
+                )
+    return tuple(lines)
+
+
+def describe(fmt: Format) -> str:
+    """A format in a line."""
+    if fmt.kind == "integer":
+        return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
+    parts = [
+        f"{int(fmt.signed)}-{fmt.exponent_bits}-{fmt.mantissa_bits} bits (sign, exponent, mantissa)",
+        f"bias {fmt.bias}",
+    ]
+    specials = ["infinities"] if fmt.infinity else []
+    specials += {
+        "ieee": ["NaNs"],
+        "all-ones": ["one NaN, all ones"],
+        "negative-zero": ["NaN in place of -0"],
+        "none": [],
+    }[fmt.nan]
+    parts.append(" and ".join(specials) if specials else "all codes finite")
+    if not fmt.zero:
+        parts.append("no zero, no subnormals")
+    if fmt.low_padding:
+        parts.append(f"the low {fmt.low_padding} bits of {fmt.storage_bits} ignored")
+    if fmt.high_padding:
+        parts.append(f"the top {fmt.high_padding} of {fmt.storage_bits} bits ignored")
+    return f"{fmt.name}, " + ", ".join(parts)
+
+
+def _steps(spec: Instruction) -> list[str]:
+    steps = ["Form the exact products A[m, k] * B[k, n]."]
+    if spec.a.kind == "float":
+        steps[0] += (
+            " A product's exponent is the sum of its operands' exponents (a subnormal has that of the smallest normal "
+            "number); its significand is not normalised."
+        )
+    if spec.infinite_from is not None:
+        steps.append(f"A product of magnitude 2^{spec.infinite_from} or more becomes an infinity of its sign.")
+    if spec.scaled_stage == -1:
+        steps.append(_scaling(spec, "each product"))
+    below = "products"
+    names = list(spec.stages)
+    for index, (name, stage) in enumerate(spec.stages.items()):
+        steps += _stage(name, stage, below, last=index == len(names) - 1)
+        if spec.scaled_stage == index:
+            steps.append(_scaling(spec, f"each result of {name}"))
+        below = f"results of {name}"
+    steps.append(
+        f"Go on so along K in ascending order; after its end the running value is D, stored as {spec.accumulator.name}."
+    )
+    return steps
+
+
+def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
+    one = stage.terms == 1
+    taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
+    running = "C, or the running value of the block before," if last else "the running value, zero at first,"
+    joined = f", and {running}" if stage.accumulator else ""
+    if not stage.aligned:
+        steps = [f"{name}: add {taken}{joined} exactly."]
+    else:
+        steps = [
+            f"{name}: take {taken}{joined} and find the largest exponent among these terms"
+            + (
+                f"; a zero counts with exponent {stage.zero_exponent}."
+                if stage.zero_exponent is not None
+                else "; zeros do not count."
+            )
+        ]
+        cut = _ROUNDING[str(stage.rounding)]
+        steps.append(
+            f"{name}: shift every term to that exponent, keep {stage.fraction_bits} fraction bits, rounding {cut}"
+            f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly."
+        )
+    if stage.result:
+        registers = ", then to ".join(_register(r) for r in stage.result)
+        if stage.result[-1].format.kind == "integer":
+            steps.append(f"{name}: write the sum to {registers}.")
+        else:
+            zero = " A zero result is +0." if stage.zero == "positive" else ""
+            steps.append(f"{name}: round the sum to {registers}.{zero}")
+    else:
+        exponent = (
+            "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
+        )
+        steps.append(f"{name}: hand the sum up unrounded, with {exponent}.")
+    if stage.chain and stage.chain > 1:
+        steps.append(f"{name}: do so for {stage.chain} blocks, then hand the running value up.")
+    return steps
+
+
+def _own_bits(stage: Stage) -> str:
+    words = ""
+    if stage.accumulator_fraction_bits != stage.fraction_bits:
+        words += f"; the running value keeps {stage.accumulator_fraction_bits}"
+    if stage.drop_beyond is not None:
+        words += f"; it is dropped where its exponent is more than {stage.drop_beyond} below the largest"
+    return words
+
+
+def _dealt(interleave: Interleave | None) -> str:
+    if interleave is None:
+        return ""
+    period = interleave.run * interleave.parts
+    groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
+    return f" (by k mod {period} in {', then '.join(groups)})"
+
+
+def _register(register: Register) -> str:
+    overflow = register.overflow or register.format.overflow
+    if register.format.kind == "integer":
+        return f"{register.format.name} ({'wrapping around' if overflow == 'wrap' else 'clamped'})"
+    words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
+    words += ", subnormals flushed to a zero of their sign" if register.subnormals == "flush" else ""
+    return (
+        words
+        + {
+            "ieee": "",
+            "infinity": " (beyond its range: infinity)",
+            "saturate": " (beyond its range: the largest number)",
+            "nan": " (beyond its range: NaN)",
+        }[overflow]
+    )
+
+
+def _scaling(spec: Instruction, what: str) -> str:
+    scale = spec.scale
+    assert scale is not None
+    sides = [name for name, side in (("scale_a", scale.a), ("scale_b", scale.b)) if side]
+    factor = " * ".join(sides)
+    product = f", rounded to {_register(scale.product)}," if scale.product else ""
+    if all(_power_of_two(s) for s in (scale.a, scale.b) if s):
+        words = f"Add the exponents of {' and '.join(sides)} of its group to the exponent of {what}"
+    else:
+        words = f"Multiply {what} by {factor} of its group{product} and add the scales' exponents to its exponent"
+    return words + (f"; round to {_register(scale.result)}." if scale.result else "; nothing is rounded.")
+
+
+def _power_of_two(side: ScaleOperand) -> bool:
+    return side.format.mantissa_bits == 0
+
+
+def _specials(spec: Instruction) -> tuple[str, ...]:
+    if spec.a.kind == "integer":
+        return ("None: every code is a whole number.",)
+    lines = [
+        "D is NaN if a product is NaN (0 times an infinity too), if C or a scale is NaN, or if infinities of both signs "
+        "meet; else an infinite term makes D that infinity.",
+    ]
+    if spec.nan_code is not None:
+        lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
+    lines.append(
+        "Subnormals and negative zeros of A, B and C are read as +0."
+        if spec.flush_inputs
+        else "Subnormals of A, B and C are honoured."
+    )
+    if spec.widen is not None:
+        lines.append(
+            f"A and B are widened to {spec.widen.name} first: a subnormal that is a normal number there aligns with its "
+            "own exponent."
+        )
+    return tuple(lines)
+
+
+def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
+    """What becomes of a tensor on its path, a numbered line per step; tensors are (tokens, features)."""
+    words = " and ".join(operands)
+    lines = [
+        f"The {words} sets out as BF16. A NaN or an infinity makes NaN of its group where elements and scales have one."
+    ]
+    for step in steps:
+        source = "the BF16 original once more" if step.reads == "original" else "what arrives"
+        lines.append(f"{step.at}: {PLACES[step.at]}, take {source}. {_grouped(step)} {_cast(step)}")
+        if step.at == "copy-engine" and step.group:
+            size = step.group[0] * step.group[1] * 2
+            lines[-1] += (
+                f" The largest must be known before the first element is cast: {size} B of BF16 are held per group."
+            )
+        if not step.on_sms:
+            lines[-1] += " An engine beside the SMs does it."
+    return Section(title="On the way", lines=tuple(lines), steps=True)
+
+
+def _grouped(step: Step) -> str:
+    if step.group is None:
+        return "The whole tensor is one group." if step.scale or step.logfmt else "Elements have no scale."
+    tokens, features = step.group
+    return f"Each group is {tokens} token{'s' * (tokens > 1)} by {features} feature{'s' * (features > 1)}."
+
+
+def _cast(step: Step) -> str:
+    if step.logfmt is not None:
+        top = (1 << (step.logfmt - 1)) - 2
+        return (
+            f"LogFMT-{step.logfmt}: a sign and an index of {step.logfmt - 1} bits; 0 is zero, i is exp(min + step * (i - 1)), "
+            f"with min the least ln|x| of the group but at least max - 32 ln 2, and step = (max - min) / {top}; an element "
+            "goes to the nearer of two neighbours in linear space, one below half of exp(min) to zero."
+        )
+    if step.scale is None:
+        return f"Round each element to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range the largest number."
+    if step.scale_from == "scales":
+        rule = f"The group's scale is the largest {step.scale.name} scale that its elements had before."
+    else:
+        exact = step.scale.name == "fp32"
+        how = "nearest even" if exact else _ROUNDING[str(step.scale_rounding)]
+        rule = (
+            f"The scale is the largest magnitude (at least {step.floor:g}) over the largest {step.to.name}, divided in FP32"
+            f" and rounded {'to ' if exact else f'to {step.scale.name} '}{how}."
+        )
+    return (
+        f"{rule} Divide each element by it in FP32, round to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range "
+        f"the largest number. {step.bits_per_element:g} bits per element, scale included."
+    )
+
+
+def _origin(spec: Instruction) -> tuple[str, ...]:
+    return tuple(f"{key}: {text}" for key, text in (("Source", spec.source), ("Checked", spec.checked)) if text)

@@ -1,0 +1,30 @@
+"""The shipped proposals by name, and what a command's argument means: a file, or one of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from isa_model.diagnostics import InputError, suggest
+from isa_model.library import is_path
+
+HOME = Path(__file__).resolve().parent.parent
+
+
+@cache
+def names() -> dict[str, Path]:
+    """Return the files of the shipped proposals by name: in the installed package, or beside it in a clone."""
+    folders = (HOME / "proposals", HOME.parent / "proposals")
+    folder = next((f for f in folders if f.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def proposal_file(target: str) -> Path:
+    """Return the file of a proposal given by path or by a shipped name. Raises InputError for anything else."""
+    path = Path(target)
+    if target in names() and not path.is_file():
+        return names()[target]
+    if is_path(target) or path.exists():
+        return path
+    hint = suggest(target, names()) or f"a file, or one of: {', '.join(names())}"
+    raise InputError.of(f"no proposal is called `{target}`", hint)

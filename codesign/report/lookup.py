@@ -1,0 +1,40 @@
+"""Find the report that a command's argument names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codesign.proposal.proposal import load_proposal
+from codesign.proposal.shipped import HOME, names, proposal_file
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.read_result import read_result
+from isa_model.diagnostics import InputError, suggest
+from isa_model.library import is_path
+
+FOLDER = Path("codesign-reports")
+"""Default folder of reports, under the current folder; each report has a folder named after its proposal."""
+SHIPPED = HOME.parent / "reports"
+"""Folder of the reports of the shipped proposals, in a clone."""
+
+
+def result_of(target: str) -> tuple[Path, Result]:
+    """Return the file and the result that `target` names: a result.json, a report's folder, or a proposal with a report.
+
+    Raises InputError for what is none of these, and for a proposal without a report of exactly what it says now.
+    """
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml") and (path.exists() or target not in names()):
+        if not path.exists() and not is_path(target) and path.suffix != ".json":
+            hint = suggest(target, names()) or "a report's folder, a proposal's file, or the name of a shipped one"
+            raise InputError.of(f"no report or proposal is called `{target}`", hint)
+        file = path / "result.json" if path.is_dir() else path
+        return file, read_result(file)
+    proposal = load_proposal(proposal_file(target))
+    held = [f for folder in (FOLDER, SHIPPED) if (f := folder / proposal.proposal / "result.json").exists()]
+    for file in held:
+        result = read_result(file)
+        if result.proposal == proposal:
+            return file, result
+    raise InputError.of(
+        f"{target} {'changed since its report' if held else 'has no report yet'}", f"codesign evaluate {target}"
+    )

@@ -1,0 +1,1 @@
+"""Verdicts: whether claims hold, what they depend on, and how proposals compare."""

@@ -1,0 +1,338 @@
+"""Judging claims: a bound, the figures it covers, and the one that decides.
+
+A claim holds where every figure it covers keeps the bound with its whole interval: each must, so no correction is needed.
+Of many figures some miss a bound by chance, so those of samples that do not keep it are measured again on fresh seeds, and
+the claim is refuted where one of these breaks the bound with an interval of level 1 - 5 %/R, R being how many were measured
+again. A claim that is true is refuted, and one that is false supported, at most one time in twenty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Literal
+
+from codesign.figures.figure import Alternative, Bar, BreakEven, Figure
+from codesign.figures.metrics import METRICS
+from codesign.proposal.proposal import Claim, Proposal
+from codesign.proposal.variants import Compared, variants
+from codesign.verdicts.break_even import swept
+from codesign.verdicts.questions import Answer, Ask, Enquiry, Question, pursue
+from codesign.verdicts.readings import (
+    Reading,
+    breaks,
+    decided,
+    excess,
+    farthest,
+    keeps,
+    nearest,
+    read,
+    read_case,
+    relative,
+)
+from codesign.workloads.gemms import Gemm
+from codesign.workloads.tensors import CAPTURED
+from isa_model.stage import Spec
+
+Judgement = Literal["supported", "refuted", "undetermined"]
+
+ERROR = 0.05
+"""Highest probability of a wrong verdict on a claim."""
+AGAIN = 8
+"""Most figures of a claim that are measured again, the worst first."""
+
+
+class Verdict(Spec):
+    """Judgement of a claim, with the figure that decided it."""
+
+    claim: Claim
+    statement: str
+    """The claim in words."""
+    judgement: Judgement
+    reason: str
+    deciding: Figure | None = None
+    """The figure that decided: the worst that the claim covers, or the one that breaks it (a ratio or a difference, where
+    the claim is relative)."""
+    covered: int = 0
+    """Number of figures that the claim covers."""
+    again: int = 0
+    """Number of those that were measured again on fresh seeds."""
+    margin: float | None = None
+    """How far the deciding figure is on the right side of the bound (negative: the wrong side), in parts of the bound; of a
+    bound of zero in the metric's unit."""
+    bars: tuple[Bar, ...] = ()
+    """The deciding figure with one assumption changed, the largest effect first."""
+    break_even: tuple[BreakEven, ...] = ()
+    """Values of the proposal's own parameters that would keep the bound."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure that a claim covers, with its numbers."""
+
+    figure: Figure
+    reading: Reading
+    certain: bool = False
+    """Whether it is infinite because an output is, which no other sample takes back."""
+
+
+def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None) -> tuple[Verdict, ...]:
+    """Return a verdict per claim, in the proposal's order.
+
+    `ask` measures figures again. Without it the figures at hand decide: a claim is refuted where the whole interval of one
+    breaks the bound.
+    """
+    return tuple(pursue([_judged(proposal, claim, figures) for claim in proposal.claims], ask))
+
+
+def statement(claim: Claim) -> str:
+    """Return the claim in words."""
+    metric = METRICS[claim.metric]
+    ratio = claim.relative_to is not None and metric.comparison == "ratio"
+    unit = f" {metric.unit}" if metric.unit != "1" and not ratio else ""
+    bounds = [
+        f"{words} {bound:g}{unit}"
+        for words, bound in (("at least", claim.at_least), ("at most", claim.at_most))
+        if bound is not None and not (metric.signed and bound < 0)
+    ]
+    subject = ("magnitude of " if metric.signed else "") + claim.metric
+    subject += "" if claim.of == "proposal" else f" of {claim.of}"
+    if claim.relative_to:
+        subject += f", {'relative to' if ratio else 'less that of'} {claim.relative_to},"
+    where = [
+        f"on {claim.workload}" if claim.workload else "",
+        f"with {claim.tensors} tensors" if claim.tensors else "",
+        f"at {claim.at}" if claim.at is not None else "",
+    ]
+    return " ".join([subject, " and ".join(bounds), *filter(None, where)])
+
+
+# -- the figures it covers -------------------------------------------------------------------------------------------
+
+
+def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Measured]:
+    """Return the figures a claim covers; where it is relative, against those of the other variant."""
+    found = (_measured(claim, f, figures) for f in _covered(proposal, claim, figures))
+    return [m for m in found if m]
+
+
+def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measured | None:
+    if not claim.relative_to:
+        reading = read(figure)
+        return Measured(figure, reading, figure.value is None)
+    found = relative(claim.relative_to, figure, figures)
+    return Measured(*found, figure.value is None and found[1].value == found[1].value) if found else None
+
+
+def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
+    metric = METRICS[claim.metric]
+    gemms = None
+    if metric.of_layer:
+        # A figure of the whole layer, unless the claim names a part of it.
+        gemms = {claim.workload} if claim.workload else {f.workload for f in figures if "." not in f.workload}
+    elif claim.workload:
+        gemms = {g.name for g in proposal.select(claim.workload)}
+    for f in figures:
+        there = (gemms is None or f.workload in gemms) and claim.tensors in (None, f.tensors)
+        if there and (f.metric, f.variant, f.at) == (claim.metric, claim.of, claim.at):
+            yield f
+
+
+# -- the verdict -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A figure that did not keep the bound at first, with the reading that may refute the claim."""
+
+    measured: Measured
+    """The figure, from fresh seeds where it was measured again."""
+    wide: Reading | None
+    """Reading whose interval may refute the claim; None for a figure that looked bad and was not measured again."""
+    again: bool = False
+
+
+def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enquiry[Verdict]:
+    text = statement(claim)
+    covered = covered_by(proposal, claim, figures)
+    if not covered:
+        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=_missing(proposal, claim))
+    kept = [m for m in covered if keeps(claim, m.reading)]
+    doubtful = [m for m in covered if not keeps(claim, m.reading)]
+    trials = {(g.name, t): g for g, t in proposal.trials} if doubtful else {}
+    chosen, rest = _again(claim, doubtful, trials)
+    tested = [Tested(m, m.reading) for m in (*chosen, *rest)]
+    if chosen:
+        tests = sum(map(_varies, chosen)) + sum(not _varies(m) for m in covered)
+        about = (asked(proposal, claim), claim.relative_to)
+        levels = (1 - ERROR, 1 - ERROR / tests)
+        answers = yield [
+            Question(proposal, trials[_place(m)], m.figure.tensors, *about, fresh=_varies(m), levels=levels)
+            for m in chosen
+        ]
+        if answers:
+            tested = [_remeasured(claim, m, found) for m, found in zip(chosen, answers, strict=True)]
+            tested += [Tested(m, m.reading if _settled(m) else None) for m in rest]
+    judgement, decides, reason = decide(claim, kept, tested)
+    again = sum(t.again for t in tested)
+    if again:
+        reason += f"; {again} of {len(covered)} figures measured again on fresh seeds"
+    if decides.figure.caveat:
+        reason += f"; {decides.figure.caveat}"
+    return Verdict(
+        claim=claim,
+        statement=text,
+        judgement=judgement,
+        reason=reason,
+        deciding=decides.figure,
+        covered=len(covered),
+        again=again,
+        margin=_margin(claim, decides),
+        bars=bars(claim, decides.figure),
+        break_even=swept(proposal, claim, lambda there: covered_by(proposal, there, figures)),
+    )
+
+
+def _again(
+    claim: Claim, doubtful: Sequence[Measured], trials: Mapping[tuple[str, str], Gemm]
+) -> tuple[list[Measured], list[Measured]]:
+    """The figures to measure again, the worst first, and the rest."""
+    family = METRICS[claim.metric].family
+    ordered = sorted(doubtful, key=lambda m: -excess(claim, m.reading.value))
+    can = [m for m in ordered if family.by_tensors and not _settled(m) and _place(m) in trials]
+    chosen = {id(m) for m in can[:AGAIN]}
+    return can[:AGAIN], [m for m in ordered if id(m) not in chosen]
+
+
+def _settled(measured: Measured) -> bool:
+    """Whether another sample as large would tell no more: an output is infinite, or there is no interval."""
+    return measured.certain or not decided(measured.reading)
+
+
+def _varies(measured: Measured) -> bool:
+    """Whether other seeds give other data: a tensor that was captured is there once, and is tested as it is."""
+    return measured.figure.tensors != CAPTURED
+
+
+def _place(measured: Measured) -> tuple[str, str]:
+    return measured.figure.workload, measured.figure.tensors
+
+
+def asked(proposal: Proposal, claim: Claim) -> tuple[Compared, ...]:
+    """Return what must be multiplied with for a claim's figure: its variant, and the one it is relative to."""
+    if claim.metric.startswith("cast."):
+        return ()
+    known = list(variants(proposal))
+    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
+    return (own, *(c for c in known if (c.variant, c.at) == (claim.relative_to, None)))
+
+
+def claimed(claim: Claim, figures: Sequence[Figure]) -> Measured | None:
+    """Return the figure that a claim is about among those of one GEMM and tensor source."""
+    own = next((f for f in figures if (f.metric, f.variant, f.at) == (claim.metric, claim.of, claim.at)), None)
+    return _measured(claim, own, figures) if own else None
+
+
+def _remeasured(claim: Claim, before: Measured, answer: Answer) -> Tested:
+    now, wide = (claimed(claim, figures) for figures in answer)
+    assert now
+    assert wide
+    return Tested(now, wide.reading, _varies(before))
+
+
+def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> tuple[Judgement, Measured, str]:
+    """Return the verdict on a claim with the figure that decided and the reason.
+
+    `kept` are the figures that keep the bound at first sight, `tested` the others.
+    """
+    broken = [t for t in tested if t.wide and breaks(claim, t.wide)]
+    if broken:
+        decides = max(broken, key=lambda t: nearest(claim, t.wide or t.measured.reading)).measured
+        return "refuted", decides, _broken(claim, decides, [t.measured for t in tested])
+    now = [*kept, *(t.measured for t in tested)]
+    doubtful = [m for m in now if not keeps(claim, m.reading)]
+    if not doubtful:
+        worst = max(now, key=lambda m: excess(claim, m.reading.value))
+        return "supported", worst, "the worst figure keeps the bound with its whole interval"
+    reason, those = _open(doubtful)
+    decides = max(those, key=lambda m: farthest(claim, m.reading))
+    if breaks(claim, decides.reading):
+        reason = "its whole interval breaks the bound, which one of so many figures may do by chance"
+    return "undetermined", decides, reason
+
+
+def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
+    """Return why a claim is refuted, and which figure looks worse than the deciding one without being certain."""
+    worst = max(tested, key=lambda m: excess(claim, m.reading.value))
+    reason = "outputs are not finite" if decides.certain else "its whole interval breaks the bound"
+    if excess(claim, worst.reading.value) > excess(claim, decides.reading.value):
+        where = f"{worst.figure.workload}, {worst.figure.tensors}"
+        reason += f" ({where} looks worse, but is not certain)"
+    return reason
+
+
+def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
+    """Return why a claim is undetermined, and the figures that this reason applies to."""
+    incomparable = [m for m in doubtful if m.reading.value != m.reading.value]
+    if incomparable:
+        return "neither figure is finite: they cannot be compared", incomparable
+    unsampled = [m for m in doubtful if not decided(m.reading)]
+    if unsampled:
+        return "too few rows, columns or seeds for an interval", unsampled
+    return "the bound lies inside the interval", doubtful
+
+
+def _missing(proposal: Proposal, claim: Claim) -> str:
+    """Return why no figure covers a claim."""
+    if claim.metric.startswith("cast.") and not proposal.path:
+        return "the proposal has no `path`"
+    return METRICS[claim.metric].family.absent
+
+
+def _margin(claim: Claim, decides: Measured) -> float | None:
+    kept = -excess(claim, decides.reading.value)
+    bounds = [abs(b) for b in (claim.at_most, claim.at_least) if b]
+    return float(f"{kept / min(bounds, default=1.0):.4g}") if isfinite(kept) else None
+
+
+# -- what the figure would be otherwise ------------------------------------------------------------------------------
+
+
+def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
+    """Return a bar per assumption of a figure: its other cases nearest to and farthest from the bound, and which turn it.
+
+    A case turns the verdict where its whole interval lies on the other side of the bound than that of the figure; those
+    assumptions come first, then the longest bars.
+    """
+    by_assumption: dict[str, list[Alternative]] = {}
+    for other in figure.alternatives:
+        by_assumption.setdefault(other.assumption, []).append(other)
+    own = read(figure)
+    made = []
+    for assumption, others in by_assumption.items():
+        # A case that is not finite is worse than any number.
+        ordered = sorted(others, key=lambda o: read_case(o, figure).value)
+        low, high = ordered[0], ordered[-1]
+        turning = tuple(o.other for o in others if _turns(claim, own, read_case(o, figure)))
+        made.append(
+            Bar(
+                assumption=assumption,
+                low=low.value,
+                low_case=low.other,
+                high=high.value,
+                high_case=high.other,
+                flips=bool(turning),
+                turning=turning,
+            )
+        )
+
+    def length(bar: Bar) -> float:
+        ends = [inf if v is None else v for v in (bar.low, bar.high, figure.value)]
+        return max(ends) - min(ends) if isfinite(min(ends)) else 0.0
+
+    return tuple(sorted(made, key=lambda bar: (not bar.flips, -length(bar))))
+
+
+def _turns(claim: Claim, own: Reading, other: Reading) -> bool:
+    return (keeps(claim, own) and breaks(claim, other)) or (breaks(claim, own) and keeps(claim, other))

@@ -1,0 +1,111 @@
+"""Results read back from result.json, which may come from anybody: checked before anything is drawn from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from codesign.figures.figure import Figure, Plot
+from codesign.figures.metrics import METRICS
+from codesign.proposal.variants import labels
+from codesign.verdicts.evaluate import SCHEMA_VERSION, Result, spec_sha256
+from isa_model.diagnostics import InputError
+from isa_model.input_files import MIB, parse_json, read_bytes, reason
+from isa_model.printable import unprintable
+
+LARGEST = 16 * MIB
+"""Largest result.json that is read, in bytes; shipped ones have less than 2 MiB."""
+_AGAIN = "evaluate the proposal again"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
+"""Errors that drawing raises for figures that do not fit together."""
+
+
+def read_result(path: Path) -> Result:
+    """Read a result.json.
+
+    Raises InputError when it cannot be read, is none, is of another version of the schema, or contradicts itself.
+    """
+    try:
+        text = read_bytes(path, LARGEST)
+    except OSError as error:
+        raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
+    try:
+        found = parse_json(text)
+        version = found["schema_version"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
+    if version != SCHEMA_VERSION:
+        raise InputError.of(
+            f"{path} has version {version} of the schema; this codesign reads version {SCHEMA_VERSION}", _AGAIN
+        )
+    for place, said in _texts(found, ""):
+        if character := unprintable(said):
+            raise InputError.of(f"{path} is damaged at {place}: the text holds {character}", _AGAIN)
+    try:
+        result = Result.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError.of(f"{path} is damaged at {where}: {first['msg'].lower()}", _AGAIN) from None
+    try:
+        wrong = next(_contradictions(result), "")
+    except (ValidationError, InputError):
+        wrong = "its proposal makes no instruction"
+    if wrong:
+        raise InputError.of(f"{path} contradicts itself: {wrong}", _AGAIN)
+    return result
+
+
+def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in JSON data, keys included, with its place."""
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield place, key
+            yield from _texts(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _texts(value, f"{place}.{i}")
+
+
+def _contradictions(result: Result) -> Iterator[str]:
+    proposal = result.proposal
+    if result.today != proposal.today or result.proposed != proposal.proposed():
+        yield "its instructions are not those of its proposal"
+    if result.provenance.spec_sha256 != spec_sha256(proposal, result.proposed):
+        yield "its proposal does not have the hash in `provenance`"
+    if tuple(v.claim for v in result.verdicts) != proposal.claims:
+        yield "its verdicts are not on its proposal's claims"
+    if any(v.deciding is None for v in result.verdicts if v.judgement != "undetermined"):
+        yield "a verdict has no figure that decided"
+    if result.labels != labels(proposal) or (result.worst and not result.figures):
+        yield "its `labels`, `worst` and `figures` are not of the same variants"
+    if not result.sampling.seeds:
+        yield "it has no seed"
+    for name, plots in _held(result, Plot):
+        names = [plot.name for plot in plots]
+        if bad := [n for n in names if not _NAME.fullmatch(n)]:
+            yield f"`{bad[0]}` in `{name}` is no name for a file"
+        for plot in plots:
+            if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
+                yield f"a series of plot `{plot.name}` has more values on one axis than on the other"
+    for name, figures in _held(result, Figure):
+        if unknown := [f.metric for f in figures if f.metric not in METRICS]:
+            yield f"`{unknown[0]}` in `{name}` is no metric"
+    for moves in result.moves.values():
+        if bad := [m.model for m in moves if not _NAME.fullmatch(m.model)]:
+            yield f"`{bad[0]}` in `moves` is no name of a model"
+
+
+def _held(result: Result, kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every field of a result that is a tuple of this kind."""
+    for name in type(result).model_fields:
+        value = getattr(result, name)
+        if isinstance(value, tuple) and value and isinstance(value[0], kind):
+            yield name, value

@@ -1,0 +1,181 @@
+"""A whole matrix product through an instruction: the public entry that checks shapes and picks an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from warnings import warn
+
+from isa_model.arguments import require
+from isa_model.array_codec import code_dtype, from_codes, to_codes
+from isa_model.ieee import in_ieee_mode
+from isa_model.instruction import Instruction, ScaleOperand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from isa_model.float64 import Codes
+
+Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
+ENGINES = get_args(Engine)
+_registered: dict[str, Callable[..., Codes]] = {}
+WORTH_COMPILING = 1 << 25
+"""Multiply-accumulates from which the cpu engine compiles: below, numpy is done before a compiler is."""
+
+
+@in_ieee_mode
+def matmul(
+    instruction: Instruction,
+    a: ArrayLike,
+    b: ArrayLike,
+    c: ArrayLike | None = None,
+    scale_a: ArrayLike | None = None,
+    scale_b: ArrayLike | None = None,
+    engine: Engine = "auto",
+) -> NDArray[Any]:
+    """D = A B + C, computed by the instruction along K in ascending order.
+
+    `a` (M, K), `b` (K, N), `c` (M, N; default zeros) hold values in the numpy or ml_dtypes dtype of their format, or
+    its raw codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` is
+    (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
+    Returns (M, N) in the accumulator's format: its own dtype where numpy or ml_dtypes has one, else raw codes.
+
+    `engine`: `golden`, the definition, slow; `portable`, numpy; `cpu`, compiled C for large products where there is a C
+    compiler, else `portable`; `gpu`, compiled CUDA (extra `kernels`, an NVIDIA GPU); `native`, the instruction itself, where
+    the GPU has it (after `import kernels`); `auto`, `cpu`, or `golden` for what doubles cannot carry. All give the same codes.
+    Raises ValueError for a shape, dtype or missing scale that does not fit, and where the engine asked for cannot.
+    """
+    import numpy as np
+
+    a_codes, b_codes = factors(instruction, a, b)
+    (m, k), n = a_codes.shape, b_codes.shape[1]
+    if k % instruction.shape.k:
+        raise ValueError(
+            f"a is {a_codes.shape}: K = {k} is not a multiple of the instruction's k = {instruction.shape.k} "
+            "(isa_model.gemm fills K up with zeros)"
+        )
+    if c is None:
+        c_codes: Codes = np.zeros((m, n), code_dtype(instruction.c_format))
+    else:
+        c_codes = _matrix("c", instruction.c_format, c)
+    if c_codes.shape != (m, n):
+        raise ValueError(f"c is {c_codes.shape}; a {a_codes.shape} and b {b_codes.shape} make it {(m, n)}")
+    scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine `{engine}`: {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
+
+
+def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes, Codes]:
+    """Codes of A (M, K) and B (K, N). Raises ValueError with the caller's shapes where they do not fit each other."""
+    require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
+    a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
+    if a_codes.shape[1] != b_codes.shape[0]:
+        raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs; (M, K) and (K, N) fit")
+    return a_codes, b_codes
+
+
+def scales_of(
+    instruction: Instruction, scale_a: ArrayLike | None, scale_b: ArrayLike | None, a: Codes, b: Codes
+) -> tuple[Codes | None, Codes | None]:
+    """Codes of the scales, one per group of A and of B. K counts as filled up to whole instructions.
+
+    Raises ValueError for scales that are missing, not taken, or of another shape.
+    """
+    sides = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
+    fill = -a.shape[1] % instruction.shape.k
+    filled = (a.shape[0], a.shape[1] + fill), (b.shape[0] + fill, b.shape[1])
+    return (
+        _scales("scale_a", sides[0], scale_a, "a", a.shape, filled[0]),
+        _scales("scale_b", sides[1], scale_b, "b", b.shape, filled[1]),
+    )
+
+
+def register(engine: Engine, compute: Callable[..., Codes]) -> None:
+    """Give an engine that a floor above has its function: codes in (spec, a, b, c, scale_a, scale_b), codes out."""
+    _registered[engine] = compute
+
+
+def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
+    from isa_model.engines.plan import Unsupported
+
+    if not c.size:
+        return c.astype(code_dtype(spec.accumulator))
+    if not a.shape[1]:
+        engine = "auto"  # no instruction is issued
+    if engine == "golden":
+        return _golden(spec, a, b, c, *scales)
+    if engine == "native":
+        if engine not in _registered:
+            raise ValueError("the native engine issues the chip's instructions: `import kernels` brings it")
+        return _registered[engine](spec, a, b, c, *scales)
+    try:
+        if engine == "gpu":
+            from isa_model.engines import gpu
+
+            return gpu.matmul(spec, a, b, c, *scales)
+        from isa_model.engines import portable
+
+        if engine != "portable" and c.size * a.shape[1] >= WORTH_COMPILING:
+            from isa_model.engines import cpu
+
+            try:
+                return cpu.matmul(spec, a, b, c, *scales)
+            except cpu.NoCompiler as reason:
+                if reason.broken:
+                    warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
+        return portable.matmul(spec, a, b, c, *scales)
+    except Unsupported as reason:
+        if engine != "gpu" and spec.a.kind == "integer":
+            from isa_model.engines import integers
+
+            return integers.matmul(spec, a, b, c)
+        if engine == "auto":
+            return _golden(spec, a, b, c, *scales)
+        raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
+
+
+def _golden(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
+    import numpy as np
+
+    from isa_model import golden
+
+    d = np.empty(c.shape, code_dtype(spec.accumulator))
+    rows, columns = a.tolist(), b.T.tolist()
+    for i in range(d.shape[0]):
+        for j in range(d.shape[1]):
+            of_row: list[int] = []
+            of_column: list[int] = []
+            if scale_a is not None and spec.scale and spec.scale.a:
+                of_row = scale_a[i // spec.scale.a.group[0]].tolist()
+            if scale_b is not None and spec.scale and spec.scale.b:
+                of_column = scale_b[:, j // spec.scale.b.group[1]].tolist()
+            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), of_row, of_column)
+    return d
+
+
+def _matrix(name: str, fmt: Any, x: Any) -> Codes:
+    codes = to_codes(fmt, x, name)
+    if codes.ndim != 2:
+        raise ValueError(f"{name} is {codes.shape}, of {codes.ndim} dimensions; a matrix has 2")
+    return codes
+
+
+def _scales(
+    name: str, side: ScaleOperand | None, x: Any, of: str, given: tuple[int, ...], shape: tuple[int, int]
+) -> Codes | None:
+    if side is None:
+        if x is not None:
+            raise ValueError(f"{name} is given, but the instruction takes none")
+        return None
+    if x is None:
+        raise ValueError(f"the instruction needs {name}")
+    codes = _matrix(name, side.format, x)
+    expected = tuple(-(-size // group) for size, group in zip(shape, side.group, strict=True))
+    if codes.shape != expected:
+        operand = f"{of} {given}" if given == shape else f"{of} {given}, filled up to {shape},"
+        raise ValueError(f"{name} is {codes.shape}; groups of {side.group} over {operand} make it {expected}")
+    return codes
