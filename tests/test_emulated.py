@@ -90,9 +90,8 @@ def emulated(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "_is_hopper", lambda: True)
     monkeypatch.setattr(gpu, "_kernel", kernel)
     monkeypatch.setattr(gpu, "_launch", launch)
-    one_warp = {"WARPS_M": 1, "WARPS_N": 1, "THREADS": 32, "ROWS": 16 * tensor.TM, "COLUMNS": 8 * tensor.TN}
-    for constant, value in one_warp.items():  # of a thread block; they share nothing
-        monkeypatch.setattr(tensor, constant, value)
+    for constant in ("WARPS_M", "WARPS_N"):  # warps share nothing, so one does
+        monkeypatch.setattr(tensor, constant, 1)
     caches = (gpu._words, gpu._table, tensor.source)
     for cache in caches:
         cache.cache_clear()

@@ -15,6 +15,7 @@ import kernels  # noqa: F401 (the engine `native`)
 from isa_model import Instruction, gemm, load, matmul, promoted
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines import gpu, portable, routes, tensor
+from isa_model.engines.fragments import fragments
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.formats import named
 from isa_model.stimulus import KINDS, draw
@@ -243,7 +244,7 @@ def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
     plan = Plan(CASES[name])
     way = routes.route(plan)
     way = routes.with_limbs(plan, way, 1.0, 1.0) or way
-    for text in (tensor.source(plan, way), tensor.pack(tensor.fragments(plan, way, True, "cut"), 32, 1, 1, 8)):
+    for text in (tensor.source(plan, way), fragments(plan, way, True, "cut").pack(1, 8)):
         (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text, "cubin").code))
         if (tool := cuobjdump()) is None:
             pytest.skip("no cuobjdump")

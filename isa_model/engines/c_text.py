@@ -1,4 +1,4 @@
-"""C text of exact arithmetic on lanes, statement by statement: the twins of lanes.py, as the compiled engines have them."""
+"""C text of exact arithmetic on doubles, statement by statement: what isa_model/float64.py does on arrays."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from collections.abc import Sequence
 from isa_model.float64 import LANE_BITS, bins
 
 
-class Text:
-    """Statements written so far, each result under a name of its own."""
+class CText:
+    """Statements of C written one after the other, each result under a name of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, adds_directed: bool) -> None:
         self.lines: list[str] = []
         self.names = 0
+        self.adds_directed = adds_directed
+        """Whether sums of two and three are rounded to odd by directed additions (`sum_to_odd` of cuda.h)."""
 
     def name(self, stem: str) -> str:
+        """Return a name that nothing has yet."""
         self.names += 1
         return f"{stem}{self.names}"
 
     def write(self, text: str) -> None:
+        """Write statements."""
         self.lines.append(text)
 
     def let(self, kind: str, expression: str, stem: str = "v") -> str:
+        """Write a constant of C type `kind` and return its name."""
         name = self.name(stem)
         self.write(f"const {kind} {name} = {expression};")
         return name
 
     def array(self, kind: str, stem: str) -> str:
+        """Write an array over lanes of C type `kind` and return its name."""
         name = self.name(stem)
         self.write(f"{kind} {name}[W];")
         return name
 
     def binned(self, parts: Sequence[str], bottom: str, bits: int, keep_sign: bool) -> list[str]:
-        """The sum of parts in few parts: every part is split at fixed places, and what lies between two is added exactly."""
+        """Return the exact sum of many parts as few: each part is split at fixed places, pieces of one place are added."""
         width = LANE_BITS - 1 - len(parts).bit_length()
         count = bins(len(parts), bits)
         bottom = self.let("int", bottom, "unit")
@@ -53,9 +59,11 @@ class Text:
         return totals
 
     def to_odd(self, parts: Sequence[str]) -> str:
-        """lanes.to_odd: the sum of all parts as one double, exact where it fits, else rounded to odd."""
+        """Return the sum of all parts as one double: exact where it fits, else rounded to odd (float64.to_odd)."""
         if len(parts) == 1:
             return parts[0]
+        if self.adds_directed and len(parts) <= 3:
+            return self.let("double", f"sum_to_odd({', '.join(parts)})", "odd")
         expansion: list[str] = []
         for part in parts:
             carry = part
@@ -78,5 +86,6 @@ class Text:
         return self.let("double", f"is_finite({plain}) ? {total} : {plain}", "odd")
 
     def two_sum(self, x: str, y: str) -> tuple[str, str]:
+        """Return the rounded sum of two numbers and its error."""
         total = self.let("double", f"{x} + {y}", "s")
         return total, self.let("double", f"sum_error({x}, {y}, {total})", "r")

@@ -20,13 +20,13 @@ import numpy as np
 from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.c_library import load
-from isa_model.engines.emit import Block, Emitter, special_codes, step
+from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
+from isa_model.engines.target import BlockCode, Target, special_codes
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.stage import Stage
 
 WIDTH = 64
 """Columns of D computed together: a multiple of every vector unit's width."""
@@ -139,7 +139,6 @@ def source(plan: Plan) -> str:
         "ESA(g, j)": "esa[(g) - k0 / GROUP_A_K]",
         "SB(g, j)": "sb[((g) - k0 / GROUP_B_K) * W + j]",
         "ESB(g, j)": "esb[((g) - k0 / GROUP_B_K) * W + j]",
-        "C(j)": "c[j]",
         "SCALES_FOLD": int(plan.scales_fold),
         "NUMBER_C(code)": _number(spec.c_format, spec.flush_inputs),
         "CODE_D(x)": _code(spec),
@@ -163,8 +162,8 @@ def source(plan: Plan) -> str:
             *(f"typedef {c_type} {name};" for name, c_type in types.items()),
             "static void step(int k, int k0, const lane *restrict a, const short *restrict ea, const lane *restrict b,",
             "                 const short *restrict eb, const double *restrict sa, const int *restrict esa,",
-            "                 const double *restrict sb, const int *restrict esb, double *restrict c) {",
-            step(plan, Cpu(plan.lane_name)),
+            "                 const double *restrict sb, const int *restrict esb, double *restrict state) {",
+            step(Cpu(plan)),
             "}",
             (here / "cpu.c").read_text(),
         ]
@@ -197,43 +196,40 @@ def _code(spec: Instruction) -> str:
 
 
 @dataclass(frozen=True)
-class Cpu:
-    """Inner loops for a vectorising C compiler: straight-line text over a vector of lanes, sums held in registers."""
+class Cpu(Target):
+    """A vectorising C compiler: straight-line text over a vector of lanes, sums held in registers."""
 
-    lane: str
-
-    def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
+    def largest(self, block: BlockCode, out: str, smallest: str = "") -> str:
         lines = ["{", f"const short *xs = &EA({block.base}, 0), *ys = &EB({block.base}, 0);", "LANES {"]
         lines += [f"const short x{t} = (short)(xs[{k}] + ys[{k} * W + j]);" for t, k in enumerate(block.offsets)]
         for name, compare in ((out, ">"), (smallest, "<")):
-            if name is None:
-                continue
-            best = f"best_{name}"
-            lines.append(f"short {best} = x0;")
-            lines += [f"{best} = x{t} {compare} {best} ? x{t} : {best};" for t in range(1, len(block.offsets))]
-            lines.append(f"{name}[j] = {best};")
+            if name:
+                best = f"best_{name}"
+                lines.append(f"short {best} = x0;")
+                lines += [f"{best} = x{t} {compare} {best} ? x{t} : {best};" for t in range(1, len(block.offsets))]
+                lines.append(f"{name}[j] = {best};")
         return "\n".join([*lines, "}", "}"])
 
-    def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
+    def cut_sum(self, block: BlockCode, inverse: str, out: str) -> str:
         whole = "wholef" if self.lane == "float" else "whole"
-        assert stage.rounding is not None
-        term = f"{whole}({{product}} * inv, {stage.rounding.name})"
-        return self._sum(plan, block, stage, out, term, f"const lane inv = {inverse}[j];")
+        term = f"{whole}({{product}} * inv, {mode(self.plan.first.rounding)})"
+        return self._sum(block, out, term, f"const lane inv = {inverse}[j];")
 
-    def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
-        return self._sum(plan, block, stage, out, "{product}", "")
+    def exact_sum(self, block: BlockCode, out: str) -> str:
+        return self._sum(block, out, "{product}")
 
-    def _sum(self, plan: Plan, block: Block, stage: Stage, out: str, term: str, before: str) -> str:
-        zero = "-0.0" if stage.zero == "ieee" else "0.0"
-        lanes = min(4, len(block.offsets))  # sums taken side by side, so that one addition need not wait for the last
+    def _sum(self, block: BlockCode, out: str, term: str, *before: str) -> str:
+        """Return text that sets `out[j]` to the sum of a term made of each product."""
+        zero = "-0.0" if self.plan.first.zero == "ieee" else "0.0"
+        sums = min(4, len(block.offsets))  # taken side by side, so that one addition need not wait for the last
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
-        lines += ["LANES {", before, *(f"lane s{i} = {zero};" for i in range(lanes))]
+        lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]
         for t, k in enumerate(block.offsets):
             product = f"(xs[{k}] * ys[{k} * W + j])"
-            if plan.infinite_from is not None:
+            if self.plan.infinite_from is not None:
                 lines.append(f"const lane p{t} = {product};")
-                limit = f"{plan.infinite_from!r}"
+                limit = f"{self.plan.infinite_from!r}"
                 product = f"(fabs(p{t}) >= {limit} ? (lane)copysign(INFINITY, p{t}) : p{t})"
-            lines.append(f"s{t % lanes} += {term.format(product=product)};")
-        lines.append(f"{out}[j] = {' + '.join(f's{i}' for i in range(lanes))};")
+            lines.append(f"s{t % sums} += {term.format(product=product)};")
+        lines.append(f"{out}[j] = {' + '.join(f's{i}' for i in range(sums))};")
         return "\n".join([*lines, "}", "}"])

@@ -1,12 +1,12 @@
-"""One step of an instruction as C text, written from its spec and its Plan; the CPU and the GPU engine compile it.
+"""The emitter: one step of an instruction as C text, written from its spec and its plan for any target (target.py).
 
-A *lane* is one element of D. `LANES` stands for the loop over the lanes a step computes together; a value that outlives
-one such loop is an array over lanes, `[j]`. Inside, the text follows golden.py: terms, cut, sum, put. The two inner loops
-over the products of a block, the largest exponent and the sum of the cut products, are the target's (see `Target`).
+The text follows golden.py from top to bottom: terms, cut, sum, put. `LANES` stands for the loop over the lanes a step
+computes together; a value that outlives one such loop is an array over lanes. The two inner loops over the products of a
+block, the largest exponent and the sum of the cut products, are the target's.
 
-The step reads, for element `j` and position `k` along K, `A(k, j)` and `B(k, j)` (numbers of the lane type), `EA(k, j)`
-and `EB(k, j)` (their alignment exponents, OPERAND_NONE for a zero), and per group of scales `g` `SA(g, j)`, `SB(g, j)`,
-`ESA(g, j)`, `ESB(g, j)`. It reads and leaves the accumulator in `C(j)`.
+For lane `j` and position `k` along K, the step reads `A(k, j)` and `B(k, j)` (numbers of the lane type), `EA(k, j)` and
+`EB(k, j)` (their alignment exponents, OPERAND_NONE for a zero) and, for group `g` of scales, `SA(g, j)`, `SB(g, j)`,
+`ESA(g, j)`, `ESB(g, j)`. It reads and leaves the accumulator in `state[j]`.
 """
 
 from __future__ import annotations
@@ -14,83 +14,57 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 from isa_model import golden
-from isa_model.codec import NAN, Number, infinity
-from isa_model.engines.c_text import Text
-from isa_model.engines.plan import RANGE, Handover, Plan
+from isa_model.engines.c_text import CText
+from isa_model.engines.plan import RANGE, Handover
+from isa_model.engines.routes import c_is_apart
+from isa_model.engines.target import BlockCode, Target
 from isa_model.float64 import LANE_BITS, bins, integer_range, largest_finite
 from isa_model.formats import Format
-from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
 
 @dataclass(frozen=True)
-class Term:
+class TermCode:
     """C expressions of a term: parts whose sum is the value, and the alignment exponent."""
 
     parts: tuple[str, ...]
     exponent: str
 
 
-Recipe = Callable[[], Term]
-"""A term yet to be computed: called where the text is inside a loop over lanes, writes what it needs there."""
+Recipe = Callable[[], TermCode]
+"""A term yet to be computed: called inside a loop over lanes, it writes its statements there."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Products of one block that are never formed one by one: `size` of them, number t at k = base + offsets[t]."""
-
-    base: str
-    offsets: tuple[int, ...]
+def step(target: Target) -> str:
+    """Return the statements of one step: the products of one instruction from `k` on, added to `state[j]` of every lane."""
+    return Emitter(target).step()
 
 
-class Target(Protocol):
-    """What differs between compilers: the inner loops over the products of a block, for all lanes at once."""
-
-    @property
-    def lane(self) -> str:
-        """The C type in which products are cut: float where Plan.lane allows it and the loops gain from it, else double."""
-
-    def largest(self, plan: Plan, block: Block, out: str, smallest: str | None) -> str:
-        """Text that sets `out[j]` to the largest sum of exponents, and `smallest[j]` to the smallest if asked for."""
-
-    def cut_sum(self, plan: Plan, block: Block, stage: Stage, inverse: str, out: str) -> str:
-        """Text that sets `out[j]` to the sum of the products times `inverse[j]`, each rounded to a whole number."""
-
-    def exact_sum(self, plan: Plan, block: Block, stage: Stage, out: str) -> str:
-        """Text that sets `out[j]` to the exact sum of the products."""
-
-
-def step(plan: Plan, target: Target) -> str:
-    """The statements of one step: `plan.spec.shape.k` products of every lane added to `C(j)`; `k` is where they start."""
-    return Emitter(plan, target).step()
-
-
-class Emitter(Text):
+class Emitter(CText):
     """Writes the text of one step from top to bottom."""
 
-    def __init__(self, plan: Plan, target: Target) -> None:
-        super().__init__()
-        self.plan, self.spec, self.target = plan, plan.spec, target
-        self.stages: list[Stage] = list(plan.spec.stages.values())
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.adds_directed)
+        self.target, self.plan, self.spec = target, target.plan, target.plan.spec
+        self.stages = target.plan.stages
 
     def step(self) -> str:
-        last = len(self.stages) - 1
+        """Return the text of the whole step."""
         blocks = self.spec.shape.k // self.spec.span
         self.reread()
-        self.loop(last, blocks, "k", lambda n, k: self.run_block(last, n, k, "C(j)"))
+        self.loop(len(self.stages) - 1, blocks, "k", lambda n, k: self.run_block(len(self.stages) - 1, n, k, "state"))
         return "\n".join(self.lines)
 
     def reread(self) -> None:
-        """Read as C what the instruction before left in the register as D: `plan.Handover`."""
+        """Write how C is read from what the instruction before left in the register as D (`plan.Handover`)."""
         how = self.plan.handover
         if how == Handover():
             return
         self.write("LANES {")
-        value = self.let("double", "C(j)")
+        value = self.let("double", "state[j]")
         if how.infinity != inf:
             limit = "NAN" if how.infinity != how.infinity else f"{how.infinity!r}"
             value = self.let("double", f"fabs({value}) == INFINITY ? copysign({limit}, {value}) : {value}")
@@ -100,14 +74,14 @@ class Emitter(Text):
             value = self.let("double", f"{value} + 0.0")
         if how.smallest:
             value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
-        # C itself was read already; where only zeros change, reading it once more is cheaper than asking.
+        # The first step reads C itself, which was read already; where only zeros change, a second time does no harm.
         again = self.spec.c_format == self.spec.accumulator and how.keeps_specials
-        self.write(f"C(j) = {value};" if again else f"C(j) = k == 0 ? C(j) : {value};")
+        self.write(f"state[j] = {value};" if again else f"state[j] = k == 0 ? state[j] : {value};")
         self.write("}")
 
     def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
-        """Blocks 0 to count - 1 of a stage: a C loop where each is the one before, moved along K; else one by one."""
-        if count > 1 and not any(s.interleave for s in self.stages[: index + 1]):
+        """Write blocks 0 to count - 1 of a stage: in a C loop where each lies behind the one before, else one by one."""
+        if count > 1 and not self.interleaves(index):
             length = self.spec.products_per_result(index) // (self.stages[index].chain or 1)
             i, inner = self.name("i"), self.name("k")
             self.write(f"for (int {i} = 0; {i} < {count}; ++{i}) {{ const int {inner} = {k} + {i} * {length};")
@@ -117,89 +91,78 @@ class Emitter(Text):
             for n in range(count):
                 body(n, k)
 
+    def interleaves(self, index: int) -> bool:
+        """Return whether a stage or one below it deals its terms out to several blocks at a time."""
+        return any(stage.interleave for stage in self.stages[: index + 1])
+
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
-    def run_block(self, index: int, n: int, k: str, value: str) -> None:
-        """Add block number `n` of a stage to its running value, an array over lanes."""
+    def run_block(self, index: int, n: int, k: str, running: str) -> None:
+        """Add block number `n` of a stage to its running value `running[j]`."""
+        short = self.target.short_block(self.block_code(n, k), running) if index == 0 else ""
+        meets_c = c_is_apart(self.plan) if n == 0 else ""
+        if short and meets_c:  # the short text does not know C's format
+            self.write(f"if (({k}) {meets_c}) {{")
+            self.run_any_block(index, n, k, f"{running}[j]")
+            self.write(f"}} else {{\n{short}\n}}")
+        elif short:
+            self.write(short)
+        else:
+            self.run_any_block(index, n, k, f"{running}[j]")
+
+    def run_any_block(self, index: int, n: int, k: str, value: str) -> None:
+        """Add block number `n` of any stage to its running value."""
         register = self.stages[index].result[-1].format
         exponent = self.align(value, register)
         if index == len(self.stages) - 1 and n == 0:  # C is in its own format, and what was D in the accumulator's
             for fmt, where in ((self.spec.accumulator, f"% {self.spec.shape.k} == 0"), (self.spec.c_format, "== 0")):
                 if fmt.min_exponent != register.min_exponent or not exponent.startswith("align"):
                     exponent = f"({k}) {where} ? {self.align(value, fmt)} : {exponent}"
-        if index == 0 and self.plan.narrow and self.target.lane == "float":
-            self.narrow_block(n, k, value)
-            return
-        recipe = self.block(index, n, k, lambda: Term((value,), self.let("int", exponent, "e")))
+        recipe = self.block(index, n, k, lambda: TermCode((value,), self.let("int", exponent, "e")))
         self.write("LANES {")
         self.write(f"{value} = {recipe().parts[0]};")
         self.write("}")
 
-    def narrow_block(self, n: int, k: str, value: str) -> None:
-        """The same in single precision throughout, where Plan.narrow says that nothing is lost."""
-        stage, block = self.stages[0], Block(k, tuple(self.terms(0, n)))
-        tops, sums, inverse = self.array("short", "top"), self.array("float", "sum"), self.array("float", "inverse")
-        largest = self.array("int", "largest")
-        self.write(self.target.largest(self.plan, block, tops, None))
-        self.write("LANES {")
-        self.write(f"{largest}[j] = larger(widen({tops}[j]), alignf((float){value}));")
-        low = f"larger({largest}[j], {self.plan.min_product_exponent})"
-        self.write(f"{inverse}[j] = pow2f({stage.fraction_bits} - {low});")
-        self.write("}")
-        self.write(self.target.cut_sum(self.plan, block, stage, inverse, sums))
-        (register,) = stage.result
-        over = register.overflow or register.format.overflow
-        limit = "INFINITY" if over == "infinity" else f"{largest_finite(register.format)!r}f"
-        rest = f"{largest}[j], {stage.fraction_bits}, {register.format.mantissa_bits}, {limit}"
-        self.write(f"LANES {{ {value} = put_narrow({sums}[j], (float){value}, {rest}); }}")
-
     def result(self, index: int, r: int, k: str) -> Recipe:
-        """Result number `r` of a stage, scaled if the spec says so."""
+        """Return result number `r` of a stage, scaled if the spec says so."""
         stage, chain = self.stages[index], self.stages[index].chain or 1
+        length = self.spec.products_per_result(index)
         if stage.accumulator and chain > 1:
-            value = self.array("double", "run")
-            self.write(f"LANES {value}[j] = 0.0;")
-            if any(s.interleave for s in self.stages[: index + 1]):
+            running = self.array(self.target.running, "run")
+            self.write(f"LANES {running}[j] = 0.0;")
+            if self.interleaves(index):
                 for n in range(r * chain, (r + 1) * chain):
-                    self.run_block(index, n, k, f"{value}[j]")
+                    self.run_block(index, n, k, running)
             else:
-                length = self.spec.products_per_result(index)
-                self.loop(
-                    index,
-                    chain,
-                    f"({k} + {r * length})",
-                    lambda n, inner: self.run_block(index, n, inner, f"{value}[j]"),
-                )
-            exponent = self.align(f"{value}[j]", stage.result[-1].format)
-            recipe: Recipe = lambda: Term((f"{value}[j]",), self.let("int", exponent, "e"))  # noqa: E731
-        elif stage.accumulator:
-            recipe = self.block(index, r, k, lambda: Term(("0.0",), "NONE"))
+                first = f"({k} + {r * length})"
+                self.loop(index, chain, first, lambda n, inner: self.run_block(index, n, inner, running))
+            exponent = self.align(f"{running}[j]", stage.result[-1].format)
+            recipe: Recipe = lambda: TermCode((f"{running}[j]",), self.let("int", exponent, "e"))  # noqa: E731
         else:
-            recipe = self.block(index, r, k, None)
-        first = r * self.spec.products_per_result(index)
-        return lambda: self.scaled(recipe(), index, f"{k} + {first}")
+            start = (lambda: TermCode(("0.0",), "NONE")) if stage.accumulator else None
+            recipe = self.block(index, r, k, start)
+        return lambda: self.scaled(recipe(), index, f"{k} + {r * length}")
 
-    def terms(self, index: int, n: int) -> list[int]:
-        """Numbers of the results of the stage below that make block number `n`: `golden.deal`."""
+    def terms(self, index: int, n: int) -> tuple[int, ...]:
+        """Return the numbers of the results of the stage below that make block number `n`."""
         stage = self.stages[index]
-        if stage.interleave is None:
-            return list(range(n * stage.terms, (n + 1) * stage.terms))
-        run, parts = stage.interleave.run, stage.interleave.parts
-        span = stage.terms * parts
-        return [n // parts * span + j for j in range(span) if (j // run) % parts == n % parts]
+        parts = stage.interleave.parts if stage.interleave else 1
+        first, part = n // parts * parts * stage.terms, n % parts
+        return tuple(golden.deal(stage, range(first, first + parts * stage.terms))[part])  # type: ignore[arg-type]
+
+    def block_code(self, n: int, k: str) -> BlockCode:
+        """Return block number `n` of the first stage."""
+        return BlockCode(k, self.terms(0, n))
 
     def block(self, index: int, n: int, k: str, running: Recipe | None) -> Recipe:
-        """The sum of block number `n` with the running value, put into the stage's register."""
-        stage, numbers = self.stages[index], self.terms(index, n)
+        """Return the sum of block number `n` with the running value, put into the stage's register."""
+        stage = self.stages[index]
         if index == 0 and self.plan.fused_products:
-            return self.fused_block(stage, Block(k, tuple(numbers)), running)
-        recipes = (
-            [self.product(f"{k} + {t}") for t in numbers]
-            if index == 0
-            else [self.result(index - 1, t, k) for t in numbers]
-        )
+            return self.fused_block(stage, self.block_code(n, k), running)
+        numbers = self.terms(index, n)
+        recipes = [self.product(f"{k} + {t}") if index == 0 else self.result(index - 1, t, k) for t in numbers]
 
-        def compute() -> Term:
+        def compute() -> TermCode:
             terms = [recipe() for recipe in recipes]
             own = running() if running else None
             everything = [*terms, own] if own else terms
@@ -208,39 +171,40 @@ class Emitter(Text):
                 parts = [p for t in everything for p in t.parts]
             else:
                 known = self.let("int", f"larger({largest}, {-RANGE})", "known")
-                parts = [self.cut(self.to_odd(t.parts), known, stage.fraction_bits, stage) for t in terms]
-                parts += self.cut_running(stage, own, known, largest)
-            return self.summed(index, stage, parts, largest)
+                parts = [self.cut(index, self.to_odd(t.parts), known, stage.fraction_bits) for t in terms]
+                parts += self.cut_running(index, own, known, largest)
+            return self.summed(index, parts, largest)
 
         return compute
 
-    def fused_block(self, stage: Stage, block: Block, running: Recipe | None) -> Recipe:
-        """The same for products summed straight from the operands: the target's loops, then the rest in the lanes."""
+    def fused_block(self, stage: Stage, block: BlockCode, running: Recipe | None) -> Recipe:
+        """Return the same for products summed straight from the operands by the target's loops."""
         plan = self.plan
         needs_exponent = stage.aligned or not stage.result
         exponents = self.array("short", "top") if needs_exponent else ""
         # A zero product matters only if it may count above a product or a running value that is none.
         zero = stage.zero_exponent  # below every product's, it counts only where there is nothing but zeros
         counts_zeros = needs_exponent and zero is not None and zero > plan.min_product_exponent
-        smallest = self.array("short", "low") if counts_zeros else None
+        smallest = self.array("short", "low") if counts_zeros else ""
         if needs_exponent:
-            self.write(self.target.largest(plan, block, exponents, smallest))
+            self.write(self.target.largest(block, exponents, smallest))
 
-        def largest_of(own: Term | None) -> str:
-            names = [self.let("int", f"widen({exponents}[j])", "e")] if needs_exponent else []
-            if smallest is not None:
-                raised = f"larger({names[0]}, {stage.zero_exponent})"
-                names = [self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {names[0]}", "e")]
-            return self.largest(stage, names + ([own.exponent] if own else [])) if needs_exponent else "NONE"
+        def largest_of(own: TermCode | None) -> str:
+            if not needs_exponent:
+                return "NONE"
+            name = self.let("int", f"widen({exponents}[j])", "e")
+            if smallest:
+                raised = f"larger({name}, {zero})"
+                name = self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {name}", "e")
+            return self.largest(stage, [name, own.exponent] if own else [name])
 
         if not stage.aligned:
             sums = self.array("double", "sum")
-            self.write(self.target.exact_sum(plan, block, stage, sums))
+            self.write(self.target.exact_sum(block, sums))
 
-            def exact() -> Term:
+            def exact() -> TermCode:
                 own = running() if running else None
-                parts = [f"{sums}[j]", *(own.parts if own else ())]
-                return self.summed(0, stage, parts, largest_of(own))
+                return self.summed(0, [f"{sums}[j]", *(own.parts if own else ())], largest_of(own))
 
             return exact
 
@@ -249,25 +213,24 @@ class Emitter(Text):
         self.write("LANES {")
         largest = largest_of(running() if running else None)
         self.write(f"{tops}[j] = {largest};")
-        pow2 = "pow2f" if lane == "float" else "pow2"
         known = f"larger(larger({largest}, {-RANGE}), {plan.min_product_exponent})"
-        self.write(f"{inverse}[j] = {pow2}({stage.fraction_bits} - {known});")
+        self.write(f"{inverse}[j] = {'pow2f' if lane == 'float' else 'pow2'}({stage.fraction_bits} - {known});")
         self.write("}")
-        self.write(self.target.cut_sum(plan, block, stage, inverse, sums))
+        self.write(self.target.cut_sum(block, inverse, sums))
 
-        def aligned() -> Term:
+        def aligned() -> TermCode:
             largest = self.let("int", f"{tops}[j]", "e")
             known = self.let("int", f"larger({largest}, {-RANGE})", "known")
             part = self.let("double", f"(double){sums}[j] * pow2({known} - {stage.fraction_bits})")
             own = running() if running else None
-            return self.summed(0, stage, [part, *self.cut_running(stage, own, known, largest)], largest)
+            return self.summed(0, [part, *self.cut_running(0, own, known, largest)], largest)
 
         return aligned
 
     def product(self, k: str) -> Recipe:
-        """One product, and its scales where they apply to products."""
+        """Return one product, times its scales where they apply to products."""
 
-        def compute() -> Term:
+        def compute() -> TermCode:
             x, y = self.let("double", f"A({k}, j)"), self.let("double", f"B({k}, j)")
             product = self.let("double", f"{x} * {y}", "p")
             parts: tuple[str, ...] = (product,)
@@ -278,12 +241,12 @@ class Emitter(Text):
                 large = self.let("double", f"{limit} ? copysign(INFINITY, {product}) : {product}", "p")
                 parts = (large, *parts[1:])
             exponent = self.let("int", f"widen((int)EA({k}, j) + (int)EB({k}, j))", "e")
-            return self.scaled(Term(parts, exponent), -1, k)
+            return self.scaled(TermCode(parts, exponent), -1, k)
 
         return compute
 
-    def scaled(self, term: Term, index: int, k: str) -> Term:
-        """golden.scaled: the term times the scales of its row, column and group of K."""
+    def scaled(self, term: TermCode, index: int, k: str) -> TermCode:
+        """Return a term times the scales of its row, column and group of K (golden.scaled)."""
         scale = self.spec.scale
         if scale is None or index != self.spec.scaled_stage or (index == -1 and self.plan.scales_fold):
             return term
@@ -311,14 +274,13 @@ class Emitter(Text):
             first = self.let("double", f"{special} ? {total} * {factor} : {parts[0]}", "p")
             parts = [first, *(self.let("double", f"{special} ? 0.0 : {p}", "p") for p in parts[1:])]
         if scale.result:
-            value = self.rounded(self.to_odd(parts), scale.result)
-            return Term((value,), self.let("int", self.align(value, scale.result.format), "e"))
-        return Term(tuple(parts), self.let("int", f"join({term.exponent}, {exponent})", "e"))
+            return self.term(self.rounded(self.to_odd(parts), scale.result), scale.result.format)
+        return TermCode(tuple(parts), self.let("int", f"join({term.exponent}, {exponent})", "e"))
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
     def largest(self, stage: Stage, exponents: Sequence[str]) -> str:
-        """The exponent a block is aligned to; a term without one counts with the stage's zero exponent."""
+        """Return the exponent a block is aligned to; a term without one counts with the stage's zero exponent."""
         if stage.zero_exponent is not None:
             exponents = [f"({e} == NONE ? {stage.zero_exponent} : {e})" for e in exponents]
         result = exponents[0]
@@ -326,30 +288,35 @@ class Emitter(Text):
             result = self.let("int", f"larger({result}, {exponent})", "e")
         return self.let("int", result, "e")
 
-    def cut(self, value: str, known: str, fraction_bits: int | None, stage: Stage) -> str:
-        unit = f"{known} - {fraction_bits}"
+    def cut(self, index: int, value: str, known: str, fraction_bits: int | None) -> str:
+        """Return a term of a stage rounded to a multiple of 2**(known - fraction_bits)."""
+        stage, unit = self.stages[index], f"{known} - {fraction_bits}"
+        growth = max(term.growth for term in self.plan.addends[index])
+        towards = {Rounding.DOWN: "rd", Rounding.UP: "ru"}.get(stage.rounding) if stage.rounding else None
+        if self.adds_directed and towards and growth + (fraction_bits or 0) <= LANE_BITS - 3:
+            magic = self.let("double", f"1.5 * pow2(52 + {unit})", "magic")
+            return self.let("double", f"copysign(__dadd_{towards}({value}, {magic}) - {magic}, {value})", "c")
         return self.let("double", f"whole({value} * pow2(-({unit})), {mode(stage.rounding)}) * pow2({unit})", "c")
 
-    def cut_running(self, stage: Stage, own: Term | None, known: str, largest: str) -> list[str]:
+    def cut_running(self, index: int, own: TermCode | None, known: str, largest: str) -> list[str]:
+        """Return the cut running value, or nothing where a block has none."""
         if own is None:
             return []
-        kept = self.cut(own.parts[0], known, stage.accumulator_fraction_bits, stage)
+        stage = self.stages[index]
+        kept = self.cut(index, own.parts[0], known, stage.accumulator_fraction_bits)
         if stage.drop_beyond is not None:
             dropped = f"({own.exponent} != NONE) & ({own.exponent} < {largest} - {stage.drop_beyond})"
-            kept = self.let("double", f"{dropped} ? {self.neutral(stage)} : {kept}", "c")
+            kept = self.let("double", f"{dropped} ? {'-0.0' if stage.zero == 'ieee' else '0.0'} : {kept}", "c")
         return [kept]
 
-    @staticmethod
-    def neutral(stage: Stage) -> str:
-        return "-0.0" if stage.zero == "ieee" else "0.0"
-
-    def summed(self, index: int, stage: Stage, parts: Sequence[str], largest: str) -> Term:
-        """golden.exact_sum and golden.put: the parts' sum in the register, or handed up as it is."""
-        level = self.plan.levels[index]
+    def summed(self, index: int, parts: Sequence[str], largest: str) -> TermCode:
+        """Return the sum of the parts in the register, or handed up as it is (golden.exact_sum and golden.put)."""
+        stage, level = self.stages[index], self.plan.levels[index]
         if len(parts) > 1:
-            if self.adds_in_one(index, stage, parts) and is_fp32(stage.result[0].format):
+            in_one = self.plan.adds_in_one(index, len(parts))
+            if in_one and is_fp32(stage.result[0].format):
                 parts = [self.let("double", f"(double)((float){parts[0]} + (float){parts[1]})", "s")]
-            elif level.plain or self.adds_in_one(index, stage, parts):
+            elif level.plain or in_one:
                 parts = [self.let("double", " + ".join(parts), "s")]
             elif len(parts) > bins(len(parts), level.sum_bits):
                 bottom = f"larger({largest}, {-RANGE}) - {level.fraction_bits}" if stage.aligned else str(level.lsb)
@@ -359,59 +326,46 @@ class Emitter(Text):
                 parts = [self.let("double", f"{parts[0]} + 0.0", "s"), *parts[1:]]
             fixed = stage.exponent is not None
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
-            return Term(tuple(parts), exponent)
+            return TermCode(tuple(parts), exponent)
         value = self.to_odd(parts)
         for register in stage.result if not self.plan.holds_terms(index) else ():
-            value = self.rounded(value, register)
+            value = self.rounded(value, register, level.top if self.adds_directed else RANGE)
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
-        return Term((value,), self.let("int", self.align(value, stage.result[-1].format), "e"))
-
-    def adds_in_one(self, index: int, stage: Stage, parts: Sequence[str]) -> bool:
-        """Whether a double's rounding of the sum cannot be told from none: two addends no wider than the register, which
-        rounds to nearest even at less than half a double's precision (Figueroa 1995)."""
-        several = index == 0 and self.plan.fused_products and stage.terms > 1  # a part is the sum of many terms
-        if stage.aligned or len(parts) != 2 or not stage.result or several:
-            return False
-        fmt, terms = stage.result[0].format, self.plan.addends[index]
-        precision = fmt.mantissa_bits + 1
-        return (
-            fmt.kind == "float"
-            and stage.result[0].rounding is Rounding.NEAREST_EVEN
-            and 2 * precision + 2 <= LANE_BITS
-            and all(t.parts == 1 and t.bits <= precision and t.lsb >= fmt.min_lsb_exponent for t in terms)
-            and all(t.top <= fmt.max_exponent + 1 for t in terms)
-        )
+        return self.term(value, stage.result[-1].format)
 
     # -- registers ---------------------------------------------------------------------------------------------------
 
-    def rounded(self, value: str, register: Register) -> str:
+    def rounded(self, value: str, register: Register, top: int = RANGE) -> str:
+        """Return a value, smaller than 2**top, rounded to a register."""
         fmt, rounding = register.format, mode(register.rounding)
-        overflow = f"OVER_{(register.overflow or fmt.overflow).upper()}"
+        overflow = register.overflow or fmt.overflow
         if fmt.kind == "integer":
             low, high = integer_range(fmt)
             ends = f"{low!r}, {high!r}, {2.0**fmt.mantissa_bits!r}"
-            return self.let("double", f"put_integer({value}, {rounding}, {overflow}, {ends})")
+            return self.let("double", f"put_integer({value}, {rounding}, OVER_{overflow.upper()}, {ends})")
+        over = "NEVER" if top <= fmt.max_exponent else overflow.upper()
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
-        return self.let("double", f"put({value}, {rounding}, {overflow}, {flush}, {ends}){plus}")
+        return self.let("double", f"put({value}, {rounding}, OVER_{over}, {flush}, {ends}){plus}")
+
+    def term(self, value: str, fmt: Format) -> TermCode:
+        """Return a number of a format as a term."""
+        return TermCode((value,), self.let("int", self.align(value, fmt), "e"))
 
     @staticmethod
     def align(value: str, fmt: Format) -> str:
+        """Return the C expression of the exponent with which a number of a format aligns."""
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
 
 
-def special_codes(spec: Instruction) -> list[int]:
-    """The codes of D for an infinity, a negative one, a NaN and a negative zero."""
-    numbers = (infinity(False), infinity(True), NAN, Number(True, 0, 0))
-    return [golden.written(spec, golden.Term(number, None)) for number in numbers]
-
-
 def is_fp32(fmt: Format) -> bool:
+    """Return whether a format is FP32."""
     return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
 
 
 def mode(rounding: Rounding | None) -> str:
+    """Return the name of a rounding in prelude.h."""
     assert rounding is not None
     return rounding.name

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
-from isa_model.engines.cuda import THREADS_M, THREADS_N, lane, source, state_type, tile
+from isa_model.engines.cuda import CudaCores
+from isa_model.engines.fragments import fragments
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, of_side
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
@@ -74,27 +75,27 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
         d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
         if d is not None:
             return d
-    kernel = _kernel(source(plan))
+    target = CudaCores(plan)
+    kernel = _kernel(target.source())
     (m, k), n = a.shape, b.shape[1]
-    tm, tn = tile(plan)
-    rows, columns = tm * THREADS_M, tn * THREADS_N
+    rows, columns = target.block
     x: Any = _side(plan, True, a.T, None if scale_a is None else scale_a.T, rows)
     y: Any = _side(plan, False, b, scale_b, columns)
     lda, ldb = x.values.shape[1], y.values.shape[1]
     # An exponent of A meets two of B at once.
     pairs = x.exponents.to(torch.int32)
     pairs = (pairs & 0xFFFF) | (pairs << 16)
-    kind = torch.float32 if state_type(plan) == "float" else torch.float64
+    kind = torch.float32 if target.state == "float" else torch.float64
     start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
     if c is not None:
         start[:m, :n] = _numbers(spec.c_format, c, spec.flush_inputs)
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
     arrays = [x.values, pairs, y.values, y.exponents, *scales, *([None] * 6), start, d]
-    if lane(plan) == "float":
+    if target.lane == "float":
         (arrays[0], *of_a), (arrays[2], *of_b) = (_signs(v.values, plan.spec.shape.k) for v in (x, y))
         arrays[8:14] = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
-    _launch(kernel, (lda // rows, ldb // columns), THREADS_M * THREADS_N, (lda, ldb, k), arrays)
+    _launch(kernel, (lda // rows, ldb // columns), target.threads, (lda, ldb, k), arrays)
     return d[:m, :n]
 
 
@@ -146,9 +147,7 @@ def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
         if c is None
         else c.contiguous().view(torch.float64).clone()
     )
-    rows, columns = 4 * THREADS_M, 4 * THREADS_N
-    grid = (-(-m // rows), -(-n // columns))
-    _launch(_kernel(fma.SOURCE), grid, THREADS_M * THREADS_N, (m, n, k), [x, y, d])
+    _launch(_kernel(fma.SOURCE), (-(-m // 64), -(-n // 64)), 256, (m, n, k), [x, y, d])
     return torch.where(d.isnan(), spec.nan_code, d.view(torch.int64))
 
 
@@ -193,17 +192,19 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
     if way.cut != "limbs":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
-    lda, ldb = m + -m % tensor.ROWS, n + -n % tensor.COLUMNS
+    target = tensor.TensorCores(plan, way)
+    rows, columns = target.block
+    lda, ldb = m + -m % rows, n + -n % columns
     scales_a = _scales(plan, True, None if scale_a is None else scale_a.T, m, lda)
     scales_b = _scales(plan, False, scale_b, n, ldb)
     if start is not None:
-        kind = torch.float32 if state_type(plan) == "float" else torch.float64
+        kind = torch.float32 if target.state == "float" else torch.float64
         start = torch.nn.functional.pad(start.to(kind), (0, ldb - n, 0, lda - m)).contiguous()
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
-    blocks = k // next(iter(spec.stages.values())).terms
+    blocks = k // plan.first.terms
     arrays = [cut[0], powers[0], cut[1], powers[1], *scales_a, *scales_b, start, d]
-    grid = (lda // tensor.ROWS, ldb // tensor.COLUMNS)
-    _launch(_kernel(tensor.source(plan, way)), grid, tensor.THREADS, (lda, ldb, k, blocks), arrays)
+    grid = (lda // rows, ldb // columns)
+    _launch(_kernel(tensor.source(plan, way)), grid, target.threads, (lda, ldb, k, blocks), arrays)
     return d[:m, :n]
 
 
@@ -222,15 +223,15 @@ def _extent(start: Any) -> tuple[float, float]:
 def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
     """A (M, K), or B as (N, K), in the layout of tensor.Fragments; `most` takes the largest magnitude as FP32."""
     torch = _torch()
-    spec, f = plan.spec, tensor.fragments(plan, way, is_a, what)
-    fmt, stage = spec.a if is_a else spec.b, next(iter(spec.stages.values()))
-    blocks = codes.shape[1] // stage.terms
-    tile = tensor.ROWS if is_a else tensor.COLUMNS
+    spec, f = plan.spec, fragments(plan, way, is_a, what)
+    fmt = spec.a if is_a else spec.b
+    blocks = codes.shape[1] // f.terms
+    tile = tensor.TensorCores(plan, way).block[0 if is_a else 1]
     words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
-    text = tensor.pack(f, *tensor.deal(stage), codes.element_size(), fmt.storage_bits)
+    text = f.pack(codes.element_size(), fmt.storage_bits)
     places = words // f.limbs
     sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
     _launch(_kernel(text, "pack"), (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
@@ -320,7 +321,7 @@ def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Op
             both = (exponents == NO_EXPONENT) | (scale_exponents[of_k] == NO_EXPONENT)
             exponents = torch.where(both, NO_EXPONENT, exponents + scale_exponents[of_k])
             scales = scale_exponents = None
-    kind = torch.float32 if lane(plan) == "float" else torch.float64
+    kind = torch.float32 if CudaCores(plan).lane == "float" else torch.float64
     short = exponents.clamp(min=OPERAND_NO_EXPONENT).to(torch.int16)
     return Operand(values.to(kind).contiguous(), short.contiguous(), scales, scale_exponents)
 

@@ -107,6 +107,7 @@ class Plan:
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
+        self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
         self.handover = handover(spec)
@@ -136,15 +137,14 @@ class Plan:
         self.product_growth = product.growth
         self.scaled_bits = 0
         level = self._scaled(product, -1, scale_levels)
-        stages = list(spec.stages.values())
         # Sums of the first stage are taken straight from the operands, unless a term needs more than one part.
         unscaled = spec.scaled_stage != -1 or self.scales_fold
-        self.fused_products = level.parts == 1 and unscaled and self._sum(stages[0], level, with_running=False).plain
-        self.lane: Any = self._lane(stages[0], product)
+        self.fused_products = level.parts == 1 and unscaled and self._sum(self.first, level, with_running=False).plain
+        self.lane: Any = self._lane(product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
         """Bounds on a term of each stage and, where it takes part, on the running value."""
-        for index, stage in enumerate(stages):
+        for index, stage in enumerate(self.stages):
             summed = self._sum(stage, level)
             self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))
             self.levels.append(summed)
@@ -153,11 +153,11 @@ class Plan:
                 result = _of_format(register.format)
                 _check_register(register.format)
             level = self._scaled(result, index, scale_levels)
-        self.narrow = self._narrow(stages[0])
+        self.narrow = self._narrow()
 
     def holds_terms(self, index: int) -> bool:
         """Whether each block of a stage is one term that its register holds as it is, so that nothing is rounded."""
-        stage = list(self.spec.stages.values())[index]
+        stage = self.stages[index]
         if stage.terms > 1 or stage.accumulator or stage.aligned or len(stage.result) != 1:
             return False
         ((term,), (register,)) = self.addends[index], stage.result
@@ -171,6 +171,31 @@ class Plan:
             and fmt.nan != "negative-zero"
             and (register.overflow or fmt.overflow) in ("ieee", "infinity")
         )
+
+    def adds_in_one(self, index: int, parts: int) -> bool:
+        """Return whether rounding the sum of `parts` parts of a stage to a double first cannot be told from the exact sum.
+
+        So it is for two addends no wider than the register, which rounds to nearest even at less than half a double's
+        precision (Figueroa 1995).
+        """
+        stage = self.stages[index]
+        several = index == 0 and self.fused_products and stage.terms > 1  # a part is the sum of many terms
+        if stage.aligned or parts != 2 or not stage.result or several:
+            return False
+        fmt, terms = stage.result[0].format, self.addends[index]
+        precision = fmt.mantissa_bits + 1
+        return (
+            fmt.kind == "float"
+            and stage.result[0].rounding is Rounding.NEAREST_EVEN
+            and 2 * precision + 2 <= LANE_BITS
+            and all(t.parts == 1 and t.bits <= precision and t.lsb >= fmt.min_lsb_exponent for t in terms)
+            and all(t.top <= fmt.max_exponent + 1 for t in terms)
+        )
+
+    @property
+    def first(self) -> Stage:
+        """The first stage, which sums products."""
+        return self.stages[0]
 
     @property
     def lane_name(self) -> str:
@@ -200,7 +225,7 @@ class Plan:
     def _running(self, stage: Stage) -> Level:
         """Bounds of a running value: a number of its register, in the last stage of C's format too."""
         running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
-        if stage is list(self.spec.stages.values())[-1]:
+        if stage is self.stages[-1]:
             return _widest(running, _of_format(self.spec.c_format))
         return running
 
@@ -233,10 +258,11 @@ class Plan:
             growth = top - stage.exponent
         return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
 
-    def _lane(self, stage: Stage, product: Level) -> Any:
+    def _lane(self, product: Level) -> Any:
         """float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
         import numpy as np
 
+        stage = self.first
         narrow = (
             self.fused_products
             and stage.fraction_bits is not None
@@ -250,8 +276,9 @@ class Plan:
         )
         return np.float32 if narrow else np.float64
 
-    def _narrow(self, stage: Stage) -> bool:
+    def _narrow(self) -> bool:
         """Whether a step of the first stage, running value and register included, stays within single precision."""
+        stage = self.first
         if self.lane_name != "float" or not stage.accumulator or len(stage.result) != 1:
             return False
         (register,) = stage.result

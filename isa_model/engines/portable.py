@@ -94,7 +94,7 @@ def matmul(
 
 def tile_size(plan: Plan) -> tuple[int, int]:
     """Rows and columns of a tile: fewer where a stage waits for many terms of every element."""
-    stages = list(plan.spec.stages.values())[int(plan.fused_products) :]
+    stages = plan.stages[int(plan.fused_products) :]
     waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
     columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
     return max(1, min(TILE_M, VALUES // (max(waiting, 1) * columns))), columns
@@ -105,7 +105,7 @@ class Tile:
 
     def __init__(self, plan: Plan, a: Operand, b: Operand, c: Float64) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
-        self.stages: list[Stage] = list(plan.spec.stages.values())
+        self.stages = plan.stages
         self.shape = c.shape
         self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)

@@ -6,6 +6,8 @@
 
 #ifdef __CUDACC__
 #define FN static __device__ __forceinline__
+#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
 #else
 #include <math.h>
 #include <stdint.h>

@@ -57,7 +57,7 @@ class Route:
 
 def route(plan: Plan) -> Route | None:
     """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
-    spec, stage = plan.spec, next(iter(plan.spec.stages.values()))
+    spec, stage = plan.spec, plan.first
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
@@ -92,7 +92,7 @@ def route(plan: Plan) -> Route | None:
 def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
     """The same way by INT8 digits, for finite operands that keep sums and C below `bound`, and a C that is a multiple of
     `smallest_unit`; None if something might be lost."""
-    stage = next(iter(plan.spec.stages.values()))
+    stage = plan.first
     if way.cut == "limbs":
         return way if bound < 2.0**RANGE else None
     if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
@@ -134,7 +134,7 @@ def pieces(plan: Plan) -> list[tuple[int, int]]:
     """How sums of products of digits, by their power of 256, are gathered in 32 bits: the lowest of each piece, and how
     many. Empty if even one does not fit."""
     a, b = _largest_digits(plan.spec.a), _largest_digits(plan.spec.b)
-    terms = next(iter(plan.spec.stages.values())).terms
+    terms = plan.first.terms
     sums = [0] * (len(a) + len(b) - 1)
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -153,7 +153,7 @@ def pieces(plan: Plan) -> list[tuple[int, int]]:
 def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) -> bool:
     """Whether C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the way `half`."""
     low, high = product_exponents(plan)
-    bits = next(iter(plan.spec.stages.values())).fraction_bits or 0
+    bits = plan.first.fraction_bits or 0
     return (
         smallest_unit >= 2.0 ** (low - 1 - bits) and largest + k * 2.0 ** (high + plan.product_growth) < 2.0**FARTHEST
     )
@@ -184,7 +184,7 @@ def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
 def is_short(plan: Plan, in_fp16: bool = False) -> bool:
     """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once; or in
     FP16 to nearest."""
-    stage = next(iter(plan.spec.stages.values()))
+    stage = plan.first
     if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
         return False
     (register,) = stage.result

@@ -1,0 +1,106 @@
+"""Operands packed as `mma.sync` reads them: the layout, and the CUDA kernel that packs codes into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from isa_model.engines.plan import Plan
+from isa_model.engines.routes import Route, limbs
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Layout of an operand: [tile][block][vector of registers][thread of the warp][register], 32 bits each.
+
+    Operands cut into digits have the registers of the lowest digit first, then those of the next. Slots of a block of
+    `terms` products, filled up to whole chunks, go to the threads as mma.sync has them: of chunk i, thread t holds the
+    `elements` slots from 4 elements i + elements (t % 4) on of row t / 4 (of A of row t / 4 + 8 too).
+    """
+
+    elements: int
+    """Elements in a register."""
+    halves: int
+    """Groups of 8 rows or columns in a tile: 2 of A, 1 of B."""
+    terms: int
+    """Products of a block of the first stage."""
+    run: int
+    """Neighbours along K that go to the same block."""
+    parts: int
+    """Blocks that K is dealt out to at a time."""
+    limbs: int = 1
+    """Digits of an element."""
+
+    @property
+    def chunks(self) -> int:
+        """Registers of a block, of one digit and half."""
+        return -(-self.terms // (4 * self.elements))
+
+    @property
+    def registers(self) -> int:
+        """Registers of a thread for a block."""
+        return self.limbs * self.chunks * self.halves
+
+    @property
+    def vector(self) -> int:
+        """Registers loaded at once."""
+        return next(v for v in (4, 2, 1) if self.registers % v == 0)
+
+    def block_number(self, first: int) -> int:
+        """Return which block of its instruction begins with product `first`."""
+        span = self.terms * self.parts
+        return first // span * self.parts + first % span // self.run
+
+    def pack(self, code_bytes: int, bits: int) -> str:
+        """Return the CUDA file of `pack`, which packs codes of so many bytes, of which `bits` bits count.
+
+        `table` has a word for each code and digit, then the magnitude of each code as FP32, whose largest goes to `most`.
+        """
+        code = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}[code_bytes]
+        each, width = self.chunks * self.halves, 32 // self.elements
+        return f"""
+extern "C" __global__ void pack(long places, int blocks, int rows, long row_stride, long k_stride, const unsigned *table,
+                                const {code} *codes, unsigned *out, unsigned *most) {{
+  const long place = blockIdx.x * 256l + threadIdx.x; /* all words of one place, one for each digit */
+  unsigned magnitude = 0;
+  if (place < places) {{
+    const unsigned fragment = place / {32 * each}, r = place % {each}, thread = place / {each} % 32;
+    const unsigned block = fragment % blocks, chunk = r / {self.halves};
+    const int row = (fragment / blocks * {self.halves} + r % {self.halves}) * 8 + thread / 4;
+    const long first = (long)(block / {self.parts}) * {self.terms * self.parts} + block % {self.parts} * {self.run};
+    unsigned words[{self.limbs}] = {{}};
+#pragma unroll
+    for (unsigned i = 0; i < {self.elements}; ++i) {{
+      const unsigned slot = (4 * chunk + thread % 4) * {self.elements} + i;
+      if (slot >= {self.terms} || row >= rows) continue;
+      const long k = first + slot / {self.run} * {self.run * self.parts} + slot % {self.run};
+      const unsigned code = codes[row * row_stride + k * k_stride] & {(1 << bits) - 1};
+#pragma unroll
+      for (int l = 0; l < {self.limbs}; ++l)
+        words[l] |= (table[l << {bits} | code] & {0xFFFFFFFF >> (32 - width)}u) << {width} * i;
+      magnitude = max(magnitude, table[{self.limbs} << {bits} | code]);
+    }}
+#pragma unroll
+    for (int l = 0; l < {self.limbs}; ++l) {{
+      const unsigned at = l * {each} + r;
+      const long vector = (long)fragment * {self.registers // self.vector} + at / {self.vector};
+      out[(vector * 32 + thread) * {self.vector} + at % {self.vector}] = words[l];
+    }}
+  }}
+  if (most) {{ /* few find more than was found before */
+    magnitude = __reduce_max_sync(0xFFFFFFFFu, magnitude);
+    if (threadIdx.x % 32 == 0 && magnitude > *(volatile unsigned *)most) atomicMax(most, magnitude);
+  }}
+}}
+"""
+
+
+def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]) -> Fragments:
+    """Return the layout of A or B: of the numbers that are cut, or of powers of two of their exponents."""
+    stage, halves = plan.first, 2 if is_a else 1
+    deal = (stage.interleave.run, stage.interleave.parts) if stage.interleave else (stage.terms, 1)
+    if what == "powers" or way.cut == "half":
+        return Fragments(2, halves, stage.terms, *deal)
+    if way.cut == "limbs":
+        return Fragments(4, halves, stage.terms, *deal, limbs(plan.spec.a if is_a else plan.spec.b))
+    return Fragments(1, halves, stage.terms, *deal)

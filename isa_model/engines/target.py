@@ -1,0 +1,86 @@
+"""Targets of the emitter. A target is one compiler and its machine: C types, abilities, and the text of the inner loops.
+
+A *lane* is one element of D. Text runs over all lanes a step computes together; `x[j]` is the value of lane `j`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from isa_model import golden
+from isa_model.codec import NAN, Number, infinity
+from isa_model.engines.plan import Plan
+from isa_model.float64 import largest_finite
+from isa_model.instruction import Instruction
+
+
+@dataclass(frozen=True)
+class BlockCode:
+    """The products of one block of the first stage, as C text: number t lies at k = base + offsets[t]."""
+
+    base: str
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the emitter has to know of a compiler and its machine to write the step of a plan."""
+
+    plan: Plan
+
+    adds_directed: ClassVar[bool] = False
+    """Whether the machine adds doubles with rounding toward zero, up or down (CUDA's `__dadd_rz` and its like)."""
+
+    @property
+    def lane(self) -> str:
+        """C type in which products are formed and cut: "float" where Plan.lane allows it and the loops gain from it."""
+        return self.plan.lane_name
+
+    @property
+    def running(self) -> str:
+        """C type of the running value of an inner chain."""
+        return "double"
+
+    def largest(self, block: BlockCode, out: str, smallest: str = "") -> str:
+        """Return text that sets `out[j]` to the largest sum of exponents of a block, and `smallest[j]` to the smallest."""
+        raise NotImplementedError
+
+    def cut_sum(self, block: BlockCode, inverse: str, out: str) -> str:
+        """Return text that sets `out[j]` to the sum of products times `inverse[j]`, each rounded to a whole number."""
+        raise NotImplementedError
+
+    def exact_sum(self, block: BlockCode, out: str) -> str:
+        """Return text that sets `out[j]` to the exact sum of the products of a block."""
+        raise NotImplementedError
+
+    def short_block(self, block: BlockCode, running: str) -> str:
+        """Return text that adds a block to `running[j]` and rounds to the register at once, or "" where there is none.
+
+        The general text goes through doubles. Here Plan.narrow has shown that single precision loses nothing.
+        """
+        if not self.plan.narrow or self.lane != "float":
+            return ""
+        stage = self.plan.first
+        (register,) = stage.result
+        over = register.overflow or register.format.overflow
+        limit = "INFINITY" if over == "infinity" else f"{largest_finite(register.format)!r}f"
+        rest = f"largest[j], {stage.fraction_bits}, {register.format.mantissa_bits}, {limit}"
+        return f"""{{
+short top[W];
+float sum[W], inverse[W];
+int largest[W];
+{self.largest(block, "top")}
+LANES {{
+largest[j] = larger(widen(top[j]), alignf((float){running}[j]));
+inverse[j] = pow2f({stage.fraction_bits} - larger(largest[j], {self.plan.min_product_exponent}));
+}}
+{self.cut_sum(block, "inverse", "sum")}
+LANES {{ {running}[j] = put_narrow(sum[j], (float){running}[j], {rest}); }}
+}}"""
+
+
+def special_codes(spec: Instruction) -> list[int]:
+    """Return the codes of D for an infinity, a negative one, a NaN and a negative zero."""
+    numbers = (infinity(False), infinity(True), NAN, Number(True, 0, 0))
+    return [golden.written(spec, golden.Term(number, None)) for number in numbers]
