@@ -19,6 +19,7 @@ from test_tensor import CASES, reference
 
 from isa_model import load
 from isa_model.engines import gpu, portable, tensor
+from isa_model.engines import operands as operands_module
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.stimulus import draw
 
@@ -92,7 +93,7 @@ def emulated(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "_launch", launch)
     for constant in ("WARPS_M", "WARPS_N"):  # warps share nothing, so one does
         monkeypatch.setattr(tensor, constant, 1)
-    caches = (gpu._words, gpu._table, tensor.source)
+    caches = (gpu._words, tensor.source)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -130,3 +131,21 @@ def test_random_kernels_are_the_other_engines(emulated, spec, kind):
         assume(False)
     a, b, c, scales = operands(spec, 5, kind, m=5, n=6, steps=2)
     assert np.array_equal(gpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))
+
+
+@pytest.mark.parametrize(
+    "name", ["Hopper's FP8", "flushed", "widened", "scaled sums", "INT8", "NVFP4", "Hopper's FP16"]
+)
+def test_operands_are_decoded_alike_by_numpy_and_torch(name):
+    """Numbers, exponents and scales of both operands are equal, element for element."""
+    spec = CASES[name]
+    plan, x = Plan(spec), draw(spec, "bits", np.random.default_rng(3), 37, 83, spec.shape.k * 2)
+    for is_a, codes, scales in ((True, x.a.T, x.scale_a), (False, x.b, x.scale_b)):
+        scales = scales.T if is_a and scales is not None else scales
+        as_torch = [None if v is None else torch.from_numpy(v.view(f"i{v.itemsize}")) for v in (codes, scales)]
+        ours = operands_module.decode(plan, is_a, codes, scales, "float64")
+        theirs = operands_module.decode(plan, is_a, *as_torch, "float64")
+        for field in ("values", "exponents", "scales", "scale_exponents"):
+            a, b = getattr(ours, field), getattr(theirs, field)
+            assert (a is None) == (b is None), field
+            assert a is None or (a.dtype == b.numpy().dtype and np.array_equal(a, b.numpy(), equal_nan=True)), field

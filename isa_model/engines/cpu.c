@@ -49,19 +49,6 @@ FN double whole_number(uint64_t code, int bits, int is_signed) {
 
 FN double flushed(double x, double smallest) { return fabs(x) < smallest ? 0.0 : x; }
 
-/* The code of a number of a format; those of infinities, NaN and the negative zero are given. */
-FN uint64_t code(double x, int padding, int mantissa_bits, int magnitude_bits, int bias, double per_unit,
-                 double smallest, uint64_t infinite, uint64_t minus_infinite, uint64_t nan, uint64_t minus_zero) {
-  const double size = fabs(x);
-  const int64_t normal = (to_bits(size) >> (52 - mantissa_bits)) - ((int64_t)(1023 - bias) << mantissa_bits);
-  const int64_t subnormal = to_bits(size * per_unit + 0x1p52) - (0x433ll << 52);
-  const uint64_t sign = (uint64_t)to_bits(x) >> 63;
-  uint64_t result = ((uint64_t)(size < smallest ? subnormal : normal) | sign << magnitude_bits) << padding;
-  result = (x == 0) & (sign != 0) ? minus_zero : result;
-  result = is_finite(x) ? result : x > 0 ? infinite : minus_infinite;
-  return x == x ? result : nan;
-}
-
 /* A block of a matrix, element by element, to rows of `pitch` elements. */
 FN void take(const Job *job, int which, long row, long column, long rows, long columns, long pitch, long size, char *to) {
   const long down = job->strides[2 * which] * size, right = job->strides[2 * which + 1] * size;

@@ -23,7 +23,7 @@ from isa_model.engines.c_library import load
 from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
-from isa_model.engines.target import BlockCode, Target, special_codes
+from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -141,7 +141,7 @@ def source(plan: Plan) -> str:
         "ESB(g, j)": "esb[((g) - k0 / GROUP_B_K) * W + j]",
         "SCALES_FOLD": int(plan.scales_fold),
         "NUMBER_C(code)": _number(spec.c_format, spec.flush_inputs),
-        "CODE_D(x)": _code(spec),
+        "CODE_D(x)": f"({code_of(spec, 'x')})",
     }
     types = {"lane": plan.lane_name, "code_c": _type(spec.c_format), "code_d": _type(spec.accumulator)}
     for is_a, letter in ((True, "A"), (False, "B")):
@@ -182,17 +182,6 @@ def _number(fmt: Format, flush: bool) -> str:
     rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
     text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
     return f"flushed({text}, {(2.0**fmt.min_exponent).hex()})" if flush else text
-
-
-def _code(spec: Instruction) -> str:
-    """C text of the code of a number that the accumulator's format holds."""
-    fmt = spec.accumulator
-    if fmt.kind == "integer":
-        return f"(((int64_t)(x) & {(1 << fmt.mantissa_bits) - 1}) << {fmt.low_padding})"
-    specials = special_codes(spec)
-    fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias)
-    ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
-    return f"code(x, {', '.join(str(x) for x in (*fields, *ends, *(f'{code}u' for code in specials)))})"
 
 
 @dataclass(frozen=True)

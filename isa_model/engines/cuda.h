@@ -5,6 +5,7 @@
 #define ESA(g, j) esa[(long)(g) * lda + ROW(j)]
 #define SB(g, j) sb[(long)(g) * ldb + COLUMN(j)]
 #define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
+#define AT(j) ((long)(row + ROW(j)) * ldb + column + COLUMN(j)) /* of C and D */
 
 /* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {
@@ -47,19 +48,6 @@ FN int shifted_ones(int n) {
 }
 
 FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
-
-/* The code of a number of a floating-point format. */
-FN unsigned encode(double x, int mantissa_bits, int min_exponent, int bias, int padding, unsigned sign, unsigned infinite,
-                   unsigned minus_infinite, unsigned nan, unsigned minus_zero) {
-  if (x != x) return nan;
-  const unsigned s = to_bits(x) < 0 ? sign : 0;
-  if (!is_finite(x)) return s ? minus_infinite : infinite;
-  if (x == 0) return s ? minus_zero : 0;
-  const int e = larger(leading(x), min_exponent);
-  const long long significand = (long long)(fabs(x) * pow2(mantissa_bits - e)); /* the leading bit adds to the field */
-  const int field = e + bias - 1 + (min_exponent == -bias);
-  return s | (unsigned)((((long long)field << mantissa_bits) + significand) << padding);
-}
 
 /* x * y rounded to a multiple of a unit; magic is 2**52 units (1.5 * 2**52 for signed x * y), far above |x * y|. */
 FN double cut_toward_zero(double x, double y, double magic) {

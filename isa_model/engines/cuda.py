@@ -13,7 +13,7 @@ from typing import ClassVar
 from isa_model.engines.emit import step
 from isa_model.engines.plan import Plan
 from isa_model.engines.routes import is_short
-from isa_model.engines.target import BlockCode, Target, special_codes
+from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
@@ -34,21 +34,24 @@ class CudaTarget(Target):
     adds_directed: ClassVar[bool] = True
     headers: ClassVar[tuple[str, ...]] = ("prelude.h", "cuda.h")
 
+    threads: ClassVar[int] = 256
+    """Threads of a thread block."""
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of D that a thread block computes."""
+        raise NotImplementedError
+
+    def filled(self, m: int, n: int) -> tuple[int, int]:
+        """Return the sizes of D filled up to whole thread blocks."""
+        rows, columns = self.block
+        return m + -m % rows, n + -n % columns
+
     @property
     def state(self) -> str:
         """C type of the accumulator: float where it holds every number of C and D, for half the registers."""
         spec = self.plan.spec
         return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
-
-    @property
-    def code_of_d(self) -> str:
-        """C expression of the code of `state[j]`, a number of the accumulator's format."""
-        fmt = self.plan.spec.accumulator
-        if fmt.kind == "integer":
-            return f"(unsigned)((long long)state[j] & {(1 << fmt.mantissa_bits) - 1}ll) << {fmt.low_padding}"
-        sign = 1 << (fmt.magnitude_bits + fmt.low_padding)
-        codes = ", ".join(f"{code}u" for code in (sign, *special_codes(self.plan.spec)))
-        return f"encode(state[j], {fmt.mantissa_bits}, {fmt.min_exponent}, {fmt.bias}, {fmt.low_padding}, {codes})"
 
     def kernel(self, text: str) -> str:
         """Return the CUDA file of a kernel, with the headers in front of it."""
@@ -64,8 +67,6 @@ def is_in_fp32(fmt: Format) -> bool:
 @dataclass(frozen=True)
 class CudaCores(CudaTarget):
     """CUDA cores: loops along K outside, over the lanes inside, where every lane has its sum in a register."""
-
-    threads: ClassVar[int] = 256
 
     @property
     def lane(self) -> str:
@@ -92,11 +93,13 @@ class CudaCores(CudaTarget):
 
     @property
     def block(self) -> tuple[int, int]:
-        """Rows and columns of D that a thread block computes."""
         return 16 * self.tile[0], 16 * self.tile[1]
 
     def source(self) -> str:
-        """Return the CUDA file in which `run` adds A B to C. Arrays are K first, rows and columns filled up to whole tiles."""
+        """Return the CUDA file in which `run` adds A B to C (zeros where C is a null pointer).
+
+        Arrays are K first, rows and columns filled up to whole tiles.
+        """
         return self.kernel(f"""
 #define TM {self.tile[0]}
 #define TN {self.tile[1]}
@@ -121,14 +124,13 @@ run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__r
   const int row = (blockIdx.x * 16 + threadIdx.x / 16) * TM, column = (blockIdx.y * 16 + threadIdx.x % 16) * TN;
   a += row; ea += row; sa += row; esa += row; ma += row; na += row; fa += row;
   b += column; eb += column; sb += column; esb += column; mb += column; nb += column; fb += column;
-  c += (long)row * ldb + column; d += (long)row * ldb + column;
   {self.state} state[W];
-  LANES state[j] = c[(long)ROW(j) * ldb + COLUMN(j)];
+  LANES state[j] = c ? c[AT(j)] : 0;
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}
   }}
-  LANES d[(long)ROW(j) * ldb + COLUMN(j)] = {self.code_of_d};
+  LANES d[AT(j)] = {code_of(self.plan.spec, "state[j]")};
 }}
 """)
 

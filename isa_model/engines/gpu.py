@@ -1,4 +1,4 @@
-"""The compiled GPU engine: a spec's step as a CUDA kernel (cuda.py), built at run time by NVRTC.
+"""The GPU engine: a spec's step as a CUDA kernel (cuda.py, tensor.py), built at run time by NVRTC.
 
 Needs the extra `kernels` (torch holds the arrays, cuda-core compiles and launches) and an NVIDIA GPU; else `NoGpu`.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from math import inf, isfinite
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, values_of, values_of_all_codes
+from isa_model.array_codec import code_dtype, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
-from isa_model.engines.cuda import CudaCores
+from isa_model.engines.cuda import CudaCores, CudaTarget
 from isa_model.engines.fragments import fragments
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, of_side
+from isa_model.engines.operands import decode, decode_scales, of_side, read
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
 from isa_model.formats import Format
@@ -75,28 +75,7 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
         d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
         if d is not None:
             return d
-    target = CudaCores(plan)
-    kernel = _kernel(target.source())
-    (m, k), n = a.shape, b.shape[1]
-    rows, columns = target.block
-    x: Any = _side(plan, True, a.T, None if scale_a is None else scale_a.T, rows)
-    y: Any = _side(plan, False, b, scale_b, columns)
-    lda, ldb = x.values.shape[1], y.values.shape[1]
-    # An exponent of A meets two of B at once.
-    pairs = x.exponents.to(torch.int32)
-    pairs = (pairs & 0xFFFF) | (pairs << 16)
-    kind = torch.float32 if target.state == "float" else torch.float64
-    start = torch.zeros((lda, ldb), dtype=kind, device="cuda")
-    if c is not None:
-        start[:m, :n] = _numbers(spec.c_format, c, spec.flush_inputs)
-    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
-    scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
-    arrays = [x.values, pairs, y.values, y.exponents, *scales, *([None] * 6), start, d]
-    if target.lane == "float":
-        (arrays[0], *of_a), (arrays[2], *of_b) = (_signs(v.values, plan.spec.shape.k) for v in (x, y))
-        arrays[8:14] = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
-    _launch(kernel, (lda // rows, ldb // columns), target.threads, (lda, ldb, k), arrays)
-    return d[:m, :n]
+    return _on_cuda_cores(plan, a, b, c, scale_a, scale_b)
 
 
 def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> None:
@@ -169,15 +148,14 @@ _plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
 
 
 def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-    """D by way of the Tensor Cores, or None where there is no other way than digits and operands are not finite."""
-    torch = _torch()
-    spec = plan.spec
+    """Return D by way of the Tensor Cores; None where only digits would do and operands are not finite."""
+    torch, spec = _torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
-    start = None if c is None else _numbers(spec.c_format, c, spec.flush_inputs)
+    start = None if c is None else read(spec.c_format, c, spec.flush_inputs)
     unit, largest = (inf, 0.0) if start is None else _extent(start)
     if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
         way = replace(way, whole=False)
-    operands = [(True, a, m), (False, b.T, n)]
+    operands = [(True, a), (False, b.T)]
     cut = []
     if routes.with_limbs(plan, way, 0.0, inf):
         most = torch.zeros(2, dtype=torch.int32, device="cuda")
@@ -193,19 +171,13 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
     target = tensor.TensorCores(plan, way)
-    rows, columns = target.block
-    lda, ldb = m + -m % rows, n + -n % columns
-    scales_a = _scales(plan, True, None if scale_a is None else scale_a.T, m, lda)
-    scales_b = _scales(plan, False, scale_b, n, ldb)
-    if start is not None:
-        kind = torch.float32 if target.state == "float" else torch.float64
-        start = torch.nn.functional.pad(start.to(kind), (0, ldb - n, 0, lda - m)).contiguous()
-    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
-    blocks = k // plan.first.terms
-    arrays = [cut[0], powers[0], cut[1], powers[1], *scales_a, *scales_b, start, d]
-    grid = (lda // rows, ldb // columns)
-    _launch(_kernel(tensor.source(plan, way)), grid, target.threads, (lda, ldb, k, blocks), arrays)
-    return d[:m, :n]
+    scales: list[Any] = []
+    for is_a, codes, columns in zip((True, False), (scale_a, scale_b), target.filled(m, n), strict=True):
+        _, scale, _, group = of_side(spec, is_a)
+        scales += [None, None] if scale is None else decode_scales(scale, codes.T if is_a else codes, columns, group)
+    c_values = None if start is None else _start(target, start)
+    arrays = [cut[0], powers[0], cut[1], powers[1], *scales, c_values]
+    return _run(target, tensor.source(plan, way), m, n, (k, k // plan.first.terms), arrays)
 
 
 def _extent(start: Any) -> tuple[float, float]:
@@ -220,21 +192,21 @@ def _extent(start: Any) -> tuple[float, float]:
     return 2.0 ** int(torch.where(whole == 0, 999, unit).min()), largest
 
 
-def _packed(plan: Plan, way: routes.Route, is_a: bool, codes: Any, size: int, what: Any, most: Any = None) -> Any:
-    """A (M, K), or B as (N, K), in the layout of tensor.Fragments; `most` takes the largest magnitude as FP32."""
-    torch = _torch()
-    spec, f = plan.spec, fragments(plan, way, is_a, what)
-    fmt = spec.a if is_a else spec.b
-    blocks = codes.shape[1] // f.terms
-    tile = tensor.TensorCores(plan, way).block[0 if is_a else 1]
+def _packed(
+    plan: Plan, way: routes.Route, is_a: bool, codes: Any, what: Literal["cut", "powers"], most: Any = None
+) -> Any:
+    """Return A (M, K), or B as (N, K), in the layout of `Fragments`; `most` takes the largest magnitude as FP32."""
+    torch, spec, f = _torch(), plan.spec, fragments(plan, way, is_a, what)
+    fmt, (size, k) = spec.a if is_a else spec.b, codes.shape
+    blocks, tile = k // f.terms, tensor.TensorCores(plan, way).block[0 if is_a else 1]
     words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
-    text = f.pack(codes.element_size(), fmt.storage_bits)
     places = words // f.limbs
     sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
-    _launch(_kernel(text, "pack"), (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
+    kernel = _kernel(f.pack(codes.element_size(), fmt.storage_bits), "pack")
+    _launch(kernel, (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
     return out
 
 
@@ -273,23 +245,47 @@ def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
     return digits
 
 
-def _scales(plan: Plan, is_a: bool, codes: Any, columns: int, size: int) -> tuple[Any, Any]:
-    """Group scales of an operand's columns and their exponents, filled up with zeros; None where there are none."""
-    torch = _torch()
-    _, scale, _, group = of_side(plan.spec, is_a)
-    if scale is None:
-        return None, None
-    scales = _numbers(scale.format, codes, False)[:, torch.arange(columns, device="cuda") // group]
-    scales = torch.nn.functional.pad(scales, (0, size - columns)).contiguous()
-    return scales, _exponents(scale.format, scales)
-
-
 @cache
 def _is_hopper() -> bool:
     return bool(_torch().cuda.get_device_capability() == (9, 0))
 
 
 # -- on CUDA cores ---------------------------------------------------------------------------------------------------
+
+
+def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+    """Return D by way of the CUDA cores."""
+    torch, spec, target = _torch(), plan.spec, CudaCores(plan)
+    (m, k), n = a.shape, b.shape[1]
+    lda, ldb = target.filled(m, n)
+    dtype = "float32" if target.lane == "float" else "float64"
+    x = decode(plan, True, _padded(a.T, k, lda), None if scale_a is None else scale_a.T, dtype)
+    y = decode(plan, False, _padded(b, k, ldb), scale_b, dtype)
+    pairs = x.exponents.to(torch.int32)  # an exponent of A meets two of B at once
+    pairs = (pairs & 0xFFFF) | (pairs << 16)
+    values, signs = [x.values, y.values], [None] * 6
+    if target.lane == "float":
+        (values[0], *of_a), (values[1], *of_b) = (_signs(v, spec.shape.k) for v in values)
+        signs = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
+    scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
+    start = None if c is None else _start(target, read(spec.c_format, c, spec.flush_inputs))
+    arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, start]
+    return _run(target, target.source(), m, n, (k,), arrays)
+
+
+def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
+    """Return what the loop on float lanes reads: magnitudes, sign masks, sign words, and flags of steps with specials."""
+    torch = _torch()
+    k, columns = values.shape
+    negative = torch.signbit(values)
+    words = torch.zeros((-(-k // 32) * 32, columns), dtype=torch.int64, device="cuda")
+    words[:k] = negative
+    words = words.view(-1, 32, columns) << torch.arange(32, device="cuda")[None, :, None]
+    flags = (~torch.isfinite(values)).view(-1, step, columns).any(dim=1).to(torch.uint8)
+    return values.abs(), -negative.to(torch.int32), words.sum(dim=1).to(torch.int32), flags
+
+
+# -- on either -------------------------------------------------------------------------------------------------------
 
 
 def _torch() -> Any:
@@ -302,68 +298,25 @@ def _torch() -> Any:
     return torch
 
 
-def _side(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, tile: int) -> Operand:
-    """operands.side on the GPU, columns filled up with zeros to a whole number of tiles."""
+def _padded(x: Any, rows: int, columns: int) -> Any:
+    """Return a matrix filled up with zeros."""
+    return _torch().nn.functional.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0])).contiguous()
+
+
+def _start(target: CudaTarget, c: Any) -> Any:
+    """Return the numbers of C as a kernel reads them."""
     torch = _torch()
-    fmt, scale, k_group, _ = of_side(plan.spec, is_a)
-    columns = codes.shape[1]
-    fill = -columns % tile
-    if fill:
-        codes = torch.nn.functional.pad(codes, (0, fill))
-    values = _numbers(fmt, codes, plan.spec.flush_inputs)
-    exponents = _exponents(plan.spec.widen or fmt, values)
-    scales = scale_exponents = None
-    if scale is not None:
-        scales, scale_exponents = _scales(plan, is_a, scale_codes, columns, columns + fill)
-        if plan.scales_fold:
-            of_k = torch.arange(values.shape[0], device="cuda") // k_group
-            values = values * scales[of_k]
-            both = (exponents == NO_EXPONENT) | (scale_exponents[of_k] == NO_EXPONENT)
-            exponents = torch.where(both, NO_EXPONENT, exponents + scale_exponents[of_k])
-            scales = scale_exponents = None
-    kind = torch.float32 if CudaCores(plan).lane == "float" else torch.float64
-    short = exponents.clamp(min=OPERAND_NO_EXPONENT).to(torch.int16)
-    return Operand(values.to(kind).contiguous(), short.contiguous(), scales, scale_exponents)
+    return _padded(c.to(torch.float32 if target.state == "float" else torch.float64), *target.filled(*c.shape))
 
 
-def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
-    """What the loop on float lanes reads: magnitudes, sign masks, sign words, and flags of steps with specials."""
+def _run(target: CudaTarget, text: str, m: int, n: int, sizes: tuple[int, ...], arrays: list[Any]) -> Any:
+    """Return D (m, n) of a target's kernel, in int32."""
     torch = _torch()
-    k, columns = values.shape
-    negative = torch.signbit(values)
-    words = torch.zeros((-(-k // 32) * 32, columns), dtype=torch.int64, device="cuda")
-    words[:k] = negative
-    words = words.view(-1, 32, columns) << torch.arange(32, device="cuda")[None, :, None]
-    flags = (~torch.isfinite(values)).view(-1, step, columns).any(dim=1).to(torch.uint8)
-    return values.abs(), -negative.to(torch.int32), words.sum(dim=1).to(torch.int32), flags
-
-
-def _numbers(fmt: Format, codes: Any, flush: bool) -> Any:
-    """The numbers of codes, as float64 on the GPU."""
-    torch = _torch()
-    if fmt.storage_bits <= 16:
-        index = codes.to(torch.int32) & ((1 << fmt.storage_bits) - 1)
-        values = _table(fmt)[index]
-    elif fmt.name in ("fp32", "tf32"):
-        values = (codes & ~((1 << fmt.low_padding) - 1)).contiguous().view(torch.float32).to(torch.float64)
-    else:
-        values = torch.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).cuda()
-    return torch.where(values.abs() < 2.0**fmt.min_exponent, 0.0, values) if flush else values
-
-
-@cache
-def _table(fmt: Format) -> Any:
-    return _torch().tensor(values_of_all_codes(fmt)).cuda()
-
-
-def _exponents(fmt: Format, values: Any) -> Any:
-    """lanes.exponent_of on the GPU, int32."""
-    torch = _torch()
-    if fmt.kind == "integer":
-        return torch.where(values == 0, NO_EXPONENT, 0).to(torch.int32)
-    field = (values.view(torch.int64) >> 52 & 0x7FF) - 1023
-    nothing = (values == 0) | ~torch.isfinite(values)
-    return torch.where(nothing, NO_EXPONENT, field.clamp(min=fmt.min_exponent)).to(torch.int32)
+    lda, ldb = target.filled(m, n)
+    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
+    grid = (lda // target.block[0], ldb // target.block[1])
+    _launch(_kernel(text), grid, target.threads, (lda, ldb, *sizes), [*arrays, d])
+    return d[:m, :n]
 
 
 @cache

@@ -1,4 +1,7 @@
-"""Operands as engines read them: numbers, alignment exponents and group scales, all with K first."""
+"""Operands as engines read them: numbers, alignment exponents and group scales, all with K first.
+
+Arrays are numpy's or torch's, on any device: every function takes the library and the device from its input.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isa_model.array_codec import values_of, values_of_all_codes
-from isa_model.engines.plan import Handover, Plan
-from isa_model.float64 import NO_EXPONENT, Codes, Exponents, Float64, exponent_of
+from isa_model.array_codec import code_dtype, values_of
+from isa_model.engines.plan import Plan
+from isa_model.float64 import NO_EXPONENT
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 
@@ -20,84 +22,137 @@ OPERAND_NO_EXPONENT = -(1 << 14)
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
-    """One operand, K first: values, alignment exponents (int16), and the group scales of stage results if any."""
+class DecodedOperand:
+    """One operand, K first."""
 
-    values: NDArray[np.floating[Any]]
-    exponents: NDArray[np.int16]
-    scales: Float64 | None
-    scale_exponents: Exponents | None
+    values: Any
+    """Numbers, of shape (K, columns)."""
+    exponents: Any
+    """Alignment exponents (int16), OPERAND_NO_EXPONENT where there is none."""
+    scales: Any = None
+    """Scales of stage results by group of K and column, if there are any."""
+    scale_exponents: Any = None
+    """Alignment exponents (int32) of the scales."""
 
-    def tile(self, part: slice) -> Operand:
-        def cut(x: Any) -> Any:
-            return None if x is None else np.ascontiguousarray(x[:, part])
-
-        return Operand(*(cut(x) for x in (self.values, self.exponents, self.scales, self.scale_exponents)))
+    def tile(self, part: slice) -> DecodedOperand:
+        """Return some columns of the operand."""
+        arrays = (self.values, self.exponents, self.scales, self.scale_exponents)
+        return DecodedOperand(*(None if x is None else contiguous(x[:, part]) for x in arrays))
 
 
 def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None, int, int]:
-    """An operand's format, scales, and how many neighbours along K and across it share a scale (1 without scales)."""
+    """Return the format of A or B, its scales, and how many neighbours along K and across it share one (1 without scales)."""
     scale = (spec.scale.a if is_a else spec.scale.b) if spec.scale else None
     across, along = (0, 1) if is_a else (1, 0)
     groups = (scale.group[along], scale.group[across]) if scale else (1, 1)
     return spec.a if is_a else spec.b, scale, *groups
 
 
-def side(plan: Plan, is_a: bool, codes: Codes, scale_codes: Codes | None) -> Operand:
-    """Decode A or B, K first. Scales that multiply products exactly are multiplied in at once."""
+def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> DecodedOperand:
+    """Decode A or B, K first, to numbers of `dtype`. Scales that multiply products exactly are multiplied in at once."""
     fmt, scale, k_group, group = of_side(plan.spec, is_a)
-    codes = np.ascontiguousarray(codes)
-    if scale is None or scale_codes is None:
-        return Operand(*_decoded(plan, fmt, codes), None, None)
-    scales = values_of(scale.format, scale_codes)[:, np.arange(codes.shape[1]) // group]
-    scale_exponents = exponent_of(scales, scale.format)
-    if not plan.scales_fold:
-        return Operand(*_decoded(plan, fmt, codes), np.ascontiguousarray(scales), scale_exponents)
-    values = read(plan.spec, fmt, codes)
-    of_k = np.arange(values.shape[0]) // k_group
-    exponents = times_exponents(exponent_of(values, plan.spec.widen or fmt), scale_exponents[of_k])
-    with np.errstate(invalid="ignore"):
-        scaled = values * scales[of_k]
-    return Operand(scaled.astype(plan.lane), _short(exponents), None, None)
+    xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_inputs
+    codes = contiguous(codes)
+    folds = scale is not None and plan.scales_fold
+    if fmt.storage_bits <= 16 and not folds:
+        values, exponents = (x[_index(fmt, codes)] for x in _tables(fmt, aligned_as, flush, dtype, *_place(codes)))
+    else:
+        values = read(fmt, codes, flush)
+        exponents = exponents_of(values, aligned_as)
+    scales: Any = None
+    scale_exponents: Any = None
+    if scale is not None:
+        scales, scale_exponents = decode_scales(scale, scale_codes, codes.shape[1], group)
+    if folds:
+        of_k = _arange(codes, codes.shape[0]) // k_group
+        with np.errstate(invalid="ignore"):
+            values = values * scales[of_k]
+        exponents = times_exponents(exponents, scale_exponents[of_k])
+        scales = scale_exponents = None
+    short = xp.asarray(xp.clip(exponents, OPERAND_NO_EXPONENT, None), dtype=xp.int16)
+    return DecodedOperand(xp.asarray(values, dtype=getattr(xp, dtype)), short, scales, scale_exponents)
 
 
-def read(spec: Instruction, fmt: Format, codes: Codes) -> Float64:
-    """Elements of A, B or C."""
-    values = values_of(fmt, codes)
-    return np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if spec.flush_inputs else values
+def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
+    """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group have its scale."""
+    xp = library(codes)
+    scales = numbers(scale.format, codes)
+    scales = contiguous(scales[:, xp.clip(_arange(codes, columns) // group, None, codes.shape[1] - 1)])
+    return scales, exponents_of(scales, scale.format)
 
 
-def reread(how: Handover, x: Float64) -> Float64:
-    """Numbers of the last register as D is written and read as C again."""
-    if how == Handover():
-        return x
-    y = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
-    y = np.where(np.isnan(x), how.nan, y)
-    if not how.has_minus_zero:
-        y = y + 0.0
-    return np.where(np.abs(y) < how.smallest, 0.0, y)
+def read(fmt: Format, codes: Any, flush: bool) -> Any:
+    """Return elements of A, B or C in float64; `flush` makes subnormal numbers zeros."""
+    values = numbers(fmt, codes)
+    return library(codes).where(abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
 
 
-def times_exponents(x: Exponents, y: Exponents) -> Exponents:
-    return np.where((x == NO_EXPONENT) | (y == NO_EXPONENT), NO_EXPONENT, x + y).astype(np.int32)
+def numbers(fmt: Format, codes: Any) -> Any:
+    """Return the numbers of codes in float64."""
+    xp = library(codes)
+    if xp is np:
+        return values_of(fmt, codes)
+    if fmt.storage_bits <= 16:
+        return _tables(fmt, fmt, False, "float64", *_place(codes))[0][_index(fmt, codes)]
+    if fmt.name in ("fp32", "tf32"):
+        return contiguous(codes & ~((1 << fmt.low_padding) - 1)).view(xp.float32).to(xp.float64)
+    return xp.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).to(codes.device)
 
 
-def _decoded(plan: Plan, fmt: Format, codes: Codes) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
-    if fmt.storage_bits > 16:
-        values = read(plan.spec, fmt, codes)
-        return values.astype(plan.lane), _short(exponent_of(values, plan.spec.widen or fmt))
-    table, exponents = _of_all_codes(fmt, plan.spec.widen or fmt, plan.spec.flush_inputs, plan.lane)
-    return table[codes], exponents[codes]
+def exponents_of(values: Any, fmt: Format) -> Any:
+    """Return the exponents (int32) with which numbers of a format align, as float64.exponent_of does."""
+    xp = library(values)
+    if fmt.kind == "integer":
+        return xp.asarray(xp.where(values == 0, NO_EXPONENT, 0), dtype=xp.int32)
+    field = (contiguous(values).view(xp.int64) >> 52 & 0x7FF) - 1023
+    none = (values == 0) | ~xp.isfinite(values)
+    return xp.asarray(xp.where(none, NO_EXPONENT, xp.clip(field, fmt.min_exponent, None)), dtype=xp.int32)
+
+
+def times_exponents(x: Any, y: Any) -> Any:
+    """Return the alignment exponents of products of terms with exponents `x` and `y`."""
+    xp = library(x)
+    return xp.asarray(xp.where((x == NO_EXPONENT) | (y == NO_EXPONENT), NO_EXPONENT, x + y), dtype=xp.int32)
+
+
+# -- numpy and torch ---------------------------------------------------------------------------------------------------
+
+
+def library(x: Any) -> Any:
+    """Return the module that makes arrays like `x`: numpy or torch."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def contiguous(x: Any) -> Any:
+    """Return an array with its rows one after the other in memory."""
+    return np.ascontiguousarray(x) if library(x) is np else x.contiguous()
+
+
+def _arange(like: Any, count: int) -> Any:
+    xp = library(like)
+    return xp.arange(count) if xp is np else xp.arange(count, device=like.device)
+
+
+def _index(fmt: Format, codes: Any) -> Any:
+    """Return codes as indices of a table: torch has them in signed integers."""
+    xp = library(codes)
+    return codes if xp is np else codes.to(xp.int32) & ((1 << fmt.storage_bits) - 1)
+
+
+def _place(x: Any) -> tuple[Any, Any]:
+    """Return the library of an array and the device it lies on, as `_tables` takes them."""
+    return library(x), getattr(x, "device", None) if library(x) is not np else None
 
 
 @cache
-def _of_all_codes(
-    fmt: Format, aligned_as: Format, flush: bool, lane: type
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.int16]]:
-    values = values_of_all_codes(fmt)
-    kept = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
-    return kept.astype(lane), _short(exponent_of(kept, aligned_as))
-
-
-def _short(exponents: Exponents) -> NDArray[np.int16]:
-    return np.where(exponents == NO_EXPONENT, OPERAND_NO_EXPONENT, exponents).astype(np.int16)
+def _tables(fmt: Format, aligned_as: Format, flush: bool, dtype: str, xp: Any, device: Any) -> tuple[Any, Any]:
+    """Return the number of every code in `dtype`, and its alignment exponent in 16 bits."""
+    codes = np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt))
+    values = read(fmt, codes, flush)
+    exponents = np.maximum(exponents_of(values, aligned_as), OPERAND_NO_EXPONENT).astype(np.int16)
+    tables = values.astype(dtype), exponents
+    return tables if xp is np else tuple(xp.from_numpy(table).to(device) for table in tables)

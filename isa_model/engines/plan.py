@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, nan
-from typing import Any
+from typing import Literal
 
 from isa_model.float64 import LANE_BITS, largest_finite
 from isa_model.formats import Format
@@ -140,7 +140,7 @@ class Plan:
         # Sums of the first stage are taken straight from the operands, unless a term needs more than one part.
         unscaled = spec.scaled_stage != -1 or self.scales_fold
         self.fused_products = level.parts == 1 and unscaled and self._sum(self.first, level, with_running=False).plain
-        self.lane: Any = self._lane(product)
+        self.lane = self._lane(product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
         """Bounds on a term of each stage and, where it takes part, on the running value."""
@@ -200,7 +200,7 @@ class Plan:
     @property
     def lane_name(self) -> str:
         """The C type of a lane."""
-        return "float" if self.lane.__name__ == "float32" else "double"
+        return "float" if self.lane == "float32" else "double"
 
     def _scaled(self, level: Level, index: int, scales: list[Level]) -> Level:
         """Bounds after the scales that are applied to the results of this stage."""
@@ -258,10 +258,8 @@ class Plan:
             growth = top - stage.exponent
         return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
 
-    def _lane(self, product: Level) -> Any:
+    def _lane(self, product: Level) -> Literal["float32", "float64"]:
         """float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
-        import numpy as np
-
         stage = self.first
         narrow = (
             self.fused_products
@@ -274,7 +272,7 @@ class Plan:
             # a tiny product must not vanish on its way to a rounding that looks at its sign or its being there
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         )
-        return np.float32 if narrow else np.float64
+        return "float32" if narrow else "float64"
 
     def _narrow(self) -> bool:
         """Whether a step of the first stage, running value and register included, stays within single precision."""

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, Operand, read, reread, side, times_exponents
-from isa_model.engines.plan import RANGE, Plan
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, read, times_exponents
+from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
@@ -65,9 +65,9 @@ def matmul(
     Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
     """
     plan = Plan(spec)
-    side_a = side(plan, True, a.T, None if scale_a is None else scale_a.T)
-    side_b = side(plan, False, b, scale_b)
-    c_values = read(spec, spec.c_format, c)
+    side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane)
+    side_b = decode(plan, False, b, scale_b, plan.lane)
+    c_values = read(spec.c_format, c, spec.flush_inputs)
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
     tile_m, tile_n = tile_size(plan)
@@ -75,7 +75,7 @@ def matmul(
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
-            values = Tile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
+            values = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
             codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
                 codes[np.isnan(values)] = spec.nan_code
@@ -100,10 +100,10 @@ def tile_size(plan: Plan) -> tuple[int, int]:
     return max(1, min(TILE_M, VALUES // (max(waiting, 1) * columns))), columns
 
 
-class Tile:
+class OperandTile:
     """One tile of D on its way through the stages."""
 
-    def __init__(self, plan: Plan, a: Operand, b: Operand, c: Float64) -> None:
+    def __init__(self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.stages = plan.stages
         self.shape = c.shape
@@ -139,9 +139,14 @@ class Tile:
             yield running
 
     def reread(self, d: Value) -> Value:
-        """The running value as one instruction leaves it in D and the next takes it as C."""
-        c = reread(self.plan.handover, d.parts[0])
-        return Value([c], exponent_of(c, self.spec.accumulator))
+        """Return the running value as one instruction leaves it in D and the next takes it as C (plan.Handover)."""
+        how, x = self.plan.handover, d.parts[0]
+        if how != Handover():
+            x = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
+            x = np.where(np.isnan(x), how.nan, x)
+            x = x if how.has_minus_zero else x + 0.0
+            x = np.where(np.abs(x) < how.smallest, 0.0, x)
+        return Value([x], exponent_of(x, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
         """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""

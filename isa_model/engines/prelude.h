@@ -190,3 +190,19 @@ FN double put_integer(double x, int rounding, int overflow, double low, double h
   double wrapped = y - floor((y - low) / modulus) * modulus;
   return (overflow == OVER_SATURATE) | !is_finite(y) ? clipped : wrapped;
 }
+
+/* The code of a number of a format. `per_unit` is one over its smallest number, `smallest` its smallest normal number;
+ * codes of infinities, NaN and the negative zero are given. */
+FN unsigned long long encode(double x, int padding, int mantissa_bits, int magnitude_bits, int bias, double per_unit,
+                             double smallest, unsigned long long infinite, unsigned long long minus_infinite,
+                             unsigned long long nan, unsigned long long minus_zero) {
+  const double size = fabs(x);
+  const long long normal = (to_bits(size) >> (52 - mantissa_bits)) - ((long long)(1023 - bias) << mantissa_bits);
+  const long long subnormal = to_bits(size * per_unit + 0x1p52) - (0x433ll << 52);
+  const unsigned long long sign = (unsigned long long)to_bits(x) >> 63;
+  unsigned long long result = (unsigned long long)(size < smallest ? subnormal : normal) | sign << magnitude_bits;
+  result <<= padding;
+  result = (x == 0) & (sign != 0) ? minus_zero : result;
+  result = is_finite(x) ? result : x > 0 ? infinite : minus_infinite;
+  return x == x ? result : nan;
+}

@@ -80,7 +80,13 @@ LANES {{ {running}[j] = put_narrow(sum[j], (float){running}[j], {rest}); }}
 }}"""
 
 
-def special_codes(spec: Instruction) -> list[int]:
-    """Return the codes of D for an infinity, a negative one, a NaN and a negative zero."""
+def code_of(spec: Instruction, value: str) -> str:
+    """Return the C expression of the code of D for a number of the accumulator's format."""
+    fmt = spec.accumulator
+    if fmt.kind == "integer":
+        return f"((long long)({value}) & {(1 << fmt.mantissa_bits) - 1}ll) << {fmt.low_padding}"
     numbers = (infinity(False), infinity(True), NAN, Number(True, 0, 0))
-    return [golden.written(spec, golden.Term(number, None)) for number in numbers]
+    specials = [f"{golden.written(spec, golden.Term(number, None))}u" for number in numbers]
+    ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
+    fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, *ends, *specials)
+    return f"encode({value}, {', '.join(map(str, fields))})"

@@ -14,7 +14,7 @@ from isa_model.engines.emit import step
 from isa_model.engines.fragments import Fragments, fragments
 from isa_model.engines.plan import Plan
 from isa_model.engines.routes import FARTHEST, KEPT, Route, limbs, pieces, product_exponents
-from isa_model.engines.target import BlockCode
+from isa_model.engines.target import BlockCode, code_of
 from isa_model.rounding import Rounding
 
 TM, TN = 1, 4
@@ -40,13 +40,11 @@ class TensorCores(CudaTarget):
         return "float" if self.way.whole and len(self.plan.stages) == 2 else "double"
 
     @property
-    def threads(self) -> int:
-        """Threads of a thread block."""
+    def threads(self) -> int:  # type: ignore[override]
         return 32 * WARPS_M * WARPS_N
 
     @property
     def block(self) -> tuple[int, int]:
-        """Rows and columns of D that a thread block computes."""
         return TM * 16 * WARPS_M, TN * 8 * WARPS_N
 
     def layout(self, letter: str, what: Literal["cut", "powers"]) -> Fragments:
@@ -86,14 +84,14 @@ run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a,
   const unsigned minus_one = minus_unit_matrix(thread);
   {self.state} state[W];
   LANES {{
-    const {self.state} x = c ? c[(long)(row + ROW(j)) * ldb + column + COLUMN(j)] : 0;
+    const {self.state} x = c ? c[AT(j)] : 0;
     state[j] = {canonical};
   }}
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}
   }}
-  LANES d[(long)(row + ROW(j)) * ldb + column + COLUMN(j)] = {self.code_of_d};
+  LANES d[AT(j)] = {code_of(self.plan.spec, "state[j]")};
 }}
 """)
 
