@@ -240,10 +240,10 @@ def test_without_a_gpu_the_gpu_engine_says_so():
 @pytest.mark.parametrize("name", NAMES)
 def test_cuda_text_compiles_without_a_gpu(name):
     """The CUDA text of an instruction compiles for sm_90a, with the loop on float lanes for FP8 alone."""
-    text = cuda.source(Plan(load(name)))
+    text = cuda.CudaCores(Plan(load(name))).source()
     assert ("__fmaf_rz(x" in text) == (name == FP8_WGMMA)
     pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
-    assert len(gpu.compiled(text, "cubin").code) > 1000
+    assert len(gpu.compiled(text).code) > 1000
 
 
 @needs_gpu

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, instructions
 from test_engine import operands
+from test_registers import INFINITIES, of_an_infinity
 from test_tensor import CASES, reference
 
 from isa_model import load
@@ -93,7 +94,7 @@ def emulated(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "_launch", launch)
     for constant in ("WARPS_M", "WARPS_N"):  # warps share nothing, so one does
         monkeypatch.setattr(tensor, constant, 1)
-    caches = (gpu._words, tensor.source)
+    caches = (gpu._words, gpu._source)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -131,6 +132,12 @@ def test_random_kernels_are_the_other_engines(emulated, spec, kind):
         assume(False)
     a, b, c, scales = operands(spec, 5, kind, m=5, n=6, steps=2)
     assert np.array_equal(gpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))
+
+
+@pytest.mark.parametrize("overflow", INFINITIES)
+def test_an_infinite_operand_follows_the_rule_for_overflow_on_the_gpu(emulated, overflow):
+    """A bound on finite sums does not take the rule away from an infinity."""
+    assert of_an_infinity(overflow, "gpu") == INFINITIES[overflow]
 
 
 @pytest.mark.parametrize(

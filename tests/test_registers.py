@@ -8,7 +8,7 @@ import pytest
 from isa_model import Instruction, load, matmul, named
 from isa_model.array_codec import code_dtype, decode_array, encode_array, from_codes, to_codes, whole_numbers
 from isa_model.codec import decode, encode, number_of
-from isa_model.engines import cpu, cuda, integers, portable
+from isa_model.engines import cpu, cuda, gpu, integers, portable
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import largest_finite, round_to
 from isa_model.formats import Format
@@ -33,9 +33,10 @@ def own_cache(tmp_path, monkeypatch):
 
 def codes_of(spec, engine, a, b, c):
     """Raw codes of D."""
+    compiled = {"compiled": cpu, "gpu": gpu}
     operands = [np.asarray(x, code_dtype(f)) for x, f in ((a, spec.a), (b, spec.b), (c, spec.c_format))]
-    if engine == "compiled":
-        return cpu.matmul(spec, *operands)
+    if engine in compiled:
+        return compiled[engine].matmul(spec, *operands)
     return to_codes(spec.accumulator, matmul(spec, *operands, engine=engine))
 
 
@@ -114,6 +115,23 @@ def test_a_register_without_a_negative_zero_holds_none(engine, flush):
     scale = int(encode_array(spec.a, np.array([1.0 if flush == "flush" else 2.0**-9]))[0])
     assert codes_of(spec, engine, [[tiny]], [[scale]], [[0x80000000]]) == 0
     assert codes_of(spec, engine, [[0x8000]], [[scale]], [[0x80000000]]) == 0
+
+
+def of_an_infinity(overflow, engine):
+    """The code of D for FP16's infinity, which first goes through an inner register far above every finite product."""
+    inner = {"terms": 1, "result": {"format": "fp32", "rounding": "nearest-even", "overflow": overflow}}
+    outer = {"terms": 1, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}
+    return codes_of(instruction({}, stages={"inner": inner, "outer": outer}), engine, [[0x7C00]], [[0x3C00]], [[0]])
+
+
+INFINITIES = {"saturate": 0x7F7FFFFF, "nan": 0x7FC00000, "infinity": 0x7F800000, "ieee": 0x7F800000}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("overflow", INFINITIES)
+def test_an_infinite_operand_follows_the_rule_for_overflow(engine, overflow):
+    """A register that no finite sum overflows still clamps an infinity, or makes it a NaN, where its rule says so."""
+    assert of_an_infinity(overflow, engine) == INFINITIES[overflow]
 
 
 ALONE = named("e1m7")
@@ -218,10 +236,8 @@ def test_ignored_bits_below_an_integer_are_ignored(engine):
 def test_an_accumulator_wider_than_the_kernels_codes_is_refused_by_the_gpu_engine():
     """The CUDA text leaves 32 bits: a wider accumulator is refused instead of cut off."""
     torch = pytest.importorskip("torch", reason="the extra `kernels` is not installed")
-    from isa_model.engines import gpu
-
     spec = whole("int48", k=1)
-    assert cuda.source(Plan(spec))
+    assert cuda.CudaCores(Plan(spec)).source()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "_torch", lambda: torch)
         codes = torch.zeros((1, 1), dtype=torch.int8)

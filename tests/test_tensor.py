@@ -244,8 +244,8 @@ def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
     plan = Plan(CASES[name])
     way = routes.route(plan)
     way = routes.with_limbs(plan, way, 1.0, 1.0) or way
-    for text in (tensor.source(plan, way), fragments(plan, way, True, "cut").pack(1, 8)):
-        (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text, "cubin").code))
+    for text in (tensor.TensorCores(plan, way).source(), fragments(plan, way, True, "cut").pack(1, 8)):
+        (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text).code))
         if (tool := cuobjdump()) is None:
             pytest.skip("no cuobjdump")
         usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from isa_model.engines.c_library import load
 from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
-from isa_model.engines.target import BlockCode, Target, code_of
+from isa_model.engines.target import BlockCode, Target, code_of, neutral
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -64,33 +64,26 @@ def matmul(
 
 def prepared(spec: Instruction) -> Callable[..., Codes]:
     """Return `matmul` of one spec, compiled once for many small products; raises as it does."""
-    return partial(_multiply, compiled(Plan(spec)), code_dtype(spec.accumulator))
+    function, dtype = compiled(Plan(spec)), code_dtype(spec.accumulator)
 
+    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
+        (m, n), k = c.shape, a.shape[1]
+        d = np.empty((m, n), dtype)
+        matrices = [a, b, c, d, scale_a, scale_b]
+        strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
+        pointers = [None if x is None else x.ctypes.data for x in matrices]
+        threads = min(cores(), 1 + m * n * k // WORK_OF_A_THREAD)
+        failed = function(
+            *(ctypes.c_long(size) for size in (m, n, k)),
+            ctypes.c_int(threads),
+            (ctypes.c_long * len(strides))(*strides),
+            (ctypes.c_void_p * len(pointers))(*pointers),
+        )
+        if failed:
+            raise MemoryError("no memory for the buffers of a thread")
+        return d
 
-def _multiply(
-    function: Any,
-    dtype: Any,
-    a: Codes,
-    b: Codes,
-    c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
-) -> Codes:
-    (m, n), k = c.shape, a.shape[1]
-    d = np.empty((m, n), dtype)
-    matrices = [a, b, c, d, scale_a, scale_b]
-    strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
-    pointers = [None if x is None else x.ctypes.data for x in matrices]
-    threads = min(cores(), 1 + m * n * k // WORK_OF_A_THREAD)
-    failed = function(
-        *(ctypes.c_long(size) for size in (m, n, k)),
-        ctypes.c_int(threads),
-        (ctypes.c_long * len(strides))(*strides),
-        (ctypes.c_void_p * len(pointers))(*pointers),
-    )
-    if failed:
-        raise MemoryError("no memory for the buffers of a thread")
-    return d
+    return multiply
 
 
 @cache
@@ -209,16 +202,14 @@ class Cpu(Target):
 
     def _sum(self, block: BlockCode, out: str, term: str, *before: str) -> str:
         """Return text that sets `out[j]` to the sum of a term made of each product."""
-        zero = "-0.0" if self.plan.first.zero == "ieee" else "0.0"
+        zero = neutral(self.plan.first)
         sums = min(4, len(block.offsets))  # taken side by side, so that one addition need not wait for the last
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
         lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]
         for t, k in enumerate(block.offsets):
             product = f"(xs[{k}] * ys[{k} * W + j])"
             if self.plan.infinite_from is not None:
-                lines.append(f"const lane p{t} = {product};")
-                limit = f"{self.plan.infinite_from!r}"
-                product = f"(fabs(p{t}) >= {limit} ? (lane)copysign(INFINITY, p{t}) : p{t})"
+                product = f"(lane)infinite_from({product}, {self.plan.infinite_from!r})"
             lines.append(f"s{t % sums} += {term.format(product=product)};")
         lines.append(f"{out}[j] = {' + '.join(f's{i}' for i in range(sums))};")
         return "\n".join([*lines, "}", "}"])

@@ -47,8 +47,6 @@ FN int shifted_ones(int n) {
   return mask;
 }
 
-FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
-
 /* x * y rounded to a multiple of a unit; magic is 2**52 units (1.5 * 2**52 for signed x * y), far above |x * y|. */
 FN double cut_toward_zero(double x, double y, double magic) {
   const double t = __fma_rz(fabs(x), fabs(y), magic) - magic;

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from isa_model.engines.emit import step
-from isa_model.engines.plan import Plan
 from isa_model.engines.routes import is_short
-from isa_model.engines.target import BlockCode, Target, code_of
+from isa_model.engines.target import BlockCode, Target, code_of, neutral
 from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
@@ -52,6 +51,10 @@ class CudaTarget(Target):
         """C type of the accumulator: float where it holds every number of C and D, for half the registers."""
         spec = self.plan.spec
         return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
+
+    def source(self) -> str:
+        """Return the CUDA file of the plan, with a kernel `run`."""
+        raise NotImplementedError
 
     def kernel(self, text: str) -> str:
         """Return the CUDA file of a kernel, with the headers in front of it."""
@@ -258,7 +261,7 @@ float y = {rounded if lowest == -126 else "(float)to_fp16(total)"};
         body = f"""lane x[TM], y[TN];
 load(x, a + (long)kk * lda); load(y, b + (long)kk * ldb);
 LANES {{ {out}[j] += {term}; }}"""
-        return f"""LANES {{ {out}[j] = {"-0.0" if self.plan.first.zero == "ieee" else "0.0"}; }}
+        return f"""LANES {{ {out}[j] = {neutral(self.plan.first)}; }}
 {along_k(block, body)}"""
 
     def _sum_above(self, block: BlockCode, out: str, magic: str) -> str:
@@ -324,8 +327,3 @@ const int kk = {block.base} + {first} + u * {stride} + t;
 {body}
 }}
 }}"""
-
-
-def source(plan: Plan) -> str:
-    """Return the CUDA file of a plan for CUDA cores."""
-    return CudaCores(plan).source()

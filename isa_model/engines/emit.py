@@ -19,7 +19,7 @@ from isa_model import golden
 from isa_model.engines.c_text import CText
 from isa_model.engines.plan import RANGE, Handover
 from isa_model.engines.routes import c_is_apart
-from isa_model.engines.target import BlockCode, Target
+from isa_model.engines.target import BlockCode, Target, neutral
 from isa_model.float64 import LANE_BITS, bins, integer_range, largest_finite
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
@@ -237,8 +237,7 @@ class Emitter(CText):
             if self.plan.product_bits > LANE_BITS:
                 parts = (product, self.let("double", f"product_error({x}, {y}, {product})", "p"))
             if self.plan.infinite_from is not None:
-                limit = f"fabs({product}) >= {self.plan.infinite_from!r}"
-                large = self.let("double", f"{limit} ? copysign(INFINITY, {product}) : {product}", "p")
+                large = self.let("double", f"infinite_from({product}, {self.plan.infinite_from!r})", "p")
                 parts = (large, *parts[1:])
             exponent = self.let("int", f"widen((int)EA({k}, j) + (int)EB({k}, j))", "e")
             return self.scaled(TermCode(parts, exponent), -1, k)
@@ -306,7 +305,7 @@ class Emitter(CText):
         kept = self.cut(index, own.parts[0], known, stage.accumulator_fraction_bits)
         if stage.drop_beyond is not None:
             dropped = f"({own.exponent} != NONE) & ({own.exponent} < {largest} - {stage.drop_beyond})"
-            kept = self.let("double", f"{dropped} ? {'-0.0' if stage.zero == 'ieee' else '0.0'} : {kept}", "c")
+            kept = self.let("double", f"{dropped} ? {neutral(stage)} : {kept}", "c")
         return [kept]
 
     def summed(self, index: int, parts: Sequence[str], largest: str) -> TermCode:
@@ -329,7 +328,7 @@ class Emitter(CText):
             return TermCode(tuple(parts), exponent)
         value = self.to_odd(parts)
         for register in stage.result if not self.plan.holds_terms(index) else ():
-            value = self.rounded(value, register, level.top if self.adds_directed else RANGE)
+            value = self.rounded(value, register, level.top)
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
         return self.term(value, stage.result[-1].format)
@@ -344,11 +343,14 @@ class Emitter(CText):
             low, high = integer_range(fmt)
             ends = f"{low!r}, {high!r}, {2.0**fmt.mantissa_bits!r}"
             return self.let("double", f"put_integer({value}, {rounding}, OVER_{overflow.upper()}, {ends})")
-        over = "NEVER" if top <= fmt.max_exponent else overflow.upper()
+        # An infinite operand gives a sum beyond any bound: only where it stays infinite does nothing overflow.
+        never = top <= fmt.max_exponent and overflow in ("infinity", "ieee")
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
-        return self.let("double", f"put({value}, {rounding}, OVER_{over}, {flush}, {ends}){plus}")
+        return self.let(
+            "double", f"put({value}, {rounding}, OVER_{'NEVER' if never else overflow.upper()}, {flush}, {ends}){plus}"
+        )
 
     def term(self, value: str, fmt: Format) -> TermCode:
         """Return a number of a format as a term."""

@@ -6,7 +6,7 @@ Needs the extra `kernels` (torch holds the arrays, cuda-core compiles and launch
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from math import inf, isfinite
 from typing import Any, Literal
 
@@ -37,13 +37,12 @@ def matmul(
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoGpu without an NVIDIA GPU.
     """
     torch = _torch()
-    signed = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
     def upload(x: Codes | None) -> Any:
         if x is None:
             return None
         x = np.require(x, requirements=["C", "W"])  # torch warns of arrays that cannot be written
-        return torch.from_numpy(x.view(signed[x.itemsize])).cuda()
+        return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
     d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
@@ -177,7 +176,7 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         scales += [None, None] if scale is None else decode_scales(scale, codes.T if is_a else codes, columns, group)
     c_values = None if start is None else _start(target, start)
     arrays = [cut[0], powers[0], cut[1], powers[1], *scales, c_values]
-    return _run(target, tensor.source(plan, way), m, n, (k, k // plan.first.terms), arrays)
+    return _run(target, m, n, (k, k // plan.first.terms), arrays)
 
 
 def _extent(start: Any) -> tuple[float, float]:
@@ -270,7 +269,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
     start = None if c is None else _start(target, read(spec.c_format, c, spec.flush_inputs))
     arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, start]
-    return _run(target, target.source(), m, n, (k,), arrays)
+    return _run(target, m, n, (k,), arrays)
 
 
 def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
@@ -309,28 +308,33 @@ def _start(target: CudaTarget, c: Any) -> Any:
     return _padded(c.to(torch.float32 if target.state == "float" else torch.float64), *target.filled(*c.shape))
 
 
-def _run(target: CudaTarget, text: str, m: int, n: int, sizes: tuple[int, ...], arrays: list[Any]) -> Any:
+def _run(target: CudaTarget, m: int, n: int, sizes: tuple[int, ...], arrays: list[Any]) -> Any:
     """Return D (m, n) of a target's kernel, in int32."""
     torch = _torch()
     lda, ldb = target.filled(m, n)
     d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
     grid = (lda // target.block[0], ldb // target.block[1])
-    _launch(_kernel(text), grid, target.threads, (lda, ldb, *sizes), [*arrays, d])
+    _launch(_kernel(_source(target)), grid, target.threads, (lda, ldb, *sizes), [*arrays, d])
     return d[:m, :n]
+
+
+@lru_cache(maxsize=64)
+def _source(target: CudaTarget) -> str:
+    return target.source()
 
 
 @cache
 def _kernel(text: str, name: str = "run") -> Any:
-    return compiled(text, "cubin").get_kernel(name)
+    return compiled(text).get_kernel(name)
 
 
-def compiled(text: str, kind: str) -> Any:
-    """Machine code (`cubin`) or assembly (`ptx`) of a CUDA file, by NVRTC; works without a GPU."""
+def compiled(text: str) -> Any:
+    """Return the machine code (a cubin) of a CUDA file, by NVRTC; needs no GPU."""
     try:
         from cuda.core import Program, ProgramOptions
     except ImportError as error:
         raise NoGpu("the GPU engine needs the extra `kernels` (torch, cuda-core)") from error
-    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile(kind)
+    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile("cubin")
 
 
 def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:

@@ -55,7 +55,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
     codes = contiguous(codes)
     folds = scale is not None and plan.scales_fold
     if fmt.storage_bits <= 16 and not folds:
-        values, exponents = (x[_index(fmt, codes)] for x in _tables(fmt, aligned_as, flush, dtype, *_place(codes)))
+        values, exponents = (x[_index(fmt, codes)] for x in _tables(fmt, aligned_as, flush, dtype, _device(codes)))
     else:
         values = read(fmt, codes, flush)
         exponents = exponents_of(values, aligned_as)
@@ -69,8 +69,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
             values = values * scales[of_k]
         exponents = times_exponents(exponents, scale_exponents[of_k])
         scales = scale_exponents = None
-    short = xp.asarray(xp.clip(exponents, OPERAND_NO_EXPONENT, None), dtype=xp.int16)
-    return DecodedOperand(xp.asarray(values, dtype=getattr(xp, dtype)), short, scales, scale_exponents)
+    return DecodedOperand(xp.asarray(values, dtype=getattr(xp, dtype)), _short(exponents), scales, scale_exponents)
 
 
 def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
@@ -93,7 +92,7 @@ def numbers(fmt: Format, codes: Any) -> Any:
     if xp is np:
         return values_of(fmt, codes)
     if fmt.storage_bits <= 16:
-        return _tables(fmt, fmt, False, "float64", *_place(codes))[0][_index(fmt, codes)]
+        return _tables(fmt, fmt, False, "float64", _device(codes))[0][_index(fmt, codes)]
     if fmt.name in ("fp32", "tf32"):
         return contiguous(codes & ~((1 << fmt.low_padding) - 1)).view(xp.float32).to(xp.float64)
     return xp.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).to(codes.device)
@@ -113,6 +112,12 @@ def times_exponents(x: Any, y: Any) -> Any:
     """Return the alignment exponents of products of terms with exponents `x` and `y`."""
     xp = library(x)
     return xp.asarray(xp.where((x == NO_EXPONENT) | (y == NO_EXPONENT), NO_EXPONENT, x + y), dtype=xp.int32)
+
+
+def _short(exponents: Any) -> Any:
+    """Return alignment exponents in 16 bits."""
+    xp = library(exponents)
+    return xp.asarray(xp.clip(exponents, OPERAND_NO_EXPONENT, None), dtype=xp.int16)
 
 
 # -- numpy and torch ---------------------------------------------------------------------------------------------------
@@ -143,16 +148,18 @@ def _index(fmt: Format, codes: Any) -> Any:
     return codes if xp is np else codes.to(xp.int32) & ((1 << fmt.storage_bits) - 1)
 
 
-def _place(x: Any) -> tuple[Any, Any]:
-    """Return the library of an array and the device it lies on, as `_tables` takes them."""
-    return library(x), getattr(x, "device", None) if library(x) is not np else None
+def _device(x: Any) -> Any:
+    """Return the device of a torch tensor; None for numpy."""
+    return None if library(x) is np else x.device
 
 
 @cache
-def _tables(fmt: Format, aligned_as: Format, flush: bool, dtype: str, xp: Any, device: Any) -> tuple[Any, Any]:
+def _tables(fmt: Format, aligned_as: Format, flush: bool, dtype: str, device: Any) -> tuple[Any, Any]:
     """Return the number of every code in `dtype`, and its alignment exponent in 16 bits."""
-    codes = np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt))
-    values = read(fmt, codes, flush)
-    exponents = np.maximum(exponents_of(values, aligned_as), OPERAND_NO_EXPONENT).astype(np.int16)
-    tables = values.astype(dtype), exponents
-    return tables if xp is np else tuple(xp.from_numpy(table).to(device) for table in tables)
+    values = read(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)), flush)
+    tables = values.astype(dtype), _short(exponents_of(values, aligned_as))
+    if device is None:
+        return tables
+    import torch
+
+    return torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)

@@ -91,6 +91,9 @@ FN double product_error(double x, double y, double p) {
   return is_finite(p) & (e != 0) ? e : copysign(0.0, p);
 }
 
+/* A product, infinite from a limit on. */
+FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
+
 /* x as a multiple of a unit, nearest even; magic is 1.5 * 2**52 units. What is left of x is another bin's. */
 FN double bin(double x, double magic) { return (x + magic) - magic; }
 FN double rest(double x, double h) { return x == h ? 0.0 : x - h; }

@@ -13,6 +13,7 @@ from isa_model.codec import NAN, Number, infinity
 from isa_model.engines.plan import Plan
 from isa_model.float64 import largest_finite
 from isa_model.instruction import Instruction
+from isa_model.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,8 @@ def code_of(spec: Instruction, value: str) -> str:
     ends = ((2.0**-fmt.min_lsb_exponent).hex(), (2.0**fmt.min_exponent).hex())
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, *ends, *specials)
     return f"encode({value}, {', '.join(map(str, fields))})"
+
+
+def neutral(stage: Stage) -> str:
+    """Return the C text of the zero that changes no sum of a stage, not even the sign of a zero."""
+    return "-0.0" if stage.zero == "ieee" else "0.0"

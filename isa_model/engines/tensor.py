@@ -6,15 +6,13 @@ A warp computes a tile of D and holds it as `mma.sync` leaves it; operands are p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 from isa_model.engines.cuda import CudaTarget
 from isa_model.engines.emit import step
 from isa_model.engines.fragments import Fragments, fragments
-from isa_model.engines.plan import Plan
 from isa_model.engines.routes import FARTHEST, KEPT, Route, limbs, pieces, product_exponents
-from isa_model.engines.target import BlockCode, code_of
+from isa_model.engines.target import BlockCode, code_of, neutral
 from isa_model.rounding import Rounding
 
 TM, TN = 1, 4
@@ -234,8 +232,8 @@ const int j0 = (m * TN + n) * 4;
         """Text that sets `sum[i]` to the exact sum of a tile's products."""
         plan = self.plan
         if self.way.cut == "exact":
-            zero = "-0.0" if plan.first.zero == "ieee" else "0.0"
-            return f"double sum[4]; EACH(i, 4) sum[i] = {zero};\nchain<{self._chunks}, SIGNED>(sum, cut_a_, cut_b_);"
+            zeros = f"double sum[4]; EACH(i, 4) sum[i] = {neutral(plan.first)};"
+            return f"{zeros}\nchain<{self._chunks}, SIGNED>(sum, cut_a_, cut_b_);"
         of_a, of_b, gathered = limbs(plan.spec.a), limbs(plan.spec.b), pieces(plan)
         # Sums of digits start from 2**31 where a piece begins, so that a piece is a positive whole number: the lower half
         # of a double whose last place is the piece's unit. What that adds is taken away again.
@@ -268,9 +266,3 @@ const int j0 = (m * TN + n) * 4;
 
 LOADED: dict[Literal["cut", "powers"], str] = {"cut": "cut", "powers": "max"}
 """Names of the kernel's arrays, without the operand's letter."""
-
-
-@lru_cache(maxsize=64)
-def source(plan: Plan, way: Route) -> str:
-    """Return the CUDA file of a plan for Tensor Cores."""
-    return TensorCores(plan, way).source()
