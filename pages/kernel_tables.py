@@ -1,7 +1,7 @@
 """The tables of docs/gemm.md and docs/quantise.md, from the newest records of our kernels: `python pages/kernel_tables.py`.
 
 `codesign bench --out kernels/records/bench-GPU.json` and `python benchmarks/steps.py` make such records on a Hopper GPU; this
-script needs none.
+script needs none. `python pages/kernel_tables.py kernels/records/steps-h100.json` prints the ablations of another record.
 """
 
 from __future__ import annotations
@@ -215,14 +215,17 @@ def steps(record: BenchRecord, ablations: Sequence[Ablation | CastAblation]) -> 
     return "\n".join(lines)
 
 
-def step_tables() -> dict[tuple[str, str], str]:
-    """Return the tables of the shipped ablations, by page and the name of their markers."""
-    record = read(STEPS_RECORD)
+def step_tables(path: Path = STEPS_RECORD) -> dict[tuple[str, str], str]:
+    """Return the tables of a record of ablations, by page and the name of their markers."""
+    record = read(path)
     return {("gemm", "steps"): steps(record, STEPS), ("quantise", "steps"): steps(record, CASTS)}
 
 
 def main() -> None:
-    """Write the tables into the pages."""
+    """Write the tables into the pages, or print those of another record of ablations."""
+    if sys.argv[1:]:
+        print("\n\n".join(step_tables(Path(sys.argv[1])).values()))
+        return
     for (page, name), table in (tables(newest()) | step_tables()).items():
         put(DOCS / f"{page}.md", name, table)
         print(table, end="\n\n")
