@@ -1,11 +1,11 @@
-"""What each trick of the kernels gives: without it and with it in one run on the GPU at hand.
+"""Ablation of the kernels' optimisations: each kernel with and without each of them, in one run on the current GPU.
 
     python benchmarks/steps.py kernels/records/steps-h100.json
 
-A step names a trick, a GEMM or a matrix where it tells, and how to be without: another tile, other text of the kernel, or a
-launch that waits for the grid before it to end. The record has the bench's schema; a row without a trick is called by the
-trick's name and has it said in its notes. The tables of docs/gemm.md and docs/quantise.md are put there by `--show` of the
-shipped one, which needs no GPU.
+An ablation names an optimisation, the GEMMs or the cast where it matters, and how to leave it out: another tile, a change of
+the kernel's text, or a launch that waits for the previous grid to end. The record has the bench's schema. A row without an
+optimisation has its name as implementation and its description as notes. `pages/kernel_tables.py` makes the tables of
+docs/gemm.md and docs/quantise.md from the shipped record.
 """
 
 from __future__ import annotations
@@ -18,168 +18,178 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from isa_model.output_files import put
+from rich.console import Console
+
 from kernels.bench.case import Case
-from kernels.bench.gemms import scaled_error
-from kernels.bench.records import Record, Row, read
-from kernels.bench.shapes import Gemm
+from kernels.bench.gemm_cases import scaled_error
+from kernels.bench.records import BenchRecord, BenchRow
+from kernels.bench.shapes import BenchGemm
+from kernels.bench.table import table
 from kernels.gemm import cases as gemms
 from kernels.gemm.choose import candidates, choose, estimate_us
-from kernels.gemm.driver import compiled
-from kernels.gemm.tile import Problem, Tile, kernel_text
+from kernels.gemm.tile import PROMOTE_128, SharedOperand, Tile, kernel_text
+from kernels.nvrtc import cached_cubin
 from kernels.quantise import cases as quantise
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMAND = "python benchmarks/steps.py"
 Replaced = tuple[tuple[str, str], ...]
-SCALES = {"fprop": 1, "wgrad": 2, "native": 0}
 
 
 def same(tile: Tile) -> Tile:
+    """Return the tile unchanged."""
     return tile
 
 
 @dataclass(frozen=True)
-class Step:
-    """A trick, and how to be without it. `text` is replaced in the kernel's, `alone`: launched when the grid before ended."""
+class Ablation:
+    """An optimisation of the GEMM kernel, and how to leave it out."""
 
     name: str
-    says: str
+    description: str
+    """Description of the optimisation."""
     kind: str
-    """Of SCALES."""
-    at: tuple[Gemm, ...]
+    """`fprop`, `wgrad` or `native`."""
+    at: tuple[BenchGemm, ...]
+    """GEMMs where it matters."""
     tile: Callable[[Tile], Tile] = same
+    """Tile without it, from the chosen tile."""
     text: Replaced = ()
+    """Replacements in the kernel's text."""
     alone: bool = False
+    """Whether the launch without it waits for the previous grid to end."""
     unlike: Callable[[Tile], bool] | None = None
-    """The tile is chosen among those that are not like this."""
+    """Tiles that have it; without it, another tile is chosen."""
 
 
 STEPS = (
-    Step(
+    Ablation(
         "overlap",
-        "set up while the grid before still runs (programmatic dependent launch)",
+        "start while the previous grid still runs (programmatic dependent launch)",
         "fprop",
-        (Gemm(4096, 7168, 2048), Gemm(128, 2112, 7168)),
+        (BenchGemm(4096, 7168, 2048), BenchGemm(128, 2112, 7168)),
         alone=True,
     ),
-    Step(
+    Ablation(
         "set-up",
-        "tile, role and registers settled before the wait for the grid before",
+        "tile, role and registers set up before the wait for the previous grid",
         "fprop",
-        (Gemm(4096, 7168, 2048), Gemm(128, 2112, 7168)),
+        (BenchGemm(4096, 7168, 2048), BenchGemm(128, 2112, 7168)),
         text=(("  release_next();\n", "  release_next();\n  wait_for_inputs();\n"),),
     ),
-    Step(
+    Ablation(
         "early-b",
-        "the first four steps of B asked into L2 while the grid before still runs",
+        "first four steps of B prefetched into L2 while the previous grid still runs",
         "fprop",
-        (Gemm(64, 7168, 2048), Gemm(128, 32768, 512)),
+        (BenchGemm(64, 7168, 2048), BenchGemm(128, 32768, 512)),
         text=(("AHEAD = 4;", "AHEAD = 0;"),),
     ),
-    Step(
+    Ablation(
         "look-ahead",
-        "the next stage asked for while the last wgmmas run",
+        "next stage polled while the last wgmmas run",
         "fprop",
-        (Gemm(4096, 7168, 16384), Gemm(4096, 4096, 7168)),
+        (BenchGemm(4096, 7168, 16384), BenchGemm(4096, 4096, 7168)),
         text=(("ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
     ),
-    Step(
+    Ablation(
         "start-together",
-        "both warpgroups start a tile together, which frees its stages sooner",
+        "both warpgroups start a tile together, which releases its stages sooner",
         "fprop",
-        (Gemm(4096, 7168, 16384),),
+        (BenchGemm(4096, 7168, 16384),),
         text=(("if (WGS == 2) named_sync(1, MATH);", ";"),),
     ),
-    Step(
+    Ablation(
         "bands",
-        "tiles walked in bands of 2048 rows of A, not column by column",
+        "tiles walked in bands of 2048 rows of A instead of column by column",
         "fprop",
-        (Gemm(4096, 32768, 512), Gemm(4096, 7168, 16384)),
+        (BenchGemm(4096, 32768, 512), BenchGemm(4096, 7168, 16384)),
         text=(("BAND = 2048 / (BM * TEAM_M) > 0 ? 2048 / (BM * TEAM_M) : 1;", "BAND = 1 << 20;"),),
     ),
-    Step(
+    Ablation(
         "sharing",
         "pairs of CTAs share A by multicast",
         "fprop",
-        (Gemm(4096, 7168, 16384), Gemm(4096, 4096, 7168)),
-        tile=lambda tile: replace(tile, share=0),
+        (BenchGemm(4096, 7168, 16384), BenchGemm(4096, 4096, 7168)),
+        tile=lambda tile: replace(tile, share=SharedOperand.NONE),
     ),
-    Step(
+    Ablation(
         "sharing-by-four",
         "four CTAs share A by multicast",
         "fprop",
-        (Gemm(64, 7168, 16384),),
+        (BenchGemm(64, 7168, 16384),),
         unlike=lambda tile: tile.sharers == 4,
     ),
-    Step(
+    Ablation(
         "odd-width",
-        "tiles of 256 x 136, where 128 columns just miss two whole rounds of the SMs",
+        "tiles of 256 x 136, where 128 columns just miss two whole waves",
         "fprop",
-        (Gemm(4096, 2112, 7168),),
+        (BenchGemm(4096, 2112, 7168),),
         unlike=lambda tile: tile.bn == 136,
     ),
-    Step(
+    Ablation(
         "halves-of-k",
-        "two CTAs of a cluster take a half of K each and hand over sums by asynchronous stores",
+        "split K: two CTAs of a cluster take half of K each and exchange sums by asynchronous stores",
         "fprop",
-        (Gemm(64, 2112, 7168), Gemm(128, 4096, 7168)),
+        (BenchGemm(64, 2112, 7168), BenchGemm(128, 4096, 7168)),
         unlike=lambda tile: tile.split == 2,
     ),
-    Step(
+    Ablation(
         "two-in-flight",
-        "two steps of K in flight in each warpgroup: one is promoted while the next multiplies",
+        "two steps of K in flight per warpgroup: one is promoted while the next multiplies",
         "fprop",
-        (Gemm(128, 32768, 512), Gemm(64, 7168, 2048)),
+        (BenchGemm(128, 32768, 512), BenchGemm(64, 7168, 2048)),
         tile=lambda tile: replace(tile, depth=1),
     ),
-    Step(
+    Ablation(
         "early-d",
-        "wgrad: what is added to asked into L2 while its tile is multiplied",
+        "wgrad: D prefetched into L2 while its tile is multiplied",
         "wgrad",
-        (Gemm(4096, 7168, 4096), Gemm(2112, 7168, 4096)),
+        (BenchGemm(4096, 7168, 4096), BenchGemm(2112, 7168, 4096)),
         text=(("if (ADD && box <", "if (false && box <"),),
     ),
-    Step(
+    Ablation(
         "waiting",
         "native: a warpgroup waits for its wgmmas before it issues more, which leaves the Tensor Core to the other",
         "native",
-        (Gemm(4096, 4096, 7168), Gemm(4096, 7168, 16384)),
+        (BenchGemm(4096, 4096, 7168), BenchGemm(4096, 7168, 16384)),
         tile=lambda tile: replace(tile, depth=2),
     ),
 )
 
 
 @dataclass(frozen=True)
-class CastStep:
-    """A trick of a cast (an implementation of `kernels.quantise.cases`) at 4096 x 7168."""
+class CastAblation:
+    """An optimisation of a cast at 4096 x 7168, and how to leave it out."""
 
     name: str
-    says: str
+    description: str
+    """Description of the optimisation."""
     kernel: str
+    """Name of the cast in `kernels.quantise.cases`."""
     text: Replaced = ()
+    """Replacements in the kernel's text."""
     alone: bool = False
+    """Whether the launch without it waits for the previous grid to end."""
 
 
 CASTS = (
-    CastStep(
-        "overlap", "launched while the grid before still runs (programmatic dependent launch)", "requantise", alone=True
+    CastAblation(
+        "overlap", "start while the previous grid still runs (programmatic dependent launch)", "requantise", alone=True
     ),
-    CastStep(
+    CastAblation(
         "early-tile",
-        "a block asks its tile into L2 before it waits for the grid before",
+        "a CTA prefetches its tile into L2 before it waits for the previous grid",
         "requantise",
         (("prefetch_tile(arguments.in, 0, m, k);", ";"),),
     ),
-    CastStep(
+    CastAblation(
         "tile-ahead",
-        "a block asks the tile of the block that takes its place into L2",
+        "a CTA prefetches the tile of the CTA that takes its place into L2",
         "requantise",
         (("prefetch_tile(arguments.in, AHEAD, m, k);", ";"),),
     ),
-    CastStep(
+    CastAblation(
         "for-others",
-        "what is sent leaves L2 first",
+        "data to be sent is evicted from L2 first",
         "dispatch",
         (("store8_for_others(to + c, v);", "*(uint2 *)(to + c) = v;"),),
     ),
@@ -187,8 +197,8 @@ CASTS = (
 MATRIX = (4096, 7168)
 
 
-def changed(step: Step | CastStep, text: str) -> str:
-    """The kernel's text without a trick. Raises ValueError where the text has it no more."""
+def changed(step: Ablation | CastAblation, text: str) -> str:
+    """Return a kernel text without an optimisation. Raises ValueError if the text no longer contains it."""
     for old, new in step.text:
         if old not in text:
             raise ValueError(f"step {step.name}: the kernel's text has no {old!r}")
@@ -196,60 +206,56 @@ def changed(step: Step | CastStep, text: str) -> str:
     return text
 
 
-def problem(kind: str, shape: Gemm) -> Problem:
-    """As kernels.gemm has it: promoted every 128, or native never; wgrad adds to FP32."""
-    wgrad = kind == "wgrad"
-    return Problem(*shape, 0, SCALES[kind], 0 if kind == "native" else 4, 4 if wgrad else 2, wgrad)
-
-
-def without(step: Step, shape: Gemm, multiprocessors: int) -> tuple[Tile, str]:
-    """The tile and the text of the kernel without the trick. Raises ValueError where the text or the choice has it no more."""
-    p, text = problem(step.kind, shape), changed(step, kernel_text())
-    tile = choose(p, multiprocessors)
+def without(step: Ablation, shape: BenchGemm, sms: int) -> tuple[Tile, str]:
+    """Return tile and kernel text without an optimisation. Raises ValueError if the kernel does not have it anyway."""
+    promote = 0 if step.kind == "native" else PROMOTE_128
+    p, text = gemms.problem_of(step.kind, shape, promote=promote), changed(step, kernel_text())
+    tile = choose(p, sms)
     others = [t for t in candidates(p) if not (step.unlike and step.unlike(t))]
     if step.unlike and tile not in others:
-        tile = min(others, key=lambda t: estimate_us(p, t, multiprocessors))
+        tile = min(others, key=lambda t: estimate_us(p, t, sms))
     tile = step.tile(tile)
-    if (tile, text) == (choose(p, multiprocessors), kernel_text()) and not step.alone:
+    if (tile, text) == (choose(p, sms), kernel_text()) and not step.alone:
         raise ValueError(f"step {step.name}: the kernel of {shape} is without it anyway")
     return tile, text
 
 
-def cases(multiprocessors: int) -> Iterator[list[Case]]:
-    """Of each GEMM and each cast the kernel as it is and without each of its tricks."""
+def cases(sms: int) -> Iterator[list[Case]]:
+    """Yield the cases of each GEMM and each cast: the kernel as it is, and without each optimisation."""
     for kind, shape in dict.fromkeys((step.kind, shape) for step in STEPS for shape in step.at):
         steps = [step for step in STEPS if step.kind == kind and shape in step.at]
-        of_kind = {"fprop": partial(gemms._blocks, "gemm.fprop"), "wgrad": gemms._wgrad}.get(kind)
-        ours = next(iter(of_kind(shape))) if of_kind else gemms._native(shape)
-        yield [ours, *(_gemm(ours, step, shape, multiprocessors) for step in steps)]
+        of_kind = {"fprop": partial(gemms.blocks_cases, "gemm.fprop"), "wgrad": gemms.wgrad_cases}.get(kind)
+        ours = next(iter(of_kind(shape))) if of_kind else gemms.native_case(shape)
+        yield [ours, *(_gemm(ours, step, shape, sms) for step in steps)]
     for name in dict.fromkeys(step.kernel for step in CASTS):
-        kernel = next(kernel for kernel in quantise._kernels() if kernel.name == name)
-        ours = replace(quantise._ours(kernel, *MATRIX), implementation="ours")
+        kernel = next(kernel for kernel in quantise.cast_kernels() if kernel.name == name)
+        ours = replace(quantise.cast_case(kernel, *MATRIX), implementation="ours")
         yield [ours, *(_cast(ours, step) for step in CASTS if step.kernel == name)]
 
 
-def _gemm(ours: Case, step: Step, shape: Gemm, multiprocessors: int) -> Case:
-    from kernels.gemm import run
+def _gemm(ours: Case, step: Ablation, shape: BenchGemm, sms: int) -> Case:
+    from kernels.gemm import launches
     from kernels.launch import Launch, stream
 
-    tile, text = without(step, shape, multiprocessors)
-    p = problem(step.kind, shape)
+    tile, text = without(step, shape, sms)
     made: dict[int, Launch] = {}
 
     def launch(x: Any) -> None:
         if id(x) not in made:
-            operands = run.Operands(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out)
-            with patch.object(run, "_kernel", partial(_kernel, text=text)):
-                made[id(x)] = run.prepare(operands, p.scales, p.promote, p.add, tile)
+            operands = launches.GemmOperands(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out)
+            with patch.object(launches, "_kernel", partial(_kernel, text=text)):
+                made[id(x)] = launches.prepare(
+                    operands, scales=tile.scales, promote=tile.promote, add=tile.add, tile=tile
+                )
             if step.alone:
                 made[id(x)].overlaps(False)
         made[id(x)](stream(x.a.device.index))
 
-    check = partial(gemms.wgrad_error, launch=launch) if p.add else scaled_error
-    return replace(ours, implementation=step.name, launch=launch, check=check, notes=step.says, static="")
+    check = partial(gemms.wgrad_error, launch=launch) if tile.add else scaled_error
+    return replace(ours, implementation=step.name, launch=launch, check=check, notes=step.description, static="")
 
 
-def _cast(ours: Case, step: CastStep) -> Case:
+def _cast(ours: Case, step: CastAblation) -> Case:
     import kernels.quantise as q
     from kernels.launch import Kernel, Launch, stream
     from kernels.quantise import build
@@ -258,7 +264,7 @@ def _cast(ours: Case, step: CastStep) -> Case:
 
     @cache
     def kernel(choice: Any) -> Kernel:
-        return Kernel(bytes(build.cubin(changed(step, choice.text)).code), "tile", build.THREADS)
+        return Kernel(build.cubin(changed(step, choice.text)), "tile", build.THREADS)
 
     def launch(x: Any) -> None:
         if id(x) not in made:
@@ -269,63 +275,40 @@ def _cast(ours: Case, step: CastStep) -> Case:
                 made[id(x)].overlaps(False)
         made[id(x)](stream(x.inputs[0].device.index))
 
-    return replace(ours, implementation=step.name, launch=launch, notes=step.says, static="")
+    return replace(ours, implementation=step.name, launch=launch, notes=step.description, static="")
 
 
 @cache
 def _kernel(tile: Tile, text: str) -> Any:
     from kernels.launch import Kernel
 
-    return Kernel(compiled(tile.around(text)), "run", tile.threads, tile.cluster)
+    return Kernel(cached_cubin(tile.with_text(text)), "run", tile.threads, tile.cluster)
 
 
-def measured(name: str) -> Record:
-    """A record of every step. Raises Unavailable without a Hopper GPU."""
-    from kernels.bench.run import header, need_gpu
+def measured(name: str) -> BenchRecord:
+    """Measure every ablation. Raises Unavailable without a Hopper GPU."""
+    from kernels.bench.bench import header, need_gpu
 
     need_gpu()
     import torch
 
     from kernels.bench.measure import Sampler, measure
 
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-    rows: list[Row] = []
+    sms = torch.cuda.get_device_properties(0).multi_processor_count
+    rows: list[BenchRow] = []
     with Sampler() as sampler:
-        for group in cases(multiprocessors):
+        for group in cases(sms):
             rows += measure(group, 0, sampler)
-        return Record(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
-
-
-def lines(record: Record, casts: bool) -> Iterator[str]:
-    """A table with a line for each step and shape: microseconds without, with, and what it gives."""
-    yield f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json))."
-    yield ""
-    yield "| step | at | without | with | |"
-    yield "|---|---|---:|---:|---:|"
-    for step in CASTS if casts else STEPS:
-        for row in record.find(implementation=step.name):
-            if row.kernel.startswith("quantise.") != casts:
-                continue
-            (ours,) = record.find(row.kernel, implementation="ours", shape=row.shape)
-            if row.timing and ours.timing:
-                at = f"{row.kernel.split('.')[1]} " * casts + " x ".join(map(str, row.shape.values()))
-                before, after = row.timing.us, ours.timing.us
-                yield f"| {row.notes} | {at} | {before:.1f} | {after:.1f} | {before / after - 1:+.1%} |"
+        return BenchRecord(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
-    parser.add_argument("--show", action="store_true", help="put the tables of a record that exists into the docs")
     arguments = parser.parse_args()
-    if not arguments.show:
-        measured(arguments.record.stem).save(arguments.record)
-    record = read(arguments.record)
-    for page, casts in (("gemm", False), ("quantise", True)):
-        table = "\n".join(lines(record, casts))
-        if arguments.show:
-            put(DOCS / f"{page}.md", "steps", table)
-        print(table)
+    record = measured(arguments.record.stem)
+    record.save(arguments.record)
+    Console().print(table(record))
 
 
 if __name__ == "__main__":

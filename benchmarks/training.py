@@ -1,11 +1,12 @@
-"""Experiments (a) to (g) on one Hopper GPU, 480 seconds a call: `python benchmarks/training.py RECORD.json`.
+"""Training experiments (a) to (g) on one Hopper GPU, 480 seconds per call: `python benchmarks/training.py RECORD.json`.
 
-First the bits are checked (the chip against the model in a training step, graphs against launches). Then a few steps of
-each arm of (a) to (e) are timed, and the number of steps is chosen so that all of them with two seeds fit the budget: what
-the chip computes first, then what the model computes, quickest first, both seeds of an arm together, since one is no
-evidence. What time is left goes to moments, group scales and further seeds. Every run is written to the record as it ends;
-another call makes those that are missing. An arm that fails is left out, and says why.
-Without a GPU: `--size tiny --tokens 512 --budget 60` tries the script out.
+First the bits are checked: the chip against the model in a training step, CUDA graphs against launches. Then a few steps of
+each arm of (a) to (e) are timed, and the number of steps is chosen so that all arms fit the budget with two seeds. Arms that
+the chip computes run first, then those that the model computes, quickest first, with both seeds of an arm together, since one
+seed is no evidence. The remaining time goes to moments, group scales and further seeds. Every run is recorded when it ends,
+and another call makes the missing runs. An arm that fails is left out with its reason.
+
+`--size tiny --tokens 512 --budget 60` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -27,23 +28,27 @@ from codesign.evidence.training.size import Size, find_size
 CORE = ("framework", "accumulation", "blocks", "scales", "bits")
 """Experiments (a), (b), (c), (e) and (d)."""
 FEWEST_STEPS = 100
+"""Fewest steps of a run."""
 TIMED = 4
-"""Steps of a probe, after two that are not timed."""
+"""Timed steps of a probe, after two untimed ones."""
 
 
 def main() -> None:
+    """Run the experiments within the budget and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
     parser.add_argument("--size", default="10m")
-    parser.add_argument("--steps", type=int, help="instead of as many as fit")
+    parser.add_argument("--steps", type=int, help="number of steps; default: as many as fit")
     parser.add_argument("--tokens", type=int)
-    parser.add_argument("--seeds", default="0,1,2", help="two at least; further ones when all else is done")
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds in which runs must end")
-    parser.add_argument("--without", default="", help="arms to leave out, `check` to trust the bits; with commas")
+    parser.add_argument("--seeds", default="0,1,2", help="at least two; further ones run last")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds for all runs")
+    parser.add_argument(
+        "--without", default="", help="arms to leave out, or `check` to skip the bits; separated by commas"
+    )
     arguments = parser.parse_args()
     changes = {k: v for k in ("steps", "tokens") if (v := getattr(arguments, k)) is not None}
     size = Size.model_validate({**find_size(arguments.size).model_dump(), **changes})
-    bench = Bench(arguments.record, arguments.size, size, arguments.budget, arguments.without.split(","))
+    bench = BudgetedRuns(arguments.record, arguments.size, size, arguments.budget, arguments.without.split(","))
     core = arms_of(CORE)
     if arguments.record.exists():
         bench.size = read(arguments.record).model
@@ -68,12 +73,12 @@ def main() -> None:
 
 
 def arms_of(names: Sequence[str]) -> list[str]:
-    """Arms of experiments, each once, in order."""
+    """Return the arms of experiments in order, without repetition."""
     return list(dict.fromkeys(arm for name in names for arm in find(name).arms))
 
 
-class Bench:
-    """The runs of one record, within a budget of seconds."""
+class BudgetedRuns:
+    """Runs of one record within a budget of seconds."""
 
     def __init__(self, path: Path, size_name: str, size: Size, budget: float, without: list[str]) -> None:
         self.path, self.size_name, self.size, self.budget = path, size_name, size, budget
@@ -81,30 +86,32 @@ class Bench:
         self.begun = time.monotonic()
         self.graphs = True
         self.overhead: dict[str, float] = {}
-        """Seconds of an arm's run beside its steps."""
+        """Seconds of an arm's run outside its steps, by arm."""
         self.seconds: dict[str, float] = {}
-        """Of a step."""
+        """Seconds per step, by arm."""
         self.engine: dict[str, str] = {}
+        """Engine of the GEMMs, by arm."""
 
     @property
     def left(self) -> float:
+        """Remaining seconds."""
         return self.budget - (time.monotonic() - self.begun)
 
-    # -- what can fail -------------------------------------------------------------------------------------------------
+    # -- steps that can fail----------------------------------------------------------------------------------------------
 
     def failed(self, what: str) -> None:
-        """Say why, and leave it out. A fault on the GPU leaves this process none: another one goes on from the record."""
+        """Print the reason and leave `what` out. After a GPU fault, replace this process by one that continues the record."""
         print(f"FAILED {what}", flush=True)
         traceback.print_exc()
         self.without.append(what)
         if lost_gpu():
             options = ["--without", ",".join(self.without), "--budget", str(max(self.left, 1.0))]
-            print(f"the GPU is lost to this process, another one goes on: {options}", flush=True)
+            print(f"this process has lost the GPU; a new one continues: {options}", flush=True)
             sys.stderr.flush()
             os.execv(sys.executable, [sys.executable, *sys.argv, *options])
 
     def check(self) -> None:
-        """Compare bits."""
+        """Compare the bits of engines and of graphs on a GPU."""
         import torch
 
         if not torch.cuda.is_available() or "check" in self.without:
@@ -116,7 +123,7 @@ class Bench:
             self.failed("check")
 
     def probe(self, names: Sequence[str]) -> None:
-        """Time a few steps of each."""
+        """Time a few steps of each arm."""
         for arm in names:
             if arm not in self.without and arm not in self.seconds:
                 try:
@@ -127,12 +134,12 @@ class Bench:
                 rate = self.seconds.get(REFERENCE, 0.0) / self.seconds[arm]
                 print(
                     f"probe {arm}: {1000 * self.seconds[arm]:.1f} ms per step, {rate:.2f} of BF16's speed, engine "
-                    f"{self.engine[arm]}, {self.overhead[arm]:.1f} s beside; {self.left:.0f} s left",
+                    f"{self.engine[arm]}, {self.overhead[arm]:.1f} s outside steps; {self.left:.0f} s left",
                     flush=True,
                 )
 
     def choose_steps(self, names: Sequence[str], seeds: int) -> None:
-        """As many steps as let every arm have its seeds within the budget."""
+        """Choose the most steps with which every arm and seed fits the budget."""
         known = [arm for arm in names if arm in self.seconds]
         free = 0.95 * self.left - seeds * sum(self.overhead[arm] for arm in known)
         fit = int(free / (seeds * sum(self.seconds[arm] for arm in known))) // 10 * 10
@@ -144,13 +151,13 @@ class Bench:
         )
 
     def by_engine(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Arms that a GPU computes by itself, in order, and those that the model computes, quickest first."""
+        """Return the arms that the GPU computes, in order, and those that the model computes, quickest first."""
         known = [arm for arm in names if arm in self.seconds]
         emulated = sorted((a for a in known if self.engine[a] == "model"), key=lambda a: self.seconds[a])
         return [arm for arm in known if arm not in emulated], emulated
 
     def run(self, arm: str, seed: int) -> None:
-        """Make a run, if the record lacks it and it can end in time."""
+        """Make a run unless the record has it or it would exceed the budget."""
         done = read(self.path).find(arm) if self.path.exists() else []
         if arm in self.without or any(r.seed == seed for r in done) or self.left < 10:
             return
@@ -159,7 +166,7 @@ class Bench:
             return
         needed = self.overhead[arm] + self.size.steps * self.seconds[arm]
         if needed > self.left:
-            print(f"not begun: {arm} seed {seed} needs {needed:.0f} s, {self.left:.0f} s are left", flush=True)
+            print(f"not started: {arm} seed {seed} needs {needed:.0f} s, {self.left:.0f} s are left", flush=True)
             return
         begun = time.monotonic()
         try:
@@ -175,7 +182,7 @@ class Bench:
         print(f"{arm} seed {seed}: {loss}, {speed}; {took:.0f} s, {self.left:.0f} s left", flush=True)
 
     def report(self) -> None:
-        """Tables of all experiments."""
+        """Print the tables of all experiments."""
         if not self.path.exists():
             print("no run was made")
             return
@@ -189,7 +196,7 @@ class Bench:
 
 
 def lost_gpu() -> bool:
-    """Whether CUDA refuses all further work of this process."""
+    """Return whether CUDA refuses all further work of this process."""
     import torch
 
     try:
@@ -201,8 +208,7 @@ def lost_gpu() -> bool:
 
 
 def timed(arm: str, size: Size, graphs: bool) -> tuple[str, float, float]:
-    """The engine of an arm's GEMMs, seconds of a run beside its steps (estimated from those before the first), and of a
-    step."""
+    """Return the engine of an arm's GEMMs, the estimated seconds of a run outside its steps, and the seconds per step."""
     import torch
 
     from codesign.evidence.training.loop import Job, Trainer
@@ -219,12 +225,12 @@ def timed(arm: str, size: Size, graphs: bool) -> tuple[str, float, float]:
     for _ in range(TIMED):
         trainer.advance()
     wait()
-    # Validation and drift are some eight steps that are launched one kernel at a time; before the first step there are four.
+    # Validation and drift take about eight steps of single launches; there are four before the first step.
     return trainer.engines[0], 2.5 * (ready - begun), (time.monotonic() - ready) / TIMED
 
 
 def compare_engines(size: Size) -> None:
-    """The chip against the model on every GEMM of a step."""
+    """Compare the chip with the model on every GEMM of a step and print the counts."""
     import torch
 
     from codesign.evidence.training import engines, linear
@@ -244,13 +250,15 @@ def compare_engines(size: Size) -> None:
         for arm in ("tensor-unpromoted", "tensor-promoted", "framework"):
             counts[arm] = [0, 0]
             Trainer(Job(arm, arms()[arm].resolved(), size, 0, graphs=False)).advance()
-            print(f"{arm}: GEMMs of a step that equal the model to the bit, and that do not: {counts[arm]}", flush=True)
+            print(
+                f"{arm}: GEMMs of a step that equal the model bit for bit, and that differ: {counts[arm]}", flush=True
+            )
     finally:
         linear.multiply = engines.multiply
 
 
 def compare_graphs() -> bool:
-    """Graphs against launches: whether they give the same losses."""
+    """Return whether steps replayed as graphs give the losses of launched steps."""
     from codesign.evidence.training.loop import Job, train
 
     size = find_size("tiny").model_copy(update={"steps": 4})
@@ -261,7 +269,7 @@ def compare_graphs() -> bool:
         assert replayed is not None
         assert launched is not None
         equal = replayed.curve == launched.curve
-        print(f"{arm}: steps replayed {replayed.replayed}, losses equal those of launched ones: {equal}", flush=True)
+        print(f"{arm}: steps replayed {replayed.replayed}, losses equal those of launched steps: {equal}", flush=True)
         same = same and equal
     return same
 

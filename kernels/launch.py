@@ -1,4 +1,4 @@
-"""Kernels on the GPU, straight through the CUDA driver: loading machine code, and launches with little overhead a call."""
+"""Loading and launching kernels through the CUDA driver, with little host time per launch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Attribute(ctypes.Structure):
-    """CUlaunchAttribute: an id and a value of 64 bytes."""
+    """CUlaunchAttribute: an id and 64 bytes of value."""
 
     _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16)]
 
@@ -26,7 +26,7 @@ class _Config(ctypes.Structure):
     ]
 
 
-MULTIPROCESSORS = 132
+SMS = 132
 """SMs of an H100 or H200 (SXM), for choices made without a GPU."""
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
@@ -36,12 +36,12 @@ _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 @cache
 def cuda() -> Any:
-    """The CUDA driver's library."""
+    """Return the CUDA driver's library. Raises OSError where there is no driver."""
     return ctypes.CDLL("libcuda.so.1")
 
 
 def check(code: int, what: str) -> None:
-    """Raises RuntimeError with what was tried and the driver's reason, unless `code` (CUresult) is success."""
+    """Raise RuntimeError with `what` was tried and the driver's reason, unless `code` (CUresult) is success."""
     if code:
         text = ctypes.c_char_p()
         cuda().cuGetErrorString(code, ctypes.byref(text))
@@ -49,7 +49,7 @@ def check(code: int, what: str) -> None:
 
 
 def require_tensor(name: str, x: Any) -> None:
-    """Raises ValueError for what is no dense torch tensor, and where torch is missing."""
+    """Raise ValueError unless `x` is a dense torch tensor, and where torch is missing."""
     try:
         import torch
     except ImportError as error:
@@ -59,10 +59,10 @@ def require_tensor(name: str, x: Any) -> None:
 
 
 class Kernel:
-    """A function of a cubin, for every GPU, with its threads per CTA and CTAs per cluster.
+    """A function of a cubin, usable on every GPU, with its threads per CTA and CTAs per cluster.
 
-    It is launched while the grid before it on the stream still runs, and must itself wait for that one
-    (`griddepcontrol.wait`) before it touches global memory.
+    Launches overlap with the previous grid on the stream (programmatic dependent launch), so the function must execute
+    `griddepcontrol.wait` before it accesses global memory.
     """
 
     def __init__(self, code: bytes, function: str, threads: int, cluster: int = 1) -> None:
@@ -74,9 +74,9 @@ class Kernel:
         self.shared: dict[int, int] = {}
 
     def launch(self, grid: tuple[int, int], arguments: list[Any], shared: int = 0) -> Launch:
-        """A launch on the current GPU, to be issued again and again.
+        """Return a launch on the current GPU that can be issued repeatedly.
 
-        `arguments` are ctypes values by parameter; `shared` is dynamic shared memory in bytes.
+        `arguments` holds a ctypes value per parameter; `shared` is dynamic shared memory, bytes.
         """
         if shared:
             device = ctypes.c_int()
@@ -89,10 +89,10 @@ class Kernel:
 
 
 class Launch:
-    """A kernel with its grid and arguments, to be issued on a stream."""
+    """A kernel with its grid and arguments; calling it enqueues it on a stream."""
 
     def __init__(self, kernel: Kernel, grid: tuple[int, int], arguments: list[Any], shared: int) -> None:
-        self.arguments = arguments  # kept alive: the driver reads them at each launch
+        self.arguments = arguments  # kept alive, since the driver reads them at each launch
         self.pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
         attributes = (_Attribute * 2)(_Attribute(id=_CLUSTER_DIMENSION), _Attribute(id=_PROGRAMMATIC_SERIALIZATION))
         attributes[0].value[:3] = [kernel.cluster, 1, 1]
@@ -102,11 +102,11 @@ class Launch:
         self.function, self.call, self.empty = kernel.function, cuda().cuLaunchKernelEx, 0 in grid
 
     def overlaps(self, yes: bool) -> None:
-        """Whether it may start while the grid before it still runs, as it does unless told otherwise."""
+        """Set whether it may start while the previous grid still runs; by default it may."""
         self.attributes[1].value[0] = int(yes)
 
     def __call__(self, stream: int) -> None:
-        """Enqueue on a stream; nothing for an empty grid. Raises RuntimeError with the driver's reason."""
+        """Enqueue on a stream, but not an empty grid. Raises RuntimeError with the driver's reason."""
         if not self.empty:
             self.config.stream = stream
             code = self.call(self.reference, self.function, self.pointers, None)
@@ -115,7 +115,7 @@ class Launch:
 
 
 def stream(device: int) -> int:
-    """torch's current stream on a GPU, which must be the current one: a launch goes there. Raises ValueError otherwise."""
+    """Return torch's current stream on GPU `device`. Raises ValueError unless that is the current GPU, where launches go."""
     import torch
 
     current = torch._C._cuda_getDevice()

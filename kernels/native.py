@@ -1,8 +1,8 @@
-"""The chip's own matrix instructions over whole matrices: D = A B + C, one instruction after the other along K.
+"""The chip's matrix instructions over whole matrices: D = A B + C, with a chain of instructions along K.
 
-`matmul` issues the PTX instruction that a Hopper name of the catalogue stands for. `mma.sync`: one warp computes one tile,
-fragments straight from memory. `wgmma`: one warpgroup, A and B through shared memory without swizzle. Nothing here is
-tuned; it is the chip's word in `codesign conform hopper --live`, not a GEMM. Needs the extra `kernels` and a Hopper GPU.
+`matmul` issues the PTX instruction of a Hopper name in the catalogue. For `mma.sync`, one warp computes a tile and loads its
+fragments from memory. For `wgmma`, one warpgroup computes a tile with A and B in shared memory, without swizzle. Nothing is
+tuned: this is the chip's side of `codesign conform hopper --live`, not a GEMM. Needs the extra `kernels` and a Hopper GPU.
 """
 
 from __future__ import annotations
@@ -18,70 +18,77 @@ from numpy.typing import NDArray
 from isa_model.float64 import Codes
 from isa_model.instruction import Instruction
 from isa_model.library import is_known, load
+from kernels.nvrtc import cubin
 
 WIDTHS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "s4": 4, "u4": 4}
-"""Bits of an operand element in memory."""
+"""Bits per operand element in memory."""
 
 
 @dataclass(frozen=True)
 class Mnemonic:
-    """What the name of a Hopper instruction says: shape, PTX types, and whether integers saturate."""
+    """The parts of a Hopper instruction's name."""
 
     kind: str
+    """`mma` or `wgmma`."""
     m: int
     n: int
     k: int
     d: str
+    """PTX type of C and D."""
     a: str
+    """PTX type of A."""
     b: str
+    """PTX type of B."""
     satfinite: bool
+    """Whether integer sums saturate."""
 
     @property
     def k_bytes(self) -> int:
-        """Bytes of K in one instruction."""
+        """Bytes along K of one instruction."""
         return self.k * WIDTHS[self.a] // 8
 
     @property
     def c_bytes(self) -> int:
+        """Bytes per element of C and D."""
         return {"f16": 2, "f32": 4, "s32": 4, "f64": 8}[self.d]
 
 
 def parse(name: str) -> Mnemonic:
-    """Read a name of the catalogue. Raises ValueError for one that is not a Hopper instruction."""
+    """Parse a name of the catalogue. Raises ValueError unless it is a Hopper instruction."""
     pattern = r"hopper\.(mma|wgmma)\.m(\d+)n(\d+)k(\d+)\.(\w+)\.(\w+)\.(\w+)(?:\.(?!satfinite)\w+)?(\.satfinite)?"
     match = re.fullmatch(pattern, name)
     if match is None:
-        raise ValueError(f"{name} is no instruction of Hopper")
+        raise ValueError(f"{name} is not a Hopper instruction")
     kind, m, n, k, d, a, b, satfinite = match.groups()
     return Mnemonic(kind, int(m), int(n), int(k), d, a, b, bool(satfinite))
 
 
 def engine(spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
-    """The engine `native` of isa_model.matmul: the instruction as the GPU at hand computes it, on codes.
+    """Compute an instruction on the current GPU: the engine `native` of isa_model.matmul, from codes to codes.
 
-    M and N are filled up with zeros to whole tiles. Raises ValueError for a spec that is not one of Hopper's instructions
-    as the catalogue has it, and without a Hopper GPU.
+    M and N are padded with zeros to whole tiles. Raises ValueError unless the spec is a Hopper instruction exactly as in the
+    catalogue, and without a Hopper GPU.
     """
     tile = parse(spec.name)
     if not is_known(spec.name) or spec != load(spec.name):
-        raise ValueError(f"this spec is not what the catalogue calls {spec.name}; the chip computes that one only")
+        raise ValueError(f"this spec differs from {spec.name} in the catalogue; the chip computes that one only")
     try:
         import cuda.core  # noqa: F401
         import torch
     except ImportError as error:
         raise ValueError("the native engine needs the extra `kernels` (torch, cuda-core)") from error
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
-        raise ValueError("the native engine needs a Hopper GPU (compute capability 9.0); none is visible here")
+        raise ValueError("the native engine needs a Hopper GPU (compute capability 9.0); none is visible")
     (m, n), rows, columns = c.shape, -len(c) % tile.m, -c.shape[1] % tile.n
     a, b = np.pad(a, ((0, rows), (0, 0))), np.pad(b, ((0, 0), (0, columns)))
     return matmul(spec.name, a, b, np.pad(c, ((0, rows), (0, columns))))[:m, :n]
 
 
 def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
-    """D as codes, from codes: `a` (M, K), `b` (K, N), `c` (M, N) in unsigned dtypes; 4-bit elements one to a byte.
+    """Return the codes of D = A B + C, computed by a Hopper instruction of the catalogue.
 
-    Raises ValueError for a name that is no Hopper instruction, for shapes that are not whole tiles of it, and for dtypes
-    that are not those of its codes.
+    `a` (M, K), `b` (K, N) and `c` (M, N) are codes in unsigned dtypes; 4-bit elements take a byte each. Raises ValueError
+    for a name that is not a Hopper instruction, for sizes that are not whole tiles of it, and for other dtypes.
     """
     check(name, a, b, c)
     import torch
@@ -107,7 +114,7 @@ def matmul(name: str, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDAr
 
 
 def check(name: str, a: Any, b: Any, c: Any) -> None:
-    """Raise ValueError for operands that the kernel of an instruction would read amiss."""
+    """Raise ValueError for operands that the kernel of an instruction would misread."""
     instruction = parse(name)
     sizes = {"a": WIDTHS[instruction.a], "b": WIDTHS[instruction.b], "c": 8 * instruction.c_bytes}
     for operand, x in (("a", a), ("b", b), ("c", c)):
@@ -117,22 +124,21 @@ def check(name: str, a: Any, b: Any, c: Any) -> None:
             raise ValueError(f"{operand} is {found}; {name} takes a matrix of {dtype} codes")
     (m, k), n = a.shape, b.shape[1]
     if b.shape[0] != k or c.shape != (m, n):
-        raise ValueError(f"a is {a.shape}, b {b.shape}, c {c.shape}; (M, K), (K, N), (M, N) is right")
+        raise ValueError(
+            f"a, b and c must be (M, K), (K, N) and (M, N); they are a {a.shape}, b {b.shape}, c {c.shape}"
+        )
     if not (m and n and k) or m % instruction.m or n % instruction.n or k % instruction.k:
-        raise ValueError(f"{m} x {n} x {k} is not made of tiles of {name}")
+        raise ValueError(f"{m} x {n} x {k} is not a whole number of tiles of {name}")
 
 
 def _packed(x: NDArray[Any], instruction: Mnemonic) -> NDArray[Any]:
-    """Rows along K as the chip reads them: two 4-bit elements to a byte, the first in the low half."""
+    """Return rows along K as the chip reads them: 4-bit elements in pairs, the first in the low half of a byte."""
     return x[:, ::2] & 15 | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
 
 
 def compiled(name: str) -> bytes:
-    """Machine code of an instruction's kernel; works without a GPU."""
-    from cuda.core import Program, ProgramOptions
-
-    options = ProgramOptions(arch="sm_90a", std="c++17")
-    return bytes(Program(source(parse(name)), "c++", options).compile("cubin").code)
+    """Return the machine code of an instruction's kernel; works without a GPU."""
+    return cubin(source(parse(name)))
 
 
 @cache
@@ -143,11 +149,11 @@ def _kernel(name: str) -> Any:
 
 
 machine_code: dict[str, bytes] = {}
-"""Kernels compiled beforehand (in other processes, say), by name; `matmul` takes them from here."""
+"""Kernels compiled in advance, for instance in other processes, by name; `matmul` uses them."""
 
 
 def source(instruction: Mnemonic) -> str:
-    """CUDA C++ of the kernel for one instruction."""
+    """Return the CUDA C++ of an instruction's kernel."""
     return _mma(instruction) if instruction.kind == "mma" else _wgmma(instruction)
 
 
@@ -155,12 +161,15 @@ def source(instruction: Mnemonic) -> str:
 
 
 def _mma(i: Mnemonic) -> str:
-    """Fragments by the PTX ISA, in registers of U bytes: register r of A holds row lane / 4 + 8 (r % R) of R row groups and
-    the bytes of K from U (lane % 4) + 4 U (r / R) on; B likewise with one group of columns; C pairs of neighbours."""
+    """Return the kernel of an mma.sync, with the fragments of the PTX ISA.
+
+    With registers of U bytes and R groups of 8 rows, register r of A holds row lane / 4 + 8 (r % R), bytes U (lane % 4) +
+    4 U (r / R) and on along K. B has one group of 8 columns. C has pairs of neighbours.
+    """
     unit = 8 if i.d == "f64" else 4
     groups = i.m // 8
     na, nb = i.k_bytes * groups // (4 * unit), i.k_bytes // (4 * unit)
-    pair = 2 * i.c_bytes // unit  # registers of C that hold two neighbours
+    pair = 2 * i.c_bytes // unit  # registers per two neighbours of C
     nc = groups * pair
     register = {8: "double", 4: "float" if i.d == "f32" else "unsigned"}[unit]
     bind = {"double": "d", "float": "f", "unsigned": "r"}[register]
@@ -195,14 +204,14 @@ def _mma(i: Mnemonic) -> str:
 
 
 def _wgmma(i: Mnemonic) -> str:
-    """A and B in shared memory as core matrices of 8 rows by 16 bytes of K, those of one half of K after the other."""
+    """Return the kernel of a wgmma. Core matrices are 8 rows by 16 bytes; those of the first half of K come first."""
     register = {"f32": "float", "f16": "unsigned", "s32": "unsigned"}[i.d]
     bind = "f" if i.d == "f32" else "r"
     nc = i.n // 2 if i.c_bytes == 4 else i.n // 4
     pair = 2 * i.c_bytes // 4
     d = ", ".join(f"%{j}" for j in range(nc))
     outs = ", ".join(f'"+{bind}"(x[{j}])' for j in range(nc))
-    # After the descriptors and scale-d: signs of A and B for floating point, and transposition where 16 bits allow it.
+    # Operands after the descriptors and scale-d: signs of A and B for floating point, transposition for 16-bit types.
     immediates = {"e4m3": ", 1, 1", "e5m2": ", 1, 1", "tf32": ", 1, 1", "f16": ", 1, 1, 0, 0", "bf16": ", 1, 1, 0, 0"}
     saturate = ".satfinite" if i.satfinite else ""
     opcode = f"wgmma.mma_async.sync.aligned.m64n{i.n}k{i.k}.{i.d}.{i.a}.{i.b}{saturate}"

@@ -1,7 +1,7 @@
-"""Record what `torch._scaled_mm` returns on the GPU at hand: `python -m kernels.record_scaled_mm OUT.npz`.
+"""Record what `torch._scaled_mm` returns on the current GPU: `python -m kernels.record_scaled_mm OUT.npz`.
 
-FP8 GEMMs with tensor-wise scales, with fast accumulation and without, of shapes that cuBLAS does not split. Arrays are
-`<case>/{a,b,d}`: codes of A (M, K) and B (K, N), and D as raw codes; `<case>/about` says, as JSON, what was called.
+The cases are FP8 GEMMs with one scale per tensor, with and without fast accumulation, at shapes that cuBLAS does not split.
+Arrays `<case>/{a,b,d}` are codes of A (M, K), B (K, N) and D; `<case>/about` describes the call as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from isa_model.output_files import fresh_file
 
-# M, N, K, format of A, format of B, format of D, bias
 CASES = [
     (64, 64, 256, "e4m3", "e4m3", "bf16", False),
     (32, 48, 144, "e4m3", "e4m3", "bf16", False),
@@ -23,10 +22,11 @@ CASES = [
     (48, 32, 512, "e5m2", "e4m3", "fp16", False),
     (64, 32, 2048, "e4m3", "e4m3", "fp32", False),
 ]
+"""M, N, K, formats of A, B and D, and whether there is a bias."""
 
 
 def record() -> dict[str, np.ndarray[Any, Any]]:
-    """Every case with fast accumulation on and off."""
+    """Return the arrays of every case, with fast accumulation on and off."""
     import torch
 
     dtypes = {
@@ -77,6 +77,7 @@ def record() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def main() -> None:
+    """Write the record to the path on the command line."""
     with fresh_file(Path(sys.argv[1]), "PK", "an .npz file") as fresh, open(fresh, "wb") as file:
         np.savez_compressed(file, **record())  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The GEMM kernel's own CUDA text on a CPU (hopper_on_cpu.h), reached through kernels.gemm.run as on a GPU."""
+"""The GEMM kernel's CUDA text on a CPU (hopper_on_cpu.h), launched through kernels.gemm.launches as on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.gemm import run
+from kernels.gemm import launches
 from kernels.gemm.tile import DESCRIPTOR_HIGH, kernel_text
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ extern "C" const char *entry(const void *maps, const Arguments *p, int ctas, int
 
 
 class Fault(Exception):
-    """What the emulated chip found wrong: a deadlock, a race, an access out of bounds."""
+    """A fault that the emulated chip found: a deadlock, a race, an access out of bounds."""
 
 
 class Map(ctypes.Structure):
@@ -52,15 +52,15 @@ class Map(ctypes.Structure):
     ]
 
 
-def tensor_map(pointer, width, rows, pitch, box, kind, swizzle):
-    """As kernels.gemm.driver.tensor_map, refusing what the CUDA driver refuses."""
-    element = {"e4m3": 1, "bf16": 2, "fp32": 4}[kind]
-    assert pointer % 16 == 0
+def tensor_map(address, *, width, rows, pitch, box, element, swizzle=0):
+    """Return a tensor map as kernels.gemm.tensor_map does; refuse what the CUDA driver refuses."""
+    size = {"e4m3": 1, "bf16": 2, "fp32": 4}[element]
+    assert address % 16 == 0
     assert pitch % 16 == 0
     assert all(1 <= side <= 256 for side in box)
-    assert box[0] * element % 16 == 0
-    assert not swizzle or box[0] * element <= swizzle
-    return Map(pointer, width, rows, pitch, *box, element, swizzle)
+    assert box[0] * size % 16 == 0
+    assert not swizzle or box[0] * size <= swizzle
+    return Map(address, width, rows, pitch, *box, size, swizzle)
 
 
 @cache
@@ -84,7 +84,7 @@ def chip():
 
 @cache
 def entry(tile, text):
-    """The kernel of a tile, compiled for this CPU."""
+    """Return the kernel of a tile, compiled for this CPU."""
     assert text.count(SHARED) == 1
     text = text.replace(SHARED, "char *const shared = shared_memory();")
     constants = f'{tile.constants}\n#include "hopper_on_cpu.h"\n'
@@ -102,8 +102,8 @@ def _count(t):
     return ctypes.c_longlong(t.numel())
 
 
-def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multiprocessors=4):
-    """kernels.gemm.run.issue for tensors of the CPU, on a chip of `multiprocessors`; raises Fault for what it does wrong."""
+def issue(x, tile, *, seed=0, text=TEXT, sms=4):
+    """Run the kernel of a tile on CPU tensors and a chip of `sms` SMs. Raises Fault for what the kernel does wrong."""
 
     class Kernel:
         def __init__(self, tile):
@@ -121,9 +121,9 @@ def issue(x, scales, promote, add=False, tile=None, *, seed=0, text=TEXT, multip
                 raise Fault(failure.decode())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "check_device", lambda x: None)
-        patch.setattr(run, "tensor_map", tensor_map)
-        patch.setattr(run, "_kernel", Kernel)
-        patch.setattr(run, "_multiprocessors", lambda device: multiprocessors)
-        run.prepare(x, scales, promote, add, tile)
+        patch.setattr(launches, "check_device", lambda x: None)
+        patch.setattr(launches, "tensor_map", tensor_map)
+        patch.setattr(launches, "_kernel", Kernel)
+        patch.setattr(launches, "_sms", lambda device: sms)
+        launches.prepare(x, scales=tile.scales, promote=tile.promote, add=tile.add, tile=tile)
     return x.out

@@ -1,5 +1,5 @@
-// The asynchronous half of a Hopper SM, unhelpful on purpose: every thread is a fiber, warps run in random order and some
-// stand still for long, copies land late, and what the chip leaves undefined until a wait is NaN until then.
+// The asynchronous part of a Hopper SM, adversarial by design. Every thread is a fiber; warps run in random order and some stall
+// for long; copies complete late; values that are undefined on the chip until a wait are NaN until then.
 #include "hopper_on_cpu.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 
 constexpr u32 BASE = 1024;  // address of a CTA's first byte of shared memory
 constexpr int STACK = 1 << 16, GUARD = 4096;
-constexpr u32 TOUCHED = 0x7fc0dead;  // a NaN: what an accumulator holds while its wgmmas run
+constexpr u32 TOUCHED = 0x7fc0dead;  // a NaN: the value of an accumulator while its wgmmas run
 constexpr unsigned char POISON = 0xff;  // NaN in E4M3, BF16 and FP32
 
 struct Barrier {
@@ -40,12 +40,12 @@ struct Cta {
   std::unique_ptr<char[]> memory;
   char *shared;
   std::vector<Barrier> barriers;  // by address, 8 bytes each
-  std::vector<int> unfenced;      // thread + 1 whose ordinary write to these 8 bytes no fence has followed
+  std::vector<int> unfenced;      // thread + 1 that wrote these 8 bytes without a fence since
   Named named[16];
   int running = 0;
 };
 
-struct Multiplied {  // the operand bytes that a wgmma of this thread reads, and what they were
+struct Multiplied {  // operand bytes that a wgmma of this thread reads, with their values
   u32 a, b, stride;
   int columns;
   u64 sum;
@@ -67,9 +67,9 @@ struct Thread {
   int which;
   Group open;
   std::vector<Group> groups;
-  std::map<float *, std::vector<float>> results;  // of accumulators in flight
+  std::map<float *, std::vector<float>> results;  // values of the accumulators in flight
   std::vector<u32> unfenced;
-  std::vector<std::shared_ptr<bool>> stores, uncommitted;  // each true once it has read
+  std::vector<std::shared_ptr<bool>> stores, uncommitted;  // each true once its source has been read
 };
 
 struct Event {
@@ -78,7 +78,7 @@ struct Event {
   int x, y, cta;
   u32 at, barrier;
   std::shared_ptr<bool> read;
-  std::shared_ptr<float4> sent;  // of a load that comes from another CTA's registers
+  std::shared_ptr<float4> sent;  // data of a copy from another CTA's registers
 };
 
 Launch launch;
@@ -154,7 +154,7 @@ void arrive(int cta, u32 address, int bytes) {
 
 u32 swizzled(u32 address, int swizzle) { return address ^ (address >> 3 & (swizzle ? swizzle - 1 : 0) & 0x70); }
 
-// Each row of the box: f(its bytes in shared memory from `at` on, x, y of its first element).
+// Calls f for each row of the box, with its bytes in shared memory from `at` on and the x, y of its first element.
 template <class F> void each_element(const TensorMap &map, u32 at, int cta, int x, int y, F f) {
   for (int r = 0; r < map.box_y; ++r)
     for (int c = 0; c < map.box_x; ++c) {
@@ -197,7 +197,7 @@ void happen(const Event &e) {
   }
 }
 
-// One of the events under way; `forced`: nothing else can go on. Stores like to read late.
+// Completes one of the pending events. With `forced`, nothing else can make progress. Stores tend to read late.
 void happen_at_random(bool forced) {
   std::size_t i = random_bits() % events.size();
   if (!events[i].is_load) {
@@ -272,7 +272,7 @@ void run_cluster(char *stacks) {
     t.context.uc_link = &scheduler;
     makecontext(&t.context, run_thread, 0);
   }
-  // How late copies land, in turns of the scheduler, and how many warps stand still, differ from launch to launch.
+  // The delay of copies, in turns of the scheduler, and the share of stalled warps differ between launches.
   const u32 late = 1 << launch.seed % 3 * 3, still = launch.seed % 2 ? 8 : 32;
   std::vector<int> order(warps.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -355,7 +355,7 @@ void barrier_expect(u32 bar, int bytes) { pass(), arrive(self->cta, bar, bytes);
 void barrier_arrive(u32 bar) { pass(), arrive(self->cta, bar, 0); }
 void barrier_arrive(u32 bar, int cta) { pass(), arrive(cta, bar, 0); }
 
-// An answer may always be late: no may mean yes by now.
+// The answer may be outdated: the phase may complete right after a no.
 u32 barrier_test(u32 bar, u32 parity) { return (barrier(self->cta, bar).phase & 1) != parity && !chance(2); }
 
 void barrier_wait(u32 bar, u32 parity) {
@@ -401,7 +401,7 @@ void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned shor
   for (int cta = 0; cta < launch.cluster; ++cta)
     if (mask >> cta & 1) {
       check_box(*map, to, cta);
-      // It may land at any moment from now on: what was there is gone.
+      // The copy may complete at any time from now on, so the old contents are lost.
       std::memset(ctas[cta].shared + (to - BASE), POISON, map->box_x * map->box_y * map->element);
       events.push_back({true, false, *map, x, y, cta, to, bar, nullptr, nullptr});
     }
@@ -449,8 +449,8 @@ u32 pack_bf16(float low, float high) {
   return pair;
 }
 
-// Four 8x8 matrices of 2-byte elements: lane l holds elements 2 (l % 4), +1 of row l / 4 of each; lanes 8 i to 8 i + 7 name
-// where the rows of matrix i go.
+// Four 8x8 matrices of 2-byte elements. Lane l holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each matrix; lanes 8 i to
+// 8 i + 7 give the addresses of the rows of matrix i.
 void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
   const u32 mine[4] = {a, b, c, d};
   const int lane = self->index % 32;

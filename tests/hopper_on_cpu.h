@@ -1,5 +1,5 @@
-// What kernels/gemm/ptx.cuh gives gemm.cu, for threads of a CPU (hopper_on_cpu.cpp): the same functions by the PTX ISA's
-// definitions. What is asynchronous on the chip happens at unhelpful moments here, and what is undefined is an error.
+// The functions of kernels/gemm/ptx.cuh by their definitions in the PTX ISA, for threads on a CPU (hopper_on_cpu.cpp).
+// Asynchronous operations complete at adversarial moments, and undefined behaviour is an error.
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -101,10 +101,10 @@ void release_next();
 template <int> void fewer_registers() {}
 template <int> void more_registers() {}
 
-// One launch: what went wrong, or null. `body` is the kernel, as every thread runs it.
+// Runs one launch; returns the first fault, or null. `body` is the kernel, run by every thread.
 struct Launch {
   int ctas, cluster, threads, shared_bytes;
   unsigned seed;
-  const float *scale_a, *scale_a_end, *scale_b, *scale_b_end;  // what load_global may read
+  const float *scale_a, *scale_a_end, *scale_b, *scale_b_end;  // memory that load_global may read
 };
 const char *simulate(const Launch &launch, void (*body)(void *), void *context);

@@ -1,4 +1,4 @@
-"""What machine code holds, for the tests that look into it; they are skipped where no disassembler is."""
+"""Reading machine code in tests, which are skipped without a disassembler."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from kernels.bench import static
 
 
 def dump(option: str, code: bytes) -> str:
-    """As `static.dump`."""
+    """Return `static.dump`, or skip the test."""
     try:
         return static.dump(option, code)
     except static.Unavailable as error:
@@ -14,12 +14,12 @@ def dump(option: str, code: bytes) -> str:
 
 
 def instructions(code: bytes) -> list[static.Op]:
-    """Of a cubin with one function."""
+    """Return the instructions of a cubin with one function."""
     (found,) = static.functions(dump("-sass", code)).values()
     return found
 
 
 def assert_no_stack(code: bytes, name: str = "") -> None:
-    """Every register of a cubin's one function stays one."""
+    """Fail if a cubin's one function uses the stack."""
     (used,) = static.usage(dump("-res-usage", code)).values()
     assert used["STACK"] == used["LOCAL"] == 0, name

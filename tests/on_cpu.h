@@ -1,5 +1,5 @@
-// Enough of CUDA to run kernels/quantise/*.cu on a CPU, one thread of a block after the other up to each point where they
-// meet (barrier or shuffle). The instructions of hopper.h are here by their definitions in the PTX ISA.
+// The part of CUDA that kernels/quantise/*.cu need, on a CPU. The threads of a CTA run one after the other up to each barrier or
+// shuffle. The instructions of hopper.h follow their definitions in the PTX ISA.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,7 +18,7 @@ struct alignas(16) float4 { float x, y, z, w; };
 struct Index { int x, y; };
 static Index threadIdx, blockIdx, gridDim;
 
-// -- threads: every one runs until it meets the others ---------------------------------------------------------------
+// -- threads: each runs until the next barrier or shuffle ------------------------------------------------------------
 
 constexpr int THREADS = 256, STACK = 1 << 16;
 static ucontext_t scheduler, threads[THREADS];
@@ -91,7 +91,7 @@ static void release_next() {}
 static uint4 load16(const void *p) { uint4 v; std::memcpy(&v, p, 16); return v; }
 static uint2 load8(const void *p) { uint2 v; std::memcpy(&v, p, 8); return v; }
 static void store8_for_others(void *p, uint2 v) { std::memcpy(p, &v, 8); }
-static void prefetch(const void *p) { *(const volatile char *)p; }  // a GPU forgives a wrong address, this does not
+static void prefetch(const void *p) { *(const volatile char *)p; }  // a GPU ignores a wrong address; here it is a fault
 static void renew(unsigned &) {}
 
 static float max_or_nan(float a, float b) { return a != a || b != b ? __uint_as_float(0x7fffffff) : a > b ? a : b; }
@@ -105,8 +105,8 @@ static unsigned larger_pair(unsigned a, unsigned b) {
   return d;
 }
 
-// A magnitude rounded to nearest even, in units of the last place of a format with `bits` after the point and exponents
-// from `lowest` on: exponent and fraction fields, as one integer.
+// Exponent and fraction fields, as one integer, of a magnitude rounded to nearest even in a format with `bits` fraction bits and
+// exponents from `lowest` on.
 static unsigned field(float x, int bits, int lowest) {
   int e;
   std::frexp(x, &e);
@@ -143,7 +143,7 @@ static unsigned bf16(float x) {
   const unsigned u = __float_as_uint(x);
   return x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
-// By way of FP32 rounded to odd in its subnormals: the product of two BF16 numbers has 16 bits, which FP32 holds elsewhere.
+// The product of two BF16 numbers has 16 bits, so FP32 is exact except for its subnormals, where it is rounded to odd.
 static unsigned bf16_of_double(double x) {
   float f = (float)x;
   if ((double)f != x && f == f && std::isfinite(f)) {
@@ -160,7 +160,7 @@ static unsigned multiply_pairs(unsigned a, unsigned b) {
 }
 static unsigned to_bf16(float low, float high) { return bf16(low) | bf16(high) << 16; }
 
-// The estimate may be off by an ulp either way: here it is, by turns.
+// The estimate may be off by an ulp in either direction; here it alternates.
 static float reciprocal_estimate(float x) {
   const unsigned u = __float_as_uint(x), turn = (u * 2654435761u) >> 30;
   const float r = 1.0f / x;

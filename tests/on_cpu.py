@@ -24,7 +24,7 @@ def folder():
 
 @cache
 def build(text: str, function: str, flags: tuple[str, ...] = ("-O1",)):
-    """A function of CUDA text, compiled for the CPU."""
+    """Return a function of CUDA text, compiled for the CPU."""
     assert COMPILER
     path = Path(folder().name) / f"{abs(hash((text, function)))}"
     source, library = path.with_suffix(".cpp"), path.with_suffix(".so")
@@ -50,7 +50,7 @@ def filled(size: int, to: int) -> int:
 
 
 def outputs(m: int, k: int, blocks: bool, width: int | None = None):
-    """Codes (m, width) in rows filled to 16 bytes, and scales, full of what no kernel may leave."""
+    """Return codes (m, width) in rows padded to 16 bytes, and scales, filled with values that kernels must overwrite."""
     width = k if width is None else width
     codes = np.full((m, filled(width, 16)), 0xEE, np.uint8)[:, :width]
     groups = -(-k // 128)
@@ -58,7 +58,7 @@ def outputs(m: int, k: int, blocks: bool, width: int | None = None):
 
 
 def tile(choice: Choice, x: np.ndarray, second: np.ndarray | None = None, m: int | None = None):
-    """Outputs of the tile kernel: (codes, scales) of the rows, of the columns, or both in this order.
+    """Run the tile kernel; return (codes, scales) of the rows, of the columns, or both in this order.
 
     `x` and `second` are raw codes: BF16 as uint16, E4M3 as uint8 with FP32 scales, rows to send as int32.
     """
@@ -84,7 +84,7 @@ def tile(choice: Choice, x: np.ndarray, second: np.ndarray | None = None, m: int
 
 
 def unpack(packed: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """BF16 codes from packed E5M6 and FP32 scales (groups, rows)."""
+    """Return BF16 codes of packed E5M6 and FP32 scales (groups, rows)."""
     m, k = packed.shape[0], packed.shape[1] * 2 // 3
     out = np.full((m, k), 0xEEEE, np.uint16)
     arrays = [packed.ctypes.data, packed.strides[0], scales.ctypes.data, scales.strides[0] // 4]

@@ -1,12 +1,12 @@
-"""Every kind of kernel once, on small sizes, checked: what to run under compute-sanitizer on a Hopper GPU.
+"""Run every kind of kernel once at small sizes and check its output, under compute-sanitizer on a Hopper GPU.
 
     compute-sanitizer --tool memcheck python tests/sanitize.py
     compute-sanitizer --tool racecheck python tests/sanitize.py --every-lane
 
-racecheck sees a warp's loads ordered before the arrival of its first lane at a barrier only where the machine code has an
-instruction for `__syncwarp`; the GEMM's has none, since its warps are converged there. Without `--every-lane` it therefore
-reports that the producer overwrites scales which other lanes have read. With it every lane arrives itself, and nothing else in
-the text changes: then what racecheck says is to be believed.
+racecheck orders a warp's loads before its first lane's arrival at a barrier only if the machine code has an instruction for
+`__syncwarp`. The GEMM's code has none, since its warps are converged there. Without `--every-lane`, racecheck therefore reports
+falsely that the producer overwrites scales which other lanes are reading. With it, every lane arrives itself and nothing else
+changes, so reports are real.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import test_gemm as gemm
 import torch
 
 from kernels import quantise
-from kernels.gemm import run
-from kernels.gemm.driver import compiled
+from kernels.gemm import launches
 from kernels.gemm.tile import kernel_text
 from kernels.launch import Kernel
+from kernels.nvrtc import cached_cubin
 
 
 def every_lane(text: str) -> str:
-    """The GEMM's text with an arrival of each lane where one lane arrives for its warp."""
+    """Return the GEMM's text with an arrival of every lane where one lane arrives for its warp."""
     for old, new in (
         ("barrier_init(empty + 8 * s, WGS * 4 * (", "barrier_init(empty + 8 * s, WGS * 128 * ("),
         ("if (lane < SHARERS) barrier_arrive(empty + 8 * stage, lane);", EACH_SHARER),
         ("} else if (lane == 0) barrier_arrive(empty + 8 * stage);", "} else barrier_arrive(empty + 8 * stage);"),
     ):
-        assert text.count(old) == 1, "the text moved on"
+        assert text.count(old) == 1, "the kernel changed: update the replacement"
         text = text.replace(old, new)
     return text
 
@@ -40,7 +40,7 @@ EACH_SHARER = "for (int cta = 0; cta < SHARERS; ++cta) barrier_arrive(empty + 8 
 
 
 def casts(m: int, k: int) -> None:
-    """All functions of kernels.quantise on an (m, k) matrix."""
+    """Run all functions of kernels.quantise on an (m, k) matrix."""
     x = torch.randn(m, k, device="cuda").to(torch.bfloat16)
     for power_of_2 in (False, True):
         for cast in (quantise.columns, quantise.both, quantise.blocks, quantise.blocks_both):
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--every-lane", action="store_true")
     if parser.parse_args().every_lane:
         text = every_lane(kernel_text())
-        run._kernel = cache(lambda t: Kernel(compiled(t.around(text)), "run", t.threads, t.cluster))  # type: ignore[assignment]
+        launches._kernel = cache(lambda t: Kernel(cached_cubin(t.with_text(text)), "run", t.threads, t.cluster))  # type: ignore[assignment]
     for m, k in ((130, 264), (200, 512)):
         casts(m, k)
         print("casts of", m, "x", k, flush=True)

@@ -1,6 +1,5 @@
-"""The bench: what a case must be, when a time counts, records and how rows are found, the reading of machine code."""
+"""The bench: cases, shapes and operands, the measuring of times, records, and the selection of kernels."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +11,9 @@ import pytest
 
 from codesign.workloads.gemms import select as gemms_of
 from isa_model.diagnostics import InputError, Unavailable
-from kernels.bench import machine, measure, records, run, shapes, static
+from kernels.bench import bench, measure, records, shapes
 from kernels.bench.case import Case, Wrong
-from kernels.bench.records import Record, Row, Sampled, Timing
+from kernels.bench.records import BenchRecord, BenchRow, Sampled, Timing
 from kernels.bench.table import table
 
 # -- cases and shapes ------------------------------------------------------------------------------------------------
@@ -36,8 +35,8 @@ def case(**changes):
 
 
 def test_only_a_twin_goes_unchecked():
-    """A case without a check is refused unless it is a twin, and a twin with one is refused too."""
-    with pytest.raises(ValueError, match="everything else needs one"):
+    """A twin must have no check, and every other case must have one."""
+    with pytest.raises(ValueError, match="every other variant needs one"):
         case(check=None)
     with pytest.raises(ValueError, match="wrong by design"):
         case(variant="twin")
@@ -45,28 +44,28 @@ def test_only_a_twin_goes_unchecked():
 
 
 def test_shapes_are_those_of_the_workloads():
-    """The bench measures the very GEMMs that proposals are judged on, in all three passes."""
+    """The bench measures the GEMMs that proposals are judged on, in forward, dgrad and wgrad."""
     for step in ("fprop", "dgrad", "wgrad"):
-        # Of an expert's wgrad the sums run over the tokens it gets; the bench has those of the other Linears for all.
+        # The sums of an expert's wgrad run over its own tokens; the bench uses all tokens for every linear layer.
         wanted = {(g.m, g.n, 4096 if step == "wgrad" else g.k) for g in gemms_of(f"deepseek-v3.{step}")}
         forward = shapes.deepseek_v3(tokens=[4096])
         assert {tuple(g if step == "fprop" else getattr(g, step)) for g in forward} == wanted
 
 
 def test_shapes_as_text():
-    """Names and sizes can be mixed; what is neither is refused with an example."""
-    assert shapes.parse("8x16x128,deepseek-v3")[0] == shapes.Gemm(8, 16, 128)
+    """Names and sizes can be mixed; anything else is refused with an example."""
+    assert shapes.parse("8x16x128,deepseek-v3")[0] == shapes.BenchGemm(8, 16, 128)
     assert len(shapes.parse("deepseek-v3,deepseek-v3")) == 18
     for text in ("8x16", "0x16x128", "deepseek", ""):
-        with pytest.raises(InputError, match="is no shape"):
+        with pytest.raises(InputError, match="is not a shape"):
             shapes.parse(text)
 
 
-# -- measuring, on a GPU of straw ------------------------------------------------------------------------------------
+# -- measuring, on a simulated GPU ------------------------------------------------------------------------------------
 
 
 class Straw:
-    """Stands in for torch: launches add to a clock, events read it. `cost` says how long each launch takes, in ms."""
+    """Stands in for torch: launches advance a clock and events read it. `cost` gives the time of each launch, ms."""
 
     def __init__(self, cost):
         self.now, self.cost, self.recording = 0.0, cost, None
@@ -132,7 +131,7 @@ def measured(gpu, *cases):
 
 
 def test_a_time_is_one_launch_over_rotating_sets(gpu):
-    """Twenty microseconds a launch come out as such, over sets that together exceed the L2 cache three times."""
+    """A launch of 20 us is measured as 20 us, over operand sets that together exceed the L2 cache three times."""
     made = []
     (row,) = measured(gpu, case(prepare=lambda generator: made.append(1) or len(made)))
     assert row.timing.us == pytest.approx(20)
@@ -147,7 +146,7 @@ def test_a_time_is_one_launch_over_rotating_sets(gpu):
 
 
 def test_a_wrong_case_is_not_timed(gpu):
-    """A failed check leaves a row that says so, without a time; the cases beside it are timed."""
+    """A failed check gives a row with the reason and without a time; the other cases are timed."""
 
     def check(x):
         raise Wrong("off by one")
@@ -161,7 +160,7 @@ def test_a_wrong_case_is_not_timed(gpu):
 
 
 def test_outputs_are_checked_again_after_the_replays(gpu):
-    """A kernel that spoils its output when launched again and again is wrong, however fast it was."""
+    """A kernel whose output is wrong after repeated launches is wrong, and its time is dropped."""
     calls = []
 
     def check(x):
@@ -177,7 +176,7 @@ def test_outputs_are_checked_again_after_the_replays(gpu):
 
 
 def test_unstable_times_are_refused(gpu):
-    """Samples that keep spreading give no figure; a case that settles at the next attempt does."""
+    """Unstable samples give no time; a case that is stable at the next attempt gets one."""
     gpu.cost = lambda number: 0.02 * (1 + number // 997 % 4)
     (row,) = measured(gpu, case())
     assert row.timing is None
@@ -191,7 +190,7 @@ def test_unstable_times_are_refused(gpu):
 
 
 def test_a_peer_may_refuse_and_ours_may_not(gpu):
-    """What a library cannot do is noted with its reason; an exception of our own kernel counts as a wrong result."""
+    """An exception of a peer is noted as a refusal; an exception of our own kernel counts as wrong."""
 
     def crash(generator):
         raise RuntimeError("bad stride\nmore")
@@ -208,12 +207,14 @@ def test_a_peer_may_refuse_and_ours_may_not(gpu):
 def row(implementation, us, kernel="gemm.fprop", variant="peer", **changes):
     timing = us and Timing(us=us, p10=us, p90=us, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
     given = {"shape": {"m": 64, "n": 64, "k": 128}, "flops": 1000, "least_bytes": 4000}
-    return Row(kernel=kernel, implementation=implementation, variant=variant, timing=timing, **{**given, **changes})
+    return BenchRow(
+        kernel=kernel, implementation=implementation, variant=variant, timing=timing, **{**given, **changes}
+    )
 
 
 def record(*rows, date="2026-01-01"):
     sampled = Sampled(samples=1, sm_mhz=(1, 2, 3), memory_mhz=(1, 2, 3), watts=(1, 2, 3), celsius=(1, 2, 3))
-    return Record(
+    return BenchRecord(
         **{
             "name": "bench-x",
             "date": date,
@@ -238,7 +239,7 @@ ROWS = (
 
 
 def test_a_record_is_read_back_and_found_by_kernel_variant_and_shape(tmp_path):
-    """Saving and loading changes nothing, each case is one line, and other JSON files are left alone."""
+    """A saved record loads unchanged, has one line per case, and other JSON files are ignored."""
     made = record(*ROWS)
     made.save(tmp_path / "bench-x.json")
     record(date="2025-01-01").save(tmp_path / "bench-old.json")
@@ -253,7 +254,7 @@ def test_a_record_is_read_back_and_found_by_kernel_variant_and_shape(tmp_path):
 
 
 def test_bounds_come_from_the_same_run():
-    """A row is held against the copy's speed and the native GEMM of its own shape."""
+    """The bounds of a row are the copy's speed and the native GEMM of its shape, from its own run."""
     made = record(*ROWS)
     (ours,) = made.find(variant="ours")
     assert made.bounds(ours) == {"copy": 1.0, "native FP8": 4.0}
@@ -261,7 +262,7 @@ def test_bounds_come_from_the_same_run():
 
 
 def test_a_run_of_some_kernels_is_completed_by_an_earlier_record(tmp_path):
-    """A shape comes whole from one of the two runs: from the new one where that measured every kernel of the old."""
+    """All rows of a shape come from one run: the new one if it measured every kernel of the old one."""
     backward = {"m": 64, "n": 128, "k": 64}
     old = record(
         *ROWS,
@@ -284,13 +285,13 @@ def test_a_run_of_some_kernels_is_completed_by_an_earlier_record(tmp_path):
 
 
 def test_shipped_records_are_records():
-    """Every shipped file of the bench is valid, was made by the command it names, and no check in it failed."""
+    """Every shipped record of the bench is valid, names its command, and has no failed check."""
     for shipped in records.load():
         assert shipped.command.startswith("codesign bench")
         assert shipped.cases
         assert not [r for r in shipped.cases if r.wrong]
         assert shipped.find("ceiling.copy")[0].gbps > 100
-    for constants in machine.load():
+    for constants in records.load_machines():
         assert constants["wgmma.e4m3.n256.clocks"] > 0
 
 
@@ -302,7 +303,7 @@ def test_records_are_read_without_torch():
 
 
 def test_the_table_shows_ours_against_peers_and_bounds():
-    """Ratios in the table: to the fastest peer of the kernel, to the native GEMM, to the copy."""
+    """The table shows the ratios to the fastest peer, to the native GEMM and to the copy."""
     from rich.console import Console
 
     console = Console(width=200, record=True, file=StringIO())
@@ -315,14 +316,14 @@ def test_the_table_shows_ours_against_peers_and_bounds():
 
 
 def test_without_a_gpu_the_bench_names_the_records(monkeypatch):
-    """No GPU, or no torch: exit code 3 and where records are."""
+    """Without torch or a GPU, the bench is unavailable and names the shipped records."""
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(Unavailable, match="needs a Hopper GPU"):
-        run.need_gpu()
+        bench.need_gpu()
 
 
 def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
-    """Exit code 3 without a GPU, 2 for shapes that are none, 1 where a kernel was wrong; the record is written even then."""
+    """The exit code is 3 without a GPU, 2 for invalid shapes, 1 if a kernel was wrong; then the record is still written."""
     from codesign.__main__ import run as command
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -331,155 +332,38 @@ def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
     assert command(["bench", "--shapes", "8x8"]) == 2
     assert command(["bench", "--keep", str(tmp_path / "none.json")]) == 2
     wrong = row("ours", None, variant="ours", wrong=True, why="wrong: off by one")
-    monkeypatch.setattr(run, "bench", lambda *given, **named: record(*ROWS, wrong))
+    monkeypatch.setattr(bench, "bench", lambda *given, **named: record(*ROWS, wrong))
     assert command(["bench", "--out", str(tmp_path / "x.json")]) == 1
     assert "ours: wrong: off by one" in capsys.readouterr().out
-    assert Record.model_validate_json((tmp_path / "x.json").read_text()).cases[-1] == wrong
+    assert BenchRecord.model_validate_json((tmp_path / "x.json").read_text()).cases[-1] == wrong
 
 
 def test_selection_brings_what_to_compare_with(monkeypatch):
-    """Choosing a kernel keeps its cases and the native and BF16 GEMMs of its shapes; an unknown one lists those there are."""
-    peers = run.select([shapes.Gemm(64, 128, 256), shapes.Gemm(128, 128, 256)], ["gemm.fprop"])
+    """Selecting a kernel keeps its cases and the native and BF16 GEMMs of its shapes; an unknown one lists the kernels."""
+    peers = bench.select([shapes.BenchGemm(64, 128, 256), shapes.BenchGemm(128, 128, 256)], ["gemm.fprop"])
     assert len(peers) == 2
     assert {c.kernel for group in peers for c in group} == {"gemm.fprop", "gemm.native", "gemm.bf16"}
     assert all(len({tuple(c.shape.items()) for c in group}) == 1 for group in peers)
-    with pytest.raises(InputError, match=r"no kernel fits `gemm\.fwd`(.|\n)*gemm\.fprop"):
-        run.select([shapes.Gemm(64, 128, 256)], ["gemm.fwd"])
-
-
-# -- machine code ----------------------------------------------------------------------------------------------------
-
-SASS = """
-	code for sm_90a
-		Function : promoted
-        /*0000*/                   LDC R1, c[0x0][0x28] ;                         /* 0x00000a00ff017b82 */
-        /*0010*/                   S2R R0, SR_TID.X ;
-        /*0020*/              @!P0 BRA 0x20 ;
-        /*0030*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R3 ;
-        /*0040*/                   WARPGROUP.ARRIVE ;
-        /*0050*/                   QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], !UPT ;
-        /*0060*/                   QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR12], R24, gsb0 ;
-        /*0070*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
-        /*0080*/                   FFMA R8, R24, R4, R8 ;
-        /*0090*/                   FFMA.FTZ R9, R25, R4, R9 ;
-        /*00a0*/              @!P0 BRA 0x30 ;
-        /*00b0*/                   LDL R8, [R1] ;
-        /*00c0*/              @UP1 BRA 0x20 ;
-        /*00d0*/                   EXIT ;
-        /*00e0*/                   BRA 0xe0;
-        /*00f0*/                   NOP;
-		Function : copy
-        /*0000*/                   EXIT ;
-"""
-
-
-def test_the_main_loop_is_the_inner_one_with_matrix_instructions():
-    """Instructions of the inner loop alone are counted, by opcode without suffix, and scaled to 128 of K."""
-    ops = static.functions(SASS)
-    assert [len(v) for v in ops.values()] == [15, 1]
-    loop = static.main_loop(ops["promoted"])
-    assert loop.instructions == 8
-    assert loop.mmas == 2
-    assert loop.mix == {"QGMMA": 2, "FFMA": 2, "SYNCS": 1, "WARPGROUP": 2, "other": 1}
-    assert loop.per_128_of_k["FFMA"] == 4
-    assert loop.ffma_per_output == 0.5
-    assert static.main_loop(ops["copy"]) is None
-    assert static.mix(ops["promoted"])["LDL"] == 1
-
-
-def test_resources_of_each_function():
-    """Registers, stack and shared memory are told apart by function."""
-    text = " Function f:\n  REG:168 STACK:8 SHARED:1024 LOCAL:0 CONSTANT[0]:568\n Function g:\n  REG:8 STACK:0 SHARED:0"
-    assert static.usage(text)["f"] | {"x": 0} == {"REG": 168, "STACK": 8, "SHARED": 1024, "LOCAL": 0, "x": 0}
-    assert static.usage(text)["g"]["REG"] == 8
-
-
-@pytest.fixture(scope="module")
-def tools():
-    """NVRTC and the disassembler, or skip."""
-    pytest.importorskip("cuda.bindings", exc_type=ImportError)
-    pytest.importorskip("cuda.core", exc_type=ImportError)
-    try:
-        static.cuobjdump()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-
-
-def test_evidence_of_a_real_kernel_with_and_without_spills(tools):
-    """The native wgmma kernel: one QGMMA in its loop, no spill; held to too few registers, it spills and that is seen."""
-    from kernels import native
-    from kernels.bench.microbenchmarks import compiled
-
-    text = native.source(native.parse("hopper.wgmma.m64n128k32.f32.e4m3.e4m3"))
-    assert "__launch_bounds__(128)" in text
-    plain, spilling = static.evidence(
-        static.Cubin(name, compiled(source), 100)
-        for name, source in (("plain", text), ("spilling", text.replace("bounds__(128)", "bounds__(128, 5)")))
-    )
-    assert (plain.spill_loads, plain.spill_stores, plain.stack_bytes) == (0, 0, 0)
-    assert plain.loop
-    assert plain.loop.mmas == 1
-    assert plain.loop.mma.startswith("QGMMA.64x128x32")
-    assert plain.registers > 64
-    assert plain.shared_bytes > 100
-    assert spilling.spill_loads > 0
-    assert spilling.spill_stores > 0
-    assert spilling.stack_bytes > 0
-
-
-def test_promotion_costs_an_ffma_for_each_output(tools):
-    """The microbenchmarks' machine code: no spills, QGMMAs without waits between, and one FFMA an output every 128 of K."""
-    from kernels.bench import microbenchmarks as source
-
-    native, promoted = (
-        static.evidence([static.Cubin("x", source.compiled(source.wgmma("e4m3", 64, 2, every=every)))])[0].loop
-        for every in (0, 4)
-    )
-    assert native.ffma_per_output == 0
-    assert native.per_128_of_k["QGMMA"] == 4
-    assert promoted.ffma_per_output == 1
-
-
-def test_every_registered_kernel_compiles_and_does_not_spill(tools):
-    """What users get of every registered kernel keeps its registers: no spills, no stack."""
-    for kernel in static.evidence(static.registered()):
-        assert (kernel.spill_loads, kernel.spill_stores, kernel.stack_bytes) == (0, 0, 0), kernel.name
-
-
-def test_static_record_is_read_back(tmp_path, monkeypatch):
-    """The command's record comes back equal, and is found by name."""
-    ops = static.functions(SASS)["promoted"]
-    kernel = static.Kernel(
-        **{"name": "k", "function": "promoted", "registers": 9, "stack_bytes": 0, "shared_bytes": 0},
-        **{"spill_loads": 1, "spill_stores": 0, "instructions": len(ops), "mix": static.mix(ops)},
-        loop=static.main_loop(ops),
-    )
-    made = static.StaticRecord(
-        date="2026-01-01", commit="", command="c", target="sm_90a", versions={}, kernels=(kernel,)
-    )
-    records.save(made, tmp_path / "static.json")
-    assert json.loads((tmp_path / "static.json").read_text())["schema_version"] == 1
-    assert static.load(tmp_path / "static.json") == made
-    assert made.find("k") == (kernel,)
-    assert made.find("other") == ()
+    with pytest.raises(InputError, match=r"no kernel matches `gemm\.fwd`(.|\n)*gemm\.fprop"):
+        bench.select([shapes.BenchGemm(64, 128, 256)], ["gemm.fwd"])
 
 
 # -- operands --------------------------------------------------------------------------------------------------------
 
 
-def test_operands_stand_for_what_was_drawn():
-    """Quantised tiles decode to within an E4M3 step of the numbers, ragged edges too; scales lie as cuBLASLt reads them."""
+def test_operands_represent_what_was_drawn():
+    """Quantised tiles decode to within an E4M3 step of the values, also at ragged edges; cuBLASLt can read the scales."""
     torch = pytest.importorskip("torch")
-    from kernels.bench import data, peers
+    from kernels.bench import gemm_cases, peers
 
-    x = data.normal(torch.Generator().manual_seed(0), 200, 320)
+    x = gemm_cases.normal(torch.Generator().manual_seed(0), 200, 320)
     for tile in ((1, 128), (128, 128), (1, 320), (200, 320)):
-        q = data.quantise(x, *tile)
+        q = gemm_cases.quantise(x, tile)
         assert q.scales.shape == (-(-200 // tile[0]), -(-320 // tile[1]))
         error = (q.values() - x.double()).abs()
         assert bool((error <= x.double().abs() / 16 + 1e-2).all())
         assert float(error.max()) > 0
-    a, b = data.quantise(x, 1, 128), data.quantise(x, 128, 128)
+    a, b = (gemm_cases.quantise(x, tile) for tile in ((1, 128), (128, 128)))
     scale_a, scale_b = peers.blockwise_scales(a, b)
     assert (scale_a.shape, scale_a.stride()) == ((200, 3), (1, 200))
     assert (scale_b.shape, scale_b.stride()) == ((4, 2), (1, 4))

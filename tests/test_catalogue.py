@@ -1,7 +1,7 @@
 """The catalogue: which instructions it has, and that they compute what an independent model does.
 
 tests/fixtures/oracle.npz: operands of every kind and the results of the package mmasim 2.1.1 for each of its instructions
-(one for all that differ in M and N alone), written by `python benchmarks/equivalence.py --fixture`. NaNs whose code is
+(one for all that differ in M and N alone), written by `python checks/equivalence.py --fixture`. NaNs whose code is
 not mmasim's but that of the machine it ran on were written as the catalogue's.
 """
 
@@ -182,7 +182,7 @@ def test_cdna3_cuts_the_normalised_total_to_31_bits():
     assert "open" not in load("cdna3.mfma.f64_16x16x4_f64").checked
 
 
-RECORDINGS = Path(__file__).parent.parent / "benchmarks" / "recordings.py"
+RECORDINGS = Path(__file__).parent.parent / "checks" / "recordings.py"
 
 
 def test_pages_say_what_recordings_of_others_show():

@@ -1,7 +1,7 @@
-"""The FP8 GEMM kernels give isa_model's bits: their CUDA text run on a CPU, and the same cases on a Hopper GPU.
+"""The FP8 GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
 
-On the CPU (hopper_on_cpu.h) warps run in random order and what is asynchronous happens late; the planted faults at the end
-show that this finds races, wrong barriers and missing waits, not only wrong arithmetic.
+On the CPU (hopper_on_cpu.h), warps run in random order and asynchronous operations complete late. The planted faults at the end
+show that this finds races, wrong barriers and missing waits as well as wrong arithmetic.
 """
 
 from dataclasses import replace
@@ -16,9 +16,12 @@ import gemm_on_cpu  # noqa: E402
 
 import isa_model  # noqa: E402
 from isa_model.instruction import Scaling  # noqa: E402
-from kernels.gemm.run import Operands, issue  # noqa: E402
-from kernels.gemm.tile import Tile  # noqa: E402
+from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
+from kernels.gemm.tile import OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 
+A, B = SharedOperand.A, SharedOperand.B
+TENSOR, _, GROUP = ScaleLayout
+BF16, FP32 = OutputType
 WGMMA = isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
 on_a_cpu = pytest.mark.skipif(gemm_on_cpu.COMPILER is None, reason="needs g++")
 
@@ -29,65 +32,65 @@ def hopper():
 
 on_hopper = pytest.mark.skipif(not hopper(), reason="no Hopper GPU")
 
-# Every kind of kernel; with few stages the ring goes round within a tile.
+# Every kind of kernel. With few stages, the ring wraps around within a tile.
 TILES = [
-    Tile(256, 128, share=1),
-    Tile(256, 128, share=1, out=4, stages=2),
-    Tile(256, 128, share=2, out=4, promote=2),
-    Tile(128, 192, share=2, stages=3),
-    Tile(128, 176, share=2, out=4),
-    Tile(128, 128, share=1, out=4, promote=1, stages=2),
-    Tile(128, 128, out=2),
+    Tile(256, 128, share=A),
+    Tile(256, 128, share=A, out=FP32, stages=2),
+    Tile(256, 128, share=B, out=FP32, promote=2),
+    Tile(128, 192, share=B, stages=3),
+    Tile(128, 176, share=B, out=FP32),
+    Tile(128, 128, share=A, out=FP32, promote=1, stages=2),
+    Tile(128, 128, out=BF16),
     Tile(128, 96, split=2, depth=2),
     Tile(128, 64, split=2, depth=2, stages=2),
-    Tile(64, 128, split=2, out=4),
+    Tile(64, 128, split=2, out=FP32),
     Tile(64, 64, depth=2),
-    Tile(64, 32, depth=2, stages=2, out=4),
-    Tile(64, 64, share=1, sharers=4, depth=2),
-    Tile(64, 48, share=1, sharers=4, depth=2),
-    Tile(256, 128, share=1, scales=2, out=4, add=1),
-    Tile(128, 192, share=2, scales=2, out=4, add=1, stages=2),
-    Tile(128, 96, depth=2, scales=2, out=4, add=1),
-    Tile(64, 64, share=1, sharers=4, depth=2, scales=2, out=4, add=1),
-    Tile(256, 112, share=1, scales=2),
-    Tile(128, 256, share=2, scales=0, promote=0),
-    Tile(128, 192, share=2, scales=0, promote=0, out=4, stages=2),
-    Tile(64, 64, scales=0, promote=0),
-    Tile(128, 128, share=1, scales=0, promote=1, out=4),
-    Tile(128, 128, share=1, scales=0, promote=8, out=4, stages=3),
-    Tile(128, 64, scales=0, promote=16),
-    Tile(256, 64, split=2, out=4, add=1),
-    Tile(128, 64, share=2),
-    Tile(256, 136, share=1),
-    Tile(128, 136, out=4, promote=1, stages=2),
-    Tile(256, 136, share=1, scales=0, promote=0),
-    Tile(64, 64, scales=0, promote=0, depth=2, stages=2),
-    Tile(256, 128, share=1, scales=0),
+    Tile(64, 32, depth=2, stages=2, out=FP32),
+    Tile(64, 64, share=A, sharers=4, depth=2),
+    Tile(64, 48, share=A, sharers=4, depth=2),
+    Tile(256, 128, share=A, scales=GROUP, out=FP32, add=True),
+    Tile(128, 192, share=B, scales=GROUP, out=FP32, add=True, stages=2),
+    Tile(128, 96, depth=2, scales=GROUP, out=FP32, add=True),
+    Tile(64, 64, share=A, sharers=4, depth=2, scales=GROUP, out=FP32, add=True),
+    Tile(256, 112, share=A, scales=GROUP),
+    Tile(128, 256, share=B, scales=TENSOR, promote=0),
+    Tile(128, 192, share=B, scales=TENSOR, promote=0, out=FP32, stages=2),
+    Tile(64, 64, scales=TENSOR, promote=0),
+    Tile(128, 128, share=A, scales=TENSOR, promote=1, out=FP32),
+    Tile(128, 128, share=A, scales=TENSOR, promote=8, out=FP32, stages=3),
+    Tile(128, 64, scales=TENSOR, promote=16),
+    Tile(256, 64, split=2, out=FP32, add=True),
+    Tile(128, 64, share=B),
+    Tile(256, 136, share=A),
+    Tile(128, 136, out=FP32, promote=1, stages=2),
+    Tile(256, 136, share=A, scales=TENSOR, promote=0),
+    Tile(64, 64, scales=TENSOR, promote=0, depth=2, stages=2),
+    Tile(256, 128, share=A, scales=TENSOR),
 ]
 TWINS = [
-    Tile(256, 128, share=1, promote=0),
+    Tile(256, 128, share=A, promote=0),
     Tile(128, 96, split=2, depth=2, stages=2, promote=0),
-    Tile(256, 128, share=1, scales=2, out=4, add=1, promote=0),
-    Tile(64, 64, share=1, sharers=4, depth=2, scales=2, out=4, add=1, promote=0),
+    Tile(256, 128, share=A, scales=GROUP, out=FP32, add=True, promote=0),
+    Tile(64, 64, share=A, sharers=4, depth=2, scales=GROUP, out=FP32, add=True, promote=0),
 ]
 GROUPED = [
-    Tile(128, 128, share=1, grouped=1),
-    Tile(128, 176, share=2, grouped=1, out=4),
-    Tile(128, 112, depth=2, grouped=1, stages=2),
-    Tile(64, 64, share=1, sharers=4, depth=2, grouped=1),
-    Tile(64, 32, depth=2, grouped=1),
+    Tile(128, 128, share=A, grouped=True),
+    Tile(128, 176, share=B, grouped=True, out=FP32),
+    Tile(128, 112, depth=2, grouped=True, stages=2),
+    Tile(64, 64, share=A, sharers=4, depth=2, grouped=True),
+    Tile(64, 32, depth=2, grouped=True),
 ]
 QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31)]
 COUNTS = (37, 0, 130, 64, 200)
-"""Rows of the groups: none, a whole tile, and parts that start anywhere."""
+"""Rows of the groups: none, a whole tile, and parts that start at any row."""
 
 
 def label(tile):
-    return "-".join(f"{name}{value}" for name, value in vars(tile).items() if isinstance(value, int))
+    return "-".join(f"{name}{int(value)}" for name, value in vars(tile).items() if isinstance(value, int))
 
 
 def codes(shape, generator):
-    """E4M3 of many magnitudes: subnormals, zeros, numbers near the end of the range."""
+    """Return E4M3 of many magnitudes: subnormals, zeros, and values near the end of the range."""
     x = torch.randn(shape, generator=generator) * 2.0 ** torch.randint(-9, 8, shape, generator=generator)
     x = torch.where(torch.rand(shape, generator=generator) < 0.7, torch.randn(shape, generator=generator) * 4, x)
     return x.clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -98,39 +101,39 @@ def factors(shape, generator):
 
 
 def by_group(rows, k, generator):
-    """Scales (ceil(k / 128), rows), pitch a multiple of 4."""
+    """Return scales (ceil(k / 128), rows) whose pitch is a multiple of 4."""
     return factors((-(-k // 128), -(-rows // 4) * 4), generator)[:, :rows]
 
 
 def operands(tile, m, n, k, groups=0):
-    """Random operands for a tile's kernel on the CPU; D is NaN, or random where the kernel adds to it."""
+    """Return random operands for a tile's kernel on the CPU. D is NaN, or random where the kernel adds to it."""
     g = torch.Generator().manual_seed(m * n + k)
     a, b = codes((m, k), g), codes((groups, n, k) if groups else (n, k), g)
     a[m // 2, 3] = float("nan")  # a row of NaN
-    if tile.scales == 0:
+    if tile.scales == TENSOR:
         scale_a, scale_b = torch.tensor([1.5]), torch.tensor([0.37])
     else:
         scale_a = by_group(m, k, g)
         blocks = (*([groups] if groups else []), -(-n // 128), -(-k // 128))
-        scale_b = by_group(n, k, g) if tile.scales == 2 else factors(blocks, g)
+        scale_b = by_group(n, k, g) if tile.scales == GROUP else factors(blocks, g)
     out = torch.randn((m, n), generator=g) * 100 if tile.add else torch.full((m, n), float("nan"))
-    return Operands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == 4 else torch.bfloat16))
+    return GemmOperands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == FP32 else torch.bfloat16))
 
 
 def expected(tile, x):
-    """D by isa_model: the promoted wgmma over each stretch of K, stretches added, alpha or the old D last, one rounding."""
+    """Return D by isa_model: the promoted wgmma over each part of K, the sum of the parts, then alpha or the old D."""
     k, every = x.a.shape[1], 32 * tile.promote
     a, b = (t.view(torch.uint8).numpy() for t in (x.a, x.b))
-    if tile.scales == 0:
+    if tile.scales == TENSOR:
         spec = isa_model.promoted(WGMMA, every) if every else WGMMA
         total = isa_model.gemm(spec, a, b.T, alpha=(x.scale_a * x.scale_b).reshape(()))
     else:
         a, b = (np.pad(t, ((0, 0), (0, -k % 128))) for t in (a, b))
-        columns = 1 if tile.scales == 2 else 128
+        columns = 1 if tile.scales == GROUP else 128
         of_b = {"group": (every, columns), "format": "fp32"}
         spec = isa_model.promoted(WGMMA, every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse"))
         scale_a = x.scale_a.T.numpy().repeat(128 // every, 1)
-        scale_b = (x.scale_b if tile.scales == 2 else x.scale_b.T).numpy().repeat(128 // every, 0)
+        scale_b = (x.scale_b if tile.scales == GROUP else x.scale_b.T).numpy().repeat(128 // every, 0)
         steps, total = -(-k // 128), None
         bounds = [i * (steps // tile.split) + min(i, steps % tile.split) for i in range(tile.split + 1)]
         for first, end in pairwise(bounds):
@@ -145,24 +148,24 @@ def expected(tile, x):
 
 
 def assert_same_bits(got, want):
-    """NaN where it is to be NaN, elsewhere the same codes."""
+    """Fail unless `got` has the same codes as `want`, or NaN for NaN."""
     integer = torch.int32 if got.dtype == torch.float32 else torch.int16
     wrong = ~((got.view(integer) == want.view(integer)) | (got.isnan() & want.isnan()))
     assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()} differ, first at {wrong.nonzero()[0].tolist()}"
 
 
 def surrounded(out):
-    """The same in the middle of a larger tensor, and that tensor: nothing else of it may change."""
+    """Return a copy in the middle of a larger tensor, and that tensor, of which nothing else may change."""
     whole = torch.full((out.numel() + 2048,), 7.0, dtype=out.dtype, device=out.device)
     inside = whole[1024:-1024].view(out.shape)
     inside.copy_(out)
     return inside, whole
 
 
-def run_on_cpu(tile, x, seed=0, text=gemm_on_cpu.TEXT, multiprocessors=4):
+def run_on_cpu(tile, x, seed=0, text=gemm_on_cpu.TEXT, sms=4):
     out, whole = surrounded(x.out)
-    how = {"seed": seed, "text": text, "multiprocessors": multiprocessors}
-    gemm_on_cpu.issue(x._replace(out=out), tile.scales, tile.promote, bool(tile.add), tile, **how)
+    how = {"seed": seed, "text": text, "sms": sms}
+    gemm_on_cpu.issue(x._replace(out=out), tile, **how)
     assert bool((whole[:1024] == 7).all())
     assert bool((whole[-1024:] == 7).all())
     return out
@@ -179,13 +182,13 @@ def run_on_gpu(tile, x):
             return t if t is None else t.cuda()
         return torch.nn.functional.pad(t, (0, -t.shape[1] % 4)).cuda()[:, : t.shape[1]]
 
-    there = Operands(*map(to_gpu, x))
+    there = GemmOperands(*map(to_gpu, x))
     there = there._replace(out=surrounded(there.out)[0])
-    return issue(there, scales=tile.scales, promote=tile.promote, add=bool(tile.add), tile=tile).cpu()
+    return issue(there, scales=tile.scales, promote=tile.promote, add=tile.add, tile=tile).cpu()
 
 
 def grouped_operands(tile, n, k, masked, counts=COUNTS):
-    """Groups of `counts` rows, one after the other, or each with room for the largest."""
+    """Return operands of groups with `counts` rows, packed, or `masked`: each with room for the largest."""
     room = max(counts) + 3
     starts = [i * room if masked else sum(counts[:i]) for i in range(len(counts))]
     x = operands(tile, room * len(counts) if masked else sum(counts), n, k, len(counts))
@@ -193,13 +196,14 @@ def grouped_operands(tile, n, k, masked, counts=COUNTS):
 
 
 def expected_of_groups(tile, x):
-    """Each group's own product; rows of no group stay as they were."""
+    """Return D of all groups; rows outside the groups keep their values."""
     want = x.out.clone()
     for g, (start, count) in enumerate(zip(x.starts.tolist(), x.counts.tolist(), strict=True)):
         if count:
             rows = slice(start, start + count)
             want[rows] = expected(
-                replace(tile, grouped=0), Operands(x.a[rows], x.b[g], x.scale_a[:, rows], x.scale_b[g], x.out[rows])
+                replace(tile, grouped=False),
+                GemmOperands(x.a[rows], x.b[g], x.scale_a[:, rows], x.scale_b[g], x.out[rows]),
             )
     return want
 
@@ -208,14 +212,14 @@ def expected_of_groups(tile, x):
 
 
 def ragged(tile, small):
-    """No dimension a multiple of the tile; K a multiple of 16, and long enough to go round the ring where that is short."""
+    """Return M, N and K that are not multiples of the tile; K is long enough for a short ring to wrap around."""
     return (tile.bm + 72, tile.bn * 2 + 40, 400) if small else (2 * tile.bm + 60, 3 * tile.bn + 88, 1040)
 
 
 @on_a_cpu
 @pytest.mark.parametrize("tile", QUICK, ids=label)
 def test_the_text_gives_isa_models_bits(tile):
-    """The kernel's text on a CPU gives isa_model's bits for ragged sizes, in every schedule tried."""
+    """On a CPU, the kernel's text gives isa_model's bits for ragged sizes in every schedule tried."""
     x = operands(tile, *ragged(tile, small=True))
     assert_same_bits_in_schedules(range(2), tile, x, expected(tile, x))
 
@@ -223,33 +227,33 @@ def test_the_text_gives_isa_models_bits(tile):
 @on_a_cpu
 @pytest.mark.parametrize(("tile", "masked"), [(GROUPED[0], False), (GROUPED[2], True), (GROUPED[3], False)])
 def test_the_text_gives_the_bits_of_each_group(tile, masked):
-    """Grouped: groups of no row, of whole tiles and of parts of them; rows of no group are not written."""
+    """Groups of no rows, whole tiles and partial tiles get their bits; rows outside the groups are not written."""
     x = grouped_operands(tile, 168, 272, masked)
     assert_same_bits(run_on_cpu(tile, x), expected_of_groups(tile, x))
 
 
 @on_a_cpu
 @pytest.mark.parametrize(
-    "tile", [Tile(256, 128, share=1), Tile(128, 64, share=2, stages=2), Tile(64, 32, depth=2)], ids=label
+    "tile", [Tile(256, 128, share=A), Tile(128, 64, share=B, stages=2), Tile(64, 32, depth=2)], ids=label
 )
 def test_more_rows_than_a_band(tile):
-    """Tiles are walked in bands of 2048 rows; the last band is lower, and every tile comes once."""
+    """With more than one band of 2048 rows, and a shorter last one, every tile is computed once."""
     x = operands(tile, 4200, 2 * tile.bn + 40, 144)
-    assert_same_bits(run_on_cpu(tile, x, multiprocessors=6), expected(tile, x))
+    assert_same_bits(run_on_cpu(tile, x, sms=6), expected(tile, x))
 
 
 @on_a_cpu
 def test_more_rows_than_a_band_in_a_group():
-    """A band ends with its group."""
-    tile = Tile(128, 64, share=1, grouped=1)
+    """A band of rows ends at the end of its group."""
+    tile = Tile(128, 64, share=A, grouped=True)
     x = grouped_operands(tile, 200, 16, False, (2100, 60, 0, 2304, 4100, 0))
-    assert_same_bits(run_on_cpu(tile, x, multiprocessors=6), expected_of_groups(tile, x))
+    assert_same_bits(run_on_cpu(tile, x, sms=6), expected_of_groups(tile, x))
 
 
 @on_a_cpu
 def test_more_parts_than_k_has():
-    """A CTA whose stretch of K is empty adds zero."""
-    tile = Tile(64, 32, split=2, out=4)
+    """A CTA whose part of K is empty adds zero."""
+    tile = Tile(64, 32, split=2, out=FP32)
     x = operands(tile, 64, 40, 80)
     assert_same_bits(run_on_cpu(tile, x), expected(tile, x))
 
@@ -257,16 +261,16 @@ def test_more_parts_than_k_has():
 @on_a_cpu
 @pytest.mark.parametrize("tile", TWINS, ids=label)
 def test_a_twin_runs_and_is_wrong(tile):
-    """A timing twin moves the same data and finishes; its output is not the product."""
+    """A timing twin finishes, and its output is not the product."""
     x = operands(tile, *ragged(tile, small=True))
     promoting = replace(tile, promote=4)
     assert not torch.equal(run_on_cpu(tile, x).nan_to_num(), expected(promoting, x).nan_to_num())
 
 
 @on_a_cpu
-@pytest.mark.parametrize("tile", [Tile(128, 64, stages=2), Tile(128, 64, stages=2, share=1)], ids=label)
+@pytest.mark.parametrize("tile", [Tile(128, 64, stages=2), Tile(128, 64, stages=2, share=A)], ids=label)
 def test_every_lane_may_arrive_for_itself(tile):
-    """What racecheck is shown (tests/sanitize.py) is the same kernel: same bits, no fault."""
+    """The variant of the kernel that racecheck runs (tests/sanitize.py) gives the same bits without a fault."""
     import sanitize
 
     x = operands(tile, *ragged(tile, small=True))
@@ -276,7 +280,7 @@ def test_every_lane_may_arrive_for_itself(tile):
 @on_hopper
 @pytest.mark.parametrize("tile", TILES, ids=label)
 def test_the_gpu_gives_isa_models_bits(tile):
-    """On a Hopper GPU every kind of kernel gives isa_model's bits."""
+    """On a Hopper GPU, every kind of kernel gives isa_model's bits."""
     for small in (True, False):
         x = operands(tile, *ragged(tile, small))
         assert_same_bits(run_on_gpu(tile, x), expected(tile, x))
@@ -286,7 +290,7 @@ def test_the_gpu_gives_isa_models_bits(tile):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("tile", GROUPED, ids=label)
 def test_the_gpu_gives_the_bits_of_each_group(tile, masked):
-    """And each group's, leaving the rows of no group alone."""
+    """On a Hopper GPU, every group gets isa_model's bits, and rows outside the groups keep their values."""
     x = grouped_operands(tile, 328, 528, masked)
     assert_same_bits(run_on_gpu(tile, x), expected_of_groups(tile, x))
 
@@ -295,7 +299,7 @@ def test_the_gpu_gives_the_bits_of_each_group(tile, masked):
 @on_a_cpu
 @pytest.mark.parametrize("tile", [*TILES, *GROUPED], ids=label)
 def test_every_tile_in_many_schedules(tile):
-    """Every kind of kernel, small and larger sizes, on chips of few and of many multiprocessors, in many schedules."""
+    """Every kind of kernel gives its bits at small and larger sizes, with few and many SMs, in many schedules."""
     if tile.grouped:
         problems = [grouped_operands(tile, 328, k, masked) for k, masked in ((272, False), (528, True))]
     else:
@@ -303,7 +307,7 @@ def test_every_tile_in_many_schedules(tile):
     for x in problems:
         want = expected_of_groups(tile, x) if tile.grouped else expected(tile, x)
         for seed in range(2, 8):
-            assert_same_bits(run_on_cpu(tile, x, seed, multiprocessors=(4, 12, 132)[seed % 3]), want)
+            assert_same_bits(run_on_cpu(tile, x, seed, sms=(4, 12, 132)[seed % 3]), want)
 
 
 # -- the emulated chip notices -----------------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ PLANTED = {
         "more arrivals|operands of a wgmma changed",
     ),
     "scales read before the inputs are there": (
-        Tile(128, 64, stages=2, scales=0, promote=0),
+        Tile(128, 64, stages=2, scales=TENSOR, promote=0),
         "    wait_for_inputs();\n    const float alpha",
         "    const float alpha",
         "before the grid before has ended",
@@ -332,7 +336,7 @@ PLANTED = {
     ),
     "no release": (PROMOTED, "if (closing && !(SCALES == 2 && PROMOTE)) release(stage);", "", "deadlock"),
     "a released stage still multiplied": (
-        Tile(128, 64, stages=2, scales=0, promote=0, depth=2),
+        Tile(128, 64, stages=2, scales=TENSOR, promote=0, depth=2),
         "wgmma_wait<1>();\n                  if (before",
         "if (before",
         "operands of a wgmma changed",
@@ -364,19 +368,19 @@ PLANTED = {
         "differ|changed|more arrivals",
     ),
     "a release of the own ring only": (
-        Tile(128, 64, stages=2, share=1),
+        Tile(128, 64, stages=2, share=A),
         "barrier_arrive(empty + 8 * stage, lane)",
         "barrier_arrive(empty + 8 * stage, cluster_rank())",
         "more arrivals|changed|differ|deadlock",
     ),
     "copies that reach one CTA": (
-        Tile(128, 64, stages=2, share=1),
+        Tile(128, 64, stages=2, share=A),
         "EVERYONE = (1 << SHARERS) - 1",
         "EVERYONE = 1",
         "deadlock",
     ),
     "too few arrivals expected": (
-        Tile(128, 64, stages=2, share=1),
+        Tile(128, 64, stages=2, share=A),
         "WGS * 4 * (SHARE ? SHARERS : 1)",
         "WGS * 4",
         "more arrivals|changed|differ|deadlock",
@@ -389,7 +393,7 @@ PLANTED = {
     ),
     "no fence before the stores": (PROMOTED, "        fence_async();\n", "", "without a fence"),
     "staging overwritten before it is read": (
-        Tile(256, 64, stages=2, out=4),
+        Tile(256, 64, stages=2, out=FP32),
         "if (first) tma_wait_read();",
         "",
         "differ|ends while",
@@ -401,7 +405,7 @@ PLANTED = {
         "differ|without a fence",
     ),
     "a CTA that leaves while others signal it": (
-        Tile(64, 64, stages=2, share=1, sharers=4),
+        Tile(64, 64, stages=2, share=A, sharers=4),
         "if (SHARE) cluster_sync();  //",
         "//",
         "has ended|its CTA ends",
@@ -430,9 +434,9 @@ PLANTED = {
 @on_a_cpu
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(fault):
-    """The right text gives the right bits; with one fault planted some schedule shows it."""
+    """The kernel's text gives the right bits; with a planted fault, some schedule fails."""
     tile, right, wrong, finding = PLANTED[fault]
-    assert gemm_on_cpu.TEXT.count(right) >= 1, "the text moved on: plant the fault anew"
+    assert gemm_on_cpu.TEXT.count(right) >= 1, "the kernel changed: update the planted fault"
     x = operands(tile, 200, 136, 656)
     want = expected(tile, x)
     assert_same_bits(run_on_cpu(tile, x), want)

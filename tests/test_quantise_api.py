@@ -1,4 +1,4 @@
-"""kernels.quantise from its functions down, on a CPU in place of the GPU; what it refuses; what the bench checks of it."""
+"""The functions of kernels.quantise, with launches on a CPU; their refusals; the bench's cases of them."""
 
 from typing import NamedTuple
 
@@ -6,24 +6,24 @@ import machine_code
 import on_cpu
 import pytest
 
-from kernels.bench.shapes import Gemm
+from kernels.bench.shapes import BenchGemm
 from kernels.quantise.build import all_choices, cubin, read
 
 torch = pytest.importorskip("torch")
 import kernels.quantise as q  # noqa: E402
 from kernels.bench.case import Wrong  # noqa: E402
-from kernels.quantise import build, cases  # noqa: E402
+from kernels.quantise import build, cases, layout  # noqa: E402
 
-KERNELS = cases._kernels()
+KERNELS = cases.cast_kernels()
 
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Launches run on the CPU, on tensors of the CPU."""
+    """Run launches on the CPU, on CPU tensors."""
     if on_cpu.COMPILER is None:
         pytest.skip("needs a C++ compiler")
-    monkeypatch.setattr(q, "DEVICE", "cpu")
-    monkeypatch.setattr(q, "_here", lambda device: device < 0)
+    monkeypatch.setattr(layout, "DEVICE", "cpu")
+    monkeypatch.setattr(layout, "is_current", lambda device: device < 0)
     monkeypatch.setattr(q, "stream", lambda device: 0)
     monkeypatch.setattr(build, "kernel", lambda choice: Kernel(choice.text, "tile"))
     monkeypatch.setattr(build, "unpack_kernel", lambda: Kernel(read("unpack.cu"), "unpack"))
@@ -33,7 +33,7 @@ def cpu(monkeypatch):
 
 
 class Kernel(NamedTuple):
-    """kernels.launch.Kernel on the CPU."""
+    """Stands in for kernels.launch.Kernel on the CPU."""
 
     text: str
     function: str
@@ -44,8 +44,8 @@ class Kernel(NamedTuple):
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.name}-{kernel.implementation}")
 def test_every_function_passes_the_bench_s_check_and_a_changed_bit_does_not(cpu, kernel):
-    """Outputs full of NaN are written whole; the check sees one wrong bit in the last row."""
-    case = cases._ours(kernel, 132, 256)
+    """Every function overwrites outputs full of NaN, and the check finds one wrong bit in the last row."""
+    case = cases.cast_case(kernel, 132, 256)
     operands = case.prepare(torch.Generator().manual_seed(0))
     with pytest.raises(Wrong):
         case.check(operands)
@@ -59,7 +59,7 @@ def test_every_function_passes_the_bench_s_check_and_a_changed_bit_does_not(cpu,
 
 
 def test_functions_allocate_what_they_return(cpu):
-    """Without `out`, the result is a new one and the same; halves of one matrix are read where they lie."""
+    """Without `out`, the result is the same in new tensors; halves of one matrix need no copy."""
     x = torch.randn(5, 256).to(torch.bfloat16)
     first = q.rows(x)
     again = q.rows(x, out=q.empty_rows(5, 256))
@@ -103,26 +103,26 @@ def bf16(*shape):
         (lambda: q.unpack_e5m6(torch.zeros(4, 50, dtype=torch.uint8), torch.zeros(1, 4)), "multiple of 48 columns"),
         (
             lambda: q.dispatch(bf16(4, 128), torch.zeros(2, dtype=torch.int64)),
-            "tokens must be a contiguous int32 vector",
+            "tokens must be a contiguous int32 vector on the device of x",
         ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason(cpu, call, says):
-    """Type, shape, alignment and size: a ValueError that names the argument, what it must be, and what it is."""
+    """Errors of type, shape, alignment and size name the argument, what it must be, and what it is."""
     with pytest.raises(ValueError, match=says):
         call()
 
 
 def test_without_a_gpu_it_says_so():
-    """A tensor of the CPU is refused before anything runs."""
+    """A CPU tensor is refused before anything runs."""
     with pytest.raises(ValueError, match=r"x must be on the current CUDA device; got torch.bfloat16 .* on cpu"):
         q.rows(bf16(4, 128))
 
 
 def test_the_bench_gets_twins_and_peers_for_large_matrices_only():
-    """Small ones have the cast of activations alone; every case's machine code exists under the name it gives."""
+    """Small matrices have only `rows`; the machine code of every case exists under the case's name for it."""
     pytest.importorskip("cuda.core")
-    small, large = (list(cases.cases([Gemm(m, 4096, 7168)])) for m in (64, 4096))
+    small, large = (list(cases.cases([BenchGemm(m, 4096, 7168)])) for m in (64, 4096))
     assert {case.kernel for case in small} == {"quantise.rows"}
     assert {case.variant for case in large} == {"ours", "twin", "peer"}
     names = {name for name, _, _ in cases.cubins()}
@@ -130,11 +130,11 @@ def test_the_bench_gets_twins_and_peers_for_large_matrices_only():
 
 
 def test_instructions_that_matter_are_in_the_machine_code():
-    """16-byte loads past L1, packed FP8 conversion, packed BF16 maxima; a twin converts nothing."""
+    """Kernels load 16 bytes at a time and use packed FP8 conversion and packed BF16 maxima; a twin converts nothing."""
     pytest.importorskip("cuda.core")
     one_twin = next(choice for choice in all_choices() if choice.twin)
     for choice in (*(choice for choice in all_choices() if not choice.twin), one_twin):
-        found = [op.opcode for op in machine_code.instructions(bytes(cubin(choice.text).code))]
+        found = [op.opcode for op in machine_code.instructions(cubin(choice.text))]
         loads = [op for op in found if op.startswith("LDG") and "128" in op]
         if choice.source != "E4M3":
             assert len(loads) == choice.pieces * (2 if choice.source == "SWIGLU" else 1)

@@ -1,4 +1,4 @@
-"""The quantisation kernels: their CUDA text, run on a CPU, equals isa_model bit for bit; machine code; what they refuse."""
+"""The quantisation kernels: their CUDA text on a CPU equals isa_model bit for bit; their machine code."""
 
 import ctypes
 import io
@@ -22,7 +22,7 @@ OURS = [choice for choice in all_choices() if not choice.twin]
 
 
 def adversarial(m, k, seed):
-    """BF16 with every kind of group: random, wide, zeros of both signs, subnormal, near overflow, ties, NaN and infinity."""
+    """Return BF16 with every kind of group: random, wide, zeros, subnormal, near overflow, ties, NaN and infinity."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((m, k)).astype(np.float32) * np.exp2(rng.integers(-100, 100, (m, 1))).astype(np.float32)
     kind = rng.integers(0, 9, (m, -(-k // 32))).repeat(32, 1)[:, :k]
@@ -51,12 +51,12 @@ def cast_of(choice, group):
 
 
 def fp32(scales):
-    """A matrix of scales as FP32 codes."""
+    """Return scales as FP32 codes."""
     return np.ascontiguousarray(scales, np.float32).view(np.uint32)
 
 
 def equals(got, cast, x, transposed=False):
-    """Codes and scales of a kernel against isa_model's, padding included."""
+    """Fail unless codes, scales and padding of a kernel equal isa_model's."""
     codes, scales = got
     expected = quantise(cast, x)
     wanted = fp32(expected.scale_values())
@@ -79,7 +79,7 @@ def canonical(codes):
 @on_a_cpu
 @pytest.mark.parametrize("choice", OURS, ids=lambda choice: choice.name)
 def test_every_kernel_equals_isa_model(choice):
-    """Codes, scales and padding are equal on adversarial groups, for odd sizes and ragged last groups."""
+    """Codes, scales and padding equal isa_model's on adversarial groups, for odd sizes and partial groups."""
     for seed, (m, k) in enumerate(SIZES):
         if choice.target == "E5M6":
             k = k // 32 * 32 or 32
@@ -154,7 +154,7 @@ extern "C" void pairs(long long *differences, long long *tried) {
     }
   }
 }
-// FP32 elements whose quotient lies within an ulp or so of where E4M3 rounds the other way.
+// FP32 elements whose quotient is within about an ulp of a midpoint of E4M3.
 extern "C" void midpoints(long long *differences, long long *tried) {
   unsigned long long state = 1;
   for (long long i = 0; i < 2000000; ++i) {
@@ -182,7 +182,7 @@ extern "C" void midpoints(long long *differences, long long *tried) {
     ("source", "function", "least"), [("BF16", "pairs", 70_000_000), ("SWIGLU", "midpoints", 2_000_000)]
 )
 def test_no_division_is_missed(source, function, least):
-    """What stands for the division of an element by its scale gives the division's code: all BF16 pairs; FP32 at midpoints."""
+    """The replacement of the division by the scale gives the division's code: all BF16 pairs, and FP32 at midpoints."""
     text = Choice(source, rows=True).text + DIVISIONS.replace("B_STEP", "1")
     entry = on_cpu.build(text, function, ("-O3", "-march=native"))
     differences, tried = ctypes.c_longlong(), ctypes.c_longlong()
@@ -193,7 +193,7 @@ def test_no_division_is_missed(source, function, least):
 
 @on_a_cpu
 def test_silu_of_every_gate_equals_isa_model():
-    """All 65,536 BF16 gates, to the last bit of FP32; and isa_model's is silu."""
+    """For all 65,536 BF16 gates, silu equals isa_model's to the last bit of FP32, and isa_model's is accurate."""
     text = (
         Choice("SWIGLU", rows=True).text
         + """
@@ -215,7 +215,7 @@ extern "C" void all(float *out) { for (unsigned g = 0; g < 65536; ++g) out[g] = 
 
 
 def test_e5m6_survives_packing():
-    """Two codes take three bytes, the first in the low bits; packing takes back what it packed."""
+    """Two codes take three bytes, the first in the low bits; unpacking inverts packing."""
     from isa_model.array_codec import unpack
 
     codes = np.array([[0xABC, 0x123]], np.uint16)
@@ -230,7 +230,7 @@ def test_e5m6_survives_packing():
 
 @on_a_cpu
 def test_requantised_powers_of_two_change_nothing_but_what_underflows():
-    """FP8 to FP8 with power-of-two scales on both sides is exact for every element that stays normal."""
+    """Requantising with power-of-two scales on both sides is exact for every element that stays normal."""
     x = np.random.default_rng(3).standard_normal((128, 128)).astype(np.float32)
     first = quantise(cast_of(OURS[1], (1, 128)), x)
     scales = np.ascontiguousarray(first.scale_values().astype(np.float32).T)
@@ -244,7 +244,7 @@ def test_requantised_powers_of_two_change_nothing_but_what_underflows():
 
 @on_a_cpu
 def test_requantising_by_powers_of_two_refuses_other_scales_aloud():
-    """A given scale that is no power of two makes its elements' groups NaN; it is never rounded in silence."""
+    """A given scale that is not a power of two makes the groups of its elements NaN instead of being rounded."""
     codes = np.full((128, 128), 0x38, np.uint8)  # 1.0
     scales = np.ones((1, 128), np.float32)
     choice = Choice("E4M3", columns=True, power_of_2=True)
@@ -270,9 +270,9 @@ def test_machine_code_for_hopper_spills_nothing(text):
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: "")
 def test_global_memory_waits_for_the_grid_before(text):
-    """Launched while the grid before still runs, a kernel lets the next one start, waits, and only then reads or writes."""
+    """A kernel releases the next grid and waits for the previous one before it accesses global memory."""
     pytest.importorskip("cuda.core")
-    ops = machine_code.instructions(bytes(cubin(text).code))
+    ops = machine_code.instructions(cubin(text))
     names = [op.base for op in ops]
     wait = names.index("ACQBULK")
     assert names.index("PREEXIT") < wait

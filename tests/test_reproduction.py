@@ -7,8 +7,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_reproduction_table_is_current_and_agrees():
-    """docs/reproduction.md equals the page that benchmarks/reproduction.py computes; no checked number disagrees."""
-    spec = importlib.util.spec_from_file_location("reproduction", ROOT / "benchmarks" / "reproduction.py")
+    """docs/reproduction.md is what pages/reproduction.py computes, and no figure disagrees with its report."""
+    spec = importlib.util.spec_from_file_location("reproduction", ROOT / "pages" / "reproduction.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     page = script.page()

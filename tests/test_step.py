@@ -242,7 +242,7 @@ def test_the_command_prints_the_layer_and_each_proposal(capsys):
     assert run(["step", "deepseek-v3"]) == 0
     out = capsys.readouterr().out
     page = (PROPOSALS.parent / "docs/timing.md").read_text()
-    assert "\n".join(line.rstrip() for line in out.splitlines()) in page, "python benchmarks/timing.py puts it there"
+    assert "\n".join(line.rstrip() for line in out.splitlines()) in page, "python pages/timing_tables.py puts it there"
     assert "of 4096 tokens" in out
     assert all(
         name in out for name in ("GEMMs, wgrad", "attention, backward", "combine, both passes", "100%", "% measured")

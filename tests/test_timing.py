@@ -13,7 +13,7 @@ from codesign.evidence.timing import records as stored
 from codesign.evidence.timing.machine import machine, shipped
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
-from kernels.gemm.tile import Problem, Tile
+from kernels.gemm.tile import GemmProblem, ScaleLayout, SharedOperand, Tile
 
 H200 = machine(shipped()["NVIDIA H200"])
 IDEAL = Constants(
@@ -36,7 +36,7 @@ IDEAL = Constants(
 )
 """A machine that multiplies, and to which all else is nothing."""
 REAL = fitting.START
-NATIVE = Tile(128, 256, share=2, promote=0, scales=0)
+NATIVE = Tile(128, 256, share=SharedOperand.B, promote=0, scales=ScaleLayout.TENSOR)
 
 
 def launch(m=H200):
@@ -63,7 +63,7 @@ def test_waves_are_whole():
 
 def test_without_limits_a_gemm_takes_its_wgmmas():
     """With memory for nothing, 4096 x 4096 x 7168 is 4 waves of 56 stages of 8 wgmmas, over the clock."""
-    x = Product(Problem(4096, 4096, 7168, 0, 0, 0, 2, False), tile=NATIVE)
+    x = Product(GemmProblem(4096, 4096, 7168, scales=ScaleLayout.TENSOR, promote=0), tile=NATIVE)
     assert tiles_of(x.problem, NATIVE) == 512
     assert time(x, H200, IDEAL).total == pytest.approx(launch() + 4 * 56 * 8 * 128.087 / 1980)
 
@@ -71,11 +71,11 @@ def test_without_limits_a_gemm_takes_its_wgmmas():
 @pytest.mark.parametrize(("out_of_turn", "clocks"), [(1.0, 82.1895), (0.0, 64.4681), (0.5, (82.1895 + 64.4681) / 2)])
 def test_promotion_takes_what_microbenchmarks_found(out_of_turn, clocks):
     """Every 128 of K at n 128 a wgmma takes 82.19 clocks as warpgroups come, 64.47 where they take turns, instead of 64.06."""
-    tile = Tile(128, 128, promote=4, scales=0)
-    x = Product(Problem(132 * 128, 128, 7168, 0, 0, 4, 2, False), tile=tile)
+    tile = Tile(128, 128, scales=ScaleLayout.TENSOR)
+    x = Product(GemmProblem(132 * 128, 128, 7168, scales=ScaleLayout.TENSOR), tile=tile)
     parts = time(x, H200, IDEAL.model_copy(update={"out_of_turn": out_of_turn}))
     assert parts.total == pytest.approx(launch() + 56 * 8 * clocks / 1980)
-    scaled = replace(x, problem=replace(x.problem, scales=2))
+    scaled = replace(x, problem=replace(x.problem, scales=ScaleLayout.GROUP))
     again = time(scaled, H200, IDEAL.model_copy(update={"out_of_turn": out_of_turn}))
     assert again.promote == pytest.approx(3 * parts.promote)  # a multiplication and a read with each
 
@@ -89,7 +89,10 @@ def test_a_stream_is_bytes_over_bandwidth_and_a_launch():
 
 def test_power_lowers_the_clock_by_the_cube_root():
     """Tensor Cores that are busy all the time, where the limit lets them be an eighth of it, run at half the clock."""
-    x = Product(Problem(132 * 128, 256, 128 * 4096, 0, 0, 0, 2, False), tile=replace(NATIVE, share=0))
+    x = Product(
+        GemmProblem(132 * 128, 256, 128 * 4096, scales=ScaleLayout.TENSOR, promote=0),
+        tile=replace(NATIVE, share=SharedOperand.NONE),
+    )
     limited = IDEAL.model_copy(update={"full_clock": 1 / 8})
     assert time(x, H200, limited).clock == pytest.approx(0.5, rel=1e-3)
     assert time(x, H200, limited).total == pytest.approx(2 * time(x, H200, IDEAL).total, rel=1e-3)
@@ -99,7 +102,7 @@ def test_power_lowers_the_clock_by_the_cube_root():
 
 SIZES = st.integers(1, 40).map(lambda i: 128 * i)
 PRODUCTS = st.builds(
-    product, SIZES, SIZES, SIZES, st.sampled_from([0, 1, 2]), st.sampled_from([0, 4]), st.sampled_from([0, 4])
+    product, SIZES, SIZES, SIZES, st.sampled_from(ScaleLayout), st.sampled_from([0, 4]), st.sampled_from([0, 4])
 ).filter(lambda x: not (x.problem.groups and x.problem.add))
 
 
@@ -122,7 +125,7 @@ def test_a_slower_instruction_is_not_faster(x, factor, field):
 @given(PRODUCTS)
 def test_promotion_is_not_free(x):
     """On one tile, a GEMM that promotes is never faster than its twin."""
-    tile = Tile(128, 128, share=1, promote=4, scales=x.problem.scales, out=x.problem.out)
+    tile = Tile(128, 128, share=SharedOperand.A, scales=x.problem.scales, out=x.problem.out)
     promoted = replace(x, problem=replace(x.problem, promote=4), tile=tile)
     twin = replace(x, problem=replace(x.problem, promote=0), tile=replace(tile, promote=0))
     assert time(promoted, H200, REAL).total >= time(twin, H200, REAL).total

@@ -17,7 +17,7 @@ from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms
 from isa_model.diagnostics import parse_yaml
-from kernels.bench.records import Record, Row, Timing
+from kernels.bench.records import BenchRecord, BenchRow, Timing
 from kernels.bench.shapes import deepseek_v3
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
@@ -35,7 +35,7 @@ def rows():
         timing = Timing(us=us, p10=us * 0.99, p90=us * 1.01, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
         variant = "ours" if implementation.startswith("ours") else "twin"
         about = {"kernel": kernel, "implementation": implementation, "variant": variant}
-        return Row(**about, shape=shape, flops=0, least_bytes=size, timing=timing)
+        return BenchRow(**about, shape=shape, flops=0, least_bytes=size, timing=timing)
 
     for gemm in deepseek_v3((4096,)):
         for kernel, shape, scales in (
@@ -56,7 +56,7 @@ def rows():
 @pytest.fixture(scope="module")
 def bench():
     shipped = measured.load()[0].model_dump()
-    return Record.model_validate(
+    return BenchRecord.model_validate(
         {**shipped, "name": "bench-made", "gpu": GPU, "cases": [r.model_dump() for r in rows()]}
     )
 
@@ -236,7 +236,7 @@ def test_without_a_fit_there_is_no_time(monkeypatch):
     times.timer.cache_clear()
     _, found = gathered("group-scaled-mma")
     assert not found.figures
-    assert "python benchmarks/timing.py" in found.method[0]
+    assert "python pages/timing_tables.py" in found.method[0]
 
 
 def test_claims_on_a_step_are_of_the_layer():

@@ -29,6 +29,7 @@ from isa_model.cast import quantise as reference_cast  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402
 from isa_model.formats import named  # noqa: E402
 from isa_model.library import merge  # noqa: E402
+from kernels.gemm.tile import OutputType, ScaleLayout  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SMALL = find_size("tiny").model_copy(update={"tokens": 256, "steps": 6})
@@ -237,9 +238,11 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
 
     names = ("a", "b", "scale_a", "scale_b", "out")
     fake = types.SimpleNamespace(
-        Problem=lambda *fields: fields,
+        GemmProblem=lambda *sizes, **kind: sizes,
+        ScaleLayout=ScaleLayout,
+        OutputType=OutputType,
         candidates=lambda problem: [tile(1, bm=256, bn=16), tile(2), tile(1, share=1), tile(1)],
-        Operands=lambda *tensors: types.SimpleNamespace(**dict(zip(names, tensors, strict=True))),
+        GemmOperands=lambda *tensors: types.SimpleNamespace(**dict(zip(names, tensors, strict=True))),
         issue=issue,
     )
     monkeypatch.setattr(engines, "import_module", lambda name: fake)
@@ -272,12 +275,12 @@ def test_what_todays_chip_computes_is_told_from_what_it_does_not(arm, native):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_operands_of_one_expert_are_what_the_hopper_kernels_take(arm, number, monkeypatch):
     """Strides and alignment pass the kernels' own check where an expert's scales are a row, a column or one number."""
-    run = importlib.import_module("kernels.gemm.run")
+    run = importlib.import_module("kernels.gemm.launches")
     gemm = arms()[arm].resolved().gemms[number]
     checked = []
 
     def issue(x, *, scales, promote, tile):
-        run.check(x, scales, promote, False)
+        run.check(x, scales=scales, promote=promote, add=False)
         checked.append(tile.split)
         return x.out
 

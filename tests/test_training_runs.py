@@ -177,7 +177,7 @@ def bench(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     size = SMALL.model_copy(update={"tokens": 128, "steps": 2})
-    return module.Bench(tmp_path / "record.json", "tiny", size, 100.0, [])
+    return module.BudgetedRuns(tmp_path / "record.json", "tiny", size, 100.0, [])
 
 
 def test_an_arm_that_fails_leaves_the_others_their_runs(bench, monkeypatch, capsys):

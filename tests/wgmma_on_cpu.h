@@ -1,9 +1,9 @@
-// wgmma for hopper_on_cpu.cpp, which includes this: every thread computes its own fragment of the accumulator when it is told
-// to, but gets it at the wait; until then the accumulator is NaN, and the operands must not change.
+// wgmma for hopper_on_cpu.cpp, which includes this file. Every thread computes its fragment of the accumulator at once but gets it
+// at the wait; until then the accumulator is NaN and the operands must not change.
 
 namespace {
 
-// Hopper's e8m13 accumulator: 32 products and C are aligned to the largest exponent and cut after 13 fraction bits.
+// Hopper's e8m13 accumulator: 32 products and C are aligned to the largest exponent and truncated to 13 fraction bits.
 struct Decoded { int significand[32], exponent[32]; bool nan; };
 
 void decode(const unsigned char *codes, Decoded &to) {
@@ -55,7 +55,7 @@ u64 mixed(u64 sum, const unsigned char *codes) {
 int row_of_lane(int half) { return self->index / 32 % 4 * 16 + self->index % 32 / 4 + half * 8; }
 int column_of_lane(int i) { return i / 2 * 8 + self->index % 4 * 2 + i % 2; }
 
-// Reads the operands of this thread's fragment: their sum, and each column's codes to `use`.
+// Reads the operands of this thread's fragment, passes each column's codes to `use`, and returns a hash of all codes.
 template <class F> u64 read_operands(const Multiplied &w, Decoded (&rows)[2], F use) {
   unsigned char codes[32];
   u64 sum = 0;

@@ -317,8 +317,8 @@ def bench(
 ) -> int:
     """Check and time the kernels beside their peers and ceilings on the GPU at hand. Exit code 1 if one is wrong."""
     from isa_model.output_files import check_file, of_command
+    from kernels.bench.bench import bench as run_bench
     from kernels.bench.records import read, together
-    from kernels.bench.run import bench as run_bench
     from kernels.bench.shapes import parse
     from kernels.bench.table import table
 

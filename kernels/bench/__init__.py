@@ -1,18 +1,19 @@
-"""The bench: every kernel beside its peers and ceilings in one run, correctness first, cold L2, and records of the runs.
+"""The bench: every kernel beside its peers and ceilings in one run, checked before it is timed, with a cold L2.
 
-How a kernel plugs in:
+To add a kernel:
 
-1. Its folder has a `cases.py` with `cases(shapes) -> Iterator[Case]`: cases of its own implementations (variant `ours`) and
-   timing twins (`twin`). `shapes` are `shapes.Gemm(m, n, k)`, m tokens; `shape.dgrad` and `shape.wgrad` follow from them.
-2. A `Case` (case.py) says what is computed, its FLOPs and least bytes, and how: `prepare(generator)` makes one set of
-   operands and outputs on the GPU (outputs full of NaN; random normal data), `launch(set)` enqueues on torch's current
-   stream without allocating or synchronising, `check(set)` returns an error figure or raises `Wrong`. Twins have no check.
-   Cases of one `shape` are timed in turns; peers are found by `kernel`: `gemm.fprop`, `gemm.dgrad`, `gemm.wgrad` (promoted
-   every 128), `gemm.grouped-contiguous`, `gemm.grouped-masked`, `gemm.native`, `gemm.bf16`, `quantise.<what>`.
-3. The same `cases.py` has `cubins() -> Iterator[static.Cubin]`: the machine code a user gets, made without a GPU, each with
-   a name that `Case.static` repeats. It becomes the static evidence (`python -m kernels.bench.static`).
-4. The module's name is added to `REGISTERED` below; nothing else knows the kernels.
-5. `codesign bench` runs it all and writes a record; `records.load()` reads the shipped ones, without torch.
+1. Write `cases(shapes) -> Iterator[Case]` in a `cases.py` in its folder: cases of our implementations (variant `ours`) and
+   of their timing twins (`twin`). `shapes` are `shapes.BenchGemm(m, n, k)` with m tokens; each has a `dgrad` and a `wgrad`.
+2. Give each `Case` (case.py) its FLOPs and least bytes, and three functions. `prepare(generator)` makes one set of operands
+   and outputs on the GPU: random normal data, outputs full of NaN. `launch(set)` enqueues on torch's current stream without
+   allocating or synchronising. `check(set)` returns an error or raises `Wrong`; twins have no check. Cases of one `shape`
+   are timed in turns. Peers are found by `kernel`: `gemm.fprop`, `gemm.dgrad`, `gemm.wgrad` (promoted every 128),
+   `gemm.grouped-contiguous`, `gemm.grouped-masked`, `gemm.native`, `gemm.bf16`, `quantise.<name>`.
+3. Write `cubins() -> Iterator[static.Cubin]` in the same file: the machine code that a user gets, compiled without a GPU,
+   each with the name in `Case.static`. `python -m kernels.bench.static` makes the static evidence of it.
+4. Add the module's name to `REGISTERED` below; nothing else names the kernels.
+
+`codesign bench` runs all cases and writes a record; `records.load()` reads the shipped records without torch.
 """
 
 from __future__ import annotations
@@ -23,4 +24,4 @@ REGISTERED: tuple[str, ...] = (
     "kernels.bench.peers",
     "kernels.bench.machine",
 )
-"""Modules with `cases(shapes)`, `cubins()` or both."""
+"""Modules that have `cases(shapes)`, `cubins()` or both."""

@@ -1,4 +1,4 @@
-"""One thing to measure: an implementation of a kernel at a shape, with how to prepare, launch and check it."""
+"""A case of the bench: an implementation of a kernel at a shape, and how to prepare, launch and check it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Variant = Literal["ours", "twin", "peer"]
 
 
 class Wrong(Exception):
-    """A kernel's output is not what it must be; the message says by how much."""
+    """A kernel's output is wrong; the message says by how much."""
 
 
 @dataclass(frozen=True)
@@ -21,42 +21,44 @@ class Case:
     """
 
     kernel: str
-    """What is computed, for instance `gemm.fprop`; implementations of one kernel and shape are compared."""
+    """Computation, for instance `gemm.fprop`; implementations of one kernel and shape are compared."""
     implementation: str
-    """Who computes it, for instance `ours`, `ours-triton`, `no-promotion` (of a twin), `deep_gemm`."""
+    """Implementation, for instance `ours`, `deep_gemm`, or `no-promotion` for a twin."""
     variant: Variant
-    """`twin`: the kernel without its emulation work; its output is wrong by design and never checked."""
+    """Side it is on. `twin` is our kernel without its emulation work: its output is wrong by design and never checked."""
     shape: Mapping[str, int]
     """Sizes by name, for instance m, n, k."""
     flops: int
-    """Floating-point operations that must be done: 2 m n k for a GEMM; 0 where only bytes count."""
+    """Floating-point operations: 2 m n k for a GEMM, 0 where only bytes count."""
     least_bytes: int
-    """Bytes through memory if every operand is read once and every output written once."""
+    """Memory traffic if every operand is read once and every output written once, bytes."""
     prepare: Callable[[Any], Any]
-    """One set of operands and outputs on the GPU from a torch.Generator of that GPU. Outputs start as NaN."""
+    """Makes one set of operands and outputs from a torch.Generator, on its GPU. Outputs start as NaN."""
     launch: Callable[[Any], None]
-    """Enqueue the kernel on such a set, on torch's current stream; may be captured in a CUDA graph."""
+    """Enqueues the kernel for such a set on torch's current stream; must allow capture in a CUDA graph."""
     check: Callable[[Any], float] | None = None
-    """Error figure of a launched set against its reference. Raises Wrong where it is beyond what the kernel promises."""
+    """Returns the error of a launched set against its reference. Raises Wrong above the error that the kernel promises."""
     notes: str = ""
-    """Formats, scales and accumulation, in a few words."""
+    """Formats, scales and accumulation, in a short phrase."""
     static: str = ""
-    """Name of its machine code in the static evidence."""
+    """Name of the machine code in the static evidence."""
 
     def __post_init__(self) -> None:
         if (self.variant == "twin") != (self.check is None):
-            raise ValueError(f"{self.name}: a twin is wrong by design and has no check; everything else needs one")
+            raise ValueError(
+                f"{self.name}: a twin is wrong by design and must have no check; every other variant needs one"
+            )
 
     @property
     def name(self) -> str:
-        """Kernel, implementation and shape in one line."""
+        """Kernel, implementation and shape, for messages."""
         return f"{self.kernel} {self.implementation} {'x'.join(map(str, self.shape.values()))}"
 
 
 def relative_error(got: Any, reference: Any, at_most: float) -> float:
-    """Frobenius norm of the error over that of the reference, both torch tensors of one shape; the reference in float64.
+    """Return the relative Frobenius error of `got` against `reference`, torch tensors of one shape, the reference in float64.
 
-    Raises Wrong above `at_most`, and where an output is not finite (never written, say).
+    Raises Wrong above `at_most` and for outputs that are not finite, for instance never written.
     """
     error = float((got.double() - reference).norm() / reference.norm())
     if not error <= at_most:

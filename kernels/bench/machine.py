@@ -1,8 +1,8 @@
-"""Constants of the machine, each measured alone by a microbenchmark: what the timing model stands on.
+"""Constants of the GPU for the timing model, each measured by a microbenchmark.
 
     python -m kernels.bench.machine --out kernels/records/machine-h200.json
 
-Clocks are those of the SM (`clock64`), so they do not move with its frequency; bandwidths and microseconds do.
+Clocks are counted by the SM (`clock64`) and do not depend on its frequency; bandwidths and microseconds do.
 """
 
 from __future__ import annotations
@@ -17,57 +17,30 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isa_model.diagnostics import Unavailable
 from isa_model.processes import pool
-from isa_model.stage import Spec
 from kernels.bench import microbenchmarks as source
 from kernels.bench.measure import Sampler, host_us
-from kernels.bench.records import FOLDER, Run
+from kernels.bench.records import Constant, MachineRecord
 from kernels.bench.static import Cubin
+from kernels.nvrtc import cubin
 
 WIDTHS = (64, 96, 128, 160, 192, 224, 256)
-"""n of the wgmma timed."""
+"""N of the wgmmas that are timed."""
 PROMOTED_WIDTHS = (64, 128, 192)
+"""N of the wgmmas that are timed with promotion."""
 INTERVALS = (1, 2, 4, 8, 16)
-"""wgmmas between promotions; each is 32 of K."""
+"""Wgmmas between promotions; each has 32 of K."""
 TMA_SIZES = (128, 4096, 32768)
+"""Sizes of the bulk copies whose latency is measured, bytes."""
 RUNS = 7
-
-
-class Constant(Spec):
-    """One measured property of the machine."""
-
-    name: str
-    value: float
-    """Median."""
-    unit: str
-    p10: float
-    p90: float
-    samples: int
-    how: str
-
-
-class MachineRecord(Run):
-    """Constants of one machine."""
-
-    constants: tuple[Constant, ...]
-
-    def __getitem__(self, name: str) -> float:
-        """A constant's value. Raises KeyError."""
-        for constant in self.constants:
-            if constant.name == name:
-                return constant.value
-        raise KeyError(name)
-
-
-def load(folder: Path = FOLDER) -> tuple[MachineRecord, ...]:
-    """Every record of constants in a folder, the newest first."""
-    records = [MachineRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("machine-*.json"))]
-    return tuple(sorted(records, key=lambda record: record.date, reverse=True))
+"""Timed runs per constant."""
 
 
 def constant(name: str, values: Iterable[float], unit: str, how: str) -> Constant:
-    """Median and 10th and 90th percentiles of samples."""
+    """Summarise samples by their median and their 10th and 90th percentiles."""
     samples = [float(v) for v in values]
     deciles = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples * 9
     value, low, high = (float(f"{v:.6g}") for v in (statistics.median(samples), deciles[0], deciles[8]))
@@ -78,7 +51,7 @@ def constant(name: str, values: Iterable[float], unit: str, how: str) -> Constan
 
 
 class Gpu:
-    """The GPU at hand: compiles sources beforehand, launches them on torch's current stream, times launches."""
+    """The current GPU: compiles sources in advance, launches them on torch's current stream and times launches."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         import torch
@@ -89,11 +62,11 @@ class Gpu:
         Device(self.device).set_current()
         self.sms = torch.cuda.get_device_properties(self.device).multi_processor_count
         with pool() as workers:
-            codes = workers.map(source.compiled, sources)
+            codes = workers.map(cubin, sources)
             self.kernels = {s: ObjectCode.from_cubin(c).get_kernel("run") for s, c in zip(sources, codes, strict=True)}
 
     def allow_shared(self, text: str, size: int) -> None:
-        """Let a kernel have more than 48 KB of shared memory."""
+        """Allow a kernel `size` bytes of dynamic shared memory, which may be over 48 KB. Raises RuntimeError."""
         from cuda.bindings import driver
 
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -103,7 +76,7 @@ class Gpu:
             raise RuntimeError(f"{size} bytes of shared memory: {error}")
 
     def launch(self, text: str, blocks: int, threads: int, *arguments: Any, shared: int = 0) -> None:
-        """Enqueue a kernel; tensors are passed as their pointers."""
+        """Enqueue the kernel of a source; tensors are passed as pointers."""
         from cuda.core import LaunchConfig, Stream, launch
 
         stream = Stream.from_handle(self.torch.cuda.current_stream().cuda_stream)
@@ -112,7 +85,7 @@ class Gpu:
         launch(stream, config, self.kernels[text], *values)
 
     def microseconds(self, enqueue: Callable[[], None], runs: int = RUNS) -> list[float]:
-        """Time of each of some runs, after one to warm up."""
+        """Return the time of each of `runs` runs after a warm-up, microseconds."""
         events = [self.torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
         enqueue()
         for event in events[:-1]:
@@ -123,7 +96,7 @@ class Gpu:
         return [1000 * a.elapsed_time(b) for a, b in pairwise(events)]
 
     def graph(self, enqueue: Callable[[], None], count: int) -> list[float]:
-        """Microseconds of each of `count` launches in a graph, one after the other."""
+        """Time a graph of `count` launches; return microseconds per launch for each replay."""
         graph = self.torch.cuda.CUDAGraph()
         enqueue()
         with self.torch.cuda.graph(graph):
@@ -132,21 +105,24 @@ class Gpu:
         return [us / count for us in self.microseconds(graph.replay, 20)]
 
     def empty(self, size: int, dtype: str = "int64") -> Any:
+        """Return a vector of zeros on the GPU."""
         return self.torch.zeros(size, dtype=getattr(self.torch, dtype), device="cuda")
 
     def random_bytes(self, size: int) -> Any:
+        """Return a vector of random bytes on the GPU."""
         return self.torch.randint(0, 256, (size,), dtype=self.torch.uint8, device="cuda")
 
 
 # -- the SM ----------------------------------------------------------------------------------------------------------
 
 CHAINED = 4
-"""wgmmas in one group of a chain without promotion."""
+"""Wgmmas per group in a chain without promotion."""
 ITERATIONS = 1000
+"""Iterations of a kernel between two readings of the clock."""
 
 
 def _wgmma_sources() -> dict[str, tuple[str, int, int, int]]:
-    """Source, n, warpgroups that multiply, and wgmmas of each in an iteration, by the constant's name."""
+    """Return source, N, math warpgroups and wgmmas per warpgroup and iteration, by the constant's name."""
     made = {}
     for kind in source.WGMMA_K:
         for n in WIDTHS:
@@ -164,17 +140,17 @@ def _wgmma_sources() -> dict[str, tuple[str, int, int, int]]:
 
 
 HOW = {
-    "wgmma": "two warpgroups, chains of 4 from shared memory, one group in flight; clocks of an SM for each wgmma",
-    "wgmma-latency": "one warpgroup that waits for every single wgmma",
-    "promoted": "two warpgroups; FFMAs into FP32 accumulators after every so many wgmmas; clocks of an SM for each wgmma",
-    "promoted-in-turns": "the same, issuing in turns: one promotes while the other's wgmmas run",
+    "wgmma": "two warpgroups, chains of 4 from shared memory, one group in flight; clocks of an SM per wgmma",
+    "wgmma-latency": "one warpgroup that waits for every wgmma",
+    "promoted": "two warpgroups; FFMAs into FP32 accumulators after each interval; clocks of an SM per wgmma",
+    "promoted-in-turns": "the same, alternating: one promotes while the other's wgmmas run",
     "wgmma-alone": "one warpgroup, chains of 4",
-    "wgmma-beside-ffma": "the same while another warpgroup issues nothing but FFMAs",
+    "wgmma-beside-ffma": "the same while another warpgroup issues only FFMAs",
 }
 
 
 def sm_constants(gpu: Gpu) -> Iterator[Constant]:
-    """Rates inside an SM, from clocks read by every SM at once."""
+    """Measure rates inside an SM, by the clock of every SM at once."""
     sink = gpu.empty(gpu.sms * 512, "float32")
     for name, (text, n, groups, each) in _wgmma_sources().items():
         beside = "beside" in name
@@ -184,7 +160,7 @@ def sm_constants(gpu: Gpu) -> Iterator[Constant]:
         gpu.allow_shared(text, shared)
         samples, ffmas = [], []
         for run in range(RUNS):
-            gpu.launch(text, gpu.sms, 128 * width, clocks, sink, _i32(ITERATIONS), _f32(0.999), shared=shared)
+            gpu.launch(text, gpu.sms, 128 * width, clocks, sink, np.int32(ITERATIONS), np.float32(0.999), shared=shared)
             seen = clocks.view(gpu.sms, width).cpu().tolist()
             if run:
                 total = [max(row[:groups]) for row in seen]
@@ -192,7 +168,7 @@ def sm_constants(gpu: Gpu) -> Iterator[Constant]:
                 ffmas += [row[-1] * 128 / t for row, t in zip(seen, total, strict=True)] if beside else []
         yield constant(f"{name}.clocks", samples, "clocks per wgmma", HOW[name.split(".")[0]])
         if beside:
-            how = "FFMAs of that warpgroup in an SM and clock"
+            how = "FFMAs of that warpgroup per SM and clock"
             yield constant("ffma-beside-wgmma.per_clock", ffmas, "FFMA per clock and SM", how)
     for name, text, amount, unit, how in (
         ("ffma.per_clock", source.FFMA, 512 * source.FFMA_BATCH, "FFMA per clock and SM", "16 warps, 16 chains each"),
@@ -206,67 +182,50 @@ def sm_constants(gpu: Gpu) -> Iterator[Constant]:
     ):
         clocks, samples = gpu.empty(gpu.sms), []
         for run in range(RUNS):
-            gpu.launch(text, gpu.sms, 512, clocks, sink, _i32(ITERATIONS), _f32(0.999))
+            gpu.launch(text, gpu.sms, 512, clocks, sink, np.int32(ITERATIONS), np.float32(0.999))
             seen = clocks.cpu().tolist()
             samples += [amount * ITERATIONS / t for t in seen] if run else []
         yield constant(name, samples, unit, how)
 
 
-def _i32(value: int) -> Any:
-    import numpy as np
-
-    return np.int32(value)
-
-
-def _i64(value: int) -> Any:
-    import numpy as np
-
-    return np.int64(value)
-
-
-def _f32(value: float) -> Any:
-    import numpy as np
-
-    return np.float32(value)
-
-
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 LARGE = 4 << 30
-"""Bytes that no cache holds."""
+"""Buffer that no cache holds, bytes."""
 SMALL = 20 << 20
-"""Bytes that stay in the L2 cache."""
+"""Buffer that stays in L2, bytes."""
 SMALL_READS = 100
+"""Passes over that buffer in one launch."""
 LATENCY_ROUNDS = 64
 
 
 def memory_constants(gpu: Gpu) -> Iterator[Constant]:
-    """Bandwidth of memory and L2, by ordinary loads and by bulk copies, and the latency of one bulk copy."""
+    """Measure the bandwidth of HBM and L2, by ordinary loads and by bulk copies, and the latency of a bulk copy."""
     large, small, sink = gpu.random_bytes(LARGE), gpu.random_bytes(SMALL), gpu.empty(16, "int32")
     threads, blocks, half = 1024, 2 * gpu.sms, LARGE // 2
-    step = 8 * threads * blocks  # 16-byte words that one round of all threads reads
+    step = 8 * threads * blocks  # 16-byte words that all threads read in one round
 
     def gbps(name: str, size: int, how: str, enqueue: Callable[[], None]) -> Constant:
         return constant(f"{name}.gbps", [size / us / 1e3 for us in gpu.microseconds(enqueue)], "GB/s", how)
 
-    how = "16-byte loads, eight in flight a thread, 2 blocks of 1024 threads an SM"
+    how = "16-byte loads, eight in flight per thread, 2 CTAs of 1024 threads per SM"
     for name, buffer, reads in (("memory", large, 1), ("l2", small, SMALL_READS)):
         wrap = buffer.numel() // 16
         words = reads * wrap // step * step
-        read = partial(gpu.launch, source.MEMORY_READ, blocks, threads, buffer, sink, _i64(words), _i64(wrap))
+        read = partial(gpu.launch, source.MEMORY_READ, blocks, threads, buffer, sink, np.int64(words), np.int64(wrap))
         yield gbps(f"{name}-read", words * 16, f"{buffer.numel() >> 20} MiB, {reads} times; {how}", read)
-    write = partial(gpu.launch, source.MEMORY_WRITE, blocks, threads, large, _i32(7), _i64(LARGE // 16))
-    yield gbps("memory-write", LARGE, "4 GiB; 16-byte stores, 2 blocks of 1024 threads an SM", write)
+    write = partial(gpu.launch, source.MEMORY_WRITE, blocks, threads, large, np.int32(7), np.int64(LARGE // 16))
+    yield gbps("memory-write", LARGE, "4 GiB; 16-byte stores, 2 CTAs of 1024 threads per SM", write)
     copy = partial(large[:half].copy_, large[half:])
-    yield gbps("memory-copy", LARGE, "2 GiB by torch; bytes read and bytes written", copy)
+    yield gbps("memory-copy", LARGE, "2 GiB by torch; bytes read plus bytes written", copy)
 
     shared = source.TMA_STAGES * source.TMA_BYTES
     gpu.allow_shared(source.TMA_READ, shared)
-    how = f"bulk copies of {source.TMA_BYTES} bytes into shared memory, {source.TMA_STAGES} in flight an SM"
+    how = f"bulk copies of {source.TMA_BYTES} bytes into shared memory, {source.TMA_STAGES} in flight per SM"
     for name, buffer, reads in (("memory", large, 1), ("l2", small, SMALL_READS)):
         held = buffer.numel() // source.TMA_BYTES
-        count = _i64(reads * held)
-        bulk = partial(gpu.launch, source.TMA_READ, gpu.sms, 32, buffer, count, _i64(held), shared=shared)
+        count = np.int64(reads * held)
+        bulk = partial(gpu.launch, source.TMA_READ, gpu.sms, 32, buffer, count, np.int64(held), shared=shared)
         yield gbps(f"tma-{name}-read", reads * buffer.numel(), how, bulk)
     for size in TMA_SIZES:
         for place in ("memory", "l2"):
@@ -279,55 +238,57 @@ def _tma_latency(gpu: Gpu, large: Any, size: int, place: str) -> Constant:
     for run in range(3):
         data = large[run * LATENCY_ROUNDS * stride :][: LATENCY_ROUNDS * stride]
         data.max()
-        if place == "memory":  # push it out of the cache again
+        if place == "memory":  # evict it from L2
             large[LARGE // 2 :].max()
-        counts = _i32(size), _i32(LATENCY_ROUNDS), _i64(stride)
+        counts = np.int32(size), np.int32(LATENCY_ROUNDS), np.int64(stride)
         gpu.launch(source.TMA_LATENCY, 1, 32, data, clocks, *counts, shared=size)
         samples += clocks.cpu().tolist()[1:]
-    how = "one thread: from issuing one bulk copy to seeing its barrier complete, nothing else running"
+    how = "one thread: from issuing a bulk copy to seeing its barrier complete, on an idle GPU"
     return constant(f"tma-latency.{place}.{size}B.clocks", samples, "clocks", how)
 
 
 # -- launches, waves, clock ------------------------------------------------------------------------------------------
 
 SPIN = 20_000
+"""Clocks that the CTAs of a wave wait."""
 WAVES = (1, 2, 3, 4, 6, 8)
 WHOLE_SM = 160 << 10
-"""Shared memory that leaves room for one block an SM."""
+"""Shared memory with which one CTA fills an SM, bytes."""
 SUSTAINED_S = 0.8
+"""Duration of the sustained load, seconds."""
 
 
 def launch_constants(gpu: Gpu) -> Iterator[Constant]:
-    """Cost of a launch, of a wave of blocks, and the clock that is left under load."""
+    """Measure the cost of a launch and of a wave of CTAs, and the clock of an idle GPU."""
     gpu.allow_shared(source.SPIN, WHOLE_SM)
 
     def spin(clocks: int, waves: int = 1) -> Callable[[], None]:
-        return partial(gpu.launch, source.SPIN, waves * gpu.sms, 128, _i64(clocks), shared=WHOLE_SM)
+        return partial(gpu.launch, source.SPIN, waves * gpu.sms, 128, np.int64(clocks), shared=WHOLE_SM)
 
-    how = "an empty kernel, a block an SM, each waiting for the one before"
+    how = "an empty kernel, one CTA per SM, each launch waiting for the previous one"
     yield constant("launch.graph_us", gpu.graph(spin(0), 200), "us", f"{how}, in a graph")
     yield from _host_constants(gpu)
     long = 1_000_000
     once, twice = gpu.microseconds(spin(long)), gpu.microseconds(spin(2 * long))
     mhz = [long / (b - a) for a, b in zip(once, twice, strict=True)]
-    yield constant("clock.light_mhz", mhz, "MHz", "a million clocks more of waiting, over the time they take")
+    yield constant("clock.light_mhz", mhz, "MHz", "a million more clocks of waiting, over the time they take")
     times = [statistics.median(gpu.graph(spin(SPIN, waves), 20)) for waves in WAVES]
     slopes = [(us - times[0]) / (waves - WAVES[0]) for waves, us in zip(WAVES[1:], times[1:], strict=True)]
     over = [us - SPIN / statistics.median(mhz) for us in slopes]
-    yield constant("wave.us", over, "us", "a further wave of one block an SM, less the clocks its blocks wait")
+    yield constant("wave.us", over, "us", "another wave of one CTA per SM, without the clocks that its CTAs wait")
 
 
 def _host_constants(gpu: Gpu) -> Iterator[Constant]:
-    """The host's time for a launch with one argument, stream and configuration made beforehand."""
+    """Measure the host time of a launch with one argument, its stream and configuration made in advance."""
     import ctypes
 
     from cuda.bindings import driver
     from cuda.core import LaunchConfig, Stream, launch
 
-    kernel, zero = gpu.kernels[source.SPIN], _i64(0)
+    kernel, zero = gpu.kernels[source.SPIN], np.int64(0)
     stream, config = Stream.from_handle(gpu.torch.cuda.current_stream().cuda_stream), LaunchConfig(grid=1, block=128)
     by_core = host_us(lambda _: launch(stream, config, kernel, zero))
-    yield constant("launch.host_us", [by_core], "us", "host's time for cuda.core.launch, one argument")
+    yield constant("launch.host_us", [by_core], "us", "host time of cuda.core.launch, one argument")
     function, handle = driver.CUfunction(int(kernel.handle)), driver.CUstream(int(stream.handle))
     arguments = ((0,), (ctypes.c_int64,))
     by_driver = host_us(lambda _: driver.cuLaunchKernel(function, 1, 1, 1, 128, 1, 1, 0, handle, arguments, 0))
@@ -335,12 +296,12 @@ def _host_constants(gpu: Gpu) -> Iterator[Constant]:
 
 
 def sustained_constants(gpu: Gpu, sampler: Sampler) -> Iterator[Constant]:
-    """Clock, power and rate after most of a second of nothing but matrix instructions."""
+    """Measure clock, power and rate under a sustained load of matrix instructions."""
     sink, clocks = gpu.empty(gpu.sms * 256, "float32"), gpu.empty(gpu.sms * 2)
     for kind, k in source.WGMMA_K.items():
         text, iterations = source.wgmma(kind, 256, 2), 8 * ITERATIONS
         shared = source.wgmma_shared_bytes(256, 2)
-        counts = _i32(iterations), _f32(0.999)
+        counts = np.int32(iterations), np.float32(0.999)
         multiply = partial(gpu.launch, text, gpu.sms, 256, clocks, sink, *counts, shared=shared)
         began, mhz, tflops = time.monotonic(), [], []
         while time.monotonic() - began < SUSTAINED_S:
@@ -357,21 +318,21 @@ def sustained_constants(gpu: Gpu, sampler: Sampler) -> Iterator[Constant]:
 
 
 def cubins() -> Iterator[Cubin]:
-    """Machine code of the two microbenchmarks that show the tax: a bare chain, and one that promotes every 128 of K."""
+    """Yield the machine code of the microbenchmarks that show the cost of promotion: none, and every 128 of K."""
     for name in ("wgmma.e4m3.n128", "promoted.e4m3.n128.every4"):
         text, n, groups, _ = _wgmma_sources()[name]
-        yield Cubin(f"microbenchmark.{name}", source.compiled(text), source.wgmma_shared_bytes(n, groups))
+        yield Cubin(f"microbenchmark.{name}", cubin(text), source.wgmma_shared_bytes(n, groups))
 
 
 def sources() -> list[str]:
-    """Every source that `measure` launches."""
+    """Return every source that `measure` launches."""
     fixed = ("FFMA", "SHARED_READ", "MEMORY_READ", "MEMORY_WRITE", "TMA_READ", "TMA_LATENCY", "SPIN")
     return [*(made[0] for made in _wgmma_sources().values()), *(getattr(source, name) for name in fixed)]
 
 
 def measure(name: str, command: str) -> MachineRecord:
-    """Every constant of the GPU at hand. Raises Unavailable without a Hopper GPU."""
-    from kernels.bench.run import header, need_gpu
+    """Measure every constant of the current GPU. Raises Unavailable without a Hopper GPU."""
+    from kernels.bench.bench import header, need_gpu
 
     need_gpu()
     gpu = Gpu(sources())
@@ -390,7 +351,7 @@ def measure(name: str, command: str) -> MachineRecord:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the constants of the GPU at hand and write their record."""
+    """Measure the constants of the current GPU and write their record."""
     parser = argparse.ArgumentParser(prog="python -m kernels.bench.machine", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the record (JSON)")
     out = parser.parse_args(arguments).out

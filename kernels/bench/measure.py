@@ -1,11 +1,14 @@
-"""Times on the GPU: graph replays over rotating operand sets, medians with their spread, clocks and power meanwhile.
+"""Times on the GPU: graph replays over rotating operand sets, with their spread and the clocks and power meanwhile.
 
-Method. Every case has as many operand sets as make three times the L2 cache, so that each launch finds its operands in
-memory only. A CUDA graph launches the sets in turn until a millisecond or two are full; a sample is one replay between
-two events, over its launches. Replays come in bursts with pauses: a GPU that multiplies without pause soon lowers its
-clock to keep its power limit, and then a case's time depends on what ran before it. Cases of one shape take turns, so
-that drift meets all of them alike. A case whose samples spread too far is measured again, and in the end refused. What is
-left when the power limit rules is measured after that, by itself, and recorded beside (`sustained`).
+Cold L2: the operand sets of a case together fill the L2 cache three times, so every launch reads its operands from memory.
+A CUDA graph launches the sets in turn for at least GRAPH_MS; a sample is the time of one replay over its launches.
+
+Bursts: a GPU that multiplies without pause soon lowers its clock to keep its power limit, and a case's time would depend on
+what ran before it. Replays therefore come in bursts with pauses. The time under the power limit is measured separately
+(`sustained`).
+
+Order: cases of one shape take turns, so that drift affects all of them alike. A case whose samples spread too much is
+measured again, and refused if it stays unstable.
 """
 
 from __future__ import annotations
@@ -21,32 +24,35 @@ from math import ceil
 from typing import Any
 
 from kernels.bench.case import Case, Wrong
-from kernels.bench.records import Row, Sampled, Sustained, Timing
+from kernels.bench.records import BenchRow, Sampled, Sustained, Timing
 
 L2_MULTIPLE = 3
-"""Operand sets together, in L2 caches."""
+"""Size of all operand sets of a case, in L2 caches."""
 MOST_SETS = 512
+"""Most operand sets of a case."""
 GRAPH_MS = 1.2
-"""Least duration of a graph: events then cost under a part in a thousand."""
+"""Shortest duration of a graph, ms; events then add less than a thousandth."""
 ROUNDS = 3
+"""Rounds in which every case gets its bursts."""
 BURSTS = 3
-"""In a round, of one case."""
+"""Bursts per case and round."""
 BURST_REPLAYS = 3
-"""Graph replays without pause; the first warms up and is not counted."""
+"""Graph replays per burst; the first is a warm-up and not counted."""
 PAUSE = 2.0
-"""After a burst, in durations of the burst."""
+"""Pause after a burst, in durations of the burst."""
 SUSTAINED_MS = 80.0
-"""Replays without pause, once for the clock to settle and once more that counts."""
+"""Duration of the sustained load, ms: once until the clock has settled, then once timed."""
 ATTEMPTS = 3
-"""Times that all rounds of an unstable case are done before it is refused."""
+"""Attempts at an unstable case before it is refused."""
 SPREAD_LIMIT = 0.05
-"""(90th - 10th percentile) / median of the samples, at most."""
+"""Largest accepted spread: difference of the 90th and 10th percentiles over the median."""
 HOST_CALLS = 100
+"""Calls whose host time is measured."""
 
 
 @dataclass
 class _Prepared:
-    """A case on the GPU."""
+    """A case whose operands and graph are on the GPU."""
 
     case: Case
     sets: list[Any]
@@ -58,19 +64,19 @@ class _Prepared:
     windows: list[tuple[float, float]] = field(default_factory=list)
 
 
-def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[Row]:
-    """Check and time cases, which should be of one shape so that they are comparable; one row each, in order.
+def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[BenchRow]:
+    """Check and time cases of one shape; return a row for each, in order.
 
-    A row without a timing says why: wrong, refused by a library, or unstable.
+    A row without a timing gives the reason: a wrong output, a refusal by a library, or unstable samples.
     """
-    rows: dict[int, Row] = {}
+    rows: dict[int, BenchRow] = {}
     prepared: dict[int, _Prepared] = {}
     for number, case in enumerate(cases):
         try:
             prepared[number] = _prepare(case, seed)
         except Wrong as wrong:
             rows[number] = _row(case, why=f"wrong: {wrong}", wrong=True)
-        except Exception as error:  # of a library or of ours: the other cases still count
+        except Exception as error:  # raised by a library or by us; the other cases are still measured
             told = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
             peer = case.variant == "peer"
             rows[number] = _row(case, why=f"{'refused' if peer else 'failed'}: {told}", wrong=not peer)
@@ -89,7 +95,7 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[Row]:
             break
     for number, p in prepared.items():
         if p.case.check:
-            try:  # once more: what the replays wrote, in the last set
+            try:  # check what the replays wrote to the last set
                 p.case.check(p.sets[-1])
             except Wrong as wrong:
                 rows[number] = _row(p.case, why=f"wrong after timing: {wrong}", wrong=True)
@@ -97,7 +103,7 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[Row]:
 
 
 def summary(values: Sequence[float], launches: int, sets: int, host_us: float, sm_mhz: int | None) -> Timing:
-    """Median and 10th and 90th percentiles of samples in microseconds."""
+    """Summarise samples in microseconds by their median and their 10th and 90th percentiles."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     median, low, high = (round(x, 3) for x in (statistics.median(values), deciles[0], deciles[8]))
     return Timing(
@@ -113,8 +119,8 @@ def _row(
     sustained: Sustained | None = None,
     why: str = "",
     wrong: bool = False,
-) -> Row:
-    return Row(
+) -> BenchRow:
+    return BenchRow(
         kernel=case.kernel,
         implementation=case.implementation,
         variant=case.variant,
@@ -132,7 +138,7 @@ def _row(
 
 
 def _prepare(case: Case, seed: int) -> _Prepared:
-    """Operands, the check, a first estimate of the time, the host's overhead and the graph."""
+    """Make the operands, check one launch, estimate the time, measure the host time and capture the graph."""
     import torch
 
     device = torch.device("cuda", torch.cuda.current_device())
@@ -179,7 +185,7 @@ def _event() -> Any:
 
 
 def host_us(call: Callable[[int], None]) -> float:
-    """Median time of a call without waiting for the GPU, in microseconds."""
+    """Return the median host time of a call that does not wait for the GPU, microseconds."""
     import torch
 
     times = []
@@ -194,7 +200,7 @@ def host_us(call: Callable[[int], None]) -> float:
 
 
 def _rounds(cases: Sequence[_Prepared]) -> list[list[float]]:
-    """Microseconds a launch: samples of each case, all cases taking turns."""
+    """Return the samples of each case in microseconds per launch; cases take turns."""
     samples: list[list[float]] = [[] for _ in cases]
     for p in cases:
         p.windows.clear()
@@ -217,7 +223,7 @@ def _rounds(cases: Sequence[_Prepared]) -> list[list[float]]:
 
 
 def _sustained(p: _Prepared, sampler: Sampler) -> Sustained:
-    """Mean time of a launch once the power limit has set the clock."""
+    """Measure the mean time per launch once the power limit has set the clock."""
     start, end = _event(), _event()
     replays = ceil(SUSTAINED_MS / p.estimate_ms)
     for _ in range(replays):
@@ -237,12 +243,13 @@ def _sustained(p: _Prepared, sampler: Sampler) -> Sustained:
 # -- clocks, power, temperature --------------------------------------------------------------------------------------
 
 PERIOD_S = 0.004
+"""Time between samples, seconds."""
 INSTANT_POWER = 186
-"""NVML's field for the power of this instant; the plain query averages over a second."""
+"""NVML's field of the instantaneous power; the plain query averages over a second."""
 
 
 class Sampler:
-    """Samples clocks, power and temperature through NVML in a thread, from `with` to its end."""
+    """A context in which a thread samples clocks, power and temperature through NVML."""
 
     def __init__(self) -> None:
         import pynvml
@@ -255,7 +262,7 @@ class Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.samples: list[tuple[float, int, int, float, int]] = []
-        """Time, SM and memory clock in MHz, watts, degrees Celsius."""
+        """Samples: time, SM clock and memory clock in MHz, power in W, temperature in degrees Celsius."""
 
     def __enter__(self) -> Sampler:
         self._thread.start()
@@ -288,11 +295,11 @@ class Sampler:
                 )
 
     def clock(self, windows: Sequence[tuple[float, float]]) -> int | None:
-        """Median SM clock in MHz within some spans of time; None if none was sampled there."""
+        """Return the median SM clock within time windows, MHz; None without a sample there."""
         return self._median(1, windows)
 
     def watts(self, windows: Sequence[tuple[float, float]]) -> int | None:
-        """Median power likewise."""
+        """Return the median power within time windows, W; None without a sample there."""
         return self._median(3, windows)
 
     def _median(self, position: int, windows: Sequence[tuple[float, float]]) -> int | None:
@@ -300,7 +307,7 @@ class Sampler:
         return round(statistics.median(seen)) if seen else None
 
     def summary(self) -> Sampled:
-        """Least, median and largest of everything sampled so far."""
+        """Return minimum, median and maximum of all samples so far."""
 
         def of(position: int) -> tuple[float, float, float]:
             values = [s[position] for s in self.samples] or [0]

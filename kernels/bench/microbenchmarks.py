@@ -1,12 +1,12 @@
-"""CUDA C++ of the microbenchmarks: small kernels that keep one part of the machine busy and read its clock.
+"""CUDA C++ of the microbenchmarks: small kernels that load one part of the GPU and read its clock.
 
-Each source has one kernel `run`; machine.py launches them and makes constants of what they say.
+Each source has one kernel, `run`. machine.py launches them and derives constants from the clocks.
 """
 
 from __future__ import annotations
 
 WGMMA_K = {"e4m3": 32, "bf16": 16}
-"""K of one wgmma by operand type: 32 bytes."""
+"""K of one wgmma, 32 bytes, by operand type."""
 
 COMMON = """
 typedef unsigned long long u64;
@@ -34,13 +34,6 @@ __device__ __forceinline__ void bulk_load(void *to, const void *from, int bytes,
 """
 
 
-def compiled(source: str) -> bytes:
-    """Machine code for sm_90a; works without a GPU."""
-    from cuda.core import Program, ProgramOptions
-
-    return bytes(Program(source, "c++", ProgramOptions(arch="sm_90a", std="c++17")).compile("cubin").code)
-
-
 def wgmma(
     kind: str,
     n: int,
@@ -51,12 +44,13 @@ def wgmma(
     wait_each: bool = False,
     ffma_beside: bool = False,
 ) -> str:
-    """Chains of m64 n k(32 bytes) wgmma from shared memory (128-byte swizzle), each warpgroup with A and accumulators of
-    its own and all with one B. Writes clocks of each warpgroup, and of `ffma_beside` the FFMAs that were done.
+    """Return a kernel with chains of m64 wgmmas from shared memory (128-byte swizzle).
 
-    every: promote, adding the accumulators into second ones by FFMA after so many wgmmas (0: never). ordered: the two
-    warpgroups issue in turns, so that one promotes while the other's wgmmas run. wait_each: wait for
-    every single wgmma, which shows its latency. ffma_beside: one more warpgroup that does nothing but FFMAs meanwhile.
+    Each warpgroup has its own A and accumulators; all share one B. The kernel writes the clocks of each warpgroup.
+
+    `every`: wgmmas between promotions, which add the accumulators to FP32 registers by FFMA; 0 for none. `ordered`: the
+    warpgroups alternate, so that one promotes while the other's wgmmas run. `wait_each`: wait for every wgmma, which shows
+    its latency. `ffma_beside`: one more warpgroup issues only FFMAs; the kernel writes their number.
     """
     count = n // 2
     registers = ", ".join(f"%{j}" for j in range(count))
@@ -71,12 +65,12 @@ def wgmma(
 #pragma unroll
       for (int i = 0; i < {count}; ++i) y[i] = fmaf(x[i], factor, y[i]);"""
     first_turn = take_turn = give_turn = last_turn = ""
-    if ordered:  # barriers 1 and 2: the turn of either warpgroup
+    if ordered:  # barriers 1 and 2 signal the turn of the first and second warpgroup
         first_turn = 'if (group == 1) asm volatile("bar.arrive 1, 256;" ::: "memory");'
         take_turn = 'asm volatile("bar.sync %0, 256;" :: "r"(1 + group) : "memory");'
         give_turn = 'asm volatile("bar.arrive %0, 256;" :: "r"(2 - group) : "memory");'
         last_turn = 'if (group == 0) asm volatile("bar.sync 1, 256;" ::: "memory");'
-    # Bytes of E4M3 below 2 and BF16 around 1, of both signs: random, finite, and they do not overflow in the sums.
+    # Random bits that are E4M3 below 2 or BF16 around 1, of both signs: finite, and their sums do not overflow.
     mask, exponent = ("0xbfbfbfbfu", "0u") if kind == "e4m3" else ("0x80ff80ffu", "0x3f003f00u")
     return f"""{COMMON}
 __device__ __forceinline__ u64 descriptor(const void *p) {{
@@ -144,12 +138,12 @@ run(long long *clocks, float *sink, int iterations, float factor) {{
 
 
 def wgmma_shared_bytes(n: int, warpgroups: int) -> int:
-    """Dynamic shared memory of `wgmma`."""
+    """Return the dynamic shared memory of `wgmma`, bytes."""
     return (warpgroups * 64 + n) * 128 + 1024
 
 
 FFMA_BATCH = 256
-"""FFMAs of a thread in one iteration of `FFMA`."""
+"""FFMAs per thread in one iteration of `FFMA`."""
 
 FFMA = f"""
 extern "C" __global__ void __launch_bounds__(512) run(long long *clocks, float *sink, int iterations, float factor) {{
@@ -173,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(512) run(long long *clocks, float *
 """
 
 SHARED_READS = 16
-"""16-byte reads of a thread in one iteration of `SHARED_READ`."""
+"""16-byte reads per thread in one iteration of `SHARED_READ`."""
 
 SHARED_READ = f"""
 extern "C" __global__ void __launch_bounds__(512) run(long long *clocks, float *sink, int iterations, float factor) {{
@@ -199,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(512) run(long long *clocks, float *
 }}
 """
 
-# Every thread goes through `count` 16-byte words with the stride of the grid; `wrap` words from the start it begins again.
+# The grid reads `count` 16-byte words, starting over after `wrap` words.
 MEMORY_READ = """
 extern "C" __global__ void __launch_bounds__(1024)
 run(const uint4 *from, unsigned *sink, long long count, long long wrap) {
@@ -233,8 +227,9 @@ extern "C" __global__ void __launch_bounds__(1024) run(uint4 *to, unsigned seed,
 """
 
 TMA_STAGES = 6
+"""Bulk copies in flight per CTA in `TMA_READ`."""
 TMA_BYTES = 32768
-"""Bytes of one bulk copy in `TMA_READ`, and copies in flight in each block."""
+"""Size of each of these copies, bytes."""
 
 TMA_READ = f"""{COMMON}{BARRIER}
 extern "C" __global__ void __launch_bounds__(32)

@@ -1,4 +1,4 @@
-"""What others offer for the same GEMMs, and the ceilings: torch (cuBLASLt) in every scaling mode, DeepGEMM if installed."""
+"""Peers for the same GEMMs, torch (cuBLASLt) in every scaling mode and DeepGEMM if installed; and the GPU's ceilings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from kernels.bench.case import Case, relative_error
-from kernels.bench.data import Quantised, normal
-from kernels.bench.gemms import TOLERANCE, Operands, nan, scaled_case
-from kernels.bench.shapes import Gemm
+from kernels.bench.gemm_cases import TOLERANCE, BenchOperands, BenchTensor, nan, normal, scaled_case
+from kernels.bench.shapes import BenchGemm
 
 COPIED_BYTES = 1 << 30
-BF16_CEILING = Gemm(8192, 8192, 8192)
+"""Size of the tensor that the copy ceiling reads, bytes."""
+BF16_CEILING = BenchGemm(8192, 8192, 8192)
 
 
 def ceilings() -> Iterator[Case]:
-    """What the machine can do at most: one pass through memory, reading and writing, and a large BF16 GEMM."""
+    """Yield what the GPU can reach: one pass through memory, reading and writing, and a large BF16 GEMM."""
     yield Case(
         kernel="ceiling.copy",
         implementation="torch",
@@ -33,58 +33,53 @@ def ceilings() -> Iterator[Case]:
     yield _bf16("ceiling.bf16", BF16_CEILING)
 
 
-def cases(shapes: Sequence[Gemm]) -> Iterator[Case]:
-    """Peers for forward GEMMs, and from 1024 tokens on for dgrad and wgrad too."""
+def cases(shapes: Sequence[BenchGemm]) -> Iterator[Case]:
+    """Yield the peers of forward GEMMs and, from 1024 tokens on, of dgrad and wgrad."""
     backward = [shape for shape in shapes if shape.m >= 1024]
     for shape in shapes:
         yield _bf16("gemm.bf16", shape)
-        yield _row_scale("gemm.native", shape)
+        yield _row_scale(shape)
         yield _blockwise("gemm.fprop", shape, (128, 128))
         if find_spec("deep_gemm"):
-            yield _deep_gemm("gemm.fprop", shape)
+            yield _deep_gemm(shape)
     for shape in backward:
         yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
         yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
     for shape in dict.fromkeys([*shapes, *(s.dgrad for s in backward), *(s.wgrad for s in backward)]):
-        yield from _one_scales(shape)
-
-
-def _one_scales(shape: Gemm) -> Iterator[Case]:
-    yield _one_scale("gemm.native", shape, fast=True)
-    yield _one_scale("gemm.native", shape, fast=False)
+        yield from (_one_scale(shape, fast) for fast in (True, False))
 
 
 # -- ceilings and BF16 -----------------------------------------------------------------------------------------------
 
 
-def _copy_operands(generator: Any) -> Operands:
+def _copy_operands(generator: Any) -> BenchOperands:
     import torch
 
     a = torch.randint(-(1 << 30), 1 << 30, (COPIED_BYTES // 4,), generator=generator, device="cuda", dtype=torch.int32)
-    return Operands(a, None, torch.zeros_like(a))
+    return BenchOperands(a, None, torch.zeros_like(a))
 
 
-def _copy(x: Operands) -> None:
-    """An elementwise kernel: a plain copy in a graph would go to the copy engine, which is slower."""
+def _copy(x: BenchOperands) -> None:
+    """Copy by an elementwise kernel; a plain copy in a graph would use the copy engine, which is slower."""
     import torch
 
     torch.neg(x.a, out=x.out)
 
 
-def _copy_error(x: Operands) -> float:
+def _copy_error(x: BenchOperands) -> float:
     return relative_error(x.out.double(), -x.a.double(), 0.0)
 
 
-def _mm(x: Operands) -> None:
+def _mm(x: BenchOperands) -> None:
     import torch
 
     torch.mm(x.a, x.b, out=x.out)
 
 
-def _bf16(kernel: str, shape: Gemm) -> Case:
-    def prepare(generator: Any) -> Operands:
+def _bf16(kernel: str, shape: BenchGemm) -> Case:
+    def prepare(generator: Any) -> BenchOperands:
         a, b = normal(generator, shape.m, shape.k), normal(generator, shape.n, shape.k)
-        return Operands(a, b.T, nan(shape.m, shape.n))
+        return BenchOperands(a, b.T, nan(shape.m, shape.n))
 
     return Case(
         kernel=kernel,
@@ -103,8 +98,8 @@ def _bf16(kernel: str, shape: Gemm) -> Case:
 # -- torch._scaled_mm ------------------------------------------------------------------------------------------------
 
 
-def _scaled_mm(x: Operands, fast: bool) -> None:
-    """torch._scaled_mm into a given output; it tells the kinds of scaling apart by the scales' shapes."""
+def _scaled_mm(x: BenchOperands, fast: bool) -> None:
+    """Run torch._scaled_mm into a given output. The shapes of the scales select the kind of scaling."""
     import torch
 
     torch.ops.aten._scaled_mm.out(
@@ -112,33 +107,32 @@ def _scaled_mm(x: Operands, fast: bool) -> None:
     )
 
 
-def _one_scale(kernel: str, shape: Gemm, fast: bool) -> Case:
-    whole = ((shape.m, shape.k), (shape.n, shape.k))
+def _one_scale(shape: BenchGemm, fast: bool) -> Case:
     return scaled_case(
-        kernel,
+        "gemm.native",
         f"torch-tensor-wise{'' if fast else '-promoted'}",
         shape,
-        whole,
-        lambda a, b: (a.scales.view(()), b.scales.view(())),
-        partial(_scaled_mm, fast=fast),
-        f"torch._scaled_mm, E4M3, one FP32 scale a tensor, use_fast_accum={fast}, BF16 out",
+        tiles=((shape.m, shape.k), (shape.n, shape.k)),
+        arrange=lambda a, b: (a.scales.view(()), b.scales.view(())),
+        launch=partial(_scaled_mm, fast=fast),
+        notes=f"torch._scaled_mm, E4M3, one FP32 scale a tensor, use_fast_accum={fast}, BF16 out",
     )
 
 
-def _row_scale(kernel: str, shape: Gemm) -> Case:
+def _row_scale(shape: BenchGemm) -> Case:
     return scaled_case(
-        kernel,
+        "gemm.native",
         "torch-row-wise",
         shape,
-        ((1, shape.k), (1, shape.k)),
-        lambda a, b: (a.scales, b.scales.T),
-        partial(_scaled_mm, fast=True),
-        "torch._scaled_mm, E4M3, one FP32 scale a row of A and a column of B, use_fast_accum=True, BF16 out",
+        tiles=((1, shape.k), (1, shape.k)),
+        arrange=lambda a, b: (a.scales, b.scales.T),
+        launch=partial(_scaled_mm, fast=True),
+        notes="torch._scaled_mm, E4M3, one FP32 scale a row of A and a column of B, use_fast_accum=True, BF16 out",
     )
 
 
-def blockwise_scales(a: Quantised, b: Quantised) -> tuple[Any, Any]:
-    """Scales as cuBLASLt reads them: outer dimension contiguous for 1x128; K contiguous and filled to 4 for 128x128."""
+def blockwise_scales(a: BenchTensor, b: BenchTensor) -> tuple[Any, Any]:
+    """Return scales as cuBLASLt reads them: outer dimension contiguous for 1x128; K contiguous, padded to 4, for 128x128."""
     import torch
 
     scale_b = b.scales
@@ -149,8 +143,8 @@ def blockwise_scales(a: Quantised, b: Quantised) -> tuple[Any, Any]:
     return a.scales.T.contiguous().T, scale_b
 
 
-def _blockwise(kernel: str, shape: Gemm, tile_b: tuple[int, int]) -> Case:
-    def launch(x: Operands) -> None:
+def _blockwise(kernel: str, shape: BenchGemm, tile_b: tuple[int, int]) -> Case:
+    def launch(x: BenchOperands) -> None:
         import torch
 
         recipes = torch.nn.functional.ScalingType
@@ -161,40 +155,40 @@ def _blockwise(kernel: str, shape: Gemm, tile_b: tuple[int, int]) -> Case:
             x.a, x.b.T, scale_a, recipe_a, [], scale_b, recipe_b, [], None, x.out.dtype, [], False, out=x.out
         )
 
-    out = "float32" if tile_b == (1, 128) else "bfloat16"
+    out, name = ("float32", "FP32") if tile_b == (1, 128) else ("bfloat16", "BF16")
     return scaled_case(
         kernel,
         "torch-block-wise",
         shape,
-        ((1, 128), tile_b),
-        blockwise_scales,
-        launch,
-        f"torch scaled_mm, E4M3, FP32 scales 1x128 by {tile_b[0]}x{tile_b[1]}, {'FP32' if out == 'float32' else 'BF16'} out",
-        out,
+        tiles=((1, 128), tile_b),
+        arrange=blockwise_scales,
+        launch=launch,
+        notes=f"torch scaled_mm, E4M3, FP32 scales 1x128 by {tile_b[0]}x{tile_b[1]}, {name} out",
+        out=out,
     )
 
 
 # -- DeepGEMM --------------------------------------------------------------------------------------------------------
 
 
-def _deep_gemm(kernel: str, shape: Gemm) -> Case:
-    def arrange(a: Quantised, b: Quantised) -> tuple[Any, Any]:
+def _deep_gemm(shape: BenchGemm) -> Case:
+    def arrange(a: BenchTensor, b: BenchTensor) -> tuple[Any, Any]:
         import deep_gemm
 
-        deep_gemm.set_pdl(True)  # off unless asked for; ours overlap with the kernel before them in the same way
+        deep_gemm.set_pdl(True)  # off by default; our kernels overlap with the previous kernel in the same way
         return deep_gemm.get_mn_major_tma_aligned_tensor(a.scales), b.scales
 
-    def launch(x: Operands) -> None:
+    def launch(x: BenchOperands) -> None:
         import deep_gemm
 
         deep_gemm.fp8_gemm_nt((x.a, x.call.scale_a), (x.b, x.call.scale_b), x.out)
 
     return scaled_case(
-        kernel,
+        "gemm.fprop",
         "deep_gemm",
         shape,
-        ((1, 128), (128, 128)),
-        arrange,
-        launch,
-        "deep_gemm.fp8_gemm_nt, E4M3, FP32 scales 1x128 by 128x128, BF16 out, programmatic dependent launch",
+        tiles=((1, 128), (128, 128)),
+        arrange=arrange,
+        launch=launch,
+        notes="deep_gemm.fp8_gemm_nt, E4M3, FP32 scales 1x128 by 128x128, BF16 out, programmatic dependent launch",
     )

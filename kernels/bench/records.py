@@ -1,6 +1,6 @@
-"""Records of the bench: what was run where, one row a case, and finding rows again. Needs no torch.
+"""Records of bench runs: where and how each was made, one row per case, and queries for rows. Needs no torch.
 
-`load()` reads the shipped files, `kernels/records/bench-*.json`; their JSON Schema is that of `Record`.
+`load()` reads the shipped files, `kernels/records/bench-*.json`, which follow the schema of `BenchRecord`.
 """
 
 from __future__ import annotations
@@ -18,81 +18,93 @@ from isa_model.stage import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "records"
 LARGEST = 64 * MIB
-"""Size of a record that is read."""
+"""Size of the largest record that is read, bytes."""
 SCHEMA_VERSION = 1
 
 
 class Timing(Spec):
-    """Samples of one case: each is a graph replay over its launches, in microseconds a launch, with a cold L2.
+    """Time of one case with a cold L2: samples of graph replays, in microseconds per launch.
 
-    Replays come in short bursts with pauses, so that power does not hold the clock down.
+    Replays come in short bursts with pauses, so that the power limit does not lower the clock.
     """
 
     us: float
-    """Median."""
+    """Median time per launch, us."""
     p10: float
+    """10th percentile, us."""
     p90: float
+    """90th percentile, us."""
     samples: int
+    """Samples, one per replay."""
     launches: int
-    """In one graph."""
+    """Launches in one graph."""
     sets: int
-    """Operand sets that the launches go through in turn."""
+    """Operand sets that the launches cycle through."""
     host_us: float
-    """Median time of the Python call, without waiting for the GPU."""
+    """Median time of the Python call without waiting for the GPU, us."""
     sm_mhz: int | None
-    """Median SM clock while this case ran."""
+    """Median SM clock while this case ran, MHz."""
 
     @property
     def spread(self) -> float:
-        """(90th - 10th percentile) / median."""
+        """Difference of the 90th and 10th percentiles over the median."""
         return (self.p90 - self.p10) / self.us
 
 
 class Sustained(Spec):
-    """The same graph replayed without pause until the power limit has set the clock."""
+    """Time of the same graph, replayed without pause until the power limit has set the clock."""
 
     us: float
-    """Mean time of a launch."""
+    """Mean time per launch, us."""
     sm_mhz: int | None
-    """As NVML says, which lags by tens of milliseconds; the ratio to the time in bursts says more."""
+    """Median SM clock, MHz. NVML lags by tens of milliseconds; the ratio to the time in bursts is more accurate."""
     watts: int | None
+    """Median power, W."""
 
 
-class Row(Spec):
-    """One case of a run. Without a timing, `why` says what stood in the way."""
+class BenchRow(Spec):
+    """Result of one case. Without a timing, `why` gives the reason."""
 
     kernel: str
+    """Computation, for instance `gemm.fprop`."""
     implementation: str
+    """Implementation, for instance `ours` or `deep_gemm`."""
     variant: Literal["ours", "twin", "peer"]
-    """`twin`: the kernel without its emulation work. Its output is wrong by design; only its time counts."""
+    """Side it is on. `twin` is our kernel without its emulation work: its output is wrong by design, only its time counts."""
     shape: dict[str, int]
+    """Sizes by name."""
     flops: int
+    """Floating-point operations; 0 where only bytes count."""
     least_bytes: int
+    """Memory traffic if every operand is read once and every output written once, bytes."""
     error: float | None = None
-    """Relative error against the case's reference; None for twins."""
+    """Relative error against the reference; None for twins."""
     timing: Timing | None = None
     sustained: Sustained | None = None
     why: str = ""
+    """Reason for a missing timing."""
     wrong: bool = False
-    """Its output failed the check."""
+    """Whether the output failed the check."""
     notes: str = ""
+    """Formats, scales and accumulation."""
     static: str = ""
-    """Name in the static evidence."""
+    """Name of the machine code in the static evidence."""
     run: str = ""
-    """Date and commit of the earlier run that it was kept from; empty for the record's own."""
+    """Date and commit of the earlier run that the row was kept from; empty for rows of the record's own run."""
 
     @property
     def tflops(self) -> float | None:
+        """Rate in 10^12 floating-point operations per second."""
         return self.flops / self.timing.us / 1e6 if self.timing and self.flops else None
 
     @property
     def gbps(self) -> float | None:
-        """Least bytes over time, in 10^9 bytes a second."""
+        """Least bytes over time, in 10^9 bytes per second."""
         return self.least_bytes / self.timing.us / 1e3 if self.timing else None
 
 
 class Sampled(Spec):
-    """Least, median and largest while the run went on."""
+    """Minimum, median and maximum during the run."""
 
     samples: int
     sm_mhz: tuple[float, float, float]
@@ -101,14 +113,14 @@ class Sampled(Spec):
     celsius: tuple[float, float, float]
 
 
-class Run(Spec):
-    """Where, when and with what something was measured."""
+class BenchRun(Spec):
+    """Where, when and with which versions a record was measured."""
 
     schema_version: Literal[1] = 1
     name: str
     date: str
     commit: str
-    """Commit of the source tree; `+` where code had changed since."""
+    """Commit of the source tree, followed by `+` where files differed from it."""
     command: str
     seed: int
     gpu: str
@@ -121,14 +133,14 @@ class Run(Spec):
     sampled: Sampled
 
     def save(self, path: Path) -> None:
-        """Write the record, whole or not at all. Raises InputError when the file cannot be written."""
+        """Write the record atomically. Raises InputError when the file cannot be written."""
         save(self, path)
 
 
-class Record(Run):
-    """A run of the bench."""
+class BenchRecord(BenchRun):
+    """Results of one run of the bench."""
 
-    cases: tuple[Row, ...]
+    cases: tuple[BenchRow, ...]
 
     def find(
         self,
@@ -136,15 +148,15 @@ class Record(Run):
         variant: str | None = None,
         implementation: str | None = None,
         shape: Mapping[str, int] | None = None,
-    ) -> tuple[Row, ...]:
-        """Rows that agree with everything given; those without a timing too."""
+    ) -> tuple[BenchRow, ...]:
+        """Return the rows that match every given value, including rows without a timing."""
         return find([self], kernel, variant, implementation, shape)
 
-    def bounds(self, row: Row) -> dict[str, float]:
-        """What bounds a row in its run, by name, as the time in microseconds it would then take.
+    def bounds(self, row: BenchRow) -> dict[str, float]:
+        """Return lower bounds of a row's time from its own run, in microseconds, by name.
 
-        `copy`: its least bytes at the speed of the copy through memory. `native FP8`, for GEMMs: torch's GEMM of the same
-        shape with one scale and without promotion, which is no law of nature: at small m a better kernel beats it.
+        `copy` moves the least bytes at the speed of the memory copy. `native FP8` is torch's GEMM of the same shape with one
+        scale and no promotion. It is a reference rather than a bound at small m, where a better kernel is faster.
         """
         bounds = {}
         for copy in self.find("ceiling.copy"):
@@ -156,16 +168,45 @@ class Record(Run):
         return bounds
 
 
-def together(new: Record, old: Record) -> Record:
-    """A run of some kernels, completed by the shapes of an earlier record at which it did not measure all that one did.
+class Constant(Spec):
+    """One measured property of a GPU."""
 
-    Rows are compared at one shape and in one run only: a shape comes from one of the two as a whole, those kept say their
-    run, and the ceilings of both stay. Raises InputError for records of two kinds of GPU.
+    name: str
+    value: float
+    """Median, in `unit`."""
+    unit: str
+    p10: float
+    """10th percentile, in `unit`."""
+    p90: float
+    """90th percentile, in `unit`."""
+    samples: int
+    how: str
+    """Method, in a short phrase."""
+
+
+class MachineRecord(BenchRun):
+    """Measured constants of one GPU."""
+
+    constants: tuple[Constant, ...]
+
+    def __getitem__(self, name: str) -> float:
+        """Return the value of a constant. Raises KeyError."""
+        for constant in self.constants:
+            if constant.name == name:
+                return constant.value
+        raise KeyError(name)
+
+
+def together(new: BenchRecord, old: BenchRecord) -> BenchRecord:
+    """Return a new record completed by the shapes of an old one at which it did not measure every kernel of that one.
+
+    Only rows of one shape and one run are compared, so all rows of a shape come from one record. Kept rows name their run;
+    the ceilings of both records stay. Raises InputError for records of different GPUs.
     """
     if new.gpu != old.gpu:
-        raise InputError.of(f"a record of {old.gpu} cannot complete one of {new.gpu}", "two records of one kind of GPU")
+        raise InputError.of(f"a record of {old.gpu} cannot complete one of {new.gpu}", "a record of the same GPU")
 
-    def kernels(record: Record) -> dict[Any, set[str]]:
+    def kernels(record: BenchRecord) -> dict[Any, set[str]]:
         by_shape: dict[Any, set[str]] = {}
         for row in record.cases:
             by_shape.setdefault(tuple(row.shape.items()), set()).add(row.kernel)
@@ -174,7 +215,7 @@ def together(new: Record, old: Record) -> Record:
     before, now = kernels(old), kernels(new)
     whole = {shape for shape in now if before.get(shape, set()) <= now[shape]}
 
-    def rows(record: Record, measured_again: bool) -> list[Row]:
+    def rows(record: BenchRecord, measured_again: bool) -> list[BenchRow]:
         return [
             row
             for row in record.cases
@@ -187,13 +228,13 @@ def together(new: Record, old: Record) -> Record:
 
 
 def find(
-    records: Iterable[Record],
+    records: Iterable[BenchRecord],
     kernel: str | None = None,
     variant: str | None = None,
     implementation: str | None = None,
     shape: Mapping[str, int] | None = None,
-) -> tuple[Row, ...]:
-    """Rows of all records that agree with everything given."""
+) -> tuple[BenchRow, ...]:
+    """Return the rows of all records that match every given value."""
     return tuple(
         row
         for record in records
@@ -205,10 +246,10 @@ def find(
     )
 
 
-def read(path: Path) -> Record:
-    """A record of the bench. Raises InputError for a file that cannot be read or is none."""
+def read(path: Path) -> BenchRecord:
+    """Read a record of the bench. Raises InputError for a file that cannot be read or is not a record."""
     try:
-        return Record.model_validate_json(read_text(path, LARGEST))
+        return BenchRecord.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError) as error:
         said = reason(error) if isinstance(error, OSError) else "not what `codesign bench` writes"
         raise InputError.of(
@@ -217,14 +258,20 @@ def read(path: Path) -> Record:
 
 
 @cache
-def load(folder: Path = FOLDER) -> tuple[Record, ...]:
-    """Every record of the bench in a folder, the newest first. Raises ValueError for a file that is no record."""
-    records = [Record.model_validate_json(path.read_text()) for path in sorted(folder.glob("bench-*.json"))]
+def load(folder: Path = FOLDER) -> tuple[BenchRecord, ...]:
+    """Read every record of the bench in a folder, the newest first. Raises ValueError for a file that is not a record."""
+    records = [BenchRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("bench-*.json"))]
+    return tuple(sorted(records, key=lambda record: record.date, reverse=True))
+
+
+def load_machines(folder: Path = FOLDER) -> tuple[MachineRecord, ...]:
+    """Read every record of constants in a folder, the newest first. Raises ValueError for a file that is not a record."""
+    records = [MachineRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("machine-*.json"))]
     return tuple(sorted(records, key=lambda record: record.date, reverse=True))
 
 
 def dump(record: Spec) -> str:
-    """JSON with one line for each entry of a list."""
+    """Return JSON with a line for each entry of a list."""
     data: dict[str, Any] = record.model_dump(mode="json", exclude_defaults=False)
     for key, value in data.items():
         if isinstance(value, list):
@@ -233,20 +280,20 @@ def dump(record: Spec) -> str:
 
 
 def _lean(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what was not said."""
+    """Return a row without its empty fields."""
     return {key: value for key, value in row.items() if value not in (None, "") and value is not False}
 
 
 def save(record: Any, path: Path) -> None:
-    """Write a record of any kind in place of an older one made by the same command.
+    """Write a record of any kind; it may replace an older record that the same command made.
 
-    Raises InputError when the file cannot be written, or is another one.
+    Raises InputError when the file cannot be written, or exists and was not made by that command.
     """
     write_file(path, dump(record), *of_command(record.command))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those of some packages that are installed."""
+    """Return the versions of the given packages that are installed."""
     found = {}
     for package in packages:
         try:

@@ -1,9 +1,9 @@
-"""Evidence that needs no GPU: what the machine code of the kernels issues, whole and in a turn of the main loop.
+"""Static evidence, without a GPU: the instructions of the kernels' machine code, in total and per iteration of the mainloop.
 
     python -m kernels.bench.static --out kernels/records/static.json
 
-The instruction mix of the main loop for each 128 of K is the emulation tax in instructions: beside four FP8 MMAs (K = 32
-each) a kernel with promotion issues, in every thread, at least one FFMA for each of its accumulators.
+The instruction mix of the mainloop per 128 of K shows what emulation costs in instructions. Beside four FP8 MMAs of K = 32,
+every thread of a kernel with promotion issues at least one FFMA per accumulator.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ WATCHED = (
     *("LDS", "LDSM", "STS", "STSM", "LDG", "STG", "LDGSTS", "LDL", "STL", "SHFL"),
     *("UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "BAR", "SYNCS", "WARPGROUP"),
 )
-"""Opcodes counted by name; everything else is `other`."""
+"""Opcodes counted by name; all others are counted as `other`."""
 
 
 class Cubin(NamedTuple):
-    """Machine code of one kernel as a user gets it."""
+    """Machine code of one kernel, as a user gets it."""
 
     name: str
-    """What `Case.static` says."""
+    """Name that `Case.static` repeats."""
     code: bytes
     dynamic_shared_bytes: int = 0
-    """Shared memory asked for at the launch, which the code does not tell."""
+    """Dynamic shared memory of the launch, bytes; the code does not contain it."""
 
 
 class Op(NamedTuple):
-    """One instruction of the disassembly."""
+    """One instruction of a disassembly."""
 
     address: int
     opcode: str
@@ -59,41 +59,42 @@ class Op(NamedTuple):
 
     @property
     def base(self) -> str:
+        """Opcode without modifiers."""
         return self.opcode.split(".")[0]
 
 
 class Loop(Spec):
-    """The innermost loop with matrix instructions: one turn of it, in every thread of the warps that run it."""
+    """One iteration of the innermost loop with matrix instructions, per thread."""
 
     instructions: int
     mma: str
-    """Its matrix instruction, for instance QGMMA.64x128x32.F32.E4M3.E4M3."""
+    """Matrix instruction, for instance QGMMA.64x128x32.F32.E4M3.E4M3."""
     mmas: int
     mix: dict[str, int]
     per_128_of_k: dict[str, float]
-    """The mix over as many of these matrix instructions as cover 128 of K for one accumulator tile."""
+    """Instruction mix for 128 of K of one accumulator tile."""
     ffma_per_output: float
-    """FFMAs for each output and 128 of K; 1 is what promotion needs at least."""
+    """FFMAs per output and 128 of K; promotion needs at least 1."""
 
 
-class Kernel(Spec):
+class CompiledKernel(Spec):
     """One function of a kernel's machine code."""
 
     name: str
     function: str
     registers: int
     stack_bytes: int
-    """Stack frame of a thread; spilled registers and indexed arrays lie there."""
+    """Stack frame per thread, bytes: spilled registers and indexed arrays."""
     shared_bytes: int
-    """Static and dynamic."""
+    """Static and dynamic shared memory per CTA, bytes."""
     spill_loads: int
-    """LDL in the code."""
+    """LDL instructions in the code."""
     spill_stores: int
-    """STL in the code."""
+    """STL instructions in the code."""
     instructions: int
     mix: dict[str, int]
     loop: Loop | None
-    """None where no loop has matrix instructions."""
+    """Mainloop; None where no loop has matrix instructions."""
 
 
 class StaticRecord(Spec):
@@ -105,32 +106,32 @@ class StaticRecord(Spec):
     command: str
     target: str
     versions: dict[str, str]
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[CompiledKernel, ...]
 
-    def find(self, name: str) -> tuple[Kernel, ...]:
-        """Functions of the machine code of that name."""
+    def find(self, name: str) -> tuple[CompiledKernel, ...]:
+        """Return the functions of the machine code called `name`."""
         return tuple(kernel for kernel in self.kernels if kernel.name == name)
 
 
 def load(path: Path = FOLDER / "static.json") -> StaticRecord:
-    """The shipped static evidence, or another file of it."""
+    """Read the shipped static evidence, or another file of it."""
     return StaticRecord.model_validate_json(path.read_text())
 
 
-def evidence(cubins: Iterable[Cubin]) -> list[Kernel]:
-    """Read machine code. Raises Unavailable without cuobjdump."""
+def evidence(cubins: Iterable[Cubin]) -> list[CompiledKernel]:
+    """Return the static evidence of machine code. Raises Unavailable without cuobjdump."""
     return [kernel for cubin in cubins for kernel in _kernels(cubin)]
 
 
 def registered() -> Iterator[Cubin]:
-    """Machine code of every registered kernel; compiling needs the extra `kernels`, but no GPU."""
+    """Yield the machine code of every registered kernel. Compiling needs the extra `kernels` but no GPU."""
     for name in REGISTERED:
         yield from getattr(import_module(name), "cubins", lambda: ())()
 
 
 @cache
 def cuobjdump() -> str:
-    """The disassembler: of the PATH, of triton's package, or of the CUDA toolkit. Raises Unavailable if there is none."""
+    """Return the disassembler on the PATH, in triton's package or in the CUDA toolkit. Raises Unavailable without one."""
     triton = find_spec("triton")
     folders = [
         *([Path(triton.origin).parent / "backends/nvidia/bin"] if triton and triton.origin else []),
@@ -138,12 +139,12 @@ def cuobjdump() -> str:
     ]
     found = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=os.pathsep.join(map(str, folders)))
     if found is None:
-        raise Unavailable("cuobjdump is missing; it comes with triton (extra `kernels`) and with the CUDA toolkit")
+        raise Unavailable("cuobjdump was not found; it comes with triton (extra `kernels`) and with the CUDA toolkit")
     return found
 
 
 def dump(option: str, code: bytes) -> str:
-    """What cuobjdump says of machine code, by an option of its own. Raises Unavailable without it."""
+    """Return the output of cuobjdump with `option` for machine code. Raises Unavailable without cuobjdump."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -151,11 +152,11 @@ def dump(option: str, code: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def _kernels(cubin: Cubin) -> Iterator[Kernel]:
+def _kernels(cubin: Cubin) -> Iterator[CompiledKernel]:
     resources = usage(dump("-res-usage", cubin.code))
     for function, ops in functions(dump("-sass", cubin.code)).items():
         counts, used = Counter(op.base for op in ops), resources[function]
-        yield Kernel(
+        yield CompiledKernel(
             name=cubin.name,
             function=function,
             registers=used["REG"],
@@ -170,13 +171,13 @@ def _kernels(cubin: Cubin) -> Iterator[Kernel]:
 
 
 def usage(text: str) -> dict[str, dict[str, int]]:
-    """`cuobjdump -res-usage` by function: REG, STACK, SHARED, LOCAL, ..."""
+    """Parse `cuobjdump -res-usage`: REG, STACK, SHARED, LOCAL and others, by function."""
     parts = re.findall(r"Function (\S+):\n\s*(\S.*)", text)
     return {name: {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)} for name, line in parts}
 
 
 def functions(text: str) -> dict[str, list[Op]]:
-    """`cuobjdump -sass` by function, without the NOPs that fill up the end."""
+    """Parse `cuobjdump -sass`: instructions by function, without the NOPs that pad the end."""
     result: dict[str, list[Op]] = {}
     for line in text.splitlines():
         if match := re.search(r"Function : (\S+)", line):
@@ -187,13 +188,13 @@ def functions(text: str) -> dict[str, list[Op]]:
 
 
 def mix(ops: Sequence[Op]) -> dict[str, int]:
-    """How many of each watched opcode, and of all others together."""
+    """Count each watched opcode, and all others together."""
     counts = Counter(op.base if op.base in WATCHED else "other" for op in ops)
     return {name: counts[name] for name in (*WATCHED, "other") if counts[name]}
 
 
 def main_loop(ops: Sequence[Op]) -> Loop | None:
-    """The innermost loop with matrix instructions; of several, that with the most of them, then the shortest."""
+    """Return the innermost loop with matrix instructions; of several, the one with most of them, then the shortest."""
     loops = []
     for op in ops:
         target = re.search(r"0x([0-9a-f]+)$", op.operands)
@@ -226,7 +227,7 @@ def main_loop(ops: Sequence[Op]) -> Loop | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile every registered kernel, read its machine code, write the record."""
+    """Compile every registered kernel and record what its machine code contains."""
     parser = argparse.ArgumentParser(prog="python -m kernels.bench.static", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the record (JSON)")
     out = parser.parse_args(arguments).out

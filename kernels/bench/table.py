@@ -1,17 +1,18 @@
-"""A record as a table: ours, peers and ceilings of each shape side by side."""
+"""The table of a record: our kernels, peers and ceilings of each shape."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kernels.bench.records import Record, Row
+from kernels.bench.records import BenchRecord, BenchRow
 
 
-def table(record: Record) -> Any:
-    """A rich table, one row a case, the fastest of each shape first.
+def table(record: BenchRecord) -> Any:
+    """Return a rich table with a row per case, the fastest of each shape first.
 
-    us: in bursts, ±% half the spread; sustained: us under the power limit; x peer: speed over the fastest peer of the same
-    kernel; of native, of copy: the times that bound it (Record.bounds) over its own.
+    Columns: `us` is the time in bursts and `±%` half its spread; `sustained` is the time under the power limit, us;
+    `x peer` is the speed relative to the fastest peer; `of native` and `of copy` are bounds (BenchRecord.bounds) over the
+    time.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -38,7 +39,7 @@ def table(record: Record) -> Any:
     return result
 
 
-def _figures(record: Record, row: Row) -> list[Any]:
+def _figures(record: BenchRecord, row: BenchRow) -> list[Any]:
     if row.timing is None:
         from rich.text import Text
 

@@ -1,22 +1,24 @@
 """FP8 GEMMs for Hopper: group-scaled with promotion to FP32 (forward, dgrad, wgrad), grouped by experts, and native.
 
-Each computes D (M, N) = A (M, K) times B (N, K) transposed on torch tensors: E4M3 operands, rows contiguous along K, N a
-multiple of 8 and K of 16. Scales are FP32 (powers of two or not). Scales of 1x128 groups are stored group by group: shape
-(ceil(K / 128), rows), rows contiguous, their pitch a multiple of 4 floats, as `kernels.quantise` writes them.
+Each function computes D (M, N) = A (M, K) B^T with B (N, K). Operands are E4M3 torch tensors, contiguous along K; N is a
+multiple of 8 and K of 16. Scales are FP32, powers of two or not. Scales of 1x128 groups have the shape (ceil(K / 128), rows)
+with contiguous rows and a pitch that is a multiple of 4 floats, as `kernels.quantise` writes them.
 
-To the bit, for each output: four wgmma steps from zero give the partial sum of 128 of K in Hopper's e8m13; it is multiplied
-by the FP32 product of its two scales and added to the FP32 accumulator in one fused multiply-add, in ascending order of K:
-`isa_model.promoted(wgmma, every=128, scale=...)`. Where a plan splits K (`choose(...).split`), each stretch starts from zero
-and the stretches are added in FP32 in ascending order. The output is rounded to nearest even once.
+Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator. One fused
+multiply-add multiplies it by the FP32 product of its two scales and adds it to the FP32 accumulator, in ascending order of K.
+`isa_model.promoted(wgmma, every=128, scale=...)` is the same computation. Where the chosen tile splits K, each part starts
+from zero and the parts are added in FP32 in ascending order. The output is rounded once, to nearest even.
 
-A function raises ValueError for operands it cannot take: device, dtype, shape, stride, alignment.
+Launches go to torch's current stream on the current GPU. Every function raises ValueError for operands that it cannot take
+(device, dtype, shape, stride, alignment).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernels.gemm.run import Operands, issue
+from kernels.gemm.launches import GemmOperands, issue
+from kernels.gemm.tile import PROMOTE_128, ScaleLayout
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +27,11 @@ __all__ = ["gemm", "grouped", "native", "wgrad"]
 
 
 def _wgmmas(promote: int) -> int:
-    """Wgmmas, of 32 products each, between promotions."""
+    """Return the wgmmas, of 32 products each, in an interval of `promote` products. Raises ValueError for other intervals."""
     if isinstance(promote, bool) or not isinstance(promote, int):
-        raise ValueError(f"promote is {promote!r}: a whole number of products is right")
+        raise ValueError(f"promote must be a whole number of products; it is {promote!r}")
     if promote <= 0 or promote % 32:
-        raise ValueError(f"promote = {promote}: a multiple of 32 is right, as many products as a wgmma adds up")
+        raise ValueError(f"promote must be a positive multiple of 32, the products of a wgmma; it is {promote}")
     return promote // 32
 
 
@@ -43,12 +45,14 @@ def gemm(
     promote: int = 128,
     twin: bool = False,
 ) -> torch.Tensor:
-    """Forward and dgrad: A in 1x128 groups, B in 128x128 blocks, `scale_b` (ceil(N / 128), ceil(K / 128)).
+    """Compute a forward or dgrad GEMM: A scaled in 1x128 groups, B in 128x128 blocks.
 
-    `out` (M, N) BF16 (also the default) or FP32 is written and returned. `promote`: products between promotions, 32, 64 or 128.
-    `twin`: the timing twin, which loads the scales but promotes nothing: **its output is wrong by design**.
+    `scale_b` is (ceil(N / 128), ceil(K / 128)). `out` (M, N), BF16 or FP32, is written and returned; by default a new BF16
+    tensor. `promote` is the number of products between promotions: 32, 64 or 128. `twin` launches the timing twin, which
+    loads the scales but promotes nothing: **its output is wrong by design**.
     """
-    return issue(Operands(a, b, scale_a, scale_b, out), scales=1, promote=0 if twin else _wgmmas(promote))
+    x = GemmOperands(a, b, scale_a, scale_b, out)
+    return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else _wgmmas(promote))
 
 
 def wgrad(
@@ -61,12 +65,13 @@ def wgrad(
     accumulate: bool = True,
     twin: bool = False,
 ) -> torch.Tensor:
-    """Weight gradient: A and B in 1x128 groups along K (the tokens), `scale_b` stored as `scale_a`.
+    """Compute a weight gradient: A and B scaled in 1x128 groups along K, the tokens.
 
-    `out` (M, N) FP32 (or BF16 without `accumulate`); with `accumulate`, which needs it, the sum is added to it in one FP32
-    addition. `twin` as for `gemm`.
+    `scale_b` has the layout of `scale_a`. `out` is (M, N) FP32, or BF16 without `accumulate`. With `accumulate`, `out` must be
+    given and the sum is added to it in one FP32 addition. `twin` as for `gemm`.
     """
-    return issue(Operands(a, b, scale_a, scale_b, out), scales=2, promote=0 if twin else 4, add=accumulate)
+    x = GemmOperands(a, b, scale_a, scale_b, out)
+    return issue(x, scales=ScaleLayout.GROUP, promote=0 if twin else PROMOTE_128, add=accumulate)
 
 
 def native(
@@ -78,12 +83,13 @@ def native(
     *,
     promote: int | None = None,
 ) -> torch.Tensor:
-    """One scale each for A and B (FP32 tensors of one element), multiplied with each other and then onto the sum.
+    """Compute a GEMM with one scale for A and one for B, FP32 tensors of one element; their product multiplies the sum.
 
-    `promote`: None leaves the whole sum to the Tensor Core's e8m13 accumulator, fast and imprecise; 32, 64, 128, 256 or 512
-    adds it to FP32 registers every so many products, from zero each time.
+    With `promote` None the Tensor Core's e8m13 accumulator holds the whole sum, which is fast and imprecise. With 32, 64, 128,
+    256 or 512, it restarts from zero after that many products and its value is added to FP32 registers.
     """
-    return issue(Operands(a, b, scale_a, scale_b, out), scales=0, promote=0 if promote is None else _wgmmas(promote))
+    x = GemmOperands(a, b, scale_a, scale_b, out)
+    return issue(x, scales=ScaleLayout.TENSOR, promote=0 if promote is None else _wgmmas(promote))
 
 
 def grouped(
@@ -97,12 +103,14 @@ def grouped(
     *,
     twin: bool = False,
 ) -> torch.Tensor:
-    """Experts: group g's rows `starts[g]` to `starts[g] + counts[g]` of A times its own B; `b` (G, N, K), `scale_b` per group.
+    """Compute the GEMMs of experts: rows `starts[g]` to `starts[g] + counts[g]` of A times the B of group g.
 
-    `starts` and `counts` (G,) int32 lie on the GPU; the host never reads them. Contiguous layout: starts are the running sum
-    of counts, in any alignment. Masked layout: starts are multiples of the most rows a group can have. Rows of `out` that
-    belong to no group are not written.
+    `b` is (G, N, K), `scale_b` (G, ceil(N / 128), ceil(K / 128)). `starts` and `counts` are int32 (G,) on the GPU; the host
+    never reads them. Contiguous layout: `starts` is the running sum of `counts`, with any alignment. Masked layout: `starts`
+    are multiples of the most rows that a group can have. Rows of `out` outside all groups are not written.
+    `twin` as for `gemm`.
     """
     if starts is None or counts is None:
-        raise ValueError("starts and counts say which rows of a belong to which group: give both")
-    return issue(Operands(a, b, scale_a, scale_b, out, starts, counts), scales=1, promote=0 if twin else 4)
+        raise ValueError("starts and counts must both be given: they say which rows of a belong to which group")
+    x = GemmOperands(a, b, scale_a, scale_b, out, starts, counts)
+    return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else PROMOTE_128)

@@ -1,69 +1,83 @@
-"""Which tile a GEMM gets: a short list of tiles, and a small model of what each would take on a Hopper GPU."""
+"""Which tile a GEMM gets: a short list of tiles, and a small model of the time that each would take on a Hopper GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from functools import cache, partial
 
-from kernels.gemm.tile import Problem, Tile
+from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 
 
-def candidates(p: Problem) -> Iterator[Tile]:
-    """Tiles that can compute it, few enough that all are compiled in the tests: none spills."""
-    if p.scales and not p.promote:  # a timing twin: the kernels that promote, without promotion
-        yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=4)))
+def candidates(p: GemmProblem) -> Iterator[Tile]:
+    """Yield the tiles that can compute a GEMM: few enough that the tests compile them all, and none spills."""
+    if p.is_twin:  # a twin must differ from its kernel in the promotion alone
+        yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
-    fixed: dict[str, Any] = {"promote": p.promote, "scales": p.scales, "out": p.out}
-    fixed |= {"add": int(p.add), "grouped": int(p.groups > 0)}
-    promotes = p.promote == 4
-    depth = 2 if (promotes and p.scales) or not p.promote else 1
-    large: tuple[tuple[int, int, int], ...] = ((128, 128, 1),)
-    if not p.promote and p.out == 2:
-        large = ((128, 256, 2), (128, 192, 2), (256, 136, 1))  # beside D in FP32, a ring for 128 x 256 has no room
-    elif not p.groups and (promotes or not p.promote):
-        large = ((256, 128, 1), (128, 192, 2))
-        if p.scales == 2 and p.out == 2:
-            large = ((128, 192, 2),)  # the registers for 256 x 128 do not suffice with every compiler
-        elif promotes and p.scales < 2:
-            large += ((256, 136, 1),)  # where 128 columns just miss a whole number of rounds
-    flat = p.m <= 64 and not p.groups  # 128 rows would be half empty
-    for bm, bn, share in () if flat else large:
-        yield Tile(bm, bn, share=share, **fixed)
-    splits = (1, 2) if p.scales == 1 and p.promote in (0, 4) and not p.groups and p.steps > 1 else (1,)
+    tile = partial(Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0)
+    flat = p.m <= 64 and not p.groups  # tiles of 128 rows would be half empty
+    if not flat:
+        for bm, bn, share in _large(p):
+            yield tile(bm, bn, share=share)
+    depth = _depth(p)
+    # Splitting K gives SMs work where D has too few tiles. It is built for the forward and dgrad GEMMs alone.
+    splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
     for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, (32, 64))):
         for bn in widths:
-            for split in splits:
-                fits = p.scales < 2 or bm == 64 or bn < 128
-                yield Tile(bm, bn, split=split, depth=depth if fits else 1, **fixed)
-    yield Tile(64, 64, share=1, sharers=4, depth=depth, **fixed)
+            # A scale for every column and two steps in flight spill at 128 x 128.
+            spills = p.scales == ScaleLayout.GROUP and bm == bn == 128
+            for split in (1, 2) if splittable else (1,):
+                yield tile(bm, bn, split=split, depth=1 if spills else depth)
+    yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
 
 
-# What the model knows of an H100, in microseconds and bytes per microsecond: fitted to runs of these tiles on DeepSeek-V3's
-# shapes, so that each stands for what is not modelled beside it too. How near the choice comes to the fastest of all tiles,
-# `python benchmarks/tiles.py kernels/records/tiles-h100.json --show` says.
+def _large(p: GemmProblem) -> tuple[tuple[int, int, SharedOperand], ...]:
+    """Return rows, columns and shared operand of the tiles for many rows."""
+    a, b = SharedOperand.A, SharedOperand.B
+    if not p.promote and p.out == OutputType.BF16:
+        # Without a second accumulator, 256 columns fit the registers. Beside D in FP32 their ring does not fit shared memory.
+        return (128, 256, b), (128, 192, b), (256, 136, a)
+    if p.groups or p.promote not in (0, PROMOTE_128):
+        return ((128, 128, a),)
+    if p.scales == ScaleLayout.GROUP and p.out == OutputType.BF16:
+        return ((128, 192, b),)  # 256 x 128 spills with some versions of the compiler
+    if p.scales == ScaleLayout.GROUP or not p.promote:
+        return (256, 128, a), (128, 192, b)
+    # 136 columns where tiles of 128 just miss a whole number of waves.
+    return (256, 128, a), (128, 192, b), (256, 136, a)
+
+
+def _depth(p: GemmProblem) -> int:
+    """Return the steps of K in flight per warpgroup; tile.cuh builds 2 for group scales every 128, and without promotion."""
+    grouped_scales = p.scales != ScaleLayout.TENSOR and p.promote == PROMOTE_128
+    return 2 if grouped_scales or not p.promote else 1
+
+
+# Constants of the model for an H100, fitted to runs of these tiles on DeepSeek-V3's shapes; each also absorbs effects that are
+# not modelled. `python benchmarks/tiles.py kernels/records/tiles-h100.json --show` compares the choice with the fastest tile.
 START_US = 1.6
 SPLIT_US = 1.0
 CLUSTER_OF_FOUR_US = 1.0
 CLUSTERS_OF_FOUR = 30
 """Clusters of four CTAs resident on the GPU at once."""
 L2_BYTES = 12e6
+"""Bytes per microsecond from L2."""
 SM_BYTES_A_CLOCK = 47.0
 """Bytes one SM can load, per clock."""
 MEMORY_BYTES = 3.2e6
+"""Bytes per microsecond from HBM."""
 MEMORY_BYTES_IN_STEP = 3.4e6
-"""Where four CTAs share A: they walk in step, and their rows of B lie side by side."""
+"""The same where four CTAs share A: they advance together and read adjacent rows of B."""
 CLOCKS, CLOCKS_OF_MANY = 1950.0, 1600.0
-"""Clocks per microsecond; with many rows to multiply the power limit sets the clock."""
+"""Clocks per microsecond; from MANY rows on, the power limit sets the clock."""
 RAGGED_US = 2.0
-"""Microseconds for the last 8 columns of a tile, which no bulk store takes."""
+"""Time to store the last 8 columns of a tile, which no bulk store covers, microseconds."""
 MANY = 1024
 
 
-def estimate_us(p: Problem, tile: Tile, multiprocessors: int) -> float:
-    """Estimated duration in microseconds."""
-    clusters = CLUSTERS_OF_FOUR if tile.cluster == 4 else multiprocessors // tile.cluster
+def estimate_us(p: GemmProblem, tile: Tile, sms: int) -> float:
+    """Return the estimated duration on a GPU with `sms` SMs, microseconds."""
+    clusters = CLUSTERS_OF_FOUR if tile.cluster == 4 else sms // tile.cluster
     slots = tile.cluster * clusters
     ctas = tile.tiles(p) * tile.split
     active = min(ctas, slots)
@@ -71,12 +85,12 @@ def estimate_us(p: Problem, tile: Tile, multiprocessors: int) -> float:
     math = tile.bm * tile.bn / 32 / clocks
     if p.promote and tile.depth == 1:
         math *= (1.1 if tile.bm == 256 else 1.13) * (1.0 if tile.bn % 64 == 0 else 1.04)
-    a_rows = tile.bm / (tile.sharers if tile.share == 1 else 1)
-    b_rows = tile.bn / (tile.sharers if tile.share == 2 else 1)
-    landing = (tile.bm + tile.bn) * 128 / (SM_BYTES_A_CLOCK * clocks)
-    step = max(math, landing, active * (a_rows + b_rows) * 128 / L2_BYTES)
+    a_rows = tile.bm / (tile.sharers if tile.share == SharedOperand.A else 1)
+    b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
+    load = (tile.bm + tile.bn) * 128 / (SM_BYTES_A_CLOCK * clocks)
+    step = max(math, load, active * (a_rows + b_rows) * 128 / L2_BYTES)
     waves = -(-ctas // slots)
-    store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # what of it nothing hides
+    store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that nothing hides
     store += RAGGED_US if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
     moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
@@ -86,8 +100,8 @@ def estimate_us(p: Problem, tile: Tile, multiprocessors: int) -> float:
 
 
 @cache
-def choose(p: Problem, multiprocessors: int) -> Tile:
-    """The tile with the shortest estimate; of a timing twin that of its kernel."""
-    if p.scales and not p.promote:
-        return replace(choose(replace(p, promote=4), multiprocessors), promote=0)
-    return min(candidates(p), key=lambda tile: estimate_us(p, tile, multiprocessors))
+def choose(p: GemmProblem, sms: int) -> Tile:
+    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets that of its kernel."""
+    if p.is_twin:
+        return replace(choose(replace(p, promote=PROMOTE_128), sms), promote=0)
+    return min(candidates(p), key=lambda tile: estimate_us(p, tile, sms))

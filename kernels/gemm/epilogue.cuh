@@ -1,6 +1,6 @@
-// From accumulators to D: staged in shared memory for bulk copies, or straight to memory where those cannot write.
+// Epilogue: accumulators to D, staged in shared memory for bulk stores, or directly to memory where bulk stores cannot write.
 
-// Where 16 bytes of a staged part lie: boxes of BOX columns one after the other, their rows swizzled as the copy wants it.
+// Offset of 16 bytes of a staged part. Boxes of BOX columns follow one another; their rows are swizzled as the copy requires.
 __device__ __forceinline__ int staged_at(int row, int byte) {
   constexpr int WIDTH = BOX * OUT;
   const int at = row * WIDTH + byte % WIDTH;
@@ -24,7 +24,8 @@ __device__ __forceinline__ void stage_part(u32 to, const float (&acc)[NSTORED]) 
   }
 }
 
-// The first `rows` staged rows, 16 bytes at a time: where a group ends inside the tile, the next group's rows stay as they are.
+// Stores the first `rows` staged rows, 16 bytes at a time. Where a group ends inside the tile, the next group's rows must not
+// change.
 __device__ __noinline__ void store_ragged(const Arguments &p, const char *from, int row, int rows, int column) {
   constexpr int CHUNKS = STORED * OUT / 16;
   for (int j = threadIdx.x % 128; j < rows * CHUNKS; j += 128) {
@@ -33,7 +34,7 @@ __device__ __noinline__ void store_ragged(const Arguments &p, const char *from, 
   }
 }
 
-// The thread's numbers of the last 8 columns, where those are not in a box.
+// Stores the thread's values of the last 8 columns, where no box covers them.
 __device__ __forceinline__ void store_rest(const Arguments &p, const float (&x)[NSTORED], int row, int column) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -46,8 +47,8 @@ __device__ __forceinline__ void store_rest(const Arguments &p, const float (&x)[
   }
 }
 
-// Of a tile whose other half of K another CTA has summed: hands it the columns that it stores, and takes and adds those that
-// this one stores. (0 + a) + b is (0 + b) + a.
+// Split K: two CTAs hold sums over one half of K each. Sends the other CTA the columns that it stores, and adds what it sends of
+// the columns that this CTA stores. The order does not matter, since (0 + a) + b equals (0 + b) + a.
 __device__ __forceinline__ void exchange(float (&mine)[PARTS][NSTORED], const float (&acc)[PARTS][NACC], u32 place, u32 received) {
   const int rank = cluster_rank();
 #pragma unroll

@@ -1,14 +1,14 @@
-// D = A B^T on Hopper's FP8 Tensor Cores, group scales and promotion to FP32 included: one persistent, warp-specialised kernel.
+// D = A B^T on Hopper's FP8 Tensor Cores with group scales and promotion to FP32: a persistent, warp-specialised kernel.
 //
-// A producer warp feeds a ring of shared-memory stages, 128 of K each, by bulk tensor copies. Math warpgroups multiply a
-// stage into `part`, starting from zero, and add `part` times its scales to `acc` in FP32: the promotion that Hopper's
-// e8m13 accumulator needs. While one warpgroup promotes, the other's wgmmas run. Before this text stand the instructions
-// (ptx.cuh), the tile and its parameters (tile.cuh), and how D is stored (epilogue.cuh).
+// A producer warp fills a ring of shared-memory stages, 128 of K each, by bulk tensor copies. Math warpgroups multiply a stage
+// into `part`, starting from zero, and add `part` times its scales to `acc` in FP32: the promotion that Hopper's e8m13
+// accumulator needs. While one warpgroup promotes, the other's wgmmas run. ptx.cuh (instructions), tile.cuh (tile and
+// parameters) and epilogue.cuh (stores of D) precede this text.
 
 // -- promotion -------------------------------------------------------------------------------------------------------
 
-// acc += part * scale. `f`: scale of the thread's two rows times that of each block of columns; the tile starts `offset`
-// columns into the first.
+// acc += part * scale. `f` is the scale of each of the thread's two rows times that of each block of columns; the tile starts
+// `offset` columns into the first block.
 __device__ __forceinline__ void promote(const int offset, float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
@@ -18,7 +18,7 @@ __device__ __forceinline__ void promote(const int offset, float (&acc)[NACC], co
   }
 }
 
-// f(offset) for an offset known only as it runs: one copy of the text for each that there is, a constant in it.
+// Calls f(offset) with the offset as a constant: the code is instantiated once per possible offset.
 template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offset, const F &f) {
   if constexpr (O + STEP < 128) {
     if (offset != O) return at_offset<O + STEP>(offset, f);
@@ -26,7 +26,7 @@ template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offs
   f(O);
 }
 
-// The same with a scale for every column, from shared memory: acc += part * (scale of row * scale of column).
+// acc += part * (scale of row * scale of column), with a scale for every column from shared memory.
 __device__ __forceinline__ void promote_rows(float (&acc)[NACC], const float (&part)[NACC], float low, float high, u32 sb) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
@@ -38,7 +38,7 @@ __device__ __forceinline__ void promote_rows(float (&acc)[NACC], const float (&p
   }
 }
 
-// What a timing twin does with the scales of columns: it loads them.
+// A timing twin loads the scales of columns and does nothing else with them.
 __device__ __forceinline__ float promote_nothing(u32 sb) {
   float loaded = 0.0f;
 #pragma unroll
@@ -76,18 +76,18 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   if (CLUSTER > 1) cluster_sync();
   else __syncthreads();
 
-  const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the same for the warp, and the compiler knows
+  const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);  // warp-uniform, and known to be so by the compiler
   Walk walk(p, groups);
   Tile tile;
   Ring ring;
-  bool more = walk.next(tile);  // all that needs no input comes before the wait for them
+  bool more = walk.next(tile);  // everything that needs no input precedes the wait for the inputs
   if (wg == WGS) {
-    // The producers: a thread for the copies, a warp for B's scales of blocks, whose pitch the copies do not take.
+    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support.
     if (WGS == 2) fewer_registers<40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
-      // Asks the first steps of B into L2 while the grid before still runs: a hint that reads nothing. Should that grid
-      // write B, its writes and our reads meet in L2.
+      // Prefetches the first steps of B into L2 while the previous grid still runs. This is safe: it reads nothing, and if that
+      // grid writes B, its writes and our reads go through L2.
       if (!GROUPED && more)
         for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k)
           tma_prefetch(&b, k * 128, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
@@ -104,7 +104,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           else tma_load(to + A_BYTES, &b, k * 128, b_row, bar);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
-          // What will be added to comes into L2 meanwhile, a box in each step.
+          // Prefetches the D that will be added to into L2, one box per step.
           const int box = k - tile.from;
           if (ADD && box < BM / 64 * (BOXED / BOX)) tma_prefetch(&d, tile.column + box % (BOXED / BOX) * BOX, tile.row + box / (BOXED / BOX) * 64);
         }
@@ -113,7 +113,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       const int lane = threadIdx.x % 32, k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
       wait_for_inputs();
       for (; more; more = walk.next(tile)) {
-        float ahead[BLOCKS];  // of 32 steps, each lane has one
+        float ahead[BLOCKS];  // scales of the next 32 steps, one step per lane
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
           const int step = (k - tile.from) % 32;
 #pragma unroll
@@ -133,14 +133,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   } else {
     if (WGS == 2) more_registers<232>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const int row = wg * PARTS * 64;  // of the warpgroup's tile in the CTA's
+    const int row = wg * PARTS * 64;  // first row of the warpgroup within the CTA's tile
     const auto release = [&](int stage) {
       __syncwarp();
       if (SHARE) {
         if (lane < SHARERS) barrier_arrive(empty + 8 * stage, lane);
       } else if (lane == 0) barrier_arrive(empty + 8 * stage);
     };
-    // Through a shuffle, so that the compiler keeps them in uniform registers and does not compute them again in each step.
+    // The shuffles make the compiler keep these in uniform registers instead of recomputing them in each step.
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
@@ -154,9 +154,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
         for (int i = 0; i < NACC; ++i) acc[h][i] = 0.0f;
       const int offset = tile.column % 128;
-      // Where the scale of this thread's first row in a part lies; the second row is 8 further.
+      // Address of the scale of this thread's first row in a part; the second row is 8 further.
       u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
-      asm volatile("" : "+r"(first_scale));  // computed here, not again in each step
+      asm volatile("" : "+r"(first_scale));  // computed once, not in each step
       const u32 of_columns = base + SCALES_AT + SA_FLOATS * 4;
       const auto of_blocks = [&](float(&x)[BLOCKS], int stage) {
 #pragma unroll
@@ -192,7 +192,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           else at_offset(offset, [&](const int at) { promote(at, acc[0], part, f); });
           if (SCALES == 2) release(used);
         };
-        int k = tile.from;  // no branch around a wgmma in flight, or the compiler lets none run on
+        int k = tile.from;  // no branch around a wgmma in flight: the compiler would wait for it
         if (k < tile.to) {
           start(part[0], f[0], stages[0]);
           for (; k + 2 < tile.to; k += 2) {
@@ -211,10 +211,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         }
       } else {
         float part[NACC];
-        float loaded = 0.0f;  // a timing twin's use of its scales
-        int before = -1;      // stage whose wgmmas may still run, where two may
-        u32 ready = 0;  // whether the stage to come is known to be full
-        if (WGS == 2) named_sync(1, MATH);  // who starts a tile together holds its stages shorter
+        float loaded = 0.0f;  // keeps a timing twin's loads of scales alive
+        int before = -1;      // with two steps in flight: the stage whose wgmmas may still run
+        u32 ready = 0;  // whether the next stage is known to be full
+        if (WGS == 2) named_sync(1, MATH);  // warpgroups that start a tile together release its stages sooner
         at_offset(SCALES == 1 && PROMOTE ? offset : 0, [&](const int at) {
           for (int k = tile.from; k < tile.to; ++k) {
             const int stage = ring.stage;
@@ -222,14 +222,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
             if (!ready) barrier_wait(full + 8 * stage, ring.parity);
             float now[BLOCKS];
             of_blocks(now, stage);
-            constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums of a stage
-            constexpr int STEPS = PROMOTE > 4 ? PROMOTE / 4 : 1;                 // stages of a sum
+            constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums per stage
+            constexpr int STEPS = PROMOTE > 4 ? PROMOTE / 4 : 1;                 // stages per sum
 #pragma unroll
             for (int h = 0; h < PARTS; ++h) {
               const float low = SCALES ? load_shared(s + h * 256) : 1.0f, high = SCALES ? load_shared(s + h * 256 + 32) : 1.0f;
 #pragma unroll
               for (int run = 0; run < RUNS; ++run) {
-                const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last that reads this stage
+                const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last to read this stage
                 float(&sum)[NACC] = PROMOTE ? part : acc[h];
                 pin(sum);
                 wgmma_fence();
@@ -246,7 +246,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   for (int j = 0; j < BLOCKS; ++j) loaded += f[j][0] + f[j][1];
                   if (SCALES == 2 && closing) loaded += promote_nothing(of_columns + stage * STAGE_SCALES);
                 }
-                if (closing) {  // asked while the last wgmmas of this stage run, which hides the answer's delay
+                if (closing) {  // polled while the last wgmmas of this stage run, which hides the latency
                   ring.step();
                   ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);
                 }
@@ -255,8 +255,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   if (before >= 0) release(before);
                   before = stage;
                 } else {
-                  // Also where nothing is promoted: the other warpgroup's wgmmas run meanwhile, and to queue more of one's own
-                  // behind them takes longer.
+                  // Waits even without promotion: the other warpgroup's wgmmas run meanwhile, and queueing more of one's own
+                  // behind them is slower.
                   wgmma_wait<0>();
                   pin(sum);
                   if (closing && !(SCALES == 2 && PROMOTE)) release(stage);
@@ -287,7 +287,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
           for (int i = 0; i < NSTORED; ++i) x[i] = __fmul_rn(x[i], alpha);
         }
-        if (h % STAGED == 0) {  // what was staged before has been read
+        if (h % STAGED == 0) {  // the previously staged part has been read
           if (first) tma_wait_read();
           __syncwarp();
           named_sync(2 + wg, 128);
@@ -306,7 +306,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           }
           tma_commit();
         }
-        __syncwarp();  // what follows wants whole warps
+        __syncwarp();  // the following code needs converged warps
       };
       float sums[PARTS][NSTORED];
       if (SPLIT == 2) {
@@ -323,5 +323,5 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (threadIdx.x % 128 == 0) tma_wait_read();
   }
   __syncwarp();
-  if (SHARE) cluster_sync();  // a CTA stays while the others may still signal its barriers
+  if (SHARE) cluster_sync();  // a CTA must not exit while others may still signal its barriers
 }

@@ -1,4 +1,4 @@
-"""The group-scaled GEMM as plain Triton: the same sums as gemm.cu, to be read. It is no baseline."""
+"""The group-scaled GEMM in plain Triton, for reading: the same sums as gemm.cu. It is not a baseline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def kernel(  # type: ignore[no-untyped-def]
     a, b, scale_a, scale_b, out, m, n, k, scale_pitch, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr
 ):
-    """One BM x BN tile of D = A B^T: per GROUP of K a product from zero, times its scales, added in FP32."""
+    """Compute one BM x BN tile of D = A B^T: per GROUP of K a product from zero, times its scales, added in FP32."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     along = tl.arange(0, GROUP)
@@ -29,7 +29,7 @@ def kernel(  # type: ignore[no-untyped-def]
         )
         of_rows = tl.load(scale_a + g * scale_pitch + rows, rows < m, 0.0)
         of_columns = tl.load(scale_b + columns // GROUP * groups + g, columns < n, 0.0)
-        # The whole group in the Tensor Core's own accumulator, as gemm.cu has it; then one multiplication and addition.
+        # The group is summed in the Tensor Core's accumulator, as in gemm.cu; then one fused multiply-add.
         part = tl.dot(x, y, max_num_imprecise_acc=GROUP)
         total += part * (of_rows[:, None] * of_columns[None, :])
     tl.store(out + rows[:, None] * n + columns[None, :], total, (rows[:, None] < m) & (columns[None, :] < n))
@@ -38,7 +38,7 @@ def kernel(  # type: ignore[no-untyped-def]
 def gemm(
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
-    """`kernels.gemm.gemm` for contiguous operands: A (M, K), B (N, K), `scale_a` (ceil(K / 128), M), blocks of `scale_b`."""
+    """Compute `kernels.gemm.gemm` for contiguous operands and return `out`."""
     (m, k), n = a.shape, b.shape[0]
     grid = (triton.cdiv(m, 128), triton.cdiv(n, 128))
     kernel[grid](a, b, scale_a, scale_b, out, m, n, k, scale_a.stride(0), BM=128, BN=128, GROUP=128, num_warps=8)

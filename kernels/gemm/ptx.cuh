@@ -1,4 +1,4 @@
-// PTX of Hopper's asynchronous machinery, one function an instruction: mbarriers, bulk tensor copies, wgmma, clusters.
+// PTX of Hopper's asynchronous instructions, one function each: mbarriers, bulk tensor copies, wgmma, clusters.
 // NVRTC has no CUDA headers here, so the tensor map is an opaque block of bytes.
 
 typedef unsigned long long u64;
@@ -34,8 +34,8 @@ __device__ __forceinline__ void store_shared2(u32 address, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
 
-// Global memory; volatile, so that it is asked for where it is written. Not ld.global.nc, although it is only read: ptxas may
-// lift loads of what it is told is constant over the wait for the grid before.
+// Loads from global memory. Volatile, so that the load stays in place. Not ld.global.nc, although the data is only read: ptxas may
+// move loads that it is told are constant before the wait for the previous grid.
 __device__ __forceinline__ float load_global(const float *p) {
   float x;
   asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p));
@@ -48,7 +48,7 @@ __device__ __forceinline__ void barrier_init(u32 bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));
 }
 
-// Makes the barriers seen by the other CTAs of the cluster and by the copies.
+// Makes initialised barriers visible to the other CTAs of the cluster and to bulk copies.
 __device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 __device__ __forceinline__ void barrier_expect(u32 bar, int bytes) {
@@ -59,14 +59,14 @@ __device__ __forceinline__ void barrier_arrive(u32 bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
-// The same barrier in CTA `cta` of the cluster.
+// Arrives at the same barrier in CTA `cta` of the cluster.
 __device__ __forceinline__ void barrier_arrive(u32 bar, int cta) {
   asm volatile("{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;\n"
                "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(bar), "r"(cta)
                : "memory");
 }
 
-// Whether the phase of this parity is complete or soon becomes so; no where it is not asked.
+// Returns whether the phase of this parity is complete or completes soon; false unless `asked`.
 __device__ __forceinline__ u32 barrier_done(u32 bar, u32 parity, bool asked) {
   u32 done;
   asm volatile("{ .reg .pred p, q; setp.ne.u32 q, %3, 0; setp.ne.u32 p, 0, 0;\n"
@@ -96,7 +96,7 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// 16 bytes into the shared memory of CTA `cta` of the cluster, whose barrier counts them as they land.
+// Writes 16 bytes to the shared memory of CTA `cta` of the cluster; its barrier counts them on arrival.
 __device__ __forceinline__ void send(u32 to, int cta, float4 v, u32 bar) {
   asm volatile("{ .reg .b32 place, told; mapa.shared::cluster.u32 place, %0, %1; mapa.shared::cluster.u32 told, %2, %1;\n"
                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [place], {%3, %4, %5, %6}, [told]; }" ::
@@ -114,14 +114,14 @@ __device__ __forceinline__ void tma_load(u32 to, const TensorMap *map, int x, in
                "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
 }
 
-// Into the same place of every CTA of `mask`, each told by its own barrier.
+// Multicast: loads to the same address in every CTA of `mask`; each CTA's own barrier counts the bytes.
 __device__ __forceinline__ void tma_load(u32 to, const TensorMap *map, int x, int y, u32 bar, unsigned short mask) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
                " [%0], [%1, {%2, %3}], [%4], %5;" ::
                "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar), "h"(mask) : "memory");
 }
 
-// Into L2, and nothing more.
+// Prefetches into L2.
 __device__ __forceinline__ void tma_prefetch(const TensorMap *map, int x, int y) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
 }
@@ -138,16 +138,16 @@ __device__ __forceinline__ void tma_add(const TensorMap *map, u32 from, int x, i
 
 __device__ __forceinline__ void tma_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
-// All stores of this thread have read shared memory.
+// Waits until all bulk stores of this thread have read shared memory.
 __device__ __forceinline__ void tma_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
-// Makes ordinary writes to shared memory seen by the copies that follow.
+// Makes ordinary writes to shared memory visible to the following bulk copies.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // -- wgmma -----------------------------------------------------------------------------------------------------------
 
-// The low word of a descriptor: K-major rows of 128 bytes, 128-byte swizzle; eight rows, 1024 bytes, are one atom.
-// An offset in bytes, divided by 16, may be added. The high word is the same for all (tile.py, DESCRIPTOR_HIGH).
+// Low word of an operand's descriptor: K-major rows of 128 bytes, 128-byte swizzle, atoms of eight rows (1024 bytes). An offset in
+// bytes, divided by 16, may be added. The high word is the same for all operands (tile.py, DESCRIPTOR_HIGH).
 __device__ __forceinline__ u32 descriptor(u32 address) { return (address & 0x3FFFF) >> 4 | 1 << 16; }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -156,7 +156,7 @@ template <int LEFT> __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 
-// Keeps the compiler from moving reads and writes of an accumulator across wgmma's asynchronous ones.
+// Keeps the compiler from moving accesses to an accumulator across asynchronous wgmmas.
 template <int N> __device__ __forceinline__ void pin(float (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(x[i])::"memory");
@@ -175,15 +175,15 @@ __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c,
                "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
-// -- the grids before and after in the stream ------------------------------------------------------------------------
+// -- previous and next grid on the stream ---------------------------------------------------------------------------
 
-// Waits until they have ended and their writes are seen; nothing of global memory is read or written before.
+// Waits until the previous grid has ended and its writes are visible; no access to global memory may precede this.
 __device__ __forceinline__ void wait_for_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
-// Lets the next one set itself up while this one runs.
+// Lets the next grid start while this one runs.
 __device__ __forceinline__ void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
 
-// -- registers: those that a warpgroup gives up, another may take --------------------------------------------------------
+// -- registers: a warpgroup releases some, another takes them -----------------------------------------------------------
 
 template <int COUNT> __device__ __forceinline__ void fewer_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));

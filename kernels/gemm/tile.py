@@ -1,164 +1,204 @@
-"""A GEMM, and what its kernel is compiled for: the shape of its tile and what it does with scales, constants of its text."""
+"""A GEMM as the kernels see it, and the tile that a kernel is compiled for: constants in front of its CUDA text."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
 SHARED_BYTES = 232_448
-"""Shared memory that one CTA of a Hopper SM can have (CUDA programming guide, compute capability 9.0)."""
-
+"""Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
-"""Groups of rows in a grouped GEMM: their table lies in shared memory."""
+"""Largest number of groups in a grouped GEMM; their table is in shared memory."""
+PROMOTE_128 = 4
+"""Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
+
+
+class ScaleLayout(IntEnum):
+    """Which elements share a scale; the values are those of SCALES in tile.cuh."""
+
+    TENSOR = 0
+    """One scale for A and one for B, applied in the epilogue."""
+    BLOCK = 1
+    """A in groups of 1x128, B in blocks of 128x128: forward and dgrad."""
+    GROUP = 2
+    """A and B in groups of 1x128: wgrad."""
+
+
+class OutputType(IntEnum):
+    """Element type of D; the values are bytes per element, as OUT in tile.cuh."""
+
+    BF16 = 2
+    FP32 = 4
+
+
+class SharedOperand(IntEnum):
+    """Operand that the CTAs of a cluster load once for all of them; the values are those of SHARE in tile.cuh."""
+
+    NONE = 0
+    A = 1
+    """CTAs side by side along N, multicast of A."""
+    B = 2
+    """CTAs side by side along M, multicast of B."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A GEMM as the kernels see it: sizes, groups of rows (0: not grouped), and the fixed parameters of its kernel."""
+class GemmProblem:
+    """Size of a GEMM and the options that its kernel is compiled with."""
 
     m: int
     n: int
     k: int
-    groups: int
-    scales: int
-    promote: int
-    out: int
-    add: bool
+    _: KW_ONLY
+    groups: int = 0
+    """Groups of rows, each with its own B; 0 for a GEMM without groups."""
+    scales: ScaleLayout = ScaleLayout.BLOCK
+    promote: int = PROMOTE_128
+    """Wgmmas between promotions to FP32; 0 for none."""
+    out: OutputType = OutputType.BF16
+    add: bool = False
+    """Whether the sum is added to D."""
 
     @property
     def steps(self) -> int:
-        """Stretches of 128 along K."""
+        """Steps of 128 along K."""
         return -(-self.k // 128)
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether this is a timing twin: scales of groups are loaded but nothing is promoted."""
+        return self.scales != ScaleLayout.TENSOR and not self.promote
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Parameters of one compiled kernel; tile.cuh says what each means. `stages` 0: as many as shared memory holds."""
+    """Parameters of one compiled kernel, explained in tile.cuh. With `stages` 0, shared memory sets their number."""
 
     bm: int
     bn: int
-    share: int = 0
+    _: KW_ONLY
+    share: SharedOperand = SharedOperand.NONE
     sharers: int = 2
     split: int = 1
-    promote: int = 4
-    scales: int = 1
-    out: int = 2
-    add: int = 0
-    grouped: int = 0
+    promote: int = PROMOTE_128
+    scales: ScaleLayout = ScaleLayout.BLOCK
+    out: OutputType = OutputType.BF16
+    add: bool = False
+    grouped: bool = False
     depth: int = 1
     stages: int = 0
 
     @property
     def cluster(self) -> int:
-        """CTAs of a cluster."""
+        """CTAs per cluster."""
         return self.sharers if self.share else self.split
 
     @property
     def name(self) -> str:
-        """As records of the bench name its machine code."""
-        kind = ("native", "promoted", "wgrad")[self.scales] + ("-twin" if self.scales and not self.promote else "")
-        every = f"-every{32 * self.promote}" if self.promote not in (0, 4) or (self.promote and not self.scales) else ""
-        shared = f"-share{'ab'[self.share - 1]}{self.sharers}" if self.share else ""
+        """Name of the machine code in the bench's records, for instance `gemm-promoted-256x128-sharea2`."""
+        kind = {ScaleLayout.TENSOR: "native", ScaleLayout.BLOCK: "promoted", ScaleLayout.GROUP: "wgrad"}[self.scales]
+        twin = "-twin" if self.scales and not self.promote else ""
+        usual = (0, PROMOTE_128) if self.scales else (0,)
+        every = "" if self.promote in usual else f"-every{32 * self.promote}"
+        shared = f"-share{self.share.name.lower()}{self.sharers}" if self.share else ""
         split = f"-split{self.split}" if self.split > 1 else ""
-        return f"gemm-{kind}{every}-{self.bm}x{self.bn}{shared}{split}{'-grouped' if self.grouped else ''}"
+        grouped = "-grouped" if self.grouped else ""
+        return f"gemm-{kind}{twin}{every}-{self.bm}x{self.bn}{shared}{split}{grouped}"
 
     @property
     def warpgroups(self) -> int:
-        """Warpgroups that multiply; one more loads."""
+        """Math warpgroups per CTA; one more is the producer."""
         return min(2, self.bm // 64)
 
     @property
     def threads(self) -> int:
+        """Threads per CTA."""
         return 128 * (self.warpgroups + 1)
 
     @property
     def box_columns(self) -> int:
-        """Columns of D that one bulk store writes: rows of 128, 64 or 32 bytes."""
-        row_bytes = self._boxed * self.out
+        """Columns of D in one bulk store, whose rows are 128, 64 or 32 bytes long."""
+        row_bytes = self._bulk_columns * self.out
         return next(width for width in (128, 64, 32) if row_bytes % width == 0) // self.out
 
     @property
-    def _boxed(self) -> int:
+    def _bulk_columns(self) -> int:
+        """Columns of a CTA's part of D that bulk stores write."""
         return self.bn // self.split // 16 * 16
 
     @property
     def scale_box(self) -> int:
-        """Scales of A that one copy brings: a group's first row may lie anywhere, a copy starts at a multiple of 4."""
+        """Scales of A in one bulk copy. A group may start at any row but a copy only at a multiple of 4."""
         return self.bm + 4 * self.grouped
 
-    @property
-    def _team_rows(self) -> int:
-        return self.bm * (self.sharers if self.share == 2 else 1)
+    def tiles(self, p: GemmProblem) -> int:
+        """Tiles of D in whole clusters; an upper bound for a grouped GEMM, whose groups the host does not know."""
+        down = self.bm * (self.sharers if self.share == SharedOperand.B else 1)
+        across = self.bn * (self.sharers if self.share == SharedOperand.A else 1)
+        clusters = (-(-p.m // down) + p.groups) * -(-p.n // across)
+        return clusters * (self.sharers if self.share else 1)
 
-    @property
-    def _team_columns(self) -> int:
-        return self.bn * (self.sharers if self.share == 1 else 1)
-
-    def tiles(self, p: Problem) -> int:
-        """Tiles of D, teams counted whole; of a grouped GEMM at most, since the host does not know the groups."""
-        rows = -(-p.m // self._team_rows) + p.groups
-        teams = rows * -(-p.n // self._team_columns)
-        return teams * (self.sharers if self.share else 1)
-
-    def ctas(self, p: Problem, multiprocessors: int) -> int:
-        """CTAs of a launch: all tiles, or what the machine holds at once if that is less and the kernel walks them."""
-        held = multiprocessors // self.cluster * self.cluster
-        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), held)
+    def ctas(self, p: GemmProblem, sms: int) -> int:
+        """CTAs of a launch: one per tile, or as many as are resident at once, which then walk the tiles."""
+        resident = sms // self.cluster * self.cluster
+        return self.tiles(p) * self.split if self.split > 1 else min(self.tiles(p), resident)
 
     @cached_property
     def sized(self) -> Tile:
-        """The same with the number of stages that fits."""
+        """The same tile with the number of stages that shared memory holds."""
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - 8 - table
-        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads only wait for each other
+        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight only wait for each other
         return replace(self, stages=min(most, left // self._stage))
 
     @property
     def _staging(self) -> int:
-        """Bytes in which D is staged for its bulk stores, and the sums of the other half of K received."""
-        parts = 1 if self.out == 4 else self.bm // self.warpgroups // 64
-        one = -(-64 * self._boxed * self.out * parts // 1024) * 1024
+        """Bytes for the staging of D and, with split K, for the partial sums of the other CTA."""
+        parts = 1 if self.out == OutputType.FP32 else self.bm // self.warpgroups // 64
+        one = -(-64 * self._bulk_columns * self.out * parts // 1024) * 1024
         received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
         return one * self.warpgroups + received
 
     @property
     def _stage(self) -> int:
-        of_a = -(-self.scale_box // 32) * 32 if self.scales else 0
-        of_b = (0, 32, -(-self.bn // 32) * 32)[self.scales]
-        return (self.bm + self.bn) * 128 + (of_a + of_b) * 4 + 16
+        """Bytes of a stage: operands, scales and two barriers."""
+        scales_a = -(-self.scale_box // 32) * 32 if self.scales else 0
+        scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
+            self.scales
+        ]
+        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16
 
     def shared_bytes(self, groups: int = 0) -> int:
-        """Dynamic shared memory of a launch, bytes; `groups` of rows in a grouped GEMM."""
+        """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
         return tile.stages * tile._stage + tile._staging + 8 + 8 * groups
 
     @property
     def constants(self) -> str:
         """The parameters as tile.cuh reads them."""
-        values = ", ".join(f"{name.upper()} = {value}" for name, value in asdict(self.sized).items())
+        values = ", ".join(f"{name.upper()} = {int(value)}" for name, value in asdict(self.sized).items())
         return f"constexpr int {values};"
 
     @cached_property
     def source(self) -> str:
         """CUDA C++ of the kernel."""
-        return self.around(kernel_text())
+        return self.with_text(kernel_text())
 
-    def around(self, text: str) -> str:
-        """The same with another text of the kernel, to try it."""
-        return f"{self.constants}\n{read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
+    def with_text(self, text: str) -> str:
+        """CUDA C++ with another kernel text, to try a change of it."""
+        return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
 
 
-def read(name: str) -> str:
-    """A file of CUDA C++ beside this one."""
+def _read(name: str) -> str:
     return (Path(__file__).parent / name).read_text()
 
 
 def kernel_text() -> str:
-    """The kernel, after its parameters and the instructions it uses."""
-    return "\n".join(map(read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
+    """The kernel without its constants and PTX wrappers."""
+    return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
@@ -166,7 +206,7 @@ DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
 
 
 def _wgmma(n: int) -> str:
-    """The wrapper of wgmma for N = `n`: its accumulator's registers must be written out one by one."""
+    """Return the wrapper of wgmma for N = `n`. PTX needs the accumulator's registers written out one by one."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))

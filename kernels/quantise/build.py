@@ -1,21 +1,22 @@
-"""The quantisation kernels as machine code: the choices that make one of the tile kernel, and NVRTC."""
+"""Builds of the quantisation kernels: the options that tile.cu is compiled with, and their machine code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from kernels.launch import MULTIPROCESSORS, Kernel
+from kernels import nvrtc
+from kernels.launch import SMS, Kernel
 
-HERE = Path(__file__).parent
 THREADS = 256
+"""Threads per CTA."""
 
 
 @dataclass(frozen=True, eq=True)
 class Choice:
-    """What one build of tile.cu does; the fields are its macros, explained there."""
+    """Options of one build of tile.cu: the macros that tile.cuh explains."""
 
     source: Literal["BF16", "E4M3", "SWIGLU"] = "BF16"
     target: Literal["E4M3", "E5M6"] = "E4M3"
@@ -29,11 +30,11 @@ class Choice:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name not in ("source", "target") and value not in (False, True):
-                raise ValueError(f"{name} is {value!r}; True or False is right")
+                raise ValueError(f"{name} must be True or False; it is {value!r}")
 
     @property
     def name(self) -> str:
-        """Name of its machine code: `bf16-rows-columns`, for instance."""
+        """Name of the machine code, for instance `bf16-rows-columns`."""
         flags = [name for name, value in vars(self).items() if value is True]
         return "-".join([self.source.lower(), *(["e5m6"] if self.target == "E5M6" else []), *flags]).replace("_", "-")
 
@@ -44,35 +45,35 @@ class Choice:
 
     @property
     def across(self) -> bool:
-        """Whether a thread's pieces lie beside one another, not one below the other: the scales of a row then go together."""
+        """Whether a thread's pieces are side by side, not one below the other, so that it has several scales of one row."""
         return self.send
 
     @property
     def min_blocks(self) -> int:
-        """Blocks that a multiprocessor must be able to hold, which bounds registers; the fastest on an H200."""
+        """CTAs that an SM must be able to hold, which limits registers. The values are the fastest on an H200."""
         if self.source == "SWIGLU":
             return 6
         return 3 if self.source == "E4M3" and not self.power_of_2 else 4
 
     @property
     def ahead(self) -> int:
-        """Blocks that run at once: the one so many after a block takes its place."""
-        return MULTIPROCESSORS * self.min_blocks
+        """CTAs resident on the GPU at once. The CTA that many places later takes over a CTA's place."""
+        return SMS * self.min_blocks
 
     @property
     def down_first(self) -> bool:
-        """Whether blocks go down the matrix first, and then across."""
+        """Whether CTAs are ordered down the matrix first, then across."""
         return self.columns and not self.rows
 
     def grid(self, m: int, k: int) -> tuple[int, int]:
-        """Tiles of an (m, k) matrix along the two dimensions of the grid."""
+        """Return the grid for an (m, k) matrix."""
         rows, columns = (16, 128 * self.pieces) if self.across else (16 * self.pieces, 128)
         across, down = -(-k // columns), -(-m // rows)
         return (down, across) if self.down_first else (across, down)
 
     @property
     def text(self) -> str:
-        """CUDA C++ of the kernel, all but the instructions of hopper.h."""
+        """CUDA C++ of the kernel, without the instructions in hopper.h."""
         macros = {name.upper(): value for name, value in vars(self).items()}
         macros |= {
             "PIECES": self.pieces,
@@ -82,16 +83,18 @@ class Choice:
             "AHEAD": self.ahead,
         }
         values = {name: value if isinstance(value, str) else int(value) for name, value in macros.items()}
-        return "".join(f"#define {name} {value}\n" for name, value in values.items()) + read("tile.cu")
+        return (
+            "".join(f"#define {name} {value}\n" for name, value in values.items()) + read("tile.cuh") + read("tile.cu")
+        )
 
 
 def read(name: str) -> str:
-    """A file of CUDA C++ beside this one."""
-    return (HERE / name).read_text()
+    """Return a file of CUDA C++ of this folder."""
+    return (Path(__file__).parent / name).read_text()
 
 
 def all_choices() -> tuple[Choice, ...]:
-    """Every build that a function of this package, or a timing twin, runs."""
+    """Return every build that a function of this package or a timing twin launches."""
     layouts: tuple[dict[str, Any], ...] = (
         {"rows": True},
         {"columns": True},
@@ -109,26 +112,18 @@ def all_choices() -> tuple[Choice, ...]:
     return (*scaled, packed, sent, *twins, replace(packed, twin=True), replace(sent, twin=True))
 
 
-def cubin(text: str, log: Any = None) -> Any:
-    """Machine code for Hopper, by NVRTC; works without a GPU. `log`, a text file, gets ptxas's word on registers and spills.
-
-    Raises ValueError without cuda-core.
-    """
-    try:
-        from cuda.core import Program, ProgramOptions
-    except ImportError as error:
-        raise ValueError("the kernels need the extra `kernels` (torch, cuda-core)") from error
-    options = ProgramOptions(arch="sm_90a", std="c++17", ptxas_options="-v" if log else None)
-    return Program(read("hopper.h") + text, "c++", options).compile("cubin", logs=log)
+def cubin(text: str, log: TextIO | None = None) -> bytes:
+    """Return the machine code of a kernel text; see `kernels.nvrtc.cubin`."""
+    return nvrtc.cubin(read("hopper.h") + text, log)
 
 
 @cache
 def kernel(choice: Choice) -> Kernel:
-    """The tile kernel of a choice, compiled on first use."""
-    return Kernel(bytes(cubin(choice.text).code), "tile", THREADS)
+    """Return the tile kernel of a choice, compiled on first use."""
+    return Kernel(cubin(choice.text), "tile", THREADS)
 
 
 @cache
 def unpack_kernel() -> Kernel:
-    """The kernel that unpacks E5M6."""
-    return Kernel(bytes(cubin(read("unpack.cu")).code), "unpack", THREADS)
+    """Return the kernel that unpacks E5M6, compiled on first use."""
+    return Kernel(cubin(read("unpack.cu")), "unpack", THREADS)

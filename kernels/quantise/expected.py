@@ -1,36 +1,31 @@
-"""What isa_model says that the kernels write: from raw codes in numpy to raw codes, in the kernels' layouts."""
+"""The kernels' output by isa_model, as numpy codes in the kernels' layouts, from numpy codes of their input."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from isa_model.cast import Cast
+import numpy as np
+
+from isa_model.array_codec import decode_array, encode_array, pack, unpack
+from isa_model.cast import Cast, quantise
+from isa_model.formats import FORMATS, named
+from isa_model.swiglu import swiglu as fp32_swiglu
 
 
 def _cast(power_of_2: bool, group: tuple[int, int] = (1, 128), to: str = "e4m3") -> Cast:
-    from isa_model.cast import Cast
-    from isa_model.formats import named
-
     return Cast(to=named(to), group=group, scale=named("ue8m0" if power_of_2 else "fp32"))
 
 
 def _bf16(codes: Any) -> Any:
-    import numpy as np
-
     return (codes.astype(np.uint32) << 16).view(np.float32)
 
 
 def _fp32(scales: Any) -> Any:
-    import numpy as np
-
     return np.ascontiguousarray(scales, np.float32).view(np.uint32)
 
 
 def _layouts(x: Any, power_of_2: bool, rows: tuple[int, int] | None, columns: tuple[int, int] | None) -> list[Any]:
-    """Codes and scales of numbers, as they lie and turned."""
-    from isa_model.cast import quantise
-
+    """Return codes and scales of values in the layout `rows`, `columns` or both, given their groups."""
     parts: list[Any] = []
     if rows:
         done = quantise(_cast(power_of_2, rows), x)
@@ -42,52 +37,39 @@ def _layouts(x: Any, power_of_2: bool, rows: tuple[int, int] | None, columns: tu
 
 
 def cast(power_of_2: bool, groups: tuple[Any, Any], x: Any) -> list[Any]:
+    """Cast BF16 codes, with groups for the codes as they are and transposed."""
     return _layouts(_bf16(x), power_of_2, *groups)
 
 
 def swiglu(power_of_2: bool, gate: Any, up: Any) -> list[Any]:
-    from isa_model.swiglu import swiglu
-
-    return _layouts(swiglu(_bf16(gate), _bf16(up)), power_of_2, (1, 128), None)
+    """Cast silu(gate) * up of BF16 codes, as `rows`."""
+    return _layouts(fp32_swiglu(_bf16(gate), _bf16(up)), power_of_2, (1, 128), None)
 
 
 def _spread(scales: Any, columns: int) -> Any:
-    import numpy as np
-
     return scales.view(np.float32).T.repeat(128, axis=1)[:, :columns]
 
 
 def requantised(power_of_2: bool, codes: Any, scales: Any) -> list[Any]:
-    import numpy as np
-
-    from isa_model.array_codec import decode_array
-    from isa_model.formats import FORMATS
-
+    """Cast E4M3 codes with 1x128 scales, as `columns`."""
     x = decode_array(FORMATS["e4m3"], codes) * _spread(scales, codes.shape[1])
     return _layouts(x.astype(np.float32), power_of_2, None, (128, 1))
 
 
 def packed(x: Any) -> list[Any]:
-    from isa_model.array_codec import pack
-    from isa_model.cast import quantise
-
+    """Cast BF16 codes to packed E5M6 with power-of-two scales."""
     done = quantise(_cast(True, to="e5m6"), _bf16(x))
     return [pack(done.cast.to, done.codes), _fp32(done.scale_values().T)]
 
 
 def unpacked(packed: Any, scales: Any) -> list[Any]:
-    from isa_model.array_codec import decode_array, encode_array, unpack
-    from isa_model.formats import FORMATS, named
-
+    """Return BF16 codes of packed E5M6 and its scales."""
     codes = unpack(named("e5m6"), packed)
     return [encode_array(FORMATS["bf16"], decode_array(named("e5m6"), codes) * _spread(scales, codes.shape[1]))]
 
 
 def sent(x: Any) -> list[Any]:
-    import numpy as np
-
-    from isa_model.cast import quantise
-
+    """Return the rows that `dispatch` writes for BF16 codes: codes, UE8M0 scales, padding of NaN."""
     done = quantise(_cast(True), _bf16(x))
     padding = -(done.codes.shape[1] + done.scales.shape[1]) % 16
     return [np.concatenate([done.codes, done.scales, np.full((len(x), padding), 0xFF, np.uint8)], axis=1)]

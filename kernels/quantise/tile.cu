@@ -1,126 +1,4 @@
-// One tile of a matrix (m, k), k contiguous, quantised while it is in registers: read once, written in every layout asked
-// for. All quantisation kernels are this one with other choices, which build.py puts before it as macros:
-//
-//   SOURCE        BF16; E4M3 (codes with FP32 scales of 1x128 groups); SWIGLU (silu(gate) * up of two BF16 matrices)
-//   TARGET        E4M3; E5M6 (packed, 12 bits an element)
-//   ROWS          write codes as they lie, with 1x128 scales
-//   COLUMNS       write codes transposed (k, m), with 128x1 scales
-//   BLOCKS        128x128 scales for whichever is written
-//   POWER_OF_2    scales rounded up to powers of two; an E4M3 source has such scales too
-//   SEND          rows gathered by index, their scales as UE8M0 bytes behind the codes of each row
-//   AHEAD         of an E4M3 source: blocks; each asks L2 for the tile of the one that comes so many after it
-//   TWIN          the timing twin: same loads, stores and barriers, no quantisation; output wrong by design
-//
-// 256 threads, 16 to a group of 128 columns. A thread holds PIECES pieces of 8 columns, one below the other: that is what makes
-// the transposed layout cheap, since `cvt.e4m3x2` packs two registers, and two rows pack as well as two columns. For SEND they
-// are of neighbouring groups of one row (ACROSS), whose scales lie together.
-//
-// Arithmetic is that of isa_model.cast.quantise to the bit: scale = RN(max(largest, 1e-30) / top), element = E4M3 of
-// RN(x / scale), IEEE FP32. Why no division is needed stands at `divide`.
-
-enum { BF16, E4M3, SWIGLU, E5M6 };
-constexpr int WIDTH = 8;                                   // columns of a piece
-constexpr int GROUP = 16 * WIDTH;                          // elements that share a scale
-constexpr float TOP = TARGET == E4M3 ? 448.0f : 65024.0f;  // largest finite number of the target
-constexpr float FLOOR = 1e-30f;                            // least max-abs, so that a zero group has a scale
-// Elements are BF16 pairs: 8 significant bits. Else FP32, or FP16 pairs (codes of E4M3) times an FP32 scale.
-constexpr bool PAIRS = SOURCE == BF16 || (SOURCE == E4M3 && POWER_OF_2);
-static_assert(TARGET == E4M3 || (SOURCE == BF16 && POWER_OF_2 && !COLUMNS), "E5M6 is made of BF16 rows alone");
-static_assert(!(COLUMNS || BLOCKS) || (PIECES == 8 && !ACROSS), "groups along m need tiles of 128 rows");
-
-__device__ float as_float(unsigned u) { return __uint_as_float(u); }
-__device__ unsigned as_bits(float x) { return __float_as_uint(x); }
-__device__ int filled(int size, int to) { return (size + to - 1) / to * to; }
-
-struct Operands {
-  const char *x;       // BF16 (rows, k), E4M3 codes, or the gate
-  long long x_pitch;   // bytes from row to row
-  const char *x2;      // SWIGLU: up. E4M3: FP32 scales (ceil(k / 128), x2_pitch), m contiguous. SEND: rows of x, int32 (m)
-  long long x2_pitch;  // SWIGLU: bytes from row to row. E4M3: floats from group to group. SEND: how many rows x has
-};
-
-struct Layout {
-  char *codes;
-  long long pitch;        // bytes from row to row
-  float *scales;          // (groups, rows), rows filled up to 4; of blocks (rows / 128, groups)
-  long long scale_pitch;  // floats from one of its rows to the next
-};
-
-struct Arguments {
-  long long m, k;
-  Operands in;
-  Layout rows, turned;
-};
-
-// -- a group's scale -------------------------------------------------------------------------------------------------
-
-struct Scale {
-  float s;     // the scale; NaN if the group holds a NaN or an infinity
-  float r;     // 1 / s; for BF16 elements not above it
-  float rest;  // 1 / s - r
-
-  // The scale that one of the 16 threads of a group's columns holds.
-  __device__ Scale of_thread(int tx) const {
-    return {__shfl_sync(~0u, s, tx, 16), __shfl_sync(~0u, r, tx, 16), __shfl_sync(~0u, rest, tx, 16)};
-  }
-};
-
-__device__ float reciprocal(float x) {
-  const float r = reciprocal_estimate(x);
-  return __fmaf_rn(__fmaf_rn(-x, r, 1.0f), r, r);
-}
-
-__device__ Scale scale_of(float largest) {
-  if (TWIN) return {largest, largest, largest};
-  // A division by a constant: 1 / TOP is a constant too, and the remainder by 7 * 2^6 or 127 * 2^9 is exact.
-  const float x = max_or_nan(largest, FLOOR), estimate = x * (1.0f / TOP);
-  float s = __fmaf_rn(__fmaf_rn(-estimate, TOP, x), 1.0f / TOP, estimate);
-  if (POWER_OF_2) s = as_float((as_bits(s) + 0x7fffff) & 0x7f800000);
-  if (!(largest <= 3.4028234663852886e38f)) s = as_float(0x7fffffff);
-  if (POWER_OF_2) return {s, s == s ? as_float((254u << 23) - as_bits(s)) : s, 0.0f};
-  float r = reciprocal(s);
-  if (PAIRS && __fmaf_rn(-s, r, 1.0f) < 0.0f) r = as_float(as_bits(r) - 1);
-  return {s, r, __fmaf_rn(-s, r, 1.0f) * r};
-}
-
-// x becomes RN(x / s), as far as the target can tell.
-// Power of two: exact; BF16 pairs are multiplied as pairs, in `numbers_of`.
-// BF16 x: 1 / s to 48 bits times x, in two steps; equal codes for every BF16 x with the scale of every BF16 max-abs (all of
-// them: tests/test_quantise_kernels.py). `rest` is not negative, so that -0 stays -0.
-// FP32 x: the quotient corrected by its remainder. At the midpoints of E4M3, which have 5 bits, that decides as the division
-// does while the remainder does not underflow, so x and s are kept away from the bottom of FP32.
-template <int N>
-__device__ void divide(float (&x)[N], Scale g) {
-  if (TWIN || (PAIRS && POWER_OF_2)) return;
-  if (!POWER_OF_2 && !PAIRS && g.s < 0x1p-90f) {
-    for (int i = 0; i < N; ++i) x[i] *= 0x1p64f;
-    g.s *= 0x1p64f, g.r *= 0x1p-64f;
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const float estimate = x[i] * g.r;
-    if (POWER_OF_2) x[i] = estimate;
-    else if (PAIRS) x[i] = __fmaf_rn(x[i], g.r, x[i] * g.rest);
-    else x[i] = __fmaf_rn(-__fmaf_rn(estimate, g.s, -x[i]), g.r, estimate);
-  }
-}
-
-// The maximum of each v[i] over the 16 threads of a group's columns, v[i] with threads 16 / N * i and on: half the values go
-// to half the threads at each step, which takes N + 1 exchanges or fewer where a reduction of each takes 4 N.
-template <int N>
-__device__ float share_out(float (&v)[N], int tx) {
-  int step = 8;
-#pragma unroll
-  for (int n = N / 2; n; n /= 2, step /= 2)
-#pragma unroll
-    for (int i = 0; i < n; ++i) {
-      const float keep = tx & step ? v[i + n] : v[i], give = tx & step ? v[i] : v[i + n];
-      v[i] = max_or_nan(keep, __shfl_xor_sync(~0u, give, step));
-    }
-#pragma unroll
-  for (; step; step /= 2) v[0] = max_or_nan(v[0], __shfl_xor_sync(~0u, v[0], step));
-  return v[0];
-}
+// The kernel of tile.cuh: sources, targets, and the quantisation of a tile.
 
 // -- sources ---------------------------------------------------------------------------------------------------------
 
@@ -143,7 +21,7 @@ __device__ float silu(float g) {
 
 struct Tile {
   uint4 words[SOURCE == SWIGLU ? 1 : PIECES];
-  float scales[PAIRS ? 1 : PIECES];  // of an E4M3 source
+  float scales[PAIRS ? 1 : PIECES];  // scales of an E4M3 source
   float numbers[SOURCE == SWIGLU ? PIECES : 1][WIDTH];
 
   __device__ float at(int i, int j) const {
@@ -154,7 +32,7 @@ struct Tile {
     return (j % 2 ? codes.y : codes.x) * scales[i];
   }
 
-  // Columns 2 p and 2 p + 1 of piece i; for `divide`, or, as BF16 pairs times powers of two, divided already.
+  // Columns 2 p and 2 p + 1 of piece i, to be divided by `divide`; BF16 pairs with power-of-two scales are already divided.
   __device__ void numbers_of(int i, int p, float &first, float &second, float r_first, float r_second) const {
     if constexpr (PAIRS && POWER_OF_2 && !TWIN) {
       const unsigned product = multiply_pairs((&words[i].x)[p], __byte_perm(as_bits(r_first), as_bits(r_second), 0x7632));
@@ -166,7 +44,7 @@ struct Tile {
 
   // The largest magnitude of each piece, and of each column of the thread.
   __device__ void largest(float (&of_piece)[PIECES], float (&of_column)[WIDTH]) const {
-    // Not from zeros: ptxas 13.0 turns the maximum of zero and a BF16 product into HFMA2.RELU, and negative numbers are lost.
+    // Not started from zero: ptxas 13.0 turns the maximum of zero and a BF16 product into HFMA2.RELU, which drops negative values.
     uint4 pairs = words[0];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) of_column[j] = 0.0f;
@@ -195,14 +73,14 @@ struct Tile {
       for (int j = 0; j < WIDTH; ++j) of_column[j] = fabsf(half_of((&pairs.x)[j / 2], j));
   }
 
-  // Before each pass over the tile: unpacked numbers are not kept from pass to pass, they are twice as many registers.
+  // Called before each pass over the tile, so that unpacked values, which take twice the registers, are not kept between passes.
   __device__ void next_pass() {
     if constexpr (SOURCE != SWIGLU)
 #pragma unroll
       for (int i = 0; i < PIECES; ++i) renew(words[i].x), renew(words[i].y), renew(words[i].z), renew(words[i].w);
   }
 
-  // Pieces from (row, column) on; zeros outside the matrix.
+  // Loads the pieces from (row, column) on, with zeros outside the matrix.
   __device__ void load(const Operands &in, int row, int column, int m, int k) {
     uint4 first[PIECES], second[SOURCE == SWIGLU ? PIECES : 1];
     float scale[SOURCE == E4M3 ? PIECES : 1];
@@ -237,7 +115,7 @@ struct Tile {
       if constexpr (SOURCE == E4M3) {
         const unsigned h[4] = {pair_from_e4m3(first[i].x), pair_from_e4m3(first[i].x >> 16), pair_from_e4m3(first[i].y),
                                pair_from_e4m3(first[i].y >> 16)};
-        if constexpr (POWER_OF_2) {  // 4 bits times a power of two fit BF16; a scale that is none would be cut: NaN instead
+        if constexpr (POWER_OF_2) {  // 4 bits times a power of two fit BF16; any other scale becomes NaN
           const unsigned s = as_bits(scale[i]) & 0x7fffff ? 0x7fffffff : as_bits(scale[i]), both = __byte_perm(s, s, 0x7632);
           for (int j = 0; j < 4; ++j) {
             const float2 v = from_fp16(h[j]);
@@ -265,9 +143,9 @@ __device__ unsigned four_e4m3(float a, float b, float c, float d) {
   return to_e4m3(a, b) | to_e4m3(c, d) << 16;
 }
 
-// E5M6 is FP16 without its last 4 bits. Two BF16 numbers over a power of two s become two codes in 24 bits. What is under
-// 2^-13 after scaling is first rounded to E5M6's last place there, 2^-20, as adding 8 does; all else, having 8 significant
-// bits, passes that and FP16 unrounded, and is rounded to 6 bits once, by an integer addition.
+// Converts two BF16 values, divided by a power of two, to two E5M6 codes in 24 bits. E5M6 is FP16 without its last 4 bits. Adding
+// 8 rounds values below 2^-13 to E5M6's last place there, 2^-20. All other values have 8 significant bits, so this addition and
+// FP16 hold them exactly, and an integer addition rounds them to 6 bits once.
 __device__ unsigned two_e5m6(unsigned pair, float r) {
   const unsigned magnitudes = pair & 0x7fff7fff;
   const float low = __fmaf_rn(half_of(magnitudes, 0), r, 8.0f) - 8.0f, high = __fmaf_rn(half_of(magnitudes, 1), r, 8.0f) - 8.0f;
@@ -276,7 +154,7 @@ __device__ unsigned two_e5m6(unsigned pair, float r) {
   return (rounded >> 4 & 0xfff) | (rounded >> 8 & 0xfff000);
 }
 
-// Eight numbers as twelve bytes, the first in the lowest bits. 4 threads have 48 bytes: 3 of them write 16 each.
+// Stores eight values as twelve bytes, the first in the lowest bits. 4 threads have 48 bytes; 3 of them write 16 each.
 __device__ void store_e5m6(char *row, int column, bool inside, uint4 pairs, Scale g) {
   unsigned d[4];
   for (int j = 0; j < 4; ++j) {
@@ -286,7 +164,7 @@ __device__ void store_e5m6(char *row, int column, bool inside, uint4 pairs, Scal
   const unsigned a = d[0] | d[1] << 24, b = d[1] >> 8 | d[2] << 16, c = d[2] >> 16 | d[3] << 8;
   const unsigned next_a = __shfl_down_sync(~0u, a, 1), next_b = __shfl_down_sync(~0u, b, 1);
   const unsigned next_c = __shfl_down_sync(~0u, c, 1);
-  const int part = threadIdx.x % 4;  // writes its own last 3 - part words and the next thread's first part + 1
+  const int part = threadIdx.x % 4;  // writes its own last 3 - part words and the first part + 1 words of the next thread
   uint4 v;
   v.x = part == 0 ? a : part == 1 ? b : c;
   v.y = part == 0 ? b : part == 1 ? c : next_a;
@@ -297,9 +175,9 @@ __device__ void store_e5m6(char *row, int column, bool inside, uint4 pairs, Scal
 
 // -- the kernel ------------------------------------------------------------------------------------------------------
 
-// FP8 to FP8 computes most for what it moves: its threads load, compute and store in turn, and no more than three or four
-// blocks fit a multiprocessor, so that few loads are under way. Asks L2 for the tile of the block that comes `later` after
-// this one: 128 rows of a line each, and four lines of scales.
+// Prefetches into L2 the tile of the CTA `later` places after this one: 128 rows of one line each, and four lines of scales.
+// FP8 to FP8 needs this because it computes most per byte: threads load, compute and store in turn, and only three or four CTAs
+// fit an SM, so few loads are in flight.
 __device__ void prefetch_tile(const Operands &in, int later, int m, int k) {
   const int t = blockIdx.y * gridDim.x + blockIdx.x + later, x = t % gridDim.x, y = t / gridDim.x;
   const int bx = DOWN_FIRST ? y : x, by = DOWN_FIRST ? x : y, line = threadIdx.x;
@@ -309,8 +187,8 @@ __device__ void prefetch_tile(const Operands &in, int later, int m, int k) {
   else prefetch((const float *)in.x2 + bx * in.x2_pitch + row);
 }
 
-// Blocks go across first, or down first where only the transposed layout is written: neighbours in time are then neighbours
-// in memory where it matters more (5 % on an H200).
+// CTAs are ordered across first, or down first if only the transposed layout is written, so that consecutive CTAs write adjacent
+// memory (5 % on an H200).
 extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Arguments arguments) {
   const int m = (int)arguments.m, k = (int)arguments.k;
   const Layout rows = arguments.rows, turned = arguments.turned;
@@ -341,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
   }
 
   if constexpr (ROWS) {
-    constexpr int SHARE = 16 / PIECES;  // threads that end up with the same piece's maximum, and compute its scale
+    constexpr int SHARE = 16 / PIECES;  // threads that hold the maximum of the same piece and compute its scale
     Scale mine = block;
     if constexpr (!BLOCKS) {
       mine = scale_of(TWIN ? 0.0f : share_out(of_piece, tx));
@@ -375,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
   if constexpr (COLUMNS) {
     __shared__ float4 of_warp[8][GROUP / 4];
     __shared__ float s[GROUP], r[GROUP], rest[GROUP];  // the scales of the columns
-    __shared__ uint4 codes[GROUP][8];                  // transposed: two pieces of 8 rows each; where is said below
+    __shared__ uint4 codes[GROUP][8];                  // transposed: two pieces of 8 rows each, placed as below
     if constexpr (!BLOCKS) {
 #pragma unroll
       for (int j = 0; j < WIDTH; ++j)
@@ -396,8 +274,8 @@ extern "C" __global__ void __launch_bounds__(256, MIN_BLOCKS) tile(const Argumen
       }
       __syncthreads();
     }
-    // Piece ty of the 8 columns of tx lies at ty ^ rotated(tx): no two of 16 threads meet in a bank, neither when threads
-    // write their columns, nor when 8 threads read one column, two pieces each.
+    // Piece ty of the 8 columns of tx is at ty ^ rotated(tx). This has no bank conflicts, neither when 16 threads write their
+    // columns nor when 8 threads read one column, two pieces each.
     x.next_pass();
 #pragma unroll
     for (int p = 0; p < WIDTH / 2; ++p) {

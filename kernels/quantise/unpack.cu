@@ -1,6 +1,6 @@
-// E5M6, packed 12 bits an element with FP32 scales of 1x128 groups, to BF16: the product rounded to nearest even, which for
-// power-of-two scales is exact unless the result is subnormal. A thread makes 8 elements of each of 4 rows; of 4 threads
-// 3 read 16 bytes of a row and pass words on. E5M6 is FP16 without its last 4 bits.
+// Packed E5M6, 12 bits per element with FP32 scales of 1x128 groups, to BF16: the product rounded to nearest even, which is exact
+// for power-of-two scales unless the result is subnormal. A thread converts 8 elements of each of 4 rows. Of 4 threads, 3 read 16
+// bytes of a row and pass words on. E5M6 is FP16 without its last 4 bits.
 
 struct Arguments {
   long long m, k;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from codesign.evidence.timing.machine import Machine
 from codesign.evidence.timing.measured import rows
 from codesign.evidence.timing.model import LARGE, SHOWN, Constants, Operation, Product, shown, time
-from kernels.bench.records import Record
+from kernels.bench.records import BenchRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,7 @@ class Sample:
     """Without pauses between the launches."""
 
 
-def samples(record: Record) -> list[Sample]:
+def samples(record: BenchRecord) -> list[Sample]:
     """What the model is fitted to: all of our kernels and their twins in a record of the bench."""
     found = []
     for row, operation, us in rows(record):

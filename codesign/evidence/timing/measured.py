@@ -8,39 +8,44 @@ from dataclasses import replace
 from functools import cache
 
 from codesign.evidence.timing.model import Operation, Product, Stream
-from kernels.bench.records import Record, Row, load
+from kernels.bench.records import BenchRecord, BenchRow, load
 from kernels.gemm.choose import candidates
-from kernels.gemm.tile import Problem, Tile
+from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, Tile
 
-WIDTHS = {0: (1.0, 1.0), 1: (1 + 4 / 128, 1 + 4 / 128**2), 2: (1 + 4 / 128, 1 + 4 / 128)}
+WIDTHS = {
+    ScaleLayout.TENSOR: (1.0, 1.0),
+    ScaleLayout.BLOCK: (1 + 4 / 128, 1 + 4 / 128**2),
+    ScaleLayout.GROUP: (1 + 4 / 128, 1 + 4 / 128),
+}
 """Bytes of an element of A and of B with its share of the scale: FP32, 1x128 by 128x128 or by 1x128."""
 
 
 @cache
-def benches() -> dict[str, Record]:
+def benches() -> dict[str, BenchRecord]:
     """The newest record of the bench with our own kernels by its GPU, the newest of all first."""
-    found: dict[str, Record] = {}
+    found: dict[str, BenchRecord] = {}
     for record in load():
         if any(row.timing and row.variant == "ours" for row in record.cases):
             found.setdefault(record.gpu, record)
     return found
 
 
-def bench() -> Record:
+def bench() -> BenchRecord:
     """The newest record of the bench that has our own kernels. Raises LookupError if none has."""
     for record in benches().values():
         return record
     raise LookupError("no record of the bench has our own kernels: `codesign bench` on a Hopper GPU makes one")
 
 
-def product(m: int, n: int, k: int, scales: int, promote: int, groups: int = 0) -> Product:
-    """The GEMM of kernels/gemm: `scales` 0 one a tensor, 1 forward and dgrad, 2 wgrad, which adds to FP32; `promote` is
-    wgmmas between promotions, 0 for none."""
-    problem = Problem(m, n, k, groups, scales, promote, 4 if scales == 2 else 2, scales == 2)
+def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: int = 0) -> Product:
+    """Return the GEMM of kernels/gemm. Wgrad (`GROUP`) adds to FP32. `promote`: wgmmas between promotions, 0 for none."""
+    wgrad = scales == ScaleLayout.GROUP
+    out = OutputType.FP32 if wgrad else OutputType.BF16
+    problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
     return Product(problem, WIDTHS[scales])
 
 
-def operation(row: Row) -> Operation | None:
+def operation(row: BenchRow) -> Operation | None:
     """What the model must time for a row of ours or a twin; None for peers and what has no model."""
     if row.variant == "peer" or row.implementation == "ours-anew":
         return None
@@ -53,15 +58,15 @@ def operation(row: Row) -> Operation | None:
     if not row.kernel.startswith("gemm."):
         return None
     kind = row.kernel.removeprefix("gemm.").split("-")[0]
-    scales = {"native": 0, "wgrad": 2}.get(kind, 1)
-    promote = 0 if row.variant == "twin" or not scales else 4
+    scales = {"native": ScaleLayout.TENSOR, "wgrad": ScaleLayout.GROUP}.get(kind, ScaleLayout.BLOCK)
+    promote = 0 if row.variant == "twin" or kind == "native" else PROMOTE_128
     if every := re.fullmatch(r"ours-promoted-(\d+)", row.implementation):
         promote = int(every[1]) // 32
     x = product(shape["m"], shape["n"], shape["k"], scales, promote, shape.get("groups", 0))
     return replace(x, tile=_tile(x.problem, row.static))
 
 
-def _tile(p: Problem, name: str) -> Tile | None:
+def _tile(p: GemmProblem, name: str) -> Tile | None:
     """The tile that was launched, by its name in the record. Raises LookupError for one that kernels/gemm no longer has."""
     if not name:
         return None
@@ -71,7 +76,7 @@ def _tile(p: Problem, name: str) -> Tile | None:
     raise LookupError(f"no tile is called {name} today: the record is of other kernels")
 
 
-def rows(record: Record) -> Iterator[tuple[Row, Operation, float]]:
+def rows(record: BenchRecord) -> Iterator[tuple[BenchRow, Operation, float]]:
     """Rows that the model can time, with their operation and the median time in microseconds."""
     for row in record.cases:
         found = operation(row) if row.timing else None

@@ -17,7 +17,7 @@ from math import ceil
 from codesign.evidence.timing.machine import Machine
 from isa_model.stage import Spec
 from kernels.gemm.choose import choose
-from kernels.gemm.tile import Problem, Tile
+from kernels.gemm.tile import GemmProblem, ScaleLayout, Tile
 
 STEP = 128
 """Elements of K in a stage."""
@@ -72,7 +72,7 @@ class Constants(Spec):
 class Product:
     """A GEMM of kernels/gemm with what a proposal may change of it."""
 
-    problem: Problem
+    problem: GemmProblem
     widths: tuple[float, float] = (1.0, 1.0)
     """Bytes of an element of A and of B, its share of the scales included, in memory and on the way into an SM."""
     clocks: float = 1.0
@@ -147,7 +147,7 @@ def waves(tiles: int, slots: int) -> int:
     return ceil(tiles / slots)
 
 
-def tiles_of(p: Problem, tile: Tile) -> int:
+def tiles_of(p: GemmProblem, tile: Tile) -> int:
     """CTA tiles of a GEMM, teams counted whole; of groups of unknown sizes, half a team's rows more for each."""
     if not p.groups:
         return tile.tiles(p)
@@ -170,7 +170,7 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
     if p.promote and tile.depth == 1:
         # One FFMA an element; with a scale for every column a multiplication and a read from shared memory before it, each
         # as long.
-        each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * (3 if p.scales == 2 else 1)
+        each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * (3 if p.scales == ScaleLayout.GROUP else 1)
         ffma = tile.bm / 64 * (STEP / 32) * each
     # Bytes: a team's operands cross from L2 once, and land in each of its SMs.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
@@ -193,7 +193,9 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
 
     # Microseconds that an SM's Tensor Cores would take at full clock; slower ones burn no more for the same products.
     work = ctas * steps * mma / x.clocks / machine.mhz / machine.sms
-    work *= x.energy + (c.promotion_energy / p.promote * (2 if p.scales == 2 else 1) if p.promote else 0.0)
+    work *= x.energy + (
+        c.promotion_energy / p.promote * (2 if p.scales == ScaleLayout.GROUP else 1) if p.promote else 0.0
+    )
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
     return Parts(
         total=total(clock),

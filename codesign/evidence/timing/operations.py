@@ -22,7 +22,7 @@ from codesign.evidence.traffic.count import (
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Linear, Model, models
 from isa_model.instruction import Instruction
-from kernels.gemm.tile import Problem
+from kernels.gemm.tile import GemmProblem, OutputType, ScaleLayout
 
 PASSES = ("fprop", "dgrad", "wgrad")
 BASES = "hopper.wgmma."
@@ -183,11 +183,15 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
         "dgrad": (tokens, linear.k, linear.n),
         "wgrad": (linear.n, linear.k, tokens),
     }[step]
-    scales = 0 if not how.scales else 2 if step == "wgrad" else 1
+    wgrad = step == "wgrad"
+    grouped = ScaleLayout.GROUP if wgrad else ScaleLayout.BLOCK
+    scales = grouped if how.scales else ScaleLayout.TENSOR
     # Experts share a launch, but for wgrad, whose sums are as many matrices.
-    groups = count if count > 1 and step != "wgrad" else 0
+    groups = count if count > 1 and not wgrad else 0
     promote = 0 if how.fast_forward and step == "fprop" else how.promote
-    problem = Problem(m * max(groups, 1), n, k, groups, scales, promote, 4 if step == "wgrad" else 2, step == "wgrad")
+    out = OutputType.FP32 if wgrad else OutputType.BF16
+    rows = m * max(groups, 1)
+    problem = GemmProblem(rows, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
     widest = max(int(a.bits), int(b.bits))
     x = Product(problem, (a.read / 8, b.read / 8), how.clocks * _operand_clocks(widest), taken=how.taken)
     return Step(step, "product", x, 1 if groups else count, linear.name)

@@ -14,7 +14,7 @@ from codesign.evidence.timing.model import LARGE, Constants, Product
 from isa_model.diagnostics import InputError
 from isa_model.stage import Spec
 from kernels.bench import records
-from kernels.bench.records import Record
+from kernels.bench.records import BenchRecord
 
 FOLDER = Path(__file__).parent / "records"
 RULE = (
@@ -67,7 +67,7 @@ class Fit(Spec):
     errors: tuple[Error, ...]
 
 
-def make(record: Record, commit: str, command: str) -> Fit:
+def make(record: BenchRecord, commit: str, command: str) -> Fit:
     """Fit the model to a record of the bench. Raises InputError without constants of its GPU."""
     about = machine.shipped().get(record.gpu)
     if about is None:

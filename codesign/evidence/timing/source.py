@@ -29,6 +29,7 @@ from codesign.figures.figure import Alternative, Evidence, Figure, Kind
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Model, models
 from kernels.gemm.choose import candidates, estimate_us
+from kernels.gemm.tile import ScaleLayout
 
 CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
 """A figure of several is as certain as the least of them."""
@@ -99,7 +100,7 @@ def _of_gemm(about: Subject, gemm: Gemm) -> Iterator[Figure]:
     # Where only what is before the GEMM changes, the bound is the GEMM with nothing before it.
     promote = root.problem.promote if about.proposal.multiplies_as_today else 0
     twin = replace(root, problem=replace(root.problem, promote=promote))
-    native = replace(root, problem=replace(root.problem, promote=0, scales=0), widths=(1.0, 1.0))
+    native = replace(root, problem=replace(root.problem, promote=0, scales=ScaleLayout.TENSOR), widths=(1.0, 1.0))
     compared = compare(about.timer, old, new)
     value, low, high = _speedup(about, compared)
     ceiling = _native(about.timer, root, native)

@@ -11,7 +11,7 @@ from codesign.evidence.timing.machine import Machine
 from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
 from codesign.evidence.timing.records import Fit, shipped
 from codesign.figures.figure import Kind
-from kernels.bench.records import Record, Row, Timing
+from kernels.bench.records import BenchRecord, BenchRow, Timing
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class Timer:
     kernels or a proposal's have it; `codesign.evidence.timing.operations` makes them from a proposal and a model's Linears.
     """
 
-    bench: Record
+    bench: BenchRecord
     machine: Machine
     fit: Fit
-    rows: Mapping[Operation, Row]
+    rows: Mapping[Operation, BenchRow]
 
     def modelled(self, operation: Operation, constants: Constants | None = None) -> float:
         """Microseconds by the model alone, with the fitted constants or others."""
         return time(operation, self.machine, constants or self.fit.constants).total
 
-    def row(self, operation: Operation) -> Row | None:
+    def row(self, operation: Operation) -> BenchRow | None:
         """The measured row of exactly this operation, on the tile that was launched."""
         return self.rows.get(_key(operation))
 
-    def measured(self, row: Row, timing: Timing) -> Time:
+    def measured(self, row: BenchRow, timing: Timing) -> Time:
         """A row's time as evidence."""
         where = "x".join(map(str, row.shape.values()))
         source = f"{self.bench.name} ({self.bench.gpu}): {row.kernel} {row.implementation} {where}"
@@ -86,8 +86,8 @@ def timer() -> Timer:
     bench = measured.bench()
     fit = shipped().get(bench.gpu)
     if fit is None:
-        raise LookupError(f"the timing model is not fitted to {bench.gpu}: `python benchmarks/timing.py` does it")
-    rows: dict[Operation, Row] = {}
+        raise LookupError(f"the timing model is not fitted to {bench.gpu}: `python pages/timing_tables.py` does it")
+    rows: dict[Operation, BenchRow] = {}
     for row, operation, _ in measured.rows(bench):
         rows.setdefault(_key(operation), row)
     return Timer(bench, machine.machine(machine.shipped()[bench.gpu]), fit, rows)

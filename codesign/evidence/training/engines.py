@@ -188,25 +188,28 @@ def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
 
 def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
     """The kernels' own entry, told which tile. `x` (M, K), `y` (N, K)."""
-    run = import_module("kernels.gemm.run")
+    issue, kinds = import_module("kernels.gemm.launches"), import_module("kernels.gemm.tile")
+    layout = kinds.ScaleLayout
     (m, k), n = x.shape, y.shape[0]
     d = torch.empty((m, n), device=x.device)
-    scales, of_a, of_b = 0, torch.ones(1, device=x.device), torch.ones(1, device=x.device)
+    scales, of_a, of_b = layout.TENSOR, torch.ones(1, device=x.device), torch.ones(1, device=x.device)
     if gemm.spec is not None and gemm.spec.scale is not None:
         of_a, blocks = _rows_of_scales(a), b.group == (128, 128)
         assert b.scales is not None
-        scales, of_b = (1, _laid_out(b.scales.mT)) if blocks else (2, _rows_of_scales(b.T))
+        scales, of_b = (layout.BLOCK, _laid_out(b.scales.mT)) if blocks else (layout.GROUP, _rows_of_scales(b.T))
     promote = (gemm.promote_every or 0) // 32
     tile = _tile(m, n, k, scales, promote)
-    return cast(Tensor, run.issue(run.Operands(x, y, of_a, of_b, d), scales=scales, promote=promote, tile=tile))
+    operands = issue.GemmOperands(x, y, of_a, of_b, d)
+    return cast(Tensor, issue.issue(operands, scales=scales, promote=promote, tile=tile))
 
 
 @cache
-def _tile(m: int, n: int, k: int, scales: int, promote: int) -> Any:
+def _tile(m: int, n: int, k: int, scales: Any, promote: int) -> Any:
     """A tile that does not split K, about 128 by 128 whatever the shape: a model has so many shapes that compiling the best
     tile of each would take longer than the GEMMs of a short run."""
-    choose = import_module("kernels.gemm.choose")
-    whole = [t for t in choose.candidates(choose.Problem(m, n, k, 0, scales, promote, 4, False)) if t.split == 1]
+    choose, kinds = import_module("kernels.gemm.choose"), import_module("kernels.gemm.tile")
+    problem = kinds.GemmProblem(m, n, k, scales=scales, promote=promote, out=kinds.OutputType.FP32)
+    whole = [t for t in choose.candidates(problem) if t.split == 1]
     return min(whole, key=lambda t: (t.share, abs(t.bm - 128) + abs(t.bn - 128)))
 
 

@@ -1,7 +1,9 @@
-"""The timing model fitted to our own kernels, and its errors on rows that were held out: `python benchmarks/timing.py`.
+"""The tables of docs/timing.md: the timing model fitted to our kernels, and its errors on held-out rows.
 
-Prints the table and writes it into docs/timing.md, with the constants beside; these go to codesign/evidence/timing/records.
-Reads the newest record of the bench with our own kernels of each GPU, and the machine's constants of that GPU; needs no GPU.
+    python pages/timing_tables.py
+
+Fits the model to the newest record of our kernels on each GPU and that GPU's constants, saves the fits in
+codesign/evidence/timing/records, and writes errors and constants into the page. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from isa_model import provenance
 from isa_model.output_files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
-COMMAND = "python benchmarks/timing.py"
+COMMAND = "python pages/timing_tables.py"
 
 
 def main() -> None:
+    """Fit the model, save the fits and write the tables."""
     commit = provenance.commit("codesign/evidence/timing", "kernels", ":!codesign/evidence/timing/records")
     fits = [make(record, commit, COMMAND) for record in benches().values()]
     for fit in fits:
@@ -32,14 +35,14 @@ def main() -> None:
 
 
 def step() -> str:
-    """The layer of DeepSeek-V3 as the command prints it."""
+    """Return what the command prints of a layer of DeepSeek-V3."""
     command = [sys.executable, "-m", "codesign", "step", "deepseek-v3"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return "\n".join(["```", "$ codesign step deepseek-v3", *(line.rstrip() for line in printed.splitlines()), "```"])
 
 
 def tables(fits: Sequence[Fit]) -> dict[str, str]:
-    """What docs/timing.md shows of the fits, the newest first, by the name of the marks it stands between."""
+    """Return the tables of the fits, the newest first, by the name of their markers."""
     return {"errors": "\n\n".join("\n".join(_errors(f)) for f in fits), "constants": "\n".join(_constants(fits))}
 
 

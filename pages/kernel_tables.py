@@ -1,31 +1,42 @@
-"""The tables of docs/gemm.md and docs/quantise.md, from the newest record with our own kernels: `python benchmarks/tables.py`.
+"""The tables of docs/gemm.md and docs/quantise.md, from the newest records of our kernels: `python pages/kernel_tables.py`.
 
-`codesign bench --out kernels/records/bench-GPU.json` makes such a record on a Hopper GPU; this needs none.
+`codesign bench --out kernels/records/bench-GPU.json` and `python benchmarks/steps.py` make such records on a Hopper GPU; this
+script needs none. `python pages/kernel_tables.py kernels/records/steps-h100.json` prints the ablations of another record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from math import exp, log
 from pathlib import Path
 from statistics import median
 
 from isa_model.output_files import put
-from kernels.bench.records import Record, Row, load
+from kernels.bench.records import BenchRecord, BenchRow, load, read
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from steps import CASTS, STEPS, Ablation, CastAblation
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+STEPS_RECORD = ROOT / "kernels" / "records" / "steps-h200.json"
 TENSOR_WISE, BLOCK_WISE, DEEP_GEMM = "torch-tensor-wise", "torch-block-wise", "deep_gemm"
 INTERVALS = ("", "-promoted-512", "-promoted-256", "-promoted-128", "-promoted-64", "-promoted-32")
-"""How the implementations of `gemm.native` that promote are called, the fewest promotions first."""
+"""Suffixes of the implementations of `gemm.native`, the fewest promotions first."""
 
 
-def newest() -> Record:
-    """The newest record that has our own kernels. Raises LookupError without one."""
-    return next(record for record in load() if record.find("gemm.fprop", "ours"))
+def newest() -> BenchRecord:
+    """Return the newest record of our kernels. Raises LookupError without one."""
+    found = next((record for record in load() if record.find("gemm.fprop", "ours")), None)
+    if found is None:
+        raise LookupError("no shipped record has our kernels")
+    return found
 
 
-def tables(record: Record) -> dict[tuple[str, str], str]:
-    """Every table, by its page and the name of the marks it stands between."""
+def tables(record: BenchRecord) -> dict[tuple[str, str], str]:
+    """Return every table of a record of the bench, by its page and the name of its markers."""
     return {
         ("gemm", "fprop"): "\n".join(fprop(record)),
         ("gemm", "backward"): "\n".join(backward(record)),
@@ -35,14 +46,14 @@ def tables(record: Record) -> dict[tuple[str, str], str]:
     }
 
 
-def heading(record: Record, kernel: str) -> str:
-    """Where and when a kernel was measured, in a sentence."""
+def heading(record: BenchRecord, kernel: str) -> str:
+    """Return where and when a kernel was measured."""
     run = record.find(kernel)[0].run or f"{record.date}, commit {record.commit}"
     return f"{record.gpu}, {run} ([record](../kernels/records/{record.name}.json))."
 
 
-def us(record: Record, kernel: str, who: str, shape: dict[str, int]) -> float | None:
-    """Median microseconds of an implementation (or of the twin) of a kernel at a shape."""
+def us(record: BenchRecord, kernel: str, who: str, shape: dict[str, int]) -> float | None:
+    """Return the median time of an implementation of a kernel at a shape, microseconds; `who` may be `twin`."""
     twin = who == "twin"
     found = record.find(kernel, who if twin else None, None if twin else who, shape)
     return next((row.timing.us for row in found if row.timing), None)
@@ -61,12 +72,12 @@ def geomean(values: list[float | None]) -> float | None:
     return exp(sum(map(log, known)) / len(known)) if known else None
 
 
-def shapes(record: Record, kernel: str) -> list[dict[str, int]]:
+def shapes(record: BenchRecord, kernel: str) -> list[dict[str, int]]:
     return [row.shape for row in record.find(kernel, "ours", "ours")]
 
 
-def fprop(record: Record) -> Iterator[str]:
-    """Forward GEMMs beside the peers and the ceiling, microseconds; geometric means for each number of tokens."""
+def fprop(record: BenchRecord) -> Iterator[str]:
+    """Yield the forward GEMMs beside peers and ceiling, microseconds, with geometric means per number of tokens."""
     yield heading(record, "gemm.fprop")
     yield ""
     yield "| m, n, k | bf16 | native | cuBLASLt | DeepGEMM | ours | twin | DeepGEMM / ours | native / ours |"
@@ -86,8 +97,8 @@ def fprop(record: Record) -> Iterator[str]:
     yield from beside(record)
 
 
-def beside(record: Record) -> Iterator[str]:
-    """What the forward table has no column for: DeepGEMM over ours under the power limit, and host times."""
+def beside(record: BenchRecord) -> Iterator[str]:
+    """Yield ratios under the power limit, ratios to the fastest native GEMM, and host times."""
     ours = [row for row in record.find("gemm.fprop", "ours") if row.timing and row.sustained]
     ratios: dict[int, list[float | None]] = {}
     for row in ours:
@@ -97,27 +108,27 @@ def beside(record: Record) -> Iterator[str]:
     said = ", ".join(f"{cells(geomean(values))} at {m} tokens" for m, values in sorted(ratios.items()))
     host = sorted(row.timing.host_us for row in ours if row.timing)
     over = sum(time > 15 for time in host)
-    yield f"DeepGEMM / ours sustained under the power limit, geometric means: {said}."
+    yield f"DeepGEMM / ours, sustained under the power limit, geometric means: {said}."
     fastest = {
         m: geomean([_fastest_native(record, row) for row in ours if row.shape["m"] == m]) for m in sorted(ratios)
     }
     said = ", ".join(f"{cells(value)} at {m} tokens" for m, value in fastest.items())
-    yield f"The fastest native GEMM (torch by tensor or by row, or ours) / ours: {said}."
-    yield f"Host time of a call of ours with known tensors: {host[0]:.0f} to {host[-1]:.0f} us, median {median(host):.0f},"
-    yield f"over 15 at {over} of {len(host)} shapes."
+    yield f"Fastest native GEMM (torch with a scale per tensor or per row, or ours) / ours: {said}."
+    yield f"Host time of a call of ours with tensors that it has seen before: {host[0]:.0f} to {host[-1]:.0f} us, median"
+    yield f"{median(host):.0f} us; over 15 us at {over} of {len(host)} shapes."
 
 
-def _fastest_native(record: Record, row: Row) -> float | None:
+def _fastest_native(record: BenchRecord, row: BenchRow) -> float | None:
     who = (TENSOR_WISE, "torch-row-wise", "ours")
     times = [t for w in who if (t := us(record, "gemm.native", w, row.shape))]
     return ratio(min(times), row.timing.us) if times and row.timing else None
 
 
-def backward(record: Record) -> Iterator[str]:
-    """Dgrad and wgrad beside cuBLASLt."""
+def backward(record: BenchRecord) -> Iterator[str]:
+    """Yield dgrad and wgrad beside cuBLASLt."""
     yield heading(record, "gemm.dgrad")
     yield ""
-    yield "| | m, n, k | native | cuBLASLt | ours | written anew | twin | cuBLASLt / ours |"
+    yield "| | m, n, k | native | cuBLASLt | ours | overwriting | twin | cuBLASLt / ours |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for kernel in ("gemm.dgrad", "gemm.wgrad"):
         for shape in shapes(record, kernel):
@@ -127,8 +138,8 @@ def backward(record: Record) -> Iterator[str]:
             yield f"| {kernel[5:]} | {name} | {cells(native, peer, ours, anew, twin, ratio(peer, anew or ours))} |"
 
 
-def experts(record: Record) -> Iterator[str]:
-    """Grouped GEMMs in both layouts."""
+def experts(record: BenchRecord) -> Iterator[str]:
+    """Yield the grouped GEMMs in both layouts."""
     yield heading(record, "gemm.grouped-masked")
     yield ""
     yield "| groups, m, n, k | contiguous | TFLOP/s | twin | masked | TFLOP/s | twin |"
@@ -142,8 +153,8 @@ def experts(record: Record) -> Iterator[str]:
         yield f"| {', '.join(map(str, row.shape.values()))} | {' | '.join(said)} |"
 
 
-def intervals(record: Record) -> Iterator[str]:
-    """Native GEMMs by how often they promote."""
+def intervals(record: BenchRecord) -> Iterator[str]:
+    """Yield the native GEMMs by promotion interval."""
     rows = [row for row in record.find("gemm.native", "ours") if row.implementation == "ours-promoted-32"]
     yield "| m, n, k | never | every 512 | 256 | 128 | 64 | 32 |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
@@ -153,12 +164,12 @@ def intervals(record: Record) -> Iterator[str]:
         yield f"| {', '.join(map(str, shape.values()))} | {' | '.join(said)} |"
 
 
-def _native(record: Record, implementation: str, shape: dict[str, int]) -> float | None:
+def _native(record: BenchRecord, implementation: str, shape: dict[str, int]) -> float | None:
     return next((r.timing.us for r in record.find("gemm.native", "ours", implementation, shape) if r.timing), None)
 
 
-def casts(record: Record) -> Iterator[str]:
-    """Casts at the two large matrices, beside the copy of the same run and their twins."""
+def casts(record: BenchRecord) -> Iterator[str]:
+    """Yield the casts of the two large matrices, beside the copy of the same run and their twins."""
     large = sorted({row.shape["k"] for row in record.find("quantise.both", "ours")})
     yield heading(record, "quantise.both")
     yield ""
@@ -175,15 +186,47 @@ def casts(record: Record) -> Iterator[str]:
         yield f"| {kernel.removeprefix('quantise.')}{scales} | {' | '.join(said)} |"
 
 
-def _cast(record: Record, row: Row) -> list[str]:
+def _cast(record: BenchRecord, row: BenchRow) -> list[str]:
     assert row.timing
     copy = record.bounds(row)["copy"] / row.timing.us
     share = f"{copy:.2f}" if copy >= 0.85 else f"**{copy:.2f}**"
     return [f"{row.timing.us:.1f}", f"{row.gbps:.0f}", share, cells(us(record, row.kernel, "twin", row.shape))]
 
 
+def steps(record: BenchRecord, ablations: Sequence[Ablation | CastAblation]) -> str:
+    """Return a table with a line per ablation and shape: time without and with the optimisation, and the gain."""
+    lines = [
+        f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json)).",
+        "",
+        "| optimisation | at | without | with | gain |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for step in ablations:
+        cast = isinstance(step, CastAblation)
+        for row in record.find(implementation=step.name):
+            if row.kernel.startswith("quantise.") != cast:
+                continue
+            (ours,) = record.find(row.kernel, implementation="ours", shape=row.shape)
+            if row.timing and ours.timing:
+                at = f"{row.kernel.split('.')[1]} " * cast + " x ".join(map(str, row.shape.values()))
+                before, after = row.timing.us, ours.timing.us
+                figures = f"{before:.1f} | {after:.1f} | {before / after - 1:+.1%}"
+                lines.append(f"| {step.description} | {at} | {figures} |")
+    return "\n".join(lines)
+
+
+def step_tables(path: Path = STEPS_RECORD) -> dict[tuple[str, str], str]:
+    """Return the tables of a record of ablations, by page and the name of their markers."""
+    record = read(path)
+    return {("gemm", "steps"): steps(record, STEPS), ("quantise", "steps"): steps(record, CASTS)}
+
+
 def main() -> None:
-    for (page, name), table in tables(newest()).items():
+    """Write the tables into the pages, or print those of another record of ablations."""
+    if sys.argv[1:]:
+        print("\n\n".join(step_tables(Path(sys.argv[1])).values()))
+        return
+    for (page, name), table in (tables(newest()) | step_tables()).items():
         put(DOCS / f"{page}.md", name, table)
         print(table, end="\n\n")
 

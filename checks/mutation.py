@@ -1,9 +1,9 @@
-"""Whether tests hold what judges: one-node mutants of it, run by mutmut: `python benchmarks/mutation.py [MODULE ...]`.
+"""Check with mutmut that the tests notice changes of the code that judges: `python checks/mutation.py [MODULE ...]`.
 
-`[tool.mutmut]` in pyproject.toml says which modules are mutated and which tests must notice. Needs the extra `mutation`; half
-an hour on two cores. Writes mutation.json beside this file: mutants by module, and every survivor with the reason why it
-computes the same, from mutation.yaml. Another run goes on where the last one ended, and tries survivors again; without the
-folder mutants/ all is run. Exit code 1 if less than 95 % are killed, or a survivor has no reason.
+`[tool.mutmut]` in pyproject.toml lists the modules that are mutated and the tests that must fail. Needs the extra `mutation`;
+half an hour on two cores. Writes mutation.json to this folder: the number of mutants by module, and every survivor with the
+reason in mutation.yaml why it computes the same. A run continues where the last one ended and tries survivors again; without
+the folder mutants/ it runs everything. The exit code is 1 if less than 95 % are killed or a survivor has no reason.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SURVIVED, UNTESTED = 0, 33
 
 
 def mutmut(*arguments: str) -> str:
-    """The output of mutmut."""
+    """Run mutmut and return its output."""
     command = [sys.executable, "-m", "mutmut", *arguments]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout
 
 
 def results(modules: list[str]) -> dict[str, dict[str, int]]:
-    """Exit codes of the tests by module and mutant, of those that were run."""
+    """Return the exit codes of the tests by module and mutant, for the mutants that were run."""
     found = {}
     for path in sorted((ROOT / "mutants").rglob("*.py.meta")):
         name = ".".join(path.relative_to(ROOT / "mutants").with_suffix("").with_suffix("").parts)
@@ -47,7 +47,7 @@ def results(modules: list[str]) -> dict[str, dict[str, int]]:
 
 
 def change(mutant: str) -> tuple[str, str]:
-    """What a mutant replaces, and by what."""
+    """Return the code that a mutant replaces and its replacement."""
     module, name = mutant.rsplit(".", 1)
     bodies = _functions(ROOT / "mutants" / (module.replace(".", "/") + ".py"))
     old, new = bodies[name.split("__mutmut_")[0] + "__mutmut_orig"], bodies[name]
@@ -58,13 +58,13 @@ def change(mutant: str) -> tuple[str, str]:
 
 @cache
 def _functions(path: Path) -> dict[str, list[str]]:
-    """Lines of every function of a mutated module but its first, which has the name."""
+    """Return the lines of every function of a mutated module, without the line of its name."""
     nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
     return {n.name: ast.unparse(n).splitlines()[1:] for n in nodes if "__mutmut_" in n.name}
 
 
 def survivors(found: dict[str, dict[str, int]]) -> Iterator[dict[str, str]]:
-    """Every survivor, with the reason why no test can tell it."""
+    """Yield every survivor with the reason why no test can notice it."""
     reasons = yaml.safe_load(REASONS.read_text()) if REASONS.exists() else []
     known = {(r["in"], r["old"], r["new"]): r["because"] for r in reasons}
     for codes in found.values():
@@ -81,7 +81,7 @@ def _without_strict(line: str) -> str:
 
 
 def forget_survivors() -> None:
-    """Let mutants that survived an earlier run be tried again, for tests may have been added since."""
+    """Mark the survivors of an earlier run as not run, since tests may have been added."""
     for path in (ROOT / "mutants").rglob("*.py.meta"):
         held = json.loads(path.read_text())
         codes = held["exit_code_by_key"]
@@ -90,6 +90,7 @@ def forget_survivors() -> None:
 
 
 def main(modules: list[str]) -> int:
+    """Run the mutants of some modules, or of all; return the exit code."""
     forget_survivors()
     mutmut("run", *(f"{m}*" for m in modules))
     found = results(modules)

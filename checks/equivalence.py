@@ -1,13 +1,13 @@
-"""Our engines against mmasim, code for code: `python benchmarks/equivalence.py`.
+"""Compare our engines with mmasim, code for code: `python checks/equivalence.py`.
 
-For every instruction that mmasim has, the same operands of every kind in isa_model/stimulus.py go through mmasim and
-through our compiled CPU engine (FP64: the golden model), an instruction per core. Prints a line per instruction, those
-that differ in M and N alone taken together, and exits with 1 if any output differs. `--record` saves the run, `--fixture`
-a small part of it with mmasim's results, for the tests that run without mmasim. Nine tenths of the time is mmasim's own;
-needs a C compiler and `pip install -e '.[oracle]'`.
+For every instruction of mmasim, operands of every kind in isa_model/stimulus.py go through mmasim and through our compiled CPU
+engine (the golden model for FP64), one instruction per core. Prints a line per instruction, with instructions that differ only
+in M and N together, and exits with 1 if an output differs. `--record` saves the run. `--fixture` saves a small part of mmasim's
+results for the tests, which run without mmasim. Nine tenths of the time is spent in mmasim. Needs a C compiler and
+`pip install -e '.[oracle]'`.
 
-A NaN has to be the same code, except where mmasim's is what the host's processor makes of it (its fused multiply-add,
-CDNA1 and CDNA2): there it has to be a NaN. Outputs set aside are those of `Oracle.set_aside`.
+NaN codes must be equal, except where mmasim returns the NaN of the host's processor (its fused multiply-add, CDNA1 and CDNA2);
+there any NaN is accepted. `Oracle.set_aside` tells which outputs are set aside.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ FIXTURE_SIDE = 4
 
 
 @dataclass(frozen=True)
-class Row:
-    """What came of one instruction, or of several that differ in M and N alone."""
+class InstructionResult:
+    """Result of one instruction, or of several that differ only in M and N."""
 
     instruction: str
     instructions: int
@@ -59,8 +59,8 @@ class Row:
     first: str = ""
 
 
-def compare(name: str, outputs: int) -> Row:
-    """Compare at least so many outputs of an instruction, over all kinds of operands."""
+def compare(name: str, outputs: int) -> InstructionResult:
+    """Compare at least `outputs` outputs of an instruction, over all kinds of operands."""
     side = ceil(sqrt(outputs / len(KINDS)))
     mismatches = set_aside = 0
     first = ""
@@ -73,11 +73,11 @@ def compare(name: str, outputs: int) -> Row:
         if (differs & ~aside).any() and not first:
             i, j = (int(x) for x in np.argwhere(differs & ~aside)[0])
             first = f"{kind} [{i}, {j}]: mmasim {expected[i, j]:#x}, ours {got[i, j]:#x}"
-    return Row(name, 1, side * side * len(KINDS), mismatches, set_aside, engine, first)
+    return InstructionResult(name, 1, side * side * len(KINDS), mismatches, set_aside, engine, first)
 
 
 def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
-    """Operands of every kind for an instruction, side rows and columns each; the name alone decides which."""
+    """Yield operands of every kind for an instruction, with `side` rows and columns; the seed depends only on the name."""
     import torch
     from oracle import Oracle
 
@@ -90,7 +90,7 @@ def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
 
 
 def engine_of(spec: Instruction) -> str:
-    """`cpu`, the compiled engine, or `golden` for what doubles cannot carry (FP64)."""
+    """Return `cpu`, the compiled engine, or `golden` for FP64, which doubles cannot hold exactly."""
     try:
         Plan(spec)
     except Unsupported:
@@ -99,31 +99,31 @@ def engine_of(spec: Instruction) -> str:
 
 
 def ours(spec: Instruction, x: Operands, engine: str) -> NDArray[Any]:
-    """Codes of D by our engine: the compiled one also where `matmul` finds the product too small to compile for."""
+    """Return the codes of D by our engine, compiled even where `matmul` would find the product too small to compile."""
     if engine == "cpu":
         return cpu.matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b)
     return to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b, engine="golden"))
 
 
 def canonical(oracle: Any, codes: NDArray[Any]) -> NDArray[Any]:
-    """mmasim's codes, with our NaN for a NaN whose code is not mmasim's but the host's."""
+    """Return mmasim's codes, with our NaN in place of NaNs whose code comes from the host."""
     if oracle.nan_is_the_hosts:
         codes = np.where(np.isnan(decode_array(oracle.spec.accumulator, codes)), oracle.spec.nan_code, codes)
     return codes
 
 
 def without_m_and_n(name: str) -> str:
-    """The name of all the instructions that differ from this one in M and N alone."""
+    """Return the common name of all instructions that differ from this one only in M and N."""
     return re.sub(r"\.(wgmma|tcgen05)\.m\d+n\d+k", r".\1.m*n*k", name)
 
 
-def of_a_kind(rows: list[Row]) -> list[Row]:
-    """Rows of instructions that differ in M and N alone, put together."""
-    together: dict[str, Row] = {}
+def of_a_kind(rows: list[InstructionResult]) -> list[InstructionResult]:
+    """Merge the results of instructions that differ only in M and N."""
+    together: dict[str, InstructionResult] = {}
     for row in rows:
         name = without_m_and_n(row.instruction)
-        so_far = together.get(name, Row(name, 0, 0, 0, 0, row.engine))
-        together[name] = Row(
+        so_far = together.get(name, InstructionResult(name, 0, 0, 0, 0, row.engine))
+        together[name] = InstructionResult(
             name,
             so_far.instructions + row.instructions,
             so_far.outputs + row.outputs,
@@ -136,13 +136,13 @@ def of_a_kind(rows: list[Row]) -> list[Row]:
 
 
 def commit() -> str:
-    """The commit of the source tree, with `-dirty` where it was changed."""
+    """Return the commit of the source tree, with `-dirty` if files differ from it."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def record(rows: list[Row], options: argparse.Namespace, started_at: str, seconds: float) -> None:
-    """Save a run as JSON, with what it ran on."""
+def record(rows: list[InstructionResult], options: argparse.Namespace, started_at: str, seconds: float) -> None:
+    """Save a run as JSON, with the versions and the machine."""
     cc = subprocess.run([*compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     run = {
         "what": "outputs of our engines compared with those of the package mmasim, code for code",
@@ -150,7 +150,7 @@ def record(rows: list[Row], options: argparse.Namespace, started_at: str, second
             "cpu": "isa_model/engines/cpu.py: C, compiled for this machine from the spec",
             "golden": "isa_model/golden.py, for FP64",
         },
-        "command": f"python benchmarks/equivalence.py --outputs {options.outputs} --only '{options.only}'",
+        "command": f"python checks/equivalence.py --outputs {options.outputs} --only '{options.only}'",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": started_at,
         "versions": {
@@ -161,7 +161,7 @@ def record(rows: list[Row], options: argparse.Namespace, started_at: str, second
         "cores": cpu.cores(),
         "seconds": round(seconds),
         "operands": KINDS,
-        "set_aside": "outputs that differ because mmasim drops an infinity or NaN (set_aside in benchmarks/oracle.py)",
+        "set_aside": "outputs that differ because mmasim drops an infinity or NaN (set_aside in checks/oracle.py)",
         "instructions": sum(row.instructions for row in rows),
         "outputs": sum(row.outputs for row in rows),
         "mismatches": sum(row.mismatches for row in rows),
@@ -172,7 +172,7 @@ def record(rows: list[Row], options: argparse.Namespace, started_at: str, second
 
 
 def fixture(names: list[str], path: Path) -> None:
-    """Save a few outputs of every instruction, one per kind that differs in M and N alone, in conform's file format."""
+    """Save a few outputs per instruction, one instruction for all that differ only in M and N, as `codesign conform` reads."""
     import io
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -194,14 +194,16 @@ def fixture(names: list[str], path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with fresh_file(path) as fresh:
         fresh.write_bytes(content)
 
 
 def main() -> int:
+    """Run the comparison; return the exit code."""
     parser = argparse.ArgumentParser(description="Our engines against mmasim, code for code.")
     parser.add_argument("--outputs", type=int, default=100_000, help="outputs of each instruction (default: 100000)")
-    parser.add_argument("--only", default="*", help="instructions whose name matches this, for instance 'cdna3.*'")
+    parser.add_argument("--only", default="*", help="pattern of the instructions' names, for instance 'cdna3.*'")
     parser.add_argument("--record", type=Path, help="save the run to this file (JSON)")
     parser.add_argument("--fixture", type=Path, help="save a few outputs of each instruction to this file (.npz)")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A run of the bench: the cases that were asked for, shape by shape, and the record of it all."""
+"""A run of the bench: the selected cases, shape by shape, and their record."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ from isa_model.diagnostics import InputError, Unavailable
 from isa_model.provenance import commit
 from kernels.bench import REGISTERED, peers
 from kernels.bench.case import Case
-from kernels.bench.records import FOLDER, Record, Row, versions
-from kernels.bench.shapes import Gemm
+from kernels.bench.records import FOLDER, BenchRecord, BenchRow, versions
+from kernels.bench.shapes import BenchGemm
 
 
 def bench(
-    shapes: Sequence[Gemm],
+    shapes: Sequence[BenchGemm],
     kernels: Sequence[str] = ("*",),
     *,
     name: str,
     command: str,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Record:
-    """Check and time the cases of `shapes` whose kernel fits a pattern of `kernels`, and the ceilings beside them.
+) -> BenchRecord:
+    """Check and time the cases of `shapes` whose kernel matches a pattern of `kernels`, and the ceilings of the GPU.
 
-    Raises Unavailable without a Hopper GPU and its libraries, InputError where no kernel fits.
+    Raises Unavailable without a Hopper GPU and its libraries, InputError where no kernel matches.
     """
     need_gpu()
     from kernels.bench.measure import Sampler, measure
 
     chosen = select(shapes, kernels)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     with Sampler() as sampler:
         for group in [list(peers.ceilings()), *chosen]:
             rows += measure(group, seed, sampler)
             progress(len(rows), sum(map(len, chosen)) + 2)
-        return Record(cases=tuple(rows), **header(name, command, seed, sampler))
+        return BenchRecord(cases=tuple(rows), **header(name, command, seed, sampler))
 
 
-def select(shapes: Sequence[Gemm], kernels: Sequence[str]) -> list[list[Case]]:
-    """Cases by shape. A chosen GEMM brings `gemm.native` and `gemm.bf16` of its shape along, for comparison.
+def select(shapes: Sequence[BenchGemm], kernels: Sequence[str]) -> list[list[Case]]:
+    """Return the matching cases, grouped by shape, with the peers of `gemm.native` and `gemm.bf16` at their shapes.
 
-    Raises InputError where nothing fits.
+    Raises InputError where no kernel matches a pattern.
     """
     modules = [import_module(name) for name in REGISTERED]
     every = [case for module in modules if hasattr(module, "cases") for case in module.cases(shapes)]
     names = sorted({case.kernel for case in every})
     for pattern in kernels:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError.of(f"no kernel fits `{pattern}`", f"there are {', '.join(names)}; `*` stands for anything")
+            raise InputError.of(f"no kernel matches `{pattern}`", f"one of {', '.join(names)}; `*` matches anything")
 
     def shape(case: Case) -> tuple[tuple[str, int], ...]:
         return tuple(case.shape.items())
 
-    fitting = [case for case in every if any(fnmatchcase(case.kernel, pattern) for pattern in kernels)]
-    wanted = {shape(case) for case in fitting}
-    beside = ("gemm.native", "gemm.bf16")
+    matching = [case for case in every if any(fnmatchcase(case.kernel, pattern) for pattern in kernels)]
+    wanted = {shape(case) for case in matching}
+    references = ("gemm.native", "gemm.bf16")
     picked = [
         case
         for case in every
-        if case in fitting or (case.variant == "peer" and case.kernel in beside and shape(case) in wanted)
+        if case in matching or (case.variant == "peer" and case.kernel in references and shape(case) in wanted)
     ]
     return [list(group) for _, group in groupby(sorted(picked, key=shape), key=shape)]
 
 
 def need_gpu() -> None:
-    """Raise Unavailable unless a Hopper GPU is here; the message names the shipped records."""
+    """Raise Unavailable without a Hopper GPU; the message names the shipped records."""
     try:
         import torch
     except ImportError:
@@ -78,7 +78,7 @@ def need_gpu() -> None:
     else:
         if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
             return
-        lacking = "none is visible here"
+        lacking = "none is visible"
     shipped = " ".join(str(path) for path in sorted(FOLDER.glob("bench-*.json"))) or "none"
     raise Unavailable(
         f"the bench needs a Hopper GPU (compute capability 9.0); {lacking}. Records of earlier runs: {shipped}"
@@ -86,7 +86,7 @@ def need_gpu() -> None:
 
 
 def header(name: str, command: str, seed: int, sampler: Any) -> dict[str, Any]:
-    """Where and with what a run was made: the fields of `records.Run`."""
+    """Return the fields of `records.BenchRun`: where, when and with which versions a run was made."""
     import pynvml
     import torch
 

@@ -1,12 +1,13 @@
-"""Others' recordings of real GPUs against the catalogue: `python benchmarks/recordings.py FOLDER`.
+"""Compare the catalogue with recordings of real GPUs by others: `python checks/recordings.py FOLDER`.
 
 FOLDER is `model_validation` of github.com/north-numerical-computing/MATLAB-tensor-core (BSD-2), which is not part of this
-project: dot products that eight GPUs computed, 5,000 a format, drawn by its authors. Each line of `<GPU>/<format>/a_*.txt`
-and `b_*.txt` holds the operands of one along K, of `c_*.txt` and `d_*.txt` its C and D, as FP32. They are computed with
-the rule that the catalogue has for the GPU's `mma.sync`, K filled up with zeros, C rounded to nearest even where D is
-FP16. Of Hopper's FP8 into FP32 the recorded D are not those of `mma.sync`: they are sums of products without C, by the
-rule of `wgmma`, and compared with that. Prints outputs and mismatches a file; ends with 1 if any output differs.
-`--record FILE --revision COMMIT` saves the counts and which revision was read.
+project. It holds dot products computed by eight GPUs, 5,000 per format. Each line of `<GPU>/<format>/a_*.txt` and `b_*.txt` has
+the operands of one dot product along K, each line of `c_*.txt` and `d_*.txt` its C and D, as FP32. They are compared with the
+catalogue's `mma.sync` of the GPU: K is padded with zeros, and C is rounded to nearest even where D is FP16. For Hopper's FP8 to
+FP32, the recorded D are sums of products without C by the rules of `wgmma`, and are compared with that instruction.
+
+Prints outputs and mismatches per file; exits with 1 if an output differs. `--record FILE --revision COMMIT` saves the counts
+with the revision of the recordings.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ ARCHITECTURES = {
 OPERANDS = {"fp16": "f16", "bf16": "bf16", "tf32": "tf32", "E4M3": "e4m3", "E5M2": "e5m2"}
 ACCUMULATORS = {"fp16": "f16", "fp32": "f32"}
 SIDE = 50
-"""Dot products that one matrix product holds on its diagonal."""
+"""Dot products per matrix product, on its diagonal."""
 
 
 def instruction(gpu: str, operand: str, accumulator: str, k: int) -> str:
-    """The catalogue's name of the GPU's `mma.sync` with the least K of at least `k`, or of what was recorded in its place."""
+    """Return the name of the GPU's `mma.sync` with the smallest K of at least `k`, or of the instruction recorded instead."""
     if starts_from_zero(gpu, operand, accumulator):
         return f"hopper.wgmma.m64n8k32.f32.{OPERANDS[operand]}.{OPERANDS[operand]}"
     tail = ".".join([ACCUMULATORS[accumulator], *[OPERANDS[operand]] * 2, ACCUMULATORS[accumulator]])
@@ -51,19 +52,19 @@ def instruction(gpu: str, operand: str, accumulator: str, k: int) -> str:
 
 
 def starts_from_zero(gpu: str, operand: str, accumulator: str) -> bool:
-    """Whether the recorded D are sums of products alone."""
+    """Return whether the recorded D are sums of products without C."""
     return ARCHITECTURES[gpu] == "hopper" and operand.startswith("E") and accumulator == "fp32"
 
 
 def numbers(path: Path) -> NDArray[np.float32]:
-    """FP32 numbers of a file, a row a line: hexadecimal digits, or 32 binary ones."""
+    """Return the FP32 values of a file, a row per line, from hexadecimal digits or 32 binary digits."""
     rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
     base = 2 if len(rows[0][0]) == 32 else 16
     return np.array([[int(x, base) for x in row] for row in rows], np.uint32).view(np.float32)
 
 
 def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
-    """The recorded D of one GPU and format against the catalogue's."""
+    """Compare the recorded D of one GPU and format with the catalogue's."""
     (gpu, file), (a, b, c, d) = (
         (folder.parent.name, next(folder.glob(f"d_*_{accumulator}.txt"))),
         (numbers(next(folder.glob(pattern))) for pattern in ("a_*", "b_*", "c_*", f"d_*_{accumulator}.txt")),
@@ -91,6 +92,7 @@ def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run the comparison; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="model_validation of a clone of MATLAB-tensor-core")
     parser.add_argument("--record", type=Path, help="save the counts to this file (JSON)")
@@ -116,9 +118,9 @@ def main() -> int:
             "what": "outputs recorded on GPUs by others, compared with the catalogue's rules code for code",
             "source": "github.com/north-numerical-computing/MATLAB-tensor-core, model_validation (BSD-2)",
             "revision": options.revision,
-            "command": "python benchmarks/recordings.py FOLDER --record FILE --revision COMMIT",
+            "command": "python checks/recordings.py FOLDER --record FILE --revision COMMIT",
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": commit("isa_model", "benchmarks/recordings.py"),
+            "commit": commit("isa_model", "checks/recordings.py"),
             **total,
         }
         body = ",\n".join("  " + json.dumps(row) for row in rows)

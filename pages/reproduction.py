@@ -1,10 +1,10 @@
-"""The numbers of the source reports that can be checked, and what we get: docs/reproduction.md.
+"""The page docs/reproduction.md: the figures of the source reports that can be checked, and ours.
 
-    python benchmarks/reproduction.py            # prints the page
-    python benchmarks/reproduction.py --write    # and writes it
+    python pages/reproduction.py            # prints the page
+    python pages/reproduction.py --write    # writes it too
 
-Everything is computed here and now, by the models that `codesign evaluate` uses; nothing is carried over. DSV3 is the
-DeepSeek-V3 technical report (arXiv 2412.19437), ISCA "Insights into DeepSeek-V3" (arXiv 2505.09343).
+Every figure is computed when the script runs, by the models that `codesign evaluate` uses. DSV3 is the DeepSeek-V3 technical
+report (arXiv 2412.19437), ISCA "Insights into DeepSeek-V3" (arXiv 2505.09343).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ SIZE, LINES = 128, 8
 
 
 def main() -> None:
+    """Print the page, and write it on request."""
     text = page()
     print(text, end="")
     if "--write" in sys.argv[1:]:
@@ -44,21 +45,21 @@ def main() -> None:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = [
-        "# What the source reports say, and what we get",
+        "# Figures of the source reports, reproduced",
         "",
-        "Written by `python benchmarks/reproduction.py --write`; every number in the column *ours* is computed by it. DSV3 is",
+        "Written by `python pages/reproduction.py --write`, which computes every figure in the column *ours*. DSV3 is",
         'the DeepSeek-V3 technical report (arXiv 2412.19437), ISCA "Insights into DeepSeek-V3" (arXiv 2505.09343).',
         "",
-        "| what | source | reported | ours | agrees | how to see it |",
+        "| figure | source | reported | ours | agrees | where to see it |",
         "|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows()),
         "",
         '## The "2 %"',
         "",
         "DSV3 3.3.2 gives the maximum relative error of an FP8 product with K = 4096 of two random matrices as nearly 2 %, and",
-        "names neither distribution nor metric. Native Hopper FP8, one scale per tensor, "
+        "names neither the distribution nor the metric. Native Hopper FP8, one scale per tensor, "
         f"{SIZE} x {SIZE} outputs, K = 4096 ({LINES} rows of each of {SIZE // LINES}",
         "tensors; a quarter of the rows of `outliers` are its rare tokens):",
         "",
@@ -70,27 +71,27 @@ def page() -> str:
             for name in ("normal", "uniform", "offset-normal", "swiglu", "outliers")
         ),
         "",
-        "A largest error grows with the outputs looked at, so claims are on the error that 95 % of outputs stay under.",
-        "So 2 % lies between metrics: errors over the largest value stay an order below it for N(0, 1), where sums grow like",
-        "the root of K; element by element the largest has no bound, since sums that happen to be near zero keep the error of",
-        "the others; and for data of one sign it is passed by every metric, as truncation only ever shrinks. The largest ratio",
-        "among outputs of N(0, 1) that are not near zero is the reading nearest to the report's. The claims of",
+        "A maximum grows with the number of outputs, so claims are on the 95th percentile of the error.",
+        "2 % lies between the metrics. For N(0, 1), where sums grow like the square root of K, errors relative to the largest",
+        "value are ten times smaller. The largest elementwise error has no bound, because sums near zero have the absolute",
+        "error of the others. For data of one sign every metric exceeds 2 %, because truncation only shrinks sums. The largest",
+        "ratio among outputs of N(0, 1) that are not near zero is closest to the report. The claims of",
         "`proposals/higher-precision-accumulation.yaml` hold the figure under two readings.",
         "",
         "## What cannot be checked here",
         "",
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
-        "  and MXFP8 and NVFP4 recipes need training of billions of tokens; what runs of a few million show is in",
-        "  [training.md](training.md).",
-        "- Speeds of their own clusters; ours are of one GPU ([timing.md](timing.md)). What LogFMT costs",
-        "  when SMs compute it (50 to 100 %, ISCA 3.2.1) nobody measured here.",
+        "  and the MXFP8 and NVFP4 recipes need training on billions of tokens. [training.md](training.md) shows runs on a few",
+        "  million.",
+        "- The speed of clusters: ours are times of one GPU ([timing.md](timing.md)). The cost of LogFMT on SMs (50 to 100 %,",
+        "  ISCA 3.2.1) was not measured.",
         "",
     ]
     return "\n".join(lines)
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """What, source, reported, ours, agrees, command."""
+    """Yield figure, source, reported value, our value, agreement and command of each row."""
     hopper = load(FP8)
     stage = hopper.stages["fuse"]
     yield (
@@ -119,7 +120,7 @@ def rows() -> Iterator[tuple[str, ...]]:
         "this script",
     )
     yield (
-        "low bits of an FP8 accumulator that are zero",
+        "zero low bits of an FP8 accumulator",
         "SageAttention2",
         "10",
         f"{FORMATS['fp32'].mantissa_bits - stage.result[-1].format.mantissa_bits} (register {stage.result[-1].format.name})",
@@ -149,8 +150,8 @@ def rows() -> Iterator[tuple[str, ...]]:
         "U[0, 1) cast as it is: native, promoted",
         "H200, measured",
         "6.6e-2, 5.0e-4",
-        f"{_e(biased)}, {_e(held)}; with one scale per tensor {_e(scaled[0])}, {_e(scaled[1])}: it matters where in its binade "
-        "a sum lies",
+        f"{_e(biased)}, {_e(held)}; with one scale per tensor {_e(scaled[0])}, {_e(scaled[1])}: the error depends on where "
+        "in its binade a sum is",
         _yes(abs(biased / 6.6e-2 - 1) < 0.1 and abs(held / 5e-4 - 1) < 0.1),
         "this script",
     )
@@ -158,8 +159,8 @@ def rows() -> Iterator[tuple[str, ...]]:
         "largest relative error, K = 4096",
         "DSV3 3.3.2",
         "nearly 2 %",
-        "0.3 % to over 100 %: depends on distribution and metric",
-        "under some readings",
+        "0.3 % to over 100 %, depending on distribution and metric",
+        "for some metrics",
         "below",
     )
     yield (
@@ -180,7 +181,7 @@ def rows() -> Iterator[tuple[str, ...]]:
         "this script",
     )
     yield (
-        "scales beside FP8 operands, one FP32 per 128",
+        "traffic of scales, one FP32 per 128 FP8 elements",
         "DSV3 3.3.2",
         "—",
         f"{32 / (128 * 8):.1%} of the bytes",
@@ -200,16 +201,16 @@ def _casts() -> Iterator[tuple[str, ...]]:
         "LogFMT-8": {"logfmt": 8},
         "LogFMT-10": {"logfmt": 10},
     }
-    told = []
+    errors = []
     for data in (x, real):
-        told.append({name: _error(data, {"at": "dispatch", **form}) for name, form in forms.items()})
-    words = [", ".join(f"{name} {e:.2%}" for name, e in found.items()) for found in told]
+        errors.append({name: _error(data, {"at": "dispatch", **form}) for name, form in forms.items()})
+    words = [", ".join(f"{name} {e:.2%}" for name, e in found.items()) for found in errors]
     yield (
         "LogFMT-8 against E4M3 and E5M2",
         "ISCA 3.2, by training",
         "better",
         f"by relative error: N(0, 1): {words[0]}; captured (post-attention input of SmolLM2): {words[1]}",
-        _yes(all(f["LogFMT-8"] < f["E4M3"] < f["E5M2"] for f in told)),
+        _yes(all(f["LogFMT-8"] < f["E4M3"] < f["E5M2"] for f in errors)),
         "`codesign evaluate proposals/logfmt8-combine.yaml`",
     )
     rng = np.random.default_rng(0)
@@ -219,7 +220,7 @@ def _casts() -> Iterator[tuple[str, ...]]:
         "LogFMT-10 against BF16",
         "ISCA 3.2, by training",
         "close",
-        f"{told[0]['LogFMT-10']:.2%} beside {bf16:.2%} that rounding to BF16 itself costs",
+        f"{errors[0]['LogFMT-10']:.2%}; rounding to BF16 itself costs {bf16:.2%}",
         "within a factor of about 2",
         "`codesign evaluate proposals/logfmt10-combine.yaml`",
     )
@@ -243,8 +244,8 @@ def _casts() -> Iterator[tuple[str, ...]]:
         "max-abs floor of 1e-4",
         "DeepSeek-V3's public inference code",
         "—",
-        f"a captured gradient of a 2048-token mean: error {floored[0]:.1%} ({_error(g, {'at': 'kernel'}):.1%} with a floor of "
-        f"1e-30); as it would be in a mean over DSV3's 15360 x 4096 tokens: {floored[1]:.0%}, {lost:.0%} of it zero",
+        f"captured gradient of a mean over 2048 tokens: error {floored[0]:.1%} ({_error(g, {'at': 'kernel'}):.1%} with a floor "
+        f"of 1e-30); scaled to a mean over DSV3's 15360 x 4096 tokens: error {floored[1]:.0%}, {lost:.0%} of elements zero",
         "for inference only",
         "`quantisation: {floor: 1.0e-4}`",
     )
@@ -259,7 +260,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
         return sum(m.hbm for m in found if (not step or m.step == step) and (not whats or m.what in whats))
 
     def inputs(flow: Flow) -> float:
-        """Bytes per activation of casting it and reading it once, where it is not sent to experts."""
+        """Return the bytes per activation of casting and reading it once, for activations not sent to experts."""
         alone = replace(model, linears=tuple(x for x in model.linears if not x.expert))
         weights = sum(x.n * x.k for x in alone.linears)
         read = hbm(flow, "fprop", ("cast", "operands"), alone) - weights
@@ -273,17 +274,17 @@ def _bytes() -> Iterator[tuple[str, ...]]:
     ):
         flow = Flow(bits=8, at=place)
         yield (
-            f"bytes from and to HBM per activation, one use: {name}",
+            f"HBM traffic per activation used once, bytes: {name}",
             "DSV3 3.5.2",
             reported,
             f"{inputs(flow):g}; whole fprop {hbm(flow, 'fprop') / hbm(today, 'fprop'):.2f}, whole step "
             f"{hbm(flow, '') / hbm(today, ''):.2f} of today's",
-            "per activation; of a layer's step much less, as kernels write BF16, wgrad's operands are turned in memory, and "
-            "what goes to experts is cast once, before it is sent",
+            "per activation; for a layer's step much less, since kernels write BF16, wgrad's operands are transposed in "
+            "memory, and activations for experts are cast once, before dispatch",
             f"`codesign evaluate proposals/{proposal}.yaml`",
         )
     yield (
-        "BF16 that a 1x128 group's cast must hold",
+        "buffer for the cast of a 1x128 group of BF16",
         "ours, to DSV3 3.5.2",
         ">= 256 B",
         f"{128 * 2} B",
@@ -292,32 +293,32 @@ def _bytes() -> Iterator[tuple[str, ...]]:
     )
     dispatch = (8 + 8 / 128) / 16
     yield (
-        "bytes of FP8 dispatch over BF16",
+        "bytes of FP8 dispatch relative to BF16",
         "DSV3 3.3.3",
         "about half",
-        f"{dispatch:.3f} of dispatch; with combine in BF16 {(dispatch + 1) / 2:.3f} of the exchange",
-        "of dispatch",
+        f"{dispatch:.3f} of dispatch; {(dispatch + 1) / 2:.3f} of dispatch and combine together, with combine in BF16",
+        "for dispatch",
         "`codesign evaluate proposals/fp8-dispatch.yaml`",
     )
     yield (
-        "SMs that communication takes",
+        "SMs used for communication",
         "DSV3 3.2.2, 3.5.1",
         "20 of 132",
-        f"{20 / 132:.1%}; freed, at most {132 / 112:.2f} times the compute, were nothing else the limit",
+        f"{20 / 132:.1%}; without it, compute grows at most {132 / 112:.2f} times",
         "—",
         "`codesign evaluate proposals/communication-offload.yaml`",
     )
 
 
 def two_percent(source: str) -> tuple[str, ...]:
-    """Native Hopper FP8 at K = 4096 under the metrics that could be meant."""
+    """Return the error of native Hopper FP8 at K = 4096 by each metric that the report could mean."""
     found = _errors(source)
     return tuple(f"{found[m]:.2%}" for m in ("largest", "p95", "frobenius", "median", "not near zero", "elementwise"))
 
 
 @cache
 def _errors(source: str, every: int | None = None) -> dict[str, float]:
-    """Errors of a product with K = 4096 on one source, with promotion if `every` is given."""
+    """Return the errors of a product with K = 4096 of one source of tensors, promoted after `every` products if given."""
     gemm = Gemm("reproduction", SIZE, SIZE, 4096, "activation", "weight", False, "")
     instruction = load(FP8)
     trial = Trial(gemm, source, range(SIZE // LINES), LINES, SIZE, Quantisation())
@@ -337,7 +338,7 @@ def _errors(source: str, every: int | None = None) -> dict[str, float]:
 
 @cache
 def _unscaled(every: int | None) -> float:
-    """Relative Frobenius error of U[0, 1) operands that are rounded to E4M3 without any scale."""
+    """Return the relative Frobenius error of U[0, 1) operands rounded to E4M3 without a scale."""
     from isa_model import exact, matmul
     from isa_model.array_codec import decode_array, encode_array
     from isa_model.rounding import Rounding
@@ -351,7 +352,7 @@ def _unscaled(every: int | None) -> float:
 
 
 def _exact_bits(terms: int) -> int:
-    """Bits, sign included, of the exact sum of so many products of two E4M3 numbers."""
+    """Return the bits, including the sign, of an exact sum of `terms` products of two E4M3 numbers."""
     fmt = FORMATS["e4m3"]
     largest = 448**2 * terms * 2 ** (-2 * fmt.min_lsb_exponent)
     return int(largest).bit_length() + 1

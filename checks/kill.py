@@ -1,10 +1,10 @@
-"""Kill commands at random moments and look at what they leave: `python benchmarks/kill.py [COMMAND...] [--moments 60]`.
+"""Kill commands at random moments and check what they leave: `python checks/kill.py [COMMAND...] [--moments 60]`.
 
-Each command runs in turns with two inputs and one place for its output. It gets kill -9 (its first process alone) at a random
-moment: half of them anywhere in the run, half in its last tenth, where it writes. Afterwards the output must be that of one of
-the two inputs, whole; in the end a full run must give the same bytes as one that was never disturbed, with no process, folder
-or file of the killed ones left. `train` has a checkpoint every 0.3 s, goes on from the last one, and is compared without the
-times it took. Needs Linux (/proc). Prints a table; --write puts it into docs/robustness.md.
+Each command runs alternately with two inputs and one output path. Its first process gets SIGKILL at a random moment: half of
+the moments are anywhere in the run, half in its last tenth, where it writes. Afterwards the output must be complete and that
+of one of the two inputs. In the end an undisturbed run must give the usual bytes, and no process, folder or file of a killed
+run may be left. `train` saves a checkpoint every 0.3 s and resumes from the last one; its times are not compared. Needs Linux
+(/proc). Prints a table; `--write` puts it into docs/robustness.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OFTEN = (
 PROPOSAL = """\
 proposal: small
 title: Killed {0}
-source: benchmarks/kill.py
+source: checks/kill.py
 base: hopper.wgmma.m64n256k32.f32.e4m3.e4m3
 change: {{stages: {{fuse: {{fraction_bits: 25}}}}}}
 workloads: [mpnet-base.fprop.down]
@@ -58,15 +58,15 @@ stages:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A command with two inputs that write to one place."""
+class KilledCommand:
+    """A command with two inputs and one output path."""
 
     commands: tuple[list[str], list[str]]
     out: Path
 
 
-def case(name: str, root: Path) -> Case:
-    """The case of a command, its inputs written into `root`."""
+def killed_command(name: str, root: Path) -> KilledCommand:
+    """Return a command after writing its inputs to `root`."""
     for i in range(2):
         (root / f"{i}.yaml").write_text(PROPOSAL.format(i))
         (root / f"instruction{i}.yaml").write_text(INSTRUCTION.format(i))
@@ -88,11 +88,11 @@ def case(name: str, root: Path) -> Case:
         one, two = ([*CODESIGN, name, f"instruction{i}.yaml", "--out", str(out)] for i in range(2))
     else:
         one, two = ([*CODESIGN, name, f"instruction{i}.yaml", "--count", "700", "--out", str(out)] for i in range(2))
-    return Case((one, two), out)
+    return KilledCommand((one, two), out)
 
 
 def content(out: Path) -> dict[str, str]:
-    """What is there, by file name; of a training record all but the times."""
+    """Return the contents of an output by file name; of a training record, everything but the times."""
     if out.suffix == ".json":
         runs = json.loads(out.read_text())["runs"] if out.exists() else []
         return {str(r["seed"]): str({k: v for k, v in r.items() if "second" not in k}) for r in runs}
@@ -100,7 +100,7 @@ def content(out: Path) -> dict[str, str]:
 
 
 def processes(mark: str) -> list[str]:
-    """Processes that have `mark` in their environment."""
+    """Return the processes with `mark` in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -112,7 +112,7 @@ def processes(mark: str) -> list[str]:
 
 
 def ended(mark: str) -> None:
-    """Wait for the processes of a killed command to end. Raises AssertionError if some live on after 30 seconds."""
+    """Wait for the processes of a killed command to end. Raises AssertionError if one still runs after 30 seconds."""
     end = time.monotonic() + 30
     while left := processes(mark):
         assert time.monotonic() < end, f"still running: {left}"
@@ -120,9 +120,9 @@ def ended(mark: str) -> None:
 
 
 def torture(name: str, moments: int, root: Path) -> str:
-    """Kill a command at so many moments; return the table's row. Raises AssertionError where it left what it must not."""
+    """Kill a command at `moments` moments and return the table's row. Raises AssertionError for a wrong or leftover file."""
     chosen = random.Random(name)
-    made = case(name, root)
+    made = killed_command(name, root)
     scratch = root / "tmp"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path[1:])}
@@ -183,6 +183,7 @@ def torture(name: str, moments: int, root: Path) -> str:
 
 
 def main() -> None:
+    """Kill every command and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commands", nargs="*", default=["evaluate", "report", "rtl", "vectors", "train"])
     parser.add_argument("--moments", type=int, default=60)

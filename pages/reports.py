@@ -1,7 +1,7 @@
-"""Every shipped proposal's report, the comparison pages and their index: `python benchmarks/reports.py`.
+"""The reports of all shipped proposals, the comparisons of some, and their index: `python pages/reports.py`.
 
-Writes under reports/, one or two minutes a proposal on two cores; with `--index`, only the index of those that are there. The
-commit that the reports name is the one at hand, so start from a clean tree.
+Writes to reports/; a proposal takes one or two minutes on two cores. `--index` writes only the index of the existing reports.
+Reports name the current commit, so start from a clean tree.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
 COMPARED = {
     "compare-instructions": (
-        "Instructions side by side",
+        "Instructions compared",
         "higher-precision-accumulation configurable-accumulation group-scaled-mma group-scaled-mma-ue8m0 "
         "group-scaled-mma-ue4m3 weight-blocks-2d",
     ),
     "compare-paths": (
-        "Ways of operands side by side",
+        "Operand paths compared",
         "fused-tma-cast near-memory-cast warp-level-cast transposed-read-requantised",
     ),
 }
 
 
 def run(*arguments: str) -> None:
-    """A command of codesign; a refuted claim (exit code 1) is no failure."""
+    """Run a command of codesign. Exit code 1, a refuted claim, is not a failure."""
     result = subprocess.run([sys.executable, "-m", "codesign", *arguments], cwd=ROOT, check=False)
     if result.returncode not in (0, 1):
         raise SystemExit(result.returncode)
 
 
 def make_room(folder: Path) -> None:
-    """Remove a report that has no list of its files, as those of old commits; this folder holds nothing but reports."""
+    """Remove a report without a list of its files, as old commits wrote; this folder holds only reports."""
     if folder.exists() and not (folder / SUMS).exists():
         shutil.rmtree(folder)
 
 
 def index() -> str:
-    """reports/README.md: a line on each report."""
+    """Return the text of reports/README.md, a line per report."""
     from codesign.figures.escape import literal
     from codesign.verdicts.read_result import read_result
 
-    lines = ["# Reports of the shipped proposals", "", "Made by `python benchmarks/reports.py`.", ""]
+    lines = ["# Reports of the shipped proposals", "", "Made by `python pages/reports.py`.", ""]
     lines += [
         f"- [{title}]({name}/comparison.html)" for name, (title, _) in COMPARED.items() if (REPORTS / name).exists()
     ]
@@ -60,11 +60,12 @@ def index() -> str:
     missing = [p.stem for p in sorted((ROOT / "proposals").glob("*.yaml")) if not (REPORTS / p.stem).exists()]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
-        lines += ["", f"Not here, and made by `codesign evaluate NAME` in one or two minutes: {names}."]
+        lines += ["", f"Not shipped; `codesign evaluate NAME` makes them in one or two minutes: {names}."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    """Write all reports, or only the index."""
     if sys.argv[1:] == ["--index"]:
         write_file(REPORTS / "README.md", index())
         return

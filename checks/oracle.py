@@ -1,7 +1,7 @@
-"""The package mmasim as an oracle: its instructions under the catalogue's names, computing on our raw codes.
+"""The package mmasim as an oracle: its instructions by the catalogue's names, computing on our raw codes.
 
-mmasim 2.1.1 (MIT) models ten architectures in torch; its authors compared it with the chips (arXiv 2511.10909). It comes
-with `pip install -e '.[oracle]'` and needs a C++ compiler for its fused multiply-add.
+mmasim 2.1.1 (MIT) models ten architectures in torch; its authors compared it with the chips (arXiv 2511.10909). It is installed
+by `pip install -e '.[oracle]'` and needs a C++ compiler for its fused multiply-add.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ UNITS = {
 }
 SIGNED = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 HOST_NAN = ("MMA_FMA", "MMA_E_FDPA", "MMA_FTZ_MUL_ADD")
-"""mmasim's algorithms whose NaNs have the code that the machine it runs on happens to give them."""
+"""Algorithms of mmasim whose NaN codes are those of the host's processor."""
 
 
 def instructions() -> dict[str, tuple[Any, str, str]]:
-    """Every instruction of mmasim by our name: its class, and what that is called with."""
+    """Return every instruction of mmasim by our name: its class and the class's arguments."""
     return {
         f"{ARCHITECTURES.get(architecture, architecture.lower())}.{unit}.{name}": (kind, architecture, name)
         for unit, kinds in UNITS.items()
@@ -50,7 +50,7 @@ def instructions() -> dict[str, tuple[Any, str, str]]:
 
 
 class Oracle:
-    """One instruction of mmasim, on our codes."""
+    """One instruction of mmasim, computing on our codes."""
 
     def __init__(self, spec: Instruction) -> None:
         kind, architecture, name = instructions()[spec.name]
@@ -59,7 +59,7 @@ class Oracle:
         self.packed = getattr(self.operation, "packing", 1) == 2
 
     def __call__(self, x: Operands) -> np.ndarray[Any, Any]:
-        """Codes of D (M, N) of one instruction (K is its k, M and N are free)."""
+        """Return the codes of D (M, N). K is that of the instruction; M and N are free."""
         op, spec = self.operation, self.spec
         a = self._tensor(spec.a, x.a, op.a_type)
         b = self._tensor(spec.b, np.ascontiguousarray(x.b.T), op.b_type).T
@@ -70,11 +70,11 @@ class Oracle:
         return d.view(SIGNED[8 * d.itemsize]).numpy().view(code_dtype(spec.accumulator))
 
     def set_aside(self, x: Operands) -> np.ndarray[Any, Any]:
-        """Outputs (M, N) on which mmasim is not believed: BF8 by BF8 on CDNA3 with an infinity or NaN among the terms.
+        """Return the outputs (M, N) where mmasim is wrong: BF8 by BF8 on CDNA3 with an infinity or NaN among the terms.
 
-        There the running value is dropped when its exponent is more than 25 below the products' largest. mmasim takes
-        exponents from frexp, which gives infinities and NaNs 0, so products from 2**25 on make it lose them. A register
-        holds them with the largest exponent of all, and no other instruction of mmasim loses one.
+        There the running value is dropped if its exponent is more than 25 below that of the largest product. mmasim takes
+        exponents from frexp, which returns 0 for infinities and NaNs, so products from 2**25 on make it drop them. In a
+        register they have the largest exponent of all, and no other instruction of mmasim drops them.
         """
         if not self.spec.name.startswith("cdna3") or not self.spec.name.endswith("bf8_bf8"):
             return np.zeros(x.c.shape, bool)
@@ -85,7 +85,7 @@ class Oracle:
         return a.any(axis=1)[:, None] | b.any(axis=0) | c
 
     def _tensor(self, fmt: Format, codes: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
-        """Codes, K last, as mmasim takes them: of FP4 two to a byte, the first above, or one in bits 5 to 2."""
+        """Return codes as mmasim takes them, K last; FP4 codes two per byte, the first in the high half, or in bits 5 to 2."""
         if fmt.name == "e2m1":
             codes = codes & 15
             codes = codes[:, ::2] << 4 | codes[:, 1::2] if self.packed else codes << 2

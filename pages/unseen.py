@@ -1,11 +1,11 @@
-"""The timing model on a GPU that it was not fitted to: predict first, then compare.
+"""The timing model on a GPU that it was not fitted to: predictions first, then their errors in docs/timing.md.
 
-    python benchmarks/unseen.py predict "NVIDIA H200" benchmarks/predictions/h200.json
-    python benchmarks/unseen.py compare benchmarks/predictions/h200.json kernels/records/bench-h200.json
+    python pages/unseen.py predict "NVIDIA H200" pages/predictions/h200.json
+    python pages/unseen.py compare pages/predictions/h200.json kernels/records/bench-h200.json
 
-`predict` takes the constants that microbenchmarks measured on that GPU (kernels/records/machine-*.json), leaves all that was
-fitted as it was on another one, and writes the time of every case of that one's bench. The file is committed before the bench
-runs on the new GPU; `compare` reads both, prints the errors and writes them into docs/timing.md. No GPU is needed for either.
+`predict` combines the constants that microbenchmarks measured on the new GPU (kernels/records/machine-*.json) with constants
+fitted to another GPU, and writes the time of every case of the other GPU's bench. Its file is committed before the bench runs
+on the new GPU. `compare` reads both and writes the errors into docs/timing.md. Neither needs a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 
 
 class Predicted(Spec):
-    """The predicted time of one case."""
+    """Predicted time of one case."""
 
     kernel: str
     implementation: str
@@ -38,22 +38,21 @@ class Predicted(Spec):
 
 
 class Prediction(Spec):
-    """The predicted bench of one GPU."""
+    """Predicted times of the bench on one GPU."""
 
     gpu: str
     date: str
     commit: str
     machine: str
-    """Record of the GPU's own constants."""
+    """Record of the GPU's measured constants."""
     fitted_to: str
-    """GPU and record that the model's other constants come from."""
+    """GPU and record that the fitted constants come from."""
     rows: tuple[Predicted, ...]
 
 
 def predict(gpu: str) -> Prediction:
-    """The time of every case of the newest bench, as it should be on `gpu`. Raises LookupError without its constants."""
+    """Predict the time on `gpu` of every case of another GPU's newest bench. Raises LookupError without constants of `gpu`."""
     about = machine.shipped()[gpu]
-    # The newest record of another GPU, whose cases these are.
     record = next(found for name, found in benches().items() if name != gpu)
     fitted = records.shipped()[record.gpu]
     chip = machine.machine(about)
@@ -76,17 +75,17 @@ def predict(gpu: str) -> Prediction:
 
 
 def compare(prediction: Prediction, path: Path) -> Mapping[Sample, float]:
-    """Predicted over measured time of every case that both have. Raises InputError for a file that is no record."""
+    """Return predicted over measured time of every case that both have. Raises InputError if the file is not a record."""
     wanted = {(r.kernel, r.implementation, r.shape): r.us for r in prediction.rows}
     seen = samples(read(path))
     return {s: wanted[key] / s.us for s in seen if (key := (s.kernel, s.implementation, s.shape)) in wanted}
 
 
 def _table(prediction: Prediction, ratios: Mapping[Sample, float]) -> Iterator[str]:
-    """Errors of the prediction, a kernel to a line."""
+    """Yield the errors of a prediction, a line per kernel."""
     yield (
-        f"{prediction.gpu}, predicted {prediction.date} from {prediction.machine}, all else fitted to "
-        f"{prediction.fitted_to}; {len(ratios)} of {len(prediction.rows)} cases have a time."
+        f"{prediction.gpu}, predicted {prediction.date} from {prediction.machine}; the other constants were fitted to "
+        f"{prediction.fitted_to}. {len(ratios)} of {len(prediction.rows)} cases have a measured time."
     )
     yield "\n| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|"
     for e in records.errors(ratios, speedups(ratios)):
@@ -94,6 +93,7 @@ def _table(prediction: Prediction, ratios: Mapping[Sample, float]) -> Iterator[s
 
 
 def main() -> None:
+    """Predict, or compare a prediction with a record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     first = commands.add_parser("predict")

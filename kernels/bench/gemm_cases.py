@@ -1,0 +1,132 @@
+"""Cases of FP8 GEMMs: random operands quantised by tiles, scales as an implementation wants them, a check in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kernels.bench.case import Case, Variant, relative_error
+from kernels.bench.shapes import BenchGemm
+
+TOLERANCE = 1e-2
+"""Relative Frobenius error allowed. BF16 output alone has 1.7e-3; FP8 without promotion 3.5e-3 at K = 16384, 5e-3 at 32768."""
+E4M3_MAX = 448.0
+"""Largest E4M3 number."""
+FLOOR = 1e-4
+"""Smallest max-abs of a tile, as in DeepSeek's public inference code."""
+
+
+class BenchTensor(NamedTuple):
+    """A quantised matrix: x = codes * scales, with one scale per tile."""
+
+    codes: Any
+    """E4M3 (rows, columns)."""
+    scales: Any
+    """FP32 (ceil(rows / tile rows), ceil(columns / tile columns)), row-major."""
+    tile: tuple[int, int]
+    """Rows and columns of a tile."""
+
+    def values(self) -> Any:
+        """Return codes * scales in float64 (rows, columns), exactly."""
+        rows, columns = self.codes.shape
+        wide = self.scales.double().repeat_interleave(self.tile[0], 0).repeat_interleave(self.tile[1], 1)
+        return self.codes.double() * wide[:rows, :columns]
+
+
+def normal(generator: Any, rows: int, columns: int) -> Any:
+    """Return BF16 (rows, columns) of N(0, 1) on the generator's GPU."""
+    import torch
+
+    return torch.randn(rows, columns, generator=generator, device=generator.device, dtype=torch.bfloat16)
+
+
+def quantise(x: Any, tile: tuple[int, int]) -> BenchTensor:
+    """Quantise (m, k) to E4M3 with one scale, max-abs / 448, per tile. Tiles at the edges are smaller."""
+    import torch
+
+    (m, k), (rows, columns) = x.shape, tile
+    full = torch.nn.functional.pad(x.float(), (0, -k % columns, 0, -m % rows))
+    tiles = full.view(full.shape[0] // rows, rows, full.shape[1] // columns, columns)
+    scales = tiles.abs().amax(dim=(1, 3)).clamp(min=FLOOR) / E4M3_MAX
+    codes = (tiles / scales[:, None, :, None]).view_as(full)[:m, :k].contiguous().to(torch.float8_e4m3fn)
+    return BenchTensor(codes, scales, tile)
+
+
+def product(a: BenchTensor, b: BenchTensor) -> Any:
+    """Return A (m, k) B (n, k)^T of the quantised values, in float64."""
+    return a.values() @ b.values().T
+
+
+class BenchOperands(NamedTuple):
+    """One set of operands of a GEMM."""
+
+    a: Any
+    """A (m, k)."""
+    b: Any
+    """B (n, k)."""
+    out: Any
+    """Output (m, n)."""
+    call: Any = None
+    """Whatever else the launch or the check needs."""
+
+
+class QuantisedPair(NamedTuple):
+    """Both quantised operands, and their scales in the layout of an implementation."""
+
+    a: BenchTensor
+    b: BenchTensor
+    scale_a: Any
+    scale_b: Any
+
+
+def fp8_bytes(shape: BenchGemm, out: int = 2) -> int:
+    """Return the least bytes of an FP8 GEMM with `out` bytes per output; scales, under 4 % with 1x128 tiles, are left out."""
+    return shape.m * shape.k + shape.n * shape.k + out * shape.m * shape.n
+
+
+def nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
+    """Return a matrix of NaN on the GPU."""
+    import torch
+
+    return torch.full((rows, columns), float("nan"), device="cuda", dtype=getattr(torch, dtype))
+
+
+def scaled_error(x: BenchOperands) -> float:
+    """Return the output's relative Frobenius error against float64. Raises Wrong beyond TOLERANCE."""
+    return relative_error(x.out, product(x.call.a, x.call.b), TOLERANCE)
+
+
+def scaled_case(
+    kernel: str,
+    implementation: str,
+    shape: BenchGemm,
+    *,
+    tiles: tuple[tuple[int, int], tuple[int, int]],
+    arrange: Callable[[BenchTensor, BenchTensor], tuple[Any, Any]],
+    launch: Callable[[BenchOperands], Any],
+    notes: str,
+    out: str = "bfloat16",
+    variant: Variant = "peer",
+    check: Callable[[BenchOperands], float] = scaled_error,
+    static: str = "",
+) -> Case:
+    """Return a case of an FP8 GEMM: A and B quantised by `tiles`, scales laid out by `arrange`. Twins are not checked."""
+
+    def prepare(generator: Any) -> BenchOperands:
+        a = quantise(normal(generator, shape.m, shape.k), tiles[0])
+        b = quantise(normal(generator, shape.n, shape.k), tiles[1])
+        return BenchOperands(a.codes, b.codes, nan(shape.m, shape.n, out), QuantisedPair(a, b, *arrange(a, b)))
+
+    return Case(
+        kernel=kernel,
+        implementation=implementation,
+        variant=variant,
+        shape=shape._asdict(),
+        flops=shape.flops,
+        least_bytes=fp8_bytes(shape, 4 if out == "float32" else 2),
+        prepare=prepare,
+        launch=launch,
+        check=None if variant == "twin" else check,
+        notes=notes,
+        static=static,
+    )

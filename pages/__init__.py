@@ -1,0 +1,12 @@
+"""Generators of committed pages. Each is run from the repository as `python pages/NAME.py` and needs no GPU.
+
+| script | writes | from |
+|---|---|---|
+| kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
+| timing_tables.py | docs/timing.md, and the fits in codesign/evidence/timing/records | kernels/records: bench and machine |
+| unseen.py | prediction of a GPU's bench, and its errors in docs/timing.md | predictions/, kernels/records |
+| reproduction.py | docs/reproduction.md | the models, on every run |
+| reports.py | reports/ | the shipped proposals |
+
+Benches that make records are in benchmarks/; comparisons and stress tests are in checks/.
+"""

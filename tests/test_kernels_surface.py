@@ -1,0 +1,36 @@
+"""The public surface of kernels: entry points, their names, and the version."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import kernels
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_version_is_the_package_s():
+    """`kernels.__version__` is the version in pyproject.toml."""
+    assert kernels.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_every_public_name_exists():
+    """Every name in `__all__` of kernels and of its packages can be used, and functions and classes are documented."""
+    pytest.importorskip("torch")
+    for package in (kernels, kernels.gemm, kernels.quantise):
+        for name in package.__all__:
+            assert name == "__version__" or getattr(package, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute `other`"):
+        _ = kernels.other
+
+
+def test_entry_points_are_imported_on_first_use():
+    """Importing kernels imports neither its entry points nor torch."""
+    code = (
+        "import sys, kernels; print({'torch', 'kernels.gemm', 'kernels.native', 'kernels.quantise'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
