@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu

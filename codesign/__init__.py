@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codesign.proposal.proposal import load_proposal as load
+    from codesign.proposal.load import load_proposal as load
 
 __all__ = ["load"]
 
@@ -14,6 +14,6 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that a quick command does not wait for the evidence's packages (PEP 562)."""
     if name != "load":
         raise AttributeError(f"module `codesign` has no attribute `{name}`")
-    from codesign.proposal.proposal import load_proposal
+    from codesign.proposal.load import load_proposal
 
     return load_proposal

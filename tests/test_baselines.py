@@ -13,8 +13,8 @@ from codesign.evidence.traffic.count import schemes
 from codesign.evidence.traffic.source import gather
 from codesign.proposal.baselines import baselines
 from codesign.proposal.flows import Flows, behind, dispatched, usual
-from codesign.proposal.proposal import parse_proposal
-from codesign.proposal.quantisation import Quantisation, cast_of, room
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.quantisation import Quantisation, cast_of, largest_safe_element
 from codesign.proposal.variants import variants
 from codesign.report.baseline_table import baseline_table
 from codesign.verdicts.evaluate import evaluate
@@ -133,8 +133,8 @@ def test_narrow_accumulators_get_headroom_and_the_report_says_so():
     and a proposal that does not ask for headroom overflow."""
     made = proposal(FP16_SUMS)
     found, outcomes = errors(made, gemms()["llama-3-8b.fprop.o"], "normal")
-    assert room(made.software_instruction, 4096) == 16
-    assert room(made.today, 4096) == 2  # 4096 products of 4 are 16384
+    assert largest_safe_element(made.software_instruction, 4096) == 16
+    assert largest_safe_element(made.today, 4096) == 2  # 4096 products of 4 are 16384
     assert np.isfinite(outcomes["software"].d).all()
     assert found["software"]["numerics.total_error"] < 0.05
     assert found["today"]["numerics.overflow_share"] > 0.9
@@ -149,7 +149,7 @@ def test_narrow_accumulators_get_headroom_and_the_report_says_so():
 def test_no_sum_of_elements_within_the_room_exceeds_a_register(k, base):
     """As many products of the largest element as a register sums stay within it."""
     spec = load(base)
-    limit = room(spec, k)
+    limit = largest_safe_element(spec, k)
     if base == W:
         assert limit is None
     elif limit is not None:

@@ -12,7 +12,8 @@ import pytest
 from codesign.evidence.numerics.source import gather
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.evidence.training.size import Size, find_size
-from codesign.proposal.proposal import Quantisation, parse_proposal
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.proposal import Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import gemms, models
 from codesign.workloads.statistics import grid_warnings, on_four_bit_grid
@@ -132,7 +133,7 @@ def test_only_smollm2s_weights_lie_on_a_four_bit_grid(gemm):
 
 def test_shipped_proposals_of_narrow_formats_take_no_weights_from_a_four_bit_grid():
     """Where the base's operands are of 4 bits, no captured weight is on a grid of 4 bits; others may be, and say so."""
-    from codesign.proposal.proposal import load_proposal
+    from codesign.proposal.load import load_proposal
 
     narrow = 0
     for path in sorted((ROOT / "proposals").glob("*.yaml")):

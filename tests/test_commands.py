@@ -15,7 +15,8 @@ from codesign.__main__ import run
 from codesign.commands.terminal import Progress
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor
-from codesign.proposal.proposal import parse_proposal, shipped
+from codesign.proposal import shipped
+from codesign.proposal.load import parse_proposal
 from codesign.verdicts.evaluate import evaluate
 from isa_model.diagnostics import parse_yaml
 

@@ -6,7 +6,8 @@ import pytest
 
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.figure import BreakEven, Figure
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
 from codesign.verdicts.claims import judge
 from codesign.verdicts.questions import Question, answer, asker

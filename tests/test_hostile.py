@@ -19,7 +19,7 @@ from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.escape import Markdown, drawn, fenced, literal, sentence
 from codesign.figures.figure import Plot, Series
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from codesign.report import write as report
 from codesign.verdicts.evaluate import evaluate
 from codesign.verdicts.read_result import read_result

@@ -7,7 +7,8 @@ import pytest
 
 from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metrics import METRICS
-from codesign.proposal.proposal import Claim, parse_proposal
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.verdicts import claims
 from codesign.verdicts.claims import AGAIN, Measured, bars, claimed, decide, judge, statement
 from codesign.verdicts.questions import pursue

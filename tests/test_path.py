@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from codesign.evidence.traffic.count import Flow, Machine, Scheme, flow, moves
 from codesign.evidence.traffic.source import ENERGIES, gather
+from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.manual import path_page
-from codesign.proposal.proposal import load_proposal, parse_proposal
 from codesign.workloads.gemms import models
 from isa_model import InputError
 from isa_model.cast import Cast, quantise

@@ -7,7 +7,8 @@ import pytest
 from codesign.evidence.numerics.source import Job, _method, run
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.figure import Figure
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.proposal.variants import variants
 from codesign.verdicts.claims import judge, statement
 from codesign.workloads.gemms import gemms, select, sent

@@ -14,7 +14,8 @@ from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.model import Stream
 from codesign.evidence.timing.operations import meant
 from codesign.evidence.timing.step import KINDS, Assumptions, Layer, Transfer, Work, bf16_ceiling, limit
-from codesign.proposal.proposal import Claim, load_proposal
+from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
 from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate

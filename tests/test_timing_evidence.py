@@ -11,7 +11,8 @@ from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Stream, time
 from codesign.evidence.timing.operations import clocks, of_gemm, schemes_of, software, supported
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
 from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate

@@ -20,7 +20,7 @@ from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.optimizer import AdamW  # noqa: E402
 from codesign.evidence.training.quantise import quantise  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
-from codesign.proposal.proposal import load_proposal  # noqa: E402
+from codesign.proposal.load import load_proposal  # noqa: E402
 from codesign.proposal.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402

@@ -13,7 +13,7 @@ from codesign.evidence.training.gaps import gap, summarise  # noqa: E402
 from codesign.evidence.training.plot import svg  # noqa: E402
 from codesign.evidence.training.records import Drift, Run, as_text, read  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
-from codesign.proposal.proposal import load_proposal, parse_proposal  # noqa: E402
+from codesign.proposal.load import load_proposal, parse_proposal  # noqa: E402
 from codesign.verdicts.claims import judge  # noqa: E402
 from isa_model import InputError  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402

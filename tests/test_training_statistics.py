@@ -12,7 +12,7 @@ from codesign.evidence.training.records import Drift, Record, Run, shipped
 from codesign.evidence.training.size import find_size
 from codesign.figures.figure import Figure
 from codesign.figures.quantiles import student_t
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from isa_model.diagnostics import parse_yaml
 
 SIZE = find_size("tiny").model_copy(update={"tokens": 256, "steps": 8})

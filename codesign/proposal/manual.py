@@ -1,4 +1,4 @@
-"""An ISA-manual page of an instruction, written from its spec: operands, semantics step by step, special values."""
+"""ISA-manual pages: operands, semantics step by step and special values, written from an instruction's spec."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ _ROUNDING = {
 }
 
 
-class Section(Spec):
-    """One heading of the page; `steps` are numbered."""
+class ManualSection(Spec):
+    """One section of a manual page."""
 
     title: str
     lines: tuple[str, ...]
     steps: bool = False
+    """True if the lines are numbered steps."""
 
 
-def page(instruction: Instruction) -> tuple[Section, ...]:
-    """The manual page of an instruction."""
+def page(instruction: Instruction) -> tuple[ManualSection, ...]:
+    """Return the manual page of an instruction."""
     return (
-        Section(title="Operation", lines=_synopsis(instruction)),
-        Section(title="Operands", lines=_operands(instruction)),
-        Section(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
-        Section(title="Special values", lines=_specials(instruction)),
-        Section(title="Origin", lines=_origin(instruction)),
+        ManualSection(title="Operation", lines=_synopsis(instruction)),
+        ManualSection(title="Operands", lines=_operands(instruction)),
+        ManualSection(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
+        ManualSection(title="Special values", lines=_specials(instruction)),
+        ManualSection(title="Origin", lines=_origin(instruction)),
     )
 
 
-def proposal_page(proposal: Proposal) -> tuple[Section, ...]:
-    """The page of what a proposal proposes: its path first, then the instruction, which may be today's."""
+def proposal_page(proposal: Proposal) -> tuple[ManualSection, ...]:
+    """Return the manual page of a proposal: its operand path, then the instruction, which may be today's."""
     on_the_way = (path_page(proposal.path.steps, proposal.path.operands),) if proposal.path else ()
     return (*on_the_way, *page(proposal.proposed()))
 
@@ -69,7 +70,7 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
 
 
 def describe(fmt: Format) -> str:
-    """A format in a line."""
+    """Return a one-line description of a format."""
     if fmt.kind == "integer":
         return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
     parts = [
@@ -228,8 +229,8 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
-    """What becomes of a tensor on its path, a numbered line per step; tensors are (tokens, features)."""
+def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> ManualSection:
+    """Return the section on an operand path, one numbered line per cast; tensors are (tokens, features)."""
     words = " and ".join(operands)
     lines = [
         f"The {words} sets out as BF16. A NaN or an infinity makes NaN of its group where elements and scales have one."
@@ -244,7 +245,7 @@ def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
             )
         if not step.on_sms:
             lines[-1] += " An engine beside the SMs does it."
-    return Section(title="On the way", lines=tuple(lines), steps=True)
+    return ManualSection(title="On the way", lines=tuple(lines), steps=True)
 
 
 def _grouped(step: Step) -> str:

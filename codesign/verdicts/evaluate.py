@@ -91,7 +91,7 @@ class Result(Spec):
     sampling: Sampling
     today: Instruction
     proposed: Instruction
-    page: tuple[manual.Section, ...]
+    page: tuple[manual.ManualSection, ...]
     """Manual page of the proposed instruction."""
     provenance: Provenance
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.measure import measure
 from codesign.evidence.cost.records import Record, design_sha256, write
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 from codesign.provenance import commit
 from isa_model.instruction import Instruction
 from isa_model.processes import pool

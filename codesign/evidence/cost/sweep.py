@@ -15,7 +15,8 @@ from codesign.evidence.cost.designs import Design, designs
 from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.measure import measure
 from codesign.evidence.cost.records import DOCS, FOLDER, recipe_sha256
-from codesign.proposal.proposal import Quantisation, Variant, load_proposal
+from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Quantisation, Variant
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction

@@ -1,6 +1,6 @@
 """What computes the GEMMs of training: the same bits from the model and from the chip.
 
-A `recipe.Gemm` says which bits; an engine says how they are made:
+A `recipe.GemmRecipe` says which bits; an engine says how they are made:
 
     torch    BF16 operands, or a recipe without an instruction: torch's own matrix product, FP32 sums
     fp32     the same in place of an instruction, on its operands: where the accumulation is not the question
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from codesign.evidence.training.quantise import Operand, codes_of
-from codesign.proposal.recipe import Gemm
+from codesign.proposal.recipe import GemmRecipe
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
@@ -31,7 +31,7 @@ SIDE_STREAMS = 8
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
 
 
-def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
+def engine_of(gemm: GemmRecipe, wanted: Engine, device: torch.device) -> str:
     """The engine that computes a GEMM on a device: torch, fp32, model or native.
 
     Raises InputError where `native` is asked for and cannot.
@@ -47,7 +47,7 @@ def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
     return "native" if can and wanted != "model" else "model"
 
 
-def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
+def multiply(gemm: GemmRecipe, a: Operand, b: Operand, engine: str) -> Tensor:
     """D = A B in FP32: `a` (..., M, K), `b` (..., K, N), with their scales, sums as `gemm` says."""
     if engine in ("torch", "fp32"):
         return _sums(a, b)
@@ -62,7 +62,7 @@ def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
     return d
 
 
-def _batched(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
+def _batched(gemm: GemmRecipe, a: Operand, b: Operand, engine: str) -> Tensor:
     """One product after another; on a GPU side by side, since few tiles of one do not fill it.
 
     What a side stream allocates it alone uses again, and whatever it does next waits for this stream first.
@@ -172,7 +172,7 @@ def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int,
 # -- Hopper ----------------------------------------------------------------------------------------------------------
 
 
-def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
+def _native(gemm: GemmRecipe, a: Operand, b: Operand) -> Tensor:
     """D by the chip, FP32: kernels.gemm, its sums along K unsplit, in ascending order, as the spec has them.
 
     They take E4M3. E5M2, with one scale per tensor, goes to torch._scaled_mm, whose bits on Hopper are those of wgmma with
@@ -186,7 +186,7 @@ def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
     return torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)
 
 
-def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
+def _fused(gemm: GemmRecipe, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
     """The kernels' own entry, told which tile. `x` (M, K), `y` (N, K)."""
     run = import_module("kernels.gemm.run")
     (m, k), n = x.shape, y.shape[0]

@@ -18,7 +18,7 @@ from torch.nn.functional import silu
 
 from codesign.evidence.training.engines import Engine, engine_of, multiply
 from codesign.evidence.training.quantise import Operand, plain, quantise
-from codesign.proposal.recipe import Gemm, Recipe
+from codesign.proposal.recipe import GemmRecipe, Recipe
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS
 
@@ -32,7 +32,7 @@ class Arithmetic:
     recipe: Recipe
     engine: Engine = "auto"
 
-    def product(self, gemm: Gemm, a: Operand, b: Operand) -> Tensor:
+    def product(self, gemm: GemmRecipe, a: Operand, b: Operand) -> Tensor:
         """A B as a pass sums it, FP32."""
         return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device))
 
@@ -181,4 +181,4 @@ def _joined(o: Tensor) -> Tensor:
 def _sums(a: Tensor, b: Tensor) -> Tensor:
     """Batched products of BF16 with FP32 sums, FP32 out."""
     x, y = a.flatten(0, 1).to(BF16), b.flatten(0, 1).to(BF16)
-    return multiply(Gemm(), plain(x), plain(y), "torch").view(*a.shape[:-1], b.shape[-1])
+    return multiply(GemmRecipe(), plain(x), plain(y), "torch").view(*a.shape[:-1], b.shape[-1])

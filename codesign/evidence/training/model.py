@@ -19,7 +19,7 @@ from codesign.evidence.training.engines import multiply
 from codesign.evidence.training.linear import BF16, Arithmetic, AttentionOut, GatedDown, Linear
 from codesign.evidence.training.quantise import Operand, plain, quantise
 from codesign.evidence.training.size import VOCABULARY, Size
-from codesign.proposal.recipe import Gemm
+from codesign.proposal.recipe import GemmRecipe
 from isa_model.cast import Cast
 
 BALANCE = 0.01
@@ -283,7 +283,7 @@ class _HighPrecision(torch.autograd.Function):
 
 def _product(a: Operand, b: Operand) -> Tensor:
     """Multiply BF16 operands with FP32 sums."""
-    return multiply(Gemm(), a, b, "torch")
+    return multiply(GemmRecipe(), a, b, "torch")
 
 
 class _Through(torch.autograd.Function):
