@@ -21,6 +21,7 @@ from zlib import crc32
 
 import numpy as np
 
+from codesign.commit import commit
 from codesign.evidence.casts import source as casts
 from codesign.evidence.numerics.errors import estimates, part
 from codesign.evidence.numerics.source import Job, pool, run
@@ -29,7 +30,6 @@ from codesign.figures.intervals import Estimate, difference
 from codesign.figures.metrics import METRICS
 from codesign.proposal.load import load_proposal
 from codesign.proposal.variants import LABELS, variants
-from codesign.provenance import commit
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import CAPTURED, SOURCES
 

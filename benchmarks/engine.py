@@ -267,7 +267,7 @@ def processor() -> str:
 
 
 def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, options: str) -> None:
-    from codesign.provenance import commit
+    from codesign.commit import commit
 
     machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):

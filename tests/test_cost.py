@@ -13,19 +13,20 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
+from simple_gates import GATES, elaborate
+
 from codesign.__main__ import run
 from codesign.evidence.cost import records
-from codesign.evidence.cost.elaborate import elaborate
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import switched, workload_vectors
 from codesign.evidence.cost.export import export
-from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.netlist import Netlist, pack, unpack
 from codesign.evidence.cost.pipeline import pipeline
-from codesign.evidence.cost.rtl.block import Design
+from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
-from codesign.evidence.cost.vectors import Vectors, adversarial, of_matrices
+from codesign.evidence.cost.vectors import UnitVectors, adversarial, of_matrices
 from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation
@@ -219,12 +220,12 @@ def test_multipliers_are_right_for_every_operand_and_sign(recoded, monkeypatch):
 
     monkeypatch.setattr(carry_save, "WIDE", 2 if recoded else 99)
     for bits, signs in (((5, 4), (0, 0)), ((4, 4), (0, 1)), ((3, 5), (1, 1)), ((5, 5), (1, 0))):
-        design = Design()
+        design = UnitDesign()
         both = dict(zip("xy", bits, strict=True))
         design.define("unit", lambda b, x, y, s=signs: {"d": carry_save.multiply(b, x, y, *map(bool, s))}, both)
         codes = [grid.ravel() for grid in np.meshgrid(*(np.arange(1 << n) for n in bits))]
         x, y = (c - (s * (c >> (n - 1)) << n) for c, n, s in zip(codes, bits, signs, strict=True))
-        vectors = Vectors({"x": codes[0][:, None], "y": codes[1][:, None]}, x * y & ((1 << sum(bits)) - 1))
+        vectors = UnitVectors({"x": codes[0][:, None], "y": codes[1][:, None]}, x * y & ((1 << sum(bits)) - 1))
         assert np.array_equal(outputs(elaborate(design.rtlil()), vectors), vectors.d.astype("u8")), (bits, signs)
 
 
@@ -412,7 +413,6 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
 
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
     """The Verilog, read by Yosys, computes what the model does."""
-    from codesign.evidence.cost import elaborate as module
     from codesign.evidence.cost.synth import readable
     from codesign.evidence.cost.synth import run as yosys
 
@@ -424,7 +424,7 @@ def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
         str(tmp_path),
     )
     data = json.loads((tmp_path / "out.json").read_text())["modules"]["unit"]
-    netlist = Netlist.of_json(data, module._Gates("gates", ""))
+    netlist = Netlist.of_json(data, GATES)
     assert compare(netlist, adversarial(spec, 1, 12)).mismatches == 0
 
 

@@ -9,9 +9,9 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
 from codesign.evidence.cost import outside, records, sweep
-from codesign.evidence.cost.circuits import Bench, add_ripple, multiply_integers
+from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.circuits import CircuitBench, add_ripple, multiply_integers
 from codesign.evidence.cost.designs import designs
-from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
@@ -86,13 +86,13 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
 
 def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkeypatch):
     """A record is read back by its key; another library, workload or source has another key."""
-    from codesign.evidence.cost import cache
+    from codesign.evidence.cost import record_cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
     vectors = next(iter(adversarial(spec, 0, 4)))
     keys = {
-        cache.key(spec, sources, library, batch, words)
+        record_cache.key(spec, sources, library, batch, words)
         for sources in (["x"], ["y"])
         for library in (Library.own(), Library("mine", ""))
         for batch in (vectors, next(iter(adversarial(spec, 1, 4))))
@@ -100,10 +100,10 @@ def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkey
     }
     assert len(keys) == 16
     key = keys.pop()
-    assert cache.read(key) is None
+    assert record_cache.read(key) is None
     record = records.find(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), "neutral")
-    cache.write(key, record)
-    assert cache.read(key) == record
+    record_cache.write(key, record)
+    assert record_cache.read(key) == record
 
 
 def test_chip_figures_follow_from_the_records():
@@ -128,7 +128,7 @@ def test_published_figures_stand_beside_ours_in_the_docs():
     record = outside.shipped()
     assert outside.table(record) in (ROOT / "docs/cost.md").read_text()
     rows = {row.quantity: row for row in record.rows}
-    bench = Bench(Library.own())
+    bench = CircuitBench(Library.own())
     for circuit, what in ((add_ripple, "addition"), (multiply_integers, "multiplication")):
         reference = {"addition": lambda x, y: x + y & 0xFF, "multiplication": outside._product(8)}[what]
         row = rows[f"area, 8-bit integer {what}"]
@@ -142,7 +142,7 @@ def test_published_figures_stand_beside_ours_in_the_docs():
 def test_a_circuit_that_is_not_its_reference_has_no_figure():
     """The bench refuses to measure what differs from numpy."""
     with pytest.raises(RuntimeError, match="differs from its reference"):
-        Bench(Library.own()).circuit(add_ripple, {"x": 4, "y": 4}, lambda x, y: x)
+        CircuitBench(Library.own()).circuit(add_ripple, {"x": 4, "y": 4}, lambda x, y: x)
 
 
 def test_the_curves_are_of_proven_designs_of_today():

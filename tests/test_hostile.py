@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from codesign.__main__ import run
+from codesign.evidence.cost.cell_library import Library, neutral
 from codesign.evidence.cost.export import _header
-from codesign.evidence.cost.library import Library, neutral
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.escape import Markdown, drawn, fenced, literal, sentence

@@ -119,7 +119,7 @@ def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]
     """Write the record of a run: results, machine and versions. An earlier file is replaced."""
     from datetime import UTC, datetime
 
-    from codesign.provenance import commit
+    from codesign.commit import commit
     from isa_model.output_files import of_command, write_file
     from isa_model.stimulus import KINDS
 

@@ -23,8 +23,8 @@ def rtl(
 
     The unit is proven equal to the model. A test bench and a mapped netlist are written with it.
     """
+    from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.export import export
-    from codesign.evidence.cost.library import Library
 
     instruction = instruction_of(target)
     library = Library.read(liberty) if liberty else Library.own()

@@ -1,34 +1,34 @@
-"""From a unit to the chip: what its extra gates are in an SM, with what is modelled and what is assumed kept apart."""
+"""Chip-level figures of a unit: its extra area, cycles, and traffic and storage of scales in an SM."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import fsum
 
-from codesign.evidence.cost.records import Record
+from codesign.evidence.cost.records import CostRecord
 from codesign.figures.figure import Alternative, Kind
 from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
-"""FP8 products of one Hopper SM per clock, dense; half of that for each doubling of operand bits. NVIDIA H100 data sheet: 1979
-TFLOP/s of FP8 over 132 SMs at 1.83 GHz."""
+"""Dense FP8 products of one Hopper SM per clock; each doubling of operand bits halves it. NVIDIA H100 data sheet: 1979 TFLOP/s
+of FP8 over 132 SMs at 1.83 GHz."""
 TRANSISTORS_PER_SM = 80e9 / 144
-"""Transistors of the full GH100 die per SM, everything beside the SMs counted with them: 80 billion transistors,
-144 SMs (NVIDIA H100 Tensor Core GPU Architecture, 2022)."""
+"""Transistors of the whole GH100 die per SM: 80 billion transistors, 144 SMs (NVIDIA H100 Tensor Core GPU Architecture,
+2022)."""
 SM_SHARE = (0.4, 0.55, 0.7)
-"""Share of the die's transistors that are in SMs: least, taken, most. Assumed; the rest is L2, memory controllers, links."""
+"""Assumed share of the die's transistors in SMs: low, central, high. The rest is L2, memory controllers and links."""
 TRANSISTORS_PER_NAND2 = 4
 TILE = (128, 256, 128)
-"""Rows of A, columns of B and K that a thread block holds in shared memory per stage. Assumed, as CUTLASS's and DeepGEMM's."""
+"""Assumed rows of A, columns of B and K of a tile in shared memory, as in CUTLASS and DeepGEMM."""
 STAGES = (2, 4, 6)
-"""Such stages in flight: least, taken, most. Assumed."""
+"""Assumed number of tiles in flight: low, central, high."""
 SHARED_MEMORY_BYTES_PER_CYCLE = 128
 """Bytes per clock of one SM's shared memory: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
 
 
 @dataclass(frozen=True)
 class ChipFigure:
-    """A figure beyond the unit: its metric, value and range, what kind it is, and what it stands on."""
+    """A chip-level figure with its range and source."""
 
     metric: str
     value: float
@@ -39,8 +39,8 @@ class ChipFigure:
     alternatives: tuple[Alternative, ...] = ()
 
 
-def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
-    """Area of an SM with the new units over that with the old ones, in transistors of logic; no wires, no extra registers."""
+def sm_area(new: CostRecord, old: CostRecord, spec: Instruction) -> ChipFigure:
+    """Return the area of an SM with the new units over that with the old ones, in transistors of logic, without wires."""
     products = FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits
 
     def extra(area: float, base: float) -> float:
@@ -74,8 +74,8 @@ def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
     )
 
 
-def extra_cycles(new: Record, old: Record) -> ChipFigure:
-    """Further cycles from operands to D when both units have registers every so many gates."""
+def extra_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the additional latency in cycles, with registers after the same number of gates in both units."""
     cycles = float(new.pipelined.cycles - old.pipelined.cycles)
     return ChipFigure(
         "cost.extra_cycles",
@@ -89,7 +89,7 @@ def extra_cycles(new: Record, old: Record) -> ChipFigure:
 
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
-    """Bits of scales over bits of operands, as both are stored: a scale of a block of rows or columns counts once for it."""
+    """Return the bits of scales over the bits of operands as stored, where a block of rows or columns has one scale."""
     bits = 0.0
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
     for side in sides:
@@ -98,10 +98,10 @@ def scale_traffic(spec: Instruction) -> ChipFigure:
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
 
 
-def cycle_ratio(new: Record, old: Record) -> ChipFigure:
-    """Least cycle time of the new unit over the old one's, registers after as many gates in both."""
+def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the ratio of shortest cycle times, with registers after the same number of gates in both units."""
     ratio = new.pipelined.period_fo4 / old.pipelined.period_fo4
-    # With registers freely placed, the same clock costs stages instead: then the ratio is 1.
+    # Freely placed registers keep the clock and add stages instead; the ratio is 1 then.
     return ChipFigure(
         "cost.cycle_ratio",
         ratio,
@@ -112,8 +112,8 @@ def cycle_ratio(new: Record, old: Record) -> ChipFigure:
     )
 
 
-def extra_register_bits(new: Record, old: Record) -> ChipFigure:
-    """Further pipeline register bits of a unit."""
+def extra_register_bits(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the additional pipeline register bits of a unit."""
     bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
     units = FP8_PRODUCTS_PER_CYCLE // new.products
     return ChipFigure(
@@ -127,7 +127,7 @@ def extra_register_bits(new: Record, old: Record) -> ChipFigure:
 
 
 def scale_bandwidth(spec: Instruction) -> ChipFigure:
-    """Bytes of scales an SM reads per cycle at full rate: once per group, up to at every instruction."""
+    """Return the bytes of scales that an SM reads per cycle at full rate: once per group, or at most at every instruction."""
     shape = spec.shape
     cycles = shape.m * shape.n * shape.k / (FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits)
     once, every = 0.0, 0.0
@@ -147,7 +147,7 @@ def scale_bandwidth(spec: Instruction) -> ChipFigure:
 
 
 def scale_storage(spec: Instruction) -> ChipFigure:
-    """Bytes of shared memory that hold the scales of the tiles in flight on an SM."""
+    """Return the bytes of shared memory for the scales of the tiles in flight on an SM."""
     m, n, k = TILE
     stage = fsum(
         size / side.group[1 - axis] * max(1.0, k / side.group[axis]) * side.format.bits / 8
@@ -165,7 +165,7 @@ def scale_storage(spec: Instruction) -> ChipFigure:
 
 
 def _sides(spec: Instruction, m: int, n: int) -> list[tuple[int, ScaleOperand, int]]:
-    """Rows or columns, scales and the axis of K, of each operand that has scales."""
+    """Return the rows or columns, the scales and the axis of K of each operand that has scales."""
     scale = spec.scale
     sides = ((m, scale.a, 1), (n, scale.b, 0)) if scale else ()
     return [(size, side, axis) for size, side, axis in sides if side is not None]

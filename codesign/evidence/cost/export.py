@@ -1,4 +1,4 @@
-"""`codesign rtl`: a unit as files for a hardware team: Verilog, mapped netlist, testbench with vectors, README."""
+"""Export of a unit for a hardware team: Verilog, mapped netlist, test bench with vectors, README."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
-from codesign.evidence.cost.vectors import Vectors, adversarial, widths
+from codesign.evidence.cost.vectors import UnitVectors, adversarial, widths
 from codesign.figures.escape import literal
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder
@@ -20,10 +20,10 @@ VECTORS = "vectors.hex"
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
-    """Write a unit's files into `folder`, replacing older ones as a whole; return figures in words by name.
+    """Write the files of an instruction's unit into `folder`, replacing older ones, and return its figures as text by name.
 
-    Needs the extra `cost`. Raises InputError for a spec the generator cannot say and a folder that cannot be written,
-    RuntimeError if the mapped netlist is not the model.
+    Needs the extra `cost`. Raises InputError if the generator does not support the instruction or the folder cannot be
+    written, RuntimeError if the mapped netlist differs from the model.
     """
     check(spec)
     check_folder(folder, KIND)
@@ -62,7 +62,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
 
 
 def _sharing(spec: Instruction) -> dict[str, str]:
-    """What cost figures count otherwise than this unit has it."""
+    """Return a note on a multiplier of scales, which cost figures share between units and this unit has in itself."""
     uses = shared_uses(spec)
     if uses == 1:
         return {}
@@ -84,15 +84,15 @@ def _header(spec: Instruction, rtlil: str) -> str:
     return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
 
 
-def _sample(batch: Vectors, count: int) -> Vectors:
+def _sample(batch: UnitVectors, count: int) -> UnitVectors:
     import numpy as np
 
     chosen = np.random.default_rng(0).choice(len(batch), min(count, len(batch)), replace=False)
-    return Vectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
+    return UnitVectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
 
 
-def _lines(spec: Instruction, batch: Vectors) -> list[str]:
-    """One hexadecimal word per vector: D on top, then the inputs, the first one lowest."""
+def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:
+    """Return one hexadecimal word per vector: D in the top bits, the first input in the lowest."""
     bits = widths(spec)
     lines = []
     for i in range(len(batch)):
@@ -156,7 +156,7 @@ endmodule
 
 
 def _cells(library: Library, used: set[str]) -> str:
-    """Verilog models of the cells of a netlist, by their Liberty functions."""
+    """Return Verilog models of the cells of a netlist, from their Liberty functions."""
     modules = []
     for name in sorted(used):
         cell = library.cells[name]

@@ -147,8 +147,8 @@ def empty_record(size_name: str, size: Size, world: int) -> Record:
 
     import torch
 
+    from codesign.commit import commit
     from codesign.evidence.training.data import text
-    from codesign.provenance import commit
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     source = text()

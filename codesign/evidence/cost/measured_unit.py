@@ -1,5 +1,4 @@
-"""Measuring a design: its unit is generated, synthesised and proven; area, delay and energy go into a record. Needs the extra
-`cost`; a design measured before comes from the user's cache."""
+"""Measurement of a unit: it is generated, synthesised and proven, and its area, delay and energy are recorded."""
 
 from __future__ import annotations
 
@@ -9,13 +8,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from codesign.evidence.cost import cache
+from codesign.evidence.cost import record_cache
 from codesign.evidence.cost.records import (
     DEPTH,
+    CostRecord,
     Energy,
     Equivalence,
     Pipelined,
-    Record,
     SharedProduct,
     design_sha256,
     recipe_sha256,
@@ -24,34 +23,36 @@ from codesign.evidence.cost.rtl.ports import check, shared_uses
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.library import Library
+    from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.netlist import Netlist
-    from codesign.evidence.cost.vectors import Vectors
+    from codesign.evidence.cost.vectors import UnitVectors
 
 
 def measure(
-    spec: Instruction, library: Library, workload: Vectors, operands: str, commit: str = "", share: bool = True
-) -> Record:
-    """Generate, synthesise, prove and measure one unit, or take it from the cache. Needs the extra `cost`.
+    spec: Instruction, library: Library, workload: UnitVectors, operands: str, commit: str = "", share: bool = True
+) -> CostRecord:
+    """Return the record of an instruction's unit, from the user's cache or measured in half a minute.
 
-    Takes half a minute. `workload` are the steps whose energy counts, `operands` says in words what they are.
-    `share`: False puts the product of the scales into the unit, to be formed at every step. Raises InputError for a spec
-    the generator cannot say, RuntimeError if the netlist is not the model.
+    `workload` holds the steps whose energy is measured, and `operands` describes them. Without `share`, a product of scales
+    is formed in the unit at every step. Needs the extra `cost`. Raises InputError if the generator does not support the
+    instruction, RuntimeError if the netlist differs from the model.
     """
     check(spec)
     from codesign.evidence.cost.rtl.unit import scale_product, unit
 
     shared = share and shared_uses(spec) > 1
     sources = [unit(spec, shared), *([scale_product(spec)] if shared else [])]
-    key = cache.key(spec, sources, library, workload, operands)
-    record = cache.read(key)
+    key = record_cache.key(spec, sources, library, workload, operands)
+    record = record_cache.read(key)
     if record is None:
         record = _measure(spec, library, workload, operands, sources)
-        cache.write(key, record)
+        record_cache.write(key, record)
     return record.model_copy(update={"name": spec.name, "commit": commit})
 
 
-def _measure(spec: Instruction, library: Library, workload: Vectors, operands: str, sources: Sequence[str]) -> Record:
+def _measure(
+    spec: Instruction, library: Library, workload: UnitVectors, operands: str, sources: Sequence[str]
+) -> CostRecord:
     from codesign.evidence.cost import synth, verify
     from codesign.evidence.cost.energy import switched
     from codesign.evidence.cost.pipeline import pipeline
@@ -75,7 +76,7 @@ def _measure(spec: Instruction, library: Library, workload: Vectors, operands: s
     staged = pipeline(netlist, DEPTH)
     low, high = switched(staged, on_unit)
     blocks = synth.block_areas(rtlil, library) | (share.blocks if share else {})
-    return Record(
+    return CostRecord(
         name=spec.name,
         design_sha256=design_sha256(spec),
         products=spec.span,
@@ -116,7 +117,7 @@ def _measure(spec: Instruction, library: Library, workload: Vectors, operands: s
 
 @dataclass(frozen=True)
 class _Share:
-    """A unit's share of the multiplier of scales, in the library's units, with the register that holds a product."""
+    """A unit's share of the multiplier of scales and of the product's register, in the library's units."""
 
     netlist: Netlist
     """Netlist of the whole multiplier."""
@@ -127,7 +128,8 @@ class _Share:
     record: SharedProduct
 
 
-def _share(spec: Instruction, library: Library, workload: Vectors, source: str) -> _Share:
+def _share(spec: Instruction, library: Library, workload: UnitVectors, source: str) -> _Share:
+    """Measure the multiplier of scales whose RTLIL is `source`."""
     from codesign.evidence.cost.energy import held, switched
     from codesign.evidence.cost.pipeline import pipeline
     from codesign.evidence.cost.synth import synthesise
@@ -139,7 +141,7 @@ def _share(spec: Instruction, library: Library, workload: Vectors, source: str) 
     staged = pipeline(netlist, DEPTH)
     assert spec.scale
     assert spec.scale.a
-    # Serving many units, the multiplier takes the scales of another one every cycle.
+    # The multiplier serves many units, and takes the scales of another one every cycle.
     every = spec.scale.a.group[1] // spec.span
     taken = replace(workload, operands={n: x[::every] for n, x in workload.operands.items()}, d=workload.d[::every])
     low, high = switched(staged, taken)
