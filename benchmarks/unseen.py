@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codesign.evidence.timing import machine, records
+from codesign.evidence.timing import machine_constants, records
 from codesign.evidence.timing.fit import Sample, samples, speedups
 from codesign.evidence.timing.measured import benches
 from codesign.evidence.timing.model import time
@@ -52,11 +52,11 @@ class Prediction(Spec):
 
 def predict(gpu: str) -> Prediction:
     """The time of every case of the newest bench, as it should be on `gpu`. Raises LookupError without its constants."""
-    about = machine.shipped()[gpu]
+    about = machine_constants.shipped()[gpu]
     # The newest record of another GPU, whose cases these are.
     record = next(found for name, found in benches().items() if name != gpu)
     fitted = records.shipped()[record.gpu]
-    chip = machine.machine(about)
+    chip = machine_constants.machine(about)
     return Prediction(
         gpu=gpu,
         date=datetime.now(UTC).date().isoformat(),

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from codesign.__main__ import run
 from codesign.commands import step as table
 from codesign.evidence.numerics.trial import Sampling
-from codesign.evidence.timing import amdahl, step, times
+from codesign.evidence.timing import amdahl, layer_step, times
 from codesign.evidence.timing import source as evidence
+from codesign.evidence.timing.layer_step import KINDS, Assumptions, LayerStep, Transfer, Work, bf16_ceiling, limit
 from codesign.evidence.timing.model import Stream
 from codesign.evidence.timing.operations import meant
-from codesign.evidence.timing.step import KINDS, Assumptions, Layer, Transfer, Work, bf16_ceiling, limit
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
@@ -76,7 +76,7 @@ def test_communication_runs_under_computation():
     computing = (work(100.0, 125.0),)
 
     def total(us, on_sms=True, hidden=True):
-        return Layer(computing, (Transfer("dispatch", "fprop", us, on_sms),), hidden).total()
+        return LayerStep(computing, (Transfer("dispatch", "fprop", us, on_sms),), hidden).total()
 
     assert total(50.0) == pytest.approx(110)
     assert total(125.0) == pytest.approx(125)
@@ -104,7 +104,7 @@ def test_no_speedup_exceeds_its_ceiling(operations, hidden, before, after):
 
     def side(new):
         rows = [(i, us * (change if new else 1.0), b if new else a, kind) for i, (us, a, change, b, kind) in operations]
-        return Layer(
+        return LayerStep(
             tuple(work(us, us * slower, f"{i}") for i, us, slower, kind in rows if kind == "work"),
             tuple(Transfer(f"{i}", "fprop", us, after if new else before) for i, us, _, kind in rows if kind == "net"),
             hidden,
@@ -208,7 +208,7 @@ def test_without_a_bf16_ceiling_no_layer_is_timed(monkeypatch, capsys):
     def none(_):
         raise LookupError("no BF16 ceiling here")
 
-    monkeypatch.setattr(step, "bf16_ceiling", none)
+    monkeypatch.setattr(layer_step, "bf16_ceiling", none)
     found = evidence.gather(proposal("group-scaled-mma"))
     metrics = {f.metric for f in found.figures}
     assert "timing.step_speedup" in metrics

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from codesign.evidence.timing import fit as fitting
 from codesign.evidence.timing import measured
 from codesign.evidence.timing import records as stored
-from codesign.evidence.timing.machine import machine, shipped
+from codesign.evidence.timing.machine_constants import machine, shipped
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
 from kernels.gemm.tile import Problem, Tile

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codesign.evidence.numerics.trial import Sampling
-from codesign.evidence.timing import machine, measured, records, times
+from codesign.evidence.timing import machine_constants, measured, records, times
 from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Stream, time
@@ -23,7 +23,7 @@ from kernels.bench.shapes import deepseek_v3
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
 GPU = "NVIDIA H200"
-H200 = machine.machine(machine.shipped()[GPU])
+H200 = machine_constants.machine(machine_constants.shipped()[GPU])
 TRUE = next(iter(records.shipped().values())).constants
 """Of kernels on another GPU, taken for this one's."""
 

@@ -11,7 +11,7 @@ from codesign.evidence.training import source as evidence  # noqa: E402
 from codesign.evidence.training.experiments import arms, empty_record  # noqa: E402
 from codesign.evidence.training.gaps import gap, summarise  # noqa: E402
 from codesign.evidence.training.plot import svg  # noqa: E402
-from codesign.evidence.training.records import Drift, Run, as_text, read  # noqa: E402
+from codesign.evidence.training.records import Drift, TrainingRun, as_text, read  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
 from codesign.proposal.load import load_proposal, parse_proposal  # noqa: E402
 from codesign.verdicts.claims import judge  # noqa: E402
@@ -31,7 +31,7 @@ def record_of(**tails):
         recipe = arms()[name].resolved()
         for seed, value in enumerate(values):
             steps, curve, tail = summarise([value] * SMALL.steps)
-            run = Run(
+            run = TrainingRun(
                 arm=name,
                 recipe=recipe,
                 recipe_sha256=recipe.sha256,

@@ -15,13 +15,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
 from codesign.evidence.training import capture, engines, linear, loop  # noqa: E402
-from codesign.evidence.training.data import batch, text  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
-from codesign.evidence.training.loop import Job, train  # noqa: E402
+from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.records import read  # noqa: E402
 from codesign.evidence.training.size import find_size, sizes  # noqa: E402
+from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
@@ -40,7 +40,7 @@ def test_the_loss_falls_under_the_framework_and_a_proposal(arm, monkeypatch):
     """In 16 steps on the bit-exact model the loss falls from 5.5 nats per byte (even odds) to under 4."""
     monkeypatch.setattr(loop, "VALIDATION", 1)
     size = SMALL.model_copy(update={"steps": 16, "rate": 8e-3})
-    run = train(Job(arm, arms()[arm].resolved(), size, 0))
+    run = train(TrainingJob(arm, arms()[arm].resolved(), size, 0))
     assert run.engines == ("model", "model", "model")
     assert run.curve[0] > 5.3
     assert run.tail < 4.0
@@ -52,7 +52,9 @@ def test_the_loss_falls_under_the_framework_and_a_proposal(arm, monkeypatch):
 def test_truncated_sums_shrink_the_gradient_and_exact_ones_do_not():
     """With 8 fraction bits and 512 tokens along K the first gradient is smaller by over 1 %; summed exactly it is not."""
     size = SMALL.model_copy(update={"tokens": 512})
-    drifts = [loop.Trainer(Job(a, arms()[a].resolved(), size, 0)).drift() for a in ("bits-8", "tensor-exact", "bf16")]
+    drifts = [
+        loop.Trainer(TrainingJob(a, arms()[a].resolved(), size, 0)).drift() for a in ("bits-8", "tensor-exact", "bf16")
+    ]
     assert drifts[0].along < -0.01 < drifts[1].along
     assert drifts[0].error > 1.5 * drifts[1].error > drifts[2].error == 0.0
 
@@ -62,7 +64,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "drift", lambda *_: None)
     moments = {"moments": {"first": "e4m3", "second": "bf16"}}
     recipe = parse_recipe(parse_yaml("{}", "x"), merge(load_recipe("deepseek-v3").model_dump(mode="json"), moments))
-    job = Job("x", recipe, SMALL, 0, engine="fp32")
+    job = TrainingJob("x", recipe, SMALL, 0, engine="fp32")
     whole = train(job)
     checkpoint = tmp_path / "run.pt"
     assert train(job, checkpoint, stop_after=3) is None
@@ -72,7 +74,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     assert not checkpoint.exists()
     train(job, checkpoint, stop_after=1)
     with pytest.raises(InputError, match="another run"):
-        train(Job("x", recipe, SMALL, 1, engine="fp32"), checkpoint)
+        train(TrainingJob("x", recipe, SMALL, 1, engine="fp32"), checkpoint)
 
 
 def test_two_processes_train_like_one(tmp_path):
@@ -81,7 +83,7 @@ def test_two_processes_train_like_one(tmp_path):
     if torch.cuda.device_count() == 1:
         pytest.skip("one GPU, where two processes need two")
     size = SMALL.model_copy(update={"steps": 4, "micro_batches": 2})
-    alone = train(Job("bf16", load_recipe("bf16"), size, 0))
+    alone = train(TrainingJob("bf16", load_recipe("bf16"), size, 0))
     arguments = [
         "framework",
         "--arms",
@@ -154,7 +156,7 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 
     monkeypatch.setattr(linear, "multiply", both)
     monkeypatch.setattr(loop.Trainer, "_captured", lambda self: None)
-    trainer = loop.Trainer(Job(arm, arms()[arm].resolved(), SMALL, 0, engine="native"))
+    trainer = loop.Trainer(TrainingJob(arm, arms()[arm].resolved(), SMALL, 0, engine="native"))
     trainer.advance()
     assert len(compared) == 3 * 6 * SMALL.layers  # qkv, out, two of the shared and two of the routed experts
     assert all(compared)
@@ -164,7 +166,7 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 @pytest.mark.parametrize("arm", ["bf16", "framework", "tensor-promoted", "bits-13", "group-32"])
 def test_a_replayed_step_is_the_step(arm):
     """Losses of a run whose steps are CUDA graphs are those of one that launches every kernel, and weights start the same."""
-    job = Job(arm, arms()[arm].resolved(), SMALL, 0)
+    job = TrainingJob(arm, arms()[arm].resolved(), SMALL, 0)
     replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
     assert replayed.replayed > launched.replayed
     assert (replayed.curve, replayed.tail, replayed.validation) == (launched.curve, launched.tail, launched.validation)
@@ -218,7 +220,7 @@ def test_as_many_steps_are_chosen_as_fit_the_budget(bench):
 
 def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
     """Tiles of start, middle and end are read as captured ones, are of one step, and losses are those without capturing."""
-    job = Job("bf16", load_recipe("bf16"), SMALL, 0)
+    job = TrainingJob("bf16", load_recipe("bf16"), SMALL, 0)
     seen = []
 
     class Seen(loop.Trainer):

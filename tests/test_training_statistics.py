@@ -8,7 +8,7 @@ import pytest
 from codesign.evidence.training import source as evidence
 from codesign.evidence.training.experiments import arms, gap_words
 from codesign.evidence.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
-from codesign.evidence.training.records import Drift, Record, Run, shipped
+from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun, shipped
 from codesign.evidence.training.size import find_size
 from codesign.figures.figure import Figure
 from codesign.figures.quantiles import student_t
@@ -25,7 +25,7 @@ def recipe(arm):
 
 def run(arm, seed, tail, validation=None, drift=None, curve=None, engine="model"):
     found = recipe(arm)
-    return Run(
+    return TrainingRun(
         arm=arm,
         recipe=found,
         recipe_sha256=found.sha256,
@@ -44,7 +44,7 @@ def run(arm, seed, tail, validation=None, drift=None, curve=None, engine="model"
 
 def record(*runs):
     about = {"text_sha256": "", "text_bytes": 1, "commit": "", "machine": "hand", "versions": {}}
-    return Record(schema_version=1, size="tiny", model=SIZE, runs=runs, **about)
+    return TrainingRecord(schema_version=1, size="tiny", model=SIZE, runs=runs, **about)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from codesign.commands.terminal import console, wrapped
 
 if TYPE_CHECKING:
     from codesign.evidence.timing.amdahl import Gain
-    from codesign.evidence.timing.step import Layer
+    from codesign.evidence.timing.layer_step import LayerStep
     from codesign.proposal.proposal import Proposal
     from codesign.workloads.gemms import Model
 
@@ -69,7 +69,7 @@ def shipped() -> list[Proposal]:
     return [p for p in found if supported(p)]
 
 
-def summary(layer: Layer, model: Model, gpu: str) -> str:
+def summary(layer: LayerStep, model: Model, gpu: str) -> str:
     """Return a sentence or two on the model, the GPU and the network behind the table of operations."""
     from codesign.evidence.timing.plots import network
 
@@ -77,7 +77,7 @@ def summary(layer: Layer, model: Model, gpu: str) -> str:
     return f"{said} {network(layer)}".rstrip()
 
 
-def operations(layer: Layer) -> Any:
+def operations(layer: LayerStep) -> Any:
     """Return a rich table of each operation's time in the step, its hidden time and its certainty; the last row is the sum."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -95,9 +95,9 @@ def operations(layer: Layer) -> Any:
     return table
 
 
-def rows(layer: Layer) -> Iterator[tuple[str, float, float, str]]:
+def rows(layer: LayerStep) -> Iterator[tuple[str, float, float, str]]:
     """Yield for each operation its name, the time it adds to the step (us), its hidden time (us) and its certainty."""
-    from codesign.evidence.timing.step import KINDS
+    from codesign.evidence.timing.layer_step import KINDS
 
     names = dict.fromkeys((w.kind, w.name) for w in layer.work)
     for kind in KINDS:

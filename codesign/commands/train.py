@@ -15,7 +15,7 @@ from codesign.commands.terminal import EVERY, console
 from isa_model.diagnostics import InputError, suggest
 
 if TYPE_CHECKING:
-    from codesign.evidence.training.loop import Job
+    from codesign.evidence.training.loop import TrainingJob
     from codesign.evidence.training.size import Size
 
 
@@ -133,7 +133,7 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def update(self, job: Job, step: int, loss: float) -> None:
+    def update(self, job: TrainingJob, step: int, loss: float) -> None:
         """Show the steps done by a run, and its smoothed loss."""
         if self.current != (job.arm, job.seed):
             self.current = job.arm, job.seed

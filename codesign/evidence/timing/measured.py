@@ -1,4 +1,4 @@
-"""Measured times: rows of the bench's records, and the operation of the model that each is a run of."""
+"""Measured times: rows of the bench's records, and the operations of the model that they measure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kernels.gemm.choose import candidates
 from kernels.gemm.tile import Problem, Tile
 
 WIDTHS = {0: (1.0, 1.0), 1: (1 + 4 / 128, 1 + 4 / 128**2), 2: (1 + 4 / 128, 1 + 4 / 128)}
-"""Bytes of an element of A and of B with its share of the scale: FP32, 1x128 by 128x128 or by 1x128."""
+"""Bytes per element of A and of B with FP32 scales, by the `scales` of a GEMM: none, 1x128 and 128x128, or 1x128 twice."""
 
 
 @cache
 def benches() -> dict[str, Record]:
-    """The newest record of the bench with our own kernels by its GPU, the newest of all first."""
+    """Return the newest record of the bench with our own kernels by GPU, the newest first."""
     found: dict[str, Record] = {}
     for record in load():
         if any(row.timing and row.variant == "ours" for row in record.cases):
@@ -27,21 +27,24 @@ def benches() -> dict[str, Record]:
 
 
 def bench() -> Record:
-    """The newest record of the bench that has our own kernels. Raises LookupError if none has."""
+    """Return the newest record of the bench with our own kernels. Raises LookupError if there is none."""
     for record in benches().values():
         return record
     raise LookupError("no record of the bench has our own kernels: `codesign bench` on a Hopper GPU makes one")
 
 
 def product(m: int, n: int, k: int, scales: int, promote: int, groups: int = 0) -> Product:
-    """The GEMM of kernels/gemm: `scales` 0 one a tensor, 1 forward and dgrad, 2 wgrad, which adds to FP32; `promote` is
-    wgmmas between promotions, 0 for none."""
+    """Return a GEMM of kernels/gemm.
+
+    `scales` is 0 for one scale per tensor, 1 for fprop and dgrad, 2 for wgrad, which adds to FP32. `promote` is the number of
+    wgmmas between promotions, 0 for none.
+    """
     problem = Problem(m, n, k, groups, scales, promote, 4 if scales == 2 else 2, scales == 2)
     return Product(problem, WIDTHS[scales])
 
 
 def operation(row: Row) -> Operation | None:
-    """What the model must time for a row of ours or a twin; None for peers and what has no model."""
+    """Return the operation of a row of our kernels or a twin; None for peers and kernels without a model."""
     if row.variant == "peer" or row.implementation == "ours-anew":
         return None
     shape = row.shape
@@ -62,7 +65,7 @@ def operation(row: Row) -> Operation | None:
 
 
 def _tile(p: Problem, name: str) -> Tile | None:
-    """The tile that was launched, by its name in the record. Raises LookupError for one that kernels/gemm no longer has."""
+    """Return the tile of a name in a record. Raises LookupError if kernels/gemm no longer has it."""
     if not name:
         return None
     for tile in candidates(p):
@@ -72,7 +75,7 @@ def _tile(p: Problem, name: str) -> Tile | None:
 
 
 def rows(record: Record) -> Iterator[tuple[Row, Operation, float]]:
-    """Rows that the model can time, with their operation and the median time in microseconds."""
+    """Yield the rows that the model can time, with their operation and median time in us."""
     for row in record.cases:
         found = operation(row) if row.timing else None
         if found and row.timing:
