@@ -1,10 +1,10 @@
 """Judges hardware proposals: load a proposal, evaluate it, compare results.
 
-    import codesign
+import codesign
 
-    proposal = codesign.load("group-scaled-mma")
-    result = codesign.evaluate(proposal)
-    print(result.headline)
+proposal = codesign.load("group-scaled-mma")
+result = codesign.evaluate(proposal)
+print(result.headline)
 """
 
 from __future__ import annotations

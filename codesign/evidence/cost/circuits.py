@@ -67,7 +67,11 @@ def float_unit(fmt: Format, product: bool) -> Callable[..., dict[str, Wire]]:
     return body
 
 
-def scaled_integers(bits: int, scale_bits: int, lanes: int = 16, kept: int = 24) -> Callable[..., dict[str, Wire]]:
+LANES, KEPT = 16, 24
+"""Lanes of VS-Quant's unit, and bits of its accumulator."""
+
+
+def scaled_integers(bits: int, scale_bits: int) -> Callable[..., dict[str, Wire]]:
     """Return VS-Quant's lane: an integer dot product, times two unsigned scales unless `scale_bits` is 0, accumulated."""
 
     def body(block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None) -> dict[str, Wire]:
@@ -81,13 +85,13 @@ def scaled_integers(bits: int, scale_bits: int, lanes: int = 16, kept: int = 24)
 
         products = [
             multiply(block, a[i * bits : (i + 1) * bits], b[i * bits : (i + 1) * bits], True, True)
-            for i in range(lanes)
+            for i in range(LANES)
         ]
         if scale_bits:
-            width = 2 * bits + (lanes - 1).bit_length()
+            width = 2 * bits + (LANES - 1).bit_length()
             dot = block.let("dot", add_rows(block, signed_rows(products, width), (), width))
             products = [multiply(block, dot, multiply(block, scale_a, scale_b), True, False)]
-        return {"d": add_rows(block, [*signed_rows(products, kept), c], (), kept)}
+        return {"d": add_rows(block, [*signed_rows(products, KEPT), c], (), KEPT)}
 
     return body
 

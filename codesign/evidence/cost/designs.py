@@ -73,9 +73,9 @@ def _steps() -> Iterator[Design]:
         yield Design("steps", label, i, unit(stages, scale), share)
 
 
-def window(bits: int, terms: int = 32, result: Any = FP32, name: str = "fuse") -> dict[str, Any]:
+def window(bits: int, terms: int = 32, result: Any = FP32) -> dict[str, Any]:
     """Return a last stage that aligns terms and C in one window, as Hopper does."""
-    return {name: {**_aligned(bits, terms), "zero_exponent": -133, "accumulator": True, "result": result}}
+    return {"fuse": {**_aligned(bits, terms), "zero_exponent": -133, "accumulator": True, "result": result}}
 
 
 def joined(bits: int, terms: int, last: dict[str, Any], result: Any = None) -> dict[str, Any]:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from codesign.evidence.numerics.trial import Trial
 
 
-def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> UnitVectors:
+STEPS = 64
+"""Largest number of steps per element of D."""
+
+
+def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     """Return the steps along K of each element of a trial's D, one element after the other, as a unit computes them."""
     import numpy as np
 
@@ -33,7 +37,7 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> UnitVe
     step, k = per_line(one_step(spec)), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]
-    steps = min(steps, a_codes.shape[1] // k)
+    steps = min(STEPS, a_codes.shape[1] // k)
     c = np.zeros((m, n), code_dtype(spec.c_format))
     chains = spec.c_format == spec.accumulator  # otherwise D cannot be the next C, and every step starts from zero
     scale = spec.scale

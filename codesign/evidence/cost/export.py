@@ -17,6 +17,8 @@ from isa_model.printable import visible
 
 KIND = "a unit's RTL"
 VECTORS = "vectors.hex"
+SAMPLED = 200
+"""Vectors of the test bench per batch."""
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
@@ -46,7 +48,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         **_sharing(spec),
         "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
     }
-    vectors = [_sample(batch, 200) for batch in adversarial(spec, 3, 24)]
+    vectors = [_sample(batch) for batch in adversarial(spec, 3, 24)]
     header = _header(spec, rtlil)
     files = {
         "unit.v": header + synth.readable(rtlil),
@@ -84,10 +86,11 @@ def _header(spec: Instruction, rtlil: str) -> str:
     return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
 
 
-def _sample(batch: UnitVectors, count: int) -> UnitVectors:
+def _sample(batch: UnitVectors) -> UnitVectors:
+    """Return at most `SAMPLED` random vectors of a batch."""
     import numpy as np
 
-    chosen = np.random.default_rng(0).choice(len(batch), min(count, len(batch)), replace=False)
+    chosen = np.random.default_rng(0).choice(len(batch), min(SAMPLED, len(batch)), replace=False)
     return UnitVectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
 
 

@@ -48,15 +48,15 @@ def compare(netlist: Netlist, batches: Iterable[UnitVectors]) -> EquivalenceResu
     return EquivalenceResult(total, wrong, first)
 
 
-def against_golden(spec: Instruction, count: int, seed: int = 1) -> EquivalenceResult:
+def against_golden(spec: Instruction, count: int) -> EquivalenceResult:
     """Compare the engine that computes D of vectors with the scalar golden model, on `count` vectors per kind."""
     import numpy as np
 
     from isa_model import golden
 
-    step, rng = one_step(spec), np.random.default_rng(seed)
+    step, rng = one_step(spec), np.random.default_rng(1)
     total = wrong = 0
-    for vectors in adversarial(spec, seed, 32):
+    for vectors in adversarial(spec, 1, 32):
         for i in rng.choice(len(vectors), min(count // 10, len(vectors)), replace=False):
             operands = {name: codes[i].tolist() for name, codes in vectors.operands.items()}
             scales = (operands.get("scale_a", []), operands.get("scale_b", []))
@@ -65,12 +65,12 @@ def against_golden(spec: Instruction, count: int, seed: int = 1) -> EquivalenceR
     return EquivalenceResult(total, wrong, "the fast engine differs from the golden model" if wrong else "")
 
 
-def faults_caught(netlist: Netlist, spec: Instruction, count: int, seed: int = 2) -> tuple[int, int]:
+def faults_caught(netlist: Netlist, spec: Instruction, count: int) -> tuple[int, int]:
     """Hold `count` random gate outputs at 0, then at 1. Return the numbers of faults and of faults that changed some D."""
     import numpy as np
 
-    rng = np.random.default_rng(seed)
-    batches = list(adversarial(spec, seed, 24))
+    rng = np.random.default_rng(2)
+    batches = list(adversarial(spec, 2, 24))
     caught = 0
     chosen = rng.choice([gate.output for gate in netlist.gates], count, replace=False)
     for net in chosen.tolist():
@@ -79,8 +79,8 @@ def faults_caught(netlist: Netlist, spec: Instruction, count: int, seed: int = 2
     return 2 * len(chosen), caught
 
 
-def prove(netlist: Netlist, spec: Instruction, seed: int = 0, at_least: int = 100_000) -> EquivalenceResult:
+def prove(netlist: Netlist, spec: Instruction, at_least: int = 100_000) -> EquivalenceResult:
     """Compare a netlist with the model on `at_least` adversarial and random vectors."""
     batches = 10 if spec.c_format == spec.accumulator else 5
     side = int((at_least / batches) ** 0.5) + 1
-    return compare(netlist, adversarial(spec, seed, side))
+    return compare(netlist, adversarial(spec, 0, side))

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from kernels.bench.records import FOLDER
@@ -92,7 +91,7 @@ def machine(record: Mapping[str, Any]) -> Machine:
 
 
 @cache
-def shipped(folder: Path = FOLDER) -> Mapping[str, Mapping[str, Any]]:
+def shipped() -> Mapping[str, Mapping[str, Any]]:
     """Return the newest record of each GPU's constants, by the GPU's name."""
-    records = [json.loads(path.read_text()) for path in folder.glob("machine-*.json")]
+    records = [json.loads(path.read_text()) for path in FOLDER.glob("machine-*.json")]
     return {r["gpu"]: r for r in sorted(records, key=lambda r: str(r["date"]))}

@@ -133,9 +133,9 @@ def _reach(ratios: Iterable[float]) -> float:
 
 
 @cache
-def shipped(folder: Path = FOLDER) -> Mapping[str, Fit]:
+def shipped() -> Mapping[str, Fit]:
     """Return the shipped fits by GPU."""
-    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     return {f.gpu: f for f in fits}
 
 

@@ -81,7 +81,7 @@ class _Expert:
         return x, w, g
 
 
-def capture(job: TrainingJob, size_name: str, path: Path, names: Sequence[str], cut_to: Cut = CUT) -> None:
+def capture(job: TrainingJob, size_name: str, path: Path, names: Sequence[str]) -> None:
     """Train, and write the named tiles to a .safetensors file. Raises InputError if a name is not one of a tile."""
     wanted = {name: _parsed(name) for name in names}
     trainer = Trainer(job)
@@ -97,11 +97,11 @@ def capture(job: TrainingJob, size_name: str, path: Path, names: Sequence[str], 
                 print(f"step {trainer.step}, loss {trainer.smooth:.3f}, {time.monotonic() - began:.0f} s", flush=True)
         if not here:
             continue
-        loss, experts = _experts(trainer, cut_to.along)
+        loss, experts = _experts(trainer, CUT.along)
         rng = np.random.default_rng(0)
         for name, (linear, rule) in here.items():
             at = _chosen(experts[linear], rule, rng)
-            taken, places = cut(name, rule, *at.arrays, rng, cut_to)
+            taken, places = cut(name, rule, *at.arrays, rng, CUT)
             tiles |= taken
             facts = {"layer": at.layer, "expert": at.expert, "its tokens": len(at.x)}
             peak = {"activation max/rms": round(at.peak, 1)}

@@ -58,13 +58,6 @@ class Size(Spec):
         fair = tokens * self.chosen / self.experts * self.capacity
         return min(-(-int(fair) // 128) * 128, -(-tokens // 128) * 128)
 
-    @property
-    def macs_per_token(self) -> int:
-        """Multiply-accumulates of Linears per token, forward and backward, with empty slots."""
-        routed = self.slots * self.experts / (self.tokens // self.micro_batches)
-        layer = 4 * self.width**2 + (1 + routed) * 3 * self.width * self.hidden
-        return int(3 * self.layers * layer)
-
 
 @cache
 def sizes() -> dict[str, Size]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from amaranth.hdl import Const
+
 from codesign.evidence.cost.rtl import integer
 from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
 from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
@@ -50,7 +52,7 @@ def unit(spec: Instruction, shared: bool = False) -> str:
         for index, stage in enumerate(inner):
             name = names[index]
             blocks, chain = deal(stage, terms), stage.chain or 1
-            zero = decode(block, spec.accumulator, _constant(0, spec.accumulator.bits))
+            zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
             terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
@@ -155,9 +157,3 @@ def _split(vector: Wire, count: int) -> list[Wire]:
         return []
     size = len(vector) // count
     return [vector[i * size : (i + 1) * size] for i in range(count)]
-
-
-def _constant(value: int, bits: int) -> Wire:
-    from amaranth.hdl import Const
-
-    return Const(value, bits)
