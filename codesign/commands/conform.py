@@ -40,6 +40,9 @@ def conform(
     from rich.table import Table
 
     from isa_model.conformance import conform as recorded
+    from isa_model.output_files import check_file, of_command
+
+    command = f"codesign conform {architecture} --live"
 
     if live == (vectors is not None):
         raise InputError.of("conform needs results to compare with", "--vectors FILE, or --live on a Hopper GPU")
@@ -47,7 +50,7 @@ def conform(
         if architecture is None:
             raise InputError.of("whose instructions does the chip have?", "codesign conform hopper --live")
         if record:
-            check(record, architecture)
+            check_file(record, *of_command(command))
         comparisons = compare(architecture, outputs)
     else:
         assert vectors is not None
@@ -60,8 +63,8 @@ def conform(
             done.append(c)
             progress.update(len(done), 0)
     bad = sum(c.mismatches for c in done)
-    if live and record and architecture:
-        save(record, architecture, outputs, done)
+    if live and record:
+        save(record, command, outputs, done)
     terminal = console()
     terminal.print(table)
     terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
@@ -104,19 +107,8 @@ def check_gpu(architecture: str) -> None:
         raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
 
 
-def check(path: Path, architecture: str) -> None:
-    """Raise InputError if the record of a run cannot be written to `path`."""
-    from isa_model.output_files import check_file, of_command
-
-    check_file(path, *of_command(_command(architecture)))
-
-
-def _command(architecture: str) -> str:
-    return f"codesign conform {architecture} --live"
-
-
-def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]) -> None:
-    """Write the record of a run: results, machine and versions. An earlier file is replaced."""
+def save(path: Path, command: str, outputs: int, rows: Sequence[Comparison]) -> None:
+    """Write the record of a run of `command`: results, machine and versions. An earlier record is replaced."""
     from datetime import UTC, datetime
 
     from codesign.commit import commit
@@ -125,7 +117,7 @@ def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]
 
     record = {
         "schema_version": 1,
-        "command": f"{_command(architecture)} --outputs {outputs}",
+        "command": f"{command} --outputs {outputs}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         **machine(),
@@ -134,7 +126,7 @@ def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]
         "kinds": KINDS,
         "instructions": [asdict(row) for row in rows],
     }
-    write_file(path, json.dumps(record, indent=1) + "\n", *of_command(_command(architecture)))
+    write_file(path, json.dumps(record, indent=1) + "\n", *of_command(command))
 
 
 def machine() -> dict[str, Any]:

@@ -79,10 +79,7 @@ def summary(layer: LayerStep, model: Model, gpu: str) -> str:
 
 def operations(layer: LayerStep) -> Any:
     """Return a rich table of each operation's time in the step, its hidden time and its certainty; the last row is the sum."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = _table()
     table.add_column("operation", no_wrap=True)
     for title in ("us", "share", "hidden, us"):
         table.add_column(title, justify="right")
@@ -119,10 +116,7 @@ def rows(layer: LayerStep) -> Iterator[tuple[str, float, float, str]]:
 
 def gains(found: Sequence[Gain]) -> Any:
     """Return a rich table of proposals: the step of today's software, changes by kind of operation, speedup and ceiling."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = _table()
     table.add_column("proposal", no_wrap=True)
     table.add_column("today, us", justify="right")
     table.add_column("change, us")
@@ -143,3 +137,11 @@ def gains(found: Sequence[Gain]) -> Any:
             f"{gain.ceiling[0]:.3f}",
         )
     return table
+
+
+def _table() -> Any:
+    """Return an empty rich table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)

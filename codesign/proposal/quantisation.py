@@ -55,6 +55,13 @@ class Quantisation(Spec):
         return other.model_copy(update=own)
 
 
+def scale_group(along: int, across: int, k_axis: int, columns: int | None = None) -> tuple[int, int]:
+    """Return the group of a tensor's scale, `along` K, which is axis `k_axis`, and `across`, or `columns` if they fit."""
+    if columns and columns % across == 0:
+        across = columns
+    return (across, along) if k_axis == 1 else (along, across)
+
+
 def cast_of(
     rule: Quantisation,
     fmt: Format,
@@ -71,10 +78,8 @@ def cast_of(
     group, scale, span = None, None, rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
-        along, across = side.group[k_axis], side.group[1 - k_axis]
-        if role == "weight" and rule.weight_columns and rule.weight_columns % across == 0:
-            across = rule.weight_columns
-        group = (across, along) if k_axis == 1 else (along, across)
+        columns = rule.weight_columns if role == "weight" else None
+        group = scale_group(side.group[k_axis], side.group[1 - k_axis], k_axis, columns)
         scale = side.format
     elif rule.scales != "none" and (fmt.bits < 16 or limit is not None):
         scale = FORMATS["fp32"]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from codesign.proposal.quantisation import scale_group
 from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, Document, InputError, at, read_yaml, suggest
 from isa_model.explain import explain
@@ -290,9 +291,7 @@ class Recipe(Spec):
                 group = None
                 if scale is not None:
                     along, across = scale.group if side == "b" else scale.group[::-1]
-                    if field == "weight" and weight_columns and weight_columns % across == 0:
-                        across = weight_columns
-                    group = (across, along) if k_axis == 1 else (along, across)
+                    group = scale_group(along, across, k_axis, weight_columns if field == "weight" else None)
                 kept = {} if old is None else {"rounding": old.rounding, "floor": old.floor}
                 form = scale.format if scale else FORMATS["fp32"]
                 casts[field] = Cast(to=fmt, group=group, scale=form, scale_rounding=scale_rounding, **kept)

@@ -5,11 +5,12 @@ python -m codesign.workloads.statistics      # writes the tables of docs/tensors
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from isa_model.output_files import put
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,21 +178,10 @@ def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def filled(page: str, found: dict[str, str]) -> str:
-    """Return a page with its tables inserted between the comments that name them."""
-    for name, table in found.items():
-        place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        if len(place.findall(page)) != 1:
-            raise ValueError(f"the page has no single place for the table {name}")
-        page = place.sub(lambda at, table=table: at[1] + table + at[2], page)  # type: ignore[misc]
-    return page
-
-
 def main() -> None:
     """Write the tables to docs/tensors.md."""
-    tables = {"captured": captured_table(), "synthetic": synthetic_table()}
-    PAGE.write_text(filled(PAGE.read_text(), tables))
-    print(PAGE)
+    put(PAGE, "captured", captured_table())
+    put(PAGE, "synthetic", synthetic_table())
 
 
 if __name__ == "__main__":

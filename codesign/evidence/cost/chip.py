@@ -47,53 +47,36 @@ def sm_area(new: CostRecord, old: CostRecord, spec: Instruction) -> ChipFigure:
         return (area / new.products - base / old.products) * products * TRANSISTORS_PER_NAND2
 
     plain, staged = extra(new.area, old.area), extra(new.pipelined.area, old.pipelined.area)
-    corners = [1 + e / (TRANSISTORS_PER_SM * share) for e in (plain, staged) for share in SM_SHARE]
-    return ChipFigure(
-        "cost.sm_area_ratio",
-        1 + staged / (TRANSISTORS_PER_SM * SM_SHARE[1]),
-        min(corners),
-        max(corners),
-        "assumed",
+    low, central, high = SM_SHARE
+
+    def ratio(extra: float, share: float) -> float:
+        return 1 + extra / (TRANSISTORS_PER_SM * share)
+
+    corners = [ratio(e, share) for e in (plain, staged) for share in SM_SHARE]
+    others = [("SMs' share of the die", f"{share:.0%}", ratio(staged, share)) for share in (low, high)]
+    others.append(("registers", "none", ratio(plain, central)))
+    source = (
         f"{products / new.products:.0f} units of {new.products} products per SM (data sheet); "
-        f"{SM_SHARE[0]:.0%} to {SM_SHARE[2]:.0%} of 80 billion transistors in 144 SMs (assumed)",
-        (
-            *(
-                Alternative(
-                    assumption="SMs' share of the die",
-                    other=f"{share:.0%}",
-                    value=round(1 + staged / (TRANSISTORS_PER_SM * share), 4),
-                )
-                for share in (SM_SHARE[0], SM_SHARE[2])
-            ),
-            Alternative(
-                assumption="registers",
-                other="none",
-                value=round(1 + plain / (TRANSISTORS_PER_SM * SM_SHARE[1]), 4),
-            ),
-        ),
+        f"{low:.0%} to {high:.0%} of 80 billion transistors in 144 SMs (assumed)"
     )
+    alternatives = tuple(Alternative(assumption=a, other=other, value=round(v, 4)) for a, other, v in others)
+    value = ratio(staged, central)
+    return ChipFigure("cost.sm_area_ratio", value, min(corners), max(corners), "assumed", source, alternatives)
 
 
 def extra_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
     """Return the additional latency in cycles, with registers after the same number of gates in both units."""
     cycles = float(new.pipelined.cycles - old.pipelined.cycles)
-    return ChipFigure(
-        "cost.extra_cycles",
-        cycles,
-        cycles,
-        cycles,
-        "modelled",
+    source = (
         f"{new.pipelined.cycles} cycles of {new.pipelined.period_fo4:.0f} FO4 against {old.pipelined.cycles} of "
-        f"{old.pipelined.period_fo4:.0f}, registers every {new.pipelined.levels} gates",
+        f"{old.pipelined.period_fo4:.0f}, registers every {new.pipelined.levels} gates"
     )
+    return ChipFigure("cost.extra_cycles", cycles, cycles, cycles, "modelled", source)
 
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
     """Return the bits of scales over the bits of operands as stored, where a block of rows or columns has one scale."""
-    bits = 0.0
-    sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    for side in sides:
-        bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
+    bits = sum(side.format.bits / (side.group[0] * side.group[1]) for _, side, _ in _sides(spec, 0, 0))
     share = bits / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
 
@@ -102,28 +85,18 @@ def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
     """Return the ratio of shortest cycle times, with registers after the same number of gates in both units."""
     ratio = new.pipelined.period_fo4 / old.pipelined.period_fo4
     # Freely placed registers keep the clock and add stages instead; the ratio is 1 then.
-    return ChipFigure(
-        "cost.cycle_ratio",
-        ratio,
-        min(1.0, ratio),
-        max(1.0, ratio),
-        "modelled",
-        f"{new.pipelined.period_fo4:.0f} FO4 over {old.pipelined.period_fo4:.0f}, unsized; to 1 with registers balanced",
-    )
+    periods = f"{new.pipelined.period_fo4:.0f} FO4 over {old.pipelined.period_fo4:.0f}"
+    source = f"{periods}, unsized; to 1 with registers balanced"
+    return ChipFigure("cost.cycle_ratio", ratio, min(1.0, ratio), max(1.0, ratio), "modelled", source)
 
 
 def extra_register_bits(new: CostRecord, old: CostRecord) -> ChipFigure:
     """Return the additional pipeline register bits of a unit."""
     bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
     units = FP8_PRODUCTS_PER_CYCLE // new.products
-    return ChipFigure(
-        "cost.extra_register_bits",
-        bits,
-        min(bits, 0.0),
-        max(bits, 0.0),
-        "modelled",
-        f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage; {units} units per SM (data sheet)",
-    )
+    stages = f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage"
+    source = f"{stages}; {units} units per SM (data sheet)"
+    return ChipFigure("cost.extra_register_bits", bits, min(bits, 0.0), max(bits, 0.0), "modelled", source)
 
 
 def scale_bandwidth(spec: Instruction) -> ChipFigure:
@@ -135,15 +108,12 @@ def scale_bandwidth(spec: Instruction) -> ChipFigure:
         per_group = size / side.group[1 - axis] * side.format.bits / 8
         once += per_group * shape.k / side.group[axis]
         every += per_group * max(1.0, shape.k / side.group[axis])
-    return ChipFigure(
-        "cost.scale_bandwidth",
-        once / cycles,
-        once / cycles,
-        every / cycles,
-        "modelled",
+    low, high = once / cycles, every / cycles
+    source = (
         f"{shape.m} x {shape.n} x {shape.k} in {cycles:.0f} cycles (data sheet), of {SHARED_MEMORY_BYTES_PER_CYCLE} B per "
-        "cycle of shared memory; a scale read once per group, up to once per instruction",
+        "cycle of shared memory; a scale read once per group, up to once per instruction"
     )
+    return ChipFigure("cost.scale_bandwidth", low, low, high, "modelled", source)
 
 
 def scale_storage(spec: Instruction) -> ChipFigure:
@@ -154,14 +124,8 @@ def scale_storage(spec: Instruction) -> ChipFigure:
         for size, side, axis in _sides(spec, m, n)
     )
     low, taken, high = (stage * count for count in STAGES)
-    return ChipFigure(
-        "cost.scale_storage",
-        taken,
-        low,
-        high,
-        "assumed",
-        f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM",
-    )
+    source = f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM"
+    return ChipFigure("cost.scale_storage", taken, low, high, "assumed", source)
 
 
 def _sides(spec: Instruction, m: int, n: int) -> list[tuple[int, ScaleOperand, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,12 @@ def _measure(
     rtlil = sources[0]
     netlist = whole = synth.synthesise(rtlil, library).netlist
     nand2, fo4 = library.nand2.area, library.fo4
-    share, on_unit = None, workload
+    share, on_unit = _Share(), workload
     if len(sources) > 1:
-        share = _share(spec, library, workload, sources[1])
-        whole = share.netlist.feeding(netlist, "scale")
-        scales = verify.outputs(share.netlist, workload)
+        multiplier = synth.synthesise(sources[1], library).netlist
+        share = _share(spec, library, workload, multiplier, sources[1])
+        whole = multiplier.feeding(netlist, "scale")
+        scales = verify.outputs(multiplier, workload)
         on_unit = replace(workload, operands={**workload.operands, "scale": scales[:, None]})
     proof = verify.prove(whole, spec)
     on_workload = verify.compare(whole, [workload])
@@ -75,7 +76,7 @@ def _measure(
     faults, caught = verify.faults_caught(whole, spec, 40)
     staged = pipeline(netlist, DEPTH)
     low, high = switched(staged, on_unit)
-    blocks = synth.block_areas(rtlil, library) | (share.blocks if share else {})
+    blocks = synth.block_areas(rtlil, library) | share.blocks
     return CostRecord(
         name=spec.name,
         design_sha256=design_sha256(spec),
@@ -86,8 +87,8 @@ def _measure(
         rtlil_sha256=hashlib.sha256(rtlil.encode()).hexdigest(),
         versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
         commit="",
-        area=round((netlist.area + (share.area if share else 0)) / nand2, 1),
-        shared=share and share.record,
+        area=round((netlist.area + share.area) / nand2, 1),
+        shared=share.record,
         blocks={k: round(v / nand2, 1) for k, v in sorted(blocks.items())},
         gates=len(netlist.gates),
         levels=max(netlist.levels),
@@ -95,13 +96,13 @@ def _measure(
         pipelined=Pipelined(
             levels=DEPTH,
             cycles=staged.latency,
-            register_bits=staged.register_bits + (share.record.register_bits if share else 0),
-            area=round((staged.area + (share.staged_area if share else 0)) / nand2, 1),
+            register_bits=staged.register_bits + share.register_bits,
+            area=round((staged.area + share.staged_area) / nand2, 1),
             period_fo4=round(staged.period / fo4, 2),
         ),
         energy=Energy(
-            low=round(low + (share.energy[0] if share else 0)),
-            high=round(high + (share.energy[1] if share else 0)),
+            low=round(low + share.energy[0]),
+            high=round(high + share.energy[1]),
             operands=operands,
             steps=len(workload) - 1,
         ),
@@ -117,45 +118,38 @@ def _measure(
 
 @dataclass(frozen=True)
 class _Share:
-    """A unit's share of the multiplier of scales and of the product's register, in the library's units."""
+    """A unit's share of the multiplier of scales and of the product's register, in the library's units; by default none."""
 
-    netlist: Netlist
-    """Netlist of the whole multiplier."""
-    area: float
-    staged_area: float
-    energy: tuple[float, float]
-    blocks: dict[str, float]
-    record: SharedProduct
+    area: float = 0.0
+    staged_area: float = 0.0
+    energy: tuple[float, float] = (0.0, 0.0)
+    register_bits: int = 0
+    blocks: dict[str, float] = field(default_factory=dict)
+    record: SharedProduct | None = None
 
 
-def _share(spec: Instruction, library: Library, workload: UnitVectors, source: str) -> _Share:
-    """Measure the multiplier of scales whose RTLIL is `source`."""
+def _share(spec: Instruction, library: Library, workload: UnitVectors, multiplier: Netlist, source: str) -> _Share:
+    """Measure the multiplier of scales, whose RTLIL is `source`."""
     from codesign.evidence.cost.energy import held, switched
     from codesign.evidence.cost.pipeline import pipeline
-    from codesign.evidence.cost.synth import synthesise
 
     uses = shared_uses(spec)
-    netlist = synthesise(source, library).netlist
-    bits = len(netlist.outputs["d_out"])
+    bits = len(multiplier.outputs["d_out"])
     register = bits * library.flip_flop.area
-    staged = pipeline(netlist, DEPTH)
+    staged = pipeline(multiplier, DEPTH)
     assert spec.scale
     assert spec.scale.a
     # The multiplier serves many units, and takes the scales of another one every cycle.
     every = spec.scale.a.group[1] // spec.span
     taken = replace(workload, operands={n: x[::every] for n, x in workload.operands.items()}, d=workload.d[::every])
-    low, high = switched(staged, taken)
-    return _Share(
-        netlist,
-        netlist.area / uses + register,
-        staged.area / uses + register,
-        (low / uses + held(library, bits), high / uses + held(library, bits)),
-        {f"scale product, 1 of {uses}": netlist.area / uses, "scale register": register},
-        SharedProduct(
-            uses=uses,
-            area=round(netlist.area / library.nand2.area, 1),
-            delay_fo4=round(netlist.delay / library.fo4, 2),
-            register_bits=bits,
-            rtlil_sha256=hashlib.sha256(source.encode()).hexdigest(),
-        ),
+    low, high = (energy / uses + held(library, bits) for energy in switched(staged, taken))
+    record = SharedProduct(
+        uses=uses,
+        area=round(multiplier.area / library.nand2.area, 1),
+        delay_fo4=round(multiplier.delay / library.fo4, 2),
+        register_bits=bits,
+        rtlil_sha256=hashlib.sha256(source.encode()).hexdigest(),
     )
+    blocks = {f"scale product, 1 of {uses}": multiplier.area / uses, "scale register": register}
+    areas = multiplier.area / uses + register, staged.area / uses + register
+    return _Share(*areas, (low, high), bits, blocks, record)

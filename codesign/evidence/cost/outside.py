@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from math import fsum
 from typing import Any
 
@@ -79,36 +79,18 @@ def rows(bench: CircuitBench) -> Iterator[PublishedFigure]:
 
 def horowitz(bench: CircuitBench) -> Iterator[PublishedFigure]:
     """Compare adders and multipliers: area in um2 at 45 nm, energy relative to an 8-bit addition."""
-    circuits: list[tuple[Any, ...]] = [
-        (f"{n}-bit integer addition", add_ripple, n, lambda x, y, n=n: (x + y) & ((1 << n) - 1), area, energy, reason)
-        for n, area, energy, reason in (
-            (8, 36, 0.03, ""),
-            (16, 67, 0.05, ""),
-            (32, 137, 0.1, "a full adder per bit in both; its carry is one cell there, gates here"),
-        )
-    ]
-    circuits += [
-        (
-            f"{n}-bit integer multiplication",
-            multiply_integers,
-            n,
-            _product(n),
-            area,
-            energy,
-            reason,
-        )
-        for n, area, energy, reason in (
-            (8, 282, 0.2, ""),
-            (
-                32,
-                3495,
-                3.1,
-                "ours has no compressor cells, gives all 64 bits and is not tuned in layout; theirs is 12 "
-                "times their 8-bit one, where bits alone ask for 16",
-            ),
-        )
-    ]
+    full_adder = "a full adder per bit in both; its carry is one cell there, gates here"
+    compressors = (
+        "ours has no compressor cells, gives all 64 bits and is not tuned in layout; theirs is 12 "
+        "times their 8-bit one, where bits alone ask for 16"
+    )
     slow = "ours is unsized and as slow as it likes, theirs sized for a clock; ours has subnormals, theirs does not say"
+    circuits: list[tuple[Any, ...]] = []
+    for n, area, energy, reason in ((8, 36, 0.03, ""), (16, 67, 0.05, ""), (32, 137, 0.1, full_adder)):
+        add = partial(_sum, n)
+        circuits.append((f"{n}-bit integer addition", add_ripple, n, add, area, energy, reason))
+    for n, area, energy, reason in ((8, 282, 0.2, ""), (32, 3495, 3.1, compressors)):
+        circuits.append((f"{n}-bit integer multiplication", multiply_integers, n, _product(n), area, energy, reason))
     for name, bits, product, area, energy in (
         ("fp16", 16, False, 1360, 0.4),
         ("fp16", 16, True, 1640, 1.1),
@@ -120,15 +102,9 @@ def horowitz(bench: CircuitBench) -> Iterator[PublishedFigure]:
     base: tuple[float, float] | None = None
     for what, body, bits, reference, area, energy, reason in circuits:
         netlist = bench.circuit(body, {"x": bits, "y": bits}, reference)
-        ours = netlist.area / bench.library.nand2.area * NAND2_45NM
-        yield PublishedFigure(
-            source=HOROWITZ,
-            quantity=f"area, {what}",
-            theirs=float(area),
-            ours=round(ours, 1),
-            unit="um2",
-            reason=reason,
-        )
+        ours = round(netlist.area / bench.library.nand2.area * NAND2_45NM, 1)
+        about = {"source": HOROWITZ, "unit": "um2", "reason": reason}
+        yield PublishedFigure(quantity=f"area, {what}", theirs=float(area), ours=ours, **about)
         switched = bench.energy(netlist)
         base = base or switched
         if switched is not base:
@@ -141,6 +117,10 @@ def horowitz(bench: CircuitBench) -> Iterator[PublishedFigure]:
                 ours_high=round(high, 2),
                 reason="without and with all glitches, random operands; no wires, no clock tree, and theirs rounds 0.03",
             )
+
+
+def _sum(bits: int, x: Any, y: Any) -> Any:
+    return (x + y) & ((1 << bits) - 1)
 
 
 def _product(bits: int) -> Any:

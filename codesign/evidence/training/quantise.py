@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from isa_model.cast import Cast
+from isa_model.float64 import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.rounding import Rounding
 
@@ -80,13 +81,6 @@ def quantise(cast: Cast | None, x: Tensor) -> QuantisedOperand:
     safe = cast.range == "largest" and (cast.scale.name == "fp32" or cast.scale_rounding is Rounding.UP)
     scaled = _by_group(torch.div, x, scales, cast.group)
     return QuantisedOperand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast)
-
-
-def largest_finite(fmt: Format) -> float:
-    """Return the largest number of a format."""
-    from isa_model.codec import decode
-
-    return float(decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact())
 
 
 def _padded(x: Tensor, group: tuple[int, int]) -> Tensor:

@@ -79,20 +79,13 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> 
         is_zero = is_zero & ~sign
     elif fmt.infinity:
         infinity = biased.all() & (fraction == 0)
-    if not fmt.zero:
-        return {
-            "sign": sign,
-            "exponent": biased,
-            "significand": Cat(fraction, Const(1, 1)),
-            "zero": is_zero,
-            "nan": nan,
-            "infinity": infinity,
-        }
-    normal = block.let("normal", biased.any())
-    if flush:
-        sign, is_zero = sign & normal, ~normal
-        fraction = Cat(*[bit & normal for bit in fraction])
-    exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
+    exponent, significand = biased, Cat(fraction, Const(1, 1))
+    if fmt.zero:
+        normal = block.let("normal", biased.any())
+        if flush:
+            sign, is_zero = sign & normal, ~normal
+            fraction = Cat(*[bit & normal for bit in fraction])
+        exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
     if places:
         zeros = block.let("zeros", leading_zeros(block, significand))
         shift = block.let("shift", Mux(zeros > places, places, zeros)[: places.bit_length()])
