@@ -227,7 +227,7 @@ def test_safetensors_and_npz_read_alike(tmp_path):
         (
             "weight: w",
             "weight: turned",
-            "p.yaml:9:13: the tensors of {folder}/mine.npz do not belong together: 160 in the weight `turned`",
+            "p.yaml:9:13: the tensors of {folder}/mine.npz do not agree: 160 in the weight `turned`",
         ),
         ("weight: w", "weight: cube", "p.yaml:9:13: tensor `cube` of {folder}/mine.npz has shape (2, 2, 2)"),
         ("weight: w", "weight: whole", "has element type <i8"),

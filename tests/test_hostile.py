@@ -224,9 +224,9 @@ def safetensors(header, data=bytes(24), length=None):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (safetensors([1]), "no JSON object"),
-        (safetensors(3), "no JSON object"),
-        (safetensors(None), "no JSON object"),
+        (safetensors([1]), "not a JSON object"),
+        (safetensors(3), "not a JSON object"),
+        (safetensors(None), "not a JSON object"),
         (safetensors(b"[" * 100_000), "nested deeper"),
         (safetensors(b'{"x": NaN}'), "NaN"),
         (safetensors(b'{"x": 1, "x": 2}'), "given twice"),

@@ -71,8 +71,8 @@ def test_the_shipped_recipe_has_the_rules_of_the_report():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fprop": {"promote_every": None}}, "nothing multiplies a scale per 128 of K"),
-        ({"fprop": {"promote_every": 48}}, "no multiple of promote_every 48"),
+        ({"fprop": {"promote_every": None}}, "nothing applies a scale per 128 of K"),
+        ({"fprop": {"promote_every": 48}}, "not a multiple of promote_every 48"),
         ({"dgrad": {"gradient": {"to": "e5m2"}}}, "the instruction takes e4m3 here, the cast gives e5m2"),
         ({"wgrad": {"instruction": "hopper.wgmma.x"}}, "no instruction is called"),
         ({"fprop": {"instruction": None}}, "FP32 sums need no promotion"),

@@ -107,9 +107,11 @@ def report(
     from codesign.report.lookup import result_of
 
     if (target is None) == (replay is None):
-        raise InputError.of("which report?", "codesign report RESULT to read one, or --replay RESULT to rebuild one")
+        raise InputError.of(
+            "no report is named", "codesign report RESULT to read one, or --replay RESULT to rebuild one"
+        )
     if out is not None and replay is None:
-        raise InputError.of("--out is where --replay writes; nothing is written here", f"--replay {target} --out {out}")
+        raise InputError.of("--out is for --replay, which writes files", f"--replay {target} --out {out}")
     source, result = result_of(replay or target or "")
     page = source.parent / "report.html"
     if replay:

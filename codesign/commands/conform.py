@@ -48,7 +48,7 @@ def conform(
         raise InputError.of("conform needs results to compare with", "--vectors FILE, or --live on a Hopper GPU")
     if live:
         if architecture is None:
-            raise InputError.of("whose instructions does the chip have?", "codesign conform hopper --live")
+            raise InputError.of("--live needs the architecture of the chip", "codesign conform hopper --live")
         if record:
             check_file(record, *of_command(command))
         comparisons = compare(architecture, outputs)

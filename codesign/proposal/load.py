@@ -102,7 +102,7 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
     for i, claim in enumerate(proposal.claims):
         for field in ("of", "relative_to"):
             if (name := getattr(claim, field)) and name not in there:
-                hint = f"here there are: {', '.join(there)}"
+                hint = f"available here: {', '.join(there)}"
                 problems.append(
                     document.problem(("claims", i, field), f"the baseline `{name}` does not fit the base", hint)
                 )
@@ -191,11 +191,13 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
     if software.baseline and software.baseline not in there:
         hint = f"baselines of this base: {', '.join(there)}"
         loc = ("software", named) if named else ("software",)
-        return document.problem(loc, f"`{software.baseline}` is for other operands, accumulators or scales", hint)
+        return document.problem(
+            loc, f"`{software.baseline}` does not fit the operands, accumulator or scales of the base", hint
+        )
     if base.scale and {software.promote_every, software.group} - {"baseline", None}:
         return document.problem(
             ("software",),
-            "the base multiplies by its group scales itself; a software step would scale twice",
+            "the base applies its group scales itself; promotion in software would apply them twice",
             "leave `promote_every` and `group` out",
         )
     every, group = practice.promote_every, practice.group

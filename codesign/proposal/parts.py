@@ -32,7 +32,7 @@ def _few(value: Any) -> Any:
 def _no_boolean(value: Any) -> Any:
     """Refuse booleans, which Python counts as integers."""
     if isinstance(value, bool):
-        raise at(message=f"`{str(value).lower()}` is no number", hint="a number, such as 0.01")
+        raise at(message=f"`{str(value).lower()}` is not a number", hint="a number, such as 0.01")
     return value
 
 
@@ -47,7 +47,7 @@ Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
 def _once(values: Sequence[Any]) -> Sequence[Any]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise at(i, message=f"`{value}` is there twice", hint="leave one out")
+            raise at(i, message=f"`{value}` appears twice", hint="remove one of them")
     return values
 
 
@@ -127,7 +127,7 @@ class Claim(Spec):
     def _bounded(self) -> Claim:
         metric = METRICS[self.metric]
         if self.at_most is None and self.at_least is None:
-            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, with a number of yours")
+            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
         by_size = metric.signed or (self.relative_to is not None and metric.comparison == "ratio")
@@ -148,14 +148,14 @@ class Claim(Spec):
         metric = METRICS[self.metric]
         if self.relative_to == self.of:
             raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
-        known = f"variants that have one: {', '.join(metric.variants)}"
+        known = f"variants with a figure: {', '.join(metric.variants)}"
         has = (*metric.variants, *(baselines() if metric.family.baselines else ()))
         if self.of not in has:
             raise at("of", message=f"`{self.metric}` has no figure of `{self.of}`", hint=known)
         if self.relative_to and metric.comparison == "none":
             raise at(
                 "relative_to",
-                message=f"`{self.metric}` compares with today already, or with nothing",
+                message=f"`{self.metric}` is already relative to today, or cannot be compared",
                 hint="leave `relative_to` out and bound the figure itself",
             )
         if self.relative_to and self.relative_to not in has:
@@ -163,7 +163,9 @@ class Claim(Spec):
         if self.tensors and not metric.family.by_tensors:
             raise at("tensors", message=f"`{self.metric}` does not depend on tensors", hint="leave `tensors` out")
         if self.workload and not metric.family.by_gemm:
-            raise at("workload", message=f"`{self.metric}` is not of a workload", hint="leave `workload` out")
+            raise at(
+                "workload", message=f"`{self.metric}` does not depend on the workload", hint="leave `workload` out"
+            )
         if self.at is not None and (self.of != "proposal" or metric.of_layer or not metric.family.swept):
             what = f"`{self.metric}`" if self.of == "proposal" else f"`{self.of}`"
             raise at("at", message=f"{what} has no figure for each swept value", hint="leave `at` out")
@@ -225,10 +227,10 @@ def _tensor_file(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     if suffix in ("npz", "safetensors") and stem:
         return name
-    what = f".{suffix} files are not read" if dot else f"`{name}` has no suffix"
+    what = f".{suffix} files cannot be read" if dot else f"`{name}` has no suffix"
     how = "numpy.savez makes it" if suffix == "npy" else "with the tensors in BF16, FP16 or FP32"
     hint = f"write `{stem or suffix}.{'npz' if suffix == 'npy' else 'safetensors'}`: {how}"
-    raise at(message=f"{what}: a layer's tensors lie in a .npz or .safetensors file", hint=hint)
+    raise at(message=f"{what}: the tensors of a layer must be in a .npz or .safetensors file", hint=hint)
 
 
 class Layer(Spec):

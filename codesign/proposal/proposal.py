@@ -206,7 +206,7 @@ def claim_faults(
     for i, claim in claims.items():
         same = next((j for j in bare if j < i and bare[j] == bare[i]), None)
         if same is not None:
-            yield at("claims", i, message=f"the same claim as number {same + 1}", hint="leave one out")
+            yield at("claims", i, message=f"the same as claim {same + 1}", hint="remove one of them")
         if workloads and claim.workload and not any(_overlap(claim.workload, w) for w in workloads):
             message = f"`{claim.workload}` is not among the proposal's workloads"
             hint = suggest(claim.workload, workloads) or f"one of: {', '.join(workloads)}"

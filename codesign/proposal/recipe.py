@@ -132,12 +132,12 @@ class GemmRecipe(Spec):
                 if length % self.promote_every:
                     raise at(
                         field,
-                        message=f"a scale covers {length} of K, which is no multiple of promote_every {self.promote_every}",
+                        message=f"a scale covers {length} of K, which is not a multiple of promote_every {self.promote_every}",
                     )
             elif length and inside is None:
                 raise at(
                     field,
-                    message=f"nothing multiplies a scale per {length} of K: the instruction takes none",
+                    message=f"nothing applies a scale per {length} of K: the instruction applies no scales",
                     hint="promote_every, an instruction with scales, or group: null",
                 )
             elif inside is not None:

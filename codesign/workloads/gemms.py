@@ -148,7 +148,7 @@ def layer_of(name: str, tokens: int | None = None) -> Model:
     known = {n: model for n, model in models().items() if not model.small}
     if name not in known:
         what = (
-            f"{name} is here for its tensors, and too small to time" if name in models() else f"unknown model `{name}`"
+            f"{name} only provides tensors, and is too small to time" if name in models() else f"unknown model `{name}`"
         )
         raise InputError.of(what, suggest(name, known) or f"models: {', '.join(known)}")
     return replace(known[name], tokens=tokens or known[name].tokens)
@@ -228,7 +228,7 @@ def _same(file: Path, keys: Mapping[str, str | None], sizes: list[tuple[int, str
     """Return the size on which several tensors agree. Raises InputError if they do not."""
     if len({size for size, _ in sizes}) > 1:
         words = " and ".join(f"{size} in the {role} `{keys[role]}`" for size, role in sizes)
-        raise InputError.of(f"the tensors of {file} do not belong together: {words}", f"the same number of {what}")
+        raise InputError.of(f"the tensors of {file} do not agree: {words}", f"the same number of {what}")
     return sizes[0][0] if sizes else 0
 
 

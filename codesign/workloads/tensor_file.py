@@ -50,7 +50,7 @@ def entries(path: Path) -> dict[str, TensorEntry]:
         found = npz.arrays(path)
         return {name: TensorEntry(_NUMPY.get(array.dtype, array.dtype), array.shape) for name, array in found.items()}
     if path.suffix != ".safetensors":
-        raise InputError.of(f"{path} holds no tensors that can be read", "a .safetensors or .npz file")
+        raise InputError.of(f"{path} is not a file of tensors", "a .safetensors or .npz file")
     with _opened(path) as raw:
         return _safetensors(path, raw)[0]
 
@@ -148,9 +148,9 @@ def _header(path: Path, raw: BinaryIO) -> tuple[dict[str, Any], int]:
     try:
         header = parse_json(raw.read(length))
     except ValueError as error:
-        raise _damaged(path, f"its header is no JSON: {error}") from None
+        raise _damaged(path, f"its header is not JSON: {error}") from None
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     about = header.get("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
         raise _damaged(path, "`__metadata__` is not an object of texts")
@@ -177,9 +177,9 @@ def _entry(path: Path, name: str, about: Any) -> TensorEntry:
         raise _damaged(path, f"`{name}` does not have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     if not isinstance(dtype, str) or len(dtype) > 20:
-        raise _damaged(path, f"`dtype` of `{name}` is no name of a type")
+        raise _damaged(path, f"`dtype` of `{name}` is not the name of a type")
     if not _whole(shape) or len(shape) > 32:
-        raise _damaged(path, f"`shape` of `{name}` is no list of whole numbers from 0 to 2^48")
+        raise _damaged(path, f"`shape` of `{name}` is not a list of whole numbers from 0 to 2^48")
     if not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _damaged(path, f"`data_offsets` of `{name}` are not two whole numbers in order")
     start, stop = offsets
@@ -194,4 +194,4 @@ def _whole(numbers: Any) -> bool:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError.of(f"{path} is no .safetensors file, or a damaged one: {what}")
+    return InputError.of(f"{path} is not a valid .safetensors file: {what}")

@@ -63,7 +63,9 @@ class Cell:
             elif token in pins:
                 result += f'p["{token}"]'
             elif re.fullmatch(r"\w+", token) and token not in ("0", "1"):
-                raise InputError.of(f"the function of cell `{self.name}` names `{token}`, which is no input of it")
+                raise InputError.of(
+                    f"the function of cell `{self.name}` names `{token}`, which is not one of its inputs"
+                )
             else:
                 result += {"!": "~", "*": "&", "+": "|"}.get(token, token)
             previous = token
@@ -76,7 +78,7 @@ class Cell:
             code = compile(self.python, self.name, "eval")
         except (SyntaxError, RecursionError, MemoryError):
             raise InputError.of(
-                f"the function of cell `{self.name}` is no Liberty expression: {self.function}"
+                f"the function of cell `{self.name}` is not a Liberty expression: {self.function}"
             ) from None
         rows = range(1 << len(self.inputs))
         values = [{pin.name: -(row >> i & 1) for i, pin in enumerate(self.inputs)} for row in rows]
@@ -171,11 +173,11 @@ class Library:
             raise InputError.of(f"cannot read {path}: {reason(error)}") from None
         try:
             if not library.cells:
-                raise InputError.of(f"{path} has no cell with a function: it is no Liberty file of standard cells")
+                raise InputError.of(f"{path} has no cell with a function: it is not a Liberty file of standard cells")
             _ = library.nand2, library.inverter, [cell.truth_table for cell in library.cells.values() if cell.function]
         except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError):
             raise InputError.of(
-                f"{path} has a cell that cannot be read: it is no Liberty file, or a damaged one"
+                f"{path} has a cell that cannot be read: it is not a Liberty file, or a damaged one"
             ) from None
         return library
 

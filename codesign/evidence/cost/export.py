@@ -37,7 +37,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     mapped = synth.synthesise(rtlil, library)
     proof = verify.prove(mapped.netlist, spec)
     if proof.mismatches:
-        raise RuntimeError(f"{spec.name}: the mapped netlist is not the model: {proof.first}")
+        raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {proof.first}")
     staged = pipeline(mapped.netlist, DEPTH)
     nand2, fo4 = library.nand2.area, library.fo4
     figures = {

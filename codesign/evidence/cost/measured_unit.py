@@ -72,7 +72,7 @@ def _measure(
     golden = verify.against_golden(spec, 200)
     for comparison in (proof, on_workload, golden):
         if comparison.mismatches:
-            raise RuntimeError(f"{spec.name}: the netlist is not the model: {comparison.first}")
+            raise RuntimeError(f"{spec.name}: the netlist differs from the model: {comparison.first}")
     faults, caught = verify.faults_caught(whole, spec, 40)
     staged = pipeline(netlist, DEPTH)
     low, high = switched(staged, on_unit)

@@ -359,7 +359,7 @@ class Trainer:
                 state = torch.load(file, map_location=self.device, weights_only=True)
             other = state["key"] != self.job.key
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError):
-            raise InputError.of(f"{path} is no checkpoint", "remove it, or give another --work folder") from None
+            raise InputError.of(f"{path} is not a checkpoint", "remove it, or give another --work folder") from None
         if other:
             raise InputError.of(f"{path} is a checkpoint of another run", "remove it, or give another --work folder")
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]

@@ -55,18 +55,20 @@ def scale_ports(spec: Instruction) -> dict[str, int]:
 def check(spec: Instruction) -> None:
     """Raise InputError if the generator does not support an instruction."""
     if spec.a.kind == "integer" and (len(spec.stages) > 1 or len(next(iter(spec.stages.values())).result) > 1):
-        raise InputError.of(f"{spec.name}: an integer instruction of several stages or registers has no hardware here")
+        raise InputError.of(
+            f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
+        )
     if spec.widen is not None and any(spec.widen.min_exponent > x.min_exponent for x in (spec.a, spec.b)):
-        raise InputError.of(f"{spec.name}: widening into a format of fewer exponents has no hardware here")
+        raise InputError.of(f"{spec.name}: widening into a format of fewer exponents is not supported in hardware")
     for name, stage in spec.stages.items():
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "
-                f"{stage.exponent}: no adder has the places for both, so there is no hardware here",
+                f"{stage.exponent}: no adder has the places for both, so it is not supported in hardware",
                 "an exact sum may have a fixed exponent; an aligned one goes up with its own",
             )
         if stage.interleave and spec.span % (stage.terms * stage.interleave.parts):
             raise InputError.of(
-                f"{spec.name}: stage `{name}` deals out more terms than the {spec.span} products of one step",
+                f"{spec.name}: stage `{name}` interleaves more terms than the {spec.span} products of one step",
                 "interleave within one step, or leave the order to the wiring outside the unit",
             )

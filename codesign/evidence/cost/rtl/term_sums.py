@@ -55,8 +55,8 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], runni
         total = _sliding_sum(block, f"{name}_running", stage, inner, running)
     else:
         raise InputError.of(
-            f"{name}: an exact sum of {len(everything)} terms that reach over {_range(everything)} bits has no hardware "
-            f"here; fixed-point sums go up to {WIDEST} bits",
+            f"{name}: an exact sum of {len(everything)} terms over {_range(everything)} bits is not supported in hardware; "
+            f"fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
     return _with_specials(block, total, everything)
@@ -152,7 +152,7 @@ def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term
     if stage.exponent is not None:
         align, depth, height = constant(stage.exponent), stage.exponent - unit, len(magnitude) + unit - stage.exponent
         if common is not None:
-            raise InputError.of(f"{name}: a fixed `exponent` after scaled products has no hardware here")
+            raise InputError.of(f"{name}: a fixed `exponent` after scaled products is not supported in hardware")
     elif stage.result:
         align, depth, height = position, 0, len(magnitude)
     else:
