@@ -17,8 +17,8 @@ from codesign.proposal.proposal import Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import gemms, models
 from codesign.workloads.statistics import grid_warnings, on_four_bit_grid
+from codesign.workloads.tensor_tiles import cut
 from codesign.workloads.tensors import recorded
-from codesign.workloads.tiles import cut
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 

@@ -26,7 +26,7 @@ from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
-from codesign.evidence.cost.vectors import UnitVectors, adversarial, of_matrices
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices
 from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation

@@ -17,7 +17,7 @@ from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
 from codesign.evidence.cost.source import gather
 from codesign.evidence.cost.synth import synthesise
-from codesign.evidence.cost.vectors import adversarial
+from codesign.evidence.cost.unit_vectors import adversarial
 from codesign.proposal.load import load_proposal
 from codesign.verdicts.claims import judge
 from isa_model import InputError, load

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import capture, engines, linear, loop  # noqa: E402
+from codesign.evidence.training import capture_run, engines, linear, loop  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
@@ -230,8 +230,8 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
 
     file = tmp_path / "run.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "Trainer", Seen)
-        capture.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
+        patch.setattr(capture_run, "Trainer", Seen)
+        capture_run.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
     alone = loop.Trainer(job)
     for _ in range(SMALL.steps - 1):
         alone.advance()

@@ -99,7 +99,7 @@ class GemmRecipe(Spec):
         if not set(pair) <= {"e4m3", "e5m2"}:
             return False
         chip = Instruction.model_validate(raw(HOPPER.format(a=pair[0], b=pair[1])))
-        if numerics(self.instruction) != numerics(chip):
+        if computed_fields(self.instruction) != computed_fields(chip):
             return False
         scale = self.spec.scale
         if scale is None:
@@ -263,7 +263,7 @@ class Recipe(Spec):
         """SHA-256 of everything that affects results, which names and prose do not."""
         data = self.model_dump(mode="json", exclude={"recipe", "title", "source"})
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
-            data[name]["instruction"] = None if gemm.instruction is None else numerics(gemm.instruction)
+            data[name]["instruction"] = None if gemm.instruction is None else computed_fields(gemm.instruction)
         data["high_precision"] = sorted(data["high_precision"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -311,7 +311,7 @@ def _fields(model: Spec) -> dict[str, Any]:
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
-def numerics(instruction: Instruction) -> dict[str, Any]:
+def computed_fields(instruction: Instruction) -> dict[str, Any]:
     """Return the fields of an instruction that affect a result: no names, no prose, no m and n."""
     data = instruction.model_dump(mode="json", exclude={"name", "description", "source", "checked", "shape"})
     data["k"] = instruction.shape.k

@@ -24,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
-from codesign.workloads.tiles import RULES, Rule, cut, write_tiles
+from codesign.workloads.tensor_tiles import RULES, Rule, cut, write_tiles
 
 OUT = Path(__file__).parent / "captured"
 TOKENS = 2048

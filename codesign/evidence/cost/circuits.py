@@ -113,7 +113,7 @@ class CircuitBench:
 
         from codesign.evidence.cost.rtl.block import UnitDesign
         from codesign.evidence.cost.synth import synthesise
-        from codesign.evidence.cost.vectors import UnitVectors
+        from codesign.evidence.cost.unit_vectors import UnitVectors
         from codesign.evidence.cost.verify import compare
 
         design = UnitDesign()
@@ -149,7 +149,7 @@ class CircuitBench:
 
         from codesign.evidence.cost.energy import switched
         from codesign.evidence.cost.pipeline import pipeline
-        from codesign.evidence.cost.vectors import UnitVectors
+        from codesign.evidence.cost.unit_vectors import UnitVectors
 
         rng = np.random.default_rng(1)
         operands = {name: _bits(_random(rng, len(nets), 2000), len(nets)) for name, nets in netlist.inputs.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist, pack
 from codesign.evidence.cost.pipeline import Pipeline, last_reads
-from codesign.evidence.cost.vectors import UnitVectors, one_step
+from codesign.evidence.cost.unit_vectors import UnitVectors, one_step
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul

@@ -9,7 +9,7 @@ from pathlib import Path
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
-from codesign.evidence.cost.vectors import UnitVectors, adversarial, widths
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, widths
 from codesign.figures.escape import literal
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder

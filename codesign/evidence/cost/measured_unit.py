@@ -25,7 +25,7 @@ from isa_model.instruction import Instruction
 if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.netlist import Netlist
-    from codesign.evidence.cost.vectors import UnitVectors
+    from codesign.evidence.cost.unit_vectors import UnitVectors
 
 
 def measure(

@@ -17,7 +17,7 @@ from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
-    from codesign.evidence.cost.vectors import UnitVectors
+    from codesign.evidence.cost.unit_vectors import UnitVectors
 
 
 def key(spec: Instruction, sources: Sequence[str], library: Library, workload: UnitVectors, operands: str) -> str:
@@ -37,7 +37,17 @@ def key(spec: Instruction, sources: Sequence[str], library: Library, workload: U
 @functools.cache
 def _method() -> str:
     """Return the hash of the modules that synthesise, prove and measure."""
-    names = ("energy", "cell_library", "measured_unit", "netlist", "pipeline", "records", "synth", "vectors", "verify")
+    names = (
+        "energy",
+        "cell_library",
+        "measured_unit",
+        "netlist",
+        "pipeline",
+        "records",
+        "synth",
+        "unit_vectors",
+        "verify",
+    )
     texts = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in names]
     return hashlib.sha256(b"".join(texts)).hexdigest()
 

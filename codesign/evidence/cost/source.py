@@ -26,7 +26,7 @@ from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.vectors import UnitVectors as Vectors
+    from codesign.evidence.cost.unit_vectors import UnitVectors as Vectors
     from isa_model.instruction import Instruction
 
 TIE = 0.01

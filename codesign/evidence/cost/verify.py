@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost.netlist import Netlist, unpack
-from codesign.evidence.cost.vectors import UnitVectors, adversarial, one_step
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, one_step
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
