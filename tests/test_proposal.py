@@ -1,9 +1,12 @@
 """Proposals: reading, merging into an instruction, and judging claims."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import codesign
 from codesign.evidence.numerics.source import Job, _method, run
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.figure import Figure
@@ -305,3 +308,23 @@ def test_every_kind_of_gemm_of_a_shipped_proposal_computes(path):
     for gemm, tensors in kinds.values():
         job = Job(gemm, tensors, Sampling(rows=2, columns=2, seeds=(0,)), made, compared)
         assert all(errors.count.sum() > 0 for errors in run(job))
+
+
+def test_the_package_loads_evaluates_and_compares(tmp_path):
+    """The public functions take a file or a shipped name, give a result, and refuse a comparison of one."""
+    (tmp_path / "mine.yaml").write_text(MINIMAL + "workloads: [deepseek-v3.fprop.o]\ntensors: [normal]\n")
+    result = codesign.evaluate(codesign.load(tmp_path / "mine.yaml"), rows=2, columns=2, seeds=[0])
+    assert result.verdicts[0].claim.metric == "numerics.relative_frobenius"
+    assert codesign.load(SHIPPED[0].stem) == load_proposal(SHIPPED[0])
+    with pytest.raises(InputError, match="two proposals"):
+        codesign.compare([result])
+
+
+def test_importing_the_package_imports_nothing_else():
+    """The package imports what a function needs on its first call; its names are the public ones."""
+    code = "import codesign, sys; print(*codesign.__all__, *(m for m in ('numpy', 'pydantic') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["__version__", "compare", "evaluate", "load"]
+    assert codesign.__version__
+    with pytest.raises(AttributeError, match="no attribute `judge`"):
+        _ = codesign.judge

@@ -20,6 +20,7 @@ class Baseline(Spec):
     """The way one library or recipe multiplies on an instruction."""
 
     name: str
+    """Name in baselines.yaml and in proposals."""
     title: str
     """Name shown in reports."""
     about: str

@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 
 
 class Arm(Spec):
-    """Numerics of an experiment; experiments.yaml explains the fields."""
+    """Numerics of an experiment."""
 
     recipe: str
+    """Name of the recipe."""
     change: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the recipe that differ."""
     casts: dict[str, Any] = Field(default_factory=dict)
+    """Fields of all casts of the GEMMs and of their cached inputs."""
     on: InstructionRef | None = None
+    """Instruction of all three GEMMs, which determines their casts; None: those of the recipe."""
     promote: PositiveInt | None = None
+    """Products along K that `on` sums before promotion to FP32; None: all of K."""
     weight_columns: PositiveInt = 128
+    """Outputs of a weight that share a scale of `on`."""
     exact: bool = False
+    """True for FP32 sums instead of the instruction's."""
     nudge: bool = False
+    """True if initial weights are changed slightly, which shows the noise between equally good runs."""
 
     def resolved(self) -> Recipe:
         """Return the recipe of the arm. Raises InputError if the fields do not fit together."""
