@@ -145,7 +145,7 @@ def test_a_path_has_a_manual_page():
     """Each step says where it happens, what it reads, its groups, its scale's rule, and what an engine must hold."""
     given = steps({"at": "copy-engine"}, {"at": "dispatch", "logfmt": 8, "on_sms": False})
     text = " ".join(path_page(given, ("activation",)).lines)
-    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "beside the SMs"):
+    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "outside the SMs"):
         assert words in text
 
 
