@@ -64,14 +64,6 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
         assert read(tmp_path / "record.json") == record
 
 
-def test_an_interval_is_never_narrower_than_the_noise_of_equal_runs():
-    """Seeds that agree by chance have the interval of BF16 runs with slightly changed initial weights."""
-    tails = {"bf16": [2.0, 2.0], "framework": [2.02, 2.02]}
-    assert gap(record_of(**tails), "framework").training.high == pytest.approx(0.01)
-    noisy = gap(record_of(**tails, bf16_nudged=[1.98, 2.02]), "framework").training
-    assert noisy.high - noisy.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
-
-
 def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
     """Each experiment with runs has a panel that names its arms except BF16, whose noise is drawn beneath."""
     record = record_of(bf16=[2.0, 2.0], bf16_nudged=[2.01, 1.96], framework=[2.1, 2.2], bits_8=[2.2])
@@ -83,15 +75,6 @@ def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
     assert "bits-10" not in drawn
     steps = SMALL.tokens / 1e6
     assert plot._noise(record)[-1] == pytest.approx((SMALL.steps * steps, 2.0))
-
-
-def test_smoothing_is_an_unbiased_moving_average():
-    """A constant loss stays constant from the first step, and the tail is the mean of the last quarter."""
-    steps, curve, tail = summarise([1.0] * 12 + [2.0] * 4)
-    assert steps[-1] == 16
-    assert curve[0] == curve[11] == 1.0
-    assert tail == 2.0
-    assert summarise([1.0, float("nan")])[2] is None
 
 
 PROPOSAL = """proposal: mine

@@ -231,7 +231,7 @@ def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> ManualSecti
     """Return the section on an operand path, one numbered line per cast; tensors are (tokens, features)."""
     words = " and ".join(operands)
     lines = [
-        f"Start from the {words} in BF16. A NaN or an infinity makes its group NaN, if the formats of elements or scales have one."
+        f"Start from the {words} in BF16. A NaN or an infinity makes its group NaN, if elements or scales have one."
     ]
     for step in steps:
         source = "the BF16 original again" if step.reads == "original" else "the result of the step before"
