@@ -21,15 +21,15 @@ from zlib import crc32
 
 import numpy as np
 
+from codesign.commit import commit
 from codesign.evidence.casts import source as casts
 from codesign.evidence.numerics.errors import estimates, part
 from codesign.evidence.numerics.source import Job, pool, run
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.intervals import Estimate, difference
 from codesign.figures.metrics import METRICS
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 from codesign.proposal.variants import LABELS, variants
-from codesign.provenance import commit
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import CAPTURED, SOURCES
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
@@ -267,7 +267,7 @@ def processor() -> str:
 
 
 def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, options: str) -> None:
-    from codesign.provenance import commit
+    from codesign.commit import commit
 
     machine: dict[str, Any] = {"cpu": processor(), "cpu_cores": cpu.cores(), "python": platform.python_version()}
     if any(row["device"] == "cuda" for row in rows):

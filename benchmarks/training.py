@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codesign.evidence.training.experiments import HEADINGS, REFERENCE, arms, experiments, find, run, summary
-from codesign.evidence.training.records import Record, read
+from codesign.evidence.training.records import TrainingRecord, read
 from codesign.evidence.training.size import Size, find_size
 
 CORE = ("framework", "accumulation", "blocks", "scales", "bits")
@@ -186,7 +186,7 @@ class BudgetedRuns:
         if not self.path.exists():
             print("no run was made")
             return
-        record: Record = read(self.path)
+        record: TrainingRecord = read(self.path)
         for name, e in experiments().items():
             print(f"\n{name}: {e.question}\n" + " | ".join(HEADINGS))
             for row in summary(record, e.arms):
@@ -211,13 +211,13 @@ def timed(arm: str, size: Size, graphs: bool) -> tuple[str, float, float]:
     """Return the engine of an arm's GEMMs, the estimated seconds of a run outside its steps, and the seconds per step."""
     import torch
 
-    from codesign.evidence.training.loop import Job, Trainer
+    from codesign.evidence.training.loop import Trainer, TrainingJob
 
     wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     gc.collect()
     begun = time.monotonic()
     size = size.model_copy(update={"steps": 2 + TIMED})
-    trainer = Trainer(Job(arm, arms()[arm].resolved(), size, 0, arms()[arm].nudge, graphs=graphs))
+    trainer = Trainer(TrainingJob(arm, arms()[arm].resolved(), size, 0, arms()[arm].nudge, graphs=graphs))
     for _ in range(2):
         trainer.advance()
     wait()
@@ -234,7 +234,7 @@ def compare_engines(size: Size) -> None:
     import torch
 
     from codesign.evidence.training import engines, linear
-    from codesign.evidence.training.loop import Job, Trainer
+    from codesign.evidence.training.loop import Trainer, TrainingJob
 
     counts = {}
 
@@ -249,7 +249,7 @@ def compare_engines(size: Size) -> None:
     try:
         for arm in ("tensor-unpromoted", "tensor-promoted", "framework"):
             counts[arm] = [0, 0]
-            Trainer(Job(arm, arms()[arm].resolved(), size, 0, graphs=False)).advance()
+            Trainer(TrainingJob(arm, arms()[arm].resolved(), size, 0, graphs=False)).advance()
             print(
                 f"{arm}: GEMMs of a step that equal the model bit for bit, and that differ: {counts[arm]}", flush=True
             )
@@ -259,12 +259,12 @@ def compare_engines(size: Size) -> None:
 
 def compare_graphs() -> bool:
     """Return whether steps replayed as graphs give the losses of launched steps."""
-    from codesign.evidence.training.loop import Job, train
+    from codesign.evidence.training.loop import TrainingJob, train
 
     size = find_size("tiny").model_copy(update={"steps": 4})
     same = True
     for arm in ("framework", "bits-13"):
-        job = Job(arm, arms()[arm].resolved(), size, 0)
+        job = TrainingJob(arm, arms()[arm].resolved(), size, 0)
         replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
         assert replayed is not None
         assert launched is not None

@@ -1,19 +1,69 @@
-"""Judges hardware proposals: reads a proposal, gathers evidence, judges its claims, writes the report."""
+"""Judges hardware proposals: load a proposal, evaluate it, compare results.
+
+import codesign
+
+proposal = codesign.load("group-scaled-mma")
+result = codesign.evaluate(proposal)
+print(result.headline)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codesign.proposal.proposal import load_proposal as load
+    from codesign.proposal.proposal import Proposal
+    from codesign.verdicts.compare import Comparison
+    from codesign.verdicts.evaluate import Result
 
-__all__ = ["load"]
+    __version__: str
+
+__all__ = ["__version__", "compare", "evaluate", "load"]
+
+
+def load(source: str | PathLike[str]) -> Proposal:
+    """Return the proposal in a YAML file, or the shipped one of a name. Raises InputError with every fault of the file."""
+    from codesign.proposal.load import load_proposal
+    from codesign.proposal.shipped import proposal_file
+
+    return load_proposal(proposal_file(str(source)))
+
+
+def evaluate(
+    proposal: Proposal,
+    *,
+    rows: int = 16,
+    columns: int = 16,
+    seeds: Sequence[int] = range(16),
+    train: bool = False,
+) -> Result:
+    """Gather all evidence on a proposal and judge its claims.
+
+    Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`. With `train`, a small model is
+    also trained on the proposal, which takes a minute or two and needs torch; Unavailable is raised without it.
+    """
+    from codesign.evidence.numerics.trial import Sampling
+    from codesign.verdicts.evaluate import evaluate as gather_and_judge
+
+    return gather_and_judge(proposal, Sampling(rows=rows, columns=columns, seeds=tuple(seeds)), train=train)
+
+
+def compare(results: Sequence[Result]) -> Comparison:
+    """Return the comparison of the results of two or more proposals. Raises InputError for fewer, or for one given twice."""
+    from codesign.verdicts.compare import compare as side_by_side
+
+    return side_by_side(results)
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that a quick command does not wait for the evidence's packages (PEP 562)."""
-    if name != "load":
+    """Look up `__version__` on first use, which takes longer than the import of this package."""
+    if name != "__version__":
         raise AttributeError(f"module `codesign` has no attribute `{name}`")
-    from codesign.proposal.proposal import load_proposal
+    from importlib.metadata import PackageNotFoundError, version
 
-    return load_proposal
+    try:
+        return version("codesign")
+    except PackageNotFoundError:
+        return "0+unknown"

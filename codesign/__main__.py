@@ -1,6 +1,7 @@
-"""The `codesign` command: what goes wrong outside the commands themselves, and the exit codes.
+"""The `codesign` command: its exit codes, and the errors that commands do not handle.
 
-0 done; 1 a claim refuted or a mismatch found; 2 bad input or usage; 3 the environment lacks something; 101 our fault.
+0: done. 1: a claim is refuted, or a mismatch was found. 2: invalid input or usage. 3: the environment lacks something.
+101: a fault of codesign.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def main() -> None:
 
 
 def _bringer(package: str | None) -> str:
-    """What to install for a package: codesign itself, or it with an extra."""
+    """Return the requirement that installs a package: codesign, or codesign with an extra."""
     extras = {
         "amaranth": "cost",
         "pyosys": "cost",
@@ -37,7 +38,7 @@ def run(arguments: list[str]) -> int:
     if shadow:
         print(f"codesign: {shadow}", file=sys.stderr)
         return 3
-    # A quick command is mostly imports: collect garbage less often, and do not search all packages for pydantic plugins.
+    # Short commands are mostly imports. They start faster with fewer garbage collections and no search for pydantic plugins.
     gc.set_threshold(100_000, 50, 50)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from isa_model.diagnostics import InputError, Unavailable
@@ -66,7 +67,7 @@ def run(arguments: list[str]) -> int:
         )
         return 3
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we, quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe
         return 0
     except KeyboardInterrupt:
         print("codesign: interrupted", file=sys.stderr)
@@ -78,7 +79,7 @@ def run(arguments: list[str]) -> int:
         return 3
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unwritten stays so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard the output that remains
             print("codesign: cannot write: no space left; make some, or write elsewhere", file=sys.stderr)
             return 3
         import traceback
@@ -92,7 +93,7 @@ def run(arguments: list[str]) -> int:
 
 
 def shadowed() -> str:
-    """One line if another package called `isa_model` or `kernels` would be imported instead of ours, else nothing."""
+    """Return a message if another package called `isa_model` or `kernels` hides ours, else an empty string."""
     from importlib.util import find_spec
 
     home = Path(__file__).resolve().parent.parent

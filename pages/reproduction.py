@@ -20,7 +20,7 @@ import numpy as np
 
 from codesign.evidence.numerics.errors import bf16_ulp, errors_of, estimates
 from codesign.evidence.numerics.trial import Trial
-from codesign.evidence.traffic.count import Flow, Machine, Scheme, moves
+from codesign.evidence.traffic.count import Flow, Scheme, TrafficAssumptions, moves
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import Gemm, Model, gemms, models
 from codesign.workloads.tensors import draw, recorded
@@ -256,7 +256,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
 
     def hbm(flow: Flow, step: str, whats: tuple[str, ...] = (), model: Model = model) -> float:
         scheme = Scheme(flow, flow, Flow(bits=8))
-        found = moves(model, scheme, frozenset(x.name for x in model.linears), scheme, Machine())
+        found = moves(model, scheme, frozenset(x.name for x in model.linears), scheme, TrafficAssumptions())
         return sum(m.hbm for m in found if (not step or m.step == step) and (not whats or m.what in whats))
 
     def inputs(flow: Flow) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codesign.evidence.timing import machine, records
+from codesign.evidence.timing import machine_constants, records
 from codesign.evidence.timing.fit import Sample, samples, speedups
 from codesign.evidence.timing.measured import benches
 from codesign.evidence.timing.model import time
@@ -52,10 +52,10 @@ class Prediction(Spec):
 
 def predict(gpu: str) -> Prediction:
     """Predict the time on `gpu` of every case of another GPU's newest bench. Raises LookupError without constants of `gpu`."""
-    about = machine.shipped()[gpu]
+    about = machine_constants.shipped()[gpu]
     record = next(found for name, found in benches().items() if name != gpu)
     fitted = records.shipped()[record.gpu]
-    chip = machine.machine(about)
+    chip = machine_constants.machine(about)
     return Prediction(
         gpu=gpu,
         date=datetime.now(UTC).date().isoformat(),

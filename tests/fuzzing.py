@@ -141,7 +141,7 @@ def _lines(rng: random.Random, source: bytes) -> bytes:
 
 def _results() -> tuple[tuple[str, bytes], ...]:
     from codesign.evidence.numerics.trial import Sampling
-    from codesign.proposal.proposal import load_proposal
+    from codesign.proposal.load import load_proposal
     from codesign.verdicts.evaluate import evaluate
 
     text = _proposal("t.npz").decode().replace("layers: {mine: {file: t.npz, activation: x, weight: w}}\n", "")

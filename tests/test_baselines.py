@@ -1,4 +1,4 @@
-"""Software baselines by name: one that fits every kind of base, finite and sensible; and what lies behind experts' operands."""
+"""Software baselines by name: one fits every kind of base; and the flows of experts' operands."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from codesign.evidence.traffic.count import schemes
 from codesign.evidence.traffic.source import gather
 from codesign.proposal.baselines import baselines
 from codesign.proposal.flows import Flows, behind, dispatched, usual
-from codesign.proposal.proposal import parse_proposal
-from codesign.proposal.quantisation import Quantisation, cast_of, room
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.quantisation import Quantisation, cast_of, largest_safe_element
 from codesign.proposal.variants import variants
 from codesign.report.baseline_table import baseline_table
 from codesign.verdicts.evaluate import evaluate
@@ -49,8 +49,10 @@ claims: [{{metric: {claim}}}]
 
 
 def kinds():
-    """One base for each combination of formats of operands, accumulator and scales in the catalogue; of FP8, FP6 and FP4 the
-    ones with E4M3 and of like operands stand for the others."""
+    """Return one base for each combination of operand, accumulator and scale formats in the catalogue.
+
+    Bases with E4M3 and with equal operands represent the others of FP8, FP6 and FP4.
+    """
     found = {}
     for name in catalogue():
         spec = raw(name)
@@ -61,7 +63,7 @@ def kinds():
 
 
 def errors(made, gemm, tensors, rows=4, columns=4, seed=0):
-    """Metrics of every variant on one GEMM."""
+    """Return the metrics of every variant on one GEMM."""
     compared = [c for c in variants(made) if c.at is None]
     trial = Trial(gemm, tensors, seed, rows, columns, made.rule)
     outcomes = {c.variant: trial.result(c) for c in compared}
@@ -69,8 +71,10 @@ def errors(made, gemm, tensors, rows=4, columns=4, seed=0):
 
 
 def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
-    """On normal data D of today's software is finite for every combination of formats in the catalogue, and its total error is
-    what its formats' digits allow."""
+    """Today's software is finite for every combination of formats.
+
+    Its total error on normal data is that of its formats' precision.
+    """
     digits = {"fp64": 0, "fp32": 1e-6, "tf32": 2e-5, "fp16": 5e-3, "bf16": 2e-5, "int8": 0.02, "uint8": 0.02}
     of_output = 2.5e-3  # D leaves fprop in BF16
     for base in kinds():
@@ -104,21 +108,21 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
     ],
 )
 def test_defaults_follow_the_formats_of_the_base(base, first, others):
-    """The default is today's practice for the base; the others that fit are compared under their names."""
+    """The default is today's practice for a base; the others that fit are compared under their names."""
     made = proposal(base)
     assert made.practice.name == first
     assert {c.variant for c in variants(made)} == {"today", "software", "proposal", "exact", *others}
 
 
 def test_every_baseline_says_what_it_does_and_where_that_is_written():
-    """Each has a clause and a source, which reports print."""
+    """Every baseline has a summary and a source, which reports show."""
     for baseline in baselines().values():
         assert len(baseline.about) > 20
         assert len(baseline.source) > 10
 
 
 def test_wide_formats_are_not_scaled():
-    """BF16, TF32 and FP16 operands are the numbers they were; software is the instruction as it is."""
+    """BF16, TF32 and FP16 operands are not scaled, and software is the instruction alone."""
     for base in ("hopper.wgmma.m64n256k16.f32.bf16.bf16", "ampere.mma.m16n8k8.f32.bf16.bf16.f32"):
         made = proposal(base)
         gemm = gemms()["deepseek-v3.fprop.kv-b"]
@@ -129,12 +133,14 @@ def test_wide_formats_are_not_scaled():
 
 
 def test_narrow_accumulators_get_headroom_and_the_report_says_so():
-    """FP8 into FP16: software maps the largest element to 16, so that 64 products stay under 65504; today's instruction alone
-    and a proposal that does not ask for headroom overflow."""
+    """Software scales FP8 into FP16 accumulators to a largest element of 16, so that 64 products stay below 65504.
+
+    Today's instruction alone overflows, and so does a proposal without headroom.
+    """
     made = proposal(FP16_SUMS)
     found, outcomes = errors(made, gemms()["llama-3-8b.fprop.o"], "normal")
-    assert room(made.software_instruction, 4096) == 16
-    assert room(made.today, 4096) == 2  # 4096 products of 4 are 16384
+    assert largest_safe_element(made.software_instruction, 4096) == 16
+    assert largest_safe_element(made.today, 4096) == 2  # 4096 products of 4 are 16384
     assert np.isfinite(outcomes["software"].d).all()
     assert found["software"]["numerics.total_error"] < 0.05
     assert found["today"]["numerics.overflow_share"] > 0.9
@@ -147,9 +153,9 @@ def test_narrow_accumulators_get_headroom_and_the_report_says_so():
 
 @given(k=st.integers(1, 1 << 17), base=st.sampled_from([FP16_SUMS, "hopper.wgmma.m64n256k16.f16.f16.f16", W]))
 def test_no_sum_of_elements_within_the_room_exceeds_a_register(k, base):
-    """As many products of the largest element as a register sums stay within it."""
+    """No sum of products of the largest safe element overflows a register."""
     spec = load(base)
-    limit = room(spec, k)
+    limit = largest_safe_element(spec, k)
     if base == W:
         assert limit is None
     elif limit is not None:
@@ -157,7 +163,7 @@ def test_no_sum_of_elements_within_the_room_exceeds_a_register(k, base):
 
 
 def test_integers_hold_signed_numbers_in_unsigned_formats():
-    """Operands of uint8 give what int8 gives: the sums of what the moved zero adds are taken off exactly."""
+    """uint8 operands give the results of int8, since the sums of their offsets are subtracted exactly."""
     gemm = gemms()["mpnet-base.fprop.down"]
     values = []
     for a, b in (("s8", "s8"), ("u8", "s8"), ("s8", "u8"), ("u8", "u8")):
@@ -168,7 +174,7 @@ def test_integers_hold_signed_numbers_in_unsigned_formats():
 
 
 def test_weights_follow_the_groups_of_an_instruction_that_has_them():
-    """By default a block-scaled base takes weights in its own groups, an FP8 base without scales in DeepSeek-V3's blocks."""
+    """By default, a base that applies scales has weights in its own groups. FP8 without scales has DeepSeek-V3's blocks."""
 
     def group(made):
         spec = made.proposed()
@@ -183,7 +189,7 @@ def test_weights_follow_the_groups_of_an_instruction_that_has_them():
 
 
 def test_a_proposal_names_its_baseline():
-    """A name alone or a mapping; what is written beside it overrides; a name that does not fit is told with those that do."""
+    """A baseline is named alone or in a mapping, whose other fields override it; one that does not fit is refused."""
     assert proposal(more="software: transformer-engine").practice.name == "transformer-engine"
     named = proposal(more="software: {baseline: torchao-rowwise, promote_every: 256}")
     assert (named.practice.promote_every, named.practice.quantisation.scales) == (256, "row")
@@ -201,7 +207,7 @@ def test_a_proposal_names_its_baseline():
 
 
 def test_a_claim_names_a_baseline():
-    """`relative_to` takes the name of a baseline that fits the base, and its figures are there."""
+    """`relative_to` accepts a baseline that fits the base, whose figures are computed."""
     made = proposal(
         more="path: {operands: [gradient], steps: [{at: kernel}]}",
         workloads="[mpnet-base.wgrad.down]",
@@ -217,7 +223,7 @@ def test_a_claim_names_a_baseline():
 
 
 def test_the_chosen_baseline_is_todays_software_under_either_name():
-    """A claim on the baseline that software is means software; one on a baseline of other bases is told what there is."""
+    """A claim on the chosen baseline is one on software; a claim on a baseline of other bases is refused."""
     made = proposal(claim="numerics.total_error, relative_to: deepseek-v3, at_most: 1")
     assert made.claims[0].relative_to == "software"
     with pytest.raises(InputError) as told:
@@ -227,8 +233,10 @@ def test_the_chosen_baseline_is_todays_software_under_either_name():
 
 
 def test_the_recipes_second_layout_costs_and_transformer_engines_does_not():
-    """Wgrad's total error is near 0.0446 with DeepSeek-V3's recipe, whose activations are quantised twice, and 0.0376 with both
-    layouts from BF16; in fprop the two differ by their scales alone."""
+    """Wgrad's total error is near 0.0446 with DeepSeek-V3's recipe, which quantises activations twice.
+
+    It is 0.0376 with both layouts cast from BF16; in fprop only the scales differ.
+    """
     found, _ = errors(proposal(), gemms()["deepseek-v3.wgrad.o"], "normal", 32, 32, range(12))
     assert found["software"]["numerics.total_error"] == pytest.approx(0.0446, abs=0.001)
     assert found["transformer-engine"]["numerics.total_error"] == pytest.approx(0.0378, abs=0.001)
@@ -251,13 +259,15 @@ TURN = Step(at="operand-read", reads="original", group=(128, 1))
     ],
 )
 def test_what_is_sent_to_experts(gemm, roles):
-    """The input of an expert's first Linear and the gradient of its last one's output; nothing is known of dense models."""
+    """The input of an expert's first Linear and the gradient of its last one's output are sent; dense models send nothing."""
     assert sent(gemms()[gemm]) == roles
 
 
 def test_experts_take_codes_whatever_casts_at_home():
-    """Behind what is sent lies the dispatch alone: a kernel's or a copy engine's cast has nothing left to do, a transposed read
-    reads codes; behind all else lies the path as it is."""
+    """Tensors sent to experts are cast by dispatch alone.
+
+    Kernels and copy engines have nothing left to cast, and transposed reads get codes; other tensors follow the path.
+    """
     send = dispatched(FORMATS["e4m3"])
     there, here = gemms()["deepseek-v3.wgrad.gate-up"], gemms()["deepseek-v3.wgrad.o"]
     for path in ((KERNEL,), (TMA,)):
@@ -270,8 +280,10 @@ def test_experts_take_codes_whatever_casts_at_home():
 
 
 def test_a_fused_cast_gains_nothing_where_codes_arrive():
-    """Both sides of the copy engine's cast multiply the same operands in wgrad of an expert's gate-up, with a total error near
-    0.0465; where the activation is made at home, the copy engine spares the second cast."""
+    """A copy engine that casts changes nothing in wgrad of an expert's gate-up, whose operands arrive as codes.
+
+    It saves the second cast if the activation is computed on the same GPU.
+    """
     more = "path: {operands: [activation, gradient], steps: [{at: copy-engine}]}\nsoftware: {path: [{at: kernel}]}"
     made = proposal(more=more)
     found, outcomes = errors(made, gemms()["deepseek-v3.wgrad.gate-up"], "normal", 32, 32, range(6))
@@ -282,8 +294,11 @@ def test_a_fused_cast_gains_nothing_where_codes_arrive():
 
 
 def test_traffic_and_timing_follow_the_baseline():
-    """Dispatch is one byte and a byte of scale for 128 under the recipe, BF16 elsewhere; row-wise scales need no scaled
-    promotion; Transformer Engine writes both layouts at once and turns nothing."""
+    """Traffic and timing follow the baseline.
+
+    Dispatch is FP8 with DeepSeek-V3's recipe, else BF16; row-wise scales need no scaled promotion; Transformer Engine
+    writes both layouts and transposes nothing.
+    """
     here, there = (schemes(proposal(more=m))["software"].activation for m in ("", "software: transformer-engine"))
     assert (here.dispatch, there.dispatch) == (8 + 8 / 128, 16)
     assert (here.both, there.both) == (False, True)
@@ -306,7 +321,7 @@ def test_experts_sums_are_as_long_in_numerics_as_in_traffic():
 
 
 def test_usual_flows_keep_codes_under_the_recipe_alone():
-    """DeepSeek-V3's recipe keeps activations in FP8 for wgrad, in the instruction's own groups; others keep BF16 or both."""
+    """DeepSeek-V3's recipe keeps activations in FP8 for wgrad, in the instruction's groups; others keep BF16 or both."""
     made = proposal()
     recipe = usual(made.practice, made.software_instruction, made.practice.quantisation)
     assert [s.at for s in recipe.activation] == ["cache"]

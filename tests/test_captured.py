@@ -1,4 +1,4 @@
-"""Tensors of real models: the shipped tiles, a user's own layers, and what is said where these are wrong."""
+"""Captured tensors: the shipped tiles, layers of users, and messages about wrong files."""
 
 import json
 import re
@@ -12,12 +12,13 @@ import pytest
 from codesign.evidence.numerics.source import gather
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.evidence.training.size import Size, find_size
-from codesign.proposal.proposal import Quantisation, parse_proposal
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.proposal import Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import gemms, models
 from codesign.workloads.statistics import grid_warnings, on_four_bit_grid
+from codesign.workloads.tensor_tiles import cut
 from codesign.workloads.tensors import recorded
-from codesign.workloads.tiles import cut
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 
@@ -54,7 +55,7 @@ def proposal(folder, text=OWN):
 
 @pytest.mark.parametrize("gemm", CAPTURED, ids=lambda g: g.name)
 def test_shipped_tiles_have_the_length_of_their_gemm_and_both_operands_from_one_step(gemm):
-    """K of both tiles is the true one, every number is finite BF16, and no tile is all zeros."""
+    """K of both tiles is the GEMM's, every number is finite BF16, and no tile is zero."""
     a, b = recorded(gemm.recorded)
     assert a.shape[0 if gemm.tokens_along_k else 1] == gemm.k
     assert b.shape[1 if gemm.a == "activation" else 0] == gemm.k
@@ -64,14 +65,14 @@ def test_shipped_tiles_have_the_length_of_their_gemm_and_both_operands_from_one_
 
 
 def test_shipped_tiles_hold_the_outliers():
-    """The input of SmolLM2's down-projection has one element over 100 times the root mean square of its tile."""
+    """SmolLM2's input of the down-projection has one element over 100 times its tile's root mean square."""
     x, _ = recorded(gemms()["smollm2-135m.fprop.down"].recorded)
     assert np.abs(x).max() > 100 * np.sqrt(np.mean(x**2))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_shipped_tiles_say_where_they_come_from(file):
-    """Package, licence, weights and their hash, text and its hash, script, versions, rule and place stand in each file."""
+    """Each file states package, licence, hashes of weights and text, script, versions, rule and place."""
     about = tensor_file.metadata(file)
     said = {"model", "package", "licence", "weights", "loss", "text", "choice", "script", "versions", "arithmetic"}
     assert said <= set(about)
@@ -89,7 +90,7 @@ def test_shipped_tiles_say_where_they_come_from(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_shipped_tiles_hold_whole_groups(file):
-    """At least 128 tokens in Fprop and Dgrad, 2048 along Wgrad, and blocks of 128 outputs and inputs of the weight."""
+    """Tiles have at least 128 tokens in fprop and dgrad, 2048 in wgrad, and blocks of 128 outputs and inputs of the weight."""
     shapes = {name: entry.shape for name, entry in tensor_file.entries(file).items()}
     for name, (rows, columns) in shapes.items():
         _, step, role = name.split("/")
@@ -101,7 +102,7 @@ def test_shipped_tiles_hold_whole_groups(file):
 
 
 def test_the_largest_element_of_a_tensor_is_in_the_tile_of_its_outliers():
-    """Of an activation, a weight and a gradient with one large element each, the tiles by that rule hold them."""
+    """The tiles by the rule `outliers` contain the one large element of an activation, a weight and a gradient."""
     rng = np.random.default_rng(1)
     x, w, g = (rng.standard_normal(s) for s in ((700, 256), (384, 256), (700, 384)))
     x[650, 200], w[300, 17], g[123, 250] = 1e3, 1e3, 1e3
@@ -113,7 +114,7 @@ def test_the_largest_element_of_a_tensor_is_in_the_tile_of_its_outliers():
 
 
 def test_random_tiles_are_the_same_for_the_same_seed_and_not_for_another():
-    """Places drawn at random do not look at the tensors, and follow from the generator."""
+    """Random tiles depend on the generator and not on the tensors."""
     x, w, g = np.zeros((4096, 2048)), np.zeros((2048, 2048)), np.zeros((4096, 2048))
     places = [cut("down", "random", x, w, g, np.random.default_rng(seed))[1] for seed in (0, 0, 1)]
     assert places[0] == places[1] != places[2]
@@ -121,7 +122,7 @@ def test_random_tiles_are_the_same_for_the_same_seed_and_not_for_another():
 
 @pytest.mark.parametrize("gemm", [g for g in CAPTURED if g.b == "weight"], ids=lambda g: g.name)
 def test_only_smollm2s_weights_lie_on_a_four_bit_grid(gemm):
-    """Q4_1 leaves at most 16 values in 32 inputs; the weights of the other models have more in nearly every such block."""
+    """SmolLM2's weights have at most 16 values in 32 inputs, as Q4_1 does; other models have more in nearly every block."""
     weight = recorded(gemm.recorded)[1]
     on_grid = gemm.name.startswith("smollm2-135m.")
     assert on_four_bit_grid(weight) == on_grid
@@ -131,8 +132,8 @@ def test_only_smollm2s_weights_lie_on_a_four_bit_grid(gemm):
 
 
 def test_shipped_proposals_of_narrow_formats_take_no_weights_from_a_four_bit_grid():
-    """Where the base's operands are of 4 bits, no captured weight is on a grid of 4 bits; others may be, and say so."""
-    from codesign.proposal.proposal import load_proposal
+    """No shipped proposal of a 4-bit base uses captured weights on a 4-bit grid; others that do are warned."""
+    from codesign.proposal.load import load_proposal
 
     narrow = 0
     for path in sorted((ROOT / "proposals").glob("*.yaml")):
@@ -146,7 +147,7 @@ def test_shipped_proposals_of_narrow_formats_take_no_weights_from_a_four_bit_gri
 
 
 def test_a_report_says_which_weights_lie_on_a_grid(tmp_path):
-    """A user's weight of 16 levels is named in one sentence; of 17 levels, or without captured weights, nothing is said."""
+    """A report names a user's weight of 16 levels; it does not mention one of 17 levels or a layer without weights."""
     own = tensors()
     rng = np.random.default_rng(0)
     for levels, said in ((16, ["Weights of mine lie on a 4-bit grid"]), (64, [])):
@@ -164,8 +165,10 @@ def test_a_report_says_which_weights_lie_on_a_grid(tmp_path):
 
 
 def test_smollm2s_super_weight_meets_its_massive_activation():
-    """The weight without which the loss rises from 2.7 to 4.4 nats is in the tile, and so is the input it multiplies: the
-    largest of its tile, over 40,000 times the median."""
+    """The tile has the weight without which the loss rises from 2.7 to 4.4 nats.
+
+    It also has the input of that weight, the largest of its tile and over 40,000 times the median.
+    """
     x, w = recorded(gemms()["smollm2-135m.fprop.down"].recorded)
     about = tensor_file.metadata(gemms()["smollm2-135m.fprop.down"].recorded.file)
     at = json.loads(about["tiles"])["down"]
@@ -180,7 +183,7 @@ def test_smollm2s_super_weight_meets_its_massive_activation():
 
 
 def test_a_linear_has_the_same_tensors_in_all_passes():
-    """Where the tiles of fprop and dgrad overlap, the weight is the same: 128 outputs of one, 128 inputs of the other."""
+    """The weight is the same where tiles of fprop and dgrad overlap: 128 outputs of one, 128 inputs of the other."""
     gemm = gemms()["smollm2-135m.fprop.down"]
     chosen = json.loads(tensor_file.metadata(gemm.recorded.file)["tiles"])["down"]
     (o0, o1), (i0, i1) = chosen["outputs of fprop"], chosen["inputs of dgrad"]
@@ -190,7 +193,7 @@ def test_a_linear_has_the_same_tensors_in_all_passes():
 
 
 def test_a_users_layer_is_a_workload_with_all_three_passes(tmp_path):
-    """Three matrices of one file give fprop, dgrad and wgrad of the shapes they have, multiplied as a Linear does."""
+    """Three matrices in one file give fprop, dgrad and wgrad of their shapes, multiplied as a Linear does."""
     own = tensors()
     np.savez(tmp_path / "mine.npz", **own)
     mine = proposal(tmp_path)
@@ -204,12 +207,12 @@ def test_a_users_layer_is_a_workload_with_all_three_passes(tmp_path):
 
 
 def test_safetensors_and_npz_read_alike(tmp_path):
-    """BF16 from .safetensors and the same numbers as float32 from .npz are the same matrix; headers give the shapes."""
+    """BF16 in .safetensors and the same numbers as float32 in .npz give the same matrix and shape."""
     x = tensors()["x"].astype(ml_dtypes.bfloat16)
     tensor_file.write_safetensors(tmp_path / "t.safetensors", {"x": x}, {"model": "m"})
     np.savez_compressed(tmp_path / "t.npz", x=np.asfortranarray(x.astype(np.float32)))
     assert tensor_file.entries(tmp_path / "t.safetensors")["x"].shape == (96, 160)
-    assert tensor_file.entries(tmp_path / "t.npz")["x"] == tensor_file.Entry("F32", (96, 160))
+    assert tensor_file.entries(tmp_path / "t.npz")["x"] == tensor_file.TensorEntry("F32", (96, 160))
     read = [tensor_file.read(tmp_path / name, "x") for name in ("t.safetensors", "t.npz")]
     assert np.array_equal(*read)
     assert np.array_equal(read[0], x.astype(np.float32))
@@ -224,7 +227,7 @@ def test_safetensors_and_npz_read_alike(tmp_path):
         (
             "weight: w",
             "weight: turned",
-            "p.yaml:9:13: the tensors of {folder}/mine.npz do not belong together: 160 in the weight `turned`",
+            "p.yaml:9:13: the tensors of {folder}/mine.npz do not agree: 160 in the weight `turned`",
         ),
         ("weight: w", "weight: cube", "p.yaml:9:13: tensor `cube` of {folder}/mine.npz has shape (2, 2, 2)"),
         ("weight: w", "weight: whole", "has element type <i8"),
@@ -236,7 +239,7 @@ def test_safetensors_and_npz_read_alike(tmp_path):
     ],
 )
 def test_wrong_layers_are_told_with_place_and_remedy(tmp_path, old, new, message):
-    """A missing file, key or type, shapes that do not belong together, and a source no workload has, each at its place."""
+    """A missing file, key or type, shapes that do not agree, and an unused source are each reported at their place."""
     own = tensors()
     own |= {"turned": own["w"].T.copy(), "cube": np.zeros((2, 2, 2), "f4"), "whole": np.zeros((130, 160), "i8")}
     np.savez(tmp_path / "mine.npz", **own)
@@ -247,7 +250,7 @@ def test_wrong_layers_are_told_with_place_and_remedy(tmp_path, old, new, message
 
 
 def test_tensors_that_are_not_finite_are_refused(tmp_path):
-    """An infinity in a user's tensor is an error of input, told by name."""
+    """An infinity in a user's tensor is an error of input that names the tensor."""
     own = tensors()
     own["x"][3, 4] = np.inf
     np.savez(tmp_path / "mine.npz", **own)
@@ -256,7 +259,7 @@ def test_tensors_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_today_on_captured_tensors_is_the_instruction_on_them():
-    """D of a captured GEMM is what the instruction makes of its codes, against a float64 product of the same codes."""
+    """D of a captured GEMM is the instruction's result on its codes, close to their float64 product."""
     trial = Trial(gemms()["mpnet-base.fprop.down-random"], "captured", 0, 4, 5, Quantisation())
     outcome = trial.outcome(load(FP8))
     a, b = trial.operands(load(FP8))
@@ -266,7 +269,7 @@ def test_today_on_captured_tensors_is_the_instruction_on_them():
 
 
 def test_models_agree_with_their_heads():
-    """Hidden size, and the n and k of neighbouring Linears, fit together in every model; experts divide over their GPUs."""
+    """Hidden size and the sizes of neighbouring Linears agree in every model, and GPUs divide experts."""
     for name, model in models().items():
         if name.startswith("proxy-"):  # some Linears, along their training
             continue
@@ -281,7 +284,10 @@ def test_models_agree_with_their_heads():
 
 @pytest.mark.parametrize(("name", "size_name"), [("proxy-10m", "10m"), ("proxy-100m", "100m-wide")])
 def test_runs_of_our_own_show_experts_along_their_training(name, size_name):
-    """Shapes are those of the size; steps are the first, the middle and the last of one run whose loss falls."""
+    """Tiles of training runs have the shapes of their size.
+
+    They are from the first, middle and last step of one run whose loss falls.
+    """
     model = models()[name]
     about = tensor_file.metadata(gemms()[f"{name}.fprop.down-end"].recorded.file)
     size = Size.model_validate_json(about["size"])
@@ -302,8 +308,10 @@ def test_runs_of_our_own_show_experts_along_their_training(name, size_name):
 
 
 def test_late_in_training_an_experts_input_has_outliers_that_it_had_not_at_first():
-    """Of the down-projection that stands out most, max/rms of the input grows from 22 to over 80 in 2000 steps at 10M
-    parameters; at 100M it is over 400."""
+    """The largest max/rms of a down-projection's input grows from 22 to over 80 in 2000 steps at 10M parameters.
+
+    At 100M it is over 400.
+    """
     said = {}
     for name in ("proxy-10m", "proxy-100m"):
         about = tensor_file.metadata(gemms()[f"{name}.fprop.down-end"].recorded.file)

@@ -18,7 +18,7 @@ from codesign.evidence.casts.source import (
     part,
     sums_of_path,
 )
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from codesign.workloads.tensors import draw, recorded
 from isa_model.diagnostics import parse_yaml
 from isa_model.path import exactly_once, walk

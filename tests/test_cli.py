@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, messages, exit codes."""
+"""The command line as a user sees it: output, messages and exit codes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def command(*arguments, cwd=ROOT, env=None):
 
 
 def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
-    """A small evaluation exits 0, shows each claim on stdout and the report's path on stderr."""
+    """A small evaluation exits 0, prints each claim on stdout and the report's path on stderr."""
     text = (ROOT / "proposals/group-scaled-mma.yaml").read_text()
     text = text.replace(
         "[deepseek-v3.fprop, deepseek-v3.dgrad, deepseek-v3.wgrad, mpnet-base, proxy-100m]", "[deepseek-v3.fprop.kv-b]"
@@ -63,7 +63,7 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tmp_path, capsys):
 
 
 def test_a_refuted_claim_exits_1_and_json_goes_to_stdout(tmp_path, capsys):
-    """Exit code 1 says a claim is refuted; --json prints the result alone."""
+    """A refuted claim gives exit code 1; --json prints the result alone."""
     (tmp_path / "p.yaml").write_text(f"""proposal: p
 title: t
 source: s
@@ -90,7 +90,7 @@ claims: [{{metric: numerics.relative_frobenius, at_most: 1.0e-12}}]
 
 
 def test_validate_reports_all_files_and_exits_2(tmp_path, capsys):
-    """Valid files say so; the errors of all others come together on stderr, without a traceback."""
+    """Valid files are reported as valid; the errors of all others are printed together on stderr, without a traceback."""
     (tmp_path / "bad.yaml").write_text("proposal: x\nbase: hopper\n")
     code = run(["validate", PROPOSAL, str(tmp_path / "bad.yaml"), str(tmp_path / "none.yaml")])
     out, err = capsys.readouterr()
@@ -102,7 +102,7 @@ def test_validate_reports_all_files_and_exits_2(tmp_path, capsys):
 
 
 def test_validate_knows_instruction_files(tmp_path, capsys):
-    """A file with stages is checked as an instruction."""
+    """A file with stages is validated as an instruction."""
     (tmp_path / "i.yaml").write_text("a: e4m3\nstages: {}\n")
     assert run(["validate", str(tmp_path / "i.yaml")]) == 2
     assert "missing field `accumulator`" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_validate_knows_instruction_files(tmp_path, capsys):
     ],
 )
 def test_wrong_usage_exits_2_without_a_traceback(arguments):
-    """Bad arguments and bad input exit 2 with a message on stderr and nothing on stdout."""
+    """Invalid arguments and input exit 2, with a message on stderr and nothing on stdout."""
     done = command(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip()
@@ -154,7 +154,7 @@ def test_wrong_usage_exits_2_without_a_traceback(arguments):
     ],
 )
 def test_what_no_run_could_do_is_refused_before_it_begins(arguments, tmp_path, monkeypatch, capsys):
-    """Bounds of counts, seeds and steps, and where output cannot go, are told at once and not after the work."""
+    """Invalid counts, seeds, steps and output paths are reported before any work is done."""
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2
     out, err = capsys.readouterr()
@@ -165,7 +165,7 @@ def test_what_no_run_could_do_is_refused_before_it_begins(arguments, tmp_path, m
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
 def test_output_that_finds_no_space_is_told_in_a_sentence():
-    """A full disk behind stdout ends with exit code 3, not with a traceback."""
+    """A full disk behind stdout gives one sentence and exit code 3, without a traceback."""
     with open("/dev/full", "w") as full:
         arguments = [sys.executable, "-m", "codesign", "list"]
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -176,7 +176,7 @@ def test_output_that_finds_no_space_is_told_in_a_sentence():
 
 
 def test_help_exits_0():
-    """--help explains each command."""
+    """--help lists each command."""
     done = command("--help")
     assert done.returncode == 0
     for name in ("evaluate", "validate", "schema", "list", "show", "conform", "init"):
@@ -184,7 +184,7 @@ def test_help_exits_0():
 
 
 def test_show_prints_a_page_from_the_spec(capsys):
-    """The page of an instruction names operands, steps with the spec's numbers, and the NaN it writes."""
+    """The page of an instruction shows operands, steps with the spec's numbers, and its NaN."""
     assert run(["show", FP8]) == 0
     out = capsys.readouterr().out
     for text in (
@@ -211,7 +211,7 @@ def test_show_prints_a_page_from_the_spec(capsys):
 
 
 def test_list_names_everything_a_proposal_can_name(capsys):
-    """Instructions alone are one name a line; all kinds together have headings, and families for instructions."""
+    """Instructions alone are listed one per line; all kinds together have headings, and instructions as families."""
     assert run(["list", "instructions"]) == 0
     names = capsys.readouterr().out.split()
     assert FP8 in names
@@ -231,7 +231,7 @@ def test_list_names_everything_a_proposal_can_name(capsys):
 
 
 def test_conform_prints_a_table_and_exits_by_mismatches(tmp_path, capsys):
-    """The recorded vectors conform with exit code 0; one changed bit makes it 1 and shows where."""
+    """The recorded vectors conform with exit code 0; one changed bit gives exit code 1 and is located."""
     import numpy as np
 
     fixture = ROOT / "tests/fixtures/h200_mma_sync.npz"
@@ -247,7 +247,7 @@ def test_conform_prints_a_table_and_exits_by_mismatches(tmp_path, capsys):
 
 
 def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys):
-    """What init writes validates as it stands, names its schema, and is not written over."""
+    """The file written by init is valid, names its schema, and is not overwritten."""
     path = tmp_path / "my-idea.yaml"
     assert run(["init", str(path)]) == 0
     assert path.read_text().startswith("# yaml-language-server: $schema=proposal.schema.json\n")
@@ -273,14 +273,14 @@ def test_init_writes_a_valid_commented_proposal_and_its_schema(tmp_path, capsys)
 
 @pytest.mark.parametrize("stem", ["0", "1e3", "null", "2026-11-24", "Été", "--", "a b_c"])
 def test_init_takes_a_name_from_any_file_name(tmp_path, stem):
-    """A file name that YAML would read as a number, a date or nothing, or with other letters, still gives a valid name."""
+    """A file name that YAML reads as a number, date or null, or that has other letters, still gives a valid name."""
     path = tmp_path / f"{stem}.yaml"
     assert run(["init", "--", str(path)]) == 0
     assert run(["validate", "--", str(path)]) == 0
 
 
 def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):
-    """Every schema prints as JSON; proposals/proposal.schema.json is what the command prints."""
+    """Every schema is printed as JSON, and proposals/proposal.schema.json equals the printed one."""
     for kind in ("instruction", "result", "proposal"):
         assert run(["schema", kind]) == 0
         printed = json.loads(capsys.readouterr().out)
@@ -289,7 +289,7 @@ def test_schemas_are_json_schema_and_the_shipped_one_is_current(capsys):
 
 
 def test_a_shadowing_package_is_named_in_one_line_and_exits_3(tmp_path):
-    """Another `kernels` that would be imported in place of ours stops the command with exit code 3."""
+    """Another package `kernels` that hides ours stops the command with exit code 3."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("")
     assert shadowed() == ""
@@ -300,7 +300,7 @@ def test_a_shadowing_package_is_named_in_one_line_and_exits_3(tmp_path):
 
 
 def test_an_internal_error_exits_101(monkeypatch, capsys):
-    """A fault of ours shows its traceback, asks for a report, and exits 101."""
+    """An internal error prints its traceback, asks for a report, and exits 101."""
     import codesign.commands.cli
 
     def broken(_):
@@ -314,7 +314,7 @@ def test_an_internal_error_exits_101(monkeypatch, capsys):
 
 
 def test_validate_imports_nothing_heavy():
-    """Reading a proposal needs no numpy, matplotlib, torch, rich tables or engines; that keeps it quick."""
+    """Validating a proposal imports no numpy, matplotlib, torch, jinja2 or engine, so that it stays quick."""
     code = (
         f"import sys; from codesign.__main__ import run; assert run(['validate', {PROPOSAL!r}]) == 0; "
         "heavy = {'numpy', 'matplotlib', 'torch', 'jinja2', 'ml_dtypes', 'isa_model.engines.portable'} & set(sys.modules); "

@@ -1,4 +1,4 @@
-"""The commands around an evaluation: names instead of files, where reports go, completion, plain tables, progress."""
+"""Commands around an evaluation: names instead of files, folders of reports, completion, plain tables, progress."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from codesign.__main__ import run
 from codesign.commands.terminal import Progress
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor
-from codesign.proposal.proposal import parse_proposal, shipped
+from codesign.proposal import shipped
+from codesign.proposal.load import parse_proposal
 from codesign.verdicts.evaluate import evaluate
 from isa_model.diagnostics import parse_yaml
 
@@ -34,13 +35,13 @@ TINY = ["--rows", "4", "--columns", "4", "--seeds", "0"]
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """An empty folder to work in."""
+    """Change to an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_shipped_proposals_are_found_by_name_from_anywhere(empty, capsys):
-    """validate and show take the name of a shipped proposal in a folder that has none."""
+    """validate and show accept the name of a shipped proposal in any folder."""
     for name in shipped.names():
         assert run(["validate", name]) == 0
     assert set(shipped.names()) == {path.stem for path in (ROOT / "proposals").glob("*.yaml")}
@@ -52,7 +53,7 @@ def test_shipped_proposals_are_found_by_name_from_anywhere(empty, capsys):
 
 
 def test_a_file_of_ones_own_goes_before_a_shipped_proposal(empty, capsys):
-    """A file called like a shipped proposal is what is meant."""
+    """A file takes precedence over a shipped proposal of the same name."""
     (empty / "group-scaled-mma").write_text("proposal: x\n")
     assert run(["validate", "group-scaled-mma"]) == 2
     assert "missing field `title`" in capsys.readouterr().err
@@ -60,20 +61,20 @@ def test_a_file_of_ones_own_goes_before_a_shipped_proposal(empty, capsys):
 
 @pytest.mark.parametrize("command", ["evaluate", "validate", "show", "vectors", "report"])
 def test_a_misspelt_name_is_answered_with_the_right_one(empty, capsys, command):
-    """A name that is nearly a shipped proposal's leads to it, whatever the command."""
+    """Every command suggests the shipped proposal whose name is nearly the one given."""
     assert run([command, "group-scaled-mmma"]) == 2
     assert "did you mean `group-scaled-mma`?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--vectors", "none.npz"], ["--live"]])
 def test_a_misspelt_architecture_is_answered_with_the_right_one(arguments, capsys):
-    """`conform hoper` asks for hopper, before it looks for a file or a GPU."""
+    """`conform hoper` suggests hopper before it looks for a file or a GPU."""
     assert run(["conform", "hoper", *arguments]) == 2
     assert "did you mean `hopper`?" in capsys.readouterr().err
 
 
 def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsys):
-    """evaluate writes under codesign-reports; report finds it by folder, file and proposal, and prints the same table."""
+    """evaluate writes to codesign-reports; report finds it by folder, file or proposal, and prints the same table."""
     (empty / "small.yaml").write_text(SMALL)
     assert run(["evaluate", "small.yaml", *TINY]) == 0
     first = capsys.readouterr()
@@ -89,7 +90,7 @@ def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsy
 
 
 def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypatch):
-    """In a clone the default folder is none that git tracks, so that nothing of the project is written over."""
+    """The default folder of reports is not tracked by git, so that shipped reports are not overwritten."""
     from codesign.report.lookup import FOLDER
 
     assert not FOLDER.is_absolute()
@@ -100,7 +101,7 @@ def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypa
 
 
 def test_shipped_reports_are_read_by_name(empty, capsys):
-    """A clone's own reports answer for the shipped proposals; what is printed names the page."""
+    """report prints a clone's shipped reports by name, with the path of the page."""
     code = run(["report", "group-scaled-mma"])
     out, err = capsys.readouterr()
     if code == 2:  # the proposal changed since its report was made
@@ -111,14 +112,14 @@ def test_shipped_reports_are_read_by_name(empty, capsys):
 
 
 def test_vectors_have_a_folder_by_default(empty, capsys):
-    """Files of an instruction go into a folder named after it."""
+    """The default folder for an instruction's files is named after it."""
     assert run(["vectors", "group-scaled-mma", "--count", "800"]) == 0
     assert (empty / "codesign-vectors/group-scaled-mma").is_dir()
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_is_asked_for_in_either_way(flag, capsys):
-    """-h is --help, for the program and for each command."""
+    """-h equals --help, for the program and for each command."""
     assert run([flag]) == 0
     assert "--version" in capsys.readouterr().out
     assert run(["evaluate", flag]) == 0
@@ -140,7 +141,7 @@ def test_the_version_is_printed(capsys):
     ],
 )
 def test_three_shells_complete_commands_and_names(shell, asked, tmp_path):
-    """The script of each shell is printed, and asks for commands, shipped proposals, the user's files and instructions."""
+    """Completion in three shells offers commands, shipped proposals, the user's files and instructions."""
     (tmp_path / "group.yaml").write_text("")
 
     def answer(**variables):
@@ -163,7 +164,7 @@ def test_three_shells_complete_commands_and_names(shell, asked, tmp_path):
 
 
 def test_piped_tables_have_no_frames_and_a_line_a_row(capsys):
-    """What is piped is rows of text: no box characters, no colours, nothing cut or folded."""
+    """Piped tables are rows of text without frames and colours, neither cut nor folded."""
     for arguments in (["report", str(ROOT / "reports/group-scaled-mma")], ["step", "deepseek-v3", "group-scaled-mma"]):
         assert run(arguments) == 0
         out = capsys.readouterr().out
@@ -176,7 +177,7 @@ def test_piped_tables_have_no_frames_and_a_line_a_row(capsys):
 
 
 def test_an_evaluation_names_its_phases_and_ends_them():
-    """Each phase is told, its parts are counted to their number, and re-measuring is among them."""
+    """Each phase of an evaluation is reported until its parts are done, also the repeated measurement."""
     told = []
     evaluate(
         parse_proposal(parse_yaml(SMALL, "small.yaml")),
@@ -200,7 +201,7 @@ def test_counted_calls_are_told_as_they_end():
 
 
 def test_a_long_phase_speaks_where_there_is_no_terminal(capsys):
-    """Off a terminal nothing is said of what is quick, and a line a while of what is not."""
+    """Without a terminal, short phases print nothing, and long ones a line from time to time."""
     with Progress("evaluating p", every=0.05) as progress:
         progress.phase("hardware cost", 1, 4)
         time.sleep(0.3)
@@ -213,7 +214,7 @@ def test_a_long_phase_speaks_where_there_is_no_terminal(capsys):
 
 
 def test_on_a_narrow_terminal_no_number_is_cut(capsys, monkeypatch):
-    """A table that does not fit becomes a list for each row, within the terminal's width and with every figure whole."""
+    """A table too wide for the terminal becomes one list per row, with every figure whole."""
     from rich.table import Table
 
     from codesign.commands.terminal import console

@@ -10,7 +10,8 @@ from codesign.__main__ import run
 from codesign.evidence.numerics.curves import with_bits
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.figure import Alternative, Figure
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.report import write as report
 from codesign.report.lookup import result_of
 from codesign.verdicts.claims import bars, claimed, judge

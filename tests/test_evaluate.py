@@ -16,7 +16,8 @@ from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.drawing import svg
 from codesign.figures.figure import Kind, Plot, Series
 from codesign.figures.metrics import NUMERICS
-from codesign.proposal.proposal import Quantisation, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Quantisation
 from codesign.proposal.quantisation import cast_of
 from codesign.proposal.variants import LABELS, labels
 from codesign.report import write as report

@@ -1,4 +1,4 @@
-"""Damaged files of every kind get an answer, soon and in little memory; `python tests/fuzzing.py` tries 100,000."""
+"""Fuzzing: damaged files of every kind get an answer soon and in little memory. `python tests/fuzzing.py` tries 100,000."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COUNTS = {"proposals": 1000, "instructions": 600, "recipes": 400}
 
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_damaged_file_gets_an_answer(kind):
-    """Exit code 0, 1 or 2, within two seconds each and 500 MB together, with a message of less than 100 kB."""
+    """Exit code is 0, 1 or 2, within two seconds each and 500 MB in all, with a message under 100 kB."""
     codes, faults, _ = fuzz(kind, COUNTS.get(kind, 300))
     assert not faults, "\n".join(faults[:10])
     assert codes[2] > 0.2 * sum(codes.values())

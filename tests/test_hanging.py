@@ -1,4 +1,4 @@
-"""What a verdict hangs on: break-even values, other assumptions, and what is asked for them, on toy evidence."""
+"""The conditions of a verdict: break-even values and other assumptions, searched on toy evidence."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,8 @@ import pytest
 
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.figure import BreakEven, Figure
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
 from codesign.verdicts.claims import judge
 from codesign.verdicts.questions import Question, answer, asker
@@ -41,7 +42,7 @@ def figure(value, at=None, tensors="normal", half=0.0, **more):
 
 
 def swept(values, **more):
-    """A figure at each swept value, and the proposal's own."""
+    """Return a figure at each swept value, and the proposal's own."""
     return [figure(0.1, **more), *(figure(v, at=at, **more) for at, v in values.items())]
 
 
@@ -49,7 +50,7 @@ def swept(values, **more):
 
 
 def test_the_cheapest_value_is_the_first_from_which_on_all_better_ones_hold():
-    """All hold: the first; a hole: the value after it; none: nothing; the best one does not: nothing."""
+    """The cheapest value is the first from which on all better ones hold; there is none if the best does not hold."""
     order = [13, 15, 17, 19]
     assert cheapest(order, order) == 13
     assert cheapest(order, [15, 19]) == 19
@@ -73,12 +74,15 @@ def test_the_cheapest_value_is_the_first_from_which_on_all_better_ones_hold():
     ],
 )
 def test_more_bits_help_accuracy_and_hurt_costs(claim, up):
-    """A bound on the other side of the metric is helped by the opposite."""
+    """More bits improve accuracy and worsen costs; a bound on the metric's other side is helped by the opposite."""
     assert rising(Claim(**claim)) == up
 
 
 def test_a_break_even_over_a_sweep_follows_the_metric():
-    """13 to 19 all holding: 13 for an error, 19 for an area; a hole is shown; each tensor source has its own."""
+    """If 13 to 19 all hold, the break-even is 13 for an error and 19 for an area.
+
+    A gap is shown, and each tensor source has its own.
+    """
     (found,) = judge(toy(), swept({13: 0.9, 15: 0.5, 17: 0.4, 19: 0.3}))[0].break_even
     assert (found.limit, found.holds, found.rising) == (13, ("13", "15", "17", "19"), True)
     assert (found.parameter, found.own, list(found.tried)) == (
@@ -102,7 +106,7 @@ def test_a_break_even_over_a_sweep_follows_the_metric():
 
 
 def test_a_swept_value_holds_where_its_worst_gemm_does_with_its_interval():
-    """What is shown is the worst figure; one in doubt does not hold; a claim at a value is of that value."""
+    """A swept value is judged by its worst figure and does not hold if undetermined; a claim at a value is of that value."""
     figures = swept({17: 0.9, 19: 0.2}) + swept({17: 1.0, 19: 0.3}, workload="deepseek-v3.fprop.q-b", half=0.1)
     (found,) = judge(toy(at=19), figures)[0].break_even
     assert (found.limit, found.own, found.tried) == (19, 19, {"17": 1.0, "19": 0.3})
@@ -112,7 +116,7 @@ def test_a_swept_value_holds_where_its_worst_gemm_does_with_its_interval():
 
 
 def test_values_without_an_order_have_no_cheapest_one():
-    """Formats and rounding modes: which hold is said."""
+    """Formats and rounding modes have no order, so the ones that hold are listed."""
     text = TEXT.replace("fraction_bits, values: [19, 13, 15, 17]", "rounding, values: [toward-zero, down, up]")
     text = text.replace("fraction_bits: 20,", "fraction_bits: 20, rounding: toward-zero,")
     (found,) = judge(toy(text), swept({"toward-zero": 0.5, "down": 0.4, "up": 1.5}))[0].break_even
@@ -127,7 +131,7 @@ def test_values_without_an_order_have_no_cheapest_one():
 
 
 def test_break_even_in_words():
-    """None of what was searched, not of what was tried; costs say the most; lists read as lists."""
+    """Sentences state the values searched rather than those tried, the most for costs, and lists as lists."""
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
     assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: none of 1 to 40 would keep the bound"]
     assert list(sentences([BreakEven(**about)])) == ["bits: none of 40 would keep the bound"]
@@ -165,7 +169,7 @@ def run(search, rule):
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 20, 39, 40])
 def test_bisection_finds_the_least_number_that_keeps_the_bound(limit):
-    """Wherever it lies, in few trials; what was tried and what held is told."""
+    """Bisection finds the least number in few trials wherever it is, and reports the trials."""
     claim = Claim(metric=ERROR, at_most=1)
     found, asked = run(fewest("bits", 20, claim, "normal data"), lambda n: 0.5 if n >= limit else 1.5)
     assert (found.limit, found.own, found.condition, found.among) == (limit, 20, "normal data", "1 to 40")
@@ -177,7 +181,7 @@ def test_bisection_finds_the_least_number_that_keeps_the_bound(limit):
 
 
 def test_trying_each_value_finds_the_cheapest():
-    """Of groups the largest, of bits the least, from which on all better ones hold."""
+    """Trying each value finds the largest group or the fewest bits from which on all better ones hold."""
     claim = Claim(metric=ERROR, at_most=1)
     values = {512: 2.0, 256: 0.5, 128: 1.5, 64: 0.4, 16: 0.1}
     found, asked = run(each("groups", 128, claim, "c", list(values), up=False), values.get)
@@ -191,7 +195,7 @@ def test_trying_each_value_finds_the_cheapest():
 
 
 class Lab:
-    """Answers every question by a rule of its instruction, tensors and GEMM, and keeps what it was asked."""
+    """Answers questions by a rule of instruction, tensors and GEMM, and keeps the questions."""
 
     def __init__(self, rule, metric=ERROR, half=0.0):
         self.rule, self.metric, self.half, self.asked = rule, metric, half, []
@@ -214,7 +218,7 @@ PLAIN = "\n".join(line for line in TEXT.splitlines() if not line.startswith("swe
 
 
 def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
-    """17 bits on normal data, 21 on uniform: each with its condition, at its own GEMM."""
+    """The search finds 17 bits on normal and 21 on uniform data, each with its condition and at its own GEMM."""
     about = toy(PLAIN, workload="deepseek-v3")
     figures = [
         figure(0.2, tensors="normal"),
@@ -233,7 +237,10 @@ def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
 
 
 def test_bars_are_computed_with_their_intervals_and_turn_only_beyond_them():
-    """Other sources and lengths of K, not captured tensors that the GEMM has none of; casts do not matter to sums."""
+    """Bars vary the tensor source and the length of K.
+
+    Captured tensors are left out if the GEMM has none, and casts if sums are claimed.
+    """
     about = toy(PLAIN, workload="deepseek-v3")
     figures = [figure(0.2)]
     lab = Lab(lambda q: {"uniform": 1.2}.get(q.tensors, 1.05 if q.gemm.k > 20000 else 0.5), half=0.1)
@@ -253,7 +260,7 @@ def test_bars_are_computed_with_their_intervals_and_turn_only_beyond_them():
 
 
 def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
-    """Another least maximum, weights a row at a time; outliers of other sizes on outliers alone; captured where there are."""
+    """A claim on quantisation is tried with another floor, weights scaled per row, other outliers, and captured tensors."""
     about = toy(PLAIN.replace("[normal, uniform, captured]", "[outliers, captured]"), metric="numerics.total_error")
     there = {"metric": "numerics.total_error", "workload": "smollm2-135m.fprop.down"}
     for tensors, wanted in (
@@ -276,7 +283,7 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
 
 
 def test_scale_groups_are_tried_where_the_instruction_scales():
-    """The coarsest group from which on all finer ones hold; lengths that the stages forbid are left out."""
+    """The search finds the coarsest group from which on all finer ones hold, without lengths that the stages forbid."""
     shipped = load_proposal("proposals/group-scaled-mma-ue8m0.yaml")
     claim = Claim(metric="numerics.total_error", at_most=1, workload="deepseek-v3.fprop.o", tensors="normal")
     about = shipped.model_copy(update={"claims": (claim,)})
@@ -319,7 +326,7 @@ claims:
     ],
 )
 def test_the_last_step_of_a_path_is_tried_with_other_bits_or_groups(step, parameter, own, limit):
-    """Fewer bits of LogFMT, longer groups along the side they lie."""
+    """The last step of a path is tried with fewer bits of LogFMT, and with longer groups along their longer side."""
     about = toy(PATH.replace("STEP", step), metric="cast.relative_error")
     metric = "cast.relative_error"
 
@@ -340,7 +347,7 @@ def test_the_last_step_of_a_path_is_tried_with_other_bits_or_groups(step, parame
 
 
 def test_only_the_last_step_of_a_path_is_changed():
-    """Earlier steps stay; the ratio that is claimed is asked for; blocks of both sides have no length to try."""
+    """Earlier steps stay, the claimed ratio is asked for, and blocks of both sides have no length to vary."""
     step = "to: e5m6, scale: ue8m0, group: [1, 128]}, {at: dispatch, to: e5m6, scale: ue8m0}, {at: dispatch, logfmt: 8"
     metric = "cast.relative_error"
     about = toy(PATH.replace("STEP", step), metric=metric, relative_to="software")
@@ -357,7 +364,7 @@ def test_only_the_last_step_of_a_path_is_changed():
 
 
 def test_an_instruction_without_alignment_or_scales_has_nothing_to_search():
-    """No fraction bits where sums are exact or rounded, no groups where there are no scales."""
+    """Exact or rounded sums have no fraction bits to search, and instructions without scales no groups."""
     text = PLAIN.replace("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "cdna2.mfma.f32_32x32x8f16")
     text = "".join(line + "\n" for line in text.splitlines() if not line.startswith(("change", "  stages", "    fuse")))
     for metric in (ERROR, "numerics.total_error"):
@@ -367,7 +374,7 @@ def test_an_instruction_without_alignment_or_scales_has_nothing_to_search():
 
 
 def test_other_verdicts_stay_as_they_are():
-    """Of costs, of today, of what a sweep has told, of a path's own sums, nothing is searched."""
+    """Nothing is searched for costs, for today's instruction, for a sweep's own values, or for the sums of a path."""
     area = figure(0.5, metric="cost.area_ratio", tensors="", workload="", kind="modelled")
     about = toy(PLAIN, metric="cost.area_ratio")
     lab = Lab(lambda q: 0.5)
@@ -392,7 +399,7 @@ def test_other_verdicts_stay_as_they_are():
 
 
 def test_another_instruction_takes_the_place_of_the_proposals():
-    """Software stays as it is; an exact accumulator follows the proposal's operands."""
+    """Another instruction replaces the proposal's; software stays, and an exact accumulator follows the proposal's operands."""
     from codesign.evidence.numerics.curves import with_bits
 
     about = toy(PLAIN, relative_to="software")
@@ -406,7 +413,7 @@ def test_another_instruction_takes_the_place_of_the_proposals():
 
 
 def test_questions_are_answered_by_the_model():
-    """The figures of the variants asked, at each level, on the sampling's seeds or on twice as many fresh ones."""
+    """Answers have the figures of the variants asked for at each level, on the sampling's seeds or twice as many fresh ones."""
     about = toy(PLAIN)
     gemm, _ = about.trials[0]
     from codesign.proposal.variants import variants
@@ -434,7 +441,7 @@ def test_questions_are_answered_by_the_model():
 
 
 def test_the_same_question_is_computed_once():
-    """Answers come in the order asked, whoever asked the same."""
+    """Equal questions are computed once, and answers come in the order asked."""
 
     class Counting:
         def __init__(self):

@@ -1,4 +1,4 @@
-"""What others write: tensor files, results, names and texts that would harm whoever reads them."""
+"""Hostile input: tensor files, results, names and texts that could harm their readers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from codesign.__main__ import run
+from codesign.evidence.cost.cell_library import Library, neutral
 from codesign.evidence.cost.export import _header
-from codesign.evidence.cost.library import Library, neutral
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.escape import Markdown, drawn, fenced, literal, sentence
 from codesign.figures.figure import Plot, Series
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from codesign.report import write as report
 from codesign.verdicts.evaluate import evaluate
 from codesign.verdicts.read_result import read_result
@@ -43,7 +43,7 @@ claims: [{metric: numerics.total_error, at_most: 0.1}]
 
 @pytest.fixture(scope="module")
 def result():
-    """A small result of a proposal whose texts are markup of every kind."""
+    """Return a small result of a proposal whose texts contain markup of every kind."""
     return evaluate(parse_proposal(parse_yaml(PROPOSAL, "p.yaml")), Sampling(rows=2, columns=2, seeds=(0,)))
 
 
@@ -52,7 +52,7 @@ def result():
 
 @pytest.mark.parametrize("text", ESCAPES[:-1])
 def test_text_that_a_terminal_obeys_is_refused_in_yaml_with_its_place(text):
-    """Escape sequences, overrides of direction and other controls have no use in a spec, in values and in keys."""
+    """Escape sequences, direction overrides and other control characters are refused in values and keys of YAML."""
     quoted = json.dumps(f"a{text}b")
     for document in (f"title: x\nsource: {quoted}\n", f"title: x\n{quoted}: 3\n"):
         with pytest.raises(InputError) as error:
@@ -63,7 +63,7 @@ def test_text_that_a_terminal_obeys_is_refused_in_yaml_with_its_place(text):
 
 @pytest.mark.parametrize("text", ESCAPES)
 def test_messages_show_such_characters_instead_of_sending_them(text):
-    """Whatever a name or a file holds, a message is plain text of the same length."""
+    """Messages show control characters of names and files as plain text of the same length."""
     assert not unprintable(str(InputError.of(f"no `{text}`", f"not {text}")))
     assert len(visible(text)) == len(text)
     assert visible("plain ünïcödé, 漢字 and 🙂") == "plain ünïcödé, 漢字 and 🙂"
@@ -71,13 +71,13 @@ def test_messages_show_such_characters_instead_of_sending_them(text):
 
 @pytest.mark.parametrize("text", ESCAPES)
 def test_names_of_files_that_a_terminal_obeys_are_refused(capsys, text):
-    """`codesign validate *` in somebody's folder prints no escape sequence."""
+    """`codesign validate *` in a hostile folder prints no escape sequence."""
     assert run(["validate", f"a{text}.yaml"]) == 2
     assert not unprintable(capsys.readouterr().err)
 
 
 def test_reports_keep_what_authors_write_as_text(result, capsys):
-    """No element, link, image, column or fence of an author's begins in HTML, Markdown or the terminal."""
+    """An author's text starts no element, link, image, column or fence in HTML, Markdown or the terminal."""
     files = report.contents(result)
     assert "<script" not in files["report.html"].replace("&lt;script", "")
     page = files["report.md"]
@@ -105,12 +105,12 @@ def test_reports_keep_what_authors_write_as_text(result, capsys):
     ],
 )
 def test_text_in_markdown_is_literal(text, shown):
-    """Every mark of CommonMark and of GitHub's tables is escaped, and all is one line."""
+    """Every mark of CommonMark and of GitHub's tables is escaped, and text becomes one line."""
     assert literal(text) == shown
 
 
 def test_sentences_of_ours_keep_their_code_and_lose_what_does_harm():
-    """The net under every other value of a page."""
+    """Our own sentences keep their code spans, and are escaped otherwise."""
     assert sentence("`a` [0, 1] *b*") == "`a` [0, 1] *b*"
     assert sentence("<img> [a](b) [a][b] | c\nd") == "&lt;img> [a]\\(b) [a]\\[b] \\| c d"
     assert sentence(Markdown("<")) == "<"
@@ -118,12 +118,12 @@ def test_sentences_of_ours_keep_their_code_and_lose_what_does_harm():
 
 
 def test_a_block_of_code_ends_where_we_end_it():
-    """A fence in the text is shorter than the fence around it."""
+    """The fence around a code block is longer than any fence in its text."""
     assert fenced("a\n````\nb\n", "yaml") == "`````yaml\na\n````\nb\n`````"
 
 
 def test_text_in_plots_is_drawn_as_it_is():
-    """Unfinished formulas, elements and other scripts are drawn as text; no formula begins."""
+    """Formulas, elements and other scripts in the texts of plots are drawn as text."""
     assert drawn("$a$") == r"\$a\$"
     series = Series(label="$\\frac{$ <script>", variant="proposal", x=(0.0, 1.0), y=(1.0, 2.0), labels=("$", "漢 $x$"))
     text = svg(Plot(name="p", title="t", caption="c", x_label="$\\x", y_label="</svg>", series=(series,)))
@@ -133,7 +133,7 @@ def test_text_in_plots_is_drawn_as_it_is():
 
 
 def test_a_comment_in_verilog_ends_with_its_line():
-    """A line end in a name or description starts no Verilog."""
+    """A line break in a name or description starts no Verilog."""
     name = "hopper.wgmma.m64n8k16.f32.f16.f16"
     spec = load(name).model_copy(update={"name": "x\nendmodule", "description": "a\r\nmodule evil; */\u2028initial"})
     lines = _header(spec, "").rstrip("\n").split("\n")
@@ -178,7 +178,7 @@ def change(data, path, value):
     ],
 )
 def test_a_result_that_contradicts_itself_is_refused(result, tmp_path, capsys, path, value, message):
-    """It is told in one message with exit code 2, whatever was changed, and nothing is written."""
+    """A result that contradicts itself gives one message and exit code 2, and nothing is written."""
     data = json.loads(report.contents(result)["result.json"])
     change(data, path, value)
     (tmp_path / "result.json").write_text(json.dumps(data))
@@ -189,7 +189,7 @@ def test_a_result_that_contradicts_itself_is_refused(result, tmp_path, capsys, p
 
 
 def test_a_copied_result_alone_becomes_a_report_and_beside_anything_else_stays_alone(result, tmp_path):
-    """`report --replay` without --out writes beside the result only where nothing else is."""
+    """`report --replay` without --out writes next to a result only if nothing else is there."""
     text = report.contents(result)["result.json"]
     (tmp_path / "alone").mkdir()
     (tmp_path / "mine" / ".git").mkdir(parents=True)
@@ -204,7 +204,7 @@ def test_a_copied_result_alone_becomes_a_report_and_beside_anything_else_stays_a
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": ' * 100_000, "[]", "3", "", "\udcff", "NaN"])
 def test_what_is_no_result_is_refused(tmp_path, text):
-    """Depth, other JSON, nothing, and bytes that are no text."""
+    """Deeply nested JSON, other JSON, an empty file and binary data are refused as results."""
     (tmp_path / "result.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=r"is no result\.json"):
         read_result(tmp_path / "result.json")
@@ -216,7 +216,7 @@ ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
 
 def safetensors(header, data=bytes(24), length=None):
-    """A .safetensors file with this header, whatever it says."""
+    """Write a .safetensors file with this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -224,9 +224,9 @@ def safetensors(header, data=bytes(24), length=None):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (safetensors([1]), "no JSON object"),
-        (safetensors(3), "no JSON object"),
-        (safetensors(None), "no JSON object"),
+        (safetensors([1]), "not a JSON object"),
+        (safetensors(3), "not a JSON object"),
+        (safetensors(None), "not a JSON object"),
         (safetensors(b"[" * 100_000), "nested deeper"),
         (safetensors(b'{"x": NaN}'), "NaN"),
         (safetensors(b'{"x": 1, "x": 2}'), "given twice"),
@@ -254,7 +254,7 @@ def safetensors(header, data=bytes(24), length=None):
     ],
 )
 def test_safetensors_that_claim_what_is_not_so_are_refused(tmp_path, content, message):
-    """The message names the file and the field; nothing is read of a tensor, least of all bytes of the header."""
+    """A false header is refused with the file and the field, before any tensor is read."""
     path = tmp_path / "t.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -264,7 +264,7 @@ def test_safetensors_that_claim_what_is_not_so_are_refused(tmp_path, content, me
 
 
 def npz(values=None, member=b"", **how):
-    """An .npz of one array, or of a member with these bytes."""
+    """Write a .npz of one array, or of one member with these bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", **how) as archive:
         if values is not None:
@@ -278,7 +278,7 @@ def npz(values=None, member=b"", **how):
 
 
 def npy(header):
-    """An .npy file of 24 bytes of elements with this header."""
+    """Return a .npy file of 24 bytes of elements with this header."""
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(24)
 
 
@@ -287,7 +287,7 @@ DIRECTORY = GOOD.index(b"PK\x01\x02")
 
 
 def patched(at, content):
-    """GOOD with other bytes in one place."""
+    """Return GOOD with other bytes in one place."""
     return GOOD[:at] + content + GOOD[at + len(content) :]
 
 
@@ -316,7 +316,7 @@ def patched(at, content):
     ],
 )
 def test_npz_that_claim_what_is_not_so_are_refused_when_a_proposal_is_validated(tmp_path, capsys, content, message):
-    """Checksums, encryption, methods, sizes, places and headers are looked at before an element is kept in memory."""
+    """Checksums, encryption, methods, sizes, places and headers are checked before an element is kept in memory."""
     (tmp_path / "t.npz").write_bytes(content)
     text = PROPOSAL.replace("mpnet-base.fprop.down", "mine").replace("[normal]", "[captured]")
     text += "layers: {mine: {file: t.npz, activation: x, weight: x}}\n"
@@ -328,7 +328,7 @@ def test_npz_that_claim_what_is_not_so_are_refused_when_a_proposal_is_validated(
 
 
 def test_an_archive_of_a_great_many_members_is_refused(tmp_path):
-    """The directory alone would take minutes and memory."""
+    """An archive with a huge directory is refused before it takes time and memory."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for i in range(11_000):
@@ -339,7 +339,7 @@ def test_an_archive_of_a_great_many_members_is_refused(tmp_path):
 
 
 def test_what_numpy_writes_is_read(tmp_path):
-    """Stored and compressed, in both orders of memory, of every readable type."""
+    """Files of numpy are read: stored and compressed, in both memory orders, of every readable type."""
     x = np.arange(12.0).reshape(3, 4)
     for kind in ("f2", "f4", "f8"):
         arrays = {"x": x.astype(kind), "y": np.asfortranarray(x.astype(kind))}
@@ -354,7 +354,7 @@ def test_what_numpy_writes_is_read(tmp_path):
 
 @pytest.mark.parametrize("function", ["exit()", "__import__", "9**9**9", "A*B)", "(((A", "A()", "", "'", "A B ' '"])
 def test_functions_of_cells_are_expressions_of_their_pins(tmp_path: Path, function):
-    """They are evaluated, so a Liberty file's function that is anything else is refused, never called."""
+    """A Liberty function that is not an expression of its pins is refused, since functions are evaluated."""
     path = tmp_path / "cells.lib"
     path.write_text(neutral().replace('function : "!(A*B)"', f'function : "{function}"'))
     with pytest.raises(InputError):

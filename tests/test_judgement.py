@@ -7,7 +7,8 @@ import pytest
 
 from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metrics import METRICS
-from codesign.proposal.proposal import Claim, parse_proposal
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.verdicts import claims
 from codesign.verdicts.claims import AGAIN, Measured, bars, claimed, decide, judge, statement
 from codesign.verdicts.questions import pursue
@@ -633,19 +634,19 @@ def refused(claims, **more):
 @pytest.mark.parametrize(
     ("claim", "words", "remedy"),
     [
-        ("{metric: numerics.bias, at_most: true}", "`true` is no number", "a number, such as 0.01"),
-        ("{metric: numerics.bias, at_least: false}", "`false` is no number", "a number"),
-        ("{metric: cost.area_ratio, relative_to: software, at_most: 1.2}", "compares with today already", "leave"),
+        ("{metric: numerics.bias, at_most: true}", "`true` is not a number", "a number, such as 0.01"),
+        ("{metric: numerics.bias, at_least: false}", "`false` is not a number", "a number"),
+        ("{metric: cost.area_ratio, relative_to: software, at_most: 1.2}", "is already relative to today", "leave"),
         (
             "{metric: timing.step_speedup, relative_to: software, at_least: 1}",
-            "compares with today already",
+            "is already relative to today",
             "leave",
         ),
         ("{metric: cost.area_ratio, of: today, at_most: 1.2}", "has no figure of `today`", "proposal"),
         ("{metric: traffic.hbm_bytes, relative_to: exact, at_most: 1}", "has no figure of `exact`", "software"),
         ("{metric: cast.sqnr_db, of: today, at_least: 1}", "has no figure of `today`", "software"),
         ("{metric: cost.area_ratio, tensors: normal, at_most: 1}", "does not depend on tensors", "leave"),
-        ("{metric: training.loss_gap, workload: deepseek-v3, at_most: 1}", "is not of a workload", "leave"),
+        ("{metric: training.loss_gap, workload: deepseek-v3, at_most: 1}", "does not depend on the workload", "leave"),
         ("{metric: traffic.hbm_bytes, at: 13, at_most: 1}", "no figure for each swept value", "leave"),
         ("{metric: numerics.total_error, of: today, at: 13, at_most: 1}", "`today` has no figure", "leave"),
         ("{metric: timing.step_speedup, at: 13, at_least: 1}", "no figure for each swept value", "leave"),
@@ -675,13 +676,13 @@ def test_claims_that_say_nothing_are_refused_where_they_stand(claim, words, reme
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("tensors", "[normal, uniform, normal]", "`normal` is there twice"),
-        ("workloads", "[deepseek-v3, deepseek-v3]", "`deepseek-v3` is there twice"),
-        ("sweep", "{field: stages.fuse.fraction_bits, values: [13, 15, 13]}", "`13` is there twice"),
+        ("tensors", "[normal, uniform, normal]", "`normal` appears twice"),
+        ("workloads", "[deepseek-v3, deepseek-v3]", "`deepseek-v3` appears twice"),
+        ("sweep", "{field: stages.fuse.fraction_bits, values: [13, 15, 13]}", "`13` appears twice"),
         (
             "path",
             "{operands: [activation, activation], steps: [{at: dispatch, to: e4m3}]}",
-            "`activation` is there twice",
+            "`activation` appears twice",
         ),
     ],
 )
@@ -689,13 +690,13 @@ def test_what_is_there_twice_is_refused(field, value, words):
     """At the second one."""
     told = refused("{metric: numerics.total_error, at_most: 1}", **{field: value})
     assert words in told
-    assert "= leave one out" in told
+    assert "= remove one of them" in told
 
 
 def test_the_same_claim_twice_is_refused():
     """Two that differ only in who says so count as one; two that differ otherwise do not."""
     twice = "{metric: numerics.total_error, at_most: 1}\n  - {metric: numerics.total_error, at_most: 1, source: me}"
-    assert "the same claim as number 1" in refused(twice)
+    assert "the same as claim 1" in refused(twice)
     both = TEXT + "  - {metric: numerics.total_error, at_most: 2}\n"
     assert len(parse_proposal(parse_yaml(both, "toy.yaml")).claims) == 2
 

@@ -6,7 +6,7 @@ import pytest
 from codesign.evidence.numerics.operands import on_the_way
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.proposal.flows import Flows, behind
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from codesign.proposal.variants import variants
 from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms

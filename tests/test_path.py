@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.evidence.traffic.count import Flow, Machine, Scheme, flow, moves
+from codesign.evidence.traffic.count import Flow, Scheme, TrafficAssumptions, flow, moves
 from codesign.evidence.traffic.source import ENERGIES, gather
+from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.manual import path_page
-from codesign.proposal.proposal import load_proposal, parse_proposal
 from codesign.workloads.gemms import models
 from isa_model import InputError
 from isa_model.cast import Cast, quantise
@@ -145,7 +145,7 @@ def test_a_path_has_a_manual_page():
     """Each step says where it happens, what it reads, its groups, its scale's rule, and what an engine must hold."""
     given = steps({"at": "copy-engine"}, {"at": "dispatch", "logfmt": 8, "on_sms": False})
     text = " ".join(path_page(given, ("activation",)).lines)
-    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "beside the SMs"):
+    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "outside the SMs"):
         assert words in text
 
 
@@ -168,7 +168,9 @@ def test_logfmt_is_proposed_where_its_source_proposes_it():
 
 
 def total(scheme, level, model="llama-3-8b", step=None, what=None):
-    found = moves(models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, Machine())
+    found = moves(
+        models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, TrafficAssumptions()
+    )
     return sum(getattr(m, level) for m in found if step in (None, m.step) and what in (None, m.what))
 
 
@@ -211,7 +213,9 @@ def test_a_transposed_read_spares_what_is_turned_in_memory():
 def test_experts_see_the_tokens_that_are_sent_to_them():
     """DeepSeek-V3: 8 routed and 1 shared expert per token, 4 + 1 experts on a GPU; 8 + 4 copies of a token on the network."""
     eight = Scheme(Flow(bits=8), Flow(bits=8), Flow(bits=8))
-    found = [m for m in moves(models()["deepseek-v3"], eight, frozenset(), eight, Machine()) if m.step == "fprop"]
+    found = [
+        m for m in moves(models()["deepseek-v3"], eight, frozenset(), eight, TrafficAssumptions()) if m.step == "fprop"
+    ]
     operands = [m.hbm for m in found if (m.linear, m.what) == ("down", "operands")]
     assert operands == [8 * 4096 * 2048 + 4 * 7168 * 2048, 4096 * 2048 + 7168 * 2048]  # routed, shared
     (combine,) = [m for m in found if m.what == "combine"]
@@ -220,7 +224,9 @@ def test_experts_see_the_tokens_that_are_sent_to_them():
 
 def streams(scheme, linear, model="deepseek-v3"):
     """What a Linear writes, casts and turns: bytes through HBM by pass, operation, tensor and rows."""
-    found = moves(models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, Machine())
+    found = moves(
+        models()[model], scheme, frozenset(x.name for x in models()[model].linears), scheme, TrafficAssumptions()
+    )
     return {(m.step, m.what, m.tensor, m.rows): m.hbm for m in found if m.linear == linear and m.tensor}
 
 

@@ -1,13 +1,17 @@
-"""Proposals: read, merged into an instruction, judged."""
+"""Proposals: reading, merging into an instruction, and judging claims."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import codesign
 from codesign.evidence.numerics.source import Job, _method, run
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.figure import Figure
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.proposal.variants import variants
 from codesign.verdicts.claims import judge, statement
 from codesign.workloads.gemms import gemms, select, sent
@@ -43,7 +47,7 @@ def refused(text):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_proposals_are_valid_and_cite_a_source(path):
-    """Every shipped proposal loads, is named like its file, cites its source and differs from Hopper."""
+    """Shipped proposals load, are named like their files, cite a source and differ from the base."""
     loaded = load_proposal(path)
     assert loaded.proposal == path.stem
     assert "arXiv" in loaded.source
@@ -51,14 +55,14 @@ def test_shipped_proposals_are_valid_and_cite_a_source(path):
 
 
 def test_only_a_changed_instruction_is_called_unbuilt():
-    """What a proposal leaves as it is stays checked as its base is; what it changes no hardware computes."""
+    """A proposal that leaves the instruction unchanged keeps the base's `checked`; a change says no hardware computes it."""
     shipped = load_proposal(next(p for p in SHIPPED if p.stem == "blackwell-nvf4"))
     assert shipped.proposed().checked == shipped.today.checked
     assert proposal().proposed().checked.startswith("proposed")
 
 
 def test_a_change_is_merged_into_the_base_and_the_base_stays():
-    """Only the changed fields differ; the base instruction itself is untouched."""
+    """Only the changed fields differ from the base, and the base itself is not modified."""
     mine = proposal()
     assert mine.today.stages["fuse"].fraction_bits == 13
     changed = mine.proposed()
@@ -68,7 +72,7 @@ def test_a_change_is_merged_into_the_base_and_the_base_stays():
 
 
 def test_no_change_at_all_is_the_chip():
-    """A proposal that changes nothing has the base's stages, and so its bits."""
+    """A proposal without changes has the stages of the base, and so its bits."""
     mine = proposal(
         MINIMAL.replace(
             """change:
@@ -136,12 +140,12 @@ def test_merging_follows_rfc_7396():
     ],
 )
 def test_mistakes_are_told_with_place_and_remedy(old, new, message):
-    """A mistake anywhere in the file, the instruction's part included, is told where it stands."""
+    """Every mistake in a file, also in the instruction's part, is reported at its place with a remedy."""
     assert message in refused(MINIMAL.replace(old, new)).replace("\n     = ", " ")
 
 
 def test_faults_of_the_proposal_and_of_its_change_come_together():
-    """A wrong claim and a wrong stage of one file are reported at once."""
+    """A wrong claim and a wrong stage in one file are reported together."""
     text = refused(
         MINIMAL.replace("fraction_bits: 20", "fraction_bit: 20").replace("at_most: 1.0e-3", "at_mos: 1.0e-3")
     )
@@ -150,13 +154,13 @@ def test_faults_of_the_proposal_and_of_its_change_come_together():
 
 
 def test_a_family_takes_each_swept_value():
-    """proposed(value) has the value in the swept field, proposed() the proposal's own."""
+    """proposed(value) has the value in the swept field; proposed() has the proposal's own."""
     mine = proposal(MINIMAL.replace("claims:", "sweep: {field: stages.fuse.fraction_bits, values: [14, 30]}\nclaims:"))
     assert [mine.proposed(v).stages["fuse"].fraction_bits for v in (None, 14, 30)] == [20, 14, 30]
 
 
 def test_workload_names_select_passes_and_gemms():
-    """A model's name means all its GEMMs, a pass its six; wgrad sums over tokens."""
+    """The name of a model selects all its GEMMs, that of a pass its six; K of wgrad is the tokens."""
     assert len(select("deepseek-v3")) == 18
     assert {(g.n, g.k) for g in select("deepseek-v3.fprop")} == {
         (2112, 7168),
@@ -206,12 +210,12 @@ def verdict(claim, *figures):
     ],
 )
 def test_a_claim_holds_breaks_or_straddles(interval, judgement):
-    """Supported with the whole interval under the bound, refuted with it above (or not finite), else undetermined."""
+    """An interval under the bound supports a claim, one above it or not finite refutes it, any other leaves it undetermined."""
     assert verdict({"at_most": 2.0}, figure(*interval)).judgement == judgement
 
 
 def test_the_worst_gemm_decides():
-    """One GEMM that breaks the bound refutes the claim, and is shown; a claim on the other alone holds."""
+    """One GEMM beyond the bound refutes a claim and is shown; a claim on another GEMM alone holds."""
     good, bad = figure(1.0, 0.9, 1.1), figure(3.0, 2.9, 3.1, workload="deepseek-v3.fprop.down")
     result = verdict({"at_most": 2.0}, good, bad)
     assert result.judgement == "refuted"
@@ -221,7 +225,7 @@ def test_the_worst_gemm_decides():
 
 
 def test_lower_bounds_look_at_the_smallest():
-    """at_least is judged at the smallest figure, and both bounds together at the one farther out."""
+    """at_least is judged at the smallest figure, and two bounds at the figure farther out."""
     low, high = figure(1.0, 0.9, 1.1), figure(3.0, 2.9, 3.1, workload="deepseek-v3.fprop.down")
     assert verdict({"at_least": 2.0}, low, high).deciding == low
     assert verdict({"at_least": 0.5}, low, high).judgement == "supported"
@@ -229,7 +233,7 @@ def test_lower_bounds_look_at_the_smallest():
 
 
 def test_relative_claims_bound_the_ratio_per_gemm():
-    """relative_to divides each figure by its counterpart's, with the widest interval the two allow."""
+    """relative_to divides each figure by its counterpart, with the widest interval that both allow."""
     result = verdict(
         {"relative_to": "software", "at_most": 0.6},
         figure(1.0, 0.9, 1.1),
@@ -242,7 +246,7 @@ def test_relative_claims_bound_the_ratio_per_gemm():
 
 
 def test_without_evidence_nothing_is_decided():
-    """A metric of which there is no figure is undetermined, and says why."""
+    """A claim on a metric without figures is undetermined, with the reason."""
     mine = proposal().model_copy(update={"claims": (Claim(metric="timing.speedup_over_software", at_least=1.1),)})
     (result,) = judge(mine, [figure(1, 1, 1)])
     assert (result.judgement, result.deciding) == ("undetermined", None)
@@ -250,7 +254,7 @@ def test_without_evidence_nothing_is_decided():
 
 
 def test_claims_read_as_sentences():
-    """The statement names metric, variant, bounds, and where they hold."""
+    """The statement of a claim names metric, variant, bounds and scope."""
     claim = Claim(metric="numerics.sqnr_db", at_least=30, workload="deepseek-v3.fprop", tensors="normal", of="today")
     assert statement(claim) == "numerics.sqnr_db of today at least 30 dB on deepseek-v3.fprop with normal tensors"
 
@@ -264,7 +268,7 @@ BLOCK_SCALED = {
 
 @pytest.mark.parametrize("base", BLOCK_SCALED.values(), ids=BLOCK_SCALED)
 def test_todays_software_of_a_block_scaled_base_is_the_base(base):
-    """An instruction that scales its terms itself is a base like any other; promotion around it would scale twice."""
+    """Today's software of a base that applies scales itself is the base, since promotion would scale twice."""
     text = MINIMAL.replace(BASE, f'"{base}"').replace("fraction_bits: 20", "fraction_bits: 5")
     mine = proposal(text)
     assert mine.software_instruction == mine.today
@@ -277,7 +281,7 @@ def test_todays_software_of_a_block_scaled_base_is_the_base(base):
 
 
 def test_what_blackwell_shipped_can_be_said_as_a_change():
-    """Scales of groups of 32 put onto FP8 without scales are mxf8f6f4, so that asks and answers stand side by side."""
+    """FP8 without scales, changed to have scales of groups of 32, equals Blackwell's mxf8f6f4."""
     side = "{group: %s, format: ue8m0}"
     scale = f"scale: {{a: {side % [1, 32]}, b: {side % [32, 1]}}}"
     text = f"""proposal: mx
@@ -295,7 +299,7 @@ claims:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "proposals").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_kind_of_gemm_of_a_shipped_proposal_computes(path):
-    """Each pass, of routed experts and of others, with synthetic and captured tensors, gives D for every variant."""
+    """Every variant computes D for each pass, for routed experts and others, with synthetic and captured tensors."""
     made = load_proposal(path)
     compared = tuple(variants(made))
     kinds = {}
@@ -304,3 +308,23 @@ def test_every_kind_of_gemm_of_a_shipped_proposal_computes(path):
     for gemm, tensors in kinds.values():
         job = Job(gemm, tensors, Sampling(rows=2, columns=2, seeds=(0,)), made, compared)
         assert all(errors.count.sum() > 0 for errors in run(job))
+
+
+def test_the_package_loads_evaluates_and_compares(tmp_path):
+    """The public functions take a file or a shipped name, give a result, and refuse a comparison of one."""
+    (tmp_path / "mine.yaml").write_text(MINIMAL + "workloads: [deepseek-v3.fprop.o]\ntensors: [normal]\n")
+    result = codesign.evaluate(codesign.load(tmp_path / "mine.yaml"), rows=2, columns=2, seeds=[0])
+    assert result.verdicts[0].claim.metric == "numerics.relative_frobenius"
+    assert codesign.load(SHIPPED[0].stem) == load_proposal(SHIPPED[0])
+    with pytest.raises(InputError, match="two proposals"):
+        codesign.compare([result])
+
+
+def test_importing_the_package_imports_nothing_else():
+    """The package imports what a function needs on its first call; its names are the public ones."""
+    code = "import codesign, sys; print(*codesign.__all__, *(m for m in ('numpy', 'pydantic') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["__version__", "compare", "evaluate", "load"]
+    assert codesign.__version__
+    with pytest.raises(AttributeError, match="no attribute `judge`"):
+        _ = codesign.judge

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from codesign.commands.schemas import json_schema
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from isa_model import FORMATS, InputError
 from isa_model.aliases import ALSO, NAMES
 from isa_model.diagnostics import parse_yaml

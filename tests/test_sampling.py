@@ -10,7 +10,8 @@ from codesign.evidence.numerics.source import Job, figures_of, run
 from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
 from codesign.figures.intervals import LOSSLESS
 from codesign.proposal.flows import NOTHING
-from codesign.proposal.proposal import Quantisation, parse_proposal
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.proposal import Quantisation
 from codesign.proposal.variants import variants
 from codesign.workloads.distributions import GATED, NORMAL, OFFSET_NORMAL, PRODUCT, STUDENT_4, UNIFORM, Scales
 from codesign.workloads.gemms import Gemm, gemms

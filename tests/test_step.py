@@ -1,4 +1,4 @@
-"""A whole layer's step: what it adds up from, what a proposal takes off it, and Amdahl's ceiling above that."""
+"""A whole layer's step: its sum, a proposal's speedup, and Amdahl's ceiling."""
 
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from codesign.__main__ import run
 from codesign.commands import step as table
 from codesign.evidence.numerics.trial import Sampling
-from codesign.evidence.timing import amdahl, step, times
+from codesign.evidence.timing import amdahl, layer_step, times
 from codesign.evidence.timing import source as evidence
+from codesign.evidence.timing.layer_step import KINDS, Assumptions, LayerStep, Transfer, Work, bf16_ceiling, limit
 from codesign.evidence.timing.model import Stream
 from codesign.evidence.timing.operations import meant
-from codesign.evidence.timing.step import KINDS, Assumptions, Layer, Transfer, Work, bf16_ceiling, limit
-from codesign.proposal.proposal import Claim, load_proposal
+from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
 from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate
@@ -35,7 +36,7 @@ def gain(name, model="deepseek-v3"):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_the_step_is_the_sum_of_its_parts(name):
-    """Its kinds of operations, and the rows of the table, add up to the step, of every model."""
+    """Kinds of operations, and rows of the table, add up to the step of every model."""
     layer = amdahl.today(times.timer(), layer_of(name))
     assert sum(layer.by_kind().values()) == pytest.approx(layer.total())
     assert sum(us for _, us, _, _ in table.rows(layer)) == pytest.approx(layer.total())
@@ -43,7 +44,7 @@ def test_the_step_is_the_sum_of_its_parts(name):
 
 
 def test_every_operation_says_how_certain_it_is():
-    """What belongs to a Linear is measured or modelled, all else assumed; the attention output's GEMM is in the record."""
+    """Operations of Linears are measured or modelled, all others assumed; the attention output's GEMM is measured."""
     layer = amdahl.today(times.timer(), layer_of("deepseek-v3"))
     assert {w.certain for w in layer.work if w.linear} == {"measured", "modelled"}
     assert {w.certain for w in layer.work if not w.linear} == {"assumed"}
@@ -53,7 +54,7 @@ def test_every_operation_says_how_certain_it_is():
 
 @pytest.mark.parametrize("name", LARGE)
 def test_more_tokens_never_take_less_time(name):
-    """Twice the tokens make no kind of operation but the optimizer's shorter, and the step longer."""
+    """Twice the tokens make the step longer, and no kind of operation shorter but the optimizer's."""
     clock, before = times.timer(), None
     for tokens in (512, 1024, 2048, 4096, 8192, 16384):
         layer = amdahl.today(clock, layer_of(name, tokens))
@@ -70,12 +71,14 @@ def work(us, held, name="a"):
 
 
 def test_communication_runs_under_computation():
-    """Hidden, 100 us that take 125 beside communication become 110 with 50 us of it, and wait for 200; beside the SMs it costs
-    nothing; not hidden it adds up."""
+    """100 us of computation that take 125 us next to communication take 110 us with 50 us of it, and wait for 200 us.
+
+    Communication beside the SMs costs nothing, and exposed communication adds up.
+    """
     computing = (work(100.0, 125.0),)
 
     def total(us, on_sms=True, hidden=True):
-        return Layer(computing, (Transfer("dispatch", "fprop", us, on_sms),), hidden).total()
+        return LayerStep(computing, (Transfer("dispatch", "fprop", us, on_sms),), hidden).total()
 
     assert total(50.0) == pytest.approx(110)
     assert total(125.0) == pytest.approx(125)
@@ -99,11 +102,11 @@ SIDES = st.lists(
 
 @given(SIDES, st.booleans(), st.booleans(), st.booleans())
 def test_no_speedup_exceeds_its_ceiling(operations, hidden, before, after):
-    """Whatever becomes shorter or longer, on SMs or beside them: the step is never shorter than with all of it in no time."""
+    """The step is never shorter than with all accelerated operations in no time."""
 
     def side(new):
         rows = [(i, us * (change if new else 1.0), b if new else a, kind) for i, (us, a, change, b, kind) in operations]
-        return Layer(
+        return LayerStep(
             tuple(work(us, us * slower, f"{i}") for i, us, slower, kind in rows if kind == "work"),
             tuple(Transfer(f"{i}", "fprop", us, after if new else before) for i, us, _, kind in rows if kind == "net"),
             hidden,
@@ -116,7 +119,7 @@ def test_no_speedup_exceeds_its_ceiling(operations, hidden, before, after):
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "llama-3-70b"])
 def test_shipped_proposals_keep_below_their_ceilings(name):
-    """Under every assumption, and inside their own intervals."""
+    """Speedups of shipped proposals are below their ceilings under every assumption, and within their intervals."""
     for found in (amdahl.gain(p, layer_of(name), times.timer()) for p in table.shipped()):
         value, low, high = found.speedup
         assert low <= value <= high
@@ -127,7 +130,7 @@ def test_shipped_proposals_keep_below_their_ceilings(name):
 
 
 def test_amdahl_in_a_dense_model():
-    """With no network the ceiling is 1 / (1 - p) of the share p that the proposal makes faster."""
+    """Without a network the ceiling is 1 / (1 - p), where p is the share that the proposal accelerates."""
     found = gain("group-scaled-mma", "llama-3-70b")
     p = sum(found.touched.values()) / found.layers[0].total()
     assert set(found.touched) == {"GEMMs, fprop", "GEMMs, dgrad", "GEMMs, wgrad"}
@@ -136,7 +139,7 @@ def test_amdahl_in_a_dense_model():
 
 
 def test_the_network_limits_what_faster_gemms_give():
-    """With all of DeepSeek-V3's GEMMs in no time the step lasts as long as communication: longer than Amdahl's law says."""
+    """With all GEMMs of DeepSeek-V3 in no time, communication limits the step, so the ceiling is below Amdahl's law."""
     found = gain("group-scaled-mma")
     p, shortest = sum(found.touched.values()) / found.layers[0].total(), limit(*found.layers)
     assert shortest.waits
@@ -145,7 +148,7 @@ def test_the_network_limits_what_faster_gemms_give():
 
 
 def test_attention_and_network_are_what_deepseek_says():
-    """687 GFLOP forward, 1,786 backward at 4096 tokens; communication takes about as long as computation (DSV3 3.2.1)."""
+    """Attention takes 687 GFLOP forward and 1,786 backward at 4096 tokens, communication about as long as computation."""
     clock, model = times.timer(), layer_of("deepseek-v3")
     layer = amdahl.today(clock, model)
     us = {w.name: w.us for w in layer.work if w.kind == "attention"}
@@ -158,7 +161,7 @@ def test_attention_and_network_are_what_deepseek_says():
 
 
 def test_offload_gives_back_what_the_network_holds():
-    """It acts on the network alone, all of it if that is hidden, and gains nothing where it is not."""
+    """Offloaded communication accelerates the network only, completely if it is hidden, and gains nothing otherwise."""
     found = gain("communication-offload")
     assert set(found.touched) == {"network"}
     assert found.layers[1].network_adds == pytest.approx(0, abs=1e-6)
@@ -167,7 +170,7 @@ def test_offload_gives_back_what_the_network_holds():
 
 
 def test_a_cast_that_is_gone_is_taken_off():
-    """Near memory no kernel casts but for what is sent: the step loses the other casts, and pays for turning gradients."""
+    """Near-memory casting leaves only the casts of sent tensors, and adds transposes of gradients."""
     found = gain("near-memory-cast")
     old, new = (side.by_kind() for side in found.layers)
     sent = times.timer().time(Stream(4096, 7168, 24 + 8 * 4 / 128, "rows")).us
@@ -178,7 +181,7 @@ def test_a_cast_that_is_gone_is_taken_off():
 
 
 def test_other_models_are_timed_on_the_linears_of_the_same_name():
-    """A proposal about DeepSeek-V3's attention output is about Llama's; one about a whole pass, about all its Linears."""
+    """A proposal about DeepSeek-V3's attention output affects Llama's; one about a pass affects all its Linears."""
     llama = layer_of("llama-3-8b")
     assert meant(proposal("weight-blocks-2d"), llama) == {
         f"{p}.{linear}" for p in ("fprop", "dgrad") for linear in ("qkv", "o", "gate-up", "down")
@@ -191,7 +194,7 @@ def test_other_models_are_timed_on_the_linears_of_the_same_name():
 
 
 def test_claims_on_a_whole_layer_are_judged():
-    """A modest speedup is supported, one above the ceiling refuted, and the tornado has what is assumed of the network."""
+    """A modest speedup is supported, one above the ceiling refuted, and the tornado has assumptions on the network."""
     claims = tuple(Claim(metric="timing.layer_speedup", at_least=bound) for bound in (1.0, 1.5))
     about = proposal("warp-level-cast", claims=(*claims, Claim(metric="timing.layer_ceiling", at_most=1.5)))
     modest, bold, most = judge(about, evidence.gather(about).figures)
@@ -202,12 +205,12 @@ def test_claims_on_a_whole_layer_are_judged():
 
 
 def test_without_a_bf16_ceiling_no_layer_is_timed(monkeypatch, capsys):
-    """The GEMMs still are; the method says what is missing, and the command exits 3."""
+    """Without a BF16 ceiling only GEMMs are timed; the method says why, and the command exits 3."""
 
     def none(_):
         raise LookupError("no BF16 ceiling here")
 
-    monkeypatch.setattr(step, "bf16_ceiling", none)
+    monkeypatch.setattr(layer_step, "bf16_ceiling", none)
     found = evidence.gather(proposal("group-scaled-mma"))
     metrics = {f.metric for f in found.figures}
     assert "timing.step_speedup" in metrics
@@ -218,7 +221,7 @@ def test_without_a_bf16_ceiling_no_layer_is_timed(monkeypatch, capsys):
 
 
 def test_the_report_stacks_the_layer():
-    """Both pages have the chart with today's bar and the proposal's, the ceiling, and the sentence that says it."""
+    """Both pages have the chart of today and the proposal, the ceiling, and a sentence on it."""
     about = proposal(
         "near-memory-cast",
         workloads=("deepseek-v3.fprop.o",),
@@ -238,7 +241,7 @@ def test_the_report_stacks_the_layer():
 
 
 def test_the_command_prints_the_layer_and_each_proposal(capsys):
-    """A row of each operation with share and kind, a line for every shipped proposal that can be timed; as in the docs."""
+    """The command prints each operation with share and kind, and each shipped proposal that can be timed, as in the docs."""
     assert run(["step", "deepseek-v3"]) == 0
     out = capsys.readouterr().out
     page = (PROPOSALS.parent / "docs/timing.md").read_text()
@@ -267,20 +270,20 @@ def test_the_command_prints_the_layer_and_each_proposal(capsys):
     ],
 )
 def test_what_cannot_be_timed_is_refused(arguments, words, capsys):
-    """One message that says what is wrong, and exit code 2."""
+    """Models and proposals that cannot be timed give one message and exit code 2."""
     assert run(["step", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_proposal_about_no_linear_of_the_model_is_refused():
-    """Its Linears are named."""
+    """A proposal that affects no Linear of the model is refused, with the names of its Linears."""
     about = proposal("e5m6-storage", workloads=("deepseek-v3.fprop.q-b",))
     with pytest.raises(InputError, match="about no Linear of llama-3-8b"):
         amdahl.gain(about, layer_of("llama-3-8b"), times.timer())
 
 
 def test_fewer_held_sms_cost_less():
-    """The step is no longer with fewer SMs held for communication."""
+    """Occupying fewer SMs for communication never makes the step longer."""
     found = gain("group-scaled-mma")
     wholes = [found.sides(Assumptions(held=held))[0].total() for held in (0, 6, 20)]
     assert wholes == sorted(wholes)

@@ -1,4 +1,4 @@
-"""Statistics of tensors: of arrays whose figures are known, and the tables of the page."""
+"""Statistics of tensors with known values, and the tables of docs/tensors.md."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.workloads.statistics import captured_table, filled, grid_values, on_four_bit_grid, statistics
+from codesign.workloads.statistics import captured_table, grid_values, on_four_bit_grid, statistics
 from codesign.workloads.tensors import CAPTURED, SOURCES
 from isa_model.cast import Cast, quantise
 from isa_model.formats import FORMATS
@@ -17,8 +17,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "tensors.md"
 
 
 def test_statistics_of_known_distributions():
-    """Normal: kurtosis 3, 1 % of the energy or little more in 1 % of channels. Uniform on [-1, 1]: kurtosis 1.8, peak
-    sqrt 3. Signs: kurtosis 1, peak 1, exactly 1 % of channels hold 1 %."""
+    """Statistics equal those of known distributions.
+
+    Normal: kurtosis 3, 1 % of channels have little more than 1 % of the energy. Uniform on [-1, 1]: kurtosis 1.8, peak sqrt
+    3. Signs: kurtosis 1, peak 1, exactly 1 %.
+    """
     rng = np.random.default_rng(0)
     normal = statistics(rng.standard_normal((1000, 1000)))
     assert normal.kurtosis == pytest.approx(3, abs=0.03)
@@ -34,7 +37,7 @@ def test_statistics_of_known_distributions():
 
 
 def test_statistics_by_hand():
-    """[[3, 0], [0, 0], [0, 4]]: energy 9 and 16 of 25 by column, 9, 0 and 16 by row, peak 4 / sqrt(25 / 6)."""
+    """Statistics of [[3, 0], [0, 0], [0, 4]] equal those by hand: energy 9 and 16 of 25 by column, peak 4 / sqrt(25 / 6)."""
     found = statistics(np.array([[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]]))
     assert found.shape == (3, 2)
     assert found.peak == pytest.approx(4 / (25 / 6) ** 0.5)
@@ -47,13 +50,13 @@ def test_statistics_by_hand():
 
 @given(st.integers(-120, 120), st.integers(0, 5))
 def test_statistics_do_not_depend_on_the_unit(exponent, seed):
-    """Multiplied by a power of two from 2^-120 to 2^120, a tensor keeps every figure to the last bit."""
+    """Scaling by a power of two from 2^-120 to 2^120 changes no statistic."""
     x = np.random.default_rng(seed).standard_normal((20, 30))
     assert statistics(x * 2.0**exponent) == statistics(x)
 
 
 def test_one_channel_of_a_hundred_is_seen_and_turned_with_the_tensor():
-    """A channel 20 times larger of 100 holds 400 of 499 parts of the energy; of the transposed it is a token."""
+    """One of 100 channels, 20 times larger, has 400 of 499 parts of the energy; in the transpose it is a token."""
     x = np.ones((50, 100))
     x[:, 7] = 20.0
     found, turned = statistics(x), statistics(x.T)
@@ -64,14 +67,14 @@ def test_one_channel_of_a_hundred_is_seen_and_turned_with_the_tensor():
 
 @pytest.mark.parametrize("x", [np.ones((3, 3)), np.zeros((0, 4)), np.ones(5), np.array([[1.0, np.inf]])])
 def test_what_has_no_statistics_is_refused(x):
-    """A constant, an empty, a one-dimensional and an infinite array."""
+    """Constant, empty, one-dimensional and infinite arrays are refused."""
     with pytest.raises(ValueError, match="a finite matrix that is not constant"):
         statistics(x)
 
 
 @given(st.integers(2, 32), st.integers(0, 3))
 def test_values_of_a_block_are_counted(levels, seed):
-    """A block that takes every one of some levels has so many values; the largest count of any block is given."""
+    """The number of distinct values is the largest of any block."""
     rng = np.random.default_rng(seed)
     weight = np.zeros((6, 100))
     weight[3, 32:64] = rng.permutation(np.resize(rng.standard_normal(levels), 32))
@@ -81,8 +84,10 @@ def test_values_of_a_block_are_counted(levels, seed):
 
 
 def test_a_grid_of_sixteen_values_is_told_from_one_of_seventeen():
-    """16 values a block of its own scale and offset, as Q4_1 stores them, are a 4-bit grid; one block of 17 is none; a
-    handful of blocks, zeros and BF16 numbers are none."""
+    """Blocks of 16 values with scales and offsets of their own, as in Q4_1, are a 4-bit grid.
+
+    One block of 17 values, few blocks, zeros and BF16 numbers are not.
+    """
     rng = np.random.default_rng(0)
     grid = rng.integers(0, 16, (256, 4, 32)) * rng.random((256, 4, 1)) + rng.standard_normal((256, 4, 1))
     weight = grid.reshape(256, 128).astype(np.float32)
@@ -96,7 +101,10 @@ def test_a_grid_of_sixteen_values_is_told_from_one_of_seventeen():
 
 
 def test_the_error_of_a_4_bit_format_on_a_4_bit_grid_is_not_that_of_the_weights():
-    """Normal weights: NVFP4 is 0.095 off. Stored in Q4_1 first: 0.095 off what was stored, 0.123 off the weights."""
+    """NVFP4's error on normal weights is 0.095.
+
+    On weights stored in Q4_1 it is 0.095 to the stored ones, and 0.123 to the original.
+    """
     weight = np.random.default_rng(0).standard_normal((128, 2048))
     blocks = weight.reshape(128, -1, 32)
     low = blocks.min(axis=-1, keepdims=True)
@@ -116,18 +124,9 @@ def test_the_error_of_a_4_bit_format_on_a_4_bit_grid_is_not_that_of_the_weights(
 
 
 def test_the_pages_tables_are_those_of_the_tensors():
-    """docs/tensors.md has what the command writes: of captured tensors every figure, of synthetic ones every source."""
+    """docs/tensors.md has every captured figure and every synthetic source that the command writes."""
     page = PAGE.read_text()
-    assert filled(page, {"captured": captured_table()}) == page
-    rows = page.split("<!-- table: synthetic -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    assert f"<!-- captured: begin -->\n{captured_table()}\n<!-- captured: end -->" in page
+    rows = page.split("<!-- synthetic: begin -->")[1].split("<!-- synthetic: end -->")[0].strip().splitlines()[2:]
     drawn = [f"{name}, {role}" for name in SOURCES if name != CAPTURED for role in ("activation", "gradient", "weight")]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == drawn
-
-
-def test_a_page_without_a_place_for_a_table_is_refused():
-    """A comment that names the table is missing, or is there twice."""
-    place = "<!-- table: captured -->\nold\n<!-- end -->\n"
-    assert filled(f"a\n{place}b\n", {"captured": "new"}) == f"a\n{place}b\n".replace("old", "new")
-    for page in ("a page", place * 2):
-        with pytest.raises(ValueError, match="no single place for the table captured"):
-            filled(page, {"captured": "new"})

@@ -1,4 +1,4 @@
-"""The timing model: its arithmetic on small cases, what must hold for any machine, and the shipped fit made again."""
+"""The timing model: small cases by hand, properties that hold for any machine, and the shipped fit repeated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from codesign.evidence.timing import fit as fitting
 from codesign.evidence.timing import measured
 from codesign.evidence.timing import records as stored
-from codesign.evidence.timing.machine import machine, shipped
+from codesign.evidence.timing.machine_constants import machine, shipped
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
 from kernels.gemm.tile import GemmProblem, ScaleLayout, SharedOperand, Tile
@@ -44,25 +44,25 @@ def launch(m=H200):
 
 
 def test_constants_are_the_records():
-    """The machine is what its record says: 132 SMs, a wgmma of n 256 every 128.087 clocks, L2 at 8983.69 GB/s."""
+    """The machine has the constants of its record: 132 SMs, 128.087 clocks of a wgmma of n 256, L2 at 8983.69 GB/s."""
     assert (H200.sms, H200.mhz) == (132, 1980)
     assert H200.wgmma(256) == 128.087
     assert H200.l2_rate == 8983.69e3
 
 
 def test_a_narrow_wgmma_waits_for_its_operands():
-    """At n 32 the 96 rows of 32 bytes that come from shared memory take longer than the products."""
+    """At n 32, reading 96 rows of 32 bytes from shared memory takes longer than the products."""
     assert H200.wgmma(32) == pytest.approx(96 * 32 / 128, rel=1e-3)
     assert H200.wgmma(112) == pytest.approx(56, rel=1e-2)
 
 
 def test_waves_are_whole():
-    """132 tiles are one wave of 132 SMs, 133 are two."""
+    """132 tiles are one wave of 132 SMs, and 133 are two."""
     assert [waves(n, 132) for n in (1, 132, 133, 264)] == [1, 1, 2, 2]
 
 
 def test_without_limits_a_gemm_takes_its_wgmmas():
-    """With memory for nothing, 4096 x 4096 x 7168 is 4 waves of 56 stages of 8 wgmmas, over the clock."""
+    """With free memory, 4096 x 4096 x 7168 takes 4 waves of 56 stages of 8 wgmmas."""
     x = Product(GemmProblem(4096, 4096, 7168, scales=ScaleLayout.TENSOR, promote=0), tile=NATIVE)
     assert tiles_of(x.problem, NATIVE) == 512
     assert time(x, H200, IDEAL).total == pytest.approx(launch() + 4 * 56 * 8 * 128.087 / 1980)
@@ -70,7 +70,7 @@ def test_without_limits_a_gemm_takes_its_wgmmas():
 
 @pytest.mark.parametrize(("out_of_turn", "clocks"), [(1.0, 82.1895), (0.0, 64.4681), (0.5, (82.1895 + 64.4681) / 2)])
 def test_promotion_takes_what_microbenchmarks_found(out_of_turn, clocks):
-    """Every 128 of K at n 128 a wgmma takes 82.19 clocks as warpgroups come, 64.47 where they take turns, instead of 64.06."""
+    """With promotion every 128 of K at n 128, a wgmma takes 82.19 clocks, or 64.47 if warpgroups alternate, not 64.06."""
     tile = Tile(128, 128, scales=ScaleLayout.TENSOR)
     x = Product(GemmProblem(132 * 128, 128, 7168, scales=ScaleLayout.TENSOR), tile=tile)
     parts = time(x, H200, IDEAL.model_copy(update={"out_of_turn": out_of_turn}))
@@ -81,14 +81,14 @@ def test_promotion_takes_what_microbenchmarks_found(out_of_turn, clocks):
 
 
 def test_a_stream_is_bytes_over_bandwidth_and_a_launch():
-    """4096 x 7168 elements of 24 bits at the copy bandwidth, after the launch; inside another kernel without it."""
+    """4096 x 7168 elements of 24 bits take a launch and their bytes at copy bandwidth; inside a kernel only the bytes."""
     bytes_us = 4096 * 7168 * 3 / H200.copy_rate
     assert time(Stream(4096, 7168, 24), H200, IDEAL).total == pytest.approx(H200.launch_us + bytes_us)
     assert time(Stream(4096, 7168, 24, inside=True), H200, IDEAL).total == pytest.approx(bytes_us)
 
 
 def test_power_lowers_the_clock_by_the_cube_root():
-    """Tensor Cores that are busy all the time, where the limit lets them be an eighth of it, run at half the clock."""
+    """Tensor Cores that are always busy, with a limit of an eighth of the time, run at half the clock."""
     x = Product(
         GemmProblem(132 * 128, 256, 128 * 4096, scales=ScaleLayout.TENSOR, promote=0),
         tile=replace(NATIVE, share=SharedOperand.NONE),
@@ -108,7 +108,7 @@ PRODUCTS = st.builds(
 
 @given(PRODUCTS, st.sampled_from(["l2_rate", "read_rate", "write_rate", "copy_rate"]), st.floats(1, 10))
 def test_a_better_machine_is_not_slower(x, field, factor):
-    """More of any bandwidth never makes a GEMM slower, but for the clock that falls when it waits less."""
+    """More bandwidth never makes a GEMM slower, apart from the clock, which falls if it waits less."""
     x = replace(x, tile=None)
     constants = REAL.model_copy(update={"full_clock": float("inf")})
     faster = replace(H200, **{field: getattr(H200, field) * factor})
@@ -117,14 +117,14 @@ def test_a_better_machine_is_not_slower(x, field, factor):
 
 @given(PRODUCTS, st.floats(1, 4), st.sampled_from(["clocks", "widths", "energy"]))
 def test_a_slower_instruction_is_not_faster(x, factor, field):
-    """More clocks a wgmma, wider operands or a hungrier unit never make a GEMM faster."""
+    """More clocks per wgmma, wider operands or a less efficient unit never make a GEMM faster."""
     worse = {"clocks": factor, "energy": factor, "widths": tuple(w * factor for w in x.widths)}[field]
     assert time(replace(x, **{field: worse}), H200, REAL).total >= time(x, H200, REAL).total * (1 - 1e-9)
 
 
 @given(PRODUCTS)
 def test_promotion_is_not_free(x):
-    """On one tile, a GEMM that promotes is never faster than its twin."""
+    """A GEMM with promotion is never faster than its twin on the same tile."""
     tile = Tile(128, 128, share=SharedOperand.A, scales=x.problem.scales, out=x.problem.out)
     promoted = replace(x, problem=replace(x.problem, promote=4), tile=tile)
     twin = replace(x, problem=replace(x.problem, promote=0), tile=replace(tile, promote=0))
@@ -132,7 +132,7 @@ def test_promotion_is_not_free(x):
 
 
 def test_the_fit_finds_constants_again():
-    """From times that the model itself made with other constants, and a feed that nothing waits for, the fit predicts them."""
+    """The fit predicts times that the model made with other constants."""
     other = {
         "start_us": 0.7,
         "full_clock": 0.3,
@@ -155,7 +155,7 @@ def test_the_fit_finds_constants_again():
 
 
 def test_halves_follow_the_linears():
-    """Every other Linear, in order of size, whatever the order of the rows; a Linear is in one half only."""
+    """Every other Linear in order of size is in the same half, whatever the order of rows."""
     linears = [(2048, 7168), (512, 32768), (4096, 7168), (1536, 24576)]
     assert [fitting.fold(pair, linears) for pair in sorted(linears)] == [0, 1, 0, 1]
 
@@ -165,8 +165,7 @@ GPUS = list(stored.shipped())
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_the_shipped_fit_is_what_the_records_give(gpu):
-    """Constants and held-out errors, made again from the bench's and the machine's records, are those in the record and in
-    docs/timing.md."""
+    """Constants and held-out errors, fitted again from the records, equal those of the shipped fit and of docs/timing.md."""
     fit = stored.shipped()[gpu]
     again = stored.make(measured.benches()[gpu], fit.commit, fit.command)
     assert again.errors == fit.errors
@@ -177,7 +176,7 @@ def test_the_shipped_fit_is_what_the_records_give(gpu):
 
 
 def test_the_model_is_as_good_as_its_page_says():
-    """Held out: GEMMs off by under 5 % in the mean, casts by under 4 %; a small cast by a quarter at worst."""
+    """Held-out errors are under 5 % on average for GEMMs and 4 % for casts, and a quarter at worst for a small cast."""
     assert GPUS
     for fit in stored.shipped().values():
         errors = {e.kernel: e for e in fit.errors}

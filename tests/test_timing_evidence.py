@@ -1,4 +1,4 @@
-"""Timing evidence of proposals, on times that the model itself made: what is compared, tagged, bounded and assumed."""
+"""Timing evidence of proposals, on times made by the model: comparisons, certainty, bounds and assumptions."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from codesign.evidence.numerics.trial import Sampling
-from codesign.evidence.timing import machine, measured, records, times
+from codesign.evidence.timing import machine_constants, measured, records, times
 from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Stream, time
 from codesign.evidence.timing.operations import clocks, of_gemm, schemes_of, software, supported
-from codesign.proposal.proposal import Claim, load_proposal, parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
 from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate
@@ -22,13 +23,13 @@ from kernels.bench.shapes import deepseek_v3
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
 GPU = "NVIDIA H200"
-H200 = machine.machine(machine.shipped()[GPU])
+H200 = machine_constants.machine(machine_constants.shipped()[GPU])
 TRUE = next(iter(records.shipped().values())).constants
 """Of kernels on another GPU, taken for this one's."""
 
 
 def rows():
-    """Of DeepSeek-V3 at 4096 tokens: every GEMM and its twin, the native one, and the casts before them."""
+    """Yield rows of DeepSeek-V3 at 4096 tokens: every GEMM and its twin, the native one, and the casts."""
 
     def row(kernel, implementation, shape, operation, size=0):
         us = time(operation, H200, TRUE).total
@@ -63,7 +64,7 @@ def bench():
 
 @pytest.fixture(autouse=True)
 def made(bench, monkeypatch):
-    """A timer on that record, fitted to it."""
+    """Return a timer on that record, fitted to it."""
     fit = records.make(bench, "", "the tests")
     monkeypatch.setattr(measured, "bench", lambda: bench)
     monkeypatch.setattr(times, "shipped", lambda: {GPU: fit})
@@ -82,7 +83,7 @@ def by_key(found):
 
 
 def test_the_fit_is_as_good_as_its_rows(made):
-    """Of times that the model made, those held out are predicted within 5 % in the mean, and speedups within 5 % at worst."""
+    """Held-out times made by the model are predicted within 5 % on average, and speedups within 5 % at worst."""
     errors = {e.kernel: e for e in made.fit.errors}
     assert errors["all GEMMs"].mean < 0.05
     assert abs(errors["GEMM over its twin"].worst) < 0.05
@@ -90,7 +91,7 @@ def test_the_fit_is_as_good_as_its_rows(made):
 
 
 def test_an_operation_is_measured_where_a_row_has_it(made):
-    """A GEMM of the record has its median and percentiles; another shape is modelled, and its interval the model's reach."""
+    """A GEMM of the record has its median and percentiles; another shape is modelled, with the model's error factor."""
     there, elsewhere = made.time(product(4096, 4096, 7168, 1, 4)), made.time(product(4096, 4096, 8192, 1, 4))
     assert there.kind == "measured"
     assert (there.low, there.high) == (pytest.approx(there.us * 0.99), pytest.approx(there.us * 1.01))
@@ -100,7 +101,7 @@ def test_an_operation_is_measured_where_a_row_has_it(made):
 
 
 def test_figures_say_what_they_are():
-    """Software and twin of a measured GEMM are measured, the proposal is modelled; of a model without rows all is modelled."""
+    """Software and twin of a measured GEMM are measured, the proposal is modelled; a model without rows is modelled."""
     _, found = gathered("group-scaled-mma", workloads=("deepseek-v3.fprop", "llama-3-8b.fprop"))
     kinds = {(f.workload, f.variant): f.kind for f in found.figures if f.metric == "timing.microseconds"}
     assert kinds["deepseek-v3.fprop.o", "software"] == kinds["deepseek-v3.fprop.o", "twin"] == "measured"
@@ -125,7 +126,7 @@ def test_a_speedup_is_bounded_by_the_measured_twin(made):
 
 
 def test_a_twin_slower_than_its_kernel_takes_nothing_from_a_proposal(made, bench, monkeypatch):
-    """On another tile a twin may be slower: what leaving promotion out gains then follows from the kernel and the model."""
+    """A twin on another tile may be slower than its kernel; the gain then follows from the kernel and the model."""
     name = "deepseek-v3.fprop.o"
 
     def slowed(row):
@@ -147,7 +148,7 @@ def test_a_twin_slower_than_its_kernel_takes_nothing_from_a_proposal(made, bench
 
 
 def test_an_instruction_gains_what_promotion_took():
-    """Where software promotes and the proposal does not, and reads the same bytes, every GEMM is faster; none by 1.5."""
+    """Every GEMM is faster, by under 1.5, if software promotes, the proposal does not, and the bytes are equal."""
     _, found = gathered("group-scaled-mma", workloads=("deepseek-v3",))
     gains = [f.value for f in found.figures if f.metric == "timing.speedup_over_software"]
     assert len(gains) == 18
@@ -167,7 +168,7 @@ claims: [{metric: timing.speedup_over_software, at_least: 1.0}]
 
 
 def test_fewer_products_in_a_step_are_slower():
-    """Sums of 8 instead of 32 take four times the clocks, and the claim not to be slower is refuted."""
+    """Sums of 8 instead of 32 products take four times the clocks, and a claim not to be slower is refuted."""
     proposal = parse_proposal(parse_yaml(NARROW, "narrow.yaml"))
     assert clocks(proposal.today, proposal.proposed()) == 4
     found = evidence.gather(proposal)
@@ -178,7 +179,7 @@ def test_fewer_products_in_a_step_are_slower():
 
 
 def test_a_cast_in_the_copy_can_be_slower():
-    """It saves a kernel and has the GEMM read BF16 once for every tile: where L2 feeds the GEMM, that loses."""
+    """A cast in the copy engine saves a kernel but reads BF16 for every tile, which loses if L2 feeds the GEMM."""
     proposal, found = gathered("fused-tma-cast", workloads=("deepseek-v3",))
     figures = by_key(found)
     assert figures["timing.speedup_over_software", "deepseek-v3.fprop.o", "proposal", None].value < 1
@@ -189,7 +190,7 @@ def test_a_cast_in_the_copy_can_be_slower():
 
 
 def test_a_cast_that_is_gone_saves_its_kernel(made):
-    """Near memory nothing is cast by a kernel and the GEMM is today's: the difference is the measured cast."""
+    """With near-memory casting the GEMM is today's, and the difference is the measured cast."""
     _, found = gathered("near-memory-cast", workloads=("deepseek-v3.fprop",))
     figures = by_key(found)
     old, new = (figures["timing.microseconds", "deepseek-v3.fprop.qkv-a", v, None] for v in ("software", "proposal"))
@@ -199,7 +200,7 @@ def test_a_cast_that_is_gone_saves_its_kernel(made):
 
 
 def test_a_layer_is_the_sum_of_its_passes():
-    """The step's speedup lies between its passes', and what is not among the workloads is today's on both sides."""
+    """The step's speedup is between those of its passes, and Linears outside the workloads stay as today."""
     _, found = gathered("group-scaled-mma", workloads=("deepseek-v3.fprop",))
     steps = {f.workload: f.value for f in found.figures if f.metric == "timing.step_speedup"}
     assert steps["deepseek-v3.dgrad"] == steps["deepseek-v3.wgrad"] == 1
@@ -207,14 +208,14 @@ def test_a_layer_is_the_sum_of_its_passes():
 
 
 def test_what_is_the_same_on_both_sides_is_not_uncertain():
-    """A register cast leaves wgrad as it is: its speedup is 1, without an interval."""
+    """A register cast does not change wgrad: its speedup is 1 without an interval."""
     _, found = gathered("warp-level-cast", workloads=("deepseek-v3.wgrad",))
     gains = [f for f in found.figures if f.metric == "timing.speedup_over_software"]
     assert {(f.low, f.value, f.high) for f in gains} == {(1.0, 1.0, 1.0)}
 
 
 def test_freed_sms_are_assumed():
-    """Communication beside the SMs frees 20 of them: assumed, and the interval reaches down to none being held."""
+    """Communication beside the SMs frees 20 of them; the speedup is assumed, with an interval down to none occupied."""
     _, found = gathered("communication-offload", workloads=("deepseek-v3",))
     gains = [f for f in found.figures if f.metric == "timing.speedup_over_software"]
     assert {f.kind for f in gains} == {"assumed"}
@@ -231,7 +232,7 @@ def test_a_base_without_a_model_gets_no_time():
 
 
 def test_without_a_fit_there_is_no_time(monkeypatch):
-    """On a GPU that the model is not fitted to nothing is timed, and the method says what to do."""
+    """On a GPU without a fit nothing is timed, and the method says what to do."""
     monkeypatch.setattr(times, "shipped", dict)
     times.timer.cache_clear()
     _, found = gathered("group-scaled-mma")
@@ -240,7 +241,7 @@ def test_without_a_fit_there_is_no_time(monkeypatch):
 
 
 def test_claims_on_a_step_are_of_the_layer():
-    """timing.step_speedup is judged on the whole layer, or the pass that the claim names."""
+    """timing.step_speedup is judged on the whole layer, or on the pass that the claim names."""
     claim = Claim(metric="timing.step_speedup", at_least=1.0)
     proposal, found = gathered(
         "group-scaled-mma", claims=(claim, claim.model_copy(update={"workload": "deepseek-v3.fprop"}))
@@ -251,7 +252,7 @@ def test_claims_on_a_step_are_of_the_layer():
 
 
 def test_a_hungry_unit_lowers_the_clock():
-    """With a cost record that says twice the energy, a speedup has a case for each share of the chip's, none better."""
+    """With a cost record of twice the energy, a speedup has a lower alternative for each share of the chip's energy."""
     proposal = load_proposal(PROPOSALS / "group-scaled-mma.yaml").model_copy(
         update={"workloads": ("deepseek-v3.fprop.o",)}
     )
@@ -264,7 +265,7 @@ def test_a_hungry_unit_lowers_the_clock():
 
 
 def test_the_report_draws_the_speed_of_light():
-    """A chart for each pass with a bar of each variant for each GEMM, and a row of each GEMM, in both pages."""
+    """Both pages have a chart per pass with a bar per variant and GEMM, and a row per GEMM."""
     proposal = load_proposal(PROPOSALS / "near-memory-cast.yaml").model_copy(
         update={
             "workloads": ("deepseek-v3.fprop",),

@@ -1,4 +1,4 @@
-"""Training: the recipe's rules, casts, GEMMs and optimizer against independent references."""
+"""Training: rules of the recipe, casts, GEMMs and optimizer, compared with independent references."""
 
 import importlib.util
 import json
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
 from codesign.evidence.training import engines, linear  # noqa: E402
-from codesign.evidence.training.data import batch, text  # noqa: E402
 from codesign.evidence.training.experiments import arms, experiments  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.optimizer import AdamW  # noqa: E402
 from codesign.evidence.training.quantise import quantise  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
-from codesign.proposal.proposal import load_proposal  # noqa: E402
+from codesign.evidence.training.text import batch, text  # noqa: E402
+from codesign.proposal.load import load_proposal  # noqa: E402
 from codesign.proposal.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
@@ -47,8 +47,11 @@ def changed(**change):
 
 
 def test_the_shipped_recipe_has_the_rules_of_the_report():
-    """DeepSeek-V3 3.3: E4M3 everywhere, 1x128 and 128x1 tiles, 128x128 weight blocks, promotion every 128, BF16 moments,
-    E5M6 after attention with power-of-two scales, FP8 dispatch."""
+    """The shipped recipe has the rules of DeepSeek-V3 3.3.
+
+    These are E4M3, 1x128 and 128x1 tiles, 128x128 weight blocks, promotion every 128, BF16 moments, E5M6 after attention
+    with power-of-two scales, and FP8 dispatch.
+    """
     assert [c.group for g in V3.gemms for c in g.casts] == [
         (1, 128),
         (128, 128),
@@ -69,8 +72,8 @@ def test_the_shipped_recipe_has_the_rules_of_the_report():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fprop": {"promote_every": None}}, "nothing multiplies a scale per 128 of K"),
-        ({"fprop": {"promote_every": 48}}, "no multiple of promote_every 48"),
+        ({"fprop": {"promote_every": None}}, "nothing applies a scale per 128 of K"),
+        ({"fprop": {"promote_every": 48}}, "not a multiple of promote_every 48"),
         ({"dgrad": {"gradient": {"to": "e5m2"}}}, "the instruction takes e4m3 here, the cast gives e5m2"),
         ({"wgrad": {"instruction": "hopper.wgmma.x"}}, "no instruction is called"),
         ({"fprop": {"instruction": None}}, "FP32 sums need no promotion"),
@@ -78,24 +81,24 @@ def test_the_shipped_recipe_has_the_rules_of_the_report():
     ],
 )
 def test_a_recipe_that_cannot_be_computed_is_refused(change, message):
-    """Scales that nothing multiplies, operands the instruction does not take, and misspellings are named."""
+    """Scales that nothing applies, operands that the instruction does not accept, and misspellings are reported."""
     with pytest.raises(InputError) as error:
         changed(**change)
     assert message in str(error.value)
 
 
 def test_validate_and_schema_know_recipes(capsys):
-    """`codesign validate` takes a recipe, shows a fault where it stands, and the schema lets instructions be names."""
+    """`codesign validate` accepts a recipe and locates its faults, and the schema allows names for instructions."""
     from codesign.__main__ import run
 
-    assert run(["validate", str(ROOT / "codesign" / "training" / "recipes" / "deepseek-v3.yaml")]) == 0
+    assert run(["validate", str(ROOT / "codesign" / "proposal" / "recipes" / "deepseek-v3.yaml")]) == 0
     assert run(["schema", "recipe"]) == 0
     fprop = json.loads(capsys.readouterr().out.split("valid\n")[1])["$defs"]["Fprop"]
     assert {"type": "string"} in fprop["properties"]["instruction"]["anyOf"][0]["anyOf"]
 
 
 def test_every_arm_and_every_shipped_proposal_resolves():
-    """All experiments name arms that make a valid recipe, which survives JSON with its hash; proposals are among them."""
+    """Arms of all experiments give valid recipes, which keep their hash through JSON; shipped proposals are among them."""
     resolved = {name: arm.resolved() for name, arm in arms().items()}
     assert {name for e in experiments().values() for name in e.arms} <= set(resolved)
     for recipe in resolved.values():
@@ -126,7 +129,7 @@ CASTS = st.builds(
 @settings(max_examples=80)
 @given(cast=CASTS, seed=st.integers(0, 1 << 30), spread=st.sampled_from([0.0, 1.0, 8.0]))
 def test_casts_are_isa_models_bit_for_bit(cast, seed, spread):
-    """Codes, scales and values of the torch quantiser equal isa_model.cast's, ragged groups and zeros included."""
+    """Codes, scales and values of the torch quantiser equal those of isa_model.cast, also for ragged groups and zeros."""
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal((130, 140)) * np.exp(spread * rng.normal(size=(130, 1)))).astype(np.float32)
     x[rng.random(x.shape) < 0.1] = 0
@@ -140,7 +143,7 @@ def test_casts_are_isa_models_bit_for_bit(cast, seed, spread):
 
 @pytest.mark.parametrize("fmt", ["e4m3", "e5m2", "e5m6", "e3m2", "e2m1"])
 def test_every_bf16_number_casts_as_the_codec_says(fmt):
-    """All finite BF16 numbers, without scales: the codes of encode_array, saturating."""
+    """All finite BF16 numbers are cast to the codes of encode_array, saturating, without scales."""
     bits = np.arange(1 << 16, dtype=np.uint16).astype(np.uint32) << 16
     x = bits.view(np.float32)
     x = x[np.isfinite(x)][None]
@@ -152,7 +155,7 @@ def test_every_bf16_number_casts_as_the_codec_says(fmt):
 @pytest.mark.parametrize("scale", ["fp32", "ue8m0"])
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_a_group_with_a_nan_or_an_infinity_is_nan_and_no_other(scale, bad):
-    """As in isa_model: such a group has nothing but NaN, which a loss then shows; its neighbours keep their numbers."""
+    """A group with a NaN or an infinity becomes NaN, as in isa_model; its neighbours keep their numbers."""
     x = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
     x[0, 5] = bad
     cast = Cast(scale=scale)
@@ -162,7 +165,7 @@ def test_a_group_with_a_nan_or_an_infinity_is_nan_and_no_other(scale, bad):
 
 
 def test_power_of_two_tiles_turn_without_loss():
-    """Re-tiled from 1x128 to 128x1, an E5M6 tensor with power-of-two scales keeps every number that does not underflow."""
+    """An E5M6 tensor with power-of-two scales, re-tiled from 1x128 to 128x1, keeps every number that does not underflow."""
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     cached = quantise(V3.cache.attention_output, x).values()
     turned = quantise(V3.cache.attention_output.model_copy(update={"group": (128, 1)}), cached).values()
@@ -175,7 +178,7 @@ def test_power_of_two_tiles_turn_without_loss():
 
 
 def by_hand(gemm, a, b):
-    """A pass through isa_model alone: numpy casts, isa_model's scales and matmul."""
+    """Return a pass computed by isa_model alone: numpy casts, its scales and matmul."""
     (field_a, axis_a), (field_b, axis_b) = gemm.OPERANDS
     qa, qb = reference_cast(getattr(gemm, field_a), a), reference_cast(getattr(gemm, field_b), b)
     codes_a, scales_a = (qa.codes, qa.scales) if axis_a == 1 else (qa.codes.T, qa.scales.T)
@@ -188,13 +191,13 @@ def by_hand(gemm, a, b):
 
 @pytest.mark.parametrize("arm", ["framework", "dgrad-blocks", "group-128", "group-32"])
 def test_a_linear_is_three_gemms_of_isa_model(arm):
-    """Y, dX and dW of a Linear equal, bit for bit, casts and matmul of isa_model put together by hand."""
+    """Y, dX and dW of a Linear equal casts and products of isa_model, bit for bit."""
     recipe = arms()[arm].resolved()
     random = torch.Generator().manual_seed(1)
     x = torch.randn(256, 128, generator=random).bfloat16().requires_grad_()
     w = (0.02 * torch.randn(384, 128, generator=random)).requires_grad_()
     dy = (1e-3 * torch.randn(256, 384, generator=random)).bfloat16()
-    y = linear.Linear.apply(x, w, Arithmetic(recipe), None, torch.bfloat16)
+    y = linear.EmulatedLinear.apply(x, w, Arithmetic(recipe), None, torch.bfloat16)
     y.backward(dy)
     xs, ws, dys = x.detach().float().numpy(), w.detach().numpy(), dy.float().numpy()
     cached = reference_cast(recipe.cache.linear_input, xs).values().astype(np.float32)
@@ -204,7 +207,7 @@ def test_a_linear_is_three_gemms_of_isa_model(arm):
 
 
 def test_an_accumulator_other_than_fp32_is_read_as_it_is():
-    """FP8 wgmma into FP16: the numbers of isa_model's codes, K filled up to a whole instruction."""
+    """FP8 wgmma into FP16 gives the numbers of isa_model's codes, with K padded to a whole instruction."""
     gemm = Fprop(
         instruction="hopper.wgmma.m64n8k32.f16.e4m3.e4m3",
         activation={"group": None, "scale": None},
@@ -220,7 +223,7 @@ def test_an_accumulator_other_than_fp32_is_read_as_it_is():
 @pytest.mark.parametrize("arm", ["framework", "dgrad-blocks", "tensor-promoted", "tensor-unpromoted"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, monkeypatch):
-    """Scales lie group by group beside A, in blocks or group by group beside B (N, K), and the tile does not split K."""
+    """Scales of A are stored by group, those of B in blocks or by group, B is (N, K), and the tile does not split K."""
     gemm = arms()[arm].resolved().gemms[number]
     seen = {}
 
@@ -267,14 +270,14 @@ def test_operands_reach_the_hopper_kernels_as_their_interface_says(arm, number, 
     [("framework", True), ("tensor-promoted", True), ("bits-13", False), ("bits-17", False), ("group-128", False)],
 )
 def test_what_todays_chip_computes_is_told_from_what_it_does_not(arm, native):
-    """Hopper's FP8 alone or promoted every 128 is native; another register, accumulator or scales inside are not."""
+    """Hopper's FP8, alone or promoted every 128, is native; another register, accumulator or scales inside are not."""
     assert {g.on_hopper for g in arms()[arm].resolved().gemms} == {native}
 
 
 @pytest.mark.parametrize("arm", ["framework", "all-blocks", "scales-up", "tensor-promoted", "tensor-unpromoted"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_operands_of_one_expert_are_what_the_hopper_kernels_take(arm, number, monkeypatch):
-    """Strides and alignment pass the kernels' own check where an expert's scales are a row, a column or one number."""
+    """Strides and alignment pass the kernels' own check if an expert's scales are a row, a column or one number."""
     run = importlib.import_module("kernels.gemm.launches")
     gemm = arms()[arm].resolved().gemms[number]
     checked = []
@@ -295,7 +298,7 @@ def test_operands_of_one_expert_are_what_the_hopper_kernels_take(arm, number, mo
 
 
 def plain_loss(parameters, size, tokens):
-    """The same model in ordinary torch operations, in the dtype of its parameters."""
+    """Return the loss of the same model in ordinary torch operations, in the dtype of its parameters."""
     functional = torch.nn.functional
     width = size.width
 
@@ -333,7 +336,7 @@ def plain_loss(parameters, size, tokens):
 
 @pytest.mark.parametrize(("recipe", "engine", "bound"), [("bf16", "auto", 0.07), ("deepseek-v3", "fp32", 0.35)])
 def test_gradients_are_those_of_the_model(recipe, engine, bound):
-    """Loss and all gradients agree with automatic differentiation in FP64 of a model written down independently."""
+    """Loss and all gradients agree with automatic differentiation in FP64 of an independent implementation."""
     size = SMALL.model_copy(update={"layers": 2})
     model = Transformer(size, Arithmetic(load_recipe(recipe), engine), 0)
     for p in model.parameters():
@@ -352,7 +355,7 @@ def test_gradients_are_those_of_the_model(recipe, engine, bound):
 
 
 def test_each_rule_can_be_switched_and_shows_in_the_gradients():
-    """Every rule of the framework changes the gradients of a step when it is switched off, and none is a dead switch."""
+    """Switching off any rule of the framework changes the gradients of a step."""
     tokens = torch.from_numpy(batch(text().train, 2, SMALL.length, 0))
     one_rule = {
         "nothing": {},
@@ -378,7 +381,7 @@ def test_each_rule_can_be_switched_and_shows_in_the_gradients():
 
 
 def test_dropped_choices_are_counted_and_give_nothing():
-    """With slots for few tokens the rest is dropped by that expert, counted, and the loss stays finite."""
+    """With few slots, the other tokens are dropped and counted, and the loss stays finite."""
     size = SMALL.model_copy(update={"capacity": 0.5, "experts": 2, "chosen": 2})
     model = Transformer(size, Arithmetic(load_recipe("bf16")), 0)
     loss = model(torch.from_numpy(batch(text().train, 2, size.length, 0)))
@@ -391,7 +394,7 @@ def test_dropped_choices_are_counted_and_give_nothing():
 
 
 def test_fp32_moments_give_torchs_adamw():
-    """With FP32 moments the updates are those of torch.optim.AdamW on the clipped gradient."""
+    """With FP32 moments, updates equal those of torch.optim.AdamW on the clipped gradient."""
     random = torch.Generator().manual_seed(0)
     start = [torch.randn(4, 128, generator=random), torch.randn(128, generator=random)]
     ours, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
@@ -417,7 +420,7 @@ def test_fp32_moments_give_torchs_adamw():
     ("fmt", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), ("e4m3", torch.float8_e4m3fn)]
 )
 def test_moments_are_kept_in_the_recipes_format(fmt, dtype):
-    """Moments lie in memory in their own format, FP8 with a scale per 128."""
+    """Moments are stored in their own format, FP8 with a scale per 128."""
     optimizer = AdamW([torch.nn.Parameter(torch.ones(2, 128))], changed(moments={"first": fmt, "second": fmt}))
     optimizer.gradient += torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
     optimizer.prepare(0, 1e-3)

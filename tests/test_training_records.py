@@ -1,4 +1,4 @@
-"""Records of training runs: gaps and first gradients, and the claims that are judged on them."""
+"""Records of training runs: gaps and first gradients, and claims judged on them."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from codesign.evidence.training import source as evidence  # noqa: E402
 from codesign.evidence.training.experiments import arms, empty_record  # noqa: E402
 from codesign.evidence.training.gaps import gap, summarise  # noqa: E402
 from codesign.evidence.training.plot import svg  # noqa: E402
-from codesign.evidence.training.records import Drift, Run, as_text, read  # noqa: E402
+from codesign.evidence.training.records import Drift, TrainingRun, as_text, read  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
-from codesign.proposal.proposal import load_proposal, parse_proposal  # noqa: E402
+from codesign.proposal.load import load_proposal, parse_proposal  # noqa: E402
 from codesign.verdicts.claims import judge  # noqa: E402
 from isa_model import InputError  # noqa: E402
 from isa_model.diagnostics import parse_yaml  # noqa: E402
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def record_of(**tails):
-    """A record with a run per arm and seed, whose losses are flat."""
+    """Return a record with one run per arm and seed, with constant losses."""
     record = empty_record("tiny", SMALL, 1)
     for arm, values in tails.items():
         name = arm.replace("_", "-")
         recipe = arms()[name].resolved()
         for seed, value in enumerate(values):
             steps, curve, tail = summarise([value] * SMALL.steps)
-            run = Run(
+            run = TrainingRun(
                 arm=name,
                 recipe=recipe,
                 recipe_sha256=recipe.sha256,
@@ -50,7 +50,7 @@ def record_of(**tails):
 
 
 def test_a_gap_is_the_mean_over_seeds_with_students_interval():
-    """Gaps of 1 % and 3 %: mean 2 %, interval 12.706 * 1 % around it; the largest gap of the curves is 3 %."""
+    """Gaps of 1 % and 3 % have mean 2 % and the interval 12.706 * 1 % around it; the largest gap of the curves is 3 %."""
     g = gap(record_of(bf16=[2.0, 2.0], framework=[2.02, 2.06]), "framework")
     assert g.training.mean == pytest.approx(0.02)
     assert g.training.high - g.training.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
@@ -58,22 +58,14 @@ def test_a_gap_is_the_mean_over_seeds_with_students_interval():
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    """Runs survive the file, and so does a record that has none yet."""
+    """A record with and without runs is read as it was written."""
     for record in (record_of(bf16=[2.0], framework=[2.1]), record_of()):
         (tmp_path / "record.json").write_text(as_text(record), encoding="utf-8")
         assert read(tmp_path / "record.json") == record
 
 
-def test_an_interval_is_never_narrower_than_the_noise_of_equal_runs():
-    """Seeds that agree by chance are given the interval of BF16 runs that started a hair off."""
-    tails = {"bf16": [2.0, 2.0], "framework": [2.02, 2.02]}
-    assert gap(record_of(**tails), "framework").training.high == pytest.approx(0.01)
-    noisy = gap(record_of(**tails, bf16_nudged=[1.98, 2.02]), "framework").training
-    assert noisy.high - noisy.mean == pytest.approx(12.706 * 0.01, rel=1e-3)
-
-
 def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
-    """A panel to an experiment that has runs names each of its arms, and not BF16; BF16's own noise lies under them."""
+    """Each experiment with runs has a panel that names its arms except BF16, whose noise is drawn beneath."""
     record = record_of(bf16=[2.0, 2.0], bf16_nudged=[2.01, 1.96], framework=[2.1, 2.2], bits_8=[2.2])
     drawn = svg(record, ["framework", "bits", "moments", "groups"])
     assert drawn.count("framework (2 seeds)") == 3
@@ -83,15 +75,6 @@ def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
     assert "bits-10" not in drawn
     steps = SMALL.tokens / 1e6
     assert plot._noise(record)[-1] == pytest.approx((SMALL.steps * steps, 2.0))
-
-
-def test_smoothing_is_an_unbiased_moving_average():
-    """A constant loss stays itself from the first step, and the tail is the mean of the last quarter."""
-    steps, curve, tail = summarise([1.0] * 12 + [2.0] * 4)
-    assert steps[-1] == 16
-    assert curve[0] == curve[11] == 1.0
-    assert tail == 2.0
-    assert summarise([1.0, float("nan")])[2] is None
 
 
 PROPOSAL = """proposal: mine
@@ -110,7 +93,7 @@ claims:
 
 
 def test_claims_on_the_loss_gap_are_judged_from_records(monkeypatch):
-    """A small gap supports the claim, a large one refutes it, a lone seed or FP32 sums in its stead decide nothing."""
+    """A small gap supports a claim, a large one refutes it, and a single seed or FP32 sums decide nothing."""
     mine = parse_proposal(parse_yaml(PROPOSAL, "mine.yaml"))
 
     def judgements(record):
@@ -126,7 +109,7 @@ def test_claims_on_the_loss_gap_are_judged_from_records(monkeypatch):
 
 
 def test_claims_on_the_first_gradient_are_judged_from_records(monkeypatch):
-    """Drift and bias are the means over seeds with Student's interval; one seed, or none with a drift, has no figure."""
+    """Drift and bias are means over seeds with Student's interval; there is no figure for a single seed."""
     record = record_of(bf16=[2.0, 2.0], bits_17=[2.0, 2.0], tensor_promoted=[2.0, 2.0])
     for run, error in zip(record.find("bits-17") + record.find("tensor-promoted"), (0.10, 0.12, 0.2, 0.2), strict=True):
         record = record.with_run(run.model_copy(update={"drift_at_start": Drift(error=error, along=-error / 2)}))
@@ -145,7 +128,7 @@ def test_claims_on_the_first_gradient_are_judged_from_records(monkeypatch):
 
 
 def test_a_diverged_run_refutes(monkeypatch):
-    """A loss that became no number breaks every bound."""
+    """A diverged run breaks every bound."""
     record = record_of(bf16=[2.0, 2.0], bits_17=[2.0, 2.0])
     record = record.with_run(record.find("bits-17")[1].model_copy(update={"tail": None, "diverged_at": 3}))
     monkeypatch.setattr(evidence, "shipped", lambda: (("record.json", record),))
@@ -154,7 +137,7 @@ def test_a_diverged_run_refutes(monkeypatch):
 
 
 def test_no_run_stands_for_what_it_did_not_train():
-    """A path's casts are in no recipe, so it has no gap; software on a base that scales itself is the base, not promotion."""
+    """A proposal with a path has no gap, since no recipe has its casts; software on a base with scales is the base."""
     fused, shipped = (load_proposal(ROOT / f"proposals/{n}.yaml") for n in ("fused-tma-cast", "blackwell-mxf8f6f4"))
     assert not evidence.gather(fused).figures
     assert shipped.training_recipe("software") == shipped.training_recipe("today")
@@ -162,7 +145,7 @@ def test_no_run_stands_for_what_it_did_not_train():
 
 
 def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands():
-    """`training` changes the rules of the runs; a recipe that does not exist is an error of the file."""
+    """`training` changes the rules of the runs, and an unknown recipe is an error of the file."""
     other = PROPOSAL + "training: {change: {moments: {first: fp32}}}\n"
     mine = parse_proposal(parse_yaml(other, "mine.yaml")).training_recipe()
     assert mine.moments.first.name == "fp32"
@@ -171,7 +154,7 @@ def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands()
 
 
 def test_evaluate_trains_a_small_model_when_asked(monkeypatch):
-    """`train=True` adds the gaps of a run made now: of the proposal and of today's software, two seeds each, and a plot."""
+    """`train=True` adds the gaps of a run made now, of the proposal and of software with two seeds each, and a plot."""
     monkeypatch.setattr(evidence, "PROXY_STEPS", 4)
     monkeypatch.setattr("codesign.evidence.training.size.find_size", lambda name: SMALL)
     monkeypatch.setattr(loop.Trainer, "drift", lambda *_: None)
@@ -194,7 +177,7 @@ def test_evaluate_trains_a_small_model_when_asked(monkeypatch):
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_message(arguments, message, capsys):
-    """Unknown experiments, arms and sizes, and tokens that do not fit, end with exit code 2 and a hint."""
+    """Unknown experiments, arms and sizes, and unsuitable tokens, exit 2 with a hint."""
     from codesign.__main__ import run
 
     assert run(["train", *arguments]) == 2

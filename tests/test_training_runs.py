@@ -1,4 +1,4 @@
-"""Runs of training that can be trusted: learning, going on after a kill, several processes, the chip; tensors of runs."""
+"""Runs of training: learning, resuming after a kill, several processes, the chip, and tensors of runs."""
 
 import dataclasses
 import importlib.util
@@ -14,14 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import capture, engines, linear, loop  # noqa: E402
-from codesign.evidence.training.data import batch, text  # noqa: E402
+from codesign.evidence.training import capture_run, engines, linear, loop  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
-from codesign.evidence.training.loop import Job, train  # noqa: E402
+from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.records import read  # noqa: E402
 from codesign.evidence.training.size import find_size, sizes  # noqa: E402
+from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("arm", ["framework", "bits-17"])
 def test_the_loss_falls_under_the_framework_and_a_proposal(arm, monkeypatch):
-    """In 16 steps on the bit-exact model the loss falls from 5.5 nats per byte (even odds) to under 4."""
+    """The loss on the bit-exact model falls from 5.5 nats per byte, which is chance, to under 4 in 16 steps."""
     monkeypatch.setattr(loop, "VALIDATION", 1)
     size = SMALL.model_copy(update={"steps": 16, "rate": 8e-3})
-    run = train(Job(arm, arms()[arm].resolved(), size, 0))
+    run = train(TrainingJob(arm, arms()[arm].resolved(), size, 0))
     assert run.engines == ("model", "model", "model")
     assert run.curve[0] > 5.3
     assert run.tail < 4.0
@@ -50,19 +50,21 @@ def test_the_loss_falls_under_the_framework_and_a_proposal(arm, monkeypatch):
 
 
 def test_truncated_sums_shrink_the_gradient_and_exact_ones_do_not():
-    """With 8 fraction bits and 512 tokens along K the first gradient is smaller by over 1 %; summed exactly it is not."""
+    """8 fraction bits and 512 tokens along K shrink the first gradient by over 1 %; exact sums do not."""
     size = SMALL.model_copy(update={"tokens": 512})
-    drifts = [loop.Trainer(Job(a, arms()[a].resolved(), size, 0)).drift() for a in ("bits-8", "tensor-exact", "bf16")]
+    drifts = [
+        loop.Trainer(TrainingJob(a, arms()[a].resolved(), size, 0)).drift() for a in ("bits-8", "tensor-exact", "bf16")
+    ]
     assert drifts[0].along < -0.01 < drifts[1].along
     assert drifts[0].error > 1.5 * drifts[1].error > drifts[2].error == 0.0
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
-    """Stopped after 3 of 6 steps and taken up from its checkpoint, a run ends with the same losses to the last bit."""
+    """A run stopped after 3 of 6 steps and resumed from its checkpoint has the same losses to the last bit."""
     monkeypatch.setattr(loop.Trainer, "drift", lambda *_: None)
     moments = {"moments": {"first": "e4m3", "second": "bf16"}}
     recipe = parse_recipe(parse_yaml("{}", "x"), merge(load_recipe("deepseek-v3").model_dump(mode="json"), moments))
-    job = Job("x", recipe, SMALL, 0, engine="fp32")
+    job = TrainingJob("x", recipe, SMALL, 0, engine="fp32")
     whole = train(job)
     checkpoint = tmp_path / "run.pt"
     assert train(job, checkpoint, stop_after=3) is None
@@ -72,7 +74,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     assert not checkpoint.exists()
     train(job, checkpoint, stop_after=1)
     with pytest.raises(InputError, match="another run"):
-        train(Job("x", recipe, SMALL, 1, engine="fp32"), checkpoint)
+        train(TrainingJob("x", recipe, SMALL, 1, engine="fp32"), checkpoint)
 
 
 def test_two_processes_train_like_one(tmp_path):
@@ -81,7 +83,7 @@ def test_two_processes_train_like_one(tmp_path):
     if torch.cuda.device_count() == 1:
         pytest.skip("one GPU, where two processes need two")
     size = SMALL.model_copy(update={"steps": 4, "micro_batches": 2})
-    alone = train(Job("bf16", load_recipe("bf16"), size, 0))
+    alone = train(TrainingJob("bf16", load_recipe("bf16"), size, 0))
     arguments = [
         "framework",
         "--arms",
@@ -118,7 +120,7 @@ def test_two_processes_train_like_one(tmp_path):
 
 
 def test_text_and_batches_are_the_same_for_everyone():
-    """The same key draws the same windows, validation files are none of training's, and both are bytes of real text."""
+    """A key always draws the same windows; validation and training files differ, and both are real text."""
     a, b = batch(text().train, 3, 16, 5, 7), batch(text().train, 3, 16, 5, 7)
     assert np.array_equal(a, b)
     assert not np.array_equal(a, batch(text().train, 3, 16, 5, 8))
@@ -128,7 +130,7 @@ def test_text_and_batches_are_the_same_for_everyone():
 
 @pytest.mark.parametrize("name", list(sizes()))
 def test_a_size_is_about_as_large_as_its_name(name):
-    """Parameters are within a third of what the name says, and widths are multiples of 128."""
+    """The number of parameters is within a third of the name's, and widths are multiples of 128."""
     size = find_size(name)
     layer = 4 * size.width**2 + (1 + size.experts) * 3 * size.width * size.hidden
     total = size.layers * layer + 512 * size.width
@@ -139,7 +141,7 @@ def test_a_size_is_about_as_large_as_its_name(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("arm", ["framework", "tensor-unpromoted", "tensor-promoted"])
 def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monkeypatch):
-    """Every GEMM of one training step on a Hopper GPU equals the model's on the same operands, bit for bit."""
+    """Every GEMM of a training step on a Hopper GPU equals the model's result on the same operands, bit for bit."""
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("no Hopper GPU")
     compared = []
@@ -154,7 +156,7 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 
     monkeypatch.setattr(linear, "multiply", both)
     monkeypatch.setattr(loop.Trainer, "_captured", lambda self: None)
-    trainer = loop.Trainer(Job(arm, arms()[arm].resolved(), SMALL, 0, engine="native"))
+    trainer = loop.Trainer(TrainingJob(arm, arms()[arm].resolved(), SMALL, 0, engine="native"))
     trainer.advance()
     assert len(compared) == 3 * 6 * SMALL.layers  # qkv, out, two of the shared and two of the routed experts
     assert all(compared)
@@ -163,8 +165,8 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("arm", ["bf16", "framework", "tensor-promoted", "bits-13", "group-32"])
 def test_a_replayed_step_is_the_step(arm):
-    """Losses of a run whose steps are CUDA graphs are those of one that launches every kernel, and weights start the same."""
-    job = Job(arm, arms()[arm].resolved(), SMALL, 0)
+    """Steps replayed as CUDA graphs have the losses of launched ones, from the same initial weights."""
+    job = TrainingJob(arm, arms()[arm].resolved(), SMALL, 0)
     replayed, launched = train(job), train(dataclasses.replace(job, graphs=False))
     assert replayed.replayed > launched.replayed
     assert (replayed.curve, replayed.tail, replayed.validation) == (launched.curve, launched.tail, launched.validation)
@@ -172,7 +174,7 @@ def test_a_replayed_step_is_the_step(arm):
 
 @pytest.fixture
 def bench(tmp_path):
-    """benchmarks/training.py, with a record of two steps to make."""
+    """Return benchmarks/training.py with a record of two steps."""
     spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -181,7 +183,7 @@ def bench(tmp_path):
 
 
 def test_an_arm_that_fails_leaves_the_others_their_runs(bench, monkeypatch, capsys):
-    """Its fault is printed, it is not tried again, and the record has the other arms' runs with the speed of each."""
+    """A failing arm is reported and not repeated, and the record has the runs of the others with their speeds."""
     b = bench
 
     def fails(job, *rest):
@@ -202,7 +204,7 @@ def test_an_arm_that_fails_leaves_the_others_their_runs(bench, monkeypatch, caps
 
 
 def test_as_many_steps_are_chosen_as_fit_the_budget(bench):
-    """Two arms of 10 and 30 ms with 1 s beside each, two seeds, in 95 of 100 s: 1130 steps, or what the size has at most."""
+    """Two arms of 10 and 30 ms with two seeds and 1 s besides fit 1130 steps into 95 of 100 s, or the size's at most."""
     b = bench
     b.seconds, b.overhead = {"bf16": 0.01, "framework": 0.03}, {"bf16": 1.0, "framework": 1.0}
     b.size = b.size.model_copy(update={"steps": 3000})
@@ -217,8 +219,8 @@ def test_as_many_steps_are_chosen_as_fit_the_budget(bench):
 
 
 def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
-    """Tiles of start, middle and end are read as captured ones, are of one step, and losses are those without capturing."""
-    job = Job("bf16", load_recipe("bf16"), SMALL, 0)
+    """Tiles of start, middle and end are read as captured tensors of one step each, and capturing does not change losses."""
+    job = TrainingJob("bf16", load_recipe("bf16"), SMALL, 0)
     seen = []
 
     class Seen(loop.Trainer):
@@ -228,8 +230,8 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
 
     file = tmp_path / "run.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "Trainer", Seen)
-        capture.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
+        patch.setattr(capture_run, "Trainer", Seen)
+        capture_run.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
     alone = loop.Trainer(job)
     for _ in range(SMALL.steps - 1):
         alone.advance()

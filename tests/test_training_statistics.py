@@ -1,4 +1,4 @@
-"""Gaps between training runs and how sure they are, on records written by hand; no torch is needed."""
+"""Gaps between training runs and their uncertainty, on handwritten records; torch is not needed."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -8,11 +8,11 @@ import pytest
 from codesign.evidence.training import source as evidence
 from codesign.evidence.training.experiments import arms, gap_words
 from codesign.evidence.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
-from codesign.evidence.training.records import Drift, Record, Run, shipped
+from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun, shipped
 from codesign.evidence.training.size import find_size
 from codesign.figures.figure import Figure
 from codesign.figures.quantiles import student_t
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from isa_model.diagnostics import parse_yaml
 
 SIZE = find_size("tiny").model_copy(update={"tokens": 256, "steps": 8})
@@ -25,7 +25,7 @@ def recipe(arm):
 
 def run(arm, seed, tail, validation=None, drift=None, curve=None, engine="model"):
     found = recipe(arm)
-    return Run(
+    return TrainingRun(
         arm=arm,
         recipe=found,
         recipe_sha256=found.sha256,
@@ -44,7 +44,7 @@ def run(arm, seed, tail, validation=None, drift=None, curve=None, engine="model"
 
 def record(*runs):
     about = {"text_sha256": "", "text_bytes": 1, "commit": "", "machine": "hand", "versions": {}}
-    return Record(schema_version=1, size="tiny", model=SIZE, runs=runs, **about)
+    return TrainingRecord(schema_version=1, size="tiny", model=SIZE, runs=runs, **about)
 
 
 @pytest.mark.parametrize(
@@ -52,18 +52,18 @@ def record(*runs):
     [(1, 12.7062), (2, 4.3027), (9, 2.2622), (10, 2.2281), (11, 2.2010), (15, 2.1314), (30, 2.0423), (1000, 1.9623)],
 )
 def test_students_t_has_its_own_degrees_of_freedom(degrees, quantile):
-    """Above 10 degrees, too, where it is not 2 yet."""
+    """Student's t is exact above 10 degrees of freedom, too, where it is not yet 2."""
     assert student_t(0.975, degrees) == pytest.approx(quantile, abs=6e-5)
 
 
 def test_the_gap_of_sixteen_seeds_takes_fifteen_degrees():
-    """The framework's gap on 16 seeds of the shipped record: [-0.41, +0.11] percent, not [-0.39, +0.09]."""
+    """The framework's gap on 16 seeds of the shipped record is [-0.41, +0.11] percent, with 15 degrees of freedom."""
     found = gap(dict(shipped())["tiny.json"], "framework").training
     assert gap_words(found) == "-0.15% [-0.41%, +0.11%]"
 
 
 def test_a_gap_is_over_the_seeds_that_both_have():
-    """Training and validation, each with its own interval; a seed that one lacks does not count."""
+    """Training and validation gaps have intervals of their own, over the seeds that both arms have."""
     runs = [run("bf16", s, 2.0, 3.0) for s in (0, 1)]
     runs += [run("bits-8", s, t, v) for s, t, v in ((0, 2.02, 3.03), (1, 2.06, 3.03), (2, 9.0, 9.0))]
     found = gap(record(*runs), "bits-8")
@@ -78,7 +78,7 @@ def test_a_gap_is_over_the_seeds_that_both_have():
 
 
 def test_three_seeds_take_two_degrees_of_freedom():
-    """Deviations of -1, 0, 1 percent: their standard deviation over the root of three, times 4.303."""
+    """Three seeds have the interval of their standard deviation over the root of three, times 4.303."""
     runs = [run("bf16", s, 1.0) for s in range(3)] + [run("bits-8", s, 1.01 + s / 100) for s in range(3)]
     found = gap(record(*runs), "bits-8").training
     assert found.mean == pytest.approx(0.02)
@@ -86,14 +86,14 @@ def test_three_seeds_take_two_degrees_of_freedom():
 
 
 def test_one_seed_has_a_gap_and_no_interval():
-    """Its mean is there, and nothing around it."""
+    """A single seed has a mean and no interval."""
     found = gap(record(run("bf16", 0, 2.0), run("bits-8", 0, 2.1)), "bits-8")
     assert (found.training.mean, found.training.low, found.training.high) == (pytest.approx(0.05), None, None)
     assert gap_words(found.training) == "+5.00%"
 
 
 def test_a_run_that_diverged_leaves_no_gap():
-    """Of training, validation or both; the others are still told seed by seed."""
+    """A diverged run leaves no gap of training, validation or both; other seeds keep theirs."""
     runs = [run("bf16", s, 2.0) for s in (0, 1)] + [run("bits-8", 0, 2.0), run("bits-8", 1, None, 2.0)]
     found = gap(record(*runs), "bits-8")
     assert (found.training, found.largest, found.each) == (None, None, (0.0, None))
@@ -103,7 +103,7 @@ def test_a_run_that_diverged_leaves_no_gap():
 
 @pytest.mark.parametrize("field", ["training", "validation"])
 def test_no_gap_is_surer_than_that_of_equal_runs(field):
-    """Seeds that agree by chance take the interval of BF16 runs that started a hair off; wider ones keep their own."""
+    """Seeds that agree by chance have the interval of BF16 runs with slightly changed weights; wider intervals stay."""
     base = [run("bf16", s, 2.0) for s in (0, 1)]
     same = [run("bits-8", s, 2.02) for s in (0, 1)]
     nudged = [run(NUDGED, s, t) for s, t in ((0, 1.98), (1, 2.02))]
@@ -118,14 +118,14 @@ def test_no_gap_is_surer_than_that_of_equal_runs(field):
 
 
 def test_the_largest_gap_is_of_the_smoothed_curves_after_a_quarter():
-    """In either direction, of any seed; what lies in the first quarter does not count."""
+    """The largest gap is that of any seed in either direction, after the first quarter."""
     curve = (9.0, 9.0, 2.0, 2.0, 1.9, 2.0, 2.0, 2.02)
     runs = [run("bf16", s, 2.0) for s in (0, 1)] + [run("bits-8", 0, 2.0), run("bits-8", 1, 2.0, curve=curve)]
     assert gap(record(*runs), "bits-8").largest == pytest.approx(0.05)
 
 
 def drifting(**tails):
-    """BF16 and arms of two seeds each: mean gap, half of the distance between the seeds, first gradient's distance."""
+    """Return a record of BF16 and arms with two seeds each, given mean gap, half the distance of seeds, and drift."""
     runs = [run("bf16", s, 1.0, drift=0.0) for s in (0, 1)]
     for arm, (mean, half, drift, *engine) in tails.items():
         for seed, sign in ((0, -1), (1, 1)):
@@ -137,7 +137,7 @@ def drifting(**tails):
 
 
 def test_a_record_says_which_worse_numerics_pass_in_it():
-    """Of all arms whose gap reaches down to zero the one whose first gradient is farthest off, with its bits."""
+    """Among arms whose gap includes zero, the record names the one with the largest drift, with its bits."""
     found = assay(drifting(bits_8=(0.02, 0.01, 0.5), bits_10=(0.0, 0.001, 0.2), bits_17=(0.0, 0.001, 0.01)))
     assert found == (
         "at size tiny 8-bit sums pass, too: +2.00% [-10.71%, +14.71%], with a first gradient 50% off BF16's"
@@ -155,7 +155,7 @@ def test_a_record_says_which_worse_numerics_pass_in_it():
 
 
 def test_what_proves_nothing_is_no_assay():
-    """BF16 itself, a nudged one, FP32 sums in the instruction's stead, single seeds, and gaps that were seen."""
+    """BF16, nudged runs, FP32 sums, single seeds and significant gaps say nothing about sensitivity."""
     unknown = "at size tiny it is not known which worse numerics would pass, too"
     assert assay(drifting()) == unknown
     assert assay(drifting(bf16_nudged=(0.0, 0.001, 0.5))) == unknown
@@ -165,7 +165,7 @@ def test_what_proves_nothing_is_no_assay():
 
 
 def test_first_gradients_are_means_over_seeds():
-    """Distance and the part along BF16's, with Student's interval; ratios over the seeds that both have."""
+    """Drift and bias are means with Student's interval, and ratios are over common seeds."""
     runs = [run("bits-8", s, 1.0, drift=d) for s, d in ((0, 0.1), (1, 0.3))]
     runs += [run("bits-10", s, 1.0, drift=d) for s, d in ((0, 0.1), (1, 0.1), (2, 0.0), (3, 9.0))]
     made = record(*runs)
@@ -182,7 +182,7 @@ def test_first_gradients_are_means_over_seeds():
 
 
 def test_losses_are_smoothed_without_bias():
-    """A constant stays itself; the tail is the mean of the last quarter; a loss that is no number leaves none."""
+    """A constant stays constant; the tail is the mean of the last quarter, and None if a loss is not finite."""
     steps, curve, tail = summarise([1.0] * 12 + [2.0] * 4)
     assert (steps, tail) == (tuple(range(1, 17)), 2.0)
     assert curve[11] == 1.0
@@ -210,7 +210,7 @@ claims:
 
 
 def test_every_gap_stands_beside_its_validation_gap_and_what_the_record_can_tell(monkeypatch):
-    """Both gaps carry the caveat, the drifts none, and a verdict on a gap says it."""
+    """Both gaps state the record's sensitivity, drifts do not, and a verdict on a gap repeats it."""
     from codesign.verdicts.claims import judge
 
     made = drifting(bits_17=(0.0, 0.001, 0.1), tensor_promoted=(0.0, 0.001, 0.2), bits_8=(0.0, 0.001, 0.5))

@@ -1,4 +1,4 @@
-"""The command line's frame: the application, the arguments that commands share, and what they mean."""
+"""The frame of the command line: the application, and the arguments that commands share."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-"""What typer returns after Ctrl-C."""
+"""Exit code of typer after Ctrl-C."""
 
 
 def complete_proposals(incomplete: str) -> list[str]:
-    """Shipped proposals and YAML files, for the shell to complete."""
+    """Return the shipped proposals and YAML files that the shell can complete."""
     from glob import escape, glob
 
     from codesign.proposal.shipped import names
@@ -37,7 +37,7 @@ def complete_proposals(incomplete: str) -> list[str]:
 
 
 def complete_targets(incomplete: str) -> list[str]:
-    """What `complete_proposals` has, and instructions once something of their name is typed, for the shell to complete."""
+    """Return the proposals and instructions that the shell can complete; architectures only, until a dot is typed."""
     from isa_model.library import architectures, catalogue
 
     known = catalogue() if "." in incomplete else [f"{architecture}." for architecture in architectures()]
@@ -63,11 +63,11 @@ ProposalName = Annotated[
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run the command line; returns its exit code. Raises KeyboardInterrupt on Ctrl-C."""
+    """Run a command and return its exit code. Raises KeyboardInterrupt on Ctrl-C."""
     try:
         result = app(arguments, standalone_mode=False, prog_name="codesign")
     except Exception as error:
-        # Usage errors of the command-line library, which typer brings under one name or another.
+        # A usage error of the command-line library, whose class depends on the version of typer.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show(file=sys.stderr)
             return 2
@@ -96,21 +96,19 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Judge a proposal for a better matrix instruction: bits, accuracy, and which of its claims hold."""
+    """Judge proposals for better matrix instructions: accuracy, cost, speed, and which of their claims hold."""
 
 
 def meant(target: str) -> Instruction | Proposal:
-    """The instruction or proposal of a file or a name. Raises InputError for what is neither."""
-    from codesign.proposal.proposal import parse_proposal
+    """Return the instruction or proposal that a file or name stands for. Raises InputError if there is none."""
+    from codesign.proposal.load import parse_proposal
     from codesign.proposal.shipped import names, proposal_file
     from isa_model.diagnostics import read_yaml, suggest
-    from isa_model.library import is_path, validated
+    from isa_model.library import is_path, load, validated
 
     if is_path(target) or target in names():
         document = read_yaml(proposal_file(target))
         return validated(document) if is_instruction(document.data) else parse_proposal(document)
-    from isa_model.library import load
-
     try:
         return load(target)
     except InputError:
@@ -120,7 +118,7 @@ def meant(target: str) -> Instruction | Proposal:
 
 
 def instruction_of(target: str) -> Instruction:
-    """An instruction of the catalogue, of a file, or what a proposal proposes."""
+    """Return the instruction that a file or name stands for; for a proposal, the changed one."""
     from codesign.proposal.proposal import Proposal
 
     found = meant(target)
@@ -128,21 +126,22 @@ def instruction_of(target: str) -> Instruction:
 
 
 def folder_of(kind: str, instruction: Instruction) -> Path:
-    """Where a command writes files of an instruction unless told otherwise."""
+    """Return the default folder for a command's files on an instruction."""
     return Path(f"codesign-{kind}") / instruction.name.replace(":", "-").replace(" ", "-")
 
 
 def is_instruction(data: dict[str, Any]) -> bool:
-    """An instruction file describes stages itself; a proposal names a base."""
+    """Return whether the data of a file describe an instruction: it has stages and no base."""
     return "stages" in data and "base" not in data
 
 
 MOST_SEEDS = 1024
+"""Largest number of seeds that a command accepts."""
 _SEEDS = re.compile(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds of a list such as `0-15` or `3,5,8`. Raises InputError for anything else, and for over `MOST_SEEDS`."""
+    """Return the seeds of a list such as `0-15` or `3,5,8`. Raises InputError for other text or too many seeds."""
     parts = [_SEEDS.fullmatch(part) for part in text.split(",")]
     ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
     if len(ends) < len(parts):

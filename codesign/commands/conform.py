@@ -1,43 +1,90 @@
-"""Live conformance: every Hopper instruction of the catalogue on the GPU at hand, against the model, code for code."""
+"""`codesign conform`: compare the model with recorded results, or with the GPU of this machine."""
 
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from math import ceil, lcm
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from codesign.provenance import commit
-from isa_model.array_codec import code_dtype, to_codes
-from isa_model.conformance import Comparison
-from isa_model.diagnostics import Unavailable
-from isa_model.library import catalogue, check_architecture, load
-from isa_model.matmul import matmul
-from isa_model.output_files import check_file, of_command, write_file
-from isa_model.processes import pool
-from isa_model.stimulus import KINDS, draw
-from kernels import native
+from codesign.commands.terminal import Progress, console
+from isa_model.diagnostics import InputError, Unavailable
+
+if TYPE_CHECKING:
+    from isa_model.conformance import Comparison
 
 SLOW_OUTPUTS = 4096
-"""Outputs of an instruction that only the golden model computes (FP64)."""
+"""Outputs compared of an instruction that only the golden model computes (FP64)."""
+
+
+def conform(
+    architecture: Annotated[
+        str | None,
+        typer.Argument(help="Architecture of the recording or the GPU, for instance hopper."),
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="A recording (.npz), or a folder or file written by `codesign vectors`.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Run the instructions on this machine's GPU (Hopper).")] = False,
+    outputs: Annotated[int, typer.Option(min=1, help="Number of outputs to compare with --live.")] = 100_000_000,
+    record: Annotated[Path | None, typer.Option(help="File for the record of a run with --live (JSON).")] = None,
+) -> int:
+    """Compare the model bit for bit with hardware or vectors.
+
+    Results of hardware are read from a recording, or computed on this machine's GPU with --live. Exit code 1 on any mismatch.
+    """
+    from rich.table import Table
+
+    from isa_model.conformance import conform as recorded
+    from isa_model.output_files import check_file, of_command
+
+    command = f"codesign conform {architecture} --live"
+
+    if live == (vectors is not None):
+        raise InputError.of("conform needs results to compare with", "--vectors FILE, or --live on a Hopper GPU")
+    if live:
+        if architecture is None:
+            raise InputError.of("--live needs the architecture of the chip", "codesign conform hopper --live")
+        if record:
+            check_file(record, *of_command(command))
+        comparisons = compare(architecture, outputs)
+    else:
+        assert vectors is not None
+        comparisons = recorded(architecture, vectors)
+    table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
+    done = []
+    with Progress("comparing") as progress:
+        for c in comparisons:
+            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", c.first or "none")
+            done.append(c)
+            progress.update(len(done), 0)
+    bad = sum(c.mismatches for c in done)
+    if live and record:
+        save(record, command, outputs, done)
+    terminal = console()
+    terminal.print(table)
+    terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
+    return int(bad > 0)
+
+
+# -- live --------------------------------------------------------------------------------------------------------------
 
 
 def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparison]:
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
-    Operands are of every kind in isa_model.stimulus, chained over one to three instructions along K with C, the same for
-    the same seed. Codes are compared bit for bit, NaNs too, but any two NaNs of FP64 count as equal. Raises Unavailable
-    where the instructions cannot run.
+    Operands are of every kind in isa_model.stimulus, chained over one to three instructions along K with C; a seed repeats
+    them. Codes must be equal bit for bit, except that any two NaNs of FP64 count as equal. Raises Unavailable if the
+    instructions cannot run here.
     """
+    from isa_model.library import catalogue
+    from isa_model.processes import pool
+    from kernels import native
+
     check_gpu(architecture)
     names = [name for name in catalogue() if name.startswith(f"{architecture}.")]
     with pool() as workers:
@@ -48,6 +95,8 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparis
 
 def check_gpu(architecture: str) -> None:
     """Raise Unavailable unless this machine can issue the architecture's instructions."""
+    from isa_model.library import check_architecture
+
     check_architecture(architecture)
     import cuda.core  # noqa: F401
     import torch
@@ -58,20 +107,17 @@ def check_gpu(architecture: str) -> None:
         raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
 
 
-def check(path: Path, architecture: str) -> None:
-    """Raise InputError if the record of a run cannot go there, before any work is done for it."""
-    check_file(path, *of_command(_command(architecture)))
+def save(path: Path, command: str, outputs: int, rows: Sequence[Comparison]) -> None:
+    """Write the record of a run of `command`: results, machine and versions. An earlier record is replaced."""
+    from datetime import UTC, datetime
 
+    from codesign.commit import commit
+    from isa_model.output_files import of_command, write_file
+    from isa_model.stimulus import KINDS
 
-def _command(architecture: str) -> str:
-    return f"codesign conform {architecture} --live"
-
-
-def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]) -> None:
-    """Write the record of a run: what was compared, where, and with which versions. Replaces the file as a whole."""
     record = {
         "schema_version": 1,
-        "command": f"{_command(architecture)} --outputs {outputs}",
+        "command": f"{command} --outputs {outputs}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         **machine(),
@@ -80,11 +126,15 @@ def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]
         "kinds": KINDS,
         "instructions": [asdict(row) for row in rows],
     }
-    write_file(path, json.dumps(record, indent=1) + "\n", *of_command(_command(architecture)))
+    write_file(path, json.dumps(record, indent=1) + "\n", *of_command(command))
 
 
 def machine() -> dict[str, Any]:
-    """GPU, driver, clocks and versions of the machine at hand."""
+    """Return the GPU, driver, clocks and versions of this machine."""
+    import platform
+    import subprocess
+    from importlib.metadata import version
+
     import torch
 
     query = "name,driver_version,clocks.sm,clocks.max.sm"
@@ -104,6 +154,18 @@ def machine() -> dict[str, Any]:
 
 
 def _compare(name: str, outputs: int, seed: int) -> Comparison:
+    """Compare one instruction on every kind of operand."""
+    import zlib
+
+    import numpy as np
+
+    from isa_model.array_codec import code_dtype, to_codes
+    from isa_model.conformance import Comparison
+    from isa_model.library import load
+    from isa_model.matmul import matmul
+    from isa_model.stimulus import KINDS, draw
+    from kernels import native
+
     spec = load(name)
     slow = spec.accumulator.name == "fp64"
     if slow:
@@ -121,7 +183,7 @@ def _compare(name: str, outputs: int, seed: int) -> Comparison:
         engine: Any = "golden" if slow else "cpu"
         expected = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, engine=engine))
         differs = got.view(code_dtype(spec.accumulator)) != expected
-        if slow:  # the chip passes on the payload of an FP64 NaN, which the spec language does not say
+        if slow:  # the chip keeps the payload of an FP64 NaN, which the spec language does not describe
             differs &= ~(np.isnan(got.view(np.float64)) & np.isnan(expected.view(np.float64)))
         mismatches += int(differs.sum())
         if differs.any() and not first:

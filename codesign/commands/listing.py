@@ -1,10 +1,10 @@
-"""Everything a proposal can name, with a line on each."""
+"""Names that a proposal can use, each with a one-line description."""
 
 from __future__ import annotations
 
 
 def listings() -> dict[str, list[tuple[str, str]]]:
-    """Names and descriptions by kind."""
+    """Return pairs of a name and its description, by kind."""
     from codesign.evidence.training.experiments import experiments
     from codesign.figures.metrics import METRICS
     from codesign.proposal.manual import describe

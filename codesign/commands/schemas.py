@@ -1,4 +1,4 @@
-"""JSON Schemas for editors, and the proposal that `codesign init` starts from."""
+"""JSON Schemas of files, and the proposal that `codesign init` writes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from isa_model.instruction import Instruction
 from isa_model.library import raw
 
 SCHEMA = ('"title": "Proposal"', "the schema of proposals")
-"""Mark and kind of the file that `codesign init` puts beside a proposal."""
+"""Text that identifies the schema file of `codesign init`, and its kind."""
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of `proposal`, `instruction` or `recipe` files, or of a `result`."""
+    """Return the JSON Schema of a kind of file: proposal, instruction, recipe or result."""
     if kind == "recipe":
         from codesign.proposal.recipe import Recipe
 
@@ -38,7 +38,7 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
-    """Let an editor accept a format's name where the model holds the format itself."""
+    """Return the schema with names allowed for formats and instructions."""
 
     def walk(node: Any) -> Any:
         if isinstance(node, list):
@@ -58,7 +58,7 @@ def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def starter(path: Path, base: str) -> str:
-    """A commented proposal on a base instruction. Raises InputError for a base that is unknown, and for a path in no folder."""
+    """Return the text of a commented proposal on a base. Raises InputError if the base or the path's folder is unknown."""
     if not path.parent.is_dir():
         raise InputError.of(f"cannot write {path}: there is no folder {path.parent}", "make it first")
     instruction = Instruction.model_validate(raw(base))
@@ -81,14 +81,14 @@ def starter(path: Path, base: str) -> str:
         field, values = f"{aligned}.fraction_bits", f"[{bits}, {bits + 4}, {bits + 8}]"
     return f"""\
 # yaml-language-server: $schema=proposal.schema.json
-# A proposal: one change to a real instruction, and what it promises. Check it with `codesign validate {path}`,
-# read the resulting instruction with `codesign show {path}`, judge it with `codesign evaluate {path}`.
+# A proposal: one change to a real instruction, and the claims about it. `codesign validate {path}` checks this file,
+# `codesign show {path}` prints the resulting instruction, and `codesign evaluate {path}` judges the claims.
 proposal: {name}
 title: One line on what the hardware would do
 source: Who asks for it, and where (document, section)
-# motivation: Which pain of today's software it answers.
+# motivation: The problem of today's software that it would solve.
 
-# The instruction it starts from; `codesign list instructions` names all.
+# The instruction that is changed; `codesign list instructions` names all.
 base: {base}
 
 # Fields that differ from the base: mappings merge, other values replace, null removes.
@@ -97,29 +97,29 @@ change:
   stages:
 {change}
 
-# Make it a family: one field that takes several values.
+# A family of proposals: one field that takes several values.
 # sweep:
 #   field: stages.{field}
 #   values: {values}
 
-# What becomes of operands before they are multiplied: casts, transposed reads, communication. Groups are (tokens, features).
+# Casts, transposed reads and communication of operands before they are multiplied. Groups are (tokens, features).
 # path:
 #   operands: [activation, gradient]
 #   steps:
 #     - {{at: register, to: e4m3, group: [1, 128], scale: ue8m0}}
 
-# Today's software, by name (docs/baselines.md); the first is the default: {names}.
+# The software baseline (docs/baselines.md), one of: {names}. The first is the default.
 # software: {names.split(", ")[0]}
 
-# Tensors of your own: with them, `workloads: [mine]` and `tensors: [captured]`.
+# Tensors of your own, for `workloads: [mine]` and `tensors: [captured]`.
 # layers:
 #   mine: {{file: mine.safetensors, activation: x, weight: w, gradient: dy}}
 
-# What it is judged on; `codesign list workloads` and `codesign list tensors` name all.
+# The GEMMs and operands it is judged on; `codesign list workloads` and `codesign list tensors` name all.
 workloads: [deepseek-v3.fprop]
 tensors: [normal, outliers]
 
-# What it promises, in numbers; `codesign list metrics` explains each. Bounds: at_most, at_least.
+# Claims, in numbers; `codesign list metrics` explains the metrics. Bounds: at_most, at_least.
 claims:
   - metric: numerics.relative_frobenius
     at_most: 1.0e-3

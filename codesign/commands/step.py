@@ -1,39 +1,85 @@
-"""A layer's step in the terminal: its operations today, and what each proposal takes off it."""
+"""`codesign step`: the operations of a layer's step today, and the time that each proposal saves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import fsum
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from codesign.evidence.timing.amdahl import Gain
-from codesign.evidence.timing.operations import supported
-from codesign.evidence.timing.plots import network
-from codesign.evidence.timing.step import KINDS, Layer
-from codesign.proposal.proposal import Proposal, load_proposal
-from codesign.proposal.shipped import names
-from codesign.workloads.gemms import Model
+import typer
+
+from codesign.commands.app import complete_proposals
+from codesign.commands.terminal import console, wrapped
+
+if TYPE_CHECKING:
+    from codesign.evidence.timing.amdahl import Gain
+    from codesign.evidence.timing.layer_step import LayerStep
+    from codesign.proposal.proposal import Proposal
+    from codesign.workloads.gemms import Model
+
+
+def step(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A large model by name, for instance deepseek-v3.")],
+    proposals: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROPOSAL...",
+            help="Proposal files or names; default: all shipped proposals that can be timed.",
+            autocompletion=complete_proposals,
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per GPU and step; default: those of the model.")
+    ] = None,
+) -> int:
+    """Show the time of a layer's step and what proposals save.
+
+    Times are broken down by operation. The ceiling of a proposal is Amdahl's bound on its speedup.
+    """
+    from codesign.evidence.timing import amdahl
+    from codesign.evidence.timing.times import timer
+    from codesign.proposal.load import load_proposal
+    from codesign.proposal.shipped import proposal_file
+    from codesign.workloads.gemms import layer_of
+    from isa_model.diagnostics import Unavailable
+
+    about = layer_of(model, tokens)
+    asked = [load_proposal(proposal_file(p)) for p in proposals] if proposals else shipped()
+    try:
+        clock = timer()
+        today = amdahl.today(clock, about)
+        found = [amdahl.gain(proposal, about, clock) for proposal in asked]
+    except LookupError as reason:
+        raise Unavailable(str(reason)) from None
+    terminal = console()
+    print(wrapped(summary(today, about, clock.bench.gpu), ""))
+    terminal.print(operations(today))
+    if found:
+        terminal.print(gains(found))
+    return 0
 
 
 def shipped() -> list[Proposal]:
-    """The shipped proposals that the timing model can time."""
+    """Return the shipped proposals that the timing model can time."""
+    from codesign.evidence.timing.operations import supported
+    from codesign.proposal.load import load_proposal
+    from codesign.proposal.shipped import names
+
     found = [load_proposal(path) for path in names().values()]
     return [p for p in found if supported(p)]
 
 
-def summary(layer: Layer, model: Model, gpu: str) -> str:
-    """What the table of operations is of, in a sentence or two."""
+def summary(layer: LayerStep, model: Model, gpu: str) -> str:
+    """Return a sentence or two on the model, the GPU and the network behind the table of operations."""
+    from codesign.evidence.timing.plots import network
+
     said = f"{model.name}: one layer's step, forward and backward, of {model.tokens} tokens on one {gpu}, today's FP8 software."
     return f"{said} {network(layer)}".rstrip()
 
 
-def operations(layer: Layer) -> Any:
-    """A rich table: what each operation adds to the step in microseconds and percent, what of it is hidden, and how certain
-    that is; the rows add up to the last."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def operations(layer: LayerStep) -> Any:
+    """Return a rich table of each operation's time in the step, its hidden time and its certainty; the last row is the sum."""
+    table = _table()
     table.add_column("operation", no_wrap=True)
     for title in ("us", "share", "hidden, us"):
         table.add_column(title, justify="right")
@@ -46,8 +92,10 @@ def operations(layer: Layer) -> Any:
     return table
 
 
-def rows(layer: Layer) -> Iterator[tuple[str, float, float, str]]:
-    """Yield a row per operation: name, what it adds to the step (us), what of it is hidden (us), the kind of its time."""
+def rows(layer: LayerStep) -> Iterator[tuple[str, float, float, str]]:
+    """Yield for each operation its name, the time it adds to the step (us), its hidden time (us) and its certainty."""
+    from codesign.evidence.timing.layer_step import KINDS
+
     names = dict.fromkeys((w.kind, w.name) for w in layer.work)
     for kind in KINDS:
         for name in (name for of, name in names if of == kind):
@@ -67,12 +115,8 @@ def rows(layer: Layer) -> Iterator[tuple[str, float, float, str]]:
 
 
 def gains(found: Sequence[Gain]) -> Any:
-    """A rich table: of each proposal its own software's step, what it changes by kind of operation, the step's speedup with its
-    interval, and Amdahl's ceiling."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    """Return a rich table of proposals: the step of today's software, changes by kind of operation, speedup and ceiling."""
+    table = _table()
     table.add_column("proposal", no_wrap=True)
     table.add_column("today, us", justify="right")
     table.add_column("change, us")
@@ -93,3 +137,11 @@ def gains(found: Sequence[Gain]) -> Any:
             f"{gain.ceiling[0]:.3f}",
         )
     return table
+
+
+def _table() -> Any:
+    """Return an empty rich table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)

@@ -1,4 +1,4 @@
-"""`codesign train` at the terminal: progress with the live loss on stderr, and the table of gaps on stdout."""
+"""`codesign train`: run training experiments, with progress and the live loss on stderr and the gaps on stdout."""
 
 from __future__ import annotations
 
@@ -6,59 +6,78 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ValidationError
+import typer
 
-from codesign.commands.terminal import console
-from codesign.evidence.training.experiments import HEADINGS, find, run, summary
-from codesign.evidence.training.gaps import assay
-from codesign.evidence.training.plot import PLOT, svg
-from codesign.evidence.training.records import FILE
-from codesign.evidence.training.size import Size, find_size
+from codesign.commands.app import seeds_of
+from codesign.commands.terminal import EVERY, console
 from isa_model.diagnostics import InputError, suggest
-from isa_model.output_files import check_file, write_file
 
 if TYPE_CHECKING:
-    from codesign.evidence.training.loop import Job
-
-EVERY = 30.0
-"""Seconds between lines where stderr is no terminal."""
+    from codesign.evidence.training.loop import TrainingJob
+    from codesign.evidence.training.size import Size
 
 
 def train(
-    experiment: list[str],
-    size_name: str,
-    changes: dict[str, int | None],
-    out: Path | None,
-    seeds: tuple[int, ...],
-    chosen: str | None,
-    engine: str,
-    work: Path,
-    budget: float | None,
-    plot: Path | None,
+    experiment: Annotated[
+        list[str],
+        typer.Argument(metavar="EXPERIMENT...", help="Experiments by name; `codesign list experiments` shows all."),
+    ],
+    size: Annotated[str, typer.Option(help="Model size: tiny, 1m, 10m, 30m, 100m or 300m.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Record to extend; default: records/training.<size>.json.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    arms: Annotated[
+        str | None, typer.Option(help="Arms to train, separated by commas; default: all arms of the experiments.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=4, help="Training steps; default: those of the size.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=128, help="Tokens per step; default: those of the size.")] = None,
+    micro_batches: Annotated[
+        int | None, typer.Option(min=1, help="Micro-batches per step, shared by the processes.")
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "model", "native", "fp32"], typer.Option(help="Implementation of the matrix products.")
+    ] = "auto",
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints, from which an interrupted run continues.")] = Path(
+        ".training"
+    ),
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no further run starts.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for a plot of the loss gaps during training (SVG).")] = None,
 ) -> int:
-    """Run experiments and show what they found. Raises InputError for what cannot be run."""
+    """Train experiments and show their loss gaps to BF16.
+
+    Runs that the record has are not repeated.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
+    """
     from rich.table import Table
+
+    from codesign.evidence.training.experiments import HEADINGS, find, run, summary
+    from codesign.evidence.training.gaps import assay
+    from codesign.evidence.training.plot import PLOT, svg
+    from codesign.evidence.training.records import FILE
+    from codesign.evidence.training.size import find_size
+    from isa_model.output_files import check_file, write_file
 
     asked = [find(name) for name in experiment]
     known = list(dict.fromkeys(arm for e in asked for arm in e.arms))
-    names = chosen.split(",") if chosen is not None else known
+    names = arms.split(",") if arms is not None else known
     for name in names:
         if name not in known:
             raise InputError.of(
                 f"no arm is called `{name}` there", suggest(name, known) or f"one of: {', '.join(known)}"
             )
-    size = _changed(find_size(size_name), changes)
-    path = out or Path("records") / f"training.{size_name}.json"
+    given = {"steps": steps, "tokens": tokens, "micro_batches": micro_batches}
+    trained = _changed(find_size(size), {name: value for name, value in given.items() if value is not None})
+    path = out or Path("records") / f"training.{size}.json"
     check_file(path, *FILE)
     if plot is not None:
         check_file(plot, *PLOT)
     check_file(work / "a-run.pt", "data.pkl", "a checkpoint")
-    speaks = int(os.environ.get("RANK", "0")) == 0
-    with Live(speaks) as live:
-        record = run(names, size_name, size, seeds, path, work, engine, live.update, budget)
-    if speaks:
+    first_process = int(os.environ.get("RANK", "0")) == 0
+    with Live(first_process) as live:
+        record = run(names, size, trained, seeds_of(seeds), path, work, engine, live.update, budget)
+    if first_process:
         terminal = console()
         for e in asked:
             terminal.print(e.question, highlight=False)
@@ -73,9 +92,12 @@ def train(
     return 0
 
 
-def _changed(size: Size, changes: dict[str, int | None]) -> Size:
+def _changed(size: Size, changes: dict[str, int]) -> Size:
+    """Return a size with some fields changed. Raises InputError if they do not fit together."""
+    from pydantic import ValidationError
+
     try:
-        return Size.model_validate({**size.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
+        return type(size).model_validate({**size.model_dump(), **changes})
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(map(str, fault.get("ctx", {}).get("at", fault["loc"])))
@@ -83,14 +105,14 @@ def _changed(size: Size, changes: dict[str, int | None]) -> Size:
 
 
 class Live:
-    """A bar with the loss where stderr is a terminal; elsewhere a line now and then."""
+    """Progress on stderr: a bar with the loss on a terminal, elsewhere a line every `EVERY` seconds."""
 
-    def __init__(self, speaks: bool) -> None:
+    def __init__(self, prints: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        self.terminal, self.speaks, self.said = console.is_terminal and speaks, speaks, 0.0
+        self.terminal, self.prints, self.printed = console.is_terminal and prints, prints, 0.0
         self.bar: Any = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -111,15 +133,15 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def update(self, job: Job, step: int, loss: float) -> None:
-        """Steps done of a run, and its smoothed loss."""
+    def update(self, job: TrainingJob, step: int, loss: float) -> None:
+        """Show the steps done by a run, and its smoothed loss."""
         if self.current != (job.arm, job.seed):
             self.current = job.arm, job.seed
             self.bar.reset(self.task, total=job.size.steps, description=f"{job.arm}, seed {job.seed}", loss=loss)
         self.bar.update(self.task, completed=step, loss=loss)
         last = step == job.size.steps
-        if self.speaks and not self.terminal and (last or time.monotonic() - self.said > EVERY):
-            self.said = time.monotonic()
+        if self.prints and not self.terminal and (last or time.monotonic() - self.printed > EVERY):
+            self.printed = time.monotonic()
             print(
                 f"{job.arm} seed {job.seed}: step {step} of {job.size.steps}, loss {loss:.4f}",
                 file=sys.stderr,

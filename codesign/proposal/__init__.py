@@ -1,1 +1,1 @@
-"""Proposals: what a YAML file may say, how it is read and checked, and what it is compared with."""
+"""Proposals: the language of their YAML files, reading and checking, and the variants they are compared with."""

@@ -1,4 +1,4 @@
-"""Today's software by name: how each library or recipe scales operands and sums products, as data (baselines.yaml)."""
+"""Software baselines: the scaling and summation of each library or recipe, as data in baselines.yaml."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from isa_model.stage import FormatRef, Spec
 
 
 class Baseline(Spec):
-    """One way in which software of today multiplies on an instruction."""
+    """The way one library or recipe multiplies on an instruction."""
 
     name: str
+    """Name in baselines.yaml and in proposals."""
     title: str
-    """Name as reports show it."""
+    """Name shown in reports."""
     about: str
-    """What it does, in a clause."""
+    """Summary, as a clause."""
     source: str
-    """Where that is written."""
+    """Public source of the rules."""
     operands: tuple[str, ...]
-    """Formats of the operands it is for."""
+    """Operand formats it applies to."""
     accumulators: tuple[str, ...] = ()
-    """Formats of the accumulators it is for; empty: all."""
+    """Accumulator formats it applies to; empty: all."""
     scales: str | None = None
-    """Format of the scales that the instruction takes itself; null: it takes none."""
+    """Format of the scales that the instruction applies itself; null: no such scales."""
     promote_every: PositiveInt | None = None
-    """Products summed by the instruction before they are promoted to FP32; null: all of K."""
+    """Products along K that the instruction sums before promotion to FP32; null: all of K."""
     fast_forward: bool = False
-    """Whether fprop sums all of K in the instruction nevertheless."""
+    """True if fprop is not promoted: the instruction sums all of K there."""
     group: PositiveInt | None = None
-    """Elements of K that share an FP32 scale, multiplied in at promotion; null: no scale within K."""
+    """Elements along K that share an FP32 scale, applied at promotion; null: no scale within K."""
     kept: bool = False
-    """Whether wgrad's activations are quantised from the codes that fprop took; false: from BF16."""
+    """True if wgrad quantises activations from fprop's codes, false if from BF16."""
     dispatch: FormatRef | None = None
-    """Format in which tensors are sent to experts, with power-of-two scales; null: BF16."""
+    """Format of tensors sent to experts, with power-of-two scales; null: BF16."""
     quantisation: Quantisation = Quantisation()
-    """How operands are quantised; what stands in no field here has the default there."""
+    """Quantisation rules of the operands."""
 
     def fits(self, base: Instruction) -> bool:
-        """Whether this baseline fits a base: its operands, accumulator and scales."""
+        """Return whether the baseline fits the operands, accumulator and scales of a base."""
         own = base.scale.a or base.scale.b if base.scale else None
         return (
             {base.a.name, base.b.name} <= set(self.operands)
@@ -56,10 +57,7 @@ class Baseline(Spec):
         )
 
     def around(self, base: Instruction) -> Instruction:
-        """Return the base with the software step around it.
-
-        Raises InputError where promotion does not fit the base.
-        """
+        """Return the base with the baseline's promotion around it. Raises InputError if promotion does not fit."""
         if self.promote_every is None:
             return base
         scale = None
@@ -72,16 +70,16 @@ class Baseline(Spec):
 
 
 FALLBACK = "tensor-wise"
-"""The baseline of a base that no other fits."""
+"""Name of the baseline that is used if no other fits."""
 
 
 @cache
 def baselines() -> dict[str, Baseline]:
-    """Return every baseline by name, in the order in which defaults are chosen."""
+    """Return the baselines by name; the first that fits a base is its default."""
     listed: dict[str, Any] = read_yaml(Path(__file__).with_name("baselines.yaml")).data["baselines"]
     return {name: Baseline.model_validate({"name": name, **fields}) for name, fields in listed.items()}
 
 
 def fitting(base: Instruction) -> list[Baseline]:
-    """Return the baselines that fit a base, its default first; never empty."""
+    """Return the baselines that fit a base, the default first. The list is never empty."""
     return [b for b in baselines().values() if b.fits(base)] or [baselines()[FALLBACK]]

@@ -1,7 +1,7 @@
 """Flows: the casts between a BF16 tensor and the operand of a GEMM.
 
-They come from a proposal's path, from codes kept for the backward pass, and from what is sent to experts. Numerics, traffic
-and timing all use them, so that they agree.
+They are due to a proposal's path, to codes kept for the backward pass, and to tensors sent to experts. Numerics, traffic and
+timing all use them, so that they agree.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from isa_model.instruction import Instruction
 from isa_model.path import Step
 
 TILE = 128
-"""Features of a token that share a scale where tensors are sent to experts (DeepSeek-V3, 3.3.3)."""
+"""Features of a token that share a scale in tensors sent to experts (DeepSeek-V3, 3.3.3)."""
 
 
 class Flows(NamedTuple):
-    """The steps behind activations and behind gradients, (tokens, features)."""
+    """Casts of activations and of gradients, both (tokens, features), in order."""
 
     activation: tuple[Step, ...] = ()
     gradient: tuple[Step, ...] = ()
     send: Step | None = None
-    """Cast of tensors sent to experts, where the steps have none; None: BF16."""
+    """Cast of tensors sent to experts if the steps have no dispatch; None: BF16."""
 
     def of(self, role: Role) -> tuple[Step, ...]:
-        """Return the steps behind tensors of a role; none behind weights, which are cast once per optimizer step."""
+        """Return the casts of a role's tensors. Weights have none: they are cast once per optimizer step."""
         return () if role == "weight" else self.activation if role == "activation" else self.gradient
 
 
@@ -43,31 +43,30 @@ def dispatched(fmt: Format) -> Step:
 
 
 def usual(baseline: Baseline, instruction: Instruction, rule: Quantisation) -> Flows:
-    """Return the flows without a path: the baseline's dispatch, and the codes it keeps for the backward pass."""
+    """Return the flows of a proposal without a path: the baseline's dispatch and its codes kept for the backward pass."""
     send = dispatched(baseline.dispatch) if baseline.dispatch else None
     side = instruction.scale.a if instruction.scale else None
     if not baseline.kept or side is None:
-        return Flows(send=send)  # under one scale per tensor nothing is lost when a tensor is turned
+        return Flows(send=send)  # with one scale per tensor, codes can be transposed without loss
     cast = cast_of(rule, instruction.a, "activation", side, k_axis=1)
     keep = Step(at="cache", **{name: getattr(cast, name) for name in type(cast).model_fields})
     return Flows((keep,), send=send)
 
 
 def along(path: tuple[Step, ...], operands: Collection[Role], usually: Flows, sends: bool) -> Flows:
-    """Return a path's flows: its steps behind the `operands` it names, the usual ones behind the other.
+    """Return the flows of a path, whose steps replace the usual ones for `operands`.
 
-    With `sends`, the path or the one it is compared with says how tensors are sent; without, they are sent as usual.
+    `sends` is True if the path, or the path it is compared with, has a dispatch; it replaces the usual one then.
     """
     activation, gradient = (path if role in operands else usually.of(role) for role in ("activation", "gradient"))
     return Flows(activation, gradient, None if sends else usually.send)
 
 
 def behind(gemm: Gemm, role: Role, flows: Flows) -> tuple[Step, ...]:
-    """Return the steps behind an operand of a GEMM.
+    """Return the casts of an operand of a GEMM.
 
-    In a mixture of experts dispatch lies behind what is sent to routed experts alone; tensors of a model without experts
-    stand in for such. An expert's GPU gets codes: what would cast BF16 to their format has nothing left to cast, and the
-    codes themselves are kept.
+    Only tensors sent to routed experts are dispatched; a model without experts is treated as if its tensors were. The GPU of
+    an expert receives codes, so later casts from BF16 to the same format drop out, and the codes themselves are kept.
     """
     steps, to_experts = flows.of(role), sent(gemm)
     if to_experts is not None and role in to_experts:
@@ -78,7 +77,7 @@ def behind(gemm: Gemm, role: Role, flows: Flows) -> tuple[Step, ...]:
 
 
 def _from_codes(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Return the steps behind a tensor that was sent, as its receiver sees them."""
+    """Return the casts of a tensor as the receiver of its codes applies them."""
     send = next((s for s in steps if s.at == "dispatch"), None)
     if send is None:
         return steps
@@ -90,6 +89,6 @@ def _from_codes(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 def carried(gemm: Gemm, flows: Iterable[Flows]) -> tuple[Role, ...]:
-    """Return the roles of a GEMM's operands that have steps behind them in any of the flows."""
+    """Return the roles of a GEMM's operands that are cast in any of the flows."""
     listed = list(flows)
     return tuple(role for role in (gemm.a, gemm.b) if any(behind(gemm, role, f) for f in listed))

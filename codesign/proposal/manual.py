@@ -1,4 +1,4 @@
-"""An ISA-manual page of an instruction, written from its spec: operands, semantics step by step, special values."""
+"""ISA-manual pages: operands, semantics step by step and special values, written from an instruction's spec."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ _ROUNDING = {
 }
 
 
-class Section(Spec):
-    """One heading of the page; `steps` are numbered."""
+class ManualSection(Spec):
+    """One section of a manual page."""
 
     title: str
     lines: tuple[str, ...]
     steps: bool = False
+    """True if the lines are numbered steps."""
 
 
-def page(instruction: Instruction) -> tuple[Section, ...]:
-    """The manual page of an instruction."""
+def page(instruction: Instruction) -> tuple[ManualSection, ...]:
+    """Return the manual page of an instruction."""
     return (
-        Section(title="Operation", lines=_synopsis(instruction)),
-        Section(title="Operands", lines=_operands(instruction)),
-        Section(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
-        Section(title="Special values", lines=_specials(instruction)),
-        Section(title="Origin", lines=_origin(instruction)),
+        ManualSection(title="Operation", lines=_synopsis(instruction)),
+        ManualSection(title="Operands", lines=_operands(instruction)),
+        ManualSection(title="Semantics", lines=tuple(_steps(instruction)), steps=True),
+        ManualSection(title="Special values", lines=_specials(instruction)),
+        ManualSection(title="Origin", lines=_origin(instruction)),
     )
 
 
-def proposal_page(proposal: Proposal) -> tuple[Section, ...]:
-    """The page of what a proposal proposes: its path first, then the instruction, which may be today's."""
+def proposal_page(proposal: Proposal) -> tuple[ManualSection, ...]:
+    """Return the manual page of a proposal: its operand path, then the instruction, which may be today's."""
     on_the_way = (path_page(proposal.path.steps, proposal.path.operands),) if proposal.path else ()
     return (*on_the_way, *page(proposal.proposed()))
 
@@ -69,7 +70,7 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
 
 
 def describe(fmt: Format) -> str:
-    """A format in a line."""
+    """Return a one-line description of a format."""
     if fmt.kind == "integer":
         return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
     parts = [
@@ -112,7 +113,7 @@ def _steps(spec: Instruction) -> list[str]:
             steps.append(_scaling(spec, f"each result of {name}"))
         below = f"results of {name}"
     steps.append(
-        f"Go on so along K in ascending order; after its end the running value is D, stored as {spec.accumulator.name}."
+        f"Repeat along K in ascending order. At the end the running value is D, stored as {spec.accumulator.name}."
     )
     return steps
 
@@ -120,7 +121,7 @@ def _steps(spec: Instruction) -> list[str]:
 def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     one = stage.terms == 1
     taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
-    running = "C, or the running value of the block before," if last else "the running value, zero at first,"
+    running = "C, or the running value of the block before," if last else "the running value, initially zero,"
     joined = f", and {running}" if stage.accumulator else ""
     if not stage.aligned:
         steps = [f"{name}: add {taken}{joined} exactly."]
@@ -130,13 +131,13 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
             + (
                 f"; a zero counts with exponent {stage.zero_exponent}."
                 if stage.zero_exponent is not None
-                else "; zeros do not count."
+                else "; zeros are ignored."
             )
         ]
         cut = _ROUNDING[str(stage.rounding)]
         steps.append(
-            f"{name}: shift every term to that exponent, keep {stage.fraction_bits} fraction bits, rounding {cut}"
-            f" (sign and magnitude)" + _own_bits(stage) + ". Add what is kept exactly."
+            f"{name}: shift every term to that exponent and keep {stage.fraction_bits} fraction bits, rounding {cut}"
+            f" (sign and magnitude)" + _own_bits(stage) + ". Add the results exactly."
         )
     if stage.result:
         registers = ", then to ".join(_register(r) for r in stage.result)
@@ -146,12 +147,10 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
             zero = " A zero result is +0." if stage.zero == "positive" else ""
             steps.append(f"{name}: round the sum to {registers}.{zero}")
     else:
-        exponent = (
-            "the exponent it was aligned to" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
-        )
-        steps.append(f"{name}: hand the sum up unrounded, with {exponent}.")
+        exponent = "its alignment exponent" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
+        steps.append(f"{name}: pass the sum to the next stage unrounded, with {exponent}.")
     if stage.chain and stage.chain > 1:
-        steps.append(f"{name}: do so for {stage.chain} blocks, then hand the running value up.")
+        steps.append(f"{name}: repeat for {stage.chain} blocks, then pass the running value to the next stage.")
     return steps
 
 
@@ -208,10 +207,10 @@ def _power_of_two(side: ScaleOperand) -> bool:
 
 def _specials(spec: Instruction) -> tuple[str, ...]:
     if spec.a.kind == "integer":
-        return ("None: every code is a whole number.",)
+        return ("None: every code is an integer.",)
     lines = [
-        "D is NaN if a product is NaN (0 times an infinity too), if C or a scale is NaN, or if infinities of both signs "
-        "meet; else an infinite term makes D that infinity.",
+        "D is NaN if a product is NaN (also 0 times an infinity), if C or a scale is NaN, or if there are infinities of both "
+        "signs; otherwise an infinite term makes D that infinity.",
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
@@ -228,23 +227,23 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> Section:
-    """What becomes of a tensor on its path, a numbered line per step; tensors are (tokens, features)."""
+def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> ManualSection:
+    """Return the section on an operand path, one numbered line per cast; tensors are (tokens, features)."""
     words = " and ".join(operands)
     lines = [
-        f"The {words} sets out as BF16. A NaN or an infinity makes NaN of its group where elements and scales have one."
+        f"Start from the {words} in BF16. A NaN or an infinity makes its group NaN, if elements or scales have one."
     ]
     for step in steps:
-        source = "the BF16 original once more" if step.reads == "original" else "what arrives"
+        source = "the BF16 original again" if step.reads == "original" else "the result of the step before"
         lines.append(f"{step.at}: {PLACES[step.at]}, take {source}. {_grouped(step)} {_cast(step)}")
         if step.at == "copy-engine" and step.group:
             size = step.group[0] * step.group[1] * 2
             lines[-1] += (
-                f" The largest must be known before the first element is cast: {size} B of BF16 are held per group."
+                f" The largest must be known before the first element is cast, so {size} B of BF16 are buffered per group."
             )
         if not step.on_sms:
-            lines[-1] += " An engine beside the SMs does it."
-    return Section(title="On the way", lines=tuple(lines), steps=True)
+            lines[-1] += " An engine outside the SMs does it."
+    return ManualSection(title="On the way", lines=tuple(lines), steps=True)
 
 
 def _grouped(step: Step) -> str:
@@ -265,7 +264,7 @@ def _cast(step: Step) -> str:
     if step.scale is None:
         return f"Round each element to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range the largest number."
     if step.scale_from == "scales":
-        rule = f"The group's scale is the largest {step.scale.name} scale that its elements had before."
+        rule = f"The group's scale is the largest of the {step.scale.name} scales that its elements had before."
     else:
         exact = step.scale.name == "fp32"
         how = "nearest even" if exact else _ROUNDING[str(step.scale_rounding)]

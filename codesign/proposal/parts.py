@@ -1,4 +1,4 @@
-"""The parts of a proposal: claims, the software baseline, paths, sweeps, layers, and names that must exist."""
+"""Parts of a proposal: claims, the software baseline, operand paths, sweeps, layers, and the names they refer to."""
 
 from __future__ import annotations
 
@@ -19,42 +19,45 @@ from isa_model.path import Steps
 from isa_model.stage import Spec
 
 MOST = 256
-"""Entries that a list of a proposal can have."""
+"""Largest number of entries in a list of a proposal."""
 
 
 def _few(value: Any) -> Any:
-    """Refuse a long list before its entries are looked at."""
+    """Refuse a long list before its entries are validated."""
     if isinstance(value, list) and len(value) > MOST:
         raise at(message=f"needs at most {MOST} entries, got {len(value)}")
     return value
 
 
 def _no_boolean(value: Any) -> Any:
+    """Refuse booleans, which Python counts as integers."""
     if isinstance(value, bool):
-        raise at(message=f"`{str(value).lower()}` is no number", hint="a number, such as 0.01")
+        raise at(message=f"`{str(value).lower()}` is not a number", hint="a number, such as 0.01")
     return value
 
 
 Few = BeforeValidator(_few)
-"""Validator of a list: at most `MOST` entries."""
+"""Validator of a list of at most `MOST` entries."""
 Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
-"""A finite number; `true` and `false` are none."""
+"""A finite number, and no boolean."""
 Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
-"""A value that a sweep can give to a field."""
+"""A value of a swept field."""
 
 
 def _once(values: Sequence[Any]) -> Sequence[Any]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise at(i, message=f"`{value}` is there twice", hint="leave one out")
+            raise at(i, message=f"`{value}` appears twice", hint="remove one of them")
     return values
 
 
 Once = AfterValidator(_once)
-"""Validator of a list: no entry appears twice."""
+"""Validator of a list without repeated entries."""
 
 
-def _known(kind: str, names: Any) -> Any:
+def _known(kind: str, names: Callable[[], Sequence[str]]) -> Any:
+    """Return a validator of names from a list."""
+
     def check(name: str) -> str:
         known = names()
         if name not in known:
@@ -66,7 +69,7 @@ def _known(kind: str, names: Any) -> Any:
 
 
 def _found(look_up: Callable[[str], Any]) -> Any:
-    """A validator of names by what finds them and raises InputError for an unknown one."""
+    """Return a validator of names that `look_up` accepts; it raises InputError for an unknown name."""
 
     def check(name: str) -> str:
         try:
@@ -80,7 +83,7 @@ def _found(look_up: Callable[[str], Any]) -> Any:
 
 
 def _workload(name: str, info: ValidationInfo) -> str:
-    """A workload of a model, or one of the proposal's own layers: the context's `layers`, else those validated before."""
+    """Accept a workload of a model or of one of the proposal's layers, which are in the context or validated before."""
     layers = (info.context or {}).get("layers") or info.data.get("layers") or ()
     if name.split(".")[0] not in layers:
         _found(select).func(name)
@@ -93,38 +96,38 @@ MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
 BaseName = Annotated[str, _found(raw)]
 OWN_VARIANTS = ("today", "software", "proposal", "exact")
 Variant = Annotated[str, _known("variant", lambda: [*OWN_VARIANTS, *baselines()])]
-"""today, software, proposal, exact, or another baseline of the base by name."""
+"""Name of a compared variant: today, software, proposal, exact, or another baseline of the base."""
 AsBaseline = Literal["baseline"]
-"""As the baseline has it."""
+"""Marks a field whose value is that of the baseline."""
 
 
 class Claim(Spec):
-    """A bound on a metric, judged at the worst GEMM and tensor source it covers."""
+    """A bound on a metric, judged at the worst case among the GEMMs and tensor sources it covers."""
 
     metric: MetricName
-    """What is bounded; `codesign list metrics` explains each."""
+    """Metric that is bounded; `codesign list metrics` explains each."""
     at_most: Number | None = None
-    """Upper bound; of the magnitude, where the metric has a sign."""
+    """Upper bound, in the metric's unit. It bounds the magnitude of a metric that has a sign."""
     at_least: Number | None = None
-    """Lower bound."""
+    """Lower bound, in the metric's unit."""
     workload: str | None = None
-    """Only these GEMMs; default: all of the proposal's workloads."""
+    """Workload to which the claim is limited; default: all workloads of the proposal."""
     tensors: SourceName | None = None
-    """Only this tensor source; default: all of the proposal's."""
+    """Tensor source to which the claim is limited; default: all tensor sources of the proposal."""
     of: Variant = "proposal"
-    """Whose figure: today's instruction alone, today's software, the proposal, an exact accumulator, or a baseline by name."""
+    """Variant that is measured: `today` (the base alone), `software`, `proposal`, `exact` (exact sums), or a baseline."""
     relative_to: Variant | None = None
-    """Bound the ratio to this variant's figure instead of the figure itself; of dB and loss gaps, the difference."""
+    """Variant to compare with: the bound is on the ratio to its figure, or on the difference for dB and loss gaps."""
     at: Value | None = None
-    """Only this value of the swept field; default: the proposal's own."""
+    """Value of the swept field at which the claim holds; default: the value in `change` or the base."""
     source: str = ""
-    """Who says so and where; empty: the proposal's author."""
+    """Author and place of the claim; empty: the proposal's author."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Claim:
         metric = METRICS[self.metric]
         if self.at_most is None and self.at_least is None:
-            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, with a number of yours")
+            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
         by_size = metric.signed or (self.relative_to is not None and metric.comparison == "ratio")
@@ -141,18 +144,18 @@ class Claim(Spec):
 
     @model_validator(mode="after")
     def _sensible(self) -> Claim:
-        """What the metric has no figure of cannot be claimed."""
+        """Refuse claims for which the metric has no figure."""
         metric = METRICS[self.metric]
         if self.relative_to == self.of:
             raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
-        known = f"variants that have one: {', '.join(metric.variants)}"
+        known = f"variants with a figure: {', '.join(metric.variants)}"
         has = (*metric.variants, *(baselines() if metric.family.baselines else ()))
         if self.of not in has:
             raise at("of", message=f"`{self.metric}` has no figure of `{self.of}`", hint=known)
         if self.relative_to and metric.comparison == "none":
             raise at(
                 "relative_to",
-                message=f"`{self.metric}` compares with today already, or with nothing",
+                message=f"`{self.metric}` is already relative to today, or cannot be compared",
                 hint="leave `relative_to` out and bound the figure itself",
             )
         if self.relative_to and self.relative_to not in has:
@@ -160,7 +163,9 @@ class Claim(Spec):
         if self.tensors and not metric.family.by_tensors:
             raise at("tensors", message=f"`{self.metric}` does not depend on tensors", hint="leave `tensors` out")
         if self.workload and not metric.family.by_gemm:
-            raise at("workload", message=f"`{self.metric}` is not of a workload", hint="leave `workload` out")
+            raise at(
+                "workload", message=f"`{self.metric}` does not depend on the workload", hint="leave `workload` out"
+            )
         if self.at is not None and (self.of != "proposal" or metric.of_layer or not metric.family.swept):
             what = f"`{self.metric}`" if self.of == "proposal" else f"`{self.of}`"
             raise at("at", message=f"{what} has no figure for each swept value", hint="leave `at` out")
@@ -168,21 +173,21 @@ class Claim(Spec):
 
 
 class Software(Spec):
-    """Today's way around the missing hardware: a baseline by name, with what differs from it.
+    """Today's software solution, which the proposal would replace: a baseline and the fields that differ from it.
 
-    A name alone, as in `software: transformer-engine`, is that baseline as it is.
+    A name alone selects a baseline unchanged: `software: transformer-engine`.
     """
 
     baseline: Annotated[str, _known("baseline", lambda: list(baselines()))] | None = None
-    """Which library or recipe (`docs/baselines.md`); default: the first that fits the base."""
+    """Library or recipe by name (`docs/baselines.md`); default: the first one that fits the base."""
     promote_every: PositiveInt | AsBaseline | None = "baseline"
-    """Products summed by the instruction before they are promoted to FP32 on CUDA cores; null: all of K."""
+    """Products along K that the instruction sums before promotion to FP32 on CUDA cores; null: all of K."""
     group: PositiveInt | AsBaseline | None = "baseline"
-    """Elements of K that share an FP32 scale, multiplied in at promotion; null: one scale for a whole tensor."""
+    """Elements along K that share an FP32 scale, applied at promotion; null: one scale for the whole tensor."""
     quantisation: Quantisation | None = None
-    """How its operands are quantised, where other than in the baseline."""
+    """Quantisation rules that differ from the baseline's."""
     path: Steps = ()
-    """What today's software does with the tensors of the proposal's `path`; none: they stay BF16."""
+    """Casts that today's software applies to the tensors of the proposal's `path`; empty: they stay BF16."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,54 +195,55 @@ class Software(Spec):
         return {"baseline": value} if isinstance(value, str) else value
 
 
-class Path(Spec):
-    """What becomes of tensors on their way to the Tensor Core, or to another GPU."""
+class OperandPath(Spec):
+    """Casts that tensors pass through on their way to the Tensor Core or to another GPU."""
 
     operands: Annotated[tuple[Literal["activation", "gradient"], ...], Once] = Field(min_length=1)
-    """Which tensors: activations, gradients. Weights are cast once per optimizer step, and not on the way."""
+    """Tensors on the path. Weights are not allowed: they are cast once per optimizer step."""
     steps: Steps = Field(min_length=1)
-    """The casts on the way, in order."""
+    """Casts on the path, in order."""
 
 
 class Training(Spec):
-    """How a model is trained on the proposed instruction: a recipe with all its GEMMs on it."""
+    """Training of a model whose GEMMs all run on the proposed instruction."""
 
     recipe: str = "deepseek-v3"
-    """Whose rules: a recipe's name (`codesign list recipes`) or file."""
+    """Training recipe: a name (`codesign list recipes`) or a file."""
     change: dict[str, Any] = Field(default_factory=dict)
-    """Rules that differ, as a merge."""
+    """Fields of the recipe that differ; mappings merge, other values replace, null removes."""
 
 
 class Sweep(Spec):
-    """A family of proposals: one field of the instruction that takes several values."""
+    """One field of the instruction that takes several values, which makes the proposal a family."""
 
     field: str
-    """Path of the field in the instruction, such as stages.fuse.fraction_bits."""
+    """Dotted path of the field in the instruction, such as `stages.fuse.fraction_bits`."""
     values: Annotated[tuple[Value, ...], Few, Once] = Field(min_length=2, max_length=MOST)
-    """Values it takes, in the order of the plots."""
+    """Values of the field, in the order of plots."""
 
 
 def _tensor_file(name: str) -> str:
+    """Accept the name of a file whose suffix can be read."""
     stem, dot, suffix = name.rpartition(".")
     if suffix in ("npz", "safetensors") and stem:
         return name
-    what = f".{suffix} files are not read" if dot else f"`{name}` has no suffix"
+    what = f".{suffix} files cannot be read" if dot else f"`{name}` has no suffix"
     how = "numpy.savez makes it" if suffix == "npy" else "with the tensors in BF16, FP16 or FP32"
     hint = f"write `{stem or suffix}.{'npz' if suffix == 'npy' else 'safetensors'}`: {how}"
-    raise at(message=f"{what}: a layer's tensors lie in a .npz or .safetensors file", hint=hint)
+    raise at(message=f"{what}: the tensors of a layer must be in a .npz or .safetensors file", hint=hint)
 
 
 class Layer(Spec):
-    """A Linear whose tensors the author has: matrices in one file, a pass of training for each two that are given."""
+    """A Linear whose tensors you have as matrices in one file. Each two of them give the GEMM of one training pass."""
 
     file: Annotated[str, AfterValidator(_tensor_file)]
-    """A .npz or .safetensors file; a relative path starts at the proposal."""
+    """Path of a .npz or .safetensors file, relative to the proposal file."""
     activation: str | None = None
-    """Name of the input in the file: (tokens, input features)."""
+    """Name of the layer's input in the file; shape (tokens, input features)."""
     weight: str | None = None
-    """Name of the weight: (output features, input features)."""
+    """Name of the weight in the file; shape (output features, input features)."""
     gradient: str | None = None
-    """Name of the gradient of the output: (tokens, output features)."""
+    """Name of the gradient of the output in the file; shape (tokens, output features)."""
 
     @model_validator(mode="after")
     def _enough(self) -> Layer:

@@ -1,4 +1,4 @@
-"""How the operands of an instruction are quantised from BF16."""
+"""Quantisation of BF16 tensors to the operands of an instruction."""
 
 from __future__ import annotations
 
@@ -15,44 +15,51 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, Spec
 
 WHOLE = 1 << 30
-"""Length of a group that reaches over all of K."""
+"""Length of a group that covers all of K."""
 
 
 class Quantisation(Spec):
-    """How operands are quantised: groups along K follow the scales of each instruction, the rest stands here.
+    """Rules by which BF16 operands are quantised. Groups along K are those of the instruction's scales.
 
-    What is left out is as in the baseline of the base (`codesign/proposal/baselines.yaml`).
+    A field that is left out has the value of the baseline (`codesign/proposal/baselines.yaml`).
     """
 
     weight_columns: int | None = Field(default=None, ge=1, le=65536)
-    """Output features of a weight that share a scale, beside the group of K (DeepSeek-V3: 128x128 blocks); default: as in
-    the baseline, which for a base with scales of its own follows the groups of the instruction."""
+    """Output features of a weight that share a scale (DeepSeek-V3: 128, for blocks of 128x128). Default: the baseline's value,
+    or the instruction's group if the instruction applies the scales itself."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
-    """How elements are rounded (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
+    """Rounding mode of the elements (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
     scale_rounding: Deterministic | None = None
-    """How scales are rounded to a format narrower than FP32; without a baseline's rule: up."""
+    """Rounding mode of scales in a format narrower than FP32; `up` unless the baseline says otherwise."""
     range: Literal["largest", "binade"] | None = None
-    """What a group's largest magnitude is mapped to: the format's largest number, or the power of two below it (OCP MX)."""
+    """Number to which a group's largest magnitude is scaled: the format's `largest`, or the `binade` below it (OCP MX)."""
     powers_of_two: bool | None = None
-    """Whether FP32 scales are rounded to powers of two, by `scale_rounding`."""
+    """True if FP32 scales are rounded to powers of two, by `scale_rounding`."""
     scales: Literal["tensor", "row", "none"] | None = None
-    """What shares a scale where the instruction takes none, outside the sum: the whole tensor (default); a row of A or a
-    column of B, so a token or an output feature; or nothing: operands are rounded as they are. Formats of 16 bits and
-    more are scaled for `headroom` alone."""
+    """Elements that share a scale outside the sum if the instruction applies no scales: the whole `tensor` (default); a `row`
+    of A or column of B, that is a token or an output feature; or `none`: operands are rounded unscaled. Formats of 16 bits
+    and more are scaled only for `headroom`."""
     headroom: bool | None = None
-    """Whether such scales leave room for the sums: the largest element is mapped to a power of two so small that as many
-    products as the accumulator sums cannot exceed it."""
+    """True if scales outside the sum prevent overflow: the largest element is scaled to a power of two so small that no sum of
+    products exceeds the accumulator's range."""
     tensor_scale: bool | None = None
-    """Whether a whole operand is first scaled in FP32 so that its largest group takes the largest scale (as for NVFP4: a
-    narrow scale format has no range for tensors of any size). Only of operands with group scales."""
+    """True if a whole operand is first scaled in FP32 so that its largest group has the largest scale, as for NVFP4, whose
+    scale format has a narrow range. Only for operands with group scales."""
     floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
-    """Least magnitude that a group's largest is taken for (1e-4 in DeepSeek-V3's public inference code, which would wipe
-    out small gradients)."""
+    """Lower limit of a group's largest magnitude (1e-4 in DeepSeek-V3's public inference code, which would erase small
+    gradients)."""
 
     def over(self, other: Quantisation) -> Quantisation:
-        """This rule, with `other`'s fields where this one leaves them out."""
+        """Return these rules, completed by the fields of `other` that are left out here."""
         own = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
         return other.model_copy(update=own)
+
+
+def scale_group(along: int, across: int, k_axis: int, columns: int | None = None) -> tuple[int, int]:
+    """Return the group of a tensor's scale, `along` K, which is axis `k_axis`, and `across`, or `columns` if they fit."""
+    if columns and columns % across == 0:
+        across = columns
+    return (across, along) if k_axis == 1 else (along, across)
 
 
 def cast_of(
@@ -63,18 +70,16 @@ def cast_of(
     k_axis: int,
     limit: float | None = None,
 ) -> Cast:
-    """Return the cast of an operand whose sums run along `k_axis`.
+    """Return the cast of an operand whose axis `k_axis` is K.
 
-    With scales of the instruction (`side`) it has their groups, and weights are in blocks where they fit; else one scale
-    outside the sum by `rule.scales`. `limit` is the largest element that leaves room for the sums (`room`).
+    `side` holds the scales that the instruction applies, if any; the cast has their groups, and a weight has blocks if they
+    fit. Otherwise `rule.scales` decides. `limit` is the largest element without overflow (`largest_safe_element`).
     """
     group, scale, span = None, None, rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
-        along, across = side.group[k_axis], side.group[1 - k_axis]
-        if role == "weight" and rule.weight_columns and rule.weight_columns % across == 0:
-            across = rule.weight_columns
-        group = (across, along) if k_axis == 1 else (along, across)
+        columns = rule.weight_columns if role == "weight" else None
+        group = scale_group(side.group[k_axis], side.group[1 - k_axis], k_axis, columns)
         scale = side.format
     elif rule.scales != "none" and (fmt.bits < 16 or limit is not None):
         scale = FORMATS["fp32"]
@@ -96,18 +101,18 @@ def cast_of(
 def operand_cast(
     rule: Quantisation, instruction: Instruction, gemm: Gemm, which: Literal["a", "b"]
 ) -> tuple[Cast, ScaleOperand | None]:
-    """Return the cast of an operand of a GEMM, and the scales of it that the instruction takes."""
+    """Return the cast of an operand of a GEMM, and the scales that the instruction applies to it."""
     role, fmt, k_axis = (gemm.a, instruction.a, 1) if which == "a" else (gemm.b, instruction.b, 0)
     side = getattr(instruction.scale, which) if instruction.scale else None
-    limit = room(instruction, gemm.k) if rule.headroom else None
+    limit = largest_safe_element(instruction, gemm.k) if rule.headroom else None
     return cast_of(rule, fmt, role, side, k_axis, limit), side
 
 
-def room(instruction: Instruction, k: int) -> float | None:
-    """Return the largest element, a power of two, with which sums over `k` cannot exceed any register.
+def largest_safe_element(instruction: Instruction, k: int) -> float | None:
+    """Return the largest operand element, a power of two, with which sums over `k` cannot overflow any register.
 
-    None where elements of the operands' whole range cannot. A sum of n products of elements up to r is at most n r^2
-    (SageAttention2++, arXiv 2505.21136, bounds FP16 accumulators of FP8 products so).
+    None if no operand element can cause overflow. A sum of n products of elements up to r is at most n r^2 (SageAttention2++,
+    arXiv 2505.21136, bounds FP16 accumulators of FP8 products this way).
     """
     from isa_model.float64 import largest_finite
 

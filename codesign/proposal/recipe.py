@@ -1,7 +1,7 @@
-"""A recipe: every rule of a mixed-precision training framework, as data.
+"""Training recipes: every rule of a mixed-precision training framework, as data.
 
-The rules are those of DeepSeek-V3's FP8 framework (technical report, arXiv 2412.19437, 3.3); each can be switched. A recipe
-says what is computed, to the bit; engines.py says with what.
+The rules are those of DeepSeek-V3's FP8 framework (technical report, arXiv 2412.19437, 3.3); each can be changed. A recipe
+defines the results bit for bit; evidence/training/engines.py chooses what computes them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from codesign.proposal.quantisation import scale_group
 from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, Document, InputError, at, read_yaml, suggest
 from isa_model.explain import explain
@@ -27,13 +28,13 @@ from isa_model.stage import FormatRef, Spec
 
 FOLDER = Path(__file__).parent / "recipes"
 BLOCK = 128
-"""Side of DeepSeek-V3's weight blocks, and length of its tiles."""
+"""Side of DeepSeek-V3's weight blocks and length of its tiles, in elements."""
 HOPPER = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
-"""Today's instruction by its operand types."""
+"""Name of today's instruction; to be completed by its operand formats."""
 
 
 def _instruction(value: Any) -> Any:
-    """An instruction by name, or as `base` and `change` as in a proposal."""
+    """Return the instruction of a name, or of `base` and `change` as in a proposal; pass other values on."""
     try:
         if isinstance(value, str):
             return Instruction.model_validate(raw(value))
@@ -46,40 +47,40 @@ def _instruction(value: Any) -> Any:
 
 
 def _instruction_name(instruction: Instruction) -> Any:
+    """Return an instruction's name if the catalogue has it, else its fields."""
     known = is_known(instruction.name) and Instruction.model_validate(raw(instruction.name)) == instruction
     return instruction.name if known else instruction.model_dump(mode="json", exclude_defaults=True)
 
 
 InstructionRef = Annotated[Instruction, BeforeValidator(_instruction), PlainSerializer(_instruction_name)]
-"""An instruction by its name in the catalogue, as `base` with a `change`, or in full."""
+"""An instruction as its catalogue name, as `base` with a `change`, or in full."""
 
 
-class Gemm(Spec):
-    """One of the three GEMMs of a Linear: how its operands are cast, and what sums the products.
+class GemmRecipe(Spec):
+    """Casts and sums of one of the three GEMMs of a Linear.
 
-    Groups are given as the tensors lie: activations and gradients as (tokens, features), weights as (outputs, inputs).
+    Groups refer to the stored tensors: activations and gradients are (tokens, features), weights (outputs, inputs).
     """
 
     OPERANDS: ClassVar[tuple[tuple[str, int], tuple[str, int]]]
-    """A and B: the field of the cast, and the axis of that tensor along which the sums run."""
+    """Field of the cast, and axis of the stored tensor that is K; for A and for B."""
 
     instruction: InstructionRef | None = None
-    """What sums; null: FP32 sums of the cast operands, by whatever the library does (no bit-exact claim)."""
+    """Instruction that sums the products; null: FP32 sums in the library's order, which are not bit-exact."""
     promote_every: PositiveInt | None = None
-    """Software promotion: products that the instruction sums before they are added to FP32 on CUDA cores."""
+    """Products along K that the instruction sums before promotion to FP32 on CUDA cores; null: all of K."""
 
     @property
     def casts(self) -> tuple[Cast | None, Cast | None]:
-        """The casts of A and B; None: BF16 as it is."""
+        """Casts of A and B; None: BF16."""
         (a, _), (b, _) = self.OPERANDS
         return getattr(self, a), getattr(self, b)
 
     @cached_property
     def spec(self) -> Instruction | None:
-        """What computes the sums, promotion and its scales included; None for FP32 sums.
+        """Instruction that computes the sums, promotion included; None for FP32 sums.
 
-        Group scales along K are multiplied in by the promotion or by the instruction itself; a scale of a whole tensor
-        stands outside and multiplies D.
+        Promotion or the instruction applies scales of groups along K; the scale of a whole tensor multiplies D.
         """
         if self.instruction is None or self.promote_every is None:
             return self.instruction
@@ -91,14 +92,14 @@ class Gemm(Spec):
 
     @cached_property
     def on_hopper(self) -> bool:
-        """Whether today's chip computes this: FP8 wgmma alone, or promoted every 128, scaled in groups of 128 or by tensor."""
+        """True if Hopper computes this GEMM: FP8 wgmma, alone or promoted every 128, with scales per tensor or 128 of K."""
         if self.instruction is None or self.spec is None or self.promote_every not in (None, 128):
             return False
         pair = self.instruction.a.name, self.instruction.b.name
         if not set(pair) <= {"e4m3", "e5m2"}:
             return False
         chip = Instruction.model_validate(raw(HOPPER.format(a=pair[0], b=pair[1])))
-        if numerics(self.instruction) != numerics(chip):
+        if computed_fields(self.instruction) != computed_fields(chip):
             return False
         scale = self.spec.scale
         if scale is None:
@@ -107,7 +108,7 @@ class Gemm(Spec):
         return both and pair == ("e4m3", "e4m3")
 
     def _scaled_lengths(self) -> tuple[int | None, int | None]:
-        """Elements of K that share a scale of A and of B; None: no scale, or one for the whole tensor."""
+        """Return the elements along K that share a scale, of A and of B; None: no scale, or one for the whole tensor."""
         lengths = [
             cast.group[k_axis] if cast and cast.group and cast.scale else None
             for cast, (_, k_axis) in zip(self.casts, self.OPERANDS, strict=True)
@@ -115,7 +116,7 @@ class Gemm(Spec):
         return lengths[0], lengths[1]
 
     @model_validator(mode="after")
-    def _possible(self) -> Gemm:
+    def _possible(self) -> GemmRecipe:
         if self.instruction is None:
             if self.promote_every:
                 raise at("promote_every", message="FP32 sums need no promotion", hint="an instruction, or leave it out")
@@ -131,12 +132,12 @@ class Gemm(Spec):
                 if length % self.promote_every:
                     raise at(
                         field,
-                        message=f"a scale covers {length} of K, which is no multiple of promote_every {self.promote_every}",
+                        message=f"a scale covers {length} of K, which is not a multiple of promote_every {self.promote_every}",
                     )
             elif length and inside is None:
                 raise at(
                     field,
-                    message=f"nothing multiplies a scale per {length} of K: the instruction takes none",
+                    message=f"nothing applies a scale per {length} of K: the instruction applies no scales",
                     hint="promote_every, an instruction with scales, or group: null",
                 )
             elif inside is not None:
@@ -149,6 +150,7 @@ class Gemm(Spec):
 
     @staticmethod
     def _check_inside(field: str, side: str, inside: ScaleOperand, cast: Cast | None, length: int | None) -> None:
+        """Refuse a cast whose scales are not those that the instruction applies."""
         reach = inside.group[1 if side == "a" else 0]
         if cast is None or length is None or length % reach:
             raise at(field, message=f"the instruction takes a scale per {reach} of K; the cast has another group")
@@ -157,57 +159,65 @@ class Gemm(Spec):
             raise at(field, message=f"the instruction takes scales in {inside.format.name}, the cast gives {scale}")
 
 
-class Fprop(Gemm):
-    """Y = X W^T, sums along the input features."""
+class Fprop(GemmRecipe):
+    """Forward GEMM, Y = X W^T. K is the input features."""
 
     OPERANDS = (("activation", 1), ("weight", 1))
     activation: Cast | None = None
+    """Cast of the input X; null: BF16."""
     weight: Cast | None = None
+    """Cast of the weight W; null: BF16."""
 
 
-class Dgrad(Gemm):
-    """dX = dY W, sums along the output features."""
+class Dgrad(GemmRecipe):
+    """Gradient of the input, dX = dY W. K is the output features."""
 
     OPERANDS = (("gradient", 1), ("weight", 0))
     gradient: Cast | None = None
+    """Cast of the gradient dY; null: BF16."""
     weight: Cast | None = None
+    """Cast of the weight W; null: BF16."""
 
 
-class Wgrad(Gemm):
-    """dW = dY^T X, sums along the tokens."""
+class Wgrad(GemmRecipe):
+    """Gradient of the weight, dW = dY^T X. K is the tokens."""
 
     OPERANDS = (("gradient", 0), ("activation", 0))
     gradient: Cast | None = None
+    """Cast of the gradient dY; null: BF16."""
     activation: Cast | None = None
+    """Cast of the input X; null: BF16."""
 
 
 class Cache(Spec):
-    """What is kept from forward to backward, in which form; null: BF16, as it was."""
+    """Casts of tensors kept from the forward to the backward pass; null: BF16."""
 
     linear_input: Cast | None = None
-    """Inputs of Linears, for Wgrad, which casts them again along the tokens."""
+    """Cast of Linears' inputs, which Wgrad casts again along the tokens."""
     attention_output: Cast | None = None
-    """Input of the Linear after attention; the backward pass of attention reads it too."""
+    """Cast of the input of the Linear after attention, which the backward pass of attention reads, too."""
     attention_power_of_two: bool = False
-    """Whether Wgrad casts that input again with power-of-two scales, whatever the scales of other inputs are."""
+    """True if Wgrad casts the attention output again with power-of-two scales, whatever scales other inputs have."""
     swiglu_input: Cast | None = None
-    """Inputs of SwiGLU, whose output is computed again from them."""
+    """Cast of SwiGLU's inputs, from which its output is recomputed."""
 
 
 class Dispatch(Spec):
-    """What crosses the network on the MoE path, in which form; null: BF16. The combine is BF16 either way."""
+    """Casts of tensors sent to experts; null: BF16. The combine is always BF16."""
 
     activation: Cast | None = None
-    """Activations before the experts' up-projection, whose Fprop takes them as they are."""
+    """Cast of activations before the experts' up-projection, whose Fprop multiplies the codes received."""
     gradient: Cast | None = None
-    """Gradients before the backward pass of the experts' down-projection, whose Dgrad takes them as they are."""
+    """Cast of gradients before the experts' down-projection, whose Dgrad multiplies the codes received."""
 
 
 class Moments(Spec):
-    """Formats in which AdamW keeps its moments; under 16 bits with an FP32 scale per 128 elements."""
+    """Formats of AdamW's moments. Formats under 16 bits have an FP32 scale per 128 elements."""
 
     first: FormatRef = FORMATS["bf16"]
+    """Format of the first moment."""
     second: FormatRef = FORMATS["bf16"]
+    """Format of the second moment."""
 
 
 Component = Literal["embedding", "head", "gating", "normalisation", "attention"]
@@ -215,37 +225,45 @@ COMPONENTS: tuple[Component, ...] = ("embedding", "head", "gating", "normalisati
 
 
 class Recipe(Spec):
-    """One recipe. The default of every rule is BF16 training."""
+    """Rules of mixed-precision training. Every rule's default is that of BF16 training."""
 
     recipe: str = Field(pattern=SLUG)
-    """Short name."""
+    """Short name in lower case."""
     title: str = ""
+    """One line on the recipe."""
     source: str = ""
-    """Who trains like this, and where it is written."""
+    """Public source of the rules."""
     fprop: Fprop = Fprop()
+    """Forward GEMM of Linears."""
     dgrad: Dgrad = Dgrad()
+    """GEMM of input gradients."""
     wgrad: Wgrad = Wgrad()
+    """GEMM of weight gradients."""
     high_precision: tuple[Component, ...] = COMPONENTS
-    """What stays in BF16 and FP32. Taken off the list: embedding vectors and the attention operator's operands are cast
-    as Fprop casts activations, head and gating run through the three GEMMs, normalisation computes in BF16."""
+    """Components computed in BF16 and FP32. Without its entry, embedding vectors or the attention operator's operands are cast
+    as Fprop casts activations, head or gating use the three GEMMs, and normalisation computes in BF16."""
     cache: Cache = Cache()
+    """Tensors kept for the backward pass."""
     dispatch: Dispatch = Dispatch()
+    """Tensors sent to experts."""
     moments: Moments = Moments()
+    """Moments of AdamW."""
     master_weights: FormatRef = FORMATS["fp32"]
-    """Format of the weights that the optimizer updates."""
+    """Format of the weights that AdamW updates."""
     gradients: FormatRef = FORMATS["fp32"]
-    """Format in which weight gradients are summed over micro-batches."""
+    """Format of weight gradients summed over micro-batches."""
 
     @property
     def gemms(self) -> tuple[Fprop, Dgrad, Wgrad]:
+        """The three GEMMs of a Linear."""
         return self.fprop, self.dgrad, self.wgrad
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what is computed: names and prose do not count."""
+        """SHA-256 of everything that affects results, which names and prose do not."""
         data = self.model_dump(mode="json", exclude={"recipe", "title", "source"})
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
-            data[name]["instruction"] = None if gemm.instruction is None else numerics(gemm.instruction)
+            data[name]["instruction"] = None if gemm.instruction is None else computed_fields(gemm.instruction)
         data["high_precision"] = sorted(data["high_precision"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -256,11 +274,10 @@ class Recipe(Spec):
         scale_rounding: Rounding = Rounding.UP,
         weight_columns: int | None = BLOCK,
     ) -> Recipe:
-        """The same rules with all three GEMMs on one instruction, alone or promoted.
+        """Return the recipe with all three GEMMs on one instruction, alone or promoted.
 
-        Operands are cast as the instruction takes them: in groups along K of its own scales where it has them (of weights,
-        `weight_columns` outputs share a scale, if its groups allow; None: those of its groups), else with one FP32 scale per
-        tensor.
+        Operands are cast in the groups of the instruction's scales, or with one FP32 scale per tensor if it applies none.
+        `weight_columns` output features of a weight share a scale if the groups divide them; None: those of a group.
         """
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
@@ -274,9 +291,7 @@ class Recipe(Spec):
                 group = None
                 if scale is not None:
                     along, across = scale.group if side == "b" else scale.group[::-1]
-                    if field == "weight" and weight_columns and weight_columns % across == 0:
-                        across = weight_columns
-                    group = (across, along) if k_axis == 1 else (along, across)
+                    group = scale_group(along, across, k_axis, weight_columns if field == "weight" else None)
                 kept = {} if old is None else {"rounding": old.rounding, "floor": old.floor}
                 form = scale.format if scale else FORMATS["fp32"]
                 casts[field] = Cast(to=fmt, group=group, scale=form, scale_rounding=scale_rounding, **kept)
@@ -284,7 +299,7 @@ class Recipe(Spec):
         return Recipe(**changed)
 
     def summed_exactly(self) -> Recipe:
-        """The same casts with FP32 sums in place of every instruction's."""
+        """Return the recipe with the same casts and FP32 sums instead of the instructions'."""
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
             changed[name] = type(gemm)(**{**_fields(gemm), "instruction": None, "promote_every": None})
@@ -292,12 +307,12 @@ class Recipe(Spec):
 
 
 def _fields(model: Spec) -> dict[str, Any]:
-    """The fields of a model, without what it has cached."""
+    """Return the fields of a model without cached properties."""
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
-def numerics(instruction: Instruction) -> dict[str, Any]:
-    """What an instruction computes, without its names and prose, and without m and n."""
+def computed_fields(instruction: Instruction) -> dict[str, Any]:
+    """Return the fields of an instruction that affect a result: no names, no prose, no m and n."""
     data = instruction.model_dump(mode="json", exclude={"name", "description", "source", "checked", "shape"})
     data["k"] = instruction.shape.k
     if instruction.scale:
@@ -307,14 +322,14 @@ def numerics(instruction: Instruction) -> dict[str, Any]:
 
 
 def recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the shipped recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_recipe(name_or_path: str | Path, change: dict[str, Any] | None = None) -> Recipe:
-    """A recipe by name, or of a file, with `change` merged in.
+    """Return a recipe by name or file, with `change` merged in.
 
-    Raises InputError for an unknown name and for every place where the file is wrong.
+    Raises InputError for an unknown name, or with every fault of the file.
     """
     name = str(name_or_path)
     if not is_path(name) and name not in recipes():
@@ -324,7 +339,7 @@ def load_recipe(name_or_path: str | Path, change: dict[str, Any] | None = None) 
 
 
 def parse_recipe(document: Document, change: dict[str, Any] | None = None) -> Recipe:
-    """The recipe a document describes, with `change` merged in. Raises InputError."""
+    """Return the recipe in a document, with `change` merged in. Raises InputError with every fault."""
     data = merge(document.data, change or {})
     try:
         return Recipe.model_validate(data)

@@ -1,4 +1,4 @@
-"""The shipped proposals by name, and what a command's argument means: a file, or one of them."""
+"""Shipped proposals by name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ HOME = Path(__file__).resolve().parent.parent
 
 @cache
 def names() -> dict[str, Path]:
-    """Return the files of the shipped proposals by name: in the installed package, or beside it in a clone."""
+    """Return the files of the shipped proposals by name, from the installed package or the clone around it."""
     folders = (HOME / "proposals", HOME.parent / "proposals")
     folder = next((f for f in folders if f.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def proposal_file(target: str) -> Path:
-    """Return the file of a proposal given by path or by a shipped name. Raises InputError for anything else."""
+    """Return the file of a proposal given by its path or shipped name. Raises InputError for anything else."""
     path = Path(target)
     if target in names() and not path.is_file():
         return names()[target]

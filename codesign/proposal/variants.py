@@ -1,4 +1,4 @@
-"""What a trial compares: today's instruction, today's software, the proposal and an exact accumulator."""
+"""Variants that a trial compares: today's instruction, today's software, the proposal and an exact accumulator."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ LABELS = {
 
 
 class Compared(NamedTuple):
-    """One of the things that a trial compares."""
+    """One variant of a trial."""
 
     variant: Variant
     at: Value | None
     """Value of the swept field."""
     instruction: Instruction
     flows: Flows = NOTHING
-    """Casts of the operands before they are multiplied."""
+    """Casts of the operands before the multiplication."""
     rule: Quantisation | None = None
-    """How operands are quantised; None: as the trial says."""
+    """Quantisation of the operands; None: the trial's."""
     forward: Instruction | None = None
-    """Instruction of fprop, where it differs."""
+    """Instruction of fprop if it differs."""
 
     def multiplying(self, gemm: Gemm) -> Instruction:
-        """The instruction that computes a GEMM."""
+        """Return the instruction that computes a GEMM."""
         return self.forward if self.forward and gemm.a == "activation" else self.instruction
 
 
 def variants(proposal: Proposal) -> Iterator[Compared]:
-    """Yield everything to compare: today's instruction alone, today's software, the proposal, each swept value, an exact
-    accumulator of the proposal's operands, and the other baselines of the base under their names."""
+    """Yield the variants in order: today's instruction, today's software, the proposal, each swept value, exact sums of the
+    proposal's operands, and the other baselines of the base under their names."""
     practice, path = proposal.practice, proposal.path
     bare = practice.quantisation.model_copy(update={"headroom": None})
 
@@ -86,7 +86,7 @@ def labels(proposal: Proposal) -> dict[str, str]:
 
 
 def _computed(proposal: Proposal, compared: Compared, gemm: Gemm) -> tuple[str, ...]:
-    """Return everything that determines the numbers of a variant on a GEMM, as a hashable value."""
+    """Return a hashable value of everything that determines the results of a variant on a GEMM."""
     about = {"name", "description", "source", "checked"}
     instruction = compared.multiplying(gemm)
     found = [instruction.model_dump_json(exclude=about)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codesign.proposal.proposal import load_proposal
+from codesign.proposal.load import load_proposal
 from codesign.proposal.shipped import HOME, names, proposal_file
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import read_result

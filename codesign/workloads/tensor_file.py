@@ -1,6 +1,6 @@
-"""Tensors in files: `.safetensors` and `.npz`, their names and shapes read without numpy, their values as float32.
+"""Files of tensors, `.safetensors` and `.npz`. Names and shapes are read without numpy, values as float32.
 
-Such files may come from anybody. Everything a file says about itself is checked against its size before memory is taken.
+Files are not trusted: everything a file says about itself is checked against its size before memory is allocated.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-"""Element types that can be read, with their bytes. BF16 is taken as it is; the others are rounded to BF16 when drawn."""
+"""Element types that can be read, with their bytes. Types other than BF16 are rounded to BF16 when drawn."""
 _NUMPY = {"<f2": "F16", "<f4": "F32", "<f8": "F64"}
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8} | {
     f"{kind}{bits}": bits for kind in "UIF" for bits in (16, 32, 64)
 }
 _BITS |= {"BF16": 16, "C64": 64}
-"""Bits of an element of every type of safetensors 0.6."""
+"""Bits per element of every type of safetensors 0.6."""
 _LONGEST_HEADER = 16 * MIB
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: its element type as safetensors names it, shape, and the bytes it takes in the file."""
+class TensorEntry:
+    """A tensor of a file: its type as named by safetensors, its shape, and its range of bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,19 +44,19 @@ class Entry:
     stop: int = 0
 
 
-def entries(path: Path) -> dict[str, Entry]:
-    """Every tensor of a file by name. Raises InputError when the file is missing, damaged, or neither .safetensors nor .npz."""
+def entries(path: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of a file by name. Raises InputError if it is missing, damaged, or of another type."""
     if path.suffix == ".npz":
         found = npz.arrays(path)
-        return {name: Entry(_NUMPY.get(array.dtype, array.dtype), array.shape) for name, array in found.items()}
+        return {name: TensorEntry(_NUMPY.get(array.dtype, array.dtype), array.shape) for name, array in found.items()}
     if path.suffix != ".safetensors":
-        raise InputError.of(f"{path} holds no tensors that can be read", "a .safetensors or .npz file")
+        raise InputError.of(f"{path} is not a file of tensors", "a .safetensors or .npz file")
     with _opened(path) as raw:
         return _safetensors(path, raw)[0]
 
 
-def entry(path: Path, name: str) -> Entry:
-    """One tensor of a file: a finite-shape matrix of a readable type. Raises InputError saying which of these fails."""
+def entry(path: Path, name: str) -> TensorEntry:
+    """Return a tensor of a file. Raises InputError unless it is a matrix of a readable type and size."""
     found = entries(path)
     if name not in found:
         hint = suggest(name, found) or f"it has: {', '.join(list(found)[:8])}" + (", ..." if len(found) > 8 else "")
@@ -79,13 +79,13 @@ def entry(path: Path, name: str) -> Entry:
 
 
 def check(path: Path, name: str) -> None:
-    """Read a tensor through without keeping it, where its file has checksums. Raises InputError if one is wrong."""
+    """Verify the checksum of a tensor if its file has checksums. Raises InputError if it is wrong."""
     if path.suffix == ".npz":
         npz.check(path, npz.arrays(path)[name])
 
 
 def read(path: Path, name: str) -> NDArray[np.float32]:
-    """A matrix as float32. Raises InputError as `entry`, and where it is not finite."""
+    """Return a matrix as float32. Raises InputError as `entry` does, and if an element is not finite."""
     import numpy as np
 
     tensor = entry(path, name)
@@ -106,14 +106,14 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says about itself, with no characters that a terminal obeys. Raises InputError as `entries`."""
+    """Return the metadata of a .safetensors file without control characters. Raises InputError as `entries` does."""
     with _opened(path) as raw:
         about = _header(path, raw)[0].get("__metadata__", {})
     return {visible(key): visible(text) for key, text in about.items()}
 
 
 def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
-    """Write BF16 matrices (ml_dtypes.bfloat16) with metadata, in the layout of safetensors 0.4."""
+    """Write BF16 matrices (ml_dtypes.bfloat16) with metadata, as safetensors 0.4 does."""
     header: dict[str, Any] = {"__metadata__": about}
     start = 0
     for name, values in tensors.items():
@@ -138,7 +138,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _header(path: Path, raw: BinaryIO) -> tuple[dict[str, Any], int]:
-    """The header of an open file as JSON data, and where the tensors' bytes begin."""
+    """Return the header of an open file as JSON data, and the position of the tensors' bytes."""
     size = raw.seek(0, 2)
     raw.seek(0)
     start = raw.read(8)
@@ -148,17 +148,17 @@ def _header(path: Path, raw: BinaryIO) -> tuple[dict[str, Any], int]:
     try:
         header = parse_json(raw.read(length))
     except ValueError as error:
-        raise _damaged(path, f"its header is no JSON: {error}") from None
+        raise _damaged(path, f"its header is not JSON: {error}") from None
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     about = header.get("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
         raise _damaged(path, "`__metadata__` is not an object of texts")
     return header, 8 + length
 
 
-def _safetensors(path: Path, raw: BinaryIO) -> tuple[dict[str, Entry], int]:
-    """The tensors of an open file, and where their bytes begin. Together they cover the rest of the file, each byte once."""
+def _safetensors(path: Path, raw: BinaryIO) -> tuple[dict[str, TensorEntry], int]:
+    """Return the tensors of an open file, which must cover the rest of it exactly, and the position of their bytes."""
     header, base = _header(path, raw)
     found = {name: _entry(path, name, about) for name, about in header.items() if name != "__metadata__"}
     end = 0
@@ -171,25 +171,27 @@ def _safetensors(path: Path, raw: BinaryIO) -> tuple[dict[str, Entry], int]:
     return found, base
 
 
-def _entry(path: Path, name: str, about: Any) -> Entry:
+def _entry(path: Path, name: str, about: Any) -> TensorEntry:
+    """Return a tensor of a header. Raises InputError if its description is not valid."""
     if not isinstance(about, dict) or about.keys() != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"`{name}` does not have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     if not isinstance(dtype, str) or len(dtype) > 20:
-        raise _damaged(path, f"`dtype` of `{name}` is no name of a type")
+        raise _damaged(path, f"`dtype` of `{name}` is not the name of a type")
     if not _whole(shape) or len(shape) > 32:
-        raise _damaged(path, f"`shape` of `{name}` is no list of whole numbers from 0 to 2^48")
+        raise _damaged(path, f"`shape` of `{name}` is not a list of whole numbers from 0 to 2^48")
     if not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _damaged(path, f"`data_offsets` of `{name}` are not two whole numbers in order")
     start, stop = offsets
     if dtype in _BITS and (stop - start) * 8 != prod(shape) * _BITS[dtype]:
         raise _damaged(path, f"`{name}` takes {stop - start} bytes, which {dtype} of shape {tuple(shape)} does not")
-    return Entry(dtype, tuple(shape), start, stop)
+    return TensorEntry(dtype, tuple(shape), start, stop)
 
 
 def _whole(numbers: Any) -> bool:
+    """Return whether a value is a list of integers from 0 to 2^48."""
     return isinstance(numbers, list) and all(type(n) is int and 0 <= n <= 1 << 48 for n in numbers)
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError.of(f"{path} is no .safetensors file, or a damaged one: {what}")
+    return InputError.of(f"{path} is not a valid .safetensors file: {what}")

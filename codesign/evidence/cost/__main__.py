@@ -1,4 +1,4 @@
-"""`python -m codesign.evidence.cost PROPOSAL... [--liberty FILE]`: make the shipped records of proposals."""
+"""`python -m codesign.evidence.cost PROPOSAL... [--liberty FILE]`: write the shipped cost records of proposals."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from codesign.evidence.cost.library import Library
-from codesign.evidence.cost.measure import measure
-from codesign.evidence.cost.records import Record, design_sha256, write
-from codesign.proposal.proposal import load_proposal
-from codesign.provenance import commit
+from codesign.commit import commit
+from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.measured_unit import measure
+from codesign.evidence.cost.records import CostRecord, design_sha256, write
+from codesign.proposal.load import load_proposal
 from isa_model.instruction import Instruction
 from isa_model.processes import pool
 
 
 def main() -> None:
+    """Measure the base, the proposal and the swept values of each proposal, and write their records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("proposals", nargs="+", type=Path)
     parser.add_argument("--liberty", type=Path, help="a Liberty file; default: the technology-neutral library")
@@ -33,7 +34,7 @@ def main() -> None:
             print(f"{write(record)}: {record.area:.0f} NAND2, {record.delay_fo4:.0f} FO4", file=sys.stderr)
 
 
-def _record(job: tuple[Instruction, Library]) -> Record:
+def _record(job: tuple[Instruction, Library]) -> CostRecord:
     from codesign.evidence.cost.source import energy_vectors
 
     spec, library = job

@@ -1,34 +1,34 @@
-"""From a unit to the chip: what its extra gates are in an SM, with what is modelled and what is assumed kept apart."""
+"""Chip-level figures of a unit: its extra area, cycles, and traffic and storage of scales in an SM."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import fsum
 
-from codesign.evidence.cost.records import Record
+from codesign.evidence.cost.records import CostRecord
 from codesign.figures.figure import Alternative, Kind
 from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
-"""FP8 products of one Hopper SM per clock, dense; half of that for each doubling of operand bits. NVIDIA H100 data sheet: 1979
-TFLOP/s of FP8 over 132 SMs at 1.83 GHz."""
+"""Dense FP8 products of one Hopper SM per clock; each doubling of operand bits halves it. NVIDIA H100 data sheet: 1979 TFLOP/s
+of FP8 over 132 SMs at 1.83 GHz."""
 TRANSISTORS_PER_SM = 80e9 / 144
-"""Transistors of the full GH100 die per SM, everything beside the SMs counted with them: 80 billion transistors,
-144 SMs (NVIDIA H100 Tensor Core GPU Architecture, 2022)."""
+"""Transistors of the whole GH100 die per SM: 80 billion transistors, 144 SMs (NVIDIA H100 Tensor Core GPU Architecture,
+2022)."""
 SM_SHARE = (0.4, 0.55, 0.7)
-"""Share of the die's transistors that are in SMs: least, taken, most. Assumed; the rest is L2, memory controllers, links."""
+"""Assumed share of the die's transistors in SMs: low, central, high. The rest is L2, memory controllers and links."""
 TRANSISTORS_PER_NAND2 = 4
 TILE = (128, 256, 128)
-"""Rows of A, columns of B and K that a thread block holds in shared memory per stage. Assumed, as CUTLASS's and DeepGEMM's."""
+"""Assumed rows of A, columns of B and K of a tile in shared memory, as in CUTLASS and DeepGEMM."""
 STAGES = (2, 4, 6)
-"""Such stages in flight: least, taken, most. Assumed."""
+"""Assumed number of tiles in flight: low, central, high."""
 SHARED_MEMORY_BYTES_PER_CYCLE = 128
 """Bytes per clock of one SM's shared memory: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
 
 
 @dataclass(frozen=True)
 class ChipFigure:
-    """A figure beyond the unit: its metric, value and range, what kind it is, and what it stands on."""
+    """A chip-level figure with its range and source."""
 
     metric: str
     value: float
@@ -39,95 +39,68 @@ class ChipFigure:
     alternatives: tuple[Alternative, ...] = ()
 
 
-def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
-    """Area of an SM with the new units over that with the old ones, in transistors of logic; no wires, no extra registers."""
+def sm_area(new: CostRecord, old: CostRecord, spec: Instruction) -> ChipFigure:
+    """Return the area of an SM with the new units over that with the old ones, in transistors of logic, without wires."""
     products = FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits
 
     def extra(area: float, base: float) -> float:
         return (area / new.products - base / old.products) * products * TRANSISTORS_PER_NAND2
 
     plain, staged = extra(new.area, old.area), extra(new.pipelined.area, old.pipelined.area)
-    corners = [1 + e / (TRANSISTORS_PER_SM * share) for e in (plain, staged) for share in SM_SHARE]
-    return ChipFigure(
-        "cost.sm_area_ratio",
-        1 + staged / (TRANSISTORS_PER_SM * SM_SHARE[1]),
-        min(corners),
-        max(corners),
-        "assumed",
+    low, central, high = SM_SHARE
+
+    def ratio(extra: float, share: float) -> float:
+        return 1 + extra / (TRANSISTORS_PER_SM * share)
+
+    corners = [ratio(e, share) for e in (plain, staged) for share in SM_SHARE]
+    others = [("SMs' share of the die", f"{share:.0%}", ratio(staged, share)) for share in (low, high)]
+    others.append(("registers", "none", ratio(plain, central)))
+    source = (
         f"{products / new.products:.0f} units of {new.products} products per SM (data sheet); "
-        f"{SM_SHARE[0]:.0%} to {SM_SHARE[2]:.0%} of 80 billion transistors in 144 SMs (assumed)",
-        (
-            *(
-                Alternative(
-                    assumption="SMs' share of the die",
-                    other=f"{share:.0%}",
-                    value=round(1 + staged / (TRANSISTORS_PER_SM * share), 4),
-                )
-                for share in (SM_SHARE[0], SM_SHARE[2])
-            ),
-            Alternative(
-                assumption="registers",
-                other="none",
-                value=round(1 + plain / (TRANSISTORS_PER_SM * SM_SHARE[1]), 4),
-            ),
-        ),
+        f"{low:.0%} to {high:.0%} of 80 billion transistors in 144 SMs (assumed)"
     )
+    alternatives = tuple(Alternative(assumption=a, other=other, value=round(v, 4)) for a, other, v in others)
+    value = ratio(staged, central)
+    return ChipFigure("cost.sm_area_ratio", value, min(corners), max(corners), "assumed", source, alternatives)
 
 
-def extra_cycles(new: Record, old: Record) -> ChipFigure:
-    """Further cycles from operands to D when both units have registers every so many gates."""
+def extra_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the additional latency in cycles, with registers after the same number of gates in both units."""
     cycles = float(new.pipelined.cycles - old.pipelined.cycles)
-    return ChipFigure(
-        "cost.extra_cycles",
-        cycles,
-        cycles,
-        cycles,
-        "modelled",
+    source = (
         f"{new.pipelined.cycles} cycles of {new.pipelined.period_fo4:.0f} FO4 against {old.pipelined.cycles} of "
-        f"{old.pipelined.period_fo4:.0f}, registers every {new.pipelined.levels} gates",
+        f"{old.pipelined.period_fo4:.0f}, registers every {new.pipelined.levels} gates"
     )
+    return ChipFigure("cost.extra_cycles", cycles, cycles, cycles, "modelled", source)
 
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
-    """Bits of scales over bits of operands, as both are stored: a scale of a block of rows or columns counts once for it."""
-    bits = 0.0
-    sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    for side in sides:
-        bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
+    """Return the bits of scales over the bits of operands as stored, where a block of rows or columns has one scale."""
+    bits = sum(side.format.bits / (side.group[0] * side.group[1]) for _, side, _ in _sides(spec, 0, 0))
     share = bits / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
 
 
-def cycle_ratio(new: Record, old: Record) -> ChipFigure:
-    """Least cycle time of the new unit over the old one's, registers after as many gates in both."""
+def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the ratio of shortest cycle times, with registers after the same number of gates in both units."""
     ratio = new.pipelined.period_fo4 / old.pipelined.period_fo4
-    # With registers freely placed, the same clock costs stages instead: then the ratio is 1.
-    return ChipFigure(
-        "cost.cycle_ratio",
-        ratio,
-        min(1.0, ratio),
-        max(1.0, ratio),
-        "modelled",
-        f"{new.pipelined.period_fo4:.0f} FO4 over {old.pipelined.period_fo4:.0f}, unsized; to 1 with registers balanced",
-    )
+    # Freely placed registers keep the clock and add stages instead; the ratio is 1 then.
+    periods = f"{new.pipelined.period_fo4:.0f} FO4 over {old.pipelined.period_fo4:.0f}"
+    source = f"{periods}, unsized; to 1 with registers balanced"
+    return ChipFigure("cost.cycle_ratio", ratio, min(1.0, ratio), max(1.0, ratio), "modelled", source)
 
 
-def extra_register_bits(new: Record, old: Record) -> ChipFigure:
-    """Further pipeline register bits of a unit."""
+def extra_register_bits(new: CostRecord, old: CostRecord) -> ChipFigure:
+    """Return the additional pipeline register bits of a unit."""
     bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
     units = FP8_PRODUCTS_PER_CYCLE // new.products
-    return ChipFigure(
-        "cost.extra_register_bits",
-        bits,
-        min(bits, 0.0),
-        max(bits, 0.0),
-        "modelled",
-        f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage; {units} units per SM (data sheet)",
-    )
+    stages = f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage"
+    source = f"{stages}; {units} units per SM (data sheet)"
+    return ChipFigure("cost.extra_register_bits", bits, min(bits, 0.0), max(bits, 0.0), "modelled", source)
 
 
 def scale_bandwidth(spec: Instruction) -> ChipFigure:
-    """Bytes of scales an SM reads per cycle at full rate: once per group, up to at every instruction."""
+    """Return the bytes of scales that an SM reads per cycle at full rate: once per group, or at most at every instruction."""
     shape = spec.shape
     cycles = shape.m * shape.n * shape.k / (FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits)
     once, every = 0.0, 0.0
@@ -135,37 +108,28 @@ def scale_bandwidth(spec: Instruction) -> ChipFigure:
         per_group = size / side.group[1 - axis] * side.format.bits / 8
         once += per_group * shape.k / side.group[axis]
         every += per_group * max(1.0, shape.k / side.group[axis])
-    return ChipFigure(
-        "cost.scale_bandwidth",
-        once / cycles,
-        once / cycles,
-        every / cycles,
-        "modelled",
+    low, high = once / cycles, every / cycles
+    source = (
         f"{shape.m} x {shape.n} x {shape.k} in {cycles:.0f} cycles (data sheet), of {SHARED_MEMORY_BYTES_PER_CYCLE} B per "
-        "cycle of shared memory; a scale read once per group, up to once per instruction",
+        "cycle of shared memory; a scale read once per group, up to once per instruction"
     )
+    return ChipFigure("cost.scale_bandwidth", low, low, high, "modelled", source)
 
 
 def scale_storage(spec: Instruction) -> ChipFigure:
-    """Bytes of shared memory that hold the scales of the tiles in flight on an SM."""
+    """Return the bytes of shared memory for the scales of the tiles in flight on an SM."""
     m, n, k = TILE
     stage = fsum(
         size / side.group[1 - axis] * max(1.0, k / side.group[axis]) * side.format.bits / 8
         for size, side, axis in _sides(spec, m, n)
     )
     low, taken, high = (stage * count for count in STAGES)
-    return ChipFigure(
-        "cost.scale_storage",
-        taken,
-        low,
-        high,
-        "assumed",
-        f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM",
-    )
+    source = f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM"
+    return ChipFigure("cost.scale_storage", taken, low, high, "assumed", source)
 
 
 def _sides(spec: Instruction, m: int, n: int) -> list[tuple[int, ScaleOperand, int]]:
-    """Rows or columns, scales and the axis of K, of each operand that has scales."""
+    """Return the rows or columns, the scales and the axis of K of each operand that has scales."""
     scale = spec.scale
     sides = ((m, scale.a, 1), (n, scale.b, 0)) if scale else ()
     return [(size, side, axis) for size, side, axis in sides if side is not None]

@@ -1,6 +1,6 @@
-"""Adders, multipliers and scaled dot products that others have published figures of, and the bench they are measured on.
+"""Adders, multipliers and scaled dot products with published figures, and the bench that measures them.
 
-A circuit is a body for `Design.define` with an output `d`; its reference is numpy's arithmetic.
+A circuit is a body for `UnitDesign.define` with an output `d`; its reference is numpy's arithmetic.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.library import Library
+    from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.netlist import Netlist
     from codesign.evidence.cost.rtl.block import Block, Wire
+    from codesign.evidence.cost.verify import EquivalenceResult
 
 
 def add_ripple(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
-    """Two unsigned integers, a full adder per bit."""
+    """Add two unsigned integers with a full adder per bit."""
     from amaranth.hdl import Cat, Const
 
     carry, digits = Const(0, 1), []
@@ -32,14 +33,14 @@ def add_ripple(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
 
 
 def multiply_integers(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
-    """Two signed integers, all bits of the product."""
+    """Multiply two signed integers; the product has all bits."""
     from codesign.evidence.cost.rtl.carry_save import multiply
 
     return {"d": multiply(block, x, y, True, True)}
 
 
 def multiply_by_bits(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
-    """The same with a row per bit, neither operand recoded."""
+    """Multiply two signed integers with a row per bit, without recoding."""
     from amaranth.hdl import Const
 
     from codesign.evidence.cost.rtl.carry_save import add_rows, by_bits
@@ -50,12 +51,12 @@ def multiply_by_bits(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
 
 
 def float_unit(fmt: Format, product: bool) -> Callable[..., dict[str, Wire]]:
-    """An IEEE multiplier or adder of a format, subnormals and specials included, to nearest even."""
+    """Return an IEEE multiplier or adder of a format, which rounds to nearest even and supports subnormals and specials."""
 
     def body(block: Block, x: Wire, y: Wire) -> dict[str, Wire]:
         from codesign.evidence.cost.rtl.decode import decode, times
         from codesign.evidence.cost.rtl.registers import encode, rounded
-        from codesign.evidence.cost.rtl.sums import add
+        from codesign.evidence.cost.rtl.term_sums import add
 
         register = Register(format=fmt, rounding=Rounding.NEAREST_EVEN)
         stage = Stage(terms=1, accumulator=True, result=(register,), zero="ieee")
@@ -66,8 +67,12 @@ def float_unit(fmt: Format, product: bool) -> Callable[..., dict[str, Wire]]:
     return body
 
 
-def scaled_integers(bits: int, scale_bits: int, lanes: int = 16, kept: int = 24) -> Callable[..., dict[str, Wire]]:
-    """VS-Quant's lane: an integer dot product, times the product of two unsigned scales if there are any, accumulated."""
+LANES, KEPT = 16, 24
+"""Lanes of VS-Quant's unit, and bits of its accumulator."""
+
+
+def scaled_integers(bits: int, scale_bits: int) -> Callable[..., dict[str, Wire]]:
+    """Return VS-Quant's lane: an integer dot product, times two unsigned scales unless `scale_bits` is 0, accumulated."""
 
     def body(block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None) -> dict[str, Wire]:
         from amaranth.hdl import Cat, Const
@@ -80,13 +85,13 @@ def scaled_integers(bits: int, scale_bits: int, lanes: int = 16, kept: int = 24)
 
         products = [
             multiply(block, a[i * bits : (i + 1) * bits], b[i * bits : (i + 1) * bits], True, True)
-            for i in range(lanes)
+            for i in range(LANES)
         ]
         if scale_bits:
-            width = 2 * bits + (lanes - 1).bit_length()
+            width = 2 * bits + (LANES - 1).bit_length()
             dot = block.let("dot", add_rows(block, signed_rows(products, width), (), width))
             products = [multiply(block, dot, multiply(block, scale_a, scale_b), True, False)]
-        return {"d": add_rows(block, [*signed_rows(products, kept), c], (), kept)}
+        return {"d": add_rows(block, [*signed_rows(products, KEPT), c], (), KEPT)}
 
     return body
 
@@ -94,8 +99,8 @@ def scaled_integers(bits: int, scale_bits: int, lanes: int = 16, kept: int = 24)
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-class Bench:
-    """Synthesises circuits and instructions, holds each against its reference, and counts the vectors."""
+class CircuitBench:
+    """Synthesises circuits and instructions, compares them with their references, and counts the vectors."""
 
     def __init__(self, library: Library) -> None:
         self.library, self.vectors = library, 0
@@ -103,26 +108,26 @@ class Bench:
     def circuit(
         self, body: Callable[..., dict[str, Wire]], ports: dict[str, int], reference: Callable[..., Any]
     ) -> Netlist:
-        """A mapped circuit, equal to `reference` (of codes by port) on 10,000 random operands."""
+        """Return a mapped circuit that equals `reference`, a function of codes by port, on 10,000 random operands."""
         import numpy as np
 
-        from codesign.evidence.cost.rtl.block import Design
+        from codesign.evidence.cost.rtl.block import UnitDesign
         from codesign.evidence.cost.synth import synthesise
-        from codesign.evidence.cost.vectors import Vectors
+        from codesign.evidence.cost.unit_vectors import UnitVectors
         from codesign.evidence.cost.verify import compare
 
-        design = Design()
+        design = UnitDesign()
         design.define("unit", body, ports)
         netlist = synthesise(design.rtlil(), self.library).netlist
         rng = np.random.default_rng(0)
         codes = {name: _random(rng, bits, 10_000) for name, bits in ports.items()}
         operands = {name: _bits(words, ports[name]) for name, words in codes.items()}
         expected = np.array(reference(**codes)).astype("u8")
-        self._hold(compare(netlist, [Vectors(operands, expected)]))
+        self._hold(compare(netlist, [UnitVectors(operands, expected)]))
         return netlist
 
     def instruction(self, spec: Instruction) -> tuple[float, dict[str, float]]:
-        """Area of a unit and of its blocks in NAND2, after the proof that every record has."""
+        """Return the area of an instruction's unit and of its blocks in NAND2, proven as for a record."""
         from codesign.evidence.cost.rtl.unit import unit as rtl
         from codesign.evidence.cost.synth import block_areas, synthesise
         from codesign.evidence.cost.verify import prove
@@ -132,26 +137,27 @@ class Bench:
         nand2 = self.library.nand2.area
         return netlist.area / nand2, {k: v / nand2 for k, v in block_areas(rtl(spec), self.library).items()}
 
-    def _hold(self, comparison: Any) -> None:
+    def _hold(self, comparison: EquivalenceResult) -> None:
+        """Count the vectors of a comparison. Raises RuntimeError if there was a mismatch."""
         if comparison.mismatches:
             raise RuntimeError(f"a circuit differs from its reference: {comparison.first}")
         self.vectors += comparison.vectors
 
     def energy(self, netlist: Netlist) -> tuple[float, float]:
-        """Switched capacitance per operation on random operands, without and with glitches; registers at the output."""
+        """Return the capacitance switched per operation on random operands, without and with glitches."""
         import numpy as np
 
         from codesign.evidence.cost.energy import switched
         from codesign.evidence.cost.pipeline import pipeline
-        from codesign.evidence.cost.vectors import Vectors
+        from codesign.evidence.cost.unit_vectors import UnitVectors
 
         rng = np.random.default_rng(1)
         operands = {name: _bits(_random(rng, len(nets), 2000), len(nets)) for name, nets in netlist.inputs.items()}
-        return switched(pipeline(netlist, 10**6), Vectors(operands, np.zeros(2000, "u8")))
+        return switched(pipeline(netlist, 10**6), UnitVectors(operands, np.zeros(2000, "u8")))
 
 
 def _random(rng: Any, bits: int, count: int) -> Any:
-    """Random words of so many bits as Python integers (beyond 64) or unsigned ones."""
+    """Return random words, as Python integers if they have more than 64 bits."""
     import numpy as np
 
     if bits <= 64:
@@ -160,19 +166,19 @@ def _random(rng: Any, bits: int, count: int) -> Any:
 
 
 def _bits(words: Any, bits: int) -> Any:
-    """Words as single bits (words, bits), the form in which any width is packed."""
+    """Return the bits (words, bits) of words of any width."""
     import numpy as np
 
     return np.stack([((words >> i) & 1).astype("u8") for i in range(bits)], axis=1)
 
 
 def signed(words: Any, bits: int) -> Any:
-    """Two's complement words as numbers."""
+    """Return the numbers of two's complement words."""
     return words.astype("i8") - ((words.astype("i8") >> (bits - 1)) << bits)
 
 
 def elements(words: Any, bits: int, count: int) -> Any:
-    """Signed elements (words, count) of packed words."""
+    """Return the signed elements (words, count) of packed words."""
     import numpy as np
 
     mask = (1 << bits) - 1
@@ -180,7 +186,7 @@ def elements(words: Any, bits: int, count: int) -> Any:
 
 
 def ieee(name: str, product: bool) -> Callable[..., Any]:
-    """numpy's product or sum on codes, NaNs as the format writes them."""
+    """Return numpy's product or sum as a function of codes, with the format's NaN."""
     import numpy as np
 
     fmt = FORMATS[name]

@@ -1,4 +1,4 @@
-"""Designs around Hopper's FP8 unit: the points of the cost curves, and the steps that explain what scales cost."""
+"""Designs related to Hopper's FP8 unit: the points of the cost curves, and the steps that explain the cost of scales."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ NEAREST = {"format": "fp32", "rounding": "nearest-even"}
 
 @dataclass(frozen=True)
 class Design:
-    """A point: the curve it is on, its name there and its place, and the instruction.
-
-    `share`: False puts the product of the scales into the unit, to be formed at every step.
-    """
+    """A point of a curve."""
 
     curve: str
     label: str
     x: float
     spec: Instruction
     share: bool = True
+    """True if units share the multiplier of scales; False if each forms the product at every step."""
 
 
 def designs() -> Iterator[Design]:
-    """All points of all curves; a design may be on several."""
+    """Yield the points of all curves; a design may be on several."""
     for bits in FRACTION_BITS:
         yield Design("fraction-bits", f"{bits} bits", bits, unit(window(bits)))
     for terms in TERMS:
@@ -42,7 +40,7 @@ def designs() -> Iterator[Design]:
         yield Design("scale-ue8m0", f"UE8M0 per {group}", group, unit(window(25), scales("ue8m0", group, "products")))
     for name, label in (("ue5m3", "UE5M3"), ("bf16", "BF16"), ("fp32", "FP32")):
         for group in GROUPS:
-            # The product of two short significands is exact; that of FP32 scales is a rounded FP32 number.
+            # Products of short significands are exact; those of FP32 scales are rounded to FP32.
             factors = scales(name, group, "dot", product=NEAREST if name == "fp32" else None)
             spec = unit(joined(25, group, window(25, 32 // group)), factors)
             yield Design(f"scale-{name}", f"{label} per {group}", group, spec)
@@ -50,7 +48,7 @@ def designs() -> Iterator[Design]:
 
 
 def _steps() -> Iterator[Design]:
-    """From today's unit to one that multiplies FP32 scales of groups of 128, a change at a time, and cheaper ways there."""
+    """Yield the steps from today's unit to one with FP32 scales of groups of 128, and cheaper alternatives."""
     added = {"join": {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "ieee"}}
     both, single = scales("fp32", 128, "dot", product=NEAREST), scales("fp32", 128, "dot", sides="a")
     rounded = {**both, "result": NEAREST}
@@ -75,13 +73,13 @@ def _steps() -> Iterator[Design]:
         yield Design("steps", label, i, unit(stages, scale), share)
 
 
-def window(bits: int, terms: int = 32, result: Any = FP32, name: str = "fuse") -> dict[str, Any]:
-    """A last stage that aligns terms and C in one window, as Hopper does."""
-    return {name: {**_aligned(bits, terms), "zero_exponent": -133, "accumulator": True, "result": result}}
+def window(bits: int, terms: int = 32, result: Any = FP32) -> dict[str, Any]:
+    """Return a last stage that aligns terms and C in one window, as Hopper does."""
+    return {"fuse": {**_aligned(bits, terms), "zero_exponent": -133, "accumulator": True, "result": result}}
 
 
 def joined(bits: int, terms: int, last: dict[str, Any], result: Any = None) -> dict[str, Any]:
-    """A stage `dot` that sums the products alone, before a last one that adds C."""
+    """Return a stage `dot` that sums the products, followed by `last`, which adds C."""
     return {"dot": {**_aligned(bits, terms), **({"result": result} if result else {})}, **last}
 
 
@@ -90,7 +88,7 @@ def _aligned(bits: int, terms: int) -> dict[str, Any]:
 
 
 def scales(fmt: str, group: int, onto: str, sides: str = "ab", product: Any = None) -> dict[str, Any]:
-    """Scales per row of A, column of B and group of K."""
+    """Return scales per row of A, column of B and group of K."""
     operands = {"a": {"group": [1, group], "format": fmt}, "b": {"group": [group, 1], "format": fmt}}
     rule = {"product": product} if product else {}
     return {**{side: operands[side] for side in sides}, "onto": onto, **rule}
@@ -99,7 +97,7 @@ def scales(fmt: str, group: int, onto: str, sides: str = "ab", product: Any = No
 def unit(
     stages: dict[str, Any], scale: dict[str, Any] | None = None, operand: str = "e4m3", to: str = "fp32"
 ) -> Instruction:
-    """The instruction of these stages, of one step."""
+    """Return the instruction of one step with these stages."""
     span = 1
     for stage in stages.values():
         span *= stage["terms"]

@@ -1,8 +1,8 @@
-"""Energy of a unit as switched capacitance per step, on operands of a workload, as a band.
+"""Energy of a unit: a band of the capacitance switched per step on a workload's operands.
 
-Low: every net switches at most once a step (no glitches). High: every gate of the pipelined unit takes one unit of delay,
-and all that happens on the way to the settled state counts. Real gates filter some of that. Flip-flops and their clock are
-in both. Only ratios of like bands mean something.
+At the low end, every net switches at most once per step: there are no glitches. At the high end, every gate of the pipelined
+unit has the same delay and all transitions count; real gates filter some of them. Both ends include flip-flops and their
+clock. Only ratios of the same end are meaningful.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist, pack
 from codesign.evidence.cost.pipeline import Pipeline, last_reads
-from codesign.evidence.cost.vectors import Vectors, one_step
+from codesign.evidence.cost.unit_vectors import UnitVectors, one_step
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
@@ -22,20 +22,24 @@ if TYPE_CHECKING:
     from codesign.evidence.numerics.trial import Trial
 
 
-def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vectors:
-    """Steps along K of every element of D of a trial, one element after the other, as in a unit that keeps C."""
+STEPS = 64
+"""Largest number of steps per element of D."""
+
+
+def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
+    """Return the steps along K of each element of a trial's D, one element after the other, as a unit computes them."""
     import numpy as np
 
     from codesign.evidence.numerics.trial import per_line
 
-    a, b = trial.operands(spec)  # of the first seed; a scale for each row and column
+    a, b = trial.operands(spec)  # codes of the first seed; one scale per row and column
     a_scales, b_scales = (np.asarray(None) if x.scales is None else x.scales[0] for x in (a, b))
     step, k = per_line(one_step(spec)), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]
-    steps = min(steps, a_codes.shape[1] // k)
+    steps = min(STEPS, a_codes.shape[1] // k)
     c = np.zeros((m, n), code_dtype(spec.c_format))
-    chains = spec.c_format == spec.accumulator  # else D is no C, and every step starts from zero
+    chains = spec.c_format == spec.accumulator  # otherwise D cannot be the next C, and every step starts from zero
     scale = spec.scale
     rows, columns = (x.ravel() for x in np.indices((m, n)))
     parts: list[dict[str, Any]] = []
@@ -58,17 +62,17 @@ def workload_vectors(spec: Instruction, trial: Trial, steps: int = 64) -> Vector
         c = d if chains else c
     in_turn = {name: np.stack([p[name] for p in parts], axis=1) for name in parts[0]}
     operands = {name: x.reshape(m * n * steps, -1).astype("u8") for name, x in in_turn.items()}
-    return Vectors(operands, np.stack(results, axis=1).ravel().astype("u8"))
+    return UnitVectors(operands, np.stack(results, axis=1).ravel().astype("u8"))
 
 
-def switched(pipeline: Pipeline, vectors: Vectors) -> tuple[float, float]:
-    """Switched capacitance per step in input capacitances of the smallest inverter, without and with glitches."""
+def switched(pipeline: Pipeline, vectors: UnitVectors) -> tuple[float, float]:
+    """Return the capacitance switched per step without and with glitches, in input capacitances of the smallest inverter."""
     import numpy as np
 
     netlist, stage = pipeline.netlist, np.array(pipeline.stage)
     new = netlist.settle(netlist.start(netlist.packed(vectors.operands)))
     valid = pack(np.ones((len(vectors), 1), np.uint8), 1)[0]
-    valid[0] &= ~np.uint64(1)  # the first vector has nothing before it
+    valid[0] &= ~np.uint64(1)  # the first vector has no predecessor
     old = new << np.uint64(1)
     old[:, 1:] |= new[:, :-1] >> np.uint64(63)
     steps = len(vectors) - 1
@@ -80,7 +84,7 @@ def switched(pipeline: Pipeline, vectors: Vectors) -> tuple[float, float]:
     weights = _capacitances(netlist)
     registers = _register_energy(pipeline, once / steps)
     quiet = float((once * weights).sum()) / steps + registers
-    # Unit delays: nets of earlier stages come out of registers, settled from the start.
+    # Gates have unit delay; nets of earlier stages come from registers, so they are settled at the start.
     state, total = old.copy(), np.zeros(netlist.nets, np.int64)
     driven = np.zeros(netlist.nets, bool)
     for _, _, outputs in netlist.batches:
@@ -103,25 +107,25 @@ def switched(pipeline: Pipeline, vectors: Vectors) -> tuple[float, float]:
 
 
 def held(library: Library, bits: int) -> float:
-    """Energy per step of a register that keeps its value: its clock alone, in the same unit."""
+    """Return the capacitance switched per step by the clock of a register, in input capacitances of the smallest inverter."""
     clock = max(p.capacitance for p in library.flip_flop.inputs)
     return 2 * clock * bits / library.inverter.inputs[0].capacitance
 
 
 def _capacitances(netlist: Netlist) -> Any:
-    """Capacitance of each net: what it drives, and the parasitic of the gate that drives it."""
+    """Return the capacitance of each net: its load and the parasitic capacitance of its driver."""
     import numpy as np
 
     capacitance = np.array(netlist.loads)
     for gate in netlist.gates:
         cell = netlist.library.cells[gate.cell]
-        # By logical effort the parasitic delay is the gate's own capacitance through its own resistance.
+        # In logical effort, the parasitic delay is the gate's own capacitance times its own resistance.
         capacitance[gate.output] += cell.intrinsic / cell.resistance if cell.resistance else 0.0
     return capacitance
 
 
 def _register_energy(pipeline: Pipeline, activity: Any) -> float:
-    """Clock and data of the flip-flops, per step; `activity` is toggles per step and net."""
+    """Return the capacitance switched per step by flip-flops. `activity` holds toggles per step, by net."""
     netlist, stage = pipeline.netlist, pipeline.stage
     flop = netlist.library.flip_flop
     clock = max(p.capacitance for p in flop.inputs)

@@ -1,4 +1,4 @@
-"""`codesign rtl`: a unit as files for a hardware team: Verilog, mapped netlist, testbench with vectors, README."""
+"""Export of a unit for a hardware team: Verilog, mapped netlist, test bench with vectors, README."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
-from codesign.evidence.cost.vectors import Vectors, adversarial, widths
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, widths
 from codesign.figures.escape import literal
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder
@@ -17,13 +17,15 @@ from isa_model.printable import visible
 
 KIND = "a unit's RTL"
 VECTORS = "vectors.hex"
+SAMPLED = 200
+"""Vectors of the test bench per batch."""
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
-    """Write a unit's files into `folder`, replacing older ones as a whole; return figures in words by name.
+    """Write the files of an instruction's unit into `folder`, replacing older ones, and return its figures as text by name.
 
-    Needs the extra `cost`. Raises InputError for a spec the generator cannot say and a folder that cannot be written,
-    RuntimeError if the mapped netlist is not the model.
+    Needs the extra `cost`. Raises InputError if the generator does not support the instruction or the folder cannot be
+    written, RuntimeError if the mapped netlist differs from the model.
     """
     check(spec)
     check_folder(folder, KIND)
@@ -35,7 +37,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     mapped = synth.synthesise(rtlil, library)
     proof = verify.prove(mapped.netlist, spec)
     if proof.mismatches:
-        raise RuntimeError(f"{spec.name}: the mapped netlist is not the model: {proof.first}")
+        raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {proof.first}")
     staged = pipeline(mapped.netlist, DEPTH)
     nand2, fo4 = library.nand2.area, library.fo4
     figures = {
@@ -46,7 +48,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         **_sharing(spec),
         "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
     }
-    vectors = [_sample(batch, 200) for batch in adversarial(spec, 3, 24)]
+    vectors = [_sample(batch) for batch in adversarial(spec, 3, 24)]
     header = _header(spec, rtlil)
     files = {
         "unit.v": header + synth.readable(rtlil),
@@ -62,7 +64,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
 
 
 def _sharing(spec: Instruction) -> dict[str, str]:
-    """What cost figures count otherwise than this unit has it."""
+    """Return a note on a multiplier of scales, which cost figures share between units and this unit has in itself."""
     uses = shared_uses(spec)
     if uses == 1:
         return {}
@@ -84,15 +86,16 @@ def _header(spec: Instruction, rtlil: str) -> str:
     return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
 
 
-def _sample(batch: Vectors, count: int) -> Vectors:
+def _sample(batch: UnitVectors) -> UnitVectors:
+    """Return at most `SAMPLED` random vectors of a batch."""
     import numpy as np
 
-    chosen = np.random.default_rng(0).choice(len(batch), min(count, len(batch)), replace=False)
-    return Vectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
+    chosen = np.random.default_rng(0).choice(len(batch), min(SAMPLED, len(batch)), replace=False)
+    return UnitVectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
 
 
-def _lines(spec: Instruction, batch: Vectors) -> list[str]:
-    """One hexadecimal word per vector: D on top, then the inputs, the first one lowest."""
+def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:
+    """Return one hexadecimal word per vector: D in the top bits, the first input in the lowest."""
     bits = widths(spec)
     lines = []
     for i in range(len(batch)):
@@ -156,7 +159,7 @@ endmodule
 
 
 def _cells(library: Library, used: set[str]) -> str:
-    """Verilog models of the cells of a netlist, by their Liberty functions."""
+    """Return Verilog models of the cells of a netlist, from their Liberty functions."""
     modules = []
     for name in sorted(used):
         cell = library.cells[name]

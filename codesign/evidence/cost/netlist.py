@@ -1,7 +1,7 @@
-"""A mapped netlist as numbers: bit-parallel simulation, toggles, timing and registers.
+"""Mapped netlists: bit-parallel simulation, area and timing.
 
-A net holds one bit per vector, packed into 64-bit words, so one numpy operation evaluates all gates of a kind on one level
-for thousands of vectors.
+A net holds one bit per vector, packed into 64-bit words. One numpy operation evaluates all gates of a cell on one level for
+thousands of vectors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.cost.library import Cell, Library
+from codesign.evidence.cost.cell_library import Cell, Library
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gate:
-    """An instance of a cell: the nets of its inputs, in the cell's order, and of its output."""
+    """An instance of a cell, with the nets of its inputs in the cell's order."""
 
     cell: str
     inputs: tuple[int, ...]
@@ -32,7 +32,7 @@ class Gate:
 
 @dataclass
 class Netlist:
-    """Nets 0 and 1 are the constants; inputs and outputs are lists of nets, least bit first."""
+    """Gates and nets of a design. Nets 0 and 1 are the constants; ports are lists of nets, least significant bit first."""
 
     library: Library
     gates: list[Gate]
@@ -43,7 +43,7 @@ class Netlist:
 
     @classmethod
     def of_json(cls, module: dict[str, Any], library: Library) -> Netlist:
-        """From one module of what Yosys writes with `write_json`."""
+        """Return the netlist of a module in the output of Yosys's `write_json`."""
         number: dict[Any, int] = {"0": 0, "1": 1, "x": 0}
 
         def net(bit: Any) -> int:
@@ -60,7 +60,7 @@ class Netlist:
         return cls(library, gates, ports["input"], ports["output"], len(number) - 1)
 
     def feeding(self, reader: Netlist, port: str) -> Netlist:
-        """This netlist and `reader` as one, this one's only output in place of the reader's input `port`."""
+        """Return one netlist of this and `reader`, in which this one's only output drives the reader's input `port`."""
         (mine,) = self.outputs.values()
         number = dict(zip(reader.inputs[port], mine, strict=True)) | {0: 0, 1: 1}
 
@@ -78,7 +78,7 @@ class Netlist:
 
     @cached_property
     def order(self) -> list[int]:
-        """Gates in an order in which each comes after what it reads."""
+        """Indices of the gates in topological order."""
         readers: dict[int, list[int]] = defaultdict(list)
         waiting = []
         driven = {gate.output for gate in self.gates}
@@ -104,7 +104,7 @@ class Netlist:
 
     @cached_property
     def levels(self) -> list[int]:
-        """Level of each net: 0 for inputs and constants, else one more than the highest level read."""
+        """Level of each net: 0 for inputs and constants, else one more than the highest level of its gate's inputs."""
         level = [0] * self.nets
         for i in self.order:
             gate = self.gates[i]
@@ -113,7 +113,7 @@ class Netlist:
 
     @cached_property
     def batches(self) -> list[tuple[str, Any, Any]]:
-        """Gates of one cell on one level: the cell, its input nets (inputs, gates) and output nets (gates)."""
+        """Gates by level and cell: the cell, the input nets (inputs, gates) and the output nets (gates)."""
         import numpy as np
 
         groups: dict[tuple[int, str], list[Gate]] = defaultdict(list)
@@ -130,12 +130,12 @@ class Netlist:
 
     @property
     def area(self) -> float:
-        """In the library's unit."""
+        """Area of the gates, in the library's unit."""
         return math.fsum(self.library.cells[gate.cell].area for gate in self.gates)
 
     @cached_property
     def loads(self) -> list[float]:
-        """Capacitance that each net drives."""
+        """Capacitance driven by each net, in the library's unit."""
         load = [0.0] * self.nets
         for gate in self.gates:
             for net, pin in zip(gate.inputs, self.library.cells[gate.cell].inputs, strict=True):
@@ -144,7 +144,7 @@ class Netlist:
 
     @cached_property
     def arrivals(self) -> list[float]:
-        """Time at which each net is stable, in the library's unit; primary inputs at 0."""
+        """Arrival time of each net after the inputs, in the library's unit."""
         time = [0.0] * self.nets
         for i in self.order:
             gate = self.gates[i]
@@ -153,9 +153,9 @@ class Netlist:
         return time
 
     def delay_of(self, gate: Gate) -> float:
-        """Delay of a gate, its load beyond four inverters driven through a chain of inverters that drive four each.
+        """Return the delay of a gate. A load beyond four inverters is driven through a chain of inverters with fanout 4.
 
-        Without buffers and sizes a net with a hundred readers would decide; the chain is what logical effort asks for.
+        The netlist is neither buffered nor sized, so a net with a hundred readers would decide the longest path otherwise.
         """
         cell, load = self.library.cells[gate.cell], self.loads[gate.output]
         inverter = self.library.inverter
@@ -167,13 +167,13 @@ class Netlist:
 
     @property
     def delay(self) -> float:
-        """Longest path, in the library's unit."""
+        """Delay of the longest path, in the library's unit."""
         return max(self.arrivals)
 
     # -- simulation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, cell: str, inputs: Any) -> Any:
-        """Output of a cell for packed bits of its inputs, in its order."""
+        """Return the output of a cell for packed bits of its inputs, in the cell's order."""
         code = self._code.get(cell)
         kind: Cell = self.library.cells[cell]
         if code is None:
@@ -181,11 +181,11 @@ class Netlist:
         return eval(code, {"p": {pin.name: inputs[i] for i, pin in enumerate(kind.inputs)}})
 
     def packed(self, operands: dict[str, Any]) -> dict[str, Words]:
-        """Codes (vectors, elements) of each input, packed."""
+        """Pack the codes (vectors, elements) of each input."""
         return {name: pack(operands[name], len(nets) // operands[name].shape[1]) for name, nets in self.inputs.items()}
 
     def start(self, stimulus: dict[str, Any]) -> Words:
-        """Nets (nets, words) with constants and inputs set; `stimulus` holds packed bits (bits, words) by port."""
+        """Return nets (nets, words) with constants and inputs set. `stimulus` holds packed bits (bits, words) by port."""
         import numpy as np
 
         words = next(iter(stimulus.values())).shape[1]
@@ -196,7 +196,7 @@ class Netlist:
         return state
 
     def settle(self, state: Words, stuck: dict[int, int] | None = None) -> Words:
-        """Evaluate every gate, in place. `stuck` holds nets at 0 or 1: a fault."""
+        """Evaluate every gate, in place. `stuck` maps nets to the value they are held at, as faults."""
         import numpy as np
 
         held = stuck or {}
@@ -209,13 +209,13 @@ class Netlist:
         return state
 
     def run(self, stimulus: dict[str, Any], stuck: dict[int, int] | None = None) -> dict[str, Words]:
-        """Outputs as packed bits (bits, words)."""
+        """Return the outputs as packed bits (bits, words)."""
         state = self.settle(self.start(stimulus), stuck)
         return {name: state[nets] for name, nets in self.outputs.items()}
 
 
 def pack(codes: Any, bits: int) -> Words:
-    """Codes (vectors, elements) as packed bits (elements * bits, words): element i starts at bit i * bits."""
+    """Pack codes (vectors, elements) into bits (elements * bits, words). Element i starts at bit i * bits."""
     import numpy as np
 
     codes = np.ascontiguousarray(codes).astype(np.uint64)
@@ -227,7 +227,7 @@ def pack(codes: Any, bits: int) -> Words:
 
 
 def unpack(words: Words, vectors: int) -> NDArray[np.uint64]:
-    """The codes (vectors,) of packed bits (bits, words)."""
+    """Return the codes (vectors,) of packed bits (bits, words)."""
     import numpy as np
 
     planes = np.unpackbits(np.ascontiguousarray(words.astype("<u8")).view(np.uint8), axis=1, bitorder="little")

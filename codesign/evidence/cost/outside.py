@@ -1,19 +1,20 @@
-"""`python -m codesign.evidence.cost.outside`: known circuits through our flow, beside what others have published of theirs.
+"""`python -m codesign.evidence.cost.outside`: compare our figures of known circuits with published ones.
 
-Writes `records/outside/neutral.json` and the table between the marks in docs/cost.md. Every netlist is compared with an
-independent reference first: integers and IEEE arithmetic with numpy, instructions with the model.
+Writes `records/outside/neutral.json` and the table between the marks in docs/cost.md. Every netlist is first compared with an
+independent reference: numpy for integers and IEEE arithmetic, the model for instructions.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from math import fsum
 from typing import Any
 
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.circuits import (
-    Bench,
+    CircuitBench,
     add_ripple,
     elements,
     float_unit,
@@ -24,8 +25,7 @@ from codesign.evidence.cost.circuits import (
     signed,
 )
 from codesign.evidence.cost.designs import NEAREST, scales, unit
-from codesign.evidence.cost.library import Library
-from codesign.evidence.cost.records import DOCS, FOLDER, recipe_sha256
+from codesign.evidence.cost.records import DOCS, FOLDER, Toolchain, toolchain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.output_files import put, write_file
@@ -33,7 +33,7 @@ from isa_model.stage import Spec
 
 PATH = FOLDER / "outside" / "neutral.json"
 NAND2_45NM = 0.798
-"""Area in square micrometres of the NanGate 45 nm Open Cell Library's NAND2_X1, whose cells' ratios the library has."""
+"""Area of NAND2_X1 in the NanGate 45 nm Open Cell Library, whose area ratios ours has, in um2."""
 
 HOROWITZ = "Horowitz, ISSCC 2014, energies; areas of the same units in Sze et al., Proc. IEEE 105(12), 2017, 45 nm"
 FORMATSCOPE = "FormatScope (github.com/SiHeonOh/FormatScope, results/), sky130, Yosys 0.68"
@@ -42,39 +42,34 @@ VSQUANT = "Dai et al., VS-Quant (arXiv 2102.04503); the MLSys 2021 abstract says
 DESRENTES = "Desrentes et al., DSD 2023 (hal-04240816), TSMC 16FFC"
 
 
-class Row(Spec):
-    """One published figure and ours."""
+class PublishedFigure(Spec):
+    """A published figure, and ours of the same quantity."""
 
     source: str
     quantity: str
     theirs: float | None
-    """None: not open to us; only ours is given."""
+    """Published figure; None if we could not read it."""
     ours: float
     ours_high: float | None = None
-    """Upper end where ours is a range."""
+    """Upper end of our figure if it is a range."""
     unit: str = ""
     reason: str = ""
-    """Why they differ."""
+    """Reason for the difference."""
 
 
-class Outside(Spec):
-    """All rows, with what made ours."""
+class PublishedFigures(Toolchain):
+    """Published figures and ours."""
 
-    library: str
-    library_sha256: str
-    recipe_sha256: str
-    versions: dict[str, str]
-    commit: str
     vectors: int
-    """Compared in all; none differed."""
-    rows: tuple[Row, ...]
+    """Vectors on which netlists were compared with their references, without a mismatch."""
+    rows: tuple[PublishedFigure, ...]
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
 
 
-def rows(bench: Bench) -> Iterator[Row]:
-    """Every comparison in turn."""
+def rows(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Yield every comparison."""
     yield from horowitz(bench)
     yield from formatscope(bench)
     yield from mxdotp(bench)
@@ -82,38 +77,20 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from desrentes(bench)
 
 
-def horowitz(bench: Bench) -> Iterator[Row]:
-    """Integer and floating-point adders and multipliers: area in um2 at 45 nm, energy over that of an 8-bit addition."""
-    circuits: list[tuple[Any, ...]] = [
-        (f"{n}-bit integer addition", add_ripple, n, lambda x, y, n=n: (x + y) & ((1 << n) - 1), area, energy, reason)
-        for n, area, energy, reason in (
-            (8, 36, 0.03, ""),
-            (16, 67, 0.05, ""),
-            (32, 137, 0.1, "a full adder per bit in both; its carry is one cell there, gates here"),
-        )
-    ]
-    circuits += [
-        (
-            f"{n}-bit integer multiplication",
-            multiply_integers,
-            n,
-            _product(n),
-            area,
-            energy,
-            reason,
-        )
-        for n, area, energy, reason in (
-            (8, 282, 0.2, ""),
-            (
-                32,
-                3495,
-                3.1,
-                "ours has no compressor cells, gives all 64 bits and is not tuned in layout; theirs is 12 "
-                "times their 8-bit one, where bits alone ask for 16",
-            ),
-        )
-    ]
+def horowitz(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Compare adders and multipliers: area in um2 at 45 nm, energy relative to an 8-bit addition."""
+    full_adder = "a full adder per bit in both; its carry is one cell there, gates here"
+    compressors = (
+        "ours has no compressor cells, gives all 64 bits and is not tuned in layout; theirs is 12 "
+        "times their 8-bit one, where bits alone ask for 16"
+    )
     slow = "ours is unsized and as slow as it likes, theirs sized for a clock; ours has subnormals, theirs does not say"
+    circuits: list[tuple[Any, ...]] = []
+    for n, area, energy, reason in ((8, 36, 0.03, ""), (16, 67, 0.05, ""), (32, 137, 0.1, full_adder)):
+        add = partial(_sum, n)
+        circuits.append((f"{n}-bit integer addition", add_ripple, n, add, area, energy, reason))
+    for n, area, energy, reason in ((8, 282, 0.2, ""), (32, 3495, 3.1, compressors)):
+        circuits.append((f"{n}-bit integer multiplication", multiply_integers, n, _product(n), area, energy, reason))
     for name, bits, product, area, energy in (
         ("fp16", 16, False, 1360, 0.4),
         ("fp16", 16, True, 1640, 1.1),
@@ -125,20 +102,14 @@ def horowitz(bench: Bench) -> Iterator[Row]:
     base: tuple[float, float] | None = None
     for what, body, bits, reference, area, energy, reason in circuits:
         netlist = bench.circuit(body, {"x": bits, "y": bits}, reference)
-        ours = netlist.area / bench.library.nand2.area * NAND2_45NM
-        yield Row(
-            source=HOROWITZ,
-            quantity=f"area, {what}",
-            theirs=float(area),
-            ours=round(ours, 1),
-            unit="um2",
-            reason=reason,
-        )
+        ours = round(netlist.area / bench.library.nand2.area * NAND2_45NM, 1)
+        about = {"source": HOROWITZ, "unit": "um2", "reason": reason}
+        yield PublishedFigure(quantity=f"area, {what}", theirs=float(area), ours=ours, **about)
         switched = bench.energy(netlist)
         base = base or switched
         if switched is not base:
             low, high = sorted((switched[0] / base[0], switched[1] / base[1]))
-            yield Row(
+            yield PublishedFigure(
                 source=HOROWITZ,
                 quantity=f"energy over 8-bit addition, {what}",
                 theirs=round(energy / 0.03, 2),
@@ -148,12 +119,16 @@ def horowitz(bench: Bench) -> Iterator[Row]:
             )
 
 
+def _sum(bits: int, x: Any, y: Any) -> Any:
+    return (x + y) & ((1 << bits) - 1)
+
+
 def _product(bits: int) -> Any:
     return lambda x, y: (signed(x, bits) * signed(y, bits)).astype("u8") & ((1 << 2 * bits) - 1)
 
 
-def formatscope(bench: Bench) -> Iterator[Row]:
-    """Fused dot products of 32 lanes: wider windows, FP8 over INT8, the share of alignment, 4-bit formats."""
+def formatscope(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Compare fused dot products of 32 lanes: wider windows, FP8 over INT8, the share of alignment, 4-bit formats."""
 
     def fp8(bits: int) -> Instruction:
         fuse = {"terms": 32, "fraction_bits": bits, "rounding": "to-odd", "accumulator": True, "result": NEAREST}
@@ -194,7 +169,7 @@ def formatscope(bench: Bench) -> Iterator[Row]:
         ("INT4 over INT8", 27906 / 100177, int4 / int8, None, eight),
         ("MXFP4 over INT4", 35967 / 27906, mx / int4, None, "theirs has accumulator registers in both arms, ours none"),
     ):
-        yield Row(
+        yield PublishedFigure(
             source=FORMATSCOPE,
             quantity=quantity,
             theirs=round(theirs, 3),
@@ -208,12 +183,12 @@ def _share(blocks: dict[str, float], prefix: str) -> float:
     return fsum(v for k, v in blocks.items() if k.startswith(prefix)) / fsum(blocks.values())
 
 
-def mxdotp(bench: Bench) -> Iterator[Row]:
-    """Eight MXFP8 products, UE8M0 scales, one FP32 addition: the cluster of eight cores that +5.1 % would mean."""
+def mxdotp(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Compare a dot product of eight MXFP8 products: the size of a cluster of which eight of our units are 5.1 %."""
     add = {"add": {"terms": 1, "accumulator": True, "result": NEAREST}}
     spec = unit({"dot": {"terms": 8}, **add}, scales("ue8m0", 8, "dot"))
     area, _ = bench.instruction(spec)
-    yield Row(
+    yield PublishedFigure(
         source=MXDOTP,
         quantity="cluster of eight cores, if eight of our units are the published 5.1 % of it",
         theirs=None,
@@ -224,8 +199,8 @@ def mxdotp(bench: Bench) -> Iterator[Row]:
     )
 
 
-def vsquant(bench: Bench) -> Iterator[Row]:
-    """16 lanes of 4 bits with 4-bit scales per vector, against 8 bits with one scale for the tensor."""
+def vsquant(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Compare 16 lanes of 4 bits with 4-bit scales per vector to 8 bits with one scale per tensor."""
     import numpy as np
 
     def plain(a: Any, b: Any, c: Any) -> Any:
@@ -238,7 +213,7 @@ def vsquant(bench: Bench) -> Iterator[Row]:
     wide = bench.circuit(scaled_integers(8, 0), {"a": 128, "b": 128, "c": 24}, plain)
     ports = {"a": 64, "b": 64, "c": 24, "scale_a": 4, "scale_b": 4}
     narrow = bench.circuit(scaled_integers(4, 4), ports, scaled)
-    yield Row(
+    yield PublishedFigure(
         source=VSQUANT,
         quantity="area saved by 4 bits with a scale per vector of 16, over 8 bits",
         theirs=0.37,
@@ -247,8 +222,8 @@ def vsquant(bench: Bench) -> Iterator[Row]:
     )
 
 
-def desrentes(bench: Bench) -> Iterator[Row]:
-    """Exact dot products of 16 terms rounded to FP32, over the INT8 one."""
+def desrentes(bench: CircuitBench) -> Iterator[PublishedFigure]:
+    """Compare exact dot products of 16 terms, rounded to FP32, with that of INT8."""
     result = {"format": "int32", "rounding": "nearest-even", "overflow": "wrap"}
     base, _ = bench.instruction(
         unit({"sum": {"terms": 16, "accumulator": True, "result": result}}, None, "int8", "int32")
@@ -256,7 +231,7 @@ def desrentes(bench: Bench) -> Iterator[Row]:
     for name in ("e4m3", "e5m2", "fp16"):
         add = {"add": {"terms": 1, "accumulator": True, "result": NEAREST}}
         area, _ = bench.instruction(unit({"dot": {"terms": 16}, **add}, None, name))
-        yield Row(
+        yield PublishedFigure(
             source=DESRENTES,
             quantity=f"exact dot product of 16 {name.upper()} products over INT8's",
             theirs=None,
@@ -270,13 +245,13 @@ def desrentes(bench: Bench) -> Iterator[Row]:
 
 
 @cache
-def shipped() -> Outside:
-    """The record that comes with the package."""
-    return Outside.model_validate_json(PATH.read_text(encoding="utf-8"))
+def shipped() -> PublishedFigures:
+    """Return the shipped record."""
+    return PublishedFigures.model_validate_json(PATH.read_text(encoding="utf-8"))
 
 
-def table(record: Outside) -> str:
-    """The rows as Markdown, a table per source."""
+def table(record: PublishedFigures) -> str:
+    """Return the figures in Markdown, one table per source."""
     lines: list[str] = []
     for source in dict.fromkeys(row.source for row in record.rows):
         lines += ["", f"**{source}**", "", "| | theirs | ours | ours / theirs | why |", "|---|---:|---:|---:|---|"]
@@ -292,22 +267,17 @@ def table(record: Outside) -> str:
 
 
 def main() -> None:
-    from importlib.metadata import version
-
-    from codesign.provenance import commit
+    """Measure all circuits, and write the record and the table of docs/cost.md."""
+    from codesign.commit import commit
 
     library = Library.own()
-    bench = Bench(library)
+    bench = CircuitBench(library)
     found = []
     for row in rows(bench):
         print(f"{row.quantity}: {row.theirs} theirs, {row.ours} ours", file=sys.stderr, flush=True)
         found.append(row)
-    record = Outside(
-        library=library.name,
-        library_sha256=library.sha256,
-        recipe_sha256=recipe_sha256(),
-        versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
-        commit=commit(),
+    record = PublishedFigures(
+        **toolchain(library, commit()),
         vectors=bench.vectors,
         rows=tuple(found),
     )

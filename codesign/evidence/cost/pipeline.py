@@ -1,4 +1,4 @@
-"""Registers in a mapped netlist: cut into stages of so many levels of gates, and what that costs."""
+"""Pipelining of mapped netlists: stages of a given depth, and the cost of their registers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from codesign.evidence.cost.netlist import Netlist
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A netlist with a register at its outputs and wherever a net is read in a later stage than it is driven in."""
+    """A netlist with registers at its outputs and on every net that a later stage reads."""
 
     netlist: Netlist
     stage: tuple[int, ...]
-    """Stage of each net; inputs and constants are in stage 0."""
+    """Stage of each net; 0 for inputs and constants."""
     latency: int
-    """Cycles from operands to D: as many as stages."""
+    """Latency from operands to D in cycles, which is the number of stages."""
     register_bits: int
     area: float
-    """Gates and flip-flops, in the library's unit."""
+    """Area of gates and flip-flops, in the library's unit."""
     period: float
-    """Longest delay from register to register, the flip-flop's own included, in the library's unit."""
+    """Longest delay between registers, the flip-flop's included, in the library's unit."""
 
 
 def pipeline(netlist: Netlist, depth: int) -> Pipeline:
     """Cut a netlist into stages of at most `depth` levels.
 
-    Gates stand as early or as late as they can, whichever takes fewer registers. Raises ValueError for a depth under 1.
+    Gates are placed as early or as late as possible, whichever needs fewer registers. Raises ValueError if `depth` is under 1.
     """
     if depth < 1:
         raise ValueError(f"a stage of {depth} levels holds no gate")
@@ -57,7 +57,7 @@ def pipeline(netlist: Netlist, depth: int) -> Pipeline:
 
 
 def verilog(cut: Pipeline) -> str:
-    """The netlist with its registers: module `unit` with a clock `clk`; D comes `latency` rising edges after its operands."""
+    """Return the Verilog module `unit` with clock `clk`; D follows its operands after `latency` rising edges."""
     netlist, stage = cut.netlist, cut.stage
     name = {0: "1'b0", 1: "1'b1"}
     for port, nets in netlist.inputs.items():
@@ -66,7 +66,7 @@ def verilog(cut: Pipeline) -> str:
         name[gate.output] = f"n{gate.output}"
 
     def at(net: int, when: int) -> str:
-        """A net as a later stage sees it: constants and the net itself, or one of its registers."""
+        """Return the name of a net's value in a stage: the net itself, or one of its registers."""
         return name[net] if net < 2 or when == stage[net] else f"r{net}_{when - stage[net]}"
 
     ports = {
@@ -95,7 +95,7 @@ def verilog(cut: Pipeline) -> str:
 
 
 def _late(netlist: Netlist) -> list[int]:
-    """The highest level each net can have; inputs stay at 0."""
+    """Return the highest possible level of each net; inputs stay at 0."""
     top = max(netlist.levels)
     level = [top] * netlist.nets
     for i in reversed(netlist.order):
@@ -107,13 +107,13 @@ def _late(netlist: Netlist) -> list[int]:
 
 
 def _register_bits(netlist: Netlist, stage: Sequence[int]) -> int:
-    """Flip-flops of a cut: each net is kept from its stage to the last that reads it; outputs are registered."""
+    """Return the number of flip-flops: a net is registered from its stage to the last one that reads it."""
     until = last_reads(netlist, stage)
     return sum(until[net] - stage[net] for net in range(2, netlist.nets))  # constants need no register
 
 
 def last_reads(netlist: Netlist, stage: Sequence[int]) -> list[int]:
-    """The last stage that reads each net; outputs are read after all stages."""
+    """Return the last stage that reads each net; outputs are read after the last stage."""
     until = list(stage)
     for gate in netlist.gates:
         for net in gate.inputs:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from codesign.evidence.cost import sweep
 from codesign.evidence.cost.designs import TODAY, unit, window
-from codesign.evidence.cost.records import Record, design_sha256, find
-from codesign.evidence.cost.sweep import Point, Sweep
+from codesign.evidence.cost.records import CostRecord as Record
+from codesign.evidence.cost.records import design_sha256, find
+from codesign.evidence.cost.sweep import CostSweep as Sweep
+from codesign.evidence.cost.sweep import Point
 from codesign.figures.figure import Plot, Series
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import LABELS

@@ -1,8 +1,8 @@
-"""Records: what one design costs in one library, proven equal to the model, with everything it was made with.
+"""Cost records: area, delay and energy of a design in a cell library, with the proof that it equals the model.
 
-Designs are known by the hash of what makes hardware: names, prose and the shape outside one step do not count.
-Where the spec rounds the product of two scales, that product is formed outside the unit, once for all steps it serves
-(`ports.shared_uses`), and the unit is charged its share and a register that holds it.
+A design is identified by a hash of everything that affects its hardware; names, prose and the shape beyond one step do not.
+If the spec rounds the product of two scales, one multiplier outside the unit forms it for all steps that share it
+(`ports.shared_uses`). The unit is charged its share of the multiplier and a register for the product.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.cost.rtl.ports import shared_uses
 from isa_model.instruction import Instruction
@@ -19,101 +20,124 @@ from isa_model.output_files import write_file
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
-    pass
+    from codesign.evidence.cost.cell_library import Library
 
 FOLDER = Path(__file__).parent / "records"
 DOCS = Path(__file__).parents[3] / "docs" / "cost.md"
 SCHEMA_VERSION = 1
 DEPTH = 24
-"""Levels of gates between registers of the pipelined unit."""
+"""Largest number of gates between registers of the pipelined unit."""
+
+
+class Toolchain(Spec):
+    """Library, synthesis script, packages and commit behind measured figures."""
+
+    library: str
+    library_sha256: str
+    recipe_sha256: str
+    versions: dict[str, str]
+    commit: str
+
+
+def toolchain(library: Library, commit: str) -> dict[str, Any]:
+    """Return the fields of a `Toolchain` of this machine."""
+    versions = {name: version(name) for name in ("amaranth", "pyosys", "numpy")}
+    return {
+        "library": library.name,
+        "library_sha256": library.sha256,
+        "recipe_sha256": recipe_sha256(),
+        "versions": versions,
+        "commit": commit,
+    }
 
 
 class Pipelined(Spec):
-    """The unit with registers."""
+    """The unit with pipeline registers."""
 
     levels: int
-    """Gates between registers, at most."""
+    """Largest number of gates between registers."""
     cycles: int
-    """From operands to D."""
+    """Latency from operands to D, in cycles."""
     register_bits: int
     area: float
-    """Gates and registers, in NAND2 equivalents."""
+    """Area of gates and registers, in NAND2 equivalents."""
     period_fo4: float
-    """Least cycle time in FO4 inverter delays."""
+    """Shortest cycle time, in FO4 inverter delays."""
 
 
 class Energy(Spec):
-    """Switched capacitance per step of the pipelined unit, in input capacitances of the smallest inverter."""
+    """Capacitance switched per step of the pipelined unit, in input capacitances of the smallest inverter."""
 
     low: float
-    """No glitches."""
+    """Capacitance without glitches."""
     high: float
-    """All gates of equal delay, all glitches counted."""
+    """Capacitance with all glitches, if all gates have equal delay."""
     operands: str
-    """What the unit computed meanwhile."""
+    """Workload that the unit computed."""
     steps: int
 
 
 class SharedProduct(Spec):
-    """The unit that forms scale_a * scale_b, of which a dot-product unit is charged its share."""
+    """The multiplier that forms scale_a * scale_b for several steps of dot-product units."""
 
     uses: int
-    """Steps of dot-product units that one product serves."""
+    """Steps of dot-product units that share one product."""
     area: float
-    """Area of the whole multiplier, in NAND2 equivalents, without registers."""
+    """Area of the whole multiplier without registers, in NAND2 equivalents."""
     delay_fo4: float
+    """Longest path, in FO4 inverter delays."""
     register_bits: int
-    """Bits each dot-product unit holds a product in."""
+    """Bits of the register that holds a product in each dot-product unit."""
     rtlil_sha256: str
 
 
 class Equivalence(Spec):
-    """Mapped netlist against the model."""
+    """Comparison of the mapped netlist with the model."""
 
     vectors: int
-    """Random, adversarial and workload steps compared with the model."""
+    """Random, adversarial and workload steps that were compared."""
     mismatches: int
     golden_vectors: int
-    """Steps of these computed by the scalar golden model itself; the rest by the engine held equal to it."""
+    """Steps also computed by the scalar golden model, to check the engine that computes the others."""
     faults: int
-    """Nets held at 0 or 1, one at a time."""
+    """Injected faults: nets held at 0 or 1, one at a time."""
     faults_caught: int
-    """Number of these that changed some D; the rest sit in redundant logic or need an operand that was not drawn."""
+    """Faults that changed some D. The others are in redundant logic, or need an operand that was not drawn."""
 
 
-class Record(Spec):
-    """One design in one library."""
+class CostRecord(Spec):
+    """Cost of one design in one cell library."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
     design_sha256: str
     products: int
-    """Products that one step sums."""
+    """Products summed by one step."""
     library: str
     library_sha256: str
     recipe_sha256: str
-    """Hash of the synthesis script: only records of one recipe are compared."""
+    """SHA-256 of the synthesis script; only records of the same script are compared."""
     rtlil_sha256: str
     versions: dict[str, str]
     commit: str
     area: float
-    """Area of the combinational unit, in the library's NAND2, unsized, with its share of shared parts."""
+    """Area of the unsized combinational unit with its share of shared parts, in the library's NAND2."""
     shared: SharedProduct | None = None
-    """None where everything is in the unit."""
+    """Multiplier of scales outside the unit; None if there is none."""
     blocks: dict[str, float]
-    """Area by module, with the hierarchy kept while mapping."""
+    """Area by module, mapped with the hierarchy kept, in the library's NAND2."""
     gates: int
     levels: int
-    """Gates on the longest path."""
+    """Number of gates on the longest path."""
     delay_fo4: float
-    """Longest path of the combinational unit in FO4 inverter delays."""
+    """Longest path of the combinational unit, in FO4 inverter delays."""
     pipelined: Pipelined
     energy: Energy
     equivalence: Equivalence
 
 
 def design_sha256(spec: Instruction) -> str:
-    """Hash of what makes the unit of an instruction: its step, without names, prose, m and n."""
+    """Return the SHA-256 of everything that affects an instruction's unit, which names, prose, m and n do not."""
     data = spec.model_dump(mode="json", exclude={"name", "description", "source", "checked", "shape"})
     for side in ("a", "b"):
         operand = (data["scale"] or {}).get(side)
@@ -131,25 +155,26 @@ def design_sha256(spec: Instruction) -> str:
 
 
 def recipe_sha256() -> str:
+    """Return the SHA-256 of the synthesis script."""
     from codesign.evidence.cost.synth import ABC, FINISH, PREPARE
 
     return hashlib.sha256("\n".join((PREPARE, ABC, FINISH)).encode()).hexdigest()
 
 
 @cache
-def shipped() -> tuple[Record, ...]:
-    """All records of the folder, by file name."""
-    return tuple(Record.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json")))
+def shipped() -> tuple[CostRecord, ...]:
+    """Return the shipped records in the order of their file names."""
+    return tuple(CostRecord.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json")))
 
 
-def find(spec: Instruction, library: str) -> Record | None:
-    """The shipped record of a design in a library, made with today's recipe."""
+def find(spec: Instruction, library: str) -> CostRecord | None:
+    """Return the shipped record of a design in a library, made with the present synthesis script; None if there is none."""
     wanted = (design_sha256(spec), library, recipe_sha256())
     return next((r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted), None)
 
 
-def write(record: Record, folder: Path = FOLDER) -> Path:
-    """Write a record under its design's and library's name, in place of an older one."""
+def write(record: CostRecord, folder: Path = FOLDER) -> Path:
+    """Write a record to a file named after its design and library, and return the path. An older record is replaced."""
     name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
     path = folder / f"{name}.{record.library}.json"
     write_file(path, record.model_dump_json(indent=1) + "\n")

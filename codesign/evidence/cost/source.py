@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.chip import (
     ChipFigure,
     cycle_ratio,
@@ -17,15 +18,15 @@ from codesign.evidence.cost.chip import (
     scale_traffic,
     sm_area,
 )
-from codesign.evidence.cost.library import Library
-from codesign.evidence.cost.measure import measure
-from codesign.evidence.cost.records import Record, design_sha256, find, shipped
+from codesign.evidence.cost.measured_unit import measure
+from codesign.evidence.cost.records import CostRecord as Record
+from codesign.evidence.cost.records import design_sha256, find, shipped
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.vectors import Vectors
+    from codesign.evidence.cost.unit_vectors import UnitVectors as Vectors
     from isa_model.instruction import Instruction
 
 TIE = 0.01

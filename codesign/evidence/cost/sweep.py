@@ -1,6 +1,6 @@
-"""`python -m codesign.evidence.cost.sweep`: cost and accuracy of the designs of the curves, and of every shipped proposal.
+"""`python -m codesign.evidence.cost.sweep`: measure cost and accuracy of the designs of the curves and of shipped proposals.
 
-One file for all, `records/curves/neutral.json`; the report draws from it. Measured designs are kept in the user's cache.
+Writes `records/curves/neutral.json`, which the report's plots show. Measured designs are kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.designs import Design, designs
-from codesign.evidence.cost.library import Library
-from codesign.evidence.cost.measure import measure
-from codesign.evidence.cost.records import DOCS, FOLDER, recipe_sha256
-from codesign.proposal.proposal import Quantisation, Variant, load_proposal
+from codesign.evidence.cost.measured_unit import measure
+from codesign.evidence.cost.records import DOCS, FOLDER, Toolchain, recipe_sha256, toolchain
+from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Quantisation, Variant
 from codesign.workloads.gemms import Gemm
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -26,64 +27,59 @@ from isa_model.stage import Spec
 PATH = FOLDER / "curves" / "neutral.json"
 TENSORS = ("normal", "outliers")
 SUMMED = 4096
-"""K of the error figures."""
+"""Length of K in the error figures."""
 PROPOSALS = Path(__file__).parents[3] / "proposals"
 
 
 class Point(Spec):
-    """One design: what it costs, how it was proven, and how accurate it is."""
+    """Cost and accuracy of one design."""
 
     curve: str
     label: str
     x: float
     area: float
-    """In NAND2 equivalents, without registers; with its share of a multiplier of scales where one is shared."""
+    """Area without registers, with the share of a shared multiplier of scales, in NAND2 equivalents."""
     products: int
     delay_fo4: float
     cycles: int
-    """From operands to D, registers every so many gates as in every record."""
+    """Latency of the pipelined unit, in cycles."""
     register_bits: int
     staged_area: float
     energy_low: float
     energy_high: float
     vectors: int
-    """Compared with the model after mapping; none differed."""
+    """Vectors on which the mapped netlist was compared with the model, without a mismatch."""
     accumulation: dict[str, float]
-    """By tensors: relative Frobenius error of D against the exact product of the quantised operands, K = 4096."""
+    """Relative Frobenius error of D to the exact product of the quantised operands, by tensor source, at K = 4096."""
     total: dict[str, float]
-    """By tensors: the same against the exact product of the operands before quantisation."""
+    """Relative Frobenius error of D to the exact product of the unquantised operands, by tensor source, at K = 4096."""
 
 
-class Sweep(Spec):
-    """All points, measured with one library and recipe."""
+class CostSweep(Toolchain):
+    """The points of all curves."""
 
-    library: str
-    library_sha256: str
-    recipe_sha256: str
-    versions: dict[str, str]
-    commit: str
     operands: str
-    """Whose energy it is."""
+    """Workload of the energy figures."""
     points: tuple[Point, ...]
 
     def curve(self, name: str) -> list[Point]:
-        """The points of one curve, by their place on it."""
+        """Return the points of one curve, ordered by x."""
         return sorted((p for p in self.points if p.curve == name), key=lambda p: p.x)
 
 
 @cache
-def shipped() -> Sweep | None:
-    """The curves that come with the package; None where they are of another recipe."""
+def shipped() -> CostSweep | None:
+    """Return the shipped curves; None if they were made with another synthesis script."""
     if not PATH.exists():
         return None
-    sweep = Sweep.model_validate_json(PATH.read_text(encoding="utf-8"))
+    sweep = CostSweep.model_validate_json(PATH.read_text(encoding="utf-8"))
     return sweep if sweep.recipe_sha256 == recipe_sha256() else None
 
 
 def errors(
     spec: Instruction, quantisation: Quantisation, tensors: str, variant: Variant = "proposal"
 ) -> tuple[float, float]:
-    """Accumulation and total error of an instruction on a GEMM with K = 4096."""
+    """Return the accumulation and total error of an instruction on a GEMM with K = 4096."""
     from codesign.evidence.numerics.errors import errors_of, estimates
     from codesign.evidence.numerics.trial import Sampling, Trial
     from codesign.proposal.variants import Compared
@@ -95,6 +91,7 @@ def errors(
 
 
 def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
+    """Return the designs of the curves and of a folder's proposals, each with its quantisation."""
     jobs = [(design, Quantisation(weight_columns=128)) for design in designs()]
     for i, path in enumerate(sorted(folder.glob("*.yaml"))):
         proposal = load_proposal(path)
@@ -104,6 +101,7 @@ def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
 
 
 def _point(job: tuple[Design, Quantisation]) -> Point | None:
+    """Measure one design; None if the generator does not support it."""
     from codesign.evidence.cost.source import energy_vectors
 
     design, quantisation = job
@@ -112,7 +110,7 @@ def _point(job: tuple[Design, Quantisation]) -> Point | None:
     except InputError as reason:
         print(f"{design.label}: {reason}", file=sys.stderr)
         return None
-    # The steps differ in hardware, some in what they compute only by what is left out: no accuracy is claimed for them.
+    # No accuracy is claimed for the steps, some of which leave out parts of what they compute.
     found = {t: errors(design.spec, quantisation, t) for t in TENSORS} if design.curve != "steps" else {}
     return Point(
         curve=design.curve,
@@ -132,8 +130,8 @@ def _point(job: tuple[Design, Quantisation]) -> Point | None:
     )
 
 
-def steps_table(sweep: Sweep) -> str:
-    """What FP32 scales cost, a change at a time, as Markdown."""
+def steps_table(sweep: CostSweep) -> str:
+    """Return the cost of FP32 scales, one change at a time, as a Markdown table."""
     steps = sweep.curve("steps")
     base = steps[0]
     lines = [
@@ -149,10 +147,9 @@ def steps_table(sweep: Sweep) -> str:
 
 
 def main() -> None:
-    from importlib.metadata import version
-
+    """Measure all points, and write the record and the table of docs/cost.md."""
+    from codesign.commit import commit
     from codesign.evidence.cost.source import energy_vectors
-    from codesign.provenance import commit
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -165,13 +162,8 @@ def main() -> None:
             if point is not None:
                 points.append(point)
                 print(f"{design.curve}, {design.label}: {point.area:.0f} NAND2", file=sys.stderr, flush=True)
-    library = Library.own()
-    sweep = Sweep(
-        library=library.name,
-        library_sha256=library.sha256,
-        recipe_sha256=recipe_sha256(),
-        versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
-        commit=commit(),
+    sweep = CostSweep(
+        **toolchain(Library.own(), commit()),
         operands=energy_vectors(jobs[0][0].spec)[1],
         points=tuple(points),
     )

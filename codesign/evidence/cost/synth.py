@@ -1,4 +1,4 @@
-"""Synthesis: RTLIL to a mapped netlist with Yosys and abc (the package `pyosys`), the same recipe for every design."""
+"""Synthesis of RTLIL to mapped netlists by Yosys and abc (package `pyosys`), with one script for every design."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codesign.evidence.cost.library import Library
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist
 from isa_model import processes
 from isa_model.output_files import scratch
 
 PREPARE = "hierarchy -top unit; proc; {flatten} opt -full; wreduce; alumacc; opt; techmap; opt -fast"
 ABC = "strash; dc2; dc2; dch; amap -m; topo; stime -p"
-"""Not the default script of Yosys, which does not come to an end on carry-save trees. No sizing: sized areas are noisy."""
+"""Script of abc, as Yosys's default does not terminate on carry-save trees. It sizes no gates: sized areas are noisy."""
 FINISH = "opt_clean -purge"
 
 
 @dataclass(frozen=True)
 class Synthesised:
-    """What synthesis gives of one design."""
+    """Results of synthesising one design."""
 
     netlist: Netlist
     json: dict[str, Any]
-    """As Yosys writes it: modules with ports and cells."""
+    """Modules with ports and cells, as written by Yosys."""
     verilog: str
     delay: float
-    """Delay of the longest path by abc's timer, in the library's unit."""
+    """Delay of the longest path according to abc, in the library's unit."""
 
 
 def synthesise(rtlil: str, library: Library) -> Synthesised:
-    """Map a design to the library's cells, flat. Needs the extra `cost`."""
+    """Flatten a design and map it to the library's cells. Needs the extra `cost`."""
     data, verilog, log = _yosys(rtlil, library, flatten=True)
     delays = re.findall(r"Delay\s*=\s*([\d.]+)", log)
     return Synthesised(Netlist.of_json(data["modules"]["unit"], library), data, verilog, float(delays[-1]))
 
 
 def readable(rtlil: str) -> str:
-    """The design as Verilog, block by block, before synthesis."""
+    """Return the design before synthesis as Verilog, one module per block."""
     with scratch() as folder:
         source, out = folder / "unit.il", folder / "unit.v"
         source.write_text(rtlil)
@@ -52,7 +52,10 @@ def readable(rtlil: str) -> str:
 
 
 def block_areas(rtlil: str, library: Library) -> dict[str, float]:
-    """Area by module with the hierarchy kept, instances counted; the sum differs from that of the flat design."""
+    """Return the area of all instances of each module, mapped with the hierarchy kept.
+
+    The sum differs from the area of the flat design.
+    """
     data, _, _ = _yosys(rtlil, library, flatten=False)
     modules = data["modules"]
     total: dict[str, float] = {}
@@ -69,6 +72,7 @@ def block_areas(rtlil: str, library: Library) -> dict[str, float]:
 
 
 def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any], str, str]:
+    """Return the mapped design as JSON and as Verilog, and the log of abc."""
     with scratch() as folder:
         paths = {name: folder / name for name in ("unit.il", "cells.lib", "abc.script", "abc.log", "out.json", "out.v")}
         paths["unit.il"].write_text(rtlil)
@@ -84,7 +88,7 @@ def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any],
 
 
 def run(commands: str, folder: Path) -> None:
-    """Run Yosys commands. Yosys is one per process and ends the process on an error, so it gets one of its own."""
+    """Run Yosys commands in a process of their own, since Yosys ends its process on an error."""
     import sys
     from importlib.util import find_spec
 

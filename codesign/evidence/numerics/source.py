@@ -17,7 +17,7 @@ from codesign.figures.figure import Evidence, Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.figures.metrics import NUMERICS
 from codesign.proposal.proposal import Proposal, Value
-from codesign.proposal.quantisation import room
+from codesign.proposal.quantisation import largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.statistics import grid_warnings
@@ -176,7 +176,7 @@ def _baselines(proposal: Proposal) -> list[str]:
         promotes = f"promoted every {practice.promote_every} products" if practice.promote_every else "not promoted"
         scales = f"FP32 scales of groups of {practice.group}" if practice.group else "no scale within K"
         said[0] = f"Today's software is {practice.title} changed: {promotes}, {scales}."
-    limit = room(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
+    limit = largest_safe_element(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
     if practice.quantisation.headroom and limit:
         said.append(
             f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "

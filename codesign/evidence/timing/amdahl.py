@@ -1,4 +1,4 @@
-"""What a proposal takes off a whole layer's step, and the most it could: Amdahl's law, counted out."""
+"""The speedup of a whole layer's step by a proposal, and its ceiling by Amdahl's law."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from codesign.evidence.timing.layer_step import KINDS, OTHERS, Assumptions, LayerStep, faster, layer, limit
 from codesign.evidence.timing.operations import (
     NO_MODEL,
     Multiply,
@@ -17,8 +18,7 @@ from codesign.evidence.timing.operations import (
     software,
     supported,
 )
-from codesign.evidence.timing.step import KINDS, OTHERS, Assumptions, Layer, faster, layer, limit
-from codesign.evidence.timing.sums import Comparison, compare
+from codesign.evidence.timing.time_comparison import TimeComparison, compare
 from codesign.evidence.timing.times import Timer
 from codesign.evidence.traffic.count import Flow, Scheme
 from codesign.figures.figure import Alternative
@@ -27,27 +27,27 @@ from codesign.workloads.gemms import Model
 from isa_model.diagnostics import InputError
 
 FRAMEWORK: Way = (Scheme(Flow(), Flow(), Flow(bits=8 + 32 / 128**2)), Multiply(scales=True, promote=4))
-"""DeepSeek-V3's on Hopper: 1x128 and 128x128 groups with FP32 scales, promotion every 128 of K; FP8 dispatch, BF16 combine."""
+"""DeepSeek-V3's software: FP32 scales of 1x128 and 128x128 groups, promotion every 128 of K, FP8 dispatch, BF16 combine."""
 
 
-def today(timer: Timer, model: Model) -> Layer:
-    """A model's layer as the FP8 framework of DeepSeek-V3 has it. Raises LookupError without a measured BF16 ceiling."""
+def today(timer: Timer, model: Model) -> LayerStep:
+    """Return the step of a model's layer in DeepSeek-V3's FP8 framework. Raises LookupError if no BF16 ceiling was measured."""
     steps = list(of_layer(model, FRAMEWORK, FRAMEWORK, ()))
     return layer(timer, model, compare(timer, steps, steps).old, FRAMEWORK[0], (), Assumptions())
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A layer's step with the software that a proposal names as today's, and with the proposal."""
+    """A layer's step with a proposal and with the software that it is compared with."""
 
     proposal: Proposal
     model: Model
     timer: Timer
-    compared: Comparison
-    """Comparison of the Linears."""
+    compared: TimeComparison
+    """TimeComparison of the Linears."""
 
-    def sides(self, assumed: Assumptions) -> tuple[Layer, Layer]:
-        """The layer today and with the proposal."""
+    def sides(self, assumed: Assumptions) -> tuple[LayerStep, LayerStep]:
+        """Return the layer's step today and with the proposal."""
         old, new, _ = schemes_of(self.proposal)
         before = {s.at for s in self.proposal.software.path if not s.on_sms}
         after = {s.at for s in (self.proposal.path.steps if self.proposal.path else ()) if not s.on_sms}
@@ -57,19 +57,18 @@ class Gain:
         )
 
     @cached_property
-    def layers(self) -> tuple[Layer, Layer]:
-        """The same as assumed."""
+    def layers(self) -> tuple[LayerStep, LayerStep]:
+        """The layer's step today and with the proposal, under the default assumptions."""
         return self.sides(Assumptions())
 
     @cached_property
-    def cases(self) -> tuple[tuple[str, str, tuple[Layer, Layer]], ...]:
-        """Assumption, other case, and both sides there."""
+    def cases(self) -> tuple[tuple[str, str, tuple[LayerStep, LayerStep]], ...]:
+        """Each alternative assumption with its name, its value and both sides."""
         return tuple((a, other, self.sides(there)) for a, others in OTHERS.items() for other, there in others.items())
 
     @cached_property
     def speedup(self) -> tuple[float, float, float]:
-        """The step today over the step with the proposal, and its ends: what is uncertain of the Linears' times, and every
-        other case of what is assumed."""
+        """Speedup of the step with its interval, which covers the uncertainty of times and every alternative assumption."""
         (old, new), whole = self.layers, self.compared.sums()
         value, low, high = self.compared.interval(
             lambda sums: old.total(sums[0] / whole[0]) / new.total(sums[1] / whole[1])
@@ -79,15 +78,17 @@ class Gain:
 
     @cached_property
     def ceiling(self) -> tuple[float, float, float]:
-        """The step today over the step if all that the proposal makes faster took no time, and its ends. A speedup is never
-        above it: no operation's time makes the step shorter by growing."""
+        """Speedup of the step if everything the proposal accelerates took no time, with its interval.
+
+        No speedup exceeds it, since no operation makes the step shorter by taking longer.
+        """
         value = _ceiling(*self.layers)
         others = [_ceiling(*there) for _, _, there in self.cases]
         return value, min(value, *others), max(value, *others)
 
     @property
     def touched(self) -> dict[str, float]:
-        """Microseconds of today's step that the proposal acts on, by kind of operation."""
+        """Time of today's operations that the proposal accelerates, in us, by kind of operation."""
         old, new = self.layers
         found = faster(old, new)
         acted = dict.fromkeys(KINDS, 0.0)
@@ -100,12 +101,12 @@ class Gain:
 
     @property
     def removed(self) -> dict[str, float]:
-        """Microseconds that the proposal takes off the step by kind of operation; negative where it adds."""
+        """Time that the proposal saves, in us, by kind of operation; negative if it adds time."""
         old, new = (side.by_kind() for side in self.layers)
         return {kind: old[kind] - new[kind] for kind in old}
 
     def alternatives(self, of_linears: Iterable[Alternative]) -> Iterator[Alternative]:
-        """The speedup in every other case: of what is assumed here, and of the Linears' speedup."""
+        """Yield the speedup under every alternative assumption, on the step and on the speedup of its Linears."""
         (old, new), whole = self.layers, self.compared.sums()
         for assumption, other, (a, b) in self.cases:
             yield Alternative(assumption=assumption, other=other, value=a.total() / b.total())
@@ -115,9 +116,9 @@ class Gain:
 
 
 def gain(proposal: Proposal, model: Model, timer: Timer) -> Gain:
-    """A proposal on one layer of a model, on the Linears that its workloads name.
+    """Return the gain of a proposal on a layer of a model, for the Linears that its workloads name.
 
-    Raises InputError for a base without a timing model, or workloads that name none of the model's Linears.
+    Raises InputError if its base has no timing model, or its workloads name none of the model's Linears.
     """
     if not supported(proposal):
         raise InputError.of(f"`{proposal.proposal}` cannot be timed: {NO_MODEL}")
@@ -132,5 +133,5 @@ def gain(proposal: Proposal, model: Model, timer: Timer) -> Gain:
     return Gain(proposal, model, timer, compare(timer, before, after))
 
 
-def _ceiling(old: Layer, new: Layer) -> float:
+def _ceiling(old: LayerStep, new: LayerStep) -> float:
     return old.total() / limit(old, new).total()

@@ -1,4 +1,4 @@
-"""The model's constants from measured rows, and what they predict of rows that the fit has not seen."""
+"""Fits of the model's constants to measured rows, and predictions of held-out rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING
 
-from codesign.evidence.timing.machine import Machine
+from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.measured import rows
 from codesign.evidence.timing.model import LARGE, SHOWN, Constants, Operation, Product, shown, time
 from kernels.bench.records import BenchRecord
@@ -36,28 +36,29 @@ START = Constants(
     stream_share=0.9,
     element_rate=1e4,
 )
-"""From which the fit starts, and to which it holds what the rows do not tell."""
+"""Start values of the fit, which constants keep if the rows do not determine them."""
 HOLD = 0.02
-"""How strongly: a constant off by a factor of e weighs as a row that is off by so much."""
+"""Relative error of a row that weighs as much as a constant off its start value by a factor of e."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A measured row: what it is called, the Linear or matrix it belongs to, the operation and its microseconds."""
+    """A measured row and its operation."""
 
     kernel: str
     implementation: str
     shape: tuple[int, ...]
     linear: tuple[int, int]
-    """Sizes of the weight; of a matrix that is cast, 0 and its columns."""
+    """Sizes of the Linear's weight; 0 and the columns for a matrix that is cast."""
     operation: Operation
     us: float
+    """Measured time in us."""
     sustained_us: float | None = None
-    """Without pauses between the launches."""
+    """Measured time in us without pauses between launches."""
 
 
 def samples(record: BenchRecord) -> list[Sample]:
-    """What the model is fitted to: all of our kernels and their twins in a record of the bench."""
+    """Return the samples of all our kernels and their twins in a record of the bench."""
     found = []
     for row, operation, us in rows(record):
         sides = [row.shape.get(s, 0) for s in (("m", "n") if row.kernel == "gemm.wgrad" else ("n", "k"))]
@@ -70,13 +71,15 @@ def samples(record: BenchRecord) -> list[Sample]:
 
 
 def fold(linear: tuple[int, int], linears: Iterable[tuple[int, int]]) -> int:
-    """Which half a Linear is in: of all in order of their sizes every other one, so that no pass of a Linear is predicted by
-    a fit that has seen another pass of it."""
+    """Return the half of the data, 0 or 1, that a Linear belongs to: every other one in order of size.
+
+    All passes of a Linear are in the same half, so that none is predicted by a fit to another.
+    """
     return sorted(set(linears)).index(linear) % 2
 
 
 def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
-    """The constants with the least squared relative errors, by Levenberg and Marquardt's method on their logarithms."""
+    """Return the constants with the least squared relative errors, by the Levenberg-Marquardt method on their logarithms."""
     import numpy as np
 
     def fitted(start: Constants, names: Sequence[str], times: Sequence[tuple[Operation, float]]) -> Constants:
@@ -97,7 +100,7 @@ def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
     start = START.model_copy(update=dict(zip(SHOWN, most, strict=True)) if most else {})
     names = [name for name in Constants.model_fields if name not in ("sustained_clock", *SHOWN)]
     found = fitted(start, names, [(s.operation, s.us) for s in seen])
-    # What holds without pauses is the clock alone, on kernels whose time it decides.
+    # Without pauses only the clock differs; it is fitted to GEMMs.
     found = found.model_copy(update={"sustained_clock": found.full_clock})
     steady = [(s.operation, s.sustained_us) for s in seen if s.sustained_us and isinstance(s.operation, Product)]
     limit = fitted(found.model_copy(update={"full_clock": found.sustained_clock}), ["full_clock"], steady)
@@ -105,7 +108,7 @@ def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
 
 
 def least_squares(errors: Callable[[Vector], Vector], start: Vector) -> Vector:
-    """Where the sum of squared errors is least, near `start`."""
+    """Return a local minimum of the sum of squared errors, near `start`."""
     import numpy as np
 
     at: Vector = start.copy()
@@ -129,7 +132,7 @@ def least_squares(errors: Callable[[Vector], Vector], start: Vector) -> Vector:
 
 
 def held_out(all_samples: Sequence[Sample], machine: Machine) -> dict[Sample, float]:
-    """Modelled over measured time of every sample, each by the fit to the other half."""
+    """Return modelled over measured time of every sample, predicted by the fit to the other half."""
     linears: dict[type, set[tuple[int, int]]] = {}
     for s in all_samples:
         linears.setdefault(type(s.operation), set()).add(s.linear)
@@ -151,5 +154,5 @@ def speedups(ratios: Mapping[Sample, float]) -> dict[Sample, float]:
 
 
 def is_large(s: Sample) -> bool:
-    """Whether it is a GEMM of LARGE rows or more."""
+    """Return whether a sample is a GEMM of at least LARGE rows."""
     return isinstance(s.operation, Product) and s.operation.problem.m >= LARGE

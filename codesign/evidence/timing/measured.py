@@ -1,4 +1,4 @@
-"""Measured times: rows of the bench's records, and the operation of the model that each is a run of."""
+"""Measured times: rows of the bench's records, and the operations of the model that they measure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WIDTHS = {
     ScaleLayout.BLOCK: (1 + 4 / 128, 1 + 4 / 128**2),
     ScaleLayout.GROUP: (1 + 4 / 128, 1 + 4 / 128),
 }
-"""Bytes of an element of A and of B with its share of the scale: FP32, 1x128 by 128x128 or by 1x128."""
+"""Bytes per element of A and of B, with their shares of FP32 scales."""
 
 
 @cache
 def benches() -> dict[str, BenchRecord]:
-    """The newest record of the bench with our own kernels by its GPU, the newest of all first."""
+    """Return the newest record of the bench with our own kernels by GPU, the newest first."""
     found: dict[str, BenchRecord] = {}
     for record in load():
         if any(row.timing and row.variant == "ours" for row in record.cases):
@@ -31,14 +31,14 @@ def benches() -> dict[str, BenchRecord]:
 
 
 def bench() -> BenchRecord:
-    """The newest record of the bench that has our own kernels. Raises LookupError if none has."""
+    """Return the newest record of the bench with our own kernels. Raises LookupError if there is none."""
     for record in benches().values():
         return record
     raise LookupError("no record of the bench has our own kernels: `codesign bench` on a Hopper GPU makes one")
 
 
 def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: int = 0) -> Product:
-    """Return the GEMM of kernels/gemm. Wgrad (`GROUP`) adds to FP32. `promote`: wgmmas between promotions, 0 for none."""
+    """Return a GEMM of kernels/gemm; wgrad (`GROUP`) adds to FP32. `promote` is the wgmmas between promotions, 0 for none."""
     wgrad = scales == ScaleLayout.GROUP
     out = OutputType.FP32 if wgrad else OutputType.BF16
     problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
@@ -46,7 +46,7 @@ def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: i
 
 
 def operation(row: BenchRow) -> Operation | None:
-    """What the model must time for a row of ours or a twin; None for peers and what has no model."""
+    """Return the operation of a row of our kernels or a twin; None for peers and kernels without a model."""
     if row.variant == "peer" or row.implementation == "ours-anew":
         return None
     shape = row.shape
@@ -67,7 +67,7 @@ def operation(row: BenchRow) -> Operation | None:
 
 
 def _tile(p: GemmProblem, name: str) -> Tile | None:
-    """The tile that was launched, by its name in the record. Raises LookupError for one that kernels/gemm no longer has."""
+    """Return the tile of a name in a record. Raises LookupError if kernels/gemm no longer has it."""
     if not name:
         return None
     for tile in candidates(p):
@@ -77,7 +77,7 @@ def _tile(p: GemmProblem, name: str) -> Tile | None:
 
 
 def rows(record: BenchRecord) -> Iterator[tuple[BenchRow, Operation, float]]:
-    """Rows that the model can time, with their operation and the median time in microseconds."""
+    """Yield the rows that the model can time, with their operation and median time in us."""
     for row in record.cases:
         found = operation(row) if row.timing else None
         if found and row.timing:

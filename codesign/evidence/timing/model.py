@@ -1,11 +1,11 @@
-"""An analytic model of a kernel's time on a Hopper GPU: what its SMs, L2 and HBM must do, and which of them is the last.
+"""An analytic model of a kernel's time on a Hopper GPU: the slowest of SMs, L2 and HBM decides.
 
-Two kinds of operation. A `Product` is a GEMM by the kernel of kernels/gemm: a persistent grid walks tiles of D; a ring of
-stages, 128 of K each, is filled by bulk copies while the Tensor Core multiplies and CUDA cores promote. A `Stream` reads and
-writes memory, and that is all that takes time: casts, transposes, packing.
+There are two kinds of operation. A `Product` is a GEMM by the kernel of kernels/gemm: a persistent grid computes tiles of D;
+bulk copies fill a ring of stages, each of 128 elements of K, while the Tensor Core multiplies and CUDA cores promote.
+A `Stream` is limited by reading and writing memory: casts, transposes, packing.
 
-Times are in microseconds, sizes in bytes. What the machine can do comes from its record (machine.py); what a kernel makes of
-it is a handful of constants, fitted to measured runs (fit.py).
+Times are in microseconds, sizes in bytes. The machine's limits come from its record (machine_constants.py). How closely kernels
+approach them is described by a few constants, fitted to measured runs (fit.py).
 """
 
 from __future__ import annotations
@@ -14,75 +14,72 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from codesign.evidence.timing.machine import Machine
+from codesign.evidence.timing.machine_constants import Machine
 from isa_model.stage import Spec
 from kernels.gemm.choose import choose
 from kernels.gemm.tile import GemmProblem, ScaleLayout, Tile
 
 STEP = 128
 """Elements of K in a stage."""
-
-
 LARGE = 1024
-"""Rows of A from which a GEMM fills the machine; with fewer, memory and starting decide."""
+"""Rows of A from which a GEMM fills the machine. With fewer, memory and start-up decide."""
 SHOWN = ("into_sm", "l2_share")
-"""Constants that are not fitted: the most that a measured kernel shows."""
+"""Constants that are not fitted, but are the largest value of any measured kernel."""
 
 
 class Constants(Spec):
-    """What is fitted: how near the kernels come to what the machine can do."""
+    """Fitted constants: how closely kernels approach the machine's limits."""
 
     start_us: float
-    """Start of a GEMM beyond launch and the first copy's latency, in us: set-up, filling the ring, the last store."""
+    """Start-up time of a GEMM beyond launch and latency of the first copy, in us: set-up, first stages, last store."""
     cluster_us: float
-    """For each CTA of a cluster beyond the first."""
+    """Start-up time of each CTA of a cluster beyond the first, in us."""
     split_us: float
-    """Summing what the CTAs of a cluster hold, where they split K."""
+    """Time to sum the results of CTAs that split K, in us."""
     out_of_turn: float
-    """Share of the time in which warpgroups do not take turns, so that nothing hides their promotions; where a warpgroup has
-    two parts in flight they are hidden."""
+    """Share of time in which warpgroups do not alternate, so that promotion is not hidden. A warpgroup with two parts in flight
+    hides it always."""
     into_sm: float
-    """Bytes a clock that land in one SM's shared memory: the most that a row shows."""
+    """Bytes per clock into one SM's shared memory; the largest of any measured kernel."""
     scale_clocks: float
-    """Clocks that the bulk copy of an operand's scales adds to a stage that waits for its feed."""
+    """Clocks that the bulk copy of an operand's scales adds to a stage limited by its copies."""
     l2_share: float
-    """L2 bandwidth over that of the microbenchmark: over 1 where SMs ask for the same lines; the most that a row shows."""
+    """L2 bandwidth over that of the microbenchmark, above 1 if SMs read the same lines; the largest of any measured kernel."""
     memory_share: float
-    """Share of the HBM bandwidth that a GEMM gets."""
+    """Share of the HBM bandwidth that a GEMM achieves."""
     store_passes: float
-    """How often a tile's bytes cross to L2 (where D is added to: from HBM and back) while nothing is multiplied: 1 if all of
-    it, at full bandwidth."""
+    """Part of a tile's store that is not hidden, at full bandwidth of L2, or of HBM if D is added to."""
     overlap: float
-    """Part of the shorter of computing and memory traffic that the longer does not hide."""
+    """Part of the shorter of computation and memory traffic that the longer one does not hide."""
     full_clock: float
-    """Share of the time that Tensor Cores can be busy at the highest clock under the power limit."""
+    """Share of time in which Tensor Cores can be busy at the highest clock under the power limit."""
     promotion_energy: float
-    """Energy of a promotion after every wgmma, over that of the wgmma."""
+    """Energy of a promotion over that of a wgmma."""
     sustained_clock: float
-    """The same where nothing pauses between launches."""
+    """Value of `full_clock` without pauses between launches."""
     stream_start_us: float
-    """Start of a Stream beyond the launch, in us."""
+    """Start-up time of a Stream beyond launch, in us."""
     stream_share: float
-    """Share of the copy bandwidth that a Stream gets."""
+    """Share of the copy bandwidth that a Stream achieves."""
     element_rate: float
-    """Elements a microsecond of one SM that a requantisation with FP32 scales computes."""
+    """Elements per us that one SM requantises with FP32 scales."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A GEMM of kernels/gemm with what a proposal may change of it."""
+    """A GEMM of kernels/gemm, with the properties that a proposal may change."""
 
     problem: GemmProblem
     widths: tuple[float, float] = (1.0, 1.0)
-    """Bytes of an element of A and of B, its share of the scales included, in memory and on the way into an SM."""
+    """Bytes per element of A and of B in memory, with their share of the scales."""
     clocks: float = 1.0
-    """Clocks of the proposed wgmma over today's."""
+    """Clocks of a wgmma, relative to today's."""
     energy: float = 1.0
-    """Energy of a multiplication, with all that it draws power for, over today's."""
+    """Energy of a multiplication and its data movement, relative to today's."""
     taken: int = 0
-    """SMs that other work holds meanwhile."""
+    """SMs occupied by other work."""
     tile: Tile | None = None
-    """None: as kernels/gemm chooses."""
+    """Tile of the kernel; None: the choice of kernels/gemm."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,17 @@ class Stream:
     rows: int
     columns: int
     bits: float
-    """Read and written for an element."""
+    """Bits read and written per element."""
     kernel: str = ""
-    """Which of kernels/quantise it is, by its name on the bench."""
+    """Name of the kernel of kernels/quantise in bench records; empty for others."""
     fp32_requantised: bool = False
-    """Whether it divides by FP32 scales what it has multiplied by others: then its arithmetic counts, too."""
+    """True if it requantises with FP32 scales, whose arithmetic takes time, too."""
     inside: bool = False
-    """Whether another kernel does it in passing, so that nothing is launched."""
+    """True if it is part of another kernel and needs no launch."""
 
     @property
     def elements(self) -> int:
+        """Number of elements."""
         return self.rows * self.columns
 
 
@@ -109,46 +107,47 @@ Operation = Product | Stream
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Where an operation's time goes, in microseconds, each as if nothing else took any; `total` is what remains of them
-    when they overlap."""
+class TimeBreakdown:
+    """Parts of an operation's time, in us. They overlap, so that `total` is less than their sum."""
 
     total: float
     launch: float = 0.0
-    """Launch, first copy, set-up."""
+    """Time of launch, set-up and first copy, in us."""
     multiply: float = 0.0
-    """Tensor Cores at full clock."""
+    """Time of Tensor Cores at the highest clock, in us."""
     promote: float = 0.0
-    """Promotion that is not hidden."""
+    """Time of promotion that is not hidden, in us."""
     feed: float = 0.0
-    """L2 into shared memory."""
+    """Time of copies from L2 to shared memory, in us."""
     memory: float = 0.0
+    """Time of HBM traffic, in us."""
     store: float = 0.0
+    """Time of storing D, in us."""
     clock: float = 1.0
-    """SM clock over the highest, under the power limit."""
+    """SM clock under the power limit, relative to the highest."""
 
 
-def time(operation: Operation, machine: Machine, constants: Constants) -> Parts:
-    """The modelled time of an operation that starts with a cold L2."""
+def time(operation: Operation, machine: Machine, constants: Constants) -> TimeBreakdown:
+    """Return the modelled time of an operation that starts with a cold L2."""
     if isinstance(operation, Stream):
         return _stream(operation, machine, constants)
     return _product(operation, machine, constants)
 
 
-def _stream(s: Stream, machine: Machine, c: Constants) -> Parts:
+def _stream(s: Stream, machine: Machine, c: Constants) -> TimeBreakdown:
     memory = s.elements * s.bits / 8 / (machine.copy_rate * c.stream_share)
     arithmetic = s.elements / (machine.sms * c.element_rate) if s.fp32_requantised else 0.0
     launch = 0.0 if s.inside else machine.launch_us + c.stream_start_us
-    return Parts(total=launch + max(memory, arithmetic), launch=launch, memory=memory)
+    return TimeBreakdown(total=launch + max(memory, arithmetic), launch=launch, memory=memory)
 
 
 def waves(tiles: int, slots: int) -> int:
-    """Rounds that a machine with so many slots takes for so many tiles."""
+    """Return the number of waves of `tiles` tiles on `slots` slots."""
     return ceil(tiles / slots)
 
 
 def tiles_of(p: GemmProblem, tile: Tile) -> int:
-    """CTA tiles of a GEMM, teams counted whole; of groups of unknown sizes, half a team's rows more for each."""
+    """Return the CTA tiles of a GEMM in whole teams. Each group of unknown size adds half a team of rows."""
     if not p.groups:
         return tile.tiles(p)
     alone = tile.tiles(replace(p, m=1, groups=0))  # one row of teams
@@ -156,7 +155,7 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
     return ceil(alone * (p.m / rows + p.groups / 2))
 
 
-def _product(x: Product, machine: Machine, c: Constants) -> Parts:
+def _product(x: Product, machine: Machine, c: Constants) -> TimeBreakdown:
     sms = machine.sms - x.taken
     p, tile = x.problem, x.tile or choose(x.problem, sms)
     slots = sms // tile.cluster * tile.cluster
@@ -168,18 +167,17 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
     mma = tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
     ffma = 0.0
     if p.promote and tile.depth == 1:
-        # One FFMA an element; with a scale for every column a multiplication and a read from shared memory before it, each
-        # as long.
+        # One FFMA per element. A scale per column adds a multiplication and a read from shared memory, each as long.
         each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * (3 if p.scales == ScaleLayout.GROUP else 1)
         ffma = tile.bm / 64 * (STEP / 32) * each
-    # Bytes: a team's operands cross from L2 once, and land in each of its SMs.
+    # A team's operands are read from L2 once, and copied into each of its SMs.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
     landing = ((a + b) / c.into_sm + p.scales * c.scale_clocks) / machine.mhz
     team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
     crossing = active * (a / team_a + b / team_b) / (machine.l2_rate * c.l2_share)
     feed = max(landing, crossing)
 
-    # What is added to is read from HBM and written there while nothing is multiplied; else L2 takes it.
+    # A D that is added to is read from and written to HBM; otherwise it is written to L2.
     stored = active * tile.bm * tile.bn * p.out / tile.split
     store = c.store_passes * (2 * stored / machine.copy_rate if p.add else stored / machine.l2_rate)
     read = p.m * p.k * x.widths[0] + max(p.groups, 1) * p.n * p.k * x.widths[1] + (p.m * p.n * p.out if p.add else 0)
@@ -191,13 +189,13 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
         busy = rounds * (steps * max((mma + ffma) / (machine.mhz * clock), feed) + store)
         return launch + max(busy, memory) + c.overlap * min(busy, memory)
 
-    # Microseconds that an SM's Tensor Cores would take at full clock; slower ones burn no more for the same products.
+    # Time of an SM's Tensor Cores at the highest clock. Slower units need no more energy for the same products.
     work = ctas * steps * mma / x.clocks / machine.mhz / machine.sms
     work *= x.energy + (
         c.promotion_energy / p.promote * (2 if p.scales == ScaleLayout.GROUP else 1) if p.promote else 0.0
     )
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
-    return Parts(
+    return TimeBreakdown(
         total=total(clock),
         launch=launch,
         multiply=rounds * steps * mma / machine.mhz,
@@ -210,7 +208,7 @@ def _product(x: Product, machine: Machine, c: Constants) -> Parts:
 
 
 def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
-    """Return the bytes per clock that fed an SM in a GEMM of this time, and those of all SMs over the L2 bandwidth."""
+    """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
     p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
     ctas = tiles_of(p, tile) * tile.split
     rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
@@ -223,8 +221,7 @@ def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
 
 
 def _clock(allowed: Callable[[float], bool]) -> float:
-    """The highest clock under the power limit, as a share of the machine's: energy goes with the voltage squared, and the
-    voltage with the clock."""
+    """Return the highest clock that `allowed` permits, as a share of the machine's."""
     if allowed(1.0):
         return 1.0
     low, high = 0.0, 1.0

@@ -1,6 +1,6 @@
-"""What a GPU does for a Linear's pass under a proposal and under today's software, as operations of the timing model.
+"""Operations of the timing model for the passes of Linears, with a proposal and with today's software.
 
-Casts, turns and the bytes of operands are those that `evidence/traffic/count.py` counts; here they become kernels.
+Casts, transposes and bytes of operands are those counted in `evidence/traffic/count.py`.
 """
 
 from __future__ import annotations
@@ -11,64 +11,66 @@ from dataclasses import dataclass, replace
 from codesign.evidence.timing.model import Operation, Product, Stream
 from codesign.evidence.traffic.count import (
     Flow,
-    Machine,
     Move,
     Scheme,
+    TrafficAssumptions,
     element_bits,
     moves,
     parts,
     schemes,
 )
 from codesign.proposal.proposal import Proposal
-from codesign.workloads.gemms import Gemm, Linear, Model, models
+from codesign.workloads.gemms import Gemm, Linear, Model, models, shape_of
 from isa_model.instruction import Instruction
 from kernels.gemm.tile import GemmProblem, OutputType, ScaleLayout
 
 PASSES = ("fprop", "dgrad", "wgrad")
 BASES = "hopper.wgmma."
-"""Names of the instructions that the kernels and the model are of; E4M3 or E5M2 operands."""
+"""Prefix of the instructions that the kernels and the model use."""
 NO_MODEL = "the timing model is of the kernels that Hopper's FP8 wgmma runs in, and of no other base"
 
 
 @dataclass(frozen=True)
 class Multiply:
-    """How the GEMMs multiply."""
+    """The way GEMMs multiply."""
 
     scales: bool = False
-    """Whether group scales come with the operands."""
+    """True if operands have group scales."""
     promote: int = 0
-    """Wgmmas between promotions on CUDA cores; 0 for none."""
+    """Wgmmas between promotions on CUDA cores; 0: no promotion."""
     fast_forward: bool = False
-    """Whether fprop runs without promotion nevertheless."""
+    """True if fprop runs without promotion."""
     clocks: float = 1.0
-    """Clocks of a wgmma over today's."""
+    """Clocks of a wgmma, relative to today's."""
     taken: int = 0
-    """SMs that communication holds."""
+    """SMs occupied by communication."""
     powers_of_2: bool = False
-    """Whether scales are powers of two."""
+    """True if scales are powers of two."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation of a pass: what traffic calls it, and how often it is done."""
+class TimedStep:
+    """One operation of a pass."""
 
     step: str
+    """Pass: fprop, dgrad or wgrad."""
     what: str
-    """write (of the kernel that makes the tensor: that part of it alone), cast, turn, or product."""
+    """Kind of operation: write (as part of the kernel that computes the tensor), cast, turn or product."""
     operation: Operation
     times: int = 1
+    """Number of executions."""
     linear: str = ""
 
 
 def supported(proposal: Proposal) -> bool:
-    """Whether there is a model of the kernels that its base would run in: FP8 by Hopper's wgmma into FP32."""
+    """Return whether the proposal's base has a timing model: Hopper's FP8 wgmma with FP32 accumulators."""
     base = proposal.today
     fp8 = all(operand.kind == "float" and operand.bits == 8 for operand in (base.a, base.b))
     return proposal.base.startswith(BASES) and fp8 and base.accumulator.bits != 16
 
 
 def software(proposal: Proposal, taken: int = 0) -> Multiply:
-    """Today's software: promotion, with group scales if it has them."""
+    """Return the way today's software multiplies."""
     practice = proposal.practice
     return Multiply(
         practice.group is not None,
@@ -80,7 +82,7 @@ def software(proposal: Proposal, taken: int = 0) -> Multiply:
 
 
 def proposed(proposal: Proposal, taken: int = 0) -> Multiply:
-    """The proposal: today's software where it leaves multiplication alone; else no promotion and no scales in software."""
+    """Return the way the proposal multiplies: as today's software if only the path changes, else without promotion."""
     if proposal.multiplies_as_today:
         return software(proposal, taken)
     spec = proposal.proposed()
@@ -90,23 +92,23 @@ def proposed(proposal: Proposal, taken: int = 0) -> Multiply:
 
 
 def clocks(today: Instruction, spec: Instruction) -> float:
-    """Return the clocks of a proposed wgmma over today's.
+    """Return the clocks of a proposed wgmma, relative to today's.
 
-    One that sums fewer products in a step takes more steps; one with operands of more than 8 bits reads twice the bytes. More
-    products in a step and narrower operands are not credited: there are as many multipliers as today.
+    Fewer products per step need more steps, and operands of more than 8 bits twice the bytes. More products per step and
+    narrower operands are not credited, since the number of multipliers is today's.
     """
     return max(1.0, today.span / spec.span) * _operand_clocks(max(spec.a.bits, spec.b.bits))
 
 
 def _operand_clocks(bits: float) -> float:
-    """Operands of 9 to 16 bits are read and multiplied at BF16's rate."""
+    """Return the clocks for operands of a width, relative to 8 bits; 9 to 16 bits have BF16's rate."""
     return 1.0 if bits <= 8 else 2.0 if bits <= 16 else 4.0
 
 
 def schemes_of(proposal: Proposal) -> tuple[Scheme, Scheme, Scheme]:
-    """How operands come to the GEMMs: today's software, the proposal, and Linears that a path is not about.
+    """Return the schemes of today's software, of the proposal, and of Linears that the path does not affect.
 
-    Today's kernels have weights in 128x128 blocks, whatever groups the proposal wants for its own.
+    Today's kernels have weights in 128x128 blocks, whatever groups the proposal uses.
     """
     found = schemes(proposal)
     blocks = Flow(
@@ -117,9 +119,9 @@ def schemes_of(proposal: Proposal) -> tuple[Scheme, Scheme, Scheme]:
     return today, new, plain
 
 
-def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[Step]:
-    """The operations of one GEMM of a workload, on its own: what its tensors are written and cast by, and the product."""
-    step = gemm.name.split(".")[1]  # model.pass.gemm, or layer.pass of a layer of the author's own
+def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
+    """Return the operations of a single GEMM: the writes and casts of its operands, and the product."""
+    step = gemm.name.split(".")[1]  # the name is model.pass.gemm, or layer.pass for a layer of the proposal
     tokens, n, k = {
         "fprop": (gemm.m, gemm.n, gemm.k),
         "dgrad": (gemm.m, gemm.k, gemm.n),
@@ -131,39 +133,40 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[Step]:
 
 
 def meant(proposal: Proposal, model: Model) -> frozenset[str]:
-    """The passes of a model's Linears that a proposal is about, as `pass.linear`: those among its workloads; of a model that
-    they do not name, those that are called alike in the models they do."""
+    """Return the passes of a model's Linears that a proposal affects, as `pass.linear`.
+
+    They are those among its workloads. If the workloads name other models only, Linears of the same names are affected.
+    """
     own = [w for w in proposal.workloads if w.split(".")[0] == model.name]
     linears = {linear.name for linear in model.linears}
     found = set()
     for workload in own or [w for w in proposal.workloads if w.split(".")[0] in models()]:
         step, linear = (*workload.split(".")[1:], "", "")[:2]
-        # A path is a Linear's in all passes; an instruction is a GEMM's.
+        # A path affects all passes of a Linear, an instruction single GEMMs.
         steps = (step,) if step and proposal.path is None else PASSES
         found |= {f"{s}.{name}" for s in steps for name in ({linear} & linears if linear else linears)}
     return frozenset(found)
 
 
 Way = tuple[Scheme, Multiply]
-"""How operands come to a GEMM, and how it multiplies."""
+"""Flows of a GEMM's operands, and the way it multiplies."""
 
 
-def of_layer(model: Model, way: Way, others: Way, about: Collection[str]) -> Iterator[Step]:
-    """The operations of a layer's Linears in all three passes, one `way` for those that are meant (`pass.linear`), another for
-    the others."""
+def of_layer(model: Model, way: Way, others: Way, about: Collection[str]) -> Iterator[TimedStep]:
+    """Yield the operations of a layer's Linears in all passes, in one `way` for `about` (`pass.linear`), in `others` else."""
     for linear in model.linears:
         ways = {step: way if f"{step}.{linear.name}" in about else others for step in PASSES}
         alone = replace(model, linears=(linear,))
         for step, (scheme, multiply) in ways.items():
-            for move in moves(alone, scheme, frozenset({linear.name}), scheme, Machine()):
+            for move in moves(alone, scheme, frozenset({linear.name}), scheme, TrafficAssumptions()):
                 if move.step == step and move.what in ("write", "cast", "turn"):
                     yield _stream(move, linear, multiply)
             for part in parts(model, linear, scheme):
                 yield _product(step, linear, part.gemms, part.tokens, *part.operands[step], multiply)
 
 
-def _stream(move: Move, linear: Linear, how: Multiply) -> Step:
-    """The kernel that moves so many bytes; by name, if it is one of kernels/quantise."""
+def _stream(move: Move, linear: Linear, how: Multiply) -> TimedStep:
+    """Return a move as a memory-bound kernel, with its name if it is one of kernels/quantise."""
     columns = linear.n if move.tensor == "gradient" else linear.k
     bits = 8 * move.hbm / (move.rows * columns)
     name = {
@@ -174,19 +177,15 @@ def _stream(move: Move, linear: Linear, how: Multiply) -> Step:
     kernel = name.get(int(bits), "")
     fp32 = kernel == "requantise" and bits - 16 >= 2 * 32 / 128 and not how.powers_of_2
     stream = Stream(move.rows, columns, bits, kernel, fp32_requantised=fp32, inside=move.what == "write")
-    return Step(move.step, move.what, stream, linear=linear.name)
+    return TimedStep(move.step, move.what, stream, linear=linear.name)
 
 
-def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flow, how: Multiply) -> Step:
-    m, n, k = {
-        "fprop": (tokens, linear.n, linear.k),
-        "dgrad": (tokens, linear.k, linear.n),
-        "wgrad": (linear.n, linear.k, tokens),
-    }[step]
+def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flow, how: Multiply) -> TimedStep:
+    m, n, k = shape_of(step, tokens, linear.n, linear.k)
     wgrad = step == "wgrad"
     grouped = ScaleLayout.GROUP if wgrad else ScaleLayout.BLOCK
     scales = grouped if how.scales else ScaleLayout.TENSOR
-    # Experts share a launch, but for wgrad, whose sums are as many matrices.
+    # Experts share a launch, except in wgrad, whose results are separate matrices.
     groups = count if count > 1 and not wgrad else 0
     promote = 0 if how.fast_forward and step == "fprop" else how.promote
     out = OutputType.FP32 if wgrad else OutputType.BF16
@@ -194,4 +193,4 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
     problem = GemmProblem(rows, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
     widest = max(int(a.bits), int(b.bits))
     x = Product(problem, (a.read / 8, b.read / 8), how.clocks * _operand_clocks(widest), taken=how.taken)
-    return Step(step, "product", x, 1 if groups else count, linear.name)
+    return TimedStep(step, "product", x, 1 if groups else count, linear.name)

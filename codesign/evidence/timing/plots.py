@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import fsum
 
 from codesign.evidence.timing.amdahl import Gain
-from codesign.evidence.timing.step import KINDS, Layer, limit
+from codesign.evidence.timing.layer_step import KINDS, LayerStep, limit
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.workloads.gemms import Gemm, models
 
@@ -87,7 +87,7 @@ def layer_chart(gain: Gain) -> Plot:
     )
 
 
-def certainty(layer: Layer) -> str:
+def certainty(layer: LayerStep) -> str:
     """How much of the step is measured, modelled and assumed."""
     found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
     for w in layer.work:
@@ -96,7 +96,7 @@ def certainty(layer: Layer) -> str:
     return ", ".join(said)
 
 
-def network(layer: Layer) -> str:
+def network(layer: LayerStep) -> str:
     """What communication takes and what of it shows, in a sentence; nothing where there is none."""
     whole = fsum(t.us for t in layer.network)
     if not whole:

@@ -1,14 +1,14 @@
-"""The record of a fit: the model's constants of one GPU, where they came from, and their errors on rows held out."""
+"""Records of fits: the model's constants of a GPU, their sources, and the errors on held-out rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from math import fsum, log
+from math import exp, fsum, log
 from pathlib import Path
 from typing import Literal
 
-from codesign.evidence.timing import machine
+from codesign.evidence.timing import machine_constants
 from codesign.evidence.timing.fit import Sample, fit, held_out, is_large, samples, speedups
 from codesign.evidence.timing.model import LARGE, Constants, Product
 from isa_model.diagnostics import InputError
@@ -24,55 +24,58 @@ RULE = (
 
 
 class Error(Spec):
-    """How far the model was off on rows that its fit had not seen, as shares of the measured time."""
+    """Errors of the model on rows not used in its fit, relative to the measured time."""
 
     kernel: str
+    """Kernel or group of kernels."""
     rows: int
     mean: float
     """Mean magnitude of the errors."""
     bias: float
-    """Mean of the signed errors: positive where the model is too slow."""
+    """Mean error; positive if the model is too slow."""
     worst: float
+    """Error of the largest magnitude."""
     worst_at: str
-    """Implementation and shape there."""
+    """Implementation and shape of the worst error."""
 
 
-class Reach(Spec):
-    """The factor, up or down, within which 95 % of the held-out rows lie."""
+class ErrorFactors(Spec):
+    """Factors, up or down, that contain the errors of 95 % of the held-out rows."""
 
     product: float
-    """Factor of GEMMs of 1024 rows and more."""
+    """Factor for GEMMs of 1024 rows and more."""
     small: float
-    """Factor of GEMMs of fewer rows."""
+    """Factor for GEMMs of fewer rows."""
     stream: float
+    """Factor for casts and transposes."""
     speedup: float
-    """Factor of the time of a large GEMM over that of its twin."""
+    """Factor for the ratio of a large GEMM's time to that of its twin."""
 
 
 class Fit(Spec):
-    """Constants of one GPU."""
+    """The model fitted to one GPU."""
 
     schema_version: Literal[1] = 1
     gpu: str
     bench: str
-    """Name of the bench's record, with its commit and date."""
+    """Name, commit and date of the bench's record."""
     machine: str
-    """Name of the record of the machine's constants, with its commit and date."""
+    """Name, commit and date of the record of the machine's constants."""
     commit: str
     command: str
     rule: str
     rows: int
     constants: Constants
-    reach: Reach
+    reach: ErrorFactors
     errors: tuple[Error, ...]
 
 
 def make(record: BenchRecord, commit: str, command: str) -> Fit:
-    """Fit the model to a record of the bench. Raises InputError without constants of its GPU."""
-    about = machine.shipped().get(record.gpu)
+    """Fit the model to a record of the bench. Raises InputError if there are no constants of its GPU."""
+    about = machine_constants.shipped().get(record.gpu)
     if about is None:
         raise InputError.of(f"no constants of {record.gpu}", "python -m kernels.bench.machine")
-    gpu, seen = machine.machine(about), samples(record)
+    gpu, seen = machine_constants.machine(about), samples(record)
     ratios = held_out(seen, gpu)
     gained = speedups(ratios)
     return Fit(
@@ -84,7 +87,7 @@ def make(record: BenchRecord, commit: str, command: str) -> Fit:
         rule=RULE,
         rows=len(seen),
         constants=fit(seen, gpu),
-        reach=Reach(
+        reach=ErrorFactors(
             product=_reach(r for s, r in ratios.items() if is_large(s)),
             small=_reach(r for s, r in ratios.items() if isinstance(s.operation, Product) and not is_large(s)),
             stream=_reach(r for s, r in ratios.items() if not isinstance(s.operation, Product)),
@@ -95,7 +98,7 @@ def make(record: BenchRecord, commit: str, command: str) -> Fit:
 
 
 def errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> list[Error]:
-    """A line for each kernel and its twin, for all GEMMs, all casts, and for speedups."""
+    """Return the errors of each kernel and twin, of all GEMMs, of all casts, and of speedups."""
     groups: dict[str, dict[Sample, float]] = {}
     for s, ratio in ratios.items():
         twin = ", twin" if s.implementation in ("no-promotion", "move") else ""
@@ -124,18 +127,18 @@ def _error(name: str, ratios: Mapping[Sample, float]) -> Error:
 
 
 def _reach(ratios: Iterable[float]) -> float:
-    """1 for none."""
+    """Return the factor that contains 95 % of ratios; 1 if there are none."""
     off = sorted(abs(log(r)) for r in ratios)
-    return round(2.718281828459045 ** off[min(int(0.95 * len(off)), len(off) - 1)], 4) if off else 1.0
+    return round(exp(off[min(int(0.95 * len(off)), len(off) - 1)]), 4) if off else 1.0
 
 
 @cache
-def shipped(folder: Path = FOLDER) -> Mapping[str, Fit]:
-    """Fits by their GPU."""
-    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def shipped() -> Mapping[str, Fit]:
+    """Return the shipped fits by GPU."""
+    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     return {f.gpu: f for f in fits}
 
 
 def save(found: Fit, path: Path) -> None:
-    """Write the record, whole or not at all. Raises InputError when the file cannot be written."""
+    """Write the record, whole or not at all. Raises InputError if the file cannot be written."""
     records.save(found, path)

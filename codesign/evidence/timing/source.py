@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from codesign.evidence.timing.amdahl import Gain, gain
+from codesign.evidence.timing.layer_step import METHOD
 from codesign.evidence.timing.model import SHOWN, Constants, Product
 from codesign.evidence.timing.operations import (
     NO_MODEL,
@@ -21,8 +22,9 @@ from codesign.evidence.timing.operations import (
     supported,
 )
 from codesign.evidence.timing.plots import certainty, layer_chart, plots
-from codesign.evidence.timing.step import METHOD
-from codesign.evidence.timing.sums import Comparison, Part, compare, modelled
+from codesign.evidence.timing.time_comparison import TimeComparison as Comparison
+from codesign.evidence.timing.time_comparison import TimedPart as Part
+from codesign.evidence.timing.time_comparison import compare, modelled
 from codesign.evidence.timing.times import Time, Timer, timer
 from codesign.evidence.traffic.source import COMMUNICATION_SMS, ENERGIES
 from codesign.figures.figure import Alternative, Evidence, Figure, Kind

@@ -1,4 +1,4 @@
-"""The time of one operation as evidence: measured where a record has it, modelled elsewhere, with its interval."""
+"""Times of single operations with intervals: measured if a record has the operation, else modelled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from codesign.evidence.timing import machine, measured
-from codesign.evidence.timing.machine import Machine
+from codesign.evidence.timing import machine_constants, measured
+from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
 from codesign.evidence.timing.records import Fit, shipped
 from codesign.figures.figure import Kind
@@ -16,7 +16,7 @@ from kernels.bench.records import BenchRecord, BenchRow, Timing
 
 @dataclass(frozen=True)
 class Time:
-    """Microseconds with an interval (of measured ones the 10th and 90th percentile of samples, else the model's reach)."""
+    """A time in us with its interval: the 10th and 90th percentile of measured samples, or the model's error factor."""
 
     us: float
     low: float
@@ -27,10 +27,10 @@ class Time:
 
 @dataclass(frozen=True)
 class Timer:
-    """Times on one GPU: a record of the bench, the machine's constants, and the fit to both.
+    """Source of times on one GPU: a record of the bench, the machine's constants, and the fit to both.
 
-    `time(operation)` is what other evidence asks: of a GEMM (`Product`) or a memory-bound kernel (`Stream`) as today's
-    kernels or a proposal's have it; `codesign.evidence.timing.operations` makes them from a proposal and a model's Linears.
+    `time(operation)` gives the time of a GEMM (`Product`) or a memory-bound kernel (`Stream`). The module
+    `codesign.evidence.timing.operations` derives them from a proposal and a model's Linears.
     """
 
     bench: BenchRecord
@@ -39,23 +39,25 @@ class Timer:
     rows: Mapping[Operation, BenchRow]
 
     def modelled(self, operation: Operation, constants: Constants | None = None) -> float:
-        """Microseconds by the model alone, with the fitted constants or others."""
+        """Return the modelled time in us, with the fitted constants or others."""
         return time(operation, self.machine, constants or self.fit.constants).total
 
     def row(self, operation: Operation) -> BenchRow | None:
-        """The measured row of exactly this operation, on the tile that was launched."""
+        """Return the measured row of an operation; None if there is none."""
         return self.rows.get(_key(operation))
 
     def measured(self, row: BenchRow, timing: Timing) -> Time:
-        """A row's time as evidence."""
+        """Return the time of a measured row."""
         where = "x".join(map(str, row.shape.values()))
         source = f"{self.bench.name} ({self.bench.gpu}): {row.kernel} {row.implementation} {where}"
         source += f", run of {row.run}" if row.run else ""
         return Time(timing.us, timing.p10, timing.p90, "measured", source)
 
     def time(self, operation: Operation, like: Operation | None = None) -> Time:
-        """Measured if there is a row; else, given an operation that it is `like`, that one's time by the modelled ratio of the
-        two, whose error is smaller than a time's; else modelled."""
+        """Return the measured time of an operation if there is a row, else the modelled one.
+
+        With `like`, the modelled time is that operation's time by the modelled ratio of the two, which has a smaller error.
+        """
         row = self.row(operation)
         if row and row.timing:
             return self.measured(row, row.timing)
@@ -73,8 +75,7 @@ class Timer:
 
 
 def _key(operation: Operation) -> Operation:
-    """What a record tells operations apart by: not the tile, and of a cast neither what its scales weigh nor their format,
-    unless that decides how long it takes."""
+    """Return the operation without what a record does not distinguish: the tile of a GEMM, and the bits of a cast's scales."""
     if isinstance(operation, Product):
         return replace(operation, tile=None)
     return replace(operation, bits=0.0) if operation.kernel else operation
@@ -82,7 +83,7 @@ def _key(operation: Operation) -> Operation:
 
 @cache
 def timer() -> Timer:
-    """Times on the GPU of the newest record with our own kernels. Raises LookupError without a record or a fit of it."""
+    """Return the timer of the newest record with our own kernels. Raises LookupError if there is no record or no fit."""
     bench = measured.bench()
     fit = shipped().get(bench.gpu)
     if fit is None:
@@ -90,4 +91,4 @@ def timer() -> Timer:
     rows: dict[Operation, BenchRow] = {}
     for row, operation, _ in measured.rows(bench):
         rows.setdefault(_key(operation), row)
-    return Timer(bench, machine.machine(machine.shipped()[bench.gpu]), fit, rows)
+    return Timer(bench, machine_constants.machine(machine_constants.shipped()[bench.gpu]), fit, rows)

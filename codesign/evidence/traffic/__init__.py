@@ -1,1 +1,1 @@
-"""Bytes that a layer's step moves, and the energy that takes."""
+"""Traffic evidence: bytes moved by a layer's step, and their energy."""

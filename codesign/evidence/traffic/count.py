@@ -1,10 +1,9 @@
-"""Traffic and energy of a layer's step: every byte that a model's Linears move in fprop, dgrad and wgrad, counted by hand.
+"""Counts of the bytes that a model's Linears move in fprop, dgrad and wgrad.
 
-What is counted is DeepSeek-V3's FP8 training step: a kernel writes a tensor in BF16, it is cast in groups, the GEMM reads
-the codes; for wgrad both operands are turned, since Hopper's FP8 WGMMA reads operands along K alone; the input is kept from
-forward to backward. A proposal's path says which of that happens elsewhere. Nothing here is measured: bytes follow from
-shapes, and from a tile size and cache behaviour that are assumed and varied; energies per byte are assumed from the
-literature.
+The step is that of DeepSeek-V3's FP8 training: a kernel writes a tensor in BF16, a cast quantises it in groups, and the GEMM
+reads the codes. Both operands of wgrad are transposed, since Hopper's FP8 WGMMA reads K-major operands only. The input is kept
+from the forward to the backward pass. A proposal's path moves some of these operations elsewhere. Nothing is measured: bytes
+follow from shapes, and from an assumed tile size and cache behaviour, which evidence varies.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from codesign.proposal.baselines import Baseline
 from codesign.proposal.flows import usual
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.quantisation import Quantisation
-from codesign.workloads.gemms import Experts, Linear, Model, Role
+from codesign.workloads.gemms import ExpertCounts, Linear, Model, Role, shape_of
 from isa_model.instruction import Instruction, ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
@@ -29,32 +28,33 @@ LEVELS: tuple[Level, ...] = ("hbm", "l2", "smem", "network")
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What is assumed of kernels and caches; evidence varies every field."""
+class TrafficAssumptions:
+    """Assumptions on kernels and caches; evidence varies each of them."""
 
     tile_m: int = 128
     tile_n: int = 128
     multicast: int = 2
-    """CTAs that one read of B from L2 serves (TMA multicast)."""
+    """CTAs that share one read of B from L2 (TMA multicast)."""
     hbm_reads: float = 1.0
-    """How often a GEMM reads an operand from HBM; beyond once, L2 has lost it."""
+    """Number of times a GEMM reads an operand from HBM; more than once if L2 does not keep it."""
     own_node: bool = False
-    """Whether one of a token's nodes is its own, so that one copy less leaves the node."""
+    """True if one of a token's nodes is its own, which saves one copy between nodes."""
 
 
 class Move(Spec):
-    """One operation of a layer's step and the bytes it moves on each level."""
+    """One operation of a layer's step, with the bytes it moves on each level."""
 
     model: str
     step: str
-    """fprop, dgrad, wgrad; or dispatch and combine of a pass."""
+    """Pass: fprop, dgrad or wgrad."""
     linear: str
+    """Name of the Linear; empty for dispatch and combine."""
     what: str
-    """write, cast, turn, operands, output, dispatch or combine."""
+    """Kind of operation: write, cast, turn, operands, output, dispatch or combine."""
     tensor: Role | Literal[""] = ""
-    """Tensor that is written, cast or turned."""
+    """Tensor that is written, cast or transposed."""
     rows: int = 0
-    """Tokens of that tensor, counted as often as they are sent."""
+    """Tokens of the tensor; a token sent to several experts counts for each."""
     hbm: float = 0.0
     l2: float = 0.0
     smem: float = 0.0
@@ -63,47 +63,51 @@ class Move(Spec):
 
 @dataclass(frozen=True)
 class Flow:
-    """What becomes of one operand: where it is cast and to how many bits an element, scales included."""
+    """The way of one operand from BF16 to its GEMM. Bits are per element, with scales."""
 
     at: str = "kernel"
+    """Place of the cast."""
     bits: float = 8 + 32 / 128
+    """Bits of the codes that the GEMM multiplies."""
     turned_on_read: bool = False
-    """Whether the Tensor Core reads it transposed, so that nothing is turned in memory."""
+    """True if the Tensor Core reads the operand transposed, which saves transposes in memory."""
     cached: float | None = None
-    """Bits as kept for the backward pass; None: the copy that was cast, or BF16 where none was written."""
+    """Bits of the copy kept for the backward pass; None: the codes, or BF16 if no codes are written."""
     both: bool = False
-    """Whether a kernel casts an activation in both layouts from one read of BF16, so that wgrad has nothing to turn."""
+    """True if one kernel casts an activation in both layouts, which saves wgrad the transpose."""
     dispatch: float = 8 + 8 / 128
+    """Bits sent to experts."""
     dispatches_codes: bool = True
-    """Whether dispatch sends the numbers that GEMMs take, in whatever scales, and not LogFMT's."""
+    """True if dispatch sends numbers that GEMMs multiply, false if it sends LogFMT."""
     combine: float = BF16
+    """Bits sent back from experts."""
 
     @property
     def dispatched(self) -> Flow:
-        """As an expert's GPU gets it: codes, where codes are sent, so that nothing is left to cast."""
+        """The flow at an expert's GPU, which has nothing to cast if it receives codes."""
         if self.dispatches_codes and int(self.dispatch) == int(self.bits):
             return replace(self, at="dispatch", bits=self.dispatch)
         return self
 
     @property
     def stored(self) -> float:
-        """Bits of the copy in memory that a GEMM reads."""
+        """Bits of the copy in HBM."""
         return BF16 if self.at in ("copy-engine", "near-memory") else self.bits
 
     @property
     def read(self) -> float:
-        """Bits that cross from HBM for each element a GEMM reads."""
+        """Bits transferred from HBM when a GEMM reads an element."""
         return BF16 if self.at == "copy-engine" else self.bits
 
     @property
     def kept(self) -> float:
-        """Bits kept from forward to backward."""
+        """Bits of the copy kept for the backward pass."""
         return self.stored if self.cached is None else self.cached
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """The flows of a layer's operands under one variant."""
+    """Flows of a layer's operands in one variant."""
 
     activation: Flow
     gradient: Flow
@@ -111,7 +115,7 @@ class Scheme:
 
 
 def flow(start: Flow, steps: Iterable[Step]) -> Flow:
-    """The flow with the steps of a path in place of what it was."""
+    """Return the flow changed by the steps of a path."""
     for step in steps:
         bits = step.bits_per_element
         if step.at == "operand-read":
@@ -128,9 +132,9 @@ def flow(start: Flow, steps: Iterable[Step]) -> Flow:
 
 
 def schemes(proposal: Proposal) -> dict[str, Scheme]:
-    """Return the schemes of today's software and of the proposal, for its Linears, and `plain` for all others."""
+    """Return the schemes `software` and `proposal` of the proposal's Linears, and `plain` of all others."""
     software = proposal.software_instruction
-    # A path alone leaves multiplication, and so the scales, to today's software.
+    # A proposal that changes only the path multiplies, and so scales, as today's software does.
     proposed = software if proposal.multiplies_as_today else proposal.proposed()
     practice, made = proposal.practice, {}
     for variant, spec, steps, rule in (
@@ -140,7 +144,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
         plain = _usual(practice, spec, rule)
         start = replace(plain, both=False)
         if proposal.path and variant == "software":
-            # What a path sends or keeps in a narrow format is BF16 today unless `software.path` says otherwise.
+            # Tensors that the path sends or keeps in a narrow format are BF16 today, unless `software.path` casts them.
             places = {s.at for s in proposal.path.steps} - {s.at for s in steps}
             start = replace(
                 start,
@@ -159,7 +163,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
 
 
 def _usual(practice: Baseline, spec: Instruction, rule: Quantisation) -> Flow:
-    """How an operand comes to a GEMM where no path says otherwise, as numerics have it (codesign/proposal/flows.py)."""
+    """Return the flow of an operand without a path, as in codesign/proposal/flows.py."""
     flows = usual(practice, spec, rule)
     grouped = spec.scale is not None
     return Flow(
@@ -170,7 +174,7 @@ def _usual(practice: Baseline, spec: Instruction, rule: Quantisation) -> Flow:
 
 
 def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
-    """Bits of an operand's element with its share of the scale, which so many columns of a weight share."""
+    """Return the bits of an operand's element with its share of the scale, which `columns` of a weight share."""
     side: ScaleOperand | None = getattr(spec.scale, operand) if spec.scale else None
     bits = float(getattr(spec, operand).bits)
     if side is None:
@@ -183,17 +187,19 @@ def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
 # -- counting --------------------------------------------------------------------------------------------------------
 
 
-def moves(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme, machine: Machine) -> Iterator[Move]:
-    """Every operation of one layer's step on one GPU; `plain` is the scheme of Linears that the proposal is not about."""
+def moves(
+    model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme, assumed: TrafficAssumptions
+) -> Iterator[Move]:
+    """Yield the operations of one layer's step on one GPU. Linears not in `about` have the scheme `plain`."""
     for linear in model.linears:
-        yield from _linear(model, linear, scheme if linear.name in about else plain, machine)
+        yield from _linear(model, linear, scheme if linear.name in about else plain, assumed)
     if model.experts:
-        yield from _network(model, scheme, machine)
+        yield from _network(model, scheme, assumed)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Tokens of a Linear that come to it alike: so many GEMMs of so many tokens each in every pass, and how operands come."""
+class TrafficPart:
+    """Tokens of a Linear with the same flows: in each pass `gemms` GEMMs of `tokens` tokens each."""
 
     gemms: int
     tokens: int
@@ -201,11 +207,12 @@ class Part:
 
     @property
     def rows(self) -> int:
+        """Tokens of all GEMMs of a pass."""
         return self.gemms * self.tokens
 
     @property
     def operands(self) -> dict[str, tuple[Flow, Flow]]:
-        """How A and B of each pass's GEMMs come to it."""
+        """Flows of A and B, by pass."""
         x, g, w = self.scheme.activation, self.scheme.gradient, self.scheme.weight
         turned_x, turned_g = replace(x, at="kernel"), replace(g, at="kernel")
         if x.turned_on_read:
@@ -215,33 +222,35 @@ class Part:
         return {"fprop": (x, w), "dgrad": (g, w), "wgrad": (turned_g, turned_x)}
 
 
-def parts(model: Model, linear: Linear, scheme: Scheme) -> list[Part]:
-    """The tokens of a Linear: routed experts get equal parts of all tokens' choices, shared ones every token.
+def parts(model: Model, linear: Linear, scheme: Scheme) -> list[TrafficPart]:
+    """Return the tokens of a Linear. Each routed expert gets an equal part of all tokens' choices, a shared one every token.
 
-    What is sent to experts is what the layer hands them, input or output gradient, and it is cast before, once for all of
-    them (DeepSeek-V3 3.3.3).
+    The layer's input and the gradient of its output are sent to experts; they are cast once for all experts before
+    (DeepSeek-V3 3.3.3).
     """
     if not (linear.expert and model.experts):
-        return [Part(1, model.tokens, scheme)]
+        return [TrafficPart(1, model.tokens, scheme)]
     here = model.experts.experts // model.experts.parallel
     sent = replace(
         scheme,
         activation=scheme.activation.dispatched if linear.k == model.hidden else scheme.activation,
         gradient=scheme.gradient.dispatched if linear.n == model.hidden else scheme.gradient,
     )
-    routed = Part(here, model.tokens_of_expert, sent)
-    return [routed, Part(model.experts.shared, model.tokens, scheme)] if model.experts.shared else [routed]
+    routed = TrafficPart(here, model.tokens_of_expert, sent)
+    return [routed, TrafficPart(model.experts.shared, model.tokens, scheme)] if model.experts.shared else [routed]
 
 
-def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> Iterator[Move]:
+def _linear(model: Model, linear: Linear, scheme: Scheme, assumed: TrafficAssumptions) -> Iterator[Move]:
+    """Yield the operations of one Linear in all passes."""
+
     def move(step: str, what: str, tensor: Role, rows: int, hbm: float, smem: float = 0.0) -> Move:
-        """An operation that streams: what crosses HBM crosses L2, too. Bits an element in, bytes out."""
+        """Return a streaming operation from bits per element. Bytes that cross HBM cross L2, too."""
         elements = rows * (linear.n if tensor == "gradient" else linear.k)
         sizes = {"hbm": elements * hbm / 8, "l2": elements * hbm / 8, "smem": elements * smem / 8}
         return Move(model=model.name, step=step, linear=linear.name, what=what, tensor=tensor, rows=rows, **sizes)
 
     found = parts(model, linear, scheme)
-    # What is sent is made from the tokens: the codes that a shared expert takes, too, where there is one.
+    # Sent codes are made from the tokens; a shared expert multiplies the same codes.
     passes: tuple[tuple[str, Role], ...] = (("fprop", "activation"), ("dgrad", "gradient"))
     for step, tensor in passes:
         own: Flow = getattr(scheme, tensor)
@@ -258,24 +267,23 @@ def _linear(model: Model, linear: Linear, scheme: Scheme, machine: Machine) -> I
         yield move("fprop", "write", "activation", rows, x.bits if x.at in ("register", "dispatch") else BF16)
         if x.at == "kernel":
             yield move("fprop", "cast", "activation", rows, BF16 + (2 if x.both else 1) * x.bits)
-        if x.cached is not None and x.cached not in (x.stored, BF16):  # BF16 is there already
+        if x.cached is not None and x.cached not in (x.stored, BF16):  # a BF16 copy exists already
             yield move("fprop", "cast", "activation", rows, x.cached)
-        # dgrad: a gradient that is cast by a kernel or in registers is written in both layouts, unless it is turned on reading
+        # dgrad: a gradient cast by a kernel or in registers is written in both layouts, unless it can be read transposed
         layouts = 1 if g.turned_on_read else 2
         made = {"register": layouts * g.bits, "dispatch": g.bits}.get(g.at, BF16)
         yield move("dgrad", "write", "gradient", rows, made)
         if g.at == "kernel":
             yield move("dgrad", "cast", "gradient", rows, BF16 + layouts * g.bits)
-        # wgrad: the input comes from what was kept; both are turned in memory unless on reading, or made in both layouts
+        # wgrad: reads the kept input; both operands are transposed, unless they are read transposed or have both layouts
         if not x.turned_on_read and not (x.both and x.at == "kernel"):
             yield move("wgrad", "turn", "activation", rows, x.kept + x.bits, 2 * x.bits)
         if not g.turned_on_read and g.at in ("copy-engine", "near-memory", "dispatch"):
             yield move("wgrad", "turn", "gradient", rows, g.stored + g.bits, 2 * g.bits)
-        shapes = {"fprop": (linear.n, linear.k), "dgrad": (linear.k, linear.n)}
         for step, (a, b) in part.operands.items():
-            shape = (part.tokens, *shapes[step]) if step in shapes else (linear.n, linear.k, part.tokens)
+            shape = shape_of(step, part.tokens, linear.n, linear.k)
             out = 2 * FP32 if step == "wgrad" else BF16
-            yield from _gemm(model, linear, step, part.gemms, shape, a, b, out, machine)
+            yield from _gemm(model, linear, step, part.gemms, shape, a, b, out, assumed)
 
 
 def _gemm(
@@ -287,42 +295,41 @@ def _gemm(
     a: Flow,
     b: Flow,
     out: float,
-    machine: Machine,
+    assumed: TrafficAssumptions,
 ) -> Iterator[Move]:
-    """Operands and output of `count` GEMMs (m, n, k); `out` is bits of an output element that cross HBM."""
+    """Yield operand reads and output writes of `count` GEMMs of `shape` (m, n, k). `out` is the output's bits at HBM."""
     m, n, k = shape
     size_a, size_b, size_d = (count * s / 8 for s in (m * k, k * n, m * n))
-    across, down = ceil(n / machine.tile_n), ceil(m / machine.tile_m)
-    # A copy engine that casts takes BF16 from L2 and leaves codes in shared memory.
-    l2 = size_a * a.read * across + size_b * b.read * down / machine.multicast
+    across, down = ceil(n / assumed.tile_n), ceil(m / assumed.tile_m)
+    # A copy engine that casts reads BF16 from L2 and writes codes to shared memory.
+    l2 = size_a * a.read * across + size_b * b.read * down / assumed.multicast
     smem = size_a * a.bits * across * 2 + size_b * b.bits * (down + ceil(m / 64))
     yield Move(
         model=model.name,
         step=step,
         linear=linear.name,
         what="operands",
-        hbm=(size_a * a.read + size_b * b.read) * machine.hbm_reads,
+        hbm=(size_a * a.read + size_b * b.read) * assumed.hbm_reads,
         l2=l2,
         smem=smem,
     )
-    # Through shared memory goes what is written: in wgrad half of what crosses HBM is read.
+    # Only writes pass through shared memory; half of wgrad's traffic at HBM is reads.
     through = size_d * min(out, FP32) * 2
     yield Move(
         model=model.name, step=step, linear=linear.name, what="output", hbm=size_d * out, l2=size_d * out, smem=through
     )
 
 
-def copies(experts: Experts, machine: Machine) -> tuple[int, int]:
-    """How often a token's vector is sent between nodes, over InfiniBand, and within one, over NVLink: once per node and once
-    per expert."""
+def copies(experts: ExpertCounts, assumed: TrafficAssumptions) -> tuple[int, int]:
+    """Return the copies of a token's vector sent over InfiniBand, one per node, and over NVLink, one per expert."""
     nodes = experts.nodes if experts.nodes > 1 else 0
-    return max(nodes - (1 if machine.own_node else 0), 0), experts.active
+    return max(nodes - (1 if assumed.own_node else 0), 0), experts.active
 
 
-def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
-    """Tokens to their experts and back, in both passes."""
+def _network(model: Model, scheme: Scheme, assumed: TrafficAssumptions) -> Iterator[Move]:
+    """Yield dispatch and combine of both passes."""
     assert model.experts
-    elements = model.tokens * model.hidden * sum(copies(model.experts, machine))
+    elements = model.tokens * model.hidden * sum(copies(model.experts, assumed))
     for step, carried in (("fprop", scheme.activation), ("dgrad", scheme.gradient)):
         for what, bits in (("dispatch", carried.dispatch), ("combine", carried.combine)):
             size = elements * bits / 8
@@ -330,7 +337,7 @@ def _network(model: Model, scheme: Scheme, machine: Machine) -> Iterator[Move]:
 
 
 def cache_bytes(model: Model, scheme: Scheme, about: frozenset[str], plain: Scheme) -> dict[str, float]:
-    """Bytes of each Linear's input kept from forward to backward."""
+    """Return the bytes of each Linear's input kept for the backward pass."""
     return {
         linear.name: fsum(
             part.rows * linear.k * part.scheme.activation.kept / 8

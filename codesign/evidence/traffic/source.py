@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import fsum
 
-from codesign.evidence.traffic.count import LEVELS, Level, Machine, Move, cache_bytes, moves, schemes
+from codesign.evidence.traffic.count import LEVELS, Level, Move, cache_bytes, moves, schemes
+from codesign.evidence.traffic.count import TrafficAssumptions as Machine
 from codesign.figures.figure import Alternative, Figure, Kind
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Model, models

@@ -1,1 +1,1 @@
-"""Training evidence: DeepSeek-V3's FP8 framework on any instruction's numerics, and what the loss says of it."""
+"""Training evidence: losses of a small model trained with any instruction's numerics, in DeepSeek-V3's FP8 framework."""

@@ -1,11 +1,11 @@
-"""What computes the GEMMs of training: the same bits from the model and from the chip.
+"""Engines that compute the GEMMs of training. The bit-exact model and the chip give the same bits.
 
-A `recipe.Gemm` says which bits; an engine says how they are made:
+A `GemmRecipe` defines the result; an engine computes it:
 
-    torch    BF16 operands, or a recipe without an instruction: torch's own matrix product, FP32 sums
-    fp32     the same in place of an instruction, on its operands: where the accumulation is not the question
-    model    isa_model, any instruction: compiled C on the CPU, compiled CUDA on a GPU
-    native   today's Hopper instructions on a Hopper GPU
+    torch    torch's matrix product with FP32 sums, for recipes without an instruction
+    fp32     the same instead of an instruction's sums, if accumulation is not the question
+    model    isa_model, for any instruction: compiled C on the CPU, compiled CUDA on a GPU
+    native   today's Hopper instructions, on a Hopper GPU
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codesign.evidence.training.quantise import Operand, codes_of
-from codesign.proposal.recipe import Gemm
+from codesign.evidence.training.quantise import QuantisedOperand, codes_of
+from codesign.proposal.recipe import GemmRecipe
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
@@ -27,14 +27,14 @@ from isa_model.instruction import Instruction, ScaleOperand
 
 Engine = Literal["auto", "model", "native", "fp32"]
 SIDE_STREAMS = 8
-"""On which the GEMMs of experts run side by side."""
+"""Number of CUDA streams on which the GEMMs of experts run concurrently."""
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
 
 
-def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
-    """The engine that computes a GEMM on a device: torch, fp32, model or native.
+def engine_of(gemm: GemmRecipe, wanted: Engine, device: torch.device) -> str:
+    """Return the engine of a GEMM on a device: torch, fp32, model or native.
 
-    Raises InputError where `native` is asked for and cannot.
+    Raises InputError if `native` is wanted and cannot compute the GEMM.
     """
     if gemm.spec is None or wanted == "fp32":
         return "torch" if gemm.spec is None else "fp32"
@@ -47,8 +47,8 @@ def engine_of(gemm: Gemm, wanted: Engine, device: torch.device) -> str:
     return "native" if can and wanted != "model" else "model"
 
 
-def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
-    """D = A B in FP32: `a` (..., M, K), `b` (..., K, N), with their scales, sums as `gemm` says."""
+def multiply(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
+    """Return D = A B in FP32, for `a` (..., M, K) and `b` (..., K, N) with their scales, summed as `gemm` defines."""
     if engine in ("torch", "fp32"):
         return _sums(a, b)
     if a.elements.dim() > 2:
@@ -57,15 +57,15 @@ def multiply(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
     d = _native(gemm, a, b) if engine == "native" else _model(gemm.spec, a, b)
     factors = [x.scales for x in (a, b) if x.scales is not None and x.group is None]
     if factors:
-        # One scale of a whole tensor each: multiplied with the other in FP32, then onto D (as torch._scaled_mm does).
+        # Scales of whole tensors are multiplied in FP32, and the product with D, as in torch._scaled_mm.
         d = d * (factors[0] * factors[1] if len(factors) == 2 else factors[0])
     return d
 
 
-def _batched(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
-    """One product after another; on a GPU side by side, since few tiles of one do not fill it.
+def _batched(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
+    """Return the products of a batch. On a GPU they run concurrently, since one has too few tiles to fill it.
 
-    What a side stream allocates it alone uses again, and whatever it does next waits for this stream first.
+    Memory allocated on a side stream is reused by that stream only, and its next work waits for the current stream.
     """
     pairs = zip(_each(a), _each(b), strict=True)
     if not a.elements.is_cuda:
@@ -84,18 +84,23 @@ def _batched(gemm: Gemm, a: Operand, b: Operand, engine: str) -> Tensor:
 
 @cache
 def _streams(device: int) -> list[torch.cuda.Stream]:
+    """Return the side streams of a device."""
     return [torch.cuda.Stream(device) for _ in range(SIDE_STREAMS)]
 
 
-def _each(x: Operand) -> list[Operand]:
-    return [Operand(e, None if x.scales is None else x.scales[i], x.group, x.cast) for i, e in enumerate(x.elements)]
+def _each(x: QuantisedOperand) -> list[QuantisedOperand]:
+    """Return the matrices of a batch."""
+    return [
+        QuantisedOperand(e, None if x.scales is None else x.scales[i], x.group, x.cast)
+        for i, e in enumerate(x.elements)
+    ]
 
 
 # -- torch -----------------------------------------------------------------------------------------------------------
 
 
-def _sums(a: Operand, b: Operand) -> Tensor:
-    """FP32 sums in whatever order the library takes; of BF16 operands on Tensor Cores where there are some."""
+def _sums(a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+    """Return the product with FP32 sums in the library's order, on Tensor Cores if operands are BF16 on a GPU."""
     if a.cast is None and b.cast is None and a.elements.is_cuda:
         x, y = a.elements, b.elements
         product = torch.bmm if x.dim() == 3 else torch.mm
@@ -106,8 +111,8 @@ def _sums(a: Operand, b: Operand) -> Tensor:
 # -- isa_model -------------------------------------------------------------------------------------------------------
 
 
-def _model(spec: Instruction, a: Operand, b: Operand) -> Tensor:
-    """D by the bit-exact model, FP32. K is filled up with zeros to whole instructions."""
+def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+    """Return D of the bit-exact model in FP32. K is padded with zeros to whole instructions."""
     fill = -a.elements.shape[1] % spec.shape.k
     a_codes = torch.nn.functional.pad(_unsigned(a.codes()), (0, fill))
     b_codes = torch.nn.functional.pad(_unsigned(b.codes()), (0, 0, 0, fill))
@@ -133,7 +138,7 @@ def _model(spec: Instruction, a: Operand, b: Operand) -> Tensor:
 
 
 def _on_cpu(spec: Instruction, c: Any, a: Any, b: Any, *scales: Any) -> Any:
-    """Raw codes of D. A training step calls the same instruction so often that compiling it always pays."""
+    """Return the raw codes of D. Training uses an instruction so often that compiling it always pays."""
     from isa_model.engines import cpu, portable
 
     try:
@@ -147,13 +152,13 @@ def _unsigned(codes: Tensor) -> Tensor:
 
 
 def _numbers(fmt: Format, codes: Tensor) -> Tensor:
-    """The numbers of codes of an accumulator, FP32."""
+    """Return the numbers of an accumulator's codes in FP32."""
     raw_codes = codes.cpu().numpy().astype(code_dtype(fmt))
     return torch.from_numpy(decode_array(fmt, raw_codes)).float().to(codes.device)
 
 
-def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int, int]) -> Tensor | None:
-    """Codes of the scales, repeated to the groups that the instruction takes over a matrix of this shape."""
+def _instruction_scales(x: QuantisedOperand, side: ScaleOperand | None, shape: tuple[int, int]) -> Tensor | None:
+    """Return the codes of the scales, repeated to the instruction's groups on a matrix of this shape."""
     if side is None:
         return None
     assert x.scales is not None
@@ -172,12 +177,12 @@ def _instruction_scales(x: Operand, side: ScaleOperand | None, shape: tuple[int,
 # -- Hopper ----------------------------------------------------------------------------------------------------------
 
 
-def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
-    """D by the chip, FP32: kernels.gemm, its sums along K unsplit, in ascending order, as the spec has them.
+def _native(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+    """Return D of the chip in FP32, with sums along K in ascending order and not split, as in the spec.
 
-    They take E4M3. E5M2, with one scale per tensor, goes to torch._scaled_mm, whose bits on Hopper are those of wgmma with
-    fast accumulation and of promotion every 128 without (tests/test_whole.py), for shapes that cuBLAS does not split along
-    K. It may split long ones, which then lose less than the instruction would.
+    kernels.gemm computes E4M3. torch._scaled_mm computes E5M2 with one scale per tensor. Its bits on Hopper are those of wgmma
+    with fast accumulation, and of promotion every 128 without (tests/test_whole.py), unless cuBLAS splits K. It may split a
+    long K, whose error is then smaller than the instruction's.
     """
     x, y = a.elements.contiguous(), b.elements.mT.contiguous()
     if x.dtype == y.dtype == torch.float8_e4m3fn:
@@ -186,8 +191,8 @@ def _native(gemm: Gemm, a: Operand, b: Operand) -> Tensor:
     return torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)
 
 
-def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
-    """The kernels' own entry, told which tile. `x` (M, K), `y` (N, K)."""
+def _fused(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, x: Tensor, y: Tensor) -> Tensor:
+    """Return the product of `x` (M, K) and `y` (N, K) by kernels.gemm, on a fixed tile."""
     issue, kinds = import_module("kernels.gemm.launches"), import_module("kernels.gemm.tile")
     layout = kinds.ScaleLayout
     (m, k), n = x.shape, y.shape[0]
@@ -205,16 +210,18 @@ def _fused(gemm: Gemm, a: Operand, b: Operand, x: Tensor, y: Tensor) -> Tensor:
 
 @cache
 def _tile(m: int, n: int, k: int, scales: Any, promote: int) -> Any:
-    """A tile that does not split K, about 128 by 128 whatever the shape: a model has so many shapes that compiling the best
-    tile of each would take longer than the GEMMs of a short run."""
+    """Return a tile near 128 by 128 that does not split K.
+
+    A model has so many shapes that compiling the best tile of each would take longer than the GEMMs of a short run.
+    """
     choose, kinds = import_module("kernels.gemm.choose"), import_module("kernels.gemm.tile")
     problem = kinds.GemmProblem(m, n, k, scales=scales, promote=promote, out=kinds.OutputType.FP32)
     whole = [t for t in choose.candidates(problem) if t.split == 1]
     return min(whole, key=lambda t: (t.share, abs(t.bm - 128) + abs(t.bn - 128)))
 
 
-def _rows_of_scales(x: Operand) -> Tensor:
-    """Scales of rows (M, groups of K), stored group by group: (groups of K, M)."""
+def _rows_of_scales(x: QuantisedOperand) -> Tensor:
+    """Return the scales of rows as (groups of K, M)."""
     assert x.scales is not None
     assert x.group is not None
     scales = x.scales.repeat_interleave(x.group[0], dim=0) if x.group[0] > 1 else x.scales
@@ -222,6 +229,8 @@ def _rows_of_scales(x: Operand) -> Tensor:
 
 
 def _laid_out(scales: Tensor) -> Tensor:
-    """A copy with the strides and the alignment that the kernels ask for. `contiguous` would not do: it gives a view of one
-    row or column back, whose strides are any, and which may start anywhere in the scales of all experts."""
+    """Return a copy with the strides and alignment that the kernels require.
+
+    `contiguous` may return a view of one row or column, with other strides, at any address in the scales of all experts.
+    """
     return scales.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Experiments: questions, the arms that answer them, and what the answers are. `run` needs torch, the rest does not."""
+"""Experiments: questions, the arms that answer them, and tables of the results. Only `run` needs torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from codesign.evidence.training.gaps import REFERENCE, Spread, gap
-from codesign.evidence.training.records import Drift, Record, Run, add, read
+from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun, add, read
 from codesign.evidence.training.size import Size
 from codesign.proposal.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
 from isa_model.cast import Cast
@@ -20,23 +20,31 @@ from isa_model.library import merge
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
-    from codesign.evidence.training.loop import Job
+    from codesign.evidence.training.loop import TrainingJob
 
 
 class Arm(Spec):
-    """Numerics of an experiment; experiments.yaml says what the fields mean."""
+    """Numerics of an experiment."""
 
     recipe: str
+    """Name of the recipe."""
     change: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the recipe that differ."""
     casts: dict[str, Any] = Field(default_factory=dict)
+    """Fields of all casts of the GEMMs and of their cached inputs."""
     on: InstructionRef | None = None
+    """Instruction of all three GEMMs, which determines their casts; None: those of the recipe."""
     promote: PositiveInt | None = None
+    """Products along K that `on` sums before promotion to FP32; None: all of K."""
     weight_columns: PositiveInt = 128
+    """Outputs of a weight that share a scale of `on`."""
     exact: bool = False
+    """True for FP32 sums instead of the instruction's."""
     nudge: bool = False
+    """True if initial weights are changed slightly, which shows the noise between equally good runs."""
 
     def resolved(self) -> Recipe:
-        """The recipe with everything applied. Raises InputError where it makes no sense."""
+        """Return the recipe of the arm. Raises InputError if the fields do not fit together."""
         recipe = load_recipe(self.recipe, self.change)
         if self.on is not None:
             recipe = recipe.on(self.on, self.promote, weight_columns=self.weight_columns)
@@ -53,7 +61,7 @@ class Arm(Spec):
 
 
 class Experiment(Spec):
-    """A question and the arms that answer it."""
+    """A question, and the arms that answer it."""
 
     question: str
     arms: tuple[str, ...]
@@ -61,31 +69,32 @@ class Experiment(Spec):
 
 @cache
 def _file() -> dict[str, Any]:
+    """Return the data of experiments.yaml."""
     return read_yaml(Path(__file__).with_name("experiments.yaml")).data
 
 
 @cache
 def arms() -> dict[str, Arm]:
-    """All arms by name."""
+    """Return all arms by name."""
     return {name: Arm.model_validate(data) for name, data in _file()["arms"].items()}
 
 
 @cache
 def experiments() -> dict[str, Experiment]:
-    """All experiments by name."""
+    """Return all experiments by name."""
     return {name: Experiment.model_validate(data) for name, data in _file()["experiments"].items()}
 
 
 def find(name: str) -> Experiment:
-    """An experiment by name. Raises InputError for an unknown one."""
+    """Return an experiment by name. Raises InputError if it is unknown."""
     if name not in experiments():
         hint = suggest(name, experiments()) or f"one of: {', '.join(experiments())}"
         raise InputError.of(f"no experiment is called `{name}`", hint)
     return experiments()[name]
 
 
-Watch = Callable[["Job", int, float], None]
-"""Called with the run, its steps done and its smoothed loss."""
+Watch = Callable[["TrainingJob", int, float], None]
+"""Callback for a run, its steps done and its smoothed loss."""
 
 
 def run(
@@ -99,18 +108,17 @@ def run(
     watch: Watch = lambda job, step, loss: None,
     budget: float | None = None,
     graphs: bool = True,
-) -> Record:
-    """Make the runs of arms that the record at `path` lacks, adding each as it ends; return the record.
+) -> TrainingRecord:
+    """Train the arms that the record at `path` lacks, add each run when it ends, and return the record.
 
-    Seeds go outside, so that every arm has its first before any has its second. `work`: a folder for checkpoints, from
-    which a killed run goes on. `budget`: seconds after which no further run is begun. `graphs`: replay steps as CUDA
-    graphs, where that can be.
-    Raises InputError for a record made under other conditions, Unavailable without torch.
+    Every arm is trained with the first seed before any with the second. `work` is a folder for checkpoints, from which killed
+    runs resume. No run starts after `budget` seconds. `graphs` permits CUDA graphs. Raises InputError if the record was made
+    under other conditions, Unavailable without torch.
     """
     import time
 
     try:
-        from codesign.evidence.training.loop import Job, agreed, processes, train
+        from codesign.evidence.training.loop import TrainingJob, agreed, processes, train
     except ModuleNotFoundError as error:
         raise Unavailable(f"training needs the package `{error.name}`: pip install 'codesign[kernels]'") from None
 
@@ -131,7 +139,7 @@ def run(
                 if budget is not None and agreed(time.monotonic() - begun > budget):
                     return record
                 arm = arms()[name]
-                job = Job(name, arm.resolved(), size, seed, arm.nudge, engine, graphs)  # type: ignore[arg-type]
+                job = TrainingJob(name, arm.resolved(), size, seed, arm.nudge, engine, graphs)  # type: ignore[arg-type]
                 checkpoint = None if work is None else work / f"{size_name}.{name}.{seed}.pt"
                 done = train(job, checkpoint, lambda step, loss, job=job: watch(job, step, loss))  # type: ignore[misc]
                 assert done is not None
@@ -141,18 +149,18 @@ def run(
     return record
 
 
-def empty_record(size_name: str, size: Size, world: int) -> Record:
-    """A record of this machine without runs. Needs torch."""
+def empty_record(size_name: str, size: Size, world: int) -> TrainingRecord:
+    """Return a record of this machine without runs. Needs torch."""
     import platform
 
     import torch
 
-    from codesign.evidence.training.data import text
-    from codesign.provenance import commit
+    from codesign.commit import commit
+    from codesign.evidence.training.text import text
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     source = text()
-    return Record(
+    return TrainingRecord(
         schema_version=1,
         size=size_name,
         model=size,
@@ -168,13 +176,14 @@ def empty_record(size_name: str, size: Size, world: int) -> Record:
     )
 
 
-def _differences(old: Record, new: Record) -> str:
+def _differences(old: TrainingRecord, new: TrainingRecord) -> str:
+    """Return the conditions in which two records differ, as text."""
     keys = [k for k in type(old).model_fields if k != "runs" and getattr(old, k) != getattr(new, k)]
     return ", ".join(f"{k} {getattr(old, k)} is now {getattr(new, k)}" if k != "model" else "model" for k in keys)
 
 
-def summary(record: Record, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """A row per arm of what HEADINGS names."""
+def summary(record: TrainingRecord, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield a row per arm with the columns of HEADINGS."""
     for name in names:
         runs = record.find(name)
         if not runs:
@@ -214,15 +223,15 @@ HEADINGS = (
 
 
 def gap_words(gap: Spread | None) -> str:
-    """Return a gap in words; None: a run diverged."""
+    """Return a gap as text; None means that a run diverged."""
     if gap is None:
         return "diverged"
     interval = "" if gap.low is None or gap.high is None else f" [{gap.low:+.2%}, {gap.high:+.2%}]"
     return f"{gap.mean:+.2%}{interval}"
 
 
-def _speed(runs: Sequence[Run]) -> float:
-    """Tokens per second of the fastest run; 0 of none."""
+def _speed(runs: Sequence[TrainingRun]) -> float:
+    """Return the tokens per second of the fastest run; 0 if there is none."""
     return max((r.tokens_per_second for r in runs), default=0.0)
 
 
@@ -232,7 +241,7 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def _drift(drifts: Sequence[Drift | None]) -> str:
-    """Error of the gradient, and in brackets the part of it that makes it larger or smaller; means over runs."""
+    """Return the mean error of the gradient over runs as text, with its component along BF16's gradient in brackets."""
     known = [d for d in drifts if d is not None]
     if not known:
         return ""

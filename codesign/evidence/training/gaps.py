@@ -1,4 +1,4 @@
-"""Gaps between training runs, how sure they are, and what a record of runs can tell apart."""
+"""Loss gaps between training runs with their uncertainty, and the sensitivity of a record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import fsum, inf, isfinite, sqrt
 from typing import Literal
 
-from codesign.evidence.training.records import Drift, Record, Run
+from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun
 from codesign.figures.quantiles import student_t
 from codesign.proposal.recipe import Recipe
 from isa_model.stage import Spec
@@ -14,39 +14,40 @@ from isa_model.stage import Spec
 SMOOTHING = 0.9
 """Factor of the exponential moving average, as in DeepSeek-V3's figure B.1."""
 REFERENCE = "bf16"
-"""The arm that all others are held against."""
+"""Arm that all others are compared with."""
 NUDGED = "bf16-nudged"
-"""The arm that starts a tiny step away from the reference: its gap is noise."""
+"""Arm that starts at slightly changed weights; its gap is noise."""
 POINTS = 100
-"""Points of a recorded curve."""
+"""Number of points of a recorded curve."""
 
 
 class Spread(Spec):
-    """A mean over seeds."""
+    """Mean over seeds with its 95 % interval."""
 
     mean: float
     low: float | None = None
-    """95 % interval of the mean by Student's t over seeds; None with one seed."""
+    """Lower end by Student's t over seeds; None with one seed."""
     high: float | None = None
+    """Upper end by Student's t over seeds; None with one seed."""
 
 
 class Gap(Spec):
-    """Relative gap of an arm's loss to the reference's, over the seeds both have."""
+    """Relative gap of an arm's loss to the reference's, over their common seeds."""
 
     seeds: tuple[int, ...]
     each: tuple[float | None, ...]
-    """Gap of each seed: mean training loss of the last quarter over the reference's, less 1; None where it diverged."""
+    """Gap of each seed: mean training loss of the last quarter over the reference's, minus 1; None if a run diverged."""
     training: Spread | None
-    """Over seeds; None where a run diverged. Its interval is never narrower than that of the nudged reference: seeds that
-    happen to lie together prove nothing that two equal runs would not."""
+    """Mean gap over seeds; None if a run diverged. Its interval is at least as wide as the nudged reference's, since seeds that
+    agree by chance prove no more than two equal runs would."""
     validation: Spread | None
-    """The same of the loss on validation text after the last step."""
+    """Mean gap of the loss on validation text after the last step; None if a run diverged."""
     largest: float | None
-    """Largest magnitude of the gap between the smoothed curves after the first quarter of the steps, of any seed."""
+    """Largest gap of any seed between the smoothed curves after the first quarter of the steps."""
 
 
-def gap(record: Record, arm: str) -> Gap | None:
-    """Return the gap of an arm to BF16 within a record; None where they share no seed."""
+def gap(record: TrainingRecord, arm: str) -> Gap | None:
+    """Return the gap of an arm to BF16 in a record; None if they have no common seed."""
     base = {r.seed: r for r in record.find(REFERENCE)}
     pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
     if not pairs:
@@ -62,10 +63,10 @@ def gap(record: Record, arm: str) -> Gap | None:
     )
 
 
-def assay(record: Record) -> str:
-    """Return what the record's gaps can tell apart at all, in a sentence: the worst numerics that pass in it.
+def assay(record: TrainingRecord) -> str:
+    """Return a sentence on the sensitivity of a record: the worst numerics that pass in it.
 
-    An arm passes where the interval of its gap reaches down to zero; the worst is the one whose first gradient is farthest
+    An arm passes if the interval of its gap includes zero or lower. The worst is the one whose first gradient differs most
     from BF16's.
     """
     seen: list[tuple[float, str, Spread]] = []
@@ -90,7 +91,7 @@ def assay(record: Record) -> str:
 
 
 def _sum_bits(recipe: Recipe) -> int | None:
-    """Fraction bits that the sums of Fprop keep in alignment; None where software promotes them, or they are exact."""
+    """Return the fraction bits that Fprop keeps in alignment; None if sums are promoted or exact."""
     instruction = recipe.fprop.instruction
     if instruction is None or recipe.fprop.promote_every:
         return None
@@ -98,8 +99,8 @@ def _sum_bits(recipe: Recipe) -> int | None:
     return min(kept, default=None)
 
 
-def first_drifts(record: Record, arm: str) -> dict[str, Spread]:
-    """Return the mean over seeds of each field of `Drift` at the first weights; none of less than two seeds."""
+def first_drifts(record: TrainingRecord, arm: str) -> dict[str, Spread]:
+    """Return the mean over seeds of each field of `Drift` at the initial weights; empty for fewer than two seeds."""
     seen = [r.drift_at_start for r in record.find(arm) if r.drift_at_start]
     if len(seen) < 2:
         return {}
@@ -107,8 +108,8 @@ def first_drifts(record: Record, arm: str) -> dict[str, Spread]:
     return {name: spread for name, spread in found.items() if spread}
 
 
-def drift_ratio(record: Record, arm: str, other: str) -> Spread | None:
-    """Return one arm's drift at the first weights over another's, of the seeds both have, two at least."""
+def drift_ratio(record: TrainingRecord, arm: str, other: str) -> Spread | None:
+    """Return one arm's drift at the initial weights over another's; None for fewer than two common seeds."""
     drifts = {r.seed: r.drift_at_start.error for r in record.find(other) if r.drift_at_start}
     pairs = [
         (r.drift_at_start.error, drifts[r.seed]) for r in record.find(arm) if r.drift_at_start and r.seed in drifts
@@ -118,7 +119,7 @@ def drift_ratio(record: Record, arm: str, other: str) -> Spread | None:
 
 
 def _spread(values: Sequence[float | None], noise: float = 0.0) -> Spread | None:
-    """The mean with its interval, no narrower than `noise` on either side; None where a value is missing."""
+    """Return the mean with its interval of at least `noise` on either side; None if a value is missing."""
     known = [x for x in values if x is not None]
     if not known or len(known) < len(values):
         return None
@@ -130,14 +131,14 @@ def _spread(values: Sequence[float | None], noise: float = 0.0) -> Spread | None
 
 
 def _half(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of the mean of at least two values, by Student's t."""
+    """Return half the 95 % interval of the mean of at least two values, by Student's t."""
     count = len(values)
     mean = fsum(values) / count
     return student_t(0.975, count - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
 
 
-def _noise(record: Record, field: Literal["tail", "validation"]) -> float:
-    """Return the gap of the nudged reference; 0 where the record has fewer than two such runs."""
+def _noise(record: TrainingRecord, field: Literal["tail", "validation"]) -> float:
+    """Return half the interval of the nudged reference's gap; 0 if the record has fewer than two such runs."""
     base = {r.seed: getattr(r, field) for r in record.find(REFERENCE)}
     gaps = [g for r in record.find(NUDGED) if (g := _over(getattr(r, field), base.get(r.seed))) is not None]
     return _half(gaps) if len(gaps) > 1 else 0.0
@@ -147,13 +148,13 @@ def _over(x: float | None, y: float | None) -> float | None:
     return None if x is None or y is None else x / y - 1
 
 
-def _largest(a: Run, b: Run) -> float:
+def _largest(a: TrainingRun, b: TrainingRun) -> float:
     late = [(x, y) for step, x, y in zip(a.steps, a.curve, b.curve, strict=False) if step > a.steps[-1] / 4]
     return max(abs(x / y - 1) for x, y in late)
 
 
 def summarise(losses: list[float]) -> tuple[tuple[int, ...], tuple[float, ...], float | None]:
-    """The smoothed curve at POINTS steps, and the mean of the last quarter, of the losses of all steps."""
+    """Return steps and smoothed losses of POINTS points, and the mean loss of the last quarter, from all losses."""
     smooth, average = [], 0.0
     for i, loss in enumerate(losses):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss

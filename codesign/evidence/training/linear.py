@@ -1,10 +1,10 @@
-"""The Linears of a recipe: autograd functions in which every cast and every GEMM stands where the framework has it.
+"""The Linears of a recipe: autograd functions with the casts and GEMMs of the framework.
 
 A Linear with weight W (outputs, inputs), input X (tokens, inputs) and output gradient dY (tokens, outputs):
 
     Y = X W^T,   dX = dY W,   dW = dY^T X
 
-All take batches of matrices in front (experts). Outputs and input gradients are BF16, weight gradients FP32.
+All accept leading batch dimensions (experts). Outputs and input gradients are BF16, weight gradients FP32.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from codesign.evidence.training.engines import Engine, engine_of, multiply
-from codesign.evidence.training.quantise import Operand, plain, quantise
-from codesign.proposal.recipe import Gemm, Recipe
+from codesign.evidence.training.quantise import QuantisedOperand, plain, quantise
+from codesign.proposal.recipe import GemmRecipe, Recipe
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS
 
@@ -27,41 +27,43 @@ BF16 = torch.bfloat16
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A recipe on a machine: what the functions below compute with."""
+    """A recipe and the engine that computes its GEMMs."""
 
     recipe: Recipe
     engine: Engine = "auto"
 
-    def product(self, gemm: Gemm, a: Operand, b: Operand) -> Tensor:
-        """A B as a pass sums it, FP32."""
+    def product(self, gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+        """Return A B in FP32, summed as `gemm` defines."""
         return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device))
 
-    def fprop(self, x: Operand, weight: Operand, out: torch.dtype = BF16) -> Tensor:
+    def fprop(self, x: QuantisedOperand, weight: QuantisedOperand, out: torch.dtype = BF16) -> Tensor:
+        """Return Y in the dtype `out`."""
         return self.product(self.recipe.fprop, x, weight.T).to(out)
 
     def dgrad(self, dy: Tensor, weight: Tensor, taken: Cast | None = None) -> Tensor:
+        """Return dX in BF16. `taken` is the cast with which dY was sent over the network, if any."""
         rule = self.recipe.dgrad
         return self.product(rule, quantise(_taken(rule.gradient, taken), dy), quantise(rule.weight, weight)).to(BF16)
 
     def wgrad(self, dy: Tensor, x: Tensor, power_of_two: bool = False) -> Tensor:
-        """From the input as it was cached; `power_of_two`: it is cast again with such scales."""
+        """Return dW in FP32 from the cached input, which is cast with power-of-two scales if `power_of_two`."""
         rule = self.recipe.wgrad
         cast = rule.activation
         if power_of_two and cast is not None and cast.scale is not None:
             cast = cast.model_copy(update={"scale": FORMATS["ue8m0"]})
         return self.product(rule, quantise(rule.gradient, dy).T, quantise(cast, x))
 
-    def kept(self, cast: Cast | None, x: Tensor, quantised: Operand) -> Operand:
-        """What is cached of an input that was already quantised for Fprop."""
+    def kept(self, cast: Cast | None, x: Tensor, quantised: QuantisedOperand) -> QuantisedOperand:
+        """Return the cached form of an input that was already quantised for Fprop."""
         if cast is None:
             return plain(x)
         return quantised if cast == quantised.cast else quantise(cast, x)
 
 
 def _taken(rule: Cast | None, crossed: Cast | None) -> Cast | None:
-    """How a tensor that crossed the network is cast for a GEMM: as it is, where the GEMM can take it so.
+    """Return the cast for a GEMM of a tensor received with the cast `crossed`, which is kept if the GEMM accepts it.
 
-    Casting it once more with the same power-of-two scales changes no number.
+    Casting again with the same power-of-two scales would not change a number.
     """
     if rule is None or crossed is None or rule.scale is None or crossed.scale is None:
         return rule
@@ -70,8 +72,8 @@ def _taken(rule: Cast | None, crossed: Cast | None) -> Cast | None:
     return crossed if same and holds else rule
 
 
-class Linear(torch.autograd.Function):
-    """Y = X W^T. `crossed`: the cast with which X came over the network."""
+class EmulatedLinear(torch.autograd.Function):
+    """Y = X W^T. `crossed` is the cast with which X was sent over the network, if any."""
 
     @staticmethod
     def forward(
@@ -92,10 +94,10 @@ class Linear(torch.autograd.Function):
 
 
 class GatedDown(torch.autograd.Function):
-    """Y = (r SiLU(G) U) W^T: SwiGLU and the down-projection; r is a factor per row (of the router), or None.
+    """Y = (r SiLU(G) U) W^T: SwiGLU and the down-projection, with the router's factor r per row unless it is None.
 
-    `gate_up` (..., tokens, 2 H) is [G, U]. SwiGLU's inputs are cached as the recipe says, its output computed again.
-    `crossed`: the cast with which the gradient dY comes over the network.
+    `gate_up` (..., tokens, 2 H) is [G, U]. SwiGLU's inputs are cached as the recipe says, and its output is recomputed.
+    `crossed` is the cast with which the gradient dY is sent over the network, if any.
     """
 
     @staticmethod
@@ -107,7 +109,7 @@ class GatedDown(torch.autograd.Function):
         quantised = quantise(recipe.fprop.activation, hidden)
         ctx.arithmetic, ctx.weight, ctx.row, ctx.crossed = arithmetic, weight, row, crossed
         ctx.input = quantise(recipe.cache.swiglu_input, gate_up)
-        # Without the rule of SwiGLU's inputs its output is cached like the input of any Linear.
+        # Without a rule for SwiGLU's inputs, its output is cached like the input of any Linear.
         ctx.hidden = None
         if recipe.cache.swiglu_input is None:
             ctx.hidden = arithmetic.kept(recipe.cache.linear_input, hidden, quantised)
@@ -130,17 +132,17 @@ class GatedDown(torch.autograd.Function):
 
 
 def _gated(gate_up: Tensor, row: Tensor | None) -> Tensor:
-    """SwiGLU in FP32, rounded to BF16."""
+    """Return SwiGLU computed in FP32 and rounded to BF16."""
     gate, up = gate_up.chunk(2, dim=-1)
     hidden = silu(gate) * up
     return (hidden if row is None else hidden * row).to(BF16)
 
 
 class AttentionOut(torch.autograd.Function):
-    """Y = softmax(Q K^T / sqrt(d)) V W^T, causal: the attention operator and the Linear after it.
+    """Y = softmax(Q K^T / sqrt(d)) V W^T: causal attention and the Linear after it.
 
-    q, k, v (sequences, heads, length, d). The operator works on BF16 with FP32 sums and an FP32 softmax. Its output O,
-    which both the Linear's Wgrad and the operator's own backward pass read, is cached as the recipe says.
+    q, k and v are (sequences, heads, length, d). Attention multiplies BF16 with FP32 sums and an FP32 softmax. Its output O
+    is cached as the recipe says; the Linear's Wgrad and attention's backward pass read it.
     """
 
     @staticmethod
@@ -164,7 +166,7 @@ class AttentionOut(torch.autograd.Function):
         dx = ctx.arithmetic.dgrad(dy, ctx.weight)
         dw = ctx.arithmetic.wgrad(dy, cached, power_of_two=ctx.arithmetic.recipe.cache.attention_power_of_two)
         do = dx.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
-        # The operator's inner product of O and dO reads O from the cache, too, where the recipe says so.
+        # The inner product of O and dO reads O from the cache, too, if the recipe casts it there.
         kept = ctx.arithmetic.recipe.cache.attention_output is not None
         o = (cached if kept else _joined(_sums(p, v).to(BF16)).float()).view(do.transpose(1, 2).shape)
         delta = (o.transpose(1, 2) * do.float()).sum(-1, keepdim=True)
@@ -174,11 +176,11 @@ class AttentionOut(torch.autograd.Function):
 
 
 def _joined(o: Tensor) -> Tensor:
-    """(sequences, heads, length, d) as (tokens, heads * d)."""
+    """Return (sequences, heads, length, d) as (tokens, heads * d)."""
     return o.transpose(1, 2).reshape(o.shape[0] * o.shape[2], -1)
 
 
 def _sums(a: Tensor, b: Tensor) -> Tensor:
-    """Batched products of BF16 with FP32 sums, FP32 out."""
+    """Return batched products of BF16 in FP32, with FP32 sums."""
     x, y = a.flatten(0, 1).to(BF16), b.flatten(0, 1).to(BF16)
-    return multiply(Gemm(), plain(x), plain(y), "torch").view(*a.shape[:-1], b.shape[-1])
+    return multiply(GemmRecipe(), plain(x), plain(y), "torch").view(*a.shape[:-1], b.shape[-1])

@@ -1,4 +1,4 @@
-"""The training loop: one run, resumable after a kill with the same bits on a CPU, on one process or many.
+"""The training loop of one run, on one process or many. A killed run resumes, on a CPU with the same bits.
 
 Several processes (`torchrun --nproc-per-node N -m codesign train ...`) share a step's micro-batches and average their
 gradients with torch's DistributedDataParallel: NCCL between GPUs, gloo between CPUs.
@@ -21,47 +21,47 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from codesign.evidence.training.data import batch, text
 from codesign.evidence.training.engines import Engine, engine_of
 from codesign.evidence.training.gaps import summarise
 from codesign.evidence.training.linear import Arithmetic
 from codesign.evidence.training.model import Transformer
 from codesign.evidence.training.optimizer import AdamW, upload
-from codesign.evidence.training.records import Drift, Run
+from codesign.evidence.training.records import Drift, TrainingRun
 from codesign.evidence.training.size import Size
+from codesign.evidence.training.text import batch, text
 from codesign.proposal.recipe import Recipe, load_recipe
 from isa_model.diagnostics import InputError
 from isa_model.input_files import open_file
 from isa_model.output_files import fresh_file
 
 Progress = Callable[[int, float], None]
-"""Called with the steps done and the smoothed loss."""
+"""Callback for the steps done and the smoothed loss."""
 
 NUDGE = 2.0**-12
-"""Relative change of the weights in the control run: an eighth of a last place in BF16."""
+"""Relative change of the initial weights in the control run: an eighth of a last place in BF16."""
 LOOK = 10
-"""Steps between looks at the loss on a GPU, which waits for it."""
+"""Steps between reads of the loss from a GPU, which stall it."""
 VALIDATION = 8
 """Micro-batches of validation text."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to make."""
+class TrainingJob:
+    """Specification of a run."""
 
     arm: str
     recipe: Recipe
     size: Size
     seed: int
     nudge: bool = False
-    """Start a hair off: how far two equally good runs come to differ."""
+    """True if initial weights are changed by `NUDGE`, which shows how far equally good runs differ."""
     engine: Engine = "auto"
     graphs: bool = True
-    """Replay steps as CUDA graphs, where that can be."""
+    """True if steps are replayed as CUDA graphs where possible."""
 
     @property
     def key(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be taken up."""
+        """Values that a checkpoint must share with the run."""
         return {
             "recipe": self.recipe.sha256,
             "size": self.size.model_dump_json(),
@@ -74,7 +74,7 @@ class Job:
 
 @contextmanager
 def processes() -> Iterator[tuple[int, int]]:
-    """This process's rank and the world's size, joined where torchrun started several."""
+    """Join the process group if torchrun started several processes; yield this process's rank and their number."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1
         return
@@ -88,7 +88,7 @@ def processes() -> Iterator[tuple[int, int]]:
 
 
 def agreed(decision: bool) -> bool:
-    """The first process's decision, in every process: their clocks differ, their runs must not."""
+    """Return the first process's decision in every process, since their clocks differ."""
     if not dist.is_initialized():
         return decision
     said = torch.tensor(int(decision), device="cuda" if torch.cuda.is_available() else "cpu")
@@ -97,17 +97,17 @@ def agreed(decision: bool) -> bool:
 
 
 def train(
-    job: Job,
+    job: TrainingJob,
     checkpoint: Path | None = None,
     progress: Progress = lambda step, loss: None,
     every: float = 60.0,
     stop_after: int | None = None,
-) -> Run | None:
-    """Make a run, on the GPU at hand or else the CPU.
+) -> TrainingRun | None:
+    """Train on this machine's GPU, or on the CPU if there is none, and return the run.
 
-    `checkpoint`: a file that is written every `every` seconds, taken up if it is there, and removed in the end.
-    `stop_after`: leave after so many steps, as if killed, with a checkpoint; then there is no Run, but None.
-    Raises InputError for a checkpoint of another run, and where the processes do not divide the micro-batches.
+    The file `checkpoint` is written every `every` seconds, resumed from if it exists, and removed at the end. `stop_after`
+    stops after a number of steps with a checkpoint, as if killed, and returns None. Raises InputError if the checkpoint is of
+    another run, or if the processes do not divide the micro-batches.
     """
     trainer = Trainer(job)
     if checkpoint is not None and checkpoint.exists():
@@ -130,9 +130,9 @@ def train(
 
 
 class Trainer:
-    """The state of one run."""
+    """The state of a run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         self.job = job
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if job.size.micro_batches % self.world:
@@ -166,19 +166,19 @@ class Trainer:
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self.loss = torch.zeros((), device=self.device)
         self.graphs: tuple[Any, Any] | None = None
-        # DDP has hooks of its own.
+        # The hooks of DistributedDataParallel cannot be captured.
         if job.graphs and self.device.type == "cuda" and self.world == 1:
             self.graphs = self._captured()
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """One step."""
+        """Train one step."""
         size, step = self.job.size, self.step
         self.optimizer.prepare(step, _rate(size, step))
         self.loss.zero_()
         for part in range(self.micro_batches):
-            # The parts of a step are the same whoever computes them.
+            # The micro-batches of a step do not depend on the process that computes them.
             number = self.rank * self.micro_batches + part
             drawn = batch(text().train, self.tokens.shape[0], size.length, self.job.seed, step, number)
             upload(torch.from_numpy(drawn), self.tokens)
@@ -201,7 +201,7 @@ class Trainer:
 
     @property
     def looked(self) -> bool:
-        """Whether the loss has been looked at after this step."""
+        """True if the loss is read after this step."""
         return self.device.type == "cpu" or self.step % LOOK == 0 or self.step == self.job.size.steps
 
     def _forward_backward(self, last: bool = True) -> None:
@@ -218,19 +218,19 @@ class Trainer:
             self.model.balance()
 
     def _captured(self) -> tuple[Any, Any] | None:
-        """A micro-batch and an update as CUDA graphs: on small models launching kernels costs more than running them.
+        """Return a micro-batch and an update as CUDA graphs, since small models spend more time on launches than in kernels.
 
-        None where that cannot be, such as in sums whose way the model chooses by the operands it looks at; said on stderr.
+        None, with a message on stderr, if they cannot be captured: the model engine may choose code by looking at operands.
         """
         state = [*self.model.buffers(), *_tensors(self.optimizer)]
         before = [x.clone() for x in state]
         self.optimizer.prepare(0, 0.0)
         pair: list[Any] = []
         try:
-            with torch.cuda.stream(torch.cuda.current_stream()):  # which a capture that fails does not restore
+            with torch.cuda.stream(torch.cuda.current_stream()):  # restored here, which a failed capture does not do
                 stream = torch.cuda.Stream()
                 stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):  # compiles what is to be compiled, and fills caches
+                with torch.cuda.stream(stream):  # compiles kernels and fills caches
                     for _ in range(2):
                         self._forward_backward()
                         self._update()
@@ -240,7 +240,7 @@ class Trainer:
                     with torch.cuda.graph(graph):
                         work()
                     pair.append(graph)
-        except Exception as error:  # a fault that is not of capturing comes again in the first step
+        except Exception as error:  # any other fault is raised again by the first step
             print(f"{self.job.arm}: steps are launched, not replayed: {error}", file=sys.stderr, flush=True)
             pair = []
         for x, was in zip(state, before, strict=True):
@@ -248,7 +248,7 @@ class Trainer:
         return (pair[0], pair[1]) if pair else None
 
     def _look(self) -> None:
-        """Take up the losses since the last look: the first that is no number ends the run."""
+        """Read the losses since the last call. The first that is NaN or infinite ends the run."""
         for loss in self.losses[len(self.seen) : self.step].tolist():
             if not math.isfinite(loss):
                 self.diverged_at = len(self.seen) + 1
@@ -259,7 +259,7 @@ class Trainer:
 
     @property
     def smooth(self) -> float:
-        """The loss for the eye."""
+        """Mean loss of the last 20 steps read."""
         recent = self.seen[-20:]
         return math.fsum(recent) / max(len(recent), 1)
 
@@ -267,7 +267,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean loss on validation text, the same for every run of a size."""
+        """Return the mean loss on validation text, which is the same for every run of a size."""
         self.model.eval()
         total = 0.0
         for number in range(VALIDATION):
@@ -277,11 +277,10 @@ class Trainer:
         return total / VALIDATION
 
     def drift(self, weights: dict[str, Tensor] | None = None) -> Drift | None:
-        """How the gradient of one micro-batch of validation text differs from BF16's at the same weights, now or given.
+        """Return the difference of the gradient of a validation micro-batch from BF16's, at the present or given weights.
 
-        Both send every token to the experts that BF16 chooses: else a token near the border of two experts would outweigh
-        all rounding. It shows what the loss of a short run hides in its noise. Wgrad sums over the tokens of a micro-batch.
-        None where a gradient is no number.
+        Both use the experts that BF16 chooses, because a token sent to another expert would outweigh all rounding. The drift
+        shows effects that noise hides in the loss of a short run. None if a gradient is NaN or infinite.
         """
         tokens = torch.from_numpy(batch(text().validation, self.tokens.shape[0], self.job.size.length, 0)).to(
             self.device
@@ -301,8 +300,8 @@ class Trainer:
         error, along = (difference.norm() / norm).item(), (difference @ reference / norm**2).item()
         return Drift(error=round(error, 6), along=round(along, 6)) if math.isfinite(error) else None
 
-    def finish(self) -> Run:
-        """What is recorded."""
+    def finish(self) -> TrainingRun:
+        """Validate, measure drifts, and return the run."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.monotonic()
@@ -313,7 +312,7 @@ class Trainer:
         validation = float("nan") if diverged else self.validate()
         first = Transformer(self.job.size, Arithmetic(self.job.recipe), self.job.seed)
         lost, all_choices = self.model.dropped.tolist()
-        return Run(
+        return TrainingRun(
             arm=self.job.arm,
             recipe=self.job.recipe,
             recipe_sha256=self.job.recipe.sha256,
@@ -335,7 +334,7 @@ class Trainer:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all. Rank 0's is everyone's: replicas agree but for what they dropped."""
+        """Write a checkpoint, whole or not at all. Only rank 0 writes, since replicas differ only in dropped tokens."""
         if self.rank:
             return
         if self.device.type == "cuda":
@@ -354,13 +353,13 @@ class Trainer:
             torch.save(state, fresh)
 
     def load(self, path: Path) -> None:
-        """Take up a checkpoint. Raises InputError for one of another run, and for a file that is none."""
+        """Resume from a checkpoint. Raises InputError if the file is not a checkpoint of this run."""
         try:
             with open_file(path) as file:
                 state = torch.load(file, map_location=self.device, weights_only=True)
             other = state["key"] != self.job.key
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError):
-            raise InputError.of(f"{path} is no checkpoint", "remove it, or give another --work folder") from None
+            raise InputError.of(f"{path} is not a checkpoint", "remove it, or give another --work folder") from None
         if other:
             raise InputError.of(f"{path} is a checkpoint of another run", "remove it, or give another --work folder")
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
@@ -371,7 +370,7 @@ class Trainer:
 
 
 def _tensors(optimizer: AdamW) -> list[Tensor]:
-    """All that a step changes in the optimizer."""
+    """Return the tensors that a step changes."""
     parts = [optimizer.master, optimizer.gradient]
     for moment in optimizer.moments:
         parts += [moment.elements, *(() if moment.scales is None else (moment.scales,))]
@@ -379,7 +378,7 @@ def _tensors(optimizer: AdamW) -> list[Tensor]:
 
 
 def _rate(size: Size, step: int) -> float:
-    """Learning rate: up in a straight line over a tenth of the steps, down along a cosine to a tenth of the peak."""
+    """Return the learning rate: a linear rise over a tenth of the steps, then a cosine down to a tenth of the peak."""
     warm = max(size.steps // 10, 1)
     if step < warm:
         return size.rate * (step + 1) / warm

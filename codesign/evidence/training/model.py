@@ -1,10 +1,10 @@
-"""A DeepSeek-style mixture-of-experts Transformer on bytes, whose Linears compute as a recipe says.
+"""A DeepSeek-style mixture-of-experts Transformer on bytes, whose Linears follow a recipe.
 
-Causal attention with rotary positions, RMSNorm, SwiGLU experts (a shared one and routed ones), and DeepSeek-V3's router:
-sigmoid affinities, the top k after a bias that balances the load (2.1.2), weights normalised over the chosen.
+It has causal attention with rotary positions, RMSNorm, SwiGLU experts (one shared, others routed), and DeepSeek-V3's router:
+sigmoid affinities, the top k after a bias that balances the load (2.1.2), and weights normalised over the chosen experts.
 
-Every expert has the same number of slots, so that shapes never change: one batched GEMM serves all experts, and a CUDA
-graph can replay a step. A token for which an expert has no slot is dropped by it, and counted; DeepSeek-V3 drops none.
+Every expert has the same number of slots. Shapes are therefore constant: one batched GEMM computes all experts, and a CUDA
+graph can replay a step. An expert without a free slot drops a token, which is counted; DeepSeek-V3 drops none.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from codesign.evidence.training.engines import multiply
-from codesign.evidence.training.linear import BF16, Arithmetic, AttentionOut, GatedDown, Linear
-from codesign.evidence.training.quantise import Operand, plain, quantise
+from codesign.evidence.training.linear import BF16, Arithmetic, AttentionOut, EmulatedLinear, GatedDown
+from codesign.evidence.training.quantise import QuantisedOperand, plain, quantise
 from codesign.evidence.training.size import VOCABULARY, Size
-from codesign.proposal.recipe import Gemm
+from codesign.proposal.recipe import GemmRecipe
 from isa_model.cast import Cast
 
 BALANCE = 0.01
-"""Step of the router's bias against overloaded experts, per training step (0.001 in DeepSeek-V3, over far more steps)."""
+"""Change of a router bias per training step (0.001 in DeepSeek-V3, over far more steps)."""
 
 
 class Transformer(nn.Module):
-    """The model; `forward` returns the mean loss of (sequences, length + 1) bytes, in nats per byte."""
+    """The model. `forward` returns the mean loss of (sequences, length + 1) bytes, in nats per byte."""
 
     def __init__(self, size: Size, arithmetic: Arithmetic, seed: int) -> None:
         super().__init__()
         self.size, self.arithmetic = size, arithmetic
         random = torch.Generator().manual_seed(seed)
         self.embedding = _weight(random, VOCABULARY, size.width)
-        self.layers = nn.ModuleList(Layer(size, arithmetic, random) for _ in range(size.layers))
+        self.layers = nn.ModuleList(TransformerLayer(size, arithmetic, random) for _ in range(size.layers))
         self.norm = nn.Parameter(torch.ones(size.width))
         self.head = _weight(random, VOCABULARY, size.width)
 
@@ -50,33 +50,33 @@ class Transformer(nn.Module):
         if "head" in recipe.high_precision:
             logits = _HighPrecision.apply(x, self.head)
         else:
-            logits = Linear.apply(x, self.head, self.arithmetic, None, torch.float32)
+            logits = EmulatedLinear.apply(x, self.head, self.arithmetic, None, torch.float32)
         return cross_entropy(logits, targets.reshape(-1))
 
     def balance(self) -> None:
-        """Move every router's bias against the load of the tokens seen since the last time, and forget them."""
+        """Adjust every router's bias to the loads since the last call, and reset the loads."""
         for router in self.routers:
             router.bias -= BALANCE * torch.sign(router.load - router.load.mean())
             router.load.zero_()
 
     @property
     def routers(self) -> list[Experts]:
-        """The experts of every layer."""
-        return [cast(Layer, layer).experts for layer in self.layers]
+        """Experts of every layer."""
+        return [cast(TransformerLayer, layer).experts for layer in self.layers]
 
     @property
     def loads(self) -> list[Tensor]:
-        """Tokens that chose each expert, by layer."""
+        """Numbers of tokens that chose each expert, by layer."""
         return [router.load for router in self.routers]
 
     @property
     def dropped(self) -> Tensor:
-        """Choices for which there was no slot, and all choices, in all of training."""
+        """Numbers of dropped choices and of all choices since the start of training."""
         return torch.stack([router.dropped for router in self.routers]).sum(0)
 
 
-class Layer(nn.Module):
-    """Attention and experts, each after a norm and added to the residual stream (BF16)."""
+class TransformerLayer(nn.Module):
+    """A layer: attention and experts, each after a norm and added to the BF16 residual stream."""
 
     def __init__(self, size: Size, arithmetic: Arithmetic, random: torch.Generator) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, sequences: int) -> Tensor:
         exact = "normalisation" in self.arithmetic.recipe.high_precision
-        qkv = Linear.apply(rms_norm(x, self.attention_norm, exact), self.qkv, self.arithmetic, None, BF16)
+        qkv = EmulatedLinear.apply(rms_norm(x, self.attention_norm, exact), self.qkv, self.arithmetic, None, BF16)
         heads = qkv.view(sequences, self.size.length, 3, self.size.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)
         x = x + AttentionOut.apply(rotated(q), rotated(k), v, self.out, self.arithmetic)
@@ -98,15 +98,15 @@ class Layer(nn.Module):
 
 
 class Experts(nn.Module):
-    """A shared expert for every token, and of the routed ones those the router chooses."""
+    """The experts of a layer: a shared one for every token, and routed ones chosen by the router."""
 
     load: Tensor
     bias: Tensor
     dropped: Tensor
     picks: Tensor | None = None
-    """The experts chosen last, (tokens, chosen)."""
+    """Experts chosen in the last forward pass, (tokens, chosen)."""
     replay: Tensor | None = None
-    """Experts to take instead of choosing, so that two models can be compared expert by expert."""
+    """Experts to use instead of the router's choice, so that two models can be compared."""
 
     def __init__(self, size: Size, arithmetic: Arithmetic, random: torch.Generator, smaller: float) -> None:
         super().__init__()
@@ -123,25 +123,27 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         arithmetic = self.arithmetic
         network = arithmetic.recipe.dispatch
-        shared = Linear.apply(x, self.shared_up, arithmetic, None, BF16)
+        shared = EmulatedLinear.apply(x, self.shared_up, arithmetic, None, BF16)
         shared = GatedDown.apply(shared, self.shared_down, None, arithmetic, None)
         token_of_slot, slot_of_choice, weight_of_slot = self._route(x)
         experts, slots = self.size.experts, self.size.slots
         sent = _Dispatch.apply(x, token_of_slot, slot_of_choice, network.activation).view(experts, slots, -1)
-        gate_up = Linear.apply(sent, self.up, arithmetic, network.activation, BF16)
+        gate_up = EmulatedLinear.apply(sent, self.up, arithmetic, network.activation, BF16)
         row = weight_of_slot.view(experts, slots, 1)
         done = GatedDown.apply(gate_up, self.down, row, arithmetic, network.gradient)
         routed: Tensor = _Combine.apply(done.flatten(0, 1), token_of_slot, slot_of_choice, network.gradient)
         return cast(Tensor, shared) + routed
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The token of each slot (a number past the last: none), the slot of each choice (likewise), and the weight of
-        each slot."""
+        """Return the token of each slot, the slot of each choice, and the weight of each slot.
+
+        An index past the last one marks an empty slot or a dropped choice.
+        """
         tokens, chosen, slots = x.shape[0], self.size.chosen, self.size.slots
         if "gating" in self.arithmetic.recipe.high_precision:
             scores = (x.float() @ self.router.T).sigmoid()
         else:
-            scores = Linear.apply(x, self.router, self.arithmetic, None, torch.float32).sigmoid()
+            scores = EmulatedLinear.apply(x, self.router, self.arithmetic, None, torch.float32).sigmoid()
         picks = self.replay
         if picks is None:
             picks = (scores.detach() + self.bias).topk(chosen, dim=-1).indices
@@ -150,8 +152,7 @@ class Experts(nn.Module):
         weights = weights / weights.sum(-1, keepdim=True)
         expert = picks.flatten()
         picked = _one_hot(expert, self.size.experts).T.contiguous()
-        # How many chose an expert up to a choice. All experts in one row: a column of a matrix torch scans on a GPU number by
-        # number, in one thread.
+        # Running count of choices of each expert, in one row: on a GPU, torch scans a matrix's column in a single thread.
         so_far = picked.flatten().cumsum(0).view(self.size.experts, -1)
         earlier = pad(so_far[:-1, -1], (1, 0))
         place = so_far.gather(0, expert[None]).squeeze(0) - earlier[expert] - 1
@@ -167,23 +168,24 @@ class Experts(nn.Module):
 
 
 def _weight(random: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:
+    """Return a random weight with standard deviation 0.02 times `scale`."""
     return nn.Parameter(torch.randn(*shape, generator=random) * (0.02 * scale))
 
 
 def _one_hot(x: Tensor, count: int) -> Tensor:
-    """(N,) whole numbers to (N, count) of 0 and 1, without the check on the host that torch's own makes."""
+    """Return the one-hot rows (N, count) of integers (N,), without the check on the host in torch's own function."""
     return (x[:, None] == torch.arange(count, device=x.device)).int()
 
 
 def rms_norm(x: Tensor, weight: Tensor, exact: bool) -> Tensor:
-    """RMSNorm in FP32 (or, not exact, in BF16), out in BF16."""
+    """Return the RMSNorm in BF16, computed in FP32 if `exact`, else in BF16."""
     y = x.float() if exact else x
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
     return (y * (weight if exact else weight.to(BF16))).to(BF16)
 
 
 def rotated(x: Tensor) -> Tensor:
-    """Rotary positions on (..., length, d), in FP32, out in BF16."""
+    """Return (..., length, d) with rotary positions in BF16, computed in FP32."""
     length, d = x.shape[-2:]
     frequency = 10000.0 ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
     angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * frequency
@@ -192,23 +194,23 @@ def rotated(x: Tensor) -> Tensor:
 
 
 # -- the MoE path ----------------------------------------------------------------------------------------------------
-# Both directions only gather: sums are over a token's own choices, in one order, and so the same in every run.
+# Both directions gather only. Sums run over a token's own choices in a fixed order, so every run has the same bits.
 
 
 def _slots_of(x: Tensor, token_of_slot: Tensor, crossing: Cast | None) -> Tensor:
-    """Rows of tokens in the slots they go to, zeros in empty ones, as they arrive after a cast for the network."""
+    """Return the tokens in their slots, after the cast for the network; empty slots are zero."""
     if crossing is not None:
         x = quantise(crossing, x).values().to(BF16)
     return pad(x, (0, 0, 0, 1))[token_of_slot]
 
 
 def _tokens_of(y: Tensor, slot_of_choice: Tensor) -> Tensor:
-    """For each token the sum over the slots it was in, FP32 sums rounded to BF16."""
+    """Return the sum over each token's slots, in FP32 and rounded to BF16."""
     return pad(y, (0, 0, 0, 1))[slot_of_choice].float().sum(1).to(BF16)
 
 
 class _Dispatch(torch.autograd.Function):
-    """Tokens to slots; the gradient comes back in BF16."""
+    """Sending tokens to slots, with the gradient returned in BF16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, token_of_slot: Tensor, slot_of_choice: Tensor, crossing: Cast | None) -> Tensor:
@@ -222,7 +224,7 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Weights(torch.autograd.Function):
-    """Weights of choices (tokens, chosen) to the slots they were given; zero in empty ones."""
+    """Assignment of the weights of choices (tokens, chosen) to slots; empty slots have weight zero."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, choice_of_slot: Tensor, slot_of_choice: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ class _Weights(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """Slots to tokens in BF16; the gradient goes out like a dispatch."""
+    """Sum of slots to tokens in BF16, with the gradient sent like a dispatch."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, token_of_slot: Tensor, slot_of_choice: Tensor, crossing: Cast | None) -> Tensor:
@@ -252,8 +254,7 @@ class _Combine(torch.autograd.Function):
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows of the embedding, out in BF16; the gradient of a row is summed in FP32 by a product with one-hot rows, which
-    gives the same bits in every run."""
+    """Lookup of embedding rows in BF16. The gradient is a product with one-hot rows, which has the same bits in every run."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
@@ -267,7 +268,7 @@ class _Lookup(torch.autograd.Function):
 
 
 class _HighPrecision(torch.autograd.Function):
-    """A Linear on BF16 operands with FP32 sums, FP32 out."""
+    """A Linear with BF16 operands, FP32 sums and an FP32 result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -281,13 +282,13 @@ class _HighPrecision(torch.autograd.Function):
         return _product(gradient, plain(weight)).to(BF16), _product(gradient.T, plain(x))
 
 
-def _product(a: Operand, b: Operand) -> Tensor:
-    """Multiply BF16 operands with FP32 sums."""
-    return multiply(Gemm(), a, b, "torch")
+def _product(a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+    """Return the product of BF16 operands with FP32 sums."""
+    return multiply(GemmRecipe(), a, b, "torch")
 
 
 class _Through(torch.autograd.Function):
-    """A cast there and back, whose gradient passes straight through."""
+    """Quantisation with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: Cast | None) -> Tensor:

@@ -1,7 +1,7 @@
 """AdamW on master weights, with moments in the formats of a recipe.
 
-All weights, gradients and moments lie in one flat buffer each, in rows of 128: one pass updates them all, and the groups of
-narrow moments are rows.
+Weights, gradients and moments are one flat buffer each, in rows of 128. One pass updates them all, and the rows are the groups
+of narrow moments.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codesign.evidence.training.quantise import NATIVE, Operand, quantise, round_to
+from codesign.evidence.training.quantise import NATIVE, QuantisedOperand, quantise, round_to
 from codesign.proposal.recipe import Recipe
 from isa_model.cast import Cast
 from isa_model.formats import Format
 
 BETA1, BETA2, EPSILON, DECAY, CLIP = 0.9, 0.95, 1e-8, 0.1, 1.0
-"""As DeepSeek-V3, 4.2 (epsilon is not given there)."""
+"""Hyperparameters of DeepSeek-V3, 4.2; epsilon is not given there."""
 ROW = 128
+"""Elements of a row."""
 
 
 class AdamW:
-    """Takes the parameters over: their data and gradients become parts of flat FP32 buffers."""
+    """The optimizer. Data and gradients of the parameters become views of flat FP32 buffers."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
         self.recipe = recipe
-        # Matrices first: only they decay.
+        # Matrices come first, since only they have weight decay.
         self.parameters = sorted(parameters, key=lambda p: p.dim() < 2)
         sizes = [p.numel() for p in self.parameters]
         if any(size % ROW for size in sizes):
@@ -44,20 +45,20 @@ class AdamW:
         formats = (recipe.moments.first, recipe.moments.second)
         self.moments = [_stored(fmt, torch.zeros_like(self.master)) for fmt in formats]
         self.schedule = torch.zeros(3, device=device)
-        """Learning rate and the two bias corrections of the step to come: numbers on the device, for CUDA graphs."""
+        """Learning rate and both bias corrections of the next step, on the device for CUDA graphs."""
 
     def prepare(self, step: int, rate: float) -> None:
-        """Set the schedule of a step (counted from 0)."""
+        """Set the schedule of a step, counted from 0."""
         upload(torch.tensor([rate, 1 - BETA1 ** (step + 1), 1 - BETA2 ** (step + 1)]), self.schedule)
 
     def step(self, micro_batches: int) -> None:
-        """Update from gradients summed over so many micro-batches, and clear them."""
+        """Update the weights from gradients summed over `micro_batches`, and clear the gradients."""
         rate, correct1, correct2 = self.schedule
         g = self.gradient.mul_(1.0 / micro_batches)
         g.mul_(CLIP / torch.linalg.vector_norm(g).clamp(min=CLIP))
         m = _read(self.moments[0]).mul_(BETA1).add_(g, alpha=1 - BETA1)
         v = _read(self.moments[1]).mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-        # The update sees the moments in FP32, before they are stored.
+        # The update uses the moments in FP32, before they are rounded.
         update = (m / correct1).div_((v / correct2).sqrt_().add_(EPSILON))
         update[: self.decaying].add_(self.master[: self.decaying], alpha=DECAY)
         self.master.sub_(update.mul_(rate))
@@ -69,7 +70,7 @@ class AdamW:
         self.gradient.zero_()
 
     def round_gradient(self) -> None:
-        """Round what has been summed so far to the recipe's format."""
+        """Round the gradient sum to the recipe's format."""
         if self.recipe.gradients.name != "fp32":
             self.gradient.copy_(round_to(self.recipe.gradients, self.gradient).float())
 
@@ -80,12 +81,12 @@ class AdamW:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Tensors that a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         kept = [[_bytes(m.elements), m.scales] for m in self.moments]
         return {"master": self.master, "moments": kept}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore the state of a checkpoint."""
         self.master.copy_(state["master"])
         for moment, (elements, scales) in zip(self.moments, state["moments"], strict=True):
             moment.elements.view(elements.dtype).copy_(elements)
@@ -94,28 +95,28 @@ class AdamW:
 
 
 def upload(x: Tensor, to: Tensor) -> None:
-    """Copy from the host without waiting for the GPU, which then has the next step to do when it ends the last."""
+    """Copy from the host without waiting, so that the GPU always has work queued."""
     to.copy_(x.pin_memory() if to.is_cuda else x, non_blocking=True)
 
 
 def _bytes(elements: Tensor) -> Tensor:
-    """FP8 as bytes: checkpoints are read with weights_only, which knows no FP8."""
+    """Return FP8 as bytes, since checkpoints are read with weights_only, which does not support FP8."""
     return elements.view(torch.uint8) if elements.dtype in NATIVE.values() else elements
 
 
-def _stored(fmt: Format, x: Tensor) -> Operand:
-    """A moment as it is kept: with a scale per row where the format is narrower than 16 bits."""
+def _stored(fmt: Format, x: Tensor) -> QuantisedOperand:
+    """Return a moment in its format, with a scale per row if it has fewer than 16 bits."""
     if fmt.bits >= 16:
-        return Operand(round_to(fmt, x))
+        return QuantisedOperand(round_to(fmt, x))
     return quantise(Cast(to=fmt, group=(1, ROW)), x)
 
 
-def _read(moment: Operand) -> Tensor:
+def _read(moment: QuantisedOperand) -> Tensor:
     values = moment.values()
     return values.clone() if values.data_ptr() == moment.elements.data_ptr() else values
 
 
-def _store(kept: Operand, fresh: Operand) -> None:
+def _store(kept: QuantisedOperand, fresh: QuantisedOperand) -> None:
     kept.elements.copy_(fresh.elements)
     if kept.scales is not None and fresh.scales is not None:
         kept.scales.copy_(fresh.scales)

@@ -13,7 +13,8 @@ from typing import Any
 
 from codesign.evidence.training.experiments import experiments, find
 from codesign.evidence.training.gaps import NUDGED, REFERENCE
-from codesign.evidence.training.records import Record, read
+from codesign.evidence.training.records import TrainingRecord as Record
+from codesign.evidence.training.records import read
 from codesign.evidence.training.source import curve
 from codesign.figures.drawing import styled
 from isa_model.output_files import write_file

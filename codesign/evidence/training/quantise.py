@@ -1,4 +1,4 @@
-"""Group quantisation in torch: isa_model.cast on the CPU or the GPU, bit for bit (tests/test_training.py)."""
+"""Group quantisation in torch, bit for bit that of isa_model.cast, on the CPU and the GPU (tests/test_training.py)."""
 
 from __future__ import annotations
 
@@ -9,97 +9,94 @@ import torch
 from torch import Tensor
 
 from isa_model.cast import Cast
+from isa_model.float64 import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.rounding import Rounding
 
 NATIVE = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-"""Formats that torch casts to itself, to nearest even, the same bits within their range."""
+"""Formats that torch itself casts to, with the same bits if rounding is to nearest even and numbers are in range."""
 LEAST_FLOOR = 1e-30
-"""Below it a scale could be a subnormal of FP32, on which GPUs and libraries differ."""
+"""Smallest floor of a cast; below it, scales may be FP32 subnormals, on which GPUs and libraries differ."""
 
 
 @dataclass(frozen=True)
-class Operand:
-    """A matrix, or a batch of matrices (..., R, C), as a GEMM takes it: elements and the scales of their groups."""
+class QuantisedOperand:
+    """An operand of a GEMM (..., R, C): elements and the scales of their groups."""
 
     elements: Tensor
-    """Without their scales; in a dtype that holds them exactly."""
+    """Elements before scaling, in a dtype that holds them exactly."""
     scales: Tensor | None = None
-    """(..., groups of rows, groups of columns), FP32; None: there are none."""
+    """FP32 scales (..., groups of rows, groups of columns); None: no scales."""
     group: tuple[int, int] | None = None
-    """Rows and columns that share a scale; None: the matrix does."""
+    """Rows and columns of a group; None: one group per matrix."""
     cast: Cast | None = None
-    """What made it; None: it is BF16 as it was."""
+    """Cast of the operand; None: BF16."""
 
     @property
     def format(self) -> Format:
+        """Format of the elements."""
         return self.cast.to if self.cast else FORMATS["bf16"]
 
     @property
-    def T(self) -> Operand:
+    def T(self) -> QuantisedOperand:
+        """Transposed operand."""
         group = self.group and self.group[::-1]
-        return Operand(self.elements.mT, None if self.scales is None else self.scales.mT, group, self.cast)
+        return QuantisedOperand(self.elements.mT, None if self.scales is None else self.scales.mT, group, self.cast)
 
     def values(self) -> Tensor:
-        """Elements times scales, rounded once to FP32."""
+        """Return the elements times their scales, rounded once to FP32."""
         x = self.elements.float()
         return x if self.scales is None else _by_group(torch.mul, x, self.scales, self.group)
 
     def codes(self) -> Tensor:
-        """Raw codes of the elements: uint8, int16 (16-bit formats) or int32."""
+        """Return the raw codes of the elements as uint8, int16 or int32."""
         return codes_of(self.format, self.elements)
 
 
-def plain(x: Tensor) -> Operand:
-    """A tensor as a BF16 operand."""
-    return Operand(x.to(torch.bfloat16))
+def plain(x: Tensor) -> QuantisedOperand:
+    """Return a tensor as a BF16 operand."""
+    return QuantisedOperand(x.to(torch.bfloat16))
 
 
-def quantise(cast: Cast | None, x: Tensor) -> Operand:
-    """Cast matrices (..., R, C), each by itself; None: to BF16.
+def quantise(cast: Cast | None, x: Tensor) -> QuantisedOperand:
+    """Cast each of the matrices (..., R, C), to BF16 if `cast` is None.
 
-    The bits are those of isa_model.cast.quantise. Raises ValueError for what torch cannot do the same here: integer
-    targets, a floor below 1e-30, scales that may be rounded to zero.
+    The bits are those of isa_model.cast.quantise. Raises ValueError for integer formats, a floor below 1e-30 and scales that
+    may be rounded to zero, which are not supported here.
     """
     if cast is None:
         return plain(x)
     if cast.to.kind != "float" or cast.floor < LEAST_FLOOR:
         raise ValueError(f"casts in training are to floating point with a floor of at least {LEAST_FLOOR}")
     if cast.scale is None:
-        return Operand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
+        return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
     if cast.scale.zero and cast.scale.name != "fp32" and cast.scale_rounding is not Rounding.UP:
         raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
-    largest.masked_fill_(largest == float("inf"), float("nan"))  # nothing of such a group passes for a number
-    # A tensor as divisor: torch on a GPU turns a division by a number into a multiplication by its inverse.
+    largest.masked_fill_(largest == float("inf"), float("nan"))  # all elements of such a group become NaN
+    # The divisor is a tensor, since torch on a GPU replaces division by a number with multiplication by its inverse.
     scales = largest / torch.full_like(largest, cast.full)
     if cast.scale.name != "fp32":
         scales = _scale_to(cast.scale, scales, cast.scale_rounding)
     safe = cast.range == "largest" and (cast.scale.name == "fp32" or cast.scale_rounding is Rounding.UP)
     scaled = _by_group(torch.div, x, scales, cast.group)
-    return Operand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast)
-
-
-def largest_finite(fmt: Format) -> float:
-    """The largest number of a format."""
-    from isa_model.codec import decode
-
-    return float(decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact())
+    return QuantisedOperand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast)
 
 
 def _padded(x: Tensor, group: tuple[int, int]) -> Tensor:
+    """Return matrices padded with zeros to whole groups."""
     down, right = -x.shape[-2] % group[0], -x.shape[-1] % group[1]
     return torch.nn.functional.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def _grouped(x: Tensor, group: tuple[int, int]) -> Tensor:
-    """(..., R, C) as (..., groups, rows, groups, columns)."""
+    """Return (..., R, C) as (..., groups, rows, groups, columns)."""
     *batch, rows, columns = x.shape
     return x.reshape(*batch, rows // group[0], group[0], columns // group[1], group[1])
 
 
 def _largest(x: Tensor, group: tuple[int, int] | None) -> Tensor:
-    """Largest magnitude of each group, FP32."""
+    """Return the largest magnitude of each group in FP32."""
     largest = torch.linalg.vector_norm
     top: Tensor
     if group is None:
@@ -110,7 +107,7 @@ def _largest(x: Tensor, group: tuple[int, int] | None) -> Tensor:
 
 
 def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] | None) -> Tensor:
-    """`operation(x, scale of the element's group)`, in FP32."""
+    """Return `operation(x, scale of the element's group)` in FP32."""
     if group is None:
         result: Tensor = operation(x, scales)
         return result
@@ -120,11 +117,11 @@ def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] 
 
 
 def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
-    """Positive scales rounded to a format, saturating."""
+    """Return positive scales rounded to a format, with saturation."""
     if fmt.name != "ue8m0":
         return round_to(fmt, x, rounding).float()
     bits = x.view(torch.int32)
-    # All quotients are normal (LEAST_FLOOR), so that the exponent field is the whole answer; nearest is by value.
+    # All scales are normal (LEAST_FLOOR), so the exponent field gives the result; nearest means nearest in value.
     add = {Rounding.UP: 0x7FFFFF, Rounding.NEAREST_EVEN: 0x400000, Rounding.NEAREST_AWAY: 0x400000}
     if rounding not in (*add, Rounding.DOWN, Rounding.TOWARD_ZERO):
         raise ValueError(f"power-of-two scales are not rounded {rounding} in training")
@@ -133,9 +130,10 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
 
 
 def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN, within: bool = False) -> Tensor:
-    """FP32 numbers rounded to a format, saturating, in a dtype that holds them. `within`: none is beyond its range.
+    """Return FP32 numbers rounded to a format with saturation, in a dtype that holds them exactly.
 
-    Raises ValueError for a rounding other than nearest even, towards zero, up and down.
+    `within` asserts that all are within its range. Raises ValueError for rounding other than to nearest even, towards zero,
+    up and down.
     """
     native = NATIVE.get(fmt.name)
     if rounding is Rounding.NEAREST_EVEN and native is not None:
@@ -151,7 +149,7 @@ def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN,
 
 
 def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
-    """By the bits of FP32: above the smallest normal number, the mantissa's low bits go; below, whole steps are counted."""
+    """Return rounded FP32 numbers: normal ones by mantissa bits, subnormal ones as multiples of the smallest number."""
     if rounding not in (Rounding.NEAREST_EVEN, Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN):
         raise ValueError(f"elements are not rounded {rounding} in training")
     lost = 23 - fmt.mantissa_bits
@@ -174,14 +172,14 @@ def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     rounded = torch.where(magnitude.isnan(), magnitude, rounded)
     if not fmt.signed:
         return rounded
-    # Formats in which the code of a negative zero is the NaN have no negative zero.
+    # Formats whose NaN is the code of negative zero have no negative zero.
     return (
         torch.where(rounded == 0, rounded, rounded.copysign(x)) if fmt.nan == "negative-zero" else rounded.copysign(x)
     )
 
 
 def codes_of(fmt: Format, elements: Tensor) -> Tensor:
-    """Raw codes of numbers of a format."""
+    """Return the raw codes of numbers of a format."""
     if elements.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         return elements.view(torch.uint8)
     if fmt.name == "bf16":

@@ -1,4 +1,4 @@
-"""Records of training runs: what was trained, on what, with what numerics, and its loss. No torch is needed to read them."""
+"""Records of training runs. Reading them needs no torch."""
 
 from __future__ import annotations
 
@@ -18,95 +18,98 @@ from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"
 FILE = ('"text_sha256": ', "a record of training")
-"""Mark and kind of its file."""
+"""Text that identifies a record's file, and its kind."""
 LARGEST = 64 * MIB
+"""Size limit of a record, in bytes."""
 
 
 class Drift(Spec):
-    """How a gradient differs from BF16's at the same weights, on validation text and with the same experts chosen."""
+    """Difference of a gradient from BF16's at the same weights, on validation text and with the same experts."""
 
     error: float
-    """Norm of the difference over the norm of BF16's."""
+    """Norm of the difference over the norm of BF16's gradient."""
     along: float
-    """The part of the difference along BF16's gradient, over the latter: negative where gradients become smaller."""
+    """Component of the difference along BF16's gradient, relative to it; negative if gradients become smaller."""
 
 
-class Run(Spec):
-    """One training run."""
+class TrainingRun(Spec):
+    """A training run and its losses."""
 
     arm: str
-    """Name of the numerics within the experiment."""
+    """Name of the arm, that is of the numerics."""
     recipe: Recipe
     recipe_sha256: str
     seed: int
-    """Seed of the weights; the same seed draws the same batches in every arm."""
+    """Seed of weights and batches; it gives the same ones in every arm."""
     engines: tuple[str, str, str]
-    """What computed Fprop, Dgrad and Wgrad: torch, model, native, or fp32: not the instruction, but FP32 sums."""
+    """Engines of Fprop, Dgrad and Wgrad: torch, model, native, or fp32 (FP32 sums instead of the instruction's)."""
     steps: tuple[int, ...]
-    """Steps of the curve, counted from 1."""
+    """Steps of the curve's points, from 1."""
     curve: tuple[float, ...]
-    """Training loss there, nats per byte, as an exponential moving average (0.9) over all steps."""
+    """Exponential moving average (0.9) of the training loss at these steps, in nats per byte."""
     tail: float | None
-    """Mean training loss over the last quarter of the steps; None: it diverged."""
+    """Mean training loss of the last quarter of the steps, in nats per byte; None if the run diverged."""
     validation: float | None
-    """Mean loss on validation text after the last step, with the arm's own numerics."""
+    """Mean loss on validation text after the last step with the arm's numerics, in nats per byte; None if it diverged."""
     drift_at_start: Drift | None = None
-    """Drift of the gradient at the first weights, where many sums have one sign."""
+    """Drift of the gradient at the initial weights, where many sums have one sign."""
     drift: Drift | None = None
     """Drift of the gradient after the last step."""
     diverged_at: int | None = None
-    """Step of the first loss that was no number."""
+    """Step of the first loss that is NaN or infinite; None if there is none."""
     replayed: bool = False
-    """Whether steps were replayed as CUDA graphs; else every kernel was launched."""
+    """True if steps were replayed as CUDA graphs."""
     dropped: float
-    """Share of expert choices for which there was no slot."""
+    """Share of expert choices that were dropped."""
     seconds: float
     tokens_per_second: float
-    """Over the steps after the first tenth, capture, validation and drift apart."""
+    """Speed after the first tenth of the steps, without graph capture, validation and drift."""
 
 
-class Record(Spec):
-    """Runs on one machine, all with the same text, model and schedule, so that their losses can be compared."""
+class TrainingRecord(Spec):
+    """Runs on one machine with the same text, model and schedule, whose losses can be compared."""
 
     schema_version: Literal[1]
     size: str
+    """Name of the size."""
     model: Size
-    """With the schedule as it was run."""
+    """Model and schedule of the runs."""
     text_sha256: str
     text_bytes: int
     commit: str
     machine: str
-    """Processor or GPU, and how many processes trained together."""
+    """Processor or GPU, and the number of processes."""
     versions: dict[str, str]
-    runs: tuple[Run, ...] = ()
+    runs: tuple[TrainingRun, ...] = ()
 
-    def with_run(self, run: Run) -> Record:
-        """This record and one run more, in place of an older one of the same arm and seed."""
+    def with_run(self, run: TrainingRun) -> TrainingRecord:
+        """Return the record with one more run, which replaces an older one of the same arm and seed."""
         others = tuple(r for r in self.runs if (r.arm, r.seed) != (run.arm, run.seed))
         return self.model_copy(update={"runs": (*others, run)})
 
-    def same_conditions(self, other: Record) -> bool:
-        """Whether runs of both can stand in one record."""
+    def same_conditions(self, other: TrainingRecord) -> bool:
+        """Return whether runs of both records can be in one record."""
         return self.model_copy(update={"runs": ()}) == other.model_copy(update={"runs": ()})
 
-    def find(self, arm: str) -> list[Run]:
-        """The runs of an arm by seed."""
+    def find(self, arm: str) -> list[TrainingRun]:
+        """Return the runs of an arm, ordered by seed."""
         return sorted((r for r in self.runs if r.arm == arm), key=lambda r: r.seed)
 
 
-def read(path: Path) -> Record:
-    """Read a record. Raises InputError for a file that is none."""
+def read(path: Path) -> TrainingRecord:
+    """Read a record. Raises InputError if the file is not a record."""
     try:
-        return Record.model_validate_json(read_text(path, LARGEST))
+        return TrainingRecord.model_validate_json(read_text(path, LARGEST))
     except (OSError, ValueError, ValidationError) as error:
         said = reason(error) if isinstance(error, OSError) else "not a record of this version"
         raise InputError.of(f"{path}: {said}") from None
 
 
-def add(run: Run, record: Record, path: Path) -> None:
-    """Add a run of the conditions of `record` to the file, which holds the runs that other processes have added by now.
+def add(run: TrainingRun, record: TrainingRecord, path: Path) -> None:
+    """Add a run to the file, keeping the runs that other processes have added in the meantime.
 
-    Raises InputError when it cannot be written, or is a record of other conditions or none.
+    `record` gives the conditions of the run. Raises InputError if the file cannot be written, is not a record, or is a record
+    of other conditions.
     """
     with fresh_file(path, *FILE) as fresh:
         held = read(path) if path.exists() else record
@@ -115,14 +118,14 @@ def add(run: Run, record: Record, path: Path) -> None:
         fresh.write_text(as_text(held.with_run(run)), encoding="utf-8")
 
 
-def as_text(record: Record) -> str:
-    """A record as JSON, a run to a line."""
+def as_text(record: TrainingRecord) -> str:
+    """Return a record as JSON, with one line per run."""
     conditions = record.model_dump(mode="json", exclude_defaults=True)
     runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
     return json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n'
 
 
 @cache
-def shipped() -> tuple[tuple[str, Record], ...]:
-    """All records that come with the package, with their file names."""
+def shipped() -> tuple[tuple[str, TrainingRecord], ...]:
+    """Return the shipped records with their file names."""
     return tuple((path.name, read(path)) for path in sorted(FOLDER.glob("*.json")))

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.evidence.training.gaps import NUDGED, assay, drift_ratio, first_drifts, gap
-from codesign.evidence.training.records import Record, shipped
+from codesign.evidence.training.records import TrainingRecord as Record
+from codesign.evidence.training.records import shipped
 from codesign.figures.figure import Evidence, Figure, Plot, Series
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import Recipe, load_recipe
@@ -169,7 +170,8 @@ def proxy(numerics: Numerics) -> Record:
 
     try:
         from codesign.evidence.training.experiments import empty_record
-        from codesign.evidence.training.loop import Job, train
+        from codesign.evidence.training.loop import TrainingJob as Job
+        from codesign.evidence.training.loop import train
     except ModuleNotFoundError as error:
         raise Unavailable(f"--train needs the package `{error.name}`: pip install 'codesign[kernels]'") from None
     size = find_size(PROXY).model_copy(update={"steps": PROXY_STEPS})

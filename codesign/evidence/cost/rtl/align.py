@@ -1,4 +1,4 @@
-"""The largest exponent of a block of terms, and their shift to it: the first half of `golden.add`."""
+"""Alignment of a block of terms to their largest exponent: the hardware of the first half of `golden.add`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Const, Mux
 from codesign.evidence.cost.rtl.block import (
     Block,
     Exponent,
-    Term,
+    TermWires,
     Wire,
     all_of,
     any_of,
@@ -24,17 +24,17 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 
-def largest_exponent(block: Block, stage: Stage, terms: Sequence[Term]) -> tuple[Exponent, Wire]:
-    """The exponent a block is aligned to, and whether no term had one.
+def largest_exponent(block: Block, stage: Stage, terms: Sequence[TermWires]) -> tuple[Exponent, Wire]:
+    """Return the exponent that a block is aligned to, and whether no term has one.
 
-    Terms are compared by their fields where these mean the same, then the winners with the constants that tell them
-    apart and the exponents they share.
+    Terms with the same offset and common exponent are compared by their fields; the largest of each group are then compared
+    with offsets and common exponents added.
     """
     zero = stage.zero_exponent
     groups = _groups(terms, [t.align for t in terms])
     base = min(t.align.least for t in terms)
     if zero is not None and not stage.result:
-        base = min(base, zero)  # the exponent goes up, so it has to be right for a block of zeros too
+        base = min(base, zero)  # the next stage uses the exponent, even for a block of zeros
     candidates, none = [], []
     for members in groups:
         fields = [_zero_if(block, t.none, t.align.field) for t in members]
@@ -59,15 +59,15 @@ def largest_exponent(block: Block, stage: Stage, terms: Sequence[Term]) -> tuple
 
 
 def aligned(
-    block: Block, stage: Stage, terms: Sequence[Term], largest: Exponent, fraction_bits: int, unit_bits: int
+    block: Block, stage: Stage, terms: Sequence[TermWires], largest: Exponent, fraction_bits: int, unit_bits: int
 ) -> list[Addend]:
-    """Terms cut to `fraction_bits` below the largest exponent, in units of `unit_bits` below it."""
+    """Return the terms cut to `fraction_bits` below the largest exponent, in units of `unit_bits` below it."""
     assert stage.rounding is not None
     addends: dict[int, Addend] = {}
     for members in _groups(terms, [t.position for t in terms]):
         position = members[0].position
         common = position.common.alone(block) if position.common else None
-        # largest - align, with the constants and the shared exponent taken off once for the group
+        # largest - align, with constants and the common exponent subtracted once per group
         depth = min(t.depth for t in members)
         reference = Cat(largest.field, Const(0, 1)).as_signed() + (largest.offset - position.offset - depth)
         if common:
@@ -82,9 +82,9 @@ def aligned(
     return [addends[id(t)] for t in terms]
 
 
-def _groups(terms: Sequence[Term], exponents: Sequence[Exponent]) -> list[list[Term]]:
-    """Terms whose exponents differ in their fields alone."""
-    groups: dict[tuple[int, int], list[Term]] = {}
+def _groups(terms: Sequence[TermWires], exponents: Sequence[Exponent]) -> list[list[TermWires]]:
+    """Return groups of terms whose exponents differ only in their fields."""
+    groups: dict[tuple[int, int], list[TermWires]] = {}
     for term, exponent in zip(terms, exponents, strict=True):
         groups.setdefault((exponent.offset, id(exponent.common)), []).append(term)
     return list(groups.values())
@@ -104,7 +104,7 @@ def _maximum(block: Block, x: Wire, y: Wire) -> Wire:
 
 
 def _saturated(block: Block, value: Wire, limit: int) -> Wire:
-    """A signed value that is not negative where it matters, kept to the bits of `limit` and at least that if larger."""
+    """Return a value in the bits of `limit`, saturated if it is larger. It may be negative only where it does not matter."""
     width = limit.bit_length()
     value = block.let("reference", value)
     if len(value) - 1 <= width:
@@ -114,9 +114,9 @@ def _saturated(block: Block, value: Wire, limit: int) -> Wire:
 
 
 def _cut(
-    block: Block, term: Term, depth: int, amount: Wire, fraction_bits: int, rounding: Rounding
+    block: Block, term: TermWires, depth: int, amount: Wire, fraction_bits: int, rounding: Rounding
 ) -> tuple[Wire, Wire, Wire]:
-    """Sign, magnitude and rounding step of a term shifted right by `amount` and cut."""
+    """Return the sign, magnitude and rounding increment of a term shifted right by `amount` and cut."""
     nearest = rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
     sticky = rounding not in (Rounding.TOWARD_ZERO, Rounding.NEAREST_AWAY)
     name = f"align_{term.width}_{depth}_{term.height}_by_{len(amount)}_to_{fraction_bits}_{rounding.value.replace('-', '_')}"
@@ -149,9 +149,9 @@ def _cut(
 
 
 def rounding_step(rounding: Rounding, sign: Wire, last: Wire, half: Wire, remainder: Wire) -> Wire:
-    """Whether a magnitude goes up by one: `half` is the first bit cut off, `remainder` whether any below it is set.
+    """Return whether a magnitude is incremented: `half` is the first bit cut off, `remainder` whether a lower one is set.
 
-    For `up`, `down` and `to-odd`, `remainder` covers all the bits cut off and `half` is not looked at.
+    For `up`, `down` and `to-odd`, `remainder` covers all bits cut off, and `half` is ignored.
     """
     match rounding:
         case Rounding.NEAREST_EVEN:

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""What the generator is made of: hardware modules by name, and the hardware twin of the golden model's Term."""
+"""Building blocks of the generator: hardware modules by name, exponents, and the terms of sums as wires."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Wire = Any
 
 
 @dataclass
-class Design:
-    """Hardware modules, each written once however often it is used."""
+class UnitDesign:
+    """The modules of a unit, each of which is written once and may be used many times."""
 
     modules: dict[str, tuple[Module, list[Signal]]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def rtlil(self) -> str:
-        """All modules in the intermediate language of Yosys."""
+        """Return all modules in the intermediate language of Yosys."""
         return "\n".join(
             rtlil.convert(module, name=name, ports=ports, emit_src=False)
             for name, (module, ports) in self.modules.items()
         )
 
     def define(self, name: str, body: Callable[..., dict[str, Wire]], inputs: dict[str, int]) -> None:
-        """Build the module `name` by `body(block, **inputs)`, which returns its outputs; `inputs` are bits by port."""
+        """Build the module `name` from `body(block, **inputs)`, which returns its outputs. `inputs` holds bits by port."""
         block = Block(self)
         ports = {key: Signal(bits, name=key) for key, bits in inputs.items()}
         outputs = {key: Value.cast(value) for key, value in body(block, **ports).items()}
@@ -45,11 +45,11 @@ class Design:
 class Block:
     """A module under construction."""
 
-    def __init__(self, design: Design) -> None:
+    def __init__(self, design: UnitDesign) -> None:
         self.design, self.module = design, Module()
 
     def let(self, name: str, value: Wire) -> Wire:
-        """Give a value a name (and an unsigned wire), so that what follows uses it instead of computing it again."""
+        """Return a named unsigned wire with a value, so that later uses share it."""
         value = Value.cast(value)
         if isinstance(value, Const):
             return Const(value.value & ((1 << len(value)) - 1), len(value))
@@ -58,9 +58,9 @@ class Block:
         return wire
 
     def call(self, name: str, body: Callable[..., dict[str, Wire]], **inputs: Wire) -> dict[str, Wire]:
-        """Use the module `name`, built by `body(block, **inputs)` on first use; returns its outputs.
+        """Instantiate the module `name` and return its outputs; `body(block, **inputs)` builds it on first use.
 
-        Modules of one name must be the same hardware: the name says everything `body` depends on.
+        The name must determine everything `body` depends on, since modules of one name are the same hardware.
         """
         name = re.sub(r"\W", "_", name, flags=re.ASCII)
         inputs = {key: Value.cast(value) for key, value in inputs.items()}
@@ -83,9 +83,9 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Exponent:
-    """A variable exponent: `field + offset`, plus `common` where many terms share a part of it.
+    """A variable exponent, `field + offset`, plus an exponent `common` to several terms.
 
-    The unsigned field lies between `low` and `top`; every wire is kept as narrow as these allow.
+    The unsigned field is between `low` and `top`, which determine the widths of wires.
     """
 
     field: Wire
@@ -96,28 +96,32 @@ class Exponent:
 
     @property
     def least(self) -> int:
+        """Smallest possible value."""
         return self.offset + self.low + (self.common.least if self.common else 0)
 
     @property
     def most(self) -> int:
+        """Largest possible value."""
         return self.offset + self.top + (self.common.most if self.common else 0)
 
     def plus(self, constant: int) -> Exponent:
+        """Return the exponent plus a constant."""
         return replace(self, offset=self.offset + constant)
 
     def alone(self, block: Block) -> Exponent:
-        """The same exponent with the common part added in."""
+        """Return the exponent with the common part added to its field."""
         if self.common is None:
             return self
         return add(block, replace(self, common=None), self.common.alone(block))
 
 
 def constant(value: int) -> Exponent:
+    """Return a constant exponent."""
     return Exponent(Const(0, 1), value, 0, 0)
 
 
 def add(block: Block, x: Exponent, y: Exponent) -> Exponent:
-    """The sum of two exponents; their common parts stay common."""
+    """Return the sum of two exponents; their common parts stay separate."""
     common = x.common or y.common
     if x.common and y.common:
         common = add(block, x.common, y.common)
@@ -130,12 +134,12 @@ def add(block: Block, x: Exponent, y: Exponent) -> Exponent:
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
-    """`(-1)**sign * significand * 2**position`, with the exponent it aligns with, as wires.
+class TermWires:
+    """A number `(-1)**sign * significand * 2**position` with its alignment exponent, as wires.
 
-    Where the number is not zero, `align - position >= depth` and the magnitude is under `2**(align + height)`.
-    Flags are lists of wires of which any one is enough. `normal`: the significand's top bit is set, unless the number is
-    zero or has the least position of its format.
+    If the number is not zero, `align - position >= depth` and its magnitude is under `2**(align + height)`. Flags are lists
+    of wires, of which any set one counts. If `normal`, the significand's top bit is set, unless the number is zero or has
+    the smallest position of its format.
     """
 
     sign: Wire
@@ -145,34 +149,35 @@ class Term:
     depth: int
     height: int
     none: Wire
-    """A zero without an alignment exponent."""
+    """Flag of a zero without an alignment exponent."""
     nan: tuple[Wire, ...] = ()
     infinite: tuple[Wire, ...] = ()
     normal: bool = False
 
     @property
     def width(self) -> int:
+        """Bits of the significand."""
         return len(self.significand)
 
 
 def any_of(block: Block, name: str, flags: Iterable[Wire]) -> Wire:
-    """Whether any flag is set; each distinct wire counts once."""
+    """Return whether any flag is set; repeated wires are used once."""
     distinct = list({id(flag): flag for flag in flags}.values())
     return block.let(name, Cat(*distinct).any()) if distinct else Const(0, 1)
 
 
 def flip(value: Wire, when: Wire) -> Wire:
-    """All bits inverted where wanted."""
+    """Return the value, inverted if `when` is set."""
     return Mux(when, ~value, value)[: len(value)]
 
 
 def gate(value: Wire, enable: Wire) -> Wire:
-    """The value where enabled, else zero."""
+    """Return the value if enabled, else zero."""
     return Mux(enable, value, 0)
 
 
 def pad(value: Wire, width: int, below: int = 0) -> Wire:
-    """Zeros under and over a value, to `width` bits in all; bits beyond are dropped."""
+    """Return a value with `below` zeros under it and zeros above it, cut to `width` bits."""
     above = width - below - len(value)
     padded = Cat(Const(0, below), value, Const(0, max(above, 0)))
     return padded[:width]
@@ -187,9 +192,9 @@ def tree(items: Sequence[Any], join: Callable[[Any, Any], Any]) -> Any:
 
 
 def shift_right(block: Block, value: Wire, amount: Wire, sticky: bool) -> tuple[Wire, Wire]:
-    """`value >> amount`, and whether a set bit was lost (constant 0 unless `sticky`).
+    """Return `value >> amount`, and whether a set bit was lost (constant 0 unless `sticky`).
 
-    Small steps come first: where the value starts out with zeros below, these stay narrow.
+    Small steps come first, so that zeros at the bottom of the value keep them narrow.
     """
     width, lost = len(value), []
     stages = min(len(amount), max((width - 1).bit_length(), 1))
@@ -208,7 +213,7 @@ def shift_right(block: Block, value: Wire, amount: Wire, sticky: bool) -> tuple[
 
 
 def shift_left(block: Block, value: Wire, amount: Wire, width: int) -> Wire:
-    """`value << amount`, `width` bits of it."""
+    """Return `width` bits of `value << amount`."""
     value = pad(value, width)
     for i in range(len(amount)):
         step = min(1 << i, width)
@@ -217,7 +222,7 @@ def shift_left(block: Block, value: Wire, amount: Wire, width: int) -> Wire:
 
 
 def leading_zeros(block: Block, value: Wire) -> Wire:
-    """How many zeros stand above the highest set bit; unspecified for zero."""
+    """Return the number of zeros above the highest set bit; unspecified for zero."""
     width = len(value)
     size = 1 << max((width - 1).bit_length(), 1)
     padded = Cat(Const(0, size - width), value)
@@ -232,4 +237,5 @@ def leading_zeros(block: Block, value: Wire) -> Wire:
 
 
 def all_of(block: Block, name: str, flags: Sequence[Wire]) -> Wire:
+    """Return whether all flags are set."""
     return block.let(name, reduce(lambda x, y: x & y, flags))

@@ -1,4 +1,4 @@
-"""Sums of many rows without carries in between: 3:2 compressors level by level, and one adder at the end."""
+"""Carry-save arithmetic: multi-operand addition by levels of 3:2 compressors and one final adder, and multipliers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from amaranth.hdl import Cat, Const
 from codesign.evidence.cost.rtl.block import Block, Wire, flip, gate, pad
 
 WIDE = 10
-"""Bits of the narrower operand from which its recoding takes less area than a row per bit; 2 fewer if it is signed."""
+"""Width of the narrower operand from which recoding needs less area than a row per bit; 2 bits less if it is signed."""
 
 
 def add_rows(block: Block, rows: Sequence[Wire], carries: Sequence[Wire], width: int) -> Wire:
-    """The sum of rows and single bits, modulo `2**width`. The bits enter where compressors leave a place free."""
+    """Return the sum of rows and single bits, modulo `2**width`. The bits use free places of the compressors."""
     rows, carries = [pad(row, width) for row in rows], list(carries)
     while len(carries) > max(len(rows) - 1, 1):
         rows.append(pad(carries.pop(), width))
@@ -35,7 +35,7 @@ def add_rows(block: Block, rows: Sequence[Wire], carries: Sequence[Wire], width:
 
 
 def multiply(block: Block, x: Wire, y: Wire, x_signed: bool = False, y_signed: bool = False) -> Wire:
-    """The product of two significands or integers, two's complement where signed, of as many bits as both together."""
+    """Return the product of two significands or integers, which has as many bits as both together."""
     if (len(x), y_signed) < (len(y), x_signed):
         x, y, x_signed, y_signed = y, x, y_signed, x_signed
     width = len(x) + len(y)
@@ -54,7 +54,7 @@ def multiply(block: Block, x: Wire, y: Wire, x_signed: bool = False, y_signed: b
 
 
 def by_bits(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
-    """A row per bit of y, and what they add too little. A bit of negative weight is inverted (Baugh and Wooley)."""
+    """Return a row per bit of y, and the constant to add. Bits of negative weight are inverted (Baugh and Wooley)."""
     rows, correction = [], 0
     for j in range(len(y)):
         bits = []
@@ -68,7 +68,7 @@ def by_bits(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> t
 
 
 def _recoded(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> tuple[list[Wire], int]:
-    """A row per digit of y in radix 4, -2 to 2 (Booth's recoding as by MacSorley), and what they add too little."""
+    """Return a row per radix-4 digit of y, from -2 to 2 (MacSorley's form of Booth recoding), and the constant to add."""
     width = len(x) + len(y)
     zero = Const(0, 1)
     x = x if x_signed else Cat(x, zero)
@@ -82,7 +82,7 @@ def _recoded(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> 
         two = block.let("two", (high ^ middle) & ~one)
         chosen = [(one & multiples[j + 1]) | (two & multiples[j]) for j in range(len(x) + 1)]
         row = block.let("row", flip(Cat(*chosen), high))
-        # -q is ~q + 1: the 1 waits in the free places under the next row. The sign is inverted, its weight taken off.
+        # -q is ~q + 1; the 1 is placed below the next row. The sign bit is inverted, and its weight subtracted.
         below = Cat(Const(0, i - 2), negated, zero) if i else Const(0, 0)
         rows.append(Cat(below, row[:-1], ~row[-1])[:width])
         correction -= 1 << (i + len(x))
@@ -94,7 +94,7 @@ def _recoded(block: Block, x: Wire, y: Wire, x_signed: bool, y_signed: bool) -> 
 
 @dataclass(frozen=True)
 class Addend:
-    """`(-1)**sign * (magnitude + step) * 2**weight`; `step` is a rounding of one unit."""
+    """An addend `(-1)**sign * (magnitude + step) * 2**weight`, where `step` is a rounding increment of one unit."""
 
     sign: Wire
     magnitude: Wire
@@ -103,7 +103,7 @@ class Addend:
 
 
 def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire, Wire]:
-    """Sign (of a zero: 0) and magnitude of a sum; the magnitude is as wide as the addends can make it."""
+    """Return the sign (0 for a zero) and the magnitude of a sum."""
     exact = all(isinstance(a.step, Const) for a in addends)
     width = sum((1 << len(a.magnitude)) - exact << a.weight for a in addends).bit_length() + 1
 
@@ -112,7 +112,7 @@ def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire
         for i, addend in enumerate(addends):
             sign, step = ports[f"sign{i}"], ports[f"step{i}"]
             magnitude = ports[f"magnitude{i}"]
-            # -q is ~q + 1 less the weight above it; a step up of the magnitude is a step down of the negative.
+            # -q is ~q + 1 minus the weight above it; incrementing the magnitude decrements the negative number.
             top = len(magnitude) + addend.weight
             row = flip(magnitude, sign)
             rows.append(inner.let(f"row{i}", Cat(Const(0, addend.weight), row, ~sign)))

@@ -1,4 +1,4 @@
-"""Codes to terms, and exact products of terms: the hardware of `golden.term`, `golden.read` and `golden.times`."""
+"""Decoding and exact products: the hardware of `golden.term`, `golden.read` and `golden.times`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from amaranth.hdl import Cat, Const, Mux
 
-from codesign.evidence.cost.rtl.block import Block, Exponent, Term, Wire, add, any_of, leading_zeros, shift_left
+from codesign.evidence.cost.rtl.block import Block, Exponent, TermWires, Wire, add, any_of, leading_zeros, shift_left
 from codesign.evidence.cost.rtl.carry_save import multiply
 from isa_model.formats import Format
 from isa_model.stage import is_named
 
 
-def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Format | None = None) -> Term:
-    """A number of a format. `flush`: subnormals and negative zeros are read as +0.
+def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Format | None = None) -> TermWires:
+    """Return the number of a code. If `flush`, subnormals and negative zeros are read as +0.
 
-    `widen`: a subnormal moves up to its leading bit as far as the exponents of that format allow.
+    A subnormal is normalised as far as the exponents of the format `widen` allow.
     """
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
@@ -32,21 +32,21 @@ def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Fo
 
 
 def label(fmt: Format) -> str:
-    """A format's name for hardware: its own where that says everything, else told apart by its fields."""
+    """Return a format's name for hardware, with a hash of its fields unless it is a named format."""
     return fmt.name if is_named(fmt) else f"{fmt.name}_{zlib.crc32(fmt.model_dump_json().encode()):08x}"
 
 
 def from_fields(
     fmt: Format, sign: Wire, exponent: Wire, significand: Wire, zero: Wire, nan: Wire, infinity: Wire
-) -> Term:
-    """The term whose fields `decode` has taken apart."""
+) -> TermWires:
+    """Return the term with decoded fields."""
     position = Exponent(
         exponent,
         -fmt.bias - fmt.mantissa_bits,
         int(fmt.zero),
         fmt.max_finite_magnitude >> fmt.mantissa_bits,
     )
-    return Term(
+    return TermWires(
         sign if fmt.signed else Const(0, 1),
         significand if fmt.mantissa_bits else Const(1, 1),
         position,
@@ -61,6 +61,7 @@ def from_fields(
 
 
 def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> dict[str, Wire]:
+    """Return the fields and flags of a code."""
     m = fmt.mantissa_bits
     magnitude, fraction, biased = code[: fmt.magnitude_bits], code[:m], code[m : fmt.magnitude_bits]
     sign = code[fmt.magnitude_bits] if fmt.signed else Const(0, 1)
@@ -78,20 +79,13 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> 
         is_zero = is_zero & ~sign
     elif fmt.infinity:
         infinity = biased.all() & (fraction == 0)
-    if not fmt.zero:
-        return {
-            "sign": sign,
-            "exponent": biased,
-            "significand": Cat(fraction, Const(1, 1)),
-            "zero": is_zero,
-            "nan": nan,
-            "infinity": infinity,
-        }
-    normal = block.let("normal", biased.any())
-    if flush:
-        sign, is_zero = sign & normal, ~normal
-        fraction = Cat(*[bit & normal for bit in fraction])
-    exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
+    exponent, significand = biased, Cat(fraction, Const(1, 1))
+    if fmt.zero:
+        normal = block.let("normal", biased.any())
+        if flush:
+            sign, is_zero = sign & normal, ~normal
+            fraction = Cat(*[bit & normal for bit in fraction])
+        exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
     if places:
         zeros = block.let("zeros", leading_zeros(block, significand))
         shift = block.let("shift", Mux(zeros > places, places, zeros)[: places.bit_length()])
@@ -108,8 +102,8 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> 
     }
 
 
-def times(block: Block, x: Term, y: Term) -> Term:
-    """The exact product of two terms. A bare power of two only adds to the exponent, as a part all its terms share."""
+def times(block: Block, x: TermWires, y: TermWires) -> TermWires:
+    """Return the exact product of two terms. A power of two is added to the exponent, as a part common to many terms."""
     nan = (*x.nan, *y.nan)
     nan += tuple(block.let("invalid", i & y.none) for i in x.infinite)
     nan += tuple(block.let("invalid", i & x.none) for i in y.infinite)
@@ -127,7 +121,7 @@ def times(block: Block, x: Term, y: Term) -> Term:
         align = position.plus(gap_x + gap_y)
     else:
         align = add(block, x.align, factor.plus(gap_y or 0))
-    return Term(
+    return TermWires(
         sign,
         significand,
         position,
@@ -140,12 +134,12 @@ def times(block: Block, x: Term, y: Term) -> Term:
     )
 
 
-def infinite_from(block: Block, product: Term, power: int) -> Term:
-    """A product whose magnitude is at least 2 to this power is an infinity."""
+def infinite_from(block: Block, product: TermWires, power: int) -> TermWires:
+    """Return the product as an infinity if its magnitude is at least `2**power`."""
     position, width = product.position, product.width
     reached = []
     for i in range(width):
-        # bit i is the leading one or lower than it; then position + i says whether the power is reached
+        # if bit i is set, position + i tells whether the power is reached
         field = power - i - position.offset
         if field <= position.top:
             reached.append(product.significand[i] & (position.field >= max(field, 0)))
@@ -156,11 +150,11 @@ def infinite_from(block: Block, product: Term, power: int) -> Term:
     return replace(product, significand=significand, infinite=(*product.infinite, beyond))
 
 
-def _is_one(term: Term) -> bool:
+def _is_one(term: TermWires) -> bool:
     return isinstance(term.significand, Const) and term.significand.value == 1
 
 
-def gap(term: Term) -> int | None:
-    """`align - position` where it is the same for every number."""
+def gap(term: TermWires) -> int | None:
+    """Return `align - position` if it is constant, else None."""
     same = term.align.field is term.position.field and term.align.common is term.position.common
     return term.align.offset - term.position.offset if same else None

@@ -1,4 +1,4 @@
-"""Integer instructions: products in two's complement, one exact sum with C, wrapped or clamped into the register."""
+"""Integer instructions: an exact sum of two's complement products and C, wrapped or clamped to the register."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isa_model.instruction import Instruction
 
 
 def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c: Wire) -> Wire:
-    """The code of D of an integer instruction of one stage."""
+    """Return the code of D of an integer instruction with one stage."""
     (stage,) = spec.stages.values()
     register = stage.result[-1]
     wraps = (register.overflow or register.format.overflow) == "wrap"
@@ -32,13 +32,14 @@ def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c
 
 
 def _reach(spec: Instruction) -> tuple[int, int]:
-    """The least and the largest sum of a step with C."""
+    """Return the smallest and the largest sum of a step."""
     low, high = _range(spec.c_format)
     corners = [x * y for x in _range(spec.a) for y in _range(spec.b)]
     return low + spec.span * min(corners), high + spec.span * max(corners)
 
 
 def _range(fmt: Format) -> tuple[int, int]:
+    """Return the smallest and the largest number of a format."""
     return (-fmt.max_finite_magnitude - 1 if fmt.signed else 0), fmt.max_finite_magnitude
 
 
@@ -48,7 +49,7 @@ def _sum(
     rows, correction = [], 0
     for name, value in ports.items():
         if c_format.signed if name == "c" else signed:
-            # The sign's weight is negative: the bit inverted, less the same constant for every number.
+            # The sign bit has negative weight: it is inverted, and a constant is subtracted.
             rows.append(Cat(value[:-1], ~value[-1])[:width])
             correction -= 1 << (len(value) - 1)
         else:
@@ -68,6 +69,6 @@ def _sum(
 
 
 def _extended(code: Wire, fmt: Format, bits: int) -> Wire:
-    """A code of an integer format in a wider one."""
+    """Return the code extended to a wider integer format."""
     fill = code[-1] if fmt.signed else Const(0, 1)
     return Cat(code, fill.replicate(bits - len(code))) if bits > len(code) else code

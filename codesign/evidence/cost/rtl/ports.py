@@ -1,4 +1,4 @@
-"""Inputs of a unit, and what has no unit: read from the spec alone, without Amaranth."""
+"""Ports of a unit and limits of the generator, derived from the spec without Amaranth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from isa_model.instruction import Instruction
 
 
 def scale_counts(spec: Instruction) -> tuple[int, int]:
-    """Scales of A and of B that one step takes."""
+    """Return the numbers of scales of A and of B that one step uses."""
     if spec.scale is None:
         return 0, 0
     a, b = spec.scale.a, spec.scale.b
@@ -15,10 +15,10 @@ def scale_counts(spec: Instruction) -> tuple[int, int]:
 
 
 def shared_uses(spec: Instruction) -> int:
-    """Steps of units that one product of scales serves; 1 where each step of each unit has its own.
+    """Return the number of steps of units that share one product of scales; 1 if none is shared.
 
-    A product that the spec rounds is a value to be kept: formed once per group of K, and for all rows and columns that
-    share both scales, by a multiplier outside the dot-product units.
+    A product that the spec rounds is formed once per group of K, and for all rows and columns that share both scales, by a
+    multiplier outside the dot-product units.
     """
     scale = spec.scale
     if scale is None or scale.product is None or scale.product.format.nan_code is None:
@@ -30,9 +30,9 @@ def shared_uses(spec: Instruction) -> int:
 
 
 def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
-    """Inputs of the unit and their bits; element i of a vector starts at bit i times the element's bits.
+    """Return the bits of the unit's inputs. Element i of a vector starts at bit i times the element's bits.
 
-    `shared`: the unit takes the product of its scales, `scale`, in place of both.
+    If `shared`, the unit has one input `scale` for the product of its scales.
     """
     widths = {"a": spec.span * spec.a.bits, "b": spec.span * spec.b.bits, "c": spec.c_format.bits}
     if shared:
@@ -43,7 +43,7 @@ def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
 
 
 def scale_ports(spec: Instruction) -> dict[str, int]:
-    """Inputs for scales and their bits."""
+    """Return the bits of the inputs for scales."""
     widths = {}
     if spec.scale and spec.scale.a:
         widths["scale_a"] = scale_counts(spec)[0] * spec.scale.a.format.bits
@@ -53,20 +53,22 @@ def scale_ports(spec: Instruction) -> dict[str, int]:
 
 
 def check(spec: Instruction) -> None:
-    """Raises InputError for what the generator does not say."""
+    """Raise InputError if the generator does not support an instruction."""
     if spec.a.kind == "integer" and (len(spec.stages) > 1 or len(next(iter(spec.stages.values())).result) > 1):
-        raise InputError.of(f"{spec.name}: an integer instruction of several stages or registers has no hardware here")
+        raise InputError.of(
+            f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
+        )
     if spec.widen is not None and any(spec.widen.min_exponent > x.min_exponent for x in (spec.a, spec.b)):
-        raise InputError.of(f"{spec.name}: widening into a format of fewer exponents has no hardware here")
+        raise InputError.of(f"{spec.name}: widening into a format of fewer exponents is not supported in hardware")
     for name, stage in spec.stages.items():
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "
-                f"{stage.exponent}: no adder has the places for both, so there is no hardware here",
+                f"{stage.exponent}: no adder has the places for both, so it is not supported in hardware",
                 "an exact sum may have a fixed exponent; an aligned one goes up with its own",
             )
         if stage.interleave and spec.span % (stage.terms * stage.interleave.parts):
             raise InputError.of(
-                f"{spec.name}: stage `{name}` deals out more terms than the {spec.span} products of one step",
+                f"{spec.name}: stage `{name}` interleaves more terms than the {spec.span} products of one step",
                 "interleave within one step, or leave the order to the wiring outside the unit",
             )

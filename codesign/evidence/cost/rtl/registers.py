@@ -1,4 +1,4 @@
-"""Rounding a sum into a register, and a register into the code of D: the hardware of `golden.rounded` and `encode`."""
+"""Registers: the hardware of `golden.rounded`, which rounds a sum, and of `encode`, which forms the code of D."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Mux
 from codesign.evidence.cost.rtl.align import rounding_step
 from codesign.evidence.cost.rtl.block import (
     Block,
-    Term,
+    TermWires,
     Wire,
     any_of,
     gate,
@@ -24,11 +24,11 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Register
 
 SHORT = 8
-"""Zeros put above a sum rather than a second shifter for what lies below a format's range."""
+"""Largest number of zeros put above a sum to avoid a second shifter for subnormal results."""
 
 
-def rounded(block: Block, term: Term, register: Register, positive_zero: bool) -> Term:
-    """The term in the register's format. `positive_zero`: a zero result loses its sign."""
+def rounded(block: Block, term: TermWires, register: Register, positive_zero: bool) -> TermWires:
+    """Return the term rounded to the register's format. If `positive_zero`, a zero result is +0."""
     fmt = register.format
     sign, magnitude, over = _magnitude(block, term, register)
     rule = register.overflow or fmt.overflow
@@ -68,8 +68,8 @@ def rounded(block: Block, term: Term, register: Register, positive_zero: bool) -
     return replace(result, nan=nan, infinite=(infinity,))
 
 
-def encode(block: Block, fmt: Format, term: Term, kept: Format, nan_code: int | None) -> Wire:
-    """The code of a term that fits the format. Adds no rounding; `nan_code` is written for a NaN."""
+def encode(block: Block, fmt: Format, term: TermWires, kept: Format, nan_code: int | None) -> Wire:
+    """Return the code of a term that the format can represent. A NaN is written as `nan_code`."""
     same = (kept.exponent_bits, kept.bias) == (fmt.exponent_bits, fmt.bias)
     if not same:
         register = Register(format=fmt, rounding=Rounding.NEAREST_EVEN)
@@ -91,8 +91,8 @@ def encode(block: Block, fmt: Format, term: Term, kept: Format, nan_code: int | 
     return block.let("code", code)
 
 
-def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire, Wire]:
-    """Sign, exponent and mantissa fields of the rounded number, and whether they exceed the largest finite ones."""
+def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire, Wire, Wire]:
+    """Return the sign, the exponent and mantissa fields of the rounded number, and whether it exceeds the largest number."""
     fmt, rounding = register.format, register.rounding
     precision = fmt.mantissa_bits + 1
     position = term.position.alone(block)
@@ -109,7 +109,7 @@ def _magnitude(block: Block, term: Term, register: Register) -> tuple[Wire, Wire
     def body(inner: Block, sign: Wire, significand: Wire, field: Wire) -> dict[str, Wire]:
         wide = pad(significand, width)
         zeros = inner.let("zeros", leading_zeros(inner, wide))
-        # How far the exponent may fall before the number is subnormal.
+        # Places by which the exponent may decrease before the number is subnormal.
         room = Cat(field, Const(0, 1)).as_signed() + (spare + above)
         if deep:
             nothing = ~significand.any()

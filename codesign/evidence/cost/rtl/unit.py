@@ -1,31 +1,33 @@
-"""The whole unit: one step of an instruction for one element of D, as `golden.dot` computes it."""
+"""The dot-product unit: the hardware of `golden.dot`, for one element of D and one step of an instruction."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from amaranth.hdl import Const
+
 from codesign.evidence.cost.rtl import integer
-from codesign.evidence.cost.rtl.block import Block, Design, Term, Wire
+from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
 from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
 from codesign.evidence.cost.rtl.ports import check, ports, scale_counts, scale_ports
 from codesign.evidence.cost.rtl.registers import encode, rounded
-from codesign.evidence.cost.rtl.sums import add
+from codesign.evidence.cost.rtl.term_sums import add
 from isa_model.instruction import Instruction
 from isa_model.stage import Stage
 
 TOP = "unit"
-"""Name of the module."""
+"""Name of the top module."""
 
 
 def unit(spec: Instruction, shared: bool = False) -> str:
-    """RTLIL of the combinational unit: module `unit` with inputs a, b, c, scale_a, scale_b and output d_out.
+    """Return the RTLIL of the combinational module `unit`, with inputs a, b, c, scale_a, scale_b and output d_out.
 
-    It takes `span` products and C, and gives D. `shared`: the product of the scales comes in as `scale`, from the unit
-    that `scale_product` writes. Raises InputError for a spec the generator cannot say.
+    It sums `span` products and C. If `shared`, an input `scale` replaces the scales; the unit of `scale_product` drives it.
+    Raises InputError if the generator does not support the instruction.
     """
     check(spec)
-    design = Design()
+    design = UnitDesign()
 
     def body(
         block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None, scale: Wire = None
@@ -42,7 +44,7 @@ def unit(spec: Instruction, shared: bool = False) -> str:
             terms = [infinite_from(block, term, spec.infinite_from) for term in terms]
         running = decode(block, spec.c_format, c, spec.flush_inputs)
         a_scales, b_scales = scale_counts(spec)
-        scales = Scales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
+        scales = StepScales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
         names = _labels(list(spec.stages))
@@ -50,7 +52,7 @@ def unit(spec: Instruction, shared: bool = False) -> str:
         for index, stage in enumerate(inner):
             name = names[index]
             blocks, chain = deal(stage, terms), stage.chain or 1
-            zero = decode(block, spec.accumulator, _constant(0, spec.accumulator.bits))
+            zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
             terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
@@ -62,15 +64,15 @@ def unit(spec: Instruction, shared: bool = False) -> str:
 
 
 def scale_product(spec: Instruction) -> str:
-    """RTLIL of the unit that forms one product of scales for many steps: inputs scale_a, scale_b, output d_out."""
-    design = Design()
+    """Return the RTLIL of the multiplier of scales that many steps share, with inputs scale_a, scale_b and output d_out."""
+    design = UnitDesign()
     scale = spec.scale
     assert scale
     assert scale.product
     kept = scale.product.format
 
     def body(block: Block, scale_a: Wire, scale_b: Wire) -> dict[str, Wire]:
-        scales = Scales(block, spec, [scale_a], [scale_b])
+        scales = StepScales(block, spec, [scale_a], [scale_b])
         return {"d": encode(block, kept, scales.factor(0), kept, kept.nan_code)}
 
     design.define(TOP, body, scale_ports(spec))
@@ -78,13 +80,13 @@ def scale_product(spec: Instruction) -> str:
 
 
 def _labels(names: list[str]) -> list[str]:
-    """Stage names as parts of module names: letters, digits and underscores, each its own."""
+    """Return stage names as distinct parts of module names, of letters, digits and underscores."""
     plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
     return plain if len(set(plain)) == len(plain) else [f"{i}_{name}" for i, name in enumerate(plain)]
 
 
-class Scales:
-    """The group scales of a step, and their products, each formed once; or the one product that comes in ready."""
+class StepScales:
+    """The group scales of a step and their products, each formed once, or the product that the unit receives."""
 
     def __init__(
         self, block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], product: Wire = None
@@ -93,14 +95,14 @@ class Scales:
         scale = spec.scale
         self.a = [decode(block, scale.a.format, code) for code in a] if scale and scale.a else []
         self.b = [decode(block, scale.b.format, code) for code in b] if scale and scale.b else []
-        self.factors: dict[tuple[int, int], Term] = {}
+        self.factors: dict[tuple[int, int], TermWires] = {}
         if product is not None:
             assert scale
             assert scale.product
             self.factors[0, 0] = decode(block, scale.product.format, product)
 
-    def onto(self, terms: Sequence[Term]) -> list[Term]:
-        """Each term times the scales of its group, rounded where the spec says so."""
+    def onto(self, terms: Sequence[TermWires]) -> list[TermWires]:
+        """Return each term times the scales of its group, rounded if the spec says so."""
         scale = self.spec.scale
         assert scale is not None
         span = self.spec.span // len(terms)
@@ -110,8 +112,8 @@ class Scales:
             result.append(rounded(self.block, scaled, scale.result, positive_zero=False) if scale.result else scaled)
         return result
 
-    def factor(self, k: int) -> Term:
-        """The scale of the product number k of a step."""
+    def factor(self, k: int) -> TermWires:
+        """Return the product of the scales of product `k` of a step."""
         scale = self.spec.scale
         assert scale is not None
         key = (k // scale.a.group[1] if scale.a else 0, k // scale.b.group[0] if scale.b else 0)
@@ -124,15 +126,15 @@ class Scales:
         return self.factors[key]
 
 
-def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
-    """The blocks of a stage, as `golden.deal` forms them."""
+def deal(stage: Stage, terms: Sequence[TermWires]) -> list[Sequence[TermWires]]:
+    """Return the blocks of a stage, as `golden.deal` forms them."""
     from isa_model import golden
 
-    return golden.deal(stage, terms)  # type: ignore[arg-type, return-value]  # it moves terms and does not look inside
+    return golden.deal(stage, terms)  # type: ignore[arg-type, return-value]  # it only moves terms
 
 
-def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
-    """Sum block after block, each together with the running value if the stage has one."""
+def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[TermWires]], running: TermWires) -> TermWires:
+    """Sum the blocks one after the other, each with the running value if the stage has one."""
     for i, terms in enumerate(blocks):
         first = "_first" if len(blocks) > 1 and i == 0 else ""
         running = _put(
@@ -141,7 +143,8 @@ def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[Term]]
     return running
 
 
-def _put(block: Block, stage: Stage, total: Term) -> Term:
+def _put(block: Block, stage: Stage, total: TermWires) -> TermWires:
+    """Round a sum into the registers of a stage."""
     for i, register in enumerate(stage.result):
         last = i == len(stage.result) - 1
         total = rounded(block, total, register, positive_zero=last and stage.zero == "positive")
@@ -149,13 +152,8 @@ def _put(block: Block, stage: Stage, total: Term) -> Term:
 
 
 def _split(vector: Wire, count: int) -> list[Wire]:
+    """Return the elements of a packed vector."""
     if not count or vector is None:
         return []
     size = len(vector) // count
     return [vector[i * size : (i + 1) * size] for i in range(count)]
-
-
-def _constant(value: int, bits: int) -> Wire:
-    from amaranth.hdl import Const
-
-    return Const(value, bits)

@@ -1,12 +1,12 @@
-"""Tensors of a training run for the workloads: tiles of routed experts' Linears along a run of our own.
+"""Captures tensors of a training run for workloads: tiles of routed experts' Linears at several steps.
 
-    python -m codesign.evidence.training.capture 10m proxy-10m.safetensors down-start down-middle down-end down-end-random
-    python -m codesign.evidence.training.capture 100m-wide proxy-100m.safetensors down-end down-end-random gate-up-end
+    python -m codesign.evidence.training.capture_run 10m proxy-10m.safetensors down-start down-middle down-end down-end-random
+    python -m codesign.evidence.training.capture_run 100m-wide proxy-100m.safetensors down-end down-end-random gate-up-end
 
-A tile's name says which Linear (`down`: the input is SwiGLU's output; `gate-up`: it is a normalised residual stream), when
-(before the first step, half way, before the last step) and by which rule it was chosen: where the outliers are, or
-`-random`. Inputs, weights and output gradients are those of the micro-batch that the run's next step trains on, forward and
-backward in BF16 beside the run, which they do not touch. An expert's tokens are those that were sent to it.
+A tile's name gives the Linear (`down`, whose input is SwiGLU's output, or `gate-up`, whose input is the normalised residual
+stream), the time (before the first step, half way, before the last step) and the rule by which it was chosen: where outliers
+are, or `-random`. Inputs, weights and output gradients are those of the next step's micro-batch, computed in BF16 without
+affecting the run. An expert's tokens are those that were sent to it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codesign.evidence.training.data import batch, text
 from codesign.evidence.training.experiments import empty_record
 from codesign.evidence.training.linear import Arithmetic
-from codesign.evidence.training.loop import Job, Trainer
+from codesign.evidence.training.loop import Trainer, TrainingJob
 from codesign.evidence.training.model import Transformer
 from codesign.evidence.training.size import Size, find_size
+from codesign.evidence.training.text import batch, text
 from codesign.proposal.recipe import load_recipe
-from codesign.workloads.tiles import RULES, Cut, Rule, cut, write_tiles
+from codesign.workloads.tensor_tiles import RULES, Cut, Rule, cut, write_tiles
 from isa_model.cast import Cast
 from isa_model.diagnostics import InputError
 
@@ -43,7 +43,7 @@ LINEARS = ("down", "gate-up")
 
 @dataclass(frozen=True)
 class _Listening(Arithmetic):
-    """Keeps the operands of the weights that it is told of, by address: output gradient and input."""
+    """Arithmetic that keeps output gradients and inputs of chosen weights, by the weight's address."""
 
     heard: dict[int, list[Tensor]] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class _Listening(Arithmetic):
 
 @dataclass(frozen=True)
 class _Expert:
-    """One routed expert's Linear in one step: operands of the tokens that were sent to it, on the run's device."""
+    """A routed expert's Linear in one step, with the tensors of the tokens that were sent to it."""
 
     layer: int
     expert: int
@@ -70,19 +70,19 @@ class _Expert:
 
     @property
     def peak(self) -> float:
-        """Largest element of the input over its root mean square."""
+        """Largest magnitude of the input over its root mean square."""
         x = self.x.float()
         return (x.abs().max() / x.square().mean().sqrt()).item()
 
     @property
     def arrays(self) -> tuple[Any, Any, Any]:
-        """Input, weight and output gradient as a BF16 framework holds them, float32 arrays."""
+        """Input, weight and output gradient, rounded to BF16, as float32 arrays."""
         x, w, g = (t.detach().to(torch.bfloat16).float().cpu().numpy() for t in (self.x, self.w, self.g))
         return x, w, g
 
 
-def capture(job: Job, size_name: str, path: Path, names: Sequence[str], cut_to: Cut = CUT) -> None:
-    """Make a run, and write the tiles of these names to a .safetensors file. Raises InputError for a name of no tile."""
+def capture(job: TrainingJob, size_name: str, path: Path, names: Sequence[str]) -> None:
+    """Train, and write the named tiles to a .safetensors file. Raises InputError if a name is not one of a tile."""
     wanted = {name: _parsed(name) for name in names}
     trainer = Trainer(job)
     last = job.size.steps - 1
@@ -97,11 +97,11 @@ def capture(job: Job, size_name: str, path: Path, names: Sequence[str], cut_to: 
                 print(f"step {trainer.step}, loss {trainer.smooth:.3f}, {time.monotonic() - began:.0f} s", flush=True)
         if not here:
             continue
-        loss, experts = _experts(trainer, cut_to.along)
+        loss, experts = _experts(trainer, CUT.along)
         rng = np.random.default_rng(0)
         for name, (linear, rule) in here.items():
             at = _chosen(experts[linear], rule, rng)
-            taken, places = cut(name, rule, *at.arrays, rng, cut_to)
+            taken, places = cut(name, rule, *at.arrays, rng, CUT)
             tiles |= taken
             facts = {"layer": at.layer, "expert": at.expert, "its tokens": len(at.x)}
             peak = {"activation max/rms": round(at.peak, 1)}
@@ -111,7 +111,7 @@ def capture(job: Job, size_name: str, path: Path, names: Sequence[str], cut_to: 
 
 
 def _parsed(name: str) -> tuple[str, str, Rule]:
-    """Linear, time and rule of a tile's name."""
+    """Return the Linear, time and rule of a tile's name."""
     rule: Rule = "random" if name.endswith("-random") else "outliers"
     linear, _, when = name.removesuffix("-random").rpartition("-")
     if linear not in LINEARS or when not in TIMES:
@@ -120,8 +120,10 @@ def _parsed(name: str) -> tuple[str, str, Rule]:
 
 
 def _experts(trainer: Trainer, along: int) -> tuple[float, dict[str, list[_Expert]]]:
-    """The loss of the micro-batch to come, and the routed experts' Linears in it: those with at least `along` tokens, or
-    as many as the fullest expert."""
+    """Return the loss of the next micro-batch, and the Linears of its routed experts that have enough tokens.
+
+    Enough are `along` tokens, or those of the fullest expert if it has fewer.
+    """
     job = trainer.job
     arithmetic = _Listening(load_recipe("bf16"), job.engine)
     model = Transformer(job.size, arithmetic, job.seed).to(trainer.device)
@@ -133,7 +135,7 @@ def _experts(trainer: Trainer, along: int) -> tuple[float, dict[str, list[_Exper
     loss.backward()
     found: dict[str, list[_Expert]] = {}
     for linear, ws in weights.items():
-        # Slots are filled from the first; empty ones hold zeros.
+        # Slots are filled in order; empty ones are zero.
         heard = [arithmetic.heard[w.data_ptr()] for w in ws]
         counts = [(x != 0).any(-1).sum(-1).tolist() for _, x in heard]
         enough = min(along, max(max(each) for each in counts))
@@ -147,11 +149,12 @@ def _experts(trainer: Trainer, along: int) -> tuple[float, dict[str, list[_Exper
 
 
 def _chosen(experts: list[_Expert], rule: Rule, rng: np.random.Generator) -> _Expert:
-    """The expert whose input stands out most, or one at random."""
+    """Return the expert with the largest peak, or a random one."""
     return max(experts, key=lambda e: e.peak) if rule == "outliers" else experts[int(rng.integers(len(experts)))]
 
 
 def _about(trainer: Trainer, size_name: str, chosen: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of the file of tiles."""
     job = trainer.job
     record = empty_record(size_name, job.size, 1)
     where = ", ".join(f"{name} {version}" for name, version in record.versions.items())
@@ -177,13 +180,13 @@ def _about(trainer: Trainer, size_name: str, chosen: dict[str, Any]) -> dict[str
         "choice": "routed experts with enough tokens; rule outliers: the expert with the largest max/rms of its input, "
         f"{RULES['outliers']}; rule random: an expert and {RULES['random']}",
         "tiles": json.dumps(chosen),
-        "script": f"python -m codesign.evidence.training.capture {size_name} FILE.safetensors {' '.join(chosen)} "
+        "script": f"python -m codesign.evidence.training.capture_run {size_name} FILE.safetensors {' '.join(chosen)} "
         f"--steps {job.size.steps}",
     }
 
 
-def _steps_within(job: Job, seconds: float) -> int:
-    """Steps of a run that takes so many seconds, by the time of a few; a multiple of 10, at most the size's own."""
+def _steps_within(job: TrainingJob, seconds: float) -> int:
+    """Return the steps, a multiple of 10 and at most the size's, that a run can make in a number of seconds."""
     trainer = Trainer(job)
     taken = []
     for _ in range(20):
@@ -198,7 +201,7 @@ def _steps_within(job: Job, seconds: float) -> int:
 
 
 def main() -> None:
-    """Make a BF16 run of a size, seed 0, and capture from it."""
+    """Train a size in BF16 with seed 0, and capture tiles."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", help="a name of sizes.yaml")
     parser.add_argument("file", type=Path)
@@ -210,10 +213,10 @@ def main() -> None:
     if arguments.steps is not None:
         size = Size.model_validate({**size.model_dump(), "steps": arguments.steps})
     if arguments.seconds is not None:
-        steps = _steps_within(Job("bf16", load_recipe("bf16"), size, 0), arguments.seconds)
+        steps = _steps_within(TrainingJob("bf16", load_recipe("bf16"), size, 0), arguments.seconds)
         size = Size.model_validate({**size.model_dump(), "steps": steps})
     try:
-        capture(Job("bf16", load_recipe("bf16"), size, 0), arguments.size, arguments.file, arguments.tiles)
+        capture(TrainingJob("bf16", load_recipe("bf16"), size, 0), arguments.size, arguments.file, arguments.tiles)
     except InputError as error:
         sys.exit(str(error))
     print(f"{arguments.file}: {arguments.file.stat().st_size} bytes", flush=True)

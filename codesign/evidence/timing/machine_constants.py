@@ -1,4 +1,4 @@
-"""A GPU as the timing model sees it: constants that microbenchmarks measured, read from their record, never typed in."""
+"""Constants of a GPU for the timing model, read from the records of microbenchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from kernels.bench.records import FOLDER
@@ -15,48 +14,54 @@ from kernels.bench.records import FOLDER
 
 @dataclass(frozen=True)
 class Machine:
-    """Constants of one GPU: times in microseconds, rates in bytes per microsecond (MB/s), clocks of an SM at `mhz`."""
+    """Constants of one GPU. Times are in us, rates in bytes per us (MB/s), clocks are those of an SM at `mhz`."""
 
     gpu: str
     sms: int
     mhz: float
-    """The highest SM clock: clocks per microsecond."""
+    """Highest SM clock, in MHz."""
     wgmma_clocks: Mapping[int, float]
-    """Clocks between two FP8 wgmma of m64 and k32, by their n, with operands in shared memory."""
+    """Clocks of an FP8 wgmma of m64 and k32 with operands in shared memory, by n."""
     shared_bytes_per_clock: float
-    """Bytes per clock that an SM reads from its shared memory."""
+    """Bandwidth of an SM's shared memory, in bytes per clock."""
     promoted_clocks: Mapping[tuple[int, int], tuple[float, float]]
-    """By n and wgmmas between promotions: what promoting adds to the clocks of each wgmma, as two warpgroups come to it, and
-    where they take turns."""
+    """Clocks that promotion adds to each wgmma, by n and wgmmas between promotions: with two warpgroups in any order, and with
+    two that alternate."""
     l2_rate: float
-    """From L2 into all SMs' shared memories."""
+    """Bandwidth from L2 to the shared memories of all SMs."""
     read_rate: float
-    """From HBM."""
+    """Bandwidth of reads from HBM."""
     write_rate: float
+    """Bandwidth of writes to HBM."""
     copy_rate: float
-    """Bytes read and bytes written, together."""
+    """Bandwidth of copies in HBM, reads and writes together."""
     launch_us: float
-    """From the end of one kernel to the begin of the next in a CUDA graph."""
+    """Time between two kernels in a CUDA graph."""
     latency_us: float
     """Latency of one 32 KiB bulk copy from HBM on an idle GPU."""
     mac_picojoules: float
-    """Energy of the whole chip per FP8 multiply-accumulate while it does nothing else, at its power limit."""
+    """Energy of the whole chip per FP8 multiply-accumulate at the power limit, in pJ."""
 
     def wgmma(self, n: int) -> float:
-        """Clocks of a wgmma m64, n, k32: by the nearest n that was measured, in proportion; never less than it takes to
-        read both operands from shared memory, 32 bytes a row."""
+        """Return the clocks of a wgmma of m64 and k32, in proportion to the nearest n that was measured.
+
+        Reading both operands from shared memory, 32 bytes per row, is a lower limit.
+        """
         nearest = min(self.wgmma_clocks, key=lambda known: abs(known - n))
         return max(self.wgmma_clocks[nearest] * n / nearest, (64 + n) * 32 / self.shared_bytes_per_clock)
 
     def promotion(self, n: int, every: int, in_turns: float) -> float:
-        """Clocks that promoting every so many wgmmas adds to each, where warpgroups take turns in that share of the time."""
+        """Return the clocks that a promotion after `every` wgmmas adds to each.
+
+        Warpgroups alternate in the share `in_turns` of the time.
+        """
         nearest = min(self.promoted_clocks, key=lambda known: (abs(known[0] - n), abs(known[1] - every)))
         free, turns = (max(0.0, clocks) * n / nearest[0] for clocks in self.promoted_clocks[nearest])
         return (1 - in_turns) * free + in_turns * turns
 
 
 def machine(record: Mapping[str, Any]) -> Machine:
-    """The machine that a record of `python -m kernels.bench.machine` describes. Raises KeyError if a constant is missing."""
+    """Return the machine of a record of `python -m kernels.bench.machine`. Raises KeyError if a constant is missing."""
     value = {c["name"]: float(c["value"]) for c in record["constants"]}
     mhz = float(record["max_sm_mhz"])
     widths = [int(n.split(".")[2][1:]) for n in value if n.startswith("wgmma.e4m3.n")]
@@ -86,7 +91,7 @@ def machine(record: Mapping[str, Any]) -> Machine:
 
 
 @cache
-def shipped(folder: Path = FOLDER) -> Mapping[str, Mapping[str, Any]]:
-    """Every record of a machine's constants by the GPU's name; of one GPU's the newest."""
-    records = [json.loads(path.read_text()) for path in folder.glob("machine-*.json")]
+def shipped() -> Mapping[str, Mapping[str, Any]]:
+    """Return the newest record of each GPU's constants, by the GPU's name."""
+    records = [json.loads(path.read_text()) for path in FOLDER.glob("machine-*.json")]
     return {r["gpu"]: r for r in sorted(records, key=lambda r: str(r["date"]))}

@@ -1,4 +1,4 @@
-"""Operations added up on two sides, today's software and a proposal: times, their ratio, and what is uncertain of it."""
+"""Comparison of total times between today's software and a proposal, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ from dataclasses import dataclass, replace
 from math import exp, fsum, hypot, log, sqrt
 
 from codesign.evidence.timing.model import Constants, Product, Stream
-from codesign.evidence.timing.operations import Step
+from codesign.evidence.timing.operations import TimedStep
 from codesign.evidence.timing.times import Time, Timer
 from kernels.gemm.choose import choose
 
 
 @dataclass(frozen=True)
-class Part:
-    """An operation's time, with what is uncertain of it: the time it stands on, and whether the model has changed that."""
+class TimedPart:
+    """An operation's time, which is a time `on` changed by the model."""
 
-    step: Step
+    step: TimedStep
     us: float
     on: Time
+    """Measured or modelled time of today's operation."""
     reach: float = 1.0
-    """The factor that the modelled change is uncertain by; 1 where nothing is changed."""
+    """Uncertainty of the modelled change, as a factor; 1 if nothing is changed."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The operations of today's software and of the proposal."""
+class TimeComparison:
+    """Timed operations of today's software and of the proposal."""
 
-    old: tuple[Part, ...]
-    new: tuple[Part, ...]
+    old: tuple[TimedPart, ...]
+    new: tuple[TimedPart, ...]
 
     def sums(
         self, product: int = 0, stream: int = 0, change: int = 0, old: int = 0, new: int = 0
     ) -> tuple[float, float]:
-        """Microseconds of both, with what they are uncertain by at its low (-1) or high (1) end. The model is off alike for all
-        products, for all streams and for all changes, on both sides; what was measured varies on each side by itself, where it
-        is not the same on both."""
+        """Return the total times of both sides in us, with each source of uncertainty at its low (-1) or high (1) end.
+
+        Errors of the model are common to all products, all streams and all changes of both sides. Measured times vary
+        independently on each side, except those of operations that are the same on both.
+        """
         same = {p.step for p in self.old} & {p.step for p in self.new}
 
-        def total(parts: Iterable[Part], side: int) -> float:
+        def total(parts: Iterable[TimedPart], side: int) -> float:
             found = 0.0
             for p in parts:
                 end = product if isinstance(p.step.operation, Product) else stream
@@ -51,7 +54,7 @@ class Comparison:
         return total(self.old, old), total(self.new, new)
 
     def interval(self, of: Callable[[tuple[float, float]], float]) -> tuple[float, float, float]:
-        """Something of the two sums, and its ends: what is uncertain for different reasons adds in squares."""
+        """Return a quantity of the two sums and its interval. Independent uncertainties add in squares."""
         value = of(self.sums())
         causes = ("product", "stream", "change", "old", "new")
         ends = [[log(of(self.sums(**{cause: sign})) / value) for sign in (-1, 1)] for cause in causes]
@@ -59,10 +62,13 @@ class Comparison:
         return value, value * exp(-down), value * exp(up)
 
 
-def compare(timer: Timer, old: Sequence[Step], new: Sequence[Step]) -> Comparison:
-    """Both sides' times. A GEMM that is not today's on all SMs stands on today's, by the modelled ratio of the two; one without
-    promotion on the twin, where that was measured and is faster than its kernel. (On another tile, or in another order of the
-    Tensor Core's work, it may be slower: it then says nothing of what leaving promotion out gains.)"""
+def compare(timer: Timer, old: Sequence[TimedStep], new: Sequence[TimedStep]) -> TimeComparison:
+    """Time both sides.
+
+    The time of a changed GEMM is that of today's GEMM times the modelled ratio of the two. If the change leaves out promotion,
+    it is based on the timing twin instead, provided that this was measured and is faster than its kernel. A slower twin, on
+    another tile or in another order of work, gives no upper bound on the gain.
+    """
     roots = [replace(s.operation, taken=0) if isinstance(s.operation, Product) else s.operation for s in old]
     products = {
         (s.step, r.problem.groups, r.problem.m, r.problem.n, r.problem.k): r
@@ -70,32 +76,35 @@ def compare(timer: Timer, old: Sequence[Step], new: Sequence[Step]) -> Compariso
         if isinstance(r, Product)
     }
 
-    def part(s: Step) -> Part:
+    def part(s: TimedStep) -> TimedPart:
         x = s.operation
         if isinstance(x, Stream):
             found = timer.time(x)
-            return Part(s, found.us, found)
+            return TimedPart(s, found.us, found)
         root = products[s.step, x.problem.groups, x.problem.m, x.problem.n, x.problem.k]
         tile = choose(root.problem, timer.machine.sms)
         twin = replace(root, problem=replace(root.problem, promote=0))
         if not x.problem.promote and timer.row(twin) and timer.time(twin).us < timer.time(root).us:
             root = twin
         elif x.problem.promote != root.problem.promote:
-            # It can always run on the tile of today's kernel, without its promotions.
+            # The tile of today's kernel without promotion is always possible, too.
             x = min(x, replace(x, tile=replace(tile, promote=0, depth=1)), key=timer.modelled)
         elif x.taken:
             x = replace(x, tile=tile)
         found = timer.time(root)
         us = found.us * timer.modelled(x) / timer.modelled(root)
-        return Part(replace(s, operation=x), us, found, _reach(timer, x, root))
+        return TimedPart(replace(s, operation=x), us, found, _reach(timer, x, root))
 
-    return Comparison(tuple(map(part, old)), tuple(map(part, new)))
+    return TimeComparison(tuple(map(part, old)), tuple(map(part, new)))
 
 
 def _reach(timer: Timer, x: Product, root: Product) -> float:
-    """How uncertain the modelled ratio of two GEMMs is. Of leaving promotion out, as kernels and their twins show; of a slower
-    unit or fewer SMs as a time is, but by no more than they change; of wider operands, whose way into an SM may be wider than
-    any kernel shows, by all that they change."""
+    """Return the uncertainty of the modelled ratio of two GEMMs, as a factor.
+
+    For promotion left out, it is that of kernels over their twins. For a slower unit or fewer SMs, it is that of a time, but
+    at most the change itself. For wider operands it is the whole change, since the path into an SM may be faster than any
+    kernel shows.
+    """
     if x == root:
         return 1.0
     narrow = replace(x, widths=root.widths)
@@ -107,19 +116,19 @@ def _reach(timer: Timer, x: Product, root: Product) -> float:
 
 def modelled(
     timer: Timer,
-    compared: Comparison,
+    compared: TimeComparison,
     constants: Constants,
     change: Callable[[Product], Product] = lambda x: x,
     old: bool = True,
 ) -> float:
-    """The modelled speedup with other constants, or with products changed on both sides (or on the new one)."""
+    """Return the modelled speedup with other constants, or with products changed on the new side and, if `old`, on both."""
 
-    def total(parts: Iterable[Part], changes: bool) -> float:
+    def total(parts: Iterable[TimedPart], changes: bool) -> float:
         found = 0.0
         for p in parts:
             x = p.step.operation
             x = change(x) if changes and isinstance(x, Product) else x
-            # Each part by how the model says it changes, so that those which were measured keep their weight.
+            # Each part is scaled by its modelled change, so that measured parts keep their weight.
             found += p.step.times * p.us * timer.modelled(x, constants) / timer.modelled(p.step.operation)
         return found
 

@@ -1,10 +1,10 @@
-"""The step of one layer: everything that a Transformer's layer does forward and backward on one GPU, and what each part takes.
+"""The step of one layer: the operations of a Transformer layer's forward and backward pass on one GPU, and their times.
 
-The Linears' GEMMs, casts and turns are the timing model's, measured where a record has them. What no record measures is
-counted and assumed: attention by its FLOPs at a share of the measured BF16 ceiling; element-wise kernels by their bytes at the
-bandwidth that casts get; dispatch and combine by their bytes over effective bandwidths that DeepSeek reports; how much of that
-computation hides. Left out, as being no layer's own: embedding and output head, pipeline bubbles and transfers, gradients'
-reduction over data-parallel GPUs; and recomputation in the backward pass, which is a choice of memory.
+GEMMs, casts and transposes of Linears are timed by the timing model, or measured if a record has them. The rest is assumed:
+attention runs at a share of the measured BF16 ceiling, element-wise kernels at the bandwidth of casts, dispatch and combine
+at the effective bandwidths that DeepSeek reports, and computation hides communication. Embedding and output head, pipeline
+bubbles and transfers, and the reduction of gradients over data-parallel GPUs are left out, since they belong to no layer; so is
+recomputation in the backward pass, which depends on the memory available.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from math import fsum
 
 from codesign.evidence.timing.model import Product, Stream
-from codesign.evidence.timing.sums import Part
+from codesign.evidence.timing.time_comparison import TimedPart
 from codesign.evidence.timing.times import Timer
-from codesign.evidence.traffic.count import Machine as Counted
-from codesign.evidence.traffic.count import Scheme, copies
+from codesign.evidence.traffic.count import Scheme, TrafficAssumptions, copies
 from codesign.evidence.traffic.source import COMMUNICATION_SMS
 from codesign.figures.figure import Kind
 from codesign.workloads.gemms import Model
@@ -33,7 +32,7 @@ KINDS = (
     "network",
     "optimizer",
 )
-"""Kinds of operations, in the order of a chart."""
+"""Kinds of operations, in the order of charts."""
 
 ISCA = "Insights into DeepSeek-V3 (arXiv 2505.09343), 4.3"
 DSV3 = "DeepSeek-V3 technical report (arXiv 2412.19437)"
@@ -41,25 +40,25 @@ DSV3 = "DeepSeek-V3 technical report (arXiv 2412.19437)"
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the step stands on beyond the timing model."""
+    """Assumptions of the step beyond the timing model."""
 
     attention_forward: float = 0.75
-    """Share of the measured BF16 ceiling. Between FlashAttention-3's best, 740 TFLOP/s (arXiv 2407.08608), which is 0.95 of it
-    on an H100, and short causal sequences: ours."""
+    """Rate of forward attention, as a share of the measured BF16 ceiling. Our choice between FlashAttention-3's best, 740
+    TFLOP/s or 0.95 of the ceiling on an H100 (arXiv 2407.08608), and short causal sequences."""
     attention_backward: float = 0.6
-    """The same of the backward pass: ours."""
+    """Rate of backward attention, as a share of the measured BF16 ceiling. Our choice."""
     element_wise: float = 1.0
-    """Bytes of element-wise kernels, over those of kernels that are fused as far as a pass over their rows allows."""
+    """Bytes of element-wise kernels, relative to kernels fused as far as possible."""
     hidden: bool = True
-    """Whether communication runs under computation, as DualPipe has it (DSV3 3.2.1), or each waits for the other."""
+    """True if communication overlaps computation, as in DualPipe (DSV3 3.2.1)."""
     held: int = COMMUNICATION_SMS
-    """SMs that communication holds while it runs (DSV3 3.2.2), where it is not done beside them."""
+    """SMs occupied by communication while it runs (DSV3 3.2.2), unless an engine does it."""
     infiniband: float = 40e3
-    """Bytes a microsecond that a GPU sends to other nodes: 40 GB/s of a 400 Gbit/s card's 50 (ISCA)."""
+    """Bandwidth of a GPU to other nodes, in bytes per us: 40 GB/s of the 50 of a 400 Gbit/s card (ISCA)."""
     nvlink: float = 160e3
-    """Bytes a microsecond within a node: 160 GB/s of an H800's 200 (ISCA)."""
+    """Bandwidth within a node, in bytes per us: 160 GB/s of the 200 of an H800 (ISCA)."""
     micro_batches: int = 120
-    """Between two steps of the optimizer: 15,360 sequences over 128 data-parallel ranks (DSV3 4.2 and 3.2)."""
+    """Micro-batches per step of the optimizer: 15,360 sequences over 128 data-parallel ranks (DSV3 4.2 and 3.2)."""
 
 
 OTHERS: Mapping[str, Mapping[str, Assumptions]] = {
@@ -77,7 +76,7 @@ OTHERS: Mapping[str, Mapping[str, Assumptions]] = {
     "NVLink": {"400 GB/s (an H100's 450)": Assumptions(nvlink=400e3)},
     "micro-batches to a step of the optimizer": {"8": Assumptions(micro_batches=8)},
 }
-"""Other cases, one thing changed at a time."""
+"""Alternative assumptions, changed one at a time."""
 
 
 METHOD = (
@@ -97,47 +96,51 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Work:
-    """An operation of computation and its time in microseconds."""
+    """A computing operation and its time."""
 
     kind: str
     name: str
     of: str
-    """Pass, or pass and Linear, as `pass.linear`."""
+    """Pass, or `pass.linear` for an operation of a Linear."""
     us: float
-    """With all SMs."""
+    """Time on all SMs, in us."""
     held_us: float
-    """While communication holds its own."""
+    """Time while communication occupies its SMs, in us."""
     certain: Kind
+    """Certainty of the time."""
 
     @property
     def linear(self) -> bool:
-        """Whether it belongs to a Linear, so that the timing model knows how it changes."""
+        """True if the operation belongs to a Linear."""
         return "." in self.of
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A dispatch or combine: its microseconds on the wire, and whether SMs carry it out."""
+    """A dispatch or combine."""
 
     name: str
     of: str
     us: float
+    """Time on the network, in us."""
     on_sms: bool
+    """True if SMs carry it out."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The operations of a layer's step. Communication runs under computation or after it."""
+class LayerStep:
+    """The operations of a layer's step."""
 
     work: tuple[Work, ...]
     network: tuple[Transfer, ...]
     hidden: bool
+    """True if communication overlaps computation, false if it follows it."""
 
     def total(self, linears: float = 1.0) -> float:
-        """Microseconds of the step, with the Linears' part taking so many times as long.
+        """Return the time of the step in us, with the Linears' operations `linears` times as long.
 
-        Computation of C microseconds would take C' if communication held its SMs throughout; it holds them for H of the N
-        microseconds that it runs. Hidden, the step is the longer of N and C + H (1 - C / C'); else C + N.
+        Computation takes C on all SMs and C' if communication occupies its SMs throughout. Communication takes N, of which it
+        occupies SMs for H. The step takes C + N if they do not overlap, else the longer of N and C + H (1 - C / C').
         """
         computing = fsum(w.us * (linears if w.linear else 1.0) for w in self.work)
         slowed = fsum(w.held_us * (linears if w.linear else 1.0) for w in self.work)
@@ -149,16 +152,16 @@ class Layer:
 
     @property
     def network_adds(self) -> float:
-        """Microseconds by which communication makes the step longer: what is not hidden, and the SMs it holds."""
+        """Time that communication adds to the step, in us, by being exposed or by occupying SMs."""
         return self.total() - fsum(w.us for w in self.work)
 
     @property
     def waits(self) -> bool:
-        """Whether communication is hidden behind computation and still the longer of the two."""
+        """True if communication overlaps computation and is the longer of the two."""
         return self.hidden and 0 < self.total() <= fsum(t.us for t in self.network)
 
     def by_kind(self) -> dict[str, float]:
-        """Microseconds of the step by kind of operation; they add up to `total()`."""
+        """Return the times in us by kind of operation, which add up to `total()`."""
         found = dict.fromkeys(KINDS, 0.0)
         for w in self.work:
             found[w.kind] += w.us
@@ -166,7 +169,10 @@ class Layer:
         return found
 
     def times(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """What each operation takes, by name and pass or Linear: alone, and what it adds while SMs are held (or holds)."""
+        """Return two times in us of each operation, by name and pass or Linear.
+
+        They are the time on all SMs, and the time while SMs are occupied or, of a transfer, for which it occupies them.
+        """
         found: dict[tuple[str, str], tuple[float, float]] = {}
         rows = [((w.name, w.of), w.us, w.held_us) for w in self.work]
         rows += [((t.name, t.of), t.us, t.us * t.on_sms) for t in self.network]
@@ -176,9 +182,11 @@ class Layer:
         return found
 
 
-def faster(old: Layer, new: Layer) -> frozenset[tuple[str, str]]:
-    """The operations, by name and pass or Linear, that take less time on the new side, or hold fewer SMs; less by over 2 %, so
-    that bytes of scales do not count."""
+def faster(old: LayerStep, new: LayerStep) -> frozenset[tuple[str, str]]:
+    """Return the operations, by name and pass or Linear, whose times are at least 2 % shorter on the new side.
+
+    The threshold excludes operations that differ only by bytes of scales.
+    """
     there = new.times()
     return frozenset(
         key
@@ -187,14 +195,14 @@ def faster(old: Layer, new: Layer) -> frozenset[tuple[str, str]]:
     )
 
 
-def limit(old: Layer, new: Layer) -> Layer:
-    """The old layer with what is faster on the new side in no time, and all else in the shorter of both times."""
+def limit(old: LayerStep, new: LayerStep) -> LayerStep:
+    """Return the old layer without the operations that are faster on the new side, and all others in the shorter time."""
     gone, before, after = faster(old, new), old.times(), new.times()
 
     def share(key: tuple[str, str], end: int) -> float:
         return min(1.0, after[key][end] / before[key][end]) if before[key][end] else 1.0
 
-    return Layer(
+    return LayerStep(
         tuple(
             replace(w, us=w.us * share(key, 0), held_us=w.held_us * share(key, 1))
             for w in old.work
@@ -208,33 +216,37 @@ def limit(old: Layer, new: Layer) -> Layer:
 def layer(
     timer: Timer,
     model: Model,
-    linears: Iterable[Part],
+    linears: Iterable[TimedPart],
     scheme: Scheme,
     beside: Collection[str],
     assumed: Assumptions,
-) -> Layer:
-    """A model's layer with its Linears' operations as they were timed. `scheme` says what is sent in which format, and
-    `beside` which of dispatch and combine are not carried out by SMs. Raises LookupError without a measured BF16 ceiling."""
+) -> LayerStep:
+    """Return the step of a model's layer with timed Linears.
+
+    `scheme` gives the formats of sent tensors. `beside` names those of dispatch and combine that SMs do not carry out. Raises
+    LookupError if no BF16 ceiling was measured.
+    """
     work = [
         *(_of_linear(timer, part, assumed.held) for part in linears),
         *_attention(timer, model, assumed),
         *(_streamed(timer, "element-wise", *about) for about in _element_wise(model, assumed.element_wise)),
         _optimizer(timer, model, assumed.micro_batches),
     ]
-    return Layer(tuple(work), tuple(_network(model, scheme, beside, assumed)), assumed.hidden)
+    return LayerStep(tuple(work), tuple(_network(model, scheme, beside, assumed)), assumed.hidden)
 
 
-WHAT = {
+_NAMES = {
     "write": ("element-wise", "writing the Linears' operands"),
     "cast": ("casts", "casts"),
     "turn": ("transposes", "transposes"),
 }
 
 
-def _of_linear(timer: Timer, part: Part, held: int) -> Work:
+def _of_linear(timer: Timer, part: TimedPart, held: int) -> Work:
+    """Return the operation of a Linear, slowed as modelled while `held` SMs are occupied."""
     step, x = part.step, part.step.operation
     us = step.times * part.us
-    kind, name = WHAT.get(step.what, (f"GEMMs, {step.step}",) * 2)
+    kind, name = _NAMES.get(step.what, (f"GEMMs, {step.step}",) * 2)
     slower = 1.0
     if isinstance(x, Product):
         alone, beside = (replace(x, tile=None, taken=taken) for taken in (0, held))
@@ -244,7 +256,7 @@ def _of_linear(timer: Timer, part: Part, held: int) -> Work:
 
 
 def _attention(timer: Timer, model: Model, assumed: Assumptions) -> Iterator[Work]:
-    """Forward two products, backward five, of which one makes the scores again; half of each is masked."""
+    """Yield forward attention with two products and backward attention with five, half of which are masked."""
     a = model.attention
     assert a
     pairs = model.tokens * a.sequence / 2 * a.heads
@@ -257,7 +269,7 @@ def _attention(timer: Timer, model: Model, assumed: Assumptions) -> Iterator[Wor
 
 
 def bf16_ceiling(timer: Timer) -> float:
-    """FLOPs a microsecond of the fastest BF16 GEMM of the record. Raises LookupError where it has none."""
+    """Return the FLOPs per us of the record's fastest BF16 GEMM. Raises LookupError if it has none."""
     rates = [row.flops / row.timing.us for row in timer.bench.find("ceiling.bf16") if row.timing]
     if not rates:
         raise LookupError(f"{timer.bench.name} has no BF16 ceiling, which attention is timed by")
@@ -265,8 +277,10 @@ def bf16_ceiling(timer: Timer) -> float:
 
 
 def _element_wise(model: Model, factor: float) -> Iterator[tuple[str, str, int, float]]:
-    """Name, pass, rows and bytes a row of what is read and written besides the Linears' operands, which are counted with
-    those. BF16 throughout; a norm takes the residual sum before it along."""
+    """Yield name, pass, rows and bytes per row of element-wise kernels, without the Linears' operands.
+
+    Tensors are BF16, and a norm includes the residual sum before it.
+    """
     a, hidden, tokens = model.attention, model.hidden, model.tokens
     assert a
     rotated = a.rotary * (a.heads + (1 if a.latent else a.kv_heads))
@@ -275,17 +289,17 @@ def _element_wise(model: Model, factor: float) -> Iterator[tuple[str, str, int, 
     if model.experts:
         rows *= model.experts.active + model.experts.shared
     router = model.experts.experts if model.experts else 0
-    # Two norms: branch and residual read, their sum written; and what latent attention normalises.
+    # Two norms, which read branch and residual and write their sum, and the norms of latent attention.
     yield "norms and residuals", "fprop", tokens, factor * (2 * 6 * hidden + 2 * a.latent)
     yield "RoPE", "fprop", tokens, factor * 4 * rotated
     yield "SwiGLU", "fprop", rows, factor * 2 * up.n
-    # Backward: input and both gradients read; the sum of gradients is an operand, but for experts, who get their own.
+    # The backward pass reads input and both gradients. Without experts, the sum of gradients is an operand of a Linear.
     more = 2 * hidden if router else 0
     yield "norms and residuals", "dgrad", tokens, factor * (2 * 6 * hidden + more + 4 * a.latent)
     yield "RoPE", "dgrad", tokens, factor * 4 * rotated
-    yield "SwiGLU", "dgrad", rows, factor * 3 * up.n  # both halves, and the gradient of their product
+    yield "SwiGLU", "dgrad", rows, factor * 3 * up.n  # both halves and the gradient of their product
     if router:
-        # Its two small GEMMs and their gradients are bound by memory, too; FP32 logits.
+        # Small GEMMs, limited by memory, with FP32 logits.
         yield "router", "fprop", tokens, factor * (2 * hidden + 4 * router)
         yield "router", "dgrad", tokens, factor * (6 * hidden + 8 * router)
 
@@ -296,12 +310,12 @@ def _streamed(timer: Timer, kind: str, name: str, of: str, rows: int, size: floa
 
 
 PARAMETER_BYTES = 4 + 4 + 2 * 4 + 2 * 2 * 2 + 2
-"""Bytes of the optimizer's step for each parameter: gradient read and cleared, master weight read and written, both moments in
-BF16 read and written (DSV3 3.3.1, 3.3.3), FP8 weight written in both layouts."""
+"""Bytes of the optimizer's step per parameter: gradient read and cleared, master weight and both BF16 moments read and written
+(DSV3 3.3.1, 3.3.3), FP8 weight written in both layouts."""
 
 
 def _optimizer(timer: Timer, model: Model, micro_batches: int) -> Work:
-    """A micro-batch's share; every GPU updates all weights that it holds."""
+    """Return one micro-batch's share of the update of all weights on a GPU."""
     here = model.experts.experts // model.experts.parallel + model.experts.shared if model.experts else 1
     parameters = sum(linear.n * linear.k * (here if linear.expert else 1) for linear in model.linears)
     whole = _streamed(timer, "optimizer", "optimizer and weight casts", "step", parameters, PARAMETER_BYTES)
@@ -309,10 +323,10 @@ def _optimizer(timer: Timer, model: Model, micro_batches: int) -> Work:
 
 
 def _network(model: Model, scheme: Scheme, beside: Collection[str], assumed: Assumptions) -> Iterator[Transfer]:
-    """Dispatch and combine of both passes: what comes over InfiniBand is handed on over NVLink meanwhile."""
+    """Yield dispatch and combine of both passes, in which InfiniBand and NVLink work at the same time."""
     if model.experts is None:
         return
-    between, within = copies(model.experts, Counted())
+    between, within = copies(model.experts, TrafficAssumptions())
     for step, carried in (("fprop", scheme.activation), ("dgrad", scheme.gradient)):
         for what, bits in (("dispatch", carried.dispatch), ("combine", carried.combine)):
             size = model.tokens * model.hidden * bits / 8

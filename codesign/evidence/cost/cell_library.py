@@ -1,9 +1,9 @@
-"""Cell libraries: our own technology-neutral one, and what is read of any Liberty file.
+"""Cell libraries: a technology-neutral one, and Liberty files.
 
-Ours has areas in NAND2 equivalents, the ratios of the NanGate 45 nm Open Cell Library's X1 cells (their widths in poly
-pitches: inverter 2, NAND2 3, XOR2 6, flip-flop 17), and delays by logical effort (Sutherland, Sproull, Harris: Logical
-Effort, 1999, tables 4.1 and 4.2): a gate of unit drive has the delay `parasitic + load` in units of tau, its inputs load
-their driver with its logical effort, and FO4, an inverter that drives four, is 5 tau.
+Areas of the neutral library are in NAND2 equivalents, with the ratios of the X1 cells of the NanGate 45 nm Open Cell Library
+(widths in poly pitches: inverter 2, NAND2 3, XOR2 6, flip-flop 17). Delays follow logical effort (Sutherland, Sproull, Harris:
+Logical Effort, 1999, tables 4.1 and 4.2): a gate of unit drive has the delay `parasitic + load` in units of tau, an input
+loads its driver with the gate's logical effort, and FO4, the delay of an inverter that drives four, is 5 tau.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from isa_model.diagnostics import InputError
 from isa_model.input_files import MIB, read_bytes, reason
 
-FO4_TAU = 5.0
 LARGEST = 256 * MIB
-"""Size of a Liberty file that is read."""
+"""Size limit of a Liberty file, in bytes."""
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 _FUNCTION = re.compile(r"[\w\s!'()*&+|^]{1,10000}")
 _MOST_INPUTS = 16
@@ -27,41 +26,46 @@ _MOST_INPUTS = 16
 
 @dataclass(frozen=True)
 class Pin:
+    """An input of a cell."""
+
     name: str
     capacitance: float
+    """Input capacitance, in the library's unit."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with one output. Delay to it is `intrinsic + resistance * load`, the same from every input."""
+    """A cell with one output, whose delay from every input is `intrinsic + resistance * load`."""
 
     name: str
     area: float
     inputs: tuple[Pin, ...]
     output: str
     function: str
-    """Liberty expression of the output over the inputs; of a flip-flop, empty."""
+    """Liberty expression of the output; empty for a flip-flop."""
     intrinsic: float
     resistance: float
 
     @cached_property
     def python(self) -> str:
-        """The function as a Python expression over `p["pin"]`, on integers or arrays of bits side by side.
+        """Python expression of the function, with inputs `p["pin"]`, which may be integers or arrays.
 
-        Raises InputError for a function that is none of the cell's inputs; it is evaluated, so nothing else may be in it.
+        The expression is evaluated, so it may contain nothing but inputs and operators. Raises InputError for other names.
         """
         tokens = re.findall(r"\w+|[!'()*&+|^]", self.function.replace('"', ""))
         pins = {pin.name for pin in self.inputs}
         result, previous = "", ""
         for token in tokens:
             if (token in pins or token in ("(", "!")) and (previous in pins or previous in (")", "'")):
-                result += "&"  # Liberty writes AND as a space too
+                result += "&"  # a space is AND in Liberty
             if token == "'":
                 result = _negate_last(result)
             elif token in pins:
                 result += f'p["{token}"]'
             elif re.fullmatch(r"\w+", token) and token not in ("0", "1"):
-                raise InputError.of(f"the function of cell `{self.name}` names `{token}`, which is no input of it")
+                raise InputError.of(
+                    f"the function of cell `{self.name}` names `{token}`, which is not one of its inputs"
+                )
             else:
                 result += {"!": "~", "*": "&", "+": "|"}.get(token, token)
             previous = token
@@ -69,12 +73,12 @@ class Cell:
 
     @cached_property
     def truth_table(self) -> int:
-        """Bit i is the output where input j is bit j of i."""
+        """Truth table: bit i is the output if input j is bit j of i."""
         try:
             code = compile(self.python, self.name, "eval")
         except (SyntaxError, RecursionError, MemoryError):
             raise InputError.of(
-                f"the function of cell `{self.name}` is no Liberty expression: {self.function}"
+                f"the function of cell `{self.name}` is not a Liberty expression: {self.function}"
             ) from None
         rows = range(1 << len(self.inputs))
         values = [{pin.name: -(row >> i & 1) for i, pin in enumerate(self.inputs)} for row in rows]
@@ -95,12 +99,12 @@ _CELLS = (
     ("AOI22", 5, "!((A*B)+(C*D))", (2.0,) * 4, 4.0),
     ("OAI22", 5, "!((A+B)*(C+D))", (2.0,) * 4, 4.0),
     ("BUF", 3, "A", (1.0,), 3.0),
-    # Two gates in one cell: the second one's load of 1 adds to the first one's delay.
+    # Cells of two gates: the second one loads the first one with 1.
     ("AND2", 4, "A*B", (4 / 3,) * 2, 4.0),
     ("OR2", 4, "A+B", (5 / 3,) * 2, 4.0),
     ("XOR2", 6, "A^B", (4.0,) * 2, 4.0),
     ("XNOR2", 6, "!(A^B)", (4.0,) * 2, 4.0),
-    # The multiplexer of tristate inverters (effort 2, parasitic 4; both polarities of the select) behind an inverter.
+    # A multiplexer of tristate inverters (effort 2, parasitic 4, select in both polarities), followed by an inverter.
     ("MUX2", 7, "(A*!S)+(B*S)", (2.0, 2.0, 3.0), 6.0),
 )
 _FLIP_FLOP = ("DFF", 17, 2.0, 6.0)
@@ -108,7 +112,7 @@ _PITCHES_OF_NAND2 = 3
 
 
 def neutral() -> str:
-    """Our library as Liberty text: areas in NAND2 equivalents, 1 ps for tau, 1 fF for a unit inverter's input."""
+    """Return the neutral library as Liberty text: areas in NAND2, tau as 1 ps, the input of a unit inverter as 1 fF."""
     lines = [
         "library (neutral) {",
         '  time_unit : "1ps"; capacitive_load_unit (1, ff); voltage_unit : "1V"; current_unit : "1mA";',
@@ -150,52 +154,56 @@ def _sense(function: str) -> str:
 
 @dataclass(frozen=True)
 class Library:
-    """A Liberty file: its text, and what we read of it."""
+    """A Liberty file and the cells read from it."""
 
     name: str
     text: str
 
     @classmethod
     def own(cls) -> Library:
+        """Return the technology-neutral library."""
         return cls("neutral", neutral())
 
     @classmethod
     def read(cls, path: Path) -> Library:
-        """Raises InputError for a file that cannot be read or lacks an inverter or a two-input NAND."""
+        """Read a Liberty file. Raises InputError if it cannot be read, or lacks an inverter or a two-input NAND."""
         try:
             library = cls(re.sub(r"[^\w.-]", "_", path.stem), read_bytes(path, LARGEST).decode("utf-8", "replace"))
         except OSError as error:
             raise InputError.of(f"cannot read {path}: {reason(error)}") from None
         try:
             if not library.cells:
-                raise InputError.of(f"{path} has no cell with a function: it is no Liberty file of standard cells")
+                raise InputError.of(f"{path} has no cell with a function: it is not a Liberty file of standard cells")
             _ = library.nand2, library.inverter, [cell.truth_table for cell in library.cells.values() if cell.function]
         except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError):
             raise InputError.of(
-                f"{path} has a cell that cannot be read: it is no Liberty file, or a damaged one"
+                f"{path} has a cell that cannot be read: it is not a Liberty file, or a damaged one"
             ) from None
         return library
 
     @property
     def sha256(self) -> str:
+        """SHA-256 of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """Combinational cells with one output, and flip-flops (without a function)."""
+        """Combinational cells with one output, and flip-flops, by name."""
         return {cell.name: cell for cell in map(_cell, _groups(_plain(self.text), "cell")) if cell}
 
     @cached_property
     def nand2(self) -> Cell:
+        """The smallest two-input NAND."""
         return self._smallest(2, 0b0111)
 
     @cached_property
     def inverter(self) -> Cell:
+        """The smallest inverter."""
         return self._smallest(1, 0b01)
 
     @cached_property
     def flip_flop(self) -> Cell:
-        """The smallest flip-flop. Raises InputError where there is none."""
+        """The smallest flip-flop. Raises InputError if there is none."""
         flops = [c for c in self.cells.values() if not c.function]
         if not flops:
             raise InputError.of(f"library {self.name} has no flip-flop")
@@ -203,7 +211,7 @@ class Library:
 
     @property
     def fo4(self) -> float:
-        """Delay of an inverter that drives four of its like, in the library's time unit."""
+        """Delay of an inverter that drives four inverters, in the library's unit."""
         cell = self.inverter
         return cell.intrinsic + cell.resistance * 4 * cell.inputs[0].capacitance
 
@@ -215,7 +223,7 @@ class Library:
 
 
 def _negate_last(text: str) -> str:
-    """`text` with its last operand, a name or a parenthesis, negated."""
+    """Return `text` with its last operand negated, which is an input or a parenthesis."""
     if text.endswith(")"):
         depth = 0
         for i in reversed(range(len(text))):
@@ -231,11 +239,12 @@ def _negate_last(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """Return the text without comments and continued lines."""
     return re.sub(r"/\*.*?\*/", " ", text, flags=re.S).replace("\\\n", " ").replace("\\\r\n", " ")
 
 
 def _groups(text: str, kind: str) -> list[tuple[str, str]]:
-    """Name and body of every group of a kind."""
+    """Return the name and body of every group of a kind."""
     found = []
     for match in re.finditer(rf"\b{kind}\s*\(\s*\"?([^)\"]*?)\"?\s*\)\s*\{{", text):
         depth, position = 1, match.end()
@@ -259,6 +268,7 @@ def _numbers(body: str, name: str) -> list[float]:
 
 
 def _cell(group: tuple[str, str]) -> Cell | None:
+    """Return the cell of a group; None for a cell that cannot be used."""
     name, body = group
     pins = _groups(body, "pin")
     inputs = tuple(
@@ -275,7 +285,7 @@ def _cell(group: tuple[str, str]) -> Cell | None:
     if not is_flop and (not function or _attribute(text, "three_state")):
         return None
     if not all(_NAME.fullmatch(n) for n in (name, output, *(pin.name for pin in inputs))) or len(inputs) > _MOST_INPUTS:
-        return None  # such names would not do in Verilog either
+        return None  # such names are not valid in Verilog either
     if function and not _FUNCTION.fullmatch(function):
         return None
     intrinsic, resistance = _linear(text)
@@ -283,7 +293,7 @@ def _cell(group: tuple[str, str]) -> Cell | None:
 
 
 def _linear(text: str) -> tuple[float, float]:
-    """Intercept and slope over load of the slowest table, at the middle of its slews."""
+    """Return intercept and slope over load of the slowest table, at its middle slew."""
     lines = [(0.0, 0.0)]
     for kind in ("cell_rise", "cell_fall"):
         for _, table in _groups(text, kind):

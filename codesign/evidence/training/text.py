@@ -1,6 +1,6 @@
-"""Text that is there without a network: the Python sources and documents installed with the interpreter, as bytes.
+"""Training text that needs no network: the bytes of the Python sources and documents installed with the interpreter.
 
-Which text that is depends on the interpreter, so its hash stands in every record, and gaps are taken within one record.
+The text depends on the interpreter. Every record has its hash, and losses are compared within one record only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".py", ".txt", ".rst")
 LARGEST_FILE = 300_000
-"""Bytes: larger files are tables."""
+"""Size limit of a file, in bytes; larger ones are tables."""
 ENOUGH = 64 << 20
+"""Size limit of the text, in bytes."""
 HELD_BACK = 20
-"""One file in so many is kept for validation, by the hash of its name."""
+"""Number of files per validation file, which the hash of its name selects."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """All training bytes and all validation bytes, each in the order of file names, and the hash of both."""
+class TrainingText:
+    """Training and validation bytes in the order of file names, and the hash of both."""
 
     train: Bytes
     validation: Bytes
@@ -39,8 +40,8 @@ class Text:
 
 
 @cache
-def text() -> Text:
-    """The standard library's text. Raises Unavailable where there is less than a megabyte of it."""
+def text() -> TrainingText:
+    """Return the standard library's text. Raises Unavailable if it has less than a megabyte."""
     import numpy as np
 
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -60,11 +61,11 @@ def text() -> Text:
         raise Unavailable(f"{root} has only {total} bytes of Python sources; training needs a megabyte")
     train, validation = (b"".join(parts[held_back]) for held_back in (False, True))
     digest = hashlib.sha256(train + b"\0" + validation).hexdigest()
-    return Text(np.frombuffer(train, np.uint8), np.frombuffer(validation, np.uint8), digest, files)
+    return TrainingText(np.frombuffer(train, np.uint8), np.frombuffer(validation, np.uint8), digest, files)
 
 
 def batch(source: Bytes, sequences: int, length: int, *key: int) -> Any:
-    """Random windows of `length` + 1 bytes, (sequences, length + 1) int64; the same for the same key of numbers."""
+    """Return random windows of `length` + 1 bytes as (sequences, length + 1) int64. The same key gives the same windows."""
     import numpy as np
 
     starts = np.random.default_rng(key).integers(0, len(source) - length - 1, sequences)

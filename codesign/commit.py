@@ -1,4 +1,4 @@
-"""Which source an evaluation is of."""
+"""Commit of the source that an evaluation ran."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from isa_model import provenance
 
 
 def commit() -> str:
-    """The commit an evaluation is of, with a `+` if what decides it was changed since."""
+    """Return the commit of the source, with a `+` if files that affect an evaluation were changed since."""
     records = (
         ":!codesign/evidence/cost/records",
         ":!codesign/evidence/timing/records",

@@ -1,7 +1,7 @@
-"""One sum of a stage: the hardware of `golden.add`.
+"""Sums of a stage: the hardware of `golden.add`.
 
-An aligned sum shifts every term to the largest exponent. An exact sum is a fixed-point number where its range is narrow;
-where it is wide and has two operands, one slides past the other, and what no rounding can tell apart becomes a sticky bit.
+An aligned sum shifts every term to the largest exponent. An exact sum of narrow range is a fixed-point number. An exact sum of
+two terms of wide range shifts one of them past the other, and collects in a sticky bit what does not affect rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from codesign.evidence.cost.rtl.align import aligned, largest_exponent
 from codesign.evidence.cost.rtl.block import (
     Block,
     Exponent,
-    Term,
+    TermWires,
     Wire,
     all_of,
     any_of,
@@ -31,13 +31,13 @@ from isa_model.diagnostics import InputError
 from isa_model.stage import Stage
 
 WIDEST = 128
-"""Bits of the widest fixed-point sum that is built."""
+"""Largest width of a fixed-point sum, in bits."""
 
 
-def add(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: Term | None) -> Term:
-    """The sum of a block of terms, and the running value if given, not yet rounded into a register.
+def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], running: TermWires | None) -> TermWires:
+    """Return the sum of a block of terms and the running value, if any, before it is rounded into a register.
 
-    Raises InputError for an exact sum that is too wide for an adder.
+    Raises InputError if an exact sum is too wide for an adder.
     """
     everything = [*terms] if running is None else [*terms, running]
     if stage.aligned:
@@ -55,15 +55,15 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: T
         total = _sliding_sum(block, f"{name}_running", stage, inner, running)
     else:
         raise InputError.of(
-            f"{name}: an exact sum of {len(everything)} terms that reach over {_range(everything)} bits has no hardware "
-            f"here; fixed-point sums go up to {WIDEST} bits",
+            f"{name}: an exact sum of {len(everything)} terms over {_range(everything)} bits is not supported in hardware; "
+            f"fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
     return _with_specials(block, total, everything)
 
 
-def _with_specials(block: Block, total: Term, terms: Sequence[Term]) -> Term:
-    """The sum with the NaN and infinity flags of its terms, and the sign that infinities give it."""
+def _with_specials(block: Block, total: TermWires, terms: Sequence[TermWires]) -> TermWires:
+    """Return the sum with the NaN and infinity flags of its terms, and the sign of the infinities."""
     nan = any_of(block, "any_nan", [flag for t in terms for flag in t.nan])
     infinite = [(t.sign, any_of(block, "infinite", t.infinite)) for t in terms if t.infinite]
     if not infinite:
@@ -75,15 +75,17 @@ def _with_specials(block: Block, total: Term, terms: Sequence[Term]) -> Term:
     return replace(total, sign=sign, nan=(nan,), infinite=(positive, negative))
 
 
-def _signed_zero(block: Block, stage: Stage, total: Term, kept: Sequence[Term]) -> Wire:
-    """The sign of a sum: a zero has that of its terms where they agree, if the stage follows IEEE 754."""
+def _signed_zero(block: Block, stage: Stage, total: TermWires, kept: Sequence[TermWires]) -> Wire:
+    """Return the sign of a sum. In a stage that follows IEEE 754, a zero has the sign on which all terms agree."""
     if stage.zero == "positive":
         return total.sign
     agree = all_of(block, "all_negative", [t.sign for t in kept])
     return block.let("sign", total.sign | (agree & ~total.significand.any()))
 
 
-def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], running: Term | None) -> Term:
+def _aligned_sum(
+    block: Block, name: str, stage: Stage, terms: Sequence[TermWires], running: TermWires | None
+) -> TermWires:
     everything = [*terms] if running is None else [*terms, running]
     largest, none = largest_exponent(block, stage, everything)
     fraction_bits, own = stage.fraction_bits, stage.accumulator_fraction_bits
@@ -96,13 +98,13 @@ def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], r
         if stage.drop_beyond is not None:
             gap = largest.field - running.align.field + (largest.offset - running.align.offset)
             dropped = block.let("dropped", (gap > stage.drop_beyond) & ~running.none)
-            # Out of the sum, it no longer has a say in the sign of a zero either.
+            # A dropped value does not affect the sign of a zero either.
             sign = running.sign | dropped if stage.zero == "ieee" else running.sign
             running = replace(running, significand=gate(running.significand, ~dropped), sign=sign)
         kept.append(running)
         addends += aligned(block, stage, [running], largest, own, finest)
     sign, magnitude = signed_sum(block, name, addends)
-    total = Term(
+    total = TermWires(
         sign,
         magnitude,
         largest.plus(-finest),
@@ -117,24 +119,24 @@ def _aligned_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term], r
 # -- exact sums ------------------------------------------------------------------------------------------------------
 
 
-def _shared(terms: Sequence[Term]) -> Exponent | None:
-    """The exponent that all terms share, if it is one."""
+def _shared(terms: Sequence[TermWires]) -> Exponent | None:
+    """Return the common exponent of all terms; None if they have different ones."""
     common = terms[0].position.common
     return common if all(t.position.common is common for t in terms) else None
 
 
-def _own(term: Term, common: Exponent | None) -> Exponent:
-    """A term's position without what it shares with all others."""
+def _own(term: TermWires, common: Exponent | None) -> Exponent:
+    """Return a term's position without the common exponent of all terms."""
     return replace(term.position, common=None) if common is not None else term.position
 
 
-def _range(terms: Sequence[Term]) -> int:
-    """Bits between the least and the largest digit that terms can have."""
+def _range(terms: Sequence[TermWires]) -> int:
+    """Return the number of bits between the lowest and the highest digit of terms."""
     positions = [_own(t, _shared(terms)) for t in terms]
     return max(p.most + t.width for p, t in zip(positions, terms, strict=True)) - min(p.least for p in positions)
 
 
-def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term]) -> Term:
+def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[TermWires]) -> TermWires:
     common = _shared(terms)
     positions = [_own(t, common).alone(block) for t in terms]
     unit = min(p.least for p in positions)
@@ -150,19 +152,19 @@ def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term
     if stage.exponent is not None:
         align, depth, height = constant(stage.exponent), stage.exponent - unit, len(magnitude) + unit - stage.exponent
         if common is not None:
-            raise InputError.of(f"{name}: a fixed `exponent` after scaled products has no hardware here")
+            raise InputError.of(f"{name}: a fixed `exponent` after scaled products is not supported in hardware")
     elif stage.result:
         align, depth, height = position, 0, len(magnitude)
     else:
         align, none = largest_exponent(block, stage, terms)
-        depth = 0  # a term that is not zero has its last digit no lower than the unit
+        depth = 0  # the last digit of a nonzero term is not below the unit
         height = max(t.height for t in terms) + (len(terms) - 1).bit_length()
-    total = Term(sign, magnitude, position, align, depth=depth, height=height, none=none)
+    total = TermWires(sign, magnitude, position, align, depth=depth, height=height, none=none)
     return replace(total, sign=_signed_zero(block, stage, total, terms))
 
 
-def normalised(block: Block, term: Term) -> Term:
-    """The same number with its top bit set, unless it is zero. What it aligns with is dropped."""
+def normalised(block: Block, term: TermWires) -> TermWires:
+    """Return the number with the top bit of its significand set, unless it is zero. Its alignment exponent is lost."""
     position = term.position.alone(block)
 
     def body(inner: Block, significand: Wire) -> dict[str, Wire]:
@@ -179,11 +181,11 @@ def normalised(block: Block, term: Term) -> Term:
     )
 
 
-def _sliding_sum(block: Block, name: str, stage: Stage, x: Term, y: Term) -> Term:
-    """x + y for any exponents, exact as far as the stage's (first) register can tell.
+def _sliding_sum(block: Block, name: str, stage: Stage, x: TermWires, y: TermWires) -> TermWires:
+    """Return x + y for any exponents, exact up to a difference that the stage's first register cannot represent.
 
-    x stays; y slides from under its last digits, where it becomes a sticky bit, to above its first one, where it stays and
-    x is what is left of a smaller number. The margins make that bit lie below half a unit in the last place of the result.
+    x is fixed, and y is shifted relative to it. Far below x, y becomes a sticky bit. Far above x, y is fixed and x becomes
+    negligible. The margins keep the sticky bit below half a unit in the last place of the result.
     """
     register = stage.result[0].format
     precision = register.mantissa_bits + 1
@@ -194,7 +196,7 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: Term, y: Term) -> Ter
     below = max(0, max(precision + 3, y.width + 2) - x.width)
     coarse = y.normal and precision <= y.width and register.min_lsb_exponent >= y.position.least
     above = 2 if coarse else precision + 2
-    furthest = x.width + above  # of y's last digit from x's last digit
+    furthest = x.width + above  # largest distance between the last digits of x and y
     reach = below + furthest
 
     base = min(y_position.offset - furthest, x_position.offset)
@@ -232,5 +234,5 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: Term, y: Term) -> Ter
     sign, magnitude = signed_sum(block, name, addends)
     position = Exponent(out["position"][: top.bit_length()], base - below, low, top)
     none = block.let("none", x.none & y.none)
-    total = Term(sign, magnitude, position, position, depth=0, height=len(magnitude), none=none)
+    total = TermWires(sign, magnitude, position, position, depth=0, height=len(magnitude), none=none)
     return replace(total, sign=_signed_zero(block, stage, total, [x, y]))

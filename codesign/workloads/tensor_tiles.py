@@ -1,7 +1,7 @@
-"""Tiles of a Linear's tensors: where they are cut, by one of two rules, and the file they are written to.
+"""Tiles of a Linear's tensors, cut by one of two rules and written to a file.
 
-A Linear has an input X (tokens, inputs), a weight W (outputs, inputs) and the gradient G (tokens, outputs) of its output.
-Each pass gets whole tiles of both of its operands: all of K, at least 128 rows of either where the tensors have them.
+A Linear has an input X (tokens, inputs), a weight W (outputs, inputs) and the gradient G (tokens, outputs) of its output. Each
+pass has tiles of both operands with all of K and, if the tensors are large enough, at least 128 rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 128
-"""Tokens, outputs or inputs of a tile: whole groups of quantisation in either direction."""
+"""Tokens, outputs or inputs of a tile, which are whole quantisation groups in either direction."""
 Rule = Literal["outliers", "random"]
 RULES: dict[Rule, str] = {
     "outliers": "whole blocks with the largest elements: of tokens and inputs of the activation, of outputs of the weight, "
@@ -31,17 +31,17 @@ class Cut:
     """Sizes of tiles."""
 
     channels: int = 64
-    """Columns of the tiles of Wgrad, whose sums run over tokens."""
+    """Columns of wgrad's tiles."""
     along: int = 2048
-    """Tokens that Wgrad sums over, at most."""
+    """Largest number of tokens that wgrad sums over."""
 
 
 def cut(
     name: str, rule: Rule, x: Any, w: Any, g: Any, rng: np.random.Generator, how: Cut = Cut()
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Return tiles by the names that `gemms.Recorded` gives them, and the ranges that each was cut from.
+    """Return tiles by their names in `gemms.Recorded`, and the ranges that they were cut from.
 
-    x: (tokens, inputs), w: (outputs, inputs), g: (tokens, outputs), as NumPy arrays.
+    x is (tokens, inputs), w (outputs, inputs) and g (tokens, outputs), as NumPy arrays.
     """
     index: Callable[[Any, int], int] = (
         _largest if rule == "outliers" else lambda a, axis: int(rng.integers(a.shape[axis]))
@@ -71,7 +71,7 @@ def cut(
 
 
 def write_tiles(path: Path, tiles: dict[str, Any], about: dict[str, str]) -> None:
-    """Write tiles rounded to BF16, nearest even, with what is said about them."""
+    """Write tiles rounded to BF16, to nearest even, with metadata."""
     import ml_dtypes
     import numpy as np
 
@@ -80,19 +80,19 @@ def write_tiles(path: Path, tiles: dict[str, Any], about: dict[str, str]) -> Non
 
 
 def _largest(x: Any, axis: int) -> int:
-    """The row (0) or column (1) of the largest element."""
+    """Return the row (axis 0) or column (axis 1) of the largest magnitude."""
     import numpy as np
 
     return int(np.unravel_index(np.abs(x).argmax(), x.shape)[axis])
 
 
 def _aligned(index: int, size: int, length: int) -> slice:
-    """The aligned block that holds `index`, so that the scales of a weight's block are whole; shorter at a ragged end."""
+    """Return the aligned block around `index`, shorter at a ragged end, so that a weight's blocks stay whole."""
     start = index // size * size
     return slice(start, min(start + size, length))
 
 
 def _whole(index: int, size: int, length: int) -> slice:
-    """The aligned block that holds `index`; at a ragged end the last `size`, which overlap the block before."""
+    """Return the aligned block around `index`, or the last `size` elements at a ragged end."""
     start = max(min(index // size * size, length - size), 0)
     return slice(start, min(start + size, length))

@@ -1,4 +1,4 @@
-"""Operands for proving a unit equal to the model: random, adversarial, exhaustive; and D by the model."""
+"""Vectors that check a unit: random and adversarial operands, with D from the model."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint64]
 
 KINDS = ("bits", "like", "sparse", "cancel", "ends")
-"""Random bits; numbers of like size; many zeros; pairs that cancel; both ends of the range."""
+"""Kinds of operands: random bits, numbers of similar size, many zeros, pairs that cancel, both ends of the range."""
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Operands of many steps: codes (vectors, elements) by port, and D (vectors,)."""
+class UnitVectors:
+    """Operands and results of many steps."""
 
     operands: dict[str, Codes]
+    """Codes (vectors, elements) by port."""
     d: Codes
+    """Codes of D (vectors,)."""
 
     def __len__(self) -> int:
         return len(self.d)
 
 
 def one_step(spec: Instruction) -> Instruction:
-    """The instruction with the K of one step, as the unit computes it."""
+    """Return the instruction with K reduced to one step, which is what a unit computes."""
     return spec.model_copy(update={"shape": spec.shape.model_copy(update={"k": spec.span})})
 
 
-def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[Vectors]:
-    """Batches of `side` rows against `side` columns, of every kind, each with C of the same kind and C near -A B."""
+def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVectors]:
+    """Yield batches of `side` rows times `side` columns for every kind of operand, with C of the same kind and C near -A B."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -54,42 +56,22 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[Vector
             for count, fmt, shape in _scale_shapes(spec, side)
         ]
         c = codes(spec.c_format, rng, (side, side), kind)
-        yield _batch(step, a, b, c, *scales)
+        yield of_matrices(spec, a, b, c, *scales)
         if spec.c_format == spec.accumulator:
             sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), scales[0], scales[1]))
             nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
             c = negated(spec.accumulator, sum_alone) + nearby
-            yield _batch(step, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), *scales)
+            yield of_matrices(spec, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), *scales)
 
 
 def negated(fmt: Format, codes: Any) -> Any:
-    """Codes of the numbers with the other sign, as signed integers."""
+    """Return the codes of the negated numbers, as signed integers."""
     wide = codes.astype("i8")
     return -wide if fmt.kind == "integer" else wide ^ 1 << (fmt.bits - 1 - fmt.high_padding)
 
 
-def random_bits(spec: Instruction, seed: int, side: int) -> Vectors:
-    """One batch of random bits, every vector a pair of a row and a column."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    scales = [None if not n else codes(f, rng, shape, "bits") for n, f, shape in _scale_shapes(spec, side)]
-    return _batch(
-        one_step(spec),
-        codes(spec.a, rng, (side, spec.span), "bits"),
-        codes(spec.b, rng, (spec.span, side), "bits"),
-        codes(spec.c_format, rng, (side, side), "bits"),
-        *scales,
-    )
-
-
-def of_matrices(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale_b: Any = None) -> Vectors:
-    """One vector per element of D from codes of A (M, span), B (span, N), C (M, N) and the scales of that stretch of K."""
-    return _batch(one_step(spec), a, b, c, scale_a, scale_b)
-
-
 def _scale_shapes(spec: Instruction, side: int) -> list[tuple[int, Any, tuple[int, int]]]:
-    """Number along K, format and shape of the scales of A and of B for `side` rows and columns."""
+    """Return number along K, format and shape of the scales of A and of B, for `side` rows and columns."""
     count_a, count_b = scale_counts(spec)
     scale = spec.scale
     a, b = (scale.a, scale.b) if scale else (None, None)
@@ -99,9 +81,11 @@ def _scale_shapes(spec: Instruction, side: int) -> list[tuple[int, Any, tuple[in
     ]
 
 
-def _batch(step: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale_b: Any = None) -> Vectors:
+def of_matrices(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale_b: Any = None) -> UnitVectors:
+    """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and their scales."""
     import numpy as np
 
+    step = one_step(spec)
     d = to_codes(step.accumulator, matmul(step, a, b, c, scale_a, scale_b))
     rows, columns = (x.ravel() for x in np.indices(d.shape))
     operands = {"a": a[rows], "b": b.T[columns], "c": c.reshape(-1, 1)}
@@ -110,11 +94,11 @@ def _batch(step: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale
     if scale_b is not None and step.scale and step.scale.b:
         operands["scale_b"] = scale_b.T[columns // step.scale.b.group[1]]
     mask = (1 << step.accumulator.bits) - 1
-    return Vectors({k: v.astype("u8") for k, v in operands.items()}, d.ravel().astype("u8") & np.uint64(mask))
+    return UnitVectors({k: v.astype("u8") for k, v in operands.items()}, d.ravel().astype("u8") & np.uint64(mask))
 
 
 def widths(spec: Instruction) -> dict[str, int]:
-    """Bits of one element of each port."""
+    """Return the bits of one element, by port."""
     result = {"a": spec.a.bits, "b": spec.b.bits, "c": spec.c_format.bits}
     if spec.scale and spec.scale.a:
         result["scale_a"] = spec.scale.a.format.bits
@@ -125,7 +109,7 @@ def widths(spec: Instruction) -> dict[str, int]:
 
 
 def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-    """Codes of a format, of one of the `KINDS`."""
+    """Return random codes of a format, of one of the `KINDS`."""
     import numpy as np
 
     dtype = code_dtype(fmt)
@@ -155,7 +139,7 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
 
 
 def _integer_codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-    """Codes of integers, of one of the `KINDS` but random bits."""
+    """Return random codes of integers, of one of the `KINDS` except `bits`."""
     mask, top = (1 << fmt.bits) - 1, fmt.max_finite_magnitude
     low = -top - 1 if fmt.signed else 0
     near = rng.integers(-2 if fmt.signed else 0, 3, shape)

@@ -1,10 +1,10 @@
-"""A design as Yosys's own simple gates, without mapping: the quick way to ask whether RTL is right."""
+"""Netlists of Yosys's simple gates, which need no mapping and so check RTL quickly."""
 
 from __future__ import annotations
 
 import json
 
-from codesign.evidence.cost.library import Cell, Library, Pin
+from codesign.evidence.cost.cell_library import Cell, Library, Pin
 from codesign.evidence.cost.netlist import Netlist
 from codesign.evidence.cost.synth import run
 from isa_model.output_files import scratch
@@ -25,7 +25,7 @@ _FUNCTIONS = {
 
 
 class _Gates(Library):
-    """Yosys's gates as a library in which each counts one."""
+    """Yosys's gates as a library in which each has area 1."""
 
     cells = {  # noqa: RUF012  # in place of what a Liberty file would say
         name: Cell(name, 1.0, tuple(Pin(p, 1.0) for p in "ABS" if p in function), "Y", function, 1.0, 0.0)
@@ -33,8 +33,11 @@ class _Gates(Library):
     }
 
 
+GATES = _Gates("gates", "")
+
+
 def elaborate(rtlil: str) -> Netlist:
-    """The flat netlist of simple gates of a design. Needs the extra `cost`."""
+    """Return the flat netlist of simple gates of a design."""
     with scratch() as folder:
         source, out = folder / "unit.il", folder / "out.json"
         source.write_text(rtlil)
@@ -43,4 +46,4 @@ def elaborate(rtlil: str) -> Netlist:
             f"write_json {out}",
             folder,
         )
-        return Netlist.of_json(json.loads(out.read_text())["modules"]["unit"], _Gates("gates", ""))
+        return Netlist.of_json(json.loads(out.read_text())["modules"]["unit"], GATES)

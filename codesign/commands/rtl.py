@@ -1,0 +1,37 @@
+"""`codesign rtl`: write an instruction's dot-product unit as Verilog."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codesign.commands.app import Target, folder_of, instruction_of
+from codesign.commands.terminal import Progress
+
+
+def rtl(
+    target: Target,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: codesign-rtl/<name>.")] = None,
+    liberty: Annotated[
+        Path | None, typer.Option(help="Liberty file of a cell library; default: a technology-neutral library.")
+    ] = None,
+) -> int:
+    """Write the dot-product unit of an instruction as Verilog.
+
+    The unit is proven equal to the model. A test bench and a mapped netlist are written with it.
+    """
+    from codesign.evidence.cost.cell_library import Library
+    from codesign.evidence.cost.export import export
+
+    instruction = instruction_of(target)
+    library = Library.read(liberty) if liberty else Library.own()
+    out = out or folder_of("rtl", instruction)
+    with Progress(f"hardware of {instruction.name}: synthesis and proof"):
+        figures = export(instruction, out, library)
+    for name, figure in figures.items():
+        print(f"{name}: {figure}")
+    print(f"files: {out}", file=sys.stderr)
+    return 0

@@ -1,0 +1,71 @@
+"""`codesign vectors`: write known-answer vectors, and show their coverage."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codesign.commands.app import Target, folder_of, instruction_of
+from codesign.commands.terminal import Progress, console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from isa_model.vectors.coverage import Row
+
+
+def vectors(
+    target: Target,
+    out: Annotated[Path | None, typer.Option(help="Folder for the vectors; default: codesign-vectors/<name>.")] = None,
+    count: Annotated[
+        int,
+        typer.Option(min=1, max=1_000_000, help="Number of vectors: the directed ones first, then random ones."),
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random vectors.")] = 0,
+) -> int:
+    """Write known-answer vectors for RTL test benches.
+
+    They are written as JSON lines and for $readmemh; their coverage is shown.
+    """
+    from isa_model.vectors import vector_files
+    from isa_model.vectors.coverage import measure
+    from isa_model.vectors.make import make
+
+    instruction = instruction_of(target)
+    out = out or folder_of("vectors", instruction)
+    vector_files.check(out)
+    with Progress("answers") as progress:
+        made = make(instruction, count, seed, progress.update)
+    with Progress("coverage") as progress:
+        coverage = measure(made, progress.update)
+    vector_files.write(made, coverage, out)
+    show_coverage(coverage, console())
+    print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
+    return 0
+
+
+def show_coverage(coverage: list[Row], console: Console) -> None:
+    """Print one row per category and point, with the missed bins and the reasons why others do not apply."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("category", "at", header_style="bold", pad_edge=False)
+    for heading in ("wanted", "hit"):
+        table.add_column(heading, justify="right")
+    table.add_column("missed; not applicable")
+    for row in coverage:
+        reasons = Counter(row.unreachable.values())
+        notes = [Text(f"missed: {what}", style="bold red") for what in row.missed]
+        notes += [
+            Text(f"n/a, {bins}: {why}" if len(row.wanted) + bins > 1 else f"n/a: {why}")
+            for why, bins in reasons.items()
+        ]
+        hit = len(row.wanted) - len(row.missed)
+        table.add_row(row.category, row.point, f"{len(row.wanted)}", f"{hit}", Text("\n").join(notes))
+    console.print(table)
+    wanted, missed = sum(len(row.wanted) for row in coverage), sum(len(row.missed) for row in coverage)
+    console.print(f"{wanted} bins wanted, {wanted - missed} hit, {missed} missed", highlight=False)

@@ -1,0 +1,155 @@
+"""Measurement of a unit: it is generated, synthesised and proven, and its area, delay and energy are recorded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from codesign.evidence.cost import record_cache
+from codesign.evidence.cost.records import (
+    DEPTH,
+    CostRecord,
+    Energy,
+    Equivalence,
+    Pipelined,
+    SharedProduct,
+    design_sha256,
+    recipe_sha256,
+)
+from codesign.evidence.cost.rtl.ports import check, shared_uses
+from isa_model.instruction import Instruction
+
+if TYPE_CHECKING:
+    from codesign.evidence.cost.cell_library import Library
+    from codesign.evidence.cost.netlist import Netlist
+    from codesign.evidence.cost.unit_vectors import UnitVectors
+
+
+def measure(
+    spec: Instruction, library: Library, workload: UnitVectors, operands: str, commit: str = "", share: bool = True
+) -> CostRecord:
+    """Return the record of an instruction's unit, from the user's cache or measured in half a minute.
+
+    `workload` holds the steps whose energy is measured, and `operands` describes them. Without `share`, a product of scales
+    is formed in the unit at every step. Needs the extra `cost`. Raises InputError if the generator does not support the
+    instruction, RuntimeError if the netlist differs from the model.
+    """
+    check(spec)
+    from codesign.evidence.cost.rtl.unit import scale_product, unit
+
+    shared = share and shared_uses(spec) > 1
+    sources = [unit(spec, shared), *([scale_product(spec)] if shared else [])]
+    key = record_cache.key(spec, sources, library, workload, operands)
+    record = record_cache.read(key)
+    if record is None:
+        record = _measure(spec, library, workload, operands, sources)
+        record_cache.write(key, record)
+    return record.model_copy(update={"name": spec.name, "commit": commit})
+
+
+def _measure(
+    spec: Instruction, library: Library, workload: UnitVectors, operands: str, sources: Sequence[str]
+) -> CostRecord:
+    from codesign.evidence.cost import synth, verify
+    from codesign.evidence.cost.energy import switched
+    from codesign.evidence.cost.pipeline import pipeline
+
+    rtlil = sources[0]
+    netlist = whole = synth.synthesise(rtlil, library).netlist
+    nand2, fo4 = library.nand2.area, library.fo4
+    share, on_unit = _Share(), workload
+    if len(sources) > 1:
+        multiplier = synth.synthesise(sources[1], library).netlist
+        share = _share(spec, library, workload, multiplier, sources[1])
+        whole = multiplier.feeding(netlist, "scale")
+        scales = verify.outputs(multiplier, workload)
+        on_unit = replace(workload, operands={**workload.operands, "scale": scales[:, None]})
+    proof = verify.prove(whole, spec)
+    on_workload = verify.compare(whole, [workload])
+    golden = verify.against_golden(spec, 200)
+    for comparison in (proof, on_workload, golden):
+        if comparison.mismatches:
+            raise RuntimeError(f"{spec.name}: the netlist differs from the model: {comparison.first}")
+    faults, caught = verify.faults_caught(whole, spec, 40)
+    staged = pipeline(netlist, DEPTH)
+    low, high = switched(staged, on_unit)
+    blocks = synth.block_areas(rtlil, library) | share.blocks
+    return CostRecord(
+        name=spec.name,
+        design_sha256=design_sha256(spec),
+        products=spec.span,
+        library=library.name,
+        library_sha256=library.sha256,
+        recipe_sha256=recipe_sha256(),
+        rtlil_sha256=hashlib.sha256(rtlil.encode()).hexdigest(),
+        versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
+        commit="",
+        area=round((netlist.area + share.area) / nand2, 1),
+        shared=share.record,
+        blocks={k: round(v / nand2, 1) for k, v in sorted(blocks.items())},
+        gates=len(netlist.gates),
+        levels=max(netlist.levels),
+        delay_fo4=round(netlist.delay / fo4, 2),
+        pipelined=Pipelined(
+            levels=DEPTH,
+            cycles=staged.latency,
+            register_bits=staged.register_bits + share.register_bits,
+            area=round((staged.area + share.staged_area) / nand2, 1),
+            period_fo4=round(staged.period / fo4, 2),
+        ),
+        energy=Energy(
+            low=round(low + share.energy[0]),
+            high=round(high + share.energy[1]),
+            operands=operands,
+            steps=len(workload) - 1,
+        ),
+        equivalence=Equivalence(
+            vectors=proof.vectors + on_workload.vectors,
+            mismatches=0,
+            golden_vectors=golden.vectors,
+            faults=faults,
+            faults_caught=caught,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A unit's share of the multiplier of scales and of the product's register, in the library's units; by default none."""
+
+    area: float = 0.0
+    staged_area: float = 0.0
+    energy: tuple[float, float] = (0.0, 0.0)
+    register_bits: int = 0
+    blocks: dict[str, float] = field(default_factory=dict)
+    record: SharedProduct | None = None
+
+
+def _share(spec: Instruction, library: Library, workload: UnitVectors, multiplier: Netlist, source: str) -> _Share:
+    """Measure the multiplier of scales, whose RTLIL is `source`."""
+    from codesign.evidence.cost.energy import held, switched
+    from codesign.evidence.cost.pipeline import pipeline
+
+    uses = shared_uses(spec)
+    bits = len(multiplier.outputs["d_out"])
+    register = bits * library.flip_flop.area
+    staged = pipeline(multiplier, DEPTH)
+    assert spec.scale
+    assert spec.scale.a
+    # The multiplier serves many units, and takes the scales of another one every cycle.
+    every = spec.scale.a.group[1] // spec.span
+    taken = replace(workload, operands={n: x[::every] for n, x in workload.operands.items()}, d=workload.d[::every])
+    low, high = (energy / uses + held(library, bits) for energy in switched(staged, taken))
+    record = SharedProduct(
+        uses=uses,
+        area=round(multiplier.area / library.nand2.area, 1),
+        delay_fo4=round(multiplier.delay / library.fo4, 2),
+        register_bits=bits,
+        rtlil_sha256=hashlib.sha256(source.encode()).hexdigest(),
+    )
+    blocks = {f"scale product, 1 of {uses}": multiplier.area / uses, "scale register": register}
+    areas = multiplier.area / uses + register, staged.area / uses + register
+    return _Share(*areas, (low, high), bits, blocks, record)
