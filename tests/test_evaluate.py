@@ -11,11 +11,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from codesign.evidence.numerics.metrics import METRICS as NUMERICS
 from codesign.evidence.numerics.source import BESIDE
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.drawing import svg
 from codesign.figures.figure import Kind, Plot, Series
-from codesign.figures.metrics import NUMERICS
 from codesign.proposal.proposal import Quantisation, load_proposal, parse_proposal
 from codesign.proposal.quantisation import cast_of
 from codesign.proposal.variants import LABELS, labels

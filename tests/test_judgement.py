@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codesign.figures.figure import Alternative, Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Claim, parse_proposal
 from codesign.verdicts import claims
 from codesign.verdicts.claims import AGAIN, Measured, bars, claimed, decide, judge, statement
@@ -727,7 +727,7 @@ def test_enquiries_move_side_by_side():
 
 def test_every_metric_says_how_it_is_compared():
     """Decibels and gaps by difference, what compares two designs already not at all."""
-    rules = {m.name: m.comparison for m in METRICS.values()}
+    rules = {m.name: m.comparison for m in metrics().values()}
     assert {n for n, rule in rules.items() if rule == "difference"} == {
         "numerics.sqnr_db",
         "cast.sqnr_db",
@@ -735,5 +735,5 @@ def test_every_metric_says_how_it_is_compared():
         "training.validation_gap",
     }
     assert all(rule == "none" for n, rule in rules.items() if n.startswith("cost.") or "speedup" in n)
-    assert {m.name for m in METRICS.values() if m.signed} == {"numerics.bias", "training.gradient_bias"}
+    assert {m.name for m in metrics().values() if m.signed} == {"numerics.bias", "training.gradient_bias"}
     assert read(figure(None, None, None)).value == inf

@@ -11,7 +11,7 @@ from typing import Any
 from codesign.evidence.traffic.count import Move
 from codesign.figures.escape import drawn
 from codesign.figures.figure import Plot
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.verdicts.claims import Verdict
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
@@ -229,7 +229,7 @@ def tornado(verdict: Verdict) -> str:
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.locator_params(axis="x", nbins=5)
-        unit = METRICS[claim.metric].unit
+        unit = metric_named(claim.metric).unit
         relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
         axes.set_xlabel(claim.metric + relative)
         figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10.5)

@@ -16,7 +16,7 @@ from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.figures.figure import Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.figures.quantiles import Ends, clopper_pearson, student_t
 from codesign.proposal.proposal import Value
 
@@ -200,7 +200,7 @@ def figures(
             ratios = {}
             for base in bases:
                 if base != variant and (base, None) in found:
-                    other, decibels = found[base, None][metric], METRICS[metric].unit == "dB"
+                    other, decibels = found[base, None][metric], metric_named(metric).unit == "dB"
                     apart = difference(mine, other, level) if decibels else mine.over(other, level)[1]
                     apart = (apart if enough or apart == (1.0, 1.0) else None) or (inf, inf)
                     ratios[base] = (finite(apart[0]), finite(apart[1]))

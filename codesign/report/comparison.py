@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.report.tables import SHORT, number
 from codesign.verdicts.break_even import listed
 from codesign.verdicts.compare import AXES, Comparison, Entry
@@ -19,7 +19,7 @@ KIND = "a comparison"
 
 def heading(axis: str) -> str:
     """A metric as the head of a column, with the direction that is better."""
-    better = "↑" if METRICS[axis].better == "higher" else "↓"
+    better = "↑" if metric_named(axis).better == "higher" else "↓"
     return _name(axis) + f" {better}"
 
 
@@ -35,7 +35,7 @@ def kinds(comparison: Comparison, axis: str) -> str:
 
 def cell(entry: Entry, axis: str) -> str:
     """An entry's figure on an axis."""
-    unit = "1" if AXES[axis].over_software else METRICS[axis].unit
+    unit = "1" if AXES[axis].over_software else metric_named(axis).unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
@@ -55,7 +55,7 @@ def notes(comparison: Comparison) -> list[str]:
     else:
         said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
     said += [
-        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if METRICS[axis].of_layer else 'GEMM'}."
+        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if metric_named(axis).of_layer else 'GEMM'}."
         for axis in comparison.apart
     ]
     said.append(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from codesign.evidence.numerics.metrics import METRICS as NUMERICS
 from codesign.evidence.timing.plots import VARIANTS
 from codesign.figures.figure import Figure
-from codesign.figures.metrics import METRICS, NUMERICS
+from codesign.figures.metric import metric_named, metrics
 from codesign.verdicts.claims import Verdict
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.finding import worst_by_pass
@@ -54,7 +55,7 @@ def number(value: float | None, unit: str = "1") -> str:
 
 def interval(figure: Figure) -> str:
     """The figure's value with its interval; a ratio has no unit."""
-    unit = "1" if "; ratio to " in figure.source else METRICS[figure.metric].unit
+    unit = "1" if "; ratio to " in figure.source else metric_named(figure.metric).unit
     if figure.value is None:
         return "not finite"
     if figure.low is None and figure.high is None:
@@ -89,7 +90,7 @@ def margin(verdict: Verdict) -> str:
 def cost_rows(result: Result) -> list[tuple[str, ...]]:
     """A row per design and cost: what, of which design, the figure with its interval, its kind and what it stands on."""
     own = result.proposal.proposal
-    units = {f.metric: METRICS[f.metric].unit for f in result.costs}
+    units = {f.metric: metric_named(f.metric).unit for f in result.costs}
     return [
         (
             f.metric + ("" if units[f.metric] in ("1", "B") else f", {units[f.metric]}"),
@@ -108,11 +109,11 @@ def worst_casts(result: Result) -> list[tuple[str, tuple[str, ...]]]:
     rows: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for tensors, variant in dict.fromkeys((f.tensors, f.variant) for f in result.casts):
         cells = []
-        for metric in [m for m in METRICS if m.startswith("cast.")]:
+        for metric in [m for m in metrics() if m.startswith("cast.")]:
             found = [f for f in result.casts if (f.tensors, f.variant, f.metric) == (tensors, variant, metric)]
-            sign = -1.0 if METRICS[metric].better == "higher" else 1.0
+            sign = -1.0 if metric_named(metric).better == "higher" else 1.0
             worst = max(found, key=lambda f: float("inf") if f.value is None else sign * f.value)
-            cells.append(number(worst.value, METRICS[metric].unit))
+            cells.append(number(worst.value, metric_named(metric).unit))
         rows.setdefault((tensors, tuple(cells)), []).append(CAST_VARIANTS[variant])
     return [(f"{tensors}: {' = '.join(alike)}", cells) for (tensors, cells), alike in rows.items()]
 
@@ -135,12 +136,12 @@ def moves_alike(result: Result) -> bool:
 
 def cast_table(result: Result) -> tuple[tuple[str, ...], list[Row]]:
     """Headings, and a row per GEMM and tensor source: each metric of each variant of the path."""
-    metrics = [m for m in METRICS if m.startswith("cast.")]
+    names = [m for m in metrics() if m.startswith("cast.")]
     variants = list(dict.fromkeys(f.variant for f in result.casts))
     by_key = {(f.workload, f.tensors, f.metric, f.variant): f for f in result.casts}
-    columns = tuple(f"{SHORT[m]}: {CAST_VARIANTS[v]}" for m in metrics for v in variants)
+    columns = tuple(f"{SHORT[m]}: {CAST_VARIANTS[v]}" for m in names for v in variants)
     rows = [
-        Row(w, t, tuple(number(by_key[w, t, m, v].value, METRICS[m].unit) for m in metrics for v in variants))
+        Row(w, t, tuple(number(by_key[w, t, m, v].value, metric_named(m).unit) for m in names for v in variants))
         for w, t in dict.fromkeys((f.workload, f.tensors) for f in result.casts)
     ]
     return columns, rows
@@ -241,7 +242,9 @@ def worst_table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, tuple[
     metrics = list(dict.fromkeys(f.metric for f in result.worst))
     by_key = {(f.variant, f.metric): f for f in result.worst}
     variants = [v for v in result.labels if any(f.variant == v for f in result.worst)]
-    rows = [(result.labels[v], tuple(number(by_key[v, m].value, METRICS[m].unit) for m in metrics)) for v in variants]
+    rows = [
+        (result.labels[v], tuple(number(by_key[v, m].value, metric_named(m).unit) for m in metrics)) for v in variants
+    ]
     return tuple(SHORT.get(m, m) for m in metrics), rows
 
 
@@ -253,8 +256,8 @@ def figure_tables(result: Result) -> Iterator[Table]:
     columns = tuple(result.labels[v] if at is None else f"{v} at {at}" for v, at in keys)
     by_key = {(f.metric, f.workload, f.tensors, f.variant, f.at): f for f in result.figures}
     rows = list(dict.fromkeys((f.workload, f.tensors) for f in result.figures))
-    for metric in NUMERICS:
-        about = METRICS[metric]
+    for metric in (m.name for m in NUMERICS):
+        about = metric_named(metric)
         yield Table(
             metric=metric,
             description=about.description,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from codesign.figures.figure import BreakEven, Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.verdicts.readings import Reading, excess, keeps
 from isa_model.instruction import Instruction
@@ -46,9 +46,9 @@ def rising(claim: Claim) -> bool:
 
     A claim that bounds a quantity from its good side, such as "the error is at least 2 %", is helped by less.
     """
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     usual, other = (claim.at_least, claim.at_most) if metric.better == "higher" else (claim.at_most, claim.at_least)
-    return metric.family.dearer == (usual is None and other is not None)
+    return metric.dearer == (usual is None and other is not None)
 
 
 # -- over the values of a sweep --------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
 
     `covered` gives the figures that a claim covers.
     """
-    if proposal.sweep is None or claim.of != "proposal" or not METRICS[claim.metric].family.swept:
+    if proposal.sweep is None or claim.of != "proposal" or not metric_named(claim.metric).swept:
         return ()
     by_value = {v: covered(claim.model_copy(update={"at": v})) for v in proposal.sweep.values}
     own = _swept_value(proposal) if claim.at is None else claim.at

@@ -14,7 +14,7 @@ from math import inf, isfinite
 from typing import Literal
 
 from codesign.figures.figure import Alternative, Bar, BreakEven, Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal
 from codesign.proposal.variants import Compared, variants
 from codesign.verdicts.break_even import swept
@@ -88,7 +88,7 @@ def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None)
 
 def statement(claim: Claim) -> str:
     """Return the claim in words."""
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     ratio = claim.relative_to is not None and metric.comparison == "ratio"
     unit = f" {metric.unit}" if metric.unit != "1" and not ratio else ""
     bounds = [
@@ -126,7 +126,7 @@ def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measur
 
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     gemms = None
     if metric.of_layer:
         # A figure of the whole layer, unless the claim names a part of it.
@@ -198,9 +198,9 @@ def _again(
     claim: Claim, doubtful: Sequence[Measured], trials: Mapping[tuple[str, str], Gemm]
 ) -> tuple[list[Measured], list[Measured]]:
     """The figures to measure again, the worst first, and the rest."""
-    family = METRICS[claim.metric].family
+    resampled = metric_named(claim.metric).by_tensors
     ordered = sorted(doubtful, key=lambda m: -excess(claim, m.reading.value))
-    can = [m for m in ordered if family.by_tensors and not _settled(m) and _place(m) in trials]
+    can = [m for m in ordered if resampled and not _settled(m) and _place(m) in trials]
     chosen = {id(m) for m in can[:AGAIN]}
     return can[:AGAIN], [m for m in ordered if id(m) not in chosen]
 
@@ -287,7 +287,7 @@ def _missing(proposal: Proposal, claim: Claim) -> str:
     """Return why no figure covers a claim."""
     if claim.metric.startswith("cast.") and not proposal.path:
         return "the proposal has no `path`"
-    return METRICS[claim.metric].family.absent
+    return metric_named(claim.metric).absent
 
 
 def _margin(claim: Claim, decides: Measured) -> float | None:

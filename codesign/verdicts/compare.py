@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from codesign.figures.figure import Figure, Kind
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Variant
 from codesign.verdicts.break_even import listed
 from codesign.verdicts.evaluate import Result
@@ -127,7 +127,7 @@ def _figures(result: Result, axis: str) -> list[Figure]:
     if axis == "numerics.relative_frobenius" and result.proposal.multiplies_as_today:
         return []  # today's sums, none of its doing
     own = [f for f in everything if f.metric == axis and f.at is None]
-    return [f for f in own if "." not in f.workload] if METRICS[axis].of_layer else own
+    return [f for f in own if "." not in f.workload] if metric_named(axis).of_layer else own
 
 
 def _shared(results: Sequence[Result], axis: str) -> set[Place] | None:
@@ -161,7 +161,7 @@ def _worst(result: Result, axis: str, variant: Variant, shared: set[Place] | Non
     own = [f for f in figures if f.variant == variant and (shared is None or (f.workload, f.tensors) in shared)]
     if AXES[axis].over_software:
         own = [found[0] for f in own if (found := relative("software", f, figures))]
-    higher = METRICS[axis].better == "higher"
+    higher = metric_named(axis).better == "higher"
     return max(own, key=lambda f: (-1.0 if higher else 1.0) * read(f).value, default=None)
 
 
@@ -231,7 +231,7 @@ def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]
 
 def _better(one: Figure, other: Figure) -> bool:
     """Whether one is certainly better: under every assumption that both are counted under; else, if intervals do not touch."""
-    higher = METRICS[one.metric].better == "higher"
+    higher = metric_named(one.metric).better == "higher"
     a, b = read(one), read(other)
     cases, others = ({(c.assumption, c.other): read_case(c, f).value for c in f.alternatives} for f in (one, other))
     if cases and others:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from codesign.figures.figure import Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named, metrics
 from codesign.proposal.variants import LABELS
 from codesign.verdicts.break_even import listed
 from codesign.verdicts.claims import Verdict
@@ -56,7 +56,7 @@ def _overflows(figures: Sequence[Figure]) -> Iterator[str]:
 def worst(figures: Sequence[Figure]) -> Iterator[Figure]:
     """Yield the worst figure of each variant and metric."""
     for variant in LABELS:
-        for name in METRICS:
+        for name in metrics():
             found = _worst(_own(figures, name, variant))
             if found:
                 yield found
@@ -167,6 +167,6 @@ def _own(figures: Sequence[Figure], metric: str, variant: str) -> list[Figure]:
 def _worst(figures: Sequence[Figure]) -> Figure | None:
     def badness(figure: Figure) -> float:
         value = read(figure).value
-        return -value if METRICS[figure.metric].better == "higher" else value
+        return -value if metric_named(figure.metric).better == "higher" else value
 
     return max(figures, key=badness, default=None)

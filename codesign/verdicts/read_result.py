@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.figures.figure import Figure, Plot
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metrics
 from codesign.proposal.variants import labels
 from codesign.verdicts.evaluate import SCHEMA_VERSION, Result, spec_sha256
 from isa_model.diagnostics import InputError
@@ -96,7 +96,7 @@ def _contradictions(result: Result) -> Iterator[str]:
             if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
                 yield f"a series of plot `{plot.name}` has more values on one axis than on the other"
     for name, figures in _held(result, Figure):
-        if unknown := [f.metric for f in figures if f.metric not in METRICS]:
+        if unknown := [f.metric for f in figures if f.metric not in metrics()]:
             yield f"`{unknown[0]}` in `{name}` is no metric"
     for moves in result.moves.values():
         if bad := [m.model for m in moves if not _NAME.fullmatch(m.model)]:

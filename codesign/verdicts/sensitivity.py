@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from codesign.evidence.numerics.curves import with_bits
 from codesign.figures.figure import Alternative, BreakEven, Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal
 from codesign.proposal.quantisation import Quantisation
 from codesign.proposal.variants import Compared
@@ -77,7 +77,7 @@ def _bars(proposal: Proposal, verdict: Verdict, trials: Trials) -> Enquiry[Figur
     """Return the deciding figure with its alternatives and their intervals; None for evidence other than numerics and casts."""
     claim, figure = verdict.claim, verdict.deciding
     gemm = trials.get((figure.workload, figure.tensors)) if figure else None
-    if figure is None or gemm is None or not METRICS[claim.metric].family.by_tensors:
+    if figure is None or gemm is None or not metric_named(claim.metric).by_tensors:
         return None
     cases = list(_cases(claim, gemm, figure.tensors, proposal.rule))
     changed = [proposal if c.quantisation == proposal.rule else proposal.quantised(c.quantisation) for c in cases]
@@ -130,7 +130,7 @@ def _worst_places(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure
     Empty where a sweep gave the break-even already, or where the claim is not about the proposal.
     """
     claim = verdict.claim
-    if claim.of != "proposal" or verdict.break_even or not METRICS[claim.metric].family.by_tensors:
+    if claim.of != "proposal" or verdict.break_even or not metric_named(claim.metric).by_tensors:
         return []
     worst: dict[str, Measured] = {}
     for m in covered_by(proposal, claim, figures):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from codesign.evidence.numerics.curves import plots
 from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
+from codesign.evidence.numerics.metrics import METRICS
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.figure import Evidence, Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
-from codesign.figures.metrics import NUMERICS
 from codesign.proposal.proposal import Proposal, Value
 from codesign.proposal.quantisation import room
 from codesign.proposal.variants import LABELS, Compared, variants
@@ -24,6 +24,7 @@ from codesign.workloads.statistics import grid_warnings
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED
 
+NAMES = tuple(m.name for m in METRICS)
 BESIDE = (
     "numerics.output_error",
     "numerics.total_error",
@@ -97,7 +98,7 @@ def figures_of(
     compared: Sequence[Compared],
     results: Results,
     bases: Sequence[str],
-    metrics: Sequence[str] = tuple(NUMERICS),
+    metrics: Sequence[str] = NAMES,
     level: float = 0.95,
 ) -> Iterator[Figure]:
     """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`.
