@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from math import inf
 from typing import Literal
 
 KINDS = ("numerics", "casts", "cost", "traffic", "timing", "training")
@@ -71,6 +72,12 @@ class Metric:
     def signed(self) -> bool:
         """Whether only the magnitude counts."""
         return self.better == "zero"
+
+    def badness(self, value: float | None) -> float:
+        """Return a number that is larger for worse values; a value that is not finite is the worst."""
+        if value is None:
+            return inf
+        return -value if self.better == "higher" else abs(value) if self.signed else value
 
 
 def metrics() -> Mapping[str, Metric]:

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from codesign.figures.metric import metric_named
-from codesign.report.tables import SHORT, number
-from codesign.verdicts.break_even import listed
-from codesign.verdicts.compare import AXES, Comparison, Entry
+from codesign.figures.words import listed
+from codesign.report.tables import number
+from codesign.report.write import environment
+from codesign.verdicts.compare import ComparedProposal, Comparison, axis_of
 from isa_model.output_files import write_folder
 
 FRONT = "★"
@@ -24,7 +25,7 @@ def heading(axis: str) -> str:
 
 
 def _name(axis: str) -> str:
-    return SHORT.get(axis, axis) + (" over software's" if AXES[axis].over_software else "")
+    return metric_named(axis).short + (" over software's" if axis_of(axis).over_software else "")
 
 
 def kinds(comparison: Comparison, axis: str) -> str:
@@ -33,9 +34,9 @@ def kinds(comparison: Comparison, axis: str) -> str:
     return ", ".join(dict.fromkeys(own))
 
 
-def cell(entry: Entry, axis: str) -> str:
+def cell(entry: ComparedProposal, axis: str) -> str:
     """An entry's figure on an axis."""
-    unit = "1" if AXES[axis].over_software else metric_named(axis).unit
+    unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
@@ -83,24 +84,19 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write page and JSON into `folder`. Returns the page's path. Raises InputError as `write_folder`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     pairs = [(a, b) for a, b in (_axes_of_plot(comparison),) if a and b]
-    page = environment.get_template("comparison.html.j2").render(
-        comparison=comparison,
-        heading=heading,
-        kinds=kinds,
-        cell=cell,
-        front=FRONT,
-        notes=notes(comparison),
-        plot=_scatter(comparison, *pairs[0]) if pairs else "",
+    page = (
+        environment(html=True)
+        .get_template("comparison.html.j2")
+        .render(
+            comparison=comparison,
+            heading=heading,
+            kinds=kinds,
+            cell=cell,
+            front=FRONT,
+            notes=notes(comparison),
+            plot=_scatter(comparison, *pairs[0]) if pairs else "",
+        )
     )
     files = {"comparison.json": comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
     write_folder(folder, files, KIND)
@@ -109,8 +105,8 @@ def write(comparison: Comparison, folder: Path) -> Path:
 
 def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
     """An error against a cost: the first of each that all have."""
-    errors = [a for a in comparison.judged if a.split(".")[0] in ("numerics", "cast")]
-    prices = [a for a in comparison.judged if a.split(".")[0] in ("cost", "traffic", "energy")]
+    errors = [a for a in comparison.judged if metric_named(a).sampled]
+    prices = [a for a in comparison.judged if metric_named(a).dearer and metric_named(a).better == "lower"]
     return (prices[0] if prices else "", errors[0] if errors else "")
 
 

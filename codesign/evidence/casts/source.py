@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from codesign.evidence.casts.metrics import METRICS
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.source import (
+    Answer,
+    OtherCase,
+    Question,
+    Search,
+    Source,
+    Subject,
+    other_tensors,
+    trial_of,
+)
+from codesign.figures.evidence import Column, Evidence, Section, Table
 from codesign.figures.figure import Figure
 from codesign.figures.intervals import Estimate, decibel, figures, norm, share
-from codesign.proposal.proposal import Proposal, Value
+from codesign.figures.words import compared
+from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
 from isa_model.path import exactly_once, walk
@@ -26,11 +40,17 @@ TOKENS, FEATURES = 128, 256
 RUN = 4
 """Neighbouring tokens of a captured tensor that make one cluster."""
 
-METHOD = (
-    f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a captured one, BF16; intervals "
-    "have seeds, and of a captured tensor neighbouring tokens, as clusters. `exact` is one cast straight from the BF16 tensor "
-    "to the path's last format and groups.",
-)
+NAMES = {"software": "today's software", "proposal": "proposal", "exact": "one cast straight from BF16"}
+"""Variants of a path, as tables name them."""
+ARRIVES = {
+    "proposal": "along the proposed path",
+    "software": "with today's software",
+    "exact": "after one cast straight from BF16",
+}
+LOG_BITS = tuple(range(3, 17))
+"""Bits of LogFMT searched."""
+GROUPS = (512, 256, 128, 64, 32, 16)
+"""Numbers of elements that share a scale, as searched, the coarsest first."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +65,126 @@ class Sums:
     count: Array
 
 
-def gather(proposal: Proposal, seeds: tuple[int, ...], executor: Executor) -> tuple[Figure, ...]:
-    """Figures of the proposal's path, today's, and one exact cast, on every GEMM whose operand the path carries."""
-    if proposal.path is None:
-        return ()
-    jobs = [
-        (proposal, gemm, tensors, seeds) for gemm, tensors in proposal.trials if carried(gemm) in proposal.path.operands
-    ]
-    return tuple(f for found in executor.map(figures_of_path, *zip(*jobs, strict=True)) for f in found) if jobs else ()
+@dataclass(frozen=True)
+class Delivered(Question):
+    """A question about the operand that a path delivers."""
+
+    def answer(self, sampling: Sampling) -> Answer:
+        """Compute the figures of the path, for each level."""
+        seeds = self.sampled(sampling).seeds
+        return [figures_of_path(self.proposal, self.gemm, self.tensors, seeds, level) for level in self.levels]
+
+
+class Casts(Source):
+    """Errors of the tensors that a path delivers, by the bit-exact model."""
+
+    doing = "casting"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path "
+        "carries."""
+        proposal, path = subject.proposal, subject.proposal.path
+        carrying = [(g, t) for g, t in proposal.trials if path and carried(g) in path.operands]
+        if not carrying:
+            return Evidence(source="casts")
+        assert subject.executor
+        of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
+        figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)
+        arrival = compared("cast.relative_error", figures, ARRIVES, ARRIVES)
+        return Evidence(
+            source="casts",
+            figures=figures,
+            finding=(f"Relative error of the tensor that reaches the GEMM (worst): {arrival}.",),
+            sections=tuple(_sections(figures)),
+            method=(
+                f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a "
+                "captured one, BF16. Intervals have seeds, and of a captured tensor neighbouring tokens, as "
+                "clusters. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
+            ),
+        )
+
+    def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
+        """Return the question of a claim's figure on fresh seeds, or of a captured tensor as it is."""
+        gemm = trial_of(proposal, figure)
+        return Delivered(proposal, gemm, figure.tensors, claim.relative_to) if gemm else None
+
+    def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
+        """Return the figure's cases on other tensors."""
+        gemm = trial_of(proposal, figure)
+        if gemm is None:
+            return ()
+        return [
+            OtherCase(assumption, other, Delivered(proposal, gemm, other, claim.relative_to))
+            for assumption, other in other_tensors(gemm, figure.tensors)
+        ]
+
+    def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:
+        """Return the search for the fewest bits of LogFMT, or the coarsest groups, in the last cast of the path."""
+        gemm = trial_of(proposal, figure)
+        if gemm is None or proposal.path is None:
+            return None
+        path, last = proposal.path, proposal.path.steps[-1]
+
+        def changed(**update: object) -> Question:
+            steps = (*path.steps[:-1], last.model_copy(update=update))
+            other = proposal.model_copy(update={"path": path.model_copy(update={"steps": steps})})
+            return Delivered(other, gemm, figure.tensors, claim.relative_to)
+
+        where = f"{figure.tensors} data, K = {gemm.k}"
+        if last.logfmt is not None:
+            return Search("bits of LogFMT", last.logfmt, where, LOG_BITS, lambda n: changed(logfmt=n))
+        if last.group and 1 in last.group:
+            along = last.group[0] == 1
+            own, name = max(last.group), "elements that share a scale"
+            return Search(name, own, where, GROUPS, lambda n: changed(group=(1, n) if along else (n, 1)), rising=False)
+        return None
+
+
+SOURCE = Casts()
+
+
+def _sections(figures: Sequence[Figure]) -> Iterator[Section]:
+    """Yield the worst figures of each tensor source, and every GEMM's."""
+    yield Section(
+        title="Error of the tensors that the path delivers",
+        tables=(
+            Table(
+                title="Worst over all GEMMs",
+                rows=("tensors", "variant"),
+                headings=("tensors", "cast"),
+                columns=tuple(Column(heading=m.short, metric=m.name) for m in METRICS),
+                labels=NAMES,
+                alike=True,
+                note="By the bit-exact model: the tensor that a path delivers against the BF16 tensor at its start; "
+                "errors are relative Frobenius norms. “One cast” goes straight from BF16 to the path's last format "
+                "and groups; “=” joins rows with the same figures.",
+            ),
+        ),
+    )
+    variants = dict.fromkeys(f.variant for f in figures)
+    yield Section(
+        title="Error of the tensors that the path delivers, every GEMM",
+        tables=tuple(
+            Table(
+                title=m.name,
+                rows=("workload", "tensors"),
+                headings=("GEMM", "tensors"),
+                columns=tuple(Column(heading=NAMES[v], metric=m.name, variant=v) for v in variants),
+                note=f"{m.description[0].upper()}{m.description[1:]}.",
+            )
+            for m in METRICS
+        ),
+        folded=True,
+    )
+
+
+def _figures_of_trial(proposal: Proposal, seeds: tuple[int, ...], trial: tuple[Gemm, str]) -> list[Figure]:
+    return figures_of_path(proposal, *trial, seeds)
 
 
 def carried(gemm: Gemm) -> Role | None:
-    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand; none in wgrad."""
+    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand; none in "
+    "wgrad."""
     return None if gemm.tokens_along_k else gemm.a
 
 

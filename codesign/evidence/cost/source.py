@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost.chip import (
-    ChipFigure,
     cycle_ratio,
     extra_cycles,
     extra_register_bits,
+    hardware_figure,
     scale_bandwidth,
     scale_storage,
     scale_traffic,
@@ -19,7 +19,10 @@ from codesign.evidence.cost.chip import (
 )
 from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.measure import measure
+from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.records import Record, design_sha256, find, shipped
+from codesign.evidence.source import Source, Subject
+from codesign.figures.evidence import Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
@@ -31,25 +34,64 @@ if TYPE_CHECKING:
 TIE = 0.01
 """Two areas closer than this are not told apart: the mapper's noise."""
 
-METHOD = (
-    "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped with one recipe, and "
-    "compared bit for bit with the model after mapping. Ratios are per product summed; the value is that of the "
-    "technology-neutral library without registers, and the interval reaches over the pipelined unit and every other library "
-    "with records, 1 % wider for the mapper's noise. Energy is switched capacitance on the workload's operands, the value "
-    "without glitches, the interval with them and without. A product of two scales that the spec rounds is formed once for "
-    "all steps that share it, outside the unit, which is charged its share and a register.",
-)
+
+class Cost(Source):
+    """Area, delay and energy of the proposed dot-product unit, from records."""
+
+    doing = "hardware cost"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the cost figures of the proposal and of its swept values for which there are records.
+
+        What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+        """
+        proposal = subject.proposal
+        if proposal.multiplies_as_today:
+            return Evidence(source="cost")
+        values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
+        claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
+        made: dict[str, Record | None] = {}
+        figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+        if not figures:
+            return Evidence(source="cost")
+        return Evidence(
+            source="cost",
+            figures=figures,
+            sections=(_section(proposal),),
+            method=(
+                "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
+                "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
+                "summed; the value is that of the technology-neutral library without registers, and the interval "
+                "reaches over the pipelined unit and every other library with records, 1 % wider for the mapper's "
+                "noise. Energy is switched capacitance on the workload's operands, the value without glitches, the "
+                "interval with them and without. A product of two scales that the spec rounds is formed once for "
+                "all steps that share it, outside the unit, which is charged its share and a register.",
+            ),
+        )
 
 
-def gather(proposal: Proposal) -> tuple[Figure, ...]:
-    """The cost figures of the proposal and of its swept values for which there are records.
+SOURCE = Cost()
 
-    What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
-    """
-    values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
-    claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
-    made: dict[str, Record | None] = {}
-    return tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+
+def _section(proposal: Proposal) -> Section:
+    return Section(
+        title="Hardware cost",
+        plots=plots(proposal),
+        tables=(
+            Table(
+                rows=("metric", "design"),
+                headings=("metric", "design"),
+                columns=(
+                    Column(heading="figure [interval]", form="interval"),
+                    Column(heading="kind", form="kind"),
+                    Column(heading="from", form="source"),
+                ),
+                labels={"proposal": proposal.proposal},
+                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says "
+                "how.",
+            ),
+        ),
+    )
 
 
 def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[str, Record | None]) -> Iterator[Figure]:
@@ -63,30 +105,26 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
         return
     new, old = both[0]
     found = []
-    alternatives: dict[str, tuple[Alternative, ...]] = {}
     for metric, rule, cases in (
         ("cost.area_ratio", _areas, ("registers: none", "registers: pipelined")),
         ("cost.delay_ratio", _delays, ("",)),
         ("cost.energy_ratio", _energies, ("switching: no glitches", "switching: all glitches")),
     ):
         ratios = [r for pair in both for r in rule(*pair)]
-        alternatives[metric] = tuple(_alternatives(both, rule, cases))
         source = (
             f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
             f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
         )
-        found.append(
-            ChipFigure(metric, ratios[0], min(ratios) * (1 - TIE), max(ratios) * (1 + TIE), "modelled", source)
-        )
+        low, high = min(ratios) * (1 - TIE), max(ratios) * (1 + TIE)
+        others = tuple(_alternatives(both, rule, cases))
+        found.append(hardware_figure(metric, ratios[0], low, high, "modelled", source, others))
     found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old)]
     found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     if proposal.base.startswith("hopper."):
         found.append(sm_area(new, old, spec))
-    for f in found:
-        numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
-        about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
-        others = alternatives.get(f.metric, f.alternatives)
-        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=others, **about, **numbers)
+    for figure in found:
+        numbers = {name: round(getattr(figure, name), 4) for name in ("value", "low", "high")}
+        yield figure.model_copy(update={"at": value, **numbers})
 
 
 def _alternatives(
