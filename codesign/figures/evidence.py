@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from codesign.figures.figure import Figure, Plot
+from codesign.figures.figure import At, Figure, Plot
 from isa_model.stage import Spec
 
 RowField = Literal["metric", "variant", "design", "workload", "tensors"]
@@ -24,7 +24,7 @@ class Column(Spec):
     """Metric of its figures; None: any."""
     variant: str | None = None
     """Variant of its figures; None: any."""
-    at: int | float | str | None = None
+    at: At | None = None
     """Value of the swept field; None: the proposal's own."""
     step: str | None = None
     """Pass of its figures' GEMMs; None: any."""
@@ -66,7 +66,7 @@ class Evidence(Spec):
 
     source: str
     """Kind of evidence, such as numerics."""
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[Figure, ...]
     alarms: tuple[str, ...] = ()
     """Sentences for the headline: what makes every other figure worthless."""
     finding: tuple[str, ...] = ()

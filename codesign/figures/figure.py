@@ -12,6 +12,9 @@ from isa_model.stage import Spec
 Kind = Literal["computed", "measured", "modelled", "assumed"]
 """computed: by the bit-exact model on stated tensors; measured: on hardware; modelled: by a fitted model; assumed."""
 
+At = int | float | str
+"""Value of the swept field."""
+
 
 class Alternative(Spec):
     """What a figure would be if one of the things it stands on were otherwise."""
@@ -33,8 +36,8 @@ class Figure(Spec):
     metric: str
     variant: str
     """today, software, proposal or exact; of times also twin, the software without its emulation work."""
-    at: int | float | str | None = None
-    """Value of the swept field."""
+    at: At | None = None
+    """Value of the swept field; None: the proposal's own."""
     workload: str
     """The GEMM."""
     tensors: str

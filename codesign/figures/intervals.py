@@ -15,10 +15,9 @@ from functools import cache
 from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
-from codesign.figures.figure import Figure
+from codesign.figures.figure import At, Figure
 from codesign.figures.metric import metric_named
 from codesign.figures.quantiles import Ends, clopper_pearson, student_t
-from codesign.proposal.proposal import Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +183,7 @@ def reach(influence: Array, level: float) -> Ends:
 def figures(
     workload: str,
     tensors: str,
-    found: Mapping[tuple[str, Value | None], Mapping[str, Estimate]],
+    found: Mapping[tuple[str, At | None], Mapping[str, Estimate]],
     bases: Sequence[str],
     level: float = 0.95,
     enough: bool = True,

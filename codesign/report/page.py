@@ -111,7 +111,11 @@ def margin(verdict: Verdict) -> str:
     amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
     if not any((verdict.claim.at_most, verdict.claim.at_least)):
         amount = number(share)
-    return f"value keeps the bound, {amount} to spare" if verdict.margin >= 0 else f"value misses the bound by {amount}"
+    return (
+        f"the value keeps the bound with {amount} to spare"
+        if verdict.margin >= 0
+        else f"the value misses the bound by {amount}"
+    )
 
 
 def _details(verdict: Verdict) -> Iterator[str]:

@@ -86,7 +86,7 @@ class Casts(Source):
         proposal, path = subject.proposal, subject.proposal.path
         carrying = [(g, t) for g, t in proposal.trials if path and carried(g) in path.operands]
         if not carrying:
-            return Evidence(source="casts")
+            return Evidence(source="casts", figures=())
         assert subject.executor
         of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
         figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import fsum
 
 from codesign.evidence.cost.records import Record
-from codesign.figures.figure import Alternative, Figure, Kind
+from codesign.figures.figure import Alternative, Kind
 from isa_model.instruction import Instruction, ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
@@ -25,31 +26,20 @@ SHARED_MEMORY_BYTES_PER_CYCLE = 128
 """Bytes per clock of one SM's shared memory: 32 banks of 4 bytes (CUDA C++ Programming Guide, compute capability 9.0)."""
 
 
-def hardware_figure(
-    metric: str,
-    value: float,
-    low: float,
-    high: float,
-    kind: Kind,
-    source: str,
-    alternatives: tuple[Alternative, ...] = (),
-) -> Figure:
-    """Return a figure of the proposed hardware."""
-    return Figure(
-        metric=metric,
-        variant="proposal",
-        workload="",
-        tensors="",
-        value=value,
-        low=low,
-        high=high,
-        kind=kind,
-        source=source,
-        alternatives=alternatives,
-    )
+@dataclass(frozen=True)
+class ChipFigure:
+    """A figure beyond the unit: its metric, value and range, what kind it is, and what it stands on."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    kind: Kind
+    source: str
+    alternatives: tuple[Alternative, ...] = ()
 
 
-def sm_area(new: Record, old: Record, spec: Instruction) -> Figure:
+def sm_area(new: Record, old: Record, spec: Instruction) -> ChipFigure:
     """Area of an SM with the new units over that with the old ones, in transistors of logic; no wires, no extra registers."""
     products = FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits
 
@@ -58,7 +48,7 @@ def sm_area(new: Record, old: Record, spec: Instruction) -> Figure:
 
     plain, staged = extra(new.area, old.area), extra(new.pipelined.area, old.pipelined.area)
     corners = [1 + e / (TRANSISTORS_PER_SM * share) for e in (plain, staged) for share in SM_SHARE]
-    return hardware_figure(
+    return ChipFigure(
         "cost.sm_area_ratio",
         1 + staged / (TRANSISTORS_PER_SM * SM_SHARE[1]),
         min(corners),
@@ -84,10 +74,10 @@ def sm_area(new: Record, old: Record, spec: Instruction) -> Figure:
     )
 
 
-def extra_cycles(new: Record, old: Record) -> Figure:
+def extra_cycles(new: Record, old: Record) -> ChipFigure:
     """Further cycles from operands to D when both units have registers every so many gates."""
     cycles = float(new.pipelined.cycles - old.pipelined.cycles)
-    return hardware_figure(
+    return ChipFigure(
         "cost.extra_cycles",
         cycles,
         cycles,
@@ -98,21 +88,21 @@ def extra_cycles(new: Record, old: Record) -> Figure:
     )
 
 
-def scale_traffic(spec: Instruction) -> Figure:
+def scale_traffic(spec: Instruction) -> ChipFigure:
     """Bits of scales over bits of operands, as both are stored: a scale of a block of rows or columns counts once for it."""
     bits = 0.0
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
     for side in sides:
         bits += side.format.bits / (side.group[0] * side.group[1]) if side else 0.0
     share = bits / (spec.a.bits + spec.b.bits)
-    return hardware_figure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
+    return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
 
 
-def cycle_ratio(new: Record, old: Record) -> Figure:
+def cycle_ratio(new: Record, old: Record) -> ChipFigure:
     """Least cycle time of the new unit over the old one's, registers after as many gates in both."""
     ratio = new.pipelined.period_fo4 / old.pipelined.period_fo4
     # With registers freely placed, the same clock costs stages instead: then the ratio is 1.
-    return hardware_figure(
+    return ChipFigure(
         "cost.cycle_ratio",
         ratio,
         min(1.0, ratio),
@@ -122,11 +112,11 @@ def cycle_ratio(new: Record, old: Record) -> Figure:
     )
 
 
-def extra_register_bits(new: Record, old: Record) -> Figure:
+def extra_register_bits(new: Record, old: Record) -> ChipFigure:
     """Further pipeline register bits of a unit."""
     bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
     units = FP8_PRODUCTS_PER_CYCLE // new.products
-    return hardware_figure(
+    return ChipFigure(
         "cost.extra_register_bits",
         bits,
         min(bits, 0.0),
@@ -136,7 +126,7 @@ def extra_register_bits(new: Record, old: Record) -> Figure:
     )
 
 
-def scale_bandwidth(spec: Instruction) -> Figure:
+def scale_bandwidth(spec: Instruction) -> ChipFigure:
     """Bytes of scales an SM reads per cycle at full rate: once per group, up to at every instruction."""
     shape = spec.shape
     cycles = shape.m * shape.n * shape.k / (FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits)
@@ -145,7 +135,7 @@ def scale_bandwidth(spec: Instruction) -> Figure:
         per_group = size / side.group[1 - axis] * side.format.bits / 8
         once += per_group * shape.k / side.group[axis]
         every += per_group * max(1.0, shape.k / side.group[axis])
-    return hardware_figure(
+    return ChipFigure(
         "cost.scale_bandwidth",
         once / cycles,
         once / cycles,
@@ -156,7 +146,7 @@ def scale_bandwidth(spec: Instruction) -> Figure:
     )
 
 
-def scale_storage(spec: Instruction) -> Figure:
+def scale_storage(spec: Instruction) -> ChipFigure:
     """Bytes of shared memory that hold the scales of the tiles in flight on an SM."""
     m, n, k = TILE
     stage = fsum(
@@ -164,7 +154,7 @@ def scale_storage(spec: Instruction) -> Figure:
         for size, side, axis in _sides(spec, m, n)
     )
     low, taken, high = (stage * count for count in STAGES)
-    return hardware_figure(
+    return ChipFigure(
         "cost.scale_storage",
         taken,
         low,

@@ -8,15 +8,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost.chip import (
+    ChipFigure,
     cycle_ratio,
     extra_cycles,
     extra_register_bits,
-    hardware_figure,
     scale_bandwidth,
     scale_storage,
     scale_traffic,
     sm_area,
 )
+from codesign.evidence.cost.energy_vectors import energy_vectors
 from codesign.evidence.cost.library import Library
 from codesign.evidence.cost.measure import measure
 from codesign.evidence.cost.plots import plots
@@ -28,7 +29,6 @@ from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.vectors import Vectors
     from isa_model.instruction import Instruction
 
 TIE = 0.01
@@ -47,13 +47,13 @@ class Cost(Source):
         """
         proposal = subject.proposal
         if proposal.multiplies_as_today:
-            return Evidence(source="cost")
+            return Evidence(source="cost", figures=())
         values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
         claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
         made: dict[str, Record | None] = {}
         figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
         if not figures:
-            return Evidence(source="cost")
+            return Evidence(source="cost", figures=())
         return Evidence(
             source="cost",
             figures=figures,
@@ -117,14 +117,15 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
         )
         low, high = min(ratios) * (1 - TIE), max(ratios) * (1 + TIE)
         others = tuple(_alternatives(both, rule, cases))
-        found.append(hardware_figure(metric, ratios[0], low, high, "modelled", source, others))
+        found.append(ChipFigure(metric, ratios[0], low, high, "modelled", source, others))
     found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old)]
     found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     if proposal.base.startswith("hopper."):
         found.append(sm_area(new, old, spec))
-    for figure in found:
-        numbers = {name: round(getattr(figure, name), 4) for name in ("value", "low", "high")}
-        yield figure.model_copy(update={"at": value, **numbers})
+    for f in found:
+        numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
+        about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
+        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=f.alternatives, **about, **numbers)
 
 
 def _alternatives(
@@ -164,15 +165,3 @@ def _delays(new: Record, old: Record) -> list[float]:
 def _energies(new: Record, old: Record) -> list[float]:
     per = old.products / new.products
     return [new.energy.low / old.energy.low * per, new.energy.high / old.energy.high * per]
-
-
-def energy_vectors(spec: Instruction) -> tuple[Vectors, str]:
-    """Steps of the unit on one GEMM of DeepSeek-V3, the same for every design, and what they are in words."""
-    from codesign.evidence.cost.energy import workload_vectors
-    from codesign.evidence.numerics.trial import Trial
-    from codesign.proposal.proposal import Quantisation
-    from codesign.workloads.gemms import gemms
-
-    gemm, tensors = gemms()["deepseek-v3.fprop.qkv-a"], "normal"
-    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation(weight_columns=128))
-    return workload_vectors(spec, trial), f"{gemm.name}, {tensors} tensors"

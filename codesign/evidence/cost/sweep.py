@@ -104,7 +104,7 @@ def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
 
 
 def _point(job: tuple[Design, Quantisation]) -> Point | None:
-    from codesign.evidence.cost.source import energy_vectors
+    from codesign.evidence.cost.energy_vectors import energy_vectors
 
     design, quantisation = job
     try:
@@ -151,7 +151,7 @@ def steps_table(sweep: Sweep) -> str:
 def main() -> None:
     from importlib.metadata import version
 
-    from codesign.evidence.cost.source import energy_vectors
+    from codesign.evidence.cost.energy_vectors import energy_vectors
     from codesign.provenance import commit
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -49,11 +49,11 @@ class Timing(Source):
         """
         proposal = subject.proposal
         if not supported(proposal):
-            return Evidence(source="timing", method=(f"No timing: {NO_MODEL}.",))
+            return Evidence(source="timing", figures=(), method=(f"No timing: {NO_MODEL}.",))
         try:
             clock = timer()
         except LookupError as reason:
-            return Evidence(source="timing", method=(f"No timing: {reason}.",))
+            return Evidence(source="timing", figures=(), method=(f"No timing: {reason}.",))
         hungry = (f.value for f in subject.figures if (f.metric, f.at) == ("cost.energy_ratio", None) and f.value)
         about = Timed(proposal, clock, next(hungry, None))
         gemms = dict.fromkeys(g for workload in proposal.workloads for g in proposal.select(workload))

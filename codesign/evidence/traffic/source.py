@@ -92,7 +92,7 @@ class Traffic(Source):
         """
         proposal = subject.proposal
         if proposal.today.a.bits > 8:
-            return Evidence(source="traffic")
+            return Evidence(source="traffic", figures=())
         of_variant = schemes(proposal)
         plain = of_variant.pop("plain")
         figures: list[Figure] = []
@@ -112,7 +112,7 @@ class Traffic(Source):
                 figures += _figures(model, variant, counted, kept)
             figures += _sms(proposal, model)
         if not figures:
-            return Evidence(source="traffic")
+            return Evidence(source="traffic", figures=())
         return Evidence(
             source="traffic",
             figures=tuple(figures),

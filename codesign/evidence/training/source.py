@@ -45,14 +45,14 @@ class TrainingRuns(Source):
         """
         proposal = subject.proposal
         if proposal.path is not None:
-            return Evidence(source="training")
+            return Evidence(source="training", figures=())
         numerics = _numerics(proposal)
         records = list(shipped())
         if subject.train:
             records.append(("a run made now", proxy(numerics)))
         figures = tuple(f for name, record in records for f in _figures(name, record, numerics))
         if not figures:
-            return Evidence(source="training")
+            return Evidence(source="training", figures=())
         caveats = dict.fromkeys(f.caveat for f in figures if f.caveat)
         section = Section(
             title="Training",
