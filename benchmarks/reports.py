@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
 COMPARED = {
     "compare-instructions": (
-        "Instructions side by side",
+        "Instructions compared",
         "higher-precision-accumulation configurable-accumulation group-scaled-mma group-scaled-mma-ue8m0 "
         "group-scaled-mma-ue4m3 weight-blocks-2d",
     ),
     "compare-paths": (
-        "Ways of operands side by side",
+        "Operand paths compared",
         "fused-tma-cast near-memory-cast warp-level-cast transposed-read-requantised",
     ),
 }

@@ -374,7 +374,7 @@ def _method(about: Timed) -> tuple[str, ...]:
     if about.energy and not about.proposal.multiplies_as_today:
         said.append(
             f"Whether the proposed unit, {about.energy:.3g} times as hungry as today's by its cost record, lowers "
-            "the clock is shown as what the claim hangs on, not in the figure: of the chip's energy its "
+            "the clock is shown in what the verdict depends on, and not in the figure: of the chip's energy its "
             f"multiplications are assumed to take {', '.join(f'{share:.0%}' for share in _shares(about))} (energies "
             f"as for traffic, over {about.timer.machine.mac_picojoules:.2g} pJ that the chip took for each)."
         )
