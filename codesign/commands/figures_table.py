@@ -1,4 +1,4 @@
-"""The verdicts as a terminal table."""
+"""The verdicts and the finding on the terminal."""
 
 from __future__ import annotations
 

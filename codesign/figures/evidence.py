@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from codesign.figures.figure import At, Figure, Plot
+from codesign.figures.metric import Metric
 from isa_model.stage import Spec
 
 RowField = Literal["metric", "variant", "design", "workload", "tensors"]
@@ -47,6 +49,24 @@ class Table(Spec):
     """Whether rows with the same cells are joined."""
     note: str = ""
     """What a reader must know, below the table."""
+
+
+KIND_AND_SOURCE = (Column(heading="kind", form="kind"), Column(heading="from", form="source"))
+"""Last columns of a table whose rows are a figure each."""
+
+
+def by_gemm(metrics: Sequence[Metric], designs: Sequence[tuple[str, str, At | None]]) -> tuple[Table, ...]:
+    """Return a table for each metric, with a row per GEMM and tensor source, and a column per (heading, variant, value)."""
+    return tuple(
+        Table(
+            title=m.name,
+            rows=("workload", "tensors"),
+            headings=("GEMM", "tensors"),
+            columns=tuple(Column(heading=h, metric=m.name, variant=v, at=at) for h, v, at in designs),
+            note=f"{m.description[0].upper()}{m.description[1:]}.",
+        )
+        for m in metrics
+    )
 
 
 class Section(Spec):

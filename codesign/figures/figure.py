@@ -36,8 +36,8 @@ class Figure(Spec):
 
     metric: str
     variant: str
-    """`today`, `software`, `proposal`, `exact` or the name of a baseline; for times also `twin`, the software's kernel without its
-    emulation work."""
+    """`today`, `software`, `proposal`, `exact` or the name of a baseline; for times also `twin`, the software's kernel without
+    its emulation work."""
     at: At | None = None
     """Value of the swept field; None: the proposal's own."""
     workload: str

@@ -1,6 +1,6 @@
 """Place names beside the points of a plot so that none covers another.
 
-Each name, in the order given, takes the nearest free place of a fixed ring; a thin line joins a name that was moved to its point.
+Each name, in the order given, takes the nearest free place of a fixed ring; a thin line joins a moved name to its point.
 """
 
 from __future__ import annotations

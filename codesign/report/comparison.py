@@ -1,4 +1,4 @@
-"""A comparison as a terminal table and as one self-contained HTML page."""
+"""A comparison as a table on the terminal and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "a comparison"
 
 
 def heading(axis: str) -> str:
-    """A metric as the head of a column, with the direction that is better."""
+    """Return a metric's column heading, with an arrow in the better direction."""
     better = "↑" if metric_named(axis).better == "higher" else "↓"
     return _name(axis) + f" {better}"
 
@@ -29,25 +29,26 @@ def _name(axis: str) -> str:
 
 
 def kinds(comparison: Comparison, axis: str) -> str:
-    """What the figures of a column are."""
+    """Return the kinds of a column's figures."""
     own = [e.kinds[axis] for e in comparison.entries if axis in e.kinds and e.role == "proposal"]
     return ", ".join(dict.fromkeys(own))
 
 
 def cell(entry: ComparedProposal, axis: str) -> str:
-    """An entry's figure on an axis."""
+    """Return a proposal's figure on an axis; a dash where it has none."""
     unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the reader must know to read the table."""
+    """Return what a reader must know to read the table."""
     said = []
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
         said.append(
-            f"{FRONT} Nothing else here beats it, by being certainly better on one and certainly worse on none of: {judged}. "
-            "Certain is what holds under every assumption that is made, or what intervals that do not touch say."
+            f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none "
+            f"of: {judged}. Certain is what holds under every assumption made, or what intervals that do not touch "
+            "show."
         )
         said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
         unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
@@ -56,12 +57,13 @@ def notes(comparison: Comparison) -> list[str]:
     else:
         said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
     said += [
-        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if metric_named(axis).of_layer else 'GEMM'}."
+        f"{_name(axis)}: not comparable, as no two have it on the same "
+        f"{'model' if metric_named(axis).of_layer else 'GEMM'}."
         for axis in comparison.apart
     ]
     said.append(
-        "↓ lower is better, ↑ higher. Each figure is the worst over what all of them have; — is no evidence. Ratios to today's "
-        "software are each proposal's own."
+        "↓ lower is better, ↑ higher is better. Each figure is the worst over the places that all proposals have in "
+        "common; — means no evidence. Ratios are to the software of the proposal's own base."
     )
     if comparison.covered:
         said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
@@ -104,14 +106,14 @@ def write(comparison: Comparison, folder: Path) -> Path:
 
 
 def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
-    """An error against a cost: the first of each that all have."""
+    """Return the first cost and the first error that all have; empty where there is none."""
     errors = [a for a in comparison.judged if metric_named(a).sampled]
     prices = [a for a in comparison.judged if metric_named(a).dearer and metric_named(a).better == "lower"]
     return (prices[0] if prices else "", errors[0] if errors else "")
 
 
 def _scatter(comparison: Comparison, x: str, y: str) -> str:
-    """Error against cost, a point per proposal, the front's joined."""
+    """Return error against cost, a point for each proposal, as an SVG element."""
     import matplotlib.pyplot as plt
 
     from codesign.figures.drawing import styled, written

@@ -62,7 +62,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Line:
+class VerdictText:
     """A verdict in words."""
 
     judgement: str
@@ -76,10 +76,10 @@ class Line:
     """Sentences on the reason, the margin and the break-even."""
 
 
-def lines(result: Result) -> list[Line]:
+def verdict_texts(result: Result) -> list[VerdictText]:
     """Return the verdicts in words."""
     return [
-        Line(
+        VerdictText(
             judgement=v.judgement,
             mark=MARKS[v.judgement],
             claim=f"{v.statement} ({metric_named(v.claim.metric).short})",

@@ -55,7 +55,7 @@ def contents(result: Result) -> dict[str, str]:
     data = result.model_dump(mode="json", exclude={"evidence"})
     data["evidence"] = [found.model_dump(mode="json", exclude_defaults=True) for found in result.evidence]
     drawn = {"proposal": result.proposal, "headline": result.headline, "finding": result.finding, "plots": plots}
-    drawn |= {"lines": page.lines(result), "parts": list(page.parts(result))}
+    drawn |= {"verdicts": page.verdict_texts(result), "parts": list(page.parts(result))}
     return {
         "result.json": json_lines(data, nested=("evidence",)),
         "report.md": environment(html=False).get_template("report.md.j2").render(drawn),

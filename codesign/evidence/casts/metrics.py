@@ -32,11 +32,7 @@ METRICS = (
         comparison="difference",
     ),
     _metric(
-        "cast.underflow_share",
-        "1",
-        "lower",
-        "underflow",
-        "share of nonzero elements that the path delivers as zero",
+        "cast.underflow_share", "1", "lower", "underflow", "share of nonzero elements that the path delivers as zero"
     ),
     _metric(
         "cast.requantised_share",

@@ -20,7 +20,7 @@ from codesign.evidence.source import (
     other_tensors,
     trial_of,
 )
-from codesign.figures.evidence import Column, Evidence, Section, Table
+from codesign.figures.evidence import Column, Evidence, Section, Table, by_gemm
 from codesign.figures.figure import Figure
 from codesign.figures.intervals import Estimate, decibel, figures, norm, share
 from codesign.figures.words import compared
@@ -164,16 +164,7 @@ def _sections(figures: Sequence[Figure]) -> Iterator[Section]:
     variants = dict.fromkeys(f.variant for f in figures)
     yield Section(
         title="Error of the tensors that the path delivers, every GEMM",
-        tables=tuple(
-            Table(
-                title=m.name,
-                rows=("workload", "tensors"),
-                headings=("GEMM", "tensors"),
-                columns=tuple(Column(heading=NAMES[v], metric=m.name, variant=v) for v in variants),
-                note=f"{m.description[0].upper()}{m.description[1:]}.",
-            )
-            for m in METRICS
-        ),
+        tables=by_gemm(METRICS, [(NAMES[v], v, None) for v in variants]),
         folded=True,
     )
 

@@ -23,7 +23,7 @@ from codesign.evidence.cost.measure import measure
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.records import Record, design_sha256, find, shipped
 from codesign.evidence.source import Source, Subject
-from codesign.figures.evidence import Column, Evidence, Section, Table
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
@@ -83,8 +83,7 @@ def _section(proposal: Proposal) -> Section:
                 headings=("metric", "design"),
                 columns=(
                     Column(heading="figure [interval]", form="interval"),
-                    Column(heading="kind", form="kind"),
-                    Column(heading="from", form="source"),
+                    *KIND_AND_SOURCE,
                 ),
                 labels={"proposal": proposal.proposal},
                 note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says "

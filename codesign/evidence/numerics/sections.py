@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from codesign.evidence.numerics.metrics import METRICS
-from codesign.figures.evidence import Column, Section, Table
+from codesign.figures.evidence import Column, Section, Table, by_gemm
 from codesign.figures.figure import Figure, Plot
 from codesign.figures.metric import metric_named
 from codesign.figures.words import BOTH, compared, with_interval
@@ -92,20 +92,10 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
     if plots:
         yield Section(title="Accuracy at a glance", plots=plots)
     designs = dict.fromkeys((f.variant, f.at) for f in figures if f.variant in shown)
-    columns = [(shown[variant] if at is None else f"{variant} at {at}", variant, at) for variant, at in designs]
     yield Section(
         title="Accuracy, every GEMM",
         sentences=("By the bit-exact model on the tensors named. The 95 % intervals are in result.json.",),
-        tables=tuple(
-            Table(
-                title=m.name,
-                rows=("workload", "tensors"),
-                headings=("GEMM", "tensors"),
-                columns=tuple(Column(heading=h, metric=m.name, variant=v, at=at) for h, v, at in columns),
-                note=f"{m.description[0].upper()}{m.description[1:]}.",
-            )
-            for m in METRICS
-        ),
+        tables=by_gemm(METRICS, [(shown[v] if at is None else f"{v} at {at}", v, at) for v, at in designs]),
         folded=True,
     )
 

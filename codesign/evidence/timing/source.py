@@ -26,7 +26,7 @@ from codesign.evidence.timing.step import METHOD
 from codesign.evidence.timing.sums import Comparison, Part, compare, modelled
 from codesign.evidence.timing.times import Time, Timer, timer
 from codesign.evidence.traffic.source import COMMUNICATION_SMS, ENERGIES
-from codesign.figures.evidence import Column, Evidence, Section, Table
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure, Kind, Plot
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Model, models
@@ -79,9 +79,8 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
     def interval(heading: str, metric: str) -> Column:
         return Column(heading=f"{heading} [interval]", form="interval", metric=f"timing.{metric}")
 
-    def ends(metric: str) -> tuple[Column, ...]:
-        kind = Column(heading="kind", form="kind", metric=f"timing.{metric}")
-        return kind, kind.model_copy(update={"heading": "from", "form": "source"})
+    def ends(metric: str) -> list[Column]:
+        return [c.model_copy(update={"metric": f"timing.{metric}"}) for c in KIND_AND_SOURCE]
 
     there = {f.metric for f in figures}
     linears = Table(

@@ -55,11 +55,7 @@ METRICS = (
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
     ),
     _metric(
-        "traffic.sm_share",
-        "1",
-        "lower",
-        "SMs for communication",
-        "share of the GPU's SMs that communication takes",
+        "traffic.sm_share", "1", "lower", "SMs for communication", "share of the GPU's SMs that communication takes"
     ),
     _metric(
         "energy.joules",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from codesign.evidence.source import Source, Subject
 from codesign.evidence.training.gaps import NUDGED, assay, drift_ratio, first_drifts, gap
 from codesign.evidence.training.records import Record, shipped
-from codesign.figures.evidence import Column, Evidence, Section, Table
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import Recipe, load_recipe
@@ -63,8 +63,7 @@ class TrainingRuns(Source):
                     headings=("figure", "trained on", "run"),
                     columns=(
                         Column(heading="value [interval]", form="interval"),
-                        Column(heading="kind", form="kind"),
-                        Column(heading="from", form="source"),
+                        *KIND_AND_SOURCE,
                     ),
                     labels=dict(LABELS) | labels(proposal),
                 ),
