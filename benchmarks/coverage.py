@@ -21,7 +21,7 @@ from zlib import crc32
 
 import numpy as np
 
-from codesign.evidence.casts import source as casts
+from codesign.evidence.casts import path_errors as casts
 from codesign.evidence.numerics.errors import estimates, part
 from codesign.evidence.numerics.source import Job, pool, run
 from codesign.evidence.numerics.trial import Sampling

@@ -5,11 +5,10 @@ import zlib
 import numpy as np
 import pytest
 
-from codesign.evidence.casts import source as casts
-from codesign.evidence.casts.source import (
+from codesign.evidence.casts import path_errors as casts
+from codesign.evidence.casts.path_errors import (
     FEATURES,
     RUN,
-    SOURCE,
     TOKENS,
     carried,
     estimates,
@@ -18,6 +17,7 @@ from codesign.evidence.casts.source import (
     part,
     sums_of_path,
 )
+from codesign.evidence.casts.source import SOURCE
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.source import Subject
 from codesign.proposal.proposal import parse_proposal

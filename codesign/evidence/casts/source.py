@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.casts.metrics import METRICS
+from codesign.evidence.casts.path_errors import FEATURES, TOKENS, carried, figures_of_path
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.source import (
     Answer,
@@ -22,23 +21,9 @@ from codesign.evidence.source import (
 )
 from codesign.figures.evidence import Column, Evidence, Section, Table, by_gemm
 from codesign.figures.figure import Figure
-from codesign.figures.intervals import Estimate, decibel, figures, norm, share
 from codesign.figures.words import compared
-from codesign.proposal.proposal import Claim, Proposal, Value
-from codesign.workloads.gemms import Gemm, Role
-from codesign.workloads.tensors import CAPTURED, draw, recorded
-from isa_model.path import exactly_once, walk
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
-
-TOKENS, FEATURES = 128, 256
-"""Tokens and features that are cast of each seed's tensor: whole groups in either direction."""
-RUN = 4
-"""Neighbouring tokens of a captured tensor that make one cluster."""
+from codesign.proposal.proposal import Claim, Proposal
+from codesign.workloads.gemms import Gemm
 
 NAMES = {"software": "today's software", "proposal": "proposal", "exact": "one cast straight from BF16"}
 """Variants of a path, as tables name them."""
@@ -51,18 +36,6 @@ LOG_BITS = tuple(range(3, 17))
 """Bits of LogFMT searched."""
 GROUPS = (512, 256, 128, 64, 32, 16)
 """Numbers of elements that share a scale, as searched, the coarsest first."""
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What the metrics of a cast follow from, by cluster."""
-
-    error2: Array
-    original2: Array
-    lost: Array
-    nonzero: Array
-    changed: Array
-    count: Array
 
 
 @dataclass(frozen=True)
@@ -81,8 +54,7 @@ class Casts(Source):
     doing = "casting"
 
     def gather(self, subject: Subject) -> Evidence:
-        """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path "
-        "carries."""
+        """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path carries."""
         proposal, path = subject.proposal, subject.proposal.path
         carrying = [(g, t) for g, t in proposal.trials if path and carried(g) in path.operands]
         if not carrying:
@@ -171,94 +143,3 @@ def _sections(figures: Sequence[Figure]) -> Iterator[Section]:
 
 def _figures_of_trial(proposal: Proposal, seeds: tuple[int, ...], trial: tuple[Gemm, str]) -> list[Figure]:
     return figures_of_path(proposal, *trial, seeds)
-
-
-def carried(gemm: Gemm) -> Role | None:
-    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand; none in "
-    "wgrad."""
-    return None if gemm.tokens_along_k else gemm.a
-
-
-def figures_of_path(
-    proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
-) -> list[Figure]:
-    """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
-    sums = sums_of_path(proposal, gemm, tensors, seeds)
-    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
-    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
-    return list(figures(gemm.name, tensors, found, bases, level))
-
-
-def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[int]) -> dict[str, Sums]:
-    """Return the sums of every variant's path, cluster after cluster."""
-    assert proposal.path is not None
-    paths = {
-        "software": proposal.software.path,
-        "proposal": proposal.path.steps,
-        "exact": exactly_once(proposal.path.steps),
-    }
-    parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
-    captured = tensors == CAPTURED
-    for seed in seeds[:1] if captured else seeds:  # what was captured is there once
-        x = _tensor(gemm, tensors, seed)
-        wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
-        arrived = {steps: walk(steps, x).values for steps in wanted}
-        for variant, made in parts.items():
-            steps = paths[variant]
-            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
-    return {variant: joined(made) for variant, made in parts.items()}
-
-
-def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
-    """The tensor, (tokens, features)."""
-    import numpy as np
-
-    if tensors == CAPTURED:
-        assert gemm.recorded is not None
-        return recorded(gemm.recorded)[0]
-    rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
-    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
-
-
-def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
-    """Sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
-    import numpy as np
-
-    original = x.astype(np.float64)
-    unit = float((original**2).mean()) if run == len(x) else 1.0
-
-    def summed(values: Any) -> Array:
-        rows = values.sum(axis=1, dtype=np.float64)
-        return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
-
-    return Sums(
-        error2=summed((arrived - original) ** 2) / (unit or 1.0),
-        original2=summed(original**2) / (unit or 1.0),
-        lost=summed((arrived == 0) & (original != 0)),
-        nonzero=summed(original != 0),
-        changed=summed(arrived != once),
-        count=summed(np.ones_like(original)),
-    )
-
-
-def joined(parts: Sequence[Sums]) -> Sums:
-    """Return several sums as one, cluster after cluster."""
-    import numpy as np
-
-    return Sums(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sums)})
-
-
-def part(sums: Sums, clusters: Any) -> Sums:
-    """Return the sums of some clusters: a slice or an array of indices."""
-    return Sums(**{f.name: getattr(sums, f.name)[clusters] for f in fields(Sums)})
-
-
-def estimates(sums: Sums) -> dict[str, Estimate]:
-    """Return an estimate of every metric of a cast."""
-    error, elements = norm(sums.error2, sums.original2), float(sums.count.sum())
-    return {
-        "cast.relative_error": error,
-        "cast.sqnr_db": decibel(error),
-        "cast.underflow_share": share(sums.lost, sums.nonzero, elements),
-        "cast.requantised_share": share(sums.changed, sums.count, elements),
-    }

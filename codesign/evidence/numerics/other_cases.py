@@ -83,8 +83,7 @@ def of_groups(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
 
 
 def with_groups(instruction: Instruction, length: int) -> Instruction | None:
-    """Return the instruction with scale groups of another length along K on both sides; None where the stages "
-    "forbid it."""
+    """Return the instruction with scale groups of another length along K on both sides; None where the stages forbid it."""
     spec = instruction.model_dump(mode="json")
     spec["scale"]["a"]["group"][1] = spec["scale"]["b"]["group"][0] = length
     try:

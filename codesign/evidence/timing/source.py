@@ -314,8 +314,7 @@ def _constants(about: Timed) -> Iterator[tuple[str, str, Constants]]:
 
 
 def _shares(about: Timed) -> tuple[float, ...]:
-    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip "
-    "drew."""
+    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip drew."""
     whole = about.timer.machine.mac_picojoules
     return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
 
