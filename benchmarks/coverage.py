@@ -22,12 +22,12 @@ from zlib import crc32
 import numpy as np
 
 from codesign.commit import commit
-from codesign.evidence.casts import source as casts
+from codesign.evidence.casts import path_errors as casts
 from codesign.evidence.numerics.errors import estimates, part
 from codesign.evidence.numerics.source import Job, pool, run
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.intervals import Estimate, difference
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named
 from codesign.proposal.load import load_proposal
 from codesign.proposal.variants import LABELS, variants
 from codesign.workloads.gemms import gemms
@@ -81,7 +81,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
                 continue
             base_whole, base_each = found[BASE]
             base = base_whole[metric]
-            if METRICS[metric].unit == "dB":
+            if metric_named(metric).unit == "dB":
                 ratio = true.value - base.value
                 ends = [difference(e, b[metric], 0.95) for e, b in zip(estimated, base_each, strict=True)]
             else:

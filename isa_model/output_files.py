@@ -20,7 +20,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -207,13 +207,17 @@ def of_command(command: str) -> tuple[str, str]:
     return f'"command": "{program}', f"what `{program}` writes"
 
 
-def json_lines(data: Mapping[str, Any]) -> str:
-    """JSON with a line for each field and for each object of a list, so that a changed entry is a changed line."""
+def json_lines(data: Mapping[str, Any], nested: Container[str] = ()) -> str:
+    """Return JSON with a line for each field and for each object of a list, so that a changed entry is a changed line.
+
+    The objects of lists that are fields named in `nested` are written in the same way themselves.
+    """
     fields = []
     for key, value in data.items():
         text = json.dumps(value)
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
+            lines = (json_lines(entry).rstrip() if key in nested else f"  {json.dumps(entry)}" for entry in value)
+            entries = ",\n".join(lines)
             text = f"[\n{entries}\n ]"
         fields.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(fields) + "\n}\n"

@@ -9,14 +9,13 @@ from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.source import _method
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.evidence.timing.operations import software
-from codesign.evidence.traffic.count import schemes
-from codesign.evidence.traffic.source import gather
+from codesign.evidence.traffic.count import Machine, moves, schemes
 from codesign.proposal.baselines import baselines
 from codesign.proposal.flows import Flows, behind, dispatched, usual
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.quantisation import Quantisation, cast_of, largest_safe_element
 from codesign.proposal.variants import variants
-from codesign.report.baseline_table import baseline_table
+from codesign.report.page import parts
 from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms, models, sent
 from isa_model import InputError, load
@@ -217,9 +216,10 @@ def test_a_claim_names_a_baseline():
     (verdict,) = result.verdicts
     assert verdict.deciding.value == pytest.approx(1.2, abs=0.1)  # the recipe quantises activations twice
     assert {f.variant for f in result.figures} >= {"transformer-engine", "torchao-rowwise"}
-    table = baseline_table(result)
-    assert [row[0] for row in table[1]] == ["DeepSeek-V3's recipe (today's software)", *(b.title for b in made.others)]
-    assert table[0] == ["wgrad"]
+    (table,) = [t for t in next(parts(result)).tables if "by baseline" in t.title]
+    titles = ["DeepSeek-V3's recipe (today's software)", *(b.title for b in made.others)]
+    assert [row.names for row in table.rows] == [(title,) for title in titles]
+    assert table.headings == ("baseline", "wgrad")
 
 
 def test_the_chosen_baseline_is_todays_software_under_either_name():
@@ -307,9 +307,11 @@ def test_traffic_and_timing_follow_the_baseline():
     ]
     assert [m.scales for m in about] == [True, False, True]
     assert [m.fast_forward for m in about] == [False, True, False]
-    figures, moves = gather(proposal(more="software: transformer-engine", workloads="[llama-3-8b]"))
-    assert not [m for m in moves["software"] if (m.what, m.tensor) == ("turn", "activation")]
-    assert figures
+    scheme = schemes(proposal(more="software: transformer-engine"))["software"]
+    llama = models()["llama-3-8b"]
+    moved = list(moves(llama, scheme, frozenset(x.name for x in llama.linears), scheme, Machine()))
+    assert moved
+    assert not [m for m in moved if (m.what, m.tensor) == ("turn", "activation")]
 
 
 def test_experts_sums_are_as_long_in_numerics_as_in_traffic():

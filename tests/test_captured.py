@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from codesign.evidence.numerics.source import gather
+from codesign.evidence.numerics.source import SOURCE
 from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.source import Subject
 from codesign.evidence.training.size import Size, find_size
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Quantisation
@@ -160,7 +161,7 @@ def test_a_report_says_which_weights_lie_on_a_grid(tmp_path):
     np.savez(tmp_path / "mine.npz", **own)
     sampling = Sampling(rows=4, columns=4, seeds=(0,))
     with ThreadPoolExecutor(1) as executor:
-        found = gather(proposal(tmp_path), sampling, lambda done, total: None, executor)
+        found = SOURCE.gather(Subject(proposal(tmp_path), sampling, executor))
     assert any(line.startswith("Weights of mine lie on a 4-bit grid") for line in found.method)
 
 

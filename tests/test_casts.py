@@ -5,19 +5,21 @@ import zlib
 import numpy as np
 import pytest
 
-from codesign.evidence.casts import source as casts
-from codesign.evidence.casts.source import (
+from codesign.evidence.casts import path_errors as casts
+from codesign.evidence.casts.path_errors import (
     FEATURES,
     RUN,
     TOKENS,
     carried,
     estimates,
     figures_of_path,
-    gather,
     joined,
     part,
     sums_of_path,
 )
+from codesign.evidence.casts.source import SOURCE
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.source import Subject
 from codesign.proposal.load import parse_proposal
 from codesign.workloads.tensors import draw, recorded
 from isa_model.diagnostics import parse_yaml
@@ -119,9 +121,13 @@ def test_small_tensors_are_cast_whole():
     assert sums_of_path(TOY, small, "normal", (0,))["exact"].count == [16 * 128]
 
 
+def gather(proposal, seeds):
+    return SOURCE.gather(Subject(proposal, Sampling(seeds=seeds), Inline())).figures
+
+
 def test_every_carried_operand_of_every_trial_has_figures():
     """By GEMM and source in their order; a variant without steps has none; ratios to what claims are relative to."""
-    found = gather(TOY, tuple(range(8)), Inline())
+    found = gather(TOY, tuple(range(8)))
     assert list(dict.fromkeys((f.workload, f.tensors) for f in found)) == [
         (FPROP.name, "normal"),
         (FPROP.name, "captured"),
@@ -138,8 +144,8 @@ def test_every_carried_operand_of_every_trial_has_figures():
     )  # fmt: skip
     assert wide.low < own.low < own.high < wide.high
     plain = TOY.model_copy(update={"path": None})
-    assert gather(plain, (0,), Inline()) == ()
+    assert gather(plain, (0,)) == ()
     nothing = TOY.model_copy(update={"workloads": ("smollm2-135m.wgrad.down",)})
-    assert gather(nothing, (0,), Inline()) == ()
+    assert gather(nothing, (0,)) == ()
     bare = TOY.model_copy(update={"software": TOY.software.model_copy(update={"path": ()})})
     assert set(sums_of_path(bare, FPROP, "normal", (0,))) == {"proposal", "exact"}

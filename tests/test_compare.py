@@ -8,6 +8,7 @@ import pytest
 
 from codesign.__main__ import run
 from codesign.evidence.numerics.curves import with_bits
+from codesign.evidence.numerics.source import SOURCE, multiplying
 from codesign.evidence.numerics.trial import Sampling
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.load import load_proposal, parse_proposal
@@ -19,7 +20,6 @@ from codesign.verdicts.compare import compare
 from codesign.verdicts.evaluate import evaluate
 from codesign.verdicts.questions import answer
 from codesign.verdicts.read_result import read_result
-from codesign.verdicts.sensitivity import Place, multiplied
 from isa_model import InputError
 from isa_model.diagnostics import parse_yaml
 
@@ -88,7 +88,7 @@ def test_a_bar_turns_the_verdict_where_a_case_is_on_the_other_side():
     others = [("length", "K = 1", 1.1), ("length", "K = 2", 1.9), ("source", "huge", None), ("tile", "64", 2.1)]
     alternatives = tuple(Alternative(assumption=a, other=o, value=v, low=v, high=v) for a, o, v in others)
     found = bars(Claim(metric="numerics.relative_frobenius", at_most=2.0), figure(1.5, alternatives=alternatives))
-    assert [(b.assumption, b.flips) for b in found] == [("source", True), ("tile", True), ("length", False)]
+    assert [(b.assumption, bool(b.reversed_by)) for b in found] == [("source", True), ("tile", True), ("length", False)]
     assert (found[2].low_case, found[2].high_case) == ("K = 1", "K = 2")
 
 
@@ -100,10 +100,10 @@ def test_break_even_is_the_least_number_of_bits_that_keeps_the_claim(results):
     assert (found.own, bits.verdicts[0].judgement) == (20, "supported")
     assert 13 < found.limit < 20
     proposal, claim = bits.proposal, bits.proposal.claims[0]
-    (gemm,) = proposal.select("deepseek-v3.fprop.kv-b")
     for value, kept in ((found.limit, True), (found.limit - 1, False)):
         instruction = with_bits(proposal.proposed(), "fuse", value)
-        (figures,) = answer(SAMPLING, multiplied(proposal, claim, Place(gemm, "normal"), instruction))
+        question = SOURCE.again(proposal, claim, figure(1.0, workload="deepseek-v3.fprop.kv-b"))
+        (figures,) = answer(SAMPLING, multiplying(question, instruction))
         assert (claimed(claim, figures).figure.high <= 1.0) == kept
 
 
@@ -122,7 +122,8 @@ def test_traffic_claims_are_of_a_layer_or_the_part_they_name(results):
     _, log = results
     assert [v.judgement for v in log.verdicts] == ["supported"] * 2 + ["refuted"]
     assert log.verdicts[1].deciding.workload == "deepseek-v3"
-    assert {f.metric.split(".")[0] for f in log.figures} == {"numerics"}
+    numerics = next(e for e in log.evidence if e.source == "numerics")
+    assert {f.metric.split(".")[0] for f in numerics.figures} == {"numerics"}
 
 
 # -- replay ----------------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_a_report_is_rebuilt_from_its_result_byte_for_byte(results, tmp_path):
     [
         (lambda text: "{", "is no result.json"),
         (lambda text: json.dumps({"a": 1}), "is no result.json"),
-        (lambda text: text.replace('"schema_version": 4', '"schema_version": 1'), "has version 1 of the schema"),
+        (lambda text: text.replace('"schema_version": 5', '"schema_version": 1'), "has version 1 of the schema"),
         (lambda text: text.replace('"headline"', '"headlines"'), "is damaged at headline"),
     ],
 )
@@ -173,10 +174,15 @@ def test_speedups_of_layers_that_all_have_are_compared(results):
     made = compare(results)
     for entry, result in zip(made.entries[:2], results, strict=True):
         for axis in ("timing.step_speedup", "timing.layer_speedup"):
-            (own,) = [f for f in result.timing if (f.metric, f.workload) == (axis, "deepseek-v3")]
+            (own,) = [f for f in result.figures if (f.metric, f.workload) == (axis, "deepseek-v3")]
             assert (entry.values[axis], entry.low[axis], entry.kinds[axis]) == (own.value, own.low, own.kind)
-    elsewhere = [f.model_copy(update={"workload": "llama-3-8b"}) for f in results[1].timing]
-    apart = compare([results[0], results[1].model_copy(update={"timing": tuple(elsewhere)})])
+    evidence = tuple(
+        e.model_copy(update={"figures": tuple(f.model_copy(update={"workload": "llama-3-8b"}) for f in e.figures)})
+        if e.source == "timing"
+        else e
+        for e in results[1].evidence
+    )
+    apart = compare([results[0], results[1].model_copy(update={"evidence": evidence})])
     assert not any(axis.startswith("timing.") for axis in apart.axes)
 
 

@@ -15,9 +15,10 @@ from codesign.evidence.cost.designs import designs
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
-from codesign.evidence.cost.source import gather
+from codesign.evidence.cost.source import SOURCE
 from codesign.evidence.cost.synth import synthesise
 from codesign.evidence.cost.unit_vectors import adversarial
+from codesign.evidence.source import Subject
 from codesign.proposal.load import load_proposal
 from codesign.verdicts.claims import judge
 from isa_model import InputError, load
@@ -50,7 +51,7 @@ def test_every_shipped_proposal_has_records_and_figures(path):
         assert hashlib.sha256(rtlil.encode()).hexdigest() == record.rtlil_sha256, (
             "the generator writes another unit today"
         )
-    figures = {f.metric: f for f in gather(proposal) if f.at is None}
+    figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
     ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
     per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits"}
     per_sm = {"cost.scale_traffic", "cost.scale_bandwidth", "cost.scale_storage"}
@@ -60,7 +61,9 @@ def test_every_shipped_proposal_has_records_and_figures(path):
     for name, figure in figures.items():
         assert figure.low <= figure.value <= figure.high
         assert name not in ratios or proposal.base in figure.source
-    verdicts = [v for v in judge(proposal, gather(proposal)) if v.claim.metric.startswith("cost.")]
+    verdicts = [
+        v for v in judge(proposal, SOURCE.gather(Subject(proposal)).figures) if v.claim.metric.startswith("cost.")
+    ]
     assert verdicts or not proposal.change  # what already shipped need claim nothing of its cost
     assert all(v.deciding is not None for v in verdicts)
 
@@ -80,7 +83,7 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
 
     monkeypatch.setattr(evidence, "find", lambda *_: None)
     monkeypatch.setattr(evidence, "measure", measured)
-    assert gather(proposal) == ()
+    assert SOURCE.gather(Subject(proposal)).figures == ()
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
 
 
@@ -164,7 +167,7 @@ def test_the_report_marks_the_proposal_on_the_curves(tmp_path):
     proposal = load_proposal(ROOT / "proposals/group-scaled-mma-ue8m0.yaml")
     pictures = {plot.name: plot for plot in plots(proposal)}
     assert len(pictures) == 5
-    ratio = next(f for f in gather(proposal) if f.metric == "cost.area_ratio").value
+    ratio = next(f for f in SOURCE.gather(Subject(proposal)).figures if f.metric == "cost.area_ratio").value
     for plot in pictures.values():
         marks = {s.variant: s for s in plot.series if len(s.x) == 1 and not s.labels}
         assert ratio in (*marks["proposal"].x, *marks["proposal"].y)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from codesign.evidence.source import Subject
 from codesign.evidence.timing import source as timing
 from codesign.evidence.traffic import source as traffic
 from codesign.evidence.training import source as training
@@ -39,6 +40,6 @@ def test_figures_of_records_do_not_depend_on_how_python_sums(name, monkeypatch):
     for way in (plain, compensated):
         monkeypatch.setattr(builtins, "sum", way)
         proposal = load_proposal(PROPOSALS / f"{name}.yaml")
-        found.append((traffic.gather(proposal), timing.gather(proposal, ()), training.gather(proposal)))
+        found.append([kind.SOURCE.gather(Subject(proposal)) for kind in (traffic, timing, training)])
         monkeypatch.undo()
     assert found[0] == found[1]

@@ -11,17 +11,18 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from codesign.evidence.numerics.metrics import METRICS as NUMERICS
 from codesign.evidence.numerics.source import BESIDE
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.figures.drawing import svg
 from codesign.figures.figure import Kind, Plot, Series
-from codesign.figures.metrics import NUMERICS
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Quantisation
 from codesign.proposal.quantisation import cast_of
 from codesign.proposal.variants import LABELS, labels
+from codesign.report import page as report_page
 from codesign.report import write as report
-from codesign.report.tables import number, worst_table
+from codesign.report.tables import number
 from codesign.verdicts.evaluate import Result, evaluate
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import SOURCES, draw
@@ -50,6 +51,10 @@ claims:
 SAMPLING = Sampling(rows=8, columns=5, seeds=tuple(range(3, 11)))
 
 
+def numerics(result):
+    return next(e for e in result.evidence if e.source == "numerics")
+
+
 @pytest.fixture(scope="module")
 def result():
     return evaluate(parse_proposal(parse_yaml(SMALL, "small.yaml")), SAMPLING)
@@ -58,9 +63,10 @@ def result():
 def test_every_metric_of_every_variant_gemm_and_value_is_there(result):
     """Two GEMMs, one source, four variants and two swept values give a figure per metric, each with its interval; of the other
     baselines there are the errors."""
-    keys = {(f.metric, f.workload, f.variant, f.at) for f in result.figures}
-    assert len(keys) == len(result.figures) == len(NUMERICS) * 2 * (4 + 2) + len(BESIDE) * 2 * 3
-    for f in result.figures:
+    figures = numerics(result).figures
+    keys = {(f.metric, f.workload, f.variant, f.at) for f in figures}
+    assert len(keys) == len(figures) == len(NUMERICS) * 2 * (4 + 2) + len(BESIDE) * 2 * 3
+    for f in figures:
         assert f.kind == "computed"
         assert f.low <= f.value <= f.high
 
@@ -92,14 +98,13 @@ def test_figures_equal_a_direct_computation(result):
 def test_the_same_seed_gives_the_same_result(result):
     """Evaluating twice gives the same figures and plots, whatever the processes did first."""
     again = evaluate(result.proposal, SAMPLING)
-    assert again.figures == result.figures
-    assert again.plots == result.plots
+    assert again.evidence == result.evidence
 
 
 def test_a_result_survives_its_json(result):
     """result.json read again is the result, and carries its schema version."""
     text = result.model_dump_json()
-    assert json.loads(text)["schema_version"] == 4
+    assert json.loads(text)["schema_version"] == 5
     assert Result.model_validate_json(text) == result
 
 
@@ -175,7 +180,7 @@ def test_a_report_has_all_its_files_and_needs_no_network(result, tmp_path):
     names = {p.name for p in (tmp_path / "r").iterdir()}
     claims = [f"claim-{i}.svg" for i, v in enumerate(result.verdicts, 1) if v.bars]
     assert len(claims) == 3
-    plots = [f"{p.name}.svg" for p in (*result.plots, *result.timing_plots, *result.curves, *result.cost_plots)]
+    plots = [f"{p.name}.svg" for e in result.evidence for p in e.plots]
     assert names == {"result.json", "report.md", "report.html", "SHA256SUMS", *plots, *claims}
     html = page.read_text()
     assert "<script" not in html
@@ -273,12 +278,13 @@ def test_what_is_the_same_by_construction_is_shown_as_one():
     found = evaluate(
         parse_proposal(parse_yaml(text.replace(", at: 25", ""), "p.yaml")), Sampling(rows=2, columns=2, seeds=(0,))
     )
-    _, rows = worst_table(found)
-    assert [name for name, _ in rows] == list(found.labels.values())
+    rows = next(report_page.parts(found)).tables[0].rows
+    assert [row.names for row in rows] == [(name,) for name in labels(found.proposal).values()]
     assert len(rows) == 2
-    assert {f.variant for f in found.figures} == {*LABELS, "ocp-mx"}
-    assert all(len(p.series) == 2 for p in found.plots)
-    own, software = ([f.value for f in found.figures if f.variant == v] for v in ("proposal", "software"))
+    figures = numerics(found).figures
+    assert {f.variant for f in figures} == {*LABELS, "ocp-mx"}
+    assert all(len(p.series) == 2 for p in numerics(found).plots)
+    own, software = ([f.value for f in figures if f.variant == v] for v in ("proposal", "software"))
     assert own == software
 
 
@@ -309,7 +315,7 @@ def test_every_figure_of_a_report_is_tagged(result):
     assert all(re.match(rf'<span class="tag">({kinds})</span>', c) for c in captions)
     decided = [v for v in result.verdicts if v.deciding]
     assert len(re.findall(rf'<small><span class="tag">({kinds})</span>', html)) == len(decided)
-    for section in ("Side by side", "Numerics at a glance", "What the verdicts hang on", "Figures"):
+    for section in ("Accuracy", "Accuracy at a glance", "What the verdicts depend on", "Accuracy, every GEMM"):
         text = html[html.index(f"<h2>{section}</h2>") :]
         assert re.search(rf'class="tag">({kinds})<', text[: text.index("<h2>", 4)]), section
 

@@ -4,14 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from codesign.evidence.casts.source import Delivered
+from codesign.evidence.numerics.other_cases import BITS, with_groups
+from codesign.evidence.numerics.source import SOURCE, Multiplied, multiplying
 from codesign.evidence.numerics.trial import Sampling
-from codesign.figures.figure import BreakEven, Figure
+from codesign.evidence.source import Question, Search
+from codesign.figures.figure import Figure
+from codesign.figures.words import listed
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Claim
-from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, listed, rising, sentences, with_groups
+from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, rising, sentences
 from codesign.verdicts.claims import judge
-from codesign.verdicts.questions import Question, answer, asker
-from codesign.verdicts.sensitivity import Place, multiplied, refine
+from codesign.verdicts.questions import answer, asker
+from codesign.verdicts.sensitivity import refine
+from codesign.verdicts.verdict import BreakEven
 from isa_model.diagnostics import parse_yaml
 
 ERROR = "numerics.relative_frobenius"
@@ -91,15 +97,15 @@ def test_a_break_even_over_a_sweep_follows_the_metric():
         ["13", "15", "17", "19"],
     )
     assert next(sentences([found])) == (
-        "stages.fuse.fraction_bits: 13 is the least that keeps the bound on normal data, here it is 20"
+        "stages.fuse.fraction_bits: 13 is the least that keeps the bound on normal data, the proposal has 20"
     )
     area = {"metric": "cost.area_ratio", "tensors": "", "workload": "", "kind": "modelled"}
     (cost,) = judge(toy(metric="cost.area_ratio"), swept({13: 0.1, 15: 0.2, 17: 1.5, 19: 1.6}, **area))[0].break_even
     assert (cost.limit, cost.rising, cost.condition) == (15, False, "")
-    assert "15 is the most that keeps the bound, here" in next(sentences([cost]))
+    assert "15 is the most that keeps the bound, the proposal has" in next(sentences([cost]))
     (holes,) = judge(toy(), swept({13: 1.9, 15: 0.5, 17: 1.4, 19: 0.3}))[0].break_even
     assert holes.limit == 19
-    assert next(sentences([holes])).endswith("here it is 20; 15 keeps it too, but not all between do")
+    assert next(sentences([holes])).endswith("the proposal has 20; 15 keeps it too, but not every value between does")
     both = swept({17: 0.9, 19: 0.5}) + swept({17: 1.1, 19: 0.9}, tensors="uniform")
     found = judge(toy(), both)[0].break_even
     assert [(b.condition, b.limit) for b in found] == [("normal data", 17), ("uniform data", 19)]
@@ -110,7 +116,7 @@ def test_a_swept_value_holds_where_its_worst_gemm_does_with_its_interval():
     figures = swept({17: 0.9, 19: 0.2}) + swept({17: 1.0, 19: 0.3}, workload="deepseek-v3.fprop.q-b", half=0.1)
     (found,) = judge(toy(at=19), figures)[0].break_even
     assert (found.limit, found.own, found.tried) == (19, 19, {"17": 1.0, "19": 0.3})
-    assert next(sentences([found])).endswith("on normal data, as it is here")
+    assert next(sentences([found])).endswith("on normal data, the proposal's own value")
     assert judge(toy(of="today"), figures)[0].break_even == ()
     assert judge(toy(metric="cast.relative_error"), figures)[0].break_even == ()
 
@@ -125,23 +131,23 @@ def test_values_without_an_order_have_no_cheapest_one():
     about = SimpleNamespace(proposed=lambda: spelled, sweep=SimpleNamespace(field="a.format"))
     assert _swept_value(about) == "{'mode': 'json'}"
     assert next(sentences([found])) == (
-        "stages.fuse.rounding: toward-zero and down would keep the bound on normal data, up would not; here it is "
-        "toward-zero"
+        "stages.fuse.rounding: toward-zero and down keep the bound on normal data, up does not; the proposal "
+        "has toward-zero"
     )
 
 
 def test_break_even_in_words():
     """Sentences state the values searched rather than those tried, the most for costs, and lists as lists."""
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
-    assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: none of 1 to 40 would keep the bound"]
-    assert list(sentences([BreakEven(**about)])) == ["bits: none of 40 would keep the bound"]
+    assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: no value from 1 to 40 keeps the bound"]
+    assert list(sentences([BreakEven(**about)])) == ["bits: 40, the only value tried, does not keep the bound"]
     two = BreakEven(**about | {"tried": {"13": 3.0, "40": 2.0}})
-    assert list(sentences([two])) == ["bits: none of 13 to 40 would keep the bound"]
+    assert list(sentences([two])) == ["bits: no value from 13 to 40 keeps the bound"]
     tried = about | {"tried": {"13": 3.0, "20": 2.5, "40": 2.0}, "condition": "normal data"}
-    assert list(sentences([BreakEven(**tried)])) == ["bits: none of 13 to 40 would keep the bound on normal data"]
+    assert list(sentences([BreakEven(**tried)])) == ["bits: no value from 13 to 40 keeps the bound on normal data"]
     cost = BreakEven(parameter="p", own=1, limit=2, tried={}, holds=("1", "2", "5", "9"), rising=False)
     assert list(sentences([cost])) == [
-        "p: 2 is the most that keeps the bound, here it is 1; 5 and 9 keep it too, but not all between do"
+        "p: 2 is the most that keeps the bound, the proposal has 1; 5 and 9 keep it too, but not every value between does"
     ]
     assert [listed(w) for w in (["a"], ["a", "b"], ["a", "b", "c"], [])] == ["a", "a and b", "a, b and c", ""]
 
@@ -171,12 +177,13 @@ def run(search, rule):
 def test_bisection_finds_the_least_number_that_keeps_the_bound(limit):
     """Bisection finds the least number in few trials wherever it is, and reports the trials."""
     claim = Claim(metric=ERROR, at_most=1)
-    found, asked = run(fewest("bits", 20, claim, "normal data"), lambda n: 0.5 if n >= limit else 1.5)
+    search = Search("bits", 20, "normal data", BITS, None, bisected=True)
+    found, asked = run(fewest(claim, search), lambda n: 0.5 if n >= limit else 1.5)
     assert (found.limit, found.own, found.condition, found.among) == (limit, 20, "normal data", "1 to 40")
     assert len(asked) <= 7
     assert list(found.tried) == [str(n) for n in sorted(asked)]
     assert found.holds == tuple(str(n) for n in sorted(asked) if n >= limit)
-    nothing, asked = run(fewest("bits", 20, claim, ""), lambda n: 1.5)
+    nothing, asked = run(fewest(claim, search), lambda n: 1.5)
     assert (nothing.limit, asked, nothing.holds) == (None, [40], ())
 
 
@@ -184,10 +191,10 @@ def test_trying_each_value_finds_the_cheapest():
     """Trying each value finds the largest group or the fewest bits from which on all better ones hold."""
     claim = Claim(metric=ERROR, at_most=1)
     values = {512: 2.0, 256: 0.5, 128: 1.5, 64: 0.4, 16: 0.1}
-    found, asked = run(each("groups", 128, claim, "c", list(values), up=False), values.get)
+    found, asked = run(each(claim, Search("groups", 128, "c", list(values), None, rising=False)), values.get)
     assert (found.limit, found.holds, found.rising, asked) == (64, ("16", "64", "256"), False, list(values))
     assert found.tried == {"16": 0.1, "64": 0.4, "128": 1.5, "256": 0.5, "512": 2.0}
-    found, _ = run(each("bits", 8, claim, "c", (3, 4, 5), up=True), {3: 2.0, 4: 0.5, 5: 0.1}.get)
+    found, _ = run(each(claim, Search("bits", 8, "c", (3, 4, 5), None)), {3: 2.0, 4: 0.5, 5: 0.1}.get)
     assert (found.parameter, found.own, found.limit, found.condition, found.rising) == ("bits", 8, 4, "c", True)
 
 
@@ -205,7 +212,7 @@ class Lab:
         return [[self.figures(q)] * len(q.levels) for q in questions]
 
     def figures(self, q):
-        variants = [(c.variant, c.at) for c in q.compared] or [("proposal", None), ("software", None)]
+        variants = [(c.variant, c.at) for c in getattr(q, "compared", ())] or [("proposal", None), ("software", None)]
         about = {"metric": self.metric, "workload": q.gemm.name, "tensors": q.tensors, "half": self.half}
         return [figure(self.rule(q) if v == "proposal" else 1.0, at, **about | {"variant": v}) for v, at in variants]
 
@@ -226,7 +233,7 @@ def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
         figure(0.6, tensors="uniform"),
         figure(0.5, tensors="uniform", workload="deepseek-v3.fprop.q-b"),
     ]
-    lab = Lab(lambda q: 0.5 if q.compared and bits(q) >= {"normal": 17, "uniform": 21}.get(q.tensors, 0) else 1.5)
+    lab = Lab(lambda q: 0.5 if bits(q) >= {"normal": 17, "uniform": 21}.get(q.tensors, 0) else 1.5)
     (found,) = refine(about, judge(about, figures), figures, lab)
     limits = {b.condition: b.limit for b in found.break_even}
     assert limits == {"normal data, K = 1536": 17, "uniform data, K = 16384": 21}
@@ -251,7 +258,7 @@ def test_bars_are_computed_with_their_intervals_and_turn_only_beyond_them():
     assert others["length of the sums", "K = 4096"] == pytest.approx((0.5, 0.4, 0.6))
     assert {a for a, _ in others} == {"tensor source", "length of the sums"}
     assert not any(o in ("normal", "captured") or o.startswith("outliers-") for _, o in others)
-    assert [(b.assumption, b.turning) for b in found.bars] == [
+    assert [(b.assumption, b.reversed_by) for b in found.bars] == [
         ("tensor source", ("uniform",)),
         ("length of the sums", ()),
     ]
@@ -339,7 +346,7 @@ def test_the_last_step_of_a_path_is_tried_with_other_bits_or_groups(step, parame
     (found,) = refine(about, judge(about, figures), figures, lab)
     (tried,) = found.break_even
     assert (tried.parameter, tried.own, tried.limit) == (parameter, own, limit)
-    assert all((q.compared, q.base) == ((), None) for q in lab.asked)
+    assert all((type(q), q.base) == (Delivered, None) for q in lab.asked)
     groups = {q.proposal.path.steps[-1].group for q in lab.asked}
     if "[1" in step:
         assert all(1 in g and (g[0] == 1) == ("[1, 128]" in step) for g in groups)
@@ -405,10 +412,11 @@ def test_another_instruction_takes_the_place_of_the_proposals():
     about = toy(PLAIN, relative_to="software")
     (gemm, _), claim = about.trials[0], about.claims[0]
     other = with_bits(about.proposed(), "fuse", 33)
-    question = multiplied(about, claim, Place(gemm, "normal"), other)
+    there = figure(0.5, workload=gemm.name)
+    question = multiplying(SOURCE.again(about, claim, there), other)
     assert (question.proposal, question.gemm, question.tensors, question.base) == (about, gemm, "normal", "software")
     assert [c.instruction for c in question.compared] == [other, about.software_instruction]
-    exact = multiplied(about, claim.model_copy(update={"of": "exact"}), Place(gemm, "normal"), other)
+    exact = multiplying(SOURCE.again(about, claim.model_copy(update={"of": "exact"}), there), other)
     assert next((c.variant, c.instruction) for c in exact.compared) == ("exact", other)
 
 
@@ -420,7 +428,7 @@ def test_questions_are_answered_by_the_model():
 
     compared = tuple(c for c in variants(about) if c.variant in ("proposal", "software"))
     sampling = Sampling(rows=4, columns=8, seeds=tuple(range(8)))
-    question = Question(about, gemm, "normal", compared, "software", levels=(0.95, 0.5))
+    question = Multiplied(about, gemm, "normal", "software", compared=compared, levels=(0.95, 0.5))
     wide, narrow = answer(sampling, question)
     key = [(f.metric, f.variant) for f in wide]
     assert key == [(f.metric, f.variant) for f in narrow]
@@ -430,13 +438,13 @@ def test_questions_are_answered_by_the_model():
         if a.metric == ERROR and a.variant == "proposal":
             assert a.low < b.low < a.value < b.high < a.high
             assert set(a.ratios) == {"software"}
-    (fresh,) = answer(sampling, Question(about, gemm, "normal", compared, "software", fresh=True))
+    (fresh,) = answer(sampling, Multiplied(about, gemm, "normal", "software", compared=compared, fresh=True))
     (direct,) = answer(
         sampling.model_copy(update={"seeds": tuple(range(8, 24))}),
-        Question(about, gemm, "normal", compared, "software"),
+        Multiplied(about, gemm, "normal", "software", compared=compared),
     )
     assert fresh == direct != wide
-    (plain,) = answer(sampling, Question(about, gemm, "normal", compared))
+    (plain,) = answer(sampling, Multiplied(about, gemm, "normal", compared=compared))
     assert all(f.ratios == {} for f in plain)
 
 
@@ -456,7 +464,7 @@ def test_the_same_question_is_computed_once():
     counting = Counting()
     ask = asker(Sampling(), counting)
     trials = [about.trials[i] for i in (0, 2, 0)]
-    questions = [Question(about, g, "normal", (), levels=(0.95,)) for g, _ in trials]
+    questions = [Question(about, g, "normal") for g, _ in trials]
     found = ask(questions)
     assert len(counting.done) == len({g.name for g, _ in trials})
     assert [f[0][0].value for f in found] == [g.k for g, _ in trials]

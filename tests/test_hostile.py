@@ -143,6 +143,10 @@ def test_a_comment_in_verilog_ends_with_its_line():
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
+SECTION = ("evidence", 0, "sections", 1)
+"""Place of a section with plots."""
+
+
 def change(data, path, value):
     """Set a value in JSON data."""
     for step in path[:-1]:
@@ -153,16 +157,15 @@ def change(data, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("plots", 0, "name"), "../../../x", "no name for a file"),
-        (("plots", 0, "name"), "/tmp/x", "no name for a file"),
-        (("plots", 0, "name"), "report\nx", "no name for a file"),
-        (("plots", 0, "series", 0, "y"), [1.0], "more values on one axis"),
-        (("plots", 0, "series", 0, "variant"), "nobody", "contradicts itself"),
-        (("moves",), {"software": [{"model": "../x", "step": "", "linear": "", "what": ""}]}, "no name of a model"),
-        (("figures", 0, "metric"), "numerics.none", "no metric"),
-        (("figures", 0, "variant"), "nobody", "contradicts itself"),
-        (("figures",), [], "same variants"),
-        (("labels",), {"software": "s"}, "same variants"),
+        ((*SECTION, "plots", 0, "name"), "../../../x", "no name for a file"),
+        ((*SECTION, "plots", 0, "name"), "/tmp/x", "no name for a file"),
+        ((*SECTION, "plots", 0, "name"), "report\nx", "no name for a file"),
+        ((*SECTION, "plots", 0, "series", 0, "y"), [1.0], "more values on one axis"),
+        ((*SECTION, "plots", 0, "series", 0, "variant"), "nobody", "contradicts itself"),
+        (("evidence", 0, "figures", 0, "metric"), "numerics.none", "no metric"),
+        (("evidence", 0, "figures", 0, "workload"), "nowhere", "contradicts itself"),
+        (("evidence", 0, "sections", 0, "tables", 0, "columns", 0, "metric"), "numerics.none", "no metric"),
+        (("evidence", 0, "sections", 0, "tables", 0, "headings"), [], "more headings than names in a row, or fewer"),
         (("proposal", "title"), "another", "instructions"),
         (("proposal", "motivation"), "another", "hash"),
         (("proposal", "change"), {"stages": None}, "no instruction"),
@@ -171,8 +174,8 @@ def change(data, path, value):
         (("verdicts", 0), lambda v: v | {"judgement": "refuted", "deciding": None}, "figure that decided"),
         (("sampling", "seeds"), [], "no seed"),
         (("headline",), "\x1b[2J", "U+001B"),
-        (("finding",), "\u202e", "U+202E"),
-        (("tensors",), {"normal": 3}, "damaged at tensors"),
+        (("evidence", 0, "finding", 0), "\u202e", "U+202E"),
+        (("evidence", 0, "figures", 0, "value"), "x", "damaged at evidence.0.figures.0.value"),
         (("schema_version",), 99, "version 99"),
         (("schema_version",), [1], "version"),
     ],

@@ -5,8 +5,9 @@ from math import inf, isnan, sqrt
 import numpy as np
 import pytest
 
+from codesign.evidence.casts.source import Delivered
 from codesign.figures.figure import Alternative, Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metrics
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Claim
 from codesign.verdicts import claims
@@ -386,13 +387,14 @@ def test_figures_are_covered_by_workload_tensors_variant_and_value():
 
 
 def test_why_there_is_no_figure():
-    """Each kind of evidence says what may be missing; a cast without a path says that."""
-    assert verdict(metric="cast.relative_error").reason == "the proposal has no `path`"
+    """Each metric says why it may have no figure."""
+    reason = "the proposal has no `path`, or its path does not carry that operand"
+    assert verdict(metric="cast.relative_error").reason == reason
     path = {"operands": ["activation"], "steps": [{"at": "dispatch", "to": "e4m3", "scale": "ue8m0"}]}
     carried = parse_proposal(parse_yaml(TEXT + f"path: {path}\n".replace("'", ""), "toy.yaml"))
     claim = Claim(metric="cast.relative_error", at_most=1)
     (found,) = judge(carried.model_copy(update={"claims": (claim,)}), [])
-    assert (found.judgement, found.reason) == ("undetermined", "the path does not carry that operand")
+    assert (found.judgement, found.reason) == ("undetermined", reason)
     assert "no hardware record" in verdict(metric="cost.area_ratio").reason
     assert "no training record" in verdict(metric="training.loss_gap").reason
 
@@ -500,7 +502,7 @@ def test_a_captured_tensor_is_tested_as_it_is():
     (found,) = judge(about.model_copy(update={"claims": (claim,)}), first, ask)
     (question,) = asked
     assert not question.fresh
-    assert question.compared == ()
+    assert type(question) is Delivered
     assert question.levels == (0.95, 1 - 0.05 / 4)
     assert (found.judgement, found.again) == ("refuted", 0)
 
@@ -559,16 +561,21 @@ def test_a_case_turns_a_verdict_only_with_its_whole_interval():
         alternative("length", "long", 1.2, 0.1),
         alternative("floor", "low", 0.8, 0.1),
     )
-    held = {b.assumption: b.turning for b in bars(claim, figure(0.5, 0.4, 0.6, alternatives=(wide, beyond, within)))}
+    held = {
+        b.assumption: b.reversed_by for b in bars(claim, figure(0.5, 0.4, 0.6, alternatives=(wide, beyond, within)))
+    }
     assert held == {"length": ("long",), "source": (), "floor": ()}
-    lost = {b.assumption: b.flips for b in bars(claim, figure(1.5, 1.4, 1.6, alternatives=(wide, beyond, within)))}
+    lost = {
+        b.assumption: bool(b.reversed_by)
+        for b in bars(claim, figure(1.5, 1.4, 1.6, alternatives=(wide, beyond, within)))
+    }
     assert lost == {"floor": True, "source": False, "length": False}
     open_ = bars(claim, figure(1.0, 0.9, 1.1, alternatives=(wide, beyond, within)))
-    assert not any(b.flips for b in open_)
+    assert not any(b.reversed_by for b in open_)
     bare = Alternative(assumption="source", other="bare", value=5.0)
-    assert not bars(claim, figure(0.5, alternatives=(bare,)))[0].flips
+    assert not bars(claim, figure(0.5, alternatives=(bare,)))[0].reversed_by
     counted = figure(0.5, alternatives=(bare,), **BYTES)
-    assert bars(Claim(metric="traffic.hbm_bytes", at_most=1), counted)[0].flips
+    assert bars(Claim(metric="traffic.hbm_bytes", at_most=1), counted)[0].reversed_by
 
 
 def test_bars_name_their_ends_and_the_longest_comes_first():
@@ -586,9 +593,9 @@ def test_bars_name_their_ends_and_the_longest_comes_first():
     assert [b.assumption for b in found] == ["b", "d", "a", "c"]
     assert (found[0].low, found[0].low_case, found[0].high, found[0].high_case) == (1.5, "one", None, "lost")
     assert (found[2].low, found[2].low_case, found[2].high, found[2].high_case) == (0.4, "three", 0.9, "two")
-    assert found[0].turning == ("one", "lost")
+    assert found[0].reversed_by == ("one", "lost")
     lost = bars(Claim(metric=ERROR, at_most=1), figure(None, None, None, alternatives=others))
-    assert {b.assumption for b in lost if b.flips} == {"a", "c"}
+    assert {b.assumption for b in lost if b.reversed_by} == {"a", "c"}
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
@@ -728,7 +735,7 @@ def test_enquiries_move_side_by_side():
 
 def test_every_metric_says_how_it_is_compared():
     """Decibels and gaps by difference, what compares two designs already not at all."""
-    rules = {m.name: m.comparison for m in METRICS.values()}
+    rules = {m.name: m.comparison for m in metrics().values()}
     assert {n for n, rule in rules.items() if rule == "difference"} == {
         "numerics.sqnr_db",
         "cast.sqnr_db",
@@ -736,5 +743,5 @@ def test_every_metric_says_how_it_is_compared():
         "training.validation_gap",
     }
     assert all(rule == "none" for n, rule in rules.items() if n.startswith("cost.") or "speedup" in n)
-    assert {m.name for m in METRICS.values() if m.signed} == {"numerics.bias", "training.gradient_bias"}
+    assert {m.name for m in metrics().values() if m.signed} == {"numerics.bias", "training.gradient_bias"}
     assert read(figure(None, None, None)).value == inf

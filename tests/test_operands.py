@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from codesign.evidence.numerics.operands import on_the_way
 from codesign.evidence.numerics.trial import Sampling, Trial
-from codesign.proposal.flows import Flows, behind
+from codesign.proposal.flows import Flows, behind, on_the_way
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.variants import variants
 from codesign.verdicts.evaluate import evaluate

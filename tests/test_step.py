@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from codesign.__main__ import run
 from codesign.commands import step as table
 from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.source import Subject
 from codesign.evidence.timing import amdahl, layer_step, times
 from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.layer_step import KINDS, Assumptions, LayerStep, Transfer, Work, bf16_ceiling, limit
@@ -197,7 +198,7 @@ def test_claims_on_a_whole_layer_are_judged():
     """A modest speedup is supported, one above the ceiling refuted, and the tornado has assumptions on the network."""
     claims = tuple(Claim(metric="timing.layer_speedup", at_least=bound) for bound in (1.0, 1.5))
     about = proposal("warp-level-cast", claims=(*claims, Claim(metric="timing.layer_ceiling", at_most=1.5)))
-    modest, bold, most = judge(about, evidence.gather(about).figures)
+    modest, bold, most = judge(about, evidence.SOURCE.gather(Subject(about)).figures)
     assert (modest.judgement, bold.judgement, most.judgement) == ("supported", "refuted", "supported")
     assert modest.deciding.workload == "deepseek-v3"
     assert modest.deciding.kind == "assumed"
@@ -211,7 +212,7 @@ def test_without_a_bf16_ceiling_no_layer_is_timed(monkeypatch, capsys):
         raise LookupError("no BF16 ceiling here")
 
     monkeypatch.setattr(layer_step, "bf16_ceiling", none)
-    found = evidence.gather(proposal("group-scaled-mma"))
+    found = evidence.SOURCE.gather(Subject(proposal("group-scaled-mma")))
     metrics = {f.metric for f in found.figures}
     assert "timing.step_speedup" in metrics
     assert not metrics & {"timing.layer_speedup", "timing.layer_ceiling"}

@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"isa_model": set(), "kernels": {"isa_model"}, "codesign": {"isa_model", "kernels"}}
+ROOMS = {
+    "workloads": set(),
+    "figures": set(),
+    "proposal": {"workloads", "figures"},
+    "evidence": {"workloads", "figures", "proposal"},
+    "verdicts": {"workloads", "figures", "proposal", "evidence"},
+    "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
+    "commands": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
+}
+"""Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))
+FOLDERS = sorted({p.parent for p in SOURCES if p.relative_to(ROOT).parts[0] == "codesign"})
 
 
 def imported(path):
@@ -23,6 +34,35 @@ def test_imports_go_down_only(path):
     """isa_model imports neither kernels nor codesign; kernels not codesign."""
     floor = path.relative_to(ROOT).parts[0]
     assert set(imported(path)) & set(FLOORS) - {floor} <= FLOORS[floor]
+
+
+def rooms_of(path):
+    """Yield the rooms of codesign that a file imports, at its top or within a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("codesign."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "codesign":
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_codesign_import_downward_only(room):
+    """Every import of another room is allowed, so that there is no circle between rooms."""
+    assert not any(room in ROOMS[other] for other in ROOMS[room])
+    for path in (ROOT / "codesign" / room).rglob("*.py"):
+        above = set(rooms_of(path)) & set(ROOMS) - ROOMS[room] - {room}
+        assert not above, f"{path} imports {above}"
+
+
+def test_every_folder_of_codesign_is_a_known_room():
+    """A new room is added to ROOMS with what it may import."""
+    assert {p.name for p in (ROOT / "codesign").iterdir() if (p / "__init__.py").exists()} == set(ROOMS)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_folder_has_too_many_files_to_look_through(folder):
+    """Fewer than 25 modules lie side by side."""
+    assert sum(p.suffix == ".py" for p in folder.iterdir()) < 25
 
 
 def test_no_files_import_each_other_in_a_circle():

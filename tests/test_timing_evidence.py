@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.source import Subject
 from codesign.evidence.timing import machine_constants, measured, records, times
 from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Stream, time
 from codesign.evidence.timing.operations import clocks, of_gemm, schemes_of, software, supported
+from codesign.figures.evidence import Evidence
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Claim
 from codesign.report.write import contents
@@ -75,7 +77,7 @@ def made(bench, monkeypatch):
 
 def gathered(name, **changes):
     proposal = load_proposal(PROPOSALS / f"{name}.yaml").model_copy(update=changes)
-    return proposal, evidence.gather(proposal)
+    return proposal, evidence.SOURCE.gather(Subject(proposal))
 
 
 def by_key(found):
@@ -171,11 +173,11 @@ def test_fewer_products_in_a_step_are_slower():
     """Sums of 8 instead of 32 products take four times the clocks, and a claim not to be slower is refuted."""
     proposal = parse_proposal(parse_yaml(NARROW, "narrow.yaml"))
     assert clocks(proposal.today, proposal.proposed()) == 4
-    found = evidence.gather(proposal)
+    found = evidence.SOURCE.gather(Subject(proposal))
     (verdict,) = judge(proposal, found.figures)
     assert verdict.judgement == "refuted"
     assert verdict.deciding.value < 0.5
-    assert any(bar.assumption == "rate of the Tensor Core" and bar.flips for bar in verdict.bars)
+    assert any(bar.assumption == "rate of the Tensor Core" and bar.reversed_by for bar in verdict.bars)
 
 
 def test_a_cast_in_the_copy_can_be_slower():
@@ -256,9 +258,11 @@ def test_a_hungry_unit_lowers_the_clock():
     proposal = load_proposal(PROPOSALS / "group-scaled-mma.yaml").model_copy(
         update={"workloads": ("deepseek-v3.fprop.o",)}
     )
-    bare = evidence.gather(proposal).figures[-1]
+    bare = evidence.SOURCE.gather(Subject(proposal)).figures[-1]
     cost = bare.model_copy(update={"metric": "cost.energy_ratio", "value": 2.0, "at": None})
-    (figure,) = [f for f in evidence.gather(proposal, [cost]).figures if f.metric == "timing.speedup_over_software"]
+    before = (Evidence(source="cost", figures=(cost,)),)
+    figures = evidence.SOURCE.gather(Subject(proposal, evidence=before)).figures
+    (figure,) = [f for f in figures if f.metric == "timing.speedup_over_software"]
     cases = [o for o in figure.alternatives if o.assumption.startswith("energy of the unit")]
     assert len(cases) == 3
     assert all(o.value < figure.value for o in cases)
@@ -282,5 +286,6 @@ def test_the_report_draws_the_speed_of_light():
     for page in (files["report.md"], files["report.html"]):
         assert "Speed of light: deepseek-v3.fprop" in page
         assert "deepseek-v3.fprop.kv-b" in page
-    assert json.loads(files["result.json"])["timing"]
+    (timing,) = [e for e in json.loads(files["result.json"])["evidence"] if e["source"] == "timing"]
+    assert timing["figures"]
     assert contents(type(result).model_validate_json(files["result.json"])) == files

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
+from codesign.evidence.source import Subject  # noqa: E402
 from codesign.evidence.training import loop, plot  # noqa: E402
 from codesign.evidence.training import source as evidence  # noqa: E402
 from codesign.evidence.training.experiments import arms, empty_record  # noqa: E402
@@ -98,7 +99,7 @@ def test_claims_on_the_loss_gap_are_judged_from_records(monkeypatch):
 
     def judgements(record):
         monkeypatch.setattr(evidence, "shipped", lambda: (("record.json", record),))
-        return [v.judgement for v in judge(mine, evidence.gather(mine).figures)]
+        return [v.judgement for v in judge(mine, evidence.SOURCE.gather(Subject(mine)).figures)]
 
     record = record_of(bf16=[2.0, 2.0], bits_17=[2.002, 2.0021], tensor_promoted=[2.4, 2.41], tensor_unpromoted=[2.0])
     assert judgements(record) == ["supported", "refuted", "undetermined"]
@@ -117,7 +118,7 @@ def test_claims_on_the_first_gradient_are_judged_from_records(monkeypatch):
     text = PROPOSAL.replace("loss_gap, at_most: 0.0025", "gradient_drift, at_most: 0.25")
     text = text.replace("loss_gap, of: software", "gradient_bias, of: software").replace("0.0025", "0.05")
     mine = parse_proposal(parse_yaml(text, "mine.yaml"))
-    figures = {(f.metric, f.variant): f for f in evidence.gather(mine).figures}
+    figures = {(f.metric, f.variant): f for f in evidence.SOURCE.gather(Subject(mine)).figures}
     own = figures["training.gradient_drift", "proposal"]
     assert (own.value, own.low, own.high) == pytest.approx((0.11, 0.11 - 0.12706, 0.11 + 0.12706), rel=1e-3)
     assert ("training.gradient_drift", "today") not in figures
@@ -133,15 +134,15 @@ def test_a_diverged_run_refutes(monkeypatch):
     record = record.with_run(record.find("bits-17")[1].model_copy(update={"tail": None, "diverged_at": 3}))
     monkeypatch.setattr(evidence, "shipped", lambda: (("record.json", record),))
     mine = parse_proposal(parse_yaml(PROPOSAL, "mine.yaml"))
-    assert judge(mine, evidence.gather(mine).figures)[0].judgement == "refuted"
+    assert judge(mine, evidence.SOURCE.gather(Subject(mine)).figures)[0].judgement == "refuted"
 
 
 def test_no_run_stands_for_what_it_did_not_train():
     """A proposal with a path has no gap, since no recipe has its casts; software on a base with scales is the base."""
     fused, shipped = (load_proposal(ROOT / f"proposals/{n}.yaml") for n in ("fused-tma-cast", "blackwell-mxf8f6f4"))
-    assert not evidence.gather(fused).figures
+    assert not evidence.SOURCE.gather(Subject(fused)).figures
     assert shipped.training_recipe("software") == shipped.training_recipe("today")
-    assert evidence.gather(load_proposal(ROOT / "proposals/group-scaled-mma.yaml")).figures
+    assert evidence.SOURCE.gather(Subject(load_proposal(ROOT / "proposals/group-scaled-mma.yaml"))).figures
 
 
 def test_a_proposal_may_name_a_recipe_and_a_wrong_one_is_shown_where_it_stands():
@@ -160,7 +161,7 @@ def test_evaluate_trains_a_small_model_when_asked(monkeypatch):
     monkeypatch.setattr(loop.Trainer, "drift", lambda *_: None)
     monkeypatch.setattr(loop, "VALIDATION", 1)
     monkeypatch.setattr(evidence, "shipped", lambda: ())
-    found = evidence.gather(parse_proposal(parse_yaml(PROPOSAL, "mine.yaml")), train=True)
+    found = evidence.SOURCE.gather(Subject(parse_proposal(parse_yaml(PROPOSAL, "mine.yaml")), train=True))
     assert [f.variant for f in found.figures if f.metric == "training.loss_gap"] == ["software", "proposal"]
     assert all(f.low < f.value < f.high and "a run made now" in f.source for f in found.figures)
     assert [s.variant for s in found.plots[0].series] == ["software", "proposal"]

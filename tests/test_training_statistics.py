@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from codesign.evidence.source import Subject
 from codesign.evidence.training import source as evidence
 from codesign.evidence.training.experiments import arms, gap_words
 from codesign.evidence.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
@@ -216,7 +217,7 @@ def test_every_gap_stands_beside_its_validation_gap_and_what_the_record_can_tell
     made = drifting(bits_17=(0.0, 0.001, 0.1), tensor_promoted=(0.0, 0.001, 0.2), bits_8=(0.0, 0.001, 0.5))
     monkeypatch.setattr(evidence, "shipped", lambda: (("hand.json", made),))
     mine = parse_proposal(parse_yaml(TEXT, "mine.yaml"))
-    figures = {(f.metric.split(".")[1], f.variant): f for f in evidence.gather(mine).figures}
+    figures = {(f.metric.split(".")[1], f.variant): f for f in evidence.SOURCE.gather(Subject(mine)).figures}
     own = figures["loss_gap", "proposal"]
     assert own.caveat == figures["validation_gap", "proposal"].caveat == assay(made)
     assert "8-bit sums pass, too" in own.caveat
@@ -224,7 +225,7 @@ def test_every_gap_stands_beside_its_validation_gap_and_what_the_record_can_tell
     assert figures["gradient_drift", "proposal"].ratios == {"software": (0.5, 0.5), "proposal": (1.0, 1.0)}
     assert (own.value, own.low) == pytest.approx((0.0, -12.71e-3), rel=1e-2, abs=1e-9)
     assert isinstance(own, Figure)
-    (verdict,) = judge(mine, evidence.gather(mine).figures)
+    (verdict,) = judge(mine, evidence.SOURCE.gather(Subject(mine)).figures)
     assert verdict.judgement == "supported"
     assert verdict.reason.endswith(assay(made))
     assert Spread(mean=1.0).low is None

@@ -1,4 +1,4 @@
-"""The verdicts as a terminal table."""
+"""The verdicts and the finding on the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from codesign.report.tables import MARKS, deciding
+from codesign.report.page import MARKS, deciding
 from codesign.verdicts.evaluate import Result
 
 _STYLES = {"supported": "green", "refuted": "bold red", "undetermined": "yellow"}
@@ -21,7 +21,7 @@ def show(result: Result, console: Console) -> None:
     table.add_column("decided by")
     for verdict in result.verdicts:
         style = _STYLES[verdict.judgement]
-        reason = deciding(verdict) if verdict.deciding else verdict.reason
+        reason = deciding(verdict)
         if verdict.deciding and verdict.judgement == "undetermined":
             reason += f": {verdict.reason}"
         table.add_row(

@@ -6,7 +6,7 @@ from __future__ import annotations
 def listings() -> dict[str, list[tuple[str, str]]]:
     """Return pairs of a name and its description, by kind."""
     from codesign.evidence.training.experiments import experiments
-    from codesign.figures.metrics import METRICS
+    from codesign.figures.metric import metrics
     from codesign.proposal.manual import describe
     from codesign.proposal.recipe import load_recipe, recipes
     from codesign.proposal.shipped import names
@@ -34,7 +34,7 @@ def listings() -> dict[str, list[tuple[str, str]]]:
         ],
         "workloads": [(name, shapes.get(name, "")) for name in workloads()],
         "tensors": [(name, source.description) for name, source in SOURCES.items()],
-        "metrics": [(m.name, m.description) for m in METRICS.values()],
+        "metrics": [(m.name, m.description) for m in metrics().values()],
         "recipes": [(name, load_recipe(name).title) for name in recipes()],
         "experiments": [(name, e.question) for name, e in experiments().items()],
     }

@@ -8,11 +8,8 @@ from contextlib import contextmanager
 from math import fsum
 from typing import Any
 
-from codesign.evidence.traffic.count import Move
 from codesign.figures.escape import drawn
 from codesign.figures.figure import Plot
-from codesign.figures.metrics import METRICS
-from codesign.verdicts.claims import Verdict
 
 # Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
 STYLES = {
@@ -30,16 +27,16 @@ STYLES = {
     "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
     "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
     "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
-    # kinds of operations of a layer
-    "GEMMs, fprop": {"color": "#0072B2"},
-    "GEMMs, dgrad": {"color": "#56B4E9"},
-    "GEMMs, wgrad": {"color": "#003A66"},
-    "casts": {"color": "#D55E00"},
-    "transposes": {"color": "#E69F00"},
-    "attention": {"color": "#009E73"},
-    "element-wise": {"color": "#999999"},
-    "network": {"color": "#CC79A7"},
-    "optimizer": {"color": "#222222"},
+    # parts of bars
+    "blue": {"color": "#0072B2"},
+    "sky": {"color": "#56B4E9"},
+    "navy": {"color": "#003A66"},
+    "vermilion": {"color": "#D55E00"},
+    "orange": {"color": "#E69F00"},
+    "green": {"color": "#009E73"},
+    "pink": {"color": "#CC79A7"},
+    "grey": {"color": "#999999"},
+    "black": {"color": "#222222"},
 }
 SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
@@ -56,7 +53,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the report's style. Letters that matplotlib's font lacks are the viewer's business: text stays text in SVG."""
+    """Draw in the report's style. Text stays text in SVG, so glyphs that matplotlib's font lacks do not matter."""
     import warnings
 
     import matplotlib
@@ -68,7 +65,7 @@ def styled() -> Iterator[None]:
 
 
 def svg(plot: Plot) -> str:
-    """The plot as an SVG element."""
+    """Return a plot as an SVG element."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogFormatterSciNotation
 
@@ -138,7 +135,7 @@ def svg(plot: Plot) -> str:
 
 
 def _literal(plot: Plot) -> Plot:
-    """The plot with every text that is drawn made literal."""
+    """Return the plot with all its text made literal."""
     series = tuple(
         s.model_copy(update={"label": drawn(s.label), "labels": tuple(map(drawn, s.labels))}) for s in plot.series
     )
@@ -151,7 +148,7 @@ HATCHES = ("", "///", "", "\\\\\\")
 
 
 def _bars(axes: Any, plot: Plot) -> None:
-    """A group of bars for each category, a bar of each series in it, with its number if there is room."""
+    """Draw a group of bars for each category, a bar of each series in it with its number."""
     width = 0.84 / len(plot.series)
     for i, series in enumerate(plot.series):
         at = [x + (i - (len(plot.series) - 1) / 2) * width for x in series.x]
@@ -168,7 +165,7 @@ def _bars(axes: Any, plot: Plot) -> None:
 
 
 def _stacked(axes: Any, plot: Plot) -> None:
-    """A lying bar for each category: its parts one after the other, labelled where there is room, its sum at the end."""
+    """Draw a horizontal bar for each category: its parts in a row, labelled where there is room, and its sum at the end."""
     lefts = [0.0] * len(plot.categories)
     sums = [fsum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
     for i, series in enumerate(plot.series):
@@ -191,98 +188,8 @@ def _stacked(axes: Any, plot: Plot) -> None:
     axes.margins(x=0.14)
 
 
-def tornado(verdict: Verdict) -> str:
-    """What a claim's figure would be if one assumption were otherwise, a bar each, as an SVG element.
-
-    The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    assert verdict.deciding
-    claim, taken = verdict.claim, verdict.deciding.value
-    bounds = [b for b in (claim.at_most, claim.at_least) if b is not None]
-    values = [v for bar in verdict.bars for v in (bar.low, bar.high) if v is not None]
-    values += bounds + ([taken] if taken is not None else [])
-    log = min(values) > 0 and max(values) > 20 * min(values)
-    with styled():
-        figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.6 * len(verdict.bars)), layout="constrained")
-        names = []
-        for row, bar in enumerate(verdict.bars):
-            ends = [v for v in (bar.low, bar.high, taken) if v is not None]
-            left, right = min(ends, default=0.0), max(ends, default=0.0)
-            color, hatch = ("#D55E00", "///") if bar.flips else ("#9aa5b1", "")
-            axes.barh(row, right - left, left=left, height=0.55, color=color, hatch=hatch, edgecolor="white")
-            cases = dict.fromkeys((bar.low_case, bar.high_case))
-            names.append(f"{drawn(bar.assumption)}\n" + " … ".join(map(drawn, cases)))
-        if taken is not None:
-            axes.axvline(taken, color="#1b1f24", linestyle=":", linewidth=1.6, label="figure")
-        for bound in bounds:
-            axes.axvline(bound, color="#0072B2", linewidth=1.6, label="bound")
-        axes.set_yticks(range(len(names)), names, fontsize=10)
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
-        axes.use_sticky_edges = False
-        axes.margins(x=0.05)
-        if log:
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.locator_params(axis="x", nbins=5)
-        unit = METRICS[claim.metric].unit
-        relative = f", relative to {claim.relative_to}" if claim.relative_to else f" ({unit})" if unit != "1" else ""
-        axes.set_xlabel(claim.metric + relative)
-        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10.5)
-        return written(figure)
-
-
-MOVES = {
-    "write": ("written by their kernels", "#56B4E9"),
-    "cast": ("cast in a kernel", "#D55E00"),
-    "turn": ("turned for wgrad", "#E69F00"),
-    "operands": ("operands of GEMMs", "#0072B2"),
-    "output": ("outputs of GEMMs", "#999999"),
-    "dispatch": ("dispatch", "#CC79A7"),
-    "combine": ("combine", "#009E73"),
-}
-
-
-def bytes_by_operation(moves: dict[str, tuple[Move, ...]], model: str) -> str:
-    """Bytes of a layer's step on each level, software above the proposal, by operation; as an SVG element."""
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
-
-    levels = [
-        (level, name)
-        for level, name in (("hbm", "HBM"), ("l2", "L2 to SMs"), ("smem", "shared memory"), ("network", "network"))
-        if any(getattr(m, level) for found in moves.values() for m in found if m.model == model)
-    ]
-    with styled():
-        figure, panels = plt.subplots(len(levels), 1, figsize=(7.6, 1.25 * len(levels) + 0.7), layout="constrained")
-        for axes, (level, name) in zip(panels if len(levels) > 1 else [panels], levels, strict=True):
-            for row, variant in enumerate(("software", "proposal")):
-                left = 0.0
-                for what, (label, color) in MOVES.items():
-                    size = fsum(getattr(m, level) for m in moves[variant] if m.model == model and m.what == what) / 1e9
-                    axes.barh(
-                        row, size, left=left, color=color, height=0.7, label=label, edgecolor="white", linewidth=0.5
-                    )
-                    left += size
-                axes.text(left, row, f" {left:.3g}", va="center", fontsize=11)
-            axes.set_yticks([0, 1], ["software", "proposal"])
-            axes.invert_yaxis()
-            axes.grid(visible=False, axis="y")
-            axes.set_title(f"{name}, GB", loc="left", fontsize=12)
-            axes.margins(x=0.08)
-        found = {what for variant in moves.values() for m in variant for what in (m.what,)}
-        handles = [Patch(color=color) for what, (_, color) in MOVES.items() if what in found]
-        labels = [label for what, (label, _) in MOVES.items() if what in found]
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10.5)
-        return written(figure)
-
-
 def written(figure: Any) -> str:
-    """A matplotlib figure as an SVG element, the same bytes for the same data."""
+    """Return a matplotlib figure as an SVG element, the same bytes for the same data."""
     import matplotlib.pyplot as plt
 
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""The shape of evidence: figures that say what they are, and curves for the plots."""
+"""Figures and plots, as data."""
 
 from __future__ import annotations
 
@@ -12,51 +12,56 @@ from isa_model.stage import Spec
 Kind = Literal["computed", "measured", "modelled", "assumed"]
 """computed: by the bit-exact model on stated tensors; measured: on hardware; modelled: by a fitted model; assumed."""
 
+At = int | float | str
+"""Value of the swept field."""
+
 
 class Alternative(Spec):
-    """What a figure would be if one of the things it stands on were otherwise."""
+    """A figure in another case: one of its assumptions is changed."""
 
     assumption: str
-    """What is assumed, such as `tile of the kernel`."""
+    """What is changed, such as `tile of the kernel`."""
     other: str
     """The other value or case."""
     value: float | None
-    """The figure then; None: not finite."""
+    """Value of the figure in that case; None: not finite."""
     low: float | None = None
-    """Interval of that figure, where it is of a sample; None: it is no sample, or one too small for an interval."""
+    """Lower end of its interval; None: it is not sampled, or too little for an interval."""
     high: float | None = None
+    """Upper end of its interval; None as `low`."""
 
 
 class Figure(Spec):
-    """One number of evidence, with its 95 % interval and what it was gathered on."""
+    """A number of evidence with its 95 % interval, and where it comes from."""
 
     metric: str
     variant: str
-    """today, software, proposal or exact; of times also twin, the software without its emulation work."""
-    at: int | float | str | None = None
-    """Value of the swept field."""
+    """`today`, `software`, `proposal`, `exact` or the name of a baseline; for times also `twin`, the software's kernel without
+    its emulation work."""
+    at: At | None = None
+    """Value of the swept field; None: the proposal's own."""
     workload: str
-    """The GEMM."""
+    """GEMM, layer or pass that it is of."""
     tensors: str
-    """The tensor source."""
+    """Tensor source; empty: it depends on none."""
     value: float | None
-    """None: not finite, as the error of an output that overflowed: infinitely bad, so that it breaks every upper bound on an
-    error and every lower bound on decibels."""
+    """Value; None: not finite, as the error of an output that overflowed. It breaks every upper bound on an error and every
+    lower bound on decibels."""
     low: float | None
-    """Lower end of the interval. None beside a finite value: too little was sampled for an interval, and nothing can be
-    decided on the figure."""
+    """Lower end of the interval. None with a finite value: too little was sampled for an interval, and the figure decides
+    nothing."""
     high: float | None
-    """Upper end of the interval; None as `low`. None beside a lower end: unbounded."""
+    """Upper end of the interval; None as `low`. None with a lower end: unbounded."""
     kind: Kind
     source: str
-    """What it stands on."""
+    """What it is based on."""
     caveat: str = ""
-    """A reservation to be said wherever the figure is."""
+    """Reservation that is shown wherever the figure is."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    """Paired confidence interval of the ratio to each variant, from the same seeds (of levels in dB: of the difference). None
-    and None: too little was sampled, or the other figure may be zero."""
+    """Paired 95 % confidence interval of the ratio to each variant, from the same seeds; for metrics in dB, of the difference.
+    None and None: too little was sampled, or the other figure may be zero."""
     alternatives: tuple[Alternative, ...] = ()
-    """The figure under other assumptions, one changed at a time; drawn where a claim hangs on it."""
+    """Figure in other cases, one assumption changed at a time; drawn where it decides a claim."""
 
 
 class Series(Spec):
@@ -67,11 +72,11 @@ class Series(Spec):
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     labels: tuple[str, ...] = ()
-    """A name to write at each point."""
+    """Name of each point; empty: points have none."""
 
 
 class Plot(Spec):
-    """A figure of the report, as data."""
+    """A plot of a report."""
 
     name: str
     title: str
@@ -81,17 +86,17 @@ class Plot(Spec):
     x_scale: Literal["linear", "log2"] = "linear"
     y_scale: Literal["linear", "log10"] = "log10"
     steps: bool = False
-    """Draw as a histogram outline instead of a line through points."""
+    """Whether it is drawn as the outline of a histogram."""
     kind: Kind = "computed"
     categories: tuple[str, ...] = ()
-    """Draw bars, a group for each of these; a series has a bar in each group."""
+    """Groups of bars, where bars are drawn; each series has a bar in each group."""
     stacked: bool = False
-    """Draw them lying, one for each category, made of the series' parts, with a series' labels in its parts."""
+    """Whether the bars are horizontal, one for each category, each made of a part for each series with its label."""
     series: tuple[Series, ...]
 
     @property
     def floor(self) -> float | None:
-        """Where zeros are drawn on a logarithmic axis, under all that is positive; None: there are none to draw."""
+        """Height at which zeros are drawn on a logarithmic axis, below all positive values; None: there are no zeros."""
         values = [y for s in self.series for y in s.y if y is not None]
         positive = [y for y in values if y > 0]
         if self.y_scale != "log10" or not positive or 0 not in values:
@@ -100,54 +105,10 @@ class Plot(Spec):
 
     @property
     def full_caption(self) -> str:
-        """The caption, with a word on zeros."""
+        """Caption with a sentence on zeros, where there are some."""
         if self.floor is not None:
             return f"{self.caption} Hollow marks on the line “0” are exactly zero."
         zero = (
             self.y_scale == "log10" and any(s.y for s in self.series) and not any(y for s in self.series for y in s.y)
         )
         return f"{self.caption} All of them are exactly zero." if zero else self.caption
-
-
-class Bar(Spec):
-    """One assumption of a claim's figure: the figure in the least and in the most favourable of its other cases."""
-
-    assumption: str
-    low: float | None
-    low_case: str
-    high: float | None
-    high_case: str
-    flips: bool
-    """Whether a case turns the verdict: its whole interval lies on the other side of the bound."""
-    turning: tuple[str, ...] = ()
-    """Those cases."""
-
-
-class BreakEven(Spec):
-    """Which values of one of the proposal's own parameters would keep a claim."""
-
-    parameter: str
-    own: int | float | str
-    """The proposal's value."""
-    limit: int | float | str | None
-    """The cheapest value from which on all better ones keep the bound, interval included; None: the best one tried does not,
-    or values of this parameter have no order."""
-    tried: dict[str, float | None]
-    """The figure at each value that was tried."""
-    holds: tuple[str, ...] = ()
-    """Those of them that keep the bound."""
-    among: str = ""
-    """The values that were searched, where not each was tried."""
-    condition: str = ""
-    """Data on which this is so."""
-    rising: bool = True
-    """Whether larger values are better for the claim."""
-
-
-class Evidence(Spec):
-    """What one kind of evidence has found."""
-
-    figures: tuple[Figure, ...]
-    plots: tuple[Plot, ...]
-    method: tuple[str, ...]
-    """How it was gathered, in sentences."""

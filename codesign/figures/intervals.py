@@ -15,10 +15,9 @@ from functools import cache
 from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
-from codesign.figures.figure import Figure
-from codesign.figures.metrics import METRICS
+from codesign.figures.figure import At, Figure
+from codesign.figures.metric import metric_named
 from codesign.figures.quantiles import Ends, clopper_pearson, student_t
-from codesign.proposal.proposal import Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +183,7 @@ def reach(influence: Array, level: float) -> Ends:
 def figures(
     workload: str,
     tensors: str,
-    found: Mapping[tuple[str, Value | None], Mapping[str, Estimate]],
+    found: Mapping[tuple[str, At | None], Mapping[str, Estimate]],
     bases: Sequence[str],
     level: float = 0.95,
     enough: bool = True,
@@ -200,7 +199,7 @@ def figures(
             ratios = {}
             for base in bases:
                 if base != variant and (base, None) in found:
-                    other, decibels = found[base, None][metric], METRICS[metric].unit == "dB"
+                    other, decibels = found[base, None][metric], metric_named(metric).unit == "dB"
                     apart = difference(mine, other, level) if decibels else mine.over(other, level)[1]
                     apart = (apart if enough or apart == (1.0, 1.0) else None) or (inf, inf)
                     ratios[base] = (finite(apart[0]), finite(apart[1]))

@@ -1,6 +1,6 @@
-"""Names beside points of a plot, moved apart where they would lie on one another, a thin line to each that was moved.
+"""Place names beside the points of a plot so that none covers another.
 
-Deterministic: names are placed in their order, each at the nearest of a fixed ring of places that is free.
+Each name, in the order given, takes the nearest free place of a fixed ring; a thin line joins a moved name to its point.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 RINGS = (6.0, 14.0, 24.0, 36.0, 50.0, 66.0, 84.0)
-"""Distances from the point, in points of print."""
+"""Distances from the point tried, in points of print."""
 DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""Right and up first, as one reads."""
+"""Directions from the point tried."""
 MARK = 5.0
-"""Half the side of a square that a mark fills, in points of print."""
+"""Half the side of the square that a mark fills, in points of print."""
 
 
 def place(
     axes: Any, points: Sequence[tuple[float, float, str]], size: float, others: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Write each name beside its point (x, y, name) in data coordinates, on no point of `others` either; call it after the
-    scales and limits are set.
+    """Write each name beside its point (x, y, name), given in data coordinates, and off the points of `others`.
 
-    Names of one and the same point are written as one. A name for which every place is taken is written at the farthest.
+    Scales and limits of the axes must be set before. Names of the same point are written as one. A name for which every place
+    is taken is written at the farthest one.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -65,7 +65,7 @@ def _square(centre: Any, half: float) -> Any:
 def _free(
     note: Any, radius: float, direction: tuple[int, int], renderer: Any, frame: Any, taken: Sequence[Any]
 ) -> bool:
-    """Move a name there, and whether it lies within the axes and on nothing."""
+    """Move a name in this direction, and return whether it then lies within the axes and covers nothing."""
     right, up = direction
     note.set_position((right * radius, up * radius * 0.8))
     note.set_horizontalalignment({1: "left", 0: "center", -1: "right"}[right])

@@ -7,9 +7,9 @@ timing all use them, so that they agree.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
-from codesign.evidence.numerics.operands import on_the_way
 from codesign.proposal.baselines import Baseline
 from codesign.proposal.quantisation import Quantisation, cast_of
 from codesign.workloads.gemms import Gemm, Role, sent
@@ -92,3 +92,27 @@ def carried(gemm: Gemm, flows: Iterable[Flows]) -> tuple[Role, ...]:
     """Return the roles of a GEMM's operands that are cast in any of the flows."""
     listed = list(flows)
     return tuple(role for role in (gemm.a, gemm.b) if any(behind(gemm, role, f) for f in listed))
+
+
+def on_the_way(steps: tuple[Step, ...], role: Role, tokens_along_k: bool) -> tuple[Step, ...]:
+    """Return the steps behind a tensor when a GEMM takes it.
+
+    Fprop and dgrad, whose sums run over features, take it before it is kept for the backward pass or turned. Wgrad, whose
+    sums run over tokens, takes it at the end. Where no step turns it, a kernel does, from what memory holds: BF16, where an
+    engine casts on reading; and of a gradient BF16, too, where a kernel casts, since it writes both layouts from one read.
+    Traffic is counted by the same rule.
+    """
+    if not tokens_along_k:
+        return tuple(takewhile(lambda s: s.at != "cache" and not _turns(s), steps))
+    if any(map(_turns, steps)):
+        return steps
+    apart = {"copy-engine", "near-memory"} | ({"kernel", "register"} if role == "gradient" else set())
+    kept = steps
+    while kept and kept[-1].at in apart:
+        kept = kept[:-1]
+    return kept
+
+
+def _turns(step: Step) -> bool:
+    """Return whether a step leaves scales along tokens, or is the transposed read."""
+    return step.at == "operand-read" or (step.group is not None and step.group[0] > step.group[1])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metric_named, metrics
 from codesign.proposal.baselines import baselines
 from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import select
@@ -92,7 +92,7 @@ def _workload(name: str, info: ValidationInfo) -> str:
 
 WorkloadName = Annotated[str, AfterValidator(_workload)]
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
-MetricName = Annotated[str, _known("metric", lambda: list(METRICS))]
+MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
 BaseName = Annotated[str, _found(raw)]
 OWN_VARIANTS = ("today", "software", "proposal", "exact")
 Variant = Annotated[str, _known("variant", lambda: [*OWN_VARIANTS, *baselines()])]
@@ -125,7 +125,7 @@ class Claim(Spec):
 
     @model_validator(mode="after")
     def _bounded(self) -> Claim:
-        metric = METRICS[self.metric]
+        metric = metric_named(self.metric)
         if self.at_most is None and self.at_least is None:
             raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
@@ -145,11 +145,11 @@ class Claim(Spec):
     @model_validator(mode="after")
     def _sensible(self) -> Claim:
         """Refuse claims for which the metric has no figure."""
-        metric = METRICS[self.metric]
+        metric = metric_named(self.metric)
         if self.relative_to == self.of:
             raise at("relative_to", message=f"`{self.of}` relative to itself is always 1")
         known = f"variants with a figure: {', '.join(metric.variants)}"
-        has = (*metric.variants, *(baselines() if metric.family.baselines else ()))
+        has = (*metric.variants, *(baselines() if metric.baselines else ()))
         if self.of not in has:
             raise at("of", message=f"`{self.metric}` has no figure of `{self.of}`", hint=known)
         if self.relative_to and metric.comparison == "none":
@@ -160,13 +160,13 @@ class Claim(Spec):
             )
         if self.relative_to and self.relative_to not in has:
             raise at("relative_to", message=f"`{self.metric}` has no figure of `{self.relative_to}`", hint=known)
-        if self.tensors and not metric.family.by_tensors:
+        if self.tensors and not metric.by_tensors:
             raise at("tensors", message=f"`{self.metric}` does not depend on tensors", hint="leave `tensors` out")
-        if self.workload and not metric.family.by_gemm:
+        if self.workload and not metric.by_gemm:
             raise at(
                 "workload", message=f"`{self.metric}` does not depend on the workload", hint="leave `workload` out"
             )
-        if self.at is not None and (self.of != "proposal" or metric.of_layer or not metric.family.swept):
+        if self.at is not None and (self.of != "proposal" or metric.of_layer or not metric.swept):
             what = f"`{self.metric}`" if self.of == "proposal" else f"`{self.of}`"
             raise at("at", message=f"{what} has no figure for each swept value", hint="leave `at` out")
         return self

@@ -1,4 +1,4 @@
-"""A comparison as a terminal table and as one self-contained HTML page."""
+"""A comparison as a table on the terminal and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from codesign.figures.metrics import METRICS
-from codesign.report.tables import SHORT, number
-from codesign.verdicts.break_even import listed
-from codesign.verdicts.compare import AXES, Comparison, Entry
+from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
+from codesign.report.tables import number
+from codesign.report.write import environment
+from codesign.verdicts.compare import ComparedProposal, Comparison, axis_of
 from isa_model.output_files import write_folder
 
 FRONT = "★"
@@ -18,35 +19,36 @@ KIND = "a comparison"
 
 
 def heading(axis: str) -> str:
-    """A metric as the head of a column, with the direction that is better."""
-    better = "↑" if METRICS[axis].better == "higher" else "↓"
+    """Return a metric's column heading, with an arrow in the better direction."""
+    better = "↑" if metric_named(axis).better == "higher" else "↓"
     return _name(axis) + f" {better}"
 
 
 def _name(axis: str) -> str:
-    return SHORT.get(axis, axis) + (" over software's" if AXES[axis].over_software else "")
+    return metric_named(axis).short + (" over software's" if axis_of(axis).over_software else "")
 
 
 def kinds(comparison: Comparison, axis: str) -> str:
-    """What the figures of a column are."""
+    """Return the kinds of a column's figures."""
     own = [e.kinds[axis] for e in comparison.entries if axis in e.kinds and e.role == "proposal"]
     return ", ".join(dict.fromkeys(own))
 
 
-def cell(entry: Entry, axis: str) -> str:
-    """An entry's figure on an axis."""
-    unit = "1" if AXES[axis].over_software else METRICS[axis].unit
+def cell(entry: ComparedProposal, axis: str) -> str:
+    """Return a proposal's figure on an axis; a dash where it has none."""
+    unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the reader must know to read the table."""
+    """Return what a reader must know to read the table."""
     said = []
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
         said.append(
-            f"{FRONT} Nothing else here beats it, by being certainly better on one and certainly worse on none of: {judged}. "
-            "Certain is what holds under every assumption that is made, or what intervals that do not touch say."
+            f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none "
+            f"of: {judged}. Certain is what holds under every assumption made, or what intervals that do not touch "
+            "show."
         )
         said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
         unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
@@ -55,12 +57,13 @@ def notes(comparison: Comparison) -> list[str]:
     else:
         said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
     said += [
-        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if METRICS[axis].of_layer else 'GEMM'}."
+        f"{_name(axis)}: not comparable, as no two have it on the same "
+        f"{'model' if metric_named(axis).of_layer else 'GEMM'}."
         for axis in comparison.apart
     ]
     said.append(
-        "↓ lower is better, ↑ higher. Each figure is the worst over what all of them have; — is no evidence. Ratios to today's "
-        "software are each proposal's own."
+        "↓ lower is better, ↑ higher is better. Each figure is the worst over the places that all proposals have in "
+        "common; — means no evidence. Ratios are to the software of the proposal's own base."
     )
     if comparison.covered:
         said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
@@ -83,24 +86,19 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write page and JSON into `folder`. Returns the page's path. Raises InputError as `write_folder`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     pairs = [(a, b) for a, b in (_axes_of_plot(comparison),) if a and b]
-    page = environment.get_template("comparison.html.j2").render(
-        comparison=comparison,
-        heading=heading,
-        kinds=kinds,
-        cell=cell,
-        front=FRONT,
-        notes=notes(comparison),
-        plot=_scatter(comparison, *pairs[0]) if pairs else "",
+    page = (
+        environment(html=True)
+        .get_template("comparison.html.j2")
+        .render(
+            comparison=comparison,
+            heading=heading,
+            kinds=kinds,
+            cell=cell,
+            front=FRONT,
+            notes=notes(comparison),
+            plot=_scatter(comparison, *pairs[0]) if pairs else "",
+        )
     )
     files = {"comparison.json": comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
     write_folder(folder, files, KIND)
@@ -108,14 +106,14 @@ def write(comparison: Comparison, folder: Path) -> Path:
 
 
 def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
-    """An error against a cost: the first of each that all have."""
-    errors = [a for a in comparison.judged if a.split(".")[0] in ("numerics", "cast")]
-    prices = [a for a in comparison.judged if a.split(".")[0] in ("cost", "traffic", "energy")]
+    """Return the first cost and the first error that all have; empty where there is none."""
+    errors = [a for a in comparison.judged if metric_named(a).sampled]
+    prices = [a for a in comparison.judged if metric_named(a).dearer and metric_named(a).better == "lower"]
     return (prices[0] if prices else "", errors[0] if errors else "")
 
 
 def _scatter(comparison: Comparison, x: str, y: str) -> str:
-    """Error against cost, a point per proposal, the front's joined."""
+    """Return error against cost, a point for each proposal, as an SVG element."""
     import matplotlib.pyplot as plt
 
     from codesign.figures.drawing import styled, written

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from codesign.evidence.timing.plots import VARIANTS
-from codesign.figures.drawing import bytes_by_operation, svg, tornado
+from codesign.figures.drawing import svg
 from codesign.figures.escape import fenced, literal, sentence
-from codesign.report import tables
-from codesign.report.baseline_table import baseline_table
-from codesign.verdicts.break_even import sentences
+from codesign.report import page
+from codesign.report.tornado import tornado
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import FAULTS, read_result
 from isa_model.diagnostics import InputError
@@ -50,25 +49,26 @@ def replayed(source: Path, folder: Path) -> Path:
 
 
 def contents(result: Result) -> dict[str, str]:
-    """Every file of the report by name."""
-    plots = {plot.name: svg(plot) for plot in (*result.plots, *result.timing_plots, *result.curves, *result.cost_plots)}
+    """Return every file of the report by name."""
+    plots = {plot.name: svg(plot) for plot in page.plots(result)}
     plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
-    models = dict.fromkeys(m.model for found in result.moves.values() for m in found if not tables.moves_alike(result))
-    plots |= {f"bytes-{model}": bytes_by_operation(result.moves, model) for model in models}
+    data = result.model_dump(mode="json", exclude={"evidence"})
+    data["evidence"] = [found.model_dump(mode="json", exclude_defaults=True) for found in result.evidence]
+    drawn = {"proposal": result.proposal, "headline": result.headline, "finding": result.finding, "plots": plots}
+    drawn |= {"verdicts": page.verdict_texts(result), "parts": list(page.parts(result))}
     return {
-        "result.json": json_lines(result.model_dump(mode="json")),
-        "report.md": _render("report.md.j2", result, plots),
-        "report.html": _render("report.html.j2", result, plots),
+        "result.json": json_lines(data, nested=("evidence",)),
+        "report.md": environment(html=False).get_template("report.md.j2").render(drawn),
+        "report.html": environment(html=True).get_template("report.html.j2").render(drawn),
         **{f"{name}.svg": text for name, text in plots.items()},
     }
 
 
-def _render(template: str, result: Result, plots: dict[str, str]) -> str:
+def environment(html: bool) -> Any:
+    """Return what renders the templates of HTML or Markdown, each value made safe there."""
     import jinja2
-    import yaml
 
-    html = template.endswith(".html.j2")
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=html,
         finalize=None if html else sentence,
@@ -76,31 +76,5 @@ def _render(template: str, result: Result, plots: dict[str, str]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"literal": literal, "fenced": fenced}
-    spec = result.proposed.model_dump(mode="json", exclude_defaults=True, exclude={"source", "checked", "description"})
-    return environment.get_template(template).render(
-        result=result,
-        plots=plots,
-        worst=tables.worst_table(result),
-        baselines=baseline_table(result),
-        tables=list(tables.figure_tables(result)),
-        costs=tables.cost_rows(result),
-        casts=tables.cast_table(result) if result.casts else None,
-        worst_casts=tables.worst_casts(result),
-        by_pass=tables.errors_by_pass(result),
-        alike=any(" = " in label for label in result.labels.values()),
-        traffic=tables.traffic_rows(result),
-        moves_alike=tables.moves_alike(result),
-        timing=tables.timing_rows(result),
-        timed=tuple(VARIANTS.values()),
-        steps=tables.step_rows(result),
-        layers=tables.layer_rows(result),
-        training=tables.training_rows(result),
-        caveats=list(dict.fromkeys(f.caveat for f in result.training if f.caveat)),
-        marks=tables.MARKS,
-        short=tables.SHORT,
-        deciding=tables.deciding,
-        margin=tables.margin,
-        break_even=lambda verdict: list(sentences(verdict.break_even)),
-        spec_yaml=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
-    )
+    made.filters |= {"literal": literal, "fenced": fenced}
+    return made

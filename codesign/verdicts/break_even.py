@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from codesign.figures.figure import BreakEven, Figure
-from codesign.figures.metrics import METRICS
+from codesign.evidence.source import Search
+from codesign.figures.figure import Figure
+from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
 from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.verdicts.readings import Reading, excess, keeps
-from isa_model.instruction import Instruction
+from codesign.verdicts.verdict import BreakEven
 
 Item = TypeVar("Item")
-
-BITS = (1, 40)
-"""Range of fraction bits searched."""
-GROUPS = (512, 256, 128, 64, 32, 16)
-"""Lengths of scale groups searched, the coarsest and cheapest first."""
-LOG_BITS = range(3, 17)
-"""Bits of LogFMT searched."""
 
 
 class HasReading(Protocol):
@@ -46,9 +41,9 @@ def rising(claim: Claim) -> bool:
 
     A claim that bounds a quantity from its good side, such as "the error is at least 2 %", is helped by less.
     """
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     usual, other = (claim.at_least, claim.at_most) if metric.better == "higher" else (claim.at_most, claim.at_least)
-    return metric.family.dearer == (usual is None and other is not None)
+    return metric.dearer == (usual is None and other is not None)
 
 
 # -- over the values of a sweep --------------------------------------------------------------------------------------
@@ -59,7 +54,7 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
 
     `covered` gives the figures that a claim covers.
     """
-    if proposal.sweep is None or claim.of != "proposal" or not METRICS[claim.metric].family.swept:
+    if proposal.sweep is None or claim.of != "proposal" or not metric_named(claim.metric).swept:
         return ()
     by_value = {v: covered(claim.model_copy(update={"at": v})) for v in proposal.sweep.values}
     own = _swept_value(proposal) if claim.at is None else claim.at
@@ -106,100 +101,82 @@ def _swept_value(proposal: Proposal) -> Value:
 
 # -- by search -------------------------------------------------------------------------------------------------------
 
-Search = Generator[int, HasReading, BreakEven]
+Trying = Generator[int, HasReading, BreakEven]
 """Generator that yields a value to try and is sent its figure."""
 
 
-def fewest(parameter: str, own: Value, claim: Claim, condition: str, ends: tuple[int, int] = BITS) -> Search:
-    """Search the least number that keeps the claim, by bisection.
-
-    More fraction bits never make the sums worse by more than the interval says; so what lies beyond a number that keeps the
-    bound is taken to keep it, too.
-    """
+def fewest(claim: Claim, search: Search) -> Trying:
+    """Bisect the values of a search for the least one that keeps the claim."""
     tried: dict[int, HasReading] = {}
-    low, high = ends
+    values = search.values
+    low, high = 0, len(values) - 1
     limit = None
-    tried[high] = yield high
-    if keeps(claim, tried[high].reading):
+    tried[values[high]] = yield values[high]
+    if keeps(claim, tried[values[high]].reading):
         while low < high:
             middle = (low + high) // 2
-            tried[middle] = yield middle
-            low, high = (low, middle) if keeps(claim, tried[middle].reading) else (middle + 1, high)
-        limit = low
+            tried[values[middle]] = yield values[middle]
+            low, high = (low, middle) if keeps(claim, tried[values[middle]].reading) else (middle + 1, high)
+        limit = values[low]
+    return _of_search(claim, search, tried, limit, f"{values[0]} to {values[-1]}")
+
+
+def each(claim: Claim, search: Search) -> Trying:
+    """Try every value of a search for the cheapest such that it and all better ones keep the claim."""
+    tried: dict[int, HasReading] = {}
+    for value in search.values:
+        tried[value] = yield value
+    order = sorted(tried, reverse=not search.rising)
+    limit = cheapest(order, [n for n, found in tried.items() if keeps(claim, found.reading)])
+    return _of_search(claim, search, tried, limit)
+
+
+def _of_search(
+    claim: Claim, search: Search, tried: Mapping[int, HasReading], limit: int | None, among: str = ""
+) -> BreakEven:
     ordered = {n: tried[n] for n in sorted(tried)}
     return BreakEven(
-        parameter=parameter,
-        own=own,
+        parameter=search.parameter,
+        own=search.own,
         limit=limit,
         tried={str(n): found.figure.value for n, found in ordered.items()},
         holds=tuple(str(n) for n, found in ordered.items() if keeps(claim, found.reading)),
-        among=f"{ends[0]} to {ends[1]}",
-        condition=condition,
+        among=among,
+        condition=search.condition,
+        rising=search.rising,
     )
-
-
-def each(parameter: str, own: Value, claim: Claim, condition: str, values: Sequence[int], up: bool) -> Search:
-    """Try every value and find the cheapest from which on all better ones keep the claim; `up`: larger ones are better."""
-    found: dict[int, HasReading] = {}
-    for value in values:
-        found[value] = yield value
-    holds = [v for v, there in found.items() if keeps(claim, there.reading)]
-    ordered = sorted(found)
-    return BreakEven(
-        parameter=parameter,
-        own=own,
-        limit=cheapest(ordered if up else ordered[::-1], holds),
-        tried={str(v): found[v].figure.value for v in ordered},
-        holds=tuple(str(v) for v in ordered if v in holds),
-        condition=condition,
-        rising=up,
-    )
-
-
-def with_groups(instruction: Instruction, length: int) -> Instruction | None:
-    """Return the instruction with scale groups of another length along K on both sides; None where the stages forbid it."""
-    from pydantic import ValidationError
-
-    spec = instruction.model_dump(mode="json")
-    spec["scale"]["a"]["group"][1] = spec["scale"]["b"]["group"][0] = length
-    try:
-        return Instruction.model_validate(spec)
-    except ValidationError:
-        return None
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
 
 
 def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
-    """Yield a sentence for each parameter, over all conditions of which the same is known in the same form."""
+    """Yield a sentence for each parameter and condition."""
     for one in found:
         where = f" on {one.condition}" if one.condition else ""
-        own = "as it is here" if one.limit == one.own else f"here it is {one.own}"
+        own = "the proposal's own value" if one.limit == one.own else f"the proposal has {one.own}"
         tried = list(one.tried)
         if one.limit is not None:
             least = "least" if one.rising else "most"
             others = [t for t in one.holds if _beyond(t, one)]
             gap = (
-                f"; {listed(others)} {'keeps' if len(others) == 1 else 'keep'} it too, but not all between do"
+                f"; {listed(others)} {'keeps' if len(others) == 1 else 'keep'} it too, but not every value between does"
                 if others
                 else ""
             )
             yield f"{one.parameter}: {one.limit} is the {least} that keeps the bound{where}, {own}{gap}"
         elif one.holds:
             worse = [t for t in tried if t not in one.holds]
-            yield f"{one.parameter}: {listed(one.holds)} would keep the bound{where}, {listed(worse)} would not; {own}"
+            keep = "keeps" if len(one.holds) == 1 else "keep"
+            does = "does" if len(worse) == 1 else "do"
+            yield f"{one.parameter}: {listed(one.holds)} {keep} the bound{where}, {listed(worse)} {does} not; {own}"
+        elif len(tried) == 1 and not one.among:
+            yield f"{one.parameter}: {tried[0]}, the only value tried, does not keep the bound{where}"
         else:
-            among = one.among or (f"{tried[0]} to {tried[-1]}" if len(tried) > 1 else tried[0])
-            yield f"{one.parameter}: none of {among} would keep the bound{where}"
+            yield f"{one.parameter}: no value from {one.among or f'{tried[0]} to {tried[-1]}'} keeps the bound{where}"
 
 
 def _beyond(value: str, found: BreakEven) -> bool:
     """Whether a value that holds lies on the worse side of the limit, over a gap."""
     number, limit = float(value), float(str(found.limit))
     return number < limit if found.rising else number > limit
-
-
-def listed(words: Sequence[str]) -> str:
-    """Return words as a list in a sentence."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

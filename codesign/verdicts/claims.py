@@ -8,17 +8,16 @@ again. A claim that is true is refuted, and one that is false supported, at most
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import Literal
 
-from codesign.figures.figure import Alternative, Bar, BreakEven, Figure
-from codesign.figures.metrics import METRICS
+from codesign.evidence.source import Answer, Question, source_of
+from codesign.figures.figure import Alternative, Figure
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal
-from codesign.proposal.variants import Compared, variants
 from codesign.verdicts.break_even import swept
-from codesign.verdicts.questions import Answer, Ask, Enquiry, Question, pursue
+from codesign.verdicts.questions import Ask, Enquiry, pursue
 from codesign.verdicts.readings import (
     Reading,
     breaks,
@@ -31,40 +30,13 @@ from codesign.verdicts.readings import (
     read_case,
     relative,
 )
-from codesign.workloads.gemms import Gemm
+from codesign.verdicts.verdict import Bar, Judgement, Verdict
 from codesign.workloads.tensors import CAPTURED
-from isa_model.stage import Spec
-
-Judgement = Literal["supported", "refuted", "undetermined"]
 
 ERROR = 0.05
 """Highest probability of a wrong verdict on a claim."""
 AGAIN = 8
 """Most figures of a claim that are measured again, the worst first."""
-
-
-class Verdict(Spec):
-    """Judgement of a claim, with the figure that decided it."""
-
-    claim: Claim
-    statement: str
-    """The claim in words."""
-    judgement: Judgement
-    reason: str
-    deciding: Figure | None = None
-    """The figure that decided: the worst that the claim covers, or the one that breaks it (a ratio or a difference, where
-    the claim is relative)."""
-    covered: int = 0
-    """Number of figures that the claim covers."""
-    again: int = 0
-    """Number of those that were measured again on fresh seeds."""
-    margin: float | None = None
-    """How far the deciding figure is on the right side of the bound (negative: the wrong side), in parts of the bound; of a
-    bound of zero in the metric's unit."""
-    bars: tuple[Bar, ...] = ()
-    """The deciding figure with one assumption changed, the largest effect first."""
-    break_even: tuple[BreakEven, ...] = ()
-    """Values of the proposal's own parameters that would keep the bound."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +60,7 @@ def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None)
 
 def statement(claim: Claim) -> str:
     """Return the claim in words."""
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     ratio = claim.relative_to is not None and metric.comparison == "ratio"
     unit = f" {metric.unit}" if metric.unit != "1" and not ratio else ""
     bounds = [
@@ -126,7 +98,7 @@ def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measur
 
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
-    metric = METRICS[claim.metric]
+    metric = metric_named(claim.metric)
     gemms = None
     if metric.of_layer:
         # A figure of the whole layer, unless the claim names a part of it.
@@ -157,22 +129,17 @@ def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enqu
     text = statement(claim)
     covered = covered_by(proposal, claim, figures)
     if not covered:
-        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=_missing(proposal, claim))
+        return Verdict(claim=claim, statement=text, judgement="undetermined", reason=metric_named(claim.metric).absent)
     kept = [m for m in covered if keeps(claim, m.reading)]
     doubtful = [m for m in covered if not keeps(claim, m.reading)]
-    trials = {(g.name, t): g for g, t in proposal.trials} if doubtful else {}
-    chosen, rest = _again(claim, doubtful, trials)
-    tested = [Tested(m, m.reading) for m in (*chosen, *rest)]
+    chosen, rest = _again(proposal, claim, doubtful)
+    tested = [Tested(m, m.reading) for m in (*(m for m, _ in chosen), *rest)]
     if chosen:
-        tests = sum(map(_varies, chosen)) + sum(not _varies(m) for m in covered)
-        about = (asked(proposal, claim), claim.relative_to)
+        tests = sum(_varies(m) for m, _ in chosen) + sum(not _varies(m) for m in covered)
         levels = (1 - ERROR, 1 - ERROR / tests)
-        answers = yield [
-            Question(proposal, trials[_place(m)], m.figure.tensors, *about, fresh=_varies(m), levels=levels)
-            for m in chosen
-        ]
+        answers = yield [replace(question, fresh=_varies(m), levels=levels) for m, question in chosen]
         if answers:
-            tested = [_remeasured(claim, m, found) for m, found in zip(chosen, answers, strict=True)]
+            tested = [_remeasured(claim, m, found) for (m, _), found in zip(chosen, answers, strict=True)]
             tested += [Tested(m, m.reading if _settled(m) else None) for m in rest]
     judgement, decides, reason = decide(claim, kept, tested)
     again = sum(t.again for t in tested)
@@ -195,14 +162,19 @@ def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enqu
 
 
 def _again(
-    claim: Claim, doubtful: Sequence[Measured], trials: Mapping[tuple[str, str], Gemm]
-) -> tuple[list[Measured], list[Measured]]:
-    """The figures to measure again, the worst first, and the rest."""
-    family = METRICS[claim.metric].family
-    ordered = sorted(doubtful, key=lambda m: -excess(claim, m.reading.value))
-    can = [m for m in ordered if family.by_tensors and not _settled(m) and _place(m) in trials]
-    chosen = {id(m) for m in can[:AGAIN]}
-    return can[:AGAIN], [m for m in ordered if id(m) not in chosen]
+    proposal: Proposal, claim: Claim, doubtful: Sequence[Measured]
+) -> tuple[list[tuple[Measured, Question]], list[Measured]]:
+    """Return the figures to measure again with their questions, the worst first, and the rest."""
+    chosen: list[tuple[Measured, Question]] = []
+    rest: list[Measured] = []
+    for m in sorted(doubtful, key=lambda m: -excess(claim, m.reading.value)):
+        can = len(chosen) < AGAIN and not _settled(m)
+        question = source_of(claim.metric).again(proposal, claim, m.figure) if can else None
+        if question:
+            chosen.append((m, question))
+        else:
+            rest.append(m)
+    return chosen, rest
 
 
 def _settled(measured: Measured) -> bool:
@@ -213,19 +185,6 @@ def _settled(measured: Measured) -> bool:
 def _varies(measured: Measured) -> bool:
     """Whether other seeds give other data: a tensor that was captured is there once, and is tested as it is."""
     return measured.figure.tensors != CAPTURED
-
-
-def _place(measured: Measured) -> tuple[str, str]:
-    return measured.figure.workload, measured.figure.tensors
-
-
-def asked(proposal: Proposal, claim: Claim) -> tuple[Compared, ...]:
-    """Return what must be multiplied with for a claim's figure: its variant, and the one it is relative to."""
-    if claim.metric.startswith("cast."):
-        return ()
-    known = list(variants(proposal))
-    own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
-    return (own, *(c for c in known if (c.variant, c.at) == (claim.relative_to, None)))
 
 
 def claimed(claim: Claim, figures: Sequence[Figure]) -> Measured | None:
@@ -283,26 +242,19 @@ def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
     return "the bound lies inside the interval", doubtful
 
 
-def _missing(proposal: Proposal, claim: Claim) -> str:
-    """Return why no figure covers a claim."""
-    if claim.metric.startswith("cast.") and not proposal.path:
-        return "the proposal has no `path`"
-    return METRICS[claim.metric].family.absent
-
-
 def _margin(claim: Claim, decides: Measured) -> float | None:
     kept = -excess(claim, decides.reading.value)
     bounds = [abs(b) for b in (claim.at_most, claim.at_least) if b]
     return float(f"{kept / min(bounds, default=1.0):.4g}") if isfinite(kept) else None
 
 
-# -- what the figure would be otherwise ------------------------------------------------------------------------------
+# -- the figure in other cases ------------------------------------------------------------------------------
 
 
 def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
-    """Return a bar per assumption of a figure: its other cases nearest to and farthest from the bound, and which turn it.
+    """Return a bar for each assumption of a figure, with the ends of its other cases and those that reverse the verdict.
 
-    A case turns the verdict where its whole interval lies on the other side of the bound than that of the figure; those
+    A case reverses the verdict where its whole interval lies on the other side of the bound than that of the figure. Such
     assumptions come first, then the longest bars.
     """
     by_assumption: dict[str, list[Alternative]] = {}
@@ -314,7 +266,6 @@ def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
         # A case that is not finite is worse than any number.
         ordered = sorted(others, key=lambda o: read_case(o, figure).value)
         low, high = ordered[0], ordered[-1]
-        turning = tuple(o.other for o in others if _turns(claim, own, read_case(o, figure)))
         made.append(
             Bar(
                 assumption=assumption,
@@ -322,8 +273,7 @@ def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
                 low_case=low.other,
                 high=high.value,
                 high_case=high.other,
-                flips=bool(turning),
-                turning=turning,
+                reversed_by=tuple(o.other for o in others if _reverses(claim, own, read_case(o, figure))),
             )
         )
 
@@ -331,8 +281,8 @@ def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
         ends = [inf if v is None else v for v in (bar.low, bar.high, figure.value)]
         return max(ends) - min(ends) if isfinite(min(ends)) else 0.0
 
-    return tuple(sorted(made, key=lambda bar: (not bar.flips, -length(bar))))
+    return tuple(sorted(made, key=lambda bar: (not bar.reversed_by, -length(bar))))
 
 
-def _turns(claim: Claim, own: Reading, other: Reading) -> bool:
+def _reverses(claim: Claim, own: Reading, other: Reading) -> bool:
     return (keeps(claim, own) and breaks(claim, other)) or (breaks(claim, own) and keeps(claim, other))

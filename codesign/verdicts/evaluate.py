@@ -5,38 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import Field
-
 from codesign.commit import commit
-from codesign.evidence.casts import source as casts
-from codesign.evidence.cost import source as cost
-from codesign.evidence.cost.plots import plots as cost_plots
-from codesign.evidence.numerics.source import gather
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor, Phase
-from codesign.evidence.timing import source as timing
-from codesign.evidence.traffic import source as traffic
-from codesign.evidence.traffic.count import Move
-from codesign.evidence.training import source as training
-from codesign.figures.figure import Figure, Plot
+from codesign.evidence.source import Subject, sources
+from codesign.figures.evidence import Evidence
+from codesign.figures.figure import Figure
 from codesign.proposal import manual
 from codesign.proposal.proposal import Proposal
-from codesign.proposal.variants import labels
-from codesign.verdicts.claims import Verdict, judge
-from codesign.verdicts.finding import arrival, finding, headline, worst
+from codesign.verdicts.claims import judge
 from codesign.verdicts.questions import asker
 from codesign.verdicts.sensitivity import refine
-from codesign.workloads.gemms import model_source
-from codesign.workloads.tensors import SOURCES
+from codesign.verdicts.verdict import Verdict
 from isa_model.instruction import Instruction
 from isa_model.processes import pool
 from isa_model.stage import Spec
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of result.json; readers refuse any other."""
 
 
@@ -58,42 +48,28 @@ class Result(Spec):
     schema_version: int = SCHEMA_VERSION
     proposal: Proposal
     headline: str
-    """The verdicts in a sentence, and outputs that are not finite."""
-    finding: str
-    """Error of D and its causes, in sentences."""
+    """The verdicts in a sentence, then what makes figures worthless, such as outputs that overflow."""
     verdicts: tuple[Verdict, ...]
-    worst: tuple[Figure, ...]
-    """Worst figure of each variant and metric over all GEMMs and tensor sources."""
-    labels: dict[str, str]
-    figures: tuple[Figure, ...]
-    costs: tuple[Figure, ...] = ()
-    """Hardware costs as ratios to the base's; empty without a record."""
-    cost_plots: tuple[Plot, ...] = ()
-    """Curves of cost and error against area, the proposal marked; empty without costs or for a base that is not the curves'."""
-    casts: tuple[Figure, ...] = ()
-    """Errors of the operands that the proposal's path delivers; empty without a path."""
-    traffic: tuple[Figure, ...] = ()
-    """Bytes and energy of a layer's step, by variant."""
-    moves: dict[str, tuple[Move, ...]] = Field(default_factory=dict)
-    """The operations that traffic was counted from, by variant."""
-    timing: tuple[Figure, ...] = ()
-    """Times and speedups; empty for a base without a model or without records."""
-    timing_plots: tuple[Plot, ...] = ()
-    """Rates of the GEMMs under software, twin, proposal and native instruction."""
-    training: tuple[Figure, ...] = ()
-    """Loss gaps of training runs; empty without a record."""
-    curves: tuple[Plot, ...] = ()
-    """Loss curves of those runs."""
-    plots: tuple[Plot, ...]
-    tensors: dict[str, str]
-    """What each tensor source is."""
+    evidence: tuple[Evidence, ...]
+    """What each source found, in the order of reports."""
     method: tuple[str, ...]
+    """How the claims were judged, where figures were measured again."""
     sampling: Sampling
     today: Instruction
     proposed: Instruction
     page: tuple[manual.ManualSection, ...]
     """Manual page of the proposed instruction."""
     provenance: Provenance
+
+    @property
+    def finding(self) -> str:
+        """What the evidence says, in sentences."""
+        return " ".join(sentence for evidence in self.evidence for sentence in evidence.finding)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Figures of all evidence."""
+        return tuple(figure for evidence in self.evidence for figure in evidence.figures)
 
 
 def evaluate(
@@ -103,54 +79,26 @@ def evaluate(
 
     `phase` is told what is being done, and how much of it is.
     """
+    evidence: tuple[Evidence, ...] = ()
     with pool() as executor:
-        evidence = gather(proposal, sampling, partial(phase, "sampling"), executor)
-        arrived = casts.gather(proposal, sampling.seeds, CountingExecutor(executor, partial(phase, "casting")))
-        phase("hardware cost", 0, 0)
-        costs = () if proposal.multiplies_as_today else cost.gather(proposal)
-        phase("traffic and timing", 0, 0)
-        moved, moves = traffic.gather(proposal)
-        times = timing.gather(proposal, costs)
-        phase("training", 0, 0)
-        runs = training.gather(proposal, train)
-        everything = (*evidence.figures, *costs, *arrived, *moved, *times.figures, *runs.figures)
-        phase("re-measuring what decides", 0, 0)
-        ask = asker(sampling, CountingExecutor(executor, partial(phase, "re-measuring what decides")))
-        verdicts = judge(proposal, everything, ask)
-        verdicts = refine(proposal, verdicts, everything, ask)
-    proposed, shown = proposal.proposed(), labels(proposal)
-    shapes = sorted({model_source(w) for w in proposal.workloads})
+
+        def counting(doing: str) -> CountingExecutor:
+            phase(doing, 0, 0)
+            return CountingExecutor(executor, partial(phase, doing))
+
+        for source in sources().values():
+            subject = Subject(proposal, sampling, counting(source.doing), train, evidence)
+            evidence += (source.gather(subject),)
+        figures = tuple(figure for found in evidence for figure in found.figures)
+        ask = asker(sampling, counting("measuring again what decides"))
+        verdicts = refine(proposal, judge(proposal, figures, ask), figures, ask)
+    proposed = proposal.proposed()
     return Result(
         proposal=proposal,
-        headline=headline(verdicts, evidence.figures),
-        finding=arrival(arrived, evidence.figures, moved, shown)
-        if proposal.multiplies_as_today
-        else finding(evidence.figures, shown),
+        headline=" ".join([headline(verdicts), *(alarm for found in evidence for alarm in found.alarms)]),
         verdicts=verdicts,
-        worst=tuple(worst(evidence.figures)),
-        labels=shown,
-        figures=evidence.figures,
-        costs=costs,
-        cost_plots=cost_plots(proposal) if costs else (),
-        casts=arrived,
-        traffic=moved,
-        moves=moves,
-        timing=times.figures,
-        timing_plots=times.plots,
-        training=runs.figures,
-        curves=runs.plots,
-        plots=evidence.plots,
-        tensors={name: SOURCES[name].description for name in proposal.tensors},
-        method=(
-            *evidence.method,
-            *(cost.METHOD if costs else ()),
-            *(casts.METHOD if arrived else ()),
-            *(traffic.METHOD if moved else ()),
-            *times.method,
-            *runs.method,
-            *([again_words(sampling)] if any(v.again for v in verdicts) else []),
-            f"Shapes: {'; '.join(shapes)}.",
-        ),
+        evidence=evidence,
+        method=tuple(_method(verdicts, sampling)),
         sampling=sampling,
         today=proposal.today,
         proposed=proposed,
@@ -159,14 +107,26 @@ def evaluate(
     )
 
 
-def again_words(sampling: Sampling) -> str:
-    """Return how figures were measured again, for the method."""
-    first = sampling.fresh()
-    last = max(first.fresh().seeds)
-    return (
-        f"What did not keep a claim's bound was measured again on seeds {min(first.seeds)} to {last}, which nothing else was "
-        "computed on; a claim is refuted where one of R such figures breaks the bound at level 1 - 5 %/R."
-    )
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """Return the numbers of verdicts in a sentence."""
+    counts = {j: sum(v.judgement == j for v in verdicts) for j in ("supported", "refuted", "undetermined")}
+    words = [f"{counts['supported']} of {len(verdicts)} claims {'holds' if counts['supported'] == 1 else 'hold'}"]
+    words.append(f"{counts['refuted'] or 'none'} {'is' if counts['refuted'] == 1 else 'are'} refuted")
+    if counts["undetermined"]:
+        words.append(f"{counts['undetermined']} {'is' if counts['undetermined'] == 1 else 'are'} undetermined")
+    return ", ".join(words) + "."
+
+
+def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
+    """Yield how figures were measured again, where some were."""
+    if any(v.again for v in verdicts):
+        first = sampling.fresh()
+        last = max(first.fresh().seeds)
+        yield (
+            "Figures that did not keep a claim's bound were measured again on seeds "
+            f"{min(first.seeds)} to {last}, on which nothing else was computed. A claim is refuted where one of R such "
+            "figures breaks the bound at level 1 - 5 %/R."
+        )
 
 
 def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:

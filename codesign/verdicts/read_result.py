@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from codesign.figures.figure import Figure, Plot
-from codesign.figures.metrics import METRICS
-from codesign.proposal.variants import labels
+from codesign.figures.evidence import Evidence
+from codesign.figures.metric import metrics
 from codesign.verdicts.evaluate import SCHEMA_VERSION, Result, spec_sha256
 from isa_model.diagnostics import InputError
 from isa_model.input_files import MIB, parse_json, read_bytes, reason
@@ -84,28 +83,21 @@ def _contradictions(result: Result) -> Iterator[str]:
         yield "its verdicts are not on its proposal's claims"
     if any(v.deciding is None for v in result.verdicts if v.judgement != "undetermined"):
         yield "a verdict has no figure that decided"
-    if result.labels != labels(proposal) or (result.worst and not result.figures):
-        yield "its `labels`, `worst` and `figures` are not of the same variants"
     if not result.sampling.seeds:
         yield "it has no seed"
-    for name, plots in _held(result, Plot):
-        names = [plot.name for plot in plots]
-        if bad := [n for n in names if not _NAME.fullmatch(n)]:
-            yield f"`{bad[0]}` in `{name}` is no name for a file"
-        for plot in plots:
-            if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
-                yield f"a series of plot `{plot.name}` has more values on one axis than on the other"
-    for name, figures in _held(result, Figure):
-        if unknown := [f.metric for f in figures if f.metric not in METRICS]:
-            yield f"`{unknown[0]}` in `{name}` is no metric"
-    for moves in result.moves.values():
-        if bad := [m.model for m in moves if not _NAME.fullmatch(m.model)]:
-            yield f"`{bad[0]}` in `moves` is no name of a model"
+    for evidence in result.evidence:
+        yield from _of_evidence(evidence)
 
 
-def _held(result: Result, kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every field of a result that is a tuple of this kind."""
-    for name in type(result).model_fields:
-        value = getattr(result, name)
-        if isinstance(value, tuple) and value and isinstance(value[0], kind):
-            yield name, value
+def _of_evidence(evidence: Evidence) -> Iterator[str]:
+    tables = [table for section in evidence.sections for table in section.tables]
+    named = [f.metric for f in evidence.figures] + [c.metric for t in tables for c in t.columns if c.metric]
+    if unknown := [name for name in named if name not in metrics()]:
+        yield f"`{unknown[0]}` in `{evidence.source}` is no metric"
+    if any(len(table.headings) != len(table.rows) for table in tables):
+        yield f"a table of `{evidence.source}` has more headings than names in a row, or fewer"
+    for plot in evidence.plots:
+        if not _NAME.fullmatch(plot.name):
+            yield f"`{plot.name}` in `{evidence.source}` is no name for a file"
+        if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
+            yield f"a series of plot `{plot.name}` has more values on one axis than on the other"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf, isfinite, isinf, nan
 
 from codesign.figures.figure import Alternative, Figure
-from codesign.figures.metrics import METRICS, Metric
+from codesign.figures.metric import Metric, metric_named
 from codesign.proposal.proposal import Claim, Variant
 
 Ends = tuple[float, float]
@@ -43,12 +43,12 @@ class Reading:
 
 def read(figure: Figure) -> Reading:
     """Return the reading of a figure; one that is not finite is infinitely bad, as a point."""
-    return _read(METRICS[figure.metric], figure.value, figure.low, figure.high)
+    return _read(metric_named(figure.metric), figure.value, figure.low, figure.high)
 
 
 def read_case(case: Alternative, figure: Figure) -> Reading:
     """Return the reading of a figure in another case, with that case's interval where it was sampled."""
-    return _read(METRICS[figure.metric], case.value, case.low, case.high)
+    return _read(metric_named(figure.metric), case.value, case.low, case.high)
 
 
 def _read(metric: Metric, value: float | None, low: float | None, high: float | None) -> Reading:
@@ -57,7 +57,7 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
     if low is not None:
         found = Reading(value, (low, inf if high is None else high))
     else:
-        found = Reading(value, None) if metric.family.sampled else Reading.point(value)
+        found = Reading(value, None) if metric.sampled else Reading.point(value)
     return found.magnitude() if metric.signed else found
 
 
@@ -106,7 +106,7 @@ def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[
     other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
     if other is None:
         return None
-    metric = METRICS[figure.metric]
+    metric = metric_named(figure.metric)
     compared = difference if metric.comparison == "difference" else ratio
     found = compared(read(figure), read(other))
     low, high = figure.ratios.get(base, (None, None))
@@ -118,7 +118,7 @@ def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[
         key: compared(mine.get(key, read(figure)), theirs.get(key, read(other)))
         for key in dict.fromkeys((*mine, *theirs))
     }
-    if not metric.family.sampled and cases:
+    if not metric.sampled and cases:
         values = [found.value, *(c.value for c in cases.values())]
         found = Reading(found.value, (min(values), max(values)))
     alternatives = tuple(Alternative(assumption=a, other=o, value=_shown(c.value)) for (a, o), c in cases.items())
@@ -127,7 +127,7 @@ def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[
 
 def _against(figure: Figure, other: Figure, found: Reading, cases: tuple[Alternative, ...]) -> Figure:
     """Return a comparison of two figures as a figure."""
-    words = "difference from" if METRICS[figure.metric].comparison == "difference" else "ratio to"
+    words = "difference from" if metric_named(figure.metric).comparison == "difference" else "ratio to"
     of = "not finite" if other.value is None else f"{other.value:g}"
     low, high = found.ends or (nan, nan)
     return figure.model_copy(

@@ -2,144 +2,144 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from codesign.figures.figure import Figure
-from codesign.figures.intervals import Estimate, decibel, figures, norm, share
-from codesign.proposal.proposal import Proposal, Value
-from codesign.workloads.gemms import Gemm, Role
-from codesign.workloads.tensors import CAPTURED, draw, recorded
-from isa_model.path import exactly_once, walk
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
-
-TOKENS, FEATURES = 128, 256
-"""Tokens and features that are cast of each seed's tensor: whole groups in either direction."""
-RUN = 4
-"""Neighbouring tokens of a captured tensor that make one cluster."""
-
-METHOD = (
-    f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a captured one, BF16; intervals "
-    "have seeds, and of a captured tensor neighbouring tokens, as clusters. `exact` is one cast straight from the BF16 tensor "
-    "to the path's last format and groups.",
+from codesign.evidence.casts.metrics import METRICS
+from codesign.evidence.casts.path_errors import FEATURES, TOKENS, carried, figures_of_path
+from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.source import (
+    Answer,
+    OtherCase,
+    Question,
+    Search,
+    Source,
+    Subject,
+    other_tensors,
+    trial_of,
 )
+from codesign.figures.evidence import Column, Evidence, Section, Table, by_gemm
+from codesign.figures.figure import Figure
+from codesign.figures.words import compared
+from codesign.proposal.proposal import Claim, Proposal
+from codesign.workloads.gemms import Gemm
+
+NAMES = {"software": "today's software", "proposal": "proposal", "exact": "one cast straight from BF16"}
+"""Variants of a path, as tables name them."""
+ARRIVES = {
+    "proposal": "along the proposed path",
+    "software": "with today's software",
+    "exact": "after one cast straight from BF16",
+}
+LOG_BITS = tuple(range(3, 17))
+"""Bits of LogFMT searched."""
+GROUPS = (512, 256, 128, 64, 32, 16)
+"""Numbers of elements that share a scale, as searched, the coarsest first."""
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What the metrics of a cast follow from, by cluster."""
+class Delivered(Question):
+    """A question about the operand that a path delivers."""
 
-    error2: Array
-    original2: Array
-    lost: Array
-    nonzero: Array
-    changed: Array
-    count: Array
+    def answer(self, sampling: Sampling) -> Answer:
+        """Compute the figures of the path, for each level."""
+        seeds = self.sampled(sampling).seeds
+        return [figures_of_path(self.proposal, self.gemm, self.tensors, seeds, level) for level in self.levels]
 
 
-def gather(proposal: Proposal, seeds: tuple[int, ...], executor: Executor) -> tuple[Figure, ...]:
-    """Figures of the proposal's path, today's, and one exact cast, on every GEMM whose operand the path carries."""
-    if proposal.path is None:
-        return ()
-    jobs = [
-        (proposal, gemm, tensors, seeds) for gemm, tensors in proposal.trials if carried(gemm) in proposal.path.operands
-    ]
-    return tuple(f for found in executor.map(figures_of_path, *zip(*jobs, strict=True)) for f in found) if jobs else ()
+class Casts(Source):
+    """Errors of the tensors that a path delivers, by the bit-exact model."""
+
+    doing = "casting"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path carries."""
+        proposal, path = subject.proposal, subject.proposal.path
+        carrying = [(g, t) for g, t in proposal.trials if path and carried(g) in path.operands]
+        if not carrying:
+            return Evidence(source="casts", figures=())
+        assert subject.executor
+        of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
+        figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)
+        arrival = compared("cast.relative_error", figures, ARRIVES, ARRIVES)
+        return Evidence(
+            source="casts",
+            figures=figures,
+            finding=(f"Relative error of the tensor that reaches the GEMM (worst): {arrival}.",),
+            sections=tuple(_sections(figures)),
+            method=(
+                f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a "
+                "captured one, BF16. Intervals have seeds, and of a captured tensor neighbouring tokens, as "
+                "clusters. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
+            ),
+        )
+
+    def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
+        """Return the question of a claim's figure on fresh seeds, or of a captured tensor as it is."""
+        gemm = trial_of(proposal, figure)
+        return Delivered(proposal, gemm, figure.tensors, claim.relative_to) if gemm else None
+
+    def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
+        """Return the figure's cases on other tensors."""
+        gemm = trial_of(proposal, figure)
+        if gemm is None:
+            return ()
+        return [
+            OtherCase(assumption, other, Delivered(proposal, gemm, other, claim.relative_to))
+            for assumption, other in other_tensors(gemm, figure.tensors)
+        ]
+
+    def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:
+        """Return the search for the fewest bits of LogFMT, or the coarsest groups, in the last cast of the path."""
+        gemm = trial_of(proposal, figure)
+        if gemm is None or proposal.path is None:
+            return None
+        path, last = proposal.path, proposal.path.steps[-1]
+
+        def changed(**update: object) -> Question:
+            steps = (*path.steps[:-1], last.model_copy(update=update))
+            other = proposal.model_copy(update={"path": path.model_copy(update={"steps": steps})})
+            return Delivered(other, gemm, figure.tensors, claim.relative_to)
+
+        where = f"{figure.tensors} data, K = {gemm.k}"
+        if last.logfmt is not None:
+            return Search("bits of LogFMT", last.logfmt, where, LOG_BITS, lambda n: changed(logfmt=n))
+        if last.group and 1 in last.group:
+            along = last.group[0] == 1
+            own, name = max(last.group), "elements that share a scale"
+            return Search(name, own, where, GROUPS, lambda n: changed(group=(1, n) if along else (n, 1)), rising=False)
+        return None
 
 
-def carried(gemm: Gemm) -> Role | None:
-    """The operand whose features lie along K, so that whole groups of tokens and of features are at hand; none in wgrad."""
-    return None if gemm.tokens_along_k else gemm.a
+SOURCE = Casts()
 
 
-def figures_of_path(
-    proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
-) -> list[Figure]:
-    """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
-    sums = sums_of_path(proposal, gemm, tensors, seeds)
-    found: dict[tuple[str, Value | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
-    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
-    return list(figures(gemm.name, tensors, found, bases, level))
-
-
-def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[int]) -> dict[str, Sums]:
-    """Return the sums of every variant's path, cluster after cluster."""
-    assert proposal.path is not None
-    paths = {
-        "software": proposal.software.path,
-        "proposal": proposal.path.steps,
-        "exact": exactly_once(proposal.path.steps),
-    }
-    parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
-    captured = tensors == CAPTURED
-    for seed in seeds[:1] if captured else seeds:  # what was captured is there once
-        x = _tensor(gemm, tensors, seed)
-        wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
-        arrived = {steps: walk(steps, x).values for steps in wanted}
-        for variant, made in parts.items():
-            steps = paths[variant]
-            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
-    return {variant: joined(made) for variant, made in parts.items()}
-
-
-def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
-    """The tensor, (tokens, features)."""
-    import numpy as np
-
-    if tensors == CAPTURED:
-        assert gemm.recorded is not None
-        return recorded(gemm.recorded)[0]
-    rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
-    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
-
-
-def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
-    """Sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
-    import numpy as np
-
-    original = x.astype(np.float64)
-    unit = float((original**2).mean()) if run == len(x) else 1.0
-
-    def summed(values: Any) -> Array:
-        rows = values.sum(axis=1, dtype=np.float64)
-        return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
-
-    return Sums(
-        error2=summed((arrived - original) ** 2) / (unit or 1.0),
-        original2=summed(original**2) / (unit or 1.0),
-        lost=summed((arrived == 0) & (original != 0)),
-        nonzero=summed(original != 0),
-        changed=summed(arrived != once),
-        count=summed(np.ones_like(original)),
+def _sections(figures: Sequence[Figure]) -> Iterator[Section]:
+    """Yield the worst figures of each tensor source, and every GEMM's."""
+    yield Section(
+        title="Error of the tensors that the path delivers",
+        tables=(
+            Table(
+                title="Worst over all GEMMs",
+                rows=("tensors", "variant"),
+                headings=("tensors", "cast"),
+                columns=tuple(Column(heading=m.short, metric=m.name) for m in METRICS),
+                labels=NAMES,
+                alike=True,
+                note="By the bit-exact model: the tensor that a path delivers against the BF16 tensor at its start; "
+                "errors are relative Frobenius norms. “One cast” goes straight from BF16 to the path's last format "
+                "and groups; “=” joins rows with the same figures.",
+            ),
+        ),
+    )
+    variants = dict.fromkeys(f.variant for f in figures)
+    yield Section(
+        title="Error of the tensors that the path delivers, every GEMM",
+        tables=by_gemm(METRICS, [(NAMES[v], v, None) for v in variants]),
+        folded=True,
     )
 
 
-def joined(parts: Sequence[Sums]) -> Sums:
-    """Return several sums as one, cluster after cluster."""
-    import numpy as np
-
-    return Sums(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sums)})
-
-
-def part(sums: Sums, clusters: Any) -> Sums:
-    """Return the sums of some clusters: a slice or an array of indices."""
-    return Sums(**{f.name: getattr(sums, f.name)[clusters] for f in fields(Sums)})
-
-
-def estimates(sums: Sums) -> dict[str, Estimate]:
-    """Return an estimate of every metric of a cast."""
-    error, elements = norm(sums.error2, sums.original2), float(sums.count.sum())
-    return {
-        "cast.relative_error": error,
-        "cast.sqnr_db": decibel(error),
-        "cast.underflow_share": share(sums.lost, sums.nonzero, elements),
-        "cast.requantised_share": share(sums.changed, sums.count, elements),
-    }
+def _figures_of_trial(proposal: Proposal, seeds: tuple[int, ...], trial: tuple[Gemm, str]) -> list[Figure]:
+    return figures_of_path(proposal, *trial, seeds)

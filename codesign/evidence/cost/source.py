@@ -18,42 +18,84 @@ from codesign.evidence.cost.chip import (
     scale_traffic,
     sm_area,
 )
+from codesign.evidence.cost.energy_vectors import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
-from codesign.evidence.cost.records import CostRecord as Record
-from codesign.evidence.cost.records import design_sha256, find, shipped
+from codesign.evidence.cost.plots import plots
+from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped
+from codesign.evidence.source import Source, Subject
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.proposal import Proposal, Value
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.evidence.cost.unit_vectors import UnitVectors as Vectors
     from isa_model.instruction import Instruction
 
 TIE = 0.01
 """Two areas closer than this are not told apart: the mapper's noise."""
 
-METHOD = (
-    "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped with one recipe, and "
-    "compared bit for bit with the model after mapping. Ratios are per product summed; the value is that of the "
-    "technology-neutral library without registers, and the interval reaches over the pipelined unit and every other library "
-    "with records, 1 % wider for the mapper's noise. Energy is switched capacitance on the workload's operands, the value "
-    "without glitches, the interval with them and without. A product of two scales that the spec rounds is formed once for "
-    "all steps that share it, outside the unit, which is charged its share and a register.",
-)
+
+class Cost(Source):
+    """Area, delay and energy of the proposed dot-product unit, from records."""
+
+    doing = "hardware cost"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the cost figures of the proposal and of its swept values for which there are records.
+
+        What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+        """
+        proposal = subject.proposal
+        if proposal.multiplies_as_today:
+            return Evidence(source="cost", figures=())
+        values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
+        claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
+        made: dict[str, CostRecord | None] = {}
+        figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+        if not figures:
+            return Evidence(source="cost", figures=())
+        return Evidence(
+            source="cost",
+            figures=figures,
+            sections=(_section(proposal),),
+            method=(
+                "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
+                "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
+                "summed; the value is that of the technology-neutral library without registers, and the interval "
+                "reaches over the pipelined unit and every other library with records, 1 % wider for the mapper's "
+                "noise. Energy is switched capacitance on the workload's operands, the value without glitches, the "
+                "interval with them and without. A product of two scales that the spec rounds is formed once for "
+                "all steps that share it, outside the unit, which is charged its share and a register.",
+            ),
+        )
 
 
-def gather(proposal: Proposal) -> tuple[Figure, ...]:
-    """The cost figures of the proposal and of its swept values for which there are records.
-
-    What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
-    """
-    values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
-    claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
-    made: dict[str, Record | None] = {}
-    return tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+SOURCE = Cost()
 
 
-def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[str, Record | None]) -> Iterator[Figure]:
+def _section(proposal: Proposal) -> Section:
+    return Section(
+        title="Hardware cost",
+        plots=plots(proposal),
+        tables=(
+            Table(
+                rows=("metric", "design"),
+                headings=("metric", "design"),
+                columns=(
+                    Column(heading="figure [interval]", form="interval"),
+                    *KIND_AND_SOURCE,
+                ),
+                labels={"proposal": proposal.proposal},
+                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says "
+                "how.",
+            ),
+        ),
+    )
+
+
+def _figures(
+    proposal: Proposal, value: Value | None, needed: bool, made: dict[str, CostRecord | None]
+) -> Iterator[Figure]:
     spec = proposal.proposed(value)
     libraries = sorted({"neutral", *(r.library for r in shipped())}, key=lambda name: (name != "neutral", name))
     pairs = [(find(spec, name), find(proposal.today, name)) for name in libraries]
@@ -64,21 +106,19 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
         return
     new, old = both[0]
     found = []
-    alternatives: dict[str, tuple[Alternative, ...]] = {}
     for metric, rule, cases in (
         ("cost.area_ratio", _areas, ("registers: none", "registers: pipelined")),
         ("cost.delay_ratio", _delays, ("",)),
         ("cost.energy_ratio", _energies, ("switching: no glitches", "switching: all glitches")),
     ):
         ratios = [r for pair in both for r in rule(*pair)]
-        alternatives[metric] = tuple(_alternatives(both, rule, cases))
         source = (
             f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
             f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
         )
-        found.append(
-            ChipFigure(metric, ratios[0], min(ratios) * (1 - TIE), max(ratios) * (1 + TIE), "modelled", source)
-        )
+        low, high = min(ratios) * (1 - TIE), max(ratios) * (1 + TIE)
+        others = tuple(_alternatives(both, rule, cases))
+        found.append(ChipFigure(metric, ratios[0], low, high, "modelled", source, others))
     found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old)]
     found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     if proposal.base.startswith("hopper."):
@@ -86,12 +126,13 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
     for f in found:
         numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
         about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}
-        others = alternatives.get(f.metric, f.alternatives)
-        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=others, **about, **numbers)
+        yield Figure(metric=f.metric, kind=f.kind, source=f.source, alternatives=f.alternatives, **about, **numbers)
 
 
 def _alternatives(
-    both: list[tuple[Record, Record]], rule: Callable[[Record, Record], list[float]], cases: tuple[str, ...]
+    both: list[tuple[CostRecord, CostRecord]],
+    rule: Callable[[CostRecord, CostRecord], list[float]],
+    cases: tuple[str, ...],
 ) -> Iterator[Alternative]:
     """A ratio in every other library, and in every other case of the first one."""
     for new, old in both[1:]:
@@ -101,7 +142,7 @@ def _alternatives(
         yield Alternative(assumption=assumption, other=other, value=round(ratio, 4))
 
 
-def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | None:
+def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostRecord | None:
     """A record made now, in the neutral library; None without the extra, or where the generator cannot say the spec."""
     key = design_sha256(spec)
     if key not in made:
@@ -115,27 +156,15 @@ def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | 
     return made[key]
 
 
-def _areas(new: Record, old: Record) -> list[float]:
+def _areas(new: CostRecord, old: CostRecord) -> list[float]:
     per = old.products / new.products
     return [new.area / old.area * per, new.pipelined.area / old.pipelined.area * per]
 
 
-def _delays(new: Record, old: Record) -> list[float]:
+def _delays(new: CostRecord, old: CostRecord) -> list[float]:
     return [new.delay_fo4 / old.delay_fo4]
 
 
-def _energies(new: Record, old: Record) -> list[float]:
+def _energies(new: CostRecord, old: CostRecord) -> list[float]:
     per = old.products / new.products
     return [new.energy.low / old.energy.low * per, new.energy.high / old.energy.high * per]
-
-
-def energy_vectors(spec: Instruction) -> tuple[Vectors, str]:
-    """Steps of the unit on one GEMM of DeepSeek-V3, the same for every design, and what they are in words."""
-    from codesign.evidence.cost.energy import workload_vectors
-    from codesign.evidence.numerics.trial import Trial
-    from codesign.proposal.proposal import Quantisation
-    from codesign.workloads.gemms import gemms
-
-    gemm, tensors = gemms()["deepseek-v3.fprop.qkv-a"], "normal"
-    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation(weight_columns=128))
-    return workload_vectors(spec, trial), f"{gemm.name}, {tensors} tensors"

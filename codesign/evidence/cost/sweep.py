@@ -102,7 +102,7 @@ def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
 
 def _point(job: tuple[Design, Quantisation]) -> Point | None:
     """Measure one design; None if the generator does not support it."""
-    from codesign.evidence.cost.source import energy_vectors
+    from codesign.evidence.cost.energy_vectors import energy_vectors
 
     design, quantisation = job
     try:
@@ -148,8 +148,9 @@ def steps_table(sweep: CostSweep) -> str:
 
 def main() -> None:
     """Measure all points, and write the record and the table of docs/cost.md."""
+
     from codesign.commit import commit
-    from codesign.evidence.cost.source import energy_vectors
+    from codesign.evidence.cost.energy_vectors import energy_vectors
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -28,7 +28,10 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
     plots = [_growth(proposal, sampling, tensors) for tensors in drawn[:2]]
     plots += [_histogram(proposal, sampling, drawn[0])]
     bits = _fraction_bits(proposal, sampling, drawn[0])
-    return tuple(plots + ([bits] if bits else []))
+    plots += [bits] if bits else []
+    seeds = ", ".join(map(str, sampling.seeds[:SEEDS]))
+    made = f" By the bit-exact model, seed{'s' if len(sampling.seeds) > 1 else ''} {seeds}."
+    return tuple(plot.model_copy(update={"caption": plot.caption + made}) for plot in plots)
 
 
 def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
@@ -125,8 +128,8 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     return Plot(
         name="fraction-bits",
         title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
-        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else as "
-        "proposed; the others as levels.",
+        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else "
+        "as proposed; the others as levels.",
         x_label="fraction bits kept in alignment",
         y_label="relative Frobenius error",
         series=tuple(series),

@@ -1,17 +1,15 @@
 """An operand of a trial: lines of a BF16 matrix quantised for an instruction, or arrived along a proposal's path.
 
 Arrays are (seeds, lines, K) for both operands; a scale that an instruction shares between lines is repeated for each. A path
-says what becomes of a tensor; `on_the_way`, how much of that lies behind it when a GEMM of some pass takes it.
+says what becomes of a tensor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines
-from codesign.workloads.gemms import Role
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, beyond, quantise, spread
 from isa_model.float64 import largest_finite
@@ -52,30 +50,6 @@ class Scaled(NamedTuple):
     format: Format
     lines: int
     elements: int
-
-
-def on_the_way(steps: tuple[Step, ...], role: Role, tokens_along_k: bool) -> tuple[Step, ...]:
-    """The steps that lie behind a tensor when a GEMM takes it.
-
-    Fprop and dgrad, whose sums run over features, take it before it is kept for the backward pass or turned. Wgrad, whose
-    sums run over tokens, takes it at the end. Where no step turns it, a kernel does, from what memory holds: BF16, where an
-    engine casts on reading; and of a gradient BF16, too, where a kernel casts, since it writes both layouts from one read.
-    Traffic is counted by the same rule.
-    """
-    if not tokens_along_k:
-        return tuple(takewhile(lambda s: s.at != "cache" and not _turns(s), steps))
-    if any(map(_turns, steps)):
-        return steps
-    apart = {"copy-engine", "near-memory"} | ({"kernel", "register"} if role == "gradient" else set())
-    kept = steps
-    while kept and kept[-1].at in apart:
-        kept = kept[:-1]
-    return kept
-
-
-def _turns(step: Step) -> bool:
-    """Whether a step leaves scales along tokens, or is the transposed read."""
-    return step.at == "operand-read" or (step.group is not None and step.group[0] > step.group[1])
 
 
 def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None) -> Operand:

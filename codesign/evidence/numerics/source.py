@@ -1,28 +1,31 @@
 """Numerics evidence: what the instruction, today's software, the proposal and an exact accumulator make of one workload.
 
-`gather` runs jobs (one GEMM on one tensor source each) on all cores and turns their errors into figures with
-intervals, and into the data of the plots.
+The source runs jobs (one GEMM on one tensor source each) on all cores and turns their errors into figures with intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from codesign.evidence.numerics.curves import plots
 from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
+from codesign.evidence.numerics.other_cases import of_bits, of_groups, other_cases
+from codesign.evidence.numerics.sections import alarms, finding, sections
 from codesign.evidence.numerics.trial import Sampling, Trial
-from codesign.figures.figure import Evidence, Figure
+from codesign.evidence.source import Answer, OtherCase, Question, Search, Source, Subject, trial_of
+from codesign.figures.evidence import Evidence
+from codesign.figures.figure import Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
-from codesign.figures.metrics import NUMERICS
-from codesign.proposal.proposal import Proposal, Value
+from codesign.figures.metric import metric_named
+from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.proposal.quantisation import largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
-from codesign.workloads.gemms import Gemm
+from codesign.workloads.gemms import Gemm, model_source
 from codesign.workloads.statistics import grid_warnings
 from codesign.workloads.tensor_file import metadata
-from codesign.workloads.tensors import CAPTURED
+from codesign.workloads.tensors import CAPTURED, SOURCES
+from isa_model.instruction import Instruction
 
 BESIDE = (
     "numerics.output_error",
@@ -36,8 +39,6 @@ Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
 BATCH = 1 << 21
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
-Progress = Callable[[int, int], None]
-"""Called with the trials done and the trials in all."""
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,100 @@ class Job:
     variants: tuple[Compared, ...]
 
 
-def gather(proposal: Proposal, sampling: Sampling, progress: Progress, executor: Executor) -> Evidence:
-    """Run every trial of the proposal and return its numerics figures and plots."""
-    trials = proposal.trials
-    compared = tuple(variants(proposal))
-    jobs = [
-        Job(gemm, tensors, sampling, proposal, compared)
-        for gemm, tensors in sorted(trials, key=lambda t: -t[0].k)  # long ones first, so that no core waits at the end
-    ]
-    results: dict[tuple[str, str], Results] = {}
-    total = len(jobs) + 1
-    curves = executor.submit(plots, proposal, sampling)
-    for done, (job, errors) in enumerate(zip(jobs, executor.map(run, jobs), strict=True)):
-        results[job.gemm.name, job.tensors] = errors
-        progress(done + 1, total)
-    drawn = curves.result()
-    progress(total, total)
-    bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
-    found = [
-        figure
-        for gemm, tensors in trials
-        for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
-    ]
-    return Evidence(figures=tuple(found), plots=drawn, method=_method(proposal, sampling))
+@dataclass(frozen=True)
+class Multiplied(Question):
+    """A question about products."""
+
+    compared: tuple[Compared, ...] = ()
+    """Variants to multiply with."""
+
+    def answer(self, sampling: Sampling) -> Answer:
+        """Compute the figures of each variant, for each level."""
+        results = run(Job(self.gemm, self.tensors, self.sampled(sampling), self.proposal, self.compared))
+        bases = (self.base,) if self.base else ()
+        about = (self.gemm.name, self.tensors, self.compared, results, bases)
+        return [list(figures_of(*about, level=level)) for level in self.levels]
+
+
+class Numerics(Source):
+    """Errors of GEMMs by the bit-exact model, on sampled operands."""
+
+    doing = "sampling"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Run every trial of the proposal and return its figures and plots."""
+        proposal, sampling, executor = subject.proposal, subject.sampling, subject.executor
+        assert executor
+        trials = proposal.trials
+        compared = tuple(variants(proposal))
+        longest_first = sorted(trials, key=lambda t: -t[0].k)  # so that no core waits at the end
+        jobs = [Job(gemm, tensors, sampling, proposal, compared) for gemm, tensors in longest_first]
+        curves = executor.submit(plots, proposal, sampling)
+        results = {(j.gemm.name, j.tensors): errors for j, errors in zip(jobs, executor.map(run, jobs), strict=True)}
+        bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
+        found = [
+            figure
+            for gemm, tensors in trials
+            for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
+        ]
+        return Evidence(
+            source="numerics",
+            figures=tuple(found),
+            alarms=tuple(alarms(found)),
+            finding=tuple(finding(proposal, found)),
+            sections=tuple(sections(proposal, found, curves.result())),
+            method=_method(proposal, sampling),
+        )
+
+    def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
+        """Return the question of a claim's figure on fresh seeds, or of a captured tensor as it is."""
+        gemm = trial_of(proposal, figure)
+        return self._ask(proposal, claim, gemm, figure.tensors) if gemm else None
+
+    def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
+        """Return the figure's cases on other tensors, with other lengths of K and other casts."""
+        gemm = trial_of(proposal, figure)
+        found = other_cases(claim.metric, gemm, figure.tensors, proposal.rule) if gemm else ()
+        return [
+            OtherCase(
+                case.assumption,
+                case.other,
+                self._ask(
+                    proposal if case.rule == proposal.rule else proposal.quantised(case.rule),
+                    claim,
+                    case.gemm,
+                    case.tensors,
+                ),
+            )
+            for case in found
+        ]
+
+    def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:
+        """Return the search for the fewest fraction bits or the coarsest scale groups that keep a claim."""
+        gemm = trial_of(proposal, figure)
+        if gemm is None or proposal.multiplies_as_today:  # the path alone changes: the instruction has nothing to try
+            return None
+        question = self._ask(proposal, claim, gemm, figure.tensors)
+        search = of_bits if metric_named(claim.metric).of_sums else of_groups
+        return search(proposal, f"{figure.tensors} data, K = {gemm.k}", lambda spec: multiplying(question, spec))
+
+    def _ask(self, proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str) -> Multiplied:
+        """Return the question of a claim's figure: its variant, and the one it is relative to."""
+        known = list(variants(proposal))
+        own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
+        base = [c for c in known if (c.variant, c.at) == (claim.relative_to, None)]
+        return Multiplied(proposal, gemm, tensors, claim.relative_to, compared=(own, *base))
+
+
+SOURCE = Numerics()
+
+
+def multiplying(question: Multiplied, instruction: Instruction) -> Multiplied:
+    """Return a question with another instruction in the proposal's place."""
+    changed = (
+        c._replace(instruction=instruction) if c.variant in ("proposal", "exact") else c for c in question.compared
+    )
+    return replace(question, compared=tuple(changed))
 
 
 def run(job: Job) -> Results:
@@ -97,7 +169,6 @@ def figures_of(
     compared: Sequence[Compared],
     results: Results,
     bases: Sequence[str],
-    metrics: Sequence[str] = tuple(NUMERICS),
     level: float = 0.95,
 ) -> Iterator[Figure]:
     """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`.
@@ -108,7 +179,7 @@ def figures_of(
     for each, errors in zip(compared, results, strict=True):
         estimated = estimates(errors)
         shown = each.variant in LABELS or each.variant in bases
-        found[each.variant, each.at] = {name: estimated[name] for name in metrics if shown or name in BESIDE}
+        found[each.variant, each.at] = {name: e for name, e in estimated.items() if shown or name in BESIDE}
     enough = bool(results) and results[0].outputs.sum() >= FEWEST_OUTPUTS
     return figures(gemm, tensors, found, bases, level, enough)
 
@@ -128,9 +199,10 @@ def _captures(proposal: Proposal) -> list[str]:
         )
     return [
         *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
-        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
-        "their outliers are or, where named so, at random; all rows and columns are computed, and intervals are over rows (in "
-        f"fprop and dgrad tokens, in wgrad output features), neighbours together: {'; '.join(said)}.",
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, "
+        "chosen where their outliers are or, where named so, at random; all rows and columns are computed, and "
+        "intervals are over rows (in fprop and dgrad tokens, in wgrad output features), neighbours together: "
+        f"{'; '.join(said)}.",
     ]
 
 
@@ -139,32 +211,37 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
         f"Each GEMM is sampled: for each of {len(seeds)} seeds ({listed}) tensors of the true shape, of which "
-        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens and channels "
-        "are sampled more often than they are frequent, and weighted accordingly; what scales take from elements that are not "
-        "computed (the largest of a block of a weight, or of a whole tensor) is drawn from its exact distribution.",
-        "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or with one "
-        "scale for the whole tensor, or row, where it has none; that scale multiplies D outside the sum, unrounded. Formats of "
-        "16 bits and more are not scaled unless the baseline says so.",
+        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens "
+        "and channels are sampled more often than they are frequent, and weighted accordingly; what scales take "
+        "from elements that are not computed (the largest of a block of a weight, or of a whole tensor) is drawn "
+        "from its exact distribution.",
+        "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or "
+        "with one scale for the whole tensor, or row, where it has none; that scale multiplies D outside the sum, "
+        "unrounded. Formats of 16 bits and more are not scaled unless the baseline says so.",
         f"Today's instruction alone is {proposal.base} over all of K.",
         *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
-        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
-        "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
-        "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that value 95 "
-        "times in 100; seeds are their clusters, and every variant takes the same ones, so that the interval of a ratio is the "
-        f"ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} outputs in all there is no interval, and "
-        "nothing is decided.",
+        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM "
+        "rounded to BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded "
+        "once to float64.",
+        "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that "
+        "value 95 times in 100; seeds are their clusters, and every variant takes the same ones, so that the "
+        f"interval of a ratio is the ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
+        "outputs in all there is no interval, and nothing is decided.",
+        f"Shapes: {'; '.join(sorted({model_source(w) for w in proposal.workloads}))}.",
+        *(f"Tensors `{name}`: {SOURCES[name].description}" for name in proposal.tensors),
     )
 
 
 ON_THE_WAY = (
-    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that takes "
-    "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a kernel "
-    "casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves in both "
-    "layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, is "
-    "multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
+    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that "
+    "takes them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step "
+    "turns them, a kernel casts them along tokens: from BF16 where memory holds that, and gradients that a kernel "
+    "casts, which it leaves in both layouts; else from what was cast before. What arrives in the instruction's "
+    "format, with scales that it takes, is multiplied as it is; all else is cast once more. A captured tile is 64 "
+    "features wide in wgrad."
 )
 
 
@@ -179,8 +256,9 @@ def _baselines(proposal: Proposal) -> list[str]:
     limit = largest_safe_element(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
     if practice.quantisation.headroom and limit:
         said.append(
-            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
-            "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."
+            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the "
+            "accumulator; the proposal's and today's operands alone fill their format unless `quantisation` asks "
+            "for headroom."
         )
     said += [f"Beside it, {other.title}: {other.about} ({other.source})." for other in proposal.others]
     return said

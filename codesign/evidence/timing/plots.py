@@ -19,8 +19,14 @@ VARIANTS = {
 """Variants of `timing.microseconds`, in the order of the bars."""
 
 
+COLOURS = dict(
+    zip(KINDS, ("blue", "sky", "navy", "vermilion", "orange", "green", "grey", "pink", "black"), strict=True)
+)
+"""Colours of the parts of a layer's step."""
+
+
 def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:
-    """A chart for each pass of each model among the GEMMs, but for models that are too small to fill a GPU."""
+    """Return a chart for each pass of each model among the GEMMs; none for models that are too small to fill a GPU."""
     times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds"}
     groups: dict[str, list[Gemm]] = {}
     for gemm in gemms:
@@ -57,7 +63,7 @@ def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], g
 
 
 def layer_chart(gain: Gain) -> Plot:
-    """A layer's step today and with the proposal, by kind of operation, and in the caption what Amdahl's law leaves."""
+    """Return a layer's step today and with the proposal, by kind of operation; the caption states Amdahl's law."""
     sides = gain.layers
     by_kind = [side.by_kind() for side in sides]
     kinds = [kind for kind in KINDS if any(found[kind] for found in by_kind)]
@@ -77,7 +83,7 @@ def layer_chart(gain: Gain) -> Plot:
         series=tuple(
             Series(
                 label=kind,
-                variant=kind,
+                variant=COLOURS[kind],
                 x=(0, 1),
                 y=tuple(float(f"{found[kind]:.6g}") for found in by_kind),
                 labels=tuple(f"{found[kind] / side.total():.0%}" for found, side in zip(by_kind, sides, strict=True)),
@@ -88,7 +94,7 @@ def layer_chart(gain: Gain) -> Plot:
 
 
 def certainty(layer: LayerStep) -> str:
-    """How much of the step is measured, modelled and assumed."""
+    """Return in words how much of the step is measured, modelled and assumed."""
     found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
     for w in layer.work:
         found[w.certain] += w.us
@@ -97,7 +103,7 @@ def certainty(layer: LayerStep) -> str:
 
 
 def network(layer: LayerStep) -> str:
-    """What communication takes and what of it shows, in a sentence; nothing where there is none."""
+    """Return a sentence on the time of communication, and how much longer it makes the step; empty where there is none."""
     whole = fsum(t.us for t in layer.network)
     if not whole:
         return ""
@@ -108,7 +114,7 @@ def network(layer: LayerStep) -> str:
 
 
 def sentence(gain: Gain) -> str:
-    """Amdahl's law for the proposal, in words."""
+    """Return Amdahl's law for the proposal in words."""
     whole, touched = gain.layers[0].total(), gain.touched
     value, low, high = gain.speedup
     if not touched:

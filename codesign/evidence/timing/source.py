@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+from codesign.evidence.source import Source, Subject
 from codesign.evidence.timing.amdahl import Gain, gain
 from codesign.evidence.timing.layer_step import METHOD
 from codesign.evidence.timing.model import SHOWN, Constants, Product
@@ -21,13 +22,12 @@ from codesign.evidence.timing.operations import (
     software,
     supported,
 )
-from codesign.evidence.timing.plots import certainty, layer_chart, plots
-from codesign.evidence.timing.time_comparison import TimeComparison as Comparison
-from codesign.evidence.timing.time_comparison import TimedPart as Part
-from codesign.evidence.timing.time_comparison import compare, modelled
+from codesign.evidence.timing.plots import VARIANTS, certainty, layer_chart, plots
+from codesign.evidence.timing.time_comparison import TimeComparison, TimedPart, compare, modelled
 from codesign.evidence.timing.times import Time, Timer, timer
 from codesign.evidence.traffic.source import COMMUNICATION_SMS, ENERGIES
-from codesign.figures.figure import Alternative, Evidence, Figure, Kind
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
+from codesign.figures.figure import Alternative, Figure, Kind, Plot
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Model, models
 from kernels.gemm.choose import candidates, estimate_us
@@ -37,36 +37,91 @@ CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
 """A figure of several is as certain as the least of them."""
 
 
-def gather(proposal: Proposal, costs: Sequence[Figure] = ()) -> Evidence:
-    """Times and speedups of every GEMM, and of the step of every large model among the workloads.
+class Timing(Source):
+    """Times and speedups of GEMMs and of a layer's step, measured and modelled."""
 
-    Nothing for a base that the model is not of, or without records; the method then says which. `costs`: the proposal's
-    figures of hardware, of which the energy of its unit is an assumption here.
-    """
-    if not supported(proposal):
-        return Evidence(figures=(), plots=(), method=(f"No timing: {NO_MODEL}.",))
-    try:
-        clock = timer()
-    except LookupError as reason:
-        return Evidence(figures=(), plots=(), method=(f"No timing: {reason}.",))
-    energy = next((f.value for f in costs if (f.metric, f.at) == ("cost.energy_ratio", None) and f.value), None)
-    about = Subject(proposal, clock, energy)
-    gemms = dict.fromkeys(g for workload in proposal.workloads for g in proposal.select(workload))
-    figures = [f for gemm in gemms for f in _of_gemm(about, gemm)]
-    figures += _of_layers(about)
-    method = _method(about)
-    try:
-        gains = [gain(proposal, model, clock) for model in _models(proposal)]
-        figures += [f for found in gains for f in _of_whole(about, found)]
-        method += METHOD if gains else ()
-    except LookupError as reason:
-        gains, method = [], (*method, f"No whole layer: {reason}.")
-    charts = (*map(layer_chart, gains), *plots(gemms, figures, clock.bench.gpu))
-    return Evidence(figures=tuple(figures), plots=charts, method=method)
+    doing = "timing"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return times and speedups of every GEMM, and of the step of every large model among the workloads.
+
+        Nothing for a base that the model is not of, or without records; the method then says which. The energy of the
+        proposed unit, where the evidence so far has it, is an assumption here.
+        """
+        proposal = subject.proposal
+        if not supported(proposal):
+            return Evidence(source="timing", figures=(), method=(f"No timing: {NO_MODEL}.",))
+        try:
+            clock = timer()
+        except LookupError as reason:
+            return Evidence(source="timing", figures=(), method=(f"No timing: {reason}.",))
+        hungry = (f.value for f in subject.figures if (f.metric, f.at) == ("cost.energy_ratio", None) and f.value)
+        about = Timed(proposal, clock, next(hungry, None))
+        gemms = dict.fromkeys(g for workload in proposal.workloads for g in proposal.select(workload))
+        figures = [f for gemm in gemms for f in _of_gemm(about, gemm)]
+        figures += _of_layers(about)
+        method = _method(about)
+        try:
+            gains = [gain(proposal, model, clock) for model in _models(proposal)]
+            figures += [f for found in gains for f in _of_whole(about, found)]
+            method += METHOD if gains else ()
+        except LookupError as reason:
+            gains, method = [], (*method, f"No whole layer: {reason}.")
+        shown = _sections(figures, plots(gemms, figures, clock.bench.gpu), tuple(map(layer_chart, gains)))
+        return Evidence(source="timing", figures=tuple(figures), sections=tuple(shown), method=method)
+
+
+SOURCE = Timing()
+
+
+def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[Plot, ...]) -> Iterator[Section]:
+    """Yield the sections of GEMMs, of whole layers, and of every GEMM's time."""
+
+    def interval(heading: str, metric: str) -> Column:
+        return Column(heading=f"{heading} [interval]", form="interval", metric=f"timing.{metric}")
+
+    def ends(metric: str) -> list[Column]:
+        return [c.model_copy(update={"metric": f"timing.{metric}"}) for c in KIND_AND_SOURCE]
+
+    there = {f.metric for f in figures}
+    linears = Table(
+        rows=("workload",),
+        headings=("Linears of a layer",),
+        columns=(interval("speedup over software", "step_speedup"), *ends("step_speedup")),
+    )
+    yield Section(title="Time", plots=rates, tables=(linears,) if "timing.step_speedup" in there else ())
+    if layers:
+        whole = Table(
+            rows=("workload",),
+            headings=("layer of",),
+            columns=(
+                interval("speedup over software", "layer_speedup"),
+                interval("ceiling", "layer_ceiling"),
+                *ends("layer_speedup"),
+            ),
+            note="The ceiling is Amdahl's law: what the proposal makes faster takes no time, the rest stays as it "
+            "is. Intervals reach over what is assumed, one assumption changed at a time; see Method.",
+        )
+        yield Section(title="A whole layer's step", plots=layers, tables=(whole,))
+    times = Table(
+        rows=("workload",),
+        headings=("GEMM",),
+        columns=(
+            *(
+                Column(heading=f"{label}, us", form="number, kind", metric="timing.microseconds", variant=variant)
+                for variant, label in VARIANTS.items()
+            ),
+            interval("speedup over software", "speedup_over_software"),
+            ends("speedup_over_software")[0],
+        ),
+        note="Measured on the GPU that the captions name; modelled as Method says. The twin is the software's "
+        "kernel without its emulation work; with a path, it is the GEMM with nothing before it.",
+    )
+    yield Section(title="Time, every GEMM", tables=(times,), folded=True)
 
 
 @dataclass(frozen=True)
-class Subject:
+class Timed:
     """A proposal with what it is timed by."""
 
     proposal: Proposal
@@ -91,7 +146,7 @@ class Subject:
 # -- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _of_gemm(about: Subject, gemm: Gemm) -> Iterator[Figure]:
+def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
     today, scheme, _ = schemes_of(about.proposal)
     multiply, new_multiply = about.ways
     old, new = of_gemm(gemm, today, multiply), of_gemm(gemm, scheme, new_multiply)
@@ -139,7 +194,7 @@ def _models(proposal: Proposal) -> list[Model]:
     return [model for name in named if (model := models().get(name)) and not model.small]
 
 
-def _of_whole(about: Subject, found: Gain) -> Iterator[Figure]:
+def _of_whole(about: Timed, found: Gain) -> Iterator[Figure]:
     """A whole layer's speedup and its ceiling."""
     name, whole = found.model.name, found.compared.sums()
     old, new = (side.total() for side in found.layers)
@@ -155,7 +210,7 @@ def _of_whole(about: Subject, found: Gain) -> Iterator[Figure]:
     yield _figure("timing.layer_ceiling", "proposal", name, found.ceiling, "assumed", source)
 
 
-def _of_layers(about: Subject) -> Iterator[Figure]:
+def _of_layers(about: Timed) -> Iterator[Figure]:
     """Yield the figures of the step, and of each pass, for every large model among the workloads."""
     proposal, (multiply, new_multiply) = about.proposal, about.ways
     today, scheme, plain = schemes_of(proposal)
@@ -175,7 +230,7 @@ def _of_layers(about: Subject) -> Iterator[Figure]:
             yield figure.model_copy(update={"alternatives": _alternatives(about, compared, value)})
 
 
-def _speedup(about: Subject, compared: Comparison) -> tuple[float, float, float]:
+def _speedup(about: Timed, compared: TimeComparison) -> tuple[float, float, float]:
     """Return the speedup over today's software and its ends.
 
     Communication may hold SMs all of the time or none of it: the interval reaches over both.
@@ -198,7 +253,7 @@ def _native(timer: Timer, root: Product, native: Product) -> Time:
     return min(found or times, key=lambda t: t.us)
 
 
-def _sum(parts: Sequence[Part], compared: Comparison, side: int) -> Time:
+def _sum(parts: Sequence[TimedPart], compared: TimeComparison, side: int) -> Time:
     """All operations of one side as a time."""
     us, low, high = compared.interval(lambda sums: sums[side])
     kind: Kind = "measured"
@@ -209,7 +264,7 @@ def _sum(parts: Sequence[Part], compared: Comparison, side: int) -> Time:
     return Time(us, low, high, kind, _sources(parts))
 
 
-def _sources(parts: Iterable[Part]) -> str:
+def _sources(parts: Iterable[TimedPart]) -> str:
     """What times stand on, in words."""
     measured = [p for p in parts if p.on.kind == "measured"]
     others = [p for p in parts if p.on.kind != "measured"]
@@ -221,7 +276,7 @@ def _sources(parts: Iterable[Part]) -> str:
     return "; ".join(said) + (", changed as the model says" if changed else "")
 
 
-def _alternatives(about: Subject, compared: Comparison, value: float) -> tuple[Alternative, ...]:
+def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple[Alternative, ...]:
     """The speedup if one thing that the model stands on were otherwise: by how much its modelled speedup changes."""
     timer = about.timer
     base = modelled(timer, compared, timer.fit.constants)
@@ -249,7 +304,7 @@ def _alternatives(about: Subject, compared: Comparison, value: float) -> tuple[A
     )
 
 
-def _constants(about: Subject) -> Iterator[tuple[str, str, Constants]]:
+def _constants(about: Timed) -> Iterator[tuple[str, str, Constants]]:
     c = about.timer.fit.constants
     yield "clock under power", "highest", c.model_copy(update={"full_clock": inf})
     yield "clock under power", "sustained", c.model_copy(update={"full_clock": c.sustained_clock})
@@ -259,7 +314,7 @@ def _constants(about: Subject) -> Iterator[tuple[str, str, Constants]]:
     yield "bandwidth of casts", "4/5 of it", c.model_copy(update={"stream_share": 0.8})
 
 
-def _shares(about: Subject) -> tuple[float, ...]:
+def _shares(about: Timed) -> tuple[float, ...]:
     """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip drew."""
     whole = about.timer.machine.mac_picojoules
     return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
@@ -292,37 +347,39 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _method(about: Subject) -> tuple[str, ...]:
+def _method(about: Timed) -> tuple[str, ...]:
     fit, path = about.timer.fit, about.proposal.path
     said = [
-        f"Times are of one {fit.gpu}, in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, intervals "
-        "their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's constants "
-        f"({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows lie within a factor of "
-        f"{fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. A changed GEMM is today's measured or "
-        f"modelled time by the modelled ratio of the two, which lies within {fit.reach.speedup:.3g} for 95 % of the kernels "
-        "measured with and without promotion.",
+        f"Times are of one {fit.gpu}, in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, "
+        "intervals their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's "
+        f"constants ({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows "
+        f"lie within a factor of {fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. A "
+        "changed GEMM is today's measured or modelled time by the modelled ratio of the two, which lies within "
+        f"{fit.reach.speedup:.3g} for 95 % of the kernels measured with and without promotion.",
         "The speedup of a GEMM is that of "
         + (
-            "its operands' writing and casting and of the GEMM together: what the tensors take from the kernel that makes them."
+            "its operands' writing and casting and of the GEMM together: what the tensors take from the kernel that "
+            "makes them."
             if path
             else "the GEMM alone; its casts are the same on both sides. Where the twin (scales loaded, nothing promoted) was "
-            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
-            "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
+            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval "
+            "reaches to the fastest measured kernel without promotion, twin or native, beyond which no speedup is "
+            "credited."
         )
         + " A step's is of all Linears of a layer in all passes with their casts.",
-        "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products in a step, "
-        "or operands over 8 bits, cost rate in proportion; more products are not credited.",
+        "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products "
+        "in a step, or operands over 8 bits, cost rate in proportion; more products are not credited.",
     ]
     if about.energy and not about.proposal.multiplies_as_today:
         said.append(
-            f"Whether the proposed unit, {about.energy:.3g} times as hungry as today's by its cost record, lowers the clock is "
-            "shown as what the claim hangs on, not in the figure: of the chip's energy its multiplications are assumed to take "
-            f"{', '.join(f'{share:.0%}' for share in _shares(about))} (energies as for traffic, over "
-            f"{about.timer.machine.mac_picojoules:.2g} pJ that the chip took for each)."
+            f"Whether the proposed unit, {about.energy:.3g} times as hungry as today's by its cost record, lowers "
+            "the clock is shown in what the verdict depends on, and not in the figure: of the chip's energy its "
+            f"multiplications are assumed to take {', '.join(f'{share:.0%}' for share in _shares(about))} (energies "
+            f"as for traffic, over {about.timer.machine.mac_picojoules:.2g} pJ that the chip took for each)."
         )
     if about.taken[0]:
         said.append(
-            f"Communication holds {COMMUNICATION_SMS} SMs whenever a GEMM runs (assumed: it overlaps all of them, as in "
-            "DeepSeek-V3 3.2); bandwidth and power are then the others'."
+            f"Communication holds {COMMUNICATION_SMS} SMs whenever a GEMM runs (assumed: it overlaps all of them, as "
+            "in DeepSeek-V3 3.2); bandwidth and power are then the others'."
         )
     return tuple(said)

@@ -1,24 +1,27 @@
-"""Traffic and energy as evidence: what is counted, under each assumption, as figures of a layer, its passes and Linears."""
+"""Traffic and energy as evidence: what is counted, under each assumption, as figures of a layer, its passes and "
+"Linears."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import fsum
 
-from codesign.evidence.traffic.count import LEVELS, Level, Move, cache_bytes, moves, schemes
-from codesign.evidence.traffic.count import TrafficAssumptions as Machine
-from codesign.figures.figure import Alternative, Figure, Kind
+from codesign.evidence.source import Source, Subject
+from codesign.evidence.traffic.count import LEVELS, Level, Move, TrafficAssumptions, cache_bytes, moves, schemes
+from codesign.figures.evidence import Column, Evidence, Section, Table
+from codesign.figures.figure import Alternative, Figure, Kind, Plot, Series
+from codesign.figures.words import listed
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Model, models
 
 SMS, COMMUNICATION_SMS = 132, 20
 """SMs of an H800, and those of them that communication takes (DeepSeek-V3 technical report, 3.2.2)."""
 
-OTHERS: dict[str, dict[str, Machine]] = {
-    "tile of the GEMM": {"256x128": Machine(tile_m=256), "64x128": Machine(tile_m=64)},
-    "TMA multicast": {"none": Machine(multicast=1)},
-    "reads of an operand from HBM": {"twice": Machine(hbm_reads=2.0)},
-    "nodes a token goes to": {"its own is one of them": Machine(own_node=True)},
+OTHERS: dict[str, dict[str, TrafficAssumptions]] = {
+    "tile of the GEMM": {"256x128": TrafficAssumptions(tile_m=256), "64x128": TrafficAssumptions(tile_m=64)},
+    "TMA multicast": {"none": TrafficAssumptions(multicast=1)},
+    "reads of an operand from HBM": {"twice": TrafficAssumptions(hbm_reads=2.0)},
+    "nodes a token goes to": {"its own is one of them": TrafficAssumptions(own_node=True)},
 }
 
 ENERGIES: dict[str, tuple[float, float, float, str]] = {  # by level of traffic
@@ -56,50 +59,164 @@ ENERGIES: dict[str, tuple[float, float, float, str]] = {  # by level of traffic
 }
 """Least, taken, most, and where from."""
 
-METHOD = (
-    "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, norms, optimizer and "
-    "the once-per-step cast of weights are left out, being the same on both sides. Assumed: GEMM tiles of 128x128, B "
-    "multicast to 2 CTAs, operands read from HBM once, experts evenly loaded, a token sent to the most nodes allowed. "
-    "What goes to experts in FP8 is cast before, once for all of them, and arrives as codes. One kernel casts a gradient in "
-    "both layouts. Wgrad adds to FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads "
-    "BF16, so its energy is understated.",
-    "Energy is bytes times assumed energies: "
-    + "; ".join(f"{name} {taken:g} [{low:g}, {high:g}] {about}" for name, (low, taken, high, about) in ENERGIES.items())
-    + ".",
-)
+MOVES = {
+    "write": ("written by their kernels", "sky"),
+    "cast": ("cast in a kernel", "vermilion"),
+    "turn": ("turned for wgrad", "orange"),
+    "operands": ("operands of GEMMs", "blue"),
+    "output": ("outputs of GEMMs", "grey"),
+    "dispatch": ("dispatch", "pink"),
+    "combine": ("combine", "green"),
+}
+"""Names and colours of operations in the plot, in its order."""
+NAMES: dict[Level, str] = {"hbm": "HBM", "l2": "L2 to SMs", "smem": "shared memory", "network": "network"}
+WORDS = {
+    "traffic.hbm_bytes": "through HBM",
+    "traffic.l2_bytes": "from L2 to the SMs",
+    "traffic.network_bytes": "over the network",
+}
+SEEN = 0.005
+"""Smallest relative change of bytes that the finding mentions."""
 
 
-def gather(proposal: Proposal) -> tuple[tuple[Figure, ...], dict[str, tuple[Move, ...]]]:
-    """Figures of every model among the workloads, and the moves behind them by variant.
+class Traffic(Source):
+    """Bytes and energy of a layer's step, counted."""
 
-    None for bases whose operands are not cast, for a user's own layers (a layer is more than one Linear), and for models
-    that are here for their tensors and fill no GPU.
-    """
-    if proposal.today.a.bits > 8:
-        return (), {}
-    of_variant = schemes(proposal)
-    plain = of_variant.pop("plain")
-    figures: list[Figure] = []
-    ledger: dict[str, list[Move]] = {variant: [] for variant in of_variant}
-    for name in dict.fromkeys(w.split(".")[0] for w in proposal.workloads):
-        model = models().get(name)
-        if model is None or model.small:
-            continue
-        about = frozenset(
-            g.name.split(".")[2] for w in proposal.workloads if w.startswith(name) for g in proposal.select(w)
+    doing = "traffic"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the figures of every model among the workloads.
+
+        None for bases whose operands are not cast, for a user's own layers (a layer is more than one Linear), and for models
+        that are here for their tensors and fill no GPU.
+        """
+        proposal = subject.proposal
+        if proposal.today.a.bits > 8:
+            return Evidence(source="traffic", figures=())
+        of_variant = schemes(proposal)
+        plain = of_variant.pop("plain")
+        figures: list[Figure] = []
+        moved: dict[str, dict[str, tuple[Move, ...]]] = {}
+        for name in dict.fromkeys(w.split(".")[0] for w in proposal.workloads):
+            model = models().get(name)
+            if model is None or model.small:
+                continue
+            about = frozenset(
+                g.name.split(".")[2] for w in proposal.workloads if w.startswith(name) for g in proposal.select(w)
+            )
+            for variant, scheme in of_variant.items():
+                rest = plain if proposal.path else scheme
+                counted = {case: tuple(moves(model, scheme, about, rest, machine)) for case, machine in _machines()}
+                kept = cache_bytes(model, scheme, about, rest)
+                moved.setdefault(model.name, {})[variant] = counted["", ""]
+                figures += _figures(model, variant, counted, kept)
+            figures += _sms(proposal, model)
+        if not figures:
+            return Evidence(source="traffic", figures=())
+        return Evidence(
+            source="traffic",
+            figures=tuple(figures),
+            finding=tuple(_finding(figures)) if proposal.path else (),
+            sections=(_section(figures, moved),),
+            method=(
+                "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, "
+                "norms, optimizer and the once-per-step cast of weights are left out, being the same on both sides. "
+                "Assumed: GEMM tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly "
+                "loaded, a token sent to the most nodes allowed. What goes to experts in FP8 is cast before, once "
+                "for all of them, and arrives as codes. One kernel casts a gradient in both layouts. Wgrad adds to "
+                "FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads BF16, so "
+                "its energy is understated.",
+                "Energy is bytes times assumed energies: "
+                + "; ".join(
+                    f"{name} {taken:g} [{low:g}, {high:g}] {about}"
+                    for name, (low, taken, high, about) in ENERGIES.items()
+                )
+                + ".",
+            ),
         )
-        for variant, scheme in of_variant.items():
-            rest = plain if proposal.path else scheme
-            counted = {case: tuple(moves(model, scheme, about, rest, machine)) for case, machine in _machines()}
-            kept = cache_bytes(model, scheme, about, rest)
-            ledger[variant] += counted["", ""]
-            figures += _figures(model, variant, counted, kept)
-        figures += _sms(proposal, model)
-    return tuple(figures), {variant: tuple(found) for variant, found in ledger.items()}
 
 
-def _machines() -> Iterator[tuple[tuple[str, str], Machine]]:
-    yield ("", ""), Machine()
+SOURCE = Traffic()
+
+
+def _finding(figures: Sequence[Figure]) -> Iterator[str]:
+    """Yield a sentence on the bytes of the first model's step; changes under half a percent are none."""
+    model = figures[0].workload
+    old = {f.metric: f.value for f in figures if (f.variant, f.workload) == ("software", model)}
+    changes = []
+    for f in figures:
+        base = old.get(f.metric)
+        if (f.variant, f.workload) == ("proposal", model) and f.metric in WORDS and f.value is not None and base:
+            change = f.value / base - 1
+            if abs(change) >= SEEN:
+                changes.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bytes {WORDS[f.metric]}")
+    if changes:
+        yield f"A layer's step of {model} moves {listed(changes)}."
+
+
+def _section(figures: Sequence[Figure], moved: dict[str, dict[str, tuple[Move, ...]]]) -> Section:
+    title = "Traffic and energy of a layer's step"
+    old, new = ({(f.metric, f.workload): f.value for f in figures if f.variant == v} for v in ("software", "proposal"))
+    if new == {key: old.get(key) for key in new}:
+        same = "The proposal moves exactly the bytes that today's software moves; the figures are in result.json."
+        return Section(title=title, sentences=(same,))
+    return Section(
+        title=title,
+        plots=tuple(_plot(name, found) for name, found in moved.items()),
+        tables=(
+            Table(
+                rows=("workload", "metric"),
+                headings=("step of", "quantity"),
+                columns=(
+                    Column(heading="today's software [interval]", form="interval", variant="software"),
+                    Column(heading="proposal [interval]", form="interval", variant="proposal"),
+                    Column(heading="ratio", form="over software", variant="proposal"),
+                    Column(heading="kind", form="kind", variant="proposal"),
+                ),
+                workloads=tuple(dict.fromkeys(f.workload for f in figures if f.workload.count(".") <= 1)),
+                note="Intervals reach over what is assumed, one assumption changed at a time. Both variants change "
+                "together, so their ratio is more certain than the two intervals suggest.",
+            ),
+        ),
+    )
+
+
+def _plot(model: str, moved: dict[str, tuple[Move, ...]]) -> Plot:
+    """Return the bytes on each level by operation, of software and of the proposal, in parts of software's."""
+    bars = [
+        (level, variant)
+        for level in LEVELS
+        if any(getattr(m, level) for found in moved.values() for m in found)
+        for variant in ("software", "proposal")
+    ]
+    sums = {(level, variant): fsum(getattr(m, level) for m in moved[variant]) for level, variant in bars}
+
+    def share(level: Level, variant: str, what: str) -> float:
+        size = fsum(getattr(m, level) for m in moved[variant] if m.what == what)
+        return float(f"{100 * size / sums[level, 'software']:.4g}") if sums[level, "software"] else 0.0
+
+    parts = {what: tuple(share(*bar, what) for bar in bars) for what in MOVES}
+    return Plot(
+        name=f"bytes-{model}",
+        title=f"{model}: bytes of one layer's step, fprop, dgrad and wgrad, on one GPU",
+        caption="Bytes in percent of today's software's on the same level. Counted from shapes; tiles and cache "
+        "behaviour are assumed, see Method.",
+        x_label="percent of today's software's bytes",
+        y_label="",
+        y_scale="linear",
+        kind="modelled",
+        categories=tuple(f"{NAMES[level]}, {variant}: {sums[level, variant] / 1e9:.3g} GB" for level, variant in bars),
+        stacked=True,
+        series=tuple(
+            Series(label=label, variant=color, x=tuple(range(len(bars))), y=parts[what], labels=("",) * len(bars))
+            for what, (label, color) in MOVES.items()
+            if any(parts[what])
+        ),
+    )
+
+
+def _machines() -> Iterator[tuple[tuple[str, str], TrafficAssumptions]]:
+    yield ("", ""), TrafficAssumptions()
     for assumption, others in OTHERS.items():
         for other, machine in others.items():
             yield (assumption, other), machine
@@ -212,7 +329,8 @@ def _sms(proposal: Proposal, model: Model) -> Iterator[Figure]:
             value,
             (),
             "assumed",
-            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine does it",
+            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine "
+            "does it",
         )
 
 

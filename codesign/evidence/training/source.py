@@ -1,4 +1,5 @@
-"""Training evidence: loss gaps and first gradients of the proposal's numerics, from records, or from a small run made now."""
+"""Training evidence: loss gaps and first gradients of the proposal's numerics, from records, or from a small run "
+"made now."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codesign.evidence.source import Source, Subject
 from codesign.evidence.training.gaps import NUDGED, assay, drift_ratio, first_drifts, gap
-from codesign.evidence.training.records import TrainingRecord as Record
-from codesign.evidence.training.records import shipped
-from codesign.figures.figure import Evidence, Figure, Plot, Series
+from codesign.evidence.training.records import TrainingRecord, shipped
+from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
+from codesign.figures.figure import Figure, Plot, Series
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import Recipe, load_recipe
+from codesign.proposal.variants import labels
 from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")
@@ -25,35 +28,68 @@ PROXY_STEPS, PROXY_SEEDS = 40, (0, 1)
 DRIFTS = {"error": "gradient_drift", "along": "gradient_bias"}
 """The metric of each field of a drift."""
 
-METHOD = (
-    "Loss gaps are of runs with the same weights, text and schedule as BF16 runs of the same record: mean training loss over "
-    "the last quarter of the steps, over BF16's, less 1, and beside it the loss on validation text after the last step; the "
-    "value is the mean over seeds, the interval Student's t at 95 %, never narrower than that of BF16 runs that start a hair "
-    "off. How much worse the sums of a record may be and still pass stands beside its gaps. "
-    "A run whose loss became infinite or NaN breaks every bound. Gradient drift and bias are of the first gradient, at the "
-    "weights that BF16's has; all tokens push a weight the same way there, so sums grow with K as they do not later.",
-    "What runs of this size cannot show: divergence that sets in late. DeepSeek-V3 saw block-wise scaled gradients diverge at "
-    "300B tokens of a 16B model, others SwiGLU outliers only after 200B; no gap here is no proof of none there.",
-)
-
 Numerics = dict[tuple[Variant, Value | None], Recipe]
 
 
-def gather(proposal: Proposal, train: bool = False) -> Evidence:
-    """Loss gaps and gradients of the proposal, its swept values, today's instruction, today's software and exact sums.
+class TrainingRuns(Source):
+    """Loss gaps and first gradients of training runs, from records and from a run made now."""
 
-    From every record that has runs with these numerics and at least two seeds; with `train`, from a small run made now, too.
-    Raises Unavailable if that is asked for without torch. Of a proposal with a path there is none: no recipe has the path's
-    casts, so a run on its instruction would not be a run of it.
-    """
-    if proposal.path is not None:
-        return Evidence(figures=(), plots=(), method=())
-    numerics = _numerics(proposal)
-    records = list(shipped())
-    if train:
-        records.append(("a run made now", proxy(numerics)))
-    figures = tuple(f for name, record in records for f in _figures(name, record, numerics))
-    return Evidence(figures=figures, plots=tuple(_plots(records, numerics)), method=METHOD if figures else ())
+    doing = "training"
+
+    def gather(self, subject: Subject) -> Evidence:
+        """Return the figures of the proposal, its swept values, today's instruction, today's software and exact sums.
+
+        They are of every record that has runs with these numerics and at least two seeds, and of a small run made now where
+        the subject asks for one. Raises Unavailable if that needs torch and it is not there. A proposal with a path has none:
+        no recipe has the path's casts, so a run on its instruction would not be a run of it.
+        """
+        proposal = subject.proposal
+        if proposal.path is not None:
+            return Evidence(source="training", figures=())
+        numerics = _numerics(proposal)
+        records = list(shipped())
+        if subject.train:
+            records.append(("a run made now", proxy(numerics)))
+        figures = tuple(f for name, record in records for f in _figures(name, record, numerics))
+        if not figures:
+            return Evidence(source="training", figures=())
+        caveats = dict.fromkeys(f.caveat for f in figures if f.caveat)
+        section = Section(
+            title="Training",
+            plots=tuple(_plots(records, numerics)),
+            tables=(
+                Table(
+                    rows=("metric", "design", "workload"),
+                    headings=("figure", "trained on", "run"),
+                    columns=(
+                        Column(heading="value [interval]", form="interval"),
+                        *KIND_AND_SOURCE,
+                    ),
+                    labels=dict(LABELS) | labels(proposal),
+                ),
+            ),
+            notes=tuple(f"What these gaps can show: {caveat}." for caveat in caveats),
+        )
+        return Evidence(
+            source="training",
+            figures=figures,
+            sections=(section,),
+            method=(
+                "Loss gaps are of runs with the same weights, text and schedule as BF16 runs of the same record: "
+                "mean training loss over the last quarter of the steps, over BF16's, less 1, and beside it the loss "
+                "on validation text after the last step; the value is the mean over seeds, the interval Student's t "
+                "at 95 %, never narrower than that of BF16 runs that start a hair off. How much worse the sums of a "
+                "record may be and still pass stands beside its gaps. A run whose loss became infinite or NaN "
+                "breaks every bound. Gradient drift and bias are of the first gradient, at the weights that BF16's "
+                "has; all tokens push a weight the same way there, so sums grow with K as they do not later.",
+                "What runs of this size cannot show: divergence that sets in late. DeepSeek-V3 saw block-wise "
+                "scaled gradients diverge at 300B tokens of a 16B model, others SwiGLU outliers only after 200B; no "
+                "gap here is no proof of none there.",
+            ),
+        )
+
+
+SOURCE = TrainingRuns()
 
 
 def _numerics(proposal: Proposal) -> Numerics:
@@ -69,7 +105,7 @@ def _numerics(proposal: Proposal) -> Numerics:
     return found
 
 
-def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
+def _figures(name: str, record: TrainingRecord, numerics: Numerics) -> Iterator[Figure]:
     """Yield the figures of every variant that the record has with at least two seeds."""
     arms = {key: arm for key, recipe in numerics.items() if (arm := _arm(record, recipe.sha256))}
     for (variant, at), arm in arms.items():
@@ -96,7 +132,7 @@ def _figures(name: str, record: Record, numerics: Numerics) -> Iterator[Figure]:
             )
 
 
-def _drift_ratios(record: Record, arm: str, arms: dict[tuple[Variant, Value | None], str]) -> dict[str, Any]:
+def _drift_ratios(record: TrainingRecord, arm: str, arms: dict[tuple[Variant, Value | None], str]) -> dict[str, Any]:
     """The interval of the drift's ratio to each variant's, whose runs start from the same weights."""
     ratios = {variant: drift_ratio(record, arm, other) for (variant, at), other in arms.items() if at is None}
     return {variant: (_rounded(r.low), _rounded(r.high)) for variant, r in ratios.items() if r}
@@ -106,12 +142,12 @@ def _rounded(x: float | None) -> float | None:
     return None if x is None else float(f"{x:.4g}")
 
 
-def _arm(record: Record, sha256: str) -> str | None:
+def _arm(record: TrainingRecord, sha256: str) -> str | None:
     """The arm of a record with these numerics, to the bit: not one whose sums another engine took in their stead."""
     return next((r.arm for r in record.runs if r.recipe_sha256 == sha256 and "fp32" not in r.engines), None)
 
 
-def _tokens(record: Record) -> float:
+def _tokens(record: TrainingRecord) -> float:
     """Millions of tokens of a run."""
     return record.model.tokens * record.model.steps / 1e6
 
@@ -124,7 +160,7 @@ LABELS: dict[Variant, str] = {
 }
 
 
-def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Plot]:
+def _plots(records: list[tuple[str, TrainingRecord]], numerics: Numerics) -> Iterator[Plot]:
     """Yield a plot for each record: the gap between smoothed curves, mean over seeds, in percent."""
     for name, record in records:
         series = []
@@ -146,7 +182,7 @@ def _plots(records: list[tuple[str, Record]], numerics: Numerics) -> Iterator[Pl
             )
 
 
-def curve(record: Record, arm: str, reference: str = "bf16") -> list[tuple[float, float]]:
+def curve(record: TrainingRecord, arm: str, reference: str = "bf16") -> list[tuple[float, float]]:
     """Millions of tokens, and the mean gap of the smoothed curves there in percent, after the warm-up."""
     base = {r.seed: r for r in record.find(reference)}
     pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
@@ -164,7 +200,7 @@ def curve(record: Record, arm: str, reference: str = "bf16") -> list[tuple[float
     ]
 
 
-def proxy(numerics: Numerics) -> Record:
+def proxy(numerics: Numerics) -> TrainingRecord:
     """A small run of BF16, the proposal and today's software, two seeds each. Raises Unavailable without torch."""
     from codesign.evidence.training.size import find_size
 

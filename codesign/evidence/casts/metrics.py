@@ -1,0 +1,44 @@
+"""Metrics of casts: what a path leaves of a tensor."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from codesign.figures.metric import Axis, Metric
+
+_metric = partial(
+    Metric,
+    variants=("software", "proposal", "exact"),
+    by_gemm=True,
+    by_tensors=True,
+    sampled=True,
+    absent="the proposal has no `path`, or its path does not carry that operand",
+)
+METRICS = (
+    _metric(
+        "cast.relative_error",
+        "1",
+        "lower",
+        "error of the tensor",
+        "relative Frobenius error of the tensor that the path delivers, against the BF16 tensor at its start",
+        axis=Axis(),
+    ),
+    _metric(
+        "cast.sqnr_db",
+        "dB",
+        "higher",
+        "SQNR",
+        "signal to quantisation noise ratio of the tensor that the path delivers",
+        comparison="difference",
+    ),
+    _metric(
+        "cast.underflow_share", "1", "lower", "underflow", "share of nonzero elements that the path delivers as zero"
+    ),
+    _metric(
+        "cast.requantised_share",
+        "1",
+        "lower",
+        "elements changed by further casts",
+        "share of elements that differ from those of one cast straight from BF16",
+    ),
+)

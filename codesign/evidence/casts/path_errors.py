@@ -1,0 +1,128 @@
+"""Errors of the tensors that a path delivers, against the tensor at its start and one cast straight from it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from codesign.figures.figure import At, Figure
+from codesign.figures.intervals import Estimate, decibel, figures, norm, share
+from codesign.proposal.proposal import Proposal
+from codesign.workloads.gemms import Gemm, Role
+from codesign.workloads.tensors import CAPTURED, draw, recorded
+from isa_model.path import exactly_once, walk
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+TOKENS, FEATURES = 128, 256
+"""Tokens and features that are cast of each seed's tensor: whole groups in either direction."""
+RUN = 4
+"""Neighbouring tokens of a captured tensor that make one cluster."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums by cluster from which the metrics of a cast are computed."""
+
+    error2: Array
+    original2: Array
+    lost: Array
+    nonzero: Array
+    changed: Array
+    count: Array
+
+
+def carried(gemm: Gemm) -> Role | None:
+    """Return the operand whose features lie along K, so that it has whole groups of tokens and features; None in wgrad."""
+    return None if gemm.tokens_along_k else gemm.a
+
+
+def figures_of_path(
+    proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
+) -> list[Figure]:
+    """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
+    sums = sums_of_path(proposal, gemm, tensors, seeds)
+    found: dict[tuple[str, At | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
+    bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
+    return list(figures(gemm.name, tensors, found, bases, level))
+
+
+def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[int]) -> dict[str, Sums]:
+    """Return the sums of every variant's path, cluster after cluster."""
+    assert proposal.path is not None
+    paths = {
+        "software": proposal.software.path,
+        "proposal": proposal.path.steps,
+        "exact": exactly_once(proposal.path.steps),
+    }
+    parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
+    captured = tensors == CAPTURED
+    for seed in seeds[:1] if captured else seeds:  # what was captured is there once
+        x = _tensor(gemm, tensors, seed)
+        wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
+        arrived = {steps: walk(steps, x).values for steps in wanted}
+        for variant, made in parts.items():
+            steps = paths[variant]
+            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
+    return {variant: joined(made) for variant, made in parts.items()}
+
+
+def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
+    """Return the tensor (tokens, features)."""
+    import numpy as np
+
+    if tensors == CAPTURED:
+        assert gemm.recorded is not None
+        return recorded(gemm.recorded)[0]
+    rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
+    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
+
+
+def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
+    """Return sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
+    import numpy as np
+
+    original = x.astype(np.float64)
+    unit = float((original**2).mean()) if run == len(x) else 1.0
+
+    def summed(values: Any) -> Array:
+        rows = values.sum(axis=1, dtype=np.float64)
+        return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
+
+    return Sums(
+        error2=summed((arrived - original) ** 2) / (unit or 1.0),
+        original2=summed(original**2) / (unit or 1.0),
+        lost=summed((arrived == 0) & (original != 0)),
+        nonzero=summed(original != 0),
+        changed=summed(arrived != once),
+        count=summed(np.ones_like(original)),
+    )
+
+
+def joined(parts: Sequence[Sums]) -> Sums:
+    """Return several sums as one, cluster after cluster."""
+    import numpy as np
+
+    return Sums(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sums)})
+
+
+def part(sums: Sums, clusters: Any) -> Sums:
+    """Return the sums of some clusters: a slice or an array of indices."""
+    return Sums(**{f.name: getattr(sums, f.name)[clusters] for f in fields(Sums)})
+
+
+def estimates(sums: Sums) -> dict[str, Estimate]:
+    """Return an estimate of every metric of a cast."""
+    error, elements = norm(sums.error2, sums.original2), float(sums.count.sum())
+    return {
+        "cast.relative_error": error,
+        "cast.sqnr_db": decibel(error),
+        "cast.underflow_share": share(sums.lost, sums.nonzero, elements),
+        "cast.requantised_share": share(sums.changed, sums.count, elements),
+    }

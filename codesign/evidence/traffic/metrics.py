@@ -1,0 +1,68 @@
+"""Metrics of traffic: bytes and energy of a layer's step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from codesign.figures.metric import Axis, Metric
+
+_metric = partial(
+    Metric,
+    variants=("software", "proposal"),
+    by_gemm=True,
+    dearer=True,
+    of_layer=True,
+    absent="counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts",
+)
+METRICS = (
+    _metric(
+        "traffic.hbm_bytes",
+        "B",
+        "lower",
+        "HBM bytes",
+        "bytes read from and written to HBM in a layer's step",
+        axis=Axis(judged=True, over_software=True, one_for=("software",)),
+    ),
+    _metric(
+        "traffic.l2_bytes",
+        "B",
+        "lower",
+        "L2 bytes",
+        "bytes between L2 and the SMs in a layer's step",
+        axis=Axis(over_software=True, one_for=("software",)),
+    ),
+    _metric(
+        "traffic.smem_bytes",
+        "B",
+        "lower",
+        "shared memory bytes",
+        "bytes into and out of shared memory in a layer's step",
+    ),
+    _metric(
+        "traffic.network_bytes",
+        "B",
+        "lower",
+        "network bytes",
+        "bytes a GPU sends to other GPUs in a layer's step",
+        axis=Axis(judged=True, over_software=True, one_for=("software",)),
+    ),
+    _metric(
+        "traffic.cache_bytes",
+        "B",
+        "lower",
+        "bytes kept for backward",
+        "bytes of activations kept from a layer's forward to its backward pass",
+        axis=Axis(judged=True, over_software=True, one_for=("software",)),
+    ),
+    _metric(
+        "traffic.sm_share", "1", "lower", "SMs for communication", "share of the GPU's SMs that communication takes"
+    ),
+    _metric(
+        "energy.joules",
+        "J",
+        "lower",
+        "energy",
+        "energy of moving and multiplying in a layer's step",
+        axis=Axis(over_software=True, one_for=("software",)),
+    ),
+)

@@ -1,0 +1,45 @@
+"""Lists and figures in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from codesign.figures.figure import Figure
+from codesign.figures.metric import metric_named
+
+BOTH = {"proposal": "with the proposal", "software": "with today's software"}
+"""Variants that a sentence compares first."""
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def worst(figures: Iterable[Figure]) -> Figure | None:
+    """Return the worst figure of a metric; None where there is none."""
+    return max(figures, key=lambda f: metric_named(f.metric).badness(f.value), default=None)
+
+
+def compared(
+    metric: str,
+    figures: Sequence[Figure],
+    shown: Collection[str],
+    words: Mapping[str, str] = BOTH,
+    text: Callable[[Figure], str] = lambda figure: f"{figure.value:.2g}",
+) -> str:
+    """Return the worst figure of each variant in words; variants whose `text` is the same share one."""
+    groups: dict[str, list[str]] = {}
+    for variant, about in words.items():
+        found = worst(f for f in figures if (f.metric, f.variant, f.at) == (metric, variant, None))
+        if variant in shown and found:
+            groups.setdefault("not finite" if found.value is None else text(found), []).append(about)
+    return listed([f"{value} {listed(about)}" for value, about in groups.items()])
+
+
+def with_interval(figure: Figure) -> str:
+    """Return a finite figure and its interval with two digits."""
+    if figure.low is None and figure.high is None:
+        return f"{figure.value:.2g} (no interval)"
+    low, high = ("∞" if end is None else f"{end:.2g}" for end in (figure.low, figure.high))
+    return f"{figure.value:.2g} [{low}, {high}]"

@@ -1,0 +1,208 @@
+"""A report as plain parts, of which HTML and Markdown are two renderings: both show all of them, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from codesign.figures.evidence import Evidence, Section
+from codesign.figures.figure import Kind, Plot
+from codesign.figures.metric import metric_named
+from codesign.report.tables import DrawnTable, draw, interval, number
+from codesign.verdicts.break_even import sentences
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.verdict import Verdict
+
+MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
+KINDS = (
+    "Every figure says what it is. Computed: by the bit-exact model or a training run, on the data stated. "
+    "Measured: on hardware, with its record. Modelled: by counting, by synthesis or by a fitted model. Assumed: "
+    "standing on numbers from the literature or on a guess, which it names."
+)
+VERDICTS = (
+    "A claim is supported if every figure it covers keeps the bound with its whole interval. Figures that do not "
+    "are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
+    "corrected for their number. Otherwise it is undetermined."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot's place in the report."""
+
+    name: str
+    """Name of its SVG file, without the suffix."""
+    title: str
+    caption: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lines of text under a title."""
+
+    title: str
+    lines: tuple[str, ...]
+    numbered: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report below the verdicts."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[DrawnTable, ...] = ()
+    listings: tuple[Listing, ...] = ()
+    code: str = ""
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+    """Whether HTML shows its tables closed."""
+
+
+@dataclass(frozen=True)
+class VerdictText:
+    """A verdict in words."""
+
+    judgement: str
+    mark: str
+    claim: str
+    kind: Kind | None
+    """Kind of the deciding figure; None: no figure decided."""
+    decided: str
+    """The deciding figure, or why there is none."""
+    details: tuple[str, ...]
+    """Sentences on the reason, the margin and the break-even."""
+
+
+def verdict_texts(result: Result) -> list[VerdictText]:
+    """Return the verdicts in words."""
+    return [
+        VerdictText(
+            judgement=v.judgement,
+            mark=MARKS[v.judgement],
+            claim=f"{v.statement} ({metric_named(v.claim.metric).short})",
+            kind=v.deciding.kind if v.deciding else None,
+            decided=deciding(v),
+            details=tuple(_details(v)),
+        )
+        for v in result.verdicts
+    ]
+
+
+def deciding(verdict: Verdict) -> str:
+    """Return the figure that decided, in words; the reason where none did."""
+    figure = verdict.deciding
+    if figure is None:
+        return verdict.reason
+    return (
+        interval(figure)
+        + (f" on {figure.workload}" if figure.workload else f": {figure.source}")
+        + (f", {figure.tensors}" if figure.tensors else "")
+    )
+
+
+def margin(verdict: Verdict) -> str:
+    """Return the distance to the bound in words; empty where there is no number."""
+    if verdict.margin is None:
+        return ""
+    share = abs(verdict.margin)
+    amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
+    if not any((verdict.claim.at_most, verdict.claim.at_least)):
+        amount = number(share)
+    return (
+        f"the value keeps the bound with {amount} to spare"
+        if verdict.margin >= 0
+        else f"the value misses the bound by {amount}"
+    )
+
+
+def _details(verdict: Verdict) -> Iterator[str]:
+    if verdict.deciding:
+        covered = f"{verdict.covered} figure{'s' if verdict.covered != 1 else ''} covered"
+        yield "; ".join(filter(None, [verdict.reason, covered, margin(verdict)]))
+    if verdict.claim.source:
+        yield f"Claimed by: {verdict.claim.source}"
+    for sentence in sentences(verdict.break_even):
+        yield f"Break-even: {sentence}"
+
+
+def parts(result: Result) -> Iterator[Part]:
+    """Yield the parts in their order: evidence, what verdicts depend on, the instruction, every figure, the method."""
+    sections = [(evidence, section) for evidence in result.evidence for section in evidence.sections]
+    yield from (_part(e, s) for e, s in sections if not s.folded)
+    if pictures := tuple(_depending(result)):
+        note = (
+            "The figure that decided a claim, with one assumption changed. Hatched orange: a case that reverses the "
+            "verdict, as its whole interval lies on the other side of the bound."
+        )
+        yield Part(title="What the verdicts depend on", sentences=(note,), pictures=pictures)
+    yield _instruction(result)
+    yield from (_part(e, s) for e, s in sections if s.folded)
+    yield _method(result)
+
+
+def plots(result: Result) -> list[Plot]:
+    """Return the plots of all evidence."""
+    return [plot for evidence in result.evidence for plot in evidence.plots]
+
+
+def _part(evidence: Evidence, section: Section) -> Part:
+    return Part(
+        title=section.title,
+        sentences=section.sentences,
+        pictures=tuple(Picture(p.name, p.title, p.full_caption, p.kind) for p in section.plots),
+        tables=tuple(draw(table, evidence.figures) for table in section.tables),
+        notes=section.notes,
+        folded=section.folded,
+    )
+
+
+def _depending(result: Result) -> Iterator[Picture]:
+    for i, v in enumerate(result.verdicts, 1):
+        if v.deciding is None or not v.bars:
+            continue
+        where = ", ".join(filter(None, (v.deciding.workload, v.deciding.tensors)))
+        bars = [
+            f"{b.assumption}: {b.low_case}"
+            + (f" to {b.high_case}" if b.high_case != b.low_case else "")
+            + (f" ({', '.join(b.reversed_by)} reverses the verdict)" if b.reversed_by else "")
+            for b in v.bars
+        ]
+        caption = (f"On {where}. " if where else "") + "; ".join(bars) + "."
+        yield Picture(f"claim-{i}", f"{MARKS[v.judgement]} {v.statement}", caption, v.deciding.kind)
+
+
+def _instruction(result: Result) -> Part:
+    import yaml
+
+    spec = result.proposed.model_dump(mode="json", exclude_defaults=True, exclude={"source", "checked", "description"})
+    listings = [Listing(s.title, tuple(s.lines), s.steps) for s in result.page]
+    if result.proposal.open_questions:
+        listings.append(Listing("Open questions", result.proposal.open_questions))
+    return Part(
+        title="What the instruction computes",
+        sentences=(f"Written from the spec that the model executes; base instruction `{result.proposal.base}`.",),
+        listings=tuple(listings),
+        code=yaml.safe_dump(spec, sort_keys=False, width=100, default_flow_style=None),
+    )
+
+
+def _method(result: Result) -> Part:
+    about = result.provenance
+    provenance = (
+        f"GPU: {about.gpu}",
+        f"spec SHA-256: {about.spec_sha256}",
+        f"commit: {about.commit or 'not a git checkout'}",
+        f"versions: {', '.join(f'{name} {v}' for name, v in about.versions.items())}",
+        f"machine: {about.machine}",
+        f"seeds: {', '.join(map(str, result.sampling.seeds))}",
+        f"schema: result.json, version {result.schema_version}",
+    )
+    method = (*(line for evidence in result.evidence for line in evidence.method), *result.method)
+    return Part(
+        title="Method",
+        listings=(Listing("", method), Listing("Provenance", provenance)),
+        notes=(KINDS, VERDICTS),
+    )
