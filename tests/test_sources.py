@@ -14,7 +14,7 @@ from codesign.commands.figures_table import show
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.source import sources
 from codesign.figures import metric
-from codesign.proposal.proposal import parse_proposal
+from codesign.proposal.load import parse_proposal
 from codesign.report import page
 from codesign.report.comparison import show as show_comparison
 from codesign.report.write import contents
