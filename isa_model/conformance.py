@@ -36,7 +36,7 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ConformanceResult:
     """One instruction's outputs compared: how many, how many differ, and the first that does."""
 
     instruction: str
@@ -55,7 +55,7 @@ class Results(NamedTuple):
     """Where any two codes count as equal."""
 
 
-def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[Comparison]:
+def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[ConformanceResult]:
     """Compare every instruction found in a recording or in vectors, one after the other.
 
     `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
@@ -115,7 +115,7 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
         yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
 
 
-def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
+def _compare(instruction: str, results: Iterator[Results]) -> ConformanceResult:
     import numpy as np
 
     outputs = mismatches = 0
@@ -127,7 +127,7 @@ def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
         if differs.any() and not first:
             index = tuple(int(x) for x in np.argwhere(differs)[0])
             first = f"{place} {list(index)}: recorded {expected[index]:#x}, model {got[index]:#x}"
-    return Comparison(instruction, outputs, mismatches, first)
+    return ConformanceResult(instruction, outputs, mismatches, first)
 
 
 def find(architecture: str, short: str) -> str:

@@ -31,7 +31,7 @@ Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Operands:
+class StressOperands:
     """Raw codes: A (M, K), B (K, N), C (M, N), and scales, one per group, where the instruction takes them."""
 
     a: Codes
@@ -41,7 +41,7 @@ class Operands:
     scale_b: Codes | None = None
 
 
-def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> Operands:
+def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> StressOperands:
     """Operands of one kind for a product of (m, k) and (k, n). Raises ValueError for a kind that is none of `KINDS`."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind `{kind}`: {', '.join(KINDS)}")
@@ -54,8 +54,8 @@ def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int,
             b = _near_one(spec.b, rng, (k, n), *((-30, 1) if kind == "subnormal" else (-4, 5)))
         if kind == "cancellation":
             a, b = _cancelling(spec.a, a, b, rng)
-            c = _minus_the_sum(spec, Operands(a, b, c, scale_a, scale_b), rng)
-    return Operands(a, b, c, scale_a, scale_b)
+            c = _minus_the_sum(spec, StressOperands(a, b, c, scale_a, scale_b), rng)
+    return StressOperands(a, b, c, scale_a, scale_b)
 
 
 def _codes(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Codes:
@@ -166,7 +166,7 @@ def _cancelling(fmt: Format, a: Codes, b: Codes, rng: np.random.Generator) -> tu
     return a, b
 
 
-def _minus_the_sum(spec: Instruction, x: Operands, rng: np.random.Generator) -> Codes:
+def _minus_the_sum(spec: Instruction, x: StressOperands, rng: np.random.Generator) -> Codes:
     """C as minus the sum of products, rounded; half of them some units in the last place off."""
     scale_a, scale_b = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
     with np.errstate(all="ignore"):

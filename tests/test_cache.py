@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from isa_model import load, matmul
-from isa_model import matmul as product
 from isa_model import user_cache as cache
 from isa_model.engines import c_library, cpu
 
@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "cla
 def home(tmp_path, monkeypatch):
     """An empty cache, and an engine that compiles anything, as in a new process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(product, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(import_module("isa_model.matmul"), "WORTH_COMPILING", 0)
     monkeypatch.setattr(cpu, "FLAGS", tuple(flag.replace("-O3", "-O0") for flag in cpu.FLAGS))
     monkeypatch.setattr(c_library, "_broken", {})
     cpu._load.cache_clear()

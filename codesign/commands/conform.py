@@ -18,7 +18,7 @@ import numpy as np
 
 from codesign.provenance import commit
 from isa_model.array_codec import code_dtype, to_codes
-from isa_model.conformance import Comparison
+from isa_model.conformance import ConformanceResult
 from isa_model.diagnostics import Unavailable
 from isa_model.library import catalogue, check_architecture, load
 from isa_model.matmul import matmul
@@ -31,7 +31,7 @@ SLOW_OUTPUTS = 4096
 """Outputs of an instruction that only the golden model computes (FP64)."""
 
 
-def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparison]:
+def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[ConformanceResult]:
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
     Operands are of every kind in isa_model.stimulus, chained over one to three instructions along K with C, the same for
@@ -67,7 +67,7 @@ def _command(architecture: str) -> str:
     return f"codesign conform {architecture} --live"
 
 
-def save(path: Path, architecture: str, outputs: int, rows: Sequence[Comparison]) -> None:
+def save(path: Path, architecture: str, outputs: int, rows: Sequence[ConformanceResult]) -> None:
     """Write the record of a run: what was compared, where, and with which versions. Replaces the file as a whole."""
     record = {
         "schema_version": 1,
@@ -103,7 +103,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _compare(name: str, outputs: int, seed: int) -> Comparison:
+def _compare(name: str, outputs: int, seed: int) -> ConformanceResult:
     spec = load(name)
     slow = spec.accumulator.name == "fp64"
     if slow:
@@ -127,4 +127,4 @@ def _compare(name: str, outputs: int, seed: int) -> Comparison:
         if differs.any() and not first:
             i, j = (int(v) for v in np.argwhere(differs)[0])
             first = f"{kind} [{i}, {j}]: chip {got[i, j]:#x}, model {expected[i, j]:#x}"
-    return Comparison(name, m * n * len(KINDS), mismatches, first)
+    return ConformanceResult(name, m * n * len(KINDS), mismatches, first)

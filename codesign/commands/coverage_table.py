@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isa_model.vectors.coverage import Row
+from isa_model.vectors.coverage import CoverageRow
 
 
-def show(coverage: list[Row], console: Console) -> None:
+def show(coverage: list[CoverageRow], console: Console) -> None:
     """Print a row per category and point, what was missed, and why bins are not applicable."""
     table = Table("category", "at", header_style="bold", pad_edge=False)
     for heading in ("wanted", "hit"):

@@ -65,7 +65,7 @@ def plain(fmt: Format) -> int:
     return fmt.max_finite_magnitude << fmt.low_padding if one is None else one
 
 
-class Bench:
+class Workbench:
     """Where numbers can go in a dot product of one instruction."""
 
     def __init__(self, spec: Instruction, reaches: Reaches) -> None:
@@ -161,7 +161,7 @@ def _exponents(fmt: Format, significand: int, normal: bool) -> tuple[int, int]:
 class Draft:
     """A vector in the making. Every method that puts something in says whether it went."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Workbench) -> None:
         self.bench, self.spec = bench, bench.spec
         self.a, self.b = ([0] * self.spec.shape.k for _ in "ab")
         self.taken: set[int] = set()
@@ -292,7 +292,7 @@ class Draft:
 
 
 def added(
-    bench: Bench,
+    bench: Workbench,
     i: int,
     running: Fraction,
     terms: Sequence[Fraction],
@@ -309,7 +309,9 @@ def added(
         yield draft
 
 
-def below(bench: Bench, i: int, accumulator: bool, value: Fraction, low: int | None, largest: int) -> Iterator[Draft]:
+def below(
+    bench: Workbench, i: int, accumulator: bool, value: Fraction, low: int | None, largest: int
+) -> Iterator[Draft]:
     """A number below a larger one that sets the exponent; if possible that one cancels, so that D shows the cut."""
     zero = Fraction(0)
     for big in (power(largest), -power(largest)):
@@ -323,7 +325,7 @@ def below(bench: Bench, i: int, accumulator: bool, value: Fraction, low: int | N
             yield from added(bench, i, big, [value], [low])
 
 
-def largest_exponents(bench: Bench, i: int, distance: int, accumulator: bool) -> Iterator[int]:
+def largest_exponents(bench: Workbench, i: int, distance: int, accumulator: bool) -> Iterator[int]:
     """Largest exponents for a number `distance` below: in the middle of what is possible, then at its ends."""
     reach = bench.reaches.sums[i]
     low = reach.running if accumulator else reach.terms
@@ -335,13 +337,13 @@ def largest_exponents(bench: Bench, i: int, distance: int, accumulator: bool) ->
         yield from dict.fromkeys(((first + last) // 2, first, last, last - 2)) if first <= last else ()
 
 
-def sums(bench: Bench, i: int, total: Fraction) -> Iterator[Draft]:
+def sums(bench: Workbench, i: int, total: Fraction) -> Iterator[Draft]:
     """Drafts in which the home block of stage `i` adds up to a total exactly, in one way after the other."""
     for running, terms in _plans(bench, i, total):
         yield from added(bench, i, running, terms)
 
 
-def _plans(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+def _plans(bench: Workbench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
     """How to split a total into a running value and terms."""
     zero, pieces = Fraction(0), digits(total)
     if bench.can_run(i):
@@ -362,7 +364,7 @@ def _plans(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, li
         yield from _near_top(bench, i, total)
 
 
-def _near_top(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+def _near_top(bench: Workbench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
     """A number just below the total, as long as C or one product can be, and the rest."""
     zero, top, sign = Fraction(0), magnitude_exponent(total), 1 if total > 0 else -1
     if bench.can_run(i):
@@ -376,7 +378,7 @@ def _near_top(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction,
 
 
 def _carrying(
-    bench: Bench, i: int, total: Fraction, pieces: list[Fraction]
+    bench: Workbench, i: int, total: Fraction, pieces: list[Fraction]
 ) -> Iterator[tuple[Fraction, list[Fraction]]]:
     """Many terms of like size, whose sum carries far above the largest exponent, so that its last places get lost."""
     stage, zero = bench.stages[i], Fraction(0)

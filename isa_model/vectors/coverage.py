@@ -12,7 +12,7 @@ from isa_model.vectors.vector import Vectors
 
 
 @dataclass
-class Row:
+class CoverageRow:
     """One category at one point of the instruction."""
 
     category: str
@@ -27,7 +27,7 @@ class Row:
         return [what for what, vectors in self.wanted.items() if not vectors]
 
 
-def measure(vectors: Vectors, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Row]:
+def measure(vectors: Vectors, progress: Callable[[int, int], None] = lambda done, total: None) -> list[CoverageRow]:
     """The coverage of finished vectors, in the order of the goals. `progress` is told how many are read, of how many."""
     observer = Observer(vectors.spec)
     seen: Counter[Bin] = Counter()
@@ -35,10 +35,10 @@ def measure(vectors: Vectors, progress: Callable[[int, int], None] = lambda done
         seen.update(observer.hits(vector))
         if done % 64 == 0:
             progress(done, len(vectors.vectors))
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], CoverageRow] = {}
     for goal in Goals(vectors.spec).all:
         category, point, what = goal.bin
-        row = rows.setdefault((category, point), Row(category, point))
+        row = rows.setdefault((category, point), CoverageRow(category, point))
         if goal.unreachable:
             row.unreachable[what] = goal.unreachable
         else:

@@ -15,8 +15,8 @@ from isa_model.codec import Number, decode
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.vectors.construct import (
-    Bench,
     Draft,
+    Workbench,
     added,
     below,
     digits,
@@ -56,7 +56,7 @@ class Builder:
 
     def __init__(self, spec: Instruction, goals: Goals) -> None:
         self.spec, self.goals = spec, goals
-        self.bench = Bench(spec, goals.reaches)
+        self.bench = Workbench(spec, goals.reaches)
         self.by_category: dict[str, Callable[..., Iterator[Draft]]] = {
             "special values": self.special_values,
             "alignment distance": self.alignment,

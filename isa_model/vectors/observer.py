@@ -70,7 +70,7 @@ class Rounded(NamedTuple):
     after: Number
 
 
-class Scaled(NamedTuple):
+class ScaledTerm(NamedTuple):
     """One term and the codes of the scales that multiply it (-1 where an operand has none)."""
 
     a: int
@@ -84,7 +84,7 @@ class Trace:
 
     sums: list[Sum] = field(default_factory=list)
     roundings: list[Rounded] = field(default_factory=list)
-    scaled: list[Scaled] = field(default_factory=list)
+    scaled: list[ScaledTerm] = field(default_factory=list)
     d: int = 0
 
 
@@ -172,7 +172,7 @@ class Observer:
         for i, term in enumerate(terms):
             a = vector.scale_a[i * span // scale.a.group[1]] if scale.a else -1
             b = vector.scale_b[i * span // scale.b.group[0]] if scale.b else -1
-            trace.scaled.append(Scaled(a, b, term.number))
+            trace.scaled.append(ScaledTerm(a, b, term.number))
             if not (scale.product or scale.result):
                 continue
             factors = [golden.term(s.format, code) for s, code in ((scale.a, a), (scale.b, b)) if s]
@@ -214,7 +214,7 @@ class Observer:
             if b and c and _ordinary(self.spec.a, x):
                 yield Bin("special values", "B x C", f"{b} x {c}")
 
-    def _scales(self, scaled: Scaled) -> Iterator[Bin]:
+    def _scales(self, scaled: ScaledTerm) -> Iterator[Bin]:
         term = scaled.term.special or ("zero" if scaled.term.is_zero else "finite")
         a = self.scale_a.name(scaled.a) if self.scale_a else ""
         b = self.scale_b.name(scaled.b) if self.scale_b else ""

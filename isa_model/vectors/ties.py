@@ -10,7 +10,16 @@ from typing import Any
 from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.vectors.construct import Bench, Draft, below, largest_exponents, magnitude_exponent, plain, power, sums
+from isa_model.vectors.construct import (
+    Draft,
+    Workbench,
+    below,
+    largest_exponents,
+    magnitude_exponent,
+    plain,
+    power,
+    sums,
+)
 from isa_model.vectors.goals import Goals
 from isa_model.vectors.observer import rounding_classes
 from isa_model.vectors.vector import exactly
@@ -19,7 +28,7 @@ from isa_model.vectors.vector import exactly
 class Ties:
     """Candidates for every rounding of an instruction."""
 
-    def __init__(self, spec: Instruction, goals: Goals, bench: Bench) -> None:
+    def __init__(self, spec: Instruction, goals: Goals, bench: Workbench) -> None:
         self.spec, self.goals, self.bench = spec, goals, bench
 
     def rounding(self, kind: str, *aim: Any) -> Iterator[Draft]:

@@ -20,7 +20,7 @@ from isa_model.input_files import MIB, parse_json, read_text, reason
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, reading, write_folder
 from isa_model.printable import visible
-from isa_model.vectors.coverage import Row
+from isa_model.vectors.coverage import CoverageRow
 from isa_model.vectors.vector import Field, Vector, Vectors, fields
 
 SCHEMA = "codesign.vectors/1"
@@ -40,7 +40,7 @@ def check(folder: Path) -> None:
     check_folder(folder, KIND)
 
 
-def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
+def write(vectors: Vectors, coverage: Iterable[CoverageRow], folder: Path) -> None:
     """Write both forms and the coverage into `folder`, replacing older vectors there as a whole.
 
     Raises InputError when the folder cannot be written, or holds something else.
@@ -59,7 +59,7 @@ def fingerprint(spec: Instruction) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def coverage_document(vectors: Vectors, coverage: Iterable[Row]) -> dict[str, Any]:
+def coverage_document(vectors: Vectors, coverage: Iterable[CoverageRow]) -> dict[str, Any]:
     """What coverage.json holds: by category and point, vectors in every wanted bin, and why others are out of reach."""
     return {
         "schema": COVERAGE_SCHEMA,
