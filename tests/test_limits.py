@@ -163,7 +163,7 @@ def test_numbers_out_of_range_are_refused_where_they_stand(path, value, message)
 def test_a_stage_has_a_plain_name(name):
     """A stage's name is a word: not `products`, which scales mean, and nothing that reads as something else elsewhere."""
     spec = {**WHOLE, "stages": {name: WHOLE["stages"]["top"]}}
-    with pytest.raises(InputError, match=r"cannot name a stage|means what the first stage sums"):
+    with pytest.raises(InputError, match=r"cannot name a stage|means the terms of the first stage"):
         read(spec)
 
 
@@ -195,9 +195,9 @@ def test_widening_to_the_operands_own_format_is_said():
 def test_floats_do_not_go_into_integer_registers():
     """A stage of a floating-point instruction rounds to floating point; scales may be integers."""
     register = {"format": "int32", "rounding": "nearest-even"}
-    with pytest.raises(InputError, match="floating-point sums go into floating-point registers"):
+    with pytest.raises(InputError, match="floating-point sums need floating-point registers"):
         read(changed(EVERYTHING, ("stages", "chain", "result"), register))
-    with pytest.raises(InputError, match="scaled sums go into"):
+    with pytest.raises(InputError, match="scaled sums need"):
         read(changed(EVERYTHING, ("scale", "result"), register))
     compute(read(changed(EVERYTHING, ("scale", "a", "format"), "uint4")))
 
