@@ -231,7 +231,7 @@ def cut(number: Number, unit: int, rounding: Rounding) -> Number:
 
 
 def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
-    """Return the sum without rounding. A zero sum is positive unless the stage's `zero` is `ieee` and all terms are negative."""
+    """Return the sum without rounding. A zero sum is positive, or (`ieee`) negative if every term is."""
     unit = min(n.exponent for n in numbers)
     total = sum((-1) ** n.negative * (n.significand << (n.exponent - unit)) for n in numbers)
     negative = total < 0

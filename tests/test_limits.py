@@ -170,8 +170,8 @@ def test_a_stage_has_a_plain_name(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stages": {"top": {**TOP, "terms": 4, "interleave": {"run": 4, "parts": 2}}}}, "nothing is dealt out"),
-        ({"stages": {"top": {**TOP, "terms": 1, "interleave": {"run": 1, "parts": 2}}}}, "nothing is dealt out"),
+        ({"stages": {"top": {**TOP, "terms": 4, "interleave": {"run": 4, "parts": 2}}}}, "nothing is interleaved"),
+        ({"stages": {"top": {**TOP, "terms": 1, "interleave": {"run": 1, "parts": 2}}}}, "nothing is interleaved"),
         ({"flush_inputs": True}, "neither subnormals nor infinities"),
         ({"infinite_from": 20}, "neither subnormals nor infinities"),
         ({"stages": {"top": {**TOP, "result": {**TOP["result"], "subnormals": "flush"}}}}, "an integer has no subnormals"),

@@ -29,7 +29,9 @@ def test_dir_lists_the_public_names_and_the_version():
 
 def test_a_file_does_not_hide_the_function_of_its_name():
     """`isa_model.matmul` is the function, whether its file was imported before or after."""
-    code = "import isa_model.matmul, isa_model; isa_model.matmul, isa_model.gemm, isa_model.swiglu; import isa_model.gemm"
+    code = (
+        "import isa_model.matmul, isa_model; isa_model.matmul, isa_model.gemm, isa_model.swiglu; import isa_model.gemm"
+    )
     check = "; print([callable(getattr(isa_model, name)) for name in ('matmul', 'gemm', 'swiglu')])"
     result = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60)
     assert result.stdout == "[True, True, True]\n", result.stderr
