@@ -121,7 +121,7 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})
     for name, message in (
         ("none.npz", "no such file"),
-        ("text.npz", "is no .npz file"),
+        ("text.npz", "is not an .npz file"),
         ("other.npz", "holds `x`"),
         ("unknown.npz", "no instruction for the vectors"),
     ):

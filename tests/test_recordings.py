@@ -187,7 +187,7 @@ def test_damaged_archives_are_refused(tmp_path, kind):
     """Whatever is wrong with the bytes of the file, it is an InputError."""
     file = save(tmp_path, RECORDED[F32])
     file.write_bytes(damaged(kind, file.read_bytes()))
-    with pytest.raises(InputError, match=r"cannot be read|is no .npz file|normal/2/A"):
+    with pytest.raises(InputError, match=r"cannot be read|is not an .npz file|normal/2/A"):
         list(conform("hopper", file))
 
 
@@ -205,5 +205,5 @@ def test_what_is_no_file_is_refused(tmp_path):
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))
     for name in ("folder.npz", "array.npz"):
-        with pytest.raises(InputError, match=r"it is a folder|is no .npz file"):
+        with pytest.raises(InputError, match=r"it is a folder|is not an .npz file"):
             list(conform("hopper", Path(tmp_path / name)))
