@@ -73,6 +73,12 @@ def decode(fmt: Format, code: int) -> Number:
     return Number(negative, fraction + (1 << fmt.mantissa_bits), biased - fmt.bias - fmt.mantissa_bits)
 
 
+def largest_finite(fmt: Format) -> float:
+    """Return the largest finite number of a format."""
+    largest = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
+    return float(largest.significand) * 2.0**largest.exponent
+
+
 def encode(
     fmt: Format,
     number: Number,

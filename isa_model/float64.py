@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.codec import decode
+from isa_model.codec import largest_finite
 from isa_model.formats import Format
 from isa_model.rounding import Rounding, round_integer
 from isa_model.stage import Register
@@ -169,12 +169,6 @@ def round_to(x: Float64, register: Register) -> Float64:
     if register.subnormals == "flush":
         y = np.where(np.abs(y) < 2.0**fmt.min_exponent, np.copysign(0.0, y), y)
     return y + 0.0 if fmt.nan == "negative-zero" else y  # a format without a negative zero
-
-
-def largest_finite(fmt: Format) -> float:
-    """Return the largest finite number of a format."""
-    largest = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
-    return float(largest.significand) * 2.0**largest.exponent
 
 
 def integer_range(fmt: Format) -> tuple[float, float]:

@@ -17,10 +17,10 @@ from math import inf
 from typing import Protocol
 
 from isa_model import golden
-from isa_model.codec import NAN, Number, infinity
+from isa_model.codec import NAN, Number, infinity, largest_finite
 from isa_model.engines.c_text import Text
 from isa_model.engines.plan import RANGE, Handover, Plan
-from isa_model.float64 import LANE_BITS, bins, integer_range, largest_finite
+from isa_model.float64 import LANE_BITS, bins, integer_range
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
