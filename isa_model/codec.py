@@ -152,9 +152,8 @@ def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int)
 
 def _integer_code(fmt: Format, negative: bool, magnitude: int, rule: Overflow, infinite: bool) -> int:
     value = -magnitude if negative else magnitude
-    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
     if infinite or rule != "wrap":
-        value = min(max(value, lowest), fmt.max_finite_magnitude)
+        value = min(max(value, fmt.lowest), fmt.max_finite_magnitude)
     return (value & ((1 << fmt.mantissa_bits) - 1)) << fmt.low_padding
 
 

@@ -173,8 +173,7 @@ def round_to(x: Float64, register: Register) -> Float64:
 
 def integer_range(fmt: Format) -> tuple[float, float]:
     """Return the lowest and the highest number of an integer format of at most 53 bits."""
-    highest = float(fmt.max_finite_magnitude)
-    return (-highest - 1 if fmt.signed else 0.0), highest
+    return float(fmt.lowest), float(fmt.max_finite_magnitude)
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:

@@ -152,6 +152,11 @@ class Format(BaseModel):
         return everything - 1 if self.nan == "all-ones" else everything
 
     @property
+    def lowest(self) -> int:
+        """Lowest number of an integer format."""
+        return -self.max_finite_magnitude - 1 if self.signed else 0
+
+    @property
     def max_exponent(self) -> int:
         """Exponent of the largest finite number; for an integer, that of its top bit's weight."""
         if self.kind == "integer":

@@ -1,4 +1,4 @@
-"""What vectors of an instruction shall do: every bin of coverage its spec gives rise to, or why no operands reach it."""
+"""Goals for the vectors of an instruction: every bin of coverage that its spec implies, and why some are unreachable."""
 
 from __future__ import annotations
 
@@ -9,26 +9,44 @@ from typing import Any, NamedTuple
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
-from isa_model.vectors.observer import APART, HAIR, NEAR, Bin, distance, register_point, rounding_classes, window
-from isa_model.vectors.reach import Reach, Reaches, SumReach, leading, of_format, times
+from isa_model.vectors.observer import (
+    APART,
+    HAIR,
+    NEAR,
+    Bin,
+    distance,
+    fraction_bits,
+    integer_edges,
+    register_point,
+    rounding_classes,
+    window,
+)
+from isa_model.vectors.reach import Reach, Reaches, SumReach, of_format, times
 from isa_model.vectors.vector import Specials
 
-TIES = {"tie, even below": 1, "tie, odd below": 1, "near tie, below": NEAR, "near tie, above": NEAR}
-HAIRS = {"hair, below": HAIR, "hair, above": HAIR}
-CLASSES = TIES | HAIRS
-"""How a magnitude can lie around halfway, and how many bits have to be lost for it."""
+CLASSES = {
+    "tie, even below": 1,
+    "tie, odd below": 1,
+    "near tie, below": NEAR,
+    "near tie, above": NEAR,
+    "hair, below": HAIR,
+    "hair, above": HAIR,
+}
+"""Positions of a magnitude about halfway between its neighbours, with the bits that must be lost for each."""
 
 
 class Goal(NamedTuple):
-    """A bin, what directs the construction of a vector for it, and, where no operands reach it, the reason."""
+    """One bin that vectors of an instruction should fall into."""
 
     bin: Bin
     aim: tuple[Any, ...] = ()
+    """Arguments for the construction of a vector, by the bin's category (directed.py)."""
     unreachable: str = ""
+    """Reason why no operands can reach the bin; empty if some may."""
 
 
 class Goals:
-    """All goals of an instruction."""
+    """All goals of an instruction, and the bounds on its numbers."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -37,6 +55,7 @@ class Goals:
 
     @cached_property
     def all(self) -> list[Goal]:
+        """Every goal, category by category."""
         return [
             *self._special_values(),
             *self._alignment(),
@@ -93,7 +112,7 @@ class Goals:
             yield from self._zero_exponent(i, f"{name}: zeros", stage, sums)
 
     def _zero_exponent(self, i: int, point: str, stage: Stage, sums: SumReach) -> Iterator[Goal]:
-        """What happens where a zero sets the largest exponent: that it does, and the places around the last one kept."""
+        """Yield the goals in which a zero sets the largest exponent: that it does, and the places around the last kept."""
         zero = stage.zero_exponent
         sides = [r for r in (sums.terms, sums.running) if r and zero is not None and r.lo < zero]
         for what, places in (("a zero above every number", None), ("last place kept", 0), ("first place lost", 1)):
@@ -107,7 +126,7 @@ class Goals:
             yield Goal(Bin("alignment distance", point, what), (i, None, places), why)
 
     def furthest(self, i: int, accumulator: bool) -> int:
-        """The largest distance at which a number can lie below the largest exponent of a sum."""
+        """Return the largest distance of a number below the largest exponent of a sum."""
         stage, sums = self.stages[i][1], self.reaches.sums[i]
         zero = [] if stage.zero_exponent is None else [stage.zero_exponent]
         if accumulator:
@@ -117,24 +136,26 @@ class Goals:
         return max(apart + [e - sums.terms.lo for e in (*above, *zero)])
 
     def _places(self) -> Iterator[Goal]:
-        """Every place of a block holds a small number below a large one half a block away: who is summed with whom."""
+        """Yield the goals that show which terms are summed together.
+
+        Each term of a block is small in turn, below a large one half a block away.
+        """
         for i, (name, stage) in enumerate(self.stages):
             terms = self.reaches.sums[i].terms
             if stage.terms == 1:
                 yield Goal(Bin("places", name, "all"), (), "one term at a time")
                 continue
             why = ""
-            if stage.aligned and self._lost_between_terms(stage, terms) < 1:
+            if (
+                stage.aligned
+                and terms.spread - fraction_bits(stage, False) + min(terms.lo - terms.last, terms.grain) < 1
+            ):
                 why = "terms never take places from each other"
             elif not stage.aligned and terms.spread < APART:
                 why = "terms are all of like size"
             for place in range(stage.terms):
                 other = (place + stage.terms // 2) % stage.terms
                 yield Goal(Bin("places", name, f"{place} below {other}"), (i, place, other), why)
-
-    @staticmethod
-    def _lost_between_terms(stage: Stage, terms: Reach) -> int:
-        return terms.spread - (stage.fraction_bits or 0) + min(terms.lo - terms.last, terms.grain)
 
     # -- rounding ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +207,10 @@ class Goals:
         single: int | None = None,
         kept: int | None = None,
     ) -> Iterator[Goal]:
-        """Goals of one rounding that loses up to `lost` bits; `single`: of a product of so many bits, alone."""
+        """Yield the goals of one rounding that loses up to `lost` bits.
+
+        With `single`, a product alone is rounded; `kept` is the number of leading bits that its register keeps.
+        """
         for sign in "+-":
             for name, needed in CLASSES.items():
                 reason = why
@@ -199,29 +223,27 @@ class Goals:
                 yield Goal(Bin("rounding", point, sign + name), (*aim, sign, name), reason)
 
     def _cut_bits(self, i: int, accumulator: bool, side: Reach) -> int:
-        """How many places of a term can lie below the last one kept."""
+        """Return how many places of a term can be below the last one kept."""
         stage = self.stages[i][1]
-        bits = stage.accumulator_fraction_bits if accumulator else stage.fraction_bits
-        assert bits is not None
         furthest = self.furthest(i, accumulator)
         if accumulator and stage.drop_beyond is not None:
             furthest = min(furthest, stage.drop_beyond)
-        return furthest - bits + min(side.lo - side.last, side.grain)
+        return furthest - fraction_bits(stage, accumulator) + min(side.lo - side.last, side.grain)
 
     def lost_bits(self, i: int, j: int) -> int:
-        """How many places of a sum can lie below the last one of register number `j` of its stage."""
+        """Return how many places of a sum can be below the last one of register number `j` of stage number `i`."""
         stage, sums = self.stages[i][1], self.reaches.sums[i]
         m = stage.result[j].format.mantissa_bits
-        limit = min(leading(sums.total.largest), stage.result[j].format.max_exponent) - m - sums.total.last
+        limit = min(sums.total.largest.leading_exponent, stage.result[j].format.max_exponent) - m - sums.total.last
         limit = min(limit, sums.total.bits - m - 1)
         if j:
             return min(limit, min(r.format.mantissa_bits for r in stage.result[:j]) - m)
         return min(limit, sums.width - 1 - m) if stage.aligned else limit
 
     def significands(self, name: str, lost: int, kept: int | None = None) -> Iterator[tuple[int, int]]:
-        """Pairs of significands of A and B whose product lies around halfway as named, with up to `lost` bits lost.
+        """Yield significands of A and B whose product has the position of this name, with up to `lost` bits lost.
 
-        With `kept` the product is cut behind so many leading bits; without, at any place that its exponent allows.
+        With `kept` the product keeps that many leading bits; without, any number of bits.
         """
         a, b = (range(1, 1 << min(fmt.mantissa_bits + 1, 7), 2) for fmt in (self.spec.a, self.spec.b))
         for x in a:
@@ -258,7 +280,7 @@ class Goals:
             yield Goal(Bin("cancellation", name, "nothing but negative zeros"), (i, "negative zeros"), why)
 
     def _no_negative_zeros(self, i: int, stage: Stage) -> str:
-        """Why the terms of a stage, with the running value, are never all negative zeros, if so."""
+        """Return why the terms of a stage and its running value are never all negative zeros; empty if they may be."""
         spec = self.spec
         if spec.a.kind == "integer":
             return "integers have no negative zero"
@@ -275,13 +297,13 @@ class Goals:
     # -- the ends of registers ---------------------------------------------------------------------------------------
 
     def registers(self) -> Iterator[tuple[int, int, str, Register]]:
-        """Every rounding of every stage: number of the stage, of the rounding, its name."""
+        """Yield every register: the numbers of its stage and within the stage, its point, the register."""
         for i, (name, stage) in enumerate(self.stages):
             for j, register in enumerate(stage.result):
                 yield i, j, register_point(name, stage, j), register
 
     def last_place(self, i: int, j: int) -> int:
-        """What reaches a rounding is a multiple of 2 to this power."""
+        """Return the exponent of the last place of numbers that are rounded to a register."""
         sums = self.reaches.sums[i]
         return max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
 
@@ -294,12 +316,11 @@ class Goals:
             least = self.reaches.sums[i].total.least if j == 0 else last
             none = f"no sum but zero is below 2**{least}" if least >= fmt.min_exponent else ""
             running = self.reaches.sums[i].running
-            if (
-                self.spec.flush_inputs
-                and running
-                and self.reaches.sums[i].terms.last - running.bits >= fmt.min_exponent
-            ):
-                none = none or "C is never subnormal, and no term is small enough to leave a subnormal number of it"
+            terms_last = self.reaches.sums[i].terms.last
+            if self.spec.flush_inputs and running and terms_last - running.bits >= fmt.min_exponent:
+                none = (
+                    none or "C is never subnormal, and no term is small enough to cancel all but a subnormal part of it"
+                )
             coarse = none or (f"sums are multiples of 2**{last}" if last > fmt.min_lsb_exponent else "")
             fine = coarse or (f"sums are multiples of 2**{last}" if last >= fmt.min_lsb_exponent else "")
             for sign in "+-":
@@ -361,16 +382,7 @@ class Goals:
         largest, terms = int(sums.total.largest.exact()), self.stages[i][1].terms
         negative = terms * int(sums.terms.largest.exact()) if sums.terms.signed else 0
         lowest = -negative - (int(sums.running.largest.exact()) + 1 if sums.running and sums.running.signed else 0)
-        bottom = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
-        edges = {
-            "largest": fmt.max_finite_magnitude,
-            "one over the largest": fmt.max_finite_magnitude + 1,
-            "far over": fmt.max_finite_magnitude + 2,
-            "smallest": bottom,
-            "one under the smallest": bottom - 1,
-            "far under": bottom - 2,
-        }
-        for what, value in edges.items():
+        for what, value in integer_edges(fmt).items():
             why = "" if lowest <= value <= largest else "no sum is so large" if value > 0 else "no sum is so small"
             yield Goal(Bin("overflow", point, what), (i, j, "", what), why)
 
@@ -401,10 +413,10 @@ class Goals:
                     yield Goal(bin, ("both", code, other))
 
     def _no_infinite_term(self) -> str:
-        """Why no infinity reaches the scales, if so."""
+        """Return why no infinity reaches the scales; empty if one may."""
         spec, below = self.spec, (self.spec.scaled_stage or 0) + 1
         product = times(of_format(spec.a), of_format(spec.b)).largest
-        none_arises = spec.infinite_from is None or leading(product) < spec.infinite_from
+        none_arises = spec.infinite_from is None or product.leading_exponent < spec.infinite_from
         if none_arises and not (spec.a.infinity or spec.b.infinity):
             return "no operand is infinite"
         for i, _, point, register in self.registers():
@@ -415,7 +427,7 @@ class Goals:
 
 
 def kept_bits(stage: Stage, sums: SumReach) -> int:
-    """Places kept below the largest exponent, of whichever term keeps more."""
+    """Return the places kept below the largest exponent, by the terms or the running value, whichever keeps more."""
     running = stage.accumulator_fraction_bits if sums.running else None
     return max(stage.fraction_bits or 0, running or 0)
 
