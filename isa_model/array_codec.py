@@ -9,32 +9,29 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
 from isa_model.arguments import array_of, numbers_of, require
 from isa_model.codec import decode
+from isa_model.float64 import Codes, Float64
 from isa_model.formats import FORMATS, Format, Overflow
 from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
-    from isa_model.float64 import Codes, Float64
+    from numpy.typing import ArrayLike
 
 
 def code_dtype(fmt: Format) -> np.dtype[Any]:
     """Return the unsigned dtype that holds the format's codes."""
-    import numpy as np
-
     return np.dtype(f"u{fmt.storage_bits // 8}")
 
 
 @cache
 def value_dtypes() -> dict[str, np.dtype[Any]]:
     """Return the numpy and ml_dtypes dtypes whose bits are the codes of one of our formats, by the format's name."""
-    import ml_dtypes
-    import numpy as np
-
     return {
         "fp64": np.dtype(np.float64),
         "fp32": np.dtype(np.float32),
@@ -101,8 +98,6 @@ def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
 
 def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
     """Return codes as an array of `dtype_of(fmt)`."""
-    import numpy as np
-
     own = dtype_of(fmt)
     if fmt.kind == "integer" and fmt.bits < 8 and own != codes.dtype:
         # ml_dtypes keeps 4-bit integers sign-extended in a byte
@@ -131,16 +126,12 @@ def values_of(fmt: Format, codes: Codes) -> Float64:
 @in_ieee_mode
 def values_of_all_codes(fmt: Format) -> Float64:
     """Return the value of every integer of `code_dtype(fmt)`, in order; bits above the format's are ignored."""
-    import numpy as np
-
     values = _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
     values.flags.writeable = False
     return values
 
 
 def _decode_array(fmt: Format, codes: Codes) -> Float64:
-    import numpy as np
-
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
     if fmt.name == "fp64":
         return field.view(np.float64).copy()
@@ -165,8 +156,6 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
 
 def whole_numbers(fmt: Format, codes: Codes) -> NDArray[Any]:
     """Return the values of codes of an integer format as int64, or as uint64 if the format is unsigned."""
-    import numpy as np
-
     above = np.uint64(64 - fmt.mantissa_bits)
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding) << above
     return field.view(np.int64) >> above.astype(np.int64) if fmt.signed else field >> above
@@ -186,8 +175,6 @@ def encode_array(
     Raises ValueError for elements that are no real numbers or that float64 cannot hold, for `stochastic` without `rng`,
     and for an overflow rule that the format cannot follow.
     """
-    import numpy as np
-
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     numbers = numbers_of("x", x, unsigned=dtype_of(fmt) if fmt.kind == "integer" else None)
     rule = _overflow_rule(fmt, overflow)
@@ -218,8 +205,6 @@ def _encode(
     rule: Overflow,
     rng: np.random.Generator | None,
 ) -> Codes:
-    import numpy as np
-
     if flat.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
         quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
@@ -256,8 +241,6 @@ def pack(fmt: Format, codes: ArrayLike) -> NDArray[np.uint8]:
 
     Raises ValueError unless `codes` holds the format's codes or values and each row fills whole bytes.
     """
-    import numpy as np
-
     raw = to_codes(fmt, codes, "codes")
     if raw.ndim == 0:
         raise ValueError("codes has 0 dimensions; expected rows of codes")
@@ -273,8 +256,6 @@ def unpack(fmt: Format, packed: ArrayLike) -> Codes:
 
     Raises ValueError for a dtype other than uint8, and for rows that do not hold a whole number of codes.
     """
-    import numpy as np
-
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     data = array_of("packed", packed)
     if data.dtype != np.uint8 or data.ndim == 0:
@@ -291,8 +272,6 @@ def unpack(fmt: Format, packed: ArrayLike) -> Codes:
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
     """Return the codes of a saturating cast by ml_dtypes, which is several times faster; None if it has no such format."""
-    import numpy as np
-
     own = dtype_of(fmt)
     if own.kind != "V" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
         return None
@@ -310,8 +289,6 @@ def _shift_right_array(
     rng: np.random.Generator | None,
 ) -> NDArray[np.int64]:
     """Return what `rounding.shift_right` gives for each element; values are below 2**63, shifts not negative."""
-    import numpy as np
-
     deep = shift > 62
     shift = np.minimum(shift, 62)
     quotient = np.where(deep, 0, x >> shift)
@@ -344,8 +321,6 @@ def _shift_right_array(
 def _float_codes(
     fmt: Format, values: Float64, magnitude: NDArray[np.int64], rounding: Rounding, rule: Overflow
 ) -> Codes:
-    import numpy as np
-
     largest = fmt.max_finite_magnitude
     negative, nan, infinite = np.signbit(values), np.isnan(values), np.isinf(values)
     beyond = (magnitude > largest) | infinite
@@ -376,8 +351,6 @@ def _integer_codes(
     fmt: Format, values: Float64, significand: NDArray[np.uint64], shift: NDArray[np.uint64], rule: Overflow
 ) -> Codes:
     """Return the codes of whole numbers of magnitude `significand` << `shift` with the signs of `values`."""
-    import numpy as np
-
     negative, huge = np.signbit(values), np.abs(values) >= 2.0**64
     magnitude = np.where(shift < 64, significand << np.minimum(shift, np.uint64(63)), np.uint64(0))
     highest = np.uint64(fmt.max_finite_magnitude)

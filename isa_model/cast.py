@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from isa_model.arguments import fp32_of, require
-from isa_model.array_codec import decode_array, encode_array, to_codes
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
@@ -106,10 +105,14 @@ class Quantised:
 
     def elements(self) -> NDArray[np.float64]:
         """Return the elements without their scales, (R, C)."""
+        from isa_model.array_codec import decode_array
+
         return decode_array(self.cast.to, self.codes)
 
     def scale_values(self) -> NDArray[np.float64]:
         """Return the scales, one per group."""
+        from isa_model.array_codec import decode_array
+
         return decode_array(self.cast.scale or FP32, self.scales)
 
 
@@ -123,6 +126,8 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     and the cast has no scale, or a format without a NaN.
     """
     import numpy as np
+
+    from isa_model.array_codec import decode_array, encode_array, to_codes
 
     require("cast", cast, Cast, "isa_model.Cast makes one")
     x = fp32_of("x", x)
@@ -183,6 +188,8 @@ def largest_of_groups(x: NDArray[T], group: tuple[int, int] | None) -> NDArray[T
 def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
     """Return the codes of the scales of a matrix's groups."""
     import numpy as np
+
+    from isa_model.array_codec import encode_array
 
     assert cast.scale is not None
     largest = largest_of_groups(np.abs(x), cast.group)

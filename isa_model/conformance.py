@@ -16,7 +16,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from isa_model import npz
 from isa_model.array_codec import code_dtype, decode_array, encode_array, to_codes
@@ -26,11 +29,6 @@ from isa_model.instruction import Instruction
 from isa_model.library import catalogue, check_architecture, is_known, load
 from isa_model.matmul import matmul
 from isa_model.printable import unprintable
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 _STEPS = re.compile("[1-9][0-9]{0,8}")
 MOST_BYTES = 1 << 30
@@ -88,8 +86,6 @@ def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto")
 
 
 def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
-    import numpy as np
-
     from isa_model.vectors.vector import outputs
     from isa_model.vectors.vector_files import read
 
@@ -125,8 +121,6 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
 
 
 def _compare(instruction: str, results: Iterator[Results]) -> ConformanceResult:
-    import numpy as np
-
     outputs = mismatches = 0
     first = ""
     for place, expected, got, ignored in results:
@@ -185,8 +179,6 @@ class _Case:
 
     def operand(self, name: str, fmt: Format) -> NDArray[Any]:
         """Return the codes of A, B or scales. Raises InputError for a dtype that is not of the format."""
-        import numpy as np
-
         array, dtype = self.read(name), code_dtype(fmt)
         if array.dtype == np.uint8 and dtype.itemsize > 1:
             if array.shape[2] % dtype.itemsize:
@@ -203,8 +195,6 @@ class _Case:
 
     def accumulators(self, name: str, fmt: Format, array: NDArray[Any]) -> NDArray[Any]:
         """Return the codes of C or D, which the file holds as codes, as values, or as float32."""
-        import numpy as np
-
         if array.dtype.newbyteorder("=") != np.float32 or fmt == FORMATS["fp32"] or not FORMATS["fp32"].holds(fmt):
             return self.codes(name, fmt, array)
         codes = encode_array(fmt, array)
@@ -216,8 +206,6 @@ class _Case:
 
 
 def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
-    import numpy as np
-
     scale = spec.scale
     a, b = case.operand("A", spec.a), case.operand("B", spec.b)
     c, d = case.read("C"), case.read("D")

@@ -111,11 +111,8 @@ class Format(BaseModel):
                 self.bias + self.max_exponent - HIGHEST_POWER,
                 self.bias + self.min_lsb_exponent - LOWEST_POWER,
             )
-            raise at(
-                "bias",
-                message=f"FP64 does not hold all numbers from 2**{self.min_lsb_exponent} to above 2**{self.max_exponent}",
-                hint=f"a bias from {least} to {most}" if least <= most else "fewer bits",
-            )
+            message = f"FP64 does not hold all numbers from 2**{self.min_lsb_exponent} to above 2**{self.max_exponent}"
+            raise at("bias", message=message, hint=f"a bias from {least} to {most}" if least <= most else "fewer bits")
 
     # -- what the fields imply ------------------------------------------------------------------------------------
 

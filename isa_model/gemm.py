@@ -8,6 +8,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isa_model.arguments import fp32_of, require, whole_number
 from isa_model.array_codec import encode_array, from_codes
 from isa_model.formats import Format
@@ -16,8 +19,7 @@ from isa_model.instruction import Instruction
 from isa_model.matmul import Engine, factors, matmul, scales_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 
 @in_ieee_mode
@@ -49,8 +51,6 @@ def gemm(
     Raises ValueError as `matmul` does, for a `split_k` that is more than K's number of instructions, and if any of these
     steps is asked for after an accumulator other than FP32.
     """
-    import numpy as np
-
     a_codes, b_codes = factors(instruction, a, b)
     m, n = a_codes.shape[0], b_codes.shape[1]
     scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)

@@ -142,11 +142,8 @@ class Instruction(Spec):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")
         if self.a.kind == "integer" and self.accumulator.kind == "float":
-            raise at(
-                "accumulator",
-                message=f"integer products accumulate in an integer, not {self.accumulator.name}",
-                hint="accumulator: int32",
-            )
+            message = f"integer products accumulate in an integer, not {self.accumulator.name}"
+            raise at("accumulator", message=message, hint="accumulator: int32")
         if self.a.kind == "float" and self.accumulator.kind == "integer":
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
         if self.widen is not None and self.widen.kind != "float":
@@ -164,11 +161,8 @@ class Instruction(Spec):
         if self.nan is not None:
             fits = self.nan < 1 << self.accumulator.storage_bits
             if not fits or decode(self.accumulator, self.nan).special != "nan":
-                raise at(
-                    "nan",
-                    message=f"{self.nan:#x} is not a NaN of {self.accumulator.name}",
-                    hint="`nan: null` for the format's own",
-                )
+                message = f"{self.nan:#x} is not a NaN of {self.accumulator.name}"
+                raise at("nan", message=message, hint="`nan: null` for the format's own")
 
     def _check_stages(self) -> None:
         for name in self.stages:
@@ -182,13 +176,9 @@ class Instruction(Spec):
         for name in inner:
             stage = self.stages[name]
             if stage.accumulator and not stage.chain:
-                raise at(
-                    "stages",
-                    name,
-                    "accumulator",
-                    message=f"stage `{name}` is not the last, so its running value starts at zero and needs an end",
-                    hint=f"give `chain`, the number of blocks it adds; C is added in `{last}`",
-                )
+                message = f"stage `{name}` is not the last, so its running value starts at zero and needs an end"
+                hint = f"give `chain`, the number of blocks it adds; C is added in `{last}`"
+                raise at("stages", name, "accumulator", message=message, hint=hint)
         final = self.stages[last]
         if not final.accumulator:
             raise at("stages", last, message=f"the last stage, `{last}`, does not add C", hint="accumulator: true")
@@ -230,19 +220,11 @@ class Instruction(Spec):
         for name, stage in self.stages.items():
             parts = stage.interleave.parts if stage.interleave else 1
             if below % (stage.terms * parts):
-                raise at(
-                    "stages",
-                    name,
-                    "interleave",
-                    message=f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction",
-                )
+                message = f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction"
+                raise at("stages", name, "interleave", message=message)
             if stage.interleave and stage.terms % stage.interleave.run:
-                raise at(
-                    "stages",
-                    name,
-                    "interleave",
-                    message=f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms",
-                )
+                message = f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms"
+                raise at("stages", name, "interleave", message=message)
             below //= stage.inputs
 
     def _check_scale(self) -> None:
@@ -258,18 +240,11 @@ class Instruction(Spec):
         inner = list(self.stages)[:-1]
         if scale.onto != "products" and scale.onto not in inner:
             if scale.onto in self.stages:
-                raise at(
-                    "scale",
-                    "onto",
-                    message=f"`{scale.onto}` is the last stage: C would be scaled with the sum",
-                    hint="scale an earlier stage, and add C in a stage of its own",
-                )
-            raise at(
-                "scale",
-                "onto",
-                message=f"no stage is called `{scale.onto}`",
-                hint=f"one of: {', '.join(['products', *inner])}",
-            )
+                message = f"`{scale.onto}` is the last stage: C would be scaled with the sum"
+                hint = "scale an earlier stage, and add C in a stage of its own"
+                raise at("scale", "onto", message=message, hint=hint)
+            message, hint = f"no stage is called `{scale.onto}`", f"one of: {', '.join(['products', *inner])}"
+            raise at("scale", "onto", message=message, hint=hint)
         index = self.scaled_stage
         assert index is not None
         for operand, k_axis in (("a", 1), ("b", 0)):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
 
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model import golden
 from isa_model.arguments import require
 from isa_model.array_codec import code_dtype, from_codes, to_codes
+from isa_model.float64 import Codes
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from isa_model.float64 import Codes
+    from numpy.typing import ArrayLike
 
 Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
 ENGINES = get_args(Engine)
@@ -53,8 +55,6 @@ def matmul(
     Raises ValueError for a shape or dtype that does not fit, for a scale that is missing or not taken, and if the chosen
     engine cannot compute the instruction.
     """
-    import numpy as np
-
     a_codes, b_codes = factors(instruction, a, b)
     (m, k), n = a_codes.shape, b_codes.shape[1]
     if k % instruction.shape.k:
@@ -146,10 +146,6 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
 def _golden(
     spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
-    import numpy as np
-
-    from isa_model import golden
-
     d = np.empty(c.shape, code_dtype(spec.accumulator))
     rows, columns = a.tolist(), b.T.tolist()
     for i in range(d.shape[0]):

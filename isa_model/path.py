@@ -57,20 +57,15 @@ class Step(Cast):
         if self.logfmt is not None and (self.group is None or self.group[0] != 1):
             raise at("group", message="a LogFMT tile is within one token", hint="group: [1, 128]")
         if self.scale_from == "scales" and (self.scale is None or self.scale.mantissa_bits or self.scale.zero):
-            raise at(
-                "scale_from",
-                message="the largest of the old scales can replace them only if scales are powers of two",
-                hint="scale: ue8m0",
-            )
+            message = "the largest of the old scales can replace them only if scales are powers of two"
+            raise at("scale_from", message=message, hint="scale: ue8m0")
         if self.scale_from == "scales" and self.reads == "original":
             raise at("scale_from", message="the original has no scales")
         if not self.on_sms and self.at not in ("dispatch", "combine"):
             raise at("on_sms", message=f"a step at `{self.at}` is not communication: `dispatch` and `combine` are")
         if self.at == "copy-engine" and (self.group is None or self.group[0] * self.group[1] > 128 * 128):
-            raise at(
-                "group",
-                message="a copy holds a tile of at most 128x128, and needs the whole group to know its largest element",
-            )
+            message = "a copy holds a tile of at most 128x128, and needs the whole group to know its largest element"
+            raise at("group", message=message)
         return self
 
     @property

@@ -98,10 +98,8 @@ class Register(Spec):
         if self.overflow == "nan" and self.format.nan_code is None:
             raise at("overflow", message=f"{self.format.name} has no NaN to overflow to", hint="`overflow: saturate`")
         if self.format.kind == "float" and not (self.format.zero and self.format.signed and self.format.mantissa_bits):
-            raise at(
-                "format",
-                message=f"a register needs a sign, a zero and a mantissa; {self.format.name} lacks one",
-            )
+            message = f"a register needs a sign, a zero and a mantissa; {self.format.name} lacks one"
+            raise at("format", message=message)
         return self
 
 
@@ -183,11 +181,8 @@ class Stage(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
         if self.aligned and self.rounding is None:
-            raise at(
-                "fraction_bits",
-                message="`fraction_bits` shortens terms, so `rounding` must say how",
-                hint="for instance `rounding: toward-zero`",
-            )
+            message = "`fraction_bits` shortens terms, so `rounding` must say how"
+            raise at("fraction_bits", message=message, hint="for instance `rounding: toward-zero`")
         if not self.aligned:
             faults = [
                 at(
@@ -201,23 +196,14 @@ class Stage(Spec):
             if faults:
                 raise together(faults)
             if isinstance(self.accumulator, Accumulator):
-                raise at(
-                    "accumulator",
-                    message="an exact sum shortens or drops no accumulator",
-                    hint="accumulator: true",
-                )
+                message, hint = "an exact sum shortens or drops no accumulator", "accumulator: true"
+                raise at("accumulator", message=message, hint=hint)
         if self.interleave and self.interleave.run == self.terms:
-            raise at(
-                "interleave",
-                message=f"runs of {self.interleave.run} fill whole blocks of {self.terms}: nothing is interleaved",
-                hint="drop `interleave`, or use shorter runs",
-            )
+            message = f"runs of {self.interleave.run} fill whole blocks of {self.terms}: nothing is interleaved"
+            raise at("interleave", message=message, hint="drop `interleave`, or use shorter runs")
         if self.exponent is not None and self.result:
-            raise at(
-                "exponent",
-                message="a rounded result has the exponent of its format, not a fixed one",
-                hint="drop `exponent` or `result`",
-            )
+            message = "a rounded result has the exponent of its format, not a fixed one"
+            raise at("exponent", message=message, hint="drop `exponent` or `result`")
         if self.chain and not self.accumulator:
             raise at("chain", message="a chain of blocks needs a running value", hint="accumulator: true")
         if self.chain and not self.result:

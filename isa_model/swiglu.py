@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isa_model.arguments import fp32_of
+from isa_model.float64 import to_odd
 from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 LOG2_E = "0x1.715476p+0"
 """Base-2 logarithm of e, rounded to FP32."""
@@ -28,8 +31,6 @@ def swiglu(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
 
     Raises ValueError for arrays of different shapes, and for elements that are not real numbers.
     """
-    import numpy as np
-
     with np.errstate(over="ignore", invalid="ignore"):
         g, u = (fp32_of(name, x) for name, x in (("gate", gate), ("up", up)))
         if g.shape != u.shape:
@@ -45,8 +46,6 @@ def silu(gate: ArrayLike) -> NDArray[np.float32]:
     The last bit of the denominator is cleared so that hardware need not divide: for a significand that is not all ones,
     one Newton step from an estimate within an ulp gives the correctly rounded reciprocal (Markstein 1990).
     """
-    import numpy as np
-
     one, big = np.float32(1), np.float32(1.5 * 2**23)  # adding `big` rounds to an integer
     log2_e = np.float32(float.fromhex(LOG2_E))
     with np.errstate(invalid="ignore"):
@@ -65,10 +64,6 @@ def silu(gate: ArrayLike) -> NDArray[np.float32]:
 
 def fma(x: NDArray[np.float32], y: Any, z: Any) -> NDArray[np.float32]:
     """Return x * y + z rounded once to FP32; the product is exact in float64, and the sum rounded to odd there."""
-    import numpy as np
-
-    from isa_model.float64 import to_odd
-
     wide = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (x, y, z)))
     result: NDArray[np.float32] = to_odd([wide[0] * wide[1], wide[2]]).astype(np.float32)
     return result

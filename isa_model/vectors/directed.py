@@ -27,7 +27,7 @@ from isa_model.vectors.construct import (
     slices,
     sums,
 )
-from isa_model.vectors.goals import Goal, Goals, kept_bits
+from isa_model.vectors.goals import Goal, Goals
 from isa_model.vectors.observer import APART, Observer, window
 from isa_model.vectors.ties import Ties
 from isa_model.vectors.vector import Specials, Vector, exactly
@@ -104,7 +104,7 @@ class _Builder:
         """
         stage = self.bench.stages[i]
         assert stage.zero_exponent is not None
-        unit = power(stage.zero_exponent - kept_bits(stage, self.goals.reaches.sums[i]) - (places or 0))
+        unit = power(stage.zero_exponent - self.goals.reaches.sums[i].kept - (places or 0))
         register = stage.result[0] if stage.result else None
         smallest = power((register.format if register else self.spec.accumulator).min_lsb_exponent)
         to_nearest = register and register.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
@@ -169,7 +169,7 @@ class _Builder:
     def _last_bit(self, i: int, big: Fraction, sign: int) -> Iterator[Draft]:
         """Yield drafts of large numbers that cancel except for one unit of the last place."""
         stage, zero, top = self.bench.stages[i], Fraction(0), magnitude_exponent(big)
-        steps = [kept_bits(stage, self.goals.reaches.sums[i])] if stage.aligned else [20, 12, 8, 6, 5, APART]
+        steps = [self.goals.reaches.sums[i].kept] if stage.aligned else [20, 12, 8, 6, 5, APART]
         for step in steps:
             unit = sign * power(top - step)
             yield from added(self.bench, i, zero, [big, -big, unit])

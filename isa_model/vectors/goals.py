@@ -77,17 +77,27 @@ class Goals:
                     yield Goal(bin, (x, first_code, y, second_code))
         for side, specials in sides.items():
             fmt = specials.format
-            absent = [
-                name
-                for name, present in (
-                    ("NaN", fmt.nan_code is not None),
-                    ("infinities", fmt.infinity),
-                    ("negative zero", has_negative_zero(specials)),
-                )
-                if not present and fmt.kind == "float"
-            ]
-            for name in absent:
-                yield Goal(Bin("special values", f"{side}: {name}", "all"), (), f"{fmt.name} has no {name}")
+            has = {"NaN": fmt.nan_code is not None, "infinities": fmt.infinity, "negative zero": "-0" in specials.codes}
+            for name, present in has.items() if fmt.kind == "float" else ():
+                if not present:
+                    yield Goal(Bin("special values", f"{side}: {name}", "all"), (), f"{fmt.name} has no {name}")
+
+    def _sides(self, i: int) -> Iterator[tuple[bool, str, Reach | None, str]]:
+        """Yield the terms of stage number `i`, then its running value if it has one.
+
+        Each is given by whether it is the running value, its point, its bounds, and why it is always zero, if so.
+        """
+        (name, stage), sums = self.stages[i], self.reaches.sums[i]
+        yield False, f"{name}: terms", sums.terms, ""
+        if stage.accumulator:
+            why = "" if sums.running else "the running value is always zero: one block to a chain"
+            yield True, f"{name}: accumulator", sums.running, why
+
+    def _signed(self, category: str, point: str, i: int, j: int, sign: str, whys: dict[str, str]) -> Iterator[Goal]:
+        """Yield the goals of sums of one sign that reach a register; `whys` tells for each bin why none can fall into it."""
+        unsigned = "" if sign == "+" or self.reaches.sums[i].total.signed else "no sum is negative"
+        for what, why in whys.items():
+            yield Goal(Bin(category, point, sign + what), (i, j, sign, what), why or unsigned)
 
     # -- alignment ---------------------------------------------------------------------------------------------------
 
@@ -97,19 +107,13 @@ class Goals:
         for i, (name, stage) in enumerate(self.stages):
             if not stage.aligned:
                 continue
-            sums = self.reaches.sums[i]
-            for accumulator in (False, True):
-                if accumulator and not stage.accumulator:
-                    continue
-                point = f"{name}: {'accumulator' if accumulator else 'terms'}"
+            for accumulator, point, _, always_zero in self._sides(i):
                 furthest = self.furthest(i, accumulator)
                 for d in range(window(stage, accumulator) + 2):
                     bin = Bin("alignment distance", point, distance(stage, accumulator, d))
                     why = "" if furthest >= d else f"exponents reach only {max(furthest, 0)} apart"
-                    if accumulator and sums.running is None:
-                        why = "the running value is always zero: one block to a chain"
-                    yield Goal(bin, (i, accumulator, d), why)
-            yield from self._zero_exponent(i, f"{name}: zeros", stage, sums)
+                    yield Goal(bin, (i, accumulator, d), always_zero or why)
+            yield from self._zero_exponent(i, f"{name}: zeros", stage, self.reaches.sums[i])
 
     def _zero_exponent(self, i: int, point: str, stage: Stage, sums: SumReach) -> Iterator[Goal]:
         """Yield the goals in which a zero sets the largest exponent: that it does, and the places around the last kept."""
@@ -121,8 +125,8 @@ class Goals:
                 why = "zeros have no exponent"
             elif not sides:
                 why = f"no number has an exponent below the zeros' {zero}"
-            elif places is not None and min(r.last for r in sides) > zero - kept_bits(stage, sums) - places:
-                why = f"no number below it has a place at 2**{zero - kept_bits(stage, sums) - places}"
+            elif places is not None and min(r.last for r in sides) > zero - sums.kept - places:
+                why = f"no number below it has a place at 2**{zero - sums.kept - places}"
             yield Goal(Bin("alignment distance", point, what), (i, None, places), why)
 
     def furthest(self, i: int, accumulator: bool) -> int:
@@ -146,10 +150,7 @@ class Goals:
                 yield Goal(Bin("places", name, "all"), (), "one term at a time")
                 continue
             why = ""
-            if (
-                stage.aligned
-                and terms.spread - fraction_bits(stage, False) + min(terms.lo - terms.last, terms.grain) < 1
-            ):
+            if stage.aligned and self._cut_bits(i, False, terms, terms.spread) < 1:
                 why = "terms never take places from each other"
             elif not stage.aligned and terms.spread < APART:
                 why = "terms are all of like size"
@@ -165,27 +166,18 @@ class Goals:
             return
         for i, (name, stage) in enumerate(self.stages):
             sums = self.reaches.sums[i]
-            if stage.aligned:
-                for accumulator in (False, True):
-                    side = sums.running if accumulator else sums.terms
-                    if accumulator and not stage.accumulator:
-                        continue
-                    point = f"{name}: {'accumulator' if accumulator else 'terms'} aligned"
-                    if side is None:
-                        why = "the running value is always zero: one block to a chain"
-                        yield from self._classes(point, ("cut", i, accumulator), 0, True, why)
-                        continue
-                    lost = min(self._cut_bits(i, accumulator, side), side.bits)
-                    # Scales that are powers of two leave the significands those of products.
-                    products = i == 0 and not accumulator and side.bits == self.reaches.products.bits
-                    single = side.bits if products else None
-                    yield from self._classes(point, ("cut", i, accumulator), lost, side.signed, single=single)
+            for accumulator, point, side, always_zero in self._sides(i) if stage.aligned else ():
+                furthest = self.furthest(i, accumulator)
+                lost = min(self._cut_bits(i, accumulator, side, furthest), side.bits) if side else 0
+                # Scales that are powers of two do not change the significands of products.
+                product = i == 0 and not accumulator and sums.terms.bits == self.reaches.products.bits
+                signed, aim = side is None or side.signed, ("cut", i, accumulator)
+                yield from self._classes(f"{point} aligned", aim, lost, signed, always_zero, product)
             for j, register in enumerate(stage.result):
-                point = register_point(name, stage, j)
-                lost = self.lost_bits(i, j)
-                alone = stage.terms == 1 and not sums.running and sums.terms is self.reaches.products and j == 0
-                single = register.format.mantissa_bits + 1 if alone else None
-                yield from self._classes(point, ("register", i, j), lost, sums.total.signed, single=single, kept=single)
+                point, aim, lost = register_point(name, stage, j), ("register", i, j), self.lost_bits(i, j)
+                product = stage.terms == 1 and not sums.running and sums.terms is self.reaches.products and j == 0
+                kept = register.format.mantissa_bits + 1
+                yield from self._classes(point, aim, lost, sums.total.signed, "", product, kept)
         yield from self._scale_rounding()
 
     def _scale_rounding(self) -> Iterator[Goal]:
@@ -204,12 +196,12 @@ class Goals:
         lost: int,
         signed: bool,
         why: str = "",
-        single: int | None = None,
+        product: bool = False,
         kept: int | None = None,
     ) -> Iterator[Goal]:
         """Yield the goals of one rounding that loses up to `lost` bits.
 
-        With `single`, a product alone is rounded; `kept` is the number of leading bits that its register keeps.
+        With `product`, what is rounded is one product; `kept` is the number of leading bits it keeps, None if that varies.
         """
         for sign in "+-":
             for name, needed in CLASSES.items():
@@ -218,14 +210,13 @@ class Goals:
                     reason = f"at most {lost} bits are lost" if lost > 0 else "nothing is ever lost"
                 elif not reason and sign == "-" and not signed:
                     reason = "no number is negative"
-                elif not reason and single is not None and not any(self.significands(name, lost, kept)):
+                elif not reason and product and not any(self.significands(name, lost, kept)):
                     reason = f"no product of {self.spec.a.name} and {self.spec.b.name} lies so"
                 yield Goal(Bin("rounding", point, sign + name), (*aim, sign, name), reason)
 
-    def _cut_bits(self, i: int, accumulator: bool, side: Reach) -> int:
-        """Return how many places of a term can be below the last one kept."""
+    def _cut_bits(self, i: int, accumulator: bool, side: Reach, furthest: int) -> int:
+        """Return how many places of a term at most `furthest` below the largest exponent can be below the last one kept."""
         stage = self.stages[i][1]
-        furthest = self.furthest(i, accumulator)
         if accumulator and stage.drop_beyond is not None:
             furthest = min(furthest, stage.drop_beyond)
         return furthest - fraction_bits(stage, accumulator) + min(side.lo - side.last, side.grain)
@@ -268,11 +259,9 @@ class Goals:
             last = ""
             if alone and running:
                 last = alone
-            elif stage.aligned and min(r.last for r in (sums.terms, sums.running) if r) > (
-                sums.total.hi - kept_bits(stage, sums)
-            ):
+            elif stage.aligned and min(r.last for r in (sums.terms, sums.running) if r) > sums.total.hi - sums.kept:
                 last = "no number reaches the last place of the window"
-            elif stage.aligned and sums.cancels < kept_bits(stage, sums):
+            elif stage.aligned and sums.cancels < sums.kept:
                 last = "what cancels the running value does not reach the last place"
             for sign in "+-":
                 yield Goal(Bin("cancellation", name, f"{sign}the last bit"), (i, "last", sign), last or either)
@@ -290,7 +279,7 @@ class Goals:
             return "a zero of the stage below is positive"
         if stage.accumulator and i < len(self.stages) - 1:
             return "the running value starts at +0"
-        if stage.accumulator and (spec.flush_inputs or not has_negative_zero(Specials(spec.accumulator))):
+        if stage.accumulator and (spec.flush_inputs or "-0" not in Specials(spec.accumulator).codes):
             return "C is never a negative zero"
         return ""
 
@@ -302,45 +291,32 @@ class Goals:
             for j, register in enumerate(stage.result):
                 yield i, j, register_point(name, stage, j), register
 
-    def last_place(self, i: int, j: int) -> int:
-        """Return the exponent of the last place of numbers that are rounded to a register."""
-        sums = self.reaches.sums[i]
-        return max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
-
     def _subnormals(self) -> Iterator[Goal]:
         if self.spec.a.kind == "integer":
             yield Goal(Bin("subnormal result", "every stage", "all"), (), "integers have no subnormals")
             return
         for i, j, point, register in self.registers():
-            fmt, last = register.format, self.last_place(i, j)
-            least = self.reaches.sums[i].total.least if j == 0 else last
+            fmt, sums = register.format, self.reaches.sums[i]
+            last = max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
+            least = sums.total.least if j == 0 else last
             none = f"no sum but zero is below 2**{least}" if least >= fmt.min_exponent else ""
-            running = self.reaches.sums[i].running
-            terms_last = self.reaches.sums[i].terms.last
-            if self.spec.flush_inputs and running and terms_last - running.bits >= fmt.min_exponent:
-                none = (
-                    none or "C is never subnormal, and no term is small enough to cancel all but a subnormal part of it"
-                )
+            if self.spec.flush_inputs and sums.running and sums.terms.last - sums.running.bits >= fmt.min_exponent:
+                none = none or "C is never subnormal, and no term is small enough to leave a subnormal number of it"
             coarse = none or (f"sums are multiples of 2**{last}" if last > fmt.min_lsb_exponent else "")
             fine = coarse or (f"sums are multiples of 2**{last}" if last >= fmt.min_lsb_exponent else "")
-            for sign in "+-":
-                unsigned = "" if sign == "+" or self.reaches.sums[i].total.signed else "no sum is negative"
+            for sign, outward in (("+", Rounding.UP), ("-", Rounding.DOWN)):
                 if register.subnormals == "flush":
                     whys = {"flushed": none}
                 else:
-                    outward = Rounding.UP if sign == "+" else Rounding.DOWN
                     rounds_out = register.rounding in (outward, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
                     rounds_in = register.rounding not in (outward, Rounding.TO_ODD)
                     whys = {"smallest": coarse}
                     if fmt.mantissa_bits > 1:
-                        whys["largest"] = coarse
-                        whys["between"] = none
+                        whys |= {"largest": coarse, "between": none}
                     whys["to zero"] = fine or ("" if rounds_in else f"{register.rounding} never rounds to zero")
-                    whys["up to the smallest normal"] = fine or (
-                        "" if rounds_out else f"{register.rounding} never rounds up to it"
-                    )
-                for what, why in whys.items():
-                    yield Goal(Bin("subnormal result", point, sign + what), (i, j, sign, what), why or unsigned)
+                    never_out = "" if rounds_out else f"{register.rounding} never rounds up to it"
+                    whys["up to the smallest normal"] = fine or never_out
+                yield from self._signed("subnormal result", point, i, j, sign, whys)
 
     def _overflow(self) -> Iterator[Goal]:
         for i, j, point, register in self.registers():
@@ -360,7 +336,7 @@ class Goals:
             lost = min(r.format.mantissa_bits for r in stage.result[:j]) - fmt.mantissa_bits
         elif stage.aligned:
             carry = sums.carry if sums.terms.hi >= fmt.max_exponent - sums.carry else 0
-            lost = carry + kept_bits(stage, sums) - fmt.mantissa_bits
+            lost = carry + sums.kept - fmt.mantissa_bits
         else:
             lost = min(last_place - sums.total.last, sums.total.bits - fmt.mantissa_bits - 1)
         low = "no sum is so large"
@@ -373,9 +349,7 @@ class Goals:
             "over by a last place or more": low if in_places < 1 else "",
         }
         for sign in "+-":
-            unsigned = "" if sign == "+" or sums.total.signed else "no sum is negative"
-            for what, why in whys.items():
-                yield Goal(Bin("overflow", point, sign + what), (i, j, sign, what), why or unsigned)
+            yield from self._signed("overflow", point, i, j, sign, whys)
 
     def _integer_overflow(self, i: int, j: int, point: str, register: Register) -> Iterator[Goal]:
         fmt, sums = register.format, self.reaches.sums[i]
@@ -424,13 +398,3 @@ class Goals:
             if i < below and rule not in ("ieee", "infinity"):
                 return f"{point} holds no infinity"
         return ""
-
-
-def kept_bits(stage: Stage, sums: SumReach) -> int:
-    """Return the places kept below the largest exponent, by the terms or the running value, whichever keeps more."""
-    running = stage.accumulator_fraction_bits if sums.running else None
-    return max(stage.fraction_bits or 0, running or 0)
-
-
-def has_negative_zero(specials: Specials) -> bool:
-    return "-0" in specials.codes

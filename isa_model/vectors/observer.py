@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import NamedTuple
 
 from isa_model import golden
@@ -334,10 +335,12 @@ def _register(r: Rounded) -> Iterator[Bin]:
         return
     sign, top_bit, m = sign_of(n), n.leading_exponent, fmt.mantissa_bits
     last = max(top_bit, fmt.min_exponent) - m
-    top, excess = _compare(n, fmt.max_finite_magnitude, fmt)
-    if top >= 0:
-        yield Bin("overflow", r.point, f"{sign}{'largest finite' if top == 0 else _over(excess)}")
-    if top_bit >= fmt.min_exponent and top <= 0:
+    over = Fraction(-1)
+    if top_bit >= fmt.max_exponent:
+        over = abs(n.exact()) - decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact()
+    if over >= 0:
+        yield Bin("overflow", r.point, sign + _over(over / Fraction(2) ** (fmt.max_exponent - m)))
+    if top_bit >= fmt.min_exponent and over <= 0:
         for name in rounding_classes(n.significand, last - n.exponent):
             yield Bin("rounding", r.point, sign + name)
     if top_bit < fmt.min_exponent:
@@ -357,23 +360,15 @@ def _below_normal(r: Rounded, fmt: Format) -> Iterator[str]:
     yield names.get(magnitude, "between")
 
 
-def _compare(n: Number, magnitude: int, fmt: Format) -> tuple[int, tuple[int, int]]:
-    """Return the sign of |n| minus the number of a magnitude code, and that difference and its last place in one unit."""
-    biased, m = magnitude >> fmt.mantissa_bits, fmt.mantissa_bits
-    significand = (magnitude & ((1 << m) - 1)) + (1 << m)
-    last = biased - fmt.bias - m
-    unit = min(n.exponent, last)
-    ours, theirs = n.significand << (n.exponent - unit), significand << (last - unit)
-    return (ours > theirs) - (ours < theirs), (ours - theirs, 1 << (last - unit))
-
-
-def _over(excess: tuple[int, int]) -> str:
-    over, last_place = excess
-    if over >= last_place:
+def _over(places: Fraction) -> str:
+    """Return the name of an excess over the largest number, given in last places of that number."""
+    if places == 0:
+        return "largest finite"
+    if places >= 1:
         return "over by a last place or more"
-    if 2 * over == last_place:
+    if 2 * places == 1:
         return "over by half a last place"
-    return f"over by {'less' if 2 * over < last_place else 'more'} than half a last place"
+    return f"over by {'less' if 2 * places < 1 else 'more'} than half a last place"
 
 
 def _integer_edges(r: Rounded) -> Iterator[Bin]:

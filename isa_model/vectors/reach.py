@@ -103,6 +103,8 @@ class SumReach:
     """Bounds of the running value, C in the last stage; None if it is always zero."""
     total: Reach
     """Bounds of the sum before it is rounded."""
+    kept: int
+    """Places that an aligned sum keeps below the largest exponent, of whichever keeps more, terms or running value."""
     carry: int
     """Most places of a sum's leading bit above the largest alignment exponent."""
     width: int
@@ -189,12 +191,10 @@ class Reaches:
         hi = max([s.hi for s in sides] + ([zero] if zero is not None else []))
         ratio = terms.ratio * stage.terms + (running.ratio if running else 0)
         last = min(s.last for s in sides)
+        kept = max(stage.fraction_bits or 0, (stage.accumulator_fraction_bits or 0) if running else 0)
         grain = hi - last
         if stage.aligned:
-            assert stage.fraction_bits is not None
-            assert stage.accumulator_fraction_bits is not None
-            bits = max(stage.fraction_bits, stage.accumulator_fraction_bits if running else 0)
-            last, grain = max(last, min(bottom) - bits), bits
+            last, grain = max(last, min(bottom) - kept), kept
         largest, _ = golden.add(stage, [terms.term] * stage.terms, running.term if running else None)
         if largest.is_zero:  # every term is below the window, which a zero's exponent sets
             largest = Number(False, 1, last)
@@ -214,11 +214,12 @@ class Reaches:
             spread=hi - lo,
         )
         if not stage.aligned:
-            return SumReach(terms, running, total, carry, total.bits, total.bits)
-        if stage.terms > 1 or running is None:
-            return SumReach(terms, running, total, carry, carry + grain + 1, grain)
-        width, cancels = _of_two(stage, terms, running)
-        return SumReach(terms, running, total, carry, width, cancels)
+            width = cancels = total.bits
+        elif stage.terms > 1 or running is None:
+            width, cancels = carry + kept + 1, kept
+        else:
+            width, cancels = _of_two(stage, terms, running)
+        return SumReach(terms, running, total, kept, carry, width, cancels)
 
 
 def _of_two(stage: Stage, term: Reach, running: Reach) -> tuple[int, int]:

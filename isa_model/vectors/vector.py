@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from isa_model import golden
 from isa_model.array_codec import code_dtype
 from isa_model.codec import Number, decode, encode
+from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
 from isa_model.rounding import Rounding
-
-if TYPE_CHECKING:
-    from isa_model.float64 import Codes
 
 
 class Vector(NamedTuple):
@@ -76,8 +76,6 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
 
     Up to 64 vectors are computed as one matrix product, of which the diagonal holds their results.
     """
-    import numpy as np
-
     if not vectors:
         return []
     if engine == "auto":
