@@ -109,7 +109,7 @@ def room(instruction: Instruction, k: int) -> float | None:
     None where elements of the operands' whole range cannot. A sum of n products of elements up to r is at most n r^2
     (SageAttention2++, arXiv 2505.21136, bounds FP16 accumulators of FP8 products so).
     """
-    from isa_model.float64 import largest_finite
+    from isa_model.codec import largest_finite
 
     least = None
     product = largest_finite(instruction.a) * largest_finite(instruction.b)

@@ -174,10 +174,13 @@ class Goals:
                 signed, aim = side is None or side.signed, ("cut", i, accumulator)
                 yield from self._classes(f"{point} aligned", aim, lost, signed, always_zero, product)
             for j, register in enumerate(stage.result):
-                point, aim, lost = register_point(name, stage, j), ("register", i, j), self.lost_bits(i, j)
+                point, lost, kept = (
+                    register_point(name, stage, j),
+                    self.lost_bits(i, j),
+                    register.format.mantissa_bits + 1,
+                )
                 product = stage.terms == 1 and not sums.running and sums.terms is self.reaches.products and j == 0
-                kept = register.format.mantissa_bits + 1
-                yield from self._classes(point, aim, lost, sums.total.signed, "", product, kept)
+                yield from self._classes(point, ("register", i, j), lost, sums.total.signed, "", product, kept)
         yield from self._scale_rounding()
 
     def _scale_rounding(self) -> Iterator[Goal]:

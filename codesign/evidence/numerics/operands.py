@@ -14,7 +14,7 @@ from codesign.evidence.numerics.lines import DrawnLines, Lines
 from codesign.workloads.gemms import Role
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, beyond, quantise, spread
-from isa_model.float64 import largest_finite
+from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
 from isa_model.path import Step, walk
 
