@@ -39,7 +39,7 @@ from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.output_files import fresh_file
 from isa_model.processes import pool
-from isa_model.stimulus import KINDS, Operands, draw
+from isa_model.stimulus import KINDS, StressOperands, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE_SIDE = 4
@@ -76,7 +76,7 @@ def compare(name: str, outputs: int) -> InstructionResult:
     return InstructionResult(name, 1, side * side * len(KINDS), mismatches, set_aside, engine, first)
 
 
-def cases(name: str, side: int) -> Iterator[tuple[str, Operands, Any]]:
+def cases(name: str, side: int) -> Iterator[tuple[str, StressOperands, Any]]:
     """Yield operands of every kind for an instruction, with `side` rows and columns; the seed depends only on the name."""
     import torch
     from oracle import Oracle
@@ -98,7 +98,7 @@ def engine_of(spec: Instruction) -> str:
     return "cpu"
 
 
-def ours(spec: Instruction, x: Operands, engine: str) -> NDArray[Any]:
+def ours(spec: Instruction, x: StressOperands, engine: str) -> NDArray[Any]:
     """Return the codes of D by our engine, compiled even where `matmul` would find the product too small to compile."""
     if engine == "cpu":
         return cpu.matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b)

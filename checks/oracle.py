@@ -18,7 +18,7 @@ from mmasim.nv_ptx import isa_mma, isa_tcgen05mma, isa_wgmma
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.stimulus import Operands
+from isa_model.stimulus import StressOperands
 
 ARCHITECTURES = {"Ada Lovelace": "ada", "RTX Blackwell": "rtx_blackwell"}
 UNITS = {
@@ -58,7 +58,7 @@ class Oracle:
         self.nan_is_the_hosts = type(self.operation.arithmetic_op).__name__ in HOST_NAN
         self.packed = getattr(self.operation, "packing", 1) == 2
 
-    def __call__(self, x: Operands) -> np.ndarray[Any, Any]:
+    def __call__(self, x: StressOperands) -> np.ndarray[Any, Any]:
         """Return the codes of D (M, N). K is that of the instruction; M and N are free."""
         op, spec = self.operation, self.spec
         a = self._tensor(spec.a, x.a, op.a_type)
@@ -69,7 +69,7 @@ class Oracle:
         d = op(*arguments).contiguous()
         return d.view(SIGNED[8 * d.itemsize]).numpy().view(code_dtype(spec.accumulator))
 
-    def set_aside(self, x: Operands) -> np.ndarray[Any, Any]:
+    def set_aside(self, x: StressOperands) -> np.ndarray[Any, Any]:
         """Return the outputs (M, N) where mmasim is wrong: BF8 by BF8 on CDNA3 with an infinity or NaN among the terms.
 
         There the running value is dropped if its exponent is more than 25 below that of the largest product. mmasim takes

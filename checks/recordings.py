@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from isa_model import FORMATS, catalogue, load, matmul
 from isa_model.array_codec import code_dtype, encode_array, to_codes
-from isa_model.provenance import commit
+from isa_model.checkout import commit_of
 
 ARCHITECTURES = {
     "V100": "volta",
@@ -120,7 +120,7 @@ def main() -> int:
             "revision": options.revision,
             "command": "python checks/recordings.py FOLDER --record FILE --revision COMMIT",
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": commit("isa_model", "checks/recordings.py"),
+            "commit": commit_of("isa_model", "checks/recordings.py"),
             **total,
         }
         body = ",\n".join("  " + json.dumps(row) for row in rows)

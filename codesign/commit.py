@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isa_model import provenance
+from isa_model.checkout import commit_of
 
 
 def commit() -> str:
@@ -12,4 +12,4 @@ def commit() -> str:
         ":!codesign/evidence/timing/records",
         ":!codesign/evidence/training/records",
     )
-    return provenance.commit("isa_model", "codesign", "proposals", *records)
+    return commit_of("isa_model", "codesign", "proposals", *records)

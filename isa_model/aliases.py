@@ -26,13 +26,13 @@ NAMES = {
     "int4": "s4 i4 signed4",
     "uint4": "u4 unsigned4",
 }
-"""Other names of each format, in lower case, letters and digits alone."""
+"""Other names of each format, in lower case, reduced to letters and digits."""
 
 _FP8 = "8-bit floating point is `e4m3` or `e5m2`"
 _FP6 = "6-bit floating point is `e2m3` or `e3m2`"
-_MX = "its scales are `ue8m0`, one for each 32 elements, and stand under `scale`"
-_NV = "its scales are `ue4m3`, one for each 16 elements, and stand under `scale`"
-ALSO = {
+_MX = "its scales are `ue8m0`, one per 32 elements, and go under `scale`"
+_NV = "its scales are `ue4m3`, one per 16 elements, and go under `scale`"
+REMARKS = {
     **dict.fromkeys(("fp8", "float8", "f8"), _FP8),
     **dict.fromkeys(("fp6", "float6", "f6"), _FP6),
     **dict.fromkeys(("mxfp8", "mxf8"), f"{_FP8}; {_MX}"),
@@ -40,18 +40,18 @@ ALSO = {
     **dict.fromkeys(("mxfp4", "mxf4"), _MX),
     **dict.fromkeys(("nvfp4", "nvf4"), _NV),
 }
-"""Remarks on names that stand for several formats, or for a format with its scales."""
+"""Remarks on names that mean several formats, or a format together with its scales."""
 
 _OURS = {other: ours for ours, others in NAMES.items() for other in (ours, *others.split())}
 _PREFIX = re.compile(r"(mx|nv)*(float|fp|f|bf|hf)[468]?(?=u?e\d)")
 _SUFFIX = re.compile(r"x[248]$")
 
 
-def other_name(name: str) -> tuple[str, str]:
-    """Return our name of the format that others call `name`, and a remark; two empty strings where there is none."""
+def our_name(name: str) -> tuple[str, str]:
+    """Return our name for the format that others call `name`, and a remark; both are empty if there is no such format."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition(".")[2])
     plain = _PREFIX.sub("", _SUFFIX.sub("", plain))
     for spelled in (plain, plain.removesuffix("fn")):
         if spelled in _OURS and _OURS[spelled] != name:
-            return _OURS[spelled], ALSO.get(spelled, "")
+            return _OURS[spelled], REMARKS.get(spelled, "")
     return "", ""

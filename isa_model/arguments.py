@@ -1,6 +1,6 @@
-"""Arrays as callers hand them over: lists, numpy arrays of any layout, torch tensors.
+"""Arguments of public functions: arrays as callers have them (lists, numpy arrays of any layout, torch tensors), and scalars.
 
-`array_of` takes anything that is an array and nothing else; `array_codec.to_codes` makes codes of it, `numbers_of` numbers.
+`array_of` accepts any array; `array_codec.to_codes` turns it into codes, `numbers_of` into numbers.
 One rule tells codes from numbers: an array of an unsigned dtype holds codes, any other holds numbers.
 Every refusal is a ValueError that names the caller's argument.
 """
@@ -8,6 +8,7 @@ Every refusal is a ValueError that names the caller's argument.
 from __future__ import annotations
 
 import sys
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 def array_of(name: str, x: ArrayLike) -> NDArray[Any]:
     """Return an array-like as a numpy array that is aligned and in the machine's byte order.
 
-    A torch tensor on any device is taken as it is; its dtype becomes the one of numpy or ml_dtypes with the same bits.
-    Raises ValueError for what is no array, for masked elements, and for a tensor that numpy cannot hold.
+    A torch tensor may be on any device; it gets the numpy or ml_dtypes dtype with the same bits.
+    Raises ValueError if `x` is no array, has masked elements, or is a tensor that numpy cannot hold.
     """
     import numpy as np
 
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     if isinstance(tensor, type) and isinstance(x, tensor):
-        x = _of_tensor(name, x)
+        x = _from_torch(name, x)
     if np.ma.is_masked(x):
         raise ValueError(f"{name} has masked elements; fill them first")
     try:
@@ -41,15 +42,15 @@ def array_of(name: str, x: ArrayLike) -> NDArray[Any]:
     return array if array.flags.aligned else array.copy()
 
 
-def _of_tensor(name: str, x: Any) -> NDArray[Any]:
-    """A torch tensor as a numpy array of the same bits."""
+def _from_torch(name: str, x: Any) -> NDArray[Any]:
+    """Return a torch tensor as a numpy array of the same bits."""
     import ml_dtypes
     import numpy as np
 
     torch = sys.modules["torch"]
     kind = str(x.dtype).removeprefix("torch.")
     if kind == "float4_e2m1fn_x2":
-        raise ValueError(f"{name} packs two codes into a byte; isa_model.array_codec.unpack takes them apart")
+        raise ValueError(f"{name} packs two codes into a byte; unpack it first (isa_model.unpack)")
     try:
         plain = x.detach().cpu().resolve_conj().resolve_neg()
         own = getattr(ml_dtypes, kind, None)
@@ -63,19 +64,19 @@ def _of_tensor(name: str, x: Any) -> NDArray[Any]:
 
 
 def numbers_of(name: str, x: ArrayLike, unsigned: np.dtype[Any] | None = None) -> NDArray[np.floating[Any]]:
-    """Return an array-like of real numbers as float64, or as float32 where it is that.
+    """Return an array-like of real numbers as float64; a float32 array stays float32.
 
-    Raises ValueError for what holds no numbers (booleans, complex numbers, text, objects), for a number that float64 cannot
-    hold, and for an unsigned dtype, which says codes, other than `unsigned`.
+    Raises ValueError for other elements (booleans, complex numbers, text, objects), for a number that float64 cannot hold,
+    and for an unsigned dtype, which means codes, unless it is `unsigned`.
     """
     import numpy as np
 
     array = array_of(name, x)
     dtype = array.dtype
     if dtype.kind == "u" and dtype != unsigned:
-        raise ValueError(f"{name} has dtype {dtype}, which says codes; numbers are asked (decode_array gives them)")
+        raise ValueError(f"{name} has dtype {dtype}, which means codes; expected numbers (isa_model.decode_array)")
     if dtype.names is not None or dtype.kind not in "fiuV" or dtype.type is np.void:
-        raise ValueError(f"{name} has dtype {dtype}; real numbers are asked")
+        raise ValueError(f"{name} has dtype {dtype}; expected real numbers")
     if dtype == np.float32:
         return array
     try:
@@ -83,7 +84,7 @@ def numbers_of(name: str, x: ArrayLike, unsigned: np.dtype[Any] | None = None) -
             numbers: NDArray[np.float64] = array.astype(np.float64, copy=False)
             exact = dtype.itemsize < 8 or dtype == np.float64 or _same(numbers, array)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} has dtype {dtype}; real numbers are asked") from None
+        raise ValueError(f"{name} has dtype {dtype}; expected real numbers") from None
     if not exact:
         raise ValueError(f"{name} holds {dtype} numbers that float64 cannot hold; round them first")
     return numbers
@@ -98,10 +99,10 @@ def fp32_of(name: str, x: ArrayLike) -> NDArray[np.float32]:
 
 
 def _same(numbers: NDArray[np.float64], array: NDArray[Any]) -> bool:
-    """Whether a conversion from wide integers or extended floats lost nothing."""
+    """Return whether the conversion of wide integers or extended floats to float64 was exact."""
     import numpy as np
 
-    if array.dtype.kind in "iu":  # 2**63 and 2**64 would wrap around on the way back
+    if array.dtype.kind in "iu":  # 2**63 and 2**64 would wrap around when converted back
         limit = float(np.iinfo(array.dtype).max)
         return bool(((numbers < limit) & (np.where(numbers < limit, numbers, 0).astype(array.dtype) == array)).all())
     back = numbers.astype(array.dtype)
@@ -109,6 +110,13 @@ def _same(numbers: NDArray[np.float64], array: NDArray[Any]) -> bool:
 
 
 def require(name: str, x: Any, kind: type, hint: str) -> None:
-    """Raise ValueError unless `x` is of a class of this package."""
+    """Raise ValueError unless `x` is of the class `kind`; `hint` says how to get one."""
     if not isinstance(x, kind):
         raise ValueError(f"{name} is of type {type(x).__name__}; {hint}")
+
+
+def whole_number(name: str, x: Any) -> int:
+    """Return a whole number of Python or numpy as an int. Raises ValueError for anything else."""
+    if isinstance(x, bool) or not isinstance(x, Integral):
+        raise ValueError(f"{name} is {x!r}; expected a whole number")
+    return int(x)

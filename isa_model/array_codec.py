@@ -1,7 +1,7 @@
-"""Arrays of codes and of numbers: the twins of codec.py, and the dtypes that hold them.
+"""Arrays of codes and of numbers: `decode` and `encode` for arrays, and the dtypes that hold them.
 
-`to_codes` is the one door by which arrays of a format come in, for every public function. Numbers are float64, which is
-exact for every format here; `encode_array` rounds by integer arithmetic on their bits.
+Every public function takes arrays of a format through `to_codes`. Numbers are float64, which holds every number of every
+floating-point format; `encode_array` rounds by integer arithmetic on their bits.
 """
 
 from __future__ import annotations
@@ -9,32 +9,29 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
 from isa_model.arguments import array_of, numbers_of, require
 from isa_model.codec import decode
+from isa_model.float64 import Codes, Float64
 from isa_model.formats import FORMATS, Format, Overflow
 from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
-    from isa_model.float64 import Codes, Float64
+    from numpy.typing import ArrayLike
 
 
 def code_dtype(fmt: Format) -> np.dtype[Any]:
-    """The unsigned dtype that holds the format's codes."""
-    import numpy as np
-
+    """Return the unsigned dtype that holds the format's codes."""
     return np.dtype(f"u{fmt.storage_bits // 8}")
 
 
 @cache
 def value_dtypes() -> dict[str, np.dtype[Any]]:
-    """numpy and ml_dtypes dtypes whose bits are exactly the codes of one of our formats, by our name of it."""
-    import ml_dtypes
-    import numpy as np
-
+    """Return the numpy and ml_dtypes dtypes whose bits are the codes of one of our formats, by the format's name."""
     return {
         "fp64": np.dtype(np.float64),
         "fp32": np.dtype(np.float32),
@@ -63,17 +60,17 @@ def value_dtypes() -> dict[str, np.dtype[Any]]:
 
 
 def dtype_of(fmt: Format) -> np.dtype[Any]:
-    """The dtype arrays of this format have: numpy's or ml_dtypes's own where there is one, else that of raw codes."""
+    """Return the dtype of arrays in this format: that of numpy or ml_dtypes if there is one, otherwise `code_dtype`."""
     return value_dtypes().get(fmt.name, code_dtype(fmt)) if FORMATS.get(fmt.name, fmt) == fmt else code_dtype(fmt)
 
 
 def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
-    """Raw codes of an array that holds the format's values or its codes, one to an element.
+    """Return the codes of an array that holds a format's values or its codes, one per element.
 
-    The dtype tells them apart: values have the format's own (`dtype_of`), codes the unsigned one of `code_dtype`, in any byte
-    order and layout; torch's dtypes of the same bits do as well. Codes of a narrow integer may be sign-extended.
-    Raises ValueError, with `name` for the array, for another dtype and for codes with bits above the format's, which are
-    packed or another format's.
+    The dtype tells them apart: values have `dtype_of(fmt)`, codes have `code_dtype(fmt)`, in any byte order and layout;
+    torch tensors of the same dtypes will do. Codes of a narrow integer may be sign-extended.
+    Raises ValueError, which calls the array `name`, for another dtype, and for codes with bits above the format's: they are
+    packed, or of another format.
     """
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     array = array_of(name, x)
@@ -92,17 +89,15 @@ def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
         wrong = codes[codes >> fmt.bits != 0]
     if wrong.size:
         raise ValueError(
-            f"{name} holds {int(wrong[0]):#x}, and {fmt.name} has codes of {fmt.bits} bits, one to an element: "
-            "isa_model.array_codec.unpack takes packed codes apart"
+            f"{name} holds {int(wrong[0]):#x}, and {fmt.name} has codes of {fmt.bits} bits, one per element; "
+            "isa_model.unpack separates packed codes"
         )
     masked: Codes = codes & raw.type((1 << fmt.bits) - 1)
     return masked
 
 
 def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
-    """The codes as an array of the format's own dtype (`dtype_of`)."""
-    import numpy as np
-
+    """Return codes as an array of `dtype_of(fmt)`."""
     own = dtype_of(fmt)
     if fmt.kind == "integer" and fmt.bits < 8 and own != codes.dtype:
         # ml_dtypes keeps 4-bit integers sign-extended in a byte
@@ -112,16 +107,16 @@ def from_codes(fmt: Format, codes: Codes) -> NDArray[Any]:
 
 @in_ieee_mode
 def decode_array(fmt: Format, codes: ArrayLike) -> Float64:
-    """Values of an array of a format (see `to_codes`), NaN where a code is NaN: exact, but integers of over 53 bits are rounded
-    to FP64.
+    """Return the values of an array of codes as float64, in the same shape.
 
-    Raises ValueError as `to_codes`.
+    They are exact, except that integers of over 53 bits are rounded to float64.
+    Raises ValueError unless `codes` has the unsigned dtype of the format's codes, or the format's own dtype.
     """
     return values_of(fmt, to_codes(fmt, codes, "codes"))
 
 
 def values_of(fmt: Format, codes: Codes) -> Float64:
-    """`decode_array` of codes that came in already; bits above the format's are ignored."""
+    """Return the values of checked codes as float64; bits above the format's are ignored."""
     if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
         return values_of_all_codes(fmt)[codes]
     return _decode_array(fmt, codes.reshape(-1)).reshape(codes.shape)
@@ -130,17 +125,13 @@ def values_of(fmt: Format, codes: Codes) -> Float64:
 @cache
 @in_ieee_mode
 def values_of_all_codes(fmt: Format) -> Float64:
-    """Values of every number that `code_dtype` holds, those above the format's bits included (they are ignored)."""
-    import numpy as np
-
+    """Return the value of every integer of `code_dtype(fmt)`, in order; bits above the format's are ignored."""
     values = _decode_array(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)))
     values.flags.writeable = False
     return values
 
 
 def _decode_array(fmt: Format, codes: Codes) -> Float64:
-    import numpy as np
-
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
     if fmt.name == "fp64":
         return field.view(np.float64).copy()
@@ -164,9 +155,7 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
 
 
 def whole_numbers(fmt: Format, codes: Codes) -> NDArray[Any]:
-    """Values of an array of raw codes of an integer format: int64, or uint64 where it has no sign."""
-    import numpy as np
-
+    """Return the values of codes of an integer format as int64, or as uint64 if the format is unsigned."""
     above = np.uint64(64 - fmt.mantissa_bits)
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding) << above
     return field.view(np.int64) >> above.astype(np.int64) if fmt.signed else field >> above
@@ -180,13 +169,12 @@ def encode_array(
     overflow: Overflow | None = None,
     rng: np.random.Generator | None = None,
 ) -> Codes:
-    """Raw codes of an array of numbers (see `arguments.numbers_of`), by the rules of `encode`.
+    """Return the codes of an array of real numbers, rounded by the rules of `encode`, in the same shape.
 
-    `stochastic` draws from `rng`. Raises ValueError for what holds no numbers, for `stochastic` without `rng`, and for an
-    overflow rule that the format cannot follow.
+    `overflow` defaults to the format's own rule. `stochastic` rounding draws from `rng`.
+    Raises ValueError for elements that are no real numbers or that float64 cannot hold, for `stochastic` without `rng`,
+    and for an overflow rule that the format cannot follow.
     """
-    import numpy as np
-
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     numbers = numbers_of("x", x, unsigned=dtype_of(fmt) if fmt.kind == "integer" else None)
     rule = _overflow_rule(fmt, overflow)
@@ -195,7 +183,7 @@ def encode_array(
 
 
 def _overflow_rule(fmt: Format, overflow: Overflow | None) -> Overflow:
-    """The rule of an encoding. Raises ValueError for one that the format cannot follow."""
+    """Return the overflow rule to apply. Raises ValueError for one that the format cannot follow."""
     rule = fmt.overflow if overflow is None else overflow
     possible = {
         "ieee": fmt.infinity,
@@ -217,8 +205,6 @@ def _encode(
     rule: Overflow,
     rng: np.random.Generator | None,
 ) -> Codes:
-    import numpy as np
-
     if flat.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and rule == "saturate":
         quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
@@ -236,7 +222,7 @@ def _encode(
         return _integer_codes(fmt, values, rounded, np.maximum(-shift, 0).astype(np.uint64), rule)
     biased = exponent + fmt.bias
     lowest = 1 if fmt.zero else 0
-    # Beyond these ends the result is the same, and the long code below stays inside 63 bits.
+    # Clipping changes no result, and keeps `long_code` within 63 bits.
     biased = np.clip(biased, -(1 << 12), (1 << fmt.exponent_bits) + 1)
     below = (biased < lowest) | (field == 0)
     long_code = np.where(below, significand, (biased << 52) + (significand - (1 << 52)))
@@ -251,15 +237,13 @@ def _encode(
 
 
 def pack(fmt: Format, codes: ArrayLike) -> NDArray[np.uint8]:
-    """Codes without gaps between them, along the last axis: the first in the lowest bits of the first byte.
+    """Return codes (..., L) packed without gaps into bytes (..., L * bits / 8); the first is in the lowest bits.
 
-    Raises ValueError as `to_codes`, for an array without axes, and where a row does not fill whole bytes.
+    Raises ValueError unless `codes` holds the format's codes or values and each row fills whole bytes.
     """
-    import numpy as np
-
     raw = to_codes(fmt, codes, "codes")
     if raw.ndim == 0:
-        raise ValueError("codes has 0 dimensions; rows of codes are packed")
+        raise ValueError("codes has 0 dimensions; expected rows of codes")
     length = raw.shape[-1]
     if length * fmt.bits % 8:
         raise ValueError(f"codes is {raw.shape}: {length} codes of {fmt.bits} bits do not fill whole bytes")
@@ -268,16 +252,14 @@ def pack(fmt: Format, codes: ArrayLike) -> NDArray[np.uint8]:
 
 
 def unpack(fmt: Format, packed: ArrayLike) -> Codes:
-    """The codes that `pack` packed into bytes.
+    """Return the codes (..., L) that `pack` packed into bytes (..., L * bits / 8).
 
-    Raises ValueError for a dtype other than uint8 and where a row holds no whole number of codes.
+    Raises ValueError for a dtype other than uint8, and for rows that do not hold a whole number of codes.
     """
-    import numpy as np
-
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     data = array_of("packed", packed)
     if data.dtype != np.uint8 or data.ndim == 0:
-        raise ValueError(f"packed is {data.dtype} {data.shape}; rows of bytes (uint8) are asked")
+        raise ValueError(f"packed is {data.dtype} {data.shape}; expected rows of bytes (uint8)")
     length = data.shape[-1]
     if length * 8 % fmt.bits:
         raise ValueError(f"packed is {data.shape}: {length} bytes hold no whole number of codes of {fmt.bits} bits")
@@ -289,9 +271,7 @@ def unpack(fmt: Format, packed: ArrayLike) -> Codes:
 
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
-    """Saturating casts of float32 by ml_dtypes, which is several times faster and, within the range, the same."""
-    import numpy as np
-
+    """Return the codes of a saturating cast by ml_dtypes, which is several times faster; None if it has no such format."""
     own = dtype_of(fmt)
     if own.kind != "V" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
         return None
@@ -308,9 +288,7 @@ def _shift_right_array(
     negative: NDArray[np.bool_],
     rng: np.random.Generator | None,
 ) -> NDArray[np.int64]:
-    """`shift_right` of arrays; values are below 2**63, shifts not negative."""
-    import numpy as np
-
+    """Return what `rounding.shift_right` gives for each element; values are below 2**63, shifts not negative."""
     deep = shift > 62
     shift = np.minimum(shift, 62)
     quotient = np.where(deep, 0, x >> shift)
@@ -343,8 +321,6 @@ def _shift_right_array(
 def _float_codes(
     fmt: Format, values: Float64, magnitude: NDArray[np.int64], rounding: Rounding, rule: Overflow
 ) -> Codes:
-    import numpy as np
-
     largest = fmt.max_finite_magnitude
     negative, nan, infinite = np.signbit(values), np.isnan(values), np.isinf(values)
     beyond = (magnitude > largest) | infinite
@@ -361,7 +337,7 @@ def _float_codes(
     if fmt.signed:
         codes |= negative.astype(np.uint64) << np.uint64(fmt.magnitude_bits)
     codes <<= np.uint64(fmt.low_padding)
-    # largest finite number for a NaN that has no code of its own
+    # A format without a NaN has its largest number for it.
     nan_code = np.uint64(fmt.nan_code if fmt.nan_code is not None else largest << fmt.low_padding)
     if rule == "nan":
         nan = nan | beyond
@@ -374,9 +350,7 @@ def _float_codes(
 def _integer_codes(
     fmt: Format, values: Float64, significand: NDArray[np.uint64], shift: NDArray[np.uint64], rule: Overflow
 ) -> Codes:
-    """Codes of whole numbers of magnitude `significand` << `shift`, whose signs are those of `values`."""
-    import numpy as np
-
+    """Return the codes of whole numbers of magnitude `significand` << `shift` with the signs of `values`."""
     negative, huge = np.signbit(values), np.abs(values) >= 2.0**64
     magnitude = np.where(shift < 64, significand << np.minimum(shift, np.uint64(63)), np.uint64(0))
     highest = np.uint64(fmt.max_finite_magnitude)

@@ -1,6 +1,6 @@
-"""Codes to numbers and back: `decode` and `encode`, one code at a time on exact integers.
+"""Codes to numbers and back: `decode` and `encode`, one code at a time, in exact integers.
 
-This scalar pair is the definition; array_codec.py returns the same bits for arrays.
+This scalar pair is the definition; array_codec.py gives the same results for arrays.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ class Number:
     def is_zero(self) -> bool:
         return not self.special and self.significand == 0
 
+    @property
+    def leading_exponent(self) -> int:
+        """Exponent of the leading bit of a nonzero finite number."""
+        return self.exponent + self.significand.bit_length() - 1
+
     def exact(self) -> Fraction:
-        """The value as a fraction. Raises ValueError for infinity and NaN."""
+        """Return the value as a fraction. Raises ValueError for an infinity or NaN."""
         if self.special:
-            raise ValueError(f"{self.special} is not a fraction")
+            raise ValueError(f"{self.special} has no value as a fraction")
         magnitude = Fraction(self.significand) * Fraction(2) ** self.exponent
         return -magnitude if self.negative else magnitude
 
@@ -43,10 +48,10 @@ def infinity(negative: bool) -> Number:
 
 
 def decode(fmt: Format, code: int) -> Number:
-    """Return the number that `code` stands for.
+    """Return the number that `code` means in the format.
 
     A subnormal keeps the exponent of the smallest normal number, so its significand has leading zeros.
-    Raises ValueError when `code` is negative or needs more bits than `fmt.storage_bits`.
+    Raises ValueError if `code` is negative or needs more bits than `fmt.storage_bits`.
     """
     if not 0 <= code < 1 << fmt.storage_bits:
         raise ValueError(f"{code:#x} is not a {fmt.storage_bits}-bit code of {fmt.name}")
@@ -68,6 +73,12 @@ def decode(fmt: Format, code: int) -> Number:
     return Number(negative, fraction + (1 << fmt.mantissa_bits), biased - fmt.bias - fmt.mantissa_bits)
 
 
+def largest_finite(fmt: Format) -> float:
+    """Return the largest finite number of a format."""
+    largest = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
+    return float(largest.significand) * 2.0**largest.exponent
+
+
 def encode(
     fmt: Format,
     number: Number,
@@ -77,12 +88,15 @@ def encode(
 ) -> int:
     """Return the code of `number` rounded to the format.
 
-    The number is rounded as if the exponent had no upper end; what then exceeds the largest finite number follows
-    `overflow` (default: the format's own rule). An infinity follows it too. A NaN becomes the format's NaN; where the
-    format has none, 0 in integers and the largest number in floats (PTX ISA cvt, e2m1x2 and e3m2x2). A negative number
-    becomes 0 in an unsigned integer and NaN in an unsigned float. A value below UE8M0's range becomes its smallest.
+    The number is rounded as if the exponent range had no upper end. `overflow` (default: the format's own rule) decides
+    what a result beyond the largest finite number becomes, and what an infinity becomes.
+    A NaN becomes the format's NaN; without one, it becomes 0 in an integer format and the largest number in a float
+    format (PTX ISA cvt, e2m1x2 and e3m2x2). A negative number becomes 0 in an unsigned integer format; in an unsigned
+    float format it becomes NaN, or 0 without one. A value below UE8M0's range becomes its smallest number.
+    `draw` is the random number of `stochastic` (see `rounding.shift_right`).
+    Raises ValueError if `number` is not a Number.
     """
-    require("number", number, Number, "isa_model.codec.number_of gives a Number")
+    require("number", number, Number, "isa_model.number_of gives a Number")
     rule = overflow or fmt.overflow
     largest = fmt.max_finite_magnitude
     if number.special == "nan":
@@ -114,10 +128,10 @@ def encode(
 
 
 def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int) -> int:
-    """Exponent and mantissa fields of |number|, as one integer that may exceed the format's largest.
+    """Return the exponent and mantissa fields of |number| as one integer, which may exceed the format's largest.
 
-    Codes grow with the values they stand for and are evenly spaced between powers of two, so rounding the code, seen
-    as a number with more fraction bits, rounds the value; a carry out of the mantissa steps into the exponent.
+    Codes grow with the values they mean and are evenly spaced between powers of two. So rounding the code, taken as a
+    number with more fraction bits, rounds the value, and a carry out of the mantissa goes into the exponent.
     """
     significand, exponent = number.significand, number.exponent
     if fmt.kind == "integer":
@@ -131,21 +145,23 @@ def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int)
     if biased < 0:
         return 0
     if fmt.mantissa_bits == 0 and rounding is Rounding.NEAREST_EVEN:
-        rounding = Rounding.NEAREST_AWAY  # no digit to be even: IEEE 754 4.3.1 takes the larger neighbour
+        rounding = Rounding.NEAREST_AWAY  # without a digit that can be even, IEEE 754 4.3.1 takes the larger neighbour
     long_code = (biased << leading) + significand - (1 << leading)
     return shift_right(long_code, leading - fmt.mantissa_bits, rounding, number.negative, draw)
 
 
 def _integer_code(fmt: Format, negative: bool, magnitude: int, rule: Overflow, infinite: bool) -> int:
     value = -magnitude if negative else magnitude
-    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
     if infinite or rule != "wrap":
-        value = min(max(value, lowest), fmt.max_finite_magnitude)
+        value = min(max(value, fmt.lowest), fmt.max_finite_magnitude)
     return (value & ((1 << fmt.mantissa_bits) - 1)) << fmt.low_padding
 
 
 def number_of(value: float | int | Fraction) -> Number:
-    """The Number of a Python value; a Fraction must have a power-of-two denominator."""
+    """Return a Python value as a Number.
+
+    Raises ValueError for a fraction whose denominator is no power of two.
+    """
     if isinstance(value, float) and value != value:
         return NAN
     if isinstance(value, float) and value in (float("inf"), float("-inf")):

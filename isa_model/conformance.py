@@ -1,11 +1,13 @@
-"""Conformance: what an engine computes against results in a file, recorded on hardware or written as vectors.
+"""Conformance: an engine's results compared with those in a file, recorded on hardware or written as vectors.
 
-A recording is an .npz of arrays `<instruction>/<distribution>/<steps>/{A,B,C,D}`: operands A (blocks, M, K) and
-B (blocks, N, K) as codes or values, or as raw bytes along K (little-endian); C and D (blocks, M, N) as codes or values, or
-as float32, D widened from a narrower format, C to be rounded to it. Scales are SA (blocks, groups of M, groups of K) and
-SB (blocks, groups of N, groups of K), as A and B. `steps` instructions are chained along K. The instruction is a short name
-such as `wgmma_e4m3_f32`, or a full one of the catalogue. Vectors are what `codesign vectors` writes (vectors/files.py);
-they carry their instruction with them.
+A recording is an .npz file of arrays called `<instruction>/<distribution>/<steps>/<array>`. `steps` instructions are
+chained along K. The instruction is a short name, such as `wgmma_e4m3_f32`, or a full name of the catalogue. The arrays:
+
+- A (blocks, M, K) and B (blocks, N, K), as codes, as values, or as little-endian bytes along K.
+- C and D (blocks, M, N), as codes, as values, or as float32: then D was widened from its format, and C is rounded to it.
+- SA (blocks, groups of M, groups of K) and SB (blocks, groups of N, groups of K), if there are scales, as A and B.
+
+Vectors are what `codesign vectors` writes (vectors/vector_files.py). They hold their instruction.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from isa_model import npz
 from isa_model.array_codec import code_dtype, decode_array, encode_array, to_codes
@@ -25,62 +30,62 @@ from isa_model.library import catalogue, check_architecture, is_known, load
 from isa_model.matmul import matmul
 from isa_model.printable import unprintable
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
 _STEPS = re.compile("[1-9][0-9]{0,8}")
 MOST_BYTES = 1 << 30
-"""Largest array of a recording that is read."""
+"""Size of the largest array of a recording that is read, in bytes."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One instruction's outputs compared: how many, how many differ, and the first that does."""
+class ConformanceResult:
+    """Comparison of one instruction's results with recorded ones."""
 
     instruction: str
     outputs: int
+    """Number of results compared."""
     mismatches: int
+    """Number of results that differ."""
     first: str
+    """Place and codes of the first result that differs; empty if none does."""
 
 
 class Results(NamedTuple):
-    """Some results of one instruction: where they stand in their file, the codes there, and the engine's."""
+    """Results of one instruction to compare."""
 
     place: str
+    """Place in the file."""
     expected: NDArray[Any]
+    """Codes in the file."""
     got: NDArray[Any]
-    either: NDArray[np.bool_] | bool = False
-    """Where any two codes count as equal."""
+    """Codes from the engine."""
+    ignored: NDArray[np.bool_] | bool = False
+    """Elements whose codes need not be equal."""
 
 
-def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[Comparison]:
-    """Compare every instruction found in a recording or in vectors, one after the other.
+def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto") -> Iterator[ConformanceResult]:
+    """Yield the comparison of each instruction found in a file of recorded results or of vectors.
 
-    `architecture` says whose instructions the names in an .npz mean; vectors need none. Codes are compared bit for bit.
-    Where a recording had to widen the accumulator to float32, any two NaNs count as equal.
-    Raises InputError when the file is neither, names an instruction that is not in the catalogue, has none of the
-    architecture, or holds an array that does not fit the instruction.
+    `vectors` is the path. `architecture` says whose instructions the short names in an .npz file mean; it is None for
+    vectors, which name their instruction. `engine` is one of `matmul`. Codes are compared bit for bit; if a recording had
+    to widen D to float32, any two NaNs count as equal.
+    Raises InputError if the file is neither a recording nor vectors, names an instruction that is not in the catalogue, has
+    none of the architecture, or holds an array that does not fit the instruction.
     """
     if architecture is not None:
         check_architecture(architecture)
     vectors = Path(vectors)
     if vectors.suffix == ".npz":
         if architecture is None:
-            raise InputError.of(f"whose instructions are those of {vectors}?", "an architecture, for instance hopper")
+            raise InputError.of(f"{vectors} needs the architecture of its instructions", "for instance hopper")
         cases = _recordings(architecture, vectors, engine)
     else:
         if architecture is not None:
-            raise InputError.of(f"{vectors} says itself whose vectors it holds", f"leave `{architecture}` out")
+            raise InputError.of(f"{vectors} names the instruction of its vectors itself", f"leave `{architecture}` out")
         cases = _vectors(vectors, engine)
     for instruction, results in cases:
         yield _compare(instruction, results)
 
 
 def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
-    import numpy as np
-
     from isa_model.vectors.vector import outputs
     from isa_model.vectors.vector_files import read
 
@@ -109,32 +114,30 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
         if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
             cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
     if not cases:
-        raise InputError.of(f"{vectors} holds no vectors of {architecture}")
+        raise InputError.of(f"{vectors} holds no results of {architecture}")
     for instruction, keys in cases.items():
         spec = load(instruction)
         yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
 
 
-def _compare(instruction: str, results: Iterator[Results]) -> Comparison:
-    import numpy as np
-
+def _compare(instruction: str, results: Iterator[Results]) -> ConformanceResult:
     outputs = mismatches = 0
     first = ""
-    for place, expected, got, either in results:
-        differs = (got != expected) & ~np.asarray(either)
+    for place, expected, got, ignored in results:
+        differs = (got != expected) & ~np.asarray(ignored)
         outputs += differs.size
         mismatches += int(differs.sum())
         if differs.any() and not first:
             index = tuple(int(x) for x in np.argwhere(differs)[0])
             first = f"{place} {list(index)}: recorded {expected[index]:#x}, model {got[index]:#x}"
-    return Comparison(instruction, outputs, mismatches, first)
+    return ConformanceResult(instruction, outputs, mismatches, first)
 
 
 def find(architecture: str, short: str) -> str:
-    """The catalogue's instruction a short name means: same kind, operand and result qualifiers, of the largest k and n.
+    """Return the catalogue's instruction that a short name means: of this kind and these formats, with the largest k and n.
 
-    `wgmma_e4m3_f32` is D in f32 of E4M3 operands; `wgmma_e4m3_e5m2_f32` has two operand formats. n and, for mma.sync,
-    the format of C do not change what an element computes.
+    `wgmma_e4m3_f32` has E4M3 operands and D in f32; `wgmma_e4m3_e5m2_f32` has two operand formats. An element of D does not
+    depend on n nor, for mma.sync, on the format of C. Raises InputError for a name that means none.
     """
     check_architecture(architecture)
     if is_known(short):
@@ -144,13 +147,13 @@ def find(architecture: str, short: str) -> str:
     wanted = (kind, *operands[-1:], *(operands[:-1] * 2)[:2])
     found = [name for name in ours if (name.split(".")[1], *name.split(".")[3:6]) == wanted]
     if not found:
-        raise InputError.of(f"{architecture} has no instruction for the vectors `{short}`", "see `codesign list`")
+        raise InputError.of(f"{architecture} has no instruction called `{short}` for short", "see `codesign list`")
     return max(found, key=lambda name: (load(name).shape.k, load(name).shape.n))
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One case of a recording: arrays by the last part of their name, checked as they are read."""
+    """One case of a recording. Its arrays are checked as they are read, by the last part of their name."""
 
     path: Path
     file: dict[str, npz.Array]
@@ -160,7 +163,7 @@ class _Case:
         return InputError.of(f"{self.path}: {self.key}/{name} {what}", hint)
 
     def read(self, name: str) -> NDArray[Any]:
-        """Raises InputError when the array is missing, too large, damaged, or not three-dimensional."""
+        """Return an array. Raises InputError if it is missing, too large, damaged, or not three-dimensional."""
         full = f"{self.key}/{name}"
         if full not in self.file:
             raise self.wrong(name, "is missing", "every case has A, B, C and D, and SA and SB where it is scaled")
@@ -171,13 +174,11 @@ class _Case:
             raise self.wrong(name, f"has elements of type {about.dtype}", "numbers")
         array = npz.read(self.path, about)
         if array.ndim != 3:
-            raise self.wrong(name, f"is {array.shape}", "three dimensions, of blocks first")
+            raise self.wrong(name, f"is {array.shape}", "three dimensions, the first for blocks")
         return array
 
     def operand(self, name: str, fmt: Format) -> NDArray[Any]:
-        """Codes of A, B or scales. Raises InputError for another dtype than theirs."""
-        import numpy as np
-
+        """Return the codes of A, B or scales. Raises InputError for a dtype that is not of the format."""
         array, dtype = self.read(name), code_dtype(fmt)
         if array.dtype == np.uint8 and dtype.itemsize > 1:
             if array.shape[2] % dtype.itemsize:
@@ -193,22 +194,18 @@ class _Case:
             raise InputError.of(str(error)) from None
 
     def accumulators(self, name: str, fmt: Format, array: NDArray[Any]) -> NDArray[Any]:
-        """Codes of C or D, which the file holds as such, as values, or as float32."""
-        import numpy as np
-
+        """Return the codes of C or D, which the file holds as codes, as values, or as float32."""
         if array.dtype.newbyteorder("=") != np.float32 or fmt == FORMATS["fp32"] or not FORMATS["fp32"].holds(fmt):
             return self.codes(name, fmt, array)
         codes = encode_array(fmt, array)
         with np.errstate(invalid="ignore"):  # signalling NaNs
             lost = ~((decode_array(fmt, codes) == array) | np.isnan(array))
         if name == "D" and lost.any():
-            raise self.wrong(name, f"holds {array[lost][0]}, which is no number of {fmt.name}")
+            raise self.wrong(name, f"holds {array[lost][0]}, which is not a number of {fmt.name}")
         return codes
 
 
 def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
-    import numpy as np
-
     scale = spec.scale
     a, b = case.operand("A", spec.a), case.operand("B", spec.b)
     c, d = case.read("C"), case.read("D")
@@ -216,39 +213,31 @@ def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
     if not a.size or not b.size:
         raise case.wrong("B" if a.size else "A", "is empty")
     if k % spec.shape.k:
-        raise case.wrong("A", f"is {a.shape}: K = {k} of {spec.name} is a multiple of {spec.shape.k}")
-    if k // spec.shape.k != int(case.key.split("/")[2]):
-        raise case.wrong(
-            "A", f"is {a.shape}: K = {k} is {k // spec.shape.k} of {spec.name}", "as many <steps> in its name"
-        )
-    for name, taken in (("SA", scale and scale.a), ("SB", scale and scale.b)):
-        if not taken and f"{case.key}/{name}" in case.file:
+        raise case.wrong("A", f"is {a.shape}: K = {k} is not a multiple of {spec.shape.k}, the k of {spec.name}")
+    steps, named = k // spec.shape.k, int(case.key.split("/")[2])
+    if steps != named:
+        message = f"is {a.shape}: K = {k} makes {steps} steps of {spec.name}, but its name says {named}"
+        raise case.wrong("A", message)
+    scaled = {"SA": scale.a if scale else None, "SB": scale.b if scale else None}
+    for name, side in scaled.items():
+        if not side and f"{case.key}/{name}" in case.file:
             raise case.wrong(name, f"is given, but {spec.name} takes none")
     for name, array, expected in (("B", b, (blocks, n, k)), ("C", c, (blocks, m, n)), ("D", d, (blocks, m, n))):
         if array.shape != expected:
             raise case.wrong(name, f"is {array.shape}; A {a.shape} and B {b.shape} make it {expected}")
-    scales = [
-        case.operand(name, side.format) if side else None
-        for name, side in (("SA", scale.a if scale else None), ("SB", scale.b if scale else None))
-    ]
-    for name, side in zip(("SA", "SB"), scales, strict=True):
-        if side is not None and len(side) != blocks:
-            raise case.wrong(name, f"is {side.shape}; A {a.shape} has {blocks} blocks")
+    scales = {name: case.operand(name, side.format) for name, side in scaled.items() if side}
+    for name, codes in scales.items():
+        if len(codes) != blocks:
+            raise case.wrong(name, f"is {codes.shape}; A {a.shape} has {blocks} blocks")
     start, expected_d = case.accumulators("C", spec.c_format, c), case.accumulators("D", spec.accumulator, d)
     widened = d.dtype.kind == "f" and spec.accumulator.storage_bits < 32
     for block in range(blocks):
-        scale_a, scale_b = (None if x is None else x[block] for x in scales)
+        scale_a = scales["SA"][block] if "SA" in scales else None
+        scale_b = scales["SB"][block].T if "SB" in scales else None
         try:
-            got = matmul(
-                spec,
-                a[block],
-                b[block].T,
-                start[block],
-                scale_a,
-                None if scale_b is None else scale_b.T,
-                engine=engine,
-            ).view(expected_d.dtype)
+            result = matmul(spec, a[block], b[block].T, start[block], scale_a, scale_b, engine=engine)
         except ValueError as error:
             raise InputError.of(f"{case.path}: {case.key} block {block}: {error}") from None
-        either = np.isnan(d[block]) & np.isnan(decode_array(spec.accumulator, got)) if widened else False
-        yield Results(f"{case.key} block {block}", expected_d[block], got, either)
+        got = result.view(expected_d.dtype)
+        ignored = np.isnan(d[block]) & np.isnan(decode_array(spec.accumulator, got)) if widened else False
+        yield Results(f"{case.key} block {block}", expected_d[block], got, ignored)

@@ -1,7 +1,7 @@
-"""Messages for what a user can get wrong: YAML read with positions, and every fault shown where it stands.
+"""Errors in a user's input: YAML is read with positions, and each fault is shown at its place.
 
-YAML here is the 1.2 core schema: `2e-4` is a number and `on` is text. What a spec has no use for is refused: tags,
-merge keys, several documents, infinite numbers, files of over 1 MiB, aliases that blow up.
+YAML is that of the 1.2 core schema: `2e-4` is a number and `on` is text. Refused is what a spec does not need: tags, merge
+keys, several documents, infinite numbers, files of over 1 MiB, and aliases that expand to too many values.
 """
 
 from __future__ import annotations
@@ -26,26 +26,30 @@ MAX_NODES = 10_000
 MAX_DEPTH = 50
 MAX_DIGITS = 4_000
 MAX_SHOWN = 50
-"""Faults of one file that are shown; of more, only their number."""
+"""Most faults of one file that are shown; further ones are counted."""
 MAX_COLUMNS = 240
-"""Characters that are shown of a faulty line, around the fault."""
+"""Most characters of a line that are shown, around the fault."""
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
-"""What a short name looks like; files and folders are named after it."""
+"""Pattern of a short name, which files and folders are named after."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where it is (line and column from 1; 0 without a place), what is wrong, what would be right."""
+    """One fault in the input: its place, what is wrong, and what would be right."""
 
     file: str
     line: int
+    """Line from 1; 0 if the fault has no place."""
     column: int
+    """Column from 1; 0 if the fault has no place."""
     message: str
     hint: str = ""
     source: str = ""
+    """Text of the line."""
     width: int = 1
+    """Characters to underline."""
     path: Loc = ()
-    """Keys and indices that lead to the field at fault, which need not be there."""
+    """Keys and indices that lead to the field at fault, which may be missing."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
@@ -64,11 +68,11 @@ class Problem:
 
 
 class Unavailable(Exception):
-    """This machine lacks what was asked for (a GPU, say); the message says what. Exit code 3."""
+    """This machine lacks what was asked for, such as a GPU; the message says what. The command's exit code is 3."""
 
 
 class InputError(Exception):
-    """A file or value given by the user cannot be used; `problems` says why, all at once."""
+    """A file or value that a user gave cannot be used; `problems` holds every reason."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -76,7 +80,7 @@ class InputError(Exception):
 
     @classmethod
     def of(cls, message: str, hint: str = "") -> InputError:
-        """An error without a file."""
+        """Return an error with one problem and without a file."""
         return cls([Problem("", 0, 0, message, hint)])
 
     def __str__(self) -> str:
@@ -103,7 +107,7 @@ class _Place:
 
 @dataclass
 class Document:
-    """A YAML file as plain data that remembers where everything stood."""
+    """A YAML file as plain data, with the place of every value and key."""
 
     name: str
     data: dict[str, Any]
@@ -112,14 +116,17 @@ class Document:
     keys: dict[Loc, _Place] = field(default_factory=dict)
 
     def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
-        """A Problem at a value (or at its key); where the path leads nowhere, at the nearest key above it."""
-        place = self.place(loc, key)
+        """Return a Problem at a value, or at its key; for a path that is not there, at the nearest key above it."""
+        return self.problem_at(self.place(loc, key), message, hint, loc)
+
+    def problem_at(self, place: _Place, message: str, hint: str = "", loc: Loc = ()) -> Problem:
+        """Return a Problem at a place of the text."""
         source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
         width = min(place.width, max(len(source) - place.column + 1, 1))
         return Problem(self.name, place.line, place.column, message, hint, source, width, loc)
 
     def place(self, loc: Loc, key: bool = False) -> _Place:
-        """Where a value (or its key) stands; where the path leads nowhere, the nearest key above it."""
+        """Return the place of a value, or of its key; for a path that is not there, of the nearest key above it."""
         place = (self.keys if key else self.values).get(loc)
         while place is None and loc:
             loc = loc[:-1]
@@ -128,25 +135,25 @@ class Document:
 
 
 def at(*path: str | int, message: str, hint: str = "") -> PydanticCustomError:
-    """An error for a validator to raise: `path` leads from the model that raises it to the field at fault."""
+    """Return an error for a validator to raise; `path` leads from the model that raises it to the field at fault."""
     return PydanticCustomError("rule", "{text}", {"text": message, "hint": hint, "at": path})
 
 
 def together(faults: Iterable[PydanticCustomError]) -> PydanticCustomError:
-    """Several errors of `at` as one for a validator to raise, which can raise only one."""
+    """Return several errors of `at` as one, since a validator can raise only one."""
     every = list(faults)
     return PydanticCustomError("rules", "{text}", {"text": every[0].message(), "every": [e.context for e in every]})
 
 
 def closest(word: str, candidates: Iterable[str]) -> str:
-    """The candidate that `word` is a likely misspelling of, or nothing."""
+    """Return the candidate that `word` is probably a misspelling of; empty if there is none."""
     by_lower = {c.lower(): c for c in candidates}
     close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else ""
 
 
 def suggest(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean ...?` with the closest candidate, or nothing."""
+    """Return `did you mean ...?` with the closest candidate; empty if none is close."""
     close = closest(word, candidates)
     return f"did you mean `{close}`?" if close else ""
 
@@ -155,12 +162,12 @@ def suggest(word: str, candidates: Iterable[str]) -> str:
 
 
 def read_yaml(path: str | Path) -> Document:
-    """Read a YAML file. Raises InputError when it cannot be read, or with everything wrong in it."""
+    """Return the Document of a YAML file. Raises InputError if it cannot be read, or with everything wrong in it."""
     name = str(path)
     try:
         content = read_bytes(path, MAX_BYTES)
     except OSError as error:
-        raise InputError([Problem(name, 0, 0, f"cannot be read: {reason(error)}")]) from None
+        raise _wrong_file(name, f"cannot be read: {reason(error)}") from None
     try:
         return parse_yaml(content.decode("utf-8"), name)
     except UnicodeDecodeError as error:
@@ -169,7 +176,7 @@ def read_yaml(path: str | Path) -> Document:
 
 
 def parse_yaml(text: str, name: str) -> Document:
-    """Parse YAML text into a Document. Raises InputError with everything that is wrong with it."""
+    """Return the Document of a YAML text. Raises InputError with everything wrong in it."""
     lines = text.splitlines()
     try:
         nodes = list(yaml.compose_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
@@ -180,11 +187,11 @@ def parse_yaml(text: str, name: str) -> Document:
         message = " ".join(filter(None, (error.problem or "is not YAML", error.context)))
         raise InputError([Problem(name, line, column, f"not valid YAML: {message}", "", source)]) from None
     except yaml.YAMLError as error:
-        raise InputError([Problem(name, 0, 0, f"not valid YAML: {' '.join(str(error).split())}")]) from None
+        raise _wrong_file(name, f"not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise InputError([Problem(name, 0, 0, f"is nested deeper than {MAX_DEPTH} levels")]) from None
+        raise _wrong_file(name, f"is nested deeper than {MAX_DEPTH} levels") from None
     if not nodes or nodes[0] is None:
-        raise InputError([Problem(name, 0, 0, "is empty", "a mapping such as `title: ...`")])
+        raise _wrong_file(name, "is empty", "a mapping such as `title: ...`")
     reader = _Reader(Document(name, {}, lines))
     data = reader.value(nodes[0], (), 0)
     if len(nodes) > 1:
@@ -195,6 +202,11 @@ def parse_yaml(text: str, name: str) -> Document:
         raise InputError(sorted(set(reader.problems), key=lambda p: (p.line, p.column)))
     reader.document.data = data
     return reader.document
+
+
+def _wrong_file(name: str, message: str, hint: str = "") -> InputError:
+    """Return an error about a file as a whole."""
+    return InputError([Problem(name, 0, 0, message, hint)])
 
 
 # The scalars of the YAML 1.2 core schema, 10.3.2.
@@ -208,7 +220,7 @@ _NOT_FINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
 
 
 class _Reader:
-    """Turns composed nodes into plain data, noting places and problems."""
+    """Convert composed nodes to plain data, and collect places and problems."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -216,10 +228,7 @@ class _Reader:
         self.count = 0
 
     def fault(self, node: yaml.Node, message: str, hint: str = "") -> None:
-        place = self.place(node)
-        source = self.document.lines[place.line - 1] if place.line <= len(self.document.lines) else ""
-        width = min(place.width, max(len(source) - place.column + 1, 1))
-        self.problems.append(Problem(self.document.name, place.line, place.column, message, hint, source, width))
+        self.problems.append(self.document.problem_at(self.place(node), message, hint))
 
     @staticmethod
     def place(node: yaml.Node) -> _Place:
@@ -233,9 +242,7 @@ class _Reader:
             if not any("too " in p.message for p in self.problems):
                 limit = f"{MAX_NODES} values" if self.count > MAX_NODES else f"{MAX_DEPTH} levels"
                 self.fault(
-                    node,
-                    f"too much here: over {limit} once aliases are expanded",
-                    "write it out, or less of it",
+                    node, f"too much here: over {limit} once aliases are expanded", "use fewer aliases, or less data"
                 )
             return None
         self.document.values[loc] = self.place(node)
@@ -249,7 +256,7 @@ class _Reader:
         return self.scalar(node)
 
     def _has_tag(self, node: yaml.Node) -> bool:
-        """Whether an explicit `!` stands where the node begins."""
+        """Return whether the node begins with an explicit `!`."""
         start = node.start_mark
         line = self.document.lines[start.line] if start.line < len(self.document.lines) else ""
         return line[start.column : start.column + 1] == "!"
@@ -264,7 +271,7 @@ class _Reader:
                 self.fault(key_node, "a key must be text", f'quote it: "{key}"' if key is not None else "")
             elif key in result:
                 first = self.document.keys[(*loc, key)].line
-                self.fault(key_node, f"`{key}` is given twice", f"it stands on line {first} already")
+                self.fault(key_node, f"`{key}` is given twice", f"it is already on line {first}")
             else:
                 self.document.keys[(*loc, key)] = self.place(key_node)
                 result[key] = self.value(value_node, (*loc, key), depth + 1)
@@ -273,7 +280,7 @@ class _Reader:
     def scalar(self, node: Any) -> Any:
         text = str(node.value)
         if character := unprintable(text):
-            self.fault(node, f"this text holds {character}", "text without it")
+            self.fault(node, f"this text holds {character}", "remove it")
             return None
         if node.style:  # quoted or block text
             return text
@@ -282,7 +289,7 @@ class _Reader:
         if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
             return text.lower() == "true"
         if len(text) > MAX_DIGITS and _FLOAT.fullmatch(text):
-            self.fault(node, f"a number of over {MAX_DIGITS} digits")
+            self.fault(node, f"this number has over {MAX_DIGITS} digits")
         elif _INTEGER.fullmatch(text):
             return int(text)
         elif _BASED.fullmatch(text):

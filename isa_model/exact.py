@@ -1,7 +1,7 @@
-"""Exact dot products: the reference that no float32 or float64 sum can give.
+"""Exact dot products: the reference for errors, which no float32 or float64 sum can give.
 
-The operands are cut into slices of few bits, so that a float64 matrix product of two slices is an exact integer; the
-slice products are then added without rounding (the error-free splitting of Ozaki, Ogita, Oishi & Rump 2012).
+The operands are cut into slices of few bits, so that the float64 matrix product of two slices is an exact integer. The
+products of slices are then added without rounding (error-free splitting: Ozaki, Ogita, Oishi & Rump 2012).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def dot(a: Float64, b: Float64) -> Float64:
     """Return the exact product of `a` (..., M, K) and `b` (..., K, N), each element rounded to odd in float64.
 
-    Rounding to odd keeps what a further rounding to at most 51 bits needs: rounded on to FP32 the result is the exact
-    sum rounded once; as a float64 it is off by less than one unit of its last place.
-    Raises ValueError for an infinity or NaN, and for exponents spread so far that float64 would underflow.
+    Rounding to odd keeps what a further rounding to at most 51 bits needs: the result rounded to FP32 is the exact sum
+    rounded once. As a float64 the result is off by less than one unit of its last place.
+    Raises ValueError for an infinity or NaN, and for exponents so far apart that float64 would underflow.
     """
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("an exact dot product needs finite operands")
@@ -37,15 +37,15 @@ def dot(a: Float64, b: Float64) -> Float64:
 
 
 def _slices(x: Float64, axis: int, width: int) -> tuple[list[Float64], Exponents]:
-    """Integers s_i below 2**width with x = 2**exponent * sum_i s_i * 2**(-width * (i + 1)), exponent per row or column."""
+    """Return integers s_i below 2**width, and an exponent e per row or column: x = 2**e * sum_i s_i * 2**(-width * (i + 1))."""
     magnitude = np.abs(x)
     largest = magnitude.max(axis=axis, keepdims=True, initial=0.0)
     exponent = np.where(largest > 0, leading_exponent(largest) + 1, 0)
     magnitude[magnitude == 0] = np.inf
     smallest = magnitude.min(axis=axis, keepdims=True, initial=np.inf)
     if (exponent - leading_exponent(np.where(np.isinf(smallest), 1.0, smallest)))[largest > 0].max(initial=0) > 900:
-        raise ValueError("exponents of the operands are spread too far")
-    # In two factors, each of which float64 holds.
+        raise ValueError("exponents of the operands are too far apart")
+    # 2**-exponent as two factors, each of which float64 holds.
     half = -exponent // 2
     rest = x * np.ldexp(1.0, half) * np.ldexp(1.0, -exponent - half)
     slices: list[Float64] = []

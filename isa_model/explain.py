@@ -1,4 +1,4 @@
-"""Explain pydantic's errors on a document in plain words: one problem for each cause, with its place."""
+"""Explanation of pydantic's errors in plain words: one problem for each cause, with its place in the document."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def explain(
     document: Document, error: ValidationError, model: type[BaseModel], data: Any, prefix: Loc = ()
 ) -> list[Problem]:
-    """Return every fault that pydantic found, with its place in the document, in plain words.
+    """Return every fault that pydantic found, in plain words and with its place in the document.
 
-    `data` is what was validated; `prefix` is the path in the document at which it (or the part of it that the document
-    gives) begins. What only follows from another fault is left out. Beyond `MAX_SHOWN` faults there are no hints.
+    `data` is what was validated. `prefix` is the path in the document at which `data`, or the document's part of it,
+    begins. Faults that only follow from another one are left out. Faults beyond `MAX_SHOWN` have no hints.
     """
     by_place: dict[Loc, list[tuple[dict[str, Any], bool]]] = {}
     for fault in _each(error):
         loc, in_branch = _data_path(data, fault["loc"], missing=fault["type"] == "missing")
         loc += tuple(fault.get("ctx", {}).get("at", ()))
         by_place.setdefault(loc, []).append((fault, in_branch))
-    # Where one branch of a union complains about something inside the value, that branch was meant.
+    # If one branch of a union complains about something inside the value, that branch was meant.
     meant = {
         loc[:i]
         for loc, faults in by_place.items()
@@ -47,7 +47,7 @@ def explain(
 
 
 def _each(error: ValidationError) -> Iterator[dict[str, Any]]:
-    """Return the faults of an error; faults raised together are listed one by one."""
+    """Yield the faults of an error; those raised `together` one by one."""
     for fault in error.errors(include_url=False):
         for context in fault["ctx"]["every"] if fault["type"] == "rules" else ():
             yield {**fault, "type": "rule", "msg": context["text"], "ctx": context}
@@ -56,16 +56,16 @@ def _each(error: ValidationError) -> Iterator[dict[str, Any]]:
 
 
 def _counts_the_rest(fault: dict[str, Any]) -> bool:
-    """Whether a list is said to be too short only because entries of it were refused."""
+    """Return whether a list counts as too short only because some of its entries were refused."""
     return bool(fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"])
 
 
 def _data_path(data: Any, steps: Loc, missing: bool) -> tuple[Loc, bool]:
-    """A fault's path in the data, and whether it passed a union, which adds the name of the branch it tried."""
+    """Return a fault's path in the data, and whether pydantic's path also names the branch of a union."""
     path: list[str | int] = []
     node, in_branch = data, False
     for i, step in enumerate(steps):
-        if step == "[key]":  # a fault of the key before
+        if step == "[key]":  # the fault is in the key itself
             continue
         if isinstance(node, dict) and step in node:
             node = node[step]
@@ -122,7 +122,7 @@ class _Teller:
     def __init__(self, document: Document, model: Any, prefix: Loc) -> None:
         self.document, self.model, self.prefix = document, model, prefix
         self.misspelt: set[Loc] = set()
-        """Fields that misspelt ones were meant to be; they are not reported as missing."""
+        """Paths of fields that misspelt ones were meant to be; they are not reported as missing."""
         self._fields: dict[Loc, dict[str, str]] = {}
 
     def order(self, loc: Loc) -> tuple[int, int]:
@@ -130,11 +130,11 @@ class _Teller:
         return place.line, place.column
 
     def tell(self, loc: Loc, faults: list[dict[str, Any]], hints: bool) -> list[Problem]:
-        """The faults at one place; several wrong types there are the branches of a union, and one problem."""
-        wanted = list(dict.fromkeys(_EXPECTED[f["type"]] for f in faults if f["type"] in _EXPECTED))
+        """Return the problems at one place; wrong types for the branches of a union are one problem."""
+        expected = list(dict.fromkeys(_EXPECTED[f["type"]] for f in faults if f["type"] in _EXPECTED))
         rest = [f for f in faults if f["type"] not in _EXPECTED]
-        if wanted and not rest:
-            return [self.problem(loc, f"expected {' or '.join(wanted)}, got {_describe(faults[0]['input'])}")]
+        if expected and not rest:
+            return [self.problem(loc, f"expected {' or '.join(expected)}, got {_describe(faults[0]['input'])}")]
         return [self.one(loc, fault, hints) for fault in rest]
 
     def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
@@ -167,14 +167,14 @@ class _Teller:
             return self.problem(loc, "is too large a number")
         if kind == "string_pattern_mismatch" and context["pattern"] == SLUG:
             slug = re.sub("[^a-z0-9]+", "-", str(fault["input"]).lower()).strip("-") or "my-proposal"
-            message = f"`{fault['input']}` is no short name: lower-case letters, digits and hyphens make one"
+            message = f"`{fault['input']}` is not a short name of lower-case letters, digits and hyphens"
             return self.problem(loc, message, f"did you mean `{slug}`?", key=fault["loc"][-1:] == ("[key]",))
         message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         where = context.get("at", ())
         return self.problem(loc, message, context.get("hint", ""), key=bool(where) and isinstance(where[-1], str))
 
     def unknown(self, loc: Loc) -> str:
-        """Return a hint on an unknown field: the closest name among the fields that are not there yet."""
+        """Return a hint on an unknown field: the closest name among the fields that are not yet given."""
         fields = self.fields(loc[:-1])
         close = closest(str(loc[-1]), fields)
         meant = (*self.prefix, *loc[:-1], close)
@@ -182,7 +182,7 @@ class _Teller:
             self.misspelt.add(meant)
             return f"did you mean `{close}`?"
         if close:
-            return f"leave `{loc[-1]}` out: `{close}` is there already"
+            return f"leave `{loc[-1]}` out: `{close}` is already given"
         return f"fields here: {', '.join(fields)}" if fields else ""
 
 
@@ -218,5 +218,5 @@ def _step(annotation: Any, step: str | int) -> list[Any]:
     if origin in (tuple, list) and args:
         if isinstance(step, int):
             return _models(args[0])
-        return [m for m in _models(args[0]) for m in _step(m, step)]  # one entry written without its list
+        return [m for m in _models(args[0]) for m in _step(m, step)]  # a single entry, given without a list
     return []

@@ -1,8 +1,8 @@
-"""Exact arithmetic on float64 arrays: the tools of the engines.
+"""Exact arithmetic on float64 arrays, for the engines.
 
-A float64 holds any integer of 53 bits times a power of two, and adding or multiplying within 53 bits is exact. What
-needs more is kept as a list of float64 *parts* whose sum is the value; `to_odd` brings it back to one float64 rounded
-to odd, which any later rounding to at most 51 bits treats as if it were the exact value (Boldo & Melquiond 2008).
+A float64 holds any integer of 53 bits times a power of two, and sums and products within 53 bits are exact. A value that
+needs more bits is a list of float64 *parts* whose sum it is. `to_odd` turns it into one float64 rounded to odd, which any
+later rounding to at most 51 bits treats as the exact value (Boldo & Melquiond 2008).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.codec import largest_finite
 from isa_model.formats import Format
 from isa_model.rounding import Rounding, round_integer
 from isa_model.stage import Register
@@ -22,18 +23,18 @@ Float64 = NDArray[np.float64]
 Exponents = NDArray[np.int32]
 
 LANE_BITS = 53
-"""Significand bits of a float64 lane."""
+"""Significand bits of a float64."""
 NO_EXPONENT = -(1 << 20)
-"""Alignment exponent of a zero that has none; lower than any real one."""
+"""Alignment exponent of a zero that has none: lower than any other."""
 
 
 def power_of_two(exponent: Exponents) -> Float64:
-    """2.0**exponent built from bits; exponents from -1022 to 1023."""
+    """Return 2.0**exponent for exponents from -1022 to 1023."""
     return ((exponent.astype(np.int64) + 1023) << 52).view(np.float64)
 
 
 def exponent_of(x: Float64, fmt: Format) -> Exponents:
-    """The exponent with which numbers of a format align: the format's smallest for subnormals, none for zeros."""
+    """Return the exponents with which numbers of a format align: the smallest for subnormals, NO_EXPONENT for zeros."""
     if fmt.kind == "integer":
         return np.where(x == 0, NO_EXPONENT, 0).astype(np.int32)
     exponent = np.maximum(leading_exponent(x), fmt.min_exponent)
@@ -41,21 +42,21 @@ def exponent_of(x: Float64, fmt: Format) -> Exponents:
 
 
 def leading_exponent(x: Float64) -> Exponents:
-    """floor(log2(|x|)) of normal float64 numbers; -1023 for zero, 1024 for infinities and NaNs."""
+    """Return floor(log2(|x|)) of normal float64 numbers; -1023 for zero, 1024 for infinities and NaNs."""
     return ((np.ascontiguousarray(x).view(np.int64) >> 52 & 0x7FF) - 1023).astype(np.int32)
 
 
 def two_sum(x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """The rounded sum and its error, exactly (Knuth)."""
+    """Return the rounded sum and its exact error (Knuth)."""
     total = x + y
     back = total - x
     return total, (x - (total - back)) + (y - back)
 
 
 def two_product(x: Float64, y: Float64) -> list[Float64]:
-    """The product as two parts, the rounded one and its error (Dekker), while neither leaves the float64 range.
+    """Return the rounded product and its exact error (Dekker), for products and errors within the float64 range.
 
-    An error that is nothing has the product's sign, so that the sum of the parts of a negative zero is one.
+    An error of zero has the product's sign, so that the parts of a negative zero sum to a negative zero.
     """
     product = x * y
     x_high, x_low = _split(x)
@@ -71,25 +72,25 @@ def _split(x: Float64) -> tuple[Float64, Float64]:
 
 
 def to_odd(parts: Sequence[Float64]) -> Float64:
-    """The sum of all parts as one float64: exact where it fits, else rounded to odd. NaN and infinities carry over."""
+    """Return the sum of all parts, rounded to odd if float64 cannot hold it. A NaN or infinity is the plain sum's."""
     if len(parts) == 1:
         return parts[0]
     plain = parts[0]
     for part in parts[1:]:
         plain = plain + part
-    # Add one part after the other into a list of non-overlapping floats, smallest first (Shewchuk 1997).
+    # Add each part to a list of non-overlapping floats, smallest first (Shewchuk 1997).
     expansion: list[Float64] = []
     for part in parts:
         carry = part
         for i, held in enumerate(expansion):
             carry, expansion[i] = two_sum(held, carry)
         expansion.append(carry)
-    # Gather it into the largest from the top; what each step leaves over is at most about the last bit of `high`.
+    # Sum the list from the largest down; the error of each step is at most about the last bit of `high`.
     high, rest = expansion[-1], []
     for held in reversed(expansion[:-1]):
         high, low = two_sum(high, held)
         rest.append(low)
-    # Gather the leftovers from the bottom (jammed, so that none is forgotten) and add them once more.
+    # Sum the errors from the smallest up, each rounded to odd so that none is lost, and add the result.
     low = rest[-1]
     for held in reversed(rest[:-1]):
         low = _jam(*two_sum(held, low))
@@ -100,15 +101,14 @@ def to_odd(parts: Sequence[Float64]) -> Float64:
 
 
 def bins(parts: int, bits: int) -> int:
-    """How many bins hold a sum of so many parts and bits."""
+    """Return how many bins hold a sum of `bits` bits of this many parts."""
     return -(-bits // (LANE_BITS - 1 - parts.bit_length()))
 
 
 def binned(parts: list[Float64], bottom: Exponents | int, bits: int, keep_sign: bool) -> list[Float64]:
-    """The sum of many parts in few: each is split at fixed places, and what lies between two of them is added exactly.
+    """Return fewer parts with the same sum: each part is split at fixed places, and the pieces of each bin added exactly.
 
-    Parts are multiples of 2**`bottom`, and so is their sum, of `bits` bits at most. A sum of nothing but zeros keeps its
-    sign where `keep_sign` asks for it.
+    Parts are multiples of 2**`bottom`; their sum has at most `bits` bits. With `keep_sign` a sum of zeros keeps its sign.
     """
     count = bins(len(parts), bits)
     if len(parts) <= count:
@@ -132,7 +132,7 @@ def binned(parts: list[Float64], bottom: Exponents | int, bits: int, keep_sign: 
 
 
 def _jam(x: Float64, error: Float64) -> Float64:
-    """x + error rounded to odd, for an error smaller than the last bit of x."""
+    """Return x + error rounded to odd, for an error smaller than the last bit of x."""
     if not error.any():
         return x
     even = np.ascontiguousarray(x).view(np.int64) & 1 == 0
@@ -141,12 +141,12 @@ def _jam(x: Float64, error: Float64) -> Float64:
 
 
 def round_to(x: Float64, register: Register) -> Float64:
-    """Values rounded to a register's format, the twin of `golden.rounded`; `x` is exact or rounded to odd."""
+    """Return values rounded to a register, as `golden.rounded` does; `x` is exact or rounded to odd."""
     fmt, rounding = register.format, register.rounding
     overflow = register.overflow or fmt.overflow
     if fmt.kind == "integer":
         return _round_to_integer(x, fmt, rounding, overflow)
-    # The engine's values stay far above 2**-900; the lower end keeps 2**-unit finite when x is zero.
+    # Nonzero values are far above 2**-900; this lower end keeps 2**-unit finite if x is zero.
     exponent = np.clip(leading_exponent(x), max(fmt.min_exponent, -900), fmt.max_exponent + 1)
     unit = exponent - fmt.mantissa_bits
     y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)
@@ -171,20 +171,9 @@ def round_to(x: Float64, register: Register) -> Float64:
     return y + 0.0 if fmt.nan == "negative-zero" else y  # a format without a negative zero
 
 
-def largest_finite(fmt: Format) -> float:
-    """The largest finite number of a format."""
-    if fmt.kind == "integer":
-        return float(fmt.max_finite_magnitude)
-    biased, fraction = divmod(fmt.max_finite_magnitude, 1 << fmt.mantissa_bits)
-    subnormal = biased == 0 and fmt.zero
-    significand = fraction + (0 if subnormal else 1 << fmt.mantissa_bits)
-    return float(significand) * 2.0 ** (biased + subnormal - fmt.bias - fmt.mantissa_bits)
-
-
 def integer_range(fmt: Format) -> tuple[float, float]:
-    """The lowest and the highest number of an integer format of at most 53 bits."""
-    highest = float(fmt.max_finite_magnitude)
-    return (-highest - 1 if fmt.signed else 0.0), highest
+    """Return the lowest and the highest number of an integer format of at most 53 bits."""
+    return float(fmt.lowest), float(fmt.max_finite_magnitude)
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:

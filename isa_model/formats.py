@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from isa_model.aliases import other_name
+from isa_model.aliases import our_name
 from isa_model.diagnostics import InputError, at, suggest
 from isa_model.limits import HIGHEST_POWER, LOWEST_POWER, Range
 
@@ -23,16 +23,16 @@ Overflow = Literal["ieee", "infinity", "nan", "saturate", "wrap"]
 
 def _printable(name: str) -> str:
     if not (name and name.isprintable() and name == name.strip() and len(name) <= 64):
-        raise at(message=f"{name[:64]!r} is no name", hint="1 to 64 characters on one line")
+        raise at(message=f"{name[:64]!r} cannot be a name", hint="1 to 64 characters on one line")
     return name
 
 
 class Format(BaseModel):
     """One number format: binary floating point, or two's complement integer.
 
-    A floating-point code with exponent field `x > 0` and mantissa field `f` is worth
-    `(1 + f / 2**mantissa_bits) * 2**(x - bias)`; with `x == 0` it is the subnormal
-    `(f / 2**mantissa_bits) * 2**(1 - bias)`, except where `zero` is false.
+    A floating-point code with exponent field `x > 0` and mantissa field `f` has the magnitude
+    `(1 + f / 2**mantissa_bits) * 2**(x - bias)`. With `x == 0` it is the subnormal
+    `(f / 2**mantissa_bits) * 2**(1 - bias)`, unless `zero` is false.
     Source of the rules: IEEE 754-2019 3.4; OCP 8-bit floating point 1.0 and microscaling (MX) 1.0; PTX ISA 9.7.
     """
 
@@ -41,26 +41,26 @@ class Format(BaseModel):
     name: Annotated[str, AfterValidator(_printable)]
     kind: Literal["float", "integer"] = "float"
     signed: bool = True
-    """Sign bit of a float; two's complement for an integer."""
+    """Whether a float has a sign bit, or an integer is two's complement."""
     exponent_bits: Annotated[int, Range(0, 11)] = 0
     mantissa_bits: Annotated[int, Range(0, 64)]
     """Stored significand bits of a float, at most 52; all bits of an integer, its sign included."""
     bias: Annotated[int, Range(-HIGHEST_POWER, 1 - LOWEST_POWER)] = 0
-    """Where numbers stay among those of FP64: multiples of 2**-1074 below 2**1024."""
+    """Exponent bias. All numbers must also be numbers of FP64: multiples of 2**-1074 below 2**1024."""
     infinity: bool = False
-    """The all-ones exponent field with a zero mantissa field is an infinity."""
+    """Whether the all-ones exponent field with a zero mantissa field is an infinity."""
     nan: Literal["ieee", "all-ones", "negative-zero", "none"] = "none"
-    """Which codes are NaN: all-ones exponent with a mantissa other than infinity's; only the all-ones code
-    (either sign); only the code of a negative zero; or none."""
+    """The codes that are NaN. ieee: an all-ones exponent, except the infinity. all-ones: only the all-ones code, of either
+    sign. negative-zero: only the code of a negative zero. none: no code."""
     zero: bool = True
-    """False: exponent field 0 is an ordinary number, there is neither a zero nor a subnormal (UE8M0)."""
+    """Whether exponent field 0 holds zero and the subnormals. If not, it holds ordinary numbers, as in UE8M0."""
     overflow: Overflow = "ieee"
     """What a result beyond the largest finite number becomes, unless the conversion says otherwise.
-    ieee: infinity or the largest number, as the rounding direction says (IEEE 754 7.4)."""
+    ieee: infinity or the largest number, depending on the rounding direction (IEEE 754 7.4)."""
     high_padding: Annotated[int, Range(0, 32)] = 0
-    """Bits above the sign that are ignored when read and written as 0 (the sign bit of UE4M3)."""
+    """Bits above the sign that are ignored on reading and written as 0 (the sign bit of UE4M3)."""
     low_padding: Annotated[int, Range(0, 32)] = 0
-    """Bits below the mantissa that are ignored when read and written as 0 (TF32 in a 32-bit register)."""
+    """Bits below the mantissa that are ignored on reading and written as 0 (TF32 in a 32-bit register)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Format:
@@ -73,7 +73,7 @@ class Format(BaseModel):
             if self.overflow not in ("saturate", "wrap"):
                 raise at("overflow", message="an integer overflows by `saturate` or `wrap`")
             if self.mantissa_bits < 1 + self.signed:
-                raise at("mantissa_bits", message="an integer needs at least one bit besides its sign")
+                raise at("mantissa_bits", message="an integer needs at least one bit apart from its sign")
             return self
         if self.exponent_bits < 1:
             raise at("exponent_bits", message="a floating-point format needs at least 1 exponent bit")
@@ -93,46 +93,43 @@ class Format(BaseModel):
         return self
 
     def _check_name(self) -> None:
-        """A known name means that format and no other."""
+        """Refuse a known format's name for any other format."""
         meant = _fields_of(self.name)
         if meant is None:
             return
         fields = {name: info.default for name, info in type(self).model_fields.items()} | meant
         if any(getattr(self, name) != value for name, value in fields.items() if name != "name"):
-            raise at("name", message=f"`{self.name}` is another format's name", hint="a name of its own")
+            raise at("name", message=f"`{self.name}` is another format's name", hint="choose another name")
 
     def _check_range(self) -> None:
         if self.mantissa_bits > 52:
             raise at("mantissa_bits", message=f"a significand of {self.mantissa_bits} bits", hint="at most 52, as FP64")
         if self.max_finite_magnitude < 1:
-            raise at("exponent_bits", message="no code is left for a number besides zero")
+            raise at("exponent_bits", message="no code is left for a number other than zero")
         if self.min_lsb_exponent < LOWEST_POWER or self.max_exponent > HIGHEST_POWER:
             least, most = (
                 self.bias + self.max_exponent - HIGHEST_POWER,
                 self.bias + self.min_lsb_exponent - LOWEST_POWER,
             )
-            raise at(
-                "bias",
-                message=f"numbers from 2**{self.min_lsb_exponent} to above 2**{self.max_exponent} are not all among FP64's",
-                hint=f"a bias from {least} to {most}" if least <= most else "fewer bits",
-            )
+            message = f"FP64 does not hold all numbers from 2**{self.min_lsb_exponent} to above 2**{self.max_exponent}"
+            raise at("bias", message=message, hint=f"a bias from {least} to {most}" if least <= most else "fewer bits")
 
     # -- what the fields imply ------------------------------------------------------------------------------------
 
     @property
     def magnitude_bits(self) -> int:
-        """Bits of the exponent and mantissa fields together."""
+        """Width of the exponent and mantissa fields together, in bits."""
         return self.exponent_bits + self.mantissa_bits
 
     @property
     def bits(self) -> int:
-        """Bits of a code, ignored bits included."""
+        """Width of a code in bits, ignored bits included."""
         sign = int(self.signed and self.kind == "float")
         return self.high_padding + sign + self.magnitude_bits + self.low_padding
 
     @property
     def storage_bits(self) -> int:
-        """Bits of the unsigned integer that holds one code in memory: 8, 16, 32 or 64."""
+        """Width of the unsigned integer that holds one code in memory: 8, 16, 32 or 64 bits."""
         return next((size for size in (8, 16, 32) if size >= self.bits), 64)
 
     @property
@@ -152,20 +149,25 @@ class Format(BaseModel):
         return everything - 1 if self.nan == "all-ones" else everything
 
     @property
+    def lowest(self) -> int:
+        """Lowest number of an integer format."""
+        return -self.max_finite_magnitude - 1 if self.signed else 0
+
+    @property
     def max_exponent(self) -> int:
-        """Exponent of the largest finite number (of an integer: the weight of its top bit)."""
+        """Exponent of the largest finite number; for an integer, that of its top bit's weight."""
         if self.kind == "integer":
             return self.mantissa_bits - 1
         return (self.max_finite_magnitude >> self.mantissa_bits) - self.bias
 
     @property
     def min_lsb_exponent(self) -> int:
-        """Every finite number of the format is a multiple of 2 to this power."""
+        """Exponent of the smallest unit: every finite number is a multiple of 2 to this power."""
         return 0 if self.kind == "integer" else self.min_exponent - self.mantissa_bits
 
     @property
     def nan_code(self) -> int | None:
-        """The code written for a NaN unless an instruction names another: quiet, positive, else all ones."""
+        """Code written for a NaN unless an instruction names another: positive, and in IEEE formats quiet, no payload."""
         magnitude = {
             "ieee": (1 << self.magnitude_bits) - (1 << self.mantissa_bits) + (1 << self.mantissa_bits >> 1),
             "all-ones": (1 << self.magnitude_bits) - 1,
@@ -176,11 +178,11 @@ class Format(BaseModel):
 
     @property
     def kept_infinity(self) -> Overflow:
-        """The overflow rule under which an infinity stays one, if the format has any."""
+        """Overflow rule under which an infinity stays an infinity, if the format has one."""
         return "infinity" if self.infinity else self.overflow
 
     def holds(self, other: Format) -> bool:
-        """Whether every finite number of `other` is one of this format too."""
+        """Return whether every finite number of `other` is a number of this format too."""
         if self.kind == "integer" or other.kind == "integer":
             same = self.kind == other.kind and self.signed == other.signed
             return same and self.mantissa_bits >= other.mantissa_bits
@@ -194,7 +196,7 @@ class Format(BaseModel):
 
 
 def _float(exponent_bits: int, mantissa_bits: int, **fields: Any) -> dict[str, Any]:
-    """Fields of a floating-point format with the IEEE bias and, unless told otherwise, IEEE specials."""
+    """Return the fields of a floating-point format with the IEEE bias and, by default, IEEE infinities and NaNs."""
     rule: dict[str, Any] = {"bias": (1 << (exponent_bits - 1)) - 1, "nan": "ieee", "infinity": True, **fields}
     rule.setdefault("overflow", "ieee" if rule["infinity"] else "saturate")
     return {"exponent_bits": exponent_bits, "mantissa_bits": mantissa_bits, **rule}
@@ -230,7 +232,7 @@ _INLINE_INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>[1-9]\d?)")
 
 
 def _fields_of(name: str) -> dict[str, Any] | None:
-    """The fields that a name stands for: one of `FORMATS`, or inline; None where it means nothing."""
+    """Return the fields of the format that a name means, inline names included; None if it means none."""
     if name in _FIELDS:
         return _FIELDS[name]
     if match := _INLINE_INTEGER.fullmatch(name):
@@ -250,15 +252,16 @@ FORMATS: dict[str, Format] = {name: Format(name=name, **(_fields_of(name) or {})
 def named(name: str) -> Format:
     """Return the format called `name`: one of `FORMATS`, or an inline `eXmY`, `intX` or `uintX`.
 
-    An inline format has the IEEE bias 2**(X-1) - 1. Its suffix gives the specials: none or `ieee`, infinities and
-    NaNs as in IEEE 754; `fn`, finite with one NaN of all ones; `fnuz`, finite with the NaN in place of the negative
-    zero and a bias one higher; `f`, every code finite. A leading `u` drops the sign. Integers saturate.
-    The OCP names come first: `e4m3` is the OCP format, `e4m3ieee` the IEEE-like one.
-    Raises InputError when it is none of them, or has more bits or larger numbers than a format can have, and ValueError for
-    what is no text.
+    An inline format has the IEEE bias 2**(X-1) - 1. Its suffix gives its special values:
+    none or `ieee`, infinities and NaNs as in IEEE 754; `fn`, no infinity, and the all-ones code is NaN;
+    `fnuz`, no infinity, NaN in place of the negative zero, and a bias one higher; `f`, every code is finite.
+    A leading `u` drops the sign. Integers saturate. OCP names come first: `e4m3` is the OCP format, `e4m3ieee` the
+    IEEE-like one.
+    Raises InputError for a name that means no format, and for more bits or larger numbers than a format can have;
+    ValueError for a `name` that is no string.
     """
     if not isinstance(name, str):
-        raise ValueError(f"name is of type {type(name).__name__}; a format's name is asked, such as 'e4m3'")
+        raise ValueError(f"name is of type {type(name).__name__}; expected a format's name, such as 'e4m3'")
     if name in FORMATS:
         return FORMATS[name]
     fields = _fields_of(name)
@@ -280,8 +283,8 @@ def named(name: str) -> Format:
 
 
 def _meant(name: str) -> str:
-    """`did you mean ...?` for a name that others use, or for capital letters; else nothing."""
-    ours, remark = other_name(name)
+    """Return `did you mean ...?` for a name that others use, or one in capital letters; empty otherwise."""
+    ours, remark = our_name(name)
     lower = name.lower()
     meant = ours or (lower if lower != name and _fields_of(lower) else "")
     return " ".join(filter(None, (f"did you mean `{meant}`?" if meant else "", remark)))

@@ -1,6 +1,6 @@
 """A whole GEMM as a library runs it on an instruction: ragged edges, split K, scale, bias and output rounding.
 
-With today's instructions this is what cuBLAS returns on an H200, bit for bit (tests/test_whole.py).
+With today's instructions the result is that of cuBLAS on an H200, bit for bit (tests/test_whole.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from isa_model.arguments import fp32_of, require
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model.arguments import fp32_of, require, whole_number
 from isa_model.array_codec import encode_array, from_codes
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
@@ -16,8 +19,7 @@ from isa_model.instruction import Instruction
 from isa_model.matmul import Engine, factors, matmul, scales_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 
 @in_ieee_mode
@@ -34,21 +36,21 @@ def gemm(
     out: Format | None = None,
     engine: Engine = "auto",
 ) -> NDArray[Any]:
-    """D = round(alpha * (A B) + bias), with the sums taken by the instruction (or `promoted` around one).
+    """Return D = round(alpha * (A B) + bias), (M, N) in the dtype of `out`; the instruction computes the sums.
 
-    `a` (M, K) and `b` (K, N) as for `matmul`, but K is free: it is filled up with zeros to whole instructions (group
-    scales, if any, are those of the filled K). `split_k` cuts K into so many stretches of whole
-    instructions, the first ones longer where they do not divide; each starts from zero, and their sums are added in
-    FP32, rounded to nearest even, in ascending order of K. `alpha`, (), (M, 1) or (1, N), multiplies and `bias`, (N,), is
-    added in FP32, each result rounded to nearest even; their own numbers are rounded to FP32 first. Last the result is
-    rounded to `out` (default: the accumulator's format; nearest even), beyond its range to infinity, or to the largest
-    number of a format without one.
+    `a` (M, K), `b` (K, N), the scales and `engine` are those of `matmul`, but K is free: it is filled up with zeros to
+    whole instructions, and group scales cover the filled K.
 
-    Returns (M, N) in the dtype of `out`. Raises ValueError as `matmul`, for a `split_k` that K has too few instructions
-    for, and for an epilogue after an accumulator other than FP32.
+    - `split_k`: the number of parts that K is cut into, each of whole instructions; the first parts are longer where the
+      division leaves a remainder. Each part starts from zero, and their sums are added in ascending order of K.
+    - `alpha`, (), (M, 1) or (1, N), is multiplied by; `bias`, (N,), is added. Both are rounded to FP32 first.
+    - `out`: the format that the result is rounded to (default: the accumulator's). A result beyond its range becomes
+      infinity, or the largest number of a format without infinities.
+
+    Sums of parts, `alpha` and `bias` are computed in FP32. Every rounding is to nearest even.
+    Raises ValueError as `matmul` does, for a `split_k` that is more than K's number of instructions, and if any of these
+    steps is asked for after an accumulator other than FP32.
     """
-    import numpy as np
-
     a_codes, b_codes = factors(instruction, a, b)
     m, n = a_codes.shape[0], b_codes.shape[1]
     scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
@@ -61,15 +63,14 @@ def gemm(
     a_codes = np.pad(a_codes, ((0, 0), (0, fill)))
     b_codes = np.pad(b_codes, ((0, fill), (0, 0)))
     steps = a_codes.shape[1] // step
-    if isinstance(split_k, bool) or not isinstance(split_k, int | np.integer):
-        raise ValueError(f"split_k is {split_k!r}; a whole number is asked")
+    split_k = whole_number("split_k", split_k)
     if not 1 <= split_k <= max(steps, 1):
-        raise ValueError(f"split_k = {split_k}: K has {steps} stretches of the instruction's k = {step}")
+        raise ValueError(f"split_k = {split_k}: K has {steps} times the instruction's k = {step}")
     epilogue = split_k > 1 or alpha is not None or bias is not None or out is not None
     if epilogue and instruction.accumulator.name != "fp32":
         raise ValueError(f"an epilogue works in FP32; {instruction.name} accumulates in {instruction.accumulator.name}")
     if split_k > 1 and instruction.scale is not None:
-        raise ValueError("split_k with group scales inside the instruction: cut K yourself, so that groups stay whole")
+        raise ValueError("split_k cannot cut groups of scales inside the instruction: cut K yourself, at whole groups")
     bounds = [step * (i * (steps // split_k) + min(i, steps % split_k)) for i in range(split_k + 1)]
     total: Any = None
     with np.errstate(over="ignore", invalid="ignore"):
@@ -86,9 +87,9 @@ def gemm(
 
 
 def _fp32(name: str, x: ArrayLike, shapes: dict[str, tuple[int, ...]]) -> NDArray[np.float32]:
-    """Numbers rounded to FP32. Raises ValueError unless they have one of the shapes."""
+    """Return numbers rounded to FP32. Raises ValueError unless they have one of the shapes."""
     numbers = fp32_of(name, x)
     if numbers.shape not in shapes.values():
-        wanted = " or ".join(f"{text} = {shape}" if shape else text for text, shape in shapes.items())
-        raise ValueError(f"{name} is {numbers.shape}; {wanted} is asked")
+        expected = " or ".join(f"{text} = {shape}" if shape else text for text, shape in shapes.items())
+        raise ValueError(f"{name} is {numbers.shape}; expected {expected}")
     return numbers

@@ -1,11 +1,11 @@
-"""The golden model: what an instruction computes, to the bit, on Python's exact integers.
+"""The golden model: what an instruction computes, to the bit, in Python's exact integers.
 
-This file is the definition; every fast engine has to return the same codes. Read it from top to bottom. One element of
-D is computed at a time. Along K, one instruction after the other reads as C what the one before wrote as D; in each:
+This file is the definition; every fast engine must return the same codes. Read it from top to bottom. `dot` computes one
+element of D. Along K, each instruction reads as C what the one before wrote as D. An instruction has three steps:
 
-1. `products`: a row of A times a column of B, one exact term per k.
-2. Stage after stage of the spec turns its terms into fewer: `deal` forms the blocks, `add` sums a block, `put` rounds
-   the sum into the stage's register, `scaled` applies group scales where the spec has them.
+1. `products` multiplies a row of A by a column of B: one exact term per k.
+2. Each stage of the spec turns its terms into fewer: `deal` forms the blocks, `add` sums a block, `put` rounds the sum
+   to the stage's register, and `scaled` applies group scales where the spec has them.
 3. The last stage starts from C, adds one block after the other, and leaves D.
 """
 
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A number, and the exponent it aligns with; None for a zero that has none, an infinity and a NaN.
+    """A number and its alignment exponent, which is None for an infinity, a NaN and a zero without one.
 
     The alignment exponent is not always that of the leading bit: a product has the sum of its operands' exponents, and
     a sum without a register has the exponent its terms were aligned to.
@@ -41,10 +41,10 @@ def dot(
     scale_a: Sequence[int] = (),
     scale_b: Sequence[int] = (),
 ) -> int:
-    """Return the code of one element of D, after as many instructions as K holds.
+    """Return the code of one element of D, computed by as many instructions as K holds.
 
-    `a` and `b` are the codes of a row of A and a column of B, K of each (a multiple of the instruction's k); `c` is the
-    code of C; `scale_a` and `scale_b` are the codes of the scales along K of that row and column, one per group.
+    `a` and `b` are the codes of a row of A and a column of B, K of each, a multiple of the instruction's k. `c` is the
+    code of C. `scale_a` and `scale_b` are the codes of that row's and column's scales along K, one per group.
     Every instruction but the first reads C in the accumulator's format.
     """
     running = read(spec, spec.c_format, c)
@@ -65,7 +65,7 @@ def instruction(
     scale_b: Sequence[int],
     first: int,
 ) -> Term:
-    """What one instruction leaves in the last stage's register; `first` is where its operands start along K."""
+    """Return what one instruction leaves in the last stage's register; `first` is the index of its first k along K."""
     terms = products(spec, a, b)
     if spec.scaled_stage == -1:
         terms = scaled(spec, terms, 1, scale_a, scale_b, first)
@@ -81,22 +81,25 @@ def instruction(
 
 
 def written(spec: Instruction, value: Term) -> int:
-    """The code of D for a register's value. The register fits the accumulator, so that nothing is left to round, and an
-    infinity stays one where the accumulator has it, whatever its rule for overflow."""
+    """Return the code of D for the value of the last register.
+
+    The accumulator holds every number of that register, so nothing is rounded. An infinity stays one if the accumulator
+    has infinities, whatever its overflow rule.
+    """
     if value.number.special == "nan" and spec.nan_code is not None:
         return spec.nan_code
     return encode(spec.accumulator, value.number, overflow=spec.accumulator.kept_infinity)
 
 
 def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
-    """Sum block after block, each together with the running value if the stage has one."""
+    """Return the running value after adding block after block; without an accumulator, the sum of the last block."""
     for block in blocks:
         running = put(stage, *add(stage, block, running if stage.accumulator else None))
     return running
 
 
 def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
-    """Form the blocks of a stage: neighbours together, or dealt out in runs to several blocks at a time."""
+    """Return the blocks of a stage: neighbouring terms, or runs of terms dealt out to several blocks in turn."""
     if stage.interleave is None:
         return [terms[i : i + stage.terms] for i in range(0, len(terms), stage.terms)]
     run_length, parts = stage.interleave.run, stage.interleave.parts
@@ -112,7 +115,7 @@ def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
 
 
 def term(fmt: Format, code: int) -> Term:
-    """A number of a format. It aligns with its exponent field, so a subnormal with the smallest normal number."""
+    """Return a number of a format as a term. It aligns with its exponent field: a subnormal as the smallest normal."""
     number = decode(fmt, code)
     if number.special or number.is_zero:
         return Term(number, None)
@@ -120,40 +123,35 @@ def term(fmt: Format, code: int) -> Term:
 
 
 def read(spec: Instruction, fmt: Format, code: int) -> Term:
-    """An element of A, B or C."""
+    """Return an element of A, B or C as a term."""
     value = term(fmt, code)
     tiny = not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
     return Term(Number(False, 0, 0), None) if spec.flush_inputs and tiny else value
 
 
 def operand(spec: Instruction, fmt: Format, code: int) -> Term:
-    """An element of A or B. Widened to a format of more exponents, a subnormal aligns with its own leading bit."""
+    """Return an element of A or B as a term. Widened to a format with more exponents, a subnormal aligns by leading bit."""
     value = read(spec, fmt, code)
     if spec.widen is None or value.exponent is None:
         return value
-    leading = value.number.exponent + value.number.significand.bit_length() - 1
-    return Term(value.number, max(leading, spec.widen.min_exponent))
+    return Term(value.number, max(value.number.leading_exponent, spec.widen.min_exponent))
 
 
 def products(spec: Instruction, a: Sequence[int], b: Sequence[int]) -> list[Term]:
-    """The exact products a[k] * b[k]."""
+    """Return the exact products a[k] * b[k]; those of at least 2**`infinite_from` are infinities."""
     result = [times(operand(spec, spec.a, x), operand(spec, spec.b, y)) for x, y in zip(a, b, strict=True)]
-    if spec.infinite_from is None:
+    limit = spec.infinite_from
+    if limit is None:
         return result
-    return [
-        Term(infinity(t.number.negative), None) if magnitude_at_least(t.number, spec.infinite_from) else t
-        for t in result
-    ]
 
+    def is_infinite(number: Number) -> bool:
+        return not number.special and not number.is_zero and number.leading_exponent >= limit
 
-def magnitude_at_least(number: Number, power: int) -> bool:
-    """Whether |number| >= 2**power, for a finite number."""
-    finite = not number.special and not number.is_zero
-    return finite and number.significand.bit_length() - 1 + number.exponent >= power
+    return [Term(infinity(t.number.negative), None) if is_infinite(t.number) else t for t in result]
 
 
 def times(x: Term, y: Term) -> Term:
-    """Multiply values and add alignment exponents, without rounding or normalising."""
+    """Return the product of two terms, exact and not normalised; their alignment exponents are added."""
     negative = x.number.negative != y.number.negative
     specials = {x.number.special, y.number.special}
     if "nan" in specials:
@@ -170,22 +168,17 @@ def times(x: Term, y: Term) -> Term:
 def scaled(
     spec: Instruction, terms: Sequence[Term], span: int, scale_a: Sequence[int], scale_b: Sequence[int], first: int = 0
 ) -> list[Term]:
-    """Multiply each term, the sum of `span` products from number `first` along K on, by the scales of its group."""
+    """Return each term multiplied by the scales of its group; term number i sums the `span` products from first + i * span."""
     scale = spec.scale
     assert scale is not None
-
-    def of(operand: ScaleOperand | None, k_axis: int, codes: Sequence[int], k: int) -> Term | None:
-        return None if operand is None else term(operand.format, codes[k // operand.group[k_axis]])
-
+    sides = [(side, axis, codes) for side, axis, codes in ((scale.a, 1, scale_a), (scale.b, 0, scale_b)) if side]
     result = []
-    for i, unscaled in enumerate(terms):
+    for i, value in enumerate(terms):
         k = first + i * span
-        factors = [of(scale.a, 1, scale_a, k), of(scale.b, 0, scale_b, k)]
-        present = [f for f in factors if f is not None]
+        factors = [term(side.format, codes[k // side.group[axis]]) for side, axis, codes in sides]
         if scale.product:
-            present = [rounded(times(*present), scale.product)]
-        value = unscaled
-        for factor in present:
+            factors = [rounded(times(*factors), scale.product)]
+        for factor in factors:
             value = times(value, factor)
         result.append(rounded(value, scale.result) if scale.result else value)
     return result
@@ -195,9 +188,9 @@ def scaled(
 
 
 def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Number, int | None]:
-    """Sum a block, and the running value if given. Return the sum and the exponent it was aligned to.
+    """Return the sum of a block and of the running value, if given, and the exponent it was aligned to.
 
-    A NaN, or infinities of both signs, give NaN; else an infinity gives itself.
+    A NaN, or infinities of both signs, give NaN; infinities of one sign give that infinity.
     """
     terms = [*block] if running is None else [*block, running]
     specials = {(t.number.special, t.number.negative and t.number.special == "infinity") for t in terms}
@@ -225,19 +218,20 @@ def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Numb
 
 
 def is_dropped(stage: Stage, running: Term, largest: int | None) -> bool:
+    """Return whether the running value is too far below the largest exponent to take part in the sum."""
     if stage.drop_beyond is None or running.exponent is None or largest is None:
         return False
     return running.exponent < largest - stage.drop_beyond
 
 
 def cut(number: Number, unit: int, rounding: Rounding) -> Number:
-    """Round a number to a multiple of 2**unit."""
+    """Return a number rounded to a multiple of 2**unit."""
     steps = shift_right(number.significand, unit - number.exponent, rounding, number.negative)
     return Number(number.negative, steps, unit)
 
 
 def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
-    """Add without rounding. A zero sum is positive, or (`ieee`) has the sign its terms share, else plus."""
+    """Return the sum without rounding. A zero sum is positive, or (`ieee`) negative if every term is."""
     unit = min(n.exponent for n in numbers)
     total = sum((-1) ** n.negative * (n.significand << (n.exponent - unit)) for n in numbers)
     negative = total < 0
@@ -250,7 +244,7 @@ def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
 
 
 def put(stage: Stage, total: Number, aligned_to: int | None) -> Term:
-    """Round a sum into the stage's register, or hand it up as it is with the exponent it was aligned to."""
+    """Return a sum rounded to the stage's registers; without a register, as it is, with the exponent it was aligned to."""
     if not stage.result:
         fixed = stage.exponent is not None and aligned_to is not None
         return Term(total, stage.exponent if fixed else aligned_to)
@@ -263,7 +257,7 @@ def put(stage: Stage, total: Number, aligned_to: int | None) -> Term:
 
 
 def rounded(value: Term, register: Register) -> Term:
-    """A term rounded to a register's format, from then on with that format's exponent."""
+    """Return a term rounded to a register; it then aligns as a number of the register's format."""
     if value.number.special == "nan" and register.format.nan_code is None and register.format.kind == "float":
         return value
     result = term(register.format, encode(register.format, value.number, register.rounding, register.overflow))

@@ -1,8 +1,8 @@
-"""IEEE arithmetic in every floating-point mode of a thread.
+"""IEEE arithmetic whatever the floating-point mode of the thread.
 
 Other libraries may leave a thread flushing subnormal numbers to zero (`torch.set_flush_denormal(True)`, code built with
--ffast-math) or rounding in another direction. Bits would then be wrong in silence, so public functions switch the mode
-for the time of a call, and restore it. Threads started meanwhile inherit it (POSIX, pthread_create).
+-ffast-math) or rounding in another direction. Results would then be silently wrong. So public functions switch the mode
+for the duration of a call and restore it; threads started meanwhile inherit the mode (POSIX, pthread_create).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 # Variables, since Python folds constants.
 _ONE, _HALF, _SMALLEST_NORMAL = 1.0, 0.5, 2.0**-1022
 _MORE_THAN_HALF, _LESS_THAN_HALF = 0.75 * 2.0**-52, 0.25 * 2.0**-52
-"""In units of the last place of 1."""
+"""Fractions of the last place of 1."""
 
 
 def in_ieee_mode(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function so that it keeps subnormals and rounds to nearest even, whatever the thread's mode.
 
-    The function raises ValueError where the mode is another one and this system has no way to switch it.
+    The function raises ValueError if the thread's mode is different and cannot be switched on this system.
     """
 
     @wraps(function)
@@ -40,8 +40,8 @@ def in_ieee_mode(function: Callable[P, T]) -> Callable[P, T]:
         try:
             if not is_ieee():
                 raise ValueError(
-                    "this thread flushes subnormal numbers to zero or does not round to nearest, which makes bits wrong: "
-                    "switch that off (torch.set_flush_denormal(False), fesetround)"
+                    "this thread flushes subnormal numbers to zero or does not round to nearest, so results would be "
+                    "wrong: switch that off (torch.set_flush_denormal(False), fesetround)"
                 )
             return function(*arguments, **keywords)
         finally:
@@ -59,7 +59,7 @@ def is_ieee() -> bool:
 
 @cache
 def _switch() -> tuple[Callable[[Any], Any], Callable[[Any], Any], Any] | None:
-    """Return C's fegetenv, fesetenv and FE_DFL_ENV; None where the C library has none that we know."""
+    """Return C's fegetenv, fesetenv and FE_DFL_ENV; None if the C library has none that we know."""
     for name in (None, "libm.so.6"):
         try:
             library = ctypes.CDLL(name)

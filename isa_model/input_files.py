@@ -1,7 +1,7 @@
-"""Input files: regular files of a bounded size only, JSON of a bounded depth. All files of users are opened here.
+"""Input files: every file of a user is opened here, and must be a regular file of a bounded size.
 
-A name on the command line or in a proposal can be a pipe that never answers, a device without end, a folder, or a file of
-any size. All of that is decided on the open file before its content takes memory.
+A name on the command line or in a proposal can be a pipe that never answers, an endless device, a folder, or a file of any
+size. The open file is checked for that before its content takes memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 MIB = 1 << 20
 MAX_JSON_DEPTH = 100
-"""Nested lists and objects of a JSON file; what codesign writes has about ten."""
+"""Levels of nested lists and objects in a JSON file; those that codesign writes have about ten."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -30,7 +30,7 @@ _KINDS = {
 def open_file(path: Path | str, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file of at most `limit` bytes for reading.
 
-    Raises OSError, whose `strerror` says why: what it is instead of a file, or that it is larger than the limit.
+    Raises OSError with the cause in `strerror`, also for what is no regular file, or larger than the limit.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -54,29 +54,29 @@ def open_file(path: Path | str, limit: int | None = None) -> io.BufferedReader:
 
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_file`."""
+    """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_file` does."""
     with open_file(path, limit) as file:
         content = file.read(limit + 1)
-    if len(content) > limit:  # it grew, or is one of those that claim to be empty
+    if len(content) > limit:  # it grew, or claims to be empty, as those of /proc do
         raise OSError(errno.EFBIG, f"it is larger than {limit / MIB:g} MiB", str(path))
     return content
 
 
 def read_text(path: Path | str, limit: int) -> str:
-    """Return the UTF-8 text of a file. Raises OSError as `open_file`, UnicodeDecodeError where it is no such text."""
+    """Return the UTF-8 text of a file. Raises OSError as `open_file` does, UnicodeDecodeError for other content."""
     return read_bytes(path, limit).decode("utf-8")
 
 
 def reason(error: OSError) -> str:
-    """Say why a file could not be opened, read or written, as the end of a sentence."""
+    """Return why a file could not be opened, read or written, as the end of a sentence."""
     said = error.strerror or str(error)
     return said[:1].lower() + said[1:]
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse strict JSON: finite numbers, every key once, at most MAX_JSON_DEPTH deep.
+    """Return the data of a strict JSON text: finite numbers, every key once, at most MAX_JSON_DEPTH levels deep.
 
-    Raises ValueError saying what is wrong.
+    Raises ValueError with what is wrong.
     """
     try:
         data = json.loads(text, parse_constant=_refused, object_pairs_hook=_once)
@@ -96,7 +96,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

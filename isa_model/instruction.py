@@ -1,9 +1,9 @@
 """The spec language: a matrix multiply-accumulate instruction as operand formats plus a list of stages.
 
 Each product A[m, k] * B[k, n] is a *term*: an exact value and the exponent it aligns with. A *stage* (stage.py) takes its
-terms in blocks, sums each block by its own rule (exact, or aligned to the largest exponent with so many fraction bits),
-rounds the sum or hands it up as it is, and so makes the terms of the next stage. The last stage adds C.
-`golden.py` is the definition of what each field does; here they are declared and contradictions refused.
+terms in blocks. It sums each block exactly, or aligned to the largest exponent with a given number of fraction bits. It
+rounds the sum or hands it up as it is: the results are the terms of the next stage. The last stage adds C.
+`golden.py` defines what each field does. Here fields are declared, and contradictions between them are refused.
 """
 
 from __future__ import annotations
@@ -22,41 +22,40 @@ from isa_model.stage import FormatRef, Register, Spec, Stage
 
 
 class ScaleOperand(Spec):
-    """Where one operand's scales come from."""
+    """Group scales of one operand."""
 
     group: tuple[Group, Group]
-    """Rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
+    """Numbers of rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
 
 
 class Scaling(Spec):
-    """Group scales inside the instruction: every term is multiplied by the scales of its row, column and group of K.
+    """Group scales inside the instruction: each term is multiplied by the scales of its row, column and group of K.
 
-    Multiplying a term multiplies its value by the scale's significand and adds the scale's exponent to the term's.
-    With a power-of-two format that is all: the scales are added to the exponents.
+    The term's value is multiplied by the scale, and the scale's exponent is added to the term's alignment exponent.
     """
 
     a: ScaleOperand | None = None
     b: ScaleOperand | None = None
     onto: str = "products"
-    """What is multiplied: `products`, or the results of the stage of this name."""
+    """What is scaled: `products`, or the results of the stage of this name."""
     product: Register | None = None
-    """Rounding of scale_a * scale_b before they are applied; default: exact."""
+    """Register that scale_a * scale_b is rounded to before it is applied; default: the product is exact."""
     result: Register | None = None
-    """Rounding of the scaled term; default: it goes up exact."""
+    """Register that the scaled term is rounded to; default: the term stays exact."""
 
     @model_validator(mode="after")
     def _needed(self) -> Scaling:
         if self.a is None and self.b is None:
-            raise at(message="`scale` needs the scales of `a`, of `b`, or of both")
+            raise at(message="`scale` needs `a`, `b` or both")
         if self.product and not (self.a and self.b):
             raise at("product", message="there is no product of scales: only one operand has them")
         return self
 
 
 class Shape(Spec):
-    """Rows, columns and depth of one instruction: D (m, n) = A (m, k) B (k, n) + C (m, n)."""
+    """Size of one instruction: D (m, n) = A (m, k) B (k, n) + C (m, n)."""
 
     m: Count
     n: Count
@@ -67,7 +66,7 @@ class Instruction(Spec):
     """A matrix multiply-accumulate instruction, real or proposed: D = A B + C."""
 
     name: str = ""
-    """The catalogue's or the proposal's name."""
+    """Name in the catalogue, or the proposal's name."""
     description: str = ""
     shape: Shape
     a: FormatRef
@@ -77,38 +76,40 @@ class Instruction(Spec):
     accumulator: FormatRef
     """Format of D as it is stored, and of C unless `c` names another."""
     widen: FormatRef | None = None
-    """Format that A and B are converted to, exactly, before they are multiplied; default: none. It shows in alignment
-    alone: a subnormal of A or B that is a normal number there aligns with its own exponent."""
+    """Format that A and B are converted to before they are multiplied; default: none. The conversion is exact. It affects
+    alignment alone: a subnormal of A or B that is normal in this format aligns with the exponent of its leading bit."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1, max_length=MOST_STAGES)
-    """The sums, from the products up, each under a name of the author's choice."""
+    """Sums from the products up, each under a name of the author's choice."""
     nan: int | None = Field(default=None, ge=0)
-    """The code written for a NaN; default: the accumulator format's."""
+    """Code written for a NaN; default: the accumulator format's."""
     infinite_from: Exponent | None = None
-    """A product of at least 2 to this power is an infinity; default: products are exact however large."""
+    """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
+    products are exact, however large."""
     flush_inputs: bool = False
     """Whether subnormals of A, B and C, and negative zeros, are read as +0."""
     source: str = ""
-    """Where the rules come from."""
+    """Source of the rules."""
     checked: str = ""
-    """What the rules were checked against."""
+    """Evidence that the rules were checked against."""
 
     @property
     def c_format(self) -> Format:
-        """Format of C as it is stored. Between steps along K the running value is a register of the last stage."""
+        """Format of C as it is stored. Between steps along K the running value is in a register of the last stage."""
         return self.c or self.accumulator
 
     @property
     def nan_code(self) -> int | None:
+        """Code written for a NaN; None if D has no NaN."""
         return self.accumulator.nan_code if self.nan is None else self.nan
 
     @cached_property
     def span(self) -> int:
-        """Products in one step of the last stage; the running accumulator is a register value between steps."""
+        """Number of products in one step of the last stage."""
         return self.products_per_result(len(self.stages) - 1)
 
     def products_per_result(self, index: int) -> int:
-        """How many products one result of stage number `index` sums (-1: one product itself)."""
+        """Return how many products one result of stage number `index` sums; 1 for index -1, a product itself."""
         count = 1
         for stage in list(self.stages.values())[: index + 1]:
             count *= stage.inputs
@@ -116,7 +117,7 @@ class Instruction(Spec):
 
     @property
     def scaled_stage(self) -> int | None:
-        """Number of the stage whose results are scaled, -1 for the products, None without scales."""
+        """Index of the stage whose results are scaled; -1 for the products, None without scales."""
         if self.scale is None:
             return None
         return -1 if self.scale.onto == "products" else list(self.stages).index(self.scale.onto)
@@ -141,15 +142,12 @@ class Instruction(Spec):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")
         if self.a.kind == "integer" and self.accumulator.kind == "float":
-            raise at(
-                "accumulator",
-                message=f"integer products accumulate in an integer, not {self.accumulator.name}",
-                hint="accumulator: int32",
-            )
+            message = f"integer products accumulate in an integer, not {self.accumulator.name}"
+            raise at("accumulator", message=message, hint="accumulator: int32")
         if self.a.kind == "float" and self.accumulator.kind == "integer":
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
         if self.widen is not None and self.widen.kind != "float":
-            raise at("widen", message="operands are widened to a floating-point format; integers are exact as they are")
+            raise at("widen", message=f"operands are widened to a floating-point format, not to {self.widen.name}")
         for operand in (self.a, self.b):
             if self.widen is not None and not self.widen.holds(operand):
                 raise at("widen", message=f"{self.widen.name} does not hold every number of {operand.name}")
@@ -163,11 +161,8 @@ class Instruction(Spec):
         if self.nan is not None:
             fits = self.nan < 1 << self.accumulator.storage_bits
             if not fits or decode(self.accumulator, self.nan).special != "nan":
-                raise at(
-                    "nan",
-                    message=f"{self.nan:#x} is not a NaN of {self.accumulator.name}",
-                    hint="`nan: null`: the format's own",
-                )
+                message = f"{self.nan:#x} is not a NaN of {self.accumulator.name}"
+                raise at("nan", message=message, hint="`nan: null` for the format's own")
 
     def _check_stages(self) -> None:
         for name in self.stages:
@@ -175,24 +170,20 @@ class Instruction(Spec):
                 message = f"`{name[:64]}` cannot name a stage" if name.isprintable() else "this cannot name a stage"
                 raise at("stages", name, message=message, hint="a letter, then letters, digits, `_` and `-`")
             if name == "products":
-                raise at("stages", name, message="`products` means what the first stage sums", hint="another name")
+                message = "`products` means the terms of the first stage"
+                raise at("stages", name, message=message, hint="choose another name")
         *inner, last = self.stages
         for name in inner:
             stage = self.stages[name]
             if stage.accumulator and not stage.chain:
-                raise at(
-                    "stages",
-                    name,
-                    "accumulator",
-                    message=f"stage `{name}` is not the last, so its running value "
-                    "starts at zero and must end somewhere",
-                    hint=f"chain: how many blocks it adds; or C belongs in `{last}`",
-                )
+                message = f"stage `{name}` is not the last, so its running value starts at zero and needs an end"
+                hint = f"give `chain`, the number of blocks it adds; C is added in `{last}`"
+                raise at("stages", name, "accumulator", message=message, hint=hint)
         final = self.stages[last]
         if not final.accumulator:
             raise at("stages", last, message=f"the last stage, `{last}`, does not add C", hint="accumulator: true")
         if final.chain:
-            raise at("stages", last, "chain", message="the last stage runs on to the end of K", hint="drop `chain`")
+            raise at("stages", last, "chain", message="the last stage runs to the end of K", hint="drop `chain`")
         if not final.result:
             raise at("stages", last, message=f"the last stage, `{last}`, needs a `result`: D has a format")
         kept = final.result[-1].format
@@ -201,21 +192,21 @@ class Instruction(Spec):
                 "stages",
                 last,
                 "result",
-                message=f"the register {kept.name} does not fit the accumulator {self.accumulator.name}",
+                message=f"the accumulator {self.accumulator.name} does not hold every number of the register {kept.name}",
                 hint=f"`result: {{format: {self.accumulator.name}, rounding: {final.result[-1].rounding}}}`, or an "
                 f"accumulator that holds {kept.name}",
             )
         for name, stage in self.stages.items():
             if any(r.format.kind != self.a.kind for r in stage.result):
                 kind = "integer" if self.a.kind == "integer" else "floating-point"
-                raise at("stages", name, "result", message=f"{kind} sums go into {kind} registers")
+                raise at("stages", name, "result", message=f"{kind} sums need {kind} registers")
         if self.a.kind == "integer":
             for name, stage in self.stages.items():
                 for field in ("fraction_bits", "exponent"):
                     if getattr(stage, field) is not None:
                         raise at("stages", name, field, message="integers are summed exactly", hint=f"drop `{field}`")
         if self.span > 1 << 16:
-            message = "the stages sum more products in one step than an instruction can have, 65536"
+            message = "the stages sum more than 65536 products in one step, the most an instruction can have"
             raise at("stages", message=message, hint="fewer `terms`, or a shorter `chain`")
         if self.shape.k % self.span:
             raise at(
@@ -229,19 +220,11 @@ class Instruction(Spec):
         for name, stage in self.stages.items():
             parts = stage.interleave.parts if stage.interleave else 1
             if below % (stage.terms * parts):
-                raise at(
-                    "stages",
-                    name,
-                    "interleave",
-                    message=f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction",
-                )
+                message = f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction"
+                raise at("stages", name, "interleave", message=message)
             if stage.interleave and stage.terms % stage.interleave.run:
-                raise at(
-                    "stages",
-                    name,
-                    "interleave",
-                    message=f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms",
-                )
+                message = f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms"
+                raise at("stages", name, "interleave", message=message)
             below //= stage.inputs
 
     def _check_scale(self) -> None:
@@ -253,46 +236,40 @@ class Instruction(Spec):
         for field in ("product", "result"):
             register: Register | None = getattr(scale, field)
             if register and register.format.kind == "integer":
-                raise at("scale", field, message="scaled sums go into floating-point registers")
+                raise at("scale", field, message="scaled sums need floating-point registers")
         inner = list(self.stages)[:-1]
         if scale.onto != "products" and scale.onto not in inner:
             if scale.onto in self.stages:
-                raise at(
-                    "scale",
-                    "onto",
-                    message=f"`{scale.onto}` is the last stage: C would be scaled with the sum",
-                    hint="scale an earlier stage and add C in one of its own",
-                )
-            raise at(
-                "scale",
-                "onto",
-                message=f"no stage is called `{scale.onto}`",
-                hint=f"one of: {', '.join(['products', *inner])}",
-            )
+                message = f"`{scale.onto}` is the last stage: C would be scaled with the sum"
+                hint = "scale an earlier stage, and add C in a stage of its own"
+                raise at("scale", "onto", message=message, hint=hint)
+            message, hint = f"no stage is called `{scale.onto}`", f"one of: {', '.join(['products', *inner])}"
+            raise at("scale", "onto", message=message, hint=hint)
         index = self.scaled_stage
         assert index is not None
         for operand, k_axis in (("a", 1), ("b", 0)):
             side: ScaleOperand | None = getattr(scale, operand)
             if side is None:
                 continue
-            # Blocks of interleaved stages reach over the whole span that is dealt out.
-            reach = self._reach(index)
-            if side.group[k_axis] % reach:
+            stretch = self._stretch(index)
+            if side.group[k_axis] % stretch:
                 raise at(
                     "scale",
                     operand,
                     "group",
-                    message=f"a scale of {operand.upper()} covers "
-                    f"{side.group[k_axis]} of K, but each result of `{scale.onto}` sums over {reach}: they would "
-                    "not share one scale",
-                    hint=f"a multiple of {reach}, or scale the products",
+                    message=f"a scale of {operand.upper()} covers {side.group[k_axis]} of K, but each result of "
+                    f"`{scale.onto}` sums over {stretch}: its products would not share one scale",
+                    hint=f"a multiple of {stretch}, or scale the products",
                 )
 
-    def _reach(self, index: int) -> int:
-        """Length of the stretches of K, one after the other, in which all products of a result of stage `index` lie."""
-        reach = count = 1
+    def _stretch(self, index: int) -> int:
+        """Return the length of the stretches that K divides into so that each result of stage `index` sums over one.
+
+        A block of an interleaved stage spreads over the whole span that is dealt out.
+        """
+        stretch = count = 1
         for stage in list(self.stages.values())[: index + 1]:
             dealt = stage.terms * (stage.interleave.parts if stage.interleave else 1)
-            reach = lcm(reach, count * dealt, count * stage.inputs)
+            stretch = lcm(stretch, count * dealt, count * stage.inputs)
             count *= stage.inputs
-        return reach
+        return stretch

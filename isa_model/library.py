@@ -1,7 +1,7 @@
-"""Real instructions as spec files: one YAML file per architecture, families of instructions inside.
+"""The catalogue of real instructions: a YAML file per architecture, each with families of instructions.
 
-`catalogue()` lists the names, `families()` what they are made of, `load` returns an Instruction, `raw` its spec as plain
-data for a proposal to change.
+`catalogue()` lists the names, `families()` the patterns behind them. `load` returns an Instruction; `raw` returns its spec
+as plain data, for a proposal to change.
 """
 
 from __future__ import annotations
@@ -23,30 +23,34 @@ _FOLDER = Path(__file__).parent / "catalogue"
 
 
 def catalogue() -> list[str]:
-    """Names of all instructions, by architecture in the order of its file."""
+    """Return the names of all instructions, architecture by architecture, in the order of its file."""
     return [name for architecture in architectures() for name in _entries(architecture)]
 
 
 def families() -> list[tuple[str, str]]:
-    """Names of families with their placeholders, and what each is and which values its placeholders take."""
+    """Return each family's name with placeholders, and its description with the placeholders' values."""
     found = []
     for architecture in architectures():
         for family in _read(architecture)["families"]:
-            values = "; ".join(f"{key}: {_named(choices)}" for key, choices in family.get("each", {}).items())
+            values = "; ".join(f"{key}: {_listed(choices)}" for key, choices in family.get("each", {}).items())
             about = family["description"] + (f" ({values})" if values else "")
             found.append((f"{architecture}.{family['name']}", about))
     return found
 
 
-def _named(choices: Any) -> str:
-    """The values of a placeholder as they stand in names."""
-    if isinstance(choices, dict) and choices.keys() == {"from", "to", "step"}:
+def _listed(choices: Any) -> str:
+    """Return the values of a placeholder as they appear in names."""
+    if _is_range(choices):
         return f"{choices['from']} to {choices['to']} by {choices['step']}"
     return ", ".join(str(choice) or "nothing" for choice in choices)
 
 
+def _is_range(choices: Any) -> bool:
+    return isinstance(choices, dict) and choices.keys() == {"from", "to", "step"}
+
+
 def architectures() -> list[str]:
-    """The architectures of the catalogue: what stands before the first dot of a name."""
+    """Return the architectures of the catalogue, the first parts of the names."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
@@ -58,26 +62,27 @@ def check_architecture(name: str) -> None:
 
 
 def load(name_or_path: str | Path) -> Instruction:
-    """Return an instruction of the catalogue by name, or one described in a YAML file by path.
+    """Return an instruction of the catalogue by its name, or one described in a YAML file by the path.
 
-    Raises InputError when there is no such name, and for a file with every place where it is wrong.
+    A string with a separator or a YAML suffix is a path. Raises InputError for an unknown name, and for a file that cannot
+    be read or is wrong, with every place where it is wrong.
     """
     name = str(name_or_path)
     return validated(read_yaml(name)) if is_path(name) else Instruction.model_validate(raw(name))
 
 
 def is_known(name: str) -> bool:
-    """Whether the catalogue has an instruction of this name."""
+    """Return whether the catalogue has an instruction of this name."""
     return name in _entries(name.split(".")[0])
 
 
 def is_path(name: str) -> bool:
-    """Whether the user means a file: it has a separator or a YAML suffix."""
+    """Return whether a user's text means a file: it has a separator or a YAML suffix."""
     return "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
 
 
 def validated(document: Document) -> Instruction:
-    """The instruction a document describes. Raises InputError with every place where it is wrong, and for a proposal."""
+    """Return the instruction that a document describes. Raises InputError with every fault, and for a proposal."""
     mark = next((key for key in ("proposal", "base", "change", "claims") if key in document.data), None)
     if mark is not None and "stages" not in document.data:
         message = f"this is a proposal, not an instruction: it has `{mark}`"
@@ -90,7 +95,7 @@ def validated(document: Document) -> Instruction:
 
 
 def raw(name: str) -> dict[str, Any]:
-    """The spec of a catalogue instruction as plain data, as its file has it. Raises InputError for an unknown name."""
+    """Return the spec of a catalogue instruction as plain data, as in its file. Raises InputError for an unknown name."""
     architecture = name.split(".")[0]
     if not is_known(name):
         near = _entries(architecture) or [f"{other}.{name.partition('.')[2]}" for other in architectures()]
@@ -104,7 +109,7 @@ def raw(name: str) -> dict[str, Any]:
 
 
 def merge(spec: Any, change: Any) -> Any:
-    """`spec` with `change` merged in (RFC 7396): mappings merge, null removes, anything else replaces."""
+    """Return `spec` with `change` merged in (RFC 7396): mappings merge, null removes, anything else replaces."""
     if not isinstance(change, dict):
         return copy.deepcopy(change)
     merged = dict(spec) if isinstance(spec, dict) else {}
@@ -117,9 +122,9 @@ def merge(spec: Any, change: Any) -> Any:
 
 
 def changed(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """The spec of an instruction with `change` merged in (see `merge`).
+    """Return the spec of an instruction with `change` merged in (see `merge`).
 
-    An accumulator of another format brings its own NaN: the old format's code goes, unless `change` gives one.
+    If the accumulator's format changes, the code of the old format's NaN is dropped, unless `change` gives one.
     """
     merged: dict[str, Any] = merge(spec, change)
     if "nan" not in change and merged.get("accumulator") != spec.get("accumulator"):
@@ -129,13 +134,13 @@ def changed(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _read(architecture: str) -> dict[str, Any]:
-    """The file of an architecture."""
+    """Return the data of an architecture's file."""
     return read_yaml(_FOLDER / f"{architecture}.yaml").data
 
 
 @cache
 def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Its instructions by name: the family, the values of the family's placeholders, where the rules come from."""
+    """Return an architecture's instructions by name: family, values of its placeholders, sources of the rules."""
     if architecture not in architectures():
         return {}
     entries = {}
@@ -151,21 +156,19 @@ def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any
 
 
 def _combinations(each: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every choice of one entry per placeholder, as qualifiers for the name and as values for the spec."""
+    """Yield every choice of one entry per placeholder: its qualifiers in the name, and its values in the spec."""
     options = []
     for choices in each.values():
-        if isinstance(choices, dict) and choices.keys() == {"from", "to", "step"}:
+        if _is_range(choices):
             choices = range(choices["from"], choices["to"] + 1, choices["step"])
         options.append(list(choices.items()) if isinstance(choices, dict) else [(c, c) for c in choices])
     for chosen in product(*options):
-        yield (
-            {key: qualifier for key, (qualifier, _) in zip(each, chosen, strict=True)},
-            {key: value for key, (_, value) in zip(each, chosen, strict=True)},
-        )
+        qualifiers, values = ([entry[i] for entry in chosen] for i in (0, 1))
+        yield dict(zip(each, qualifiers, strict=True)), dict(zip(each, values, strict=True))
 
 
 def _fill(node: Any, values: dict[str, Any]) -> Any:
-    """A copy of plain data with each placeholder text such as "{n}" replaced by its value, or "{d.nan}" by a part of it."""
+    """Return a copy of plain data with each placeholder, such as "{n}" or "{d.nan}", replaced by its value."""
     if isinstance(node, dict):
         return {key: _fill(value, values) for key, value in node.items()}
     if isinstance(node, list):

@@ -1,6 +1,6 @@
-"""Ranges of the spec language's whole numbers.
+"""Ranges of the spec language's whole numbers, far wider than any known instruction needs.
 
-Within them the golden model and the engines take seconds and little memory. They lie far beyond any instruction known to us.
+Within them the golden model and the engines take seconds and little memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from isa_model.diagnostics import at
 
 @dataclass(frozen=True)
 class Range:
-    """A whole number from `lowest` to `highest`; anything else is one error that names both."""
+    """Annotate a field as a whole number from `lowest` to `highest`; for any other value the error names both ends."""
 
     lowest: int
     highest: int
@@ -30,7 +30,7 @@ class Range:
     def _number(self, value: Any) -> Any:
         if isinstance(value, bool):
             raise at(message=f"expected a whole number, got {str(value).lower()}")
-        if isinstance(value, float) and value == value // 1:  # beyond 64 bits pydantic takes it for no whole number
+        if isinstance(value, float) and value == value // 1:  # pydantic refuses whole floats of over 64 bits
             return self._inside(int(value))
         return value
 
@@ -44,16 +44,17 @@ class Range:
 
 
 Count = Annotated[int, Range(1, 1 << 16)]
-"""Products, terms, blocks, rows or columns."""
+"""A count of products, terms, blocks, rows or columns."""
 Group = Annotated[int, Range(1, 1 << 20)]
-"""Rows or columns of a matrix that share a scale."""
+"""A number of rows or columns that share a scale."""
 FractionBits = Annotated[int, Range(0, 128)]
-"""Bits kept below the largest exponent of a sum."""
+"""A number of bits kept below the largest exponent of a sum."""
 Exponent = Annotated[int, Range(-10_000, 10_000)]
-"""A power of two; the exponents of products with their scales lie within half of that."""
+"""An exponent of two; exponents of products with their scales stay within half of this range."""
 Distance = Annotated[int, Range(0, 10_000)]
-"""A distance between two exponents."""
+"""A difference of two exponents."""
 MOST_STAGES = 16
 MOST_ROUNDINGS = 4
+"""Registers that one sum is rounded into, one after the other."""
 LOWEST_POWER, HIGHEST_POWER = -1074, 1023
-"""Numbers of floating-point formats are multiples of 2**LOWEST_POWER, below 2**(HIGHEST_POWER + 1)."""
+"""Floating-point numbers are multiples of 2**LOWEST_POWER and below 2**(HIGHEST_POWER + 1), as in FP64."""

@@ -1,8 +1,8 @@
-"""LogFMT-nBit: a tile of numbers kept as signs and equally spaced logarithms.
+"""LogFMT-nBit: a tile of numbers stored as signs and equally spaced logarithms.
 
-Source: "Insights into DeepSeek-V3" (arXiv 2505.09343) 3.2. Codes are sign and an (n-1)-bit index; index 0 is zero,
-index i stands for exp(minimum + step * (i - 1)). Minimum and step belong to the tile, so this is no `Format`: one code
-has no meaning of its own.
+Source: "Insights into DeepSeek-V3" (arXiv 2505.09343) 3.2. A code is a sign and an (n-1)-bit index; index 0 means zero,
+index i means exp(minimum + step * (i - 1)). Minimum and step belong to the tile. So LogFMT is not a `Format`: a code alone
+has no value.
 """
 
 from __future__ import annotations
@@ -18,29 +18,33 @@ if TYPE_CHECKING:
     from isa_model.float64 import Codes, Float64
 
 LARGEST_RANGE = 32 * np.log(2.0)
-"""The minimum is at least the maximum less this: the range of a format with 5 exponent bits."""
+"""Largest range of the logarithms of a tile: that of a format with 5 exponent bits."""
 
 
 @dataclass(frozen=True)
 class LogTiles:
-    """Tiles (T, L) of n-bit codes with the minimum and the step of the logarithms of each."""
+    """Tiles of n-bit codes, each with the minimum and the step of its logarithms."""
 
     bits: int
     codes: Codes
+    """Codes (T, L), a tile per row."""
     minimum: Float64
+    """Smallest logarithm of each tile, (T,)."""
     step: Float64
+    """Distance of neighbouring logarithms of each tile, (T,)."""
 
 
 @in_ieee_mode
 def encode_log(bits: int, tiles: Float64) -> LogTiles:
-    """Encode tiles (T, L), each row on its own; rounds to the nearest in linear space, ties to the larger magnitude.
+    """Return numbers (T, L) encoded with `bits` bits, each row as a tile.
 
-    Raises ValueError for fewer than 3 or more than 16 bits, or numbers that are not finite.
+    A number becomes the nearest in linear space, of two equally near the one of larger magnitude.
+    Raises ValueError for fewer than 3 or more than 16 bits, and for numbers that are not finite.
     """
     if not 3 <= bits <= 16:
-        raise ValueError(f"LogFMT has 3 to 16 bits, not {bits}")
+        raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
     if not np.isfinite(tiles).all():
-        raise ValueError("LogFMT holds finite numbers only")
+        raise ValueError("LogFMT has finite numbers only")
     magnitude = np.abs(tiles)
     logs = np.log(magnitude, out=np.full(tiles.shape, -np.inf), where=magnitude > 0)
     maximum = logs.max(axis=1)
@@ -54,7 +58,7 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
     lower = np.clip(np.floor(np.maximum(position, 0.0)), 0, top - 1)
     values = [np.exp(minimum[:, None] + step[:, None] * np.minimum(i, top - 1)) for i in (lower, lower + 1)]
     index = lower + 1 + (magnitude - values[0] >= values[1] - magnitude) * (lower < top - 1)
-    # Below half of the smallest code a number is nearer to zero.
+    # A number below half of the smallest magnitude is nearer to zero.
     index = np.where(magnitude < np.exp(minimum)[:, None] / 2, 0, index).astype(np.uint16)
     codes = index | (np.signbit(tiles).astype(np.uint16) << (bits - 1))
     return LogTiles(bits, codes, minimum, step)
@@ -62,7 +66,7 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
 
 @in_ieee_mode
 def decode_log(tiles: LogTiles) -> Float64:
-    """The numbers (T, L) that the codes stand for."""
+    """Return the numbers (T, L) that the codes mean."""
     index = (tiles.codes & ((1 << (tiles.bits - 1)) - 1)).astype(np.float64)
     magnitude = np.where(index > 0, np.exp(tiles.minimum[:, None] + tiles.step[:, None] * (index - 1)), 0.0)
     return np.where(tiles.codes >> (tiles.bits - 1), -magnitude, magnitude)

@@ -1,27 +1,29 @@
-"""A whole matrix product through an instruction: the public entry that checks shapes and picks an engine."""
+"""Matrix products computed by an instruction: arguments are checked here, and an engine is chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
 
+import numpy as np
+from numpy.typing import NDArray
+
+from isa_model import golden
 from isa_model.arguments import require
 from isa_model.array_codec import code_dtype, from_codes, to_codes
+from isa_model.float64 import Codes
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction, ScaleOperand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from isa_model.float64 import Codes
+    from numpy.typing import ArrayLike
 
 Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
 ENGINES = get_args(Engine)
 _registered: dict[str, Callable[..., Codes]] = {}
 WORTH_COMPILING = 1 << 25
-"""Multiply-accumulates from which the cpu engine compiles: below, numpy is done before a compiler is."""
+"""Multiply-accumulates from which the cpu engine compiles; for fewer, numpy is faster than a compiler."""
 
 
 @in_ieee_mode
@@ -34,26 +36,31 @@ def matmul(
     scale_b: ArrayLike | None = None,
     engine: Engine = "auto",
 ) -> NDArray[Any]:
-    """D = A B + C, computed by the instruction along K in ascending order.
+    """Return D = A B + C, computed by the instruction along K in ascending order.
 
-    `a` (M, K), `b` (K, N), `c` (M, N; default zeros) hold values in the numpy or ml_dtypes dtype of their format, or
-    its raw codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` is
+    `a` (M, K), `b` (K, N) and `c` (M, N; default: zeros) hold values in the numpy or ml_dtypes dtype of their format, or
+    codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` has the shape
     (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
-    Returns (M, N) in the accumulator's format: its own dtype where numpy or ml_dtypes has one, else raw codes.
+    D (M, N) has the dtype of the accumulator's format if numpy or ml_dtypes has one; otherwise it holds codes.
 
-    `engine`: `golden`, the definition, slow; `portable`, numpy; `cpu`, compiled C for large products where there is a C
-    compiler, else `portable`; `gpu`, compiled CUDA (extra `kernels`, an NVIDIA GPU); `native`, the instruction itself, where
-    the GPU has it (after `import kernels`); `auto`, `cpu`, or `golden` for what doubles cannot carry. All give the same codes.
-    Raises ValueError for a shape, dtype or missing scale that does not fit, and where the engine asked for cannot.
+    All engines give the same codes:
+
+    - `golden`: the definition, slow.
+    - `portable`: numpy.
+    - `cpu`: compiled C for large products if there is a C compiler, otherwise `portable`.
+    - `gpu`: compiled CUDA; needs the extra `kernels` and an NVIDIA GPU.
+    - `native`: the GPU's own instruction, if it has it; needs `import kernels`.
+    - `auto`: `cpu`, or `golden` for instructions whose sums doubles cannot carry.
+
+    Raises ValueError for a shape or dtype that does not fit, for a scale that is missing or not taken, and if the chosen
+    engine cannot compute the instruction.
     """
-    import numpy as np
-
     a_codes, b_codes = factors(instruction, a, b)
     (m, k), n = a_codes.shape, b_codes.shape[1]
     if k % instruction.shape.k:
         raise ValueError(
             f"a is {a_codes.shape}: K = {k} is not a multiple of the instruction's k = {instruction.shape.k} "
-            "(isa_model.gemm fills K up with zeros)"
+            "(isa_model.gemm fills up K with zeros)"
         )
     if c is None:
         c_codes: Codes = np.zeros((m, n), code_dtype(instruction.c_format))
@@ -63,12 +70,12 @@ def matmul(
         raise ValueError(f"c is {c_codes.shape}; a {a_codes.shape} and b {b_codes.shape} make it {(m, n)}")
     scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
     if engine not in ENGINES:
-        raise ValueError(f"unknown engine `{engine}`: {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+        raise ValueError(f"unknown engine `{engine}`; one of: {', '.join(ENGINES)}")
     return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
 
 
 def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes, Codes]:
-    """Codes of A (M, K) and B (K, N). Raises ValueError with the caller's shapes where they do not fit each other."""
+    """Return the codes of A (M, K) and B (K, N). Raises ValueError if their shapes do not fit each other."""
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
     if a_codes.shape[1] != b_codes.shape[0]:
@@ -79,7 +86,7 @@ def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes
 def scales_of(
     instruction: Instruction, scale_a: ArrayLike | None, scale_b: ArrayLike | None, a: Codes, b: Codes
 ) -> tuple[Codes | None, Codes | None]:
-    """Codes of the scales, one per group of A and of B. K counts as filled up to whole instructions.
+    """Return the codes of the scales, one per group of A and of B, over K filled up to whole instructions.
 
     Raises ValueError for scales that are missing, not taken, or of another shape.
     """
@@ -93,7 +100,7 @@ def scales_of(
 
 
 def register(engine: Engine, compute: Callable[..., Codes]) -> None:
-    """Give an engine that a floor above has its function: codes in (spec, a, b, c, scale_a, scale_b), codes out."""
+    """Provide an engine from a package above this one: a function of codes (spec, a, b, c, scale_a, scale_b) to codes."""
     _registered[engine] = compute
 
 
@@ -108,7 +115,7 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
         return _golden(spec, a, b, c, *scales)
     if engine == "native":
         if engine not in _registered:
-            raise ValueError("the native engine issues the chip's instructions: `import kernels` brings it")
+            raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
         return _registered[engine](spec, a, b, c, *scales)
     try:
         if engine == "gpu":
@@ -139,28 +146,24 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
 def _golden(
     spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
-    import numpy as np
-
-    from isa_model import golden
-
     d = np.empty(c.shape, code_dtype(spec.accumulator))
     rows, columns = a.tolist(), b.T.tolist()
     for i in range(d.shape[0]):
         for j in range(d.shape[1]):
-            of_row: list[int] = []
-            of_column: list[int] = []
+            row_scales: list[int] = []
+            column_scales: list[int] = []
             if scale_a is not None and spec.scale and spec.scale.a:
-                of_row = scale_a[i // spec.scale.a.group[0]].tolist()
+                row_scales = scale_a[i // spec.scale.a.group[0]].tolist()
             if scale_b is not None and spec.scale and spec.scale.b:
-                of_column = scale_b[:, j // spec.scale.b.group[1]].tolist()
-            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), of_row, of_column)
+                column_scales = scale_b[:, j // spec.scale.b.group[1]].tolist()
+            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales)
     return d
 
 
 def _matrix(name: str, fmt: Any, x: Any) -> Codes:
     codes = to_codes(fmt, x, name)
     if codes.ndim != 2:
-        raise ValueError(f"{name} is {codes.shape}, of {codes.ndim} dimensions; a matrix has 2")
+        raise ValueError(f"{name} is {codes.shape}, of {codes.ndim} dimensions; expected a matrix")
     return codes
 
 

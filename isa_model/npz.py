@@ -1,7 +1,7 @@
-"""Arrays in .npz files, which may come from anybody: all that a file claims is checked before memory is taken for it.
+"""Arrays in .npz files from untrusted sources: what a file claims is checked before memory is taken for it.
 
-An .npz is a zip archive of .npy files (NumPy enhancement proposal 1). Of both formats only what numpy.savez writes is read:
-stored or deflated members, one array each, of booleans, integers or floating-point numbers.
+An .npz is a zip archive of .npy files (NumPy enhancement proposal 1). Only what numpy.savez writes is read: stored or
+deflated members, each an array of booleans, integers or floating-point numbers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ELEMENTS = 1 << 28
-"""Most elements of one array, in any file: 1 GiB as float32."""
+"""Most elements of one array: 1 GiB as float32."""
 MAX_ARRAYS = 10_000
 MAX_RATIO = 64
-"""Highest compression ratio of an array that takes more than SMALL bytes. Tensors of real models compress less than tenfold; a
-larger array of one value has to be stored uncompressed."""
+"""Highest compression ratio of an array of more than SMALL bytes. Tensors of real models compress less than tenfold; a
+large array of one value must be stored uncompressed."""
 SMALL = 64 * MIB
 _DIRECTORY = 4 * MIB
 _HEADER = 10_000
@@ -38,25 +38,28 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struc
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a file: numpy's name of its element type, shape, and where its elements lie in the member."""
+    """One array of a file: element type and shape, and the position of its elements in the archive member."""
 
     member: str
     dtype: str
+    """numpy's name of the element type."""
     shape: tuple[int, ...]
     fortran: bool
+    """Whether elements are in column-major order."""
     start: int
+    """Offset of the elements in the member, in bytes."""
     size: int
-    """Bytes of the elements."""
+    """Size of the elements, in bytes."""
 
 
 def arrays(path: Path) -> dict[str, Array]:
-    """Return every array of an .npz file by name. Raises InputError saying what is wrong with the file, and where."""
+    """Return every array of an .npz file by name. Raises InputError with what is wrong with the file, and where."""
     with _archive(path) as archive:
         return {info.filename[:-4]: _header(path, archive, info) for info in archive.infolist()}
 
 
 def check(path: Path, array: Array) -> None:
-    """Read an array through without keeping it. Raises InputError if its checksum is wrong."""
+    """Read an array without keeping it. Raises InputError if its checksum is wrong."""
     with _archive(path) as archive, archive.open(array.member) as member:
         while member.read(MIB):
             pass
@@ -88,11 +91,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
     except _DAMAGED as error:
-        raise InputError.of(f"{path} is no .npz file, or a damaged one: {error}") from None
+        raise InputError.of(f"{path} is not an .npz file, or is damaged: {error}") from None
 
 
 class _Bounded:
-    """A file of which no more than a few MiB are read at a time while the directory is taken in, whatever it claims."""
+    """A file that gives only a few MiB at a time while the archive's directory is read, whatever size that claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
@@ -114,16 +117,16 @@ def _check_directory(path: Path, members: list[zipfile.ZipInfo], size: int) -> N
     for info in sorted(members, key=lambda i: i.header_offset):
         name = info.filename
         if not name.endswith(".npy"):
-            raise _damaged(path, name, "it is not called .npy")
+            raise _damaged(path, name, "its name does not end in .npy")
         if info.flag_bits & 1:
             raise _damaged(path, name, "it is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _damaged(path, name, f"it is compressed by method {info.compress_type}, not stored or deflated")
         if info.header_offset < end or info.header_offset + info.compress_size > size:
-            raise _damaged(path, name, "it lies outside the file or in another member")
+            raise _damaged(path, name, "it is outside the file or within another member")
         end = info.header_offset + info.compress_size
         if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
-            raise _damaged(path, name, "it is stored, and claims another size than it has")
+            raise _damaged(path, name, "it is stored, and its size is not the one it claims")
         if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
             raise _damaged(
                 path,
@@ -132,7 +135,7 @@ def _check_directory(path: Path, members: list[zipfile.ZipInfo], size: int) -> N
                 "be stored uncompressed",
             )
     if len({info.filename for info in members}) < len(members):
-        raise InputError.of(f"{path} is a damaged .npz file: two members have one name")
+        raise InputError.of(f"{path} is a damaged .npz file: two members have the same name")
 
 
 def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
@@ -140,7 +143,7 @@ def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
     with archive.open(info) as member:
         magic = member.read(8)
         if magic[:6] != b"\x93NUMPY" or magic[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
-            raise _damaged(path, name, "it is no .npy file of version 1, 2 or 3")
+            raise _damaged(path, name, "it is not an .npy file of version 1, 2 or 3")
         width, code = (2, "<H") if magic[6] == 1 else (4, "<I")
         length = struct.unpack(code, member.read(width))[0]
         if length > _HEADER:
@@ -159,12 +162,12 @@ def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
     start = 8 + width + length
     size = info.file_size - start
     if width_of(descr) and size != prod(shape) * width_of(descr):
-        raise _damaged(path, name, f"it holds {size} bytes of elements, not those of shape {_short(shape)}")
+        raise _damaged(path, name, f"its {size} bytes of elements do not fit its shape {_short(shape)}")
     return Array(name, descr if isinstance(descr, str) else "a structure", shape, fortran, start, size)
 
 
 def width_of(dtype: Any) -> int:
-    """Bytes of an element of a plain numerical type, as numpy names it in files; 0 for any other."""
+    """Return the size in bytes of an element of a plain numerical type, by numpy's name of it; 0 for any other type."""
     if not isinstance(dtype, str) or len(dtype) != 3 or dtype[0] not in "<>|" or dtype[1] not in "biufc":
         return 0
     return {"1": 1, "2": 2, "4": 4, "8": 8}.get(dtype[2], 0)

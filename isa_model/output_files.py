@@ -1,10 +1,9 @@
-"""Files and folders that appear whole or not at all, and replace only what codesign itself wrote.
+"""Output files and folders: written whole or not at all, and replacing only what codesign itself wrote.
 
-A folder of ours holds SHA256SUMS (in the form of `sha256sum`), which names every other file in it and says what kind of
-folder it is. A folder with anything that is not named there, or has another content by now, is left alone. A new folder is
-made beside the old one and exchanged with it in one system call: a process killed at any moment leaves the old or the new
-one. Writers hold a lock on the folder above, which readers of several files share; a writer that gets it first removes what
-killed ones left.
+A folder that codesign writes holds SHA256SUMS (the form of `sha256sum`), which names every other file in it and the kind of
+the folder. A folder that holds anything else, or a file changed since, is not touched. A new folder is made beside the old
+one and exchanged with it in one system call: a process killed at any moment leaves the old folder or the new one. Writers
+lock the folder above, and readers of several files share that lock. A writer removes first what killed writers left.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
-    """Raise InputError unless `folder` can be written: it is missing, empty, or of this kind and untouched since.
+    """Raise InputError unless `folder` can be written: it is missing, empty, or of this kind and unchanged since.
 
-    `kind` says what it holds, such as "a report". A file `source` in it, which the new content is made from, is no hindrance.
+    `kind` names its content, such as "a report". The folder may also hold `source`, the file its content is made from.
     """
     target = Path(os.path.realpath(folder))
     try:
@@ -49,7 +48,7 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
         if not os.path.lexists(target):
             return
         if not target.is_dir():
-            raise InputError.of(f"{folder} exists and is no folder", "another --out, or move it away")
+            raise InputError.of(f"{folder} exists and is not a folder", "another --out, or move it away")
         sums = _sums(target, kind)
         foreign = [e.name for e in sorted(target.iterdir()) if not _ours(e, sums) and not _same(e, source)]
         stands_in_it = Path.cwd().is_relative_to(target)
@@ -58,54 +57,43 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
     if foreign:
         what = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise InputError.of(
-            f"{folder} is not {kind} as codesign wrote it; it did not write, or not like this: {what}",
-            "another --out, or move that away",
+            f"{folder} is not {kind} as codesign wrote it; these are not from codesign, or were changed: {what}",
+            "another --out, or move them away",
         )
     if stands_in_it:
-        raise InputError.of(f"{folder} is replaced as a whole, and is where you are", "run this from a folder above it")
+        raise InputError.of(f"{folder}, the current folder, would be replaced", "run this from a folder above it")
 
 
 def write_folder(folder: Path, contents: Mapping[str, str], kind: str, source: Path | None = None) -> None:
-    """Write files into `folder` with their SHA256SUMS, replacing an old one of its kind as a whole (see `check_folder`).
+    """Write files and their SHA256SUMS into `folder`, replacing an older one of its kind as a whole (see `check_folder`).
 
-    Raises InputError when the folder cannot be written, holds something else, or a name is no plain file name.
+    Raises InputError if the folder cannot be written or holds something else, or if a name is no plain file name.
     """
     for name in contents:
         if not _PLAIN.fullmatch(name) or name == SUMS:
-            raise InputError.of(f"`{name}` is no name for a file of {kind}", "letters, digits, `.`, `_`, `+` and `-`")
-    target = Path(os.path.realpath(folder))
+            raise InputError.of(f"`{name}` cannot name a file of {kind}", "letters, digits, `.`, `_`, `+` and `-`")
     encoded = {name: text.encode("utf-8") for name, text in contents.items()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in encoded.items())
     encoded[SUMS] = f"# codesign: {kind}\n{sums}".encode()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
-            _sweep(target.parent)
-            check_folder(folder, kind, source)
-            fresh = target.with_name(f".{target.name}{_NEW}")
-            try:
-                fresh.mkdir()
-                if target.exists():
-                    shutil.copymode(target, fresh)
-                for name, data in encoded.items():
-                    (fresh / name).write_bytes(data)
-                with _uninterrupted():
-                    _exchange(fresh, target)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    with _replacing(folder, lambda: check_folder(folder, kind, source)) as (fresh, target):
+        fresh.mkdir()
+        if target.exists():
+            shutil.copymode(target, fresh)
+        for name, data in encoded.items():
+            (fresh / name).write_bytes(data)
+        with _uninterrupted():
+            _exchange(fresh, target)
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Hold off writers of `folder` while several of its files are read."""
+    """Keep writers of `folder` waiting while several of its files are read."""
     with _locked(Path(os.path.realpath(folder)).parent, shared=True):
         yield
 
 
 def _sums(folder: Path, kind: str) -> dict[str, str]:
-    """What SHA256SUMS of a folder says of its files; nothing where it is of another kind, or missing."""
+    """Return the SHA-256 of each file by SHA256SUMS of a folder; empty if that is missing or of another kind."""
     try:
         first, *lines = read_bytes(folder / SUMS, MIB).decode("utf-8").splitlines()
     except (FileNotFoundError, ValueError):
@@ -116,7 +104,7 @@ def _sums(folder: Path, kind: str) -> dict[str, str]:
 
 
 def _ours(entry: Path, sums: Mapping[str, str]) -> bool:
-    """Whether a file of a folder is as it was written."""
+    """Return whether an entry of a folder is a file with the content that codesign wrote."""
     if entry.name not in sums or not stat.S_ISREG(entry.lstat().st_mode):
         return False
     if entry.name == SUMS:
@@ -130,11 +118,11 @@ def _same(entry: Path, source: Path | None) -> bool:
 
 
 def _exchange(fresh: Path, target: Path) -> None:
-    """Put `fresh` in the place of `target`; what was there lies at `fresh` or is gone afterwards."""
+    """Put `fresh` in the place of `target`; what was there is at `fresh` afterwards, or removed."""
     if not target.exists():
         fresh.rename(target)
     elif not _exchanged(fresh, target):
-        # Not in one step: a kill between these two leaves no `target`, but one that the next writer puts back (_sweep).
+        # A process killed between these two steps leaves no `target`; the next writer puts the old one back (_sweep).
         old = target.with_name(f".{target.name}{_OLD}")
         target.rename(old)
         fresh.rename(target)
@@ -142,7 +130,7 @@ def _exchange(fresh: Path, target: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two names in one system call; False where system or file system has none for that."""
+    """Exchange two names in one system call; return False if the system or file system cannot do that."""
     import ctypes
 
     with suppress(OSError, AttributeError):
@@ -158,7 +146,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def check_file(path: Path, mark: str, kind: str) -> None:
-    """Raise InputError unless `path` can be written: it is missing, or a file in which `mark` says that it is `kind`."""
+    """Raise InputError unless `path` can be written: it is missing, or a file that contains `mark`, the sign of its `kind`."""
     target = Path(os.path.realpath(path))
     try:
         _check_above(target)
@@ -174,35 +162,24 @@ def check_file(path: Path, mark: str, kind: str) -> None:
 
 @contextmanager
 def fresh_file(path: Path, mark: str = "", kind: str = "a file") -> Iterator[Path]:
-    """Yield a path to write to; on leaving it takes the place of `path`, unless an error ends the block.
+    """Yield a path to write to; when the block ends without an error, that file takes the place of `path`.
 
-    No other writer comes between: what is read of `path` inside the block is what is replaced. Folders on the way are made.
-    Raises InputError when it cannot be written, and as `check_file`.
+    Other writers wait meanwhile: the `path` that the block may read is the one that is replaced. Missing folders are made.
+    Raises InputError if the file cannot be written, and as `check_file`.
     """
-    target = Path(os.path.realpath(path))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
-            _sweep(target.parent)
-            check_file(path, mark, kind)
-            fresh = target.with_name(f".{target.name}{_NEW}")
-            try:
-                yield fresh
-                fresh.replace(target)
-            finally:
-                fresh.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    with _replacing(path, lambda: check_file(path, mark, kind)) as (fresh, target):
+        yield fresh
+        fresh.replace(target)
 
 
 def write_file(path: Path, content: str, mark: str = "", kind: str = "a file") -> None:
-    """Write a text file, whole or not at all. Raises InputError as `fresh_file`."""
+    """Write a text file, whole or not at all. Raises InputError as `fresh_file` does."""
     with fresh_file(path, mark, kind) as fresh:
         fresh.write_text(content, encoding="utf-8")
 
 
 def of_command(command: str) -> tuple[str, str]:
-    """Mark and kind (see `check_file`) of JSON records that hold the `command` that made them."""
+    """Return the mark and kind (see `check_file`) of JSON records with a field `command`, the command that made them."""
     program = command.split(" --")[0]
     return f'"command": "{program}', f"what `{program}` writes"
 
@@ -224,9 +201,9 @@ def json_lines(data: Mapping[str, Any], nested: Container[str] = ()) -> str:
 
 
 def put(path: Path, name: str, text: str) -> None:
-    """Put text between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a file, in place of what is there.
+    """Replace what a file has between `<!-- NAME: begin -->` and `<!-- NAME: end -->` by `text`.
 
-    Raises InputError when the file cannot be written, ValueError when it has not these marks once.
+    Raises InputError if the file cannot be written, ValueError unless it has each of these marks once.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, rest = path.read_text(encoding="utf-8").split(begin)
@@ -239,7 +216,7 @@ def put(path: Path, name: str, text: str) -> None:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield an empty folder for intermediate files, removed afterwards; those of killed processes are removed, too."""
+    """Yield an empty folder for intermediate files and remove it afterwards; those of killed processes are removed too."""
     root = Path(tempfile.gettempdir())
     for left in root.glob(f"codesign-*{_NEW}"):
         with suppress(OSError):
@@ -256,10 +233,10 @@ def scratch() -> Iterator[Path]:
 
 
 def _taken(root: Path) -> tuple[Path, int]:
-    """A new folder, and the handle that holds its lock."""
+    """Return a new folder, and the handle that holds its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix="codesign-", suffix=_NEW, dir=root))
-        with suppress(FileNotFoundError, BlockingIOError):  # another process swept it before it was locked
+        with suppress(FileNotFoundError, BlockingIOError):  # another process removed it before it was locked
             handle = _handle(folder)
             _flock(handle, shared=False)
             if folder.exists():
@@ -271,13 +248,13 @@ def _taken(root: Path) -> tuple[Path, int]:
 
 
 def _handle(folder: Path) -> int:
-    """An open folder, to lock; Windows opens none, and there is no lock there."""
+    """Return an open folder to lock; on Windows, which has no such lock, the null device."""
     return os.open(os.devnull if sys.platform == "win32" else folder, os.O_RDONLY)
 
 
 @contextmanager
 def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, waiting for others. Raises InputError after a minute."""
+    """Hold the lock of a folder. Raises InputError if another process keeps it for a minute."""
     handle = _handle(folder)
     try:
         end = time.monotonic() + _PATIENCE
@@ -297,7 +274,7 @@ def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
 
 
 def _flock(handle: int, shared: bool) -> None:
-    """Lock an open folder. Raises BlockingIOError if another process has it; does nothing where there are no locks."""
+    """Lock an open folder. Raises BlockingIOError if another process has it; does nothing on systems without locks."""
     if sys.platform != "win32":
         import fcntl
 
@@ -309,6 +286,27 @@ def _flock(handle: int, shared: bool) -> None:
             return
 
 
+@contextmanager
+def _replacing(path: Path, check: Callable[[], None]) -> Iterator[tuple[Path, Path]]:
+    """Yield a name beside `path` to write to, and the resolved `path`, which no other writer touches meanwhile.
+
+    `check` decides whether `path` may be replaced. Raises InputError for every OSError.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent):
+            _sweep(target.parent)
+            check()
+            fresh = target.with_name(f".{target.name}{_NEW}")
+            try:
+                yield fresh, target
+            finally:
+                _remove(fresh)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 def _sweep(parent: Path) -> None:
     """Remove what killed writers left in a folder, and put back what one had moved away. Needs the folder's lock."""
     for left in parent.glob(f".*{_OLD}"):
@@ -316,18 +314,23 @@ def _sweep(parent: Path) -> None:
         if not target.exists():
             left.rename(target)
     for left in [*parent.glob(f".*{_NEW}"), *parent.glob(f".*{_OLD}")]:
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                left.unlink()
+        _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _check_above(target: Path) -> None:
     """Raise OSError unless a new entry can be made in the nearest folder above `target` that exists."""
     above = next((folder for folder in target.parents if os.path.lexists(folder)), target)
     if not above.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder", str(above))
+        raise NotADirectoryError(errno.ENOTDIR, f"{above} is not a folder", str(above))
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{above} cannot be written to", str(above))
 
@@ -338,7 +341,7 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back while a folder is exchanged."""
+    """Delay Ctrl-C and termination to the end of the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,9 +1,9 @@
-"""What becomes of a tensor between the kernel that makes it and the unit that reads it: casts, one after the other.
+"""Quantisation paths: the casts of a tensor between the kernel that makes it and the unit that reads it.
 
-A path is a list of steps. Each is a cast (cast.py) with the place where it happens, and what it reads: what the step before
-left, or the original once more. Tensors are (tokens, features), and so are groups: (1, 128) is 128 features of one token,
-(128, 1) the other way round. Between steps numbers are FP32: code times scale, rounded to nearest even where a scale has
-more than 20 bits.
+A path is a list of steps. Each is a cast (cast.py) with the place where it happens and the tensor it reads: the result of
+the step before, or the original. Tensors and groups are (tokens, features): (1, 128) is 128 features of one token, (128, 1)
+one feature of 128 tokens. Between steps numbers are FP32: code times scale, rounded to nearest even if a scale has more
+than 20 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from isa_model.arguments import fp32_of
-from isa_model.cast import Cast, Quantised, quantise
+from isa_model.cast import Cast, Quantised, largest_of_groups, quantise, spread
 from isa_model.diagnostics import at
 from isa_model.ieee import in_ieee_mode
 
@@ -25,56 +25,52 @@ if TYPE_CHECKING:
 Place = Literal["kernel", "register", "copy-engine", "near-memory", "operand-read", "cache", "dispatch", "combine"]
 PLACES: dict[str, str] = {
     "kernel": "in a kernel of its own that reads the tensor from memory and writes it back",
-    "register": "by an instruction on the registers of the kernel that makes the tensor, before it is written",
+    "register": "by an instruction on registers of the kernel that makes the tensor, before the tensor is written",
     "copy-engine": "in the TMA copy from global to shared memory",
-    "near-memory": "beside the DRAM, as the tensor leaves memory",
+    "near-memory": "next to the DRAM, as the tensor leaves memory",
     "operand-read": "as the Tensor Core reads the operand from shared memory, transposed",
-    "cache": "as it is stored from the forward to the backward pass",
+    "cache": "as the tensor is stored between the forward and the backward pass",
     "dispatch": "on the way to the experts' GPUs",
     "combine": "on the way back from the experts' GPUs",
 }
-"""Where a step happens, in words."""
+"""Places of a step, each with its description."""
 
 
 class Step(Cast):
     """One cast on a tensor's path."""
 
     at: Place
-    """Where it happens."""
+    """Place where the cast happens."""
     reads: Literal["previous", "original"] = "previous"
-    """What it casts: what the step before left, or the BF16 original, quantised a second time."""
+    """Tensor that is cast: the result of the step before, or the BF16 original, which is then quantised a second time."""
     logfmt: int | None = Field(default=None, ge=3, le=16)
-    """Bits of LogFMT ("Insights into DeepSeek-V3", arXiv 2505.09343, 3.2) in place of `to` and `scale`; its tiles are the
-    groups."""
+    """Bits of LogFMT ("Insights into DeepSeek-V3", arXiv 2505.09343, 3.2), which replaces `to` and `scale`; its tiles are
+    the groups."""
     scale_from: Literal["elements", "scales"] = "elements"
-    """Whether a group's scale follows from its largest element, or is the largest scale that its elements had before:
-    powers of two only, and no element is looked at before the first is cast."""
+    """Source of a group's scale: its largest element, or the largest scale that its elements had before. The latter needs
+    scales that are powers of two, and lets elements be cast before the whole group is read."""
     on_sms: bool = True
-    """Of `dispatch` and `combine`: whether SMs carry it out, as today, or an engine of its own."""
+    """Whether SMs carry out a `dispatch` or `combine`, as today, or a separate engine."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Step:
         if self.logfmt is not None and (self.group is None or self.group[0] != 1):
-            raise at("group", message="LogFMT has tiles of one token", hint="group: [1, 128]")
+            raise at("group", message="a LogFMT tile is within one token", hint="group: [1, 128]")
         if self.scale_from == "scales" and (self.scale is None or self.scale.mantissa_bits or self.scale.zero):
-            raise at(
-                "scale_from",
-                message="the largest scale takes the old ones' place only among powers of two",
-                hint="scale: ue8m0",
-            )
+            message = "the largest of the old scales can replace them only if scales are powers of two"
+            raise at("scale_from", message=message, hint="scale: ue8m0")
         if self.scale_from == "scales" and self.reads == "original":
             raise at("scale_from", message="the original has no scales")
         if not self.on_sms and self.at not in ("dispatch", "combine"):
-            raise at("on_sms", message=f"a step at `{self.at}` is no communication")
+            raise at("on_sms", message=f"a step at `{self.at}` is not communication: `dispatch` and `combine` are")
         if self.at == "copy-engine" and (self.group is None or self.group[0] * self.group[1] > 128 * 128):
-            raise at(
-                "group", message="a copy holds no more than a tile of 128x128: the group's largest must be known first"
-            )
+            message = "a copy holds a tile of at most 128x128, and needs the whole group to know its largest element"
+            raise at("group", message=message)
         return self
 
     @property
     def bits_per_element(self) -> float:
-        """Bits of an element with its share of the scale (for LogFMT: of an FP32 minimum and step per tile)."""
+        """Size of an element with its share of the scale (in LogFMT, of each tile's FP32 minimum and step), in bits."""
         size = self.group[0] * self.group[1] if self.group else 0
         if self.logfmt is not None:
             return self.logfmt + 64 / size
@@ -91,33 +87,35 @@ def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 Steps = Annotated[tuple[Step, ...], AfterValidator(_in_order)]
-"""Steps that can follow one another."""
+"""Steps, each of which can follow the one before."""
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What a path leaves of a tensor: its numbers, and the shares of its elements that were lost at each end on the way."""
+    """A tensor at the end of a path."""
 
     values: NDArray[np.float64]
+    """Numbers of the tensor, elements times scales, (tokens, features)."""
     last: Quantised | None
-    """What the last step made, with its codes and scales; None without steps, and after LogFMT."""
+    """Result of the last step, with codes and scales; None without steps, and after LogFMT."""
     underflow: float
     """Share of nonzero elements that became zero."""
     overflow: float
-    """Share of elements cut to the largest number, each step's added."""
+    """Share of elements that became the largest number, summed over steps."""
 
 
 @in_ieee_mode
 def walk(steps: tuple[Step, ...], x: ArrayLike) -> Arrived:
-    """Send a matrix (tokens, features) down a path. Without steps it arrives as it is.
+    """Return a matrix (tokens, features), rounded to FP32, after the casts of a path.
 
-    Raises ValueError for numbers that are not finite, and for a step that needs scales the step before does not have.
+    Raises ValueError unless `x` is a matrix of finite real numbers, and for a step that needs scales which the step before
+    did not leave.
     """
     import numpy as np
 
     original = fp32_of("x", x)
     if original.ndim != 2 or not np.isfinite(original).all():
-        raise ValueError(f"x is {original.shape}; a path takes a matrix of finite numbers")
+        raise ValueError(f"x is {original.shape}; expected a matrix of finite numbers")
     values: NDArray[np.float64] = original.astype(np.float64)
     before: Quantised | None = None
     overflow = 0.0
@@ -136,14 +134,14 @@ def walk(steps: tuple[Step, ...], x: ArrayLike) -> Arrived:
 
 
 def exactly_once(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The path's last format and groups, quantised once, straight from the original."""
+    """Return the path of one step that quantises the original directly to the last step's format and groups."""
     if not steps:
         return ()
     return (steps[-1].model_copy(update={"reads": "original", "scale_from": "elements"}),)
 
 
 def _logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
-    """LogFMT there and back; a ragged end is filled with zeros, which have no logarithm and so no part in a tile's range."""
+    """Return a matrix rounded to LogFMT. The last tile is filled up with zeros, which do not affect its range."""
     import numpy as np
 
     from isa_model.logfmt import decode_log, encode_log
@@ -157,16 +155,7 @@ def _logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _largest_scales(step: Step, before: Quantised | None, shape: tuple[int, ...]) -> Any:
-    """Codes of the largest of the old scales in each new group."""
-    import numpy as np
-
-    from isa_model.cast import extent, spread
-
+    """Return the code of the largest of the old scales in each new group."""
     if before is None or before.cast.scale is None or before.cast.scale != step.scale:
         raise ValueError("the step before left no scales of this format")
-    rows, columns = extent(step.group, shape)
-    old = spread(before.scales, before.cast.group, shape)
-    up = -(-shape[0] // rows), -(-shape[1] // columns)
-    padded = np.zeros((up[0] * rows, up[1] * columns), old.dtype)  # code 0 of UE8M0 is its least
-    padded[: shape[0], : shape[1]] = old
-    return padded.reshape(up[0], rows, up[1], columns).max(axis=(1, 3))
+    return largest_of_groups(spread(before.scales, before.cast.group, shape), step.group)

@@ -1,4 +1,4 @@
-"""Control characters: find those that a terminal, an editor or a page obeys instead of showing, and replace them."""
+"""Control characters, which a terminal, an editor or a page obeys instead of showing: find and replace them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OBEYED = re.compile(
 
 
 def unprintable(text: str) -> str:
-    """Return the name and kind of the first control character of a text; empty if none. Line ends and tabs do not count."""
+    """Return the name and kind of the first control character in a text, line ends and tabs excepted; empty if none."""
     for match in _OBEYED.finditer(text):
         if match[0] not in _LAID_OUT:
             kind = {"Cc": "a control character", "Cs": "half of a surrogate pair"}.get(unicodedata.category(match[0]))
@@ -24,7 +24,7 @@ def unprintable(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with every control character, line ends included, replaced by a visible one; the length stays."""
+    """Return `text` with every control character, line ends included, replaced by a visible one, of the same length."""
     return _OBEYED.sub(lambda match: _symbol(ord(match[0])), text)
 
 
@@ -34,5 +34,5 @@ def visible_lines(text: str) -> str:
 
 
 def _symbol(code: int) -> str:
-    """Return the control picture of an ASCII control character, and the replacement character for all others."""
+    """Return the symbol of an ASCII control character, and the replacement character for any other."""
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, even when that one is killed."""
+"""Processes that end with the process that started them, even if that one is killed."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ threading.Thread(target=watch, daemon=True).start()
 code = child.wait()
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""Runs a command in a process group of its own and kills all of that group when its starter is gone. A thread of the
-command itself would not do: Yosys holds the interpreter's lock for minutes, and starts abc."""
+"""Program that runs a command in a process group of its own, and kills the group when its starter is gone. A thread within
+the command would not do: Yosys holds the interpreter's lock for minutes, and starts abc."""
 
 
 @contextmanager
 def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Processes (default: one per core), each with a single-threaded BLAS: more threads than cores slow all of them down.
+    """Yield a pool of processes (default: one per core), each with a single-threaded BLAS so that threads do not compete.
 
-    Raises Unavailable when one of them is killed.
+    Raises Unavailable if one of the processes is killed.
     """
     import multiprocessing
 
@@ -50,7 +50,7 @@ def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
         yield executor
     except BrokenProcessPool:
         raise Unavailable(
-            "a worker process was killed, most often for want of memory; close others, or ask for less"
+            "a worker process was killed, probably for lack of memory; close other programs, or ask for less"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -66,7 +66,7 @@ def _worker() -> None:
     import multiprocessing
     import threading
 
-    # Ctrl-C reaches every process of a terminal; only the first one has something to say about it.
+    # Ctrl-C reaches every process of a terminal, but only the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -79,9 +79,9 @@ def _worker() -> None:
 
 
 def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder and return what it printed; it and all that it started end with this process.
+    """Run a command in a folder and return what it printed; it and the processes it starts end with this process.
 
-    What they write to the temporary folder goes into `folder`, too: killed, they remove nothing.
+    Their temporary files go into `folder` too, since a killed process removes none.
     """
     reading, writing = os.pipe()
     try:

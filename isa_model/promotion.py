@@ -1,8 +1,8 @@
-"""Software promotion: what today's kernels do on CUDA cores around an instruction, said in the same language."""
+"""Software promotion: what today's kernels do on CUDA cores around an instruction, in the same spec language."""
 
 from __future__ import annotations
 
-from isa_model.arguments import require
+from isa_model.arguments import require, whole_number
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, Scaling, Shape
@@ -11,22 +11,20 @@ from isa_model.stage import Register, Stage
 
 
 def promoted(instruction: Instruction, every: int, scale: Scaling | None = None) -> Instruction:
-    """The software step on CUDA cores around an instruction, in the same language.
+    """Return the instruction together with its promotion to FP32 on CUDA cores, as one Instruction.
 
-    The instruction starts from zero, runs over `every` products, and its result (times the group scales, if given)
-    is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
-    Where the instruction reads subnormals as zero, the step reads those of C so, too.
+    The instruction starts from zero and runs over `every` products of K. Its result, times the group scales of `scale` if
+    given, is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
+    If the instruction reads subnormals as zero, so does the promotion with those of C.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
-    Raises InputError when `every` is not a multiple of the instruction's span, when scales are already inside, and when
-    FP32 cannot hold what the instruction leaves (integers, FP64); ValueError for arguments of another type.
+    Raises InputError if `every` is not a multiple of the instruction's span, if the instruction scales its terms itself, or
+    if FP32 cannot hold its result (integers, FP64); ValueError for arguments of another type.
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
-    if isinstance(every, bool) or not isinstance(every, int):
-        raise ValueError(f"every is {every!r}; a whole number of products is asked")
+    every = whole_number("every", every)
     if every % instruction.span or every < instruction.span:
         raise InputError.of(
-            f"promotion every {every} products does not fit {instruction.name}",
-            f"a multiple of {instruction.span}",
+            f"promotion every {every} products does not fit {instruction.name}", f"a multiple of {instruction.span}"
         )
     if instruction.scale is not None:
         raise InputError.of(f"{instruction.name} scales its terms itself; promotion would scale them twice")
@@ -34,7 +32,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     *_, last = instruction.stages
     kept = instruction.stages[last].result[-1].format
     if not fp32.format.holds(kept):
-        raise InputError.of(f"{instruction.name} leaves {kept.name}, which promotion to FP32 would lose")
+        raise InputError.of(f"promotion to FP32 would lose bits of {kept.name}, the result of {instruction.name}")
     chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
     if scale is not None:
         scale = scale.model_copy(update={"onto": last, "product": fp32 if scale.a and scale.b else None})

@@ -1,7 +1,7 @@
 """Rounding modes, and the one integer operation they all come down to.
 
-`shift_right` divides a magnitude by a power of two and rounds the quotient; the golden model, the formats and the
-tests use this scalar text. `round_integer` is its array twin on float64 lanes: it rounds to whole numbers.
+`shift_right` divides a magnitude by a power of two and rounds the quotient; the golden model and the scalar codec use it.
+`round_integer` is its counterpart for arrays: it rounds floats to whole numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Rounding(StrEnum):
-    """How a value between two neighbours is given to one of them.
+    """Which of its two neighbours a value between them is rounded to.
 
-    `to-odd` keeps the neighbour towards zero and sets its last bit when anything was lost: hardware calls it a sticky
-    or jammed bit. `stochastic` picks the farther neighbour with a probability equal to the fraction lost.
+    `to-odd` takes the neighbour towards zero and sets its last bit if anything was lost; hardware calls that a sticky or
+    jammed bit. `stochastic` takes the neighbour away from zero with a probability equal to the fraction lost.
     """
 
     NEAREST_EVEN = "nearest-even"
@@ -35,9 +35,9 @@ class Rounding(StrEnum):
 def shift_right(magnitude: int, bits: int, rounding: Rounding, negative: bool = False, draw: int = 0) -> int:
     """Return `magnitude / 2**bits`, rounded to a whole number.
 
-    `magnitude` is not negative; `negative` is the sign of the value it belongs to (only `up` and `down` look at it).
-    A negative `bits` shifts left, which loses nothing. `draw` is for `stochastic` alone: a random whole number,
-    uniform in [0, 2**bits), added before the bits are cut off.
+    `magnitude` is not negative; `negative` is the sign of the value it belongs to, which matters to `up` and `down`.
+    A negative `bits` shifts left, which loses nothing. `draw` matters to `stochastic` alone: a random whole number,
+    uniform in [0, 2**bits), which is added before the bits are cut off.
     """
     if bits <= 0:
         return magnitude << -bits
@@ -62,10 +62,10 @@ def shift_right(magnitude: int, bits: int, rounding: Rounding, negative: bool = 
 
 
 def round_integer(x: Floats, rounding: Rounding, out: Floats | None = None) -> Any:
-    """Round each float to a whole number (as a float); infinities and NaNs stay.
+    """Return each float rounded to a whole number, as a float; infinities and NaNs stay.
 
-    The twin of `shift_right` for arrays. `out` may be `x` itself.
-    Raises ValueError for `stochastic`, which needs random numbers: see `codec.encode_array`.
+    The result is written to `out` if given, which may be `x` itself.
+    Raises ValueError for `stochastic`, which needs random numbers: see `encode_array`.
     """
     import numpy as np
 

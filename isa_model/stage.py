@@ -1,6 +1,6 @@
-"""The parts of the spec language that say one sum: formats by reference, registers, stages.
+"""The parts of the spec language that describe one sum: references to formats, registers, stages.
 
-`golden.py` is the definition of what each field does; here they are declared and contradictions refused.
+`golden.py` defines what each field does. Here fields are declared, and contradictions between them are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _format_name(fmt: Format) -> Any:
 
 
 def is_named(fmt: Format) -> bool:
-    """Whether the format's name alone says everything about it."""
+    """Return whether the format's name alone determines it."""
     try:
         return named(fmt.name) == fmt
     except InputError:
@@ -51,7 +51,7 @@ FormatRef = Annotated[Format, BeforeValidator(_format), PlainSerializer(_format_
 
 
 def _deterministic(rounding: Any) -> Any:
-    """Refuse `stochastic`: neither an instruction nor a cast of a path has a random operand."""
+    """Refuse `stochastic`: neither an instruction nor a cast has a random operand."""
     if rounding in _ROUNDINGS:
         return rounding
     hint = suggest(str(rounding), _ROUNDINGS) or f"one of: {', '.join(_ROUNDINGS)}"
@@ -64,7 +64,7 @@ _ROUNDINGS = [str(rounding) for rounding in Rounding if rounding is not Rounding
 Deterministic = Annotated[
     Rounding, BeforeValidator(_deterministic), WithJsonSchema({"enum": _ROUNDINGS, "type": "string"})
 ]
-"""A rounding of the spec language: none that draws random numbers."""
+"""A rounding mode that needs no random numbers."""
 
 
 class Spec(BaseModel):
@@ -74,16 +74,16 @@ class Spec(BaseModel):
 
 
 class Register(Spec):
-    """A rounding of a value into a format."""
+    """A format that a value is rounded to, and how."""
 
     format: FormatRef
-    """The format the value is rounded to."""
+    """Format the value is rounded to."""
     rounding: Deterministic
-    """Which neighbour it becomes."""
+    """Rounding mode."""
     overflow: Overflow | None = None
     """What a value beyond the largest finite number becomes; default: the format's own rule."""
     subnormals: Literal["keep", "flush"] = "keep"
-    """flush: a rounded value below the smallest normal number becomes a zero of its sign."""
+    """What a rounded value below the smallest normal number becomes: itself, or (flush) a zero of its sign."""
 
     @model_validator(mode="after")
     def _possible(self) -> Register:
@@ -98,32 +98,30 @@ class Register(Spec):
         if self.overflow == "nan" and self.format.nan_code is None:
             raise at("overflow", message=f"{self.format.name} has no NaN to overflow to", hint="`overflow: saturate`")
         if self.format.kind == "float" and not (self.format.zero and self.format.signed and self.format.mantissa_bits):
-            raise at(
-                "format",
-                message=f"a register needs a sign, a zero and a mantissa; {self.format.name} lacks one",
-            )
+            message = f"a register needs a sign, a zero and a mantissa; {self.format.name} lacks one"
+            raise at("format", message=message)
         return self
 
 
 class Interleave(Spec):
-    """Terms dealt out to several blocks in turn instead of block after block.
+    """Terms dealt out to several blocks in turn, instead of filling one block after the other.
 
-    Within each span of `parts` blocks, part `i` takes the terms whose index `j` has `(j // run) % parts == i`.
+    Within each span of `parts` blocks, block `i` takes the terms whose index `j` has `(j // run) % parts == i`.
     """
 
     run: Count
-    """How many neighbouring terms stay together."""
+    """Number of neighbouring terms that stay together."""
     parts: Annotated[int, Range(2, 1 << 16)]
-    """How many blocks the span is dealt to."""
+    """Number of blocks that take turns."""
 
 
 class Accumulator(Spec):
-    """How the running value takes part in a stage's sum, where it differs from the other terms."""
+    """Rules for the running value in a stage's sum, where they differ from those for the other terms."""
 
     fraction_bits: FractionBits | None = None
     """Fraction bits kept of the running value; default: those of the stage."""
     drop_beyond: Distance | None = None
-    """The running value is left out when its exponent is more than this far below the largest one."""
+    """Distance below the largest exponent beyond which the running value is left out; default: it never is."""
 
 
 def _one_or_many(value: Any) -> Any:
@@ -131,58 +129,60 @@ def _one_or_many(value: Any) -> Any:
 
 
 class Stage(Spec):
-    """One sum: which terms, how they are aligned, and what the result is rounded to."""
+    """One sum: which terms it adds, how they are aligned, and what the result is rounded to."""
 
     terms: Count
-    """Results of the stage below (products, for the first stage) that are summed at a time."""
+    """Number of results of the stage below (of products, for the first stage) in one sum."""
     interleave: Interleave | None = None
-    """How terms are dealt to blocks; default: neighbours together."""
+    """How terms are dealt to blocks; default: neighbours form a block."""
     accumulator: bool | Accumulator = False
-    """Whether the running value is a term of the sum: C in the last stage, in others a value that starts at zero."""
+    """Whether the running value is a term of the sum. It is C in the last stage; in others it starts at zero."""
     chain: Count | None = None
-    """Blocks that a stage below the last adds to its running value before that goes up. The last stage has no end."""
+    """Number of blocks that a stage below the last adds to its running value before the result goes up. The last stage
+    adds blocks to the end of K."""
     fraction_bits: FractionBits | None = None
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
     rounding: Deterministic | None = None
-    """How a term loses the bits below that; `to-odd` keeps a sticky bit."""
+    """How a term is rounded to those fraction bits; `to-odd` keeps a sticky bit."""
     zero_exponent: Exponent | None = None
-    """The exponent with which a zero term counts when the largest is sought; default: it does not count."""
+    """Exponent that a zero term contributes to the largest exponent; default: none."""
     result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = Field(
         default=(), max_length=MOST_ROUNDINGS
     )
-    """The roundings of the sum, one after the other; default: it goes up exact, with the exponent it was aligned to."""
+    """Registers the sum is rounded to, one after the other; default: it goes up exact, with the exponent it was aligned
+    to."""
     exponent: Exponent | None = None
-    """The exponent with which an unrounded sum goes up, as out of a fixed-point adder; default: the largest among its
-    terms. A sum of nothing but zeros goes up as a zero either way."""
+    """Exponent with which an unrounded sum goes up, as from a fixed-point adder; default: the largest among its terms. A
+    sum of zeros alone goes up as a zero in either case."""
     zero: Literal["positive", "ieee"] = "positive"
-    """Sign of a zero sum: always plus, or that of its terms where they agree, else plus (IEEE 754 6.3)."""
+    """Sign of a zero sum. positive: always plus. ieee: that of its terms if they agree, else plus (IEEE 754 6.3)."""
 
     @property
     def aligned(self) -> bool:
+        """Whether terms are aligned to the largest exponent; if not, the sum is exact."""
         return self.fraction_bits is not None
 
     @property
     def accumulator_fraction_bits(self) -> int | None:
+        """Fraction bits kept of the running value; None in an exact sum."""
         own = self.accumulator.fraction_bits if isinstance(self.accumulator, Accumulator) else None
         return self.fraction_bits if own is None else own
 
     @property
     def drop_beyond(self) -> int | None:
+        """Distance below the largest exponent beyond which the running value is left out; None if it never is."""
         return self.accumulator.drop_beyond if isinstance(self.accumulator, Accumulator) else None
 
     @property
     def inputs(self) -> int:
-        """Results of the stage below that make one result (the last stage: one step)."""
+        """Number of results of the stage below that one result of this stage sums (for the last stage: one step)."""
         return self.terms * (self.chain or 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
         if self.aligned and self.rounding is None:
-            raise at(
-                "fraction_bits",
-                message="`fraction_bits` cuts terms off, so `rounding` must say how",
-                hint="for instance `rounding: toward-zero`",
-            )
+            message = "`fraction_bits` shortens terms, so `rounding` must say how"
+            raise at("fraction_bits", message=message, hint="for instance `rounding: toward-zero`")
         if not self.aligned:
             faults = [
                 at(
@@ -196,25 +196,16 @@ class Stage(Spec):
             if faults:
                 raise together(faults)
             if isinstance(self.accumulator, Accumulator):
-                raise at(
-                    "accumulator",
-                    message="an exact sum takes the accumulator whole",
-                    hint="accumulator: true",
-                )
+                message, hint = "an exact sum shortens or drops no accumulator", "accumulator: true"
+                raise at("accumulator", message=message, hint=hint)
         if self.interleave and self.interleave.run == self.terms:
-            raise at(
-                "interleave",
-                message=f"runs of {self.interleave.run} are whole blocks of {self.terms}: nothing is dealt out",
-                hint="drop `interleave`, or shorter runs",
-            )
+            message = f"runs of {self.interleave.run} fill whole blocks of {self.terms}: nothing is interleaved"
+            raise at("interleave", message=message, hint="drop `interleave`, or use shorter runs")
         if self.exponent is not None and self.result:
-            raise at(
-                "exponent",
-                message="a rounded result has the exponent of its format, not a fixed one",
-                hint="drop `exponent` or `result`",
-            )
+            message = "a rounded result has the exponent of its format, not a fixed one"
+            raise at("exponent", message=message, hint="drop `exponent` or `result`")
         if self.chain and not self.accumulator:
             raise at("chain", message="a chain of blocks needs a running value", hint="accumulator: true")
         if self.chain and not self.result:
-            raise at("chain", message="a running value needs a `result` to be kept in")
+            raise at("chain", message="a chain needs a `result`: the register that keeps the running value")
         return self

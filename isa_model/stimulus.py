@@ -1,7 +1,7 @@
-"""Random operands that put an instruction under strain: what equivalence and conformance runs feed two models with.
+"""Random operands that stress an instruction, for runs that compare two models or engines.
 
-`draw` makes the operands of one product of matrices, as raw codes, in one of the `KINDS`; the same generator state gives
-the same operands.
+`draw` makes the operands of one matrix product, as codes, of one of the `KINDS`. The same state of the generator gives the
+same operands.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 
 KINDS = {
-    "bits": "every bit at random, NaNs and infinities as they fall",
-    "finite": "every finite code equally likely: all exponents",
+    "bits": "every bit random, NaNs and infinities included",
+    "finite": "every finite code equally likely, so all exponents",
     "normal": "normally distributed numbers",
-    "wide": "exponents spread over 49 binades around 1, as wide as alignment windows are",
-    "cancellation": "rows that cancel, and a C that cancels the rest but for its last bits",
-    "subnormal": "the bottom of the range: subnormals, zeros, products around the smallest numbers of D",
+    "wide": "exponents spread over 49 binades around 1, as wide as alignment windows",
+    "cancellation": "rows that cancel, and a C that cancels the rest except for its last bits",
+    "subnormal": "the bottom of the range: subnormals, zeros, products near the smallest numbers of D",
     "overflow": "the top of the range, mostly of one sign",
     "special": "zeros, infinities, NaNs and the largest and smallest numbers among ordinary ones",
 }
+"""Kinds of operands, each with its description."""
 
 Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Operands:
-    """Raw codes: A (M, K), B (K, N), C (M, N), and scales, one per group, where the instruction takes them."""
+class StressOperands:
+    """Codes of A (M, K), B (K, N), C (M, N), and of the scales, one per group, if the instruction takes them."""
 
     a: Codes
     b: Codes
@@ -41,8 +42,8 @@ class Operands:
     scale_b: Codes | None = None
 
 
-def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> Operands:
-    """Operands of one kind for a product of (m, k) and (k, n). Raises ValueError for a kind that is none of `KINDS`."""
+def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> StressOperands:
+    """Return operands of one kind for a product of (m, k) and (k, n). Raises ValueError for a kind not in `KINDS`."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind `{kind}`: {', '.join(KINDS)}")
     scale_a = _scales(spec.scale.a, kind, rng, (m, k)) if spec.scale and spec.scale.a else None
@@ -50,16 +51,16 @@ def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int,
     a, b = _codes(spec.a, kind, rng, (m, k), k), _codes(spec.b, kind, rng, (k, n), k)
     c = _codes(spec.c_format, kind, rng, (m, n), k)
     if spec.a.kind == "float":
-        if kind in ("subnormal", "overflow"):  # A and C lie at the end of the range, B carries products a little beyond
+        if kind in ("subnormal", "overflow"):  # A and C are at the end of the range; B brings products slightly beyond
             b = _near_one(spec.b, rng, (k, n), *((-30, 1) if kind == "subnormal" else (-4, 5)))
         if kind == "cancellation":
             a, b = _cancelling(spec.a, a, b, rng)
-            c = _minus_the_sum(spec, Operands(a, b, c, scale_a, scale_b), rng)
-    return Operands(a, b, c, scale_a, scale_b)
+            c = _minus_the_sum(spec, StressOperands(a, b, c, scale_a, scale_b), rng)
+    return StressOperands(a, b, c, scale_a, scale_b)
 
 
 def _codes(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Codes:
-    """Codes of one operand."""
+    """Return the codes of one operand; `k` is the number of products per sum."""
     if kind == "bits":
         return rng.integers(0, 1 << fmt.bits, shape, np.uint64, endpoint=False).astype(code_dtype(fmt))
     if fmt.kind == "integer":
@@ -90,7 +91,7 @@ def _codes(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, i
 def _assembled(
     fmt: Format, negative: NDArray[np.bool_], exponent: Whole, mantissa: Whole, rng: np.random.Generator
 ) -> Codes:
-    """Finite codes from their fields, clipped to the format; bits that are ignored when read are random."""
+    """Return finite codes of these fields, clipped to the format; bits that are ignored on reading are random."""
     top = fmt.max_finite_magnitude >> fmt.mantissa_bits
     magnitude = np.minimum((np.clip(exponent, 0, top) << fmt.mantissa_bits) + mantissa, fmt.max_finite_magnitude)
     sign = negative & fmt.signed & ((magnitude != 0) | (fmt.nan != "negative-zero"))
@@ -102,7 +103,7 @@ def _assembled(
 
 
 def _integers(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, int]) -> Codes:
-    """Whole numbers: both ends of the range for the kinds that live there, else normally distributed ones."""
+    """Return codes of integers: at the ends of the range for `overflow` and `special`, else normally distributed."""
     low = -(1 << fmt.bits - 1) if fmt.signed else 0
     high = low + (1 << fmt.bits) - 1
     if kind in ("overflow", "special"):
@@ -114,13 +115,13 @@ def _integers(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int
 
 
 def _near_one(fmt: Format, rng: np.random.Generator, shape: tuple[int, int], low: int, high: int) -> Codes:
-    """Numbers whose exponents lie together, column by column, between `low` and `high`."""
+    """Return codes of numbers whose exponents, nearly equal within a column, are about `low` to `high`."""
     exponent = fmt.bias + rng.integers(low, high, (1, shape[1])) + rng.integers(-1, 2, shape)
     return _assembled(fmt, rng.random(shape) < 0.25, exponent, rng.integers(0, 1 << fmt.mantissa_bits, shape), rng)
 
 
 def _special(fmt: Format, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Codes:
-    """Ordinary numbers, zeros among them; so few infinities and NaNs that a sum of k products may meet none."""
+    """Return codes of ordinary numbers and zeros, with so few infinities and NaNs that some sums of k products have none."""
     codes = encode_array(fmt, rng.standard_normal(shape))
     lottery = rng.random(shape)
     sign = rng.integers(0, 2, shape, np.uint64) * np.uint64(fmt.signed and fmt.nan != "negative-zero")
@@ -138,7 +139,7 @@ def _special(fmt: Format, rng: np.random.Generator, shape: tuple[int, int], k: i
 
 
 def _scales(side: ScaleOperand, kind: str, rng: np.random.Generator, shape: tuple[int, int]) -> Codes:
-    """Scales that keep a kind what it is: near 1, spread, towards an end of the range, or anything at all."""
+    """Return codes of scales that suit the kind: near 1, spread out, towards an end of the range, or arbitrary."""
     fmt = side.format
     groups = (-(-shape[0] // side.group[0]), -(-shape[1] // side.group[1]))
     if kind in ("bits", "finite", "special"):
@@ -153,7 +154,7 @@ def _scales(side: ScaleOperand, kind: str, rng: np.random.Generator, shape: tupl
 
 
 def _cancelling(fmt: Format, a: Codes, b: Codes, rng: np.random.Generator) -> tuple[Codes, Codes]:
-    """Every other row of A negates its first half in its second, where B repeats itself; some last bits differ."""
+    """Return A and B whose products cancel in every other row but for some last bits: B repeats its first half along K."""
     half = a.shape[1] // 2
     if half == 0 or not fmt.signed:
         return a, b
@@ -166,8 +167,8 @@ def _cancelling(fmt: Format, a: Codes, b: Codes, rng: np.random.Generator) -> tu
     return a, b
 
 
-def _minus_the_sum(spec: Instruction, x: Operands, rng: np.random.Generator) -> Codes:
-    """C as minus the sum of products, rounded; half of them some units in the last place off."""
+def _minus_the_sum(spec: Instruction, x: StressOperands, rng: np.random.Generator) -> Codes:
+    """Return C as minus the sum of products, rounded; half of its elements are off by up to two last places."""
     scale_a, scale_b = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
     with np.errstate(all="ignore"):
         sums = _values(spec.a, x.a, scale_a, x.scale_a) @ _values(spec.b, x.b, scale_b, x.scale_b)
@@ -178,7 +179,7 @@ def _minus_the_sum(spec: Instruction, x: Operands, rng: np.random.Generator) -> 
 
 
 def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes | None) -> Float64:
-    """The values of an operand, each times the scale of its group."""
+    """Return the values of an operand, each times the scale of its group."""
     values = decode_array(fmt, codes)
     if side is None or scales is None:
         return values

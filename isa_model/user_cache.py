@@ -1,15 +1,14 @@
 """Files built once and kept in a private folder of the user: compiled code, measured designs.
 
-A kept file carries the hash of its content in its name, so that a broken one is never used; it is built again. The folder
-belongs to the user alone (mode 0700), and nobody else can exchange it: its parents are the user's or root's, and only
-those with the sticky bit may be written by others. Where there is no such folder nothing is kept.
+The name of a kept file holds the hash of its content, so that a damaged file is never used but built again. The folder
+belongs to the user alone (mode 0700), and nobody else can exchange it: its parents are the user's or root's, and others
+may write only to those with the sticky bit. Without such a folder nothing is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -17,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from isa_model.output_files import scratch
+
 DAY = 24 * 60 * 60
-_PREFIX = "codesign-build-"
+"""Seconds."""
 
 
 def folder() -> Path | None:
-    """Return the folder `codesign` of the user's cache, made if missing; None where it cannot be made or is not private.
+    """Return the folder `codesign` of the user's cache, made if missing; None if it cannot be made or is not private.
 
     The cache is $XDG_CACHE_HOME, else ~/.cache (XDG Base Directory Specification 0.8).
     """
@@ -37,7 +38,7 @@ def folder() -> Path | None:
 
 
 def read(name: str, suffix: str) -> Path | None:
-    """Return the unchanged file kept under a name (a hash of everything it depends on), or None."""
+    """Return the undamaged file kept under a name (a hash of everything it depends on), or None."""
     here = folder()
     for path in sorted(here.glob(f"{name}-*{suffix}")) if here else ():
         try:
@@ -54,7 +55,7 @@ def read(name: str, suffix: str) -> Path | None:
 
 
 def keep(name: str, suffix: str, content: bytes) -> Path | None:
-    """Keep a file and return its path; None where it cannot be kept. Several processes may do so at once."""
+    """Keep a file and return its path, or None if it cannot be kept. Several processes may do so at once."""
     here = folder()
     if here is None:
         return None
@@ -76,13 +77,13 @@ def keep(name: str, suffix: str, content: bytes) -> Path | None:
 
 @contextmanager
 def kept(name: str, suffix: str, build: Callable[[Path], None]) -> Iterator[Path]:
-    """Yield the file kept under a name; where there is none, the one that `build` writes, until the `with` block ends."""
+    """Yield the file kept under a name. If there is none, `build` writes it; if it cannot be kept, it lasts for the block."""
     found = read(name, suffix)
     if found is not None:
         yield found
         return
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
-        built = Path(scratch) / f"built{suffix}"
+    with scratch() as folder:
+        built = folder / f"built{suffix}"
         build(built)
         yield keep(name, suffix, built.read_bytes()) or built
 
@@ -92,16 +93,15 @@ def _hash(content: bytes) -> str:
 
 
 def _sweep(here: Path) -> None:
-    """Remove what a killed process left behind, in the folder and among temporary files, a day ago or earlier."""
-    for left in (*here.glob("*.part"), *Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+    """Remove parts of files that killed processes left a day ago or earlier."""
+    for left in here.glob("*.part"):
         with suppress(OSError):
-            info = left.lstat()
-            if _is_ours(info) and info.st_mtime < time.time() - DAY:
-                shutil.rmtree(left) if stat.S_ISDIR(info.st_mode) else left.unlink()
+            if left.lstat().st_mtime < time.time() - DAY:
+                left.unlink()
 
 
 def _is_ours(info: os.stat_result) -> bool:
-    """Whether a file or folder is the user's, and only the user (or a group of the user alone) can write it."""
+    """Return whether a file or folder is the user's, and only the user (or the user's own group) can write it."""
     if not hasattr(os, "getuid"):  # Windows: a profile is private
         return True
     return info.st_uid == os.getuid() and not _others_write(info)
@@ -113,7 +113,7 @@ def _others_write(info: os.stat_result) -> bool:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a folder is the user's and stays so; others' rights to it are taken away."""
+    """Return whether a folder is the user's and nobody else can exchange it; others' rights to it are taken away."""
     if not hasattr(os, "getuid"):
         return True
     if path.lstat().st_uid != os.getuid():

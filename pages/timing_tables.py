@@ -15,7 +15,7 @@ from pathlib import Path
 
 from codesign.evidence.timing.measured import benches
 from codesign.evidence.timing.records import FOLDER, Fit, make, save
-from isa_model import provenance
+from isa_model.checkout import commit_of
 from isa_model.output_files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
@@ -24,7 +24,7 @@ COMMAND = "python pages/timing_tables.py"
 
 def main() -> None:
     """Fit the model, save the fits and write the tables."""
-    commit = provenance.commit("codesign/evidence/timing", "kernels", ":!codesign/evidence/timing/records")
+    commit = commit_of("codesign/evidence/timing", "kernels", ":!codesign/evidence/timing/records")
     fits = [make(record, commit, COMMAND) for record in benches().values()]
     for fit in fits:
         save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")

@@ -19,7 +19,7 @@ from codesign.evidence.timing import machine_constants, records
 from codesign.evidence.timing.fit import Sample, samples, speedups
 from codesign.evidence.timing.measured import benches
 from codesign.evidence.timing.model import time
-from isa_model import provenance
+from isa_model.checkout import commit_of
 from isa_model.output_files import put
 from isa_model.stage import Spec
 from kernels.bench.records import read
@@ -59,7 +59,7 @@ def predict(gpu: str) -> Prediction:
     return Prediction(
         gpu=gpu,
         date=datetime.now(UTC).date().isoformat(),
-        commit=provenance.commit("codesign/evidence/timing", "kernels"),
+        commit=commit_of("codesign/evidence/timing", "kernels"),
         machine=f"{about['name']}, commit {about['commit']}, {about['date']}",
         fitted_to=f"{fitted.gpu}: {fitted.bench}",
         rows=tuple(

@@ -223,7 +223,7 @@ def test_safetensors_and_npz_read_alike(tmp_path):
     ("old", "new", "message"),
     [
         ("file: mine.npz", "file: other.npz", "p.yaml:7:11: {folder}/other.npz cannot be read: no such file"),
-        ("file: mine.npz", "file: damaged.npz", "damaged.npz is no .npz file, or a damaged one"),
+        ("file: mine.npz", "file: damaged.npz", "damaged.npz is not an .npz file, or is damaged"),
         ("activation: x", "activation: xx", "p.yaml:8:17: {folder}/mine.npz has no tensor `xx`"),
         (
             "weight: w",

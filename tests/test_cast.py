@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise, spread
-from isa_model.float64 import largest_finite
+from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, named
 from isa_model.rounding import Rounding
 

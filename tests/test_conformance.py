@@ -60,7 +60,7 @@ def test_a_wrong_model_is_caught(tmp_path):
 @pytest.mark.parametrize(
     ("prefix", "more", "message"),
     [
-        ("wgmma_e4m3_f32/normal/2", {}, "K = 32 is 1 of hopper.wgmma"),
+        ("wgmma_e4m3_f32/normal/2", {}, "K = 32 makes 1 steps of hopper.wgmma"),
         ("wgmma_e4m3_f32/normal/0", {}, "arrays are called"),
         ("wgmma_e4m3_f32/\x1b[31m/1", {}, "arrays are called"),
         ("wgmma_e4m3_f32/two\nlines/1", {}, "arrays are called"),
@@ -88,7 +88,7 @@ def test_vectors_may_hold_raw_codes_scales_and_other_architectures(tmp_path):
     np.savez(file, **vectors)
     (result,) = conform("rtx_blackwell", file)
     assert (result.instruction, result.outputs, result.mismatches) == (spec.name, 128, 0)
-    with pytest.raises(InputError, match="holds no vectors of hopper"):
+    with pytest.raises(InputError, match="holds no results of hopper"):
         list(conform("hopper", file))
     np.savez(file, **{**vectors, f"{spec.name}/bits/1/D": np.where(d == spec.nan_code, 0x7FC00000, d)[None]})
     (result,) = conform("rtx_blackwell", file)
@@ -121,9 +121,9 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})
     for name, message in (
         ("none.npz", "no such file"),
-        ("text.npz", "is no .npz file"),
+        ("text.npz", "is not an .npz file"),
         ("other.npz", "holds `x`"),
-        ("unknown.npz", "no instruction for the vectors"),
+        ("unknown.npz", "has no instruction called"),
     ):
         with pytest.raises(InputError, match=message):
             list(conform("hopper", tmp_path / name))

@@ -450,5 +450,5 @@ stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, resu
 def test_an_export_leaves_foreign_folders_alone(tmp_path):
     """An export does not write to a folder with other files."""
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="did not write"):
+    with pytest.raises(InputError, match="not from codesign"):
         export(SPECS["4 terms"], tmp_path, Library.own())

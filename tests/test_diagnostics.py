@@ -46,7 +46,7 @@ def test_all_problems_come_at_once_and_are_counted():
         parse_yaml("a: 1\na: 2\nb: .inf\nc: !!python/object:os.system {}\n", "x.yaml")
     text = str(error.value)
     assert "x.yaml:2:1: `a` is given twice" in text
-    assert "it stands on line 1 already" in text
+    assert "it is already on line 1" in text
     assert "x.yaml:3:4: .inf is not a finite number" in text
     assert "x.yaml:4:4: YAML tags are not allowed here" in text
     assert text.endswith("3 errors in x.yaml")
@@ -196,7 +196,7 @@ def explained(text):
         ),
         (
             "title: x\ntitel: y\n",
-            [(2, 1, "unknown field `titel`", "leave `titel` out: `title` is there already")],
+            [(2, 1, "unknown field `titel`", "leave `titel` out: `title` is already given")],
         ),
         ("title: 3\n", [(1, 8, "expected text, got 3", "")]),
         (

@@ -114,12 +114,12 @@ def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
     ("step", "message"),
     [
         ("{at: network}", "is not allowed here"),
-        ("{at: dispatch, logfmt: 8, group: [128, 1]}", "LogFMT has tiles of one token"),
-        ("{at: operand-read, scale_from: scales, scale: fp32}", "only among powers of two"),
+        ("{at: dispatch, logfmt: 8, group: [128, 1]}", "a LogFMT tile is within one token"),
+        ("{at: operand-read, scale_from: scales, scale: fp32}", "only if scales are powers of two"),
         ("{at: operand-read, scale_from: scales, scale: ue8m0, reads: original}", "the original has no scales"),
         ("{at: operand-read, scale_from: scales, scale: ue8m0}", "the step before leaves no scales of this format"),
-        ("{at: kernel, on_sms: false}", "is no communication"),
-        ("{at: copy-engine, group: null}", "the group's largest must be known first"),
+        ("{at: kernel, on_sms: false}", "is not communication"),
+        ("{at: copy-engine, group: null}", "needs the whole group to know its largest element"),
         ("{at: kernel, to: e4m4x}", "unknown number format"),
     ],
 )

@@ -7,10 +7,10 @@ import pytest
 
 from isa_model import Instruction, load, matmul, named
 from isa_model.array_codec import code_dtype, decode_array, encode_array, from_codes, to_codes, whole_numbers
-from isa_model.codec import decode, encode, number_of
+from isa_model.codec import decode, encode, largest_finite, number_of
 from isa_model.engines import cpu, cuda, gpu, integers, portable
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.float64 import largest_finite, round_to
+from isa_model.float64 import round_to
 from isa_model.formats import Format
 from isa_model.stage import Register
 

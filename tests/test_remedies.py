@@ -10,7 +10,7 @@ import yaml
 from codesign.commands.schemas import json_schema
 from codesign.proposal.load import parse_proposal
 from isa_model import FORMATS, InputError
-from isa_model.aliases import ALSO, NAMES
+from isa_model.aliases import NAMES, REMARKS
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import named
 from isa_model.library import validated
@@ -231,7 +231,7 @@ def test_the_table_of_other_names_is_of_our_formats():
     assert set(NAMES) <= set(FORMATS)
     assert not set(others) & set(FORMATS)
     assert len(set(others)) == len(others)
-    assert set(ALSO) <= set(others)
+    assert set(REMARKS) <= set(others)
 
 
 @pytest.mark.parametrize(

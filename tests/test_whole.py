@@ -57,7 +57,7 @@ def test_split_k_adds_stretches_in_ascending_order():
     spec, a, b = operands(7 * 32)
     parts = [matmul(spec, a[:, 32 * i : 32 * j], b[32 * i : 32 * j]) for i, j in ((0, 3), (3, 5), (5, 7))]
     assert np.array_equal(gemm(spec, a, b, split_k=3), (parts[0] + parts[1]) + parts[2])
-    with pytest.raises(ValueError, match="K has 7 stretches"):
+    with pytest.raises(ValueError, match="K has 7 times"):
         gemm(spec, a, b, split_k=8)
 
 

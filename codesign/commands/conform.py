@@ -15,7 +15,7 @@ from codesign.commands.terminal import Progress, console
 from isa_model.diagnostics import InputError, Unavailable
 
 if TYPE_CHECKING:
-    from isa_model.conformance import Comparison
+    from isa_model.conformance import ConformanceResult
 
 SLOW_OUTPUTS = 4096
 """Outputs compared of an instruction that only the golden model computes (FP64)."""
@@ -74,7 +74,7 @@ def conform(
 # -- live --------------------------------------------------------------------------------------------------------------
 
 
-def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Comparison]:
+def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[ConformanceResult]:
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
     Operands are of every kind in isa_model.stimulus, chained over one to three instructions along K with C; a seed repeats
@@ -107,7 +107,7 @@ def check_gpu(architecture: str) -> None:
         raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
 
 
-def save(path: Path, command: str, outputs: int, rows: Sequence[Comparison]) -> None:
+def save(path: Path, command: str, outputs: int, rows: Sequence[ConformanceResult]) -> None:
     """Write the record of a run of `command`: results, machine and versions. An earlier record is replaced."""
     from datetime import UTC, datetime
 
@@ -153,14 +153,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _compare(name: str, outputs: int, seed: int) -> Comparison:
+def _compare(name: str, outputs: int, seed: int) -> ConformanceResult:
     """Compare one instruction on every kind of operand."""
     import zlib
 
     import numpy as np
 
     from isa_model.array_codec import code_dtype, to_codes
-    from isa_model.conformance import Comparison
+    from isa_model.conformance import ConformanceResult
     from isa_model.library import load
     from isa_model.matmul import matmul
     from isa_model.stimulus import KINDS, draw
@@ -189,4 +189,4 @@ def _compare(name: str, outputs: int, seed: int) -> Comparison:
         if differs.any() and not first:
             i, j = (int(v) for v in np.argwhere(differs)[0])
             first = f"{kind} [{i}, {j}]: chip {got[i, j]:#x}, model {expected[i, j]:#x}"
-    return Comparison(name, m * n * len(KINDS), mismatches, first)
+    return ConformanceResult(name, m * n * len(KINDS), mismatches, first)

@@ -15,7 +15,7 @@ from codesign.commands.terminal import Progress, console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from isa_model.vectors.coverage import Row
+    from isa_model.vectors.coverage import CoverageRow
 
 
 def vectors(
@@ -48,7 +48,7 @@ def vectors(
     return 0
 
 
-def show_coverage(coverage: list[Row], console: Console) -> None:
+def show_coverage(coverage: list[CoverageRow], console: Console) -> None:
     """Print one row per category and point, with the missed bins and the reasons why others do not apply."""
     from rich.table import Table
     from rich.text import Text

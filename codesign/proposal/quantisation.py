@@ -114,7 +114,7 @@ def largest_safe_element(instruction: Instruction, k: int) -> float | None:
     None if no operand element can cause overflow. A sum of n products of elements up to r is at most n r^2 (SageAttention2++,
     arXiv 2505.21136, bounds FP16 accumulators of FP8 products this way).
     """
-    from isa_model.float64 import largest_finite
+    from isa_model.codec import largest_finite
 
     least = None
     product = largest_finite(instruction.a) * largest_finite(instruction.b)

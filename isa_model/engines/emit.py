@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from math import inf
 
 from isa_model import golden
+from isa_model.codec import largest_finite
 from isa_model.engines.c_text import CText
 from isa_model.engines.plan import RANGE, Handover
 from isa_model.engines.routes import c_is_apart
 from isa_model.engines.target import BlockCode, Target, neutral
-from isa_model.float64 import LANE_BITS, bins, integer_range, largest_finite
+from isa_model.float64 import LANE_BITS, bins, integer_range
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import inf, nan
 from typing import Literal
 
-from isa_model.float64 import LANE_BITS, largest_finite
+from isa_model.codec import largest_finite
+from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from math import frexp
 from typing import Literal
 
+from isa_model.codec import largest_finite
 from isa_model.engines.plan import RANGE, Plan, highest_exponent, lowest_exponent, significand_bits
-from isa_model.float64 import LANE_BITS, largest_finite
+from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from isa_model import golden
-from isa_model.codec import NAN, Number, infinity
+from isa_model.codec import NAN, Number, infinity, largest_finite
 from isa_model.engines.plan import Plan
-from isa_model.float64 import largest_finite
 from isa_model.instruction import Instruction
 from isa_model.stage import Stage
 

@@ -1,6 +1,6 @@
-"""Operands for wanted numbers: a draft of a vector into which products, terms of any stage, sums and C are put.
+"""Construction of operands: drafts of a vector in which chosen products, terms of any stage, sums and C have given values.
 
-Numbers are exact fractions with a power-of-two denominator. Whatever is not put anywhere is zero, scales are one.
+Numbers are exact fractions with a power-of-two denominator. All other products are zero, all other scales one.
 """
 
 from __future__ import annotations
@@ -11,32 +11,28 @@ from functools import cache
 from typing import Any
 
 from isa_model import golden
-from isa_model.codec import Number
+from isa_model.codec import Number, number_of
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.vectors.reach import Reach, Reaches
 from isa_model.vectors.vector import Vector, exactly, fields
 
 FACTOR_BITS = 8
-"""Two significands of more bits than this are not searched for; one alone may be as long as its format has it."""
+"""Bits of the shorter significand that a product is factorised into; the longer one may be as long as its format allows."""
 
 
 def power(exponent: int) -> Fraction:
+    """Return 2**exponent."""
     return Fraction(2) ** exponent
 
 
 def magnitude_exponent(value: Fraction) -> int:
-    """Exponent of the leading bit of a nonzero dyadic fraction."""
+    """Return the exponent of the leading bit of a nonzero dyadic fraction."""
     return abs(value.numerator).bit_length() - value.denominator.bit_length()
 
 
-def number_of(value: Fraction) -> Number:
-    exponent = 1 - value.denominator.bit_length()
-    return Number(value < 0, abs(value.numerator), exponent)
-
-
 def digits(value: Fraction) -> list[Fraction]:
-    """Signed powers of two whose sum is the value, as few as possible, largest first (non-adjacent form)."""
+    """Return as few signed powers of two as possible whose sum is the value, largest first (non-adjacent form)."""
     exponent = 1 - value.denominator.bit_length()
     n, result = value.numerator, []
     while n:
@@ -50,7 +46,7 @@ def digits(value: Fraction) -> list[Fraction]:
 
 
 def slices(value: Fraction, width: int) -> list[Fraction]:
-    """Positive numbers of at most `width` bits, none overlapping, whose sum is the positive value; largest first."""
+    """Return positive numbers of at most `width` bits whose bits do not overlap and whose sum is the value, largest first."""
     n, exponent = value.numerator, 1 - value.denominator.bit_length()
     return [
         (n >> low & ((1 << width) - 1)) * power(exponent + low)
@@ -60,29 +56,29 @@ def slices(value: Fraction, width: int) -> list[Fraction]:
 
 
 def plain(fmt: Format) -> int:
-    """The code of one, or of the largest number where a format does not have it."""
+    """Return the code of one, or of the largest number if the format does not have one."""
     one = exactly(fmt, Number(False, 1, 0))
     return fmt.max_finite_magnitude << fmt.low_padding if one is None else one
 
 
-class Bench:
-    """Where numbers can go in a dot product of one instruction."""
+class Workbench:
+    """The structure of one instruction's dot product: which products each term sums, and what numbers it can be."""
 
     def __init__(self, spec: Instruction, reaches: Reaches) -> None:
         self.spec, self.reaches = spec, reaches
         self.stages = list(spec.stages.values())
         self.blocks = self._blocks()
-        """By stage and block the terms, each as the products (their k) that it sums."""
+        """Terms by stage and block; each term is the list of product indices k that it sums."""
         self.fields = fields(spec)
         self.product = cache(self._product)
         shorts = [[min(f.mantissa_bits, n) for f in (spec.a, spec.b)] for n in (FACTOR_BITS - 1, 3, 2, 1)]
         self.widths = [Fraction(1), *((2 - power(-x)) * (2 - power(-y)) for x, y in shorts)]
-        """Products of significands: one, and large ones of ever fewer bits."""
+        """Products of two significands: one, and large ones of decreasing numbers of bits."""
         product = spec.scale.product.format if spec.scale and spec.scale.product else None
         self.scale_exponents = range(product.min_lsb_exponent, product.max_exponent + 1) if product else None
-        """Exponents that both scales together can have, where their product is rounded."""
+        """Exponents that the product of two scales can have, if it is rounded; else None."""
         self.turn = 0
-        """Moves the place where terms are put, so that all places have their turn."""
+        """Offset of the first term within its block; it changes from goal to goal so that all terms are used."""
 
     def _blocks(self) -> list[list[list[list[int]]]]:
         level: Any = [[k] for k in range(self.spec.shape.k)]
@@ -101,20 +97,21 @@ class Bench:
         return i == len(self.stages) - 1
 
     def home(self, i: int) -> int:
-        """The block of a stage in which its sums are tried: the first that has a running value if any has."""
+        """Return the block of a stage in which its sums are built: the first with a running value, if any has one."""
         return 0 if self.is_last(i) or (self.stages[i].chain or 1) < 2 else 1
 
     def terms(self, i: int) -> Reach:
+        """Return the bounds on the terms of a stage."""
         return self.reaches.sums[i].terms
 
     def can_run(self, i: int) -> bool:
-        """Whether a running value other than zero can take part in the home block."""
+        """Return whether a nonzero running value can take part in the home block."""
         return self.stages[i].accumulator is not False and (self.is_last(i) or self.home(i) == 1)
 
     # -- products ----------------------------------------------------------------------------------------------------
 
     def factors(self, n: int) -> Iterator[tuple[int, int]]:
-        """Significands of A and B whose product is n, an odd number: one of them 1 where that is possible."""
+        """Yield significands of A and B whose product is the odd number n; first those of which one is 1."""
         bits_a, bits_b = (f.mantissa_bits + (f.kind == "float") for f in (self.spec.a, self.spec.b))
         if n < 1 << bits_a:
             yield n, 1
@@ -124,7 +121,7 @@ class Bench:
         yield from ((x, n // x) for x in range(3, min(top, n), 2) if n % x == 0 and n // x < 1 << bits_b)
 
     def _product(self, value: Fraction, normal: bool) -> tuple[int, int] | None:
-        """Codes of A and B whose product is the value; `normal`: neither is subnormal."""
+        """Return codes of A and B whose product is the value, or None; with `normal`, neither is subnormal."""
         exponent = (value.numerator & -value.numerator).bit_length() - value.denominator.bit_length()
         n = abs(value.numerator) >> max((value.numerator & -value.numerator).bit_length() - 1, 0)
         for x, y in self.factors(n):
@@ -134,7 +131,7 @@ class Bench:
         return None
 
     def pair(self, negative: bool, x: int, y: int, exponent: int, normal: bool = True) -> tuple[int, int] | None:
-        """Codes of A and B worth x and y times powers of two, with the product x * y * 2**exponent."""
+        """Return codes of A and B with significands x and y and the product x * y * 2**exponent, or None."""
         a, b = self.spec.a, self.spec.b
         if negative and not (a.signed or b.signed):
             return None
@@ -151,7 +148,7 @@ class Bench:
 
 
 def _exponents(fmt: Format, significand: int, normal: bool) -> tuple[int, int]:
-    """Powers of two that a significand can be multiplied with in a format."""
+    """Return the lowest and highest exponent of two that a format has a significand with."""
     lead = significand.bit_length() - 1
     if fmt.kind == "integer":
         return 0, fmt.max_exponent - lead
@@ -159,19 +156,20 @@ def _exponents(fmt: Format, significand: int, normal: bool) -> tuple[int, int]:
 
 
 class Draft:
-    """A vector in the making. Every method that puts something in says whether it went."""
+    """A vector under construction. Methods that give a number a value return whether that was possible."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Workbench) -> None:
         self.bench, self.spec = bench, bench.spec
         self.a, self.b = ([0] * self.spec.shape.k for _ in "ab")
         self.taken: set[int] = set()
         self.c = 0
         self.shifts: dict[tuple[str, int], int] = {}
-        """Exponents of the scales, by operand and group."""
+        """Exponents of scales that are powers of two, by operand and group."""
         self.codes: dict[tuple[str, int], int] = {}
-        """Scales given as codes."""
+        """Codes of other scales, by operand and group."""
 
     def vector(self, case: str) -> Vector:
+        """Return the vector; D is not computed."""
         return Vector(tuple(self.a), tuple(self.b), self._scales("a"), self._scales("b"), self.c, case=case)
 
     def _scales(self, side: str) -> tuple[int, ...]:
@@ -189,26 +187,27 @@ class Draft:
     def _side(self, side: str) -> Any:
         return getattr(self.spec.scale, side)
 
-    def group(self, side: str, k: int) -> int:
+    def _group(self, side: str, k: int) -> int:
         return k // int(self._side(side).group[1 if side == "a" else 0])
 
     def put(self, k: int, codes: tuple[int, int]) -> None:
+        """Set the codes of A and B of product k."""
         self.a[k], self.b[k] = codes
         self.taken.add(k)
 
     def scale(self, side: str, k: int, code: int) -> None:
-        """Give the group of a product this scale."""
-        self.codes[side, self.group(side, k)] = code
+        """Set the scale of product k's group."""
+        self.codes[side, self._group(side, k)] = code
 
     # -- terms -------------------------------------------------------------------------------------------------------
 
     def term(self, i: int, place: int, value: Fraction, exponent: int | None = None) -> bool:
-        """Let the term at a place of the home block of stage `i` be a value; `exponent` that it shall align with."""
+        """Give a term of stage `i`'s home block a value, and try to give it an alignment exponent."""
         block = self.bench.blocks[i][self.bench.home(i)]
         return self.fill(i, block[place % len(block)], value, exponent)
 
     def fill(self, i: int, ks: Sequence[int], value: Fraction, exponent: int | None = None) -> bool:
-        """Let the term of stage `i` that sums the products `ks` be a value."""
+        """Give the term of stage `i` that sums the products `ks` a value."""
         if value == 0:
             return True
         free = [k for k in ks if k not in self.taken]
@@ -224,7 +223,7 @@ class Draft:
         return False
 
     def _parts(self, value: Fraction, room: int) -> list[tuple[int, int]]:
-        """Products that sum to a value, one if that can be; none if it cannot be done."""
+        """Return codes of at most `room` products that sum to a value, if possible of one; empty if there are none."""
         splits = [[value], digits(value)]
         for normal in (True, False) if not self.spec.flush_inputs else (True,):
             for split in splits:
@@ -234,7 +233,7 @@ class Draft:
         return []
 
     def _shifts(self, i: int, value: Fraction, exponent: int | None) -> Iterator[int]:
-        """Exponents that the scales of a term may have together."""
+        """Yield exponents for the product of a term's scales."""
         fixed = self.bench.stages[i - 1].exponent if i else None
         if fixed is not None and exponent is not None and self.spec.scaled_stage == i - 1:
             yield exponent - fixed
@@ -247,7 +246,7 @@ class Draft:
         yield magnitude_exponent(value) - products.last
 
     def _shift(self, ks: Sequence[int], shift: int) -> bool:
-        """Let the scales of some products multiply by 2**shift, or leave them as they are if they cannot."""
+        """Give the scales of some products the product 2**shift; if that is impossible, change none."""
         before = dict(self.shifts)
         if all(self._shift_one(k, shift) for k in ks):
             return True
@@ -255,10 +254,10 @@ class Draft:
         return False
 
     def _shift_one(self, k: int, shift: int) -> bool:
-        keys = {side: (side, self.group(side, k)) for side in "ab" if self._side(side)}
+        keys = {side: (side, self._group(side, k)) for side in "ab" if self._side(side)}
         left = shift - sum(self.shifts[key] for key in keys.values() if key in self.shifts)
         free = {side: key for side, key in keys.items() if key not in self.shifts}
-        for lowest in ("min_exponent", "min_lsb_exponent"):  # subnormal scales only where normal ones do not do
+        for lowest in ("min_exponent", "min_lsb_exponent"):  # subnormal scales only if normal ones do not suffice
             for side, key in free.items():
                 fmt, before = self._side(side).format, self.shifts.get(key, 0)
                 self.shifts[key] = min(max(before + left, getattr(fmt, lowest)), fmt.max_exponent)
@@ -266,6 +265,7 @@ class Draft:
         return left == 0
 
     def put_c(self, value: Fraction) -> bool:
+        """Set C."""
         code = exactly(self.spec.c_format, number_of(value))
         self.c = code or 0
         return code is not None
@@ -273,7 +273,7 @@ class Draft:
     # -- running values and sums ---------------------------------------------------------------------------------------
 
     def accumulate(self, i: int, value: Fraction) -> bool:
-        """Let the running value that meets the home block of a stage be this: C, or the sum of the block before."""
+        """Give the running value of stage `i`'s home block a value: C, or the sum of the block before."""
         if value == 0:
             return True
         if not self.bench.can_run(i):
@@ -292,14 +292,14 @@ class Draft:
 
 
 def added(
-    bench: Bench,
+    bench: Workbench,
     i: int,
     running: Fraction,
     terms: Sequence[Fraction],
     exponents: Sequence[int | None] = (),
     places: Sequence[int] = (),
 ) -> Iterator[Draft]:
-    """The draft in which a running value and terms meet in the home block of stage `i`, if there is one."""
+    """Yield the draft in which the home block of stage `i` adds these terms to this running value, if there is one."""
     if len(terms) > bench.stages[i].terms:
         return
     draft = Draft(bench)
@@ -309,8 +309,10 @@ def added(
         yield draft
 
 
-def below(bench: Bench, i: int, accumulator: bool, value: Fraction, low: int | None, largest: int) -> Iterator[Draft]:
-    """A number below a larger one that sets the exponent; if possible that one cancels, so that D shows the cut."""
+def below(
+    bench: Workbench, i: int, accumulator: bool, value: Fraction, low: int | None, largest: int
+) -> Iterator[Draft]:
+    """Yield drafts of a number below a larger one that sets the exponent and, if possible, cancels, so that D shows it."""
     zero = Fraction(0)
     for big in (power(largest), -power(largest)):
         if accumulator:
@@ -323,8 +325,8 @@ def below(bench: Bench, i: int, accumulator: bool, value: Fraction, low: int | N
             yield from added(bench, i, big, [value], [low])
 
 
-def largest_exponents(bench: Bench, i: int, distance: int, accumulator: bool) -> Iterator[int]:
-    """Largest exponents for a number `distance` below: in the middle of what is possible, then at its ends."""
+def largest_exponents(bench: Workbench, i: int, distance: int, accumulator: bool) -> Iterator[int]:
+    """Yield largest exponents for a number `distance` below: from the middle of the possible ones, then at their ends."""
     reach = bench.reaches.sums[i]
     low = reach.running if accumulator else reach.terms
     sources = [reach.terms] + ([reach.running] if reach.running and not accumulator else [])
@@ -335,14 +337,14 @@ def largest_exponents(bench: Bench, i: int, distance: int, accumulator: bool) ->
         yield from dict.fromkeys(((first + last) // 2, first, last, last - 2)) if first <= last else ()
 
 
-def sums(bench: Bench, i: int, total: Fraction) -> Iterator[Draft]:
-    """Drafts in which the home block of stage `i` adds up to a total exactly, in one way after the other."""
+def sums(bench: Workbench, i: int, total: Fraction) -> Iterator[Draft]:
+    """Yield drafts in which the exact sum of stage `i`'s home block is a total, split in different ways."""
     for running, terms in _plans(bench, i, total):
         yield from added(bench, i, running, terms)
 
 
-def _plans(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
-    """How to split a total into a running value and terms."""
+def _plans(bench: Workbench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+    """Yield ways to split a total into a running value and terms."""
     zero, pieces = Fraction(0), digits(total)
     if bench.can_run(i):
         for cut in range(len(pieces)):
@@ -362,8 +364,8 @@ def _plans(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, li
         yield from _near_top(bench, i, total)
 
 
-def _near_top(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
-    """A number just below the total, as long as C or one product can be, and the rest."""
+def _near_top(bench: Workbench, i: int, total: Fraction) -> Iterator[tuple[Fraction, list[Fraction]]]:
+    """Yield splits into a number just below the total, with as many bits as C or a product can have, and the rest."""
     zero, top, sign = Fraction(0), magnitude_exponent(total), 1 if total > 0 else -1
     if bench.can_run(i):
         below = sign * (power(top) - power(top - 1 - bench.spec.accumulator.mantissa_bits))
@@ -376,9 +378,9 @@ def _near_top(bench: Bench, i: int, total: Fraction) -> Iterator[tuple[Fraction,
 
 
 def _carrying(
-    bench: Bench, i: int, total: Fraction, pieces: list[Fraction]
+    bench: Workbench, i: int, total: Fraction, pieces: list[Fraction]
 ) -> Iterator[tuple[Fraction, list[Fraction]]]:
-    """Many terms of like size, whose sum carries far above the largest exponent, so that its last places get lost."""
+    """Yield splits into many terms of like size, whose sum carries so far that its last places are lost."""
     stage, zero = bench.stages[i], Fraction(0)
     bits = max(stage.fraction_bits or 0, stage.accumulator_fraction_bits or 0)
     low, top, sign = magnitude_exponent(pieces[-1]), magnitude_exponent(total), 1 if total > 0 else -1

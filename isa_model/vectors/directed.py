@@ -1,7 +1,7 @@
-"""Vectors built for a goal: by category, candidate drafts of which the first that does what it should is taken.
+"""Vectors built for goals: candidate drafts for each category, of which the first that meets its goal is taken.
 
-Every candidate follows from the numbers of the spec. Whether it does what it should is not decided here but by
-reading its codes (observer.py), so that a rule that gets in the way of one candidate leaves the next.
+Candidates follow from the numbers of the spec. Whether one meets its goal is decided by an observer of its codes
+(observer.py): if a rule of the instruction spoils one candidate, the next is tried.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from isa_model.codec import Number, decode
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.vectors.construct import (
-    Bench,
     Draft,
+    Workbench,
     added,
     below,
     digits,
@@ -27,19 +27,18 @@ from isa_model.vectors.construct import (
     slices,
     sums,
 )
-from isa_model.vectors.goals import Goal, Goals, kept_bits
+from isa_model.vectors.goals import Goal, Goals
 from isa_model.vectors.observer import APART, Observer, window
-from isa_model.vectors.reach import leading
 from isa_model.vectors.ties import Ties
 from isa_model.vectors.vector import Specials, Vector, exactly
 
 MOST_TRIES = 200
-"""Nearly every goal is met by its first candidate."""
+"""Most candidates that are tried for a goal; nearly every goal is met by the first."""
 
 
 def directed(spec: Instruction, goals: Goals, observer: Observer) -> list[Vector]:
-    """A vector for every goal that operands can reach, as far as one of the candidates reaches it."""
-    builder = Builder(spec, goals)
+    """Return vectors for the goals that operands can reach; a goal that no candidate meets has none."""
+    builder = _Builder(spec, goals)
     found: dict[Vector, None] = {}
     for turn, goal in enumerate(g for g in goals.all if not g.unreachable):
         builder.bench.turn = turn
@@ -51,12 +50,12 @@ def directed(spec: Instruction, goals: Goals, observer: Observer) -> list[Vector
     return list(found)
 
 
-class Builder:
+class _Builder:
     """Candidates for every category of goals."""
 
     def __init__(self, spec: Instruction, goals: Goals) -> None:
         self.spec, self.goals = spec, goals
-        self.bench = Bench(spec, goals.reaches)
+        self.bench = Workbench(spec, goals.reaches)
         self.by_category: dict[str, Callable[..., Iterator[Draft]]] = {
             "special values": self.special_values,
             "alignment distance": self.alignment,
@@ -69,12 +68,13 @@ class Builder:
         }
 
     def drafts(self, goal: Goal) -> Iterator[Draft]:
+        """Return the candidates for a goal."""
         return self.by_category[goal.bin.category](*goal.aim)
 
     # -- special values ----------------------------------------------------------------------------------------------
 
     def special_values(self, x: str, first: int, y: str, second: int) -> Iterator[Draft]:
-        """Two codes at the edges of their formats meet; where one is C's, the other is multiplied by one."""
+        """Yield a draft in which two special codes meet; if one is C's, the other is multiplied by one."""
         draft = Draft(self.bench)
         codes = {"A": plain(self.spec.a), "B": plain(self.spec.b), "C": 0, x: first, y: second}
         draft.put(self.bench.turn % self.spec.shape.k, (codes["A"], codes["B"]))
@@ -84,7 +84,7 @@ class Builder:
     # -- alignment ---------------------------------------------------------------------------------------------------
 
     def alignment(self, i: int, accumulator: bool | None, distance: int | None) -> Iterator[Draft]:
-        """A number at a distance below the largest exponent, which another one sets, or a zero."""
+        """Yield drafts of a number at a distance below the largest exponent, which another number or a zero sets."""
         if accumulator is None or distance is None:
             yield from self._zeros(i, distance)
             return
@@ -98,13 +98,13 @@ class Builder:
                     yield from below(self.bench, i, accumulator, value, exponent - d, exponent)
 
     def _zeros(self, i: int, places: int | None) -> Iterator[Draft]:
-        """Numbers smaller than the exponent that a zero counts with; `places` below the last one kept, one of them.
+        """Yield drafts of numbers below the exponent of a zero; one of them is `places` below the last place kept.
 
-        Where the register cannot hold a number so small, a second one brings the sum to where it decides the rounding.
+        If the register cannot hold a number so small, a second number makes it decide the rounding.
         """
         stage = self.bench.stages[i]
         assert stage.zero_exponent is not None
-        unit = power(stage.zero_exponent - kept_bits(stage, self.goals.reaches.sums[i]) - (places or 0))
+        unit = power(stage.zero_exponent - self.goals.reaches.sums[i].kept - (places or 0))
         register = stage.result[0] if stage.result else None
         smallest = power((register.format if register else self.spec.accumulator).min_lsb_exponent)
         to_nearest = register and register.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
@@ -121,7 +121,7 @@ class Builder:
                 yield from added(self.bench, i, value, [])
 
     def places(self, i: int, place: int, other: int) -> Iterator[Draft]:
-        """A small number below a large one half a block away; the large one cancels elsewhere, so that D shows the rest."""
+        """Yield drafts of a small number below a large one half a block away, which cancels so that D shows the rest."""
         stage, zero = self.bench.stages[i], Fraction(0)
         bits = stage.fraction_bits
         if bits is None:
@@ -150,11 +150,12 @@ class Builder:
     # -- cancellation ------------------------------------------------------------------------------------------------
 
     def cancellation(self, i: int, what: str, sign: str = "+") -> Iterator[Draft]:
+        """Yield drafts in which terms, with the running value or not, cancel to zero or to one unit of the last place."""
         if what == "negative zeros":
             yield from self._negative_zeros()
             return
         terms, zero = self.bench.terms(i), Fraction(0)
-        low, high = terms.lo, max(terms.hi, leading(terms.largest))
+        low, high = terms.lo, max(terms.hi, terms.largest.leading_exponent)
         for exponent in dict.fromkeys(((low + high) // 2, high - 1, 0, high, low + 2, *range(low, high, 5))):
             for big in (power(exponent) * 3 / 2, power(exponent)):
                 if what == "terms":
@@ -166,9 +167,9 @@ class Builder:
                     yield from self._last_bit(i, big, 1 if sign == "+" else -1)
 
     def _last_bit(self, i: int, big: Fraction, sign: int) -> Iterator[Draft]:
-        """Large numbers that leave one unit of the last place."""
+        """Yield drafts of large numbers that cancel except for one unit of the last place."""
         stage, zero, top = self.bench.stages[i], Fraction(0), magnitude_exponent(big)
-        steps = [kept_bits(stage, self.goals.reaches.sums[i])] if stage.aligned else [20, 12, 8, 6, 5, APART]
+        steps = [self.goals.reaches.sums[i].kept] if stage.aligned else [20, 12, 8, 6, 5, APART]
         for step in steps:
             unit = sign * power(top - step)
             yield from added(self.bench, i, zero, [big, -big, unit])
@@ -179,7 +180,7 @@ class Builder:
             yield from added(self.bench, i, zero, [big, unit - big])
 
     def _negative_zeros(self) -> Iterator[Draft]:
-        """Products of minus one and zero, and minus zero for C."""
+        """Yield a draft of products that are negative zeros, and of a negative zero for C."""
         draft, a, b = Draft(self.bench), self.spec.a, self.spec.b
         one = exactly(a if a.signed else b, Number(True, 1, 0)) or 0
         for k in range(self.spec.shape.k):
@@ -190,6 +191,7 @@ class Builder:
     # -- the ends of registers ---------------------------------------------------------------------------------------
 
     def subnormal(self, i: int, j: int, sign: str, what: str) -> Iterator[Draft]:
+        """Yield drafts of sums about or below the smallest normal number of a register."""
         fmt = self.bench.stages[i].result[j].format
         smallest, normal = power(fmt.min_lsb_exponent), power(fmt.min_exponent)
         totals = {
@@ -202,22 +204,22 @@ class Builder:
         }[what]
         for total in (-total if sign == "-" else total for total in totals):
             if what == "flushed" and not self.bench.is_last(i):
-                # Two would be a normal number together; or C meets what is left.
+                # The next stage adds two such sums, which would be normal together, or C shows that one is missing.
                 yield from added(self.bench, i + 1, Fraction(0), [total, total])
                 yield from (draft for draft in self._totals(i, total, normal) if draft.put_c(2 * normal))
             yield from self._totals(i, total, normal)
 
     def _totals(self, i: int, total: Fraction, normal: Fraction) -> Iterator[Draft]:
-        """Sums of a total, also where no single number is as small as that."""
+        """Yield drafts of sums of a total, also by cancellation of larger numbers."""
         yield from sums(self.bench, i, total)
         for big in (normal, normal * 2, normal * 3):
             yield from added(self.bench, i, total - big, [big])
             yield from added(self.bench, i, Fraction(0), [total - big, big])
 
     def overflow(self, i: int, j: int, sign: str, what: str) -> Iterator[Draft]:
+        """Yield drafts of sums about or beyond the largest number of a register."""
         fmt = self.bench.stages[i].result[j].format
-        largest = Fraction(decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact())
-        bottom = -largest - 1 if fmt.signed else Fraction(0)
+        largest, bottom = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact(), Fraction(fmt.lowest)
         place = power(fmt.max_exponent - fmt.mantissa_bits) if fmt.kind == "float" else Fraction(1)
         totals = {
             "largest finite": [largest],
@@ -234,7 +236,7 @@ class Builder:
         }[what]
         for total in totals:
             yield from sums(self.bench, i, -total if sign == "-" else total)
-        for total in totals:  # C is the largest number itself, and small terms are the rest
+        for total in totals:  # the running value is the largest number, and small terms are the rest
             rest, running = (x * (-1 if sign == "-" else 1) for x in (total - largest, largest))
             for terms in ([rest], digits(rest)):
                 yield from added(self.bench, i, running, terms)
@@ -242,7 +244,7 @@ class Builder:
             yield from self._just_over(i, largest, place, -1 if sign == "-" else 1)
 
     def _just_over(self, i: int, largest: Fraction, place: Fraction, sign: int) -> Iterator[Draft]:
-        """The largest number running, and a term that may be far smaller than its last place, or as large as can be."""
+        """Yield drafts of the largest number as running value, and of terms from the smallest to the largest possible."""
         terms = self.bench.terms(i)
         for exponent in (terms.hi, terms.hi - 1, (terms.lo + terms.hi) // 2, terms.lo):
             for running in (largest, largest - place):
@@ -252,6 +254,7 @@ class Builder:
     # -- scales ------------------------------------------------------------------------------------------------------
 
     def scales(self, side: str, code: int, other: Any) -> Iterator[Draft]:
+        """Yield drafts of a special scale with another special scale, or with a term of one kind."""
         k = self.bench.turn % self.spec.shape.k
         draft = Draft(self.bench)
         draft.put(k, (plain(self.spec.a), plain(self.spec.b)))
@@ -261,27 +264,20 @@ class Builder:
             yield draft
             return
         draft.scale(side.lower(), k, code)
-        if other == "finite":
-            yield draft
-            return
-        special = {"zero": zero_pair, "nan": nan_pair, "infinity": infinite_pair}[other](self.spec)
-        for pair in special:
+        pair = self._pair(other)
+        if pair is not None:
             draft.put(k, pair)
             yield draft
 
-
-def zero_pair(spec: Instruction) -> list[tuple[int, int]]:
-    return [(0, plain(spec.b))]
-
-
-def nan_pair(spec: Instruction) -> list[tuple[int, int]]:
-    if spec.a.nan_code is not None:
-        return [(spec.a.nan_code, plain(spec.b))]
-    return [] if spec.b.nan_code is None else [(plain(spec.a), spec.b.nan_code)]
-
-
-def infinite_pair(spec: Instruction) -> list[tuple[int, int]]:
-    codes = [(fmt.max_finite_magnitude + fmt.infinity) << fmt.low_padding for fmt in (spec.a, spec.b)]
-    if spec.a.infinity:
-        return [(codes[0], plain(spec.b))]
-    return [(plain(spec.a), codes[1])] if spec.b.infinity else [(codes[0], codes[1])]
+    def _pair(self, kind: str) -> tuple[int, int] | None:
+        """Return codes of A and B whose product is of a kind: `finite`, `zero`, `infinity` or `nan`; None if none is."""
+        a, b = self.spec.a, self.spec.b
+        one_a, one_b = plain(a), plain(b)
+        if kind == "nan":
+            if a.nan_code is not None:
+                return a.nan_code, one_b
+            return None if b.nan_code is None else (one_a, b.nan_code)
+        if kind == "infinity":
+            top_a, top_b = ((fmt.max_finite_magnitude + fmt.infinity) << fmt.low_padding for fmt in (a, b))
+            return top_a if a.infinity or not b.infinity else one_a, one_b if a.infinity else top_b
+        return (0 if kind == "zero" else one_a), one_b

@@ -1,4 +1,4 @@
-"""What vectors of an instruction shall do: every bin of coverage its spec gives rise to, or why no operands reach it."""
+"""Goals for the vectors of an instruction: every bin of coverage that its spec implies, and why some are unreachable."""
 
 from __future__ import annotations
 
@@ -9,26 +9,44 @@ from typing import Any, NamedTuple
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
-from isa_model.vectors.observer import APART, HAIR, NEAR, Bin, distance, register_point, rounding_classes, window
-from isa_model.vectors.reach import Reach, Reaches, SumReach, leading, of_format, times
+from isa_model.vectors.observer import (
+    APART,
+    HAIR,
+    NEAR,
+    Bin,
+    distance,
+    fraction_bits,
+    integer_edges,
+    register_point,
+    rounding_classes,
+    window,
+)
+from isa_model.vectors.reach import Reach, Reaches, SumReach, of_format, times
 from isa_model.vectors.vector import Specials
 
-TIES = {"tie, even below": 1, "tie, odd below": 1, "near tie, below": NEAR, "near tie, above": NEAR}
-HAIRS = {"hair, below": HAIR, "hair, above": HAIR}
-CLASSES = TIES | HAIRS
-"""How a magnitude can lie around halfway, and how many bits have to be lost for it."""
+CLASSES = {
+    "tie, even below": 1,
+    "tie, odd below": 1,
+    "near tie, below": NEAR,
+    "near tie, above": NEAR,
+    "hair, below": HAIR,
+    "hair, above": HAIR,
+}
+"""Positions of a magnitude about halfway between its neighbours, with the bits that must be lost for each."""
 
 
 class Goal(NamedTuple):
-    """A bin, what directs the construction of a vector for it, and, where no operands reach it, the reason."""
+    """One bin that vectors of an instruction should fall into."""
 
     bin: Bin
     aim: tuple[Any, ...] = ()
+    """Arguments for the construction of a vector, by the bin's category (directed.py)."""
     unreachable: str = ""
+    """Reason why no operands can reach the bin; empty if some may."""
 
 
 class Goals:
-    """All goals of an instruction."""
+    """All goals of an instruction, and the bounds on its numbers."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -37,6 +55,7 @@ class Goals:
 
     @cached_property
     def all(self) -> list[Goal]:
+        """Every goal, category by category."""
         return [
             *self._special_values(),
             *self._alignment(),
@@ -58,17 +77,27 @@ class Goals:
                     yield Goal(bin, (x, first_code, y, second_code))
         for side, specials in sides.items():
             fmt = specials.format
-            absent = [
-                name
-                for name, present in (
-                    ("NaN", fmt.nan_code is not None),
-                    ("infinities", fmt.infinity),
-                    ("negative zero", has_negative_zero(specials)),
-                )
-                if not present and fmt.kind == "float"
-            ]
-            for name in absent:
-                yield Goal(Bin("special values", f"{side}: {name}", "all"), (), f"{fmt.name} has no {name}")
+            has = {"NaN": fmt.nan_code is not None, "infinities": fmt.infinity, "negative zero": "-0" in specials.codes}
+            for name, present in has.items() if fmt.kind == "float" else ():
+                if not present:
+                    yield Goal(Bin("special values", f"{side}: {name}", "all"), (), f"{fmt.name} has no {name}")
+
+    def _sides(self, i: int) -> Iterator[tuple[bool, str, Reach | None, str]]:
+        """Yield the terms of stage number `i`, then its running value if it has one.
+
+        Each is given by whether it is the running value, its point, its bounds, and why it is always zero, if so.
+        """
+        (name, stage), sums = self.stages[i], self.reaches.sums[i]
+        yield False, f"{name}: terms", sums.terms, ""
+        if stage.accumulator:
+            why = "" if sums.running else "the running value is always zero: one block to a chain"
+            yield True, f"{name}: accumulator", sums.running, why
+
+    def _signed(self, category: str, point: str, i: int, j: int, sign: str, whys: dict[str, str]) -> Iterator[Goal]:
+        """Yield the goals of sums of one sign that reach a register; `whys` tells for each bin why none can fall into it."""
+        unsigned = "" if sign == "+" or self.reaches.sums[i].total.signed else "no sum is negative"
+        for what, why in whys.items():
+            yield Goal(Bin(category, point, sign + what), (i, j, sign, what), why or unsigned)
 
     # -- alignment ---------------------------------------------------------------------------------------------------
 
@@ -78,22 +107,16 @@ class Goals:
         for i, (name, stage) in enumerate(self.stages):
             if not stage.aligned:
                 continue
-            sums = self.reaches.sums[i]
-            for accumulator in (False, True):
-                if accumulator and not stage.accumulator:
-                    continue
-                point = f"{name}: {'accumulator' if accumulator else 'terms'}"
+            for accumulator, point, _, always_zero in self._sides(i):
                 furthest = self.furthest(i, accumulator)
                 for d in range(window(stage, accumulator) + 2):
                     bin = Bin("alignment distance", point, distance(stage, accumulator, d))
                     why = "" if furthest >= d else f"exponents reach only {max(furthest, 0)} apart"
-                    if accumulator and sums.running is None:
-                        why = "the running value is always zero: one block to a chain"
-                    yield Goal(bin, (i, accumulator, d), why)
-            yield from self._zero_exponent(i, f"{name}: zeros", stage, sums)
+                    yield Goal(bin, (i, accumulator, d), always_zero or why)
+            yield from self._zero_exponent(i, f"{name}: zeros", stage, self.reaches.sums[i])
 
     def _zero_exponent(self, i: int, point: str, stage: Stage, sums: SumReach) -> Iterator[Goal]:
-        """What happens where a zero sets the largest exponent: that it does, and the places around the last one kept."""
+        """Yield the goals in which a zero sets the largest exponent: that it does, and the places around the last kept."""
         zero = stage.zero_exponent
         sides = [r for r in (sums.terms, sums.running) if r and zero is not None and r.lo < zero]
         for what, places in (("a zero above every number", None), ("last place kept", 0), ("first place lost", 1)):
@@ -102,12 +125,12 @@ class Goals:
                 why = "zeros have no exponent"
             elif not sides:
                 why = f"no number has an exponent below the zeros' {zero}"
-            elif places is not None and min(r.last for r in sides) > zero - kept_bits(stage, sums) - places:
-                why = f"no number below it has a place at 2**{zero - kept_bits(stage, sums) - places}"
+            elif places is not None and min(r.last for r in sides) > zero - sums.kept - places:
+                why = f"no number below it has a place at 2**{zero - sums.kept - places}"
             yield Goal(Bin("alignment distance", point, what), (i, None, places), why)
 
     def furthest(self, i: int, accumulator: bool) -> int:
-        """The largest distance at which a number can lie below the largest exponent of a sum."""
+        """Return the largest distance of a number below the largest exponent of a sum."""
         stage, sums = self.stages[i][1], self.reaches.sums[i]
         zero = [] if stage.zero_exponent is None else [stage.zero_exponent]
         if accumulator:
@@ -117,24 +140,23 @@ class Goals:
         return max(apart + [e - sums.terms.lo for e in (*above, *zero)])
 
     def _places(self) -> Iterator[Goal]:
-        """Every place of a block holds a small number below a large one half a block away: who is summed with whom."""
+        """Yield the goals that show which terms are summed together.
+
+        Each term of a block is small in turn, below a large one half a block away.
+        """
         for i, (name, stage) in enumerate(self.stages):
             terms = self.reaches.sums[i].terms
             if stage.terms == 1:
                 yield Goal(Bin("places", name, "all"), (), "one term at a time")
                 continue
             why = ""
-            if stage.aligned and self._lost_between_terms(stage, terms) < 1:
+            if stage.aligned and self._cut_bits(i, False, terms, terms.spread) < 1:
                 why = "terms never take places from each other"
             elif not stage.aligned and terms.spread < APART:
                 why = "terms are all of like size"
             for place in range(stage.terms):
                 other = (place + stage.terms // 2) % stage.terms
                 yield Goal(Bin("places", name, f"{place} below {other}"), (i, place, other), why)
-
-    @staticmethod
-    def _lost_between_terms(stage: Stage, terms: Reach) -> int:
-        return terms.spread - (stage.fraction_bits or 0) + min(terms.lo - terms.last, terms.grain)
 
     # -- rounding ----------------------------------------------------------------------------------------------------
 
@@ -144,27 +166,21 @@ class Goals:
             return
         for i, (name, stage) in enumerate(self.stages):
             sums = self.reaches.sums[i]
-            if stage.aligned:
-                for accumulator in (False, True):
-                    side = sums.running if accumulator else sums.terms
-                    if accumulator and not stage.accumulator:
-                        continue
-                    point = f"{name}: {'accumulator' if accumulator else 'terms'} aligned"
-                    if side is None:
-                        why = "the running value is always zero: one block to a chain"
-                        yield from self._classes(point, ("cut", i, accumulator), 0, True, why)
-                        continue
-                    lost = min(self._cut_bits(i, accumulator, side), side.bits)
-                    # Scales that are powers of two leave the significands those of products.
-                    products = i == 0 and not accumulator and side.bits == self.reaches.products.bits
-                    single = side.bits if products else None
-                    yield from self._classes(point, ("cut", i, accumulator), lost, side.signed, single=single)
+            for accumulator, point, side, always_zero in self._sides(i) if stage.aligned else ():
+                furthest = self.furthest(i, accumulator)
+                lost = min(self._cut_bits(i, accumulator, side, furthest), side.bits) if side else 0
+                # Scales that are powers of two do not change the significands of products.
+                product = i == 0 and not accumulator and sums.terms.bits == self.reaches.products.bits
+                signed, aim = side is None or side.signed, ("cut", i, accumulator)
+                yield from self._classes(f"{point} aligned", aim, lost, signed, always_zero, product)
             for j, register in enumerate(stage.result):
-                point = register_point(name, stage, j)
-                lost = self.lost_bits(i, j)
-                alone = stage.terms == 1 and not sums.running and sums.terms is self.reaches.products and j == 0
-                single = register.format.mantissa_bits + 1 if alone else None
-                yield from self._classes(point, ("register", i, j), lost, sums.total.signed, single=single, kept=single)
+                point, lost, kept = (
+                    register_point(name, stage, j),
+                    self.lost_bits(i, j),
+                    register.format.mantissa_bits + 1,
+                )
+                product = stage.terms == 1 and not sums.running and sums.terms is self.reaches.products and j == 0
+                yield from self._classes(point, ("register", i, j), lost, sums.total.signed, "", product, kept)
         yield from self._scale_rounding()
 
     def _scale_rounding(self) -> Iterator[Goal]:
@@ -183,10 +199,13 @@ class Goals:
         lost: int,
         signed: bool,
         why: str = "",
-        single: int | None = None,
+        product: bool = False,
         kept: int | None = None,
     ) -> Iterator[Goal]:
-        """Goals of one rounding that loses up to `lost` bits; `single`: of a product of so many bits, alone."""
+        """Yield the goals of one rounding that loses up to `lost` bits.
+
+        With `product`, what is rounded is one product; `kept` is the number of leading bits it keeps, None if that varies.
+        """
         for sign in "+-":
             for name, needed in CLASSES.items():
                 reason = why
@@ -194,34 +213,31 @@ class Goals:
                     reason = f"at most {lost} bits are lost" if lost > 0 else "nothing is ever lost"
                 elif not reason and sign == "-" and not signed:
                     reason = "no number is negative"
-                elif not reason and single is not None and not any(self.significands(name, lost, kept)):
+                elif not reason and product and not any(self.significands(name, lost, kept)):
                     reason = f"no product of {self.spec.a.name} and {self.spec.b.name} lies so"
                 yield Goal(Bin("rounding", point, sign + name), (*aim, sign, name), reason)
 
-    def _cut_bits(self, i: int, accumulator: bool, side: Reach) -> int:
-        """How many places of a term can lie below the last one kept."""
+    def _cut_bits(self, i: int, accumulator: bool, side: Reach, furthest: int) -> int:
+        """Return how many places of a term at most `furthest` below the largest exponent can be below the last one kept."""
         stage = self.stages[i][1]
-        bits = stage.accumulator_fraction_bits if accumulator else stage.fraction_bits
-        assert bits is not None
-        furthest = self.furthest(i, accumulator)
         if accumulator and stage.drop_beyond is not None:
             furthest = min(furthest, stage.drop_beyond)
-        return furthest - bits + min(side.lo - side.last, side.grain)
+        return furthest - fraction_bits(stage, accumulator) + min(side.lo - side.last, side.grain)
 
     def lost_bits(self, i: int, j: int) -> int:
-        """How many places of a sum can lie below the last one of register number `j` of its stage."""
+        """Return how many places of a sum can be below the last one of register number `j` of stage number `i`."""
         stage, sums = self.stages[i][1], self.reaches.sums[i]
         m = stage.result[j].format.mantissa_bits
-        limit = min(leading(sums.total.largest), stage.result[j].format.max_exponent) - m - sums.total.last
+        limit = min(sums.total.largest.leading_exponent, stage.result[j].format.max_exponent) - m - sums.total.last
         limit = min(limit, sums.total.bits - m - 1)
         if j:
             return min(limit, min(r.format.mantissa_bits for r in stage.result[:j]) - m)
         return min(limit, sums.width - 1 - m) if stage.aligned else limit
 
     def significands(self, name: str, lost: int, kept: int | None = None) -> Iterator[tuple[int, int]]:
-        """Pairs of significands of A and B whose product lies around halfway as named, with up to `lost` bits lost.
+        """Yield significands of A and B whose product has the position of this name, with up to `lost` bits lost.
 
-        With `kept` the product is cut behind so many leading bits; without, at any place that its exponent allows.
+        With `kept` the product keeps that many leading bits; without, any number of bits.
         """
         a, b = (range(1, 1 << min(fmt.mantissa_bits + 1, 7), 2) for fmt in (self.spec.a, self.spec.b))
         for x in a:
@@ -246,11 +262,9 @@ class Goals:
             last = ""
             if alone and running:
                 last = alone
-            elif stage.aligned and min(r.last for r in (sums.terms, sums.running) if r) > (
-                sums.total.hi - kept_bits(stage, sums)
-            ):
+            elif stage.aligned and min(r.last for r in (sums.terms, sums.running) if r) > sums.total.hi - sums.kept:
                 last = "no number reaches the last place of the window"
-            elif stage.aligned and sums.cancels < kept_bits(stage, sums):
+            elif stage.aligned and sums.cancels < sums.kept:
                 last = "what cancels the running value does not reach the last place"
             for sign in "+-":
                 yield Goal(Bin("cancellation", name, f"{sign}the last bit"), (i, "last", sign), last or either)
@@ -258,7 +272,7 @@ class Goals:
             yield Goal(Bin("cancellation", name, "nothing but negative zeros"), (i, "negative zeros"), why)
 
     def _no_negative_zeros(self, i: int, stage: Stage) -> str:
-        """Why the terms of a stage, with the running value, are never all negative zeros, if so."""
+        """Return why the terms of a stage and its running value are never all negative zeros; empty if they may be."""
         spec = self.spec
         if spec.a.kind == "integer":
             return "integers have no negative zero"
@@ -268,58 +282,44 @@ class Goals:
             return "a zero of the stage below is positive"
         if stage.accumulator and i < len(self.stages) - 1:
             return "the running value starts at +0"
-        if stage.accumulator and (spec.flush_inputs or not has_negative_zero(Specials(spec.accumulator))):
+        if stage.accumulator and (spec.flush_inputs or "-0" not in Specials(spec.accumulator).codes):
             return "C is never a negative zero"
         return ""
 
     # -- the ends of registers ---------------------------------------------------------------------------------------
 
     def registers(self) -> Iterator[tuple[int, int, str, Register]]:
-        """Every rounding of every stage: number of the stage, of the rounding, its name."""
+        """Yield every register: the numbers of its stage and within the stage, its point, the register."""
         for i, (name, stage) in enumerate(self.stages):
             for j, register in enumerate(stage.result):
                 yield i, j, register_point(name, stage, j), register
-
-    def last_place(self, i: int, j: int) -> int:
-        """What reaches a rounding is a multiple of 2 to this power."""
-        sums = self.reaches.sums[i]
-        return max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
 
     def _subnormals(self) -> Iterator[Goal]:
         if self.spec.a.kind == "integer":
             yield Goal(Bin("subnormal result", "every stage", "all"), (), "integers have no subnormals")
             return
         for i, j, point, register in self.registers():
-            fmt, last = register.format, self.last_place(i, j)
-            least = self.reaches.sums[i].total.least if j == 0 else last
+            fmt, sums = register.format, self.reaches.sums[i]
+            last = max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
+            least = sums.total.least if j == 0 else last
             none = f"no sum but zero is below 2**{least}" if least >= fmt.min_exponent else ""
-            running = self.reaches.sums[i].running
-            if (
-                self.spec.flush_inputs
-                and running
-                and self.reaches.sums[i].terms.last - running.bits >= fmt.min_exponent
-            ):
+            if self.spec.flush_inputs and sums.running and sums.terms.last - sums.running.bits >= fmt.min_exponent:
                 none = none or "C is never subnormal, and no term is small enough to leave a subnormal number of it"
             coarse = none or (f"sums are multiples of 2**{last}" if last > fmt.min_lsb_exponent else "")
             fine = coarse or (f"sums are multiples of 2**{last}" if last >= fmt.min_lsb_exponent else "")
-            for sign in "+-":
-                unsigned = "" if sign == "+" or self.reaches.sums[i].total.signed else "no sum is negative"
+            for sign, outward in (("+", Rounding.UP), ("-", Rounding.DOWN)):
                 if register.subnormals == "flush":
                     whys = {"flushed": none}
                 else:
-                    outward = Rounding.UP if sign == "+" else Rounding.DOWN
                     rounds_out = register.rounding in (outward, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
                     rounds_in = register.rounding not in (outward, Rounding.TO_ODD)
                     whys = {"smallest": coarse}
                     if fmt.mantissa_bits > 1:
-                        whys["largest"] = coarse
-                        whys["between"] = none
+                        whys |= {"largest": coarse, "between": none}
                     whys["to zero"] = fine or ("" if rounds_in else f"{register.rounding} never rounds to zero")
-                    whys["up to the smallest normal"] = fine or (
-                        "" if rounds_out else f"{register.rounding} never rounds up to it"
-                    )
-                for what, why in whys.items():
-                    yield Goal(Bin("subnormal result", point, sign + what), (i, j, sign, what), why or unsigned)
+                    never_out = "" if rounds_out else f"{register.rounding} never rounds up to it"
+                    whys["up to the smallest normal"] = fine or never_out
+                yield from self._signed("subnormal result", point, i, j, sign, whys)
 
     def _overflow(self) -> Iterator[Goal]:
         for i, j, point, register in self.registers():
@@ -339,7 +339,7 @@ class Goals:
             lost = min(r.format.mantissa_bits for r in stage.result[:j]) - fmt.mantissa_bits
         elif stage.aligned:
             carry = sums.carry if sums.terms.hi >= fmt.max_exponent - sums.carry else 0
-            lost = carry + kept_bits(stage, sums) - fmt.mantissa_bits
+            lost = carry + sums.kept - fmt.mantissa_bits
         else:
             lost = min(last_place - sums.total.last, sums.total.bits - fmt.mantissa_bits - 1)
         low = "no sum is so large"
@@ -352,25 +352,14 @@ class Goals:
             "over by a last place or more": low if in_places < 1 else "",
         }
         for sign in "+-":
-            unsigned = "" if sign == "+" or sums.total.signed else "no sum is negative"
-            for what, why in whys.items():
-                yield Goal(Bin("overflow", point, sign + what), (i, j, sign, what), why or unsigned)
+            yield from self._signed("overflow", point, i, j, sign, whys)
 
     def _integer_overflow(self, i: int, j: int, point: str, register: Register) -> Iterator[Goal]:
         fmt, sums = register.format, self.reaches.sums[i]
         largest, terms = int(sums.total.largest.exact()), self.stages[i][1].terms
         negative = terms * int(sums.terms.largest.exact()) if sums.terms.signed else 0
         lowest = -negative - (int(sums.running.largest.exact()) + 1 if sums.running and sums.running.signed else 0)
-        bottom = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
-        edges = {
-            "largest": fmt.max_finite_magnitude,
-            "one over the largest": fmt.max_finite_magnitude + 1,
-            "far over": fmt.max_finite_magnitude + 2,
-            "smallest": bottom,
-            "one under the smallest": bottom - 1,
-            "far under": bottom - 2,
-        }
-        for what, value in edges.items():
+        for what, value in integer_edges(fmt).items():
             why = "" if lowest <= value <= largest else "no sum is so large" if value > 0 else "no sum is so small"
             yield Goal(Bin("overflow", point, what), (i, j, "", what), why)
 
@@ -401,10 +390,10 @@ class Goals:
                     yield Goal(bin, ("both", code, other))
 
     def _no_infinite_term(self) -> str:
-        """Why no infinity reaches the scales, if so."""
+        """Return why no infinity reaches the scales; empty if one may."""
         spec, below = self.spec, (self.spec.scaled_stage or 0) + 1
         product = times(of_format(spec.a), of_format(spec.b)).largest
-        none_arises = spec.infinite_from is None or leading(product) < spec.infinite_from
+        none_arises = spec.infinite_from is None or product.leading_exponent < spec.infinite_from
         if none_arises and not (spec.a.infinity or spec.b.infinity):
             return "no operand is infinite"
         for i, _, point, register in self.registers():
@@ -412,13 +401,3 @@ class Goals:
             if i < below and rule not in ("ieee", "infinity"):
                 return f"{point} holds no infinity"
         return ""
-
-
-def kept_bits(stage: Stage, sums: SumReach) -> int:
-    """Places kept below the largest exponent, of whichever term keeps more."""
-    running = stage.accumulator_fraction_bits if sums.running else None
-    return max(stage.fraction_bits or 0, running or 0)
-
-
-def has_negative_zero(specials: Specials) -> bool:
-    return "-0" in specials.codes

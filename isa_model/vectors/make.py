@@ -1,4 +1,4 @@
-"""Vectors of an instruction: those built for its coverage, then random ones, all with the answers of the golden model."""
+"""Vectors of an instruction: those built for its coverage, then random ones, all with results of the golden model."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from isa_model.vectors.observer import Observer
 from isa_model.vectors.vector import Vector, Vectors, fields
 
 KINDS = ("like sizes", "like sizes", "wide exponents", "wide exponents", "cancelling pairs", "any bits")
-"""Random operands; each vector draws one kind."""
+"""Kinds of random operands; each vector draws one."""
 NEAR, WIDE = 2, 40
-"""How far exponents stray from the middle."""
+"""Largest distance of exponents from the middle, for like sizes and for wide exponents."""
 
 
 def make(
     spec: Instruction, count: int, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Vectors:
-    """`count` vectors of an instruction: for every goal of its coverage one, the rest random.
+    """Return `count` vectors of an instruction: those built for the goals of its coverage, the rest random.
 
-    The same spec, count and seed give the same vectors. `progress` is told how many are done, of how many.
-    Raises InputError when the directed vectors alone are more than `count`.
+    The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
+    total. Raises InputError if the vectors built for the coverage alone are more than `count`.
     """
     built = directed(spec, Goals(spec), Observer(spec))
     if count < len(built):
         raise InputError.of(
-            f"{count} vectors are too few: the coverage of {spec.name} is built from {len(built)}",
+            f"{count} vectors are too few: the coverage of {spec.name} needs {len(built)}",
             f"--count {len(built)} or more",
         )
     rng = Random(seed)
@@ -65,12 +65,12 @@ def _random(spec: Instruction, rng: Random) -> Vector:
 
 
 def _middle(fmt: Format) -> int:
-    """The exponent of one, or the nearest that a format has."""
+    """Return the exponent of one, or the nearest that a format has."""
     return min(max(0, fmt.min_exponent), fmt.max_exponent) if fmt.kind == "float" else 0
 
 
 def _code(fmt: Format, rng: Random, middle: int, spread: int | None) -> int:
-    """A random code; with a `spread`, of a finite number whose exponent is at most that far from the middle."""
+    """Return a random code; with a `spread`, that of a finite number whose exponent is at most `spread` from `middle`."""
     if spread is None or fmt.kind == "integer":
         return rng.getrandbits(fmt.bits)
     lowest = (

@@ -1,13 +1,14 @@
-"""What a vector makes an instruction do: the bins of coverage it falls into, read off its codes alone.
+"""The bins of coverage that a vector falls into, from its codes alone.
 
-`Observer.trace` goes the way of golden.dot and notes every sum and every rounding; `Observer.hits` names what it saw.
-Nothing here knows how a vector was made.
+`Observer.trace` repeats golden.dot and records every sum and every rounding; `Observer.hits` names the bins of a trace.
+Neither depends on how a vector was made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import NamedTuple
 
 from isa_model import golden
@@ -16,53 +17,59 @@ from isa_model.formats import Format
 from isa_model.golden import Term
 from isa_model.instruction import Instruction
 from isa_model.stage import Register, Stage
-from isa_model.vectors.reach import leading
 from isa_model.vectors.vector import Specials, Vector
 
 NEAR, HAIR = 2, 6
-"""A near tie is within 2**-NEAR of the last place from halfway, a hair within 2**-HAIR."""
-
-
+"""A near tie is within 2**-NEAR of the last place from halfway; a hair is within 2**-HAIR."""
 APART = 4
-"""Terms are much larger than others from this many binary places on."""
+"""Binary places from which on a term counts as much larger than another."""
 
 
 class Bin(NamedTuple):
-    """One thing vectors shall do: of a category, at one point of the instruction."""
+    """One thing that vectors should do."""
 
     category: str
     point: str
+    """Place in the instruction, such as a stage and its register."""
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """One block of a stage being added: its terms, the running value if it takes part, what each kept, and the sum."""
+    """The sum of one block of a stage."""
 
     name: str
+    """Name of the stage."""
     stage: Stage
     terms: Sequence[Term]
     running: Term | None
+    """Running value; None if it takes no part."""
     largest: int | None
+    """Exponent that terms were aligned to; None if all are zeros without an exponent."""
     total: Number
 
+    @property
+    def everything(self) -> list[Term]:
+        """All terms, the running value last."""
+        return [*self.terms, self.running] if self.running else [*self.terms]
+
     def kept(self) -> list[Number]:
-        """Values of the terms, and last of the running value, as they enter the adder; none of specials."""
+        """Return the values of `everything` as they enter the adder, for a sum without infinities and NaNs."""
         stage, result = self.stage, []
-        for t in [*self.terms, *([self.running] if self.running else [])]:
-            bits = stage.accumulator_fraction_bits if t is self.running else stage.fraction_bits
+        for t in self.everything:
             if t is self.running and golden.is_dropped(stage, t, self.largest):
                 result.append(Number(False, 0, 0))
-            elif bits is None or self.largest is None:
+            elif not stage.aligned or self.largest is None:
                 result.append(t.number)
             else:
                 assert stage.rounding is not None
-                result.append(golden.cut(t.number, self.largest - bits, stage.rounding))
+                unit = self.largest - fraction_bits(stage, t is self.running)
+                result.append(golden.cut(t.number, unit, stage.rounding))
         return result
 
 
 class Rounded(NamedTuple):
-    """One rounding into a register: the number before, and after."""
+    """One rounding to a register."""
 
     point: str
     register: Register
@@ -70,8 +77,8 @@ class Rounded(NamedTuple):
     after: Number
 
 
-class Scaled(NamedTuple):
-    """One term and the codes of the scales that multiply it (-1 where an operand has none)."""
+class ScaledTerm(NamedTuple):
+    """One term, and the codes of the scales that multiply it; -1 for an operand without scales."""
 
     a: int
     b: int
@@ -80,30 +87,44 @@ class Scaled(NamedTuple):
 
 @dataclass
 class Trace:
-    """Everything that happened in one dot product."""
+    """All sums, roundings and scaled terms of one dot product, and the code of D."""
 
     sums: list[Sum] = field(default_factory=list)
     roundings: list[Rounded] = field(default_factory=list)
-    scaled: list[Scaled] = field(default_factory=list)
+    scaled: list[ScaledTerm] = field(default_factory=list)
     d: int = 0
 
 
-def window(stage: Stage, accumulator: bool) -> int:
-    """The largest alignment distance that can still make a difference to a sum beyond a sticky bit, and a bit more."""
+def fraction_bits(stage: Stage, accumulator: bool) -> int:
+    """Return the fraction bits that the running value, or another term, keeps in an aligned stage."""
     bits = stage.accumulator_fraction_bits if accumulator else stage.fraction_bits
     assert bits is not None
+    return bits
+
+
+def window(stage: Stage, accumulator: bool) -> int:
+    """Return the largest alignment distance that has a bin of its own: all beyond affect a sum in the same way."""
     dropped = stage.drop_beyond if accumulator else None
-    return max(bits + 3, -1 if dropped is None else dropped + 1)
+    return max(fraction_bits(stage, accumulator) + 3, -1 if dropped is None else dropped + 1)
 
 
 def distance(stage: Stage, accumulator: bool, d: int) -> str:
+    """Return the name of the bin of an alignment distance."""
     limit = window(stage, accumulator)
     return f"distance {d}" if d <= limit else f"distance over {limit}"
 
 
 def register_point(name: str, stage: Stage, index: int) -> str:
+    """Return the name of a stage's register number `index` as a point of the instruction."""
     fmt = stage.result[index].format.name
     return f"{name}: {fmt}" if len(stage.result) == 1 else f"{name}: {fmt}, rounding {index + 1}"
+
+
+def integer_edges(fmt: Format) -> dict[str, int]:
+    """Return the numbers around the ends of an integer format's range, by the names of their bins."""
+    largest, smallest = fmt.max_finite_magnitude, fmt.lowest
+    edges = {"largest": largest, "one over the largest": largest + 1, "far over": largest + 2}
+    return {**edges, "smallest": smallest, "one under the smallest": smallest - 1, "far under": smallest - 2}
 
 
 def sign_of(number: Number) -> str:
@@ -111,7 +132,7 @@ def sign_of(number: Number) -> str:
 
 
 def rounding_classes(significand: int, lost_bits: int) -> Iterator[str]:
-    """Where a magnitude lies between its neighbours when the low bits are cut off; nothing far from halfway."""
+    """Yield the names of a magnitude's position between its neighbours without the low bits; none far from halfway."""
     if lost_bits < 1:
         return
     lost, half = significand & ((1 << lost_bits) - 1), 1 << lost_bits >> 1
@@ -127,7 +148,7 @@ def rounding_classes(significand: int, lost_bits: int) -> Iterator[str]:
 
 
 class Observer:
-    """Reads vectors of one instruction."""
+    """Find the bins that vectors of one instruction fall into."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -136,10 +157,10 @@ class Observer:
         self.scale_a = Specials(scale.a.format) if scale and scale.a else None
         self.scale_b = Specials(scale.b.format) if scale and scale.b else None
 
-    # -- what happens ------------------------------------------------------------------------------------------------
+    # -- the trace ---------------------------------------------------------------------------------------------------
 
     def trace(self, vector: Vector) -> Trace:
-        """golden.dot once more, with notes. Its result is in `d`."""
+        """Return the sums, roundings and scaled terms of golden.dot on a vector, and D."""
         spec, trace = self.spec, Trace()
         terms = golden.products(spec, vector.a, vector.b)
         running = golden.read(spec, spec.c_format, vector.c)
@@ -172,7 +193,7 @@ class Observer:
         for i, term in enumerate(terms):
             a = vector.scale_a[i * span // scale.a.group[1]] if scale.a else -1
             b = vector.scale_b[i * span // scale.b.group[0]] if scale.b else -1
-            trace.scaled.append(Scaled(a, b, term.number))
+            trace.scaled.append(ScaledTerm(a, b, term.number))
             if not (scale.product or scale.result):
                 continue
             factors = [golden.term(s.format, code) for s, code in ((scale.a, a), (scale.b, b)) if s]
@@ -185,10 +206,10 @@ class Observer:
                 _rounded(trace, "scales: result", scale.result, value)
         return golden.scaled(self.spec, terms, span, vector.scale_a, vector.scale_b)
 
-    # -- and what it is called -----------------------------------------------------------------------------------------
+    # -- the bins ----------------------------------------------------------------------------------------------------
 
     def hits(self, vector: Vector) -> set[Bin]:
-        """The bins a vector falls into. Raises AssertionError where its D is not what the trace found."""
+        """Return the bins that a vector falls into. Raises AssertionError if its D is not that of the trace."""
         trace = self.trace(vector)
         assert vector.d in (trace.d, -1), f"{self.spec.name}: trace {trace.d:#x}, golden {vector.d:#x} of {vector}"
         bins = set(self._specials(vector))
@@ -214,7 +235,7 @@ class Observer:
             if b and c and _ordinary(self.spec.a, x):
                 yield Bin("special values", "B x C", f"{b} x {c}")
 
-    def _scales(self, scaled: Scaled) -> Iterator[Bin]:
+    def _scales(self, scaled: ScaledTerm) -> Iterator[Bin]:
         term = scaled.term.special or ("zero" if scaled.term.is_zero else "finite")
         a = self.scale_a.name(scaled.a) if self.scale_a else ""
         b = self.scale_b.name(scaled.b) if self.scale_b else ""
@@ -238,35 +259,32 @@ def _rounded(trace: Trace, point: str, register: Register, value: Term) -> Term:
 
 
 def _alignment(s: Sum) -> Iterator[Bin]:
-    """Distances of nonzero terms from the largest exponent, and how their cut lies to the kept places."""
+    """Yield the bins of the distances of nonzero terms from the largest exponent, and of the roundings to kept places."""
     if not s.stage.aligned or s.largest is None:
         return
-    for accumulator, terms in ((False, s.terms), (True, [s.running] if s.running else [])):
+    for t in s.everything:
+        if t.exponent is None:
+            continue
+        accumulator = t is s.running
         point = f"{s.name}: {'accumulator' if accumulator else 'terms'}"
-        bits = s.stage.accumulator_fraction_bits if accumulator else s.stage.fraction_bits
-        assert bits is not None
-        for t in terms:
-            if t.exponent is None:
-                continue
-            yield Bin("alignment distance", point, distance(s.stage, accumulator, s.largest - t.exponent))
-            if accumulator and golden.is_dropped(s.stage, t, s.largest):
-                continue
-            for name in rounding_classes(t.number.significand, s.largest - bits - t.number.exponent):
-                yield Bin("rounding", f"{point} aligned", sign_of(t.number) + name)
-    everything = [*s.terms, *([s.running] if s.running else [])]
-    known = [t for t in everything if t.exponent is not None and not t.number.is_zero]
+        yield Bin("alignment distance", point, distance(s.stage, accumulator, s.largest - t.exponent))
+        if accumulator and golden.is_dropped(s.stage, t, s.largest):
+            continue
+        unit = s.largest - fraction_bits(s.stage, accumulator)
+        for name in rounding_classes(t.number.significand, unit - t.number.exponent):
+            yield Bin("rounding", f"{point} aligned", sign_of(t.number) + name)
+    known = [t for t in s.everything if t.exponent is not None and not t.number.is_zero]
     if known and max(t.exponent for t in known if t.exponent is not None) < s.largest:
         yield Bin("alignment distance", f"{s.name}: zeros", "a zero above every number")
         for t in known:
-            bits = s.stage.accumulator_fraction_bits if t is s.running else s.stage.fraction_bits
-            below = s.largest - (bits or 0) - _lowest_bit(t.number)
+            below = s.largest - fraction_bits(s.stage, t is s.running) - _lowest_bit(t.number)
             if below in (0, 1):
                 what = "first place lost" if below else "last place kept"
                 yield Bin("alignment distance", f"{s.name}: zeros", what)
 
 
 def _places(s: Sum) -> Iterator[Bin]:
-    """Places whose number loses bits to the one half a block away, or, in an exact sum, is much smaller."""
+    """Yield the bins of terms that lose bits to the term half a block away or, in an exact sum, are much smaller."""
     half = len(s.terms) // 2
     for place, small in enumerate(s.terms if half else ()):
         large = s.terms[(place + half) % len(s.terms)]
@@ -277,7 +295,7 @@ def _places(s: Sum) -> Iterator[Bin]:
             cut = _lowest_bit(small.number) < s.largest - (s.stage.fraction_bits or 0)
             lost = cut and large.exponent == s.largest
         else:
-            lost = leading(large.number) - leading(small.number) >= APART
+            lost = large.number.leading_exponent - small.number.leading_exponent >= APART
         if lost:
             yield Bin("places", s.name, f"{place} below {(place + half) % len(s.terms)}")
 
@@ -287,7 +305,7 @@ def _cancellation(s: Sum) -> Iterator[Bin]:
     running = kept[-1] if s.running else None
     alive = [n for n in kept if n.significand]
     if not alive:
-        if all(n.negative for n in (t.number for t in [*s.terms, *([s.running] if s.running else [])])):
+        if all(t.number.negative for t in s.everything):
             yield Bin("cancellation", s.name, "nothing but negative zeros")
         return
     if len(alive) < 2:
@@ -300,9 +318,9 @@ def _cancellation(s: Sum) -> Iterator[Bin]:
         last = s.largest - max(s.stage.fraction_bits or 0, s.stage.accumulator_fraction_bits or 0)
     else:
         last = min(_lowest_bit(n) for n in alive)
-    # The sum is one unit of the last place, left over by terms that are much larger.
-    one_bit = leading(s.total) == _lowest_bit(s.total) == last
-    if one_bit and max(leading(n) for n in alive) >= last + APART:
+    # Much larger terms cancel except for one unit of the last place.
+    one_bit = s.total.leading_exponent == _lowest_bit(s.total) == last
+    if one_bit and max(n.leading_exponent for n in alive) >= last + APART:
         yield Bin("cancellation", s.name, f"{sign_of(s.total)}the last bit")
 
 
@@ -311,16 +329,18 @@ def _lowest_bit(n: Number) -> int:
 
 
 def _register(r: Rounded) -> Iterator[Bin]:
-    """How a rounding into a floating-point register falls out."""
+    """Yield the bins of a rounding to a floating-point register."""
     fmt, n = r.register.format, r.before
     if n.special or n.is_zero:
         return
-    sign, top_bit, m = sign_of(n), leading(n), fmt.mantissa_bits
+    sign, top_bit, m = sign_of(n), n.leading_exponent, fmt.mantissa_bits
     last = max(top_bit, fmt.min_exponent) - m
-    top, excess = _compare(n, fmt.max_finite_magnitude, fmt)
-    if top >= 0:
-        yield Bin("overflow", r.point, f"{sign}{'largest finite' if top == 0 else _over(excess)}")
-    if top_bit >= fmt.min_exponent and top <= 0:
+    over = Fraction(-1)
+    if top_bit >= fmt.max_exponent:
+        over = abs(n.exact()) - decode(fmt, fmt.max_finite_magnitude << fmt.low_padding).exact()
+    if over >= 0:
+        yield Bin("overflow", r.point, sign + _over(over / Fraction(2) ** (fmt.max_exponent - m)))
+    if top_bit >= fmt.min_exponent and over <= 0:
         for name in rounding_classes(n.significand, last - n.exponent):
             yield Bin("rounding", r.point, sign + name)
     if top_bit < fmt.min_exponent:
@@ -340,37 +360,18 @@ def _below_normal(r: Rounded, fmt: Format) -> Iterator[str]:
     yield names.get(magnitude, "between")
 
 
-def _compare(n: Number, magnitude: int, fmt: Format) -> tuple[int, tuple[int, int]]:
-    """|n| against the number of a magnitude code: the sign of the difference; the difference, and a last place with it."""
-    biased, m = magnitude >> fmt.mantissa_bits, fmt.mantissa_bits
-    significand = (magnitude & ((1 << m) - 1)) + (1 << m)
-    last = biased - fmt.bias - m
-    unit = min(n.exponent, last)
-    ours, theirs = n.significand << (n.exponent - unit), significand << (last - unit)
-    return (ours > theirs) - (ours < theirs), (ours - theirs, 1 << (last - unit))
-
-
-def _over(excess: tuple[int, int]) -> str:
-    over, last_place = excess
-    if over >= last_place:
+def _over(places: Fraction) -> str:
+    """Return the name of an excess over the largest number, given in last places of that number."""
+    if places == 0:
+        return "largest finite"
+    if places >= 1:
         return "over by a last place or more"
-    if 2 * over == last_place:
+    if 2 * places == 1:
         return "over by half a last place"
-    return f"over by {'less' if 2 * over < last_place else 'more'} than half a last place"
+    return f"over by {'less' if 2 * places < 1 else 'more'} than half a last place"
 
 
 def _integer_edges(r: Rounded) -> Iterator[Bin]:
-    fmt = r.register.format
-    value = int(r.before.exact())
-    lowest = -fmt.max_finite_magnitude - 1 if fmt.signed else 0
-    names = {
-        fmt.max_finite_magnitude: "largest",
-        fmt.max_finite_magnitude + 1: "one over the largest",
-        lowest: "smallest",
-        lowest - 1: "one under the smallest",
-    }
-    name = names.get(value) or (
-        "far over" if value > fmt.max_finite_magnitude else "far under" if value < lowest else ""
-    )
-    if name:
-        yield Bin("overflow", r.point, name)
+    edges = integer_edges(r.register.format)
+    value = min(max(int(r.before.exact()), edges["far under"]), edges["far over"])
+    yield from (Bin("overflow", r.point, name) for name, edge in edges.items() if edge == value)

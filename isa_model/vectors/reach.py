@@ -1,6 +1,6 @@
-"""How far the numbers of an instruction reach: bounds on the terms and the sum of every stage, from the spec alone.
+"""Bounds on the numbers in an instruction: on the terms and the sums of every stage, from the spec alone.
 
-They say which bins of coverage no operands can ever fall into.
+They tell which bins of coverage no operands can fall into.
 """
 
 from __future__ import annotations
@@ -18,40 +18,37 @@ from isa_model.stage import Register, Stage
 
 @dataclass(frozen=True)
 class Reach:
-    """Bounds on the nonzero numbers of one level: products, results of a stage, C."""
+    """Bounds on the nonzero numbers of one level: products, results of a stage, or C."""
 
     lo: int
     """Smallest alignment exponent."""
     hi: int
     """Largest alignment exponent."""
     last: int
-    """Every number is a multiple of 2**last."""
+    """Exponent of the last place: every number is a multiple of 2**last."""
     least: int
     """Exponent of the smallest magnitude."""
     largest: Number
-    """The largest magnitude."""
+    """Largest magnitude."""
     ratio: Fraction
-    """A magnitude is at most ratio * 2**(its alignment exponent)."""
+    """Largest ratio of a magnitude to 2**(its alignment exponent)."""
     bits: int
-    """Significant bits of one number."""
+    """Most significant bits of a number."""
     grain: int
-    """A number is a multiple of 2**(its alignment exponent - grain)."""
+    """Most places below a number's alignment exponent: it is a multiple of 2**(its alignment exponent - grain)."""
     signed: bool
+    """Whether numbers may be negative."""
     spread: int = 0
-    """How far apart the exponents of two numbers in one block can be."""
+    """Largest difference of the exponents of two numbers in one block."""
 
     @property
     def term(self) -> Term:
+        """Largest number as a term, with the largest alignment exponent."""
         return Term(self.largest, self.hi)
 
 
-def leading(n: Number) -> int:
-    """Exponent of the leading bit of a nonzero number."""
-    return n.exponent + n.significand.bit_length() - 1
-
-
 def of_format(fmt: Format, flush: bool = False) -> Reach:
-    """The numbers of a format; `flush`: without its subnormals."""
+    """Return the bounds of a format's numbers; with `flush`, without its subnormals."""
     top = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
     m, lo, hi = fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent
     if fmt.kind == "integer":
@@ -61,6 +58,7 @@ def of_format(fmt: Format, flush: bool = False) -> Reach:
 
 
 def times(x: Reach, y: Reach) -> Reach:
+    """Return the bounds of products."""
     return Reach(
         lo=x.lo + y.lo,
         hi=x.hi + y.hi,
@@ -76,13 +74,13 @@ def times(x: Reach, y: Reach) -> Reach:
 
 
 def in_register(x: Reach, register: Register) -> Reach:
-    """The numbers of a level after they are rounded into a register."""
+    """Return the bounds of the numbers of a level after they are rounded to a register."""
     fmt = register.format
     full = of_format(fmt)
     kept = golden.rounded(x.term, register).number
     largest = full.largest if kept.special or kept.is_zero else kept
     lo = max(full.lo, x.least)
-    hi = max(leading(largest), lo) if fmt.kind == "float" else 0
+    hi = max(largest.leading_exponent, lo) if fmt.kind == "float" else 0
     return replace(
         full,
         lo=lo,
@@ -98,23 +96,25 @@ def in_register(x: Reach, register: Register) -> Reach:
 
 @dataclass(frozen=True)
 class SumReach:
-    """Bounds on the sums of one stage and what goes into them."""
+    """Bounds on the sums of one stage, and on the numbers that are summed."""
 
     terms: Reach
     running: Reach | None
-    """The running value: C in the last stage; None where none ever takes part with anything but zero."""
+    """Bounds of the running value, C in the last stage; None if it is always zero."""
     total: Reach
-    """The sum before it is rounded."""
+    """Bounds of the sum before it is rounded."""
+    kept: int
+    """Places that an aligned sum keeps below the largest exponent, of whichever keeps more, terms or running value."""
     carry: int
-    """How far the leading bit of a sum can lie above the largest alignment exponent."""
+    """Most places of a sum's leading bit above the largest alignment exponent."""
     width: int
-    """Places of a sum from its leading bit down to its last."""
+    """Most places of a sum, from its leading bit to its last."""
     cancels: int
-    """Places below the largest alignment exponent that can be left over when larger terms cancel."""
+    """Most places below the largest alignment exponent that can remain when larger terms cancel."""
 
 
 class Reaches:
-    """The levels of an instruction, from the products up."""
+    """Bounds on every level of an instruction, from the products up."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -122,7 +122,7 @@ class Reaches:
         level = self.products
         self.scale_factor = self._scale_factor()
         self.scaled_term: Reach | None = None
-        """The terms that scales multiply, with their scales, before a rounding of the scaled term."""
+        """Bounds of the terms times their scales, before `scale.result` rounds them."""
         self.sums: list[SumReach] = []
         if spec.scaled_stage == -1:
             level = self._scaled(level, -1)
@@ -134,13 +134,13 @@ class Reaches:
     def _products(self) -> Reach:
         product = times(*(of_format(fmt, self.spec.flush_inputs) for fmt in (self.spec.a, self.spec.b)))
         limit = self.spec.infinite_from
-        if limit is None or leading(product.largest) < limit:
+        if limit is None or product.largest.leading_exponent < limit:
             return product
         hi = min(product.hi, limit - 1)
         return replace(product, hi=hi, largest=Number(False, 1, limit - 1), spread=hi - product.lo)
 
     def _scale_factor(self) -> Reach | None:
-        """What a term is multiplied by, exact or rounded."""
+        """Return the bounds of the factor that scales multiply a term by."""
         scale = self.spec.scale
         if scale is None:
             return None
@@ -191,14 +191,12 @@ class Reaches:
         hi = max([s.hi for s in sides] + ([zero] if zero is not None else []))
         ratio = terms.ratio * stage.terms + (running.ratio if running else 0)
         last = min(s.last for s in sides)
+        kept = max(stage.fraction_bits or 0, (stage.accumulator_fraction_bits or 0) if running else 0)
         grain = hi - last
         if stage.aligned:
-            assert stage.fraction_bits is not None
-            assert stage.accumulator_fraction_bits is not None
-            bits = max(stage.fraction_bits, stage.accumulator_fraction_bits if running else 0)
-            last, grain = max(last, min(bottom) - bits), bits
+            last, grain = max(last, min(bottom) - kept), kept
         largest, _ = golden.add(stage, [terms.term] * stage.terms, running.term if running else None)
-        if largest.is_zero:  # every term lies below a window that a zero holds up
+        if largest.is_zero:  # every term is below the window, which a zero's exponent sets
             largest = Number(False, 1, last)
         carry = max((ratio.numerator // ratio.denominator).bit_length() - 1, 0)
         lo = min(bottom)
@@ -210,22 +208,22 @@ class Reaches:
             least=max(terms.least, last) if alone else last,
             largest=largest,
             ratio=ratio,
-            bits=terms.bits if alone else leading(largest) - last + 1,
+            bits=terms.bits if alone else largest.leading_exponent - last + 1,
             grain=grain,
             signed=any(s.signed for s in sides),
             spread=hi - lo,
         )
         if not stage.aligned:
-            return SumReach(terms, running, total, carry, total.bits, total.bits)
-        if stage.terms > 1 or running is None:
-            kept = max(stage.fraction_bits or 0, (stage.accumulator_fraction_bits or 0) if running else 0)
-            return SumReach(terms, running, total, carry, carry + kept + 1, kept)
-        width, cancels = _of_two(stage, terms, running)
-        return SumReach(terms, running, total, carry, width, cancels)
+            width = cancels = total.bits
+        elif stage.terms > 1 or running is None:
+            width, cancels = carry + kept + 1, kept
+        else:
+            width, cancels = _of_two(stage, terms, running)
+        return SumReach(terms, running, total, kept, carry, width, cancels)
 
 
 def _of_two(stage: Stage, term: Reach, running: Reach) -> tuple[int, int]:
-    """Width and cancelling places of an aligned sum of one term and the running value, at any distance of the two."""
+    """Return `width` and `cancels` of an aligned sum of one term and the running value, over all their distances."""
     bits, running_bits = stage.fraction_bits or 0, stage.accumulator_fraction_bits or 0
     width = cancels = 0
     for above, below, kept_above, kept_below in (

@@ -1,4 +1,4 @@
-"""Ties and near ties: candidates in which a rounding of the instruction meets a number halfway between its neighbours."""
+"""Ties and near ties: candidate vectors in which an instruction rounds a number about halfway between its neighbours."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from typing import Any
 from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.vectors.construct import Bench, Draft, below, largest_exponents, magnitude_exponent, plain, power, sums
+from isa_model.vectors.construct import (
+    Draft,
+    Workbench,
+    below,
+    largest_exponents,
+    magnitude_exponent,
+    plain,
+    power,
+    sums,
+)
 from isa_model.vectors.goals import Goals
-from isa_model.vectors.observer import rounding_classes
+from isa_model.vectors.observer import fraction_bits, rounding_classes
 from isa_model.vectors.vector import exactly
 
 
 class Ties:
-    """Candidates for every rounding of an instruction."""
+    """Candidate vectors for every rounding of an instruction."""
 
-    def __init__(self, spec: Instruction, goals: Goals, bench: Bench) -> None:
+    def __init__(self, spec: Instruction, goals: Goals, bench: Workbench) -> None:
         self.spec, self.goals, self.bench = spec, goals, bench
 
     def rounding(self, kind: str, *aim: Any) -> Iterator[Draft]:
+        """Yield candidates for a goal of category `rounding`, whose aim begins with the kind of rounding."""
         candidates: dict[str, Callable[..., Iterator[Draft]]] = {
             "cut": self._cut,
             "register": self._register,
@@ -32,13 +42,11 @@ class Ties:
         yield from candidates[kind](*aim)
 
     def _cut(self, i: int, accumulator: bool, sign: str, name: str) -> Iterator[Draft]:
-        """A number that lies as named to the last place kept of it, below a larger one."""
-        stage = self.bench.stages[i]
-        bits = stage.accumulator_fraction_bits if accumulator else stage.fraction_bits
-        assert bits is not None
+        """Yield drafts of a number below a larger one, whose position to its last kept place has this name."""
+        bits = fraction_bits(self.bench.stages[i], accumulator)
         for n, lost in self._significands(name, self.goals.reaches.products.bits):
             distance = max(bits + lost - n.bit_length() + 1, 0)
-            # A subnormal number, which aligns above its leading bit, may only be cut below the very largest.
+            # A subnormal number aligns above its leading bit, so perhaps only the very largest exponent shortens it.
             for exponent in dict.fromkeys(
                 (*largest_exponents(self.bench, i, distance, accumulator), self.bench.terms(i).hi)
             ):
@@ -46,7 +54,7 @@ class Ties:
                 yield from below(self.bench, i, accumulator, value, None, exponent)
 
     def _significands(self, name: str, most: int) -> Iterator[tuple[int, int]]:
-        """Numbers, and how many of their last bits are cut, that lie as named; short ones first."""
+        """Yield numbers, and how many of their last bits are lost, in a position of this name; short numbers first."""
         short = ((n, lost) for n in range(1, 64, 2) for lost in range(1, 8))
         halves = (
             (1 << lost >> 1) + step + (extra << lost) for lost in range(7, 12) for step in (1, -1) for extra in range(4)
@@ -59,7 +67,7 @@ class Ties:
             yield from islice(((n, lost) for n, lost in numbers if name in rounding_classes(n, lost)), 40)
 
     def _register(self, i: int, j: int, sign: str, name: str) -> Iterator[Draft]:
-        """A sum that lies as named to the last place of a register."""
+        """Yield drafts of a sum whose position to the last place of a register has this name."""
         m = self.bench.stages[i].result[j].format.mantissa_bits
         for pattern, lost in self._patterns(i, j, name):
             for top in self._tops(i, j, m + lost):
@@ -67,12 +75,15 @@ class Ties:
                 yield from sums(self.bench, i, -total if sign == "-" else total)
 
     def _patterns(self, i: int, j: int, name: str) -> Iterator[tuple[int, int]]:
-        """Significands one step too long for a register, as named, with the number of bits to be lost: few ones first."""
+        """Yield significands too long for a register, in a position of this name, with the number of bits that are lost.
+
+        Significands with few ones come first.
+        """
         registers = self.bench.stages[i].result
         m, most = registers[j].format.mantissa_bits, self.goals.lost_bits(i, j)
         whole = 1 << m
         if len(registers) > j + 1 and registers[j + 1].format.mantissa_bits < m:
-            # What is kept is a tie of the rounding that follows: the last place kept decides it.
+            # The kept bits are a tie for the next register, which the last place kept decides.
             whole += 1 << (m - registers[j + 1].format.mantissa_bits - 1)
         for lost in [n for n in (1, 2, 3, min(most, 20), 6, 7, 8, 10, 12) if n <= most]:
             for parity in (0, 1):
@@ -85,7 +96,7 @@ class Ties:
             yield x * y, (x * y).bit_length() - m - 1
 
     def _tops(self, i: int, j: int, length: int) -> Iterator[int]:
-        """Exponents for the leading bit of a sum of so many bits that terms and running value can make."""
+        """Yield exponents for the leading bit of a sum of `length` bits, those that are probably possible first."""
         fmt = self.bench.stages[i].result[j].format
         reach = self.goals.reaches.sums[i]
         terms, products = reach.terms, self.goals.reaches.products
@@ -96,7 +107,7 @@ class Ties:
         yield from dict.fromkeys(top for top in wanted if fmt.min_exponent <= top < fmt.max_exponent)
 
     def _scale_product(self, sign: str, name: str) -> Iterator[Draft]:
-        """Two scales whose product lies as named to the last place of its register."""
+        """Yield drafts of two scales whose product has a position of this name to its register's last place."""
         scale = self.spec.scale
         assert scale is not None
         assert scale.a is not None
@@ -116,7 +127,7 @@ class Ties:
                 yield draft
 
     def _scale_result(self, sign: str, name: str) -> Iterator[Draft]:
-        """A term whose scaled value lies as named to the last place of its register."""
+        """Yield drafts of a term whose scaled value has a position of this name to its register's last place."""
         scale = self.spec.scale
         assert scale is not None
         assert scale.result is not None
@@ -128,7 +139,7 @@ class Ties:
         block = self.bench.blocks[stage + 1][self.bench.home(stage + 1)]
         k = block[self.bench.turn % len(block)][0]
         negative = sign == "-"
-        # A short term and a long scale; or a long significand of A, with short ones of B and of the scale.
+        # First a short term and a long scale, then a long significand of A with those of B and the scale.
         for x, y in solve(range(1, 1 << 8, 2), fmt.mantissa_bits, m, name):
             code = fitted(fmt, False, y)
             for exponent in (0, -magnitude_exponent(Fraction(x)), -6, 6):
@@ -149,7 +160,7 @@ class Ties:
 
 
 def fitted(fmt: Format, negative: bool, significand: int) -> int | None:
-    """The code of a significand times a power of two that brings it near one."""
+    """Return the code of a significand times the power of two that brings it near one; None if the format has none."""
     lead = significand.bit_length() - 1
     if lead > fmt.mantissa_bits or (negative and not fmt.signed):
         return None
@@ -157,7 +168,10 @@ def fitted(fmt: Format, negative: bool, significand: int) -> int | None:
 
 
 def solve(short: range, mantissa_bits: int, kept: int, name: str) -> Iterator[tuple[int, int]]:
-    """Odd x out of a range, and y of up to mantissa_bits + 1 bits, whose product lies as named behind kept + 1 bits."""
+    """Yield x from a range of odd numbers, and y of up to mantissa_bits + 1 bits, for a product in a position of this name.
+
+    The product has kept + 1 bits and those that are lost.
+    """
     for lost in (1, 2, 6, 7, 8):
         for low in range(1 << (lost + 1)):
             if name not in rounding_classes(low, lost):

@@ -1,42 +1,52 @@
-"""One vector: a dot product of one instruction step, as codes; and which fields it has, how wide each is."""
+"""One vector: the codes of one dot product of an instruction, and the fields that hold them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from isa_model import golden
+from isa_model.array_codec import code_dtype
 from isa_model.codec import Number, decode, encode
+from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
+from isa_model.matmul import matmul
 from isa_model.rounding import Rounding
-
-if TYPE_CHECKING:
-    from isa_model.float64 import Codes
 
 
 class Vector(NamedTuple):
-    """Codes of a row of A and a column of B (k each), of C, of their scales along K (perhaps none), and of D."""
+    """The codes of one dot product of length k."""
 
     a: tuple[int, ...]
+    """Codes of a row of A."""
     b: tuple[int, ...]
+    """Codes of a column of B."""
     scale_a: tuple[int, ...]
+    """Codes of the scales of A along K; empty if A has none."""
     scale_b: tuple[int, ...]
+    """Codes of the scales of B along K; empty if B has none."""
     c: int
     d: int = -1
-    """-1: not computed yet."""
+    """Code of D; -1 until it is computed."""
     case: str = ""
-    """Why the vector is there, for people: the bin it was built for, or the kind of random operands."""
+    """Purpose of the vector, for people: the bin it was built for, or its kind of random operands."""
 
 
 class Field(NamedTuple):
-    """One field of a vector: so many codes of so many bits."""
+    """One field of a vector."""
 
     codes: int
+    """Number of codes."""
     bits: int
+    """Width of a code in bits."""
     format: str
+    """Name of the number format."""
 
 
 class Vectors(NamedTuple):
-    """Vectors of one instruction, with what it took to make them."""
+    """Vectors of one instruction, and the seed of the random ones."""
 
     spec: Instruction
     seed: int
@@ -44,11 +54,12 @@ class Vectors(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Field]:
+        """Fields of each vector, by name."""
         return fields(self.spec)
 
 
 def fields(spec: Instruction) -> dict[str, Field]:
-    """The fields of a vector of this instruction, in the order files have them; scales only where it has some."""
+    """Return the fields of an instruction's vectors by name, in the order of the files; scales only if it has them."""
     k, scale = spec.shape.k, spec.scale
     result = {"a": Field(k, spec.a.bits, spec.a.name), "b": Field(k, spec.b.bits, spec.b.name)}
     if scale and scale.a:
@@ -61,22 +72,16 @@ def fields(spec: Instruction) -> dict[str, Field]:
 
 
 def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engine: Any = "auto") -> list[int]:
-    """The code of D for every vector, computed by an engine of `isa_model.matmul` (their own `d` is not looked at).
+    """Return the code of D for every vector, computed by an engine of `matmul`; their own `d` is ignored.
 
-    Rows and columns of many vectors go through the engine as one matrix product, of which the diagonal is theirs.
+    Up to 64 vectors are computed as one matrix product, of which the diagonal holds their results.
     """
-    import numpy as np
-
-    from isa_model import golden
-    from isa_model.array_codec import code_dtype
-    from isa_model.matmul import matmul
-
     if not vectors:
         return []
     if engine == "auto":
         try:
             return outputs(spec, vectors, "cpu")
-        except ValueError:  # a spec the engine cannot carry
+        except ValueError:  # the engine cannot compute this spec
             return outputs(spec, vectors, "golden")
     if engine == "golden":
         return [golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b) for v in vectors]
@@ -105,7 +110,7 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
 
 
 def _one_scale_per_row(spec: Instruction) -> Instruction:
-    """The same arithmetic with scales that are not shared between rows of A or columns of B."""
+    """Return the same arithmetic with scales that rows of A or columns of B do not share."""
     if spec.scale is None:
         return spec
     a, b = spec.scale.a, spec.scale.b
@@ -117,14 +122,14 @@ def _one_scale_per_row(spec: Instruction) -> Instruction:
 
 
 def exactly(fmt: Format, number: Number) -> int | None:
-    """The code of a finite number, or None where the format does not have it."""
+    """Return the code of a finite number, or None if the format does not have that number."""
     code = encode(fmt, number, Rounding.TOWARD_ZERO, "saturate")
     got = decode(fmt, code)
     return code if not got.special and got.exact() == number.exact() else None
 
 
 class Specials:
-    """The codes of a format at its edges, by name, and the name of any code that is one of them."""
+    """The special codes of a format: those at the ends of its ranges, infinities and NaN, each with a name."""
 
     def __init__(self, fmt: Format) -> None:
         self.format = fmt
@@ -152,7 +157,7 @@ class Specials:
         self._mask = ((1 << (fmt.bits - fmt.high_padding)) - 1) >> fmt.low_padding << fmt.low_padding
 
     def name(self, code: int) -> str:
-        """The name of a code, empty for an ordinary number."""
+        """Return the name of a code; empty for an ordinary number."""
         found = self._names.get(code & self._mask)
         if found is None and decode(self.format, code).special == "nan":
             return "NaN"

@@ -1,8 +1,9 @@
-"""The file forms of vectors: JSON lines, hex files for Verilog's $readmemh, and the coverage beside them.
+"""Files of vectors: JSON lines, hex files for Verilog's $readmemh, and their coverage.
 
-vectors.jsonl: one JSON object a line, a header first and then a vector each, codes as hex digits without a prefix.
-<field>.hex: one word a line, a vector's codes of that field packed with code 0 in the lowest bits; `//` lines on top say
-so, and one of them holds the header of the JSON lines, so that either form stands alone.
+- vectors.jsonl: one JSON object per line, first a header, then the vectors; codes are hex digits without a prefix.
+- <field>.hex: one word per line, a vector's codes of that field, code 0 in the lowest bits. Comments at the top describe
+  the packing, and hold the header of vectors.jsonl, so that either form can be read alone.
+- coverage.json: the number of vectors in each bin.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from isa_model.input_files import MIB, parse_json, read_text, reason
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, reading, write_folder
 from isa_model.printable import visible
-from isa_model.vectors.coverage import Row
+from isa_model.vectors.coverage import CoverageRow
 from isa_model.vectors.vector import Field, Vector, Vectors, fields
 
 SCHEMA = "codesign.vectors/1"
@@ -28,7 +29,7 @@ COVERAGE_SCHEMA = "codesign.vectors.coverage/1"
 LINES, COVERAGE = "vectors.jsonl", "coverage.json"
 KIND = "vectors"
 LARGEST = 256 * MIB
-"""Size of a file of vectors that is read; 10,000 vectors of K = 32 take 5 MiB."""
+"""Size of the largest file of vectors that is read, in bytes; 10,000 vectors of K = 32 take 5 MiB."""
 _HEADER = "// header: "
 
 
@@ -36,14 +37,14 @@ _HEADER = "// header: "
 
 
 def check(folder: Path) -> None:
-    """Raise InputError if vectors cannot go there, before any work is done for them."""
+    """Raise InputError if vectors cannot be written to `folder`."""
     check_folder(folder, KIND)
 
 
-def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
+def write(vectors: Vectors, coverage: Iterable[CoverageRow], folder: Path) -> None:
     """Write both forms and the coverage into `folder`, replacing older vectors there as a whole.
 
-    Raises InputError when the folder cannot be written, or holds something else.
+    Raises InputError if the folder cannot be written or holds something else.
     """
     header = _header(vectors)
     contents = {LINES: "\n".join(_lines(vectors, header)) + "\n"}
@@ -54,13 +55,13 @@ def write(vectors: Vectors, coverage: Iterable[Row], folder: Path) -> None:
 
 
 def fingerprint(spec: Instruction) -> str:
-    """SHA-256 of an instruction's spec, as canonical JSON."""
+    """Return the SHA-256 of an instruction's spec as canonical JSON."""
     text = json.dumps(_plain(spec), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def coverage_document(vectors: Vectors, coverage: Iterable[Row]) -> dict[str, Any]:
-    """What coverage.json holds: by category and point, vectors in every wanted bin, and why others are out of reach."""
+def coverage_document(vectors: Vectors, coverage: Iterable[CoverageRow]) -> dict[str, Any]:
+    """Return the content of coverage.json: by category and point, the vectors in each bin, and why others have none."""
     return {
         "schema": COVERAGE_SCHEMA,
         "instruction": vectors.spec.name,
@@ -131,16 +132,14 @@ def _hex(vectors: Vectors, header: dict[str, Any], name: str, shape: Field) -> I
 
 
 def read(path: Path) -> Iterator[tuple[str, Vectors]]:
-    """Vectors out of a folder, both forms where it has both, or out of a file, each with the name of what was read.
+    """Yield the vectors in a folder or file, with the name of what was read; a folder may hold both forms.
 
-    A .hex file stands for all of its folder. Raises InputError when something is missing or not as its header says.
+    A .hex file is read with the other ones of its folder. Raises InputError if a file is missing or contradicts its header.
     """
     if path.is_dir():
         forms = [p for p in (path / LINES, path / "d.hex") if p.exists()]
         if not forms:
-            raise InputError.of(
-                f"{path} holds no vectors", f"{LINES}, or .hex files, as `codesign vectors` writes them"
-            )
+            raise InputError.of(f"{path} holds no vectors", f"{LINES} or .hex files, as `codesign vectors` writes them")
         with reading(path):
             found = [vectors for form in forms for vectors in read(form)]
         yield from found
@@ -180,7 +179,7 @@ def _read_hex(folder: Path) -> Vectors:
         own, words = _words(path)
         if own != header:
             raise InputError.of(
-                f"{path} has another header than {main}", "all .hex files of one run of `codesign vectors`"
+                f"{path} and {main} have different headers", "all .hex files of one run of `codesign vectors`"
             )
         packed = [_number(path, number, word, shape.bits * shape.codes) for number, word in words]
         mask = (1 << shape.bits) - 1
@@ -197,7 +196,7 @@ def _read_hex(folder: Path) -> Vectors:
 
 
 def _words(path: Path) -> tuple[dict[str, Any], list[tuple[int, str]]]:
-    """The header of a hex file, and its words, each with its line number."""
+    """Return the header of a hex file, and its words with their line numbers."""
     header: dict[str, Any] = {}
     words = []
     for number, line in enumerate(_text(path).splitlines(), 1):
@@ -239,9 +238,9 @@ def _spec(path: Path, header: dict[str, Any]) -> Instruction:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
-        raise InputError.of(f"{path}: the header's spec is no instruction: {place}: {fault['msg']}") from None
+        raise InputError.of(f"{path}: the header's spec is not an instruction: {place}: {fault['msg']}") from None
     if fingerprint(spec) != header.get("spec_sha256"):
-        raise InputError.of(f"{path}: the header's spec does not have the hash beside it", "one of them was changed")
+        raise InputError.of(f"{path}: the header's spec does not match its `spec_sha256`", "one of them was changed")
     return spec
 
 

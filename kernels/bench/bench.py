@@ -10,8 +10,8 @@ from importlib import import_module
 from itertools import groupby
 from typing import Any
 
+from isa_model.checkout import commit_of
 from isa_model.diagnostics import InputError, Unavailable
-from isa_model.provenance import commit
 from kernels.bench import REGISTERED, peers
 from kernels.bench.case import Case
 from kernels.bench.records import FOLDER, BenchRecord, BenchRow, versions
@@ -97,7 +97,7 @@ def header(name: str, command: str, seed: int, sampler: Any) -> dict[str, Any]:
     return {
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit("isa_model", "kernels", ":!kernels/records"),
+        "commit": commit_of("isa_model", "kernels", ":!kernels/records"),
         "command": command,
         "seed": seed,
         "gpu": properties.name,

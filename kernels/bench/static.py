@@ -24,8 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from isa_model.checkout import commit_of
 from isa_model.diagnostics import Unavailable
-from isa_model.provenance import commit
 from isa_model.stage import Spec
 from kernels.bench import REGISTERED
 from kernels.bench.records import FOLDER, save, versions
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tool = subprocess.run([cuobjdump(), "--version"], capture_output=True, text=True, check=True).stdout
     record = StaticRecord(
         date=datetime.now(UTC).date().isoformat(),
-        commit=commit("isa_model", "kernels", ":!kernels/records"),
+        commit=commit_of("isa_model", "kernels", ":!kernels/records"),
         command="python -m kernels.bench.static",
         target="sm_90a",
         versions={

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from codesign.evidence.numerics.lines import DrawnLines, Lines
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, beyond, quantise, spread
-from isa_model.float64 import largest_finite
+from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
 from isa_model.path import Step, walk
 

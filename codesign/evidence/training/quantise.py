@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isa_model.cast import Cast
-from isa_model.float64 import largest_finite
+from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.rounding import Rounding
 
