@@ -1,8 +1,8 @@
 """Commands that pages show with their output: `python pages/console.py` runs them and writes the output into the pages.
 
-A page is a session in an empty folder. A block ```` ```yaml title="NAME" ```` is a file of it; a block ```` ```console ````
-is a command after `$`, and its output as a terminal of 100 columns shows it. `codesign evaluate NAME` of a proposal whose report
-ships shows that report, which is the same output in a second.
+A page is a session in an empty folder. A `yaml` block with a `title` is a file of that name; a `console` block is a command after
+`$`, and its output on a terminal of 100 columns. `codesign evaluate NAME` of a proposal whose report ships shows that report,
+which has the same output and takes a second.
 """
 
 from __future__ import annotations

@@ -136,8 +136,9 @@ def formats_table() -> str:
 
 
 def _base() -> Iterator[str]:
-    yield "Every example below changes this instruction, and multiplies"
-    yield f"{_operands({}, ('a', 'b', 'c'))} unless it says otherwise. D is then {number(FORMATS['fp32'], computed({'change': {}}))}."
+    d = number(FORMATS["fp32"], computed({"change": {}}))
+    yield f"Every example below changes this instruction. With its operands {_operands({}, ('a', 'b', 'c'))} it gives D = {d};"
+    yield "an example names the operands that it has of its own."
     yield ""
     yield "```yaml"
     yield from block(data()["base"])

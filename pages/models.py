@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -15,7 +15,9 @@ Node = dict[str, Any]
 class Reference:
     """The models that a schema names, and how a page refers to them."""
 
-    def __init__(self, root: type[BaseModel]) -> None:
+    def __init__(self, root: type[BaseModel], elsewhere: Mapping[str, str] | None = None) -> None:
+        """`elsewhere` names the page of each model that this page does not describe."""
+        self.elsewhere = elsewhere or {}
         schema = root.model_json_schema()
         self.models: dict[str, Node] = schema.pop("$defs", {})
         self.models[root.__name__] = schema
@@ -34,7 +36,9 @@ class Reference:
         if "$ref" in node:
             name = node["$ref"].rsplit("/", 1)[1]
             target = self.models[name]
-            return self.values(target) if "enum" in target else f"[{words(name)}](#{anchor(name)})"
+            if "enum" in target:
+                return self.values(target)
+            return f"[{words(name)}]({self.elsewhere.get(name, '')}#{anchor(name)})"
         if "anyOf" in node:
             found = [self.values(choice) for choice in node["anyOf"] if choice.get("type") != "null"]
             return " or ".join(dict.fromkeys(found))

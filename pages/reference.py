@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import language
 from commands import commands_text
+from compared import architectures_text, compared_text
 from models import Reference, heading, one_line, row
+from units import units_text
 
 from codesign.figures.metrics import METRICS
 from codesign.proposal.proposal import Proposal
@@ -28,7 +30,7 @@ COMPARED = {"ratio": "ratio", "difference": "difference", "none": "compares alre
 
 def proposal_text() -> str:
     """Return the reference of a proposal's fields."""
-    reference = Reference(Proposal)
+    reference = Reference(Proposal, elsewhere={"Format": "language.md"})
     lines: list[str] = []
     for model in FILE_MODELS:
         lines += ["", heading(model), "", reference.about(model), "", *reference.table(model)]
@@ -62,6 +64,9 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("proposals", "fields"): proposal_text,
     ("metrics", "metrics"): metrics_text,
     ("commands", "commands"): commands_text,
+    ("conformance", "compared"): compared_text,
+    ("conformance", "architectures"): architectures_text,
+    ("cost", "units"): units_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 
