@@ -1,8 +1,8 @@
 """Commands that pages show with their output: `python pages/console.py` runs them and writes the output into the pages.
 
-A page is a session in an empty folder. A `yaml` block with a `title` is a file of that name; a `console` block is a command after
-`$`, and its output on a terminal of 100 columns. `codesign evaluate NAME` of a proposal whose report ships shows that report,
-which has the same output and takes a second.
+A page is a session in an empty folder. A `yaml` block with a `title` is a file of that name; a `console` block is a command
+after `$`, and its output on a terminal of 100 columns. For `codesign evaluate NAME` of a proposal whose report ships, that
+report is shown: the output is the same and takes a second.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ def run(command: str, folder: Path) -> tuple[str, int]:
         "TERM": "xterm",
         "COLUMNS": str(COLUMNS),
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, stdout=other, stderr=subprocess.PIPE
-    )
-    os.close(other)
-    shown = b""
-    while part := _read(main):
-        shown += part
+    ) as process:
+        os.close(other)
+        shown = b""
+        while part := _read(main):
+            shown += part
+        assert process.stderr
+        told = [line for line in process.stderr.read().decode().splitlines() if not re.search(r", \d+ s$", line)]
     os.close(main)
-    assert process.stderr
-    told = [line for line in process.stderr.read().decode().splitlines() if not re.search(r", \d+ s$", line)]
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
     lines = [line.rstrip() for line in (*text.splitlines(), *told)]
-    return "\n".join(lines).strip("\n") + "\n", process.wait()
+    return "\n".join(lines).strip("\n") + "\n", process.returncode
 
 
 def _read(handle: int) -> bytes:

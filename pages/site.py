@@ -1,56 +1,64 @@
-"""What the site needs beside docs/: README and CONTRIBUTING as pages, and links to files that are no pages.
+"""The site of docs/: `python pages/site.py` builds it into build/site and fails on a dead link; `--serve` shows it.
 
-MkDocs calls these functions (`hooks` in mkdocs.yml). A link out of docs/ to a file of the repository becomes a link into
-`repo_url` if mkdocs.yml has one, else the file's path; a link to nothing is left for the strict build to refuse.
+Pages are copied to build/docs first, README and CONTRIBUTING among them. A link to a file that is no page becomes the file's
+path, or with `repo_url` in zensical.toml a link into the repository.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
-from typing import Any
-
-from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
-BROUGHT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
-"""Pages that lie beside docs/."""
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+SOURCE = ROOT / "build" / "docs"
+BROUGHT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+"""Pages that lie beside docs/, and their names in the site."""
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
-def on_files(files: Any, config: Any) -> Any:
-    """Add README and CONTRIBUTING to the pages."""
-    for page, source in BROUGHT.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        # Their links and pictures start at the root, those of other pages in docs/.
-        text = re.sub(r"\]\((?!https?:|#)", "](../", text)
-        files.append(File.generated(config, page, content=text))
-    return files
+def prepare() -> None:
+    """Write the pages of the site into build/docs."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", SOURCE)
+    repository = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"].get("repo_url", "")
+    pages = {path.name: f"docs/{path.name}" for path in SOURCE.glob("*.md")} | {v: k for k, v in BROUGHT.items()}
+    for page, path in pages.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        (SOURCE / page).write_text(fitted(text, posixpath.dirname(path), repository), encoding="utf-8")
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn the links of a page to pages of the site, or away from it."""
+def fitted(text: str, folder: str, repository: str = "") -> str:
+    """Return the text of a page of a folder with links that fit the site."""
 
-    def turned(match: re.Match[str]) -> str:
-        return link(match["text"], match["target"], match["anchor"] or "", config["repo_url"] or "")
+    def link(match: re.Match[str]) -> str:
+        whole, picture, words, target = match[0], match["picture"], match["text"], match["target"]
+        anchor = match["anchor"] or ""
+        path = posixpath.normpath(posixpath.join(folder, target))
+        if re.match(r"[a-z]+:", target) or not (ROOT / path).exists():
+            return whole
+        if path in BROUGHT or posixpath.dirname(path) == "docs":
+            return f"{picture}[{words}]({BROUGHT.get(path, posixpath.basename(path))}{anchor})"
+        if repository:
+            return f"{picture}[{words}]({repository}/blob/main/{path}{anchor})"
+        return f"`{path}`" if words.strip("`") in (path, posixpath.basename(path)) else f"{words} (`{path}`)"
 
-    parts = _FENCE.split(markdown)
-    parts[::2] = [_LINK.sub(turned, part).replace("](../docs/", "](") for part in parts[::2]]
+    parts = _FENCE.split(text)
+    parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
     return "".join(parts)
 
 
-def link(text: str, target: str, anchor: str, repository: str) -> str:
-    """Return a link as the site has it: to a page, into the repository, or the bare path."""
-    if re.match(r"[a-z]+:", target):
-        return f"[{text}]({target}{anchor})"
-    path = posixpath.normpath(posixpath.join("docs", target))
-    pages = {source: page for page, source in BROUGHT.items()}
-    if path in pages:
-        return f"[{text}]({pages[path]}{anchor})"
-    if path.startswith("docs/") or not (ROOT / path).exists():
-        return f"[{text}]({path.removeprefix('docs/')}{anchor})"
-    if repository:
-        return f"[{text}]({repository}/blob/main/{path}{anchor})"
-    return f"{text} (`{path}`)" if text.strip("`") not in (path, posixpath.basename(path)) else f"`{path}`"
+def main() -> int:
+    """Build or show the site; return the exit code."""
+    prepare()
+    task = ["serve"] if "--serve" in sys.argv else ["build", "--clean", "--strict"]
+    return subprocess.run([sys.executable, "-m", "zensical", *task], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
