@@ -137,6 +137,13 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_scripts_that_a_page_names_exist(page):
+    """Every `python FOLDER/SCRIPT.py` of a page is a script of the repository."""
+    named = re.findall(r"(?<![\w/])((?:benchmarks|checks|pages|tests)/[\w./-]+\.py)", page.read_text())
+    assert [script for script in named if not (ROOT / script).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_starts_with_what_it_is_for(page):
     """The first lines of a page say what its reader can do afterwards."""
     if page.name != "README.md":
