@@ -11,7 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from models import one_line, row
 from typer.models import ArgumentInfo
 
-from codesign.commands.cli import app
+import codesign.commands.cli  # noqa: F401 (registers every command)
+from codesign.commands.app import app
 
 
 def commands_text() -> str:

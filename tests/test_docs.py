@@ -171,9 +171,17 @@ def test_the_readme_is_short_and_has_the_test_command_of_the_ci():
     assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_readme_shows_a_shipped_proposal():
+    """The base and the change that the README shows are those of proposals/group-scaled-mma.yaml."""
+    block = re.search(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    shipped = yaml.safe_load((ROOT / "proposals" / "group-scaled-mma.yaml").read_text())
+    assert yaml.safe_load(block[1]) == {key: shipped[key] for key in ("base", "change")}
+
+
 def test_every_command_is_in_the_readme():
     """The README's table has a row for every command of the application."""
-    from codesign.commands.cli import app
+    import codesign.commands.cli  # noqa: F401 (registers every command)
+    from codesign.commands.app import app
 
     text = (ROOT / "README.md").read_text()
     for command in app.registered_commands:
