@@ -46,8 +46,7 @@ def main() -> None:
 def page() -> str:
     """The whole page."""
     lines = [
-        "# What the source reports say, and what we get\n\nAfter this page you can compare every figure of the reports "
-        "that can be checked with ours, and see ours yourself.",
+        "# What the source reports say, and what we get",
         "",
         "Written by `python benchmarks/reproduction.py --write`; every number in the column *ours* is computed by it. DSV3 is",
         'the DeepSeek-V3 technical report (arXiv 2412.19437), ISCA "Insights into DeepSeek-V3" (arXiv 2505.09343).',
@@ -71,23 +70,20 @@ def page() -> str:
             for name in ("normal", "uniform", "offset-normal", "swiglu", "outliers")
         ),
         "",
-        "A largest error grows with the number of outputs, so claims are on the error that 95 % of outputs stay under.",
-        "The 2 % lie between metrics:",
-        "",
-        "- Errors over the largest value stay an order below 2 % for N(0, 1), where sums grow like the root of K.",
-        "- Element by element the largest error has no bound: sums that happen to be near zero keep the error of the others.",
-        "- For data of one sign every metric exceeds 2 %, because truncation only shrinks.",
-        "",
-        "The largest ratio among outputs of N(0, 1) that are not near zero is the reading nearest to the report's. The",
-        "claims of `proposals/higher-precision-accumulation.yaml` bound the figure under two readings.",
+        "A largest error grows with the outputs looked at, so claims are on the error that 95 % of outputs stay under.",
+        "So 2 % lies between metrics: errors over the largest value stay an order below it for N(0, 1), where sums grow like",
+        "the root of K; element by element the largest has no bound, since sums that happen to be near zero keep the error of",
+        "the others; and for data of one sign it is passed by every metric, as truncation only ever shrinks. The largest ratio",
+        "among outputs of N(0, 1) that are not near zero is the reading nearest to the report's. The claims of",
+        "`proposals/higher-precision-accumulation.yaml` hold the figure under two readings.",
         "",
         "## What cannot be checked here",
         "",
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
-        "  and MXFP8 and NVFP4 recipes need training of billions of tokens. Runs of a few million are in",
+        "  and MXFP8 and NVFP4 recipes need training of billions of tokens; what runs of a few million show is in",
         "  [training.md](training.md).",
-        "- The speeds of their clusters: ours are of one GPU ([timing.md](timing.md)). The cost of LogFMT when SMs compute it",
-        "  (50 to 100 %, ISCA 3.2.1) was not measured here.",
+        "- Speeds of their own clusters; ours are of one GPU ([timing.md](timing.md)). What LogFMT costs",
+        "  when SMs compute it (50 to 100 %, ISCA 3.2.1) nobody measured here.",
         "",
     ]
     return "\n".join(lines)
