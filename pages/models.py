@@ -20,7 +20,19 @@ class Reference:
         self.elsewhere = elsewhere or {}
         schema = root.model_json_schema()
         self.models: dict[str, Node] = schema.pop("$defs", {})
-        self.models[root.__name__] = schema
+        self.root = root.__name__
+        self.models[self.root] = schema
+
+    def described(self) -> list[str]:
+        """Return the models that the page describes, each after the first that refers to it."""
+        found = [self.root]
+        for model in found:
+            named = re.findall(r"'#/\$defs/(\w+)'", str(self.models[model]))
+            found += [name for name in dict.fromkeys(named) if name not in found and self._has_fields(name)]
+        return found
+
+    def _has_fields(self, name: str) -> bool:
+        return name not in self.elsewhere and "properties" in self.models[name]
 
     def fields(self, model: str) -> dict[str, Node]:
         """Return the schema of each field of a model."""

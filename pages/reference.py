@@ -22,8 +22,6 @@ from codesign.proposal.proposal import Proposal
 from isa_model.output_files import put
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-FILE_MODELS = ("Proposal", "Claim", "Sweep", "Software", "Quantisation", "Path", "Step", "Layer", "Training")
-"""Models of a proposal file in the order of docs/proposals.md."""
 BETTER = {"lower": "lower", "higher": "higher", "zero": "near zero"}
 COMPARED = {"ratio": "ratio", "difference": "difference", "none": "compares already"}
 
@@ -32,7 +30,7 @@ def proposal_text() -> str:
     """Return the reference of a proposal's fields."""
     reference = Reference(Proposal, elsewhere={"Format": "language.md"})
     lines: list[str] = []
-    for model in FILE_MODELS:
+    for model in reference.described():
         lines += ["", heading(model), "", reference.about(model), "", *reference.table(model)]
     return "\n".join(lines[1:])
 
