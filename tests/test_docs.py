@@ -138,9 +138,11 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_scripts_that_a_page_names_exist(page):
-    """Every `python FOLDER/SCRIPT.py` of a page is a script of the repository."""
+    """Every `python FOLDER/SCRIPT.py` and `python -m MODULE` of a page is a file of the repository."""
     named = re.findall(r"(?<![\w/])((?:benchmarks|checks|pages|tests)/[\w./-]+\.py)", page.read_text())
     assert [script for script in named if not (ROOT / script).exists()] == []
+    modules = re.findall(r"python -m ((?:codesign|isa_model|kernels)[\w.]*\w)", page.read_text())
+    assert [module for module in modules if not find_spec(module)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
