@@ -1,4 +1,7 @@
-"""Write every generated part of the committed pages again: `python pages`. Needs no GPU; takes some minutes."""
+"""Write every generated part of the committed pages again: `python pages`. Needs no GPU; takes some minutes.
+
+timing_tables.py is run by itself: it makes the fits of timing again, which name the commit that made them.
+"""
 
 import subprocess
 import sys
@@ -8,7 +11,6 @@ FOLDER = Path(__file__).resolve().parent
 COMMANDS = (
     ("reference.py",),
     ("kernel_tables.py",),
-    ("timing_tables.py",),
     ("reproduction.py", "--write"),
     ("-m", "codesign.workloads.statistics"),
     ("console.py",),
