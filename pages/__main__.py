@@ -1,0 +1,24 @@
+"""Write every generated part of the committed pages again: `python pages`. Needs no GPU; takes some minutes.
+
+timing_tables.py is run by itself: it makes the fits of timing again, which name the commit that made them.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+COMMANDS = (
+    ("reference.py",),
+    ("kernel_tables.py",),
+    ("reproduction.py", "--write"),
+    ("-m", "codesign.workloads.statistics"),
+    ("console.py",),
+)
+"""Scripts of this folder and modules, with their arguments, in order."""
+
+for name, *rest in COMMANDS:
+    command = [sys.executable, name if name == "-m" else str(FOLDER / name), *rest]
+    print(" ".join(command[1:]), flush=True)
+    if code := subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.DEVNULL, check=False).returncode:
+        sys.exit(code)

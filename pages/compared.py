@@ -1,0 +1,60 @@
+"""The tables of docs/conformance.md: outputs compared by source and by architecture, from the records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from isa_model.library import architectures, catalogue
+
+ROOT = Path(__file__).resolve().parent.parent
+CHIP = "kernels/records/conformance_h200.json"
+MODEL = "isa_model/catalogue/records/equivalence.json"
+RECORDINGS = "isa_model/catalogue/records/recordings.json"
+SOURCES = {
+    CHIP: ("the chip, live: NVIDIA H200", "instructions"),
+    MODEL: ("the package mmasim 2.1.1", "rows"),
+    RECORDINGS: ("recordings by others: V100, A100, A2, Ada, L40S, H100, H200, B200", "rows"),
+}
+"""Records, what the model was compared with in each, and the key of its rows."""
+
+
+def compared_text() -> str:
+    """Return the table of sources: instructions, outputs, mismatches and the record."""
+    lines = [
+        "| compared with | instructions | outputs | mismatches | date, commit | record |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    for path, (what, rows) in SOURCES.items():
+        record = _read(path)
+        instructions = record.get("instructions", len({row["instruction"] for row in record[rows]}))
+        count = len(instructions) if isinstance(instructions, list) else instructions
+        link = f"[{Path(path).name}](../{path})"
+        outputs = f"{record['outputs']:,} | {record['mismatches']:,}"
+        lines.append(f"| {what} | {count:,} | {outputs} | {record['date']}, {record['commit']} | {link} |")
+    return "\n".join(lines)
+
+
+def architectures_text() -> str:
+    """Return the table of architectures: instructions of the catalogue, and outputs compared with each source."""
+    named = Counter(name.split(".")[0] for name in catalogue())
+    outputs = {}
+    for path, (_, rows) in SOURCES.items():
+        outputs[path] = Counter[str]()
+        for row in _read(path)[rows]:
+            outputs[path][row["instruction"].split(".")[0]] += row["outputs"]
+    lines = ["| architecture | instructions | chip | mmasim | recordings |", "|---|---:|---:|---:|---:|"]
+    for name in architectures():
+        cells = [f"{outputs[path][name]:,}" if outputs[path][name] else "" for path in SOURCES]
+        lines.append(f"| `{name}` | {named[name]:,} | {' | '.join(cells)} |")
+    lines.append(
+        f"| **all** | {sum(named.values()):,} | {' | '.join(f'{sum(outputs[p].values()):,}' for p in SOURCES)} |"
+    )
+    return "\n".join(lines)
+
+
+def _read(path: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,79 @@
+"""The generated parts of the reference pages: `python pages/reference.py` writes them into docs/.
+
+Each stands between marks, `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what is around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import language
+from codesign.figures.metrics import METRICS
+from commands import commands_text
+from compared import architectures_text, compared_text
+from models import Reference, heading, one_line, row
+from units import units_text
+
+from codesign.proposal.proposal import Proposal
+from isa_model.output_files import put
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+BETTER = {"lower": "lower", "higher": "higher", "zero": "near zero"}
+COMPARED = {"ratio": "ratio", "difference": "difference", "none": "compares already"}
+
+
+def proposal_text() -> str:
+    """Return the reference of a proposal's fields."""
+    reference = Reference(Proposal, elsewhere={"Format": "language.md"})
+    lines: list[str] = []
+    for model in reference.described():
+        lines += ["", heading(model), "", reference.about(model), "", *reference.table(model)]
+    return "\n".join(lines[1:])
+
+
+def metrics_text() -> str:
+    """Return a table of metrics for each kind of evidence."""
+    return "\n".join(_metrics())
+
+
+def _metrics() -> Iterator[str]:
+    kind = ""
+    for metric in METRICS.values():
+        family, name = metric.name.split(".")
+        if family != kind:
+            yield from ([""] if kind else [])
+            kind = family
+            yield from (f"## {kind}", "", "| metric | unit | better | compared by | figures of | meaning |")
+            yield "|---|---|---|---|---|---|"
+        compared, of = COMPARED[metric.comparison], ", ".join(metric.variants)
+        if metric.of_layer:
+            of += "; of a layer's step"
+        meaning = one_line(metric.description)
+        yield row(f"`{kind}.{name}`", metric.unit, BETTER[metric.better], compared, of, meaning)
+
+
+GENERATED: dict[tuple[str, str], Callable[[], str]] = {
+    ("language", "fields"): language.pages_text,
+    ("language", "formats"): language.formats_table,
+    ("proposals", "fields"): proposal_text,
+    ("metrics", "metrics"): metrics_text,
+    ("commands", "commands"): commands_text,
+    ("conformance", "compared"): compared_text,
+    ("conformance", "architectures"): architectures_text,
+    ("cost", "units"): units_text,
+}
+"""Texts by the page and the name of the marks they stand between."""
+
+
+def main() -> None:
+    """Write every generated part into its page."""
+    for (page, name), text in GENERATED.items():
+        put(DOCS / f"{page}.md", name, text())
+
+
+if __name__ == "__main__":
+    main()
