@@ -7,8 +7,9 @@
 | `logfmt8` | k codes of LogFMT-8; k / 128 minima, FP32; k / 128 steps, FP32 |
 | `logfmt10` | the low 8 bits of k codes of LogFMT-10; their high 2 bits, four to a byte, the first lowest; minima; steps |
 
-Groups and tiles are 128 numbers of one row, so k is a multiple of 128. A row is filled with 0xFF to a multiple of 16 bytes.
-Minima and steps are base-2 logarithms, rounded to FP32: index i stands for 2^(minimum + step (i - 1)).
+Groups and tiles are 128 numbers of one row, so k is a multiple of 128. A row is filled up to a multiple of 16 bytes;
+what fills it means nothing. Minima and steps are base-2 logarithms, rounded to FP32: index i stands for
+2^(minimum + step (i - 1)).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Wire:
 
             done = quantise(Cast(scale=named("ue8m0")), x)
             parts = [done.codes, done.scales]
-        filling = np.full((rows, self.row_bytes(k) - self.used_bytes(k)), 0xFF, np.uint8)
+        filling = np.zeros((rows, self.row_bytes(k) - self.used_bytes(k)), np.uint8)
         as_bytes = [np.ascontiguousarray(part).view(np.uint8).reshape(rows, -1) for part in parts]
         return np.concatenate([*as_bytes, filling], axis=1)
 
