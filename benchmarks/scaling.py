@@ -5,7 +5,8 @@
 
 Weak scaling gives every GPU the tokens of the size's step; strong scaling shares them, a micro-batch a GPU. One process
 makes the same steps first, launched kernel by kernel as several processes do, and replayed as CUDA graphs. Losses are compared
-at equal tokens and micro-batches: there all processes together compute what one does, but for the order of sums.
+at equal tokens and micro-batches: there all processes together compute what one does, but for the order of sums. Where they
+differ by more than ALIKE the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,93 +30,79 @@ from codesign.proposal.recipe import load_recipe
 from isa_model.output_files import json_lines, write_file
 from isa_model.provenance import commit
 
+ALIKE = 0.01
+"""Relative difference of losses that the order of sums may make within some dozen steps."""
+
 
 def sizes_of(name: str, ranks: int, steps: int) -> dict[str, Size]:
-    """Sizes by kind of scaling, for `ranks` processes: `weak`, `strong`; and `alone`, one process's part of `weak`."""
+    """Sizes by kind of scaling, for `ranks` processes: `weak`, `strong`; and `one`, the part of a process in `weak`."""
     size = find_size(name)
 
     def changed(times: int, parts: int) -> Size:
         fields = {**size.model_dump(), "tokens": size.tokens * times, "micro_batches": parts, "steps": steps}
         return Size.model_validate(fields)
 
-    return {"alone": changed(1, 1), "strong": changed(1, ranks), "weak": changed(ranks, ranks)}
+    return {"one": changed(1, 1), "strong": changed(1, ranks), "weak": changed(ranks, ranks)}
 
 
-def trained(size: Size, recipe: str, graphs: bool) -> dict[str, Any]:
-    """Train from the first weights: tokens a second after the first tenth of the steps, and the losses."""
+def trained(name: str, scaling: str, recipe: str, size: Size, graphs: bool = False) -> dict[str, Any]:
+    """Train from the first weights: a row with tokens a second after the first tenth of the steps, and the losses."""
     trainer = Trainer(Job(recipe, load_recipe(recipe), size, 0, graphs=graphs))
     while trainer.step < size.steps and trainer.diverged_at is None:
         trainer.advance()
-    return {
-        "engines": list(trainer.engines),
-        "replayed": trainer.graphs is not None,
-        "tokens_per_second": round(rate(trainer)),
-        "losses": [round(loss, 6) for loss in trainer.seen],
-    }
-
-
-def rate(trainer: Trainer) -> float:
-    """Tokens a second; not `Trainer.finish`, which also measures gradients."""
-    import time
-
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
     since, when = trainer.clock or (0, trainer.started)
-    return (trainer.step - since) * trainer.job.size.tokens / max(time.monotonic() - when, 1e-9)
+    row = {
+        "ranks": trainer.world,
+        "size": name,
+        "scaling": scaling,
+        "recipe": recipe,
+        "replayed": trainer.graphs is not None,
+        "engines": list(trainer.engines),
+        "tokens": size.tokens,
+        "micro_batches": size.micro_batches,
+        "tokens_per_second": round((trainer.step - since) * size.tokens / max(time.monotonic() - when, 1e-9)),
+        "losses": [round(loss, 6) for loss in trainer.seen],
+    }
+    if trainer.rank == 0:
+        print(json.dumps({**row, "losses": row["losses"][-1:]}), file=sys.stderr, flush=True)
+    return row
 
 
-def difference(ours: list[float], alone: list[float]) -> float:
-    """Largest relative difference of losses, infinite where one run is shorter."""
-    if len(ours) != len(alone):
-        return math.inf
-    return max(abs(a - b) / b for a, b in zip(ours, alone, strict=True))
+def measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The record, written after every run; None in all processes but the first.
+
+    The first process trains alone before it joins the others, which wait.
+    """
+    first, ranks = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1"))
+    found = header(ranks, arguments.steps)
+    plan = [
+        (name, recipe, sizes_of(name, ranks, arguments.steps))
+        for name in arguments.sizes
+        for recipe in arguments.recipes
+    ]
+
+    def keep(row: dict[str, Any]) -> None:
+        found["rows"].append(row)
+        if first:
+            write_file(arguments.out, json_lines(found))
+
+    for name, recipe, sizes in plan if first else ():
+        keep(trained(name, "one", recipe, sizes["one"]))
+        if torch.cuda.is_available():
+            keep(trained(name, "one", recipe, sizes["one"], graphs=True))
+        if ranks > 1:
+            keep(trained(name, "strong", recipe, sizes["strong"]))
+    with processes():
+        for name, recipe, sizes in plan if ranks > 1 else ():
+            for scaling in ("strong", "weak"):
+                keep(trained(name, scaling, recipe, sizes[scaling]))
+    return found if first else None
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs of one process, by the first while the others wait, then of all together; in every process its own view."""
-    from os import environ
-
-    ranks, first = int(environ.get("WORLD_SIZE", "1")), environ.get("RANK", "0") == "0"
-    gpu = torch.cuda.is_available()
-    rows: list[dict[str, Any]] = []
-    plan = [(recipe, name) for name in arguments.sizes for recipe in arguments.recipes]
-    alone = {}
-    for recipe, name in plan if first else ():
-        for scaling, size in sizes_of(name, ranks, arguments.steps).items():
-            # One process makes the steps of weak scaling, too, only where they are the strong ones.
-            for graphs in (False, True) if scaling == "alone" and gpu else (False,) if scaling != "weak" else ():
-                key = recipe, name, scaling, graphs
-                alone[key] = trained(size, recipe, graphs)
-                print(f"1 process: {key}: {alone[key]['tokens_per_second']} tokens/s", file=sys.stderr, flush=True)
-    with processes() as (rank, world):
-        for recipe, name in plan if world > 1 else ():
-            for scaling, size in list(sizes_of(name, world, arguments.steps).items())[1:]:
-                run = trained(size, recipe, graphs=False)
-                if rank:
-                    continue
-                one = alone[recipe, name, "alone", False]
-                same = alone[recipe, name, "strong", False] if scaling == "strong" else None
-                rows.append(
-                    {
-                        "recipe": recipe,
-                        "size": name,
-                        "scaling": scaling,
-                        "tokens": size.tokens,
-                        "micro_batches": size.micro_batches,
-                        **run,
-                        "one_launched": one["tokens_per_second"],
-                        "one_replayed": alone[recipe, name, "alone", True]["tokens_per_second"] if gpu else None,
-                        "speedup": round(run["tokens_per_second"] / one["tokens_per_second"], 4),
-                        "loss_difference": difference(run["losses"], same["losses"]) if same else None,
-                    }
-                )
-                print(f"{world} processes: {json.dumps(rows[-1])[:400]}", file=sys.stderr, flush=True)
-                write_file(arguments.out, json_lines(record(rows, arguments, world)))
-    return record(rows, arguments, ranks) if first else {}
-
-
-def record(rows: list[dict[str, Any]], arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
-    """A record: where and with what it was made, and its rows."""
+def header(ranks: int, steps: int) -> dict[str, Any]:
+    """Where and with what a record was made, and no rows yet."""
     gpu = torch.cuda.is_available()
     return {
         "schema_version": 1,
@@ -127,32 +116,48 @@ def record(rows: list[dict[str, Any]], arguments: argparse.Namespace, ranks: int
             "cuda": str(torch.version.cuda),
             "nccl": ".".join(map(str, torch.cuda.nccl.version())) if gpu else "",
         },
-        "steps": arguments.steps,
-        "rows": rows,
+        "steps": steps,
+        "rows": [],
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def differences(record: dict[str, Any]) -> list[float]:
+    """Largest relative difference between the losses of all processes and of one, for each strong run; infinite where a run
+    is shorter."""
+    found = []
+    for row in record["rows"]:
+        if row["scaling"] == "strong" and row["ranks"] > 1:
+            alone, ours = one(record, row, scaling="strong")["losses"], row["losses"]
+            pairs = zip(ours, alone, strict=False)
+            found.append(max(abs(a / b - 1) for a, b in pairs) if len(ours) == len(alone) > 0 else math.inf)
+    return found
+
+
+def one(record: dict[str, Any], row: dict[str, Any], scaling: str = "one", replayed: bool = False) -> dict[str, Any]:
+    """The run of one process that a row is compared with."""
+    wanted = {"ranks": 1, "size": row["size"], "recipe": row["recipe"], "scaling": scaling, "replayed": replayed}
+    return next(
+        (r for r in record["rows"] if wanted.items() <= r.items()), {"tokens_per_second": math.nan, "losses": []}
+    )
+
+
+def table(record: dict[str, Any]) -> str:
     """The record's table, in Markdown."""
     lines = [
-        f"{found['ranks']} x {(found['gpus'] or ['CPU'])[0]}, {found['date']}, commit {found['commit']}, {found['steps']} steps. "
-        "Speedup over one process that launches its kernels.",
+        f"{record['ranks']} x {(record['gpus'] or ['CPU'])[0]}, {record['date']}, commit {record['commit']}, "
+        f"{record['steps']} steps. Tokens a second; speedups over one process that launches its kernels.",
         "",
-        "| size | recipe | scaling | tokens a step | tokens/s | one process | replayed | speedup | losses differ by |",
+        "| size | recipe | scaling | tokens a step | one, launched | one, replayed | all | speedup | losses differ by |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in found["rows"]:
-        apart = row["loss_difference"]
-        cells = [
-            row["size"],
-            row["recipe"],
-            row["scaling"],
-            row["tokens"],
-            row["tokens_per_second"],
-            row["one_launched"],
-        ]
-        cells += [row["one_replayed"] or "", f"{row['speedup']:.2f}", "" if apart is None else f"{apart:.1e}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    apart = iter(differences(record))
+    for row in record["rows"]:
+        if row["ranks"] > 1:
+            rate, launched = row["tokens_per_second"], one(record, row)["tokens_per_second"]
+            replayed = one(record, row, replayed=True)["tokens_per_second"]
+            cells = [row["size"], row["recipe"], row["scaling"], row["tokens"], launched, replayed, rate]
+            cells += [f"{rate / launched:.2f}", f"{next(apart):.1e}" if row["scaling"] == "strong" else ""]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -164,10 +169,11 @@ def main() -> int:
     parser.add_argument("--recipes", nargs="+", default=["bf16", "deepseek-v3"])
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    found = json.loads(arguments.show.read_text()) if arguments.show else measure(arguments)
-    if found:
-        print(table(found))
-    return 0
+    record = json.loads(arguments.show.read_text()) if arguments.show else measure(arguments)
+    if record is None:
+        return 0
+    print(table(record))
+    return int(any(not apart <= ALIKE for apart in differences(record)))
 
 
 if __name__ == "__main__":
