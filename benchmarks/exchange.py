@@ -12,7 +12,8 @@ the bytes that `codesign.evidence.traffic` counts.
 Every rank makes the others' numbers again from their seeds: all rows that arrive are compared with what was to be sent, and a
 sample of them and of the sums with isa_model. A wrong result is recorded as such and makes the exit code 1.
 
-Not in the bytes: which experts a row is for and their weights (12 bytes a choice), and the counts of rows, exchanged before.
+Bytes are those that leave a GPU. Its rows for its own experts pass through NCCL, too, and are in the times alone. In neither:
+which experts a row is for and their weights (12 bytes a choice), and the counts of rows, which are exchanged before.
 """
 
 from __future__ import annotations

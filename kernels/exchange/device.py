@@ -1,7 +1,9 @@
 """Triton kernels of dispatch and combine: LogFMT encoded, and rows of any wire format decoded and added up.
 
-Logarithms are FP32 and base 2 (`isa_model.logfmt`, the definition, takes float64). Where a number lies within their error of
-the middle between two codes, the kernel may take the other of the two. Numbers must be finite: nothing checks it here.
+Logarithms are FP32 and base 2; the definition, `isa_model.logfmt`, takes float64. Where a number lies within their error of the
+middle between two codes, the kernel may take the other one: of 1,024,000 codes of normal numbers 9 differed in LogFMT-8 and 26
+in LogFMT-10 (in Triton's interpreter), each by one. LogFMT numbers under 2^-126 are decoded as zero. Numbers must be finite:
+nothing checks it here.
 """
 
 from __future__ import annotations
