@@ -49,7 +49,7 @@ SLEEP, LONG_SLEEP = 3_000_000, 20_000_000
 L2_BYTES = 256 << 20
 """Written to clear the L2 cache."""
 GEMM = (4096, 4096, 7168)
-OVERLAP_US, MOST_CALLS = 2000.0, 20
+OVERLAP_US, MOST_CALLS = 2000.0, 10
 """Length of a sequence of GEMMs or exchanges, and calls in it at most: the host must be ahead."""
 
 
@@ -155,11 +155,7 @@ def overlap(s: Setting, work: Callable[[], Any], work_us: float, repeats: int) -
         gemm_us, each_us = np.median(values, axis=0)
         return float(gemm_us) / max(gemms, 1), float(each_us) / max(works, 1)
 
-    def calls(us: float) -> int:
-        return max(1, min(MOST_CALLS // 2, round(OVERLAP_US / us)))
-
-    gemms = calls(median(4, 0)[0])
-    works = calls(work_us)
+    gemms, works = (max(1, min(MOST_CALLS, round(OVERLAP_US / us))) for us in (median(4, 0)[0], work_us))
     # The other sequence is twice as long, so that it does not end first.
     found = {
         "gemm_alone_us": median(gemms, 0)[0],
@@ -392,11 +388,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("exchange.json"))
     parser.add_argument("--show", type=Path, help="print the tables of a record instead")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 4096], help="on each GPU")
-    parser.add_argument("--hidden", type=int, default=7168)
-    parser.add_argument("--experts", type=int, default=256)
-    parser.add_argument("--top", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in (("hidden", 7168), ("experts", 256), ("top", 8), ("repeats", 30), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     if arguments.show:
         print("\n".join(tables(json.loads(arguments.show.read_text()))))

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from codesign.evidence.training.loop import Job, Trainer, processes
+from codesign.evidence.training.loop import Trainer, TrainingJob, processes
 from codesign.evidence.training.size import Size, find_size
 from codesign.proposal.recipe import load_recipe
 from isa_model.output_files import json_lines, write_file
@@ -47,7 +47,7 @@ def sizes_of(name: str, ranks: int, steps: int) -> dict[str, Size]:
 
 def trained(name: str, scaling: str, recipe: str, size: Size, graphs: bool = False) -> dict[str, Any]:
     """Train from the first weights: a row with tokens a second after the first tenth of the steps, and the losses."""
-    trainer = Trainer(Job(recipe, load_recipe(recipe), size, 0, graphs=graphs))
+    trainer = Trainer(TrainingJob(recipe, load_recipe(recipe), size, 0, graphs=graphs))
     while trainer.step < size.steps and trainer.diverged_at is None:
         trainer.advance()
     if trainer.device.type == "cuda":
