@@ -37,7 +37,7 @@ import torch
 import torch.distributed as dist
 
 from isa_model.output_files import json_lines, write_file
-from isa_model.provenance import commit
+from isa_model.checkout import commit_of
 from kernels import exchange as ep
 from kernels.exchange import BF16, FP8, LOGFMT8, LOGFMT10, Wire
 from kernels.exchange.check import Setting, Wrong, check_combine, check_dispatch, choices, inputs, largest, outputs
@@ -289,7 +289,7 @@ def header(s: Setting, command: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit("isa_model", "kernels", "benchmarks/exchange.py"),
+        "commit": commit_of("isa_model", "kernels", "benchmarks/exchange.py"),
         "command": command,
         "ranks": s.ranks,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if gpu else [],

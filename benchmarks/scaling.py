@@ -28,7 +28,7 @@ from codesign.evidence.training.loop import Trainer, TrainingJob, processes
 from codesign.evidence.training.size import Size, find_size
 from codesign.proposal.recipe import load_recipe
 from isa_model.output_files import json_lines, write_file
-from isa_model.provenance import commit
+from isa_model.checkout import commit_of
 
 ALIKE = 0.01
 """Relative difference of losses that the order of sums may make within some dozen steps."""
@@ -107,7 +107,7 @@ def header(ranks: int, steps: int) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit("isa_model", "kernels", "codesign", "benchmarks/scaling.py"),
+        "commit": commit_of("isa_model", "kernels", "codesign", "benchmarks/scaling.py"),
         "command": "torchrun benchmarks/scaling.py",
         "ranks": ranks,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if gpu else [],

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import language
-from codesign.figures.metrics import METRICS
+from codesign.figures.metric import metrics
 from commands import commands_text
 from compared import architectures_text, compared_text
 from models import Reference, heading, one_line, row
@@ -42,7 +42,7 @@ def metrics_text() -> str:
 
 def _metrics() -> Iterator[str]:
     kind = ""
-    for metric in METRICS.values():
+    for metric in metrics().values():
         family, name = metric.name.split(".")
         if family != kind:
             yield from ([""] if kind else [])
