@@ -27,8 +27,8 @@ import torch
 from codesign.evidence.training.loop import Trainer, TrainingJob, processes
 from codesign.evidence.training.size import Size, find_size
 from codesign.proposal.recipe import load_recipe
-from isa_model.output_files import json_lines, write_file
 from isa_model.checkout import commit_of
+from isa_model.output_files import json_lines, write_file
 
 ALIKE = 0.01
 """Relative difference of losses that the order of sums may make within some dozen steps."""

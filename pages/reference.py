@@ -12,12 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import language
-from codesign.figures.metric import metrics
 from commands import commands_text
 from compared import architectures_text, compared_text
 from models import Reference, heading, one_line, row
 from units import units_text
 
+from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Proposal
 from isa_model.output_files import put
 
