@@ -33,11 +33,11 @@ class Column(Spec):
 
 
 class Table(Spec):
-    """A view of the evidence's figures, drawn when a report is: each cell holds the worst figure of its row and column."""
+    """A view of the evidence's figures, drawn with the report: each cell shows the worst figure of its row and column."""
 
     title: str = ""
     rows: tuple[RowField, ...]
-    """What tells rows apart; each is a column on the left."""
+    """Fields that tell rows apart; each is a column on the left."""
     headings: tuple[str, ...]
     """Headings of these columns."""
     columns: tuple[Column, ...]

@@ -130,7 +130,7 @@ def _figures(proposal: Proposal, value: Value | None, needed: bool, made: dict[s
 def _alternatives(
     both: list[tuple[Record, Record]], rule: Callable[[Record, Record], list[float]], cases: tuple[str, ...]
 ) -> Iterator[Alternative]:
-    """A ratio in every other library, and in every other case of the first one."""
+    """Yield a ratio in every other library, and in every other case of the first one."""
     for new, old in both[1:]:
         yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
     for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
@@ -139,7 +139,7 @@ def _alternatives(
 
 
 def _synthesised(spec: Instruction, made: dict[str, Record | None]) -> Record | None:
-    """A record made now, in the neutral library; None without the extra, or where the generator cannot say the spec."""
+    """Return a record made now in the neutral library; None without the extra or where the generator cannot say the spec."""
     key = design_sha256(spec)
     if key not in made:
         made[key] = None

@@ -43,7 +43,7 @@ BATCH = 1 << 21
 
 @dataclass(frozen=True)
 class Job:
-    """One GEMM on one tensor source, with all the instructions that share its operands."""
+    """One GEMM on one tensor source, with all variants that share its operands."""
 
     gemm: Gemm
     tensors: str
@@ -185,7 +185,7 @@ def figures_of(
 
 
 def _captures(proposal: Proposal) -> list[str]:
-    """Where captured tensors come from, and how they are sampled."""
+    """Return sentences on where captured tensors come from and how they are sampled."""
     files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
     if not files:
         return []
@@ -246,7 +246,7 @@ ON_THE_WAY = (
 
 
 def _baselines(proposal: Proposal) -> list[str]:
-    """What today's software is, and the baselines beside it."""
+    """Return sentences on today's software and the other baselines."""
     practice = proposal.practice
     said = [f"Today's software is {practice.title}: {practice.about} ({practice.source})."]
     if {proposal.software.promote_every, proposal.software.group} != {"baseline"}:

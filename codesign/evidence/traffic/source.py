@@ -225,7 +225,7 @@ def _machines() -> Iterator[tuple[tuple[str, str], Machine]]:
 def _figures(
     model: Model, variant: str, counted: dict[tuple[str, str], tuple[Move, ...]], kept: dict[str, float]
 ) -> Iterator[Figure]:
-    """A figure per level and energy: of the whole layer, of each pass, and of each Linear in each pass."""
+    """Yield the bytes of each level and the energy of the whole layer, of each pass, and of each Linear in each pass."""
     scopes = {model.name: ("", "")}
     scopes |= {f"{model.name}.{step}": (step, "") for step in ("fprop", "dgrad", "wgrad")}
     scopes |= {
@@ -261,7 +261,7 @@ def _total(found: Iterable[Move], level: Level, step: str, linear: str) -> float
 
 
 def _multiplies(model: Model, step: str, linear: str) -> float:
-    """Multiply-accumulates of the passes and Linears in scope."""
+    """Return the number of multiply-accumulates of the passes and Linears in scope."""
     total = 0.0
     for each in model.linears:
         if linear in ("", each.name):
@@ -299,7 +299,7 @@ def _energy(
 def _figure(
     metric: str, variant: str, scope: str, value: float, others: tuple[Alternative, ...], kind: Kind, source: str
 ) -> Figure:
-    """A figure whose interval reaches over all single changes of what is assumed."""
+    """Return a figure whose interval reaches over its value in every other case."""
     reach = [value, *(o.value for o in others if o.value is not None)]
     return Figure(
         metric=metric,
@@ -316,7 +316,7 @@ def _figure(
 
 
 def _sms(proposal: Proposal, model: Model) -> Iterator[Figure]:
-    """SMs that communication takes, where the path communicates."""
+    """Yield the share of SMs that communication takes, where the path communicates."""
     sent = [s for s in (proposal.path.steps if proposal.path else ()) if s.at in ("dispatch", "combine")]
     if not sent or model.experts is None:
         return
