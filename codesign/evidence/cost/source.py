@@ -86,8 +86,7 @@ def _section(proposal: Proposal) -> Section:
                     *KIND_AND_SOURCE,
                 ),
                 labels={"proposal": proposal.proposal},
-                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says "
-                "how.",
+                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says how.",
             ),
         ),
     )

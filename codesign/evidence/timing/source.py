@@ -361,9 +361,8 @@ def _method(about: Timed) -> tuple[str, ...]:
             "makes them."
             if path
             else "the GEMM alone; its casts are the same on both sides. Where the twin (scales loaded, nothing promoted) was "
-            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval "
-            "reaches to the fastest measured kernel without promotion, twin or native, beyond which no speedup is "
-            "credited."
+            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
+            "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
         )
         + " A step's is of all Linears of a layer in all passes with their casts.",
         "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products "

@@ -53,8 +53,7 @@ ENERGIES: dict[str, tuple[float, float, float, str]] = {  # by level of traffic
         0.1,
         0.3,
         0.71,
-        "pJ per FP8 multiply-accumulate; at most an H100's 700 W over its 989e12 a second, all else "
-        "included (data sheet)",
+        "pJ per FP8 multiply-accumulate; at most an H100's 700 W over its 989e12 a second, all else included (data sheet)",
     ),
 }
 """Least, taken, most, and where from."""
@@ -119,13 +118,12 @@ class Traffic(Source):
             finding=tuple(_finding(figures)) if proposal.path else (),
             sections=(_section(figures, moved),),
             method=(
-                "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, "
-                "norms, optimizer and the once-per-step cast of weights are left out, being the same on both sides. "
-                "Assumed: GEMM tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly "
-                "loaded, a token sent to the most nodes allowed. What goes to experts in FP8 is cast before, once "
-                "for all of them, and arrives as codes. One kernel casts a gradient in both layouts. Wgrad adds to "
-                "FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads BF16, so "
-                "its energy is understated.",
+                "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, norms, "
+                "optimizer and the once-per-step cast of weights are left out, being the same on both sides. Assumed: GEMM "
+                "tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly loaded, a token sent "
+                "to the most nodes allowed. What goes to experts in FP8 is cast before, once for all of them, and arrives "
+                "as codes. One kernel casts a gradient in both layouts. Wgrad adds to FP32. Near-memory casting narrows "
+                "what crosses to the GPU; the DRAM's array still reads BF16, so its energy is understated.",
                 "Energy is bytes times assumed energies: "
                 + "; ".join(
                     f"{name} {taken:g} [{low:g}, {high:g}] {about}"
@@ -329,8 +327,7 @@ def _sms(proposal: Proposal, model: Model) -> Iterator[Figure]:
             value,
             (),
             "assumed",
-            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine "
-            "does it",
+            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine does it",
         )
 
 
