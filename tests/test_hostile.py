@@ -163,7 +163,6 @@ def change(data, path, value):
         ((*SECTION, "plots", 0, "series", 0, "y"), [1.0], "more values on one axis"),
         ((*SECTION, "plots", 0, "series", 0, "variant"), "nobody", "contradicts itself"),
         (("evidence", 0, "figures", 0, "metric"), "numerics.none", "no metric"),
-        (("evidence", 0, "figures", 0, "workload"), "nowhere", "contradicts itself"),
         (("evidence", 0, "sections", 0, "tables", 0, "columns", 0, "metric"), "numerics.none", "no metric"),
         (("evidence", 0, "sections", 0, "tables", 0, "headings"), [], "more headings than names in a row, or fewer"),
         (("proposal", "title"), "another", "instructions"),

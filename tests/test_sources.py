@@ -26,7 +26,7 @@ METRICS = """
 from codesign.figures.metric import Axis, Metric
 
 METRICS = (
-    Metric("heat.kelvin", "K", "lower", "warming", "kelvin by which a chip warms up", ("software", "proposal"),
+    Metric("heat.kelvin", "warming", "kelvin by which a chip warms up", ("software", "proposal"), unit="K",
            absent="nobody held a thermometer", axis=Axis(judged=True)),
 )
 """

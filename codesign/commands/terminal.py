@@ -1,4 +1,4 @@
-"""What the commands print with: wrapped text, tables on stdout, progress on stderr."""
+"""Output of commands: wrapped text, tables on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 WIDTH = 100
 """Columns of a paragraph."""
 EVERY = 30.0
-"""Seconds after which a phase that still runs says so where there is no bar."""
+"""Seconds after which a running phase is reported where there is no bar."""
 
 
 def wrapped(text: str, lead: str) -> str:
-    """A paragraph of at most 100 columns, fewer on a narrow terminal, its first line after `lead`, the others below that."""
+    """Return a paragraph of at most 100 columns, fewer on a narrow terminal, indented below `lead`."""
     import shutil
     import textwrap
 
@@ -30,7 +30,7 @@ def wrapped(text: str, lead: str) -> str:
 
 
 def console() -> Any:
-    """stdout as a console whose tables can be read, and on which text is text: no markup, no emoji codes.
+    """Return stdout as a console with readable tables, on which text is literal: no markup, no emoji codes.
 
     Piped, they have no frames, and every row is one line, however long. On a terminal too narrow for a table's numbers
     each row is a list of its own.
@@ -53,7 +53,7 @@ def console() -> Any:
 
 
 def _need(table: Any) -> int:
-    """Columns that a rich table needs so that no number and no heading of it is cut; text can be folded."""
+    """Return the columns that a rich table needs so that no number and no heading is cut; text can be folded."""
     from rich.cells import cell_len
 
     need = 1
@@ -65,7 +65,7 @@ def _need(table: Any) -> int:
 
 
 def _lists(table: Any) -> Any:
-    """The rows of a rich table, each as a list of its headings and cells."""
+    """Yield the rows of a rich table, each as a list of its headings and cells."""
     from rich.table import Table
 
     for row in zip(*(column.cells for column in table.columns), strict=True):
@@ -80,7 +80,7 @@ def _lists(table: Any) -> Any:
 
 
 class Progress:
-    """What a long command is doing, on stderr: a bar on a terminal; elsewhere a line when a phase takes long."""
+    """Progress of a long command on stderr: a bar on a terminal, elsewhere a line when a phase takes long."""
 
     def __init__(self, label: str, every: float = EVERY) -> None:
         from rich.console import Console
@@ -115,7 +115,7 @@ class Progress:
             self.bar.stop()
 
     def update(self, done: int, total: int) -> None:
-        """So many parts are done of `total`; 0: nobody knows how many there are."""
+        """Report that `done` of `total` parts are done; 0: the total is unknown."""
         self._count = done, total
         self.bar.update(self.task, completed=done, total=total or None)
 
@@ -128,7 +128,7 @@ class Progress:
         self.update(done, total)
 
     def _speak(self) -> None:
-        """Off a terminal: a line for every `EVERY` seconds of one phase."""
+        """Print a line for every `EVERY` seconds of one phase."""
         while not self._ended.wait(self.every):
             seconds = time.monotonic() - self._began
             if seconds >= self.every:

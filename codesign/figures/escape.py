@@ -25,7 +25,7 @@ def literal(text: str) -> Markdown:
 
 
 def sentence(value: object) -> object:
-    """Make a value safe in a sentence or cell of ours: code and emphasis stay, but no HTML, link, image or column begins."""
+    """Return a value made safe in a sentence or cell: code and emphasis stay, but no HTML, link, image or column begins."""
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
     text = visible(" ".join(value.split())) if value.strip() else value

@@ -22,6 +22,7 @@ class Column(Spec):
 
     heading: str
     form: Form = "number"
+    """What its cells show of their figures."""
     metric: str | None = None
     """Metric of its figures; None: any."""
     variant: str | None = None
@@ -33,14 +34,15 @@ class Column(Spec):
 
 
 class Table(Spec):
-    """A view of the evidence's figures, drawn when a report is: each cell holds the worst figure of its row and column."""
+    """A view of the evidence's figures, drawn with the report: each cell shows the worst figure of its row and column."""
 
     title: str = ""
     rows: tuple[RowField, ...]
-    """What tells rows apart; each is a column on the left."""
+    """Fields that tell rows apart; each is a column on the left."""
     headings: tuple[str, ...]
     """Headings of these columns."""
     columns: tuple[Column, ...]
+    """Columns of cells, to the right of them."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Names of the variants that are shown; empty: all, under their own names."""
     workloads: tuple[str, ...] = ()
@@ -87,11 +89,13 @@ class Evidence(Spec):
     source: str
     """Kind of evidence, such as numerics."""
     figures: tuple[Figure, ...]
+    """Everything that was found, in numbers; tables are drawn from them."""
     alarms: tuple[str, ...] = ()
     """Sentences for the headline: what makes every other figure worthless."""
     finding: tuple[str, ...] = ()
     """Sentences for the first screen."""
     sections: tuple[Section, ...] = ()
+    """Parts of the report, in their order."""
     method: tuple[str, ...] = ()
     """How it was gathered, in sentences; where there is none, why."""
 

@@ -38,14 +38,14 @@ class Metric:
     """A quantity of evidence."""
 
     name: str
-    unit: str
-    better: Literal["lower", "higher", "zero"]
-    """The better direction; of a signed quantity (zero) the magnitude is bounded and compared."""
     short: str
     """Name in tables."""
     description: str
     variants: tuple[str, ...]
     """Variants that have a figure of it."""
+    unit: str = "1"
+    better: Literal["lower", "higher", "zero"] = "lower"
+    """The better direction; of a signed quantity (zero) the magnitude is bounded and compared."""
     absent: str = "no figure covers it"
     """Why there may be no figure."""
     comparison: Comparison = "ratio"

@@ -46,9 +46,8 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
         said.append(
-            f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none "
-            f"of: {judged}. Certain is what holds under every assumption made, or what intervals that do not touch "
-            "show."
+            f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none of: "
+            f"{judged}. Certain is what holds under every assumption made, or what intervals that do not touch show."
         )
         said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
         unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
@@ -57,8 +56,7 @@ def notes(comparison: Comparison) -> list[str]:
     else:
         said.append("Not comparable: they have no total error on the same GEMM and tensors, so none is starred.")
     said += [
-        f"{_name(axis)}: not comparable, as no two have it on the same "
-        f"{'model' if metric_named(axis).of_layer else 'GEMM'}."
+        f"{_name(axis)}: not comparable, as no two have it on the same {'model' if metric_named(axis).of_layer else 'GEMM'}."
         for axis in comparison.apart
     ]
     said.append(

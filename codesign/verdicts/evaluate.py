@@ -27,7 +27,7 @@ from isa_model.processes import pool
 from isa_model.stage import Spec
 
 SCHEMA_VERSION = 5
-"""Version of result.json; readers refuse any other."""
+"""Version of result.json; readers refuse any other. Version 5 has `evidence` by source instead of a field for each kind."""
 
 
 class Provenance(Spec):
@@ -123,14 +123,13 @@ def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
         first = sampling.fresh()
         last = max(first.fresh().seeds)
         yield (
-            "Figures that did not keep a claim's bound were measured again on seeds "
-            f"{min(first.seeds)} to {last}, on which nothing else was computed. A claim is refuted where one of R such "
-            "figures breaks the bound at level 1 - 5 %/R."
+            f"Figures that did not keep a claim's bound were measured again on seeds {min(first.seeds)} to {last}, on which "
+            "nothing else was computed. A claim is refuted where one of R such figures breaks the bound at level 1 - 5 %/R."
         )
 
 
 def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:
-    """SHA-256 of the proposal and both instructions, as canonical JSON."""
+    """Return the SHA-256 of the proposal and both instructions, as canonical JSON."""
     spec: Any = [m.model_dump(mode="json") for m in (proposal, proposal.today, proposed)]
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 

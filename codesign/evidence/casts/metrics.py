@@ -17,27 +17,21 @@ _metric = partial(
 METRICS = (
     _metric(
         "cast.relative_error",
-        "1",
-        "lower",
         "error of the tensor",
         "relative Frobenius error of the tensor that the path delivers, against the BF16 tensor at its start",
         axis=Axis(),
     ),
     _metric(
         "cast.sqnr_db",
-        "dB",
-        "higher",
         "SQNR",
         "signal to quantisation noise ratio of the tensor that the path delivers",
+        unit="dB",
+        better="higher",
         comparison="difference",
     ),
-    _metric(
-        "cast.underflow_share", "1", "lower", "underflow", "share of nonzero elements that the path delivers as zero"
-    ),
+    _metric("cast.underflow_share", "underflow", "share of nonzero elements that the path delivers as zero"),
     _metric(
         "cast.requantised_share",
-        "1",
-        "lower",
         "elements changed by further casts",
         "share of elements that differ from those of one cast straight from BF16",
     ),

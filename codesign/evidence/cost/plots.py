@@ -19,7 +19,7 @@ MADE = "One unit of the neutral library, mapped and proven equal to the model, o
 
 
 def plots(proposal: Proposal) -> tuple[Plot, ...]:
-    """Cost against fraction bits, terms and scales, and error against area; none where the base is another unit."""
+    """Return cost against fraction bits, terms and scales, and error against area; nothing where the base is another unit."""
     shipped = sweep.shipped()
     today, own = find(proposal.today, "neutral"), find(proposal.proposed(), "neutral")
     # Which NaN a unit writes is no matter of cost.
@@ -136,7 +136,7 @@ def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
 
 
 def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None, tensors: str, total: bool) -> Plot:
-    """Error against area: all designs of the sweep, the front among them, and the marks."""
+    """Return error against area: all designs of the sweep, their Pareto front, and the marks."""
 
     def error(point: Point) -> float:
         return (point.total if total else point.accumulation)[tensors]
@@ -185,7 +185,7 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
 
 
 def _front(points: Sequence[Point], error: Callable[[Point], float], today: Record) -> list[Point]:
-    """The points that no other one beats in both area and error."""
+    """Return the points that no other point beats in both area and error."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (_area(p, today), error(p))):
         if not front or error(point) < error(front[-1]):

@@ -86,8 +86,7 @@ def _section(proposal: Proposal) -> Section:
                     *KIND_AND_SOURCE,
                 ),
                 labels={"proposal": proposal.proposal},
-                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says "
-                "how.",
+                note="One dot-product unit, generated from the spec and mapped; no wires, no placement. Method says how.",
             ),
         ),
     )
@@ -134,7 +133,7 @@ def _alternatives(
     rule: Callable[[CostRecord, CostRecord], list[float]],
     cases: tuple[str, ...],
 ) -> Iterator[Alternative]:
-    """A ratio in every other library, and in every other case of the first one."""
+    """Yield a ratio in every other library, and in every other case of the first one."""
     for new, old in both[1:]:
         yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
     for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
@@ -143,7 +142,7 @@ def _alternatives(
 
 
 def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostRecord | None:
-    """A record made now, in the neutral library; None without the extra, or where the generator cannot say the spec."""
+    """Return a record made now in the neutral library; None without the extra or where the generator cannot say the spec."""
     key = design_sha256(spec)
     if key not in made:
         made[key] = None

@@ -35,7 +35,7 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
 
 
 def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
-    """Some seeds of a GEMM of length k; plots have no intervals."""
+    """Return a trial of a GEMM of length k on some of the seeds; plots have no intervals."""
     seeds = sampling.seeds[:SEEDS]
     return Trial(_square(name, k), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
 
@@ -45,7 +45,7 @@ def _error(outcome: Outcome) -> float | None:
 
 
 def _square(name: str, k: int) -> Gemm:
-    """A GEMM of length k for the plots, in the roles of fprop."""
+    """Return a GEMM of length k for the plots, with the operands of fprop."""
     return Gemm(name, 4096, 4096, k, "activation", "weight", False, "")
 
 
@@ -103,7 +103,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
 
 
 def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot | None:
-    """Error of the proposal as its alignment keeps more fraction bits, with the others as levels."""
+    """Return the proposal's error against the fraction bits of its alignment, with the other variants as levels."""
     aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
     if not aligned:
         return None
@@ -137,6 +137,6 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
 
 
 def with_bits(instruction: Instruction, stage: str, bits: int) -> Instruction:
-    """The instruction with another number of fraction bits in one stage."""
+    """Return the instruction with another number of fraction bits in one stage."""
     changed = instruction.stages[stage].model_copy(update={"fraction_bits": bits})
     return instruction.model_copy(update={"stages": {**instruction.stages, stage: changed}})

@@ -18,8 +18,6 @@ _metric = partial(
 METRICS = (
     _metric(
         "numerics.output_error",
-        "1",
-        "lower",
         "error of the rounded D",
         "error of D as it leaves the GEMM (BF16 in fprop and dgrad, FP32 in wgrad) against the exact product of the "
         "quantised operands, relative Frobenius",
@@ -27,8 +25,6 @@ METRICS = (
     ),
     _metric(
         "numerics.changed_share",
-        "1",
-        "lower",
         "outputs changed",
         "share of outputs that differ, as they leave the GEMM, from the exact product of the quantised operands "
         "rounded to that format",
@@ -36,49 +32,39 @@ METRICS = (
     ),
     _metric(
         "numerics.total_error",
-        "1",
-        "lower",
         "total error",
         "relative Frobenius error of D, as it leaves the GEMM, against the exact product of the original operands",
         axis=Axis(judged=True, required=True),
     ),
     _metric(
         "numerics.sqnr_db",
-        "dB",
-        "higher",
         "SQNR",
         "signal to quantisation noise ratio: 20 log10 of the inverse total error; 400 dB for no error at all",
+        unit="dB",
+        better="higher",
         comparison="difference",
     ),
     _metric(
         "numerics.median_row_error",
-        "1",
-        "lower",
         "total error of the median row",
         "median over rows of D of the relative Frobenius error of a row, as in total_error: what a row sees where a "
         "few rows hold most of the norm",
     ),
     _metric(
         "numerics.quantisation_error",
-        "1",
-        "lower",
         "quantisation error",
         "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
     ),
     _metric(
         "numerics.relative_frobenius",
-        "1",
-        "lower",
         "accumulation error",
-        "accumulation error before D is rounded to its output format: Frobenius norm of D minus the exact product of "
-        "the quantised operands, over its norm",
+        "accumulation error before D is rounded to its output format: Frobenius norm of D minus the exact product "
+        "of the quantised operands, over its norm",
         of_sums=True,
         axis=Axis(),
     ),
     _metric(
         "numerics.p95_error",
-        "1",
-        "lower",
         "error of 95 % of outputs",
         "accumulation error that 95 % of outputs stay under, over the root mean square of the exact product; unlike "
         "a largest error it does not grow with the outputs looked at",
@@ -86,32 +72,25 @@ METRICS = (
     ),
     _metric(
         "numerics.bias",
-        "1",
-        "zero",
         "bias",
-        "accumulation error along the sign of the exact result, summed, over the sum of magnitudes; negative shrinks "
-        "results",
+        "accumulation error along the sign of the exact result, summed, over the sum of magnitudes; negative "
+        "shrinks results",
+        better="zero",
         of_sums=True,
     ),
     _metric(
         "numerics.share_over_1_bf16_ulp",
-        "1",
-        "lower",
         "outputs off by over 1 BF16 ulp",
         "share of outputs whose accumulation error exceeds one unit in the last place of BF16",
         of_sums=True,
     ),
     _metric(
         "numerics.underflow_share",
-        "1",
-        "lower",
         "underflow",
         "share of nonzero elements that are quantised to zero, of the operand with the larger one",
     ),
     _metric(
         "numerics.overflow_share",
-        "1",
-        "lower",
         "overflow",
         "share of elements cut to the largest number, of the operand with the larger one, plus the share of outputs "
         "that are infinite or NaN",

@@ -73,9 +73,8 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
             headings=("variant",),
             columns=tuple(Column(heading=metric_named(name).short, metric=name) for name in names),
             labels=shown,
-            note="By the bit-exact model. Errors are relative (Frobenius norms); a negative bias shrinks results. "
-            "The figure that decides a claim is named at the claim; a worse but less certain one may stand "
-            f"here.{joined}",
+            note="By the bit-exact model. Errors are relative (Frobenius norms); a negative bias shrinks results. The "
+            f"figure that decides a claim is named at the claim; a worse but less certain one may stand here.{joined}",
         )
     ]
     if proposal.path:

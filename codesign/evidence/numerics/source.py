@@ -43,7 +43,7 @@ BATCH = 1 << 21
 
 @dataclass(frozen=True)
 class Job:
-    """One GEMM on one tensor source, with all the instructions that share its operands."""
+    """One GEMM on one tensor source, with all variants that share its operands."""
 
     gemm: Gemm
     tensors: str
@@ -185,7 +185,7 @@ def figures_of(
 
 
 def _captures(proposal: Proposal) -> list[str]:
-    """Where captured tensors come from, and how they are sampled."""
+    """Return sentences on where captured tensors come from and how they are sampled."""
     files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
     if not files:
         return []
@@ -199,10 +199,9 @@ def _captures(proposal: Proposal) -> list[str]:
         )
     return [
         *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
-        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, "
-        "chosen where their outliers are or, where named so, at random; all rows and columns are computed, and "
-        "intervals are over rows (in fprop and dgrad tokens, in wgrad output features), neighbours together: "
-        f"{'; '.join(said)}.",
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
+        "their outliers are or, where named so, at random; all rows and columns are computed, and intervals are over rows "
+        f"(in fprop and dgrad tokens, in wgrad output features), neighbours together: {'; '.join(said)}.",
     ]
 
 
@@ -223,9 +222,8 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
-        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM "
-        "rounded to BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded "
-        "once to float64.",
+        "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
+        "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
         "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that "
         "value 95 times in 100; seeds are their clusters, and every variant takes the same ones, so that the "
         f"interval of a ratio is the ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
@@ -236,17 +234,16 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
 
 
 ON_THE_WAY = (
-    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that "
-    "takes them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step "
-    "turns them, a kernel casts them along tokens: from BF16 where memory holds that, and gradients that a kernel "
-    "casts, which it leaves in both layouts; else from what was cast before. What arrives in the instruction's "
-    "format, with scales that it takes, is multiplied as it is; all else is cast once more. A captured tile is 64 "
-    "features wide in wgrad."
+    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that takes "
+    "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a "
+    "kernel casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves "
+    "in both layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, "
+    "is multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
 )
 
 
 def _baselines(proposal: Proposal) -> list[str]:
-    """What today's software is, and the baselines beside it."""
+    """Return sentences on today's software and the other baselines."""
     practice = proposal.practice
     said = [f"Today's software is {practice.title}: {practice.about} ({practice.source})."]
     if {proposal.software.promote_every, proposal.software.group} != {"baseline"}:
@@ -256,9 +253,8 @@ def _baselines(proposal: Proposal) -> list[str]:
     limit = largest_safe_element(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
     if practice.quantisation.headroom and limit:
         said.append(
-            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the "
-            "accumulator; the proposal's and today's operands alone fill their format unless `quantisation` asks "
-            "for headroom."
+            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
+            "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."
         )
     said += [f"Beside it, {other.title}: {other.about} ({other.source})." for other in proposal.others]
     return said

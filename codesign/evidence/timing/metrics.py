@@ -17,21 +17,19 @@ _metric = partial(
 METRICS = (
     _metric(
         "timing.speedup_over_software",
-        "1",
-        "higher",
         "speedup of a GEMM",
         "time of a GEMM with today's software over its time with the proposal; with a path, casts of its operands "
         "included",
+        better="higher",
         comparison="none",
         variants=("proposal",),
     ),
     _metric(
         "timing.step_speedup",
-        "1",
-        "higher",
         "speedup of a layer's Linears",
         "time of all Linears of a layer in fprop, dgrad and wgrad, casts included, with today's software over that "
         "with the proposal",
+        better="higher",
         of_layer=True,
         comparison="none",
         variants=("proposal",),
@@ -39,11 +37,10 @@ METRICS = (
     ),
     _metric(
         "timing.layer_speedup",
-        "1",
-        "higher",
         "speedup of a whole layer",
         "time of a whole layer's step with today's software over that with the proposal: Linears, casts, attention, "
         "element-wise kernels, network and optimizer",
+        better="higher",
         of_layer=True,
         comparison="none",
         variants=("proposal",),
@@ -51,20 +48,18 @@ METRICS = (
     ),
     _metric(
         "timing.layer_ceiling",
-        "1",
-        "higher",
         "ceiling of a layer's speedup",
         "layer_speedup if everything that the proposal makes faster took no time: the upper bound for any "
         "implementation (Amdahl's law)",
+        better="higher",
         of_layer=True,
         comparison="none",
         variants=("proposal",),
     ),
     _metric(
         "timing.microseconds",
-        "us",
-        "lower",
         "time of a GEMM",
         "time of a GEMM; with a path, casts of its operands included",
+        unit="us",
     ),
 )

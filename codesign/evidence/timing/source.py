@@ -122,7 +122,7 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
 
 @dataclass(frozen=True)
 class Timed:
-    """A proposal with what it is timed by."""
+    """A proposal, the timer of its operations, and what else its times depend on."""
 
     proposal: Proposal
     timer: Timer
@@ -131,7 +131,7 @@ class Timed:
 
     @property
     def taken(self) -> tuple[int, int]:
-        """SMs that communication holds, today and with the proposal: of proposals that communicate."""
+        """SMs held by communication today and with the proposal; 0 for proposals that do not communicate."""
         steps = [s for s in (self.proposal.path.steps if self.proposal.path else ()) if s.at in ("dispatch", "combine")]
         if not steps:
             return 0, 0
@@ -139,7 +139,7 @@ class Timed:
 
     @property
     def ways(self) -> tuple[Multiply, Multiply]:
-        """How the GEMMs multiply today and with the proposal."""
+        """Way of multiplying today and with the proposal."""
         return software(self.proposal, self.taken[0]), proposed(self.proposal, self.taken[1])
 
 
@@ -189,13 +189,13 @@ def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
 
 
 def _models(proposal: Proposal) -> list[Model]:
-    """The large models among the workloads."""
+    """Return the large models among the workloads."""
     named = dict.fromkeys(w.split(".")[0] for w in proposal.workloads)
     return [model for name in named if (model := models().get(name)) and not model.small]
 
 
 def _of_whole(about: Timed, found: Gain) -> Iterator[Figure]:
-    """A whole layer's speedup and its ceiling."""
+    """Yield a whole layer's speedup and its ceiling."""
     name, whole = found.model.name, found.compared.sums()
     old, new = (side.total() for side in found.layers)
     source = f"{old:,.0f} us over {new:,.0f} us; of today's step {certainty(found.layers[0])}"
@@ -243,7 +243,7 @@ def _speedup(about: Timed, compared: TimeComparison) -> tuple[float, float, floa
 
 
 def _native(timer: Timer, root: Product, native: Product) -> Time:
-    """The fastest native GEMM that was measured, ours or torch's; else the modelled one."""
+    """Return the time of the fastest native GEMM measured, ours or torch's; the modelled one where none was."""
     times = [timer.time(native, root)]
     if not root.problem.add:  # torch's does not add to FP32
         shape = {"m": root.problem.m, "n": root.problem.n, "k": root.problem.k}
@@ -254,7 +254,7 @@ def _native(timer: Timer, root: Product, native: Product) -> Time:
 
 
 def _sum(parts: Sequence[TimedPart], compared: TimeComparison, side: int) -> Time:
-    """All operations of one side as a time."""
+    """Return the time of all operations of one side."""
     us, low, high = compared.interval(lambda sums: sums[side])
     kind: Kind = "measured"
     if any(p.reach > 1 or p.on.kind != "measured" for p in parts):
@@ -265,7 +265,7 @@ def _sum(parts: Sequence[TimedPart], compared: TimeComparison, side: int) -> Tim
 
 
 def _sources(parts: Iterable[TimedPart]) -> str:
-    """What times stand on, in words."""
+    """Return in words what times are based on."""
     measured = [p for p in parts if p.on.kind == "measured"]
     others = [p for p in parts if p.on.kind != "measured"]
     changed = any(p.reach > 1 for p in parts)
@@ -277,7 +277,7 @@ def _sources(parts: Iterable[TimedPart]) -> str:
 
 
 def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple[Alternative, ...]:
-    """The speedup if one thing that the model stands on were otherwise: by how much its modelled speedup changes."""
+    """Return the speedup in other cases of the model's assumptions, scaled by the change of the modelled speedup."""
     timer = about.timer
     base = modelled(timer, compared, timer.fit.constants)
     found = []
@@ -321,7 +321,7 @@ def _shares(about: Timed) -> tuple[float, ...]:
 
 
 def _second_tile(x: Product, sms: int) -> Product:
-    """The GEMM on the tile that kernels/gemm would choose second."""
+    """Return the GEMM on the tile that kernels/gemm would choose second."""
     ranked = sorted(candidates(x.problem), key=lambda tile: estimate_us(x.problem, tile, sms - x.taken))
     return replace(x, tile=ranked[min(1, len(ranked) - 1)])
 
@@ -362,9 +362,8 @@ def _method(about: Timed) -> tuple[str, ...]:
             "makes them."
             if path
             else "the GEMM alone; its casts are the same on both sides. Where the twin (scales loaded, nothing promoted) was "
-            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval "
-            "reaches to the fastest measured kernel without promotion, twin or native, beyond which no speedup is "
-            "credited."
+            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
+            "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
         )
         + " A step's is of all Linears of a layer in all passes with their casts.",
         "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products "

@@ -17,52 +17,41 @@ _metric = partial(
 METRICS = (
     _metric(
         "traffic.hbm_bytes",
-        "B",
-        "lower",
         "HBM bytes",
         "bytes read from and written to HBM in a layer's step",
+        unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
     ),
     _metric(
         "traffic.l2_bytes",
-        "B",
-        "lower",
         "L2 bytes",
         "bytes between L2 and the SMs in a layer's step",
+        unit="B",
         axis=Axis(over_software=True, one_for=("software",)),
     ),
     _metric(
-        "traffic.smem_bytes",
-        "B",
-        "lower",
-        "shared memory bytes",
-        "bytes into and out of shared memory in a layer's step",
+        "traffic.smem_bytes", "shared memory bytes", "bytes into and out of shared memory in a layer's step", unit="B"
     ),
     _metric(
         "traffic.network_bytes",
-        "B",
-        "lower",
         "network bytes",
         "bytes a GPU sends to other GPUs in a layer's step",
+        unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
     ),
     _metric(
         "traffic.cache_bytes",
-        "B",
-        "lower",
         "bytes kept for backward",
         "bytes of activations kept from a layer's forward to its backward pass",
+        unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
     ),
-    _metric(
-        "traffic.sm_share", "1", "lower", "SMs for communication", "share of the GPU's SMs that communication takes"
-    ),
+    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes"),
     _metric(
         "energy.joules",
-        "J",
-        "lower",
         "energy",
         "energy of moving and multiplying in a layer's step",
+        unit="J",
         axis=Axis(over_software=True, one_for=("software",)),
     ),
 )

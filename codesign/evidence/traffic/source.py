@@ -53,8 +53,7 @@ ENERGIES: dict[str, tuple[float, float, float, str]] = {  # by level of traffic
         0.1,
         0.3,
         0.71,
-        "pJ per FP8 multiply-accumulate; at most an H100's 700 W over its 989e12 a second, all else "
-        "included (data sheet)",
+        "pJ per FP8 multiply-accumulate; at most an H100's 700 W over its 989e12 a second, all else included (data sheet)",
     ),
 }
 """Least, taken, most, and where from."""
@@ -119,13 +118,12 @@ class Traffic(Source):
             finding=tuple(_finding(figures)) if proposal.path else (),
             sections=(_section(figures, moved),),
             method=(
-                "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, "
-                "norms, optimizer and the once-per-step cast of weights are left out, being the same on both sides. "
-                "Assumed: GEMM tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly "
-                "loaded, a token sent to the most nodes allowed. What goes to experts in FP8 is cast before, once "
-                "for all of them, and arrives as codes. One kernel casts a gradient in both layouts. Wgrad adds to "
-                "FP32. Near-memory casting narrows what crosses to the GPU; the DRAM's array still reads BF16, so "
-                "its energy is understated.",
+                "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, norms, "
+                "optimizer and the once-per-step cast of weights are left out, being the same on both sides. Assumed: GEMM "
+                "tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly loaded, a token sent "
+                "to the most nodes allowed. What goes to experts in FP8 is cast before, once for all of them, and arrives "
+                "as codes. One kernel casts a gradient in both layouts. Wgrad adds to FP32. Near-memory casting narrows "
+                "what crosses to the GPU; the DRAM's array still reads BF16, so its energy is understated.",
                 "Energy is bytes times assumed energies: "
                 + "; ".join(
                     f"{name} {taken:g} [{low:g}, {high:g}] {about}"
@@ -225,7 +223,7 @@ def _machines() -> Iterator[tuple[tuple[str, str], TrafficAssumptions]]:
 def _figures(
     model: Model, variant: str, counted: dict[tuple[str, str], tuple[Move, ...]], kept: dict[str, float]
 ) -> Iterator[Figure]:
-    """A figure per level and energy: of the whole layer, of each pass, and of each Linear in each pass."""
+    """Yield the bytes of each level and the energy of the whole layer, of each pass, and of each Linear in each pass."""
     scopes = {model.name: ("", "")}
     scopes |= {f"{model.name}.{step}": (step, "") for step in ("fprop", "dgrad", "wgrad")}
     scopes |= {
@@ -261,7 +259,7 @@ def _total(found: Iterable[Move], level: Level, step: str, linear: str) -> float
 
 
 def _multiplies(model: Model, step: str, linear: str) -> float:
-    """Multiply-accumulates of the passes and Linears in scope."""
+    """Return the number of multiply-accumulates of the passes and Linears in scope."""
     total = 0.0
     for each in model.linears:
         if linear in ("", each.name):
@@ -299,7 +297,7 @@ def _energy(
 def _figure(
     metric: str, variant: str, scope: str, value: float, others: tuple[Alternative, ...], kind: Kind, source: str
 ) -> Figure:
-    """A figure whose interval reaches over all single changes of what is assumed."""
+    """Return a figure whose interval reaches over its value in every other case."""
     reach = [value, *(o.value for o in others if o.value is not None)]
     return Figure(
         metric=metric,
@@ -316,7 +314,7 @@ def _figure(
 
 
 def _sms(proposal: Proposal, model: Model) -> Iterator[Figure]:
-    """SMs that communication takes, where the path communicates."""
+    """Yield the share of SMs that communication takes, where the path communicates."""
     sent = [s for s in (proposal.path.steps if proposal.path else ()) if s.at in ("dispatch", "combine")]
     if not sent or model.experts is None:
         return
@@ -329,8 +327,7 @@ def _sms(proposal: Proposal, model: Model) -> Iterator[Figure]:
             value,
             (),
             "assumed",
-            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine "
-            "does it",
+            f"{COMMUNICATION_SMS} of {SMS} SMs today (DeepSeek-V3 technical report, 3.2.2); none where an engine does it",
         )
 
 

@@ -16,32 +16,25 @@ _metric = partial(
 METRICS = (
     _metric(
         "training.loss_gap",
-        "1",
-        "lower",
         "loss gap to BF16",
         "mean training loss over the last quarter of a run, over that of BF16 with the same weights and data, less 1",
         comparison="difference",
     ),
     _metric(
         "training.validation_gap",
-        "1",
-        "lower",
         "gap of the validation loss",
         "mean loss on validation text after the last step, over that of BF16 with the same weights and data, less 1",
         comparison="difference",
     ),
     _metric(
         "training.gradient_drift",
-        "1",
-        "lower",
         "first gradient's distance from BF16's",
         "distance of a run's first gradient from BF16's at the same weights, text and experts, over the norm of BF16's",
     ),
     _metric(
         "training.gradient_bias",
-        "1",
-        "zero",
         "first gradient's shift along BF16's",
         "component of gradient_drift along BF16's gradient, over its norm; negative where sums shrink gradients",
+        better="zero",
     ),
 )

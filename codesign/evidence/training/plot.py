@@ -71,7 +71,7 @@ def svg(record: Record, names: Sequence[str]) -> str:
 
 
 def _noise(record: Record) -> list[tuple[float, float]]:
-    """Millions of tokens, and the largest magnitude of a nudged run's gap there in percent, of any seed."""
+    """Return pairs of millions of tokens and the largest magnitude of any nudged run's gap there, in percent."""
     each = [
         curve(record.model_copy(update={"runs": tuple(r for r in record.runs if r.seed == seed)}), NUDGED)
         for seed in {r.seed for r in record.find(NUDGED)}

@@ -93,7 +93,7 @@ SOURCE = TrainingRuns()
 
 
 def _numerics(proposal: Proposal) -> Numerics:
-    """The recipe of each variant, where it makes sense for the proposal's instruction."""
+    """Return the recipe of each variant for which the proposal's instruction allows one."""
     keys: list[tuple[Variant, Value | None]] = [(variant, None) for variant in VARIANTS]
     keys += [("proposal", value) for value in (proposal.sweep.values if proposal.sweep else ())]
     found: Numerics = {}
@@ -133,7 +133,7 @@ def _figures(name: str, record: TrainingRecord, numerics: Numerics) -> Iterator[
 
 
 def _drift_ratios(record: TrainingRecord, arm: str, arms: dict[tuple[Variant, Value | None], str]) -> dict[str, Any]:
-    """The interval of the drift's ratio to each variant's, whose runs start from the same weights."""
+    """Return the interval of the drift's ratio to each variant's drift, whose runs start from the same weights."""
     ratios = {variant: drift_ratio(record, arm, other) for (variant, at), other in arms.items() if at is None}
     return {variant: (_rounded(r.low), _rounded(r.high)) for variant, r in ratios.items() if r}
 
@@ -143,12 +143,12 @@ def _rounded(x: float | None) -> float | None:
 
 
 def _arm(record: TrainingRecord, sha256: str) -> str | None:
-    """The arm of a record with these numerics, to the bit: not one whose sums another engine took in their stead."""
+    """Return the arm of a record with exactly these numerics; none whose sums another engine approximated."""
     return next((r.arm for r in record.runs if r.recipe_sha256 == sha256 and "fp32" not in r.engines), None)
 
 
 def _tokens(record: TrainingRecord) -> float:
-    """Millions of tokens of a run."""
+    """Return the millions of tokens of a run."""
     return record.model.tokens * record.model.steps / 1e6
 
 
@@ -183,7 +183,7 @@ def _plots(records: list[tuple[str, TrainingRecord]], numerics: Numerics) -> Ite
 
 
 def curve(record: TrainingRecord, arm: str, reference: str = "bf16") -> list[tuple[float, float]]:
-    """Millions of tokens, and the mean gap of the smoothed curves there in percent, after the warm-up."""
+    """Return pairs of millions of tokens and the mean gap of the smoothed curves in percent, after the warm-up."""
     base = {r.seed: r for r in record.find(reference)}
     pairs = [(r, base[r.seed]) for r in record.find(arm) if r.seed in base]
     if not pairs:
@@ -201,7 +201,7 @@ def curve(record: TrainingRecord, arm: str, reference: str = "bf16") -> list[tup
 
 
 def proxy(numerics: Numerics) -> TrainingRecord:
-    """A small run of BF16, the proposal and today's software, two seeds each. Raises Unavailable without torch."""
+    """Return a record of small runs of BF16, the proposal and today's software. Raises Unavailable without torch."""
     from codesign.evidence.training.size import find_size
 
     try:
