@@ -183,7 +183,7 @@ class LayerStep:
 
 
 def faster(old: LayerStep, new: LayerStep) -> frozenset[tuple[str, str]]:
-    """Return the operations, by name and pass or Linear, whose times are at least 2 % shorter on the new side.
+    """Return the operations, by name and pass or Linear, with a time more than 2 % shorter on the new side.
 
     The threshold excludes operations that differ only by bytes of scales.
     """
