@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array, encode_array
+from isa_model.cast import spread
 from isa_model.float64 import Codes, Float64
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
@@ -183,7 +184,4 @@ def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes 
     values = decode_array(fmt, codes)
     if side is None or scales is None:
         return values
-    rows, columns = side.group
-    down, right = np.arange(values.shape[0]) // rows, np.arange(values.shape[1]) // columns
-    every: Float64 = decode_array(side.format, scales)[down[:, None], right]
-    return values * every
+    return values * spread(decode_array(side.format, scales), side.group, values.shape)

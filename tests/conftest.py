@@ -11,7 +11,7 @@ settings.load_profile("same")
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Sums of torch in one order."""
+    """Make torch sum in one order, on one thread."""
     import torch
 
     before = torch.get_num_threads()

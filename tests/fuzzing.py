@@ -32,10 +32,10 @@ MEGABYTES = 500
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: healthy ones, how they are damaged, and the command that reads them, `{}` for the file."""
+    """One kind of file: valid examples, a way to damage them, and the command that reads them, with `{}` for the file."""
 
     make: Callable[[], tuple[tuple[str, bytes], ...]]
-    """Healthy ones: names and contents; the name's ending counts."""
+    """Names and contents of valid examples; the name's ending matters."""
     damaged: Callable[[random.Random, bytes], bytes]
     command: str
 
@@ -100,7 +100,7 @@ def _tensors() -> tuple[tuple[str, bytes], ...]:
 
 
 def _proposal(name: str) -> bytes:
-    """A proposal on a layer whose tensors lie in a file."""
+    """Return a proposal on a layer with tensors from a file."""
     return (
         "proposal: p\ntitle: t\nsource: s\nbase: hopper.wgmma.m64n256k32.f32.e4m3.e4m3\n"
         f"layers: {{mine: {{file: {name}, activation: x, weight: w}}}}\nworkloads: [mine]\ntensors: [captured]\n"
@@ -155,7 +155,7 @@ def _results() -> tuple[tuple[str, bytes], ...]:
 
 @cache
 def healthy(kind: str) -> tuple[tuple[str, bytes], ...]:
-    """The healthy files of a kind."""
+    """Return the valid files of a kind."""
     return kinds()[kind].make()
 
 

@@ -41,7 +41,7 @@ def read_only(x):
 
 
 def as_tensor(x):
-    """The same bits as a torch tensor, where torch has the dtype."""
+    """Return the same bits as a torch tensor, if torch has the dtype."""
     name = x.dtype.name
     if torch is None or not hasattr(torch, name) or name.startswith(("int4", "uint4")):
         return x
@@ -64,17 +64,17 @@ LAYOUTS = [
 
 
 def layouts():
-    """A function that gives an array another layout, byte order or owner, and keeps its values."""
+    """Draw a function that gives an array another layout, byte order or owner, and keeps its values."""
     return st.sampled_from(LAYOUTS)
 
 
 def own(fmt, codes):
-    """Codes as an array of the format's own dtype."""
+    """Return codes as an array of the format's own dtype."""
     return codes.view(dtype_of(fmt))
 
 
 def no_arrays(shape=(2, 2)):
-    """What is neither codes nor numbers of any format."""
+    """Draw arguments that are neither codes nor numbers of any format."""
     return st.sampled_from(
         [
             None,
@@ -98,6 +98,6 @@ def no_arrays(shape=(2, 2)):
 
 
 def wrong_codes(shape=(2, 2)):
-    """No codes or values of E4M3: numbers, other formats, other widths, and no arrays at all."""
+    """Draw arguments that are no codes or values of E4M3: numbers, other formats, other widths, and no arrays."""
     dtypes = ["i1", "i4", "i8", "u2", "u4", "f2", "f4", "f8", ml_dtypes.bfloat16, ml_dtypes.float8_e5m2]
     return st.one_of(no_arrays(shape), st.sampled_from([np.ones(shape, dtype) for dtype in dtypes]), st.just(1))

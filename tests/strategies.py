@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random instructions of every kind the language can say, and operands that hurt."""
+"""Hypothesis strategies: random instructions of every kind that the language can describe, and stressing operands."""
 
 import numpy as np
 from hypothesis import assume
@@ -54,7 +54,7 @@ def operand_formats(draw):
 
 @st.composite
 def registers(draw, names=REGISTERS):
-    """A rounding into a format with a name, or into any."""
+    """Draw a register, with a named format or any other."""
     fmt = named(draw(st.sampled_from(names))) if draw(st.integers(0, 2)) else draw(float_formats(8, 26))
     rules = [None, "saturate"] + ["infinity", "ieee"] * fmt.infinity + ["nan"] * (fmt.nan_code is not None)
     return {
@@ -98,7 +98,7 @@ def stages(draw, terms, last, interleave=None):
 
 
 def interleaved(draw, terms):
-    """How a block of several terms may be dealt to."""
+    """Draw an interleave for blocks of several terms, or none."""
     if terms < 2 or draw(st.booleans()):
         return None
     return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}

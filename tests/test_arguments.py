@@ -1,4 +1,4 @@
-"""What callers hand over: every layout gives the same bits, everything else is a ValueError that names the argument."""
+"""Arguments: every layout of an array gives the same bits, and anything else is a ValueError that names the argument."""
 
 import ml_dtypes
 import numpy as np
@@ -38,7 +38,7 @@ def number(x):
 @quick
 @given(st.sampled_from(NAMES), SHAPES, layouts(), st.booleans(), st.integers(0, 99))
 def test_decoding_takes_codes_and_values_in_every_layout(name, shape, layout, values, seed):
-    """Any byte order, stride, owner and number of axes gives what the scalar definition gives, 0-D arrays too."""
+    """Arrays of any byte order, stride, owner and number of axes decode as the scalar definition does, 0-D arrays too."""
     fmt = named(name)
     codes = random_codes(fmt, seed, shape)
     got = decode_array(fmt, layout(own(fmt, codes) if values else codes))
@@ -62,7 +62,7 @@ def test_decoding_takes_codes_and_values_in_every_layout(name, shape, layout, va
     st.sampled_from([rounding for rounding in Rounding if rounding is not Rounding.STOCHASTIC]),
 )
 def test_encoding_takes_numbers_in_every_layout(name, x, layout, rounding):
-    """Floats of every width and signed integers give the scalar definition's codes, with the rounding by name as well."""
+    """Floats of every width and signed integers encode as the scalar definition does; a rounding may be given by name."""
     fmt = named(name)
     x = x if x.dtype.kind == "i" else (x.astype(np.float64) / 7).astype(x.dtype)
     got = encode_array(fmt, layout(x), str(rounding))
@@ -74,7 +74,7 @@ def test_encoding_takes_numbers_in_every_layout(name, x, layout, rounding):
 @quick
 @given(st.data())
 def test_what_holds_no_numbers_is_refused(data):
-    """Objects, text, booleans, masked, complex and unsigned arrays are a ValueError that says which argument."""
+    """Objects, text, booleans, masked, complex and unsigned arrays are a ValueError that names the argument."""
     x = data.draw(st.one_of(no_arrays(), st.sampled_from([np.ones((2, 2), f"u{size}") for size in (1, 2, 4, 8)])))
     for call in (lambda: encode_array(E4M3, x), lambda: quantise(Cast(), x)):
         with pytest.raises(ValueError, match=r"^x "):
@@ -87,7 +87,7 @@ def test_what_holds_no_numbers_is_refused(data):
 @quick
 @given(st.data())
 def test_what_holds_no_codes_is_refused(data):
-    """Numbers of another dtype, objects and packed tensors are a ValueError that says which argument."""
+    """Numbers of another dtype, objects and packed tensors are a ValueError that names the argument."""
     x = data.draw(wrong_codes())
     for call in (lambda: decode_array(E4M3, x), lambda: pack(E4M3, x)):
         with pytest.raises(ValueError, match=r"^codes"):
@@ -127,7 +127,7 @@ def test_what_holds_no_codes_is_refused(data):
     ],
 )
 def test_refusals_name_the_argument_and_its_shape(call, says):
-    """One sentence says what was given and what would be right."""
+    """The message names the argument, what it is, and what is expected."""
     with pytest.raises(ValueError, match=says):
         call()
 
@@ -149,7 +149,7 @@ def test_packed_codes_come_back(name, shape, layout, seed):
 
 
 def test_packed_operands_are_not_taken_for_codes():
-    """Bytes of two FP4 codes are refused by name; the bytes of a sign-extended INT4 are its codes."""
+    """Bytes that pack two FP4 codes are refused, with `unpack` as the remedy; sign-extended INT4 bytes are codes."""
     packed, scales = np.full((4, 64), 0x21, np.uint8), np.full((4, 4), 0x38, np.uint8)
     with pytest.raises(ValueError, match=r"^b holds 0x21, and e2m1 has codes of 4 bits.*unpack"):
         matmul(NV, packed & 15, packed.T, None, scales, scales)
@@ -186,7 +186,7 @@ SCALED = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.f
 @settings(max_examples=40)
 @given(st.data(), st.sampled_from(["golden", "portable", "auto"]))
 def test_products_are_the_same_in_every_layout(data, engine):
-    """matmul and gemm give the golden model's bits of codes and values, in any layout, of empty matrices too."""
+    """matmul and gemm give the golden model's bits for codes and for values, in any layout, also for empty matrices."""
     m, n, steps = (data.draw(st.integers(0, 3)) for _ in range(3))
     k, seed = 32 * steps, data.draw(st.integers(0, 9))
     spec = data.draw(st.sampled_from([W, SCALED]))
@@ -208,7 +208,7 @@ def test_products_are_the_same_in_every_layout(data, engine):
 
 
 def test_strides_of_nothing_are_read_as_repeats():
-    """A broadcast row of A and column of B are the matrices that they stand for."""
+    """Broadcast rows of A and columns of B give the results of full matrices."""
     a, b = random_codes(E4M3, 0, (1, 32)), random_codes(E4M3, 1, (32, 1))
     wide = matmul(W, np.broadcast_to(a, (3, 32)), np.broadcast_to(b, (32, 4)))
     assert np.array_equal(wide.view(np.uint32), np.repeat(np.repeat(matmul(W, a, b).view(np.uint32), 3, 0), 4, 1))
@@ -229,7 +229,7 @@ def test_operands_that_are_none_are_refused(name, x, product):
 @quick
 @given(st.lists(st.integers(0, 3), min_size=7, max_size=7), st.booleans())
 def test_shapes_fit_or_are_named(sizes, packed):
-    """Of all shapes of A, B, C, alpha and bias those of the definition are taken, any other is a ValueError with the shapes."""
+    """Shapes of A, B, C, alpha and bias that do not fit are a ValueError that gives the shapes."""
     (m, ka, kb, n, *of_c), width = sizes[:6], 32 + sizes[6]
     a, b = np.zeros((m, width * ka), np.uint8), np.zeros((width * kb, n), np.uint8)
     c = np.zeros(of_c, np.float32)
@@ -275,14 +275,14 @@ def test_rows_of_b_beyond_k_are_not_dropped(more):
     ],
 )
 def test_gemm_refuses_with_a_reason(call, says):
-    """Each argument of another type or shape is refused by its name."""
+    """An argument of another type or shape is refused, and the message names it."""
     arguments = {"instruction": W, "a": np.zeros((2, 32), np.uint8), "b": np.zeros((32, 2), np.uint8), **call}
     with pytest.raises(ValueError, match=says):
         gemm(**arguments)
 
 
 def test_scales_of_another_shape_are_refused_with_the_callers_shapes():
-    """Scales of a ragged K are those of the filled one, and the message says so."""
+    """Scales cover K filled up to whole instructions, and the message says so."""
     a, b, one = np.zeros((4, 100), np.uint8), np.zeros((100, 4), np.uint8), np.full((4, 7), 0x38, np.uint8)
     with pytest.raises(
         ValueError, match=r"scale_a is \(4, 7\); .* over a \(4, 100\), filled up to \(4, 128\), make it \(4, 8\)"
@@ -306,7 +306,7 @@ def test_scales_of_another_shape_are_refused_with_the_callers_shapes():
     st.sampled_from([Cast(), Cast(scale="ue8m0", group=(2, 3)), Cast(scale=None, group=None), Cast(group=None)]),
 )
 def test_quantisation_takes_numbers_in_every_layout(x, layout, cast):
-    """Codes, scales and shares are those of the plain FP32 matrix; its own scales given back change nothing."""
+    """Any layout gives the codes, scales and shares of a plain FP32 matrix; passing its own scales changes nothing."""
     plain = quantise(cast, x.astype(np.float32))
     got = quantise(cast, layout(x))
     again = quantise(cast, layout(x), layout(plain.scales))
@@ -318,7 +318,7 @@ def test_quantisation_takes_numbers_in_every_layout(x, layout, cast):
 
 
 def test_layouts_keep_values():
-    """The layouts of these tests are what they are called, and tensors are among them."""
+    """The layouts of these tests are what their names say, and include tensors."""
     x = np.arange(6, dtype=np.uint16).reshape(2, 3)
     for layout in LAYOUTS:
         assert np.array_equal(np.asarray(layout(x)), x)

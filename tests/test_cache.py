@@ -1,4 +1,4 @@
-"""What is compiled once is kept privately, used only if whole, and built again otherwise."""
+"""The user's cache: files are kept privately, used only if undamaged, and built again otherwise."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "cla
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache, and an engine that compiles anything, as in a new process."""
+    """Provide an empty cache, and an engine that compiles products of any size, as a new process would."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(import_module("isa_model.matmul"), "WORTH_COMPILING", 0)
     monkeypatch.setattr(cpu, "FLAGS", tuple(flag.replace("-O3", "-O0") for flag in cpu.FLAGS))
@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
 
 
 def compiled():
-    """Compile or load as a new process does, and compute sixteen ones."""
+    """Return whether the engine, compiled or loaded as in a new process, sums sixteen ones."""
     cpu._load.cache_clear()
     return cpu.matmul(SPEC, A, B, np.zeros((2, 2), np.uint16)).view(np.float16).tolist() == [[16, 16]] * 2
 
@@ -51,7 +51,7 @@ def keep(content=b"content", name="a" * 32):
 @posix
 @needs_compiler
 def test_a_library_is_built_once_and_kept_for_the_user_alone(home, monkeypatch):
-    """The folder has mode 0700 whatever the umask, the second process compiles nothing, and nothing else stays."""
+    """The folder has mode 0700 whatever the umask, the second process compiles nothing, and no other file remains."""
     before = os.umask(0)
     try:
         assert compiled()
@@ -68,7 +68,7 @@ def test_a_library_is_built_once_and_kept_for_the_user_alone(home, monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("damage", ["empty", "truncated", "changed", "text", "folder", "link", "writable by others"])
 def test_a_broken_or_foreign_library_is_built_again(home, damage):
-    """A library that is not what was kept is never loaded: no signal ends the process, and the bits are right."""
+    """A library that was changed since it was kept is not loaded: the process goes on, and its bits are right."""
     assert compiled()
     (library,) = libraries(home)
     whole = library.read_bytes()
@@ -108,7 +108,7 @@ def test_what_others_can_write_is_no_cache(home, monkeypatch):
 
 @posix
 def test_a_folder_of_another_user_is_no_cache(home, monkeypatch):
-    """Owner and mode decide: what belongs to somebody else is neither read nor written, and an open mode is closed."""
+    """A folder or file of another owner is neither read nor written; others' rights to the user's folder are removed."""
     (home / "codesign").mkdir(parents=True)
     (home / "codesign").chmod(0o777)
     assert keep() is not None
@@ -136,7 +136,7 @@ def test_a_planted_library_is_not_run(home):
 @needs_compiler
 @pytest.mark.parametrize("fault", ["read-only", "full", "a file"])
 def test_without_a_cache_libraries_are_temporary(home, monkeypatch, fault):
-    """Where nothing can be kept the engine compiles into a private temporary folder, which goes when it is loaded."""
+    """If nothing can be kept, the engine compiles in a private temporary folder, which is removed after loading."""
     home.mkdir()
     if fault == "a file":
         (home / "codesign").write_text("")
@@ -158,7 +158,7 @@ def test_without_a_cache_libraries_are_temporary(home, monkeypatch, fault):
 
 
 def compiler(folder, body):
-    """A C compiler that does something else; `$out` is the file that it is to write."""
+    """Return a C compiler that runs a script instead; `$out` is the file that it should write."""
     path = folder / "cc"
     path.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; out=$2\n{body}\n')
     path.chmod(0o755)
@@ -180,7 +180,7 @@ def compiler(folder, body):
     ],
 )
 def test_a_compiler_that_does_not_work_is_said_and_numpy_computes(home, tmp_path, monkeypatch, body, says):
-    """A hanging, failing or silent compiler costs one time limit in a process; the bits come from numpy, with a warning."""
+    """A compiler that hangs, fails or writes nothing costs one time limit per process; numpy computes, with a warning."""
     monkeypatch.setenv("CC", compiler(tmp_path, body))
     if "sleep" in body:
         monkeypatch.setattr(c_library, "TIME_LIMIT", 1)
@@ -197,7 +197,7 @@ def test_a_compiler_that_does_not_work_is_said_and_numpy_computes(home, tmp_path
 @posix
 @needs_compiler
 def test_a_truncated_library_of_the_compiler_ends_no_process(home, tmp_path, monkeypatch):
-    """A compiler that leaves half of a library, as on a full disk, would cause SIGBUS when it is loaded."""
+    """Half of a library, as on a full disk, is not loaded, which would cause SIGBUS."""
     cc = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
     text = '#!/bin/sh\nall="$@"\nwhile [ "$1" != -o ]; do shift; done\n'
     path = tmp_path / "cc"
@@ -210,7 +210,7 @@ def test_a_truncated_library_of_the_compiler_ends_no_process(home, tmp_path, mon
 
 @needs_compiler
 def test_the_command_of_the_compiler_may_have_arguments(home, monkeypatch):
-    """CC="cc -g" is a command with an option; a CC that does not exist is passed over."""
+    """CC="cc -g" is a command with an option; a CC that does not exist is ignored."""
     cc = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
     monkeypatch.setenv("CC", f"{cc} -g")
     assert c_library.compiler() == [cc, "-g"]
@@ -219,7 +219,7 @@ def test_the_command_of_the_compiler_may_have_arguments(home, monkeypatch):
 
 
 def test_many_writers_keep_one_whole_file(home):
-    """Threads that keep the same name at once all get a whole file, and no part of one stays."""
+    """Threads that keep the same name at once all get a whole file, and no temporary part remains."""
     content = os.urandom(1 << 16)
     with ThreadPoolExecutor(8) as pool:
         paths = set(pool.map(lambda _: keep(content), range(32)))

@@ -35,7 +35,7 @@ def test_a_zero_group_is_zero_whatever_its_scale_becomes():
 
 
 def test_a_scale_that_rounds_to_zero_loses_its_group_as_underflow():
-    """Elements near 1e-8 under UE4M3 scales to nearest even: all codes zero, all lost, none cut."""
+    """Elements near 1e-8 with UE4M3 scales rounded to nearest even all become zero, and count as underflow."""
     made = quantise(cast(to="e2m1", scale="ue4m3", scale_rounding="nearest-even"), normal(1e-8))
     assert not made.codes.any()
     assert not made.values().any()
@@ -43,7 +43,7 @@ def test_a_scale_that_rounds_to_zero_loses_its_group_as_underflow():
 
 
 def test_a_scale_beyond_its_format_is_the_largest_and_cuts_elements():
-    """An FP16 scale ends at 65504: elements of 1e30 are cut to 448 times that, and counted as overflow."""
+    """An FP16 scale is at most 65504: elements of 1e30 become 448 times that, and count as overflow."""
     for scale, largest in [("fp16", 65504.0), ("ue4m3", 448.0), ("e5m2", 57344.0)]:
         made = quantise(cast(scale=scale), np.full((2, 32), -1e30, np.float32))
         assert set(made.values().ravel()) == {-448 * largest}
@@ -79,13 +79,13 @@ def test_an_unsigned_target_takes_negative_elements_for_zero():
 
 @pytest.mark.parametrize("fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}])
 def test_casts_that_make_no_sense_are_refused(fields):
-    """Elements need a zero, and the floor is a positive FP32 number."""
+    """A cast is refused if its elements have no zero, or its floor is no positive FP32 number."""
     with pytest.raises(ValidationError):
         cast(**fields)
 
 
 def test_a_group_larger_than_the_matrix_is_the_matrix():
-    """Its size costs no memory, and its bits are those of one scale for the tensor."""
+    """A group larger than the matrix takes no memory for its size, and gives the bits of one scale for the matrix."""
     x = normal()
     huge, whole = quantise(cast(group=(10**9, 10**9)), x), quantise(cast(group=None), x)
     assert np.array_equal(huge.codes, whole.codes)
@@ -130,7 +130,7 @@ def test_whatever_the_formats_a_finite_group_stays_finite(
 
 @given(to=st.sampled_from(["e4m3", "e5m2", "e2m3", "e2m1", "e5m6"]), seed=st.integers(0, 99), size=st.integers(-60, 60))
 def test_power_of_two_scales_rounded_up_quantise_once(to, seed, size):
-    """Quantised again, numbers under power-of-two scales that are rounded up stay what they are."""
+    """Quantising a second time changes nothing if scales are powers of two, rounded up."""
     x = (np.random.default_rng(seed).standard_normal((3, 32)) * 2.0**size).astype(np.float32)
     made_of = cast(to=to, scale="ue8m0")
     once = quantise(made_of, x)
@@ -141,7 +141,7 @@ def test_power_of_two_scales_rounded_up_quantise_once(to, seed, size):
 
 @given(to=st.sampled_from(ELEMENTS), rounding=st.sampled_from(ROUNDINGS), seed=st.integers(0, 99))
 def test_overflow_counts_what_a_wider_range_would_not_cut(to, rounding, seed):
-    """An element counts as cut where the same precision with more exponents rounds it beyond the largest number."""
+    """An element counts as overflow if the same precision with more exponents rounds it beyond the largest number."""
     fmt = named(to)
     assume(fmt.kind == "float" and fmt.exponent_bits < 8 and fmt.signed)
     wider = named(f"e11m{fmt.mantissa_bits}" if fmt.mantissa_bits else "e11m0f")

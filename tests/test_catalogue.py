@@ -38,7 +38,7 @@ SIZES = {
 
 
 def different(specs):
-    """One of all those that differ in name, M and N alone."""
+    """Return one of each set of instructions that differ only in name, M and N."""
     return list({(str(s.stages), s.a.name, s.b.name, s.shape.k): s for s in specs}.values())
 
 
@@ -91,7 +91,7 @@ def products(spec):
 
 
 def test_golden_reproduces_a_sample_of_mmasim():
-    """So does the golden model, on one element of every product."""
+    """The golden model returns mmasim's codes too, on one element of every product."""
     for name in sorted({key.split("/")[0] for key in np.load(ORACLE).files}):
         spec = load(name)
         for number, ((a, b, c, *scales), d) in enumerate(products(spec)):
@@ -112,7 +112,7 @@ def test_golden_reproduces_a_sample_of_mmasim():
     ],
 )
 def test_a_rule_that_is_a_little_off_is_caught(name, stage, change):
-    """The fixture's operands tell a rule from its neighbours."""
+    """The fixture's operands distinguish each rule from similar ones."""
     spec = load(name)
     wrong = spec.model_copy(update={"stages": {**spec.stages, stage: spec.stages[stage].model_copy(update=change)}})
     differs = 0
@@ -144,7 +144,7 @@ def test_integers_are_exact_and_overflow_once(spec):
 
 
 def rounded(x):
-    """A Fraction as the nearest float64, ties to even, beyond the range an infinity."""
+    """Return a Fraction rounded to float64, nearest even; beyond the range it is an infinity."""
     try:
         return float(x)
     except OverflowError:
@@ -170,7 +170,7 @@ def test_fp64_is_a_chain_of_fused_multiply_adds(spec, kind):
 
 
 def test_cdna3_cuts_the_normalised_total_to_31_bits():
-    """Where two published models of the last step differ, the rule is mmasim's, and the page says that it is open."""
+    """If two published models of the last step differ, the rule is mmasim's, and the docs say that the question is open."""
     spec = load("cdna3.mfma.f32_16x16x16_f16")
     a, b = np.zeros((1, 16), np.float16), np.zeros((16, 1), np.float16)
     a[0, :2], b[:2, 0] = [2.0**-11, 2.0**-15], [2.0**-11, 2.0**-16]
@@ -186,7 +186,7 @@ RECORDINGS = Path(__file__).parent.parent / "checks" / "recordings.py"
 
 
 def test_pages_say_what_recordings_of_others_show():
-    """The shipped record counts what the instructions' pages say: no output differs, B200's FP8 `mma.sync` among them."""
+    """In the shipped record no output differs, including those of B200's FP8 `mma.sync`."""
     record = json.loads((RECORDINGS.parent.parent / "isa_model/catalogue/records/recordings.json").read_text())
     rows = record["rows"]
     assert (record["outputs"], record["mismatches"]) == (240_000, 0) == (sum(r["outputs"] for r in rows), 0)
@@ -207,7 +207,7 @@ def test_pages_say_what_recordings_of_others_show():
 
 
 def test_recordings_are_compared_output_by_output(tmp_path):
-    """A folder as others publish it is read: the rule's own outputs agree, and one that is off by a bit is counted."""
+    """A folder of published recordings is read: correct outputs agree, and one wrong bit is counted."""
     spec, folder = load("ampere.mma.m16n8k8.f32.f16.f16.f32"), tmp_path / "A100" / "fp16"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def test_every_recorded_output_is_reproduced(file, instructions):
 
 
 def test_golden_reproduces_a_sample_of_every_instruction():
-    """So does the golden model, on two elements of every block of every case."""
+    """The golden model returns the chip's bits too, on two elements of every block of every case."""
     file = np.load(WGMMA_AND_MMA)
     for key in sorted({name.rsplit("/", 1)[0] for name in file.files}):
         spec = load(find("hopper", key.split("/")[0]))
@@ -46,7 +46,7 @@ def test_golden_reproduces_a_sample_of_every_instruction():
 
 
 def test_a_wrong_model_is_caught(tmp_path):
-    """Change one recorded bit, and the comparison counts it and says where."""
+    """One changed bit in a recording is counted, and its place is given."""
     file = np.load(WGMMA_AND_MMA)
     arrays = {name: file[name] for name in file.files if name.startswith("wgmma_e4m3_f32/normal/1/")}
     arrays["wgmma_e4m3_f32/normal/1/D"] = arrays["wgmma_e4m3_f32/normal/1/D"].copy()
@@ -68,7 +68,7 @@ def test_a_wrong_model_is_caught(tmp_path):
     ],
 )
 def test_what_a_recording_says_twice_has_to_agree(tmp_path, prefix, more, message):
-    """Steps that are not K's, scales that no instruction takes, and names that a terminal obeys are refused."""
+    """A number of steps other than K's, scales that the instruction does not take, and control characters are refused."""
     a, d = np.zeros((1, 64, 32), np.uint8), np.zeros((1, 64, 8), np.float32)
     arrays = {"A": a, "B": np.zeros((1, 8, 32), np.uint8), "C": d, "D": d, **more}
     np.savez(tmp_path / "x.npz", **{f"{prefix}/{name}": array for name, array in arrays.items()})
@@ -77,7 +77,7 @@ def test_what_a_recording_says_twice_has_to_agree(tmp_path, prefix, more, messag
 
 
 def test_vectors_may_hold_raw_codes_scales_and_other_architectures(tmp_path):
-    """Raw codes are compared to the last NaN bit, scales are read, and only the architecture asked for is compared."""
+    """Codes are compared bit for bit, NaNs included; scales are read; other architectures are left out."""
     spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e5m2.f32.ue8m0")
     x = draw(spec, "bits", np.random.default_rng(1), 16, 8, 32)
     d = matmul(spec, x.a, x.b, x.c, x.scale_a, x.scale_b).view(np.uint32)
@@ -115,7 +115,7 @@ def test_short_names_mean_the_longest_instruction_of_their_kind(short, full):
 
 
 def test_files_that_are_no_vectors_are_refused(tmp_path):
-    """A missing file, another file and unknown names are user errors."""
+    """A missing file, a file of another kind and unknown names are InputErrors."""
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "unknown.npz", **{f"wgmma_int9_f32/bits/1/{x}": np.zeros((1, 1, 1)) for x in "ABCD"})

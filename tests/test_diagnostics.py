@@ -1,4 +1,4 @@
-"""YAML with positions, and messages that say where, what and what would be right."""
+"""YAML with positions, and messages that give the place, the fault and the remedy."""
 
 import time
 from contextlib import suppress
@@ -21,7 +21,7 @@ def problems(text):
 
 
 def test_a_problem_shows_file_line_column_source_caret_and_hint():
-    """A message has one form: place and fault, the source line with carets under it, what would be right."""
+    """A message shows place and fault, the source line with carets under it, and the remedy."""
     document = parse_yaml("title: x\nclaims:\n  - {metrc: 3}\n", "p.yaml")
     problem = document.problem(("claims", 0, "metrc"), "unknown field `metrc`", "did you mean `metric`?", key=True)
     assert str(problem) == (
@@ -31,7 +31,7 @@ def test_a_problem_shows_file_line_column_source_caret_and_hint():
 
 @pytest.mark.parametrize("before", [0, 5000])
 def test_of_a_very_long_line_only_the_part_around_the_fault_is_shown(before):
-    """The caret still points at the fault, and a message has a screen's size, not the file's."""
+    """In a very long line the caret points at the fault, and the message stays short."""
     with pytest.raises(InputError) as error:
         parse_yaml("a: [" + "x, " * before + "!tag y" + ", z" * 5000 + "]\n", "long.yaml")
     message, line, caret, *_ = str(error.value).splitlines()
@@ -72,7 +72,7 @@ def test_all_problems_come_at_once_and_are_counted():
     ],
 )
 def test_what_a_spec_has_no_use_for_is_refused(text, message):
-    """Each is refused with its place, never with a traceback."""
+    """YAML that a spec does not need is refused at its place, without a traceback."""
     assert any(message in str(p) for p in problems(text))
 
 
@@ -87,7 +87,7 @@ def test_a_billion_laughs_are_refused_at_once():
 
 
 def test_huge_missing_and_binary_files_are_refused(tmp_path):
-    """A file over 1 MiB, none at all, a folder, and bytes that are no text."""
+    """A file over 1 MiB, a missing file, a folder and bytes that are not text are refused."""
     (tmp_path / "big.yaml").write_text("a: " + "x" * (1 << 20))
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe")
     for name, message in (
@@ -145,7 +145,7 @@ PLAIN = st.recursive(
 
 @given(st.dictionaries(st.text("klm", min_size=1, max_size=3), PLAIN, min_size=1, max_size=4))
 def test_plain_data_survives_and_every_value_has_a_place(data):
-    """Dumped by PyYAML and read again data are the same, and each scalar's place holds its text."""
+    """Data dumped by PyYAML reads back the same, and each scalar's place holds its text."""
     document = parse_yaml(yaml.safe_dump(data), "x.yaml")
     assert document.data == data
 
@@ -224,7 +224,7 @@ def explained(text):
     ],
 )
 def test_pydantic_s_findings_in_plain_words_at_their_place(text, expected):
-    """Unknown and missing fields, wrong types, bounds and unions, each as one message where it belongs."""
+    """Unknown and missing fields, wrong types, bounds and unions each give one message at their place."""
     assert explained(text) == expected
 
 

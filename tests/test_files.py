@@ -1,4 +1,4 @@
-"""Files and folders: what a command may replace, that it appears whole, and that only plain files are read."""
+"""Files and folders: commands replace only their own, write them whole, and read only regular files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there"
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return the content of every file below a folder, by name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -60,7 +60,7 @@ def test_a_folder_with_anything_of_the_users_is_left_alone(tmp_path, foreign):
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is closed to this user")
 def test_a_folder_that_is_closed_to_us_is_told_before_any_work(tmp_path):
-    """Both checks look at the folder above, too."""
+    """A file or folder is refused if the folder above cannot be written to."""
     tmp_path.chmod(0o500)
     for check in (lambda: check_folder(tmp_path / "a/r", "a report"), lambda: check_file(tmp_path / "f", "", "a file")):
         with pytest.raises(InputError, match="cannot be written to"):
@@ -69,7 +69,7 @@ def test_a_folder_that_is_closed_to_us_is_told_before_any_work(tmp_path):
 
 
 def test_a_folder_of_another_command_is_left_alone(tmp_path):
-    """A comparison does not take the place of a report."""
+    """A folder of another kind is not replaced: a comparison does not overwrite a report."""
     write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
     with pytest.raises(InputError, match="not a comparison"):
         write_folder(tmp_path / "r", {"a.txt": "1"}, "a comparison")
@@ -77,7 +77,7 @@ def test_a_folder_of_another_command_is_left_alone(tmp_path):
 
 @posix
 def test_a_link_in_place_of_our_file_is_left_alone(tmp_path):
-    """A link to a file of the right content is not what was written."""
+    """A folder in which a file became a link is not replaced, even if the link's target has the right content."""
     write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
     (tmp_path / "r" / "a.txt").rename(tmp_path / "elsewhere")
     (tmp_path / "r" / "a.txt").symlink_to(tmp_path / "elsewhere")
@@ -95,7 +95,7 @@ def test_names_of_files_are_plain(tmp_path, name):
 
 
 def test_the_folder_one_stands_in_is_not_exchanged(tmp_path, monkeypatch):
-    """The shell would be left in a folder that is gone."""
+    """The current folder is not replaced, since the shell would be left in a removed folder."""
     write_folder(tmp_path / "r", {"a.txt": "1"}, "a report")
     monkeypatch.chdir(tmp_path / "r")
     with pytest.raises(InputError, match="folder above"):
@@ -113,7 +113,7 @@ def test_links_to_folders_are_followed_and_stay(tmp_path):
 
 
 def test_a_file_is_replaced_only_by_its_own_kind(tmp_path):
-    """A mark in the old file says that it is ours; a failure leaves the old one, and nothing beside it."""
+    """Only a file that holds the mark is replaced; a failure leaves the old file, and no other."""
     path = tmp_path / "record.json"
     write_file(path, '{"command": "codesign bench"}', '"command": "codesign bench', "a record")
     write_file(path, '{"command": "codesign bench", "n": 2}', '"command": "codesign bench', "a record")
@@ -128,7 +128,7 @@ def test_a_file_is_replaced_only_by_its_own_kind(tmp_path):
 @posix
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
 def test_nothing_but_a_file_is_replaced(tmp_path, kind):
-    """A pipe, a socket, a folder and a device stay what they are."""
+    """A pipe, a socket, a folder and a device are not replaced."""
     path = _odd(tmp_path, kind)
     before = path.stat().st_mode
     with pytest.raises(InputError, match="not a file"):
@@ -137,7 +137,7 @@ def test_nothing_but_a_file_is_replaced(tmp_path, kind):
 
 
 def _odd(folder: Path, kind: str) -> Path:
-    """Something that is no regular file."""
+    """Yield a path that is not a regular file."""
     path = folder / "odd.yaml"
     if kind == "fifo":
         os.mkfifo(path)
@@ -171,7 +171,7 @@ def _odd(folder: Path, kind: str) -> Path:
     ],
 )
 def test_inputs_and_outputs_that_are_no_files_are_refused_at_once(tmp_path, monkeypatch, capsys, command, kind):
-    """Every command says so in under two seconds, whatever it was to do with the file."""
+    """Every command refuses a file that is not regular, in under two seconds."""
     monkeypatch.chdir(tmp_path)
     path = _odd(tmp_path, kind)
     start = time.process_time()
@@ -218,7 +218,7 @@ def test_a_writer_killed_while_it_writes_leaves_one_run_whole(tmp_path):
 
 
 def test_where_names_cannot_be_exchanged_at_once_a_folder_is_replaced_all_the_same(tmp_path, monkeypatch):
-    """Other systems rename twice."""
+    """A folder is replaced by two renames if the system cannot exchange names."""
     monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     for text in "12":
         write_folder(tmp_path / "r", {"a.txt": text}, "a report")
@@ -249,7 +249,7 @@ def test_writers_take_turns_and_a_reader_sees_one_run(tmp_path):
 
 
 def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
-    """One that is in use stays; one whose process was killed goes when the next is made."""
+    """A scratch folder in use stays; one whose process was killed is removed when the next is made."""
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
     program = f"import time, isa_model.output_files as f; f.tempfile.gettempdir = lambda: {str(tmp_path)!r}\n"
     program += "with f.scratch() as s: print(s, flush=True); time.sleep(60)"
@@ -313,7 +313,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_file_over_its_limit_is_refused_without_being_read(tmp_path):
-    """A sparse file of a terabyte costs nothing."""
+    """A sparse file of a terabyte is refused without reading it."""
     path = tmp_path / "big"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
@@ -335,6 +335,6 @@ def test_a_file_over_its_limit_is_refused_without_being_read(tmp_path):
     ],
 )
 def test_json_is_strict_and_bounded(text, message):
-    """Depth, repeated keys, numbers that are none, and damage are each told."""
+    """Deep nesting, repeated keys, NaN and damaged text are refused, each with its reason."""
     with pytest.raises(ValueError, match=message):
         parse_json(text)

@@ -22,7 +22,7 @@ DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 
 
 def same(x, y):
-    """Equal values with equal signs of zero, NaN equal to NaN."""
+    """Return whether values are equal, with signs of zero, and NaN equal to NaN."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return np.array_equal(x, y, equal_nan=True) and np.array_equal(
         np.signbit(x[~np.isnan(x)]), np.signbit(y[~np.isnan(y)])
@@ -125,7 +125,7 @@ def test_ue8m0_differs_from_ml_dtypes_only_beyond_its_range():
 
 
 def test_beyond_the_range_e4m3_saturates_and_e5m2_overflows():
-    """448 is E4M3's answer to 1e6 and to infinity unless told otherwise; E5M2's is infinity; NaN stays NaN."""
+    """By default 1e6 and infinity become 448 in E4M3 and infinity in E5M2; NaN stays NaN."""
     e4m3, e5m2 = named("e4m3"), named("e5m2")
     assert decode(e4m3, encode(e4m3, number_of(1e6))).exact() == 448
     assert decode(e4m3, encode(e4m3, number_of(float("inf")))).exact() == 448
@@ -236,7 +236,7 @@ def test_rounding_is_correct_against_fractions(value, rounding, exponent_bits, m
 
 
 def test_stochastic_rounding_is_unbiased_seeded_and_between_neighbours():
-    """A quarter of the way up is taken up a quarter of the time; the same seed gives the same codes."""
+    """A value a quarter of the way up is rounded up a quarter of the time; the same seed gives the same codes."""
     fmt = named("e4m3")
     values = np.full(40_000, 1.0 + 0.125 / 4)
     codes = encode_array(fmt, values, Rounding.STOCHASTIC, rng=np.random.default_rng(5))
@@ -281,7 +281,7 @@ def test_inline_formats_are_like_named_ones():
     ],
 )
 def test_wrong_format_names_are_refused_with_a_hint(name, message):
-    """A name that is neither in the catalogue nor eXmY says so and suggests what would be right."""
+    """A name that is no format is refused, with a suggestion."""
     with pytest.raises(InputError, match=message) as error:
         named(name)
     assert error.value.problems[0].hint
@@ -301,12 +301,12 @@ def test_contradictory_formats_are_refused():
 
 
 def test_arrays_of_other_dtypes_are_refused():
-    """An array of float32 is no E4M3: the message names the dtype it should have."""
+    """An array of float32 is refused as E4M3, and the message names the right dtype."""
     with pytest.raises(ValueError, match="float8_e4m3fn, or uint8 codes; got float32"):
         to_codes(named("e4m3"), np.zeros((2, 2), np.float32))
 
 
 def test_ignored_bits_are_ignored():
-    """TF32's low 13 bits and UE4M3's top bit change nothing."""
+    """TF32's low 13 bits and UE4M3's top bit do not change the value."""
     assert decode(named("tf32"), 0x3F80_1FFF) == decode(named("tf32"), 0x3F80_0000)
     assert decode(named("ue4m3"), 0x80 | 0x38) == decode(named("ue4m3"), 0x38)

@@ -30,7 +30,7 @@ needs_mxcsr = pytest.mark.skipif(
 
 @contextmanager
 def mode(bits):
-    """Set bits of MXCSR, as torch.set_flush_denormal, code built with -ffast-math and fesetround do."""
+    """Set bits of MXCSR for the block, as torch.set_flush_denormal, -ffast-math and fesetround do."""
     library = ctypes.CDLL("libm.so.6")
     before, changed = (ctypes.create_string_buffer(32) for _ in range(2))
     library.fegetenv(before)
@@ -44,7 +44,7 @@ def mode(bits):
 
 
 def tiny(shape, seed=0):
-    """FP32 numbers of which most are subnormal."""
+    """Return FP32 numbers, most of which are subnormal."""
     return np.random.default_rng(seed).integers(0, 1 << 24, shape, np.uint32).view(np.float32)
 
 
@@ -92,7 +92,7 @@ def test_subnormal_bits_are_the_same_in_every_mode(function):
 
 @needs_mxcsr
 def test_the_mode_matters_where_nobody_switches_it():
-    """The tests above can fail: numpy alone loses what they compare."""
+    """The tests above can fail: numpy alone gives different bits in these modes."""
     x = tiny(99)
     assert not np.array_equal((x * np.float32(1)).view(np.uint32), np.zeros(99, np.uint32))
     with mode(FLUSH_TO_ZERO):
@@ -119,7 +119,7 @@ def test_the_compiled_engine_keeps_subnormals_on_all_threads(monkeypatch, tmp_pa
 
 @needs_mxcsr
 def test_without_a_way_to_switch_the_mode_bits_are_refused(monkeypatch):
-    """Where the C library has no fesetenv, a flushing thread gets one sentence, and any other its bits."""
+    """Without fesetenv in the C library, a flushing thread gets a ValueError, and any other its results."""
     monkeypatch.setattr(ieee, "_switch", lambda: None)
     assert SUBNORMAL["encode"]().any()
     with mode(FLUSH_TO_ZERO), pytest.raises(ValueError, match="flushes subnormal numbers to zero"):
@@ -127,7 +127,7 @@ def test_without_a_way_to_switch_the_mode_bits_are_refused(monkeypatch):
 
 
 def test_an_error_restores_the_mode():
-    """A refusal inside leaves the thread as it was."""
+    """An error inside leaves the thread's mode as it was."""
     if platform.machine() != "x86_64" or sys.platform != "linux":
         pytest.skip("x86 only")
     with mode(FLUSH_TO_ZERO):

@@ -1,4 +1,4 @@
-"""The spec language: what it can say, and what it refuses."""
+"""The spec language: what it can describe, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ NOBODY_BUILT = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", [*RULES, "a mixture nobody built"])
 def test_every_rule_runs_on_both_engines(rule, kind):
-    """The language says each architecture's rules without code of its own, and the engines agree on it."""
+    """The language describes each architecture's rules without special code, and the engines agree on them."""
     spec = load(RULES[rule]) if rule in RULES else Instruction.model_validate(NOBODY_BUILT)
     x = draw(spec, kind, np.random.default_rng(9), 3, 4, 2 * spec.shape.k)
     cpu, reference = (
@@ -83,7 +83,7 @@ def test_cdna1_rounds_the_exact_sum_once():
 
 
 def test_mx_scales_move_the_exponents_before_alignment():
-    """In mxf8f6f4 a group scaled by 2**30 pushes a product of 1 out of a window it would else share."""
+    """In mxf8f6f4 a group scaled by 2**30 pushes a product of 1 out of the alignment window."""
     spec = load(RULES["blackwell mxf8f6f4"])
     a, b = np.zeros((1, 32), np.uint8), np.zeros((32, 1), np.uint8)
     a[0, 0], b[0, 0] = 0x38, 0x3C  # 1 * 1
@@ -125,7 +125,7 @@ def test_c_may_have_a_format_of_its_own():
 
 
 def test_an_instruction_loads_from_a_file(tmp_path):
-    """A YAML file is an instruction as good as the catalogue's, and runs on both engines."""
+    """An instruction from a YAML file runs on both engines, as those of the catalogue do."""
     path = tmp_path / "mine.yaml"
     path.write_text(
         "shape: {m: 1, n: 1, k: 4}\na: e5m6\nb: e4m3\naccumulator: fp32\nstages:\n  sum: {terms: 4, accumulator: true,"
@@ -217,7 +217,7 @@ def without(mapping, key):
     ],
 )
 def test_contradictions_are_refused_with_a_reason(change, message):
-    """A spec that contradicts itself is refused, and the message says what contradicts what."""
+    """A spec that contradicts itself is refused, and the message names the contradiction."""
     import json
 
     document = parse_yaml(json.dumps({**GOOD, **change}), "spec.yaml")
@@ -227,7 +227,7 @@ def test_contradictions_are_refused_with_a_reason(change, message):
 
 
 def test_specs_are_frozen_and_hide_no_field():
-    """A spec cannot be changed in place, and a field it does not know is an error."""
+    """A spec cannot be changed in place, and an unknown field is an error."""
     spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
     with pytest.raises(ValueError, match="frozen"):
         spec.name = "other"

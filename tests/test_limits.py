@@ -62,7 +62,7 @@ SPECS = [EVERYTHING, WHOLE, raw("hopper.mma.m16n8k32.f32.e5m2.e4m3.f32")]
 
 
 def leaves(node, path=()):
-    """Paths of all whole numbers in plain data."""
+    """Yield the paths of all whole numbers in plain data."""
     if isinstance(node, dict | list):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from leaves(value, (*path, key))
@@ -84,7 +84,7 @@ NUMBERS = st.one_of(
 
 
 def changed(spec, path, value):
-    """The data with another value at a path."""
+    """Return the data with another value at a path."""
     result = node = deepcopy(spec)
     for key in path[:-1]:
         node = node[key]
@@ -93,12 +93,12 @@ def changed(spec, path, value):
 
 
 def read(spec):
-    """The instruction that YAML text of this data says."""
+    """Return the instruction described by this data as YAML text."""
     return validated(parse_yaml(yaml.dump(spec, sort_keys=False), "spec.yaml"))
 
 
 def compute(spec, seconds=20, megabytes=400):
-    """The same D by golden and by the engine that `auto` takes, within limits."""
+    """Check that golden and `auto` give the same D within limits of time and memory."""
     a, b, c, scales = operands(spec, 0, "bits", m=2, n=1, steps=1)
     start = time.process_time()
     expected = matmul(
@@ -127,7 +127,7 @@ def test_any_whole_number_anywhere_is_computed_or_refused(field, value):
 
 @pytest.mark.parametrize(("spec", "path"), FIELDS, ids=lambda x: ".".join(map(str, x)) if isinstance(x, tuple) else "")
 def test_every_whole_number_has_a_range_and_says_it(spec, path):
-    """10**30 is refused at the field, by one error that names what would be right."""
+    """10**30 is refused at its field, by one error that names the range."""
     with pytest.raises(InputError) as error:
         read(changed(spec, path, 10**30))
     (problem,) = error.value.problems
@@ -161,7 +161,7 @@ def test_numbers_out_of_range_are_refused_where_they_stand(path, value, message)
 
 @pytest.mark.parametrize("name", ["products", "", "a.b", "a b", "a\nb", "sum\n", "1st", "ü", "a" * 65, "sums: x"])
 def test_a_stage_has_a_plain_name(name):
-    """A stage's name is a word: not `products`, which scales mean, and nothing that reads as something else elsewhere."""
+    """A stage's name is a word other than `products`, which means the first stage's terms."""
     spec = {**WHOLE, "stages": {name: WHOLE["stages"]["top"]}}
     with pytest.raises(InputError, match=r"cannot name a stage|means the terms of the first stage"):
         read(spec)
@@ -179,7 +179,7 @@ def test_a_stage_has_a_plain_name(name):
     ],
 )  # fmt: skip
 def test_what_does_nothing_is_said(change, message):
-    """Fields without an effect are refused: dealing out single terms, subnormals of integers."""
+    """Fields without an effect are refused, such as interleaving whole blocks, or subnormals of integers."""
     with pytest.raises(InputError, match=message):
         read({**WHOLE, **change})
 
@@ -219,7 +219,7 @@ def test_floats_do_not_go_into_integer_registers():
     ],
 )  # fmt: skip
 def test_formats_that_engines_cannot_hold_are_refused(fields, message):
-    """A format has a name of its own, codes of at most 64 bits, and numbers that FP64 has, too."""
+    """A format is refused if it has another's name, codes of over 64 bits, or numbers that FP64 lacks."""
     with pytest.raises(ValidationError) as error:
         Format(**fields)
     (fault,) = error.value.errors()
@@ -228,7 +228,7 @@ def test_formats_that_engines_cannot_hold_are_refused(fields, message):
 
 @pytest.mark.parametrize("name", ["e11m20f", "e11m52fn", "int65", "uint0", "e1m0fn", "int1"])
 def test_inline_formats_beyond_fp64_are_refused(name):
-    """A name whose format would have numbers beyond FP64's, or no numbers, is refused."""
+    """An inline name is refused if its format has numbers beyond FP64's, or no numbers."""
     with pytest.raises(InputError):
         named(name)
 

@@ -40,7 +40,7 @@ def error(given, x):
 
 
 def test_a_path_without_steps_delivers_the_tensor():
-    """Nothing on the way, nothing lost."""
+    """A path without steps changes nothing."""
     x = tensor()
     assert np.array_equal(walk((), x).values, x)
 
@@ -65,7 +65,7 @@ def test_power_of_two_scales_survive_the_second_layout_and_fp32_scales_do_not():
 
 
 def test_the_largest_old_scale_as_the_new_one_moves_no_normal_element():
-    """With the largest of the old scales nothing is looked at, and only subnormals of the new scale can change."""
+    """Under the largest of the old scales only elements that become subnormal can change."""
     x = tensor(spread=2.0)
     given = steps(
         {"at": "kernel", "scale": "ue8m0"},
@@ -81,14 +81,14 @@ def test_the_largest_old_scale_as_the_new_one_moves_no_normal_element():
 
 
 def test_a_second_quantisation_from_bf16_is_one_cast():
-    """A step that reads the original is not touched by what came before."""
+    """A step that reads the original does not depend on the steps before."""
     x = tensor()
     given = steps({"at": "copy-engine"}, {"at": "operand-read", "reads": "original", "group": [128, 1]})
     assert np.array_equal(walk(given, x).values, walk(exactly_once(given), x).values)
 
 
 def test_logfmt_of_8_bits_beats_e4m3_on_normal_data_and_10_bits_beat_8():
-    """The order that the report of LogFMT gives, here by relative error of the tensor."""
+    """Relative errors are ordered as in the report of LogFMT."""
     x = tensor(spread=0.0)
     log8, log10 = (steps({"at": "dispatch", "logfmt": bits}) for bits in (8, 10))
     assert error(log10, x) < error(log8, x) < error(steps({"at": "dispatch", "scale": "ue8m0"}), x)
@@ -97,7 +97,7 @@ def test_logfmt_of_8_bits_beats_e4m3_on_normal_data_and_10_bits_beat_8():
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["logfmt", "turn", "e5m6"]))
 def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
-    """Shapes that are no multiple of a group arrive in their shape, finite, every sign kept."""
+    """Shapes that are not multiples of a group keep their shape, stay finite, and keep every sign."""
     x = tensor(seed, (rows, columns))
     given = {
         "logfmt": steps({"at": "combine", "logfmt": 8}),
@@ -124,7 +124,7 @@ def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
     ],
 )
 def test_steps_that_make_no_sense_are_told_where_they_stand(step, message):
-    """A wrong step is an error at its line, with the rule it breaks."""
+    """A wrong step is an error at its line that names the rule."""
     text = f"""proposal: p
 title: t
 source: s

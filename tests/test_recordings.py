@@ -1,4 +1,4 @@
-"""Recordings as files: every layout and byte order is compared right, and what does not fit is refused by its array."""
+"""Recordings: every layout and byte order is compared correctly, and an array that does not fit is refused by name."""
 
 import io
 import zipfile
@@ -23,7 +23,7 @@ M, N = 3, 5
 
 
 def recording(name, steps=2, blocks=2):
-    """Arrays A, B, C, D (SA, SB) of codes, as the model computes them."""
+    """Return arrays A, B, C, D (SA, SB) of codes, with the model's own D."""
     spec = load(name)
     made = []
     for seed in range(blocks):
@@ -76,7 +76,7 @@ def test_recordings_are_compared_in_every_dtype_and_byte_order(tmp_path_factory,
 @pytest.mark.parametrize("name", [F32, F16])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_changed_bit_is_one_mismatch_in_every_byte_order(tmp_path, name, order):
-    """The comparison sees what differs, and only that."""
+    """The comparison counts the outputs that differ, and no other."""
     d = RECORDED[name]["D"].copy()
     d[1, 2, 3] ^= 1
     file = save(tmp_path, {**RECORDED[name], "D": d.astype(d.dtype.newbyteorder(order))}, name)
@@ -148,7 +148,7 @@ def test_malformed_16_bit_and_scaled_recordings_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["foo", "_", "wgmma_f32", "wgmma", "", "hopper", "hopper.wgmma.foo", "a_b_c_d_e", "é"])
 def test_unknown_names_of_cases_are_refused(tmp_path, name):
-    """A name that no instruction has is a user's error, whatever its parts."""
+    """A name that no instruction has is an InputError, whatever its parts."""
     file = save(tmp_path, RECORDED[F32], name)
     with pytest.raises(InputError, match=r"has no instruction called|holds no results|holds `"):
         list(conform("hopper", file))
@@ -184,7 +184,7 @@ def damaged(kind, whole):
 
 @pytest.mark.parametrize("kind", ["bad CRC", "truncated", "empty", "header", "no array", "short", "huge claim"])
 def test_damaged_archives_are_refused(tmp_path, kind):
-    """Whatever is wrong with the bytes of the file, it is an InputError."""
+    """A damaged archive is an InputError, whatever part is damaged."""
     file = save(tmp_path, RECORDED[F32])
     file.write_bytes(damaged(kind, file.read_bytes()))
     with pytest.raises(InputError, match=r"cannot be read|is not an .npz file|normal/2/A"):
@@ -200,7 +200,7 @@ def test_large_arrays_are_refused_before_they_are_read(tmp_path, monkeypatch):
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    """A folder called .npz, and an array of one."""
+    """A folder called .npz, and a member that is not an array, are refused."""
     (tmp_path / "folder.npz").mkdir()
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))

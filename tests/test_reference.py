@@ -19,7 +19,7 @@ FLOATS = st.floats(min_value=-1e30, max_value=1e30, allow_subnormal=False).map(l
 
 
 def odd(exact_sum: Fraction) -> float:
-    """Rounded to odd in float64, on fractions."""
+    """Return a fraction rounded to odd in float64."""
     if exact_sum == 0:
         return 0.0
     near = float(exact_sum)

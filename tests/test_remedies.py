@@ -1,4 +1,4 @@
-"""Messages whose remedies work: each is followed, as a reader would, and the fault is gone."""
+"""Hints of messages: following each, as a reader would, removes the fault."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def proposal(**fields):
 
 
 def faults(data):
-    """The problems of a proposal or an instruction given as plain data."""
+    """Return the problems of a proposal or an instruction given as plain data."""
     document = parse_yaml(yaml.safe_dump(data, sort_keys=False), "p.yaml")
     try:
         validated(document) if "stages" in data else parse_proposal(document)
@@ -49,7 +49,7 @@ def _at(node, path):
 
 
 def _with(node, path, value):
-    """Plain data with another value at a path; DROP removes it."""
+    """Return plain data with another value at a path; DROP removes it."""
     if not path:
         return value
     step, *rest = path
@@ -85,7 +85,7 @@ def follow(data, problem):
 
 
 def cause(problem):
-    """A message without its numbers and names."""
+    """Return a message without its numbers and names."""
     return re.sub(r"`[^`]*`|0x[0-9a-f]+|\d+", "", problem.message)
 
 
@@ -169,7 +169,7 @@ def test_following_the_hints_mends_a_proposal(name):
 
 
 def test_claims_of_a_kind_are_told_all_at_once():
-    """What is wrong with four claims, and with another field, is said in one run."""
+    """Faults of four claims and of another field are reported in one run."""
     found = faults(BROKEN["four faulty claims"] | {"title": 3})
     assert {p.path for p in found} == {
         ("claims", 0, "at"),
@@ -218,7 +218,7 @@ def test_what_follows_from_a_faulty_field_is_not_told():
     ],
 )
 def test_names_that_others_use_lead_to_our_format(name, meant):
-    """A name of PyTorch, PTX, JAX, safetensors or a vendor is answered with ours, which works."""
+    """For a format's name in PyTorch, PTX, JAX, safetensors or a vendor's manual, the hint gives ours."""
     with pytest.raises(InputError) as error:
         named(name)
     assert error.value.problems[0].hint.startswith(f"did you mean `{meant}`?")
@@ -226,7 +226,7 @@ def test_names_that_others_use_lead_to_our_format(name, meant):
 
 
 def test_the_table_of_other_names_is_of_our_formats():
-    """Every format has its line, no other name is one of ours, and none stands for two formats."""
+    """The table has every format, none of our names among the other names, and no name twice."""
     others = [other for line in NAMES.values() for other in line.split()]
     assert set(NAMES) <= set(FORMATS)
     assert not set(others) & set(FORMATS)
@@ -267,7 +267,7 @@ def test_a_layer_in_another_kind_of_file_is_one_error_with_a_remedy(suffix):
 
 
 def test_a_list_is_not_short_because_its_entries_are_wrong():
-    """An unknown entry is one error; an empty list is another."""
+    """An unknown entry is one error, and so is an empty list."""
     assert len(faults(proposal(workloads=["a-typo"]))) == 1
     assert len(faults(proposal(claims=[{"metric": "numerics.nothing", "at_most": 1}]))) == 1
     (empty,) = faults(proposal(workloads=[]))

@@ -78,7 +78,7 @@ def test_conform_finds_one_flipped_bit(folder, tmp_path, capsys, name):
 
 
 def test_too_few_vectors_for_the_coverage_are_refused(tmp_path, capsys):
-    """A count below what the coverage needs exits with 2, says how many it takes, and writes nothing."""
+    """A count below what the coverage needs gives exit code 2 and the count needed, and writes nothing."""
     assert run(["vectors", SPECS[0], "--out", str(tmp_path / "v"), "--count", "10"]) == 2
     assert "--count" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()

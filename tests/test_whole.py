@@ -46,14 +46,14 @@ def test_every_kind_of_case_is_recorded():
 
 
 def test_a_ragged_k_is_filled_with_zeros():
-    """K that is no multiple of the instruction's gives what explicit zeros give."""
+    """A K that is not a multiple of the instruction's gives the result of explicit zeros."""
     spec, a, b = operands(50)
     filled = matmul(spec, np.pad(a, ((0, 0), (0, 14))), np.pad(b, ((0, 14), (0, 0))))
     assert np.array_equal(gemm(spec, a, b), filled)
 
 
 def test_split_k_adds_stretches_in_ascending_order():
-    """Seven instructions in three stretches are 3 + 2 + 2, added in FP32 from the left."""
+    """Seven instructions in three parts are 3 + 2 + 2, and the parts are added in FP32 in order."""
     spec, a, b = operands(7 * 32)
     parts = [matmul(spec, a[:, 32 * i : 32 * j], b[32 * i : 32 * j]) for i, j in ((0, 3), (3, 5), (5, 7))]
     assert np.array_equal(gemm(spec, a, b, split_k=3), (parts[0] + parts[1]) + parts[2])
@@ -62,7 +62,7 @@ def test_split_k_adds_stretches_in_ascending_order():
 
 
 def test_the_epilogue_rounds_after_each_step():
-    """Scale and bias are rounded to FP32 one after the other, then the output once."""
+    """Scale and bias are each rounded to FP32, then the output once."""
     spec, a, b = operands(32)
     d = matmul(spec, a, b)
     alpha, bias = np.linspace(0.1, 1, 5, dtype=np.float32)[None], np.arange(5, dtype=np.float32) / 3
@@ -73,7 +73,7 @@ def test_the_epilogue_rounds_after_each_step():
 
 
 def test_an_epilogue_needs_an_fp32_accumulator():
-    """An FP16 accumulator has no FP32 epilogue, and says so."""
+    """An epilogue after an FP16 accumulator is refused."""
     spec = load("hopper.wgmma.m64n8k16.f16.f16.f16")
     with pytest.raises(ValueError, match="accumulates in fp16"):
         gemm(spec, np.zeros((1, 16), np.float16), np.zeros((16, 1), np.float16), alpha=2.0)
