@@ -1,7 +1,7 @@
 """The FP8 GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
 
-On the CPU (hopper_on_cpu.h), warps run in random order and asynchronous operations complete late. test_gemm_faults.py shows that
-this finds races, wrong barriers and missing waits as well as wrong arithmetic.
+On the CPU (hopper_on_cpu.h), warps run in random order and asynchronous operations complete late. test_gemm_faults.py shows
+that this finds races, wrong barriers and missing waits as well as wrong arithmetic.
 """
 
 from dataclasses import replace
