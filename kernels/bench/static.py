@@ -93,7 +93,7 @@ class CompiledKernel(Spec):
     """STL instructions in the code."""
     instructions: int
     mix: dict[str, int]
-    loop: Loop | None
+    loop: Loop | None = None
     """Mainloop; None where no loop has matrix instructions."""
 
 
