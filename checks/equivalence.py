@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import platform
 import re
 import subprocess
@@ -22,7 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from math import ceil, sqrt
@@ -37,11 +36,10 @@ from isa_model.array_codec import decode_array, to_codes
 from isa_model.engines import cpu
 from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.output_files import fresh_file
+from isa_model.output_files import fresh_file, json_lines, write_file
 from isa_model.processes import pool
 from isa_model.stimulus import KINDS, StressOperands, draw
 
-ROOT = Path(__file__).resolve().parent.parent
 FIXTURE_SIDE = 4
 """Rows and columns of each product in the fixture."""
 
@@ -57,6 +55,9 @@ class InstructionResult:
     set_aside: int
     engine: str
     first: str = ""
+
+
+COUNTS = ("instructions", "outputs", "mismatches", "set_aside")
 
 
 def compare(name: str, outputs: int) -> InstructionResult:
@@ -122,23 +123,10 @@ def of_a_kind(rows: list[InstructionResult]) -> list[InstructionResult]:
     together: dict[str, InstructionResult] = {}
     for row in rows:
         name = without_m_and_n(row.instruction)
-        so_far = together.get(name, InstructionResult(name, 0, 0, 0, 0, row.engine))
-        together[name] = InstructionResult(
-            name,
-            so_far.instructions + row.instructions,
-            so_far.outputs + row.outputs,
-            so_far.mismatches + row.mismatches,
-            so_far.set_aside + row.set_aside,
-            row.engine,
-            so_far.first or row.first,
-        )
+        before = together.get(name, InstructionResult(name, 0, 0, 0, 0, row.engine))
+        counts = {x: getattr(before, x) + getattr(row, x) for x in COUNTS}
+        together[name] = replace(before, **counts, first=before.first or row.first)
     return list(together.values())
-
-
-def commit() -> str:
-    """Return the commit of the source tree, with `-dirty` if files differ from it."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def record(rows: list[InstructionResult], options: argparse.Namespace, started_at: str, seconds: float) -> None:
@@ -166,15 +154,11 @@ def record(rows: list[InstructionResult], options: argparse.Namespace, started_a
         "outputs": sum(row.outputs for row in rows),
         "mismatches": sum(row.mismatches for row in rows),
     }
-    head = json.dumps(run, indent=1).rstrip("\n}")
-    body = ",\n".join("  " + json.dumps(asdict(row)) for row in of_a_kind(rows))
-    write(options.record, f'{head},\n "rows": [\n{body}\n ]\n}}\n'.encode())
+    write_file(options.record, json_lines(run | {"rows": [asdict(row) for row in of_a_kind(rows)]}))
 
 
 def fixture(names: list[str], path: Path) -> None:
     """Save a few outputs per instruction, one instruction for all that differ only in M and N, as `codesign conform` reads."""
-    import io
-
     arrays: dict[str, NDArray[Any]] = {}
     for name in {without_m_and_n(name): name for name in names}.values():
         blocks: dict[str, list[NDArray[Any]]] = {}
@@ -188,15 +172,8 @@ def fixture(names: list[str], path: Path) -> None:
             blocks.setdefault("C", []).append(x.c)
             blocks.setdefault("D", []).append(canonical(oracle, oracle(x)))
         arrays.update({f"{name}/all/1/{key}": np.stack(block) for key, block in blocks.items()})
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write(path, buffer.getvalue())
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with fresh_file(path) as fresh:
-        fresh.write_bytes(content)
+    with fresh_file(path) as fresh, open(fresh, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def main() -> int:
@@ -224,7 +201,7 @@ def main() -> int:
     if options.fixture:
         fixture(names, options.fixture)
         return 0
-    started_at, started = commit(), time.monotonic()
+    started_at, started = commit("isa_model", "checks"), time.monotonic()
     with pool(cpu.cores()) as workers:
         rows = []
         for row in workers.map(compare, names, [options.outputs] * len(names), chunksize=4):

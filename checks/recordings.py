@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from isa_model import FORMATS, catalogue, load, matmul
 from isa_model.array_codec import code_dtype, encode_array, to_codes
 from isa_model.checkout import commit_of
+from isa_model.output_files import json_lines, write_file
 
 ARCHITECTURES = {
     "V100": "volta",
@@ -123,8 +123,7 @@ def main() -> int:
             "commit": commit_of("isa_model", "checks/recordings.py"),
             **total,
         }
-        body = ",\n".join("  " + json.dumps(row) for row in rows)
-        options.record.write_text(json.dumps(head, indent=1).rstrip("\n}") + f',\n "rows": [\n{body}\n ]\n}}\n')
+        write_file(options.record, json_lines(head | {"rows": rows}))
     return int(total["mismatches"] > 0)
 
 

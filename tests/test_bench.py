@@ -291,7 +291,8 @@ def test_shipped_records_are_records():
         assert shipped.cases
         assert not [r for r in shipped.cases if r.wrong]
         assert shipped.find("ceiling.copy")[0].gbps > 100
-    for constants in records.load_machines():
+    for path in records.FOLDER.glob("machine-*.json"):
+        constants = {c.name: c.value for c in records.MachineRecord.model_validate_json(path.read_text()).constants}
         assert constants["wgmma.e4m3.n256.clocks"] > 0
 
 

@@ -111,30 +111,9 @@ def summary(values: Sequence[float], launches: int, sets: int, host_us: float, s
     )
 
 
-def _row(
-    case: Case,
-    *,
-    error: float | None = None,
-    timing: Timing | None = None,
-    sustained: Sustained | None = None,
-    why: str = "",
-    wrong: bool = False,
-) -> BenchRow:
-    return BenchRow(
-        kernel=case.kernel,
-        implementation=case.implementation,
-        variant=case.variant,
-        shape=dict(case.shape),
-        flops=case.flops,
-        least_bytes=case.least_bytes,
-        notes=case.notes,
-        static=case.static,
-        error=None if error is None else float(f"{error:.4g}"),
-        timing=timing,
-        sustained=sustained,
-        why=why,
-        wrong=wrong,
-    )
+def _row(case: Case, **result: Any) -> BenchRow:
+    about = ("kernel", "implementation", "variant", "flops", "least_bytes", "notes", "static")
+    return BenchRow(shape=dict(case.shape), **{name: getattr(case, name) for name in about}, **result)
 
 
 def _prepare(case: Case, seed: int) -> _Prepared:
@@ -148,7 +127,7 @@ def _prepare(case: Case, seed: int) -> _Prepared:
     sets = [case.prepare(generator)]
     case.launch(sets[0])
     torch.cuda.synchronize()
-    error = case.check(sets[0]) if case.check else None
+    error = float(f"{case.check(sets[0]):.4g}") if case.check else None
     sets += [case.prepare(generator) for _ in range(count - 1)]
     result = _Prepared(case, sets, error)
     for x in sets:

@@ -150,7 +150,14 @@ class BenchRecord(BenchRun):
         shape: Mapping[str, int] | None = None,
     ) -> tuple[BenchRow, ...]:
         """Return the rows that match every given value, including rows without a timing."""
-        return find([self], kernel, variant, implementation, shape)
+        return tuple(
+            row
+            for row in self.cases
+            if kernel in (None, row.kernel)
+            and variant in (None, row.variant)
+            and implementation in (None, row.implementation)
+            and (shape is None or dict(shape) == row.shape)
+        )
 
     def bounds(self, row: BenchRow) -> dict[str, float]:
         """Return lower bounds of a row's time from its own run, in microseconds, by name.
@@ -189,13 +196,6 @@ class MachineRecord(BenchRun):
 
     constants: tuple[Constant, ...]
 
-    def __getitem__(self, name: str) -> float:
-        """Return the value of a constant. Raises KeyError."""
-        for constant in self.constants:
-            if constant.name == name:
-                return constant.value
-        raise KeyError(name)
-
 
 def together(new: BenchRecord, old: BenchRecord) -> BenchRecord:
     """Return a new record completed by the shapes of an old one at which it did not measure every kernel of that one.
@@ -227,25 +227,6 @@ def together(new: BenchRecord, old: BenchRecord) -> BenchRecord:
     return new.model_copy(update={"cases": (*rows(new, True), *kept)})
 
 
-def find(
-    records: Iterable[BenchRecord],
-    kernel: str | None = None,
-    variant: str | None = None,
-    implementation: str | None = None,
-    shape: Mapping[str, int] | None = None,
-) -> tuple[BenchRow, ...]:
-    """Return the rows of all records that match every given value."""
-    return tuple(
-        row
-        for record in records
-        for row in record.cases
-        if kernel in (None, row.kernel)
-        and variant in (None, row.variant)
-        and implementation in (None, row.implementation)
-        and (shape is None or dict(shape) == row.shape)
-    )
-
-
 def read(path: Path) -> BenchRecord:
     """Read a record of the bench. Raises InputError for a file that cannot be read or is not a record."""
     try:
@@ -264,24 +245,16 @@ def load(folder: Path = FOLDER) -> tuple[BenchRecord, ...]:
     return tuple(sorted(records, key=lambda record: record.date, reverse=True))
 
 
-def load_machines(folder: Path = FOLDER) -> tuple[MachineRecord, ...]:
-    """Read every record of constants in a folder, the newest first. Raises ValueError for a file that is not a record."""
-    records = [MachineRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("machine-*.json"))]
-    return tuple(sorted(records, key=lambda record: record.date, reverse=True))
-
-
 def dump(record: Spec) -> str:
-    """Return JSON with a line for each entry of a list."""
-    data: dict[str, Any] = record.model_dump(mode="json", exclude_defaults=False)
-    for key, value in data.items():
-        if isinstance(value, list):
-            data[key] = [_lean(row) if isinstance(row, dict) else row for row in value]
-    return json_lines(data)
+    """Return JSON with a line for each entry of a list, without the empty fields of entries."""
 
+    def lean(entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        return {key: value for key, value in entry.items() if value not in (None, "") and value is not False}
 
-def _lean(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without its empty fields."""
-    return {key: value for key, value in row.items() if value not in (None, "") and value is not False}
+    data = record.model_dump(mode="json")
+    return json_lines({k: [lean(entry) for entry in v] if isinstance(v, list) else v for k, v in data.items()})
 
 
 def save(record: Any, path: Path) -> None:

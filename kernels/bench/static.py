@@ -28,7 +28,7 @@ from isa_model.checkout import commit_of
 from isa_model.diagnostics import Unavailable
 from isa_model.stage import Spec
 from kernels.bench import REGISTERED
-from kernels.bench.records import FOLDER, save, versions
+from kernels.bench.records import save, versions
 
 MMA = ("QGMMA", "HGMMA", "IGMMA")
 WATCHED = (
@@ -93,7 +93,7 @@ class CompiledKernel(Spec):
     """STL instructions in the code."""
     instructions: int
     mix: dict[str, int]
-    loop: Loop | None
+    loop: Loop | None = None
     """Mainloop; None where no loop has matrix instructions."""
 
 
@@ -107,15 +107,6 @@ class StaticRecord(Spec):
     target: str
     versions: dict[str, str]
     kernels: tuple[CompiledKernel, ...]
-
-    def find(self, name: str) -> tuple[CompiledKernel, ...]:
-        """Return the functions of the machine code called `name`."""
-        return tuple(kernel for kernel in self.kernels if kernel.name == name)
-
-
-def load(path: Path = FOLDER / "static.json") -> StaticRecord:
-    """Read the shipped static evidence, or another file of it."""
-    return StaticRecord.model_validate_json(path.read_text())
 
 
 def evidence(cubins: Iterable[Cubin]) -> list[CompiledKernel]:

@@ -30,22 +30,7 @@ from typing import TYPE_CHECKING, Any
 from kernels.launch import Launch, require_tensor, stream
 from kernels.quantise import build, layout
 from kernels.quantise.build import Choice
-from kernels.quantise.layout import (
-    QuantisedTensor,
-    check_blocks,
-    check_matrix,
-    check_output,
-    check_pair,
-    check_pairs,
-    check_rows,
-    check_scales,
-    dispatch_bytes,
-    empty_blocks,
-    empty_dispatch,
-    empty_e5m6,
-    empty_rows,
-    groups,
-)
+from kernels.quantise.layout import QuantisedTensor, empty_blocks, empty_dispatch, empty_e5m6, empty_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,14 +94,14 @@ def blocks_both(
 
 def _one(x: Any, power_of_2: bool, out: Any, *, columns: bool = False, blocks: bool = False) -> QuantisedTensor:
     """Run a cast of BF16 `x` that writes one layout."""
-    empty, check = (empty_blocks, check_blocks) if blocks else (empty_rows, check_rows)
+    empty, check = (empty_blocks, layout.check_blocks) if blocks else (empty_rows, layout.check_rows)
     if out is None:
-        m, k = check_matrix("x", x)
+        m, k = layout.check_matrix("x", x)
         out = empty(k, m) if columns else empty(m, k)
-    written = check_pair("out", out)
+    written = layout.check_pair("out", out)
 
     def prepare() -> Launch:
-        m, k = check_matrix("x", x)
+        m, k = layout.check_matrix("x", x)
         choice = _choice(rows=not columns, columns=columns, blocks=blocks, power_of_2=power_of_2)
         if columns:
             check("out", written, k, m)
@@ -130,14 +115,14 @@ def _one(x: Any, power_of_2: bool, out: Any, *, columns: bool = False, blocks: b
 
 def _two(x: Any, power_of_2: bool, out: Any, *, blocks: bool = False) -> tuple[QuantisedTensor, QuantisedTensor]:
     """Run a cast of BF16 `x` that writes codes as they are and transposed."""
-    empty, check = (empty_blocks, check_blocks) if blocks else (empty_rows, check_rows)
+    empty, check = (empty_blocks, layout.check_blocks) if blocks else (empty_rows, layout.check_rows)
     if out is None:
-        m, k = check_matrix("x", x)
+        m, k = layout.check_matrix("x", x)
         out = empty(m, k), empty(k, m)
-    first, second = check_pairs(out)
+    first, second = layout.check_pairs(out)
 
     def prepare() -> Launch:
-        m, k = check_matrix("x", x)
+        m, k = layout.check_matrix("x", x)
         check("out[0]", first, m, k)
         check("out[1]", second, k, m)
         choice = _choice(rows=True, columns=True, blocks=blocks, power_of_2=power_of_2)
@@ -155,13 +140,13 @@ def swiglu(gate: Tensor, up: Tensor, power_of_2: bool = False, out: QuantisedTen
 
     `gate` and `up` are BF16 (m, k), and may be halves of one matrix.
     """
-    written = empty_rows(*check_matrix("gate", gate)) if out is None else check_pair("out", out)
+    written = empty_rows(*layout.check_matrix("gate", gate)) if out is None else layout.check_pair("out", out)
 
     def prepare() -> Launch:
-        m, k = check_matrix("gate", gate)
-        if check_matrix("up", up) != (m, k):
+        m, k = layout.check_matrix("gate", gate)
+        if layout.check_matrix("up", up) != (m, k):
             raise ValueError(f"gate and up must have one shape; got {m} x {k} and {tuple(up.shape)}")
-        check_rows("out", written, m, k)
+        layout.check_rows("out", written, m, k)
         choice = _choice("SWIGLU", rows=True, power_of_2=power_of_2)
         return _tile(choice, m, k, gate, written, None, (up.data_ptr(), up.stride(0) * 2))
 
@@ -178,14 +163,14 @@ def requantise(
     must be powers of two too: any other scale gives NaN. Then only elements that underflow change.
     """
     if out is None:
-        m, k = check_matrix("codes", codes, "float8_e4m3fn", 8)
+        m, k = layout.check_matrix("codes", codes, "float8_e4m3fn", 8)
         out = empty_rows(k, m)
-    written = check_pair("out", out)
+    written = layout.check_pair("out", out)
 
     def prepare() -> Launch:
-        m, k = check_matrix("codes", codes, "float8_e4m3fn", 8)
-        check_scales("scales", scales, m, k)
-        check_rows("out", written, k, m)
+        m, k = layout.check_matrix("codes", codes, "float8_e4m3fn", 8)
+        layout.check_scales("scales", scales, m, k)
+        layout.check_rows("out", written, k, m)
         choice = _choice("E4M3", columns=True, power_of_2=power_of_2)
         return _tile(choice, m, k, codes, None, written, (scales.data_ptr(), scales.stride(0)))
 
@@ -201,12 +186,12 @@ def pack_e5m6(x: Tensor, out: QuantisedTensor | None = None) -> QuantisedTensor:
 
     This is `Cast(to=e5m6, scale=ue8m0)` with the codes packed by `isa_model.array_codec.pack`: uint8 (m, k * 3 / 2).
     """
-    written = empty_e5m6(*check_matrix("x", x, multiple=32)) if out is None else check_pair("out", out)
+    written = empty_e5m6(*layout.check_matrix("x", x, multiple=32)) if out is None else layout.check_pair("out", out)
 
     def prepare() -> Launch:
-        m, k = check_matrix("x", x, multiple=32)
-        check_output("out.codes", written.codes, (m, k * 3 // 2), "uint8", 16)
-        check_scales("out.scales", written.scales, m, k)
+        m, k = layout.check_matrix("x", x, multiple=32)
+        layout.check_output("out.codes", written.codes, (m, k * 3 // 2), "uint8", 16)
+        layout.check_scales("out.scales", written.scales, m, k)
         return _tile(_choice("BF16", "E5M6", rows=True, power_of_2=True), m, k, x, written)
 
     _run(("pack_e5m6",), (x, *written), prepare)
@@ -218,16 +203,16 @@ def unpack_e5m6(packed: Tensor, scales: Tensor, out: Tensor | None = None) -> Te
     import torch
 
     if out is None:
-        m, width = check_matrix("packed", packed, "uint8", multiple=48)
+        m, width = layout.check_matrix("packed", packed, "uint8", multiple=48)
         out = torch.empty((m, width * 2 // 3), dtype=torch.bfloat16, device=layout.DEVICE)
 
     def prepare() -> Launch:
-        m, width = check_matrix("packed", packed, "uint8", multiple=48)
+        m, width = layout.check_matrix("packed", packed, "uint8", multiple=48)
         k = width * 2 // 3
-        check_scales("scales", scales, m, k)
-        check_output("out", out, (m, k), "bfloat16", 16)
+        layout.check_scales("scales", scales, m, k)
+        layout.check_output("out", out, (m, k), "bfloat16", 16)
         read = (packed.data_ptr(), packed.stride(0), scales.data_ptr(), scales.stride(0))
-        grid = (groups(k), -(-m // 64))
+        grid = (layout.groups(k), -(-m // 64))
         return build.unpack_kernel().launch(grid, _numbers(m, k, *read, out.data_ptr(), out.stride(0) * 2))
 
     _run(("unpack_e5m6",), (packed, scales, out), prepare)
@@ -242,7 +227,7 @@ def dispatch(x: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
     """
 
     def checked() -> tuple[int, int, int]:
-        m, k = check_matrix("x", x)
+        m, k = layout.check_matrix("x", x)
         require_tensor("tokens", tokens)
         import torch
 
@@ -259,7 +244,7 @@ def dispatch(x: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
 
     def prepare() -> Launch:
         m, k, n = checked()
-        check_output("out", out, (n, dispatch_bytes(k)), "uint8", 8)
+        layout.check_output("out", out, (n, layout.dispatch_bytes(k)), "uint8", 8)
         choice = _choice(rows=True, power_of_2=True, send=True)
         return _tile(choice, n, k, x, out, None, (tokens.data_ptr(), m))
 
@@ -272,9 +257,9 @@ def sent(buffer: Tensor, k: int) -> QuantisedTensor:
     require_tensor("buffer", buffer)
     import torch
 
-    if buffer.dtype is not torch.uint8 or buffer.dim() != 2 or not 0 < k <= k + groups(k) <= buffer.shape[1]:
+    if buffer.dtype is not torch.uint8 or buffer.dim() != 2 or not 0 < k <= k + layout.groups(k) <= buffer.shape[1]:
         raise ValueError(f"buffer must be what dispatch returns for k = {k}; got {layout.describe(buffer)}")
-    return QuantisedTensor(buffer[:, :k].view(torch.float8_e4m3fn), buffer[:, k : k + groups(k)])
+    return QuantisedTensor(buffer[:, :k].view(torch.float8_e4m3fn), buffer[:, k : k + layout.groups(k)])
 
 
 def launch_twin(choice: Choice, x: Tensor, second: Tensor | None = None, *, out: Any) -> None:
