@@ -210,7 +210,7 @@ def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Numb
             if is_dropped(stage, t, largest):
                 continue
         if fraction_bits is None or largest is None:
-            kept.append(t.number)  # an exact sum, or nothing but zeros
+            kept.append(t.number)  # an exact sum, or zeros alone
         else:
             assert stage.rounding is not None
             kept.append(cut(t.number, largest - fraction_bits, stage.rounding))

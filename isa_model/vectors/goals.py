@@ -214,7 +214,7 @@ class Goals:
                 elif not reason and sign == "-" and not signed:
                     reason = "no number is negative"
                 elif not reason and product and not any(self.significands(name, lost, kept)):
-                    reason = f"no product of {self.spec.a.name} and {self.spec.b.name} lies so"
+                    reason = f"no product of {self.spec.a.name} and {self.spec.b.name} has this position"
                 yield Goal(Bin("rounding", point, sign + name), (*aim, sign, name), reason)
 
     def _cut_bits(self, i: int, accumulator: bool, side: Reach, furthest: int) -> int:
