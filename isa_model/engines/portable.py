@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, read, times_exponents
 from isa_model.engines.plan import RANGE, Handover, Plan
@@ -53,12 +54,7 @@ class Value:
 
 
 def matmul(
-    spec: Instruction,
-    a: Codes,
-    b: Codes,
-    c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
     """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
@@ -84,8 +80,7 @@ def matmul(
     corners = [(i, j) for i in range(0, d.shape[0], tile_m) for j in range(0, d.shape[1], tile_n)]
     threads = min(len(corners), os.cpu_count() or 1)
     if threads <= 1:
-        for corner in corners:
-            work(corner)
+        list(map(work, corners))
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
@@ -149,17 +144,12 @@ class OperandTile:
         return Value([x], exponent_of(x, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
-        """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
-        stage = self.stages[index]
-        parts = stage.interleave.parts if stage.interleave else 1
-        fused = index == 0 and self.plan.fused_products
+        """Yield the blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
+        stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
+        parts = stage.interleave.parts if stage.interleave else 1
         while span := list(islice(source, stage.terms * parts)):
-            for part in range(parts):
-                if stage.interleave is None:
-                    yield span
-                else:
-                    yield [x for j, x in enumerate(span) if (j // stage.interleave.run) % parts == part]
+            yield from golden.deal(stage, span)
 
     def products(self) -> Iterator[Value]:
         for k in range(len(self.a.values)):
@@ -255,13 +245,7 @@ class OperandTile:
         return largest
 
     def aligned_parts(
-        self,
-        stage: Stage,
-        block: list[Any],
-        running: Value | None,
-        largest: Exponents,
-        fused: bool,
-        neutral: float,
+        self, stage: Stage, block: list[Any], running: Value | None, largest: Exponents, fused: bool, neutral: float
     ) -> list[Float64]:
         """Every term cut to its fraction bits below the largest exponent."""
         assert stage.fraction_bits is not None
@@ -290,11 +274,7 @@ class OperandTile:
         return parts
 
     def cut_products(
-        self,
-        ks: Sequence[int],
-        stage: Stage,
-        inverse: NDArray[np.floating[Any]],
-        neutral: float,
+        self, ks: Sequence[int], stage: Stage, inverse: NDArray[np.floating[Any]], neutral: float
     ) -> NDArray[np.floating[Any]]:
         """The sum of the cut products, in units of the last bit kept: the engine's inner loop."""
         assert stage.rounding is not None
