@@ -285,10 +285,10 @@ class Emitter(CText):
         """Return a term of a stage rounded to a multiple of 2**(known - fraction_bits)."""
         stage, unit = self.stages[index], f"{known} - {fraction_bits}"
         growth = max(term.growth for term in self.plan.addends[index])
-        towards = {Rounding.DOWN: "rd", Rounding.UP: "ru"}.get(stage.rounding) if stage.rounding else None
-        if self.adds_directed and towards and growth + (fraction_bits or 0) <= LANE_BITS - 3:
+        toward = {Rounding.DOWN: "rd", Rounding.UP: "ru"}.get(stage.rounding) if stage.rounding else None
+        if self.adds_directed and toward and growth + (fraction_bits or 0) <= LANE_BITS - 3:
             magic = self.let("double", f"1.5 * pow2(52 + {unit})", "magic")
-            return self.let("double", f"copysign(__dadd_{towards}({value}, {magic}) - {magic}, {value})", "c")
+            return self.let("double", f"copysign(__dadd_{toward}({value}, {magic}) - {magic}, {value})", "c")
         return self.let("double", f"whole({value} * pow2(-({unit})), {mode(stage.rounding)}) * pow2({unit})", "c")
 
     def cut_running(self, index: int, own: TermCode | None, known: str, largest: str) -> list[str]:
