@@ -115,7 +115,7 @@ WIDE = {
     "E4M3 by E5M2 exactly, towards zero": fused("e4m3", "e5m2", bits=None),
     "a chain of wide sums": fused("e5m2", "e4m3", bits=None, register=NEAREST, chain=2),
 }
-WAYS = {"half": HALF, "double": DOUBLE, "exact": EXACT, "limbs": WIDE}
+WAYS = {"half": HALF, "double": DOUBLE, "exact": EXACT, "digits": WIDE}
 CASES = HALF | DOUBLE | EXACT | WIDE
 NEITHER = {
     "products rounded to nearest": fused(rounding="nearest-even"),
@@ -198,14 +198,14 @@ def test_what_tensor_cores_cannot_cut_stays_on_cuda_cores(name):
 def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
     """Exact sums of finite operands go in INT8 digits; in a window C is bounded and has no bits below; infinities do not."""
     exact, window = Plan(EXACT["exact"]), Plan(DOUBLE["a window of 36 bits"])
-    assert routes.with_limbs(exact, routes.route(exact), 1e30, 2.0**-149).cut == "limbs"
-    assert routes.with_limbs(exact, routes.route(exact), math.inf, 1.0) is None
-    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-18).cut == "limbs"
-    assert routes.with_limbs(window, routes.route(window), 2.0**19 - 1, 2.0**-18).cut == "limbs"
-    assert routes.with_limbs(window, routes.route(window), 2.0**19, 2.0**-18) is None
-    assert routes.with_limbs(window, routes.route(window), 2.0**17, 2.0**-20) is None
+    assert routes.with_digits(exact, routes.route(exact), 1e30, 2.0**-149).cut == "digits"
+    assert routes.with_digits(exact, routes.route(exact), math.inf, 1.0) is None
+    assert routes.with_digits(window, routes.route(window), 2.0**17, 2.0**-18).cut == "digits"
+    assert routes.with_digits(window, routes.route(window), 2.0**19 - 1, 2.0**-18).cut == "digits"
+    assert routes.with_digits(window, routes.route(window), 2.0**19, 2.0**-18) is None
+    assert routes.with_digits(window, routes.route(window), 2.0**17, 2.0**-20) is None
     half = Plan(HALF["Hopper's FP8"])
-    assert routes.with_limbs(half, routes.route(half), 1.0, 1.0) is None
+    assert routes.with_digits(half, routes.route(half), 1.0, 1.0) is None
 
 
 @given(st.sampled_from(["e4m3", "e5m2", "e3m2", "e2m1", "int8", "uint8", "int4"]), st.data())
@@ -215,7 +215,7 @@ def test_digits_are_the_number(name, data):
     code = data.draw(st.integers(0, (1 << fmt.bits) - 1))
     value = decode_array(fmt, np.array([code], code_dtype(fmt)))[0]
     digits = gpu.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))
-    assert len(digits) == routes.limbs(fmt)
+    assert len(digits) == routes.digit_count(fmt)
     assert all(-128 <= d[0] < 128 for d in digits)
     expected = value * 2.0**-fmt.min_lsb_exponent if np.isfinite(value) else 0
     assert sum(int(d[0]) << 8 * i for i, d in enumerate(digits)) == expected
@@ -243,7 +243,7 @@ def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
     pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
     plan = Plan(CASES[name])
     way = routes.route(plan)
-    way = routes.with_limbs(plan, way, 1.0, 1.0) or way
+    way = routes.with_digits(plan, way, 1.0, 1.0) or way
     for text in (tensor.TensorCores(plan, way).source(), fragments(plan, way, True, "cut").pack(1, 8)):
         (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text).code))
         if (tool := cuobjdump()) is None:

@@ -1,4 +1,4 @@
-"""Engines: golden.py's results, faster. `portable` (numpy), `cpu` (compiled C) and `gpu` (compiled CUDA).
+"""Engines that give golden.py's results faster: `portable` (numpy), `cpu` (compiled C) and `gpu` (compiled CUDA).
 
-`Plan` proves from a spec alone what doubles can carry; `emit` writes the text that both compilers take.
+`plan` proves from a spec alone what doubles can carry; `emit` writes the text that both compilers take, for a `target`.
 """

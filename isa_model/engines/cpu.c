@@ -1,8 +1,8 @@
 /* The CPU engine around a step: D = A B + C on raw codes, a tile of D at a time, on as many threads as are asked for.
  *
- * A thread takes the next tile that nobody has, at most ROWS by W elements, and goes along K in chunks. It reads the codes of a
- * chunk of A and B from where they lie, in any strides, into buffers of its own as numbers and alignment exponents, so
- * that nothing is shared between threads and memory does not depend on K. The file is the second half of a translation
+ * A thread takes the next tile that nobody has, at most ROWS by W elements, and goes along K in chunks. It reads a chunk
+ * of A and B, in any strides, into buffers of its own as numbers and alignment exponents. So threads share nothing, and
+ * memory does not depend on K. The file is the second half of a translation
  * unit; the first is prelude.h and what cpu.py writes: types and formats of the operands, constants, and `step`.
  */
 
@@ -28,8 +28,8 @@ typedef struct {
   uint64_t codes[(ROWS > W ? ROWS : W) * CHUNK];
 } Buffers;
 
-/* The number of a code: shifted past the bits ignored, its fields put where a double has them. `unit` is the last place
- * of subnormal numbers. */
+/* The number of a code, whose fields are put where a double has them. `padding` bits are ignored; `unit` is the smallest
+ * subnormal number. */
 FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bits, int bias, double unit, int has_zero,
                  int64_t largest, int has_infinity, int is_signed, int nan_for_minus_zero) {
   const int64_t field = code >> padding, magnitude = field & (int64_t)(~0ull >> (64 - magnitude_bits));
@@ -41,7 +41,7 @@ FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bi
   return nan_for_minus_zero & (field == 1ll << magnitude_bits) ? NAN : x;
 }
 
-/* The same for integers of so many bits. */
+/* The number of a code of an integer of so many bits. */
 FN double whole_number(uint64_t code, int bits, int is_signed) {
   const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
   return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
@@ -49,7 +49,7 @@ FN double whole_number(uint64_t code, int bits, int is_signed) {
 
 FN double flushed(double x, double smallest) { return fabs(x) < smallest ? 0.0 : x; }
 
-/* A block of a matrix, element by element, to rows of `pitch` elements. */
+/* Copy a block of a matrix to rows of `pitch` elements. */
 FN void take(const Job *job, int which, long row, long column, long rows, long columns, long pitch, long size, char *to) {
   const long down = job->strides[2 * which] * size, right = job->strides[2 * which + 1] * size;
   const char *from = job->codes[which] + row * down + column * right;
@@ -63,7 +63,7 @@ FN void take(const Job *job, int which, long row, long column, long rows, long c
 #define TAKE(which, type, row, column, rows, columns, pitch) \
   take(job, which, row, column, rows, columns, pitch, sizeof(type), (char *)x->codes)
 
-/* A chunk of A, rows of K; scales that fold into the numbers are multiplied in. */
+/* Read a chunk of A, with K along rows; multiply scales in where they fold into the numbers. */
 static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long depth) {
   TAKE(OF_A, code_a, row, k, rows, depth, CHUNK);
   for (long i = 0; i < rows; ++i) {
@@ -98,7 +98,7 @@ static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long
 #endif
 }
 
-/* A chunk of B, rows of N, filled up with zeros. */
+/* Read a chunk of B, with N along rows, filled up with zeros. */
 static void read_b(const Job *job, Buffers *x, long k, long column, long depth, long columns) {
   TAKE(OF_B, code_b, k, column, depth, columns, W);
   const code_b *restrict codes = (const code_b *)x->codes;
@@ -171,7 +171,7 @@ static void *work(void *argument) {
   return NULL;
 }
 
-/* D from the codes of A, B, C and scales. Returns whether memory ran out. */
+/* Write D from the codes of A, B, C and scales. Return whether memory ran out. */
 int run(long m, long n, long k, int threads, const long *strides, char *const *codes) {
   long rows = ROWS; /* large tiles read less, many are shared out more evenly */
   while (rows > 32 && tiles_of(m, rows) * tiles_of(n, W) < 4L * threads) rows /= 2;

@@ -1,4 +1,4 @@
-"""The compiled CPU engine: a spec's step (emit.py) as vector code of the machine's own C compiler, on all cores.
+"""The CPU engine: a spec's step (emit.py) as vector code of the machine's own C compiler, on all cores.
 
 Compiled once per spec and machine (c_library.py). Where there is no C compiler `matmul` raises `NoCompiler`, and the
 numpy engine takes over.
@@ -29,13 +29,13 @@ from isa_model.formats import Format
 from isa_model.instruction import Instruction
 
 WIDTH = 64
-"""Columns of D computed together: a multiple of every vector unit's width."""
+"""Columns of D computed together, a multiple of every vector unit's width."""
 ROWS = 128
-"""At most so many rows of D in a tile, the task of a thread."""
+"""Most rows of D in a tile, which is one task of a thread."""
 CHUNK = 256
-"""About how many of K a thread reads at a time."""
+"""Products along K that a thread reads at a time, about."""
 WORK_OF_A_THREAD = 1 << 18
-"""Multiply-accumulates worth starting a thread for."""
+"""Multiply-accumulates for which starting a thread pays."""
 FLAGS: tuple[str, ...] = (
     "-O3",
     "-march=native",
@@ -49,13 +49,13 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 
 MOST_LINES = 4000
-"""Lines that a compiler is given: it takes seconds for them and minutes for twice as many. Real instructions need 800."""
+"""Most lines that a compiler is given: it takes seconds for them, minutes for twice as many. Real instructions need 800."""
 
 
 def matmul(
     spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
-    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
+    """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
@@ -88,7 +88,7 @@ def prepared(spec: Instruction) -> Callable[..., Codes]:
 
 @cache
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
@@ -99,7 +99,7 @@ def cores() -> int:
 
 
 def compiled(plan: Plan) -> Any:
-    """The C function of a plan, from the cache folder if it was compiled before."""
+    """Return the C function of a plan, from the cache folder if it was compiled before."""
     text = source(plan)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
@@ -112,7 +112,7 @@ def _load(text: str) -> Any:
 
 
 def source(plan: Plan) -> str:
-    """The C file of a plan: prelude.h, the types and sizes of this spec, its step, and cpu.c."""
+    """Return the C file of a plan: prelude.h, the types and sizes of this spec, its step, and cpu.c."""
     spec, here = plan.spec, Path(__file__).parent
     burst = max(1, 32 // spec.shape.k) * spec.shape.k
     chunk = max(1, CHUNK // burst) * burst
@@ -168,7 +168,7 @@ def _type(fmt: Format) -> str:
 
 
 def _number(fmt: Format, flush: bool) -> str:
-    """C text of the number of a code."""
+    """Return the C expression of the number of a code."""
     if fmt.kind == "integer":
         return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())

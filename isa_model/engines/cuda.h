@@ -7,7 +7,7 @@
 #define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
 #define AT(j) ((long)(row + ROW(j)) * ldb + column + COLUMN(j)) /* of C and D */
 
-/* N neighbours at an address that is a multiple of their size, in as few loads as there are 16 bytes. */
+/* Load N neighbours, 16 bytes at a time; the address is a multiple of their size. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {
   constexpr int V = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
   struct alignas(V * sizeof(T)) Vector { T v[V]; };
@@ -24,7 +24,7 @@ FN double sum_to_odd(double x, double y) {
   const double down = __dadd_rd(x, y), up = __dadd_ru(x, y);
   return __double2loint(down) & 1 ? down : up;
 }
-/* The same of three, where the first two do not add exactly (Shewchuk 1997; see float64.to_odd). */
+/* x + y + z rounded to odd, where x + y is not exact (Shewchuk 1997; see float64.to_odd). */
 static __device__ __noinline__ double slow_sum_to_odd(double x, double y, double z) {
   const double xy = x + y, e = sum_error(x, y, xy), ez = e + z, low = sum_error(e, z, ez);
   const double head = xy + ez, next = sum_error(xy, ez, head);
@@ -40,7 +40,7 @@ FN double sum_to_odd(double x, double y, double z) {
 
 /* The nearest FP16 number. */
 FN double to_fp16(double x) { return convert(x, NEAREST_EVEN, 15, 10); }
-/* Bits n and above; none from 32 on. */
+/* A mask of bits n and above; 0 from n = 32 on. */
 FN int shifted_ones(int n) {
   int mask;
   asm("shl.b32 %0, -1, %1;" : "=r"(mask) : "r"(n));

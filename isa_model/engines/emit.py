@@ -56,7 +56,8 @@ class Emitter(CText):
         """Return the text of the whole step."""
         blocks = self.spec.shape.k // self.spec.span
         self.reread()
-        self.loop(len(self.stages) - 1, blocks, "k", lambda n, k: self.run_block(len(self.stages) - 1, n, k, "state"))
+        last = len(self.stages) - 1
+        self.loop(last, range(blocks), "k", lambda n, k: self.run_block(last, n, k, "state"))
         return "\n".join(self.lines)
 
     def reread(self) -> None:
@@ -80,21 +81,18 @@ class Emitter(CText):
         self.write(f"state[j] = {value};" if again else f"state[j] = k == 0 ? state[j] : {value};")
         self.write("}")
 
-    def loop(self, index: int, count: int, k: str, body: Callable[[int, str], None]) -> None:
-        """Write blocks 0 to count - 1 of a stage: in a C loop where each lies behind the one before, else one by one."""
-        if count > 1 and not self.interleaves(index):
-            length = self.spec.products_per_result(index) // (self.stages[index].chain or 1)
-            i, inner = self.name("i"), self.name("k")
-            self.write(f"for (int {i} = 0; {i} < {count}; ++{i}) {{ const int {inner} = {k} + {i} * {length};")
-            body(0, inner)
-            self.write("}")
-        else:
-            for n in range(count):
+    def loop(self, index: int, numbers: range, k: str, body: Callable[[int, str], None]) -> None:
+        """Write some blocks of a stage: in a C loop where each lies behind the one before, else one by one."""
+        if len(numbers) == 1 or any(stage.interleave for stage in self.stages[: index + 1]):
+            for n in numbers:
                 body(n, k)
-
-    def interleaves(self, index: int) -> bool:
-        """Return whether a stage or one below it deals its terms out to several blocks at a time."""
-        return any(stage.interleave for stage in self.stages[: index + 1])
+            return
+        length = self.spec.products_per_result(index) // (self.stages[index].chain or 1)
+        i, inner = self.name("i"), self.name("k")
+        first = f"({k} + {numbers.start * length})" if numbers.start else k
+        self.write(f"for (int {i} = 0; {i} < {len(numbers)}; ++{i}) {{ const int {inner} = {first} + {i} * {length};")
+        body(0, inner)
+        self.write("}")
 
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
@@ -131,12 +129,8 @@ class Emitter(CText):
         if stage.accumulator and chain > 1:
             running = self.array(self.target.running, "run")
             self.write(f"LANES {running}[j] = 0.0;")
-            if self.interleaves(index):
-                for n in range(r * chain, (r + 1) * chain):
-                    self.run_block(index, n, k, running)
-            else:
-                first = f"({k} + {r * length})"
-                self.loop(index, chain, first, lambda n, inner: self.run_block(index, n, inner, running))
+            numbers = range(r * chain, (r + 1) * chain)
+            self.loop(index, numbers, k, lambda n, inner: self.run_block(index, n, inner, running))
             exponent = self.align(f"{running}[j]", stage.result[-1].format)
             recipe: Recipe = lambda: TermCode((f"{running}[j]",), self.let("int", exponent, "e"))  # noqa: E731
         else:
@@ -292,10 +286,10 @@ class Emitter(CText):
         """Return a term of a stage rounded to a multiple of 2**(known - fraction_bits)."""
         stage, unit = self.stages[index], f"{known} - {fraction_bits}"
         growth = max(term.growth for term in self.plan.addends[index])
-        towards = {Rounding.DOWN: "rd", Rounding.UP: "ru"}.get(stage.rounding) if stage.rounding else None
-        if self.adds_directed and towards and growth + (fraction_bits or 0) <= LANE_BITS - 3:
+        toward = {Rounding.DOWN: "rd", Rounding.UP: "ru"}.get(stage.rounding) if stage.rounding else None
+        if self.adds_directed and toward and growth + (fraction_bits or 0) <= LANE_BITS - 3:
             magic = self.let("double", f"1.5 * pow2(52 + {unit})", "magic")
-            return self.let("double", f"copysign(__dadd_{towards}({value}, {magic}) - {magic}, {value})", "c")
+            return self.let("double", f"copysign(__dadd_{toward}({value}, {magic}) - {magic}, {value})", "c")
         return self.let("double", f"whole({value} * pow2(-({unit})), {mode(stage.rounding)}) * pow2({unit})", "c")
 
     def cut_running(self, index: int, own: TermCode | None, known: str, largest: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""FP64 as a chain of fused multiply-adds on the GPU: too wide for the lanes of the other engines, but the chip has them."""
+"""The GPU kernel of FP64 fused multiply-adds, which are too wide for float64 lanes but which the chip has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from isa_model.stage import Register
 
 
 def is_chain(spec: Instruction) -> bool:
-    """Whether a spec is FP64 fused multiply-adds, one product after the other."""
+    """Return whether a spec is a chain of FP64 fused multiply-adds, one product after the other."""
     (stage, *others) = spec.stages.values()
     fp64 = FORMATS["fp64"]
     return (

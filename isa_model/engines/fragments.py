@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isa_model.engines.plan import Plan
-from isa_model.engines.routes import Route, limbs
+from isa_model.engines.routes import Route, digit_count
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Fragments:
     """Neighbours along K that go to the same block."""
     parts: int
     """Blocks that K is dealt out to at a time."""
-    limbs: int = 1
+    digits: int = 1
     """Digits of an element."""
 
     @property
@@ -39,7 +39,7 @@ class Fragments:
     @property
     def registers(self) -> int:
         """Registers of a thread for a block."""
-        return self.limbs * self.chunks * self.halves
+        return self.digits * self.chunks * self.halves
 
     @property
     def vector(self) -> int:
@@ -68,7 +68,7 @@ extern "C" __global__ void pack(long places, int blocks, int rows, long row_stri
     const unsigned block = fragment % blocks, chunk = r / {self.halves};
     const int row = (fragment / blocks * {self.halves} + r % {self.halves}) * 8 + thread / 4;
     const long first = (long)(block / {self.parts}) * {self.terms * self.parts} + block % {self.parts} * {self.run};
-    unsigned words[{self.limbs}] = {{}};
+    unsigned words[{self.digits}] = {{}};
 #pragma unroll
     for (unsigned i = 0; i < {self.elements}; ++i) {{
       const unsigned slot = (4 * chunk + thread % 4) * {self.elements} + i;
@@ -76,12 +76,12 @@ extern "C" __global__ void pack(long places, int blocks, int rows, long row_stri
       const long k = first + slot / {self.run} * {self.run * self.parts} + slot % {self.run};
       const unsigned code = codes[row * row_stride + k * k_stride] & {(1 << bits) - 1};
 #pragma unroll
-      for (int l = 0; l < {self.limbs}; ++l)
+      for (int l = 0; l < {self.digits}; ++l)
         words[l] |= (table[l << {bits} | code] & {0xFFFFFFFF >> (32 - width)}u) << {width} * i;
-      magnitude = max(magnitude, table[{self.limbs} << {bits} | code]);
+      magnitude = max(magnitude, table[{self.digits} << {bits} | code]);
     }}
 #pragma unroll
-    for (int l = 0; l < {self.limbs}; ++l) {{
+    for (int l = 0; l < {self.digits}; ++l) {{
       const unsigned at = l * {each} + r;
       const long vector = (long)fragment * {self.registers // self.vector} + at / {self.vector};
       out[(vector * 32 + thread) * {self.vector} + at % {self.vector}] = words[l];
@@ -101,6 +101,6 @@ def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]
     deal = (stage.interleave.run, stage.interleave.parts) if stage.interleave else (stage.terms, 1)
     if what == "powers" or way.cut == "half":
         return Fragments(2, halves, stage.terms, *deal)
-    if way.cut == "limbs":
-        return Fragments(4, halves, stage.terms, *deal, limbs(plan.spec.a if is_a else plan.spec.b))
+    if way.cut == "digits":
+        return Fragments(4, halves, stage.terms, *deal, digit_count(plan.spec.a if is_a else plan.spec.b))
     return Fragments(1, halves, stage.terms, *deal)

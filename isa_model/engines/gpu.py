@@ -32,7 +32,7 @@ class NoGpu(ValueError):
 def matmul(
     spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
-    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; numpy in and out.
+    """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; arrays are numpy's.
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoGpu without an NVIDIA GPU.
     """
@@ -51,7 +51,7 @@ def matmul(
 
 @in_ieee_mode
 def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
-    """The same on the GPU: torch tensors of codes (uint8 to int64) in, int32 codes (M, N) out, int64 of FP64.
+    """Return D as `matmul` does, for torch tensors of codes on the GPU (int8 to int64): int32 codes, int64 for FP64.
 
     Raises plan.Unsupported and NoGpu as `matmul` does, and ValueError for tensors of another shape, dtype or device. Bits of
     a code above the format's are ignored.
@@ -78,7 +78,7 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
 
 
 def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> None:
-    """Raise ValueError, with the argument's name and shape, for tensors that the engine would read amiss."""
+    """Raise ValueError, with the argument's name and shape, for tensors that the engine would misread."""
     import torch
 
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
@@ -116,7 +116,7 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
 
 
 def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
-    """FP64 as fused multiply-adds, which the chip has; every NaN is the spec's."""
+    """Return D of FP64 fused multiply-adds, which the chip has; every NaN is the spec's."""
     torch = _torch()
     x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
     (k, m), n = x.shape, y.shape[1]
@@ -130,7 +130,7 @@ def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
 
 
 def _planned(spec: Instruction) -> tuple[Plan, routes.Route | None]:
-    """The plan of a spec and its way; of specs seen lately, from memory."""
+    """Return the plan and the route of a spec, from memory for specs seen lately."""
     known = _plans.get(id(spec))
     if known is None or known[0] is not spec:
         if len(_plans) >= 64:
@@ -156,17 +156,17 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         way = replace(way, whole=False)
     operands = [(True, a), (False, b.T)]
     cut = []
-    if routes.with_limbs(plan, way, 0.0, inf):
+    if routes.with_digits(plan, way, 0.0, inf):
         most = torch.zeros(2, dtype=torch.int32, device="cuda")
-        digits = replace(way, cut="limbs")
+        digits = replace(way, cut="digits")
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         products = float(most.view(torch.float32).prod()) * k
         bound = 2 * (products + largest)  # twice: a register may round sums up a little
-        found = routes.with_limbs(plan, way, bound if isfinite(bound) else inf, unit)
-        if found is None and way.cut == "limbs":
+        found = routes.with_digits(plan, way, bound if isfinite(bound) else inf, unit)
+        if found is None and way.cut == "digits":
             return None
         way = found or way
-    if way.cut != "limbs":
+    if way.cut != "digits":
         cut = [_packed(plan, way, *operand, "cut") for operand in operands]
     powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
     target = tensor.TensorCores(plan, way)
@@ -180,7 +180,7 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
 
 
 def _extent(start: Any) -> tuple[float, float]:
-    """A power of two that all numbers of C (of at most 24 bits) are multiples of, and the largest magnitude, or infinity."""
+    """Return a power of two that divides all numbers of C (of at most 24 bits), and the largest magnitude or infinity."""
     torch = _torch()
     largest = float(start.abs().max())
     if not isfinite(largest):
@@ -202,7 +202,7 @@ def _packed(
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
     table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
-    places = words // f.limbs
+    places = words // f.digits
     sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
     kernel = _kernel(f.pack(codes.element_size(), fmt.storage_bits), "pack")
     _launch(kernel, (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
@@ -211,9 +211,11 @@ def _packed(
 
 @cache
 def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
-    """What stands for each code, then its magnitude in FP32: 2**(step * exponent + shift) if there is a step, else the
-    number; in digits, the lowest first, where four elements share a word, in BF16 where two do, else as the upper half
-    of FP64."""
+    """Return the table that `pack` reads: a word for each code and digit, then each code's magnitude in FP32.
+
+    With a step the word is 2**(step * exponent + shift) in BF16. Else it is the number: as digits, the lowest first,
+    where four elements share a register, in BF16 where two do, else as the upper half of FP64.
+    """
     values = values_of_all_codes(fmt)
     if flush:
         values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
@@ -235,10 +237,10 @@ def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: in
 
 
 def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
-    """Finite numbers of a format as digits to the base 256, each from -128 to 127, the lowest first (routes.limbs)."""
+    """Return finite numbers of a format as base-256 digits, each from -128 to 127, the lowest first (routes.digit_count)."""
     left = (values * 2.0**-fmt.min_lsb_exponent).astype(np.int64)
     digits = []
-    for _ in range(routes.limbs(fmt)):
+    for _ in range(routes.digit_count(fmt)):
         digits.append((left + 128 & 255) - 128)
         left = left - digits[-1] >> 8
     return digits
@@ -338,7 +340,7 @@ def compiled(text: str) -> Any:
 
 
 def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:
-    """Launch on torch's stream; sizes are 32-bit unless numpy says else, a missing array is a null pointer."""
+    """Launch a kernel on torch's stream. Sizes are 32-bit but those of np.int64; a missing array is a null pointer."""
     from cuda.core import Device, LaunchConfig, Stream, launch
 
     torch = _torch()

@@ -21,7 +21,7 @@ from isa_model.instruction import Instruction
 from isa_model.stage import Register, Stage
 
 Whole = NDArray[Any]
-"""int64, uint64 or Python's integers."""
+"""An array of int64, uint64 or Python's integers."""
 VALUES = 1 << 22
 """Products of a tile: its rows times its columns times k of an instruction."""
 

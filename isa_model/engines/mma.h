@@ -1,4 +1,4 @@
-/* The Tensor Core instructions of a Hopper GPU that tensor.py writes for: one warp, tiles of 16 x 8. */
+/* The Tensor Core instructions of a Hopper GPU that tensor.py uses: one warp, tiles of 16 x 8. */
 
 /* R registers of a thread, in vectors of V that lie 32 threads apart. */
 template <int R, int V> FN void packed(unsigned (&x)[R], const unsigned *p) {
@@ -94,7 +94,7 @@ template <bool CUT> FN void dmma(double (&c)[4], const double (&a)[2], const dou
     asm(DMMA("4", "rn", "%4,%5", "%6") : SUMS : "d"(a[0]), "d"(a[1]), "d"(b[0]));
 }
 
-/* A chain of fused multiply-adds over the chosen parts of A and B; those of a cut sum round towards zero. */
+/* A chain of fused multiply-adds over the chosen parts of A and B; those of a cut sum round toward zero. */
 template <int CHUNKS, int PART, bool CUT = false>
 FN void chain(double (&c)[4], const unsigned (&a)[2 * CHUNKS], const unsigned (&b)[CHUNKS]) {
 #pragma unroll
@@ -136,7 +136,8 @@ FN void truncated(double (&sum)[4], const double (&magic)[4], const unsigned (&a
   }
 }
 
-/* INT8 digits: sums of products of digits of A and B, by the power of 256 that they count; those in START from 2**31. */
+/* INT8 digits: sums of products of digits of A and B, one for each power of 256; those whose bit is set in START begin
+ * at 2**31. */
 FN void imma(int (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1, const int *c) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
       : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])

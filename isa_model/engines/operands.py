@@ -55,7 +55,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
     codes = contiguous(codes)
     folds = scale is not None and plan.scales_fold
     if fmt.storage_bits <= 16 and not folds:
-        values, exponents = (x[_index(fmt, codes)] for x in _tables(fmt, aligned_as, flush, dtype, _device(codes)))
+        values, exponents = (x[_index(fmt, codes)] for x in _tables(fmt, aligned_as, flush, dtype, device_of(codes)))
     else:
         values = read(fmt, codes, flush)
         exponents = exponents_of(values, aligned_as)
@@ -64,7 +64,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
     if scale is not None:
         scales, scale_exponents = decode_scales(scale, scale_codes, codes.shape[1], group)
     if folds:
-        of_k = _arange(codes, codes.shape[0]) // k_group
+        of_k = np.arange(codes.shape[0]) // k_group
         with np.errstate(invalid="ignore"):
             values = values * scales[of_k]
         exponents = times_exponents(exponents, scale_exponents[of_k])
@@ -74,9 +74,8 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
 
 def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
     """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group have its scale."""
-    xp = library(codes)
-    scales = numbers(scale.format, codes)
-    scales = contiguous(scales[:, xp.clip(_arange(codes, columns) // group, None, codes.shape[1] - 1)])
+    groups = np.minimum(np.arange(columns) // group, codes.shape[1] - 1)
+    scales = contiguous(numbers(scale.format, codes)[:, groups])
     return scales, exponents_of(scales, scale.format)
 
 
@@ -92,7 +91,7 @@ def numbers(fmt: Format, codes: Any) -> Any:
     if xp is np:
         return values_of(fmt, codes)
     if fmt.storage_bits <= 16:
-        return _tables(fmt, fmt, False, "float64", _device(codes))[0][_index(fmt, codes)]
+        return _tables(fmt, fmt, False, "float64", device_of(codes))[0][_index(fmt, codes)]
     if fmt.name in ("fp32", "tf32"):
         return contiguous(codes & ~((1 << fmt.low_padding) - 1)).view(xp.float32).to(xp.float64)
     return xp.from_numpy(values_of(fmt, codes.cpu().numpy().view(code_dtype(fmt)))).to(codes.device)
@@ -123,10 +122,17 @@ def _short(exponents: Any) -> Any:
 # -- numpy and torch ---------------------------------------------------------------------------------------------------
 
 
+def device_of(x: Any) -> Any:
+    """Return the device of a torch tensor; None for an array of numpy."""
+    return None if isinstance(x, np.ndarray) else x.device
+
+
 def library(x: Any) -> Any:
     """Return the module that makes arrays like `x`: numpy or torch."""
-    if isinstance(x, np.ndarray):
-        return np
+    return np if device_of(x) is None else _torch()
+
+
+def _torch() -> Any:
     import torch
 
     return torch
@@ -137,20 +143,10 @@ def contiguous(x: Any) -> Any:
     return np.ascontiguousarray(x) if library(x) is np else x.contiguous()
 
 
-def _arange(like: Any, count: int) -> Any:
-    xp = library(like)
-    return xp.arange(count) if xp is np else xp.arange(count, device=like.device)
-
-
 def _index(fmt: Format, codes: Any) -> Any:
     """Return codes as indices of a table: torch has them in signed integers."""
     xp = library(codes)
     return codes if xp is np else codes.to(xp.int32) & ((1 << fmt.storage_bits) - 1)
-
-
-def _device(x: Any) -> Any:
-    """Return the device of a torch tensor; None for numpy."""
-    return None if library(x) is np else x.device
 
 
 @cache
@@ -158,8 +154,4 @@ def _tables(fmt: Format, aligned_as: Format, flush: bool, dtype: str, device: An
     """Return the number of every code in `dtype`, and its alignment exponent in 16 bits."""
     values = read(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)), flush)
     tables = values.astype(dtype), _short(exponents_of(values, aligned_as))
-    if device is None:
-        return tables
-    import torch
-
-    return torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)
+    return tables if device is None else tuple(_torch().from_numpy(table).to(device) for table in tables)

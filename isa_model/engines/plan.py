@@ -1,6 +1,6 @@
-"""What the fields of a spec imply for lanes of floating point: widths and ranges at every stage.
+"""The plan of a spec: bounds on widths and exponents at every stage, for arithmetic on float64 or float32 lanes.
 
-The engines are exact because of the inequalities here, not because of the data it meets.
+The engines are exact because of the inequalities here, whatever the data.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 RANGE = 880
-"""Exponents beyond +-RANGE are refused, so that sums, products and reciprocals of units stay normal float64."""
+"""Largest magnitude of an exponent; within it, sums, products and reciprocals of units are normal float64 numbers."""
 ODD_BITS = LANE_BITS - 2
-"""A term of several parts is rounded to odd in one lane before it is cut; a cut above this many bits stays exact."""
+"""Bits to which a term may be cut after it was rounded to odd in one lane, without a second rounding error."""
 
 
 class Unsupported(Exception):
-    """The spec is valid, but its values do not fit the lanes of the engines; the golden model computes it."""
+    """A valid spec whose values do not fit the lanes of the engines; the golden model computes it."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Handover:
-    """Change of a running value between two instructions along K: one writes it as D, the next reads it as C."""
+    """Change of a running value between two instructions along K: the first writes it as D, the next reads it as C."""
 
     smallest: float = 0.0
-    """Smaller magnitudes are read as +0."""
+    """Magnitude below which a number is read as +0."""
     has_minus_zero: bool = True
     infinity: float = inf
-    """Magnitude that an infinity becomes; NaN where it becomes a NaN."""
+    """Magnitude that an infinity becomes, or NaN."""
     nan: float = nan
     """Value that a NaN becomes."""
 
@@ -86,14 +86,14 @@ def _of_format(fmt: Format) -> Level:
 
 
 def lowest_exponent(fmt: Format, widen: Format | None) -> int:
-    """The lowest exponent with which a number of an operand's format aligns."""
+    """Return the lowest exponent with which a number of an operand's format aligns."""
     if fmt.kind == "integer":
         return 0
     return fmt.min_exponent if widen is None else max(widen.min_exponent, fmt.min_lsb_exponent)
 
 
 def highest_exponent(fmt: Format, widen: Format | None) -> int:
-    """The highest; a format of subnormals alone has no number with the exponent they align with."""
+    """Return the highest exponent with which a number of an operand's format aligns."""
     return 0 if fmt.kind == "integer" else max(fmt.max_exponent, (widen or fmt).min_exponent)
 
 
@@ -104,7 +104,7 @@ def _product(x: Level, y: Level) -> Level:
 
 
 class Plan:
-    """How the engines compute a spec. Raises Unsupported where they cannot do so exactly."""
+    """What the engines have to know to compute a spec exactly. Raises Unsupported where they cannot."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -144,7 +144,7 @@ class Plan:
         self.lane = self._lane(product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
-        """Bounds on a term of each stage and, where it takes part, on the running value."""
+        """Bounds on a term of each stage and on its running value, if it has one."""
         for index, stage in enumerate(self.stages):
             summed = self._sum(stage, level)
             self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))
@@ -157,7 +157,7 @@ class Plan:
         self.narrow = self._narrow()
 
     def holds_terms(self, index: int) -> bool:
-        """Whether each block of a stage is one term that its register holds as it is, so that nothing is rounded."""
+        """Return whether each block of a stage is one term that its register holds, so that nothing is rounded."""
         stage = self.stages[index]
         if stage.terms > 1 or stage.accumulator or stage.aligned or len(stage.result) != 1:
             return False
@@ -200,11 +200,11 @@ class Plan:
 
     @property
     def lane_name(self) -> str:
-        """The C type of a lane."""
+        """C type of a lane."""
         return "float" if self.lane == "float32" else "double"
 
     def _scaled(self, level: Level, index: int, scales: list[Level]) -> Level:
-        """Bounds after the scales that are applied to the results of this stage."""
+        """Return the bounds on the results of a stage after their scales."""
         scale = self.spec.scale
         if scale is not None and index == self.spec.scaled_stage:
             factor = scales[0]
@@ -224,14 +224,14 @@ class Plan:
         return _in_range(level)
 
     def _running(self, stage: Stage) -> Level:
-        """Bounds of a running value: a number of its register, in the last stage of C's format too."""
+        """Return the bounds on a running value: a number of its register or, in the last stage, of C's format."""
         running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
         if stage is self.stages[-1]:
             return _widest(running, _of_format(self.spec.c_format))
         return running
 
     def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
-        """Bounds of the sum of a block of terms, and of the running value where it takes part."""
+        """Return the bounds on the sum of a block of terms and, if asked for, the running value."""
         running = self._running(stage)
         takes = bool(stage.accumulator) and with_running
         growth = max(term.growth, running.growth if takes else 0) + (stage.terms + takes - 1).bit_length()
@@ -260,7 +260,7 @@ class Plan:
         return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
 
     def _lane(self, product: Level) -> Literal["float32", "float64"]:
-        """float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
+        """Return float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
         stage = self.first
         narrow = (
             self.fused_products
@@ -276,7 +276,7 @@ class Plan:
         return "float32" if narrow else "float64"
 
     def _narrow(self) -> bool:
-        """Whether a step of the first stage, running value and register included, stays within single precision."""
+        """Return whether single precision holds a step of the first stage, with its running value and register."""
         stage = self.first
         if self.lane_name != "float" or not stage.accumulator or len(stage.result) != 1:
             return False

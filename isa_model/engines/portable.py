@@ -1,7 +1,7 @@
 """The portable engine: golden.py's results on numpy arrays, tile by tile and generic in every field of the spec.
 
 A `Value` is one term of golden.py for every element of a tile of D. Results come up the stages one block of K at a
-time, so memory does not grow with K. Arithmetic is exact on float64 lanes (lanes.py), on float32 where products are
+time, so memory does not grow with K. Arithmetic is exact on float64 lanes (isa_model/float64.py), on float32 where products are
 narrow enough. `Plan` proves from the formats alone that nothing is lost; what it cannot prove, the engine refuses.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, read, times_exponents
 from isa_model.engines.plan import RANGE, Handover, Plan
@@ -39,28 +40,23 @@ from isa_model.stage import Stage
 
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
-"""Products formed at a time: enough that threads rarely wait for each other to enter numpy."""
+"""Products formed at a time, so many that threads rarely wait for each other to enter numpy."""
 VALUES = 1 << 22
-"""Terms of a tile that wait to be summed, at most."""
+"""Most terms of a tile that wait to be summed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Terms of a tile: parts whose exact sum is the value, and alignment exponents (NO_EXPONENT where none)."""
+    """One term for every element of a tile: parts whose exact sum is the value, and alignment exponents."""
 
     parts: list[Float64]
     exponent: Exponents
 
 
 def matmul(
-    spec: Instruction,
-    a: Codes,
-    b: Codes,
-    c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
 ) -> Codes:
-    """D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
+    """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
     Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
     """
@@ -84,8 +80,7 @@ def matmul(
     corners = [(i, j) for i in range(0, d.shape[0], tile_m) for j in range(0, d.shape[1], tile_n)]
     threads = min(len(corners), os.cpu_count() or 1)
     if threads <= 1:
-        for corner in corners:
-            work(corner)
+        list(map(work, corners))
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
@@ -93,7 +88,7 @@ def matmul(
 
 
 def tile_size(plan: Plan) -> tuple[int, int]:
-    """Rows and columns of a tile: fewer where a stage waits for many terms of every element."""
+    """Return the rows and columns of a tile, fewer where a stage waits for many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
     waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
     columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
@@ -101,7 +96,7 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 
 
 class OperandTile:
-    """One tile of D on its way through the stages."""
+    """The rows of A and columns of B that make one tile of D, and their way through the stages."""
 
     def __init__(self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
@@ -119,7 +114,7 @@ class OperandTile:
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
     def results(self, index: int) -> Iterator[Value]:
-        """Results of stage number `index` along K, one after the other (-1: the products)."""
+        """Yield the results of stage number `index` along K (-1: the products)."""
         if index < 0:
             yield from self.products()
             return
@@ -149,17 +144,12 @@ class OperandTile:
         return Value([x], exponent_of(x, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
-        """The blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
-        stage = self.stages[index]
-        parts = stage.interleave.parts if stage.interleave else 1
-        fused = index == 0 and self.plan.fused_products
+        """Yield the blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
+        stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
+        parts = stage.interleave.parts if stage.interleave else 1
         while span := list(islice(source, stage.terms * parts)):
-            for part in range(parts):
-                if stage.interleave is None:
-                    yield span
-                else:
-                    yield [x for j, x in enumerate(span) if (j // stage.interleave.run) % parts == part]
+            yield from golden.deal(stage, span)
 
     def products(self) -> Iterator[Value]:
         for k in range(len(self.a.values)):
@@ -176,7 +166,7 @@ class OperandTile:
             product[large] = np.copysign(np.inf, product[large])
 
     def scaled(self, value: Value, k: int, index: int) -> Value:
-        """golden.scaled: the value times the scales of its row, column and group of K."""
+        """Return a value times the scales of its row, column and group of K (golden.scaled)."""
         scale = self.spec.scale
         if scale is None or index != self.spec.scaled_stage or (index == -1 and self.plan.scales_fold):
             return value
@@ -211,7 +201,7 @@ class OperandTile:
     # -- sums --------------------------------------------------------------------------------------------------------
 
     def add(self, index: int, block: list[Any], running: Value | None) -> tuple[list[Float64], Exponents]:
-        """golden.add: the exact parts of the sum of a block, and the exponent it was aligned to."""
+        """Return the exact parts of the sum of a block, and the exponent it was aligned to (golden.add)."""
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         neutral = -0.0 if stage.zero == "ieee" else 0.0  # x + -0.0 is x, for a negative zero x too
         largest = np.full(self.shape, NO_EXPONENT, np.int32)
@@ -239,7 +229,7 @@ class OperandTile:
         return parts, largest
 
     def largest_product(self, stage: Stage, ks: Sequence[int]) -> Exponents:
-        """Largest alignment exponent among the products of a block."""
+        """Return the largest alignment exponent among the products of a block."""
         a, b = self.a.exponents, self.b.exponents
         best = np.full(self.shape, 2 * OPERAND_NO_EXPONENT, np.int16)
         for some in self.chunks(ks):
@@ -255,15 +245,9 @@ class OperandTile:
         return largest
 
     def aligned_parts(
-        self,
-        stage: Stage,
-        block: list[Any],
-        running: Value | None,
-        largest: Exponents,
-        fused: bool,
-        neutral: float,
+        self, stage: Stage, block: list[Any], running: Value | None, largest: Exponents, fused: bool, neutral: float
     ) -> list[Float64]:
-        """Every term cut to its fraction bits below the largest exponent."""
+        """Return every term cut to its fraction bits below the largest exponent."""
         assert stage.fraction_bits is not None
         assert stage.accumulator_fraction_bits is not None
         assert stage.rounding is not None
@@ -290,13 +274,9 @@ class OperandTile:
         return parts
 
     def cut_products(
-        self,
-        ks: Sequence[int],
-        stage: Stage,
-        inverse: NDArray[np.floating[Any]],
-        neutral: float,
+        self, ks: Sequence[int], stage: Stage, inverse: NDArray[np.floating[Any]], neutral: float
     ) -> NDArray[np.floating[Any]]:
-        """The sum of the cut products, in units of the last bit kept: the engine's inner loop."""
+        """Return the sum of the cut products, in units of the last bit kept. This is the engine's inner loop."""
         assert stage.rounding is not None
         total = np.full(self.shape, neutral, self.plan.lane)
         for product in self.chunks_of_products(ks):
@@ -310,7 +290,7 @@ class OperandTile:
             yield ks[i : i + self.chunk]
 
     def chunks_of_products(self, ks: Sequence[int]) -> Iterator[NDArray[np.floating[Any]]]:
-        """Products of a block, some k at a time (k, M, N), in a buffer that the next ones overwrite."""
+        """Yield the products of a block, some k at a time (k, M, N), in a buffer that the next ones overwrite."""
         for some in self.chunks(ks):
             a, b = self.a.values[some], self.b.values[some]
             product = np.multiply(a[:, :, None], b[:, None, :], out=self.buffer[: len(some)])
@@ -318,14 +298,14 @@ class OperandTile:
             yield product
 
     def exact_products(self, ks: Sequence[int], neutral: float) -> Float64:
-        """The exact sum of products, when all partial sums fit a float64."""
+        """Return the exact sum of products, where all partial sums fit a float64."""
         total = np.full(self.shape, neutral)
         for product in self.chunks_of_products(ks):
             total += np.add.reduce(product, axis=0, initial=neutral)
         return total
 
     def put(self, stage: Stage, parts: list[Float64], largest: Exponents) -> Value:
-        """golden.put: the sum rounded into the stage's register, or handed up as it is."""
+        """Return the sum rounded into the stage's register, or handed up as it is (golden.put)."""
         if not stage.result:
             if stage.zero == "positive":
                 parts = [parts[0] + 0.0, *parts[1:]]

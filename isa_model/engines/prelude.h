@@ -1,4 +1,4 @@
-/* Exact arithmetic on doubles for one element of D: the twins, in C and CUDA alike, of lanes.py and rounding.py.
+/* Exact arithmetic on doubles for one element of D, in C and CUDA: what float64.py and rounding.py do on arrays.
  *
  * Every function is a few lines without branches on data, so that a C compiler turns a loop over elements into vector
  * code; arguments that choose a rule (rounding, overflow) are constants wherever they are called, and fold away.
@@ -58,7 +58,7 @@ FN int join(int x, int y) { return (x == NONE) | (y == NONE) ? NONE : x + y; }
 
 FN int widen(int sum) { return sum <= OPERAND_NONE / 2 ? NONE : sum; }
 
-/* Rounded to a whole number; infinities and NaNs stay. */
+/* x rounded to a whole number; infinities and NaNs stay. */
 FN double whole(double x, int rounding) {
   if (rounding == NEAREST_EVEN) return rint(x);
   if (rounding == TOWARD_ZERO) return trunc(x);
@@ -72,13 +72,13 @@ FN double whole(double x, int rounding) {
 
 FN float wholef(float x, int rounding) { return rounding == NEAREST_EVEN ? rintf(x) : rounding == TOWARD_ZERO ? truncf(x) : (float)whole(x, rounding); }
 
-/* x + e rounded to odd, for an error e smaller than the last bit of x. */
+/* x + e rounded to odd, for an error e below the last bit of x. */
 FN double jam(double x, double e) {
-  const long long b = to_bits(x), step = (to_bits(e) ^ b) >> 63 | 1; /* away from zero or towards it, if b is even */
+  const long long b = to_bits(x), step = (to_bits(e) ^ b) >> 63 | 1; /* away from zero or toward it, if b is even */
   return e != 0 ? from_bits(b + (step & ((b & 1) - 1))) : x;
 }
 
-/* The error of s = x + y (Knuth), nothing where s is not finite. */
+/* The error of s = x + y (Knuth); 0 where s is not finite. */
 FN double sum_error(double x, double y, double s) {
   double back = s - x;
   double e = (x - (s - back)) + (y - back);
@@ -94,12 +94,12 @@ FN double product_error(double x, double y, double p) {
 /* A product, infinite from a limit on. */
 FN double infinite_from(double p, double limit) { return fabs(p) >= limit ? copysign(INFINITY, p) : p; }
 
-/* x as a multiple of a unit, nearest even; magic is 1.5 * 2**52 units. What is left of x is another bin's. */
+/* x rounded to a multiple of a unit, nearest even (magic is 1.5 * 2**52 units), and what is left of x. */
 FN double bin(double x, double magic) { return (x + magic) - magic; }
 FN double rest(double x, double h) { return x == h ? 0.0 : x - h; }
 
-/* Conversions that the machine has, or nearly, for registers with the exponents of FP32 (a GPU's: or of FP16). What is
- * beyond the range becomes infinite. */
+/* Conversions that the machine has, or nearly: to registers with the exponents of FP32 and, on a GPU, of FP16. Numbers
+ * beyond the range become infinite. */
 FN int has_conversion(int rounding, int min_exponent, int max_exponent, int mantissa_bits) {
   if ((min_exponent == -126) & (max_exponent == 127) & (mantissa_bits <= 23))
     return (rounding == TOWARD_ZERO) | ((rounding == NEAREST_EVEN) & (mantissa_bits == 23));
@@ -162,7 +162,7 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
   return y;
 }
 
-/* One fused step in single precision, for sums of at most 24 bits in registers with FP32's exponents. */
+/* A step in single precision, for sums of at most 24 bits in registers with FP32's exponents. */
 
 FN int alignf(float x) {
   int e = larger((float_to_bits(x) >> 23 & 0xFF) - 127, -126);
@@ -175,8 +175,8 @@ FN float scale_by(float x, int e) {
   return x * pow2f(half) * pow2f(e - half);
 }
 
-/* The sum of `steps` units of 2**(largest - fraction_bits) and the running value cut to them, in a register of so many
- * bits, towards zero (with 23 nothing is lost). */
+/* The sum of `steps` units of 2**(largest - fraction_bits) and the running value cut to them, in a register of
+ * `mantissa_bits`, rounded toward zero. */
 FN float put_narrow(float steps, float running, int largest, int fraction_bits, int mantissa_bits, float limit) {
   int unit = larger(largest, -126) - fraction_bits;
   float total = steps + truncf(scale_by(running, -unit));
@@ -186,7 +186,7 @@ FN float put_narrow(float steps, float running, int largest, int fraction_bits, 
   return kept + 0.0f;
 }
 
-/* The same for integers of so many bits. */
+/* A value rounded to a register of integers from `low` to `high`; `modulus` is their number. */
 FN double put_integer(double x, int rounding, int overflow, double low, double high, double modulus) {
   double y = whole(x, rounding);
   double clipped = y < low ? low : y > high ? high : y;

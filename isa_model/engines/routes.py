@@ -1,16 +1,16 @@
-"""Which sums of a spec Hopper's Tensor Cores can take, and how: tensor.py writes the text.
+"""Routes through Hopper's Tensor Cores: which sums of a spec they can take, and how. tensor.py writes the text.
 
-What they lose is made to be what the spec loses:
+Each route makes the Tensor Cores lose exactly what the spec loses:
 
-- `half`. Hopper's HMMA shifts 16 products and C to their largest exponent and cuts them 25 bits below, towards zero
+- `half`. Hopper's HMMA shifts 16 products and C to their largest exponent and cuts them 25 bits below, toward zero
   (isa_model/catalogue/hopper.yaml; checked live). Given C = 2**X it cuts every product at 2**(X - 25), wherever we want
   the cut, and each element of D can have an X of its own. To take 2**X out of the sum again, half of A holds -2**X of
   eight columns and half of B the unit matrix, so the other half, eight products, is what remains: exact, in 24 bits.
-- `double`. DMMA is a chain of FP64 fused multiply-adds, each rounded towards zero, here above a magic number C whose
+- `double`. DMMA is a chain of FP64 fused multiply-adds, each rounded toward zero, here above a magic number C whose
   last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
   positive products, P, whence the signed sum 2 P - T.
 - `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
-- `limbs`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs; sums
+- `digits`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs; sums
   may be wider than FP64.
 
 The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
@@ -42,9 +42,9 @@ LONGEST = 128
 class Route:
     """How the Tensor Cores take the first stage's sums."""
 
-    cut: Literal["half", "double", "exact", "limbs"]
+    cut: Literal["half", "double", "exact", "digits"]
     whole: bool
-    """Whether a block can be computed to the end, C and register included, by the short text below."""
+    """Whether the short text computes a block to the end, C and register included."""
     step: int
     """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
     adds_exactly: bool = False
@@ -52,12 +52,12 @@ class Route:
 
     @property
     def blocks_per_multiprocessor(self) -> int:
-        """How many thread blocks share a multiprocessor at least: what the registers of a thread leave room for."""
+        """Thread blocks that share a multiprocessor at least, by the registers that a thread needs."""
         return 2 if self.whole and self.cut != "double" else 1
 
 
 def route(plan: Plan) -> Route | None:
-    """The way of a plan, or None if its sums cannot go through the Tensor Cores."""
+    """Return the route of a plan, or None if its sums cannot go through the Tensor Cores."""
     spec, stage = plan.spec, plan.first
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
@@ -65,8 +65,8 @@ def route(plan: Plan) -> Route | None:
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
         return None
     if not plan.fused_products:  # sums wider than FP64
-        wide = stage.fraction_bits is None and is_short(plan) and limbs(spec.a) + limbs(spec.b) <= 10
-        return Route("limbs", True, 0) if wide and pieces(plan) else None
+        wide = stage.fraction_bits is None and is_short(plan) and digit_count(spec.a) + digit_count(spec.b) <= 10
+        return Route("digits", True, 0) if wide and pieces(plan) else None
     needs_exponent = stage.aligned or not stage.result
     low, high = product_exponents(plan)
     values = high - low + 1
@@ -90,11 +90,13 @@ def route(plan: Plan) -> Route | None:
     return Route(cut, is_short(plan) and far_from_overflow, step)
 
 
-def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
-    """The same way by INT8 digits, for finite operands that keep sums and C below `bound`, and a C that is a multiple of
-    `smallest_unit`; None if something might be lost."""
+def with_digits(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
+    """Return the same route by INT8 digits, or None if something might be lost.
+
+    Operands are finite and keep sums and C below `bound`; C is a multiple of `smallest_unit`.
+    """
     stage = plan.first
-    if way.cut == "limbs":
+    if way.cut == "digits":
         return way if bound < 2.0**RANGE else None
     if way.cut == "half" or not _loses_nothing(plan, stage) or stage.zero != "positive" or not bound < 2.0**RANGE:
         return None
@@ -107,33 +109,35 @@ def with_limbs(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Ro
         if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
             way = replace(way, step=0)
     exactly = smallest_unit >= 2.0**last and bound < 2.0 ** (last + LANE_BITS)
-    digits = limbs(plan.spec.a) + limbs(plan.spec.b)
-    return replace(way, cut="limbs", adds_exactly=exactly) if digits <= 7 and pieces(plan) else None
+    digits = digit_count(plan.spec.a) + digit_count(plan.spec.b)
+    return replace(way, cut="digits", adds_exactly=exactly) if digits <= 7 and pieces(plan) else None
 
 
 def _loses_nothing(plan: Plan, stage: Stage) -> bool:
-    """Whether FP64 holds the sum of a block of products and, C apart, no product reaches below the last bit kept."""
+    """Return whether FP64 holds the sum of a block of products and, without C, no product has bits below the last one kept."""
     low = plan.spec.a.min_lsb_exponent + plan.spec.b.min_lsb_exponent
     high = product_exponents(plan)[1]
     bits = high + plan.product_growth + (stage.terms - 1).bit_length() - low
     return bits < LANE_BITS and (stage.fraction_bits is None or stage.fraction_bits >= high - low)
 
 
-def limbs(fmt: Format) -> int:
-    """Digits to the base 256, each from -128 to 127, of a format's numbers in units of its smallest."""
+def digit_count(fmt: Format) -> int:
+    """Return the number of base-256 digits, each from -128 to 127, of a format's numbers in units of its smallest."""
     largest = int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
     return next(n for n in range(1, 99) if largest <= 127 * (256**n - 1) // 255)
 
 
 def _largest_digits(fmt: Format) -> list[int]:
-    """The magnitudes that digits reach, the lowest first."""
-    count, top = limbs(fmt), int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
+    """Return the largest magnitude of each digit of a format's numbers, the lowest digit first."""
+    count, top = digit_count(fmt), int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
     return [128] * (count - 1) + [top // 256 ** (count - 1) + 1]
 
 
 def pieces(plan: Plan) -> list[tuple[int, int]]:
-    """How sums of products of digits, by their power of 256, are gathered in 32 bits: the lowest of each piece, and how
-    many. Empty if even one does not fit."""
+    """Return how sums of products of digits, one for each power of 256, are gathered into pieces of 32 bits.
+
+    A piece is its lowest power and how many powers it gathers. The list is empty if even one sum does not fit.
+    """
     a, b = _largest_digits(plan.spec.a), _largest_digits(plan.spec.b)
     terms = plan.first.terms
     sums = [0] * (len(a) + len(b) - 1)
@@ -152,7 +156,7 @@ def pieces(plan: Plan) -> list[tuple[int, int]]:
 
 
 def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) -> bool:
-    """Whether C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the way `half`."""
+    """Return whether a C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the route `half`."""
     low, high = product_exponents(plan)
     bits = plan.first.fraction_bits or 0
     return (
@@ -161,20 +165,20 @@ def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) 
 
 
 def product_exponents(plan: Plan) -> tuple[int, int]:
-    """The lowest and the highest exponent with which a product aligns."""
+    """Return the lowest and the highest exponent with which a product aligns."""
     top = sum(highest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b))
     return plan.min_product_exponent, top
 
 
 def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
-    """What is added to `step` times the exponents of A and B, so that the lowest exponent of a product is found as 1."""
+    """Return what is added to `step` times the exponents of A and B, so that the lowest exponent of a product reads as 1."""
     low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
     of_a = -step * (low[0] + highest_exponent(plan.spec.a, plan.spec.widen)) // 2
     return of_a, step * (1 - sum(low)) - 127 - of_a
 
 
 def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
-    """Whether a zero's exponent lies so low that it shows in nothing but a sum of zeros."""
+    """Return whether a zero's exponent is so low that it changes nothing but a sum of zeros."""
     zero = stage.zero_exponent
     if zero is None:
         return True
@@ -183,8 +187,10 @@ def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
 
 
 def is_short(plan: Plan, in_fp16: bool = False) -> bool:
-    """Whether a block of the first stage takes in the running value and ends in FP32 (or part of it), rounded once; or in
-    FP16 to nearest."""
+    """Return whether a block of the first stage adds the running value and is rounded once, to FP32 or a part of it.
+
+    `in_fp16` asks the same of FP16, rounded to nearest.
+    """
     stage = plan.first
     if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
         return False
@@ -214,8 +220,10 @@ def is_short(plan: Plan, in_fp16: bool = False) -> bool:
 
 
 def c_is_apart(plan: Plan) -> str:
-    """C text of when a block of the only stage, at `k`, meets C in a format with other exponents than the running value's:
-    at the start, or of every instruction; empty where it never does."""
+    """Return the C text that follows `k` in the condition for a block to meet a C with other exponents than the register's.
+
+    That is at the start of K, or of every instruction; the text is empty where it never is.
+    """
     spec, (stage, *others) = plan.spec, plan.spec.stages.values()
     lowest = stage.result[-1].format.min_exponent if stage.result else 0
     if not others and spec.accumulator.min_exponent != lowest:

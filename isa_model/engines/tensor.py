@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from isa_model.engines.cuda import CudaTarget
 from isa_model.engines.emit import step
 from isa_model.engines.fragments import Fragments, fragments
-from isa_model.engines.routes import FARTHEST, KEPT, Route, limbs, pieces, product_exponents
+from isa_model.engines.routes import FARTHEST, KEPT, Route, digit_count, pieces, product_exponents
 from isa_model.engines.target import BlockCode, code_of, neutral
 from isa_model.rounding import Rounding
 
@@ -234,7 +234,7 @@ const int j0 = (m * TN + n) * 4;
         if self.way.cut == "exact":
             zeros = f"double sum[4]; EACH(i, 4) sum[i] = {neutral(plan.first)};"
             return f"{zeros}\nchain<{self._chunks}, SIGNED>(sum, cut_a_, cut_b_);"
-        of_a, of_b, gathered = limbs(plan.spec.a), limbs(plan.spec.b), pieces(plan)
+        of_a, of_b, gathered = digit_count(plan.spec.a), digit_count(plan.spec.b), pieces(plan)
         # Sums of digits start from 2**31 where a piece begins, so that a piece is a positive whole number: the lower half
         # of a double whose last place is the piece's unit. What that adds is taken away again.
         start = sum(1 << first for first, _ in gathered)
