@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from isa_model import Instruction, load, matmul
 from isa_model.array_codec import decode_array, to_codes
+from isa_model.checkout import commit_of
 from isa_model.engines import cpu
 from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
@@ -201,7 +202,7 @@ def main() -> int:
     if options.fixture:
         fixture(names, options.fixture)
         return 0
-    started_at, started = commit("isa_model", "checks"), time.monotonic()
+    started_at, started = commit_of("isa_model", "checks"), time.monotonic()
     with pool(cpu.cores()) as workers:
         rows = []
         for row in workers.map(compare, names, [options.outputs] * len(names), chunksize=4):
