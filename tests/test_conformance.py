@@ -2,7 +2,7 @@
 
 tests/fixtures/h200_mma.npz: a part of vectors recorded on an NVIDIA H200 (sm_90a, wgmma at n = 8 and mma.sync): the first
 block of every instruction and distribution, and every chained case of three distributions.
-tests/fixtures/h200_mma_sync.npz: a part of what `python -m kernels.record_mma` wrote on an NVIDIA H200 (driver 580.159.04,
+tests/fixtures/h200_mma_sync.npz: a part of what `python checks/record_mma.py` wrote on an NVIDIA H200 (driver 580.159.04,
 CUDA 13.0): two blocks of all 24 mma.sync instructions.
 """
 

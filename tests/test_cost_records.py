@@ -1,6 +1,7 @@
 """Cost records: figures, plots and claims from them, and comparisons with published figures."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from codesign.evidence.cost import outside, records, sweep
+from codesign.evidence.cost import records, sweep
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.circuits import CircuitBench, add_ripple, multiply_integers
 from codesign.evidence.cost.designs import designs
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.rtl.ports import shared_uses
@@ -24,6 +24,10 @@ from codesign.verdicts.claims import judge
 from isa_model import InputError, load
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "checks"))
+
+import published_cost  # noqa: E402
+from circuits import CircuitBench, add_ripple, multiply_integers  # noqa: E402
 
 
 def test_a_design_is_known_by_its_hardware():
@@ -128,14 +132,14 @@ def test_chip_figures_follow_from_the_records():
 
 def test_published_figures_stand_beside_ours_in_the_docs():
     """The table in docs/cost.md is the record's, its adder and multiplier are reproduced, and most figures are near."""
-    record = outside.shipped()
-    assert outside.table(record) in (ROOT / "docs/cost.md").read_text()
+    record = published_cost.shipped()
+    assert published_cost.table(record) in (ROOT / "docs/cost.md").read_text()
     rows = {row.quantity: row for row in record.rows}
     bench = CircuitBench(Library.own())
     for circuit, what in ((add_ripple, "addition"), (multiply_integers, "multiplication")):
-        reference = {"addition": lambda x, y: x + y & 0xFF, "multiplication": outside._product(8)}[what]
+        reference = {"addition": lambda x, y: x + y & 0xFF, "multiplication": published_cost._product(8)}[what]
         row = rows[f"area, 8-bit integer {what}"]
-        area = bench.circuit(circuit, {"x": 8, "y": 8}, reference).area * outside.NAND2_45NM
+        area = bench.circuit(circuit, {"x": 8, "y": 8}, reference).area * published_cost.NAND2_45NM
         assert row.ours == pytest.approx(area, rel=0.01)
     near = [*(f"area, {n}-bit integer addition" for n in (8, 16, 32)), "area, 8-bit integer multiplication"]
     near += ["FP8 (E4M3), window of 24 to 32 bits", "the same, INT8's multipliers with a row per bit"]

@@ -1,4 +1,4 @@
-"""Record what `torch._scaled_mm` returns on the current GPU: `python -m kernels.record_scaled_mm OUT.npz`.
+"""Record what `torch._scaled_mm` returns on the current GPU: `python checks/record_scaled_mm.py OUT.npz`.
 
 The cases are FP8 GEMMs with one scale per tensor, with and without fast accumulation, at shapes that cuBLAS does not split.
 Arrays `<case>/{a,b,d}` are codes of A (M, K), B (K, N) and D; `<case>/about` describes the call as JSON.

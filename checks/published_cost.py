@@ -1,6 +1,6 @@
-"""`python -m codesign.evidence.cost.outside`: compare our figures of known circuits with published ones.
+"""`python checks/published_cost.py`: compare our figures of known circuits with published ones.
 
-Writes `records/outside/neutral.json` and the table between the marks in docs/cost.md. Every netlist is first compared with an
+Writes `checks/published_cost.json` and the table between the marks in docs/cost.md. Every netlist is first compared with an
 independent reference: numpy for integers and IEEE arithmetic, the model for instructions.
 """
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from math import fsum
+from pathlib import Path
 from typing import Any
 
-from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.circuits import (
+from circuits import (
     CircuitBench,
     add_ripple,
     elements,
@@ -24,14 +24,16 @@ from codesign.evidence.cost.circuits import (
     scaled_integers,
     signed,
 )
+
+from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.designs import NEAREST, scales, unit
-from codesign.evidence.cost.records import DOCS, FOLDER, Toolchain, toolchain
+from codesign.evidence.cost.records import DOCS, Toolchain, toolchain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.output_files import put, write_file
 from isa_model.stage import Spec
 
-PATH = FOLDER / "outside" / "neutral.json"
+PATH = Path(__file__).with_suffix(".json")
 NAND2_45NM = 0.798
 """Area of NAND2_X1 in the NanGate 45 nm Open Cell Library, whose area ratios ours has, in um2."""
 

@@ -1,4 +1,4 @@
-"""Record what mma.sync computes on the current GPU: `python -m kernels.record_mma OUT.npz`. Needs a Hopper GPU.
+"""Record what mma.sync computes on the current GPU: `python checks/record_mma.py OUT.npz`. Needs a Hopper GPU.
 
 Writes vectors that `codesign conform` reads, for the floating-point mma.sync instructions of Hopper: every operand format, FP32
 and FP16 accumulators, both lengths of K.
