@@ -55,8 +55,10 @@ class Estimate:
     """A share of outputs added to that of operands."""
     halved: int = 0
     """Clusters from which half samples were taken; 0 where each was left out once."""
-    counted: bool = False
-    """Whether the clusters are parts of one tile, which may hang on a single one, and not drawn independently."""
+    tile: bool = False
+    """Whether the clusters are parts of one tile and not drawn independently."""
+    held: bool = False
+    """Whether one part of a tile holds more than half of the variance: without that part, nobody would know."""
     span: Ends = (-inf, inf)
     """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
 
@@ -73,14 +75,7 @@ class Estimate:
     @property
     def enough(self) -> bool:
         """Whether there are enough clusters for an interval."""
-        return self.clusters >= FEWEST_CLUSTERS and not self._hangs(self.influence)
-
-    def _hangs(self, influence: Array) -> bool:
-        """Whether one part of a tile holds more than half of a variance: without it, nobody would know."""
-        if not self.counted or self.halved:
-            return False
-        squares = (influence - influence.mean()) ** 2
-        return bool(squares.max() > squares.sum() / 2)
+        return self.clusters >= FEWEST_CLUSTERS and not self.held
 
     def interval(self, level: float) -> Ends | None:
         """Return the ends of the confidence interval; None with too few clusters, or a value that is not finite."""
@@ -137,12 +132,10 @@ class Estimate:
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
         apart = self._relative() - base._relative()
-        if self._hangs(apart):
+        if self.tile and _held(apart):
             return ratio, None
         below, above = self._reach(apart, level)
         low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
-        if ends := self._apart(base, level):
-            low, high = max(low, ends[0]), min(high, ends[1])
         return ratio, (low, high)
 
     def _relative(self) -> Array:
@@ -170,7 +163,7 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
     if mine.clusters < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
         return None
     apart = mine.influence - base.influence
-    if mine._hangs(apart):
+    if mine.tile and _held(apart):
         return None
     below, above = reach(apart, level)
     return mine.value - base.value - below, mine.value - base.value + above
@@ -267,12 +260,12 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         each = np.sqrt(error2 / exact2)
     each = each[~np.isnan(each)]
-    counted = excess is not None and bool(np.isnan(excess).any())
+    tile = _tile(excess)
     whole, kept = (_logarithm(of, error2, exact2, excess) for of in (_whole, _left_out))
     if not (np.isfinite(whole) and np.isfinite(kept).all()):  # corrected to less than nothing
         return norm(error2, exact2)
-    span = float(each.min()), float(each.max())
-    return Estimate(exp(whole / 2), (whole - kept) / 2, span=span, counted=counted)
+    span, influence = (float(each.min()), float(each.max())), (whole - kept) / 2
+    return Estimate(exp(whole / 2), influence, span=span, tile=tile, held=tile and _held(influence))
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:
@@ -288,12 +281,24 @@ def _corrected(of: Callable[[Array], Array], sums: Array, excess: Array | None) 
     import numpy as np
 
     total = of(sums)
-    if excess is None or len(sums) < FEWEST_CLUSTERS or np.isnan(excess).any():
+    if excess is None or len(sums) < FEWEST_CLUSTERS or _tile(excess):
         return total
     count, beyond = of(np.ones(len(sums))), of(excess)
-    spread = of(excess**2) - beyond**2 / count
-    slope = (of(excess * sums) - beyond * total / count) / np.where(spread > 0, spread, 1.0)
-    return np.asarray(total - np.where(spread > 0, slope, 0.0) * beyond)
+    squares = of(excess**2)
+    spread = squares - beyond**2 / count
+    differs = spread > 1e-9 * squares
+    slope = (of(excess * sums) - beyond * total / count) / np.where(differs, spread, 1.0)
+    return np.asarray(total - np.where(differs, slope, 0.0) * beyond)
+
+
+def _tile(excess: Array | None) -> bool:
+    return excess is not None and bool((excess != excess).any())
+
+
+def _held(influence: Array) -> bool:
+    """Whether one cluster holds more than half of a variance."""
+    squares = (influence - influence.mean()) ** 2
+    return bool(squares.max() > squares.sum() / 2)
 
 
 def _whole(x: Array) -> Any:
@@ -386,8 +391,9 @@ def quantile(
     with np.errstate(invalid="ignore"):
         moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
+    held = over is not None and _tile(excess) and _held(over[0])
     # Scaled like influences: the sum of squares is the variance.
-    return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters)
+    return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held)
 
 
 @cache
