@@ -7,21 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.figures.intervals import (
-    LOSSLESS,
-    Estimate,
-    _halves,
-    added,
-    decibel,
-    difference,
-    figures,
-    largest,
-    norm,
-    quantile,
-    quotient,
-    reach,
-    share,
-)
+from codesign.figures.estimates import LOSSLESS, _halves, added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.intervals import Estimate, difference, figures, reach
 from codesign.figures.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
 
 

@@ -8,7 +8,7 @@ from codesign.evidence.numerics.lines import drawn
 from codesign.evidence.numerics.operands import Operand
 from codesign.evidence.numerics.source import Job, figures_of, run
 from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
-from codesign.figures.intervals import LOSSLESS
+from codesign.figures.estimates import LOSSLESS
 from codesign.proposal.flows import NOTHING
 from codesign.proposal.proposal import Quantisation, parse_proposal
 from codesign.proposal.variants import variants

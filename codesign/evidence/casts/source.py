@@ -8,8 +8,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from codesign.figures.estimates import decibel, norm, share
 from codesign.figures.figure import Figure
-from codesign.figures.intervals import Estimate, decibel, figures, norm, share
+from codesign.figures.intervals import Estimate, figures
 from codesign.proposal.proposal import Proposal, Value
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from codesign.figures.intervals import Estimate, added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.estimates import added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.intervals import Estimate
 
 if TYPE_CHECKING:
     import numpy as np
