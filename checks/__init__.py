@@ -4,8 +4,8 @@
 |---|---|
 | equivalence.py | our engines against the package mmasim, code for code (oracle.py wraps it) |
 | recordings.py | the catalogue against recordings of real GPUs by others |
-| published_cost.py | areas, delays and energies of known circuits (circuits.py) against published ones; writes tables of docs/cost.md |
-| record_mma.py, record_scaled_mm.py | nothing yet: they record what a Hopper GPU computes, for `codesign conform` and the tests |
+| published_cost.py | known circuits (circuits.py) against published figures; writes tables of docs/cost.md |
+| record_mma.py, record_scaled_mm.py | record what a Hopper GPU computes, for conform and tests |
 | kill.py | what commands leave behind when they are killed |
 | mutation.py | whether the tests notice changes of the code that judges (mutation.yaml explains survivors) |
 """

@@ -82,8 +82,8 @@ def test_elements_are_changed_where_one_cast_would_leave_another():
 
 def test_metrics_of_sums_of_several_tensors():
     """Sums add up cluster after cluster, and some of them can be taken out again."""
-    one = casts.Sums(*(np.array([v]) for v in (4.0, 100.0, 1.0, 50.0, 5.0, 100.0)))
-    two = casts.Sums(*(np.array([v]) for v in (5.0, 125.0, 3.0, 50.0, 15.0, 100.0)))
+    one = casts.Sums(*(np.array([v]) for v in (4.0, 100.0, 1.0, 50.0, 5.0, 100.0, 0.0)))
+    two = casts.Sums(*(np.array([v]) for v in (5.0, 125.0, 3.0, 50.0, 15.0, 100.0, 0.0)))
     both = joined([one, two])
     assert list(both.error2) == [4, 5]
     assert list(part(both, slice(1, 2)).lost) == [3]

@@ -7,20 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.figures.intervals import (
-    LOSSLESS,
-    Estimate,
-    added,
-    decibel,
-    difference,
-    figures,
-    largest,
-    norm,
-    quantile,
-    quotient,
-    reach,
-    share,
-)
+from codesign.figures.estimates import LOSSLESS, _halves, added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.intervals import Estimate, difference, figures, reach
 from codesign.figures.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
 
 
@@ -91,6 +79,54 @@ def test_a_norm_that_one_cluster_holds_is_hardly_known():
     assert decibel(mine).interval(0.95) == (pytest.approx(-20 * np.log10(0.2)), pytest.approx(30))
     low, high = norm(np.where(held > 1, 1.0, 0.0), np.ones(32)).interval(0.95)
     assert 0 < low < np.sqrt(1 / 32) < high <= 1
+
+
+def test_a_known_mean_square_takes_the_place_of_one_that_was_drawn():
+    """A cluster that drew twice the product without more error does not change the error; one whose error grew alike does
+    not either. With fewer than 8 clusters nothing is corrected."""
+    excess = np.where(np.arange(16) == 3, 4.0, -0.01)
+    alone = norm(np.ones(16), 1 + excess, excess)
+    assert alone.value == pytest.approx(1)
+    assert norm(np.ones(16), 1 + excess).value < 0.95
+    assert norm(0.04 * (1 + excess), 1 + excess, excess).value == pytest.approx(0.2)
+    low, high = norm(np.ones(16), 1 + excess, 0 * excess).interval(0.95)
+    assert high - low > 10 * (alone.interval(0.95)[1] - alone.interval(0.95)[0])
+    assert norm(np.ones(7), 1 + excess[:7], excess[:7]).value == norm(np.ones(7), 1 + excess[:7]).value
+
+
+def test_a_correction_that_leaves_less_than_nothing_is_not_made():
+    """Where the error grows faster than the product, the line through the clusters falls below zero: the sums stay."""
+    excess = 0.5 + np.arange(16) / 10
+    error = (1 + excess) ** 8
+    assert norm(error, 1 + excess, excess).value == norm(error, 1 + excess).value
+
+
+def test_a_tile_that_one_part_holds_has_no_interval_and_so_no_ratio():
+    """Parts of one tile, marked by an unknown mean square: where one holds more than half of a variance, nothing is decided."""
+    unknown, held = np.full(32, np.nan), np.where(np.arange(32) == 5, 1e3, 1.0)
+    even = np.random.default_rng(3).uniform(1, 2, 32)
+    alone, spread = norm(held, np.ones(32), unknown), norm(even, np.ones(32), unknown)
+    assert alone.interval(0.95) is None
+    assert decibel(alone).interval(0.95) is None
+    assert difference(decibel(alone), decibel(spread), 0.95) is None
+    assert alone.over(spread, 0.95)[1] is None
+    assert spread.interval(0.95) is not None
+    assert norm(held, np.ones(32)).interval(0.95) is not None
+    values = np.tile(np.arange(1.0, 9), (32, 1)) * even[:, None]
+    count = np.full(32, 8.0)
+    assert quantile(values, np.ones((32, 8)), 0.95, (held, count), unknown).interval(0.95) is None
+    assert quantile(values, np.ones((32, 8)), 0.95, (even, count), unknown).interval(0.95) is not None
+
+
+@pytest.mark.parametrize("clusters", [8, 16, 32, 63])
+def test_half_samples_show_the_variance_of_a_sum_exactly(clusters):
+    """Each cluster counts twice or not at all, and the mean square of what that changes is the sum of the clusters' squares."""
+    halves = _halves(clusters)
+    assert set(halves.ravel()) == {0.0, 2.0}
+    values = np.random.default_rng(0).standard_normal(clusters)
+    moved = halves @ values - values.sum()
+    assert (moved**2).mean() == pytest.approx((values**2).sum())
+    assert _halves(200).shape == (64, 200)
 
 
 def test_two_zeros_are_equal_and_nothing_is_a_finite_multiple_of_zero():
@@ -199,6 +235,30 @@ def test_intervals_hold_the_truth_of_toy_clusters():
     many = rng.standard_normal(400_000) * np.exp(0.3 * rng.standard_normal(400_000))
     truth = np.quantile(np.abs(many), 0.95) / np.sqrt(np.exp(2 * 0.09))
     assert 0.92 < _held(high, truth, 300) < 0.99
+
+
+def test_intervals_hold_the_truth_where_the_product_has_heavy_tails_and_its_error_has_none():
+    """The rarest elements add to the product and not to its error: 16 clusters that met none show too large an error. With the
+    product's mean square known, narrower intervals hold the truth as often."""
+    rng = np.random.default_rng(2)
+
+    def draw():
+        squares = rng.standard_t(4, (16, 12)) ** 2
+        return np.minimum(squares, 4.0).sum(axis=1), squares.sum(axis=1)
+
+    many = rng.standard_t(4, 1_000_000) ** 2
+    truth = np.sqrt(np.minimum(many, 4.0).mean() / 2)
+
+    def known():
+        error, exact = draw()
+        return norm(error, exact, exact / 24 - 1)
+
+    def width(of):
+        ends = [of().interval(0.95) for _ in range(100)]
+        return np.median([high - low for low, high in ends])
+
+    assert 0.93 < _held(known, truth) < 0.98
+    assert width(known) < 0.8 * width(lambda: norm(*draw()))
 
 
 def test_a_quantile_is_that_of_the_weighted_values():

@@ -8,7 +8,7 @@ from codesign.evidence.numerics.lines import drawn
 from codesign.evidence.numerics.operands import Operand
 from codesign.evidence.numerics.source import Job, figures_of, run
 from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
-from codesign.figures.intervals import LOSSLESS
+from codesign.figures.estimates import LOSSLESS
 from codesign.proposal.flows import NOTHING
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Quantisation
@@ -62,6 +62,36 @@ def test_extremes_are_those_of_elements_drawn_one_by_one(element):
     assert element.largest(rng, [0.0]) == [0.0]
     one = element.largest(rng, np.ones(50_000))
     assert np.quantile(one, quantiles) == pytest.approx(np.quantile(whole, quantiles), rel=0.03)
+
+
+@pytest.mark.parametrize("element", [NORMAL, OFFSET_NORMAL, UNIFORM, STUDENT_4, GATED, PRODUCT])
+def test_tabulated_magnitudes_have_the_probabilities_asked_for(element):
+    """At the magnitude found, log(within / beyond) is the logit it was found for, to what the table's steps allow."""
+    logits = np.linspace(-15.0, 15.0, 1001)
+    magnitudes = element._magnitude(logits)
+    assert np.log(element.within(magnitudes)) - np.log(element.beyond(magnitudes)) == pytest.approx(logits, abs=0.02)
+    assert element.largest(np.random.default_rng(0), np.full(9, 1e30)).max() < np.inf
+
+
+@pytest.mark.parametrize("element", [NORMAL, OFFSET_NORMAL, UNIFORM, STUDENT_4, GATED, PRODUCT])
+def test_elements_have_the_moments_stated(element):
+    """Mean and mean square are those of a million draws."""
+    drawn_ones = element.draw(np.random.default_rng(5), (1_000_000,))
+    assert drawn_ones.mean() == pytest.approx(element.mean, abs=0.005)
+    assert (drawn_ones**2).mean() == pytest.approx(element.mean_square, rel=0.01)
+
+
+@pytest.mark.parametrize("source", ["normal", "uniform", "offset-normal", "swiglu", "outliers-small"])
+@pytest.mark.parametrize("kind", ["fprop", "dgrad", "wgrad"])
+def test_the_mean_square_of_products_is_the_one_expected(source, kind):
+    """Products of drawn lines have the mean square that distributions, weights and scales along K foretell."""
+    roles = {"fprop": ("activation", "weight"), "dgrad": ("gradient", "weight"), "wgrad": ("gradient", "activation")}
+    gemm = Gemm("g", 512, 512, 64, *roles[kind], kind == "wgrad", "")
+    made = proposal()
+    (software,) = [c for c in variants(made) if c.variant == "software"]
+    errors = errors_of(Trial(gemm, source, range(400), 8, 8, made.rule).result(software))
+    assert errors.excess.mean() == pytest.approx(0, abs=4 * errors.excess.std() / 20)
+    assert abs(errors.excess.mean()) < 0.1
 
 
 @pytest.mark.parametrize("scales", [Scales(), Scales(share=0.01, size=20.0), Scales(sigma=0.8)])
@@ -267,10 +297,19 @@ def test_underflow_is_of_each_operand_and_does_not_move_with_what_is_sampled():
 
 def test_a_captured_tile_is_computed_whole_whatever_is_asked():
     """All rows and columns of a tile count, for every sampling alike; its tokens are the clusters of its interval."""
-    made = proposal(workloads="[smollm2-135m.fprop.down]", tensors="[captured]")
+    made = proposal(workloads="[smollm2-135m.fprop.qkv]", tensors="[captured]")
     one, other = found(made), found(made, Sampling(rows=2, columns=1, seeds=(3,)))
     assert one == other
     assert all(f.low is not None for (v, m), f in one.items() if f.value is not None)
+
+
+def test_a_tile_that_one_token_holds_has_errors_without_intervals():
+    """Where one token holds the norm, nobody knows what another text would show; the median row's error is known."""
+    figures = found(proposal(workloads="[smollm2-135m.fprop.down]", tensors="[captured]"))
+    assert figures["software", "total_error"].value > 0
+    assert figures["software", "total_error"].low is None
+    assert figures["software", "p95_error"].low is None
+    assert figures["software", "median_row_error"].low is not None
 
 
 def test_every_synthetic_source_and_role_has_a_tensor():

@@ -2,17 +2,16 @@
 
 An estimate knows its influences: by how much each cluster moves it, found by leaving the cluster out. Their sum of squares
 is its variance (Wolter, Introduction to Variance Estimation, 2007, ch. 4), and that of the differences of two estimates on
-the same clusters is the variance of their ratio. Norms are treated on a logarithmic scale. Intervals take Student's t with
-one degree of freedom less than there are clusters; shares take Clopper and Pearson's limits on their effective number of
-units (Korn & Graubard, Survey Methodology 24, 1998), so that a share of which nothing was seen has an upper limit.
+the same clusters is the variance of their ratio. Norms are treated on a logarithmic scale. Shares take Clopper and Pearson's
+limits on their effective number of units (Korn & Graubard, Survey Methodology 24, 1998), so that a share of which nothing was
+seen has an upper limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
+from dataclasses import dataclass
+from math import cbrt, copysign, exp, inf, isfinite, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.figures.figure import At, Figure
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 FEWEST_CLUSTERS = 8
 """Fewest clusters for which an interval is given."""
-REPLICATES = 160
-"""Bootstrap replicates for the intervals of quantiles."""
-LOSSLESS = 400.0
-"""SQNR in dB reported where there is no error at all; float64 errors end at 319 dB."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Estimate:
     """A value estimated from clusters.
 
     `influence` holds one number per cluster: by how much it moves the value (scales `plain` and `share`) or the value's
-    logarithm (`log`); where the value was `resampled`, one per drawing of clusters. The value is infinite where an error is.
+    logarithm (`log`); of a value computed on `halved` clusters, one per half sample. The value is infinite where an error is.
     """
 
     value: float
@@ -50,8 +45,12 @@ class Estimate:
     """Shares of the other operands, none larger: the figure is the largest of all."""
     plus: Estimate | None = None
     """A share of outputs added to that of operands."""
-    resampled: int = 0
-    """Clusters that were drawn with replacement; 0 where each was left out once."""
+    halved: int = 0
+    """Clusters from which half samples were taken; 0 where each was left out once."""
+    tile: bool = False
+    """Whether the clusters are parts of one tile and not drawn independently."""
+    held: bool = False
+    """Whether one part of a tile holds more than half of the variance: without that part, nobody would know."""
     span: Ends = (-inf, inf)
     """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
 
@@ -63,11 +62,16 @@ class Estimate:
     @property
     def clusters(self) -> int:
         """Number of clusters."""
-        return self.resampled or len(self.influence)
+        return self.halved or len(self.influence)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough clusters for an interval."""
+        return self.clusters >= FEWEST_CLUSTERS and not self.held
 
     def interval(self, level: float) -> Ends | None:
         """Return the ends of the confidence interval; None with too few clusters, or a value that is not finite."""
-        if self.clusters < FEWEST_CLUSTERS or not isfinite(self.value):
+        if not self.enough or not isfinite(self.value):
             return None
         ends = [part._own_interval(level) for part in (self, *self.beside)]
         low, high = max(e[0] for e in ends), max(e[1] for e in ends)
@@ -96,9 +100,8 @@ class Estimate:
 
     def _reach(self, influence: Array, level: float) -> Ends:
         """Return how far the interval reaches below and above the value."""
-        if self.resampled:
-            # Few values lie near a quantile, so its variance has half the degrees of freedom of that of a sum.
-            half = _t(level, (self.resampled - 1) / 2) * sqrt(float(influence @ influence))
+        if self.halved:
+            half = _t(level, self.halved - 1) * sqrt(float(influence @ influence))
             return half, half
         return reach(influence, level)
 
@@ -120,10 +123,11 @@ class Estimate:
             return ratio, (1.0, 1.0)
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
-        below, above = self._reach(self._relative() - base._relative(), level)
+        apart = self._relative() - base._relative()
+        if self.tile and hangs(apart):
+            return ratio, None
+        below, above = self._reach(apart, level)
         low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
-        if apart := self._apart(base, level):
-            low, high = max(low, apart[0]), min(high, apart[1])
         return ratio, (low, high)
 
     def _relative(self) -> Array:
@@ -150,7 +154,10 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
     """Return the interval of the difference of two estimates on a plain scale, such as levels in dB."""
     if mine.clusters < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
         return None
-    below, above = reach(mine.influence - base.influence, level)
+    apart = mine.influence - base.influence
+    if mine.tile and hangs(apart):
+        return None
+    below, above = reach(apart, level)
     return mine.value - base.value - below, mine.value - base.value + above
 
 
@@ -158,16 +165,18 @@ def reach(influence: Array, level: float) -> Ends:
     """Return how far below and above a value its interval reaches, from the influences of its clusters.
 
     Where a few clusters hold most of the variance, it is known to fewer degrees of freedom than there are clusters: the
-    spread of a variance follows from the kurtosis. Where they are skewed, the interval reaches as far as either Student's t
-    or Hall's transformation of it, which allows for the skewness (Hall, JRSS B 54, 1992).
+    spread of a variance follows from the kurtosis, here as corrected for few observations (G2 in Joanes & Gill, The
+    Statistician 47, 1998). Where they are skewed, the interval reaches as far as either Student's t or Hall's transformation
+    of it, which allows for the skewness (Hall, JRSS B 54, 1992).
     """
     count = len(influence)
     spread = influence - influence.mean()
     second = float(spread @ spread) / count
     if second == 0:
         return 0.0, 0.0
-    kurtosis = float((spread**4).mean()) / second**2
-    t = _t(level, min(count - 1.0, max(round(2 * count / max(kurtosis - 1, 0.1)), 3)))
+    beyond = float((spread**4).mean()) / second**2 - 3
+    beyond = (count - 1) / ((count - 2) * (count - 3)) * ((count + 1) * beyond + 6)
+    t = _t(level, min(count - 1.0, max(round(2 * count / max(beyond + 2, 0.1)), 3)))
     deviation = sqrt(_variance(influence))
     skew = float((spread**3).mean() / second**1.5 / sqrt(count))
 
@@ -223,124 +232,10 @@ def finite(x: float) -> float | None:
     return float(f"{x:.6g}") if isfinite(x) else None
 
 
-# -- estimates from sums per cluster -----------------------------------------------------------------------------------
-
-
-def norm(error2: Array, exact2: Array) -> Estimate:
-    """Estimate the root of a ratio of sums of squares, such as a relative Frobenius error, from the sums of each cluster.
-
-    No error at all is 0, even of nothing; an error of nothing is infinite.
-    """
-    import numpy as np
-
-    error, exact = float(error2.sum()), float(exact2.sum())
-    none = np.zeros(len(exact2))
-    if error == 0:
-        return Estimate(0.0, none)
-    if not isfinite(error) or exact == 0:
-        return Estimate(inf, none)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.sqrt(error2 / exact2)
-    each = each[~np.isnan(each)]
-    span = float(each.min()), float(each.max())
-    return Estimate(sqrt(error / exact), (_left_out(error2) - _left_out(exact2)) / 2, span=span)
-
-
-def decibel(error: Estimate) -> Estimate:
-    """Return a relative error as a ratio of signal to noise in dB; `LOSSLESS` for no error."""
-    if error.value == 0:
-        return Estimate(LOSSLESS, error.influence, "plain")
-    if not isfinite(error.value):
-        return Estimate(-inf, error.influence, "plain")
-
-    def level(x: float) -> float:
-        return LOSSLESS if x <= 0 else -20 * log10(x)
-
-    span = level(error.span[1]), level(error.span[0])
-    return Estimate(level(error.value), -20 / log(10) * error.influence, "plain", span=span)
-
-
-def quotient(part: Array, whole: Array) -> Estimate:
-    """Estimate a ratio of sums that can have either sign, from the sums of each cluster; 0 of nothing is 0."""
-    total = float(whole.sum())
-    if not isfinite(float(part.sum())):
-        return Estimate(inf, 0.0 * whole, "plain")
-    value = float(part.sum()) / total if total else 0.0
-    kept = (total - whole) / total if total else 1.0 + 0 * whole
-    return Estimate(value, (part - value * whole) / (total or 1.0) / kept.clip(1 / len(whole)), "plain")
-
-
-def share(hits: Array, counts: Array, units: float) -> Estimate:
-    """Estimate a share from the weighted hits and counts of each cluster, over `units` in all."""
-    found = quotient(hits, counts)
-    return Estimate(min(max(found.value, 0.0), 1.0), found.influence, "share", units)
-
-
-def largest(first: Estimate, *others: Estimate) -> Estimate:
-    """Return the largest of several shares as one estimate."""
-    parts = sorted((first, *others), key=lambda e: -e.value)
-    return Estimate(parts[0].value, parts[0].influence, parts[0].scale, parts[0].units, tuple(parts[1:]))
-
-
-def added(first: Estimate, second: Estimate) -> Estimate:
-    """Return the sum of two shares as one estimate."""
-    return replace(first, plus=second)
-
-
-def quantile(values: Array, weights: Array, probability: float, over: tuple[Array, Array] | None = None) -> Estimate:
-    """Estimate a quantile of weighted values that are not negative, (clusters, n) each.
-
-    `over` divides it by a root of a ratio of sums, as of `norm`. How it varies is found by drawing clusters with replacement,
-    the same ones for every estimate on as many clusters: leaving one out says too little about a quantile.
-    """
-    import numpy as np
-
-    clusters = len(values)
-    order = np.argsort(values, axis=None)
-    ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
-
-    def of(counts: Array) -> Array:
-        """Return the quantile for each row of `counts`: how often each cluster was drawn."""
-        reach = np.cumsum(counts[:, cluster] * mass, axis=1)
-        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
-        if over is None:
-            return np.asarray(found)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(found == 0, 0.0, found / np.sqrt((counts @ over[0]) / (counts @ over[1])))
-
-    value = float(of(np.ones((1, clusters)))[0])
-    if not isfinite(value):
-        return Estimate(inf, np.zeros(clusters))
-    drawn = _drawn(clusters)
-    block = max((1 << 22) // len(ordered), 1)
-    again = np.concatenate([of(drawn[i : i + block]) for i in range(0, len(drawn), block)])
-    scale: Literal["log", "plain"] = "log" if value > 0 and (again > 0).all() and np.isfinite(again).all() else "plain"
-    again = np.log(again) if scale == "log" else np.where(np.isfinite(again), again, again[np.isfinite(again)].max())
-    # Scaled like influences: the sum of squares is the variance.
-    influence = (
-        (again - again.mean()) * sqrt(clusters / (clusters - 1) / (len(again) - 1)) if clusters > 1 else 0 * again
-    )
-    return Estimate(value, influence, scale, resampled=clusters)
-
-
-@cache
-def _drawn(clusters: int) -> Array:
-    """Return how often each cluster is drawn in each replicate (REPLICATES, clusters)."""
-    import numpy as np
-
-    rng = np.random.default_rng(clusters)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=REPLICATES).astype(np.float64)
-
-
-def _left_out(sums: Array) -> Array:
-    """Return by how much each cluster raises the logarithm of the total.
-
-    A cluster that holds all of the total counts as if it held all but an average part.
-    """
-    import numpy as np
-
-    held = sums / sums.sum()
-    return np.asarray(-np.log1p(-np.where(held < 1, held, 1 - 1 / len(sums))))
+def hangs(influence: Array) -> bool:
+    """Whether one cluster holds more than half of a variance."""
+    squares = (influence - influence.mean()) ** 2
+    return bool(squares.max() > squares.sum() / 2)
 
 
 def _variance(influence: Array) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from math import exp, lgamma, log, log1p, sqrt
+from math import exp, expm1, lgamma, log, log1p, sqrt
+from statistics import NormalDist
 
 Ends = tuple[float, float]
 """Lower and upper end of an interval."""
@@ -24,14 +25,18 @@ def student_t(probability: float, degrees: float) -> float:
 def clopper_pearson(hits: float, units: float, level: float) -> Ends:
     """Return the interval of a share of `hits` in `units`, neither of which needs to be whole."""
     tail = (1 - level) / 2
-    low = 0.0 if hits <= 0 else beta_quantile(tail, hits, units - hits + 1)
+    if hits <= 0:
+        return 0.0, -expm1(log(tail) / units)
+    low = beta_quantile(tail, hits, units - hits + 1)
     high = 1.0 if hits >= units else beta_quantile(1 - tail, hits + 1, units - hits)
     return low, high
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
     """Return the quantile of the beta distribution: Newton's steps within a bracket, to about 12 digits."""
-    low, high, x = 1e-300, 1.0, a / (a + b)
+    low, high = 1e-300, 1.0
+    logit = log(a / b) + NormalDist().inv_cdf(probability) * sqrt(1 / a + 1 / b)  # nearly normal
+    x = 1 / (1 + exp(-max(min(logit, 30.0), -300.0)))
     if beta_below(low, a, b) >= probability:
         return 0.0
     for _ in range(300):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from math import erf, erfc
+from math import erf, erfc, exp
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Element:
     draw: Callable[[np.random.Generator, tuple[int, ...]], Float64]
     within: Callable[[Float64], Float64]
     beyond: Callable[[Float64], Float64]
+    mean: float
+    mean_square: float
 
     def largest(self, rng: np.random.Generator, count: Any) -> Float64:
         """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 where `count` is 0."""
@@ -57,21 +59,36 @@ class Element:
         """Return the magnitudes at which log(within / beyond) equals `logit`."""
         import numpy as np
 
-        at, logarithms = _table(self)
-        return np.exp(np.interp(logit, at, logarithms))
+        magnitudes, steps = _table(self)
+        at = (np.clip(logit, LEAST, MOST) - LEAST) * PER_UNIT
+        index = at.astype(np.int32)
+        at -= index
+        at *= steps[index]
+        at += magnitudes[index]
+        return at
+
+
+LEAST, MOST, PER_UNIT = -45.0, 45.0, 256
+"""Logits of probabilities that are tabulated: their ends, and entries for each unit."""
 
 
 @cache
 def _table(element: Element) -> tuple[Float64, Float64]:
-    """Return a table of logits and logarithms of magnitudes; linear interpolation is within 1e-5 of the magnitude."""
+    """Return magnitudes at evenly spaced logits, and the steps between them.
+
+    Linear interpolation is within 1e-5 of the magnitude.
+    """
     import numpy as np
 
-    u = np.exp(np.concatenate([np.linspace(-40.0, -7.0, 200), np.linspace(-7.0, 12.0, 4000)[1:]]))
+    u = np.exp(np.concatenate([np.linspace(-46.0, -7.0, 200), np.linspace(-7.0, 12.0, 8000)[1:]]))
+    u = np.sort(np.concatenate([u, 1 - np.exp(-np.linspace(1.0, 36.0, 400))]))  # dense below 1, where some end
     within, beyond = element.within(u), element.beyond(u)
     kept = (within > 0) & (beyond > 0)
     logits = np.log(within[kept]) - np.log(beyond[kept])
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(logits)) > 0])
-    return logits[rising], np.log(u[kept][rising])
+    even = np.linspace(LEAST, MOST, int(MOST - LEAST) * PER_UNIT + 1)
+    magnitudes = np.exp(np.interp(even, logits[rising], np.log(u[kept][rising])))
+    return magnitudes, np.append(np.diff(magnitudes), 0.0)
 
 
 def _array(function: Callable[[float], float]) -> Callable[[Float64], Float64]:
@@ -115,7 +132,7 @@ def normal(mean: float = 0.0) -> Element:
     def beyond(u: Float64) -> Float64:
         return (_erfc((u - mean) / _ROOT) + _erfc((u + mean) / _ROOT)) / 2
 
-    return Element(lambda rng, shape: rng.standard_normal(shape) + mean, within, beyond)
+    return Element(lambda rng, shape: rng.standard_normal(shape) + mean, within, beyond, mean, 1 + mean**2)
 
 
 def _uniform_within(u: Float64) -> Float64:
@@ -159,19 +176,25 @@ def _same(g: Float64) -> Float64:
 
 
 NORMAL, OFFSET_NORMAL = normal(), normal(0.5)
-UNIFORM = Element(lambda rng, shape: rng.random(shape), _uniform_within, lambda u: 1.0 - _uniform_within(u))
-STUDENT_4 = Element(_student, _student_within, _student_beyond)
+UNIFORM = Element(
+    lambda rng, shape: rng.random(shape), _uniform_within, lambda u: 1.0 - _uniform_within(u), 1 / 2, 1 / 3
+)
+STUDENT_4 = Element(_student, _student_within, _student_beyond, 0.0, 2.0)
 """Student's t with 4 degrees of freedom: tails that fall with the fourth power."""
 GATED = Element(
     lambda rng, shape: _silu(rng.standard_normal(shape)) * abs(rng.standard_normal(shape)),
     _mixed(_erf, _silu),
     _mixed(_erfc, _silu),
+    0.1648596772,
+    0.3557755198,
 )
 """SiLU of a normal number times the magnitude of another."""
 PRODUCT = Element(
     lambda rng, shape: rng.standard_normal(shape) * rng.standard_normal(shape),
     _mixed(_erf, _same),
     _mixed(_erfc, _same),
+    0.0,
+    1.0,
 )
 """The product of two normal numbers."""
 
@@ -184,6 +207,11 @@ class Scales:
     share: float = 0.0
     size: float = 1.0
     sigma: float = 0.0
+
+    @property
+    def mean_square(self) -> float:
+        """Expectation of the square of a scale."""
+        return exp(2 * self.sigma**2) * (1 + self.share * (self.size**2 - 1))
 
     def along(self, rng: np.random.Generator, count: int) -> Float64:
         """Draw the scales of all lines of an axis. The number of rare ones is their share, rounded up or down at random."""

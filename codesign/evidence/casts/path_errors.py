@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from codesign.figures.estimates import decibel, norm, share
 from codesign.figures.figure import At, Figure
-from codesign.figures.intervals import Estimate, decibel, figures, norm, share
+from codesign.figures.intervals import Estimate, figures
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded
@@ -36,6 +37,8 @@ class Sums:
     nonzero: Array
     changed: Array
     count: Array
+    excess: Array
+    """0 for each seed, whose norm is its unit; NaN for the parts of a tile."""
 
 
 def carried(gemm: Gemm) -> Role | None:
@@ -89,7 +92,8 @@ def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
     import numpy as np
 
     original = x.astype(np.float64)
-    unit = float((original**2).mean()) if run == len(x) else 1.0
+    alone = run == len(x)
+    unit = float((original**2).mean()) if alone else 1.0
 
     def summed(values: Any) -> Array:
         rows = values.sum(axis=1, dtype=np.float64)
@@ -102,6 +106,7 @@ def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
         nonzero=summed(original != 0),
         changed=summed(arrived != once),
         count=summed(np.ones_like(original)),
+        excess=summed(np.full(original.shape, 0.0 if alone else np.nan)),
     )
 
 
@@ -119,7 +124,7 @@ def part(sums: Sums, clusters: Any) -> Sums:
 
 def estimates(sums: Sums) -> dict[str, Estimate]:
     """Return an estimate of every metric of a cast."""
-    error, elements = norm(sums.error2, sums.original2), float(sums.count.sum())
+    error, elements = norm(sums.error2, sums.original2, sums.excess), float(sums.count.sum())
     return {
         "cast.relative_error": error,
         "cast.sqnr_db": decibel(error),

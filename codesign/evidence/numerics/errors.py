@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from codesign.figures.intervals import Estimate, added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.estimates import added, decibel, largest, norm, quantile, quotient, share
+from codesign.figures.intervals import Estimate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +61,8 @@ class Errors:
     size_b: Array
     elements_b: Array
     """Elements of B, likewise."""
+    excess: Array
+    """How far the mean square of the original products exceeds the known one, relative; NaN in a tile."""
     sizes: Array
     """Magnitudes of errors (clusters, outputs of a cluster)."""
     weights: Array
@@ -106,9 +109,11 @@ def errors_of(outcome: Outcome) -> Errors:
         with np.errstate(invalid="ignore"):  # infinite errors of both signs
             return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
 
-    total2, original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
+    row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
     with np.errstate(divide="ignore", invalid="ignore"):
-        row_errors = np.where(total2 == 0, 0.0, np.sqrt(total2 / original2))
+        row_errors = np.where(row_total2 == 0, 0.0, np.sqrt(row_total2 / row_original2))
+    original2, size = summed(original**2), d[0].size
+    known = None if outcome.expected is None else outcome.expected / np.where(power > 0, power, 1.0)
     a, b = outcome.operands
     return Errors(
         error2=summed(error**2),
@@ -120,10 +125,11 @@ def errors_of(outcome: Outcome) -> Errors:
         changed=summed(changed),
         quantisation2=summed((exact - original) ** 2),
         total2=summed(total**2),
-        original2=summed(original**2),
+        original2=original2,
         not_finite=summed(~finite),
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
+        excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
         sizes=np.abs(error).reshape(len(d), -1),
         weights=weights.reshape(len(d), -1),
         row_errors=row_errors,
@@ -187,20 +193,19 @@ def estimates(errors: Errors) -> dict[str, Estimate]:
     """Return an estimate of every metric. Of errors that are not finite all but shares are infinite."""
     e = errors
     outputs = float(e.outputs.sum())
-    accumulation = norm(e.error2, e.exact2)
-    total = norm(e.total2, e.original2)
+    total = norm(e.total2, e.original2, e.excess)
     units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
     cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
     bad = share(e.not_finite, e.count, outputs)
     found = {
-        "numerics.output_error": norm(e.output2, e.exact2),
+        "numerics.output_error": norm(e.output2, e.exact2, e.excess),
         "numerics.changed_share": share(e.changed, e.count, outputs),
         "numerics.total_error": total,
         "numerics.sqnr_db": decibel(total),
         "numerics.median_row_error": quantile(e.row_errors, e.row_weights, 0.5),
-        "numerics.quantisation_error": norm(e.quantisation2, e.original2),
-        "numerics.relative_frobenius": accumulation,
-        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count)),
+        "numerics.quantisation_error": norm(e.quantisation2, e.original2, e.excess),
+        "numerics.relative_frobenius": norm(e.error2, e.exact2, e.excess),
+        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess),
         "numerics.bias": quotient(e.signed, e.magnitude),
         "numerics.share_over_1_bf16_ulp": share(e.over_ulp, e.count, outputs),
         "numerics.underflow_share": largest(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.evidence.numerics.lines import Lines, drawn
+from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
 from codesign.evidence.numerics.operands import Operand, Scaled, arrived, quantised
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
@@ -71,6 +71,8 @@ class Outcome:
     power: Float64
     """Mean square of what scales the products of a seed's tensors along K; errors are compared after division by it."""
     operands: tuple[Operand, Operand]
+    expected: Float64 | None = None
+    """Expectation of the mean square of a seed's original products, given its scales along K."""
     captured: bool = False
     """Whether this is all of a captured tile, whose rows are the clusters, and not some lines of each seed's tensors."""
 
@@ -112,6 +114,22 @@ class Trial:
         if "original" not in self._exact:
             self._exact["original"] = _exact(self.a.x, self.b.x)
         return self._exact["original"]
+
+    @property
+    def expected(self) -> Float64 | None:
+        """Expectation of the mean square of the original products, given the scales along K (seeds,); None if captured."""
+        a, b = self.a, self.b
+        if not (isinstance(a, DrawnLines) and isinstance(b, DrawnLines)):
+            return None
+        along = a.scales * b.scales
+        alone = (along**2).sum(axis=1)
+        crossed = along.sum(axis=1) ** 2 - alone  # where neither mean is zero
+        each = [x.tensor.element for x in (a, b)]
+        unit = a.tensor.unit * b.tensor.unit
+        lines = a.across.mean_square * b.across.mean_square * unit**2
+        mean, square = each[0].mean * each[1].mean, each[0].mean_square * each[1].mean_square
+        expected: Float64 = lines * (square * alone + mean**2 * crossed)
+        return expected
 
     def result(self, compared: Compared) -> Outcome:
         """Return the outcome of one of the `variants`."""
@@ -164,6 +182,7 @@ class Trial:
             columns=self.b.weights,
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
             operands=(a, b),
+            expected=self.expected,
             captured=self.a.whole,
         )
 
