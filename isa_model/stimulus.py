@@ -184,5 +184,5 @@ def _values(fmt: Format, codes: Codes, side: ScaleOperand | None, scales: Codes 
     values = decode_array(fmt, codes)
     if side is None or scales is None:
         return values
-    scaled: Float64 = values * spread(decode_array(side.format, scales), side.group, values.shape)
-    return scaled
+    every: Float64 = spread(decode_array(side.format, scales), side.group, values.shape)
+    return values * every

@@ -24,13 +24,8 @@ from isa_model.vectors.observer import (
 from isa_model.vectors.reach import Reach, Reaches, SumReach, of_format, times
 from isa_model.vectors.vector import Specials
 
-CLASSES = {
-    "tie, even below": 1,
-    "tie, odd below": 1,
-    "near tie, below": NEAR,
-    "near tie, above": NEAR,
-    "hair, below": HAIR,
-    "hair, above": HAIR,
+CLASSES = {"tie, even below": 1, "tie, odd below": 1} | {
+    f"{name}, {side}": bits for name, bits in (("near tie", NEAR), ("hair", HAIR)) for side in ("below", "above")
 }
 """Positions of a magnitude about halfway between its neighbours, with the bits that must be lost for each."""
 
