@@ -68,7 +68,7 @@ NAMES = [
 
 
 def instruction(name: str) -> Instruction:
-    """An instruction of the catalogue, perhaps promoted or with another sum of products and C, or a proposal's."""
+    """Return an instruction of the catalogue, if asked for with another sum of products and C, or a proposal's."""
     if name.startswith("proposals/"):
         return load_proposal(ROOT / name).proposed()
     base, _, change = name.partition(", ")
@@ -87,13 +87,13 @@ def instruction(name: str) -> Instruction:
 
 
 Work = tuple[int, Callable[[], object]]
-"""Multiply-accumulates, and what computes them."""
+"""Number of multiply-accumulates, and the function that computes them."""
 
 
 def speeds(
     makers: dict[str, Callable[[], Work | None]], clock: Callable[[], float], rounds: int = 5
 ) -> dict[str, float | None]:
-    """Multiply-accumulates per second of each, medians over calls in turn; None where there is no work or it fails."""
+    """Return the median multiply-accumulates per second of each, called in turn; None where there is no work or it fails."""
     works: dict[str, Work | None] = {}
     times: dict[str, list[float]] = {who: [] for who in makers}
     for turn in range(rounds + 1):
@@ -113,7 +113,7 @@ def speeds(
 
 
 def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
-    """Random normal A and B, and scales between 1/8 and 8."""
+    """Return random normal A and B, and scales between 1/8 and 8."""
     rng = np.random.default_rng(0)
     arrays = {"a": normal(spec.a, m, k, 0), "b": normal(spec.b, k, n, 1)}
     for name, scale, shape in (
@@ -128,7 +128,7 @@ def operands(spec: Instruction, m: int, n: int, k: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def normal(fmt: Format, rows: int, columns: int, seed: int) -> Any:
-    """Codes of random normal numbers."""
+    """Return codes of random normal numbers."""
     x = np.random.default_rng(seed).standard_normal((rows, columns), np.float32).astype(np.float64)
     return encode_array(fmt, x * (40.0 if fmt.kind == "integer" else 1.0))
 
@@ -157,7 +157,7 @@ def of_gpu(spec: Instruction, size: int = 4096) -> Work:
 
 
 def of_mmasim(name: str, device: str) -> Work | None:
-    """One instruction's step over many rows and columns; a chain along K takes as many times as long."""
+    """Return one instruction's step over many rows and columns; a chain of n steps along K takes n times as long."""
     if find_spec("mmasim") is None:
         return None
     import torch
@@ -194,7 +194,7 @@ def of_mmasim(name: str, device: str) -> Work | None:
 
 
 def of_mmaemu(name: str, device: str) -> Work | None:
-    """mmaemu knows the FP8 GEMMs of cuBLAS on Hopper, with and without promotion."""
+    """Return the FP8 GEMMs of cuBLAS on Hopper, with and without promotion, which are all that mmaemu knows."""
     if find_spec("mmaemu") is None or name not in (FP8, f"{FP8}, promoted every 128"):
         return None
     import mmaemu

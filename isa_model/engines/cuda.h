@@ -5,7 +5,7 @@
 #define ESA(g, j) esa[(long)(g) * lda + ROW(j)]
 #define SB(g, j) sb[(long)(g) * ldb + COLUMN(j)]
 #define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
-#define AT(j) ((long)(row + ROW(j)) * ldb + column + COLUMN(j)) /* of C and D */
+#define AT(j) ((long)ROW(j) * ldb + COLUMN(j)) /* of C and D, from the thread's first element */
 
 /* Load N neighbours, 16 bytes at a time; the address is a multiple of their size. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {

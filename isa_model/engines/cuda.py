@@ -99,7 +99,7 @@ class CudaCores(CudaTarget):
         return 16 * self.tile[0], 16 * self.tile[1]
 
     def source(self) -> str:
-        """Return the CUDA file in which `run` adds A B to C (zeros where C is a null pointer).
+        """Return the CUDA file in which `run` adds A B to C.
 
         Arrays are K first, rows and columns filled up to whole tiles.
         """
@@ -128,7 +128,8 @@ run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__r
   a += row; ea += row; sa += row; esa += row; ma += row; na += row; fa += row;
   b += column; eb += column; sb += column; esb += column; mb += column; nb += column; fb += column;
   {self.state} state[W];
-  LANES state[j] = c ? c[AT(j)] : 0;
+  c += (long)row * ldb + column; d += (long)row * ldb + column;
+  LANES state[j] = c[AT(j)];
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}

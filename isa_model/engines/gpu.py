@@ -269,8 +269,8 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
         (values[0], *of_a), (values[1], *of_b) = (_signs(v, spec.shape.k) for v in values)
         signs = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
-    start = None if c is None else _start(target, read(spec.c_format, c, spec.flush_inputs))
-    arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, start]
+    c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_inputs)
+    arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, _start(target, c)]
     return _run(target, m, n, (k,), arrays)
 
 

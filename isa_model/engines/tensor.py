@@ -81,8 +81,9 @@ run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a,
   {" ".join(pointers)}
   const unsigned minus_one = minus_unit_matrix(thread);
   {self.state} state[W];
+  d += (long)row * ldb + column;
   LANES {{
-    const {self.state} x = c ? c[AT(j)] : 0;
+    const {self.state} x = c ? c[(long)row * ldb + column + AT(j)] : 0;
     state[j] = {canonical};
   }}
 #pragma unroll 1
