@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import fsum
@@ -42,12 +43,14 @@ SETTINGS: Any = {
     "svg.hashsalt": "codesign",  # the same data give the same file
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # the others of matplotlib's list would stand in every text of the SVG
     "font.size": 12,  # read on a phone, where a plot is 350 px wide
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
+    **{f"{axis}tick.{which}.size": 0 for axis in "xy" for which in ("major", "minor")},  # the grid shows them
 }
 
 
@@ -95,6 +98,8 @@ def svg(plot: Plot) -> str:
                 )
             else:
                 size = 7 if len(series.x) == 1 else 4
+                if len(series.x) > MOST_MARKED:
+                    style["marker"] = ""
                 axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=size, **style)
             zeros = [x for x, v in zip(series.x, series.y, strict=True) if v == 0]
             if plot.floor and zeros:
@@ -143,6 +148,8 @@ def _literal(plot: Plot) -> Plot:
     return plot.model_copy(update={**update, "categories": tuple(map(drawn, plot.categories))})
 
 
+MOST_MARKED = 40
+"""Points of a line beyond which they have no marks."""
 HATCHES = ("", "///", "", "\\\\\\")
 """Hatches of the bars of a group, to tell them apart in grey."""
 
@@ -196,4 +203,15 @@ def written(figure: Any) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return _compact(text[text.index("<svg") :])
+
+
+def _compact(text: str) -> str:
+    """Return an SVG of matplotlib at half its size: coordinates to a tenth of a point, no metadata, line breaks or names
+    of groups."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"-?\d+\.\d\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r"\s+", " ", text).replace("> <", "><")
+    return re.sub(r"<g>(<(?:path|use)[^>]*/>)</g>", r"\1", text).strip() + "\n"

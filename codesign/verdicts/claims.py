@@ -238,6 +238,9 @@ def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
         return "neither figure is finite: they cannot be compared", incomparable
     unsampled = [m for m in doubtful if not decided(m.reading)]
     if unsampled:
+        tiles = [m for m in unsampled if m.figure.tensors == CAPTURED]
+        if len(tiles) == len(unsampled):
+            return "no interval, as a few neighbouring rows of the tile hold most of the variance", tiles
         return "too few rows, columns or seeds for an interval", unsampled
     return "the bound lies inside the interval", doubtful
 

@@ -308,8 +308,8 @@ def _constants(about: Timed) -> Iterator[tuple[str, str, Constants]]:
     c = about.timer.fit.constants
     yield "clock under power", "highest", c.model_copy(update={"full_clock": inf})
     yield "clock under power", "sustained", c.model_copy(update={"full_clock": c.sustained_clock})
-    yield "promotion", "hidden", c.model_copy(update={"unhidden": 0.0})
-    yield "promotion", "not hidden", c.model_copy(update={"unhidden": 1.0})
+    yield "promotion", "in turns of the warpgroups", c.model_copy(update={"out_of_turn": 0.0})
+    yield "promotion", "never in turns", c.model_copy(update={"out_of_turn": 1.0})
     yield "bandwidth of casts", "the copy's", c.model_copy(update={"stream_share": 1.0})
     yield "bandwidth of casts", "4/5 of it", c.model_copy(update={"stream_share": 0.8})
 
