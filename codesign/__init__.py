@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from isa_model import __version__
 
 if TYPE_CHECKING:
     from codesign.proposal.proposal import Proposal
     from codesign.verdicts.compare import Comparison
     from codesign.verdicts.evaluate import Result
-
-    __version__: str
 
 __all__ = ["__version__", "compare", "evaluate", "load"]
 
@@ -55,15 +55,3 @@ def compare(results: Sequence[Result]) -> Comparison:
     from codesign.verdicts.compare import compare as side_by_side
 
     return side_by_side(results)
-
-
-def __getattr__(name: str) -> Any:
-    """Look up `__version__` on first use, which takes longer than the import of this package."""
-    if name != "__version__":
-        raise AttributeError(f"module `codesign` has no attribute `{name}`")
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("codesign")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -15,12 +15,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from isa_model import __version__
 from isa_model.matmul import register
 
 if TYPE_CHECKING:
     from kernels import gemm, native, quantise
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "gemm", "native", "quantise"]
 
 

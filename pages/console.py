@@ -92,9 +92,9 @@ def _read(handle: int) -> bytes:
 
 
 def shipped(command: str) -> str:
-    """Return the command that shows a shipped report, for `codesign evaluate` of its proposal; else the command itself."""
+    """Return the command that shows the report that `python pages/reports.py` left, for `codesign evaluate` of a proposal."""
     match = re.fullmatch(r"codesign evaluate ([a-z0-9-]+)", command)
-    folder = ROOT / "reports" / match[1] if match else None
+    folder = ROOT / "codesign-reports" / match[1] if match else None
     return f"codesign report {folder}" if folder and folder.exists() else command
 
 
@@ -107,7 +107,7 @@ def renewed(page: str) -> str:
                 (Path(folder) / block.file).write_text(block.text)
                 continue
             output, _ = run(shipped(block.command), Path(folder))
-            output = output.replace(f"{ROOT}/reports", "codesign-reports").replace(folder, ".")
+            output = output.replace(f"{ROOT}/", "").replace(folder, ".")
             found += [page[last : block.start], f"$ {block.command}\n{output}"]
             last = block.end
     return "".join(found) + page[last:]

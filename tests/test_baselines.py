@@ -9,7 +9,7 @@ from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.source import _method
 from codesign.evidence.numerics.trial import Sampling, Trial
 from codesign.evidence.timing.operations import software
-from codesign.evidence.traffic.count import Machine, moves, schemes
+from codesign.evidence.traffic.count import TrafficAssumptions, moves, schemes
 from codesign.proposal.baselines import baselines
 from codesign.proposal.flows import Flows, behind, dispatched, usual
 from codesign.proposal.load import parse_proposal
@@ -309,7 +309,7 @@ def test_traffic_and_timing_follow_the_baseline():
     assert [m.fast_forward for m in about] == [False, True, False]
     scheme = schemes(proposal(more="software: transformer-engine"))["software"]
     llama = models()["llama-3-8b"]
-    moved = list(moves(llama, scheme, frozenset(x.name for x in llama.linears), scheme, Machine()))
+    moved = list(moves(llama, scheme, frozenset(x.name for x in llama.linears), scheme, TrafficAssumptions()))
     assert moved
     assert not [m for m in moved if (m.what, m.tensor) == ("turn", "activation")]
 

@@ -15,6 +15,7 @@ from codesign.__main__ import run
 from codesign.commands.terminal import Progress
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor
+from codesign.evidence.source import sources
 from codesign.proposal import shipped
 from codesign.proposal.load import parse_proposal
 from codesign.verdicts.evaluate import evaluate
@@ -100,15 +101,12 @@ def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypa
     assert tracked.stdout == ""
 
 
-def test_shipped_reports_are_read_by_name(empty, capsys):
-    """report prints a clone's shipped reports by name, with the path of the page."""
-    code = run(["report", "group-scaled-mma"])
-    out, err = capsys.readouterr()
-    if code == 2:  # the proposal changed since its report was made
-        assert "codesign evaluate group-scaled-mma" in err
-    else:
-        assert "verdict" in out
-        assert str(ROOT / "reports/group-scaled-mma/report.html") in err
+def test_a_proposal_without_a_report_is_told_how_to_get_one(empty, capsys):
+    """report names the command that makes a report, and in a clone the page that ships."""
+    assert run(["report", "group-scaled-mma"]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "codesign evaluate group-scaled-mma" in err
+    assert "reports/group-scaled-mma.html" in err
 
 
 def test_vectors_have_a_folder_by_default(empty, capsys):
@@ -163,15 +161,19 @@ def test_three_shells_complete_commands_and_names(shell, asked, tmp_path):
         assert all(word in found for word in expected), found
 
 
-def test_piped_tables_have_no_frames_and_a_line_a_row(capsys):
+def test_piped_tables_have_no_frames_and_a_line_a_row(empty, capsys):
     """Piped tables are rows of text without frames and colours, neither cut nor folded."""
-    for arguments in (["report", str(ROOT / "reports/group-scaled-mma")], ["step", "deepseek-v3", "group-scaled-mma"]):
+    (empty / "small.yaml").write_text(SMALL)
+    few = ["--rows", "2", "--columns", "2", "--seeds", "0", "--out", "small"]
+    assert run(["evaluate", "small.yaml", *few]) in (0, 1)
+    capsys.readouterr()
+    for arguments in (["report", "./small"], ["step", "deepseek-v3", "group-scaled-mma"]):
         assert run(arguments) == 0
         out = capsys.readouterr().out
         assert not set(out) & set("─━│┃┏┓└┘├┤┡┩╇╈═║\x1b")
         assert "…" not in out
-    claims = json.loads((ROOT / "reports/group-scaled-mma/result.json").read_text())["verdicts"]
-    assert run(["report", str(ROOT / "reports/group-scaled-mma")]) == 0
+    claims = json.loads((empty / "small/result.json").read_text())["verdicts"]
+    assert run(["report", "./small"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "✓✗~?"]
     assert len(rows) == len(claims)
 
@@ -185,8 +187,8 @@ def test_an_evaluation_names_its_phases_and_ends_them():
         lambda *heard: told.append(heard),
     )
     names = list(dict.fromkeys(name for name, _, _ in told))
-    assert names == ["sampling", "hardware cost", "traffic and timing", "training", "re-measuring what decides"]
-    for name in ("sampling", "re-measuring what decides"):
+    assert names == [*(source.doing for source in sources().values()), "measuring again what decides"]
+    for name in ("sampling", "measuring again what decides"):
         last = [(done, total) for heard, done, total in told if heard == name][-1]
         assert last[0] == last[1] > 0
 

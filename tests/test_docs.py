@@ -100,16 +100,15 @@ def test_commands_give_what_their_page_shows(page, tmp_path):
         if block.file:
             (tmp_path / block.file).write_text(block.text)
             continue
-        command = console.shipped(block.command)
-        evaluates = command == block.command and "codesign evaluate" in command
-        output, code = console.run(f"{command} --rows 4 --columns 4 --seeds 0" if evaluates else command, tmp_path)
+        evaluates = "codesign evaluate" in block.command
+        few = " --rows 4 --columns 4 --seeds 0" if evaluates else ""
+        output, code = console.run(block.command + few, tmp_path)
         sampled |= evaluates
-        if evaluates or (sampled and "codesign compare" in command):
+        if evaluates or (sampled and "codesign compare" in block.command):
             assert code in (0, 1), output
         else:
-            output = output.replace(f"{ROOT}/reports", "codesign-reports")
             assert output == block.output, "python pages/console.py writes it"
-            assert code in (0, 1) or "codesign validate" in command
+            assert code in (0, 1) or "codesign validate" in block.command
 
 
 # -- links and the site ------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from codesign.evidence.numerics.trial import Sampling
+from codesign.proposal.load import load_proposal
 from codesign.report import comparison
 from codesign.report import write as report
 from codesign.verdicts.compare import compare
-from codesign.verdicts.read_result import read_result
+from codesign.verdicts.evaluate import evaluate
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -85,19 +87,20 @@ def browser(tmp_path_factory):
     browser.process.wait()
 
 
+def evaluated(name):
+    """The result of a shipped proposal on few samples."""
+    few = Sampling(rows=4, columns=4, seeds=tuple(range(8)))
+    return evaluate(load_proposal(ROOT / f"proposals/{name}.yaml"), few)
+
+
 @pytest.fixture(scope="module", params=["group-scaled-mma", "fused-tma-cast", "blackwell-nvf4", "compare"])
 def page(request, tmp_path_factory):
-    """The page of a shipped report, drawn now from its result; or all instructions compared."""
+    """The page of a shipped proposal, or of two compared."""
     folder = tmp_path_factory.mktemp(request.param) / "page"
     if request.param == "compare":
-        names = (
-            "higher-precision-accumulation",
-            "configurable-accumulation",
-            "group-scaled-mma",
-            "group-scaled-mma-ue8m0",
-        )
-        return comparison.write(compare([read_result(ROOT / "reports" / n / "result.json") for n in names]), folder)
-    return report.write(read_result(ROOT / "reports" / request.param / "result.json"), folder)
+        names = ("higher-precision-accumulation", "group-scaled-mma-ue8m0")
+        return comparison.write(compare([evaluated(name) for name in names]), folder)
+    return report.write(evaluated(request.param), folder)
 
 
 def test_a_page_says_nothing_to_the_console_and_asks_nobody(browser, page):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codesign.evidence.source import Subject
 from codesign.evidence.traffic.count import Flow, Scheme, TrafficAssumptions, flow, moves
-from codesign.evidence.traffic.source import ENERGIES, gather
+from codesign.evidence.traffic.source import ENERGIES, SOURCE
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.manual import path_page
 from codesign.workloads.gemms import models
@@ -288,7 +289,7 @@ def test_a_path_turns_into_a_flow():
 def test_figures_say_unit_kind_and_source_and_energy_follows_from_bytes():
     """Every traffic figure is modelled and every energy assumed; a layer's joules are its bytes times the table's energies."""
     proposal = load_proposal(ROOT / "proposals/fp8-dispatch.yaml")
-    figures, _ = gather(proposal)
+    figures = SOURCE.gather(Subject(proposal)).figures
     of = {(f.metric, f.variant, f.workload): f for f in figures}
     assert {f.kind for f in figures if f.metric.startswith("traffic") and f.metric != "traffic.sm_share"} == {
         "modelled"
@@ -307,7 +308,7 @@ def test_figures_say_unit_kind_and_source_and_energy_follows_from_bytes():
 
 def test_passes_and_linears_add_up_to_the_layer():
     """The three passes sum to the layer; within a pass, Linears and communication do."""
-    figures, _ = gather(load_proposal(ROOT / "proposals/warp-level-cast.yaml"))
+    figures = SOURCE.gather(Subject(load_proposal(ROOT / "proposals/warp-level-cast.yaml"))).figures
     of = {(f.metric, f.variant, f.workload): f.value for f in figures}
     for metric in ("traffic.hbm_bytes", "traffic.l2_bytes", "traffic.smem_bytes", "energy.joules"):
         for variant in ("software", "proposal"):

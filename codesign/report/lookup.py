@@ -14,7 +14,7 @@ from isa_model.library import is_path
 FOLDER = Path("codesign-reports")
 """Default folder of reports, under the current folder; each report has a folder named after its proposal."""
 SHIPPED = HOME.parent / "reports"
-"""Folder of the reports of the shipped proposals, in a clone."""
+"""Folder of the pages of the shipped proposals, in a clone."""
 
 
 def result_of(target: str) -> tuple[Path, Result]:
@@ -30,11 +30,10 @@ def result_of(target: str) -> tuple[Path, Result]:
         file = path / "result.json" if path.is_dir() else path
         return file, read_result(file)
     proposal = load_proposal(proposal_file(target))
-    held = [f for folder in (FOLDER, SHIPPED) if (f := folder / proposal.proposal / "result.json").exists()]
-    for file in held:
+    file, page = FOLDER / proposal.proposal / "result.json", SHIPPED / f"{target}.html"
+    if file.exists():
         result = read_result(file)
         if result.proposal == proposal:
             return file, result
-    raise InputError.of(
-        f"{target} {'changed since its report' if held else 'has no report yet'}", f"codesign evaluate {target}"
-    )
+    hint = f"codesign evaluate {target}" + (f"; the page that ships is {page}" if page.exists() else "")
+    raise InputError.of(f"{target} {'changed since its report' if file.exists() else 'has no report here'}", hint)
