@@ -4,6 +4,10 @@
 |---|---|---|
 | kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
 | timing_tables.py | docs/timing.md, and the fits in codesign/evidence/timing/records | kernels/records: bench and machine |
+| communication.py | docs/communication.md | kernels/records: exchange and scaling |
+| reference.py | tables of language.md, proposals.md, metrics.md, commands.md, conformance.md, cost.md | the code |
+| console.py | outputs of commands in README.md and docs/tutorial.md | the commands, and codesign-reports/ |
+| site.py | the site, from docs/ | zensical.toml |
 | unseen.py | prediction of a GPU's bench, and its errors in docs/timing.md | predictions/, kernels/records |
 | reproduction.py | docs/reproduction.md | the models, on every run |
 | reports.py | reports/ | the shipped proposals |

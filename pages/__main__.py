@@ -11,6 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 COMMANDS = (
     ("reference.py",),
     ("kernel_tables.py",),
+    ("communication.py",),
     ("reproduction.py", "--write"),
     ("-m", "codesign.workloads.statistics"),
     ("console.py",),

@@ -285,3 +285,13 @@ def test_triton_kernels_compile_for_hopper(wire):
         assert "ld.global.v4.b32" in texts[1]
         assert "st.global.v2.b32" in texts[1]
     assert not any(".local" in text for text in texts)
+
+
+def test_the_page_shows_the_records():
+    """docs/communication.md holds the tables that the benchmarks show of the shipped records."""
+    root = Path(__file__).parent.parent
+    page = (root / "docs/communication.md").read_text()
+    for script in ("exchange", "scaling"):
+        command = [f"benchmarks/{script}.py", "--show", f"kernels/records/{script}-h200-x2.json"]
+        shown = subprocess.run([sys.executable, *command], cwd=root, check=True, capture_output=True, text=True).stdout
+        assert shown.strip() in page, "python pages/communication.py writes it"

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 torch = pytest.importorskip("torch")
 
 INTERPRETED = """
@@ -25,6 +26,10 @@ assert (out - exact).norm() / exact.norm() < 1e-6
 """
 
 
+@pytest.mark.skipif(
+    triton.__version__ < "3.7" and np.lib.NumpyVersion(np.__version__) >= "2.5.0",
+    reason="the interpreter of Triton 3.6 converts arrays as NumPy 2.5 no longer does",
+)
 def test_ragged_sizes_in_the_interpreter_equal_the_product_in_float64():
     """Rows, columns and K that fill no tile, in FP32 out, where the interpreter is faithful."""
     subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env={**os.environ, "TRITON_INTERPRET": "1"})
