@@ -85,7 +85,7 @@ def test_reports_keep_what_authors_write_as_text(result, capsys):
     assert not re.search(r"(?<!\\)\]\((javascript|http)", page)
     for text in files.values():
         assert not unprintable(text)
-    from codesign.commands.figures_table import show
+    from codesign.commands.result_text import show
     from codesign.commands.terminal import console
 
     show(result, console())

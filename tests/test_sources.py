@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import codesign.evidence
-from codesign.commands.figures_table import show
+from codesign.commands.result_text import show
 from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.source import sources
 from codesign.figures import metric
@@ -115,9 +115,10 @@ def test_a_new_kind_of_evidence_is_in_every_report(results):
             assert text in files[name], (name, text)
         assert "assumed" in files[name][files[name].index("How warm it gets") :][:600]
     with terminal() as (console, written):
-        show(results[0], console)
+        show(results[0], console, tables=True)
     assert "heat.kelvin at most 20" in written.getvalue()
     assert "The chip stays cool." in written.getvalue()
+    assert "How warm it gets" in written.getvalue()
     assert contents(Result.model_validate_json(files["result.json"])) == files
 
 

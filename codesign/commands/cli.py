@@ -67,7 +67,7 @@ def evaluate(
     sampling = Sampling(rows=rows, columns=columns, seeds=seeds_of(seeds))
     loaded = load_proposal(proposal_file(proposal))
 
-    from codesign.commands.figures_table import show as show_result
+    from codesign.commands.result_text import show as show_result
     from codesign.report.lookup import FOLDER
     from codesign.report.write import check, write
     from codesign.verdicts.evaluate import evaluate as gather_and_judge
@@ -119,9 +119,9 @@ def report(
 
         page = replayed(source, out or source.parent)
     else:
-        from codesign.commands.figures_table import show as show_result
+        from codesign.commands.result_text import show as show_result
 
-        show_result(result, console())
+        show_result(result, console(), tables=True)
     print(f"report: {page if page.exists() else source}", file=sys.stderr)
     return 0
 

@@ -1,4 +1,4 @@
-"""The verdicts and the finding on the terminal."""
+"""A result on the terminal: verdicts and finding, and the tables of its report."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from codesign.report.page import MARKS, deciding
+from codesign.report.page import MARKS, deciding, parts
 from codesign.verdicts.evaluate import Result
 
 _STYLES = {"supported": "green", "refuted": "bold red", "undetermined": "yellow"}
 
 
-def show(result: Result, console: Console) -> None:
-    """Print headline, finding and a row per claim."""
+def show(result: Result, console: Console, tables: bool = False) -> None:
+    """Print headline, finding and a row per claim; with `tables`, also the report's tables but those of every figure."""
     console.print(Text(result.proposal.title, style="bold"))
     table = Table(show_lines=False, header_style="bold", pad_edge=False)
     table.add_column("verdict", no_wrap=True)
@@ -32,3 +32,11 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
     console.print(result.headline, highlight=False)
     console.print(result.finding, highlight=False)
+    for part in parts(result) if tables else ():
+        for drawn in () if part.folded else part.tables:
+            console.print()
+            console.print(Text(": ".join(filter(None, (part.title, drawn.title))), style="bold"))
+            shown = Table(*drawn.headings, show_lines=False, header_style="bold", pad_edge=False)
+            for row in drawn.rows:
+                shown.add_row(*row.names, *row.cells)
+            console.print(shown)
