@@ -45,7 +45,7 @@ class Array:
     """numpy's name of the element type."""
     shape: tuple[int, ...]
     fortran: bool
-    """Whether elements are in column-major order."""
+    """True if elements are in column-major order."""
     start: int
     """Offset of the elements in the member, in bytes."""
     size: int

@@ -14,10 +14,10 @@ class CText:
         self.lines: list[str] = []
         self.names = 0
         self.adds_directed = adds_directed
-        """Whether sums of two and three are rounded to odd by directed additions (`sum_to_odd` of cuda.h)."""
+        """True if sums of two and three are rounded to odd by directed additions (`sum_to_odd` of cuda.h)."""
 
     def name(self, stem: str) -> str:
-        """Return a name that nothing has yet."""
+        """Return a new name."""
         self.names += 1
         return f"{stem}{self.names}"
 
@@ -38,7 +38,7 @@ class CText:
         return name
 
     def binned(self, parts: Sequence[str], bottom: str, bits: int, keep_sign: bool) -> list[str]:
-        """Return the exact sum of many parts as few: each part is split at fixed places, pieces of one place are added."""
+        """Return the exact sum of many parts as a few: split each part at fixed places and add the pieces of each place."""
         width = LANE_BITS - 1 - len(parts).bit_length()
         count = bins(len(parts), bits)
         bottom = self.let("int", bottom, "unit")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Variant = Literal["ours", "twin", "peer"]
 
 
-class Wrong(Exception):
+class WrongOutput(Exception):
     """A kernel's output is wrong; the message says by how much."""
 
 
@@ -37,7 +37,7 @@ class Case:
     launch: Callable[[Any], None]
     """Enqueues the kernel for such a set on torch's current stream; must allow capture in a CUDA graph."""
     check: Callable[[Any], float] | None = None
-    """Returns the error of a launched set against its reference. Raises Wrong above the error that the kernel promises."""
+    """Returns the error of a launched set against its reference; raises WrongOutput above the error that it promises."""
     notes: str = ""
     """Formats, scales and accumulation, in a short phrase."""
     static: str = ""
@@ -58,9 +58,9 @@ class Case:
 def relative_error(got: Any, reference: Any, at_most: float) -> float:
     """Return the relative Frobenius error of `got` against `reference`, torch tensors of one shape, the reference in float64.
 
-    Raises Wrong above `at_most` and for outputs that are not finite, for instance never written.
+    Raises WrongOutput above `at_most` and for outputs that are not finite, for instance never written.
     """
     error = float((got.double() - reference).norm() / reference.norm())
     if not error <= at_most:
-        raise Wrong(f"relative Frobenius error {error:.3g}, at most {at_most:.3g} allowed")
+        raise WrongOutput(f"relative Frobenius error {error:.3g}, at most {at_most:.3g} allowed")
     return error

@@ -92,7 +92,7 @@ def nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
 
 
 def scaled_error(x: BenchOperands) -> float:
-    """Return the output's relative Frobenius error against float64. Raises Wrong beyond TOLERANCE."""
+    """Return the output's relative Frobenius error against float64. Raises WrongOutput beyond TOLERANCE."""
     return relative_error(x.out, product(x.call.a, x.call.b), TOLERANCE)
 
 

@@ -22,7 +22,7 @@ LARGEST = 64 * MIB
 SCHEMA_VERSION = 1
 
 
-class Timing(Spec):
+class BenchTiming(Spec):
     """Time of one case with a cold L2: samples of graph replays, in microseconds per launch.
 
     Replays come in short bursts with pauses, so that the power limit does not lower the clock.
@@ -79,7 +79,7 @@ class BenchRow(Spec):
     """Memory traffic if every operand is read once and every output written once, bytes."""
     error: float | None = None
     """Relative error against the reference; None for twins."""
-    timing: Timing | None = None
+    timing: BenchTiming | None = None
     sustained: Sustained | None = None
     why: str = ""
     """Reason for a missing timing."""

@@ -25,7 +25,7 @@ __all__ = [
     "LOGFMT8",
     "LOGFMT10",
     "WIRES",
-    "Route",
+    "TokenRoute",
     "Wire",
     "add_up",
     "exchange",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class Route(NamedTuple):
+class TokenRoute(NamedTuple):
     """Rows that this rank sends in dispatch and receives; in combine both change places."""
 
     tokens: Any
@@ -63,7 +63,7 @@ def ranks_of_tokens(choices: Any, experts: int, ranks: int) -> Any:
     return going.scatter_(1, choices.long() // (experts // ranks), True)
 
 
-def route_tokens(choices: Any, experts: int) -> Route:
+def route_tokens(choices: Any, experts: int) -> TokenRoute:
     """Return what this rank sends where, and by an exchange of counts what it receives."""
     import torch
     import torch.distributed as dist
@@ -74,7 +74,7 @@ def route_tokens(choices: Any, experts: int) -> Route:
     dist.all_to_all_single(received, counts)
     places = going.T.flatten().cumsum(0).view(going.shape[1], -1).T - 1
     places = torch.where(going, places, -1).to(torch.int32).contiguous()
-    return Route(going.T.nonzero()[:, 1].to(torch.int32).contiguous(), counts.tolist(), received.tolist(), places)
+    return TokenRoute(going.T.nonzero()[:, 1].to(torch.int32).contiguous(), counts.tolist(), received.tolist(), places)
 
 
 def pack(wire: Wire, x: Any, tokens: Any = None) -> Any:

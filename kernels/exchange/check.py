@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.exchange import Route, pack, ranks_of_tokens
+from kernels.exchange import TokenRoute, pack, ranks_of_tokens
 from kernels.exchange.wire import Wire
 
 SAMPLE = 64
@@ -21,7 +21,7 @@ NEAR = 2.0**-15
 """A LogFMT number may be farther from the original than the definition's by this part of it: the error of FP32 logarithms."""
 
 
-class Wrong(Exception):
+class WrongExchange(Exception):
     """A result is not what it should be."""
 
 
@@ -91,41 +91,41 @@ def sample(size: int) -> Any:
 def check_rows(wire: Wire, rows: Any, original: Any, source: int) -> dict[str, float]:
     """Compare rows that came from rank `source` with its numbers: all with the packed ones, a sample with isa_model.
 
-    Returns the share of the sample's LogFMT codes that differ from the definition's. Raises Wrong.
+    Returns the share of the sample's LogFMT codes that differ from the definition's. Raises WrongExchange.
     """
     import torch
 
     used = wire.used_bytes(original.shape[1])
     if not torch.equal(rows[:, :used], pack(wire, original)[:, :used]):
-        raise Wrong(f"{wire.name}: the {len(rows)} rows from rank {source} are not what it was to send")
+        raise WrongExchange(f"{wire.name}: the {len(rows)} rows from rank {source} are not what it was to send")
     chosen = sample(len(rows)).to(rows.device)
     x, k = original[chosen].float().cpu().numpy(), original.shape[1]
     ours, defined = rows[chosen].cpu().numpy(), wire.encode(x)
     if not wire.logarithmic:
         if not np.array_equal(ours[:, :used], defined[:, :used]):
-            raise Wrong(f"{wire.name}: rows from rank {source} differ from isa_model")
+            raise WrongExchange(f"{wire.name}: rows from rank {source} differ from isa_model")
         return {}
     near = [np.abs(wire.decode(bytes_, k) - x) for bytes_ in (ours, defined)]
     if not (near[0] <= near[1] + NEAR * np.abs(x)).all():
-        raise Wrong(f"{wire.name}: numbers from rank {source} are farther from the original than isa_model's")
+        raise WrongExchange(f"{wire.name}: numbers from rank {source} are farther from the original than isa_model's")
     codes = [wire.log_tiles(bytes_, k).codes for bytes_ in (ours, defined)]
     return {"differing_codes": float((codes[0] != codes[1]).mean()) if codes[0].size else 0.0}
 
 
 def check_dispatch(s: Setting, wire: Wire, rows: Any) -> dict[str, float]:
-    """Check all rows that arrived in dispatch. Raises Wrong."""
+    """Check all rows that arrived in dispatch. Raises WrongExchange."""
     start, found = 0, []
     for source in range(s.ranks):
         original = inputs(s, source)[going(s, source)[:, s.rank]]
         found.append(check_rows(wire, rows[start : start + len(original)], original, source))
         start += len(original)
     if start != len(rows):
-        raise Wrong(f"{wire.name}: {len(rows)} rows arrived, {start} were to be sent")
+        raise WrongExchange(f"{wire.name}: {len(rows)} rows arrived, {start} were to be sent")
     return largest(found)
 
 
-def check_combine(s: Setting, wire: Wire, route: Route, rows: Any, sums: Any) -> dict[str, float]:
-    """Check all rows that came back, and sums of a sample of tokens against isa_model's. Raises Wrong."""
+def check_combine(s: Setting, wire: Wire, route: TokenRoute, rows: Any, sums: Any) -> dict[str, float]:
+    """Check all rows that came back, and sums of a sample of tokens against isa_model's. Raises WrongExchange."""
     import torch
 
     chosen = sample(s.tokens).to(s.device)
@@ -144,7 +144,7 @@ def check_combine(s: Setting, wire: Wire, route: Route, rows: Any, sums: Any) ->
     error = float((ours.float() - wanted).norm() / wanted.norm())
     # BF16 keeps 8 bits: sums of the same numbers are the same, sums of nearly the same numbers are as near.
     if not (error < 2.0**-8 if wire.logarithmic else torch.equal(ours, wanted.to(torch.bfloat16))):
-        raise Wrong(f"{wire.name}: sums differ from isa_model's by {error:.2g} of their norm")
+        raise WrongExchange(f"{wire.name}: sums differ from isa_model's by {error:.2g} of their norm")
     return largest([*found, {"sum_error": error}])
 
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import kernels.quantise as q
-from kernels.bench.case import Case, Wrong, relative_error
+from kernels.bench.case import Case, WrongOutput, relative_error
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
 from kernels.quantise import expected, layout
@@ -108,7 +108,7 @@ def cast_case(kernel: CastKernel, m: int, k: int) -> Case:
             wanted = kernel.expects(*(part.codes(start, stop) for part in kernel.reads(*x.inputs)))
             for part, want in zip(kernel.writes(x.out), wanted, strict=True):
                 if different := int((part.codes(start, stop) != want).sum()):
-                    raise Wrong(f"{different} of {want.size} differ from isa_model in rows {start} to {stop}")
+                    raise WrongOutput(f"{different} of {want.size} differ from isa_model in rows {start} to {stop}")
         return 0.0
 
     return Case(
