@@ -33,7 +33,7 @@ SMALL = 64 * MIB
 _DIRECTORY = 4 * MIB
 _HEADER = 10_000
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error, RuntimeError, MemoryError)
-"""What zipfile raises for a damaged archive; RuntimeError includes NotImplementedError and RecursionError."""
+"""Exceptions of zipfile for a damaged archive; RuntimeError includes NotImplementedError and RecursionError."""
 
 
 @dataclass(frozen=True)

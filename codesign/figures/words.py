@@ -17,7 +17,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def worst(figures: Iterable[Figure]) -> Figure | None:
-    """Return the worst figure of a metric; None where there is none."""
+    """Return the worst figure of a metric; None if there is none."""
     return max(figures, key=lambda f: metric_named(f.metric).badness(f.value), default=None)
 
 

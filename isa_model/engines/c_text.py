@@ -1,4 +1,4 @@
-"""C text of exact arithmetic on doubles, statement by statement: what isa_model/float64.py does on arrays."""
+"""C text of exact arithmetic on doubles, statement by statement: the counterpart of isa_model/float64.py."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CText:
         return totals
 
     def to_odd(self, parts: Sequence[str]) -> str:
-        """Return the sum of all parts as one double: exact where it fits, else rounded to odd (float64.to_odd)."""
+        """Return the sum of all parts as one double: exact if it fits, else rounded to odd (float64.to_odd)."""
         if len(parts) == 1:
             return parts[0]
         if self.adds_directed and len(parts) <= 3:

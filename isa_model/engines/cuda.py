@@ -48,7 +48,7 @@ class CudaTarget(Target):
 
     @property
     def state(self) -> str:
-        """C type of the accumulator: float where it holds every number of C and D, which halves the registers."""
+        """C type of the accumulator: float if it holds every number of C and D, which halves the registers."""
         spec = self.plan.spec
         return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
 

@@ -95,17 +95,17 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
         if fmt is None:
             raise ValueError(f"{name} is given, but the instruction takes none")
         if not isinstance(x, torch.Tensor):
-            raise ValueError(f"{name} is of type {type(x).__name__}; a torch tensor of codes is asked")
+            raise ValueError(f"{name} is of type {type(x).__name__}; it must be a torch tensor of codes")
         about = f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}"
         if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
-            raise ValueError(f"{about}; codes are asked, in integers of {fmt.storage_bits} bits (tensor.view)")
+            raise ValueError(f"{about}; it must hold codes, in integers of {fmt.storage_bits} bits (tensor.view)")
         if x.element_size() * 8 != fmt.storage_bits:
             raise ValueError(f"{about}; {fmt.name} has codes of {fmt.storage_bits} bits")
         if x.dim() != 2 or x.device != a.device:
-            raise ValueError(f"{about}; matrices on one device are asked, and a is on {a.device}")
+            raise ValueError(f"{about}; it must be a matrix on the device of a, {a.device}")
     (m, k), (of_b, n) = a.shape, b.shape
     if of_b != k or k % spec.shape.k or not k:
-        raise ValueError(f"a is {(m, k)} and b is {(of_b, n)}: one K is asked, a multiple of {spec.shape.k}")
+        raise ValueError(f"a is {(m, k)} and b is {(of_b, n)}: they must have one K, a multiple of {spec.shape.k}")
     if c is not None and c.shape != (m, n):
         raise ValueError(f"c is {tuple(c.shape)}; a {(m, k)} and b {(k, n)} make it {(m, n)}")
     for name, x, side, shape in (("scale_a", scale_a, sides[0], (m, k)), ("scale_b", scale_b, sides[1], (k, n))):

@@ -65,7 +65,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
 
 
 def _products(a: Whole, b: Whole, ks: Sequence[int], bits: int) -> Whole:
-    """Return the sum of a block of products, below 2**bits; in float64 where that is exact."""
+    """Return the sum of a block of products, below 2**bits; in float64 if that is exact."""
     x, y = a[:, ks], b[ks]
     if bits <= 53:
         return (x.astype(np.float64) @ y.astype(np.float64)).astype(np.int64)

@@ -45,7 +45,7 @@ class Route:
     whole: bool
     """True if the short text computes a whole block, C and register included."""
     step: int
-    """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
+    """Binades between two exponents in the sum that finds the largest; 0 for no such sum."""
     adds_exactly: bool = False
     """True if FP64 is known to hold the sum with C, too."""
 
@@ -170,7 +170,7 @@ def product_exponents(plan: Plan) -> tuple[int, int]:
 
 
 def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
-    """Return what is added to `step` times the exponents of A and B, so that the lowest exponent of a product reads as 1."""
+    """Return the offsets of `step` times the exponents of A and B with which the lowest exponent of a product reads as 1."""
     low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
     of_a = -step * (low[0] + highest_exponent(plan.spec.a, plan.spec.widen)) // 2
     return of_a, step * (1 - sum(low)) - 127 - of_a

@@ -1,4 +1,4 @@
-"""The bench: every kernel beside its peers and ceilings in one run, checked before it is timed, with a cold L2.
+"""The bench: every kernel with its peers and ceilings in one run, checked before it is timed, with a cold L2.
 
 To add a kernel:
 

@@ -10,7 +10,7 @@ Variant = Literal["ours", "twin", "peer"]
 
 
 class WrongOutput(Exception):
-    """A kernel's output is wrong; the message says by how much."""
+    """The output of a kernel is wrong; the message says by how much."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Case:
     implementation: str
     """Implementation, for instance `ours`, `deep_gemm`, or `no-promotion` for a twin."""
     variant: Variant
-    """Side it is on. `twin` is our kernel without its emulation work: its output is wrong by design and never checked."""
+    """Kind of implementation. `twin` is our kernel without its emulation work: its output is wrong by design."""
     shape: Mapping[str, int]
     """Sizes by name, for instance m, n, k."""
     flops: int
@@ -33,11 +33,11 @@ class Case:
     least_bytes: int
     """Memory traffic if every operand is read once and every output written once, bytes."""
     prepare: Callable[[Any], Any]
-    """Makes one set of operands and outputs from a torch.Generator, on its GPU. Outputs start as NaN."""
+    """Function that makes one set of operands and outputs from a torch.Generator, on its GPU. Outputs start as NaN."""
     launch: Callable[[Any], None]
-    """Enqueues the kernel for such a set on torch's current stream; must allow capture in a CUDA graph."""
+    """Function that enqueues the kernel for a set on torch's current stream; must allow capture in a CUDA graph."""
     check: Callable[[Any], float] | None = None
-    """Returns the error of a launched set against its reference; raises WrongOutput above the error that it promises."""
+    """Function that returns the error of a launched set; raises WrongOutput above the error that the kernel promises."""
     notes: str = ""
     """Formats, scales and accumulation, in a short phrase."""
     static: str = ""

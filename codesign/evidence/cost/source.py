@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isa_model.instruction import Instruction
 
 TIE = 0.01
-"""Two areas closer than this are not told apart: the mapper's noise."""
+"""Relative difference below which two areas count as equal: the noise of the mapper."""
 
 
 class Cost(Source):
@@ -41,9 +41,10 @@ class Cost(Source):
     doing = "hardware cost"
 
     def gather(self, subject: Subject) -> Evidence:
-        """Return the cost figures of the proposal and of its swept values for which there are records.
+        """Return the cost figures of the proposal and of its swept values, from records.
 
-        What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+        A design that a claim needs and no record has is synthesised, if the extra `cost` is installed and the generator
+        supports the spec.
         """
         proposal = subject.proposal
         if proposal.multiplies_as_today:
@@ -133,7 +134,7 @@ def _alternatives(
     rule: Callable[[CostRecord, CostRecord], list[float]],
     cases: tuple[str, ...],
 ) -> Iterator[Alternative]:
-    """Yield a ratio in every other library, and in every other case of the first one."""
+    """Yield a ratio in every other library, and in every other case of the first library."""
     for new, old in both[1:]:
         yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
     for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
@@ -142,7 +143,7 @@ def _alternatives(
 
 
 def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostRecord | None:
-    """Return a record made now in the neutral library; None without the extra or where the generator cannot say the spec."""
+    """Return a record made now in the neutral library; None without the extra or for an unsupported spec."""
     key = design_sha256(spec)
     if key not in made:
         made[key] = None

@@ -35,7 +35,7 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
 
 
 def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
-    """Return a trial of a GEMM of length k on some of the seeds; plots have no intervals."""
+    """Return a trial of a GEMM of length k on the first SEEDS seeds; plots have no intervals."""
     seeds = sampling.seeds[:SEEDS]
     return Trial(_square(name, k), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
 
@@ -103,7 +103,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
 
 
 def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot | None:
-    """Return the proposal's error against the fraction bits of its alignment, with the other variants as levels."""
+    """Return the proposal's error against the fraction bits of its alignment; other variants are horizontal lines."""
     aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
     if not aligned:
         return None

@@ -1,4 +1,4 @@
-"""The speed of light: what software, twin, proposal and the native instruction make of each GEMM, as data of a bar chart."""
+"""Data of the speed-of-light charts: rates of each GEMM with software, twin, proposal and native instruction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLOURS = dict(
 
 
 def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:
-    """Return a chart for each pass of each model among the GEMMs; none for models that are too small to fill a GPU."""
+    """Return a chart for each pass of each model among the GEMMs, but none for models too small to fill a GPU."""
     times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds"}
     groups: dict[str, list[Gemm]] = {}
     for gemm in gemms:
@@ -94,7 +94,7 @@ def layer_chart(gain: Gain) -> Plot:
 
 
 def certainty(layer: LayerStep) -> str:
-    """Return in words how much of the step is measured, modelled and assumed."""
+    """Return the shares of the step that are measured, modelled and assumed, in words."""
     found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
     for w in layer.work:
         found[w.certain] += w.us
@@ -103,7 +103,7 @@ def certainty(layer: LayerStep) -> str:
 
 
 def network(layer: LayerStep) -> str:
-    """Return a sentence on the time of communication, and how much longer it makes the step; empty where there is none."""
+    """Return a sentence on the time of communication and its share in the step; empty if there is no communication."""
     whole = fsum(t.us for t in layer.network)
     if not whole:
         return ""
