@@ -17,11 +17,11 @@ MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
 KINDS = (
     "Every figure has a kind. Computed: by the bit-exact model or a training run, on the data stated. "
     "Measured: on hardware, with its record. Modelled: by counting, by synthesis or by a fitted model. Assumed: "
-    "standing on numbers from the literature or on a guess, which it names."
+    "from numbers in the literature or a guess, which its source names."
 )
 VERDICTS = (
     "A claim is supported if every figure it covers keeps the bound with its whole interval. Figures that do not "
-    "are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
+    "keep it are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
     "corrected for their number. Otherwise it is undetermined."
 )
 

@@ -22,7 +22,6 @@ class CText:
         return f"{stem}{self.names}"
 
     def write(self, text: str) -> None:
-        """Write statements."""
         self.lines.append(text)
 
     def let(self, kind: str, expression: str, stem: str = "v") -> str:

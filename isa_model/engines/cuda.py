@@ -99,10 +99,7 @@ class CudaCores(CudaTarget):
         return 16 * self.tile[0], 16 * self.tile[1]
 
     def source(self) -> str:
-        """Return the CUDA file in which `run` adds A B to C.
-
-        Arrays are K first, rows and columns filled up to whole tiles.
-        """
+        """Return the CUDA file in which `run` adds A B to C. Arrays are K first, with rows and columns in whole tiles."""
         return self.kernel(f"""
 #define TM {self.tile[0]}
 #define TN {self.tile[1]}

@@ -358,7 +358,6 @@ class Emitter(CText):
 
 
 def is_fp32(fmt: Format) -> bool:
-    """Return whether a format is FP32."""
     return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
 
 

@@ -255,7 +255,6 @@ def _is_hopper() -> bool:
 
 
 def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-    """Return D computed on the CUDA cores."""
     torch, spec, target = _torch(), plan.spec, CudaCores(plan)
     (m, k), n = a.shape, b.shape[1]
     lda, ldb = target.filled(m, n)

@@ -15,10 +15,7 @@ class WrongOutput(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """An implementation of a kernel at a shape.
-
-    Raises ValueError if a twin has a check or another variant has none.
-    """
+    """An implementation of a kernel at a shape. Raises ValueError if a twin has a check or another variant has none."""
 
     kernel: str
     """Computation, for instance `gemm.fprop`; implementations of one kernel and shape are compared."""

@@ -263,10 +263,7 @@ def sent(buffer: Tensor, k: int) -> QuantisedTensor:
 
 
 def launch_twin(choice: Choice, x: Tensor, second: Tensor | None = None, *, out: Any) -> None:
-    """Launch the timing twin of a choice on the operands and outputs of its function, unchecked.
-
-    The output is wrong by design.
-    """
+    """Launch the timing twin of a choice on operands and outputs of its function, unchecked. The output is wrong by design."""
 
     def prepare() -> Launch:
         address, pitch = 0, 0

@@ -60,13 +60,13 @@ class Cost(Source):
             figures=figures,
             sections=(_section(proposal),),
             method=(
-                "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
+                "Cost is that of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
                 "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
-                "summed; the value is that of the technology-neutral library without registers, and the interval "
-                "reaches over the pipelined unit and every other library with records, 1 % wider for the mapper's "
-                "noise. Energy is switched capacitance on the workload's operands, the value without glitches, the "
-                "interval with them and without. A product of two scales that the spec rounds is formed once for "
-                "all steps that share it, outside the unit, which is charged its share and a register.",
+                "summed. The value is that of the technology-neutral library without registers. The interval covers "
+                "the pipelined unit and every other library with records, and is 1 % wider for the mapper's noise. "
+                "Energy is switched capacitance on the workload's operands: the value without glitches, the interval "
+                "with and without them. A rounded product of two scales is computed outside the unit, once for all "
+                "steps that share it; the unit is charged its share and a register.",
             ),
         )
 

@@ -128,8 +128,8 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     return Plot(
         name="fraction-bits",
         title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
-        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else "
-        "as proposed; the others as levels.",
+        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, "
+        "everything else as proposed; the other variants are horizontal lines.",
         x_label="fraction bits kept in alignment",
         y_label="relative Frobenius error",
         series=tuple(series),

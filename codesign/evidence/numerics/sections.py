@@ -74,7 +74,7 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
             columns=tuple(Column(heading=metric_named(name).short, metric=name) for name in names),
             labels=shown,
             note="By the bit-exact model. Errors are relative (Frobenius norms); a negative bias shrinks results. The "
-            f"figure that decides a claim is named at the claim; a worse but less certain one may stand here.{joined}",
+            f"claim names the figure that decides it; the worst figure here may be another, less certain one.{joined}",
         )
     ]
     if proposal.path:

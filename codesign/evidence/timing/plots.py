@@ -46,8 +46,8 @@ def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], g
     return Plot(
         name=f"speed-{name}",
         title=f"Speed of light: {name}",
-        caption=f"Rate of each GEMM on one {gpu}, higher is better: products and sums over its time, which with a path is "
-        "that of writing, casting and multiplying. "
+        caption=f"Rate of each GEMM on one {gpu}, higher is better: operations over time; with a path, the time includes "
+        "writing and casting. "
         + "; ".join(f"{words}: {' and '.join(kinds[v])}" for v, words in VARIANTS.items())
         + ".",
         x_label="GEMM (m x n x k)",
@@ -71,7 +71,7 @@ def layer_chart(gain: Gain) -> Plot:
         name=f"layer-{gain.model.name}",
         title=f"A whole layer: {gain.model.name}",
         caption=f"Microseconds of one layer's step, forward and backward, {gain.model.tokens} tokens on one "
-        f"{gain.timer.machine.gpu}; in the bars the share of the step in percent. Of today's "
+        f"{gain.timer.machine.gpu}; the bars name shares of the step in percent. Of today's "
         f"step {certainty(sides[0])}. {network(sides[0])}"
         f"{sentence(gain)}",
         x_label="us of a layer's step",
@@ -119,11 +119,11 @@ def sentence(gain: Gain) -> str:
     value, low, high = gain.speedup
     if not touched:
         return (
-            f"The proposal makes nothing of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
+            f"The proposal makes no part of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
         )
     most, waits = gain.ceiling[0], limit(*gain.layers).waits
     return (
         f"The proposal makes {fsum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
-        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times if that took no time at all"
-        f"{', waiting for communication' if waits else ''}."
+        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times as fast if that part took no time"
+        f"{' (the step then waits for communication)' if waits else ''}."
     )
