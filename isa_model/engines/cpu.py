@@ -203,9 +203,7 @@ class Cpu(Target):
     def _sum(self, block: BlockCode, out: str, term: str, *before: str) -> str:
         """Return text that sets `out[j]` to the sum of a term made of each product."""
         zero = neutral(self.plan.first)
-        sums = min(
-            4, len(block.offsets)
-        )  # independent partial sums, so that an addition need not wait for the one before
+        sums = min(4, len(block.offsets))  # independent sums, so that additions need not wait for each other
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
         lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]
         for t, k in enumerate(block.offsets):
