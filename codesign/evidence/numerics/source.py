@@ -155,9 +155,7 @@ def run(job: Job) -> Results:
     proposal, sampling = job.proposal, job.sampling
     lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
     batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
-    seeds = (
-        sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds
-    )  # captured tensors do not depend on the seed
+    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # captured tensors have no seed
     found: list[list[Errors]] = [[] for _ in job.variants]
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
