@@ -40,7 +40,16 @@ from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, write_file
 from kernels import exchange as ep
 from kernels.exchange import BF16, FP8, LOGFMT8, LOGFMT10, Wire
-from kernels.exchange.check import Setting, Wrong, check_combine, check_dispatch, choices, inputs, largest, outputs
+from kernels.exchange.check import (
+    Setting,
+    WrongExchange,
+    check_combine,
+    check_dispatch,
+    choices,
+    inputs,
+    largest,
+    outputs,
+)
 
 WIRES = {"dispatch": (BF16, FP8), "combine": (BF16, FP8, LOGFMT8, LOGFMT10)}
 WARM_UP = 5
@@ -220,7 +229,7 @@ def measure(s: Setting, way: str, wire: Wire, repeats: int, beside: bool) -> tup
     errors, problem = {}, ""
     try:
         errors = check()
-    except Wrong as wrong:
+    except WrongExchange as wrong:
         problem = f"rank {s.rank}: {wrong}"
     everywhere: list[Any] = [None] * s.ranks
     dist.all_gather_object(everywhere, (errors, problem))

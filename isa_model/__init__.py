@@ -1,4 +1,4 @@
-"""What a matrix instruction computes, to the bit: number formats, the spec language, the golden model and fast engines.
+"""Bit-exact model of matrix instructions: number formats, the spec language, the golden model and fast engines.
 
 Public is what `__all__` names; import it from here. Files below this package are where it lives, and may move.
 

@@ -41,21 +41,21 @@ class Format(BaseModel):
     name: Annotated[str, AfterValidator(_printable)]
     kind: Literal["float", "integer"] = "float"
     signed: bool = True
-    """Whether a float has a sign bit, or an integer is two's complement."""
+    """True if a float has a sign bit, or an integer is two's complement."""
     exponent_bits: Annotated[int, Range(0, 11)] = 0
     mantissa_bits: Annotated[int, Range(0, 64)]
     """Stored significand bits of a float, at most 52; all bits of an integer, its sign included."""
     bias: Annotated[int, Range(-HIGHEST_POWER, 1 - LOWEST_POWER)] = 0
     """Exponent bias. All numbers must also be numbers of FP64: multiples of 2**-1074 below 2**1024."""
     infinity: bool = False
-    """Whether the all-ones exponent field with a zero mantissa field is an infinity."""
+    """True if the all-ones exponent field with a zero mantissa field is an infinity."""
     nan: Literal["ieee", "all-ones", "negative-zero", "none"] = "none"
     """The codes that are NaN. ieee: an all-ones exponent, except the infinity. all-ones: only the all-ones code, of either
     sign. negative-zero: only the code of a negative zero. none: no code."""
     zero: bool = True
-    """Whether exponent field 0 holds zero and the subnormals. If not, it holds ordinary numbers, as in UE8M0."""
+    """True if exponent field 0 holds zero and the subnormals; false if it holds ordinary numbers, as in UE8M0."""
     overflow: Overflow = "ieee"
-    """What a result beyond the largest finite number becomes, unless the conversion says otherwise.
+    """Result of a conversion beyond the largest finite number, unless the conversion has a rule of its own.
     ieee: infinity or the largest number, depending on the rounding direction (IEEE 754 7.4)."""
     high_padding: Annotated[int, Range(0, 32)] = 0
     """Bits above the sign that are ignored on reading and written as 0 (the sign bit of UE4M3)."""

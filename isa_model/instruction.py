@@ -39,7 +39,7 @@ class Scaling(Spec):
     a: ScaleOperand | None = None
     b: ScaleOperand | None = None
     onto: str = "products"
-    """What is scaled: `products`, or the results of the stage of this name."""
+    """Terms that are scaled: `products`, or the name of a stage, for its results."""
     product: Register | None = None
     """Register that scale_a * scale_b is rounded to before it is applied; default: the product is exact."""
     result: Register | None = None
@@ -87,7 +87,7 @@ class Instruction(Spec):
     """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
     products are exact, however large."""
     flush_inputs: bool = False
-    """Whether subnormals of A, B and C, and negative zeros, are read as +0."""
+    """True if subnormals and negative zeros of A, B and C are read as +0."""
     source: str = ""
     """Source of the rules."""
     checked: str = ""

@@ -33,7 +33,7 @@ SMALL = 64 * MIB
 _DIRECTORY = 4 * MIB
 _HEADER = 10_000
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error, RuntimeError, MemoryError)
-"""What zipfile raises for a damaged archive; RuntimeError includes NotImplementedError and RecursionError."""
+"""Exceptions of zipfile for a damaged archive; RuntimeError includes NotImplementedError and RecursionError."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Array:
     """numpy's name of the element type."""
     shape: tuple[int, ...]
     fortran: bool
-    """Whether elements are in column-major order."""
+    """True if elements are in column-major order."""
     start: int
     """Offset of the elements in the member, in bytes."""
     size: int

@@ -50,7 +50,7 @@ class Step(Cast):
     """Source of a group's scale: its largest element, or the largest scale that its elements had before. The latter needs
     scales that are powers of two, and lets elements be cast before the whole group is read."""
     on_sms: bool = True
-    """Whether SMs carry out a `dispatch` or `combine`, as today, or a separate engine."""
+    """True if SMs carry out a `dispatch` or `combine`, as today; false for a separate engine."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Step:

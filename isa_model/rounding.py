@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Rounding(StrEnum):
-    """Which of its two neighbours a value between them is rounded to.
+    """Rounding mode: the choice between the two neighbours of a value.
 
     `to-odd` takes the neighbour towards zero and sets its last bit if anything was lost; hardware calls that a sticky or
     jammed bit. `stochastic` takes the neighbour away from zero with a probability equal to the fraction lost.

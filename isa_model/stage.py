@@ -81,9 +81,9 @@ class Register(Spec):
     rounding: Deterministic
     """Rounding mode."""
     overflow: Overflow | None = None
-    """What a value beyond the largest finite number becomes; default: the format's own rule."""
+    """Result for a value beyond the largest finite number; default: the format's own rule."""
     subnormals: Literal["keep", "flush"] = "keep"
-    """What a rounded value below the smallest normal number becomes: itself, or (flush) a zero of its sign."""
+    """Result for a rounded value below the smallest normal number: itself (keep), or a zero of its sign (flush)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Register:
@@ -134,16 +134,16 @@ class Stage(Spec):
     terms: Count
     """Number of results of the stage below (of products, for the first stage) in one sum."""
     interleave: Interleave | None = None
-    """How terms are dealt to blocks; default: neighbours form a block."""
+    """Distribution of the terms over blocks; default: neighbours form a block."""
     accumulator: bool | Accumulator = False
-    """Whether the running value is a term of the sum. It is C in the last stage; in others it starts at zero."""
+    """True if the running value is a term of the sum. It is C in the last stage; in others it starts at zero."""
     chain: Count | None = None
     """Number of blocks that a stage below the last adds to its running value before the result goes up. The last stage
     adds blocks to the end of K."""
     fraction_bits: FractionBits | None = None
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
     rounding: Deterministic | None = None
-    """How a term is rounded to those fraction bits; `to-odd` keeps a sticky bit."""
+    """Rounding mode of a term to those fraction bits; `to-odd` keeps a sticky bit."""
     zero_exponent: Exponent | None = None
     """Exponent that a zero term contributes to the largest exponent; default: none."""
     result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = Field(
@@ -159,7 +159,7 @@ class Stage(Spec):
 
     @property
     def aligned(self) -> bool:
-        """Whether terms are aligned to the largest exponent; if not, the sum is exact."""
+        """True if terms are aligned to the largest exponent; if not, the sum is exact."""
         return self.fraction_bits is not None
 
     @property

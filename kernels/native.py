@@ -40,7 +40,7 @@ class Mnemonic:
     b: str
     """PTX type of B."""
     satfinite: bool
-    """Whether integer sums saturate."""
+    """True if integer sums saturate."""
 
     @property
     def k_bytes(self) -> int:

@@ -12,8 +12,8 @@ import pytest
 from codesign.workloads.gemms import select as gemms_of
 from isa_model.diagnostics import InputError, Unavailable
 from kernels.bench import bench, measure, records, shapes
-from kernels.bench.case import Case, Wrong
-from kernels.bench.records import BenchRecord, BenchRow, Sampled, Timing
+from kernels.bench.case import Case, WrongOutput
+from kernels.bench.records import BenchRecord, BenchRow, BenchTiming, Sampled
 from kernels.bench.table import table
 
 # -- cases and shapes ------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_a_wrong_case_is_not_timed(gpu):
     """A failed check gives a row with the reason and without a time; the other cases are timed."""
 
     def check(x):
-        raise Wrong("off by one")
+        raise WrongOutput("off by one")
 
     wrong, right = measured(gpu, case(check=check), case())
     assert wrong.wrong
@@ -166,7 +166,7 @@ def test_outputs_are_checked_again_after_the_replays(gpu):
     def check(x):
         calls.append(x)
         if len(calls) > 1:
-            raise Wrong("now it differs")
+            raise WrongOutput("now it differs")
         return 0.0
 
     (row,) = measured(gpu, case(check=check))
@@ -205,7 +205,7 @@ def test_a_peer_may_refuse_and_ours_may_not(gpu):
 
 
 def row(implementation, us, kernel="gemm.fprop", variant="peer", **changes):
-    timing = us and Timing(us=us, p10=us, p90=us, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
+    timing = us and BenchTiming(us=us, p10=us, p90=us, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
     given = {"shape": {"m": 64, "n": 64, "k": 128}, "flops": 1000, "least_bytes": 4000}
     return BenchRow(
         kernel=kernel, implementation=implementation, variant=variant, timing=timing, **{**given, **changes}

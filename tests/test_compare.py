@@ -210,7 +210,7 @@ def test_what_cannot_be_compared_is_told(results, tmp_path, monkeypatch):
         compare([results[0], results[0]])
     monkeypatch.setattr("codesign.report.lookup.FOLDER", tmp_path)
     (tmp_path / "p.yaml").write_text(LOG)
-    with pytest.raises(InputError, match="has no report yet"):
+    with pytest.raises(InputError, match="has no report here"):
         result_of(str(tmp_path / "p.yaml"))
     report.write(results[1], tmp_path / "log")
     assert result_of(str(tmp_path / "p.yaml"))[1].proposal == results[1].proposal

@@ -283,7 +283,7 @@ def test_results_are_found_by_their_file_folder_or_proposal(monkeypatch, tmp_pat
     monkeypatch.setattr(report_lookup, "load_proposal", lambda path: {"a.yaml": mine, "b.yml": other}[path.name])
     monkeypatch.setattr(report_lookup, "FOLDER", tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=r"a.yaml has no report yet\n *= codesign evaluate a.yaml"):
+    with pytest.raises(InputError, match=r"a.yaml has no report here\n *= codesign evaluate a.yaml"):
         report_lookup.result_of("a.yaml")
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()

@@ -19,7 +19,7 @@ from isa_model.formats import FORMATS, named  # noqa: E402
 from isa_model.logfmt import decode_log, encode_log  # noqa: E402
 from isa_model.path import Step  # noqa: E402
 from kernels import exchange as ep  # noqa: E402
-from kernels.exchange.check import Setting, Wrong, check_combine, check_dispatch, choices, inputs, outputs  # noqa: E402
+from kernels.exchange.check import Setting, WrongExchange, check_combine, check_dispatch, choices, inputs, outputs  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 K = 384
@@ -39,7 +39,7 @@ def found(check, *arguments):
     """Whether a check finds a fault."""
     try:
         check(*arguments)
-    except Wrong:
+    except WrongExchange:
         return True
     return False
 

@@ -11,7 +11,7 @@ from kernels.quantise.build import all_choices, cubin, read
 
 torch = pytest.importorskip("torch")
 import kernels.quantise as q  # noqa: E402
-from kernels.bench.case import Wrong  # noqa: E402
+from kernels.bench.case import WrongOutput  # noqa: E402
 from kernels.quantise import build, cases, layout  # noqa: E402
 
 KERNELS = cases.cast_kernels()
@@ -47,14 +47,14 @@ def test_every_function_passes_the_bench_s_check_and_a_changed_bit_does_not(cpu,
     """Every function overwrites outputs full of NaN, and the check finds one wrong bit in the last row."""
     case = cases.cast_case(kernel, 132, 256)
     operands = case.prepare(torch.Generator().manual_seed(0))
-    with pytest.raises(Wrong):
+    with pytest.raises(WrongOutput):
         case.check(operands)
     case.launch(operands)
     assert case.check(operands) == 0
     part = kernel.writes(operands.out)[0]
     last = part.tensor.select(part.axis, -1)[:1]
     last.view(torch.uint8)[:1] ^= 1
-    with pytest.raises(Wrong, match="1 of"):
+    with pytest.raises(WrongOutput, match="1 of"):
         case.check(operands)
 
 

@@ -20,7 +20,7 @@ from codesign.verdicts.claims import judge
 from codesign.verdicts.evaluate import evaluate
 from codesign.workloads.gemms import gemms
 from isa_model.diagnostics import parse_yaml
-from kernels.bench.records import BenchRecord, BenchRow, Timing
+from kernels.bench.records import BenchRecord, BenchRow, BenchTiming
 from kernels.bench.shapes import deepseek_v3
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
@@ -35,7 +35,7 @@ def rows():
 
     def row(kernel, implementation, shape, operation, size=0):
         us = time(operation, H200, TRUE).total
-        timing = Timing(us=us, p10=us * 0.99, p90=us * 1.01, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
+        timing = BenchTiming(us=us, p10=us * 0.99, p90=us * 1.01, samples=9, launches=9, sets=3, host_us=5, sm_mhz=1980)
         variant = "ours" if implementation.startswith("ours") else "twin"
         about = {"kernel": kernel, "implementation": implementation, "variant": variant}
         return BenchRow(**about, shape=shape, flops=0, least_bytes=size, timing=timing)

@@ -1,4 +1,4 @@
-"""The door to evidence: what a source is given, what it returns, and what verdicts can ask of it afterwards.
+"""The interface of evidence: the input of a source, its output, and the questions that verdicts can ask it afterwards.
 
 A kind of evidence is a folder here with its metrics in `metrics.py` and a `SOURCE` in `source.py`, and an entry in
 `codesign.figures.metric.KINDS`.
@@ -23,38 +23,38 @@ from codesign.workloads.tensors import CAPTURED, SOURCES
 
 @dataclass(frozen=True)
 class Subject:
-    """What a source gathers evidence about."""
+    """A proposal to gather evidence on, with sampling and earlier evidence."""
 
     proposal: Proposal
     sampling: Sampling = field(default_factory=Sampling)
     executor: Executor | None = None
-    """Cores to compute on; evaluate always gives one."""
+    """Pool of worker processes; `evaluate` always gives one."""
     train: bool = False
-    """Whether training runs of a minute or two are made."""
+    """True if training runs of a minute or two may be made."""
     evidence: tuple[Evidence, ...] = ()
-    """What the sources before this one have found."""
+    """Evidence from the sources before this one."""
 
     @property
     def figures(self) -> Iterable[Figure]:
-        """Figures that the sources before this one have found."""
+        """Figures from the sources before this one."""
         return (f for evidence in self.evidence for f in evidence.figures)
 
 
 Answer = Sequence[Sequence[Figure]]
-"""Figures for each requested level."""
+"""Figures for each requested level of the intervals."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What are the figures of one GEMM on one tensor source, under a proposal that may differ from the one judged?"""
+    """A request for the figures of one GEMM on one tensor source, under a proposal that may differ from the one judged."""
 
     proposal: Proposal
     gemm: Gemm
     tensors: str
     base: Variant | None = None
-    """Variant to which ratios are wanted."""
+    """Variant to which ratios are wanted; None: no ratios."""
     fresh: bool = False
-    """Whether to use fresh seeds, twice as many, on which no other figure was computed."""
+    """True for fresh seeds, twice as many, on which no other figure was computed."""
     levels: tuple[float, ...] = (0.95,)
     """Levels of the intervals wanted."""
 
@@ -63,7 +63,7 @@ class Question:
         raise NotImplementedError
 
     def sampled(self, sampling: Sampling) -> Sampling:
-        """Return what to sample where the figures of the evaluation were sampled as `sampling` says."""
+        """Return the sampling of this question, given that of the evaluation."""
         if not self.fresh:
             return sampling
         first = sampling.fresh()
@@ -72,7 +72,7 @@ class Question:
 
 @dataclass(frozen=True)
 class OtherCase:
-    """A figure's question with one assumption changed."""
+    """A question about a figure with one assumption changed."""
 
     assumption: str
     other: str
@@ -81,41 +81,41 @@ class OtherCase:
 
 @dataclass(frozen=True)
 class Search:
-    """A parameter of the proposal, and which of its values to try for the cheapest one that keeps a claim."""
+    """A parameter of the proposal, and the values to try for the cheapest one that keeps a claim."""
 
     parameter: str
     own: Value
     condition: str
-    """Data on which it is searched."""
+    """Data on which the search runs, in words."""
     values: Sequence[int]
-    """Values in the order in which they are tried; in rising order where they are bisected."""
+    """Values in the order in which they are tried; for bisection in rising order."""
     question: Callable[[int], Question]
     bisected: bool = False
-    """Whether a value that keeps the claim is taken to mean that all larger ones do, so that few need be tried."""
+    """True for bisection, which assumes that all values above one that keeps the claim keep it, too."""
     rising: bool = True
-    """Whether larger values are better for the claim."""
+    """True if larger values are better for the claim."""
 
 
 class Source:
     """One kind of evidence."""
 
     doing: str
-    """What a user is told while it gathers."""
+    """Name of the phase that a user sees while the source gathers."""
 
     def gather(self, subject: Subject) -> Evidence:
-        """Return everything that is found about a subject; without figures where nothing is."""
+        """Return all evidence on a subject; without figures if there is none."""
         raise NotImplementedError
 
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
-        """Return the question that computes a claim's figure anew; None where it would only give the same figure."""
+        """Return the question that computes a claim's figure again; None if that would only give the same figure."""
         return None
 
     def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
-        """Return cases of a claim's figure to compute, beside the alternatives that it has."""
+        """Return further cases of a claim's figure to compute, besides its alternatives."""
         return ()
 
     def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:
-        """Return the search for the break-even of a claim whose worst figure on some tensors is `figure`."""
+        """Return the search for the break-even of a claim, at `figure`, its worst on some tensors; None for no search."""
         return None
 
 
@@ -137,12 +137,12 @@ def _source(kind: str) -> Source:
 
 
 def trial_of(proposal: Proposal, figure: Figure) -> Gemm | None:
-    """Return the GEMM of a sampled figure; None where no trial of the proposal has it."""
+    """Return the GEMM of a sampled figure; None if no trial of the proposal has it."""
     return next((g for g, t in proposal.trials if (g.name, t) == (figure.workload, figure.tensors)), None)
 
 
 def other_tensors(gemm: Gemm, tensors: str) -> Iterator[tuple[str, str]]:
-    """Yield other tensor sources for a GEMM, each after the name of the assumption that it changes."""
+    """Yield (assumption, tensor source) for each other tensor source of a GEMM."""
     for source in SOURCES:
         if source == tensors or (source == CAPTURED and gemm.recorded is None):
             continue

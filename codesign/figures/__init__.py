@@ -1,1 +1,1 @@
-"""Figures and metrics: values with intervals, what they measure, and how they are drawn."""
+"""Figures and metrics: values with intervals, the quantities that they measure, and their plots."""

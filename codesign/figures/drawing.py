@@ -56,7 +56,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the report's style. Text stays text in SVG, so glyphs that matplotlib's font lacks do not matter."""
+    """Draw in the report's style. Text stays text in SVG, so glyphs missing from matplotlib's font do not matter."""
     import warnings
 
     import matplotlib
@@ -140,7 +140,7 @@ def svg(plot: Plot) -> str:
 
 
 def _literal(plot: Plot) -> Plot:
-    """Return the plot with all its text made literal."""
+    """Return the plot with all text escaped for matplotlib."""
     series = tuple(
         s.model_copy(update={"label": drawn(s.label), "labels": tuple(map(drawn, s.labels))}) for s in plot.series
     )
@@ -149,13 +149,13 @@ def _literal(plot: Plot) -> Plot:
 
 
 MOST_MARKED = 40
-"""Points of a line beyond which they have no marks."""
+"""Most points of a line that are drawn with marks."""
 HATCHES = ("", "///", "", "\\\\\\")
 """Hatches of the bars of a group, to tell them apart in grey."""
 
 
 def _bars(axes: Any, plot: Plot) -> None:
-    """Draw a group of bars for each category, a bar of each series in it with its number."""
+    """Draw a group of bars for each category, with one numbered bar per series."""
     width = 0.84 / len(plot.series)
     for i, series in enumerate(plot.series):
         at = [x + (i - (len(plot.series) - 1) / 2) * width for x in series.x]
@@ -172,7 +172,7 @@ def _bars(axes: Any, plot: Plot) -> None:
 
 
 def _stacked(axes: Any, plot: Plot) -> None:
-    """Draw a horizontal bar for each category: its parts in a row, labelled where there is room, and its sum at the end."""
+    """Draw a horizontal bar for each category: its parts, labelled if there is room, and its sum at the end."""
     lefts = [0.0] * len(plot.categories)
     sums = [fsum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
     for i, series in enumerate(plot.series):
@@ -207,8 +207,7 @@ def written(figure: Any) -> str:
 
 
 def _compact(text: str) -> str:
-    """Return an SVG of matplotlib at half its size: coordinates to a tenth of a point, no metadata, line breaks or names
-    of groups."""
+    """Return matplotlib's SVG at half its size: coordinates to a tenth of a point; no metadata, line breaks or group names."""
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"-?\d+\.\d\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)

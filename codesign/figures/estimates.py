@@ -1,8 +1,8 @@
 """Estimates of figures from the sums of each cluster: norms, levels in dB, quotients, shares and quantiles.
 
 Sums of squares are corrected by regression on one whose expectation is known (Sarndal, Swensson & Wretman, Model Assisted
-Survey Sampling, 1992, ch. 6). Quantiles, of which leaving one cluster out says too little, are computed on half of the
-clusters (Wolter, Introduction to Variance Estimation, 2007, ch. 3).
+Survey Sampling, 1992, ch. 6). Leaving out one cluster says too little about a quantile, so the spread of quantiles is found
+on half samples of the clusters (Wolter, Introduction to Variance Estimation, 2007, ch. 3).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
 LOSSLESS = 400.0
-"""SQNR in dB reported where there is no error at all; float64 errors end at 319 dB."""
+"""SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
 
 def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
     """Estimate the root of a ratio of sums of squares, such as a relative Frobenius error, from the sums of each cluster.
 
-    `excess` of each cluster is zero in expectation: by how much its sum of squares exceeds the known one, relative; NaN for
-    the parts of one tile. No error at all is 0, even of nothing; an error of nothing is infinite.
+    `excess` is the relative excess of each cluster's sum of squares over its known expectation; NaN for the parts of one tile.
+    The result is 0 without any error, and infinite for an error relative to zero.
     """
     import numpy as np
 
@@ -46,14 +46,14 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
     each = each[~np.isnan(each)]
     tile = _tile(excess)
     whole, kept = (_logarithm(of, error2, exact2, excess) for of in (np.sum, _left_out))
-    if excess is not None and not (np.isfinite(whole) and np.isfinite(kept).all()):  # corrected to less than nothing
+    if excess is not None and not (np.isfinite(whole) and np.isfinite(kept).all()):  # corrected to below zero
         return norm(error2, exact2)
     span, influence = (float(each.min()), float(each.max())), (whole - kept) / 2
     return Estimate(exp(whole / 2), influence, span=span, tile=tile, held=tile and hangs(influence))
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:
-    """Return the logarithm of the ratio of two sums, as `of` takes sums over clusters."""
+    """Return the logarithm of the ratio of two sums; `of` sums over clusters."""
     import numpy as np
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -80,7 +80,7 @@ def _tile(excess: Array | None) -> bool:
 
 
 def _left_out(x: Array) -> Array:
-    """Return the sums without each cluster; without one that holds all, an average part is left."""
+    """Return the sum without each cluster; if one cluster holds all, an average part is left in its place."""
     import numpy as np
 
     total = x.sum()
@@ -88,7 +88,7 @@ def _left_out(x: Array) -> Array:
 
 
 def decibel(error: Estimate) -> Estimate:
-    """Return a relative error as a ratio of signal to noise in dB; `LOSSLESS` for no error."""
+    """Return a relative error as a signal-to-noise ratio in dB; `LOSSLESS` for no error."""
     if error.value == 0:
         return Estimate(LOSSLESS, error.influence, "plain")
     if not isfinite(error.value):
@@ -102,7 +102,7 @@ def decibel(error: Estimate) -> Estimate:
 
 
 def quotient(part: Array, whole: Array) -> Estimate:
-    """Estimate a ratio of sums that can have either sign, from the sums of each cluster; 0 of nothing is 0."""
+    """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0."""
     total = float(whole.sum())
     if not isfinite(float(part.sum())):
         return Estimate(inf, 0.0 * whole, "plain")
@@ -135,10 +135,10 @@ def quantile(
     over: tuple[Array, Array] | None = None,
     excess: Array | None = None,
 ) -> Estimate:
-    """Estimate a quantile of weighted values that are not negative, (clusters, n) each.
+    """Estimate a quantile of weighted values that are not negative; both arrays are (clusters, n).
 
-    `over` divides it by a root of a ratio of sums, corrected by `excess` as in `norm`. How it varies is found on half samples,
-    the same ones for every estimate on as many clusters: leaving one cluster out says too little about a quantile.
+    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. The spread is found on half
+    samples, which are the same for every estimate on the same number of clusters.
     """
     import numpy as np
 
@@ -147,7 +147,7 @@ def quantile(
     ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
 
     def of(counts: Array) -> Array:
-        """Return the quantile for each row of `counts`: how often each cluster counts."""
+        """Return the quantile for each row of `counts`, the number of times that each cluster counts."""
         reach = np.cumsum(counts[:, cluster] * mass, axis=1)
         found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
         if over is None:
@@ -166,16 +166,16 @@ def quantile(
         moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
     held = over is not None and _tile(excess) and hangs(over[0])
-    # Scaled like influences: the sum of squares is the variance.
+    # Scaled so that, as for influences, the sum of squares is the variance.
     return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held)
 
 
 @cache
 def _halves(clusters: int) -> Array:
-    """Return how often each cluster counts in each half sample, 0 or 2 (samples, clusters).
+    """Return the count of each cluster in each half sample, 0 or 2 (samples, clusters).
 
-    Columns of a Hadamard matrix are orthogonal, so that the variance of a sum is exactly that of its clusters. More clusters
-    than there are columns share them.
+    The columns of a Hadamard matrix are orthogonal, so the half samples of a sum have exactly its jackknife variance. With
+    more clusters than columns, clusters share columns.
     """
     import numpy as np
 

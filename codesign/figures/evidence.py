@@ -1,4 +1,4 @@
-"""Evidence: the figures that one source found, what a report shows of them, and how they were found."""
+"""Evidence: the figures that one source found, how a report shows them, and how they were found."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from codesign.figures.metric import Metric
 from isa_model.stage import Spec
 
 RowField = Literal["metric", "variant", "design", "workload", "tensors"]
-"""What tells the rows of a table apart. `design` is a variant with the value of the swept field."""
+"""Field that identifies the rows of a table. `design` is a variant with the value of the swept field."""
 Form = Literal["number", "interval", "number, kind", "over software", "kind", "source"]
-"""What a cell shows of its figure; `over software` is its ratio to today's software in the same row."""
+"""Content of a cell; `over software` is the figure's ratio to that of today's software in the same row."""
 
 
 class Column(Spec):
-    """A column of a table: the figures it selects, and what it shows of them."""
+    """A column of a table: a selection of figures, and the form in which cells show them."""
 
     heading: str
     form: Form = "number"
-    """What its cells show of their figures."""
+    """Content of its cells."""
     metric: str | None = None
-    """Metric of its figures; None: any."""
+    """Metric of the figures; None: any."""
     variant: str | None = None
-    """Variant of its figures; None: any."""
+    """Variant of the figures; None: any."""
     at: At | None = None
     """Value of the swept field; None: the proposal's own."""
     step: str | None = None
-    """Pass of its figures' GEMMs; None: any."""
+    """Pass of the figures' GEMMs; None: any."""
 
 
 class Table(Spec):
@@ -38,23 +38,23 @@ class Table(Spec):
 
     title: str = ""
     rows: tuple[RowField, ...]
-    """Fields that tell rows apart; each is a column on the left."""
+    """Fields that identify a row; each is a column on the left."""
     headings: tuple[str, ...]
-    """Headings of these columns."""
+    """Headings of the columns of `rows`."""
     columns: tuple[Column, ...]
-    """Columns of cells, to the right of them."""
+    """Columns of cells, to the right."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Names of the variants that are shown; empty: all, under their own names."""
+    """Names of the variants shown; empty: all, under their own names."""
     workloads: tuple[str, ...] = ()
-    """Workloads that are shown; empty: all."""
+    """Workloads shown; empty: all."""
     alike: bool = False
-    """Whether rows with the same cells are joined."""
+    """True if rows with the same cells are joined."""
     note: str = ""
-    """What a reader must know, below the table."""
+    """Note below the table."""
 
 
 KIND_AND_SOURCE = (Column(heading="kind", form="kind"), Column(heading="from", form="source"))
-"""Last columns of a table whose rows are a figure each."""
+"""Last columns of a table with one figure a row."""
 
 
 def by_gemm(metrics: Sequence[Metric], designs: Sequence[tuple[str, str, At | None]]) -> tuple[Table, ...]:
@@ -80,24 +80,24 @@ class Section(Spec):
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     folded: bool = False
-    """Whether it shows figure after figure: it is put after all other sections, closed in HTML."""
+    """True for long lists of figures: placed after all other sections, and closed in HTML."""
 
 
 class Evidence(Spec):
-    """What one source has found."""
+    """Findings of one source."""
 
     source: str
     """Kind of evidence, such as numerics."""
     figures: tuple[Figure, ...]
-    """Everything that was found, in numbers; tables are drawn from them."""
+    """All figures found; tables are drawn from them."""
     alarms: tuple[str, ...] = ()
-    """Sentences for the headline: what makes every other figure worthless."""
+    """Sentences for the headline, on faults that make every other figure worthless."""
     finding: tuple[str, ...] = ()
     """Sentences for the first screen."""
     sections: tuple[Section, ...] = ()
     """Parts of the report, in their order."""
     method: tuple[str, ...] = ()
-    """How it was gathered, in sentences; where there is none, why."""
+    """Sentences on how the evidence was gathered, or on why there is none."""
 
     @property
     def plots(self) -> tuple[Plot, ...]:

@@ -20,19 +20,19 @@ class Alternative(Spec):
     """A figure in another case: one of its assumptions is changed."""
 
     assumption: str
-    """What is changed, such as `tile of the kernel`."""
+    """Assumption that is changed, such as `tile of the kernel`."""
     other: str
     """The other value or case."""
     value: float | None
     """Value of the figure in that case; None: not finite."""
     low: float | None = None
-    """Lower end of its interval; None: it is not sampled, or too little for an interval."""
+    """Lower end of its interval; None: not sampled, or too few samples."""
     high: float | None = None
-    """Upper end of its interval; None as `low`."""
+    """Upper end of its interval; None as for `low`."""
 
 
 class Figure(Spec):
-    """A number of evidence with its 95 % interval, and where it comes from."""
+    """A number with its 95 % interval and its source."""
 
     metric: str
     variant: str
@@ -41,38 +41,37 @@ class Figure(Spec):
     at: At | None = None
     """Value of the swept field; None: the proposal's own."""
     workload: str
-    """GEMM, layer or pass that it is of."""
+    """GEMM, layer or pass that the figure describes."""
     tensors: str
-    """Tensor source; empty: it depends on none."""
+    """Tensor source; empty: the figure depends on none."""
     value: float | None
-    """Value; None: not finite, as the error of an output that overflowed. It breaks every upper bound on an error and every
-    lower bound on decibels."""
+    """Value; None: not finite, for instance the error of an output that overflowed. None breaks every upper bound on an error
+    and every lower bound on decibels."""
     low: float | None
-    """Lower end of the interval. None with a finite value: too little was sampled for an interval, and the figure decides
-    nothing."""
+    """Lower end of the interval. None with a finite value: too few samples for an interval; the figure then decides nothing."""
     high: float | None
-    """Upper end of the interval; None as `low`. None with a lower end: unbounded."""
+    """Upper end of the interval; None as for `low`, or, with a lower end, for no upper bound."""
     kind: Kind
     source: str
-    """What it is based on."""
+    """Basis of the figure, in words."""
     caveat: str = ""
-    """Reservation that is shown wherever the figure is."""
+    """Reservation shown with the figure."""
     ratios: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     """Paired 95 % confidence interval of the ratio to each variant, from the same seeds; for metrics in dB, of the difference.
-    None and None: too little was sampled, or the other figure may be zero."""
+    Both ends None: too few samples, or the other figure may be zero."""
     alternatives: tuple[Alternative, ...] = ()
-    """Figure in other cases, one assumption changed at a time; drawn where it decides a claim."""
+    """Figure with one assumption changed at a time; drawn if the figure decides a claim."""
 
 
 class Series(Spec):
-    """One line of a plot; a missing y is a number that is not finite."""
+    """One line of a plot; y is None where it is not finite."""
 
     label: str
     variant: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     labels: tuple[str, ...] = ()
-    """Name of each point; empty: points have none."""
+    """Name of each point; empty: none."""
 
 
 class Plot(Spec):
@@ -86,12 +85,12 @@ class Plot(Spec):
     x_scale: Literal["linear", "log2"] = "linear"
     y_scale: Literal["linear", "log10"] = "log10"
     steps: bool = False
-    """Whether it is drawn as the outline of a histogram."""
+    """True for the outline of a histogram."""
     kind: Kind = "computed"
     categories: tuple[str, ...] = ()
-    """Groups of bars, where bars are drawn; each series has a bar in each group."""
+    """Groups of bars, with one bar per series; empty for a plot of lines."""
     stacked: bool = False
-    """Whether the bars are horizontal, one for each category, each made of a part for each series with its label."""
+    """True for one horizontal bar per category, made of one labelled part per series."""
     series: tuple[Series, ...]
 
     @property
@@ -105,7 +104,7 @@ class Plot(Spec):
 
     @property
     def full_caption(self) -> str:
-        """Caption with a sentence on zeros, where there are some."""
+        """Caption, with a sentence on zeros if there are any."""
         if self.floor is not None:
             return f"{self.caption} Hollow marks on the line “0” are exactly zero."
         zero = (

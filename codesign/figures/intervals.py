@@ -1,10 +1,10 @@
 """Confidence intervals of figures estimated from clusters: seeds of a synthetic source, or tokens of a captured tile.
 
-An estimate knows its influences: by how much each cluster moves it, found by leaving the cluster out. Their sum of squares
-is its variance (Wolter, Introduction to Variance Estimation, 2007, ch. 4), and that of the differences of two estimates on
-the same clusters is the variance of their ratio. Norms are treated on a logarithmic scale. Shares take Clopper and Pearson's
-limits on their effective number of units (Korn & Graubard, Survey Methodology 24, 1998), so that a share of which nothing was
-seen has an upper limit.
+The influence of a cluster is the change of an estimate when that cluster is left out (the jackknife). The sum of squares of
+an estimate's influences is its variance (Wolter, Introduction to Variance Estimation, 2007, ch. 4). The ratio of two
+estimates on the same clusters has the variance of the differences of their influences. Norms are treated on a logarithmic
+scale. Shares take Clopper and Pearson's limits on their effective number of units (Korn & Graubard, Survey Methodology 24,
+1998), so that a share with no hits has an upper limit, too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FEWEST_CLUSTERS = 8
 class Estimate:
     """A value estimated from clusters.
 
-    `influence` holds one number per cluster: by how much it moves the value (scales `plain` and `share`) or the value's
-    logarithm (`log`); of a value computed on `halved` clusters, one per half sample. The value is infinite where an error is.
+    `influence` holds the change of the value (scales `plain` and `share`) or of its logarithm (`log`), one per cluster; with
+    `halved`, one per half sample. The value is infinite if an error is.
     """
 
     value: float
@@ -46,17 +46,17 @@ class Estimate:
     plus: Estimate | None = None
     """A share of outputs added to that of operands."""
     halved: int = 0
-    """Clusters from which half samples were taken; 0 where each was left out once."""
+    """Number of clusters if half samples were taken; 0 if each cluster was left out once."""
     tile: bool = False
-    """Whether the clusters are parts of one tile and not drawn independently."""
+    """True if the clusters are parts of one tile, and so not independent."""
     held: bool = False
-    """Whether one part of a tile holds more than half of the variance: without that part, nobody would know."""
+    """True if one part of a tile holds more than half of the variance: a sample without it would hide that."""
     span: Ends = (-inf, inf)
-    """Least and largest value of a single cluster, where the value is a mean of theirs: no interval reaches beyond."""
+    """Least and largest value of a single cluster; an interval of their mean reaches no further."""
 
     @property
     def total(self) -> float:
-        """The value, with the share that is added to it."""
+        """Value with the added share."""
         return self.value + (self.plus.total if self.plus else 0.0)
 
     @property
@@ -66,7 +66,7 @@ class Estimate:
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough clusters for an interval."""
+        """True if there are enough clusters for an interval."""
         return self.clusters >= FEWEST_CLUSTERS and not self.held
 
     def interval(self, level: float) -> Ends | None:
@@ -134,7 +134,7 @@ class Estimate:
         return self.influence if self.scale == "log" else self.influence / self.value
 
     def _steady(self, level: float) -> bool:
-        """Whether the value is far enough from zero for its relative influences to describe its spread."""
+        """Return whether the value is so far from zero that its relative influences describe its spread."""
         if self.value == 0 or self.scale == "log":
             return self.value != 0
         seen = int((self._relative() != 0).sum())
@@ -164,10 +164,9 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
 def reach(influence: Array, level: float) -> Ends:
     """Return how far below and above a value its interval reaches, from the influences of its clusters.
 
-    Where a few clusters hold most of the variance, it is known to fewer degrees of freedom than there are clusters: the
-    spread of a variance follows from the kurtosis, here as corrected for few observations (G2 in Joanes & Gill, The
-    Statistician 47, 1998). Where they are skewed, the interval reaches as far as either Student's t or Hall's transformation
-    of it, which allows for the skewness (Hall, JRSS B 54, 1992).
+    A variance that a few clusters dominate has fewer degrees of freedom than there are clusters. They follow from the kurtosis,
+    corrected for few observations (G2 in Joanes & Gill, The Statistician 47, 1998). For skewed influences the interval takes
+    the wider of Student's t and Hall's transformation of it, which allows for skewness (Hall, JRSS B 54, 1992).
     """
     count = len(influence)
     spread = influence - influence.mean()
@@ -199,7 +198,7 @@ def figures(
 ) -> Iterator[Figure]:
     """Yield a figure per variant and metric from its estimate on common clusters.
 
-    `bases` are the variants whose ratios are wanted, too (of levels in dB: the differences). Without `enough` outputs no
+    Figures also get their ratio to each variant in `bases` (for levels in dB, the difference). Without `enough` outputs no
     figure has an interval.
     """
     for (variant, at), metrics in found.items():
@@ -228,12 +227,12 @@ def figures(
 
 
 def finite(x: float) -> float | None:
-    """Return six significant digits, which is more than any figure deserves; None for infinities and NaNs."""
+    """Return a value to six significant digits, more than any figure deserves; None for infinities and NaNs."""
     return float(f"{x:.6g}") if isfinite(x) else None
 
 
 def hangs(influence: Array) -> bool:
-    """Whether one cluster holds more than half of a variance."""
+    """Return whether one cluster holds more than half of the variance."""
     squares = (influence - influence.mean()) ** 2
     return bool(squares.max() > squares.sum() / 2)
 

@@ -30,8 +30,8 @@ def place(
     for x, y, name in points:
         named.setdefault((x, y), []).append(name)
     figure = axes.figure
-    figure.draw_without_rendering()  # the layout settles, so that data have their places on the page
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call] # it knows how large text is
+    figure.draw_without_rendering()  # settles the layout, which fixes the places of data on the page
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call] # measures text
     unit = figure.dpi / 72
     frame = axes.get_window_extent(renderer)
     marks = [_square(axes.transData.transform(point), MARK * unit) for point in named]
@@ -65,7 +65,7 @@ def _square(centre: Any, half: float) -> Any:
 def _free(
     note: Any, radius: float, direction: tuple[int, int], renderer: Any, frame: Any, taken: Sequence[Any]
 ) -> bool:
-    """Move a name in this direction, and return whether it then lies within the axes and covers nothing."""
+    """Move a name in this direction and return whether it lies within the axes and covers nothing."""
     right, up = direction
     note.set_position((right * radius, up * radius * 0.8))
     note.set_horizontalalignment({1: "left", 0: "center", -1: "right"}[right])

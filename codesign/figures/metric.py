@@ -1,4 +1,4 @@
-"""Metrics: what is known of a quantity that figures give and claims bound. Each kind of evidence declares its own."""
+"""Metrics: the quantities that figures give and claims bound. Each kind of evidence declares its own."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ Each is a folder of codesign/evidence with its metrics in `metrics.py` and its s
 """
 
 Comparison = Literal["ratio", "difference", "none"]
-"""How a figure compares with another variant's: by their ratio, by their difference, or not at all (it is a comparison)."""
+"""Comparison of a figure with another variant's: their ratio, their difference, or none (the metric compares already)."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How proposals are compared on a metric."""
+    """Rules for comparing proposals on a metric."""
 
     judged: bool = False
-    """Whether the Pareto front is judged on it; other axes are parts of a judged one or explain it."""
+    """True if the Pareto front is judged on this axis; other axes are parts of a judged one or explain it."""
     required: bool = False
-    """Whether no front is judged without it: what is cheaper and wrong beats nothing."""
+    """True if no front is judged without this axis: a cheaper but wrong design must not win."""
     over_software: bool = False
-    """Whether the ratio to today's software is shown, in which most assumed constants cancel."""
+    """True if the ratio to today's software is shown; most assumed constants cancel in it."""
     one_for: tuple[str, ...] = ()
-    """Variants for which it is 1 by definition."""
+    """Variants for which the metric is 1 by definition."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity of evidence."""
+    """A quantity that evidence gives."""
 
     name: str
     short: str
     """Name in tables."""
     description: str
     variants: tuple[str, ...]
-    """Variants that have a figure of it."""
+    """Variants with a figure of this metric."""
     unit: str = "1"
     better: Literal["lower", "higher", "zero"] = "lower"
-    """The better direction; of a signed quantity (zero) the magnitude is bounded and compared."""
+    """Better direction. zero: a signed quantity, whose magnitude is bounded and compared."""
     absent: str = "no figure covers it"
-    """Why there may be no figure."""
+    """Reason for a missing figure."""
     comparison: Comparison = "ratio"
     axis: Axis | None = None
-    """How proposals are compared on it; None: they are not."""
+    """Rules for comparing proposals on this metric; None: they are not compared."""
     baselines: bool = False
-    """Whether baselines by name have figures, too."""
+    """True if named baselines have figures, too."""
     by_gemm: bool = False
-    """Whether there is a figure for each GEMM."""
+    """True if each GEMM has a figure."""
     by_tensors: bool = False
-    """Whether there is a figure for each tensor source."""
+    """True if each tensor source has a figure."""
     of_layer: bool = False
-    """Whether a figure is of a layer's step, or of a part of it that a claim names, instead of each GEMM."""
+    """True if figures describe a layer's step, or a part of it that a claim names, instead of each GEMM."""
     of_sums: bool = False
-    """Whether it depends on the instruction's sums alone: fraction bits change it, quantisation does not."""
+    """True if the metric depends on the instruction's sums alone: on fraction bits, but not on quantisation."""
     swept: bool = False
-    """Whether each swept value has figures."""
+    """True if each swept value has figures."""
     sampled: bool = False
-    """Whether the interval is that of a sample: without an interval, nothing is decided."""
+    """True if intervals come from samples; a figure without one then decides nothing."""
     dearer: bool = False
-    """Whether a larger parameter of the instruction (more bits) makes the figure worse, as with costs."""
+    """True if a larger parameter of the instruction (more bits) makes the figure worse, as with costs."""
 
     @property
     def signed(self) -> bool:
-        """Whether only the magnitude counts."""
+        """True if only the magnitude counts."""
         return self.better == "zero"
 
     def badness(self, value: float | None) -> float:

@@ -23,7 +23,7 @@ def student_t(probability: float, degrees: float) -> float:
 
 
 def clopper_pearson(hits: float, units: float, level: float) -> Ends:
-    """Return the interval of a share of `hits` in `units`, neither of which needs to be whole."""
+    """Return the exact interval of the share hits / units; neither needs to be whole."""
     tail = (1 - level) / 2
     if hits <= 0:
         return 0.0, -expm1(log(tail) / units)

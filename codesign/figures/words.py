@@ -8,7 +8,7 @@ from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
 
 BOTH = {"proposal": "with the proposal", "software": "with today's software"}
-"""Variants that a sentence compares first."""
+"""Words for the variants that a sentence compares by default."""
 
 
 def listed(words: Sequence[str]) -> str:
@@ -17,7 +17,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def worst(figures: Iterable[Figure]) -> Figure | None:
-    """Return the worst figure of a metric; None where there is none."""
+    """Return the worst figure of a metric; None if there is none."""
     return max(figures, key=lambda f: metric_named(f.metric).badness(f.value), default=None)
 
 
@@ -28,7 +28,7 @@ def compared(
     words: Mapping[str, str] = BOTH,
     text: Callable[[Figure], str] = lambda figure: f"{figure.value:.2g}",
 ) -> str:
-    """Return the worst figure of each variant in words; variants whose `text` is the same share one."""
+    """Return the worst figure of each variant in words; variants with the same `text` are named together."""
     groups: dict[str, list[str]] = {}
     for variant, about in words.items():
         found = worst(f for f in figures if (f.metric, f.variant, f.at) == (metric, variant, None))

@@ -35,13 +35,13 @@ def kinds(comparison: Comparison, axis: str) -> str:
 
 
 def cell(entry: ComparedProposal, axis: str) -> str:
-    """Return a proposal's figure on an axis; a dash where it has none."""
+    """Return a proposal's figure on an axis; a dash for none."""
     unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
     return number(entry.values[axis], unit) if axis in entry.values else "—"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know to read the table."""
+    """Return the notes below the table."""
     said = []
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
@@ -104,14 +104,14 @@ def write(comparison: Comparison, folder: Path) -> Path:
 
 
 def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
-    """Return the first cost and the first error that all have; empty where there is none."""
+    """Return the first cost and the first error that all proposals have; empty strings if there is none."""
     errors = [a for a in comparison.judged if metric_named(a).sampled]
     prices = [a for a in comparison.judged if metric_named(a).dearer and metric_named(a).better == "lower"]
     return (prices[0] if prices else "", errors[0] if errors else "")
 
 
 def _scatter(comparison: Comparison, x: str, y: str) -> str:
-    """Return error against cost, a point for each proposal, as an SVG element."""
+    """Return the plot of error against cost, a point for each proposal, as an SVG element."""
     import matplotlib.pyplot as plt
 
     from codesign.figures.drawing import styled, written

@@ -12,7 +12,7 @@ from isa_model.diagnostics import InputError, suggest
 from isa_model.library import is_path
 
 FOLDER = Path("codesign-reports")
-"""Default folder of reports, under the current folder; each report has a folder named after its proposal."""
+"""Default folder of reports in the current folder; each report has a subfolder named after its proposal."""
 SHIPPED = HOME.parent / "reports"
 """Folder of the pages of the shipped proposals, in a clone."""
 
@@ -20,7 +20,7 @@ SHIPPED = HOME.parent / "reports"
 def result_of(target: str) -> tuple[Path, Result]:
     """Return the file and the result that `target` names: a result.json, a report's folder, or a proposal with a report.
 
-    Raises InputError for what is none of these, and for a proposal without a report of exactly what it says now.
+    Raises InputError for anything else, and for a proposal that has changed since its report or has none.
     """
     path = Path(target)
     if path.suffix not in (".yaml", ".yml") and (path.exists() or target not in names()):

@@ -1,4 +1,4 @@
-"""A report as plain parts, of which HTML and Markdown are two renderings: both show all of them, in this order."""
+"""A report as a list of parts, which HTML and Markdown both show completely and in this order."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from codesign.verdicts.verdict import Verdict
 
 MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
 KINDS = (
-    "Every figure says what it is. Computed: by the bit-exact model or a training run, on the data stated. "
+    "Every figure has a kind. Computed: by the bit-exact model or a training run, on the data stated. "
     "Measured: on hardware, with its record. Modelled: by counting, by synthesis or by a fitted model. Assumed: "
-    "standing on numbers from the literature or on a guess, which it names."
+    "from numbers in the literature or a guess, which its source names."
 )
 VERDICTS = (
     "A claim is supported if every figure it covers keeps the bound with its whole interval. Figures that do not "
-    "are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
+    "keep it are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
     "corrected for their number. Otherwise it is undetermined."
 )
 
@@ -58,7 +58,7 @@ class Part:
     code: str = ""
     notes: tuple[str, ...] = ()
     folded: bool = False
-    """Whether HTML shows its tables closed."""
+    """True if HTML shows its tables closed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class VerdictText:
     kind: Kind | None
     """Kind of the deciding figure; None: no figure decided."""
     decided: str
-    """The deciding figure, or why there is none."""
+    """Deciding figure, or the reason for having none."""
     details: tuple[str, ...]
     """Sentences on the reason, the margin and the break-even."""
 
@@ -92,7 +92,7 @@ def verdict_texts(result: Result) -> list[VerdictText]:
 
 
 def deciding(verdict: Verdict) -> str:
-    """Return the figure that decided, in words; the reason where none did."""
+    """Return the figure that decided, in words; the reason if none did."""
     figure = verdict.deciding
     if figure is None:
         return verdict.reason
@@ -104,7 +104,7 @@ def deciding(verdict: Verdict) -> str:
 
 
 def margin(verdict: Verdict) -> str:
-    """Return the distance to the bound in words; empty where there is no number."""
+    """Return the distance to the bound in words; empty if there is none."""
     if verdict.margin is None:
         return ""
     share = abs(verdict.margin)
@@ -129,7 +129,7 @@ def _details(verdict: Verdict) -> Iterator[str]:
 
 
 def parts(result: Result) -> Iterator[Part]:
-    """Yield the parts in their order: evidence, what verdicts depend on, the instruction, every figure, the method."""
+    """Yield the parts in order: evidence, sensitivity of the verdicts, the instruction, every figure, the method."""
     sections = [(evidence, section) for evidence in result.evidence for section in evidence.sections]
     yield from (_part(e, s) for e, s in sections if not s.folded)
     if pictures := tuple(_depending(result)):

@@ -41,7 +41,7 @@ def interval(figure: Figure) -> str:
 
 
 Names = tuple[str, ...]
-"""What tells a row apart, in words."""
+"""Names that identify a row, in words."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class DrawnTable:
     headings: tuple[str, ...]
     """Headings of names, then of cells."""
     forms: tuple[Form, ...]
-    """What each cell of a row shows."""
+    """Content of each cell of a row."""
     rows: tuple[Row, ...]
     kinds: tuple[str, ...]
-    """Kinds of its figures."""
+    """Kinds of the table's figures."""
     note: str
 
 
 def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
-    """Return a table of evidence with these figures; rows of the same first name are put together."""
+    """Return a table drawn from these figures; rows with the same first name come together."""
     groups: dict[Names, list[Figure]] = {}
     for figure in figures:
         if _shown(table, figure):
@@ -140,7 +140,7 @@ def _over_software(figure: Figure, row: Sequence[Figure]) -> str:
 
 
 def _joined(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield rows of which those with the same cells and the same names but the last are one."""
+    """Yield rows; those that differ only in their last name are joined."""
     alike: dict[tuple[Names, tuple[str, ...]], list[str]] = {}
     for row in rows:
         alike.setdefault((row.names[:-1], row.cells), []).append(row.names[-1])

@@ -1,4 +1,4 @@
-"""The plot of what a verdict depends on, as SVG."""
+"""The tornado plot of a verdict: the assumptions it depends on, as SVG."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from codesign.verdicts.verdict import Verdict
 
 
 def tornado(verdict: Verdict) -> str:
-    """Return a bar for each assumption: the claim's figure in the other cases of it, as an SVG element.
+    """Return a plot with a bar for each assumption, the range of the claim's figure in its other cases, as an SVG element.
 
-    The dotted line is the figure, the full one the bound. A case that is not finite is left out of its bar.
+    The dotted line is the figure, the solid line the bound. Cases that are not finite are left out.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter

@@ -18,7 +18,7 @@ KIND = "a report"
 
 
 def check(folder: Path) -> None:
-    """Raise InputError if a report cannot go there, before any work is done for it."""
+    """Raise InputError if a report cannot be written there; to be called before any work is done for it."""
     check_folder(folder, KIND)
 
 
@@ -34,7 +34,7 @@ def write(result: Result, folder: Path) -> Path:
 def replayed(source: Path, folder: Path) -> Path:
     """Write the report of a result.json into `folder`, which may be its own. Returns the HTML page's path.
 
-    Raises InputError as `read_result` and `write`, and for figures that cannot be drawn together.
+    Raises InputError as `read_result` and `write` do, and for figures that cannot be drawn together.
     """
     result = read_result(source)
     try:
@@ -65,7 +65,7 @@ def contents(result: Result) -> dict[str, str]:
 
 
 def environment(html: bool) -> Any:
-    """Return what renders the templates of HTML or Markdown, each value made safe there."""
+    """Return the Jinja environment of the HTML or Markdown templates, which escapes every value."""
     import jinja2
 
     made = jinja2.Environment(

@@ -27,7 +27,7 @@ class HasReading(Protocol):
 
 
 def cheapest(order: Sequence[Item], holds: Collection[Item]) -> Item | None:
-    """Return the first of the values, in the order from worse to better, from which on all better ones hold."""
+    """Return the first value, in the order from worse to better, that holds together with all better ones; None for none."""
     limit = None
     for value in reversed(order):
         if value not in holds:
@@ -37,9 +37,9 @@ def cheapest(order: Sequence[Item], holds: Collection[Item]) -> Item | None:
 
 
 def rising(claim: Claim) -> bool:
-    """Return whether more of a parameter (more bits) helps the claim: accuracy grows with it, and so does cost.
+    """Return whether a larger parameter (more bits) helps the claim: it raises accuracy, and cost.
 
-    A claim that bounds a quantity from its good side, such as "the error is at least 2 %", is helped by less.
+    A claim with a bound on the good side, such as "the error is at least 2 %", is helped by a smaller one.
     """
     metric = metric_named(claim.metric)
     usual, other = (claim.at_least, claim.at_most) if metric.better == "higher" else (claim.at_most, claim.at_least)
@@ -50,9 +50,9 @@ def rising(claim: Claim) -> bool:
 
 
 def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[HasReading]]) -> tuple[BreakEven, ...]:
-    """Return which values of the swept field keep the claim, on each tensor source of its own.
+    """Return the break-even of the swept field, separately for each tensor source.
 
-    `covered` gives the figures that a claim covers.
+    `covered` returns the figures that a claim covers.
     """
     if proposal.sweep is None or claim.of != "proposal" or not metric_named(claim.metric).swept:
         return ()
@@ -106,7 +106,7 @@ Trying = Generator[int, HasReading, BreakEven]
 
 
 def fewest(claim: Claim, search: Search) -> Trying:
-    """Bisect the values of a search for the least one that keeps the claim."""
+    """Bisect the values of a search for the smallest one that keeps the claim."""
     tried: dict[int, HasReading] = {}
     values = search.values
     low, high = 0, len(values) - 1
@@ -122,7 +122,7 @@ def fewest(claim: Claim, search: Search) -> Trying:
 
 
 def each(claim: Claim, search: Search) -> Trying:
-    """Try every value of a search for the cheapest such that it and all better ones keep the claim."""
+    """Try every value of a search; the break-even is the cheapest one that keeps the claim together with all better ones."""
     tried: dict[int, HasReading] = {}
     for value in search.values:
         tried[value] = yield value
@@ -177,6 +177,6 @@ def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
 
 
 def _beyond(value: str, found: BreakEven) -> bool:
-    """Whether a value that holds lies on the worse side of the limit, over a gap."""
+    """Return whether a value that holds lies on the worse side of the limit, beyond a gap."""
     number, limit = float(value), float(str(found.limit))
     return number < limit if found.rising else number > limit

@@ -1,9 +1,9 @@
-"""Judging claims: a bound, the figures it covers, and the one that decides.
+"""Judgement of claims: a bound, the figures it covers, and the figure that decides.
 
-A claim holds where every figure it covers keeps the bound with its whole interval: each must, so no correction is needed.
-Of many figures some miss a bound by chance, so those of samples that do not keep it are measured again on fresh seeds, and
-the claim is refuted where one of these breaks the bound with an interval of level 1 - 5 %/R, R being how many were measured
-again. A claim that is true is refuted, and one that is false supported, at most one time in twenty.
+A claim is supported if every figure it covers keeps the bound with its whole interval. Since all must, no correction for
+their number is needed. Among many figures some miss a bound by chance. Sampled figures that do not keep the bound are
+therefore measured again on fresh seeds, and the claim is refuted if one of these R figures breaks the bound with an interval
+of level 1 - 5 %/R. A true claim is refuted, and a false one supported, at most one time in twenty.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ AGAIN = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure that a claim covers, with its numbers."""
+    """A figure that a claim covers, with its reading."""
 
     figure: Figure
     reading: Reading
     certain: bool = False
-    """Whether it is infinite because an output is, which no other sample takes back."""
+    """True if the figure is infinite because an output is; another sample cannot change that."""
 
 
 def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None) -> tuple[Verdict, ...]:
     """Return a verdict per claim, in the proposal's order.
 
-    `ask` measures figures again. Without it the figures at hand decide: a claim is refuted where the whole interval of one
-    breaks the bound.
+    `ask` measures figures again. Without it the given figures decide: a claim is refuted if the whole interval of one breaks
+    the bound.
     """
     return tuple(pursue([_judged(proposal, claim, figures) for claim in proposal.claims], ask))
 
@@ -84,7 +84,7 @@ def statement(claim: Claim) -> str:
 
 
 def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Measured]:
-    """Return the figures a claim covers; where it is relative, against those of the other variant."""
+    """Return the figures that a claim covers; for a relative claim, compared with those of the other variant."""
     found = (_measured(claim, f, figures) for f in _covered(proposal, claim, figures))
     return [m for m in found if m]
 
@@ -119,7 +119,7 @@ class Tested:
     """A figure that did not keep the bound at first, with the reading that may refute the claim."""
 
     measured: Measured
-    """The figure, from fresh seeds where it was measured again."""
+    """Figure, from fresh seeds if it was measured again."""
     wide: Reading | None
     """Reading whose interval may refute the claim; None for a figure that looked bad and was not measured again."""
     again: bool = False
@@ -178,12 +178,12 @@ def _again(
 
 
 def _settled(measured: Measured) -> bool:
-    """Whether another sample as large would tell no more: an output is infinite, or there is no interval."""
+    """Return whether another sample of the same size adds nothing: an output is infinite, or there is no interval."""
     return measured.certain or not decided(measured.reading)
 
 
 def _varies(measured: Measured) -> bool:
-    """Whether other seeds give other data: a tensor that was captured is there once, and is tested as it is."""
+    """Return whether the data depend on seeds; a captured tensor does not, and is tested as it is."""
     return measured.figure.tensors != CAPTURED
 
 
@@ -201,9 +201,9 @@ def _remeasured(claim: Claim, before: Measured, answer: Answer) -> Tested:
 
 
 def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> tuple[Judgement, Measured, str]:
-    """Return the verdict on a claim with the figure that decided and the reason.
+    """Return the judgement of a claim, the figure that decided, and the reason.
 
-    `kept` are the figures that keep the bound at first sight, `tested` the others.
+    `kept` are the figures that kept the bound at first, `tested` the others.
     """
     broken = [t for t in tested if t.wide and breaks(claim, t.wide)]
     if broken:
@@ -222,7 +222,7 @@ def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> 
 
 
 def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
-    """Return why a claim is refuted, and which figure looks worse than the deciding one without being certain."""
+    """Return the reason for a refutation, with any figure that looks worse than the deciding one but is not certain."""
     worst = max(tested, key=lambda m: excess(claim, m.reading.value))
     reason = "outputs are not finite" if decides.certain else "its whole interval breaks the bound"
     if excess(claim, worst.reading.value) > excess(claim, decides.reading.value):
@@ -232,7 +232,7 @@ def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
 
 
 def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
-    """Return why a claim is undetermined, and the figures that this reason applies to."""
+    """Return the reason for an undetermined verdict, and the figures that it applies to."""
     incomparable = [m for m in doubtful if m.reading.value != m.reading.value]
     if incomparable:
         return "neither figure is finite: they cannot be compared", incomparable
@@ -255,10 +255,10 @@ def _margin(claim: Claim, decides: Measured) -> float | None:
 
 
 def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
-    """Return a bar for each assumption of a figure, with the ends of its other cases and those that reverse the verdict.
+    """Return a bar for each assumption of a figure: the range of its other cases, and the cases that reverse the verdict.
 
-    A case reverses the verdict where its whole interval lies on the other side of the bound than that of the figure. Such
-    assumptions come first, then the longest bars.
+    A case reverses the verdict if its whole interval and the figure's lie on opposite sides of the bound. Assumptions with
+    such a case come first, then the longest bars.
     """
     by_assumption: dict[str, list[Alternative]] = {}
     for other in figure.alternatives:

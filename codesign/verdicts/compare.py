@@ -1,7 +1,7 @@
-"""Compare proposals: the same metrics of each and of today, and the Pareto front among them.
+"""Comparison of proposals with one another and with today: the same metrics for each, and the Pareto front.
 
-A comparison is drawn from results; nothing is computed. Figures are compared on what all results have in common: the same
-GEMMs and tensor sources, or the same models. Where they have nothing in common, the comparison says so and judges nothing.
+A comparison is drawn from results; nothing is computed. Figures are compared on the GEMMs and tensor sources, or the models,
+that all results have in common. If they have none in common, the comparison says so and judges nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from isa_model.diagnostics import InputError
 from isa_model.stage import Spec
 
 OVERFLOW = "outputs that are not finite"
-"""Reason shown for a proposal whose error is infinite."""
+"""Reason given for a proposal with an infinite error."""
 Place = tuple[str, str]
 Role = Literal["proposal", "software", "today"]
 
@@ -29,38 +29,38 @@ class ComparedProposal(Spec):
     """A row of a comparison: a figure on each axis, or its ratio to today's software where the axis shows that."""
 
     proposal: str
-    """Name of the proposal; of today's rows what they are."""
+    """Name of the proposal, or a description of today's rows."""
     title: str
     headline: str
     role: Role = "proposal"
     values: dict[str, float | None]
-    """By axis; missing: no evidence, or none in common. None: not finite."""
+    """Value by axis; missing: no evidence, or none in common. None: not finite."""
     low: dict[str, float | None]
     high: dict[str, float | None]
     kinds: dict[str, Kind]
-    """What each figure is: computed, measured, modelled or assumed."""
+    """Kind of each figure: computed, measured, modelled or assumed."""
     front: bool = False
-    """Whether nothing else here beats it; not known where a judged figure has no interval."""
+    """True if no other row beats it; false, too, if a judged figure has no interval."""
     beaten_by: tuple[str, ...] = ()
-    """What beats it: certainly better on one judged axis, and certainly worse on none."""
+    """Rows that beat it: certainly better on one judged axis, and certainly worse on none."""
 
 
 class Comparison(Spec):
-    """Proposals compared."""
+    """A comparison of proposals."""
 
     entries: tuple[ComparedProposal, ...]
     axes: tuple[str, ...]
     """Axes on which at least one proposal has a figure."""
     judged: tuple[str, ...]
-    """Axes on which the front was found: those that all proposals have in common. Empty: nothing was judged."""
+    """Axes of the front: those that all proposals have in common. Empty: nothing was judged."""
     covered: tuple[str, ...]
-    """What errors are compared on: `GEMM, tensors`."""
+    """Pairs on which errors are compared, as `GEMM, tensors`."""
     apart: tuple[str, ...] = ()
-    """Axes on which the proposals have figures, but none on the same GEMM and tensors, or the same model."""
+    """Axes with figures, but none on a common GEMM and tensor source, or a common model."""
 
 
 def compare(results: Sequence[Result]) -> Comparison:
-    """Return the comparison of two or more results. Raises InputError for fewer, or for one that is there twice."""
+    """Return the comparison of two or more results. Raises InputError for fewer, or for duplicates."""
     names = [r.proposal.proposal for r in results]
     if len(names) < 2:
         raise InputError.of("a comparison takes two proposals or more", "codesign compare A B")
@@ -88,17 +88,17 @@ def compare(results: Sequence[Result]) -> Comparison:
 
 
 def axis_of(name: str) -> Axis:
-    """Return how proposals are compared on a metric that has an axis."""
+    """Return the axis of a metric that has one."""
     axis = metric_named(name).axis
     assert axis
     return axis
 
 
-# -- what they have in common ----------------------------------------------------------------------------------------
+# -- figures in common ----------------------------------------------------------------------------------------------
 
 
 def _figures(result: Result, axis: str) -> list[Figure]:
-    """Return a result's figures of a metric; only those of whole models where it is of a layer."""
+    """Return a result's figures of a metric; for metrics of a layer, those of whole models."""
     metric = metric_named(axis)
     if metric.of_sums and result.proposal.multiplies_as_today:
         return []  # its sums are today's
@@ -107,7 +107,7 @@ def _figures(result: Result, axis: str) -> list[Figure]:
 
 
 def _shared(results: Sequence[Result], axis: str) -> set[Place] | None:
-    """Return the places at which all results with such figures have them; None where fewer than two results have any."""
+    """Return the places where all results with figures on this axis have one; None if fewer than two results have any."""
     places = [
         {(f.workload, f.tensors) for f in found if f.variant == "proposal"}
         for r in results
@@ -118,7 +118,7 @@ def _shared(results: Sequence[Result], axis: str) -> set[Place] | None:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A proposal, or what it is compared with, and its worst figure on each axis."""
+    """A proposal, or today's software or instruction, with its worst figure on each axis."""
 
     name: str
     title: str
@@ -141,7 +141,7 @@ def _worst(result: Result, axis: str, variant: Variant, shared: set[Place] | Non
 
 
 def _todays(results: Sequence[Result], shared: dict[str, set[Place] | None]) -> list[ComparisonRow]:
-    """Return rows for today's software and for today's instruction alone; one for each base where proposals differ in it."""
+    """Return rows for today's software and today's instruction alone; one per group of results that agree in it."""
     has = [a for a, places in shared.items() if places != set() and any(_figures(r, a) for r in results)]
     rows = []
     roles: tuple[tuple[Literal["software", "today"], str], ...] = (
@@ -172,7 +172,7 @@ def _one(axis: str) -> Figure:
 
 
 def _entry(row: ComparisonRow, rows: Sequence[ComparisonRow], judged: Sequence[str]) -> ComparedProposal:
-    """Return a row as it is shown, with what beats it."""
+    """Return a row with the rows that beat it."""
     own = row.figures
     beaten: tuple[str, ...] = ()
     has_all = bool(judged) and all(a in own for a in judged)
@@ -203,7 +203,7 @@ def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]
 
 
 def _better(one: Figure, other: Figure) -> bool:
-    """Return whether one is certainly better: in every case both are counted in, or else with intervals that do not touch."""
+    """Return whether `one` is certainly better: in every case of both, or, without cases, by intervals that do not touch."""
     higher = metric_named(one.metric).better == "higher"
     a, b = read(one), read(other)
     cases, others = ({(c.assumption, c.other): read_case(c, f).value for c in f.alternatives} for f in (one, other))

@@ -1,4 +1,4 @@
-"""From a proposal to a result: gather evidence, judge the claims, stamp where it all came from."""
+"""Evaluation of a proposal: gather evidence, judge the claims, and record the provenance."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SCHEMA_VERSION = 5
 
 
 class Provenance(Spec):
-    """What the result was made from and with."""
+    """Inputs and versions that the result was made with."""
 
     spec_sha256: str
     """SHA-256 of the proposal and both instructions, as canonical JSON."""
     commit: str
-    """Commit of the evaluator's source; empty outside a git checkout, `+` where it had changes."""
+    """Commit of the evaluator's source; empty outside a git checkout; ends in `+` for local changes."""
     versions: dict[str, str]
     machine: str
     gpu: str = "none: the bit-exact model ran on the CPU"
@@ -48,12 +48,12 @@ class Result(Spec):
     schema_version: int = SCHEMA_VERSION
     proposal: Proposal
     headline: str
-    """The verdicts in a sentence, then what makes figures worthless, such as outputs that overflow."""
+    """The verdicts in a sentence, then faults that make figures worthless, such as outputs that overflow."""
     verdicts: tuple[Verdict, ...]
     evidence: tuple[Evidence, ...]
-    """What each source found, in the order of reports."""
+    """Evidence of each source, in the order of reports."""
     method: tuple[str, ...]
-    """How the claims were judged, where figures were measured again."""
+    """Sentences on the judgement of claims; empty if no figure was measured again."""
     sampling: Sampling
     today: Instruction
     proposed: Instruction
@@ -63,21 +63,21 @@ class Result(Spec):
 
     @property
     def finding(self) -> str:
-        """What the evidence says, in sentences."""
+        """Findings of the evidence, in sentences."""
         return " ".join(sentence for evidence in self.evidence for sentence in evidence.finding)
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Figures of all evidence."""
+        """Figures of all sources."""
         return tuple(figure for evidence in self.evidence for figure in evidence.figures)
 
 
 def evaluate(
     proposal: Proposal, sampling: Sampling, phase: Phase = lambda name, done, total: None, train: bool = False
 ) -> Result:
-    """Gather all evidence on a proposal and judge its claims; `train`: with a training run of a minute or two.
+    """Gather all evidence on a proposal and judge its claims.
 
-    `phase` is told what is being done, and how much of it is.
+    `train` adds a training run of a minute or two. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
     with pool() as executor:
@@ -118,7 +118,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 
 def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
-    """Yield how figures were measured again, where some were."""
+    """Yield a sentence on the figures measured again, if there are any."""
     if any(v.again for v in verdicts):
         first = sampling.fresh()
         last = max(first.fresh().seeds)

@@ -1,6 +1,6 @@
-"""Enquiries: judgements that need figures which were not computed at first.
+"""Enquiries: judgements that may need further figures.
 
-An enquiry is a generator: it yields questions, is sent their answers, and returns what it found. `pursue` runs many of them
+An enquiry is a generator: it yields questions, is sent their answers, and returns its result. `pursue` runs many of them
 side by side, so that the questions of all are answered at once, on all cores.
 """
 

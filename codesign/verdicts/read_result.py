@@ -1,4 +1,4 @@
-"""Results read back from result.json, which may come from anybody: checked before anything is drawn from them."""
+"""Reading of result.json files, which may come from anybody: they are checked before anything is drawn from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from isa_model.input_files import MIB, parse_json, read_bytes, reason
 from isa_model.printable import unprintable
 
 LARGEST = 16 * MIB
-"""Largest result.json that is read, in bytes; shipped ones have less than 2 MiB."""
+"""Size of the largest result.json that is read, bytes; shipped ones have less than 2 MiB."""
 _AGAIN = "evaluate the proposal again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
@@ -27,7 +27,7 @@ FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, A
 def read_result(path: Path) -> Result:
     """Read a result.json.
 
-    Raises InputError when it cannot be read, is none, is of another version of the schema, or contradicts itself.
+    Raises InputError if it cannot be read, is not a result, has another version of the schema, or contradicts itself.
     """
     try:
         text = read_bytes(path, LARGEST)

@@ -1,6 +1,6 @@
 """Readings: figures as numbers with intervals, ready to be compared with one another and with the bounds of a claim.
 
-A figure that is not finite reads as an infinity, one whose sign does not matter as its magnitude.
+A figure that is not finite reads as an infinity, and a signed figure of which only the magnitude counts as its magnitude.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Reading:
     """A number with its interval."""
 
     value: float
-    """The number; NaN for a comparison of two figures neither of which is finite."""
+    """Number; NaN for a comparison of two figures that are both not finite."""
     ends: Ends | None
-    """Ends of the interval; None where too little was sampled."""
+    """Ends of the interval; None for too few samples."""
 
     @classmethod
     def point(cls, value: float) -> Reading:
@@ -47,7 +47,7 @@ def read(figure: Figure) -> Reading:
 
 
 def read_case(case: Alternative, figure: Figure) -> Reading:
-    """Return the reading of a figure in another case, with that case's interval where it was sampled."""
+    """Return the reading of a figure in another case, with that case's interval if it was sampled."""
     return _read(metric_named(figure.metric), case.value, case.low, case.high)
 
 
@@ -65,7 +65,7 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
 
 
 def ratio(own: Reading, other: Reading) -> Reading:
-    """Return the ratio of two magnitudes: 1 where both are zero, infinite over zero, NaN where neither is finite."""
+    """Return the ratio of two magnitudes: 1 if both are zero, infinite if only `other` is zero, NaN if neither is finite."""
     if isinf(own.value):
         return Reading.point(nan if isinf(other.value) else inf)
     value = _over(own.value, other.value)
@@ -79,7 +79,7 @@ def ratio(own: Reading, other: Reading) -> Reading:
 
 
 def difference(own: Reading, other: Reading) -> Reading:
-    """Return the difference of two numbers; NaN where neither is finite."""
+    """Return the difference of two numbers; NaN if neither is finite."""
     if isinf(own.value) and isinf(other.value):
         return Reading.point(nan)
     value = own.value - other.value
@@ -97,10 +97,10 @@ def _over(x: float, y: float) -> float:
 
 
 def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[Figure, Reading] | None:
-    """Return a figure against that of another variant, shown and as numbers; None where that one has no figure.
+    """Return the comparison of a figure with another variant's, as a figure and a reading; None if that variant has none.
 
-    The interval is the evidence's own of the comparison where it has one (both share what varies). Where both are counted
-    under the same assumptions, it reaches over the value under each of them. Otherwise it is the widest that the two allow.
+    The interval is the paired one if the evidence has it. For figures counted under the same assumptions, it spans the
+    comparisons under each of them. Otherwise it is the widest that the two intervals allow.
     """
     wanted = (figure.metric, figure.workload, figure.tensors, base, None)
     other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
@@ -143,7 +143,7 @@ def _against(figure: Figure, other: Figure, found: Reading, cases: tuple[Alterna
 
 
 def _shown(x: float) -> float | None:
-    """Return six significant digits; None for infinities and NaN."""
+    """Return a number to six significant digits; None for infinities and NaN."""
     return float(f"{x:.6g}") if isfinite(x) else None
 
 
@@ -151,7 +151,7 @@ def _shown(x: float) -> float | None:
 
 
 def excess(claim: Claim, value: float) -> float:
-    """Return how far a number breaks the claim's bounds (positive) or keeps them (negative or zero); NaN breaks none."""
+    """Return the distance by which a number breaks the claim's bounds; negative or zero if it keeps them. NaN breaks none."""
     if value != value:
         return -inf
     over = value - claim.at_most if claim.at_most is not None else -inf
@@ -160,12 +160,12 @@ def excess(claim: Claim, value: float) -> float:
 
 
 def farthest(claim: Claim, found: Reading) -> float:
-    """Return the excess of the worse end of the interval, or of the value where there is no interval."""
+    """Return the excess of the worse end of the interval, or of the value without one."""
     return max(excess(claim, end) for end in found.ends or (found.value,))
 
 
 def nearest(claim: Claim, found: Reading) -> float:
-    """Return the excess of the better end of the interval, or of the value: positive where all of it breaks a bound."""
+    """Return the excess of the better end of the interval, or of the value without one; positive if all breaks a bound."""
     low, high = found.ends or (found.value, found.value)
     over = low - claim.at_most if claim.at_most is not None else -inf
     under = claim.at_least - high if claim.at_least is not None else -inf
@@ -173,7 +173,7 @@ def nearest(claim: Claim, found: Reading) -> float:
 
 
 def decided(found: Reading) -> bool:
-    """Return whether there is an interval to decide on."""
+    """Return whether there is an interval."""
     return found.ends is not None and found.value == found.value
 
 

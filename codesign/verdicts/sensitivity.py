@@ -1,7 +1,7 @@
 """Sensitivity of verdicts: the deciding figure in other cases, and the break-even of the proposal's parameters.
 
-Some figures know their alternatives (`Figure.alternatives`). Those of sampled evidence must be computed with all seeds, so
-they are asked of their source, for the figures that decided alone.
+Some figures have their alternatives already (`Figure.alternatives`). Those of sampled figures must be computed with all
+seeds, so the source is asked for them only for the figures that decided.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from codesign.verdicts.verdict import BreakEven, Verdict
 def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Figure], ask: Ask) -> tuple[Verdict, ...]:
     """Return the verdicts with the bars and break-even values that sources compute.
 
-    `figures` are all that the claims were judged on; `ask` computes others.
+    `figures` are those that the claims were judged on; `ask` computes others.
     """
     searches = [(i, v.claim, s) for i, v in enumerate(verdicts) for s in _searches(proposal, v, figures)]
     enquiries: list[Enquiry[Any]] = [_other_cases(proposal, v) for v in verdicts]
@@ -38,7 +38,7 @@ def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Fi
 
 
 def _other_cases(proposal: Proposal, verdict: Verdict) -> Enquiry[Figure | None]:
-    """Return the deciding figure with its alternatives and their intervals; None where its source has no cases to compute."""
+    """Return the deciding figure with its alternatives and their intervals; None if its source has no cases to compute."""
     claim, figure = verdict.claim, verdict.deciding
     cases = source_of(claim.metric).cases(proposal, claim, figure) if figure else ()
     if figure is None or not cases:
@@ -55,7 +55,7 @@ def _other_cases(proposal: Proposal, verdict: Verdict) -> Enquiry[Figure | None]
 def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -> list[Search]:
     """Return the searches for a claim's break-even, at the worst figure of each tensor source that it covers.
 
-    There is none where a sweep gave the break-even already, or where the claim is not about the proposal.
+    There is none if a sweep gave the break-even already, or if the claim is not about the proposal.
     """
     claim = verdict.claim
     if claim.of != "proposal" or verdict.break_even:

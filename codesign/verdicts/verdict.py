@@ -1,4 +1,4 @@
-"""Verdicts: what an evaluation says about a claim."""
+"""Verdicts of an evaluation on claims."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Judgement = Literal["supported", "refuted", "undetermined"]
 
 
 class Bar(Spec):
-    """One assumption of a claim's figure, with the least and the greatest value of the figure in its other cases."""
+    """One assumption of a claim's figure, with the least and the greatest value of the figure in the other cases."""
 
     assumption: str
     low: float | None
@@ -28,20 +28,20 @@ class BreakEven(Spec):
 
     parameter: str
     own: int | float | str
-    """The proposal's value."""
+    """Value in the proposal."""
     limit: int | float | str | None
-    """Cheapest value such that it and all better ones keep the bound, interval included; None: the best value tried does not,
-    or values of this parameter have no order."""
+    """Cheapest value that keeps the bound, interval included, together with all better ones; None: the best value tried does
+    not, or values of this parameter have no order."""
     tried: dict[str, float | None]
-    """Figure at each value that was tried."""
+    """Figure at each value tried."""
     holds: tuple[str, ...] = ()
     """Tried values that keep the bound."""
     among: str = ""
-    """Range that was searched, where not every value of it was tried."""
+    """Range searched, if not every value of it was tried."""
     condition: str = ""
-    """Data on which this is so."""
+    """Data that the break-even holds for."""
     rising: bool = True
-    """Whether larger values are better for the claim."""
+    """True if larger values are better for the claim."""
 
 
 class Verdict(Spec):
@@ -53,16 +53,16 @@ class Verdict(Spec):
     judgement: Judgement
     reason: str
     deciding: Figure | None = None
-    """Figure that decided: the worst that the claim covers, or the one that breaks it (a ratio or a difference, where the
-    claim is relative)."""
+    """Figure that decided: the worst that the claim covers, or the one that breaks it. For a relative claim, a ratio or a
+    difference."""
     covered: int = 0
     """Number of figures that the claim covers."""
     again: int = 0
     """Number of those that were measured again on fresh seeds."""
     margin: float | None = None
-    """Distance of the deciding figure from the bound, in parts of the bound, or in the metric's unit where the bound is zero;
+    """Distance of the deciding figure from the bound, relative to the bound, or in the metric's unit if the bound is zero;
     negative on the wrong side."""
     bars: tuple[Bar, ...] = ()
-    """Deciding figure with one assumption changed, the largest effect first."""
+    """Range of the deciding figure under each changed assumption, the largest effect first."""
     break_even: tuple[BreakEven, ...] = ()
     """Values of the proposal's own parameters that would keep the bound."""

@@ -41,7 +41,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """A way to draw tensors, by role; without `tensors`, they are read from a file."""
 
     description: str
@@ -67,22 +67,22 @@ def _outliers(size: float) -> dict[Role, Tensor]:
 
 CAPTURED = "captured"
 
-SOURCES: dict[str, Source] = {
-    "normal": Source("N(0, 1) in both operands: sums grow like the root of K", _alike(NORMAL)),
-    "uniform": Source("U[0, 1) in both operands: sums grow like K, truncation is pure bias", _alike(UNIFORM)),
-    "offset-normal": Source("N(0.5, 1) in both operands: a drift under the noise", _alike(OFFSET_NORMAL)),
-    "outliers": Source(
+SOURCES: dict[str, TensorSource] = {
+    "normal": TensorSource("N(0, 1) in both operands: sums grow like the root of K", _alike(NORMAL)),
+    "uniform": TensorSource("U[0, 1) in both operands: sums grow like K, truncation is pure bias", _alike(UNIFORM)),
+    "offset-normal": TensorSource("N(0.5, 1) in both operands: a drift under the noise", _alike(OFFSET_NORMAL)),
+    "outliers": TensorSource(
         "heavy-tailed activations with outlier channels (20 times) and tokens (10 times), gradients with a scale per token, "
         "N(0, 0.02) weights",
         _outliers(20.0),
     ),
-    "outliers-small": Source("as outliers, channels 5 times and tokens 2.5 times larger", _outliers(5.0)),
-    "outliers-huge": Source("as outliers, channels 400 times and tokens 200 times larger", _outliers(400.0)),
-    "swiglu": Source(
+    "outliers-small": TensorSource("as outliers, channels 5 times and tokens 2.5 times larger", _outliers(5.0)),
+    "outliers-huge": TensorSource("as outliers, channels 400 times and tokens 200 times larger", _outliers(400.0)),
+    "swiglu": TensorSource(
         "products of a gate and an up-projection, as after SwiGLU; N(0, 0.02) weights",
         {"activation": Tensor(GATED), "weight": _WEIGHT, "gradient": Tensor(PRODUCT, 1e-3)},
     ),
-    CAPTURED: Source(
+    CAPTURED: TensorSource(
         "activations, weights and gradients of a real model on real text, both operands of one GEMM from the same step: of "
         "smollm2-135m, mpnet-base and, along their training, proxy-10m and proxy-100m, shipped, or of a layer of your own",
     ),

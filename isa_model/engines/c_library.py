@@ -28,7 +28,7 @@ class NoCompiler(Exception):
     def __init__(self, reason: str, broken: bool = False) -> None:
         super().__init__(reason)
         self.broken = broken
-        """Whether there is a compiler that does not work, as opposed to none."""
+        """True if a compiler was found but does not work; false if none was found."""
 
 
 _broken: dict[str, str] = {}
@@ -57,14 +57,14 @@ def load(text: str, flags: tuple[str, ...]) -> Any:
     except NoCompiler as error:
         _broken[shlex.join(command)] = str(error)
         raise
-    except (OSError, AttributeError) as error:  # no room for temporary files, or no right to run what lies in them
+    except (OSError, AttributeError) as error:  # no room for temporary files, or they may not be executed
         raise NoCompiler(f"a compiled library cannot be loaded: {error}", broken=True) from None
     function.restype = ctypes.c_int
     return function
 
 
 def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path) -> None:
-    """Write the library of a text. Raises NoCompiler unless the compiler does so in time and what it wrote can be loaded."""
+    """Write the library of a text. Raises NoCompiler if the compiler fails or is too slow, or the library cannot be loaded."""
     name = shlex.join(command)
     source = built.with_suffix(".c")
     source.write_text(text)
@@ -84,7 +84,7 @@ def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path)
 
 
 def _run(command: list[str], log: Path) -> int | None:
-    """Return the exit code of a command; None where it exceeded the time limit and was killed with all it had started."""
+    """Return the exit code of a command; None if it exceeded the time limit and was killed with its children."""
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -103,7 +103,7 @@ def _run(command: list[str], log: Path) -> int | None:
 
 @cache
 def _cpu() -> str:
-    """Return what `-march=native` depends on, so that a shared home folder serves no library to another processor."""
+    """Return the processor's model and features, so that a shared home folder serves no library to another processor."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -112,7 +112,7 @@ def _cpu() -> str:
 
 
 def _libc() -> str:
-    """Return the C library's version: the same home folder may next be used on an older system."""
+    """Return the C library's version; a shared home folder may also be used on an older system."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):

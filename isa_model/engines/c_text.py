@@ -1,4 +1,4 @@
-"""C text of exact arithmetic on doubles, statement by statement: what isa_model/float64.py does on arrays."""
+"""C text of exact arithmetic on doubles, statement by statement: the counterpart of isa_model/float64.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ class CText:
         self.lines: list[str] = []
         self.names = 0
         self.adds_directed = adds_directed
-        """Whether sums of two and three are rounded to odd by directed additions (`sum_to_odd` of cuda.h)."""
+        """True if sums of two and three are rounded to odd by directed additions (`sum_to_odd` of cuda.h)."""
 
     def name(self, stem: str) -> str:
-        """Return a name that nothing has yet."""
+        """Return a new name."""
         self.names += 1
         return f"{stem}{self.names}"
 
     def write(self, text: str) -> None:
-        """Write statements."""
         self.lines.append(text)
 
     def let(self, kind: str, expression: str, stem: str = "v") -> str:
@@ -38,7 +37,7 @@ class CText:
         return name
 
     def binned(self, parts: Sequence[str], bottom: str, bits: int, keep_sign: bool) -> list[str]:
-        """Return the exact sum of many parts as few: each part is split at fixed places, pieces of one place are added."""
+        """Return the exact sum of many parts as a few: split each part at fixed places and add the pieces of each place."""
         width = LANE_BITS - 1 - len(parts).bit_length()
         count = bins(len(parts), bits)
         bottom = self.let("int", bottom, "unit")
@@ -59,7 +58,7 @@ class CText:
         return totals
 
     def to_odd(self, parts: Sequence[str]) -> str:
-        """Return the sum of all parts as one double: exact where it fits, else rounded to odd (float64.to_odd)."""
+        """Return the sum of all parts as one double: exact if it fits, else rounded to odd (float64.to_odd)."""
         if len(parts) == 1:
             return parts[0]
         if self.adds_directed and len(parts) <= 3:

@@ -1,9 +1,9 @@
 /* The CPU engine around a step: D = A B + C on raw codes, a tile of D at a time, on as many threads as are asked for.
  *
- * A thread takes the next tile that nobody has, at most ROWS by W elements, and goes along K in chunks. It reads a chunk
- * of A and B, in any strides, into buffers of its own as numbers and alignment exponents. So threads share nothing, and
- * memory does not depend on K. The file is the second half of a translation
- * unit; the first is prelude.h and what cpu.py writes: types and formats of the operands, constants, and `step`.
+ * A thread takes the next free tile, at most ROWS by W elements, and goes along K in chunks. It decodes a chunk of A and
+ * B, in any strides, to numbers and alignment exponents in its own buffers. Threads therefore share nothing, and memory
+ * does not depend on K. This file is the second half of a translation unit. The first half is prelude.h and the text that
+ * cpu.py writes: types and formats of the operands, constants, and `step`.
  */
 
 #include <pthread.h>
@@ -15,8 +15,8 @@ enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, MATRICES };
 typedef struct {
   long m, n, k, rows;    /* sizes, and rows of a tile */
   const long *strides;   /* elements to the next row and to the next column, of every matrix */
-  char *const *codes;    /* where each matrix begins; null for scales that the instruction does not take */
-  atomic_long next;      /* the first tile that nobody has taken */
+  char *const *codes;    /* first code of each matrix; null for scales that the instruction does not take */
+  atomic_long next;      /* next free tile */
   atomic_int failed;
 } Job;
 
@@ -28,8 +28,8 @@ typedef struct {
   uint64_t codes[(ROWS > W ? ROWS : W) * CHUNK];
 } Buffers;
 
-/* The number of a code, whose fields are put where a double has them. `padding` bits are ignored; `unit` is the smallest
- * subnormal number. */
+/* Decode a code by moving its fields to those of a double. `padding` bits are ignored; `unit` is the smallest subnormal
+ * number. */
 FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bits, int bias, double unit, int has_zero,
                  int64_t largest, int has_infinity, int is_signed, int nan_for_minus_zero) {
   const int64_t field = code >> padding, magnitude = field & (int64_t)(~0ull >> (64 - magnitude_bits));
@@ -41,7 +41,7 @@ FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bi
   return nan_for_minus_zero & (field == 1ll << magnitude_bits) ? NAN : x;
 }
 
-/* The number of a code of an integer of so many bits. */
+/* Decode the code of an integer of `bits` bits. */
 FN double whole_number(uint64_t code, int bits, int is_signed) {
   const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
   return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
@@ -63,7 +63,7 @@ FN void take(const Job *job, int which, long row, long column, long rows, long c
 #define TAKE(which, type, row, column, rows, columns, pitch) \
   take(job, which, row, column, rows, columns, pitch, sizeof(type), (char *)x->codes)
 
-/* Read a chunk of A, with K along rows; multiply scales in where they fold into the numbers. */
+/* Read a chunk of A, with K along rows; multiply by the scales if they fold into the numbers. */
 static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long depth) {
   TAKE(OF_A, code_a, row, k, rows, depth, CHUNK);
   for (long i = 0; i < rows; ++i) {
@@ -173,7 +173,7 @@ static void *work(void *argument) {
 
 /* Write D from the codes of A, B, C and scales. Return whether memory ran out. */
 int run(long m, long n, long k, int threads, const long *strides, char *const *codes) {
-  long rows = ROWS; /* large tiles read less, many are shared out more evenly */
+  long rows = ROWS; /* large tiles read less; many small ones spread more evenly over threads */
   while (rows > 32 && tiles_of(m, rows) * tiles_of(n, W) < 4L * threads) rows /= 2;
   Job job = {m, n, k, rows, strides, codes};
   pthread_t others[MOST_THREADS];

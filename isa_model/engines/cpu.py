@@ -33,9 +33,9 @@ WIDTH = 64
 ROWS = 128
 """Most rows of D in a tile, which is one task of a thread."""
 CHUNK = 256
-"""Products along K that a thread reads at a time, about."""
+"""Approximate number of products along K that a thread reads at a time."""
 WORK_OF_A_THREAD = 1 << 18
-"""Multiply-accumulates for which starting a thread pays."""
+"""Multiply-accumulates above which one more thread pays."""
 FLAGS: tuple[str, ...] = (
     "-O3",
     "-march=native",
@@ -45,11 +45,11 @@ FLAGS: tuple[str, ...] = (
     "-fno-trapping-math",
 )
 if platform.machine() in ("x86_64", "AMD64"):
-    FLAGS += ("-mprefer-vector-width=512",)  # compilers hold back from the widest vectors of some processors
+    FLAGS += ("-mprefer-vector-width=512",)  # by default compilers avoid the widest vectors of some processors
 
 
 MOST_LINES = 4000
-"""Most lines that a compiler is given: it takes seconds for them, minutes for twice as many. Real instructions need 800."""
+"""Most lines of C to compile. A compiler takes seconds for them and minutes for twice as many; real instructions need 800."""
 
 
 def matmul(
@@ -63,7 +63,7 @@ def matmul(
 
 
 def prepared(spec: Instruction) -> Callable[..., Codes]:
-    """Return `matmul` of one spec, compiled once for many small products; raises as it does."""
+    """Return `matmul` for one spec, compiled once for many small products. Raises as `matmul` does."""
     function, dtype = compiled(Plan(spec)), code_dtype(spec.accumulator)
 
     def multiply(a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
@@ -99,7 +99,7 @@ def cores() -> int:
 
 
 def compiled(plan: Plan) -> Any:
-    """Return the C function of a plan, from the cache folder if it was compiled before."""
+    """Return the C function of a plan, from the cache folder if it is there."""
     text = source(plan)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
@@ -168,7 +168,7 @@ def _type(fmt: Format) -> str:
 
 
 def _number(fmt: Format, flush: bool) -> str:
-    """Return the C expression of the number of a code."""
+    """Return the C expression that decodes `code`."""
     if fmt.kind == "integer":
         return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
@@ -203,7 +203,7 @@ class Cpu(Target):
     def _sum(self, block: BlockCode, out: str, term: str, *before: str) -> str:
         """Return text that sets `out[j]` to the sum of a term made of each product."""
         zero = neutral(self.plan.first)
-        sums = min(4, len(block.offsets))  # taken side by side, so that one addition need not wait for the last
+        sums = min(4, len(block.offsets))  # independent sums, so that additions need not wait for each other
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
         lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]
         for t, k in enumerate(block.offsets):

@@ -1,11 +1,11 @@
-/* What the kernels of the GPU engine share: loads, sums rounded to odd, codes, and cuts by magic numbers. */
+/* Functions of the GPU engine's kernels: loads, sums rounded to odd, codes, and cuts by magic numbers. */
 
 #define LANES _Pragma("unroll") for (int j = 0; j < W; ++j)
 #define SA(g, j) sa[(long)(g) * lda + ROW(j)]
 #define ESA(g, j) esa[(long)(g) * lda + ROW(j)]
 #define SB(g, j) sb[(long)(g) * ldb + COLUMN(j)]
 #define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
-#define AT(j) ((long)ROW(j) * ldb + COLUMN(j)) /* of C and D, from the thread's first element */
+#define AT(j) ((long)ROW(j) * ldb + COLUMN(j)) /* offset in C and D from the thread's first element */
 
 /* Load N neighbours, 16 bytes at a time; the address is a multiple of their size. */
 template <int N, typename T> FN void load(T (&x)[N], const T *p) {

@@ -1,4 +1,4 @@
-"""CUDA targets, and the kernel for CUDA cores: a thread computes a small tile of D, operands are read K first.
+"""CUDA targets, and the kernel for CUDA cores: a thread computes a small tile of D from operands stored K first.
 
 `source` needs no GPU and no CUDA; gpu.py compiles and runs it.
 """
@@ -28,7 +28,7 @@ CUTS = {
 
 @dataclass(frozen=True)
 class CudaTarget(Target):
-    """What kernels for CUDA cores and for Tensor Cores share."""
+    """Common base of the kernels for CUDA cores and for Tensor Cores."""
 
     adds_directed: ClassVar[bool] = True
     headers: ClassVar[tuple[str, ...]] = ("prelude.h", "cuda.h")
@@ -48,7 +48,7 @@ class CudaTarget(Target):
 
     @property
     def state(self) -> str:
-        """C type of the accumulator: float where it holds every number of C and D, for half the registers."""
+        """C type of the accumulator: float if it holds every number of C and D, which halves the registers."""
         spec = self.plan.spec
         return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
 
@@ -69,14 +69,14 @@ def is_in_fp32(fmt: Format) -> bool:
 
 @dataclass(frozen=True)
 class CudaCores(CudaTarget):
-    """CUDA cores: loops along K outside, over the lanes inside, where every lane has its sum in a register."""
+    """CUDA cores: the outer loop is along K, the inner one over lanes, each with its sum in a register."""
 
     @property
     def lane(self) -> str:
         """C type in which products are cut.
 
-        `float` has a loop of its own, which rounds as it multiplies and sums the bits as integers: for blocks of
-        neighbours cut toward zero, with room for the magic number.
+        `float` has its own loop, which rounds as it multiplies and sums the bits as integers. It needs blocks of neighbours
+        cut toward zero, with room for the magic number.
         """
         plan, stage = self.plan, self.plan.first
         neighbours = stage.interleave is None and (32 % stage.terms == 0 or stage.terms % 32 == 0)
@@ -91,7 +91,7 @@ class CudaCores(CudaTarget):
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Rows and columns of D that a thread computes: what fits its registers."""
+        """Rows and columns of D that a thread computes, limited by its registers."""
         return (8, 4) if self.lane == "float" else (4, 4)
 
     @property
@@ -99,10 +99,7 @@ class CudaCores(CudaTarget):
         return 16 * self.tile[0], 16 * self.tile[1]
 
     def source(self) -> str:
-        """Return the CUDA file in which `run` adds A B to C.
-
-        Arrays are K first, rows and columns filled up to whole tiles.
-        """
+        """Return the CUDA file in which `run` adds A B to C. Arrays are K first, with rows and columns in whole tiles."""
         return self.kernel(f"""
 #define TM {self.tile[0]}
 #define TN {self.tile[1]}
@@ -168,14 +165,14 @@ LANES {{ {unpack} }}"""
         slow = self._sum(block, out, f"whole({self._product} * {inverse}[j], {stage.rounding.name})")
         if not self._has_magic:
             return slow
-        # In units of the value, not of its last place kept: a product is rounded as it is added to the magic number.
+        # Products are cut at their own scale, by adding them to the magic number; `inverse` then scales the sum.
         factor = 1.0 if stage.rounding is Rounding.TOWARD_ZERO else 1.5
         fast = f"""double magic_{out}[W]; LANES magic_{out}[j] = {factor} * pow2(52 - leading({inverse}[j]));
 {self._sum_above(block, out, f"magic_{out}")}
 LANES {{ {out}[j] = {out}[j] * {inverse}[j]; }}"""
         if plan.infinite_from is None:
             return fast
-        # Only a block with an exponent as large as this has products that count as infinite.
+        # Only blocks with an exponent this large have products that count as infinite.
         largest = f"{stage.fraction_bits} - leading({inverse}[j])"
         far = frexp(plan.infinite_from)[1] - 1 - plan.product_growth
         return f"""{{
@@ -189,7 +186,7 @@ if (large) {{
 }}"""
 
     def short_block(self, block: BlockCode, running: str) -> str:
-        """Return text for products cut by magic numbers and a running value, an FP32 number, cut by its bits."""
+        """Return text that cuts products by magic numbers, and the running value, an FP32 number, by a bit mask."""
         plan, stage = self.plan, self.plan.first
         short = is_short(plan) or is_short(plan, in_fp16=True)
         if self.lane == "float" or not short or not self._has_magic or plan.infinite_from is not None:
@@ -197,7 +194,7 @@ if (large) {{
         (register,), bits, zero = stage.result, stage.fraction_bits, stage.zero_exponent
         assert bits is not None
         lowest = register.format.min_exponent
-        # Zeros, infinities and NaNs, subnormals, and zeros that count above every term, are seen to apart.
+        # The `special` branch handles zeros, infinities, NaNs, subnormals, and zeros that count above every term.
         few = f" | (largest[j] < {zero})" if zero is not None else ""
         lows, counted = "", "larger(e, of_c)"
         if zero is not None:
@@ -246,7 +243,7 @@ float y = {rounded if lowest == -126 else "(float)to_fp16(total)"};
 
     @property
     def _has_magic(self) -> bool:
-        """Whether a product can be cut as it is added to a number whose last bit is the last one kept."""
+        """True if a product can be cut by adding it to a number whose last bit is the last one kept."""
         bits = self.plan.product_growth + (self.plan.first.fraction_bits or 0)
         return self.plan.fused_products and self.plan.first.rounding in CUTS and bits <= LANE_BITS - 2
 
@@ -275,8 +272,8 @@ LANES {{ {out}[j] += {term}; }}"""
         """Return text that sums cut products in single precision, as integers.
 
         |x| |y| + magic, rounded toward zero, holds |x y| in whole steps in its low bits. Its bits, inverted where x y is
-        negative, add up to the signed sum, the magic numbers (as many as positive less negative products) and one
-        less for every negative product, whose number is known from the signs alone.
+        negative, add up to the signed sum, plus one magic number for every positive product, minus one magic number
+        and minus 1 for every negative product. The signs alone give the number of negative products.
         """
         count, step_k = len(block.offsets), self.plan.spec.shape.k
         first = f"({block.base} + {block.offsets[0]})"
@@ -315,7 +312,7 @@ if (special) {{
 
 
 def along_k(block: BlockCode, body: str, unroll: int = 4) -> str:
-    """Return a loop over the products of a block; `kk` is where each is along K. Neighbours become the inner loop."""
+    """Return a loop over the products of a block, each at `kk` along K. The inner loop runs over neighbours."""
     first, offsets = block.offsets[0], [o - block.offsets[0] for o in block.offsets]
     run = next((i for i, o in enumerate(offsets) if o != i), len(offsets))
     stride = offsets[run] if run < len(offsets) else 0

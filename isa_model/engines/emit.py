@@ -1,8 +1,8 @@
 """The emitter: one step of an instruction as C text, written from its spec and its plan for any target (target.py).
 
 The text follows golden.py from top to bottom: terms, cut, sum, put. `LANES` stands for the loop over the lanes a step
-computes together; a value that outlives one such loop is an array over lanes. The two inner loops over the products of a
-block, the largest exponent and the sum of the cut products, are the target's.
+computes together; a value that outlives one such loop is an array over lanes. The target writes the two inner loops over
+the products of a block: the largest exponent and the sum of the cut products.
 
 For lane `j` and position `k` along K, the step reads `A(k, j)` and `B(k, j)` (numbers of the lane type), `EA(k, j)` and
 `EB(k, j)` (their alignment exponents, OPERAND_NONE for a zero) and, for group `g` of scales, `SA(g, j)`, `SB(g, j)`,
@@ -36,7 +36,7 @@ class TermCode:
 
 
 Recipe = Callable[[], TermCode]
-"""A term yet to be computed: called inside a loop over lanes, it writes its statements there."""
+"""Term to be computed: a call inside a loop over lanes writes its statements there and returns the term."""
 
 
 def step(target: Target) -> str:
@@ -61,7 +61,7 @@ class Emitter(CText):
         return "\n".join(self.lines)
 
     def reread(self) -> None:
-        """Write how C is read from what the instruction before left in the register as D (`plan.Handover`)."""
+        """Write the reading of C from the D that the previous instruction left in the register (`plan.Handover`)."""
         how = self.plan.handover
         if how == Handover():
             return
@@ -76,13 +76,13 @@ class Emitter(CText):
             value = self.let("double", f"{value} + 0.0")
         if how.smallest:
             value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
-        # The first step reads C itself, which was read already; where only zeros change, a second time does no harm.
+        # The first step has its C already; reading it twice does no harm if only zeros change.
         again = self.spec.c_format == self.spec.accumulator and how.keeps_specials
         self.write(f"state[j] = {value};" if again else f"state[j] = k == 0 ? state[j] : {value};")
         self.write("}")
 
     def loop(self, index: int, numbers: range, k: str, body: Callable[[int, str], None]) -> None:
-        """Write some blocks of a stage: in a C loop where each lies behind the one before, else one by one."""
+        """Write some blocks of a stage: as a C loop if they follow one another along K, else one by one."""
         if len(numbers) == 1 or any(stage.interleave for stage in self.stages[: index + 1]):
             for n in numbers:
                 body(n, k)
@@ -100,7 +100,7 @@ class Emitter(CText):
         """Add block number `n` of a stage to its running value `running[j]`."""
         short = self.target.short_block(self.block_code(n, k), running) if index == 0 else ""
         meets_c = c_is_apart(self.plan) if n == 0 else ""
-        if short and meets_c:  # the short text does not know C's format
+        if short and meets_c:  # the short text cannot read C's format
             self.write(f"if (({k}) {meets_c}) {{")
             self.run_any_block(index, n, k, f"{running}[j]")
             self.write(f"}} else {{\n{short}\n}}")
@@ -113,7 +113,7 @@ class Emitter(CText):
         """Add block number `n` of any stage to its running value."""
         register = self.stages[index].result[-1].format
         exponent = self.align(value, register)
-        if index == len(self.stages) - 1 and n == 0:  # C is in its own format, and what was D in the accumulator's
+        if index == len(self.stages) - 1 and n == 0:  # C has a format of its own
             for fmt, where in ((self.spec.accumulator, f"% {self.spec.shape.k} == 0"), (self.spec.c_format, "== 0")):
                 if fmt.min_exponent != register.min_exponent or not exponent.startswith("align"):
                     exponent = f"({k}) {where} ? {self.align(value, fmt)} : {exponent}"
@@ -139,7 +139,7 @@ class Emitter(CText):
         return lambda: self.scaled(recipe(), index, f"{k} + {r * length}")
 
     def terms(self, index: int, n: int) -> tuple[int, ...]:
-        """Return the numbers of the results of the stage below that make block number `n`."""
+        """Return the indices of the results of the stage below that form block number `n`."""
         stage = self.stages[index]
         parts = stage.interleave.parts if stage.interleave else 1
         first, part = n // parts * parts * stage.terms, n % parts
@@ -173,12 +173,12 @@ class Emitter(CText):
         return compute
 
     def fused_block(self, stage: Stage, block: BlockCode, running: Recipe | None) -> Recipe:
-        """Return the same for products summed straight from the operands by the target's loops."""
+        """Return `block` for products that the target's loops sum straight from the operands."""
         plan = self.plan
         needs_exponent = stage.aligned or not stage.result
         exponents = self.array("short", "top") if needs_exponent else ""
-        # A zero product matters only if it may count above a product or a running value that is none.
-        zero = stage.zero_exponent  # below every product's, it counts only where there is nothing but zeros
+        # A zero product matters only if it may count above a nonzero product or running value.
+        zero = stage.zero_exponent  # if it is below every product's, it counts only among zeros alone
         counts_zeros = needs_exponent and zero is not None and zero > plan.min_product_exponent
         smallest = self.array("short", "low") if counts_zeros else ""
         if needs_exponent:
@@ -223,7 +223,7 @@ class Emitter(CText):
         return aligned
 
     def product(self, k: str) -> Recipe:
-        """Return one product, times its scales where they apply to products."""
+        """Return one product, times its scales if products are scaled."""
 
         def compute() -> TermCode:
             x, y = self.let("double", f"A({k}, j)"), self.let("double", f"B({k}, j)")
@@ -262,7 +262,7 @@ class Emitter(CText):
             if self.plan.scaled_bits > LANE_BITS:
                 parts.append(self.let("double", f"product_error({part}, {factor}, {product})", "p"))
         if len(term.parts) > 1:
-            # Times an infinity or a NaN, only the sum of the parts has the right sign, and is zero where it should be.
+            # With an infinity or NaN, only the product of the whole sum has the right sign and zeros.
             total = self.to_odd(term.parts)
             special = self.let("int", f"!(is_finite({total}) & is_finite({factor}))", "special")
             first = self.let("double", f"{special} ? {total} * {factor} : {parts[0]}", "p")
@@ -293,7 +293,7 @@ class Emitter(CText):
         return self.let("double", f"whole({value} * pow2(-({unit})), {mode(stage.rounding)}) * pow2({unit})", "c")
 
     def cut_running(self, index: int, own: TermCode | None, known: str, largest: str) -> list[str]:
-        """Return the cut running value, or nothing where a block has none."""
+        """Return the cut running value; an empty list for a block without one."""
         if own is None:
             return []
         stage = self.stages[index]
@@ -338,7 +338,7 @@ class Emitter(CText):
             low, high = integer_range(fmt)
             ends = f"{low!r}, {high!r}, {2.0**fmt.mantissa_bits!r}"
             return self.let("double", f"put_integer({value}, {rounding}, OVER_{overflow.upper()}, {ends})")
-        # An infinite operand gives a sum beyond any bound: only where it stays infinite does nothing overflow.
+        # No finite sum overflows if `top` fits; an infinite one must then stay infinite.
         never = top <= fmt.max_exponent and overflow in ("infinity", "ieee")
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
@@ -358,7 +358,6 @@ class Emitter(CText):
 
 
 def is_fp32(fmt: Format) -> bool:
-    """Return whether a format is FP32."""
     return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
 
 

@@ -1,4 +1,4 @@
-"""The GPU kernel of FP64 fused multiply-adds, which are too wide for float64 lanes but which the chip has."""
+"""The GPU kernel for chains of FP64 fused multiply-adds: too wide for float64 lanes, but native to the GPU."""
 
 from __future__ import annotations
 

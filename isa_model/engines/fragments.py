@@ -13,9 +13,9 @@ from isa_model.engines.routes import Route, digit_count
 class Fragments:
     """Layout of an operand: [tile][block][vector of registers][thread of the warp][register], 32 bits each.
 
-    Operands cut into digits have the registers of the lowest digit first, then those of the next. Slots of a block of
-    `terms` products, filled up to whole chunks, go to the threads as mma.sync has them: of chunk i, thread t holds the
-    `elements` slots from 4 elements i + elements (t % 4) on of row t / 4 (of A of row t / 4 + 8 too).
+    Operands cut into digits have the registers of the lowest digit first, then those of the next. A block of `terms`
+    products is filled up to whole chunks, whose slots go to the threads as mma.sync reads them: thread t holds the
+    `elements` slots of chunk i from 4 elements i + elements (t % 4) on, in row t / 4 (for A in row t / 4 + 8, too).
     """
 
     elements: int
@@ -25,9 +25,9 @@ class Fragments:
     terms: int
     """Products of a block of the first stage."""
     run: int
-    """Neighbours along K that go to the same block."""
+    """Products next to each other along K that go to the same block."""
     parts: int
-    """Blocks that K is dealt out to at a time."""
+    """Blocks that products along K are dealt to in turn."""
     digits: int = 1
     """Digits of an element."""
 
@@ -47,12 +47,12 @@ class Fragments:
         return next(v for v in (4, 2, 1) if self.registers % v == 0)
 
     def block_number(self, first: int) -> int:
-        """Return which block of its instruction begins with product `first`."""
+        """Return the index of the block that begins with product `first` of its instruction."""
         span = self.terms * self.parts
         return first // span * self.parts + first % span // self.run
 
     def pack(self, code_bytes: int, bits: int) -> str:
-        """Return the CUDA file of `pack`, which packs codes of so many bytes, of which `bits` bits count.
+        """Return the CUDA file of `pack`, which packs codes of `code_bytes` bytes and ignores all but their low `bits` bits.
 
         `table` has a word for each code and digit, then the magnitude of each code as FP32, whose largest goes to `most`.
         """
@@ -87,7 +87,7 @@ extern "C" __global__ void pack(long places, int blocks, int rows, long row_stri
       out[(vector * 32 + thread) * {self.vector} + at % {self.vector}] = words[l];
     }}
   }}
-  if (most) {{ /* few find more than was found before */
+  if (most) {{ /* few threads find a larger one */
     magnitude = __reduce_max_sync(0xFFFFFFFFu, magnitude);
     if (threadIdx.x % 32 == 0 && magnitude > *(volatile unsigned *)most) atomicMax(most, magnitude);
   }}
@@ -96,7 +96,7 @@ extern "C" __global__ void pack(long places, int blocks, int rows, long row_stri
 
 
 def fragments(plan: Plan, way: Route, is_a: bool, what: Literal["cut", "powers"]) -> Fragments:
-    """Return the layout of A or B: of the numbers that are cut, or of powers of two of their exponents."""
+    """Return the layout of A or B for its numbers (cut) or for powers of two of their exponents (powers)."""
     stage, halves = plan.first, 2 if is_a else 1
     deal = (stage.interleave.run, stage.interleave.parts) if stage.interleave else (stage.terms, 1)
     if what == "powers" or way.cut == "half":

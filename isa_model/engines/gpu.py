@@ -41,7 +41,7 @@ def matmul(
     def upload(x: Codes | None) -> Any:
         if x is None:
             return None
-        x = np.require(x, requirements=["C", "W"])  # torch warns of arrays that cannot be written
+        x = np.require(x, requirements=["C", "W"])  # torch warns about read-only arrays
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
     d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
@@ -95,17 +95,17 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
         if fmt is None:
             raise ValueError(f"{name} is given, but the instruction takes none")
         if not isinstance(x, torch.Tensor):
-            raise ValueError(f"{name} is of type {type(x).__name__}; a torch tensor of codes is asked")
+            raise ValueError(f"{name} is of type {type(x).__name__}; it must be a torch tensor of codes")
         about = f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}"
         if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
-            raise ValueError(f"{about}; codes are asked, in integers of {fmt.storage_bits} bits (tensor.view)")
+            raise ValueError(f"{about}; it must hold codes, in integers of {fmt.storage_bits} bits (tensor.view)")
         if x.element_size() * 8 != fmt.storage_bits:
             raise ValueError(f"{about}; {fmt.name} has codes of {fmt.storage_bits} bits")
         if x.dim() != 2 or x.device != a.device:
-            raise ValueError(f"{about}; matrices on one device are asked, and a is on {a.device}")
+            raise ValueError(f"{about}; it must be a matrix on the device of a, {a.device}")
     (m, k), (of_b, n) = a.shape, b.shape
     if of_b != k or k % spec.shape.k or not k:
-        raise ValueError(f"a is {(m, k)} and b is {(of_b, n)}: one K is asked, a multiple of {spec.shape.k}")
+        raise ValueError(f"a is {(m, k)} and b is {(of_b, n)}: they must have one K, a multiple of {spec.shape.k}")
     if c is not None and c.shape != (m, n):
         raise ValueError(f"c is {tuple(c.shape)}; a {(m, k)} and b {(k, n)} make it {(m, n)}")
     for name, x, side, shape in (("scale_a", scale_a, sides[0], (m, k)), ("scale_b", scale_b, sides[1], (k, n))):
@@ -116,7 +116,7 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
 
 
 def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
-    """Return D of FP64 fused multiply-adds, which the chip has; every NaN is the spec's."""
+    """Return D of FP64 fused multiply-adds, which are native to the GPU, with the spec's NaN code."""
     torch = _torch()
     x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
     (k, m), n = x.shape, y.shape[1]
@@ -130,7 +130,7 @@ def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
 
 
 def _planned(spec: Instruction) -> tuple[Plan, routes.Route | None]:
-    """Return the plan and the route of a spec, from memory for specs seen lately."""
+    """Return the plan and the route of a spec; recent ones are kept."""
     known = _plans.get(id(spec))
     if known is None or known[0] is not spec:
         if len(_plans) >= 64:
@@ -147,7 +147,7 @@ _plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
 
 
 def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-    """Return D by way of the Tensor Cores; None where only digits would do and operands are not finite."""
+    """Return D computed on the Tensor Cores; None if only digits would do and operands are not finite."""
     torch, spec = _torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
     start = None if c is None else read(spec.c_format, c, spec.flush_inputs)
@@ -161,7 +161,7 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         digits = replace(way, cut="digits")
         cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         products = float(most.view(torch.float32).prod()) * k
-        bound = 2 * (products + largest)  # twice: a register may round sums up a little
+        bound = 2 * (products + largest)  # twice, since a register may round sums up
         found = routes.with_digits(plan, way, bound if isfinite(bound) else inf, unit)
         if found is None and way.cut == "digits":
             return None
@@ -213,8 +213,8 @@ def _packed(
 def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
     """Return the table that `pack` reads: a word for each code and digit, then each code's magnitude in FP32.
 
-    With a step the word is 2**(step * exponent + shift) in BF16. Else it is the number: as digits, the lowest first,
-    where four elements share a register, in BF16 where two do, else as the upper half of FP64.
+    With a step the word is 2**(step * exponent + shift) in BF16. Otherwise it is the number. Four elements to a register:
+    digits, the lowest first; two: BF16; one: the upper half of FP64.
     """
     values = values_of_all_codes(fmt)
     if flush:
@@ -255,14 +255,13 @@ def _is_hopper() -> bool:
 
 
 def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-    """Return D by way of the CUDA cores."""
     torch, spec, target = _torch(), plan.spec, CudaCores(plan)
     (m, k), n = a.shape, b.shape[1]
     lda, ldb = target.filled(m, n)
     dtype = "float32" if target.lane == "float" else "float64"
     x = decode(plan, True, _padded(a.T, k, lda), None if scale_a is None else scale_a.T, dtype)
     y = decode(plan, False, _padded(b, k, ldb), scale_b, dtype)
-    pairs = x.exponents.to(torch.int32)  # an exponent of A meets two of B at once
+    pairs = x.exponents.to(torch.int32)  # a word holds an exponent of A twice, to meet two of B
     pairs = (pairs & 0xFFFF) | (pairs << 16)
     values, signs = [x.values, y.values], [None] * 6
     if target.lane == "float":
@@ -275,7 +274,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
 
 
 def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
-    """Return what the loop on float lanes reads: magnitudes, sign masks, sign words, and flags of steps with specials."""
+    """Return the inputs of the loop on float lanes: magnitudes, sign masks, sign words, and flags of steps with specials."""
     torch = _torch()
     k, columns = values.shape
     negative = torch.signbit(values)
@@ -340,7 +339,7 @@ def compiled(text: str) -> Any:
 
 
 def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:
-    """Launch a kernel on torch's stream. Sizes are 32-bit but those of np.int64; a missing array is a null pointer."""
+    """Launch a kernel on torch's stream. Sizes have 32 bits unless they are np.int64; a missing array is a null pointer."""
     from cuda.core import Device, LaunchConfig, Stream, launch
 
     torch = _torch()

@@ -1,7 +1,7 @@
 """Integer instructions whose sums are wider than a float64 lane: golden.py's results on numpy arrays.
 
 Values are int64 where a stage's bounds fit it, else Python's integers in object arrays. The products of a block are one
-matrix product, so that only registers cost as much as an integer of Python.
+matrix product, so that only the registers pay the price of Python's integers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from isa_model.stage import Register, Stage
 Whole = NDArray[Any]
 """An array of int64, uint64 or Python's integers."""
 VALUES = 1 << 22
-"""Products of a tile: its rows times its columns times k of an instruction."""
+"""Most products of a tile: its rows times its columns times k of an instruction."""
 
 
 def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
@@ -43,7 +43,7 @@ def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
 
 
 def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
-    """Compute one instruction for every element, as golden.instruction; track bounds in bits from stage to stage."""
+    """Compute one instruction for every element as golden.instruction does, with bounds in bits from stage to stage."""
     bits = spec.a.mantissa_bits + spec.b.mantissa_bits
     values: Sequence[Any] = range(a.shape[1])
     *inner, last = spec.stages.values()
@@ -65,7 +65,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
 
 
 def _products(a: Whole, b: Whole, ks: Sequence[int], bits: int) -> Whole:
-    """Return the sum of a block of products, below 2**bits; in float64 where that is exact."""
+    """Return the sum of a block of products, below 2**bits; in float64 if that is exact."""
     x, y = a[:, ks], b[ks]
     if bits <= 53:
         return (x.astype(np.float64) @ y.astype(np.float64)).astype(np.int64)
@@ -92,7 +92,7 @@ def _run(stage: Stage, sums: Sequence[Whole], bits: int, running: Whole, fmt: Fo
 
 
 def _added(x: Whole, y: Whole, register: Register) -> Whole:
-    """Return the sum of two int64 in a register of at most 64 bits. An overflow of int64 is seen by the sign of the sum."""
+    """Return the sum of two int64 in a register of at most 64 bits. The sign of the sum shows an overflow of int64."""
     x, fmt = x.astype(np.int64), register.format
     total: Whole = x + y
     if (register.overflow or fmt.overflow) == "wrap":

@@ -94,7 +94,7 @@ template <bool CUT> FN void dmma(double (&c)[4], const double (&a)[2], const dou
     asm(DMMA("4", "rn", "%4,%5", "%6") : SUMS : "d"(a[0]), "d"(a[1]), "d"(b[0]));
 }
 
-/* A chain of fused multiply-adds over the chosen parts of A and B; those of a cut sum round toward zero. */
+/* A chain of fused multiply-adds over the chosen parts of A and B; in a cut sum they round toward zero. */
 template <int CHUNKS, int PART, bool CUT = false>
 FN void chain(double (&c)[4], const unsigned (&a)[2 * CHUNKS], const unsigned (&b)[CHUNKS]) {
 #pragma unroll
@@ -128,7 +128,7 @@ FN void truncated(double (&sum)[4], const double (&magic)[4], const unsigned (&a
     special |= !is_finite(all[i]);
     sum[i] = fma(2.0, positive[i] - magic[i], magic[i] - all[i]);
   }
-  if (__any_sync(0xFFFFFFFFu, special)) { /* an infinity or a NaN: the plain sum has the right one */
+  if (__any_sync(0xFFFFFFFFu, special)) { /* with an infinity or NaN, the plain sum is right */
     double plain[4] = {0, 0, 0, 0};
     chain<CHUNKS, SIGNED>(plain, a, b);
 #pragma unroll

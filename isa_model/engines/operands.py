@@ -1,6 +1,6 @@
 """Operands as engines read them: numbers, alignment exponents and group scales, all with K first.
 
-Arrays are numpy's or torch's, on any device: every function takes the library and the device from its input.
+Arrays are numpy's or torch's, on any device: every function uses the library and the device of its input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DecodedOperand:
     values: Any
     """Numbers, of shape (K, columns)."""
     exponents: Any
-    """Alignment exponents (int16), OPERAND_NO_EXPONENT where there is none."""
+    """Alignment exponents (int16); OPERAND_NO_EXPONENT for none."""
     scales: Any = None
     """Scales of stage results by group of K and column, if there are any."""
     scale_exponents: Any = None
@@ -41,7 +41,7 @@ class DecodedOperand:
 
 
 def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None, int, int]:
-    """Return the format of A or B, its scales, and how many neighbours along K and across it share one (1 without scales)."""
+    """Return the format of A or B, its scales, and the group size along K and across it (1 without scales)."""
     scale = (spec.scale.a if is_a else spec.scale.b) if spec.scale else None
     across, along = (0, 1) if is_a else (1, 0)
     groups = (scale.group[along], scale.group[across]) if scale else (1, 1)
@@ -49,7 +49,7 @@ def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None,
 
 
 def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> DecodedOperand:
-    """Decode A or B, K first, to numbers of `dtype`. Scales that multiply products exactly are multiplied in at once."""
+    """Decode A or B, K first, to numbers of `dtype`. Scales that multiply exactly are multiplied in here."""
     fmt, scale, k_group, group = of_side(plan.spec, is_a)
     xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_inputs
     codes = contiguous(codes)
@@ -73,7 +73,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
 
 
 def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
-    """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group have its scale."""
+    """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group get its scale."""
     groups = np.minimum(np.arange(columns) // group, codes.shape[1] - 1)
     scales = contiguous(numbers(scale.format, codes)[:, groups])
     return scales, exponents_of(scales, scale.format)
@@ -139,12 +139,12 @@ def _torch() -> Any:
 
 
 def contiguous(x: Any) -> Any:
-    """Return an array with its rows one after the other in memory."""
+    """Return an array with contiguous rows."""
     return np.ascontiguousarray(x) if library(x) is np else x.contiguous()
 
 
 def _index(fmt: Format, codes: Any) -> Any:
-    """Return codes as indices of a table: torch has them in signed integers."""
+    """Return codes as indices of a table; torch stores them in signed integers."""
     xp = library(codes)
     return codes if xp is np else codes.to(xp.int32) & ((1 << fmt.storage_bits) - 1)
 

@@ -1,6 +1,6 @@
 """The plan of a spec: bounds on widths and exponents at every stage, for arithmetic on float64 or float32 lanes.
 
-The engines are exact because of the inequalities here, whatever the data.
+The inequalities here make the engines exact for all data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isa_model.stage import Stage
 RANGE = 880
 """Largest magnitude of an exponent; within it, sums, products and reciprocals of units are normal float64 numbers."""
 ODD_BITS = LANE_BITS - 2
-"""Bits to which a term may be cut after it was rounded to odd in one lane, without a second rounding error."""
+"""Most bits to which a term that was rounded to odd in one lane can be cut without a second rounding error."""
 
 
 class Unsupported(Exception):
@@ -31,8 +31,8 @@ class Level:
     """Bounds on the terms of one level: products, or results of a stage.
 
     Each part of a term has at most `bits` significant bits; a term is a multiple of 2**`lsb`, smaller than 2**`top` in
-    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane; else it
-    has `sum_bits` bits from its last place on, which an aligned sum has `fraction_bits` below its largest exponent.
+    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane. Otherwise
+    it has `sum_bits` bits; the last place of an aligned sum is `fraction_bits` below its largest exponent.
     """
 
     bits: int
@@ -47,13 +47,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Handover:
-    """Change of a running value between two instructions along K: the first writes it as D, the next reads it as C."""
+    """Change of the running value between two instructions along K: the first writes it as D, the next reads it as C."""
 
     smallest: float = 0.0
     """Magnitude below which a number is read as +0."""
     has_minus_zero: bool = True
     infinity: float = inf
-    """Magnitude that an infinity becomes, or NaN."""
+    """Value that an infinity becomes, without its sign: a magnitude or NaN."""
     nan: float = nan
     """Value that a NaN becomes."""
 
@@ -104,7 +104,7 @@ def _product(x: Level, y: Level) -> Level:
 
 
 class Plan:
-    """What the engines have to know to compute a spec exactly. Raises Unsupported where they cannot."""
+    """Bounds that the engines need to compute a spec exactly. Raises Unsupported if they cannot."""
 
     def __init__(self, spec: Instruction) -> None:
         self.spec = spec
@@ -117,7 +117,7 @@ class Plan:
         self.min_product_exponent = sum(lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))
         infinite = spec.infinite_from is not None and product.top > spec.infinite_from
         self.infinite_from: float | None = None
-        if infinite and spec.infinite_from is not None:  # no product but zero lies below its last place
+        if infinite and spec.infinite_from is not None:  # only a zero product lies below its last place
             self.infinite_from = 2.0 ** max(spec.infinite_from, _in_range(product).lsb)
         for side in (scale.a, scale.b) if scale else ():
             if side and side.format.kind == "integer":
@@ -138,13 +138,13 @@ class Plan:
         self.product_growth = product.growth
         self.scaled_bits = 0
         level = self._scaled(product, -1, scale_levels)
-        # Sums of the first stage are taken straight from the operands, unless a term needs more than one part.
+        # The first stage sums products straight from the operands, unless a term needs more than one part.
         unscaled = spec.scaled_stage != -1 or self.scales_fold
         self.fused_products = level.parts == 1 and unscaled and self._sum(self.first, level, with_running=False).plain
         self.lane = self._lane(product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
-        """Bounds on a term of each stage and on its running value, if it has one."""
+        """Bounds on a term of each stage, then on its running value if it has one."""
         for index, stage in enumerate(self.stages):
             summed = self._sum(stage, level)
             self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))
@@ -157,7 +157,7 @@ class Plan:
         self.narrow = self._narrow()
 
     def holds_terms(self, index: int) -> bool:
-        """Return whether each block of a stage is one term that its register holds, so that nothing is rounded."""
+        """Return whether each block of a stage is one term that fits its register, so that nothing is rounded."""
         stage = self.stages[index]
         if stage.terms > 1 or stage.accumulator or stage.aligned or len(stage.result) != 1:
             return False
@@ -174,9 +174,9 @@ class Plan:
         )
 
     def adds_in_one(self, index: int, parts: int) -> bool:
-        """Return whether rounding the sum of `parts` parts of a stage to a double first cannot be told from the exact sum.
+        """Return whether the sum of `parts` parts of a stage can be rounded to a double first without changing the result.
 
-        So it is for two addends no wider than the register, which rounds to nearest even at less than half a double's
+        This holds for two addends no wider than a register that rounds to nearest even at less than half a double's
         precision (Figueroa 1995).
         """
         stage = self.stages[index]
@@ -270,7 +270,7 @@ class Plan:
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
             and product.lsb > -60
             and product.top < 60
-            # a tiny product must not vanish on its way to a rounding that looks at its sign or its being there
+            # a tiny product must not vanish before a rounding that depends on its sign or presence
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         )
         return "float32" if narrow else "float64"

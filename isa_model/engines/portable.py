@@ -2,7 +2,7 @@
 
 A `Value` is one term of golden.py for every element of a tile of D. Results come up the stages one block of K at a
 time, so memory does not grow with K. Arithmetic is exact on float64 lanes (isa_model/float64.py), on float32 where products are
-narrow enough. `Plan` proves from the formats alone that nothing is lost; what it cannot prove, the engine refuses.
+narrow enough. `Plan` proves from the formats alone that nothing is lost; the engine refuses a spec without this proof.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from isa_model.stage import Stage
 
 TILE_M, TILE_N = 128, 256
 CHUNK = 1 << 18
-"""Products formed at a time, so many that threads rarely wait for each other to enter numpy."""
+"""Products formed at a time; large enough that threads rarely wait for each other to enter numpy."""
 VALUES = 1 << 22
-"""Most terms of a tile that wait to be summed."""
+"""Most terms of a tile held until they are summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def matmul(
 
 
 def tile_size(plan: Plan) -> tuple[int, int]:
-    """Return the rows and columns of a tile, fewer where a stage waits for many terms of every element."""
+    """Return the rows and columns of a tile; fewer if a stage holds many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
     waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
     columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
@@ -96,7 +96,7 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 
 
 class OperandTile:
-    """The rows of A and columns of B that make one tile of D, and their way through the stages."""
+    """Rows of A and columns of B for one tile of D, with the computation of each stage."""
 
     def __init__(self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
@@ -134,7 +134,7 @@ class OperandTile:
             yield running
 
     def reread(self, d: Value) -> Value:
-        """Return the running value as one instruction leaves it in D and the next takes it as C (plan.Handover)."""
+        """Return the running value that one instruction writes as D as the next reads it as C (plan.Handover)."""
         how, x = self.plan.handover, d.parts[0]
         if how != Handover():
             x = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
@@ -144,7 +144,7 @@ class OperandTile:
         return Value([x], exponent_of(x, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:
-        """Yield the blocks of a stage: lists of Values, or of the numbers k of products that are never formed one by one."""
+        """Yield the blocks of a stage: lists of Values, or of indices k of products that are never formed one by one."""
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
         parts = stage.interleave.parts if stage.interleave else 1
@@ -187,7 +187,7 @@ class OperandTile:
         for part in value.parts:
             parts += two_product(part, factor) if self.plan.scaled_bits > LANE_BITS else [part * factor]
         if len(value.parts) > 1:
-            # Times an infinity or a NaN, only the sum of the parts has the right sign, and is zero where it should be.
+            # With an infinity or NaN, only the product of the whole sum has the right sign and zeros.
             whole = to_odd(value.parts)
             special = ~(np.isfinite(whole) & np.isfinite(factor))
             if special.any():
@@ -251,12 +251,12 @@ class OperandTile:
         assert stage.fraction_bits is not None
         assert stage.accumulator_fraction_bits is not None
         assert stage.rounding is not None
-        # Below -RANGE there are only zeros, for which any unit does.
+        # Below -RANGE there are only zeros, for which any unit will do.
         known = np.maximum(largest, -RANGE)
         unit = known - stage.fraction_bits
         parts: list[Float64] = []
         if fused:
-            # Without a nonzero product any unit does; a clipped one stays inside the lane's range.
+            # Without a nonzero product any unit will do; clipping keeps it inside the lane's range.
             inverse = power_of_two(stage.fraction_bits - np.maximum(known, self.plan.min_product_exponent))
             steps = self.cut_products(block, stage, inverse.astype(self.plan.lane), neutral)
             parts.append(steps.astype(np.float64) * power_of_two(unit))

@@ -1,19 +1,18 @@
-"""Routes through Hopper's Tensor Cores: which sums of a spec they can take, and how. tensor.py writes the text.
+"""Routes through Hopper's Tensor Cores: the sums of a spec that they can compute, and how. tensor.py writes the text.
 
 Each route makes the Tensor Cores lose exactly what the spec loses:
 
 - `half`. Hopper's HMMA shifts 16 products and C to their largest exponent and cuts them 25 bits below, toward zero
-  (isa_model/catalogue/hopper.yaml; checked live). Given C = 2**X it cuts every product at 2**(X - 25), wherever we want
-  the cut, and each element of D can have an X of its own. To take 2**X out of the sum again, half of A holds -2**X of
-  eight columns and half of B the unit matrix, so the other half, eight products, is what remains: exact, in 24 bits.
+  (isa_model/catalogue/hopper.yaml; checked live). C = 2**X therefore cuts every product at 2**(X - 25); X is free, and each
+  element of D can have its own. To subtract 2**X again, half of A holds -2**X of eight columns and half of B the unit
+  matrix. The sum of the other half, eight products, remains: exact, in 24 bits.
 - `double`. DMMA is a chain of FP64 fused multiply-adds, each rounded toward zero, here above a magic number C whose
-  last bit is the last one kept. It always rounds down, so magnitudes are summed: those of all products, T, and those of
-  positive products, P, whence the signed sum 2 P - T.
+  last bit is the last one kept. It always rounds down, so magnitudes are summed: T over all products, P over the positive
+  ones. The signed sum is 2 P - T.
 - `exact`. DMMA again, where no product loses a bit and FP64 holds the sum.
-- `digits`. The same by INT8 MMA, where operands are few digits to the base 256 and there are no infinities and NaNs; sums
-  may be wider than FP64.
+- `digits`. INT8 MMA, for operands of few base-256 digits without infinities and NaNs; sums may be wider than FP64.
 
-The largest exponent of a block is a sum too: of 2**(step * exponent), whose own exponent tells it as long as fewer than
+The largest exponent of a block is found by a sum, too: the exponent of the sum of 2**(step * exponent) gives it if fewer than
 2**step terms are added.
 """
 
@@ -40,19 +39,19 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class Route:
-    """How the Tensor Cores take the first stage's sums."""
+    """Way in which the Tensor Cores compute the sums of the first stage."""
 
     cut: Literal["half", "double", "exact", "digits"]
     whole: bool
-    """Whether the short text computes a block to the end, C and register included."""
+    """True if the short text computes a whole block, C and register included."""
     step: int
-    """Binades between two exponents in the sum that finds the largest; 0 where none is needed."""
+    """Binades between two exponents in the sum that finds the largest; 0 for no such sum."""
     adds_exactly: bool = False
-    """Whether FP64 is known to hold the sum with C too."""
+    """True if FP64 is known to hold the sum with C, too."""
 
     @property
     def blocks_per_multiprocessor(self) -> int:
-        """Thread blocks that share a multiprocessor at least, by the registers that a thread needs."""
+        """Fewest thread blocks per multiprocessor, from the registers that a thread needs."""
         return 2 if self.whole and self.cut != "double" else 1
 
 
@@ -75,7 +74,7 @@ def route(plan: Plan) -> Route | None:
         return None
     growth = plan.product_growth + (stage.terms - 1).bit_length()
     cut: Literal["half", "double", "exact"]
-    alone = not (stage.aligned and stage.accumulator)  # else a large C may cut what the window has room for
+    alone = not (stage.aligned and stage.accumulator)  # otherwise a large C may cut bits that the window has room for
     if alone and _loses_nothing(plan, stage) and (stage.zero == "positive" or stage.terms % 4 == 0):
         cut = "exact"
     elif not stage.aligned or stage.rounding is not Rounding.TOWARD_ZERO or stage.zero != "positive":
@@ -91,7 +90,7 @@ def route(plan: Plan) -> Route | None:
 
 
 def with_digits(plan: Plan, way: Route, bound: float, smallest_unit: float) -> Route | None:
-    """Return the same route by INT8 digits, or None if something might be lost.
+    """Return a route by INT8 digits in place of `way`, or None if bits might be lost.
 
     Operands are finite and keep sums and C below `bound`; C is a multiple of `smallest_unit`.
     """
@@ -106,7 +105,7 @@ def with_digits(plan: Plan, way: Route, bound: float, smallest_unit: float) -> R
         reach = max(frexp(bound)[1] - 1, product_exponents(plan)[1]) - stage.fraction_bits
         if reach > last or smallest_unit < 2.0**reach:
             return None
-        if way.whole and not c_is_apart(plan):  # not even C loses a bit, so no exponent is needed
+        if way.whole and not c_is_apart(plan):  # C loses no bit either, so no exponent is needed
             way = replace(way, step=0)
     exactly = smallest_unit >= 2.0**last and bound < 2.0 ** (last + LANE_BITS)
     digits = digit_count(plan.spec.a) + digit_count(plan.spec.b)
@@ -122,7 +121,7 @@ def _loses_nothing(plan: Plan, stage: Stage) -> bool:
 
 
 def digit_count(fmt: Format) -> int:
-    """Return the number of base-256 digits, each from -128 to 127, of a format's numbers in units of its smallest."""
+    """Return the number of base-256 digits, each from -128 to 127, of a format's numbers in units of its smallest number."""
     largest = int(largest_finite(fmt) * 2.0**-fmt.min_lsb_exponent)
     return next(n for n in range(1, 99) if largest <= 127 * (256**n - 1) // 255)
 
@@ -134,9 +133,9 @@ def _largest_digits(fmt: Format) -> list[int]:
 
 
 def pieces(plan: Plan) -> list[tuple[int, int]]:
-    """Return how sums of products of digits, one for each power of 256, are gathered into pieces of 32 bits.
+    """Return the pieces of 32 bits that gather the sums of products of digits, one sum for each power of 256.
 
-    A piece is its lowest power and how many powers it gathers. The list is empty if even one sum does not fit.
+    A piece is its lowest power and its number of powers. The list is empty if a single sum does not fit.
     """
     a, b = _largest_digits(plan.spec.a), _largest_digits(plan.spec.b)
     terms = plan.first.terms
@@ -156,7 +155,7 @@ def pieces(plan: Plan) -> list[tuple[int, int]]:
 
 
 def suits(plan: Plan, way: Route, k: int, smallest_unit: float, largest: float) -> bool:
-    """Return whether a C, a multiple of `smallest_unit` up to `largest`, can start a whole block on the route `half`."""
+    """Return whether any C that is a multiple of `smallest_unit` up to `largest` can start a block on the route `half`."""
     low, high = product_exponents(plan)
     bits = plan.first.fraction_bits or 0
     return (
@@ -171,7 +170,7 @@ def product_exponents(plan: Plan) -> tuple[int, int]:
 
 
 def power_shifts(plan: Plan, step: int) -> tuple[int, int]:
-    """Return what is added to `step` times the exponents of A and B, so that the lowest exponent of a product reads as 1."""
+    """Return the offsets of `step` times the exponents of A and B with which the lowest exponent of a product reads as 1."""
     low = [lowest_exponent(f, plan.spec.widen) for f in (plan.spec.a, plan.spec.b)]
     of_a = -step * (low[0] + highest_exponent(plan.spec.a, plan.spec.widen)) // 2
     return of_a, step * (1 - sum(low)) - 127 - of_a
@@ -189,7 +188,7 @@ def _zeros_do_not_count(plan: Plan, stage: Stage, low: int) -> bool:
 def is_short(plan: Plan, in_fp16: bool = False) -> bool:
     """Return whether a block of the first stage adds the running value and is rounded once, to FP32 or a part of it.
 
-    `in_fp16` asks the same of FP16, rounded to nearest.
+    With `in_fp16`: once to FP16, to nearest.
     """
     stage = plan.first
     if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
@@ -220,9 +219,9 @@ def is_short(plan: Plan, in_fp16: bool = False) -> bool:
 
 
 def c_is_apart(plan: Plan) -> str:
-    """Return the C text that follows `k` in the condition for a block to meet a C with other exponents than the register's.
+    """Return the condition on `k`, as C text after the `k`, for a block to meet a C whose exponents differ from the register's.
 
-    That is at the start of K, or of every instruction; the text is empty where it never is.
+    It holds at the start of K or of every instruction. The text is empty if no block meets such a C.
     """
     spec, (stage, *others) = plan.spec, plan.spec.stages.values()
     lowest = stage.result[-1].format.min_exponent if stage.result else 0

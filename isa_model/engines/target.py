@@ -1,6 +1,6 @@
 """Targets of the emitter. A target is one compiler and its machine: C types, abilities, and the text of the inner loops.
 
-A *lane* is one element of D. Text runs over all lanes a step computes together; `x[j]` is the value of lane `j`.
+A *lane* is one element of D. The text loops over all lanes that a step computes together; `x[j]` is the value of lane `j`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class BlockCode:
 
 @dataclass(frozen=True)
 class Target:
-    """What the emitter has to know of a compiler and its machine to write the step of a plan."""
+    """Properties of a compiler and its machine that the emitter needs to write the step of a plan."""
 
     plan: Plan
 
     adds_directed: ClassVar[bool] = False
-    """Whether the machine adds doubles with rounding toward zero, up or down (CUDA's `__dadd_rz` and its like)."""
+    """True if the machine adds doubles with directed rounding (CUDA's `__dadd_rz`, `__dadd_ru` and `__dadd_rd`)."""
 
     @property
     def lane(self) -> str:
@@ -55,9 +55,9 @@ class Target:
         raise NotImplementedError
 
     def short_block(self, block: BlockCode, running: str) -> str:
-        """Return text that adds a block to `running[j]` and rounds to the register at once, or "" where there is none.
+        """Return text that adds a block to `running[j]` and rounds to the register at once; "" if there is none.
 
-        The general text goes through doubles. Here Plan.narrow has shown that single precision loses nothing.
+        The general text uses doubles. Plan.narrow has proved that single precision loses nothing here.
         """
         if not self.plan.narrow or self.lane != "float":
             return ""

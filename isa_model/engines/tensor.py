@@ -1,6 +1,6 @@
-"""The kernel for Hopper's Tensor Cores, along the route that routes.py finds.
+"""The kernel for Hopper's Tensor Cores, by the route that routes.py finds.
 
-A warp computes a tile of D and holds it as `mma.sync` leaves it; operands are packed beforehand as threads read them.
+A warp computes a tile of D in `mma.sync`'s register layout; operands are packed in advance in the order of its reads.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a,
 
     def largest(self, block: BlockCode, out: str, smallest: str = "") -> str:
         low, _ = product_exponents(self.plan)
-        # Zeros lie below everything that counts (`_zeros_do_not_count`): there may as well be one in every block.
+        # Zeros lie below every exponent that counts (`_zeros_do_not_count`), so a zero may be assumed in every block.
         none = f"LANES {smallest}[j] = 2 * OPERAND_NONE;" if smallest else ""
         body = f"""{self._powers}
 EACH(i, 4) {out}[j0 + i] = top[i] == 0 ? 2 * OPERAND_NONE : (__float_as_int(top[i]) >> {self._shift}) + {low - 1};"""
@@ -121,18 +121,18 @@ truncated<{self._chunks}>(sum, magic, cut_a_, cut_b_);"""
         return self._loop(block, ["cut"], f"{self._exact}\nEACH(i, 4) {out}[j0 + i] = sum[i];")
 
     def short_block(self, block: BlockCode, running: str) -> str:
-        """Return text for a block that its route takes down to the register; `running` holds FP32."""
+        """Return text that computes a whole block, register included; "" if the route cannot. `running` holds FP32."""
         if not self.way.whole:
             return ""
         text = self._half(running) if self.way.cut == "half" else self._wide(running)
         return self._loop(block, ["powers", "cut"] if self.way.step else ["cut"], text)
 
     def _half(self, running: str) -> str:
-        """Return text of a short block that HMMA cuts, for one tile.
+        """Return the text of a short block whose products HMMA cuts, for one tile.
 
-        Exponents stay where FP32 has them. Without a product, `most` is one below the lowest of all: `routes.suits` says
-        that no C has a bit there to lose. Infinities must not get into the magic numbers. C is cut by adding a number
-        whose last bit is the last one kept.
+        Exponents stay in FP32's exponent field. Without a product, `most` is one below the lowest product exponent;
+        `routes.suits` ensures that no C has bits to lose there. Infinities must not enter the magic numbers. C is cut by
+        adding a number whose last bit is the last one kept.
         """
         low, _ = product_exponents(self.plan)
         bits = self.plan.first.fraction_bits or 0
@@ -154,7 +154,7 @@ float y = __fadd_{mode}(sum[i], own[i]){" + 0.0f" if bits > kept else ""};
 }}"""
 
     def _wide(self, running: str) -> str:
-        """Return text of a short block that is summed in FP64 or in digits, for one tile."""
+        """Return the text of a short block that is summed in FP64 or in digits, for one tile."""
         low, _ = product_exponents(self.plan)
         bits = self.plan.first.fraction_bits or 0
         mode, mask, kept = self._register()
@@ -180,7 +180,7 @@ magic[i] = __hiloint2double((e << 20) + {1023 - 127 + 52 - bits << 20}, 0);
             total = f"sum[i] + {running}[j0 + i]"
         else:
             total = f"__dadd_rz({terms})" if mode == "rz" and fused else f"sum_to_odd({terms})"
-        # Sums of whole units of FP32's smallest number do not vanish into a negative zero.
+        # A negative sum of whole units of FP32's smallest number cannot round to a negative zero.
         plus_zero = " + 0.0f" if self.way.cut == "double" or kept < 23 else ""
         rounded = f"float y = __double2float_{mode}({total});"
         lines.append(f"EACH(i, 4) {{ {rounded} {mask} {running}[j0 + i] = y{plus_zero}; }}")
@@ -220,12 +220,12 @@ const int j0 = (m * TN + n) * 4;
 
     @property
     def _powers(self) -> str:
-        """Text that sets `top[i]` to a sum of powers of two whose exponent tells the largest of a tile's products."""
+        """Text that sets `top[i]` to a sum of powers of two whose exponent gives the largest exponent of a tile's products."""
         return f"float top[4]; powers<{self.layout('b', 'powers').chunks}, {self.way.step}>(top, max_a_, max_b_);"
 
     @property
     def _shift(self) -> int:
-        """Bits by which `top[i]` is shifted to leave that largest exponent."""
+        """Shift of `top[i]` that leaves the largest exponent, bits."""
         return 23 + self.way.step.bit_length() - 1
 
     @property
@@ -236,10 +236,10 @@ const int j0 = (m * TN + n) * 4;
             zeros = f"double sum[4]; EACH(i, 4) sum[i] = {neutral(plan.first)};"
             return f"{zeros}\nchain<{self._chunks}, SIGNED>(sum, cut_a_, cut_b_);"
         of_a, of_b, gathered = digit_count(plan.spec.a), digit_count(plan.spec.b), pieces(plan)
-        # Sums of digits start from 2**31 where a piece begins, so that a piece is a positive whole number: the lower half
-        # of a double whose last place is the piece's unit. What that adds is taken away again.
+        # The lowest sum of each piece starts from 2**31, so that a piece is a positive whole number: the lower half of a
+        # double whose last place is the piece's unit. `_added` subtracts this offset again.
         start = sum(1 << first for first, _ in gathered)
-        wide = not plan.fused_products  # wider than FP64: two pieces apart, which come to an upper and a lower double
+        wide = not plan.fused_products  # wider than FP64: an upper and a lower double, of two pieces each
         lines = [
             f"int digits[{of_a + of_b - 1}][4]; double sum[4]{', low[4]' if wide else ''};",
             f"products<{of_a}, {of_b}, {self._chunks}, {start}>(digits, cut_a_, cut_b_);",
@@ -255,7 +255,7 @@ const int j0 = (m * TN + n) * 4;
         last = self.plan.spec.a.min_lsb_exponent + self.plan.spec.b.min_lsb_exponent
         units = [last + 8 * first for first, _ in gathered]
         added = [2.0 ** (unit + 52) + 2.0 ** (unit + 31) for unit in units]
-        if len(added) == 2:  # at once: the sum of both is a double with the lower one's last place
+        if len(added) == 2:  # subtracted at once: their sum is a double with the lower one's last place
             added = [0.0, sum(added)]
         lines: list[str] = []
         for unit, extra, (first, count) in reversed(list(zip(units, added, gathered, strict=True))):

@@ -37,7 +37,7 @@ class Reach:
     grain: int
     """Most places below a number's alignment exponent: it is a multiple of 2**(its alignment exponent - grain)."""
     signed: bool
-    """Whether numbers may be negative."""
+    """True if numbers may be negative."""
     spread: int = 0
     """Largest difference of the exponents of two numbers in one block."""
 

@@ -1,4 +1,4 @@
-"""The bench: every kernel beside its peers and ceilings in one run, checked before it is timed, with a cold L2.
+"""The bench: every kernel with its peers and ceilings in one run, checked before it is timed, with a cold L2.
 
 To add a kernel:
 
@@ -6,7 +6,7 @@ To add a kernel:
    of their timing twins (`twin`). `shapes` are `shapes.BenchGemm(m, n, k)` with m tokens; each has a `dgrad` and a `wgrad`.
 2. Give each `Case` (case.py) its FLOPs and least bytes, and three functions. `prepare(generator)` makes one set of operands
    and outputs on the GPU: random normal data, outputs full of NaN. `launch(set)` enqueues on torch's current stream without
-   allocating or synchronising. `check(set)` returns an error or raises `Wrong`; twins have no check. Cases of one `shape`
+   allocating or synchronising. `check(set)` returns an error or raises `WrongOutput`; twins have no check. Cases of one `shape`
    are timed in turns. Peers are found by `kernel`: `gemm.fprop`, `gemm.dgrad`, `gemm.wgrad` (promoted every 128),
    `gemm.grouped-contiguous`, `gemm.grouped-masked`, `gemm.native`, `gemm.bf16`, `quantise.<name>`.
 3. Write `cubins() -> Iterator[static.Cubin]` in the same file: the machine code that a user gets, compiled without a GPU,

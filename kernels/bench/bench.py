@@ -86,7 +86,7 @@ def need_gpu() -> None:
 
 
 def header(name: str, command: str, seed: int, sampler: Any) -> dict[str, Any]:
-    """Return the fields of `records.BenchRun`: where, when and with which versions a run was made."""
+    """Return the fields of `records.BenchRun`: place, time and versions of the run."""
     import pynvml
     import torch
 

@@ -9,23 +9,20 @@ from typing import Any, Literal
 Variant = Literal["ours", "twin", "peer"]
 
 
-class Wrong(Exception):
-    """A kernel's output is wrong; the message says by how much."""
+class WrongOutput(Exception):
+    """The output of a kernel is wrong; the message says by how much."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An implementation of a kernel at a shape.
-
-    Raises ValueError if a twin has a check or another variant has none.
-    """
+    """An implementation of a kernel at a shape. Raises ValueError if a twin has a check or another variant has none."""
 
     kernel: str
     """Computation, for instance `gemm.fprop`; implementations of one kernel and shape are compared."""
     implementation: str
     """Implementation, for instance `ours`, `deep_gemm`, or `no-promotion` for a twin."""
     variant: Variant
-    """Side it is on. `twin` is our kernel without its emulation work: its output is wrong by design and never checked."""
+    """Kind of implementation. `twin` is our kernel without its emulation work: its output is wrong by design."""
     shape: Mapping[str, int]
     """Sizes by name, for instance m, n, k."""
     flops: int
@@ -33,11 +30,11 @@ class Case:
     least_bytes: int
     """Memory traffic if every operand is read once and every output written once, bytes."""
     prepare: Callable[[Any], Any]
-    """Makes one set of operands and outputs from a torch.Generator, on its GPU. Outputs start as NaN."""
+    """Function that makes one set of operands and outputs from a torch.Generator, on its GPU. Outputs start as NaN."""
     launch: Callable[[Any], None]
-    """Enqueues the kernel for such a set on torch's current stream; must allow capture in a CUDA graph."""
+    """Function that enqueues the kernel for a set on torch's current stream; must allow capture in a CUDA graph."""
     check: Callable[[Any], float] | None = None
-    """Returns the error of a launched set against its reference. Raises Wrong above the error that the kernel promises."""
+    """Function that returns the error of a launched set; raises WrongOutput above the error that the kernel promises."""
     notes: str = ""
     """Formats, scales and accumulation, in a short phrase."""
     static: str = ""
@@ -58,9 +55,9 @@ class Case:
 def relative_error(got: Any, reference: Any, at_most: float) -> float:
     """Return the relative Frobenius error of `got` against `reference`, torch tensors of one shape, the reference in float64.
 
-    Raises Wrong above `at_most` and for outputs that are not finite, for instance never written.
+    Raises WrongOutput above `at_most` and for outputs that are not finite, for instance never written.
     """
     error = float((got.double() - reference).norm() / reference.norm())
     if not error <= at_most:
-        raise Wrong(f"relative Frobenius error {error:.3g}, at most {at_most:.3g} allowed")
+        raise WrongOutput(f"relative Frobenius error {error:.3g}, at most {at_most:.3g} allowed")
     return error

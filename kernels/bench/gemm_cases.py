@@ -1,4 +1,4 @@
-"""Cases of FP8 GEMMs: random operands quantised by tiles, scales as an implementation wants them, a check in float64."""
+"""Cases of FP8 GEMMs: random operands quantised by tiles, scales in the layout of an implementation, a check in float64."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BenchOperands(NamedTuple):
     out: Any
     """Output (m, n)."""
     call: Any = None
-    """Whatever else the launch or the check needs."""
+    """Further data for the launch or the check."""
 
 
 class QuantisedPair(NamedTuple):
@@ -92,7 +92,7 @@ def nan(rows: int, columns: int, dtype: str = "bfloat16") -> Any:
 
 
 def scaled_error(x: BenchOperands) -> float:
-    """Return the output's relative Frobenius error against float64. Raises Wrong beyond TOLERANCE."""
+    """Return the output's relative Frobenius error against float64. Raises WrongOutput beyond TOLERANCE."""
     return relative_error(x.out, product(x.call.a, x.call.b), TOLERANCE)
 
 

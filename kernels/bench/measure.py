@@ -23,8 +23,8 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
-from kernels.bench.case import Case, Wrong
-from kernels.bench.records import BenchRow, Sampled, Sustained, Timing
+from kernels.bench.case import Case, WrongOutput
+from kernels.bench.records import BenchRow, BenchTiming, Sampled, Sustained
 
 L2_MULTIPLE = 3
 """Size of all operand sets of a case, in L2 caches."""
@@ -74,7 +74,7 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[BenchRow
     for number, case in enumerate(cases):
         try:
             prepared[number] = _prepare(case, seed)
-        except Wrong as wrong:
+        except WrongOutput as wrong:
             rows[number] = _row(case, why=f"wrong: {wrong}", wrong=True)
         except Exception as error:  # raised by a library or by us; the other cases are still measured
             told = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
@@ -97,16 +97,16 @@ def measure(cases: Sequence[Case], seed: int, sampler: Sampler) -> list[BenchRow
         if p.case.check:
             try:  # check what the replays wrote to the last set
                 p.case.check(p.sets[-1])
-            except Wrong as wrong:
+            except WrongOutput as wrong:
                 rows[number] = _row(p.case, why=f"wrong after timing: {wrong}", wrong=True)
     return [rows[number] for number in range(len(cases))]
 
 
-def summary(values: Sequence[float], launches: int, sets: int, host_us: float, sm_mhz: int | None) -> Timing:
+def summary(values: Sequence[float], launches: int, sets: int, host_us: float, sm_mhz: int | None) -> BenchTiming:
     """Summarise samples in microseconds by their median and their 10th and 90th percentiles."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     median, low, high = (round(x, 3) for x in (statistics.median(values), deciles[0], deciles[8]))
-    return Timing(
+    return BenchTiming(
         us=median, p10=low, p90=high, samples=len(values), launches=launches, sets=sets, host_us=host_us, sm_mhz=sm_mhz
     )
 

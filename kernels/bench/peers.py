@@ -17,7 +17,7 @@ BF16_CEILING = BenchGemm(8192, 8192, 8192)
 
 
 def ceilings() -> Iterator[Case]:
-    """Yield what the GPU can reach: one pass through memory, reading and writing, and a large BF16 GEMM."""
+    """Yield the ceilings of the GPU: one pass through memory, reading and writing, and a large BF16 GEMM."""
     yield Case(
         kernel="ceiling.copy",
         implementation="torch",

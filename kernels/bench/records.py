@@ -22,7 +22,7 @@ LARGEST = 64 * MIB
 SCHEMA_VERSION = 1
 
 
-class Timing(Spec):
+class BenchTiming(Spec):
     """Time of one case with a cold L2: samples of graph replays, in microseconds per launch.
 
     Replays come in short bursts with pauses, so that the power limit does not lower the clock.
@@ -70,7 +70,7 @@ class BenchRow(Spec):
     implementation: str
     """Implementation, for instance `ours` or `deep_gemm`."""
     variant: Literal["ours", "twin", "peer"]
-    """Side it is on. `twin` is our kernel without its emulation work: its output is wrong by design, only its time counts."""
+    """Kind of implementation. `twin` is our kernel without its emulation work: only its time counts, its output is wrong."""
     shape: dict[str, int]
     """Sizes by name."""
     flops: int
@@ -79,12 +79,12 @@ class BenchRow(Spec):
     """Memory traffic if every operand is read once and every output written once, bytes."""
     error: float | None = None
     """Relative error against the reference; None for twins."""
-    timing: Timing | None = None
+    timing: BenchTiming | None = None
     sustained: Sustained | None = None
     why: str = ""
     """Reason for a missing timing."""
     wrong: bool = False
-    """Whether the output failed the check."""
+    """True if the output failed the check."""
     notes: str = ""
     """Formats, scales and accumulation."""
     static: str = ""
@@ -104,7 +104,7 @@ class BenchRow(Spec):
 
 
 class Sampled(Spec):
-    """Minimum, median and maximum during the run."""
+    """Minimum, median and maximum of samples during a run."""
 
     samples: int
     sm_mhz: tuple[float, float, float]
@@ -114,7 +114,7 @@ class Sampled(Spec):
 
 
 class BenchRun(Spec):
-    """Where, when and with which versions a record was measured."""
+    """Place, time and versions of a measurement."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -198,7 +198,7 @@ class MachineRecord(BenchRun):
 
 
 def together(new: BenchRecord, old: BenchRecord) -> BenchRecord:
-    """Return a new record completed by the shapes of an old one at which it did not measure every kernel of that one.
+    """Return a new record, completed by an old one at the shapes where the new one lacks a kernel of the old one.
 
     Only rows of one shape and one run are compared, so all rows of a shape come from one record. Kept rows name their run;
     the ceilings of both records stay. Raises InputError for records of different GPUs.

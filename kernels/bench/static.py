@@ -44,7 +44,7 @@ class Cubin(NamedTuple):
     """Machine code of one kernel, as a user gets it."""
 
     name: str
-    """Name that `Case.static` repeats."""
+    """Name, the same as in `Case.static`."""
     code: bytes
     dynamic_shared_bytes: int = 0
     """Dynamic shared memory of the launch, bytes; the code does not contain it."""
@@ -218,7 +218,7 @@ def main_loop(ops: Sequence[Op]) -> Loop | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile every registered kernel and record what its machine code contains."""
+    """Compile every registered kernel and record the contents of its machine code."""
     parser = argparse.ArgumentParser(prog="python -m kernels.bench.static", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the record (JSON)")
     out = parser.parse_args(arguments).out

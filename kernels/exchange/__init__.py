@@ -6,8 +6,8 @@
     rows = exchange(pack(LOGFMT10, y), route.receives, route.sends)
     x = add_up(LOGFMT10, rows, route.places, k=7168)
 
-A token is sent once to each rank that holds at least one of its experts, its own rank included, as DeepEP does; what comes
-back is the sum over that rank's experts. Rank r of R holds experts r E / R to (r + 1) E / R. Rows travel in a wire format
+A token is sent once to each rank that holds at least one of its experts, its own rank included, as in DeepEP; the rank sends
+back the sum over its experts. Rank r of R holds experts r E / R to (r + 1) E / R. Rows travel in a wire format
 (wire.py) through torch.distributed's default group: NCCL between GPUs, gloo between CPUs. Numbers must be finite.
 
 On a GPU, FP8 is packed by `kernels.quantise` and LogFMT by Triton (device.py); on a CPU isa_model does both.
@@ -25,7 +25,7 @@ __all__ = [
     "LOGFMT8",
     "LOGFMT10",
     "WIRES",
-    "Route",
+    "TokenRoute",
     "Wire",
     "add_up",
     "exchange",
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-class Route(NamedTuple):
-    """Rows that this rank sends in dispatch and receives; in combine both change places."""
+class TokenRoute(NamedTuple):
+    """Rows that this rank sends and receives in dispatch; combine swaps the two."""
 
     tokens: Any
     """Token of each row sent, int32, ordered by destination rank and then by token."""
@@ -51,7 +51,7 @@ class Route(NamedTuple):
 
 
 def ranks_of_tokens(choices: Any, experts: int, ranks: int) -> Any:
-    """Return which ranks each token goes to, bool (tokens, ranks), from the experts of each token (tokens, top).
+    """Return a mask of the ranks that each token goes to, bool (tokens, ranks), from its experts (tokens, top).
 
     Raises ValueError unless the ranks divide the experts.
     """
@@ -63,8 +63,8 @@ def ranks_of_tokens(choices: Any, experts: int, ranks: int) -> Any:
     return going.scatter_(1, choices.long() // (experts // ranks), True)
 
 
-def route_tokens(choices: Any, experts: int) -> Route:
-    """Return what this rank sends where, and by an exchange of counts what it receives."""
+def route_tokens(choices: Any, experts: int) -> TokenRoute:
+    """Return the rows that this rank sends and, after an exchange of counts, receives."""
     import torch
     import torch.distributed as dist
 
@@ -74,7 +74,7 @@ def route_tokens(choices: Any, experts: int) -> Route:
     dist.all_to_all_single(received, counts)
     places = going.T.flatten().cumsum(0).view(going.shape[1], -1).T - 1
     places = torch.where(going, places, -1).to(torch.int32).contiguous()
-    return Route(going.T.nonzero()[:, 1].to(torch.int32).contiguous(), counts.tolist(), received.tolist(), places)
+    return TokenRoute(going.T.nonzero()[:, 1].to(torch.int32).contiguous(), counts.tolist(), received.tolist(), places)
 
 
 def pack(wire: Wire, x: Any, tokens: Any = None) -> Any:
@@ -101,7 +101,7 @@ def pack(wire: Wire, x: Any, tokens: Any = None) -> Any:
 
 
 def exchange(rows: Any, sends: list[int], receives: list[int]) -> Any:
-    """Send consecutive `rows` (uint8), so many to each rank, and return the rows received, ordered by rank."""
+    """Send consecutive `rows` (uint8), `sends` of them to each rank, and return the rows received, ordered by rank."""
     import torch.distributed as dist
 
     out = rows.new_empty((sum(receives), rows.shape[1]))
@@ -118,7 +118,7 @@ def unpack(wire: Wire, rows: Any, k: int) -> Any:
 
 
 def add_up(wire: Wire, rows: Any, places: Any, k: int, out: Any = None) -> Any:
-    """Return the sum of each token's rows (tokens, k), BF16 or the type of `out`: in FP32, from zero, in order of ranks."""
+    """Return the sum of each token's rows (tokens, k), in FP32 from zero in order of ranks, as BF16 or the type of `out`."""
     import torch
 
     out = torch.empty((len(places), k), dtype=torch.bfloat16, device=rows.device) if out is None else out

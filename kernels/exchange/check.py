@@ -1,6 +1,6 @@
-"""Checks of an exchange: numbers that every rank makes again from seeds, and what must arrive of them.
+"""Checks of an exchange, with numbers that every rank can generate from seeds.
 
-A receiver makes the sender's numbers again, on the same kind of device. It compares all rows that arrived with those that were
+A receiver generates the sender's numbers on the same kind of device. It compares all rows that arrived with those that were
 to be sent, and a sample of rows and sums with isa_model.
 """
 
@@ -12,46 +12,46 @@ from typing import Any
 
 import numpy as np
 
-from kernels.exchange import Route, pack, ranks_of_tokens
+from kernels.exchange import TokenRoute, pack, ranks_of_tokens
 from kernels.exchange.wire import Wire
 
 SAMPLE = 64
-"""Rows from each rank, and tokens, that are compared with isa_model."""
+"""Most rows from each rank, and most tokens, that are compared with isa_model."""
 NEAR = 2.0**-15
-"""A LogFMT number may be farther from the original than the definition's by this part of it: the error of FP32 logarithms."""
+"""Relative error allowed to a LogFMT number beyond that of the definition: the error of FP32 logarithms."""
 
 
-class Wrong(Exception):
-    """A result is not what it should be."""
+class WrongExchange(Exception):
+    """Rows or sums of an exchange are wrong; the message says which."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is exchanged, and by whom."""
+    """Sizes of an exchange, and this rank's place in it."""
 
     rank: int
     ranks: int
     device: str
     tokens: int
-    """On each rank."""
+    """Tokens on each rank."""
     hidden: int = 7168
     experts: int = 256
     top: int = 8
-    """Experts of a token."""
+    """Experts per token."""
     seed: int = 0
 
 
-# -- numbers that every rank can make again --------------------------------------------------------------------------
+# -- numbers that every rank can generate ----------------------------------------------------------------------------
 
 
 @cache
 def going(s: Setting, rank: int) -> Any:
-    """Which ranks each token of `rank` goes to, bool (tokens, ranks)."""
+    """Return a mask of the ranks that each token of `rank` goes to, bool (tokens, ranks)."""
     return ranks_of_tokens(choices(s, rank), s.experts, s.ranks).to(s.device)
 
 
 def choices(s: Setting, rank: int) -> Any:
-    """Experts of each token of a rank, drawn evenly."""
+    """Return the experts of each token of a rank, drawn uniformly (tokens, top)."""
     import torch
 
     generator = torch.Generator().manual_seed(s.seed * 1000 + rank)
@@ -59,7 +59,7 @@ def choices(s: Setting, rank: int) -> Any:
 
 
 def numbers(s: Setting, rank: int, rows: int, stream: int) -> Any:
-    """Normal BF16 numbers (rows, hidden) of a rank on this device; the first row is zero."""
+    """Return normal BF16 numbers (rows, hidden) of a rank on this device; the first row is zero."""
     import torch
 
     generator = torch.Generator(s.device).manual_seed((s.seed * 1000 + rank) * 2 + stream)
@@ -69,12 +69,12 @@ def numbers(s: Setting, rank: int, rows: int, stream: int) -> Any:
 
 
 def inputs(s: Setting, rank: int) -> Any:
-    """Tokens of a rank, which it dispatches."""
+    """Return the tokens that a rank dispatches."""
     return numbers(s, rank, s.tokens, 0)
 
 
 def outputs(s: Setting, rank: int) -> Any:
-    """Results of a rank's experts, one for each row it received, which it sends back."""
+    """Return the results of a rank's experts, one for each row it received, which it sends back."""
     return numbers(s, rank, sum(int(going(s, r)[:, rank].sum()) for r in range(s.ranks)), 1)
 
 
@@ -82,50 +82,50 @@ def outputs(s: Setting, rank: int) -> Any:
 
 
 def sample(size: int) -> Any:
-    """At most SAMPLE indices over a range, the first and the last among them."""
+    """Return at most SAMPLE indices of a range, with the first and the last."""
     import torch
 
     return torch.linspace(0, size - 1, min(size, SAMPLE)).round().long()
 
 
 def check_rows(wire: Wire, rows: Any, original: Any, source: int) -> dict[str, float]:
-    """Compare rows that came from rank `source` with its numbers: all with the packed ones, a sample with isa_model.
+    """Compare rows from rank `source` with its numbers: all rows with the packed numbers, a sample with isa_model.
 
-    Returns the share of the sample's LogFMT codes that differ from the definition's. Raises Wrong.
+    Returns the share of the sample's LogFMT codes that differ from the definition's. Raises WrongExchange.
     """
     import torch
 
     used = wire.used_bytes(original.shape[1])
     if not torch.equal(rows[:, :used], pack(wire, original)[:, :used]):
-        raise Wrong(f"{wire.name}: the {len(rows)} rows from rank {source} are not what it was to send")
+        raise WrongExchange(f"{wire.name}: the {len(rows)} rows from rank {source} differ from those to be sent")
     chosen = sample(len(rows)).to(rows.device)
     x, k = original[chosen].float().cpu().numpy(), original.shape[1]
     ours, defined = rows[chosen].cpu().numpy(), wire.encode(x)
     if not wire.logarithmic:
         if not np.array_equal(ours[:, :used], defined[:, :used]):
-            raise Wrong(f"{wire.name}: rows from rank {source} differ from isa_model")
+            raise WrongExchange(f"{wire.name}: rows from rank {source} differ from isa_model")
         return {}
     near = [np.abs(wire.decode(bytes_, k) - x) for bytes_ in (ours, defined)]
     if not (near[0] <= near[1] + NEAR * np.abs(x)).all():
-        raise Wrong(f"{wire.name}: numbers from rank {source} are farther from the original than isa_model's")
+        raise WrongExchange(f"{wire.name}: numbers from rank {source} are farther from the original than isa_model's")
     codes = [wire.log_tiles(bytes_, k).codes for bytes_ in (ours, defined)]
     return {"differing_codes": float((codes[0] != codes[1]).mean()) if codes[0].size else 0.0}
 
 
 def check_dispatch(s: Setting, wire: Wire, rows: Any) -> dict[str, float]:
-    """Check all rows that arrived in dispatch. Raises Wrong."""
+    """Check all rows that arrived in dispatch. Raises WrongExchange."""
     start, found = 0, []
     for source in range(s.ranks):
         original = inputs(s, source)[going(s, source)[:, s.rank]]
         found.append(check_rows(wire, rows[start : start + len(original)], original, source))
         start += len(original)
     if start != len(rows):
-        raise Wrong(f"{wire.name}: {len(rows)} rows arrived, {start} were to be sent")
+        raise WrongExchange(f"{wire.name}: {len(rows)} rows arrived, {start} were to be sent")
     return largest(found)
 
 
-def check_combine(s: Setting, wire: Wire, route: Route, rows: Any, sums: Any) -> dict[str, float]:
-    """Check all rows that came back, and sums of a sample of tokens against isa_model's. Raises Wrong."""
+def check_combine(s: Setting, wire: Wire, route: TokenRoute, rows: Any, sums: Any) -> dict[str, float]:
+    """Check all rows that came back, and sums of a sample of tokens against isa_model's. Raises WrongExchange."""
     import torch
 
     chosen = sample(s.tokens).to(s.device)
@@ -142,12 +142,12 @@ def check_combine(s: Setting, wire: Wire, route: Route, rows: Any, sums: Any) ->
         start += count
     ours, wanted = sums[chosen].cpu(), torch.from_numpy(total)
     error = float((ours.float() - wanted).norm() / wanted.norm())
-    # BF16 keeps 8 bits: sums of the same numbers are the same, sums of nearly the same numbers are as near.
+    # Equal numbers have equal sums; nearly equal ones have sums that differ by less than BF16's 8 bits show.
     if not (error < 2.0**-8 if wire.logarithmic else torch.equal(ours, wanted.to(torch.bfloat16))):
-        raise Wrong(f"{wire.name}: sums differ from isa_model's by {error:.2g} of their norm")
+        raise WrongExchange(f"{wire.name}: sums differ from isa_model's by {error:.2g} of their norm")
     return largest([*found, {"sum_error": error}])
 
 
 def largest(found: list[dict[str, float]]) -> dict[str, float]:
-    """Largest value of each measure."""
+    """Return the largest value of each measure."""
     return {name: max(each[name] for each in found if name in each) for each in found for name in each}

@@ -1,9 +1,9 @@
 """Triton kernels of dispatch and combine: LogFMT encoded, and rows of any wire format decoded and added up.
 
-Logarithms are FP32 and base 2; the definition, `isa_model.logfmt`, takes float64. Where a number lies within their error of the
-middle between two codes, the kernel may take the other one: of 1,024,000 codes of normal numbers 9 differed in LogFMT-8 and 26
-in LogFMT-10 (in Triton's interpreter), each by one. LogFMT numbers under 2^-126 are decoded as zero. Numbers must be finite:
-nothing checks it here.
+Logarithms are FP32 and base 2; the definition, `isa_model.logfmt`, takes float64. Near the middle between two
+codes, the kernel may therefore take the other code: of 1,024,000 codes of normal numbers, 9 differed in LogFMT-8 and 26 in
+LogFMT-10 (in Triton's interpreter), each by one. LogFMT numbers under 2^-126 are decoded as zero. Numbers must be finite, which
+is not checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INFINITY = tl.constexpr(float("inf"))
 def log_encoder(  # type: ignore[no-untyped-def]
     x, codes, shared, k, x_pitch, pitch, BITS: tl.constexpr, TILES: tl.constexpr
 ):
-    """Encode TILES tiles of a row of BF16 codes `x`; `codes` and `shared` are its bytes, and the same as FP32."""
+    """Encode TILES tiles of a row of BF16 codes `x`; `codes` and `shared` are the output as bytes and as FP32 numbers."""
     EXTRA: tl.constexpr = BITS - 8
     TOP: tl.constexpr = (1 << (BITS - 1)) - 1
     row, groups = tl.program_id(0).to(tl.int64), k // TILE
@@ -41,7 +41,7 @@ def log_encoder(  # type: ignore[no-untyped-def]
     minimum = tl.where(empty, 0.0, tl.maximum(smallest, maximum - 32.0))
     step = tl.where(empty, 0.0, (maximum - minimum) / (TOP - 1))
     divisor = tl.where(step > 0, step, 1.0)
-    # The middle in linear space between codes a step apart, as a part of the step.
+    # Position, between two neighbouring codes, of the middle in linear space, as a fraction of the step.
     middle = tl.log2((1.0 + tl.exp2(divisor)) * 0.5) / divisor
     position = (logs - minimum[:, None]) * (1.0 / divisor)[:, None] + (1.0 - middle)[:, None]
     index = tl.minimum(tl.floor(tl.maximum(position, 0.0)), TOP - 1.0).to(tl.int32) + 1
@@ -64,10 +64,10 @@ def log_encoder(  # type: ignore[no-untyped-def]
 def adder(  # type: ignore[no-untyped-def]
     rows, halves, shared, places, out, k, pitch, ranks, BITS: tl.constexpr, LOG: tl.constexpr, TILES: tl.constexpr
 ):
-    """Add up TILES tiles of one token over `ranks` in FP32, from zero, in their order.
+    """Add up TILES tiles of one token over `ranks` in FP32, from zero, in ascending order.
 
-    `rows`, `halves` and `shared` are the received rows as bytes, 16-bit and FP32 numbers; `places` (tokens, ranks) says which
-    row came from a rank, -1 for none.
+    `rows`, `halves` and `shared` are the received rows as bytes, 16-bit and FP32 numbers; `places` (tokens, ranks) is the
+    row that came from each rank, -1 for none.
     """
     token, groups = tl.program_id(0).to(tl.int64), k // TILE
     tile = tl.program_id(1) * TILES + tl.arange(0, TILES)
@@ -96,7 +96,7 @@ def adder(  # type: ignore[no-untyped-def]
                     value = tl.where(index > 0, value, 0.0)
                     total += tl.where(code >> (BITS - 1) > 0, -value, value)
                 else:
-                    # Fields of E4M3 where FP32 has its own: 2^120 mends the bias, of subnormal numbers too.
+                    # E4M3's fields are moved to FP32's; the factor 2^120 corrects the bias, for subnormal numbers, too.
                     scale = tl.load(start + k + tile, tile < groups, 0).to(tl.int32)[:, None]
                     value = ((code & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36
                     value = value * (scale << 23).to(tl.float32, bitcast=True)

@@ -1,4 +1,4 @@
-"""Wire formats of dispatch and combine: what a row of numbers is while it travels, encoded and decoded by isa_model.
+"""Wire formats of dispatch and combine: the bytes of a row of numbers in transit, encoded and decoded by isa_model.
 
 | name | a row of k numbers, in bytes |
 |---|---|
@@ -7,8 +7,8 @@
 | `logfmt8` | k codes of LogFMT-8; k / 128 minima, FP32; k / 128 steps, FP32 |
 | `logfmt10` | the low 8 bits of k codes of LogFMT-10; their high 2 bits, four to a byte, the first lowest; minima; steps |
 
-Groups and tiles are 128 numbers of one row, so k is a multiple of 128. A row is filled up to a multiple of 16 bytes;
-what fills it means nothing. Minima and steps are base-2 logarithms, rounded to FP32: index i stands for
+Groups and tiles are 128 numbers of one row, so k is a multiple of 128. A row is padded to a multiple of 16 bytes;
+the padding has no meaning. Minima and steps are base-2 logarithms, rounded to FP32: index i stands for
 2^(minimum + step (i - 1)).
 """
 
@@ -30,26 +30,26 @@ TILE = 128
 
 @dataclass(frozen=True)
 class Wire:
-    """A wire format. `encode` and `decode` are its definition, in numpy; the GPU has kernels of its own."""
+    """A wire format. `encode` and `decode` define it in numpy; the GPU has its own kernels."""
 
     name: str
     bits: int
-    """Bits of a number, without its share of scales."""
+    """Bits per number, without scales."""
     logarithmic: bool = False
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes that 128 numbers share."""
+        """Bytes of the scale, or minimum and step, of 128 numbers."""
         return 8 if self.logarithmic else int(self.bits == 8)
 
     def used_bytes(self, k: int) -> int:
-        """Bytes of a row before it is filled up. Raises ValueError unless k is a multiple of 128."""
+        """Return the bytes of a row without padding. Raises ValueError unless k is a multiple of 128."""
         if k <= 0 or k % TILE:
-            raise ValueError(f"a row has {k} numbers; a multiple of {TILE} is right")
+            raise ValueError(f"a row has {k} numbers; it must be a positive multiple of {TILE}")
         return k * self.bits // 8 + k // TILE * self.tile_bytes
 
     def row_bytes(self, k: int) -> int:
-        """Bytes of a row of k numbers."""
+        """Return the bytes of a row of k numbers, padding included."""
         return -(-self.used_bytes(k) // 16) * 16
 
     def encode(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -96,7 +96,7 @@ def by_group(x: BenchTensor) -> Any:
 
 
 def blocks_cases(kernel: str, shape: BenchGemm) -> Iterator[Case]:
-    """Yield a GEMM with A in 1x128 groups and B in 128x128 blocks, and its twin."""
+    """Yield a GEMM with A in 1x128 groups and B in 128x128 blocks, and its timing twin."""
 
     def launch(x: BenchOperands, twin: bool) -> None:
         gemm.gemm(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out, twin=twin)
@@ -117,7 +117,7 @@ def blocks_cases(kernel: str, shape: BenchGemm) -> Iterator[Case]:
 
 
 def wgrad_cases(shape: BenchGemm) -> Iterator[Case]:
-    """Yield a wgrad that adds to an FP32 gradient, one that overwrites it as the peers do, and the twin."""
+    """Yield a wgrad that adds to an FP32 gradient, one that overwrites it as the peers do, and the timing twin."""
     for implementation, add, twin in (("ours", True, False), ("ours-anew", False, False), ("no-promotion", True, True)):
         what = "added to FP32" if add else "FP32 written anew"
         yield scaled_case(
@@ -167,7 +167,7 @@ def native_case(shape: BenchGemm, every: int | None = None) -> Case:
 
 
 def _grouped_cases(layout: str, shape: BenchGemm) -> Iterator[Case]:
-    """Yield GROUPS experts of `shape.n` outputs, and the twin.
+    """Yield a grouped GEMM of GROUPS experts with `shape.n` outputs each, and its timing twin.
 
     Half of the m tokens are spread evenly over the experts; of the other half, expert g gets a share that grows with g.
     """

@@ -1,4 +1,4 @@
-"""Which tile a GEMM gets: a short list of tiles, and a small model of the time that each would take on a Hopper GPU."""
+"""Choice of the tile of a GEMM: a short list of tiles, and a small model of the time of each on a Hopper GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout,
 
 
 def candidates(p: GemmProblem) -> Iterator[Tile]:
-    """Yield the tiles that can compute a GEMM: few enough that the tests compile them all, and none spills."""
-    if p.is_twin:  # a twin must differ from its kernel in the promotion alone
+    """Yield the tiles that can compute a GEMM. They are so few that the tests compile them all, and none spills."""
+    if p.is_twin:  # a twin must differ from its kernel only in the promotion
         yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
     tile = partial(Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0)
@@ -20,7 +20,7 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
         for bm, bn, share in _large(p):
             yield tile(bm, bn, share=share)
     depth = _depth(p)
-    # Splitting K gives SMs work where D has too few tiles. It is built for the forward and dgrad GEMMs alone.
+    # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.
     splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
     for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, (32, 64))):
         for bn in widths:
@@ -67,7 +67,7 @@ SM_BYTES_A_CLOCK = 47.0
 MEMORY_BYTES = 3.2e6
 """Bytes per microsecond from HBM."""
 MEMORY_BYTES_IN_STEP = 3.4e6
-"""The same where four CTAs share A: they advance together and read adjacent rows of B."""
+"""Bytes per microsecond from HBM if four CTAs share A; they advance together and read adjacent rows of B."""
 CLOCKS, CLOCKS_OF_MANY = 1950.0, 1600.0
 """Clocks per microsecond; from MANY rows on, the power limit sets the clock."""
 RAGGED_US = 2.0
@@ -90,7 +90,7 @@ def estimate_us(p: GemmProblem, tile: Tile, sms: int) -> float:
     load = (tile.bm + tile.bn) * 128 / (SM_BYTES_A_CLOCK * clocks)
     step = max(math, load, active * (a_rows + b_rows) * 128 / L2_BYTES)
     waves = -(-ctas // slots)
-    store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that nothing hides
+    store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
     store += RAGGED_US if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
     moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
@@ -101,7 +101,7 @@ def estimate_us(p: GemmProblem, tile: Tile, sms: int) -> float:
 
 @cache
 def choose(p: GemmProblem, sms: int) -> Tile:
-    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets that of its kernel."""
+    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets its kernel's tile."""
     if p.is_twin:
         return replace(choose(replace(p, promote=PROMOTE_128), sms), promote=0)
     return min(candidates(p), key=lambda tile: estimate_us(p, tile, sms))

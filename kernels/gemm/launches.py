@@ -1,4 +1,4 @@
-"""From tensors to a launch. Operands are checked once; the launch is kept, and the same tensors find it again."""
+"""Launches of GEMMs on tensors. Operands are checked once; the launch is kept for the same tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 KEPT = 4096
-"""Most launches kept; beyond that all are dropped, since tensors come and go but layers stay."""
+"""Most launches kept; beyond that, all are dropped."""
 INTERVALS = {ScaleLayout.TENSOR: (0, 1, 2, 4, 8, 16), ScaleLayout.BLOCK: (0, 1, 2, 4), ScaleLayout.GROUP: (0, 4)}
-"""Wgmmas between promotions that are built, by layout of the scales. A group of 128 ends every interval up to 4."""
+"""Numbers of wgmmas between promotions that are built, by layout of the scales. A group of 128 ends every interval up to 4."""
 
 
 class GemmOperands(NamedTuple):
@@ -73,7 +73,7 @@ def issue(
             raise ValueError("out must be given where accumulate adds to it")
         out = torch.empty((*x.a.shape[:1], *x.b.shape[-2:-1]), dtype=torch.bfloat16, device=x.a.device)
         x = x._replace(out=out)
-    # Everything that `check` and `prepare` look at: another tensor may get the same address later.
+    # All that `check` and `prepare` look at: a later tensor may have the same address.
     tensors = [None if t is None else (t.data_ptr(), t.dtype, t.shape, t.stride()) for t in x]
     key = (*tensors, scales, promote, add, tile)
     launch = _launches.get(key)
@@ -170,7 +170,7 @@ def check_device(x: GemmOperands) -> None:
 
 
 def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> None:
-    """Raise ValueError for operands that the kernels cannot take; the message says what they must be."""
+    """Raise ValueError for operands that the kernels cannot take; the message states the requirement."""
     import torch
 
     for name, t in x.given():

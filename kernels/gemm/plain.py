@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def kernel(  # type: ignore[no-untyped-def]
     a, b, scale_a, scale_b, out, m, n, k, scale_pitch, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr
 ):
-    """Compute one BM x BN tile of D = A B^T: per GROUP of K a product from zero, times its scales, added in FP32."""
+    """Compute one BM x BN tile of D = A B^T: for each GROUP of K, a sum from zero, times its scales, added in FP32."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     along = tl.arange(0, GROUP)

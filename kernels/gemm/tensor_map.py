@@ -1,4 +1,4 @@
-"""Tensor maps: what a bulk tensor copy (TMA) must know of a matrix."""
+"""Tensor maps: descriptions of matrices for bulk tensor copies (TMA)."""
 
 from __future__ import annotations
 

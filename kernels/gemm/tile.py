@@ -16,7 +16,7 @@ PROMOTE_128 = 4
 
 
 class ScaleLayout(IntEnum):
-    """Which elements share a scale; the values are those of SCALES in tile.cuh."""
+    """Layout of the scales; the values are those of SCALES in tile.cuh."""
 
     TENSOR = 0
     """One scale for A and one for B, applied in the epilogue."""
@@ -34,7 +34,7 @@ class OutputType(IntEnum):
 
 
 class SharedOperand(IntEnum):
-    """Operand that the CTAs of a cluster load once for all of them; the values are those of SHARE in tile.cuh."""
+    """Operand that the CTAs of a cluster load only once; the values are those of SHARE in tile.cuh."""
 
     NONE = 0
     A = 1
@@ -58,7 +58,7 @@ class GemmProblem:
     """Wgmmas between promotions to FP32; 0 for none."""
     out: OutputType = OutputType.BF16
     add: bool = False
-    """Whether the sum is added to D."""
+    """True if the sum is added to D."""
 
     @property
     def steps(self) -> int:
@@ -67,7 +67,7 @@ class GemmProblem:
 
     @property
     def is_twin(self) -> bool:
-        """Whether this is a timing twin: scales of groups are loaded but nothing is promoted."""
+        """True for a timing twin: group scales are loaded but nothing is promoted."""
         return self.scales != ScaleLayout.TENSOR and not self.promote
 
 
@@ -129,7 +129,7 @@ class Tile:
 
     @property
     def scale_box(self) -> int:
-        """Scales of A in one bulk copy. A group may start at any row but a copy only at a multiple of 4."""
+        """Scales of A in one bulk copy. A group may start at any row, but a copy only at a multiple of 4."""
         return self.bm + 4 * self.grouped
 
     def tiles(self, p: GemmProblem) -> int:
@@ -146,12 +146,12 @@ class Tile:
 
     @cached_property
     def sized(self) -> Tile:
-        """The same tile with the number of stages that shared memory holds."""
+        """Copy of the tile with as many stages as shared memory holds."""
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - 8 - table
-        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight only wait for each other
+        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
         return replace(self, stages=min(most, left // self._stage))
 
     @property
@@ -178,17 +178,17 @@ class Tile:
 
     @property
     def constants(self) -> str:
-        """The parameters as tile.cuh reads them."""
+        """Parameters as constants for tile.cuh."""
         values = ", ".join(f"{name.upper()} = {int(value)}" for name, value in asdict(self.sized).items())
         return f"constexpr int {values};"
 
     @cached_property
     def source(self) -> str:
-        """CUDA C++ of the kernel."""
+        """CUDA C++ text of the kernel."""
         return self.with_text(kernel_text())
 
     def with_text(self, text: str) -> str:
-        """CUDA C++ with another kernel text, to try a change of it."""
+        """Return CUDA C++ with another kernel text, to try a change."""
         return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
 
 
@@ -197,7 +197,7 @@ def _read(name: str) -> str:
 
 
 def kernel_text() -> str:
-    """The kernel without its constants and PTX wrappers."""
+    """Return the kernel's text without its constants and PTX wrappers."""
     return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
 
 

@@ -1,4 +1,4 @@
-"""Online quantisation: what today's GPU computes in software to give a GEMM group-scaled FP8 operands.
+"""Online quantisation: the casts that today's GPU computes in software to give a GEMM group-scaled FP8 operands.
 
     a = rows(x)                        # BF16 (m, k) -> E4M3 with 1x128 scales: A of the forward GEMM
     a, a_t = both(x)                   # the same and E4M3 of x^T with 128x1 scales of x, for wgrad, from one read
@@ -157,10 +157,10 @@ def swiglu(gate: Tensor, up: Tensor, power_of_2: bool = False, out: QuantisedTen
 def requantise(
     codes: Tensor, scales: Tensor, power_of_2: bool = False, out: QuantisedTensor | None = None
 ) -> QuantisedTensor:
-    """Convert FP8 to FP8: what `rows` returns for an (m, k) matrix to what `columns` returns, without the BF16 original.
+    """Convert the result of `rows` for an (m, k) matrix to that of `columns`, FP8 to FP8, without the BF16 original.
 
     This is `Cast(group=(128, 1))` of codes * scales, rounded to FP32 once, transposed. With `power_of_2`, the given scales
-    must be powers of two too: any other scale gives NaN. Then only elements that underflow change.
+    must be powers of two, too (any other scale gives NaN), and only elements that underflow change.
     """
     if out is None:
         m, k = layout.check_matrix("codes", codes, "float8_e4m3fn", 8)
@@ -199,7 +199,7 @@ def pack_e5m6(x: Tensor, out: QuantisedTensor | None = None) -> QuantisedTensor:
 
 
 def unpack_e5m6(packed: Tensor, scales: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return BF16 (m, k) of what `pack_e5m6` returns: the product rounded to nearest, exact unless it is subnormal."""
+    """Convert the result of `pack_e5m6` to BF16 (m, k): code * scale rounded to nearest, exact unless it is subnormal."""
     import torch
 
     if out is None:
@@ -253,7 +253,7 @@ def dispatch(x: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def sent(buffer: Tensor, k: int) -> QuantisedTensor:
-    """Return views of a buffer of `dispatch`: E4M3 codes (n, k) and UE8M0 scales (n, ceil(k / 128)) as uint8."""
+    """Return views of a buffer of `dispatch`: E4M3 codes (n, k), and UE8M0 scales (n, ceil(k / 128)) as uint8."""
     require_tensor("buffer", buffer)
     import torch
 
@@ -263,10 +263,7 @@ def sent(buffer: Tensor, k: int) -> QuantisedTensor:
 
 
 def launch_twin(choice: Choice, x: Tensor, second: Tensor | None = None, *, out: Any) -> None:
-    """Launch the timing twin of a choice on the operands and outputs of its function, unchecked.
-
-    The output is wrong by design.
-    """
+    """Launch the timing twin of a choice on operands and outputs of its function, unchecked. The output is wrong by design."""
 
     def prepare() -> Launch:
         address, pitch = 0, 0
@@ -290,10 +287,10 @@ _choice = cache(Choice)
 
 
 def _run(what: tuple[Any, ...], tensors: tuple[Any, ...], prepare: Callable[[], Launch]) -> None:
-    """Launch on torch's current stream what `prepare` makes, or made earlier for the same memory, shapes and dtypes."""
+    """Launch on torch's current stream; reuse the launch that `prepare` made for the same memory, shapes and dtypes."""
     try:
         key = (what, *[(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors])
-    except (AttributeError, TypeError, RuntimeError):  # not all are dense tensors: `prepare` reports which
+    except (AttributeError, TypeError, RuntimeError):  # not all are dense tensors; `prepare` reports which
         prepare()
         raise
     launch = _launches.get(key)
@@ -325,7 +322,7 @@ def _numbers(*numbers: int) -> list[Any]:
 
 
 def _addresses(out: QuantisedTensor | Tensor | None) -> tuple[int, int, int, int]:
-    """Return address and pitch of codes and of scales, zero where there are none."""
+    """Return address and pitch of codes and of scales; zero for none."""
     if out is None:
         return 0, 0, 0, 0
     if not isinstance(out, tuple):

@@ -45,7 +45,7 @@ class Choice:
 
     @property
     def across(self) -> bool:
-        """Whether a thread's pieces are side by side, not one below the other, so that it has several scales of one row."""
+        """True if a thread's pieces are side by side, with several scales of one row; false if one below the other."""
         return self.send
 
     @property
@@ -57,12 +57,12 @@ class Choice:
 
     @property
     def ahead(self) -> int:
-        """CTAs resident on the GPU at once. The CTA that many places later takes over a CTA's place."""
+        """CTAs resident on the GPU at once; a CTA is succeeded by the one this many places later."""
         return SMS * self.min_blocks
 
     @property
     def down_first(self) -> bool:
-        """Whether CTAs are ordered down the matrix first, then across."""
+        """True if CTAs are ordered down the matrix first, then across."""
         return self.columns and not self.rows
 
     def grid(self, m: int, k: int) -> tuple[int, int]:
@@ -73,7 +73,7 @@ class Choice:
 
     @property
     def text(self) -> str:
-        """CUDA C++ of the kernel, without the instructions in hopper.h."""
+        """CUDA C++ text of the kernel, without the instructions in hopper.h."""
         macros = {name.upper(): value for name, value in vars(self).items()}
         macros |= {
             "PIECES": self.pieces,

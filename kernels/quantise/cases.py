@@ -1,8 +1,8 @@
 """The quantisation kernels on the bench: each checked against isa_model bit for bit, its timing twin, and peers.
 
-A cast's twin moves the same bytes and computes nothing: a lower bound for a cast instruction that costs nothing. Where a
-proposal needs no cast kernel at all, for instance with a cast in the consumer's TMA copy or a transposed operand read, it
-saves the whole time in this kernel's row.
+A cast's twin moves the same bytes and computes nothing: a lower bound for a kernel with a free cast instruction. A proposal
+that needs no cast kernel at all, for instance with a cast in the consumer's TMA copy or a transposed operand read, saves the
+whole time in this kernel's row.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import kernels.quantise as q
-from kernels.bench.case import Case, Wrong, relative_error
+from kernels.bench.case import Case, WrongOutput, relative_error
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
 from kernels.quantise import expected, layout
 from kernels.quantise.build import Choice, all_choices, cubin, read
 
 LARGE = (1024, 7168)
-"""Rows and columns from which every kernel is measured; for smaller matrices only `rows` is."""
+"""Fewest rows and columns at which every kernel is measured; smaller matrices have only `rows`."""
 
 
 class CastOperands(NamedTuple):
@@ -56,17 +56,17 @@ class CastKernel(NamedTuple):
     choice: Choice | None
     """Build of tile.cu; None for unpack.cu."""
     call: Callable[..., Any]
-    """The function, called with the inputs and `out`."""
+    """Function to measure, called with the inputs and `out`."""
     inputs: Callable[[Any, int, int], tuple[Any, ...]]
-    """Makes random inputs from a generator, for a matrix (m, k)."""
+    """Function that makes random inputs from a generator, for a matrix (m, k)."""
     out: Callable[[int, int], Any]
-    """Makes the output for a matrix (m, k)."""
+    """Function that makes the output for a matrix (m, k)."""
     reads: Callable[..., list[TensorRows]]
-    """Returns the inputs by rows."""
+    """Function that returns the inputs by rows."""
     writes: Callable[[Any], list[TensorRows]]
-    """Returns the outputs by rows."""
+    """Function that returns the outputs by rows."""
     expects: Callable[..., list[Any]]
-    """Returns the codes of the outputs for some rows, from the codes of the inputs for these rows."""
+    """Function that returns the codes of the outputs for some rows, from the codes of the inputs for the same rows."""
     bits: int
     """Bits read and written per element, without scales (under 2 %)."""
 
@@ -108,7 +108,7 @@ def cast_case(kernel: CastKernel, m: int, k: int) -> Case:
             wanted = kernel.expects(*(part.codes(start, stop) for part in kernel.reads(*x.inputs)))
             for part, want in zip(kernel.writes(x.out), wanted, strict=True):
                 if different := int((part.codes(start, stop) != want).sum()):
-                    raise Wrong(f"{different} of {want.size} differ from isa_model in rows {start} to {stop}")
+                    raise WrongOutput(f"{different} of {want.size} differ from isa_model in rows {start} to {stop}")
         return 0.0
 
     return Case(

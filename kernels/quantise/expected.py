@@ -1,4 +1,4 @@
-"""The kernels' output by isa_model, as numpy codes in the kernels' layouts, from numpy codes of their input."""
+"""Expected output of the kernels by isa_model: numpy codes in the kernels' layouts, from numpy codes of the input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _fp32(scales: Any) -> Any:
 
 
 def _layouts(x: Any, power_of_2: bool, rows: tuple[int, int] | None, columns: tuple[int, int] | None) -> list[Any]:
-    """Return codes and scales of values in the layout `rows`, `columns` or both, given their groups."""
+    """Return codes and scales of values in the layout `rows`, `columns` or both; each argument is the group of that layout."""
     parts: list[Any] = []
     if rows:
         done = quantise(_cast(power_of_2, rows), x)
@@ -37,12 +37,12 @@ def _layouts(x: Any, power_of_2: bool, rows: tuple[int, int] | None, columns: tu
 
 
 def cast(power_of_2: bool, groups: tuple[Any, Any], x: Any) -> list[Any]:
-    """Cast BF16 codes, with groups for the codes as they are and transposed."""
+    """Cast BF16 codes; `groups` are those of the codes as they are and of the transposed codes."""
     return _layouts(_bf16(x), power_of_2, *groups)
 
 
 def swiglu(power_of_2: bool, gate: Any, up: Any) -> list[Any]:
-    """Cast silu(gate) * up of BF16 codes, as `rows`."""
+    """Cast silu(gate) * up of BF16 codes, as `rows` does."""
     return _layouts(fp32_swiglu(_bf16(gate), _bf16(up)), power_of_2, (1, 128), None)
 
 
@@ -51,7 +51,7 @@ def _spread(scales: Any, columns: int) -> Any:
 
 
 def requantised(power_of_2: bool, codes: Any, scales: Any) -> list[Any]:
-    """Cast E4M3 codes with 1x128 scales, as `columns`."""
+    """Cast E4M3 codes with 1x128 scales, as `columns` does."""
     x = decode_array(FORMATS["e4m3"], codes) * _spread(scales, codes.shape[1])
     return _layouts(x.astype(np.float32), power_of_2, None, (128, 1))
 

@@ -1,4 +1,4 @@
-"""Layouts of codes and scales: uninitialised outputs, and checks of what the kernels read and write."""
+"""Layouts of codes and scales: uninitialised outputs, and checks of inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of casts: what a path leaves of a tensor."""
+"""Metrics of casts: errors of a tensor after a path."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 TOKENS, FEATURES = 128, 256
-"""Tokens and features that are cast of each seed's tensor: whole groups in either direction."""
+"""Tokens and features of each seed's tensor that are cast: whole groups in both directions."""
 RUN = 4
 """Neighbouring tokens of a captured tensor that make one cluster."""
 
@@ -38,7 +38,7 @@ class Sums:
     changed: Array
     count: Array
     excess: Array
-    """0 for each seed, whose norm is its unit; NaN for the parts of a tile."""
+    """Excess as in `estimates.norm`: 0 for each seed, whose norm is its unit; NaN for the parts of a tile."""
 
 
 def carried(gemm: Gemm) -> Role | None:
@@ -66,7 +66,7 @@ def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[i
     }
     parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
     captured = tensors == CAPTURED
-    for seed in seeds[:1] if captured else seeds:  # what was captured is there once
+    for seed in seeds[:1] if captured else seeds:  # captured tensors do not depend on the seed
         x = _tensor(gemm, tensors, seed)
         wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
         arrived = {steps: walk(steps, x).values for steps in wanted}

@@ -1,4 +1,4 @@
-"""Cast evidence: what a path leaves of a tensor, against the tensor as it was and against one cast straight from it."""
+"""Cast evidence: errors of a tensor after a path, against the original tensor and against one cast straight from it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ARRIVES = {
 LOG_BITS = tuple(range(3, 17))
 """Bits of LogFMT searched."""
 GROUPS = (512, 256, 128, 64, 32, 16)
-"""Numbers of elements that share a scale, as searched, the coarsest first."""
+"""Numbers of elements that share a scale, in the order searched: the coarsest first."""
 
 
 @dataclass(frozen=True)
 class Delivered(Question):
-    """A question about the operand that a path delivers."""
+    """A question about the tensor that a path delivers."""
 
     def answer(self, sampling: Sampling) -> Answer:
         """Compute the figures of the path, for each level."""
@@ -76,7 +76,7 @@ class Casts(Source):
         )
 
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
-        """Return the question of a claim's figure on fresh seeds, or of a captured tensor as it is."""
+        """Return the question for a claim's figure on fresh seeds; on a captured tensor, which has none, on the same data."""
         gemm = trial_of(proposal, figure)
         return Delivered(proposal, gemm, figure.tensors, claim.relative_to) if gemm else None
 
@@ -116,7 +116,7 @@ SOURCE = Casts()
 
 
 def _sections(figures: Sequence[Figure]) -> Iterator[Section]:
-    """Yield the worst figures of each tensor source, and every GEMM's."""
+    """Yield a section with the worst figures of each tensor source, and one with those of every GEMM."""
     yield Section(
         title="Error of the tensors that the path delivers",
         tables=(

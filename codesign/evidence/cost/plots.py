@@ -1,4 +1,4 @@
-"""The report's pictures of cost: curves of the shipped sweep, with today's unit and the proposals marked on them."""
+"""Plots of cost: curves of the shipped sweep, with marks for today's unit and the proposals."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MADE = "One unit of the neutral library, mapped and proven equal to the model, o
 
 
 def plots(proposal: Proposal) -> tuple[Plot, ...]:
-    """Return cost against fraction bits, terms and scales, and error against area; nothing where the base is another unit."""
+    """Return plots of cost against fraction bits, terms and scales, and of error against area; none for another base unit."""
     shipped = sweep.shipped()
     today, own = find(proposal.today, "neutral"), find(proposal.proposed(), "neutral")
-    # Which NaN a unit writes is no matter of cost.
+    # The NaN code that a unit writes does not affect its cost.
     base, curves_base = proposal.today.model_copy(update={"nan": None}), unit(window(13, result=TODAY))
     if shipped is None or today is None or design_sha256(base) != design_sha256(curves_base):
         return ()
@@ -66,8 +66,8 @@ def _fraction_bits(shipped: Sweep, proposal: Proposal, today: Record, own: Recor
         kind="modelled",
         name="cost-fraction-bits",
         title="Cost against fraction bits",
-        caption=f"{MADE} The curve has C in the window and an FP32 register; the proposal's mark is its area, with all else "
-        "it changes.",
+        caption=f"{MADE} The curve has C in the window and an FP32 register; the proposal's mark is its area with all its "
+        "other changes.",
         x_label="fraction bits kept in alignment",
         y_label="over today's unit",
         y_scale="linear",
@@ -136,7 +136,7 @@ def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
 
 
 def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None, tensors: str, total: bool) -> Plot:
-    """Return error against area: all designs of the sweep, their Pareto front, and the marks."""
+    """Return the plot of error against area: all designs of the sweep, their Pareto front, and the marks."""
 
     def error(point: Point) -> float:
         return (point.total if total else point.accumulation)[tensors]
@@ -177,7 +177,7 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
         name=f"cost-{'total' if total else 'accumulation'}",
         title=f"{what} against area, {tensors} operands",
         caption=f"{MADE} Errors are relative Frobenius norms at K = {sweep.SUMMED}, computed by the bit-exact model; "
-        "today's software has today's unit and works on CUDA cores besides.",
+        "today's software has today's unit, and also works on CUDA cores.",
         x_label="area per product, over today's",
         y_label="relative Frobenius error",
         series=tuple(s for s in series if s.x),

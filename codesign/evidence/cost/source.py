@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isa_model.instruction import Instruction
 
 TIE = 0.01
-"""Two areas closer than this are not told apart: the mapper's noise."""
+"""Relative difference below which two areas count as equal: the noise of the mapper."""
 
 
 class Cost(Source):
@@ -41,9 +41,10 @@ class Cost(Source):
     doing = "hardware cost"
 
     def gather(self, subject: Subject) -> Evidence:
-        """Return the cost figures of the proposal and of its swept values for which there are records.
+        """Return the cost figures of the proposal and of its swept values, from records.
 
-        What a claim needs and no record holds is synthesised, if the extra `cost` is there and the generator can say it.
+        A design that a claim needs and no record has is synthesised, if the extra `cost` is installed and the generator
+        supports the spec.
         """
         proposal = subject.proposal
         if proposal.multiplies_as_today:
@@ -59,13 +60,13 @@ class Cost(Source):
             figures=figures,
             sections=(_section(proposal),),
             method=(
-                "Cost is of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
+                "Cost is that of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
                 "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
-                "summed; the value is that of the technology-neutral library without registers, and the interval "
-                "reaches over the pipelined unit and every other library with records, 1 % wider for the mapper's "
-                "noise. Energy is switched capacitance on the workload's operands, the value without glitches, the "
-                "interval with them and without. A product of two scales that the spec rounds is formed once for "
-                "all steps that share it, outside the unit, which is charged its share and a register.",
+                "summed. The value is that of the technology-neutral library without registers. The interval covers "
+                "the pipelined unit and every other library with records, and is 1 % wider for the mapper's noise. "
+                "Energy is switched capacitance on the workload's operands: the value without glitches, the interval "
+                "with and without them. A rounded product of two scales is computed outside the unit, once for all "
+                "steps that share it; the unit is charged its share and a register.",
             ),
         )
 
@@ -133,7 +134,7 @@ def _alternatives(
     rule: Callable[[CostRecord, CostRecord], list[float]],
     cases: tuple[str, ...],
 ) -> Iterator[Alternative]:
-    """Yield a ratio in every other library, and in every other case of the first one."""
+    """Yield a ratio in every other library, and in every other case of the first library."""
     for new, old in both[1:]:
         yield Alternative(assumption="cell library", other=new.library, value=round(rule(new, old)[0], 4))
     for case, ratio in list(zip(cases, rule(*both[0]), strict=True))[1:]:
@@ -142,7 +143,7 @@ def _alternatives(
 
 
 def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostRecord | None:
-    """Return a record made now in the neutral library; None without the extra or where the generator cannot say the spec."""
+    """Return a record made now in the neutral library; None without the extra or for an unsupported spec."""
     key = design_sha256(spec)
     if key not in made:
         made[key] = None

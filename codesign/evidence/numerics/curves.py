@@ -35,7 +35,7 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
 
 
 def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
-    """Return a trial of a GEMM of length k on some of the seeds; plots have no intervals."""
+    """Return a trial of a GEMM of length k on the first SEEDS seeds; plots have no intervals."""
     seeds = sampling.seeds[:SEEDS]
     return Trial(_square(name, k), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
 
@@ -103,7 +103,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
 
 
 def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot | None:
-    """Return the proposal's error against the fraction bits of its alignment, with the other variants as levels."""
+    """Return the proposal's error against the fraction bits of its alignment; other variants are horizontal lines."""
     aligned = [name for name, stage in proposal.proposed().stages.items() if stage.aligned]
     if not aligned:
         return None
@@ -128,8 +128,8 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     return Plot(
         name="fraction-bits",
         title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
-        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, all else "
-        "as proposed; the others as levels.",
+        caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, "
+        "everything else as proposed; the other variants are horizontal lines.",
         x_label="fraction bits kept in alignment",
         y_label="relative Frobenius error",
         series=tuple(series),

@@ -1,7 +1,7 @@
 """Errors of an outcome reduced to sums over clusters, and every numerics metric estimated from them.
 
-A cluster is a seed of a synthetic source, or some neighbouring rows of a captured tile. Sums are weighted by how many rows
-and columns of the tensor stand behind those that were computed.
+A cluster is a seed of a synthetic source, or some neighbouring rows of a captured tile. Sums are weighted by the number of
+rows and columns of the tensor that each computed one represents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 CLUSTERS = 32
-"""At most so many clusters are made of the rows of a captured tile."""
+"""Most clusters made of the rows of a captured tile."""
 PROBABILITY = 0.95
 """Quantile of the error's magnitude that is reported."""
 FEWEST_OUTPUTS = 256
@@ -33,7 +33,7 @@ FEWEST_OUTPUTS = 256
 
 @dataclass(frozen=True)
 class Errors:
-    """Weighted sums over the outputs of every cluster (clusters,), and what quantiles need."""
+    """Weighted sums over the outputs of every cluster (clusters,), and the values from which quantiles are taken."""
 
     error2: Array
     exact2: Array
@@ -48,29 +48,29 @@ class Errors:
     not_finite: Array
     count: Array
     outputs: Array
-    """Outputs, each counted by how little its weight exceeds the others' (Kish's effective number)."""
+    """Effective number of outputs, given their weights (Kish)."""
     nonzero_a: Array
     lost_a: Array
     cut_a: Array
     size_a: Array
     elements_a: Array
-    """Elements of A, likewise."""
+    """Effective number of elements of A."""
     nonzero_b: Array
     lost_b: Array
     cut_b: Array
     size_b: Array
     elements_b: Array
-    """Elements of B, likewise."""
+    """Effective number of elements of B."""
     excess: Array
-    """How far the mean square of the original products exceeds the known one, relative; NaN in a tile."""
+    """Relative excess of the mean square of the original products over its known expectation; NaN in a tile."""
     sizes: Array
     """Magnitudes of errors (clusters, outputs of a cluster)."""
     weights: Array
-    """Weights of these."""
+    """Weights of the magnitudes of errors."""
     row_errors: Array
     """Relative total errors of rows (clusters, rows of a cluster)."""
     row_weights: Array
-    """Weights of these."""
+    """Weights of the errors of rows."""
 
 
 def bf16_ulp(x: Array) -> Array:
@@ -84,7 +84,7 @@ def bf16_ulp(x: Array) -> Array:
 
 
 def errors_of(outcome: Outcome) -> Errors:
-    """Reduce an outcome to what the metrics need. An output that is infinite or NaN has an infinite error."""
+    """Reduce an outcome to the sums that metrics need. An output that is infinite or NaN has an infinite error."""
     import numpy as np
 
     from isa_model.array_codec import decode_array, encode_array
@@ -100,7 +100,7 @@ def errors_of(outcome: Outcome) -> Errors:
     d, out = np.where(finite, d, np.inf), np.where(finite, out, np.inf)
     over = np.abs(d - exact) > bf16_ulp(exact)
     changed = out != out_exact
-    # Tensors count alike, however large a seed's happen to be.
+    # Tensors count alike, whatever their size.
     unit = np.sqrt(np.where(power > 0, power, 1.0))[:, None, None]
     d, out, exact, original = d / unit, out / unit, exact / unit, original / unit
     error, total = d - exact, out - original
@@ -140,7 +140,7 @@ def errors_of(outcome: Outcome) -> Errors:
 
 
 def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> dict[str, Array]:
-    """Weighted counts of an operand's elements; `counts` are of its lines: nonzero, lost and cut ones."""
+    """Return weighted counts of an operand's elements; `counts` has those of each line: nonzero, lost and cut ones."""
     length = operand.codes.shape[2]
     sums = {**dict(zip(("nonzero", "lost", "cut"), counts, strict=True)), "size": length}
     found = {f"{name}_{which}": (weights * x).sum(axis=1) for name, x in sums.items()}
@@ -148,13 +148,13 @@ def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> di
 
 
 def _effective(weights: Any) -> Array:
-    """Kish's effective number of weighted observations of each cluster."""
+    """Return Kish's effective number of weighted observations of each cluster."""
     effective: Array = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
     return effective
 
 
 def _clustered(outcome: Outcome, x: Any) -> Any:
-    """Seeds first; the rows of a captured tile, which is one cluster, in runs of neighbours, the last filled up with zeros."""
+    """Return an array by cluster: seeds, or runs of neighbouring rows of a captured tile, the last one padded with zeros."""
     import numpy as np
 
     if not outcome.captured:
@@ -165,14 +165,14 @@ def _clustered(outcome: Outcome, x: Any) -> Any:
 
 
 def _repeated(x: Any, count: int) -> Any:
-    """What all clusters share, for each of them."""
+    """Return an array by cluster, repeated if all clusters share it."""
     import numpy as np
 
     return x if len(x) == count else np.repeat(x, count, axis=0)
 
 
 def _weights(outcome: Outcome, clusters: int) -> tuple[Any, Any, Any]:
-    """Weights of rows and columns, and the power, of each cluster."""
+    """Return the weights of rows and columns and the power of each cluster."""
     rows = _clustered(outcome, outcome.rows)
     return rows, _repeated(outcome.columns, clusters), _repeated(outcome.power, clusters)
 
@@ -190,7 +190,7 @@ def part(errors: Errors, clusters: Any) -> Errors:
 
 
 def estimates(errors: Errors) -> dict[str, Estimate]:
-    """Return an estimate of every metric. Of errors that are not finite all but shares are infinite."""
+    """Return an estimate of every metric. If errors are not finite, all estimates but shares are infinite."""
     e = errors
     outputs = float(e.outputs.sum())
     total = norm(e.total2, e.original2, e.excess)

@@ -1,7 +1,7 @@
 """Lines of an operand: the rows of A or columns of B that a trial computes, each over the full K.
 
-A synthetic source draws a few weighted lines for each seed. Scales that span more than one line need the other lines, too:
-their largest magnitudes are drawn from order statistics. A captured tensor has all of its lines.
+A synthetic source draws a few weighted lines for each seed. Scales that span more than one line need the largest magnitude
+of the other lines, too, which is drawn from its order statistics. A captured tensor has all of its lines.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class Lines:
     """All lines of a captured tile, as one cluster."""
 
     x: Float32
-    """(seeds, lines, K), BF16."""
+    """Elements (seeds, lines, K), BF16 numbers."""
     total: int
     """Lines of the whole tensor."""
 
     @property
     def whole(self) -> bool:
-        """Whether these are all lines of the tensor."""
+        """True if these are all lines of the tensor."""
         return True
 
     @property
     def weights(self) -> Float64:
-        """Sampling weight of each line, 1 in the mean (seeds, lines)."""
+        """Sampling weight of each line, with mean 1 (seeds, lines)."""
         import numpy as np
 
         return np.ones(self.x.shape[:2])
@@ -65,12 +65,12 @@ class DrawnLines(Lines):
 
     @property
     def whole(self) -> bool:
-        """Whether these are all lines of the tensor."""
+        """True if these are all lines of the tensor."""
         return False
 
     @property
     def weights(self) -> Float64:
-        """Sampling weight of each line, 1 in the mean (seeds, lines)."""
+        """Sampling weight of each line, with mean 1 (seeds, lines)."""
         return self.weight
 
     @property

@@ -1,7 +1,6 @@
 """An operand of a trial: lines of a BF16 matrix quantised for an instruction, or arrived along a proposal's path.
 
-Arrays are (seeds, lines, K) for both operands; a scale that an instruction shares between lines is repeated for each. A path
-says what becomes of a tensor.
+Arrays are (seeds, lines, K) for both operands; a scale that an instruction shares between lines is repeated for each line.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ class Operand:
     """One operand of a trial in an instruction's formats.
 
     `values` are the codes as numbers with their group scales, exact in float64; `factor` (seeds, lines), a scale of the whole
-    tensor or of each line, stands outside the sum and multiplies D afterwards. `nonzero`, `lost` and `cut` count elements of
-    each line: nonzero ones, those of them that became zero, and those cut to the largest number.
+    tensor or of each line, multiplies D after the sum. `nonzero`, `lost` and `cut` count elements of each line: nonzero ones,
+    those of them that became zero, and those clipped to the largest number.
     """
 
     codes: Any
     scales: Any | None
-    """(seeds, lines, groups of K), codes."""
+    """Codes of the scales (seeds, lines, groups of K)."""
     values: Float64
     factor: Float64
     nonzero: Float64
     lost: Float64
     cut: Float64
     zero: int = 0
-    """Code of zero: the middle of an unsigned integer format, as oneDNN holds signed numbers in it."""
+    """Code of zero: the middle of an unsigned integer format that holds signed numbers, as in oneDNN."""
 
 
 class Scaled(NamedTuple):
-    """The scales that an instruction takes of an operand: their format, and the lines and elements of K that share one."""
+    """The scales that an instruction takes for an operand: their format, and the lines and elements of K that share one."""
 
     format: Format
     lines: int
@@ -56,8 +55,8 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
 
     The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
-    largest group takes the largest scale; the floor is the least magnitude that its largest is taken for. Scales of a wide
-    range need no such help (`_narrow`).
+    largest group takes the largest scale; its largest magnitude is taken to be at least the floor. Scales with a wide range
+    do not need this (`_narrow`).
     """
     import numpy as np
 
@@ -76,7 +75,7 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         scales = np.repeat(made.scales, across, axis=0)[: len(flat)]
     else:
         maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
-        # The scale of a group is that of its largest element alone.
+        # The scale of a group is the scale of its largest element alone.
         scales = quantise(cast.model_copy(update={"group": (1, 1)}), maxima).scales
         made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
     numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
@@ -99,14 +98,14 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
 
 
 def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
-    """Return signed numbers held in an unsigned integer format: codes are moved up by half its range."""
+    """Return signed numbers in an unsigned integer format: codes are moved up by half its range."""
     zero = 1 << (cast.to.bits - 1)
     signed = quantised(cast.model_copy(update={"to": named(f"int{cast.to.bits}")}), None, lines, width, None)
     return replace(signed, codes=(signed.values + zero).astype(signed.codes.dtype), zero=zero)
 
 
 def _narrow(fmt: Format) -> bool:
-    """Whether tensors can exceed what scales of a format reach. With 7 exponent bits (2**64) and more they do not, and a
+    """Return whether tensors can exceed the range of a scale format. With 7 exponent bits (2**64) or more they do not, and a
     tensor scaled up to the largest scale would overflow FP32 in its products."""
     return fmt.exponent_bits < 7
 
@@ -129,11 +128,11 @@ def arrived(
     tensor_floor: float | None,
     tokens_along_k: bool,
 ) -> Operand:
-    """Return lines of a tensor as they come down a path, in an instruction's formats; else as `quantised`.
+    """Return lines of a tensor after the steps of a path, in an instruction's formats; otherwise as `quantised`.
 
-    What the last step leaves is multiplied as it is where the instruction takes its format and its scales; else one more
-    cast follows, as of any other operand. Where groups of the path reach over other lines than those computed, the largest
-    and the smallest element that these have at each k walk along.
+    The result of the last step is multiplied as it is if the instruction takes its format and scales. Otherwise it is cast
+    once more, as any other operand. If groups of the path include lines that are not computed, the largest and the smallest
+    element of those lines at each k pass through the steps, too.
     """
     import numpy as np
 
@@ -141,7 +140,7 @@ def arrived(
     factor = np.ones((*x.shape[:2], 1), np.float32)
     narrow = scaled is not None and _narrow(scaled.format)
     if tensor_floor is not None and scaled and narrow and any(s.scale and _narrow(s.scale) for s in steps):
-        # A narrow scale format on the way needs the tensor's scale there, too.
+        # A narrow scale format on the path needs the tensor's scale, too.
         factor, tensor_floor = _tensor_factor(cast, scaled, x, lines, tensor_floor), None
         x = x / factor
     outside = factor[..., 0].astype(np.float64)
@@ -196,14 +195,14 @@ def arrived(
 
 
 def _filled(x: Any, width: int) -> Any:
-    """Lines filled up with zeros, as TMA fills what lies outside a tensor."""
+    """Return lines padded with zeros, as TMA pads a tensor."""
     import numpy as np
 
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
 def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
-    """Largest magnitudes of groups of `across` lines by `along` elements of K: (seeds, lines, groups), float32."""
+    """Return the largest magnitudes of groups of `across` lines by `along` elements of K: (seeds, lines, groups), float32."""
     import numpy as np
 
     magnitudes = _filled(np.abs(x), -(-x.shape[2] // along) * along)
@@ -220,7 +219,7 @@ def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
 
 
 def _lost(x: Any, values: Any) -> tuple[Float64, Float64]:
-    """Nonzero elements of each line, and those of them whose value is zero."""
+    """Return the counts of nonzero elements of each line, and of those whose value became zero."""
     import numpy as np
 
     there = x != 0

@@ -1,4 +1,4 @@
-"""Other cases of a figure of numerics, and the parameters of an instruction whose break-even is searched."""
+"""Other cases of a numerics figure, and searches for the break-even of an instruction's parameters."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
 LENGTHS = (0.25, 4.0)
-"""Other lengths of K, in parts of the true one."""
+"""Other lengths of K, as factors of the true one."""
 BITS = range(1, 41)
 """Fraction bits searched."""
 GROUPS = (512, 256, 128, 64, 32, 16)
 """Lengths of scale groups searched, the coarsest and cheapest first."""
 
 Ask = Callable[[Instruction], Question]
-"""Question of a claim's figure with another instruction."""
+"""Function that returns the question for a claim's figure with another instruction."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OtherTrial:
 
 
 def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> Iterator[OtherTrial]:
-    """Yield the trials with other tensors, other lengths of K, and, where quantisation matters, other casts."""
+    """Yield trials with other tensors, other lengths of K, and, if quantisation matters, other casts."""
     for assumption, source in other_tensors(gemm, tensors):
         yield OtherTrial(assumption, source, gemm, source, rule)
     if tensors != CAPTURED:
@@ -60,7 +60,7 @@ def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> It
 
 
 def of_bits(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
-    """Return the search for the fewest fraction bits; None where no stage aligns."""
+    """Return the search for the fewest fraction bits; None if no stage aligns."""
     instruction = proposal.proposed()
     aligned = next((name for name, stage in instruction.stages.items() if stage.aligned), None)
     if aligned is None:
@@ -72,7 +72,7 @@ def of_bits(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
 
 
 def of_groups(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
-    """Return the search for the coarsest scale groups; None where the instruction does not scale both operands."""
+    """Return the search for the coarsest scale groups; None if the instruction does not scale both operands."""
     instruction = proposal.proposed()
     scale = instruction.scale
     if scale is None or scale.a is None or scale.b is None:
@@ -83,7 +83,7 @@ def of_groups(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
 
 
 def with_groups(instruction: Instruction, length: int) -> Instruction | None:
-    """Return the instruction with scale groups of another length along K on both sides; None where the stages forbid it."""
+    """Return the instruction with scale groups of another length along K on both sides; None if its stages forbid it."""
     spec = instruction.model_dump(mode="json")
     spec["scale"]["a"]["group"][1] = spec["scale"]["b"]["group"][0] = length
     try:

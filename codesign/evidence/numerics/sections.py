@@ -1,4 +1,4 @@
-"""What a report says and shows of numerics: worst figures side by side, baselines, plots, and every figure."""
+"""The report's sentences and sections on numerics: worst figures side by side, baselines, plots, and every figure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def alarms(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def finding(proposal: Proposal, figures: Sequence[Figure]) -> Iterator[str]:
-    """Yield what becomes of D: its total error first, then what the sums contribute to it.
+    """Yield sentences on the error of D: its total error first, then the part of the sums.
 
-    A proposal that leaves the instruction as it is has no sums of its own; its total error is told by pass.
+    A proposal that keeps today's instruction has no sums of its own; its total error is given by pass.
     """
     shown = labels(proposal)
     if proposal.multiplies_as_today:
@@ -74,7 +74,7 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
             columns=tuple(Column(heading=metric_named(name).short, metric=name) for name in names),
             labels=shown,
             note="By the bit-exact model. Errors are relative (Frobenius norms); a negative bias shrinks results. The "
-            f"figure that decides a claim is named at the claim; a worse but less certain one may stand here.{joined}",
+            f"claim names the figure that decides it; the worst figure here may be another, less certain one.{joined}",
         )
     ]
     if proposal.path:
@@ -85,7 +85,7 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
         tables.append(_total_by_pass("Total error of D by pass", "variant", shown, figures, note))
     if others := {b.name: b.title for b in proposal.others}:
         titles = {"software": f"{proposal.practice.title} (today's software)", **others}
-        note = "Method says what each baseline does, and where that is written."
+        note = "Method describes each baseline and names its source."
         tables.append(_total_by_pass("Total error of D by baseline", "baseline", titles, figures, note))
     yield Section(title="Accuracy", tables=tuple(tables))
     if plots:

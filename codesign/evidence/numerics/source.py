@@ -1,6 +1,6 @@
-"""Numerics evidence: what the instruction, today's software, the proposal and an exact accumulator make of one workload.
+"""Numerics evidence: errors of GEMMs with the instruction, today's software, the proposal and an exact accumulator.
 
-The source runs jobs (one GEMM on one tensor source each) on all cores and turns their errors into figures with intervals.
+The source runs one job per GEMM and tensor source, on all cores, and turns errors into figures with intervals.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BESIDE = (
     "numerics.relative_frobenius",
     "numerics.overflow_share",
 )
-"""What is reported of the baselines beside today's software; of one that a claim names, everything."""
+"""Metrics reported for baselines other than today's software; a baseline that a claim names has all."""
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
 BATCH = 1 << 21
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Multiplied(Question):
-    """A question about products."""
+    """A question about the errors of a GEMM."""
 
     compared: tuple[Compared, ...] = ()
     """Variants to multiply with."""
@@ -98,7 +98,7 @@ class Numerics(Source):
         )
 
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
-        """Return the question of a claim's figure on fresh seeds, or of a captured tensor as it is."""
+        """Return the question for a claim's figure on fresh seeds; on a captured tensor, which has none, on the same data."""
         gemm = trial_of(proposal, figure)
         return self._ask(proposal, claim, gemm, figure.tensors) if gemm else None
 
@@ -123,14 +123,16 @@ class Numerics(Source):
     def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:
         """Return the search for the fewest fraction bits or the coarsest scale groups that keep a claim."""
         gemm = trial_of(proposal, figure)
-        if gemm is None or proposal.multiplies_as_today:  # the path alone changes: the instruction has nothing to try
+        if (
+            gemm is None or proposal.multiplies_as_today
+        ):  # only the path changes, so the instruction has no parameter to try
             return None
         question = self._ask(proposal, claim, gemm, figure.tensors)
         search = of_bits if metric_named(claim.metric).of_sums else of_groups
         return search(proposal, f"{figure.tensors} data, K = {gemm.k}", lambda spec: multiplying(question, spec))
 
     def _ask(self, proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str) -> Multiplied:
-        """Return the question of a claim's figure: its variant, and the one it is relative to."""
+        """Return the question for a claim's figure: its variant and the one that it is relative to."""
         known = list(variants(proposal))
         own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
         base = [c for c in known if (c.variant, c.at) == (claim.relative_to, None)]
@@ -153,7 +155,7 @@ def run(job: Job) -> Results:
     proposal, sampling = job.proposal, job.sampling
     lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
     batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
-    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # what was captured is there once
+    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # captured tensors have no seed
     found: list[list[Errors]] = [[] for _ in job.variants]
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
@@ -171,9 +173,9 @@ def figures_of(
     bases: Sequence[str],
     level: float = 0.95,
 ) -> Iterator[Figure]:
-    """Yield the figures of every variant on one GEMM and source from what `run` returned, with intervals of `level`.
+    """Yield the figures of every variant on one GEMM and source from the result of `run`, with intervals of `level`.
 
-    They have none with fewer than 8 seeds (rows of a captured tile) or 256 outputs in all.
+    With fewer than 8 clusters or 256 outputs in all there are no intervals.
     """
     found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
     for each, errors in zip(compared, results, strict=True):
@@ -185,7 +187,7 @@ def figures_of(
 
 
 def _captures(proposal: Proposal) -> list[str]:
-    """Return sentences on where captured tensors come from and how they are sampled."""
+    """Return sentences on the origin and sampling of captured tensors."""
     files = dict.fromkeys(g.recorded.file for g, tensors in proposal.trials if tensors == CAPTURED and g.recorded)
     if not files:
         return []
@@ -199,9 +201,10 @@ def _captures(proposal: Proposal) -> list[str]:
         )
     return [
         *grid_warnings(g for g, tensors in proposal.trials if tensors == CAPTURED),
-        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear, chosen where "
-        "their outliers are or, where named so, at random; all rows and columns are computed, and intervals are over rows "
-        f"(in fprop and dgrad tokens, in wgrad output features), neighbours together: {'; '.join(said)}.",
+        "Captured tensors are tiles of one step of a real model, both operands of a GEMM from the same Linear. A tile "
+        "is chosen where the outliers are, or, if its name says so, at random. All its rows and columns are computed. "
+        "Intervals are over runs of neighbouring rows (tokens in fprop and dgrad, output features in wgrad). "
+        f"Sources: {'; '.join(said)}.",
     ]
 
 
@@ -209,14 +212,13 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     seeds = sampling.seeds
     listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
-        f"Each GEMM is sampled: for each of {len(seeds)} seeds ({listed}) tensors of the true shape, of which "
+        f"Each GEMM is sampled: each of {len(seeds)} seeds ({listed}) draws tensors of the true shape, of which "
         f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens "
-        "and channels are sampled more often than they are frequent, and weighted accordingly; what scales take "
-        "from elements that are not computed (the largest of a block of a weight, or of a whole tensor) is drawn "
-        "from its exact distribution.",
-        "Operands are drawn as BF16 and quantised as each instruction takes them: in the groups of its scales, or "
-        "with one scale for the whole tensor, or row, where it has none; that scale multiplies D outside the sum, "
-        "unrounded. Formats of 16 bits and more are not scaled unless the baseline says so.",
+        "and channels are oversampled and weighted accordingly. Scales may depend on elements that are not computed "
+        "(the largest of a block of a weight, or of a whole tensor); these are drawn from their exact distribution.",
+        "Operands are drawn as BF16 and quantised as each instruction needs: in the groups of its scales, or, for an "
+        "instruction without scales, with one scale for the whole tensor or row, which multiplies D after the sum, "
+        "unrounded. Formats of 16 bits and more are scaled only if the baseline says so.",
         f"Today's instruction alone is {proposal.base} over all of K.",
         *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
@@ -224,9 +226,9 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
         "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
-        "Figures are pooled values over all tensors of the source, each tensor counted alike. Intervals hold that "
-        "value 95 times in 100; seeds are their clusters, and every variant takes the same ones, so that the "
-        f"interval of a ratio is the ratio's own. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
+        "Figures are pooled over all tensors of the source, each with the same weight. Intervals are 95 % confidence "
+        "intervals of the pooled value with seeds as clusters. All variants share the seeds, so intervals of ratios "
+        f"are paired. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
         "outputs in all there is no interval, and nothing is decided.",
         f"Shapes: {'; '.join(sorted({model_source(w) for w in proposal.workloads}))}.",
         *(f"Tensors `{name}`: {SOURCES[name].description}" for name in proposal.tensors),
@@ -234,11 +236,12 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
 
 
 ON_THE_WAY = (
-    "The tensors that the path names arrive along it, and with today's software along its path, at every GEMM that takes "
-    "them: in fprop and dgrad before they are kept or turned, in wgrad turned, at the end. Where no step turns them, a "
-    "kernel casts them along tokens: from BF16 where memory holds that, and gradients that a kernel casts, which it leaves "
-    "in both layouts; else from what was cast before. What arrives in the instruction's format, with scales that it takes, "
-    "is multiplied as it is; all else is cast once more. A captured tile is 64 features wide in wgrad."
+    "The path's tensors pass through its steps before every GEMM that takes them; with today's software, through the steps of "
+    "its path. Fprop and dgrad take a tensor before it is kept or transposed, wgrad takes it transposed, at the end. If no "
+    "step transposes it, a kernel casts it along tokens: from BF16 if memory holds that, or if the tensor is a gradient that "
+    "a kernel casts (in both layouts); otherwise from the result of the cast before. A tensor that arrives in a format and "
+    "with scales that the instruction takes is multiplied as it is; any other is cast once more. A captured tile is 64 "
+    "features wide in wgrad."
 )
 
 
@@ -253,8 +256,8 @@ def _baselines(proposal: Proposal) -> list[str]:
     limit = largest_safe_element(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
     if practice.quantisation.headroom and limit:
         said.append(
-            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator; the "
-            "proposal's and today's operands alone fill their format unless `quantisation` asks for headroom."
+            f"Its largest element is mapped to {limit:g} at the longest K, so that no sum can exceed the accumulator. Operands "
+            "of the proposal and of today's instruction alone use the whole format unless `quantisation` asks for headroom."
         )
-    said += [f"Beside it, {other.title}: {other.about} ({other.source})." for other in proposal.others]
+    said += [f"Another baseline, {other.title}: {other.about} ({other.source})." for other in proposal.others]
     return said

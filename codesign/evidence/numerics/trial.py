@@ -1,7 +1,7 @@
-"""One GEMM computed in every way: operands drawn and quantised, D from the bit-exact model, errors against exact sums.
+"""One GEMM under every variant: operands drawn and quantised, D from the bit-exact model, and exact sums to compare with.
 
-A trial takes some rows of A and some columns of B of the true shape, and all of K, for each of its seeds; of captured
-tensors it takes all there is.
+A trial takes some rows of A and some columns of B of the true shape, and all of K, for each of its seeds. It takes captured
+tensors as a whole.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ Side = Literal["a", "b"]
 
 
 class Sampling(Spec):
-    """How much of each GEMM is computed: rows of A and columns of B, the full K, for each seed."""
+    """Sample of each GEMM that is computed: rows of A and columns of B over the full K, for each seed."""
 
     rows: int = 16
     """Rows of A for each seed."""
     columns: int = 16
     """Columns of B for each seed."""
     seeds: tuple[int, ...] = tuple(range(16))
-    """Seeds; each draws tensors of its own, and figures vary from one to the next as from tensor to tensor."""
+    """Seeds; each draws its own tensors, so that figures vary between seeds as they do between tensors."""
 
     def fresh(self) -> Sampling:
-        """Return the same design on as many seeds that this one does not use."""
+        """Return the same sampling on the same number of other seeds."""
         first = max(self.seeds, default=-1) + 1
         return self.model_copy(update={"seeds": tuple(range(first, first + len(self.seeds)))})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """D of one variant as numbers (seeds, rows, columns), and the exact products it is held against."""
+    """D of one variant as numbers (seeds, rows, columns), and the exact products that it is compared with."""
 
     d: Float64
     exact: Float64
@@ -69,16 +69,16 @@ class Outcome:
     columns: Float64
     """Weights of columns (seeds, columns)."""
     power: Float64
-    """Mean square of what scales the products of a seed's tensors along K; errors are compared after division by it."""
+    """Mean square of the scales of a seed's products along K; errors are divided by it before they are compared."""
     operands: tuple[Operand, Operand]
     expected: Float64 | None = None
     """Expectation of the mean square of a seed's original products, given its scales along K."""
     captured: bool = False
-    """Whether this is all of a captured tile, whose rows are the clusters, and not some lines of each seed's tensors."""
+    """True for a whole captured tile, whose rows are the clusters; false for sampled lines of each seed's tensors."""
 
 
 class Trial:
-    """The operands of one GEMM, drawn once; `outcome` computes D on any instruction."""
+    """The operands of one GEMM, drawn once; `outcome` computes D with any instruction."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Trial:
 
     @property
     def original(self) -> Float64:
-        """The exact product of the operands before quantisation (seeds, rows, columns)."""
+        """Exact product of the operands before quantisation (seeds, rows, columns)."""
         if "original" not in self._exact:
             self._exact["original"] = _exact(self.a.x, self.b.x)
         return self._exact["original"]
@@ -144,7 +144,7 @@ class Trial:
         return other
 
     def outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
-        """Return what the instruction makes of the trial's operands, those that are carried with these steps behind them."""
+        """Return the instruction's D for the trial's operands, each after its steps in `flows`."""
         import numpy as np
 
         a, b = self.operands(instruction, flows)
@@ -155,14 +155,13 @@ class Trial:
             scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
             codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b)
             d[seed] = decode_array(instruction.accumulator, codes)
-        if a.zero or b.zero:  # what the codes of zero add, software takes off again
+        if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.values.sum(axis=2) + x.zero * x.values.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.values.shape[2]
         return self._outcome(instruction, flows, d)
 
     def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
-        """Return the same operands summed exactly and rounded once, to nearest even FP32; integers and FP64 in their
-        accumulator."""
+        """Return exact sums of the operands, rounded once to nearest even FP32 (integers and FP64: to their accumulator)."""
         from isa_model.float64 import round_to
 
         fmt, fp32 = instruction.accumulator, FORMATS["fp32"]
@@ -213,8 +212,7 @@ class Trial:
     def _key(
         self, which: Side, instruction: Instruction, flows: Flows
     ) -> tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int]:
-        """All that an operand follows from: cast, the instruction's scales, the steps behind it, the tensor scale's floor, and
-        its length, K filled up to whole instructions and groups."""
+        """Return all that determines an operand: side, cast, scales, earlier steps, tensor scale's floor, and padded K."""
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
         cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
         steps = behind(self.gemm, role, flows)
@@ -228,7 +226,7 @@ class Trial:
 
 
 def per_line(instruction: Instruction) -> Instruction:
-    """Return the instruction with a scale of its own for each row and column: those that share one have it repeated."""
+    """Return the instruction with one scale for each row and column; shared scales are repeated."""
     scale = instruction.scale
     if scale is None:
         return instruction
@@ -241,8 +239,7 @@ def per_line(instruction: Instruction) -> Instruction:
 
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:
-    """Return a function of codes of A (M, K), B (K, N) and their scales that gives codes of D: compiled where there is a
-    compiler, else by numpy or, for what doubles cannot carry, by the definition."""
+    """Return a function from codes of A (M, K), B (K, N) and their scales to codes of D: compiled, or else `matmul`."""
     import numpy as np
 
     from isa_model.engines import cpu
@@ -262,7 +259,6 @@ def multiplier(instruction: Instruction) -> Callable[..., Any]:
 
 
 def _exact(a: Any, b: Any) -> Float64:
-    """Exact products of lines (seeds, M, K) and (seeds, N, K)."""
     import numpy as np
 
     from isa_model import exact

@@ -1,4 +1,4 @@
-"""The speed of light: what software, twin, proposal and the native instruction make of each GEMM, as data of a bar chart."""
+"""Data of the speed-of-light charts: rates of each GEMM with software, twin, proposal and native instruction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLOURS = dict(
 
 
 def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:
-    """Return a chart for each pass of each model among the GEMMs; none for models that are too small to fill a GPU."""
+    """Return a chart for each pass of each model among the GEMMs, but none for models too small to fill a GPU."""
     times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds"}
     groups: dict[str, list[Gemm]] = {}
     for gemm in gemms:
@@ -46,8 +46,8 @@ def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], g
     return Plot(
         name=f"speed-{name}",
         title=f"Speed of light: {name}",
-        caption=f"Rate of each GEMM on one {gpu}, higher is better: products and sums over its time, which with a path is "
-        "that of writing, casting and multiplying. "
+        caption=f"Rate of each GEMM on one {gpu}, higher is better: operations over time; with a path, the time includes "
+        "writing and casting. "
         + "; ".join(f"{words}: {' and '.join(kinds[v])}" for v, words in VARIANTS.items())
         + ".",
         x_label="GEMM (m x n x k)",
@@ -71,7 +71,7 @@ def layer_chart(gain: Gain) -> Plot:
         name=f"layer-{gain.model.name}",
         title=f"A whole layer: {gain.model.name}",
         caption=f"Microseconds of one layer's step, forward and backward, {gain.model.tokens} tokens on one "
-        f"{gain.timer.machine.gpu}; in the bars the share of the step in percent. Of today's "
+        f"{gain.timer.machine.gpu}; the bars name shares of the step in percent. Of today's "
         f"step {certainty(sides[0])}. {network(sides[0])}"
         f"{sentence(gain)}",
         x_label="us of a layer's step",
@@ -94,7 +94,7 @@ def layer_chart(gain: Gain) -> Plot:
 
 
 def certainty(layer: LayerStep) -> str:
-    """Return in words how much of the step is measured, modelled and assumed."""
+    """Return the shares of the step that are measured, modelled and assumed, in words."""
     found: dict[str, float] = {"measured": 0.0, "modelled": 0.0, "assumed": layer.network_adds}
     for w in layer.work:
         found[w.certain] += w.us
@@ -103,7 +103,7 @@ def certainty(layer: LayerStep) -> str:
 
 
 def network(layer: LayerStep) -> str:
-    """Return a sentence on the time of communication, and how much longer it makes the step; empty where there is none."""
+    """Return a sentence on the time of communication and its share in the step; empty if there is no communication."""
     whole = fsum(t.us for t in layer.network)
     if not whole:
         return ""
@@ -119,11 +119,11 @@ def sentence(gain: Gain) -> str:
     value, low, high = gain.speedup
     if not touched:
         return (
-            f"The proposal makes nothing of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
+            f"The proposal makes no part of it faster; the step is {value:.3g} [{low:.3g}, {high:.3g}] times as fast."
         )
     most, waits = gain.ceiling[0], limit(*gain.layers).waits
     return (
         f"The proposal makes {fsum(touched.values()) / whole:.0%} of the step faster ({'; '.join(touched)}): the whole step is "
-        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times if that took no time at all"
-        f"{', waiting for communication' if waits else ''}."
+        f"{value:.3g} [{low:.3g}, {high:.3g}] times as fast, and would be {most:.3g} times as fast if that part took no time"
+        f"{' (the step then waits for communication)' if waits else ''}."
     )

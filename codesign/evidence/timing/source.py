@@ -1,4 +1,4 @@
-"""Timing evidence: what a proposal makes of the time of its workloads' GEMMs, and of a layer's step."""
+"""Timing evidence: times of a proposal's GEMMs and of a layer's step, and the speedups over today's software."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kernels.gemm.choose import candidates, estimate_us
 from kernels.gemm.tile import ScaleLayout
 
 CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
-"""A figure of several is as certain as the least of them."""
+"""Kinds of figures, the most certain first; a sum is as certain as its least certain part."""
 
 
 class Timing(Source):
@@ -45,8 +45,8 @@ class Timing(Source):
     def gather(self, subject: Subject) -> Evidence:
         """Return times and speedups of every GEMM, and of the step of every large model among the workloads.
 
-        Nothing for a base that the model is not of, or without records; the method then says which. The energy of the
-        proposed unit, where the evidence so far has it, is an assumption here.
+        For a base that the model does not cover, or without records, there are none, and the method says why. The energy
+        of the proposed unit, if earlier evidence has it, enters as an assumption.
         """
         proposal = subject.proposal
         if not supported(proposal):
@@ -99,8 +99,8 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
                 interval("ceiling", "layer_ceiling"),
                 *ends("layer_speedup"),
             ),
-            note="The ceiling is Amdahl's law: what the proposal makes faster takes no time, the rest stays as it "
-            "is. Intervals reach over what is assumed, one assumption changed at a time; see Method.",
+            note="The ceiling is Amdahl's law: everything that the proposal makes faster takes no time, the rest "
+            "does not change. Intervals cover other assumptions, one changed at a time; see Method.",
         )
         yield Section(title="A whole layer's step", plots=layers, tables=(whole,))
     times = Table(
@@ -122,16 +122,16 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
 
 @dataclass(frozen=True)
 class Timed:
-    """A proposal, the timer of its operations, and what else its times depend on."""
+    """A proposal, the timer of its operations, and the other inputs of its times."""
 
     proposal: Proposal
     timer: Timer
     energy: float | None
-    """Energy of the proposed unit over the base's, where a cost record has it."""
+    """Energy of the proposed unit over the base's; None without a cost record."""
 
     @property
     def taken(self) -> tuple[int, int]:
-        """SMs held by communication today and with the proposal; 0 for proposals that do not communicate."""
+        """SMs that communication holds, today and with the proposal; 0 for proposals that do not communicate."""
         steps = [s for s in (self.proposal.path.steps if self.proposal.path else ()) if s.at in ("dispatch", "combine")]
         if not steps:
             return 0, 0
@@ -139,7 +139,7 @@ class Timed:
 
     @property
     def ways(self) -> tuple[Multiply, Multiply]:
-        """Way of multiplying today and with the proposal."""
+        """Multiplication today and with the proposal."""
         return software(self.proposal, self.taken[0]), proposed(self.proposal, self.taken[1])
 
 
@@ -151,10 +151,10 @@ def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
     multiply, new_multiply = about.ways
     old, new = of_gemm(gemm, today, multiply), of_gemm(gemm, scheme, new_multiply)
     if about.proposal.path is None:
-        # The tensors come to both alike: only the products differ.
+        # The tensors arrive the same way on both sides: only the products differ.
         old, new = ([s for s in steps if s.what == "product"] for steps in (old, new))
     root = next(replace(s.operation, taken=0) for s in old if isinstance(s.operation, Product))
-    # Where only what is before the GEMM changes, the bound is the GEMM with nothing before it.
+    # If only the steps before the GEMM change, the bound is the GEMM with nothing before it.
     promote = root.problem.promote if about.proposal.multiplies_as_today else 0
     twin = replace(root, problem=replace(root.problem, promote=promote))
     native = replace(root, problem=replace(root.problem, promote=0, scales=ScaleLayout.TENSOR), widths=(1.0, 1.0))
@@ -170,7 +170,7 @@ def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
     bound = ""
     measured = [t for t in (times["twin"], ceiling) if t.kind == "measured"]
     if measured and not about.proposal.path:
-        # No faster than the fastest measured kernel without promotion, and, if it does what the twin does, perhaps as fast.
+        # No faster than the fastest measured kernel without promotion; perhaps as fast, if its work is the twin's.
         fastest = min(measured, key=lambda t: t.us)
         t, best = times["proposal"], times["software"].us / fastest.us
         as_twin = compared.new[0].reach == 1 and times["twin"].kind == "measured"
@@ -231,9 +231,9 @@ def _of_layers(about: Timed) -> Iterator[Figure]:
 
 
 def _speedup(about: Timed, compared: TimeComparison) -> tuple[float, float, float]:
-    """Return the speedup over today's software and its ends.
+    """Return the speedup over today's software and the ends of its interval.
 
-    Communication may hold SMs all of the time or none of it: the interval reaches over both.
+    The interval covers both extremes: communication holds SMs all of the time, or never.
     """
     value, low, high = compared.interval(lambda sums: sums[0] / sums[1])
     if about.taken[0] != about.taken[1]:
@@ -243,7 +243,7 @@ def _speedup(about: Timed, compared: TimeComparison) -> tuple[float, float, floa
 
 
 def _native(timer: Timer, root: Product, native: Product) -> Time:
-    """Return the time of the fastest native GEMM measured, ours or torch's; the modelled one where none was."""
+    """Return the time of the fastest native GEMM measured, ours or torch's; the modelled time if none was."""
     times = [timer.time(native, root)]
     if not root.problem.add:  # torch's does not add to FP32
         shape = {"m": root.problem.m, "n": root.problem.n, "k": root.problem.k}
@@ -265,7 +265,7 @@ def _sum(parts: Sequence[TimedPart], compared: TimeComparison, side: int) -> Tim
 
 
 def _sources(parts: Iterable[TimedPart]) -> str:
-    """Return in words what times are based on."""
+    """Return the basis of times in words."""
     measured = [p for p in parts if p.on.kind == "measured"]
     others = [p for p in parts if p.on.kind != "measured"]
     changed = any(p.reach > 1 for p in parts)
@@ -277,7 +277,7 @@ def _sources(parts: Iterable[TimedPart]) -> str:
 
 
 def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple[Alternative, ...]:
-    """Return the speedup in other cases of the model's assumptions, scaled by the change of the modelled speedup."""
+    """Return the speedup under other assumptions of the model, scaled by the change of the modelled speedup."""
     timer = about.timer
     base = modelled(timer, compared, timer.fit.constants)
     found = []
@@ -315,7 +315,7 @@ def _constants(about: Timed) -> Iterator[tuple[str, str, Constants]]:
 
 
 def _shares(about: Timed) -> tuple[float, ...]:
-    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over what the chip drew."""
+    """Return the Tensor Cores' share of the chip's energy: assumed energies of a multiplication over the measured total."""
     whole = about.timer.machine.mac_picojoules
     return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
 
@@ -353,32 +353,31 @@ def _method(about: Timed) -> tuple[str, ...]:
         f"Times are of one {fit.gpu}, in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, "
         "intervals their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's "
         f"constants ({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows "
-        f"lie within a factor of {fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. A "
-        "changed GEMM is today's measured or modelled time by the modelled ratio of the two, which lies within "
-        f"{fit.reach.speedup:.3g} for 95 % of the kernels measured with and without promotion.",
+        f"lie within a factor of {fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. The "
+        "time of a changed GEMM is today's, measured or modelled, times the modelled ratio, which is right within a factor "
+        f"of {fit.reach.speedup:.3g} for 95 % of the kernels measured with and without promotion.",
         "The speedup of a GEMM is that of "
         + (
-            "its operands' writing and casting and of the GEMM together: what the tensors take from the kernel that "
-            "makes them."
+            "writing its operands in the kernel that makes them, casting them, and the GEMM together."
             if path
             else "the GEMM alone; its casts are the same on both sides. Where the twin (scales loaded, nothing promoted) was "
-            "measured, the proposal's time is the twin's, by the modelled ratio of the two, and its interval reaches to the "
-            "fastest measured kernel without promotion, twin or native, beyond which no speedup is credited."
+            "measured, the proposal's time is the twin's times the modelled ratio. Its interval reaches to the fastest "
+            "measured kernel without promotion, twin or native; no speedup beyond that is credited."
         )
-        + " A step's is of all Linears of a layer in all passes with their casts.",
-        "The proposed instruction issues as today's does: more latency is hidden by the chains of K; fewer products "
-        "in a step, or operands over 8 bits, cost rate in proportion; more products are not credited.",
+        + " The speedup of a step is that of all Linears of a layer in all passes, casts included.",
+        "The proposed instruction is assumed to issue as today's does. Chains along K hide more latency. Fewer products "
+        "in a step, or operands over 8 bits, lower the rate in proportion; more products do not raise it.",
     ]
     if about.energy and not about.proposal.multiplies_as_today:
         said.append(
-            f"Whether the proposed unit, {about.energy:.3g} times as hungry as today's by its cost record, lowers "
-            "the clock is shown in what the verdict depends on, and not in the figure: of the chip's energy its "
-            f"multiplications are assumed to take {', '.join(f'{share:.0%}' for share in _shares(about))} (energies "
+            f"The proposed unit takes {about.energy:.3g} times the energy of today's by its cost record, which may lower the "
+            "clock. The figure leaves this out; the plot of what the verdict depends on shows it. Multiplications are "
+            f"assumed to take, of the chip's energy, {', '.join(f'{share:.0%}' for share in _shares(about))} (energies "
             f"as for traffic, over {about.timer.machine.mac_picojoules:.2g} pJ that the chip took for each)."
         )
     if about.taken[0]:
         said.append(
             f"Communication holds {COMMUNICATION_SMS} SMs whenever a GEMM runs (assumed: it overlaps all of them, as "
-            "in DeepSeek-V3 3.2); bandwidth and power are then the others'."
+            "in DeepSeek-V3 3.2); the other SMs then have all bandwidth and power."
         )
     return tuple(said)

@@ -11,7 +11,7 @@ from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
 from codesign.evidence.timing.records import Fit, shipped
 from codesign.figures.figure import Kind
-from kernels.bench.records import BenchRecord, BenchRow, Timing
+from kernels.bench.records import BenchRecord, BenchRow, BenchTiming
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Timer:
         """Return the measured row of an operation; None if there is none."""
         return self.rows.get(_key(operation))
 
-    def measured(self, row: BenchRow, timing: Timing) -> Time:
+    def measured(self, row: BenchRow, timing: BenchTiming) -> Time:
         """Return the time of a measured row."""
         where = "x".join(map(str, row.shape.values()))
         source = f"{self.bench.name} ({self.bench.gpu}): {row.kernel} {row.implementation} {where}"

@@ -1,5 +1,4 @@
-"""Traffic and energy as evidence: what is counted, under each assumption, as figures of a layer, its passes and "
-"Linears."""
+"""Traffic evidence: bytes and energy of a layer's step, its passes and Linears, counted under each assumption."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ ENERGIES: dict[str, tuple[float, float, float, str]] = {  # by level of traffic
         "pJ per FP8 multiply-accumulate; at most an H100's 700 W over its 989e12 a second, all else included (data sheet)",
     ),
 }
-"""Least, taken, most, and where from."""
+"""Least, assumed and most energy, and the source of the numbers."""
 
 MOVES = {
     "write": ("written by their kernels", "sky"),
@@ -86,8 +85,8 @@ class Traffic(Source):
     def gather(self, subject: Subject) -> Evidence:
         """Return the figures of every model among the workloads.
 
-        None for bases whose operands are not cast, for a user's own layers (a layer is more than one Linear), and for models
-        that are here for their tensors and fill no GPU.
+        There are none for bases whose operands are not cast, for a user's own Linears (a layer has more than one), and for
+        small models, which are here for their tensors and do not fill a GPU.
         """
         proposal = subject.proposal
         if proposal.today.a.bits > 8:
@@ -119,11 +118,11 @@ class Traffic(Source):
             sections=(_section(figures, moved),),
             method=(
                 "Traffic is counted, not measured: each Linear of a layer on one GPU, all three passes; attention, norms, "
-                "optimizer and the once-per-step cast of weights are left out, being the same on both sides. Assumed: GEMM "
+                "optimizer and the once-per-step cast of weights are the same on both sides and left out. Assumed: GEMM "
                 "tiles of 128x128, B multicast to 2 CTAs, operands read from HBM once, experts evenly loaded, a token sent "
-                "to the most nodes allowed. What goes to experts in FP8 is cast before, once for all of them, and arrives "
-                "as codes. One kernel casts a gradient in both layouts. Wgrad adds to FP32. Near-memory casting narrows "
-                "what crosses to the GPU; the DRAM's array still reads BF16, so its energy is understated.",
+                "to the most nodes allowed. Tokens for experts in FP8 are cast once, before sending, and arrive as codes. "
+                "One kernel casts a gradient in both layouts. Wgrad adds to FP32. Near-memory casting reduces "
+                "the bytes that cross to the GPU; the DRAM array still reads BF16, so its energy is understated.",
                 "Energy is bytes times assumed energies: "
                 + "; ".join(
                     f"{name} {taken:g} [{low:g}, {high:g}] {about}"
@@ -138,7 +137,7 @@ SOURCE = Traffic()
 
 
 def _finding(figures: Sequence[Figure]) -> Iterator[str]:
-    """Yield a sentence on the bytes of the first model's step; changes under half a percent are none."""
+    """Yield a sentence on the bytes of the first model's step; changes under half a percent do not count."""
     model = figures[0].workload
     old = {f.metric: f.value for f in figures if (f.variant, f.workload) == ("software", model)}
     changes = []
@@ -172,7 +171,7 @@ def _section(figures: Sequence[Figure], moved: dict[str, dict[str, tuple[Move, .
                     Column(heading="kind", form="kind", variant="proposal"),
                 ),
                 workloads=tuple(dict.fromkeys(f.workload for f in figures if f.workload.count(".") <= 1)),
-                note="Intervals reach over what is assumed, one assumption changed at a time. Both variants change "
+                note="Intervals cover other assumptions, one changed at a time. Both variants change "
                 "together, so their ratio is more certain than the two intervals suggest.",
             ),
         ),
@@ -180,7 +179,7 @@ def _section(figures: Sequence[Figure], moved: dict[str, dict[str, tuple[Move, .
 
 
 def _plot(model: str, moved: dict[str, tuple[Move, ...]]) -> Plot:
-    """Return the bytes on each level by operation, of software and of the proposal, in parts of software's."""
+    """Return the bytes on each level by operation, of software and of the proposal, relative to software's."""
     bars = [
         (level, variant)
         for level in LEVELS
@@ -297,7 +296,7 @@ def _energy(
 def _figure(
     metric: str, variant: str, scope: str, value: float, others: tuple[Alternative, ...], kind: Kind, source: str
 ) -> Figure:
-    """Return a figure whose interval reaches over its value in every other case."""
+    """Return a figure whose interval covers its value in every other case."""
     reach = [value, *(o.value for o in others if o.value is not None)]
     return Figure(
         metric=metric,

@@ -1,4 +1,4 @@
-"""The gap of every arm to BF16 along training, a panel to an experiment, as SVG.
+"""The gap of every arm to BF16 along training, one panel per experiment, as SVG.
 
 python -m codesign.evidence.training.plot RECORD.json OUT.svg [EXPERIMENT...]
 """
@@ -20,16 +20,16 @@ from codesign.figures.drawing import styled
 from isa_model.output_files import write_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's, told apart by colour-blind readers."""
+"""Okabe & Ito's colours, which colour-blind readers can tell apart."""
 LINES = ("-", "--", "-.", ":")
 PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
-"""Mark and kind of the file."""
+"""Marker text and kind of the file, for `write_file`."""
 
 
 def svg(record: Record, names: Sequence[str]) -> str:
     """Draw the gap of the smoothed training losses of each experiment, mean over seeds, in percent over millions of tokens.
 
-    Grey: the gaps that BF16 runs reach, over all seeds, when their weights start a tiny step away.
+    Grey: the largest gaps, over all seeds, of BF16 runs whose initial weights were changed slightly.
     """
     import matplotlib.pyplot as plt
 

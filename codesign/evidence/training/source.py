@@ -1,5 +1,4 @@
-"""Training evidence: loss gaps and first gradients of the proposal's numerics, from records, or from a small run "
-"made now."""
+"""Training evidence: loss gaps and first gradients of the proposal's numerics, from records or a small run made now."""
 
 from __future__ import annotations
 
@@ -22,11 +21,11 @@ from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")
 PROXY = "tiny"
-"""Size of the run that evaluate makes when asked, on the CPU in a minute or two."""
+"""Size of the run that `evaluate --train` makes on the CPU, in a minute or two."""
 PROXY_STEPS, PROXY_SEEDS = 40, (0, 1)
 
 DRIFTS = {"error": "gradient_drift", "along": "gradient_bias"}
-"""The metric of each field of a drift."""
+"""Metric of each field of a drift."""
 
 Numerics = dict[tuple[Variant, Value | None], Recipe]
 
@@ -39,9 +38,9 @@ class TrainingRuns(Source):
     def gather(self, subject: Subject) -> Evidence:
         """Return the figures of the proposal, its swept values, today's instruction, today's software and exact sums.
 
-        They are of every record that has runs with these numerics and at least two seeds, and of a small run made now where
-        the subject asks for one. Raises Unavailable if that needs torch and it is not there. A proposal with a path has none:
-        no recipe has the path's casts, so a run on its instruction would not be a run of it.
+        They come from every record with runs on these numerics and at least two seeds, and from a small run made now if the
+        subject asks for one, which raises Unavailable without torch. A proposal with a path has no figures: no recipe has
+        the path's casts, so no run represents it.
         """
         proposal = subject.proposal
         if proposal.path is not None:
@@ -68,23 +67,23 @@ class TrainingRuns(Source):
                     labels=dict(LABELS) | labels(proposal),
                 ),
             ),
-            notes=tuple(f"What these gaps can show: {caveat}." for caveat in caveats),
+            notes=tuple(f"Sensitivity of these gaps: {caveat}." for caveat in caveats),
         )
         return Evidence(
             source="training",
             figures=figures,
             sections=(section,),
             method=(
-                "Loss gaps are of runs with the same weights, text and schedule as BF16 runs of the same record: "
-                "mean training loss over the last quarter of the steps, over BF16's, less 1, and beside it the loss "
-                "on validation text after the last step; the value is the mean over seeds, the interval Student's t "
-                "at 95 %, never narrower than that of BF16 runs that start a hair off. How much worse the sums of a "
-                "record may be and still pass stands beside its gaps. A run whose loss became infinite or NaN "
-                "breaks every bound. Gradient drift and bias are of the first gradient, at the weights that BF16's "
-                "has; all tokens push a weight the same way there, so sums grow with K as they do not later.",
-                "What runs of this size cannot show: divergence that sets in late. DeepSeek-V3 saw block-wise "
-                "scaled gradients diverge at 300B tokens of a 16B model, others SwiGLU outliers only after 200B; no "
-                "gap here is no proof of none there.",
+                "A loss gap compares a run with the BF16 run of the same record, weights, text and schedule: mean "
+                "training loss over the last quarter of the steps, over BF16's, less 1; the validation gap compares the "
+                "loss on validation text after the last step. The value is the mean over seeds, the interval Student's "
+                "t at 95 %, never narrower than that of BF16 runs from slightly changed weights. A note at the gaps "
+                "says how much worse sums still pass. A run whose loss became infinite or NaN breaks every bound. "
+                "Gradient drift and bias compare the first gradients, at the same weights. There all tokens push a "
+                "weight the same way, so sums grow with K; later they do not.",
+                "Runs of this size cannot show divergence that sets in late. DeepSeek-V3 saw block-wise scaled "
+                "gradients diverge at 300B tokens of a 16B model, others SwiGLU outliers only after 200B. The absence "
+                "of a gap here does not prove its absence there.",
             ),
         )
 
@@ -143,7 +142,7 @@ def _rounded(x: float | None) -> float | None:
 
 
 def _arm(record: TrainingRecord, sha256: str) -> str | None:
-    """Return the arm of a record with exactly these numerics; none whose sums another engine approximated."""
+    """Return the arm of a record with exactly these numerics; None if it is missing or an engine approximated its sums."""
     return next((r.arm for r in record.runs if r.recipe_sha256 == sha256 and "fp32" not in r.engines), None)
 
 
