@@ -68,7 +68,14 @@ def load(name_or_path: str | Path) -> Instruction:
     be read or is wrong, with every place where it is wrong.
     """
     name = str(name_or_path)
-    return validated(read_yaml(name)) if is_path(name) else Instruction.model_validate(raw(name))
+    if is_path(name):
+        return validated(read_yaml(name))
+    try:
+        return Instruction.model_validate(raw(name))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise InputError.of(f"{name}: its spec in the catalogue is wrong at {place}: {fault['msg']}") from None
 
 
 def is_known(name: str) -> bool:
@@ -146,7 +153,11 @@ def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any
     entries = {}
     data = _read(architecture)
     for family in data["families"]:
-        about = {key: family.get(key, data[key]) for key in ("source", "checked")}
+        for key in ("name", "description", "spec", "source", "checked"):
+            if key not in family and not (key in ("source", "checked") and key in data):
+                message = f"{architecture}.yaml: family `{family.get('name', '?')}` has no `{key}`"
+                raise InputError.of(message, "hopper.yaml says how a file of families reads")
+        about = {key: family.get(key, data.get(key)) for key in ("source", "checked")}
         for qualifiers, values in _combinations(family.get("each", {})):
             name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"
             if name in entries:

@@ -44,7 +44,8 @@ def _parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, str, str, s
         kind, info = get_args(hints[name])[:2]
         default = parameter.default
         if isinstance(info, ArgumentInfo):
-            usage = (info.metavar or name.upper()).strip("[]")
+            repeated = list in (get_origin(kind), *map(get_origin, get_args(kind)))
+            usage = (info.metavar or name.upper()) + "..." * repeated
             if default is not inspect.Parameter.empty:
                 usage = f"[{usage}]"
         else:

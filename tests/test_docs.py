@@ -50,6 +50,17 @@ def test_every_field_of_the_language_has_an_example():
     assert {field for example in language.examples() for field in example["shows"]} == fields
 
 
+def test_every_field_of_the_language_is_drawn_at_random_and_put_into_words():
+    """A field that tests/strategies.py does not draw could be ignored by an engine; one that the manual page does not read is
+    not shown."""
+    drawn, told = ((ROOT / path).read_text() for path in ("tests/strategies.py", "codesign/proposal/manual.py"))
+    known = language.Reference(Instruction)
+    for model in set(language.PLACES) - {"Format"}:
+        for field in known.fields(model):
+            assert f'"{field}"' in drawn or field in ("description", "source", "checked"), field
+            assert f".{field}" in told or field == "onto", field  # the manual reads `scaled_stage`
+
+
 @pytest.mark.parametrize("example", language.examples(), ids=lambda e: e["shows"][0])
 def test_the_golden_model_gives_what_an_example_says(example):
     """D was worked out by hand, with the change and without it; the golden model gives the same codes."""

@@ -84,7 +84,19 @@ def test_two_processes_train_like_one(tmp_path):
         pytest.skip("one GPU, where two processes need two")
     size = SMALL.model_copy(update={"steps": 4, "micro_batches": 2})
     alone = train(TrainingJob("bf16", load_recipe("bf16"), size, 0))
-    arguments = ["framework", "--arms", "bf16", "--seeds", "0", "--steps", "4", "--tokens", "256", "--micro-batches", "2"]
+    arguments = [
+        "framework",
+        "--arms",
+        "bf16",
+        "--seeds",
+        "0",
+        "--steps",
+        "4",
+        "--tokens",
+        "256",
+        "--micro-batches",
+        "2",
+    ]
     command = [sys.executable, "-m", "codesign", "train", *arguments, "--out", str(tmp_path / "record.json")]
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -91,7 +91,7 @@ def evaluate(
 def report(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[RESULT|PROPOSAL]", help="Folder of a report, its result.json, or its proposal."),
+        typer.Argument(metavar="RESULT|PROPOSAL", help="Folder of a report, its result.json, or its proposal."),
     ] = None,
     replay: Annotated[
         str | None, typer.Option(metavar="RESULT", help="Rebuild every file of this report from its result.json.")
@@ -131,7 +131,7 @@ def compare(
     results: Annotated[
         list[str],
         typer.Argument(
-            metavar="PROPOSAL|RESULT...",
+            metavar="PROPOSAL|RESULT",
             help="Proposals that have a report, or folders of reports.",
             autocompletion=complete_proposals,
         ),
@@ -141,7 +141,7 @@ def compare(
 ) -> int:
     """Compare the results of proposals.
 
-    Shows accuracy, cost and traffic side by side, and the proposals that no other one dominates.
+    Shows accuracy, cost, traffic and speed side by side, and marks the proposals that no other one dominates.
     """
     from codesign.report.comparison import show, write
     from codesign.report.lookup import result_of
@@ -162,7 +162,7 @@ def validate(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="Proposals, recipes or instruction specs (YAML), or names of shipped proposals.",
             autocompletion=complete_proposals,
         ),

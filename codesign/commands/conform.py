@@ -24,7 +24,7 @@ SLOW_OUTPUTS = 4096
 def conform(
     architecture: Annotated[
         str | None,
-        typer.Argument(help="Architecture of the recording or the GPU, for instance hopper."),
+        typer.Argument(help="Architecture of the GPU or of a recording (.npz), for instance hopper."),
     ] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="A recording (.npz), or a folder or file written by `codesign vectors`.")

@@ -21,6 +21,7 @@ def listings() -> dict[str, list[tuple[str, str]]]:
         for name, g in gemms().items()
     }
     shapes |= {name: f"{model.layers} layers; {model.source}" for name, model in models().items()}
+    shapes |= {name: f"all GEMMs of {name}" for name in workloads() if name not in shapes}
     return {
         "proposals": [(name, read_yaml(path).data["title"]) for name, path in names().items()],
         "families": families(),

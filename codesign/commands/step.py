@@ -23,7 +23,7 @@ def step(
     proposals: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PROPOSAL...",
+            metavar="PROPOSAL",
             help="Proposal files or names; default: all shipped proposals that can be timed.",
             autocompletion=complete_proposals,
         ),

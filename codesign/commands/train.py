@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def train(
     experiment: Annotated[
         list[str],
-        typer.Argument(metavar="EXPERIMENT...", help="Experiments by name; `codesign list experiments` shows all."),
+        typer.Argument(metavar="EXPERIMENT", help="Experiments by name; `codesign list experiments` shows all."),
     ],
     size: Annotated[str, typer.Option(help="Model size: tiny, 1m, 10m, 30m, 100m or 300m.")] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Record to extend; default: records/training.<size>.json.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds, as 0-2 or 0,1,2.")] = "0,1,2",
     arms: Annotated[
         str | None, typer.Option(help="Arms to train, separated by commas; default: all arms of the experiments.")
     ] = None,

@@ -1,7 +1,8 @@
 """The interface of evidence: the input of a source, its output, and the questions that verdicts can ask it afterwards.
 
 A kind of evidence is a folder here with its metrics in `metrics.py` and a `SOURCE` in `source.py`, and an entry in
-`codesign.figures.metric.KINDS`.
+`codesign.figures.metric.KINDS`. Its figures are judged by themselves; a report also shows those that a table of its sections
+selects. A figure that depends on no GEMM or no tensors has an empty `workload` or `tensors`.
 """
 
 from __future__ import annotations

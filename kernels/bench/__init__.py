@@ -11,7 +11,8 @@ To add a kernel:
    `gemm.grouped-contiguous`, `gemm.grouped-masked`, `gemm.native`, `gemm.bf16`, `quantise.<name>`.
 3. Write `cubins() -> Iterator[static.Cubin]` in the same file: the machine code that a user gets, compiled without a GPU,
    each with the name in `Case.static`. `python -m kernels.bench.static` makes the static evidence of it.
-4. Add the module's name to `REGISTERED` below; nothing else names the kernels.
+4. Add the module's name to `REGISTERED` below; the bench names the kernels nowhere else. The timing model reads rows of
+   kernels that `operation` in codesign/evidence/timing/measured.py knows.
 
 `codesign bench` runs all cases and writes a record; `records.load()` reads the shipped records without torch.
 """

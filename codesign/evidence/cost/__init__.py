@@ -1,1 +1,1 @@
-"""Hardware cost: RTL from an instruction, proven equal to the golden model, synthesised, compared with today's unit."""
+"""Hardware cost: RTL from an instruction, compared with the model, synthesised, and measured against today's unit."""

@@ -12,7 +12,7 @@ _metric = partial(
     swept=True,
     dearer=True,
     comparison="none",
-    absent="no hardware record covers it; the extra `cost` synthesises what the generator can say",
+    absent="no hardware record covers it; with the extra `cost`, units that the RTL generator supports are synthesised",
 )
 METRICS = (
     _metric(
