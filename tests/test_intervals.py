@@ -101,15 +101,18 @@ def test_a_correction_that_leaves_less_than_nothing_is_not_made():
     assert norm(error, 1 + excess, excess).value == norm(error, 1 + excess).value
 
 
-def test_a_tile_that_one_part_holds_has_no_interval_and_so_no_ratio():
-    """Parts of one tile, marked by an unknown mean square: where one holds more than half of a variance, nothing is decided."""
+def test_the_interval_of_a_tile_that_one_part_holds_spans_all_parts():
+    """Where one part of a tile (with an unknown mean square) holds over half of a variance, no part lies outside the interval."""
     unknown, held = np.full(32, np.nan), np.where(np.arange(32) == 5, 1e3, 1.0)
     even = np.random.default_rng(3).uniform(1, 2, 32)
     alone, spread = norm(held, np.ones(32), unknown), norm(even, np.ones(32), unknown)
-    assert alone.interval(0.95) is None
-    assert decibel(alone).interval(0.95) is None
-    assert difference(decibel(alone), decibel(spread), 0.95) is None
-    assert alone.over(spread, 0.95)[1] is None
+    assert alone.interval(0.95) == pytest.approx((1.0, 1e3**0.5))
+    assert decibel(alone).interval(0.95) == pytest.approx((-30.0, 0.0))
+    low, high = difference(decibel(alone), decibel(spread), 0.95)
+    assert low <= -30 - decibel(spread).span[0] + 1e-9
+    assert high >= -decibel(spread).span[1] - 1e-9
+    ratio, ends = alone.over(spread, 0.95)
+    assert ends[0] < 1 < ratio < ends[1]
     assert spread.interval(0.95) is not None
     assert norm(held, np.ones(32)).interval(0.95) is not None
     values = np.tile(np.arange(1.0, 9), (32, 1)) * even[:, None]

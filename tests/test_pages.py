@@ -130,11 +130,11 @@ def test_a_page_fits_a_phone(browser, page):
 
 def test_names_in_a_comparison_do_not_lie_on_one_another(browser, tmp_path):
     """Nine proposals of nearly the same error and cost: their names are all there, apart, and within the picture."""
-    from codesign.verdicts.compare import Comparison, Entry
+    from codesign.verdicts.compare import ComparedProposal, Comparison
 
     def entry(i):
         values = {"numerics.total_error": 0.04 + 1e-4 * (i % 3), "cost.area_ratio": 1.5 + 0.01 * (i // 3)}
-        return Entry(
+        return ComparedProposal(
             proposal=f"a-rather-long-name-{i}",
             title="t",
             headline="h",

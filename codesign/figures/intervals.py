@@ -50,9 +50,9 @@ class Estimate:
     tile: bool = False
     """True if the clusters are parts of one tile, and so not independent."""
     held: bool = False
-    """True if one part of a tile holds more than half of the variance: a sample without it would hide that."""
+    """True if one part of a tile holds more than half of the variance: the interval is then the whole span."""
     span: Ends = (-inf, inf)
-    """Least and largest value of a single cluster; an interval of their mean reaches no further."""
+    """Least and largest value of a single cluster; no weighting of the clusters gives a value beyond."""
 
     @property
     def total(self) -> float:
@@ -64,15 +64,12 @@ class Estimate:
         """Number of clusters."""
         return self.halved or len(self.influence)
 
-    @property
-    def enough(self) -> bool:
-        """True if there are enough clusters for an interval."""
-        return self.clusters >= FEWEST_CLUSTERS and not self.held
-
     def interval(self, level: float) -> Ends | None:
         """Return the ends of the confidence interval; None with too few clusters, or a value that is not finite."""
-        if not self.enough or not isfinite(self.value):
+        if self.clusters < FEWEST_CLUSTERS or not isfinite(self.value):
             return None
+        if self.held:
+            return self.span if isfinite(self.span[0]) and isfinite(self.span[1]) else None
         ends = [part._own_interval(level) for part in (self, *self.beside)]
         low, high = max(e[0] for e in ends), max(e[1] for e in ends)
         if self.plus and (more := self.plus.interval(level)):
@@ -125,7 +122,7 @@ class Estimate:
             return ratio, self._apart(base, level)
         apart = self._relative() - base._relative()
         if self.tile and hangs(apart):
-            return ratio, None
+            return ratio, self._apart(base, level)
         below, above = self._reach(apart, level)
         low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
         return ratio, (low, high)
@@ -156,7 +153,7 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
         return None
     apart = mine.influence - base.influence
     if mine.tile and hangs(apart):
-        return None
+        return mine.span[0] - base.span[1], mine.span[1] - base.span[0]
     below, above = reach(apart, level)
     return mine.value - base.value - below, mine.value - base.value + above
 

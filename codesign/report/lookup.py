@@ -23,6 +23,8 @@ def result_of(target: str) -> tuple[Path, Result]:
     Raises InputError for anything else, and for a proposal that has changed since its report or has none.
     """
     path = Path(target)
+    if not path.exists() and target not in names() and (own := FOLDER / target / "result.json").exists():
+        path = own
     if path.suffix not in (".yaml", ".yml") and (path.exists() or target not in names()):
         if not path.exists() and not is_path(target) and path.suffix != ".json":
             hint = suggest(target, names()) or "a report's folder, a proposal's file, or the name of a shipped one"

@@ -111,11 +111,9 @@ def margin(verdict: Verdict) -> str:
     amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
     if not any((verdict.claim.at_most, verdict.claim.at_least)):
         amount = number(share)
-    return (
-        f"the value keeps the bound with {amount} to spare"
-        if verdict.margin >= 0
-        else f"the value misses the bound by {amount}"
-    )
+    if verdict.margin >= 0:
+        return f"the value keeps the bound with {amount} to spare"
+    return f"the value is {1 + share:.3g} times the bound" if share >= 2 else f"the value misses the bound by {amount}"
 
 
 def _details(verdict: Verdict) -> Iterator[str]:

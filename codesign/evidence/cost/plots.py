@@ -15,7 +15,7 @@ from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import LABELS
 
 SCALES = {"scale-ue8m0": "UE8M0", "scale-ue5m3": "UE5M3", "scale-bf16": "BF16", "scale-fp32": "FP32"}
-MADE = "One unit of the neutral library, mapped and proven equal to the model, over today's: 32 E4M3 products, 13 bits, e8m13."
+MADE = "One unit of the neutral library, mapped and compared with the model, over today's: 32 E4M3 products, 13 bits, e8m13."
 
 
 def plots(proposal: Proposal) -> tuple[Plot, ...]:
