@@ -3,6 +3,8 @@
 | script | writes | from |
 |---|---|---|
 | kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
+| tensor_tables.py | tables of docs/tensors.md | the shipped tensors and the sources |
+| cost_curves.py | the cost curves of reports, and their table in docs/cost.md | designs measured anew (extra `cost`) |
 | timing_tables.py | docs/timing.md, and the fits in codesign/evidence/timing/records | kernels/records: bench and machine |
 | unseen.py | prediction of a GPU's bench, and its errors in docs/timing.md | predictions/, kernels/records |
 | reproduction.py | docs/reproduction.md | the models, on every run |
