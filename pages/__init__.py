@@ -5,7 +5,7 @@
 | kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
 | tensor_tables.py | tables of docs/tensors.md | the shipped tensors and the sources |
 | cost_curves.py | the cost curves of reports, and their table in docs/cost.md | designs measured anew (extra `cost`) |
-| timing_tables.py | docs/timing.md, and the fits in codesign/evidence/timing/records | kernels/records: bench and machine |
+| timing_tables.py | docs/timing.md; timing_fit.py the fits in codesign/evidence/timing/records | kernels/records |
 | unseen.py | prediction of a GPU's bench, and its errors in docs/timing.md | predictions/, kernels/records |
 | reproduction.py | docs/reproduction.md | the models, on every run |
 | reports.py | reports/ | the shipped proposals |

@@ -207,19 +207,6 @@ def _product(x: Product, machine: Machine, c: Constants) -> TimeBreakdown:
     )
 
 
-def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
-    """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
-    p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
-    ctas = tiles_of(p, tile) * tile.split
-    rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
-    a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))
-    steps = ceil(p.steps / tile.split)
-    team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
-    busy = us - machine.launch_us - machine.latency_us
-    into = rounds * steps * (a + b) / (busy * machine.mhz)
-    return into, ctas * steps * (a / team_a + b / team_b) / busy / machine.l2_rate
-
-
 def _clock(allowed: Callable[[float], bool]) -> float:
     """Return the highest clock that `allowed` permits, as a share of the machine's."""
     if allowed(1.0):
