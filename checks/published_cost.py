@@ -25,8 +25,11 @@ from circuits import (
     signed,
 )
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "pages"))
+
+from cost_curves import NEAREST, scales, unit
+
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.designs import NEAREST, scales, unit
 from codesign.evidence.cost.records import Toolchain, toolchain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from codesign.evidence.cost.records import FOLDER, Toolchain, recipe_sha256
-from codesign.proposal.proposal import Quantisation, Variant
+from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import Gemm
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
@@ -63,9 +63,7 @@ def shipped() -> CostSweep | None:
     return sweep if sweep.recipe_sha256 == recipe_sha256() else None
 
 
-def errors(
-    spec: Instruction, quantisation: Quantisation, tensors: str, variant: Variant = "proposal"
-) -> tuple[float, float]:
+def errors(spec: Instruction, quantisation: Quantisation, tensors: str) -> tuple[float, float]:
     """Return the accumulation and total error of an instruction on a GEMM with K = 4096."""
     from codesign.evidence.numerics.errors import errors_of, estimates
     from codesign.evidence.numerics.trial import Sampling, Trial
@@ -73,5 +71,5 @@ def errors(
 
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")
     trial = Trial(gemm, tensors, Sampling().seeds, Sampling().rows, Sampling().columns, quantisation)
-    found = estimates(errors_of(trial.result(Compared(variant, None, spec))))
+    found = estimates(errors_of(trial.result(Compared("proposal", None, spec))))
     return found["numerics.relative_frobenius"].value, found["numerics.total_error"].value
