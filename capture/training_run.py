@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from capture.tiles import RULES, Cut, Rule, cut, write_tiles
+from codesign.commit import commit
 from codesign.evidence.training.experiments import empty_record
 from codesign.evidence.training.linear import Arithmetic
 from codesign.evidence.training.loop import Trainer, TrainingJob
@@ -161,7 +162,7 @@ def _about(trainer: Trainer, size_name: str, chosen: dict[str, Any]) -> dict[str
     losses = dict.fromkeys(f"{about['loss']} before step {about['step'] + 1}" for about in chosen.values())
     return {
         "model": f"codesign's own mixture of experts, size {size_name}, trained by recipe {job.recipe.recipe}",
-        "package": f"codesign, commit {record.commit or 'unknown'}",
+        "package": f"codesign, commit {commit('capture') or 'unknown'}",
         "licence": "Apache-2.0 (weights, made here), PSF-2.0 (text)",
         "weights": "FP32 as trained, rounded to BF16",
         "weights_sha256": hashlib.sha256(trainer.optimizer.master.cpu().numpy().tobytes()).hexdigest(),

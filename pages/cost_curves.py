@@ -18,7 +18,7 @@ from typing import Any
 
 from codesign.commit import commit
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.energy_vectors import energy_vectors
+from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.records import toolchain
 from codesign.evidence.cost.sweep import PATH, CostSweep, Point, errors
@@ -200,7 +200,7 @@ def main() -> None:
                 points.append(point)
                 print(f"{design.curve}, {design.label}: {point.area:.0f} NAND2", file=sys.stderr, flush=True)
     sweep = CostSweep(
-        **toolchain(Library.own(), commit()),
+        **toolchain(Library.own(), commit("pages/cost_curves.py")),
         operands=energy_vectors(jobs[0][0].spec)[1],
         points=tuple(points),
     )
