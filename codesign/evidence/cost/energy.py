@@ -41,11 +41,9 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     """Return the steps along K of each element of a trial's D, one element after the other, as a unit computes them."""
     import numpy as np
 
-    from codesign.evidence.numerics.trial import per_line
-
     a, b = trial.operands(spec)  # codes of the first seed; one scale per row and column
     a_scales, b_scales = (np.asarray(None) if x.scales is None else x.scales[0] for x in (a, b))
-    step, k = per_line(one_step(spec)), spec.span
+    step, k = one_step(spec).per_line(), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]
     steps = min(STEPS, a_codes.shape[1] // k)
