@@ -35,21 +35,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from exchange_check import Setting, WrongExchange, check_combine, check_dispatch, choices, inputs, largest, outputs
 
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, write_file
 from kernels import exchange as ep
 from kernels.exchange import BF16, FP8, LOGFMT8, LOGFMT10, Wire
-from kernels.exchange.check import (
-    Setting,
-    WrongExchange,
-    check_combine,
-    check_dispatch,
-    choices,
-    inputs,
-    largest,
-    outputs,
-)
 
 WIRES = {"dispatch": (BF16, FP8), "combine": (BF16, FP8, LOGFMT8, LOGFMT10)}
 WARM_UP = 5

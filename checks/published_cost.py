@@ -25,9 +25,12 @@ from circuits import (
     signed,
 )
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "pages"))
+
+from cost_curves import NEAREST, scales, unit
+
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.designs import NEAREST, scales, unit
-from codesign.evidence.cost.records import DOCS, Toolchain, toolchain
+from codesign.evidence.cost.records import Toolchain, toolchain
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.output_files import put, write_file
@@ -284,7 +287,7 @@ def main() -> None:
         rows=tuple(found),
     )
     write_file(PATH, record.model_dump_json(indent=1) + "\n")
-    put(DOCS, "outside", table(record))
+    put(Path(__file__).resolve().parent.parent / "docs" / "cost.md", "outside", table(record))
 
 
 if __name__ == "__main__":

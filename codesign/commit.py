@@ -5,11 +5,11 @@ from __future__ import annotations
 from isa_model.checkout import commit_of
 
 
-def commit() -> str:
-    """Return the commit of the source, with a `+` if files that affect an evaluation were changed since."""
+def commit(*also: str) -> str:
+    """Return the commit of the source, with a `+` if files that affect an evaluation, or `also`, were changed since."""
     records = (
         ":!codesign/evidence/cost/records",
         ":!codesign/evidence/timing/records",
         ":!codesign/evidence/training/records",
     )
-    return commit_of("isa_model", "codesign", "proposals", *records)
+    return commit_of("isa_model", "codesign", "proposals", *also, *records)

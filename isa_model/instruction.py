@@ -122,6 +122,17 @@ class Instruction(Spec):
             return None
         return -1 if self.scale.onto == "products" else list(self.stages).index(self.scale.onto)
 
+    def per_line(self) -> Instruction:
+        """Return the same arithmetic with scales that rows of A or columns of B do not share."""
+        if self.scale is None:
+            return self
+        a, b = self.scale.a, self.scale.b
+        change = {
+            "a": a and a.model_copy(update={"group": (1, a.group[1])}),
+            "b": b and b.model_copy(update={"group": (b.group[0], 1)}),
+        }
+        return self.model_copy(update={"scale": self.scale.model_copy(update=change)})
+
     # -- contradictions --------------------------------------------------------------------------------------------
 
     @model_validator(mode="after")

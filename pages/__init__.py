@@ -3,7 +3,9 @@
 | script | writes | from |
 |---|---|---|
 | kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
-| timing_tables.py | docs/timing.md, and the fits in codesign/evidence/timing/records | kernels/records: bench and machine |
+| tensor_tables.py | tables of docs/tensors.md | the shipped tensors and the sources |
+| cost_curves.py | the cost curves of reports, and their table in docs/cost.md | designs measured anew (extra `cost`) |
+| timing_tables.py | docs/timing.md; timing_fit.py the fits in codesign/evidence/timing/records | kernels/records |
 | communication.py | docs/communication.md | kernels/records: exchange and scaling |
 | reference.py | tables of language.md, proposals.md, metrics.md, commands.md, conformance.md, cost.md | the code |
 | console.py | outputs of commands in README.md and docs/tutorial.md | the commands, and codesign-reports/ |

@@ -13,13 +13,13 @@ COMMANDS = (
     ("kernel_tables.py",),
     ("communication.py",),
     ("reproduction.py", "--write"),
-    ("-m", "codesign.workloads.statistics"),
+    ("tensor_tables.py",),
     ("console.py",),
 )
-"""Scripts of this folder and modules, with their arguments, in order."""
+"""Scripts of this folder, with their arguments, in order."""
 
 for name, *rest in COMMANDS:
-    command = [sys.executable, name if name == "-m" else str(FOLDER / name), *rest]
+    command = [sys.executable, str(FOLDER / name), *rest]
     print(" ".join(command[1:]), flush=True)
     if code := subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.DEVNULL, check=False).returncode:
         sys.exit(code)

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from timing_fit import make
+
 from codesign.evidence.timing.measured import benches
-from codesign.evidence.timing.records import FOLDER, Fit, make, save
+from codesign.evidence.timing.records import FOLDER, Fit
 from isa_model.checkout import commit_of
 from isa_model.output_files import put
+from kernels.bench.records import save
 
 PAGE = Path(__file__).parent.parent / "docs" / "timing.md"
 COMMAND = "python pages/timing_tables.py"
@@ -24,7 +27,9 @@ COMMAND = "python pages/timing_tables.py"
 
 def main() -> None:
     """Fit the model, save the fits and write the tables."""
-    commit = commit_of("codesign/evidence/timing", "kernels", ":!codesign/evidence/timing/records")
+    commit = commit_of(
+        "codesign/evidence/timing", "kernels", "pages/timing_fit.py", ":!codesign/evidence/timing/records"
+    )
     fits = [make(record, commit, COMMAND) for record in benches().values()]
     for fit in fits:
         save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")

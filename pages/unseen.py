@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from timing_fit import Sample, errors, samples, speedups
+
 from codesign.evidence.timing import machine_constants, records
-from codesign.evidence.timing.fit import Sample, samples, speedups
 from codesign.evidence.timing.measured import benches
 from codesign.evidence.timing.model import time
 from isa_model.checkout import commit_of
@@ -88,7 +89,7 @@ def _table(prediction: Prediction, ratios: Mapping[Sample, float]) -> Iterator[s
         f"{prediction.fitted_to}. {len(ratios)} of {len(prediction.rows)} cases have a measured time."
     )
     yield "\n| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|"
-    for e in records.errors(ratios, speedups(ratios)):
+    for e in errors(ratios, speedups(ratios)):
         yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +18,8 @@ from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads import tensor_file
 from codesign.workloads.gemms import gemms, models
-from codesign.workloads.statistics import grid_warnings, on_four_bit_grid
-from codesign.workloads.tensor_tiles import cut
 from codesign.workloads.tensors import recorded
+from codesign.workloads.weight_grid import grid_warnings, on_four_bit_grid
 from isa_model import InputError, load
 from isa_model.diagnostics import parse_yaml
 
@@ -27,6 +27,10 @@ FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 CAPTURED = [g for g in gemms().values() if g.recorded]
 FILES = sorted({g.recorded.file for g in CAPTURED})
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from capture.tiles import cut  # noqa: E402
+
 OWN = f"""proposal: mine
 title: t
 source: s

@@ -11,7 +11,6 @@ pytest.importorskip("pyosys")
 
 from codesign.evidence.cost import records, sweep
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.designs import designs
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
@@ -24,10 +23,11 @@ from codesign.verdicts.claims import judge
 from isa_model import InputError, load
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "checks"))
+sys.path[:0] = [str(ROOT / "checks"), str(ROOT / "pages")]
 
 import published_cost  # noqa: E402
 from circuits import CircuitBench, add_ripple, multiply_integers  # noqa: E402
+from cost_curves import designs  # noqa: E402
 
 
 def test_a_design_is_known_by_its_hardware():

@@ -19,9 +19,20 @@ from isa_model.formats import FORMATS, named  # noqa: E402
 from isa_model.logfmt import decode_log, encode_log  # noqa: E402
 from isa_model.path import Step  # noqa: E402
 from kernels import exchange as ep  # noqa: E402
-from kernels.exchange.check import Setting, WrongExchange, check_combine, check_dispatch, choices, inputs, outputs  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from exchange_check import (  # noqa: E402
+    Setting,
+    WrongExchange,
+    check_combine,
+    check_dispatch,
+    choices,
+    inputs,
+    outputs,
+)
+
 K = 384
 
 
@@ -223,7 +234,7 @@ def test_experts_must_divide_evenly():
 
 INTERPRETED = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "benchmarks"]
 import numpy as np, torch
 from kernels.exchange import FP8, LOGFMT8, LOGFMT10, WIRES, device
 from test_exchange import K, numbers_of_all_kinds

@@ -102,7 +102,7 @@ def test_a_correction_that_leaves_less_than_nothing_is_not_made():
 
 
 def test_the_interval_of_a_tile_that_one_part_holds_spans_all_parts():
-    """Where one part of a tile (with an unknown mean square) holds over half of a variance, no part lies outside the interval."""
+    """Where one part of a tile holds over half of a variance, no part lies outside the interval."""
     unknown, held = np.full(32, np.nan), np.where(np.arange(32) == 5, 1e3, 1.0)
     even = np.random.default_rng(3).uniform(1, 2, 32)
     alone, spread = norm(held, np.ones(32), unknown), norm(even, np.ones(32), unknown)

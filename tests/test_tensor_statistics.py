@@ -1,5 +1,6 @@
 """Statistics of tensors with known values, and the tables of docs/tensors.md."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.workloads.statistics import captured_table, grid_values, on_four_bit_grid, statistics
 from codesign.workloads.tensors import CAPTURED, SOURCES
+from codesign.workloads.weight_grid import grid_values, on_four_bit_grid
 from isa_model.cast import Cast, quantise
 from isa_model.formats import FORMATS
 from isa_model.rounding import Rounding
 
-PAGE = Path(__file__).parent.parent / "docs" / "tensors.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "tensors.md"
+sys.path.insert(0, str(ROOT / "pages"))
+
+from tensor_tables import captured_table, statistics  # noqa: E402
 
 
 def test_statistics_of_known_distributions():

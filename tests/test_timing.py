@@ -1,5 +1,6 @@
 """The timing model: small cases by hand, properties that hold for any machine, and the shipped fit repeated."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.evidence.timing import fit as fitting
 from codesign.evidence.timing import measured
 from codesign.evidence.timing import records as stored
 from codesign.evidence.timing.machine_constants import machine, shipped
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
 from kernels.gemm.tile import GemmProblem, ScaleLayout, SharedOperand, Tile
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "pages"))
+
+import timing_fit
 
 H200 = machine(shipped()["NVIDIA H200"])
 IDEAL = Constants(
@@ -35,7 +39,7 @@ IDEAL = Constants(
     element_rate=float("inf"),
 )
 """A machine that multiplies, and to which all else is nothing."""
-REAL = fitting.START
+REAL = timing_fit.START
 NATIVE = Tile(128, 256, share=SharedOperand.B, promote=0, scales=ScaleLayout.TENSOR)
 
 
@@ -144,11 +148,11 @@ def test_the_fit_finds_constants_again():
     true = REAL.model_copy(update=other)
     shapes = [(m, n, k) for m in (128, 4096) for n, k in ((2112, 7168), (7168, 2048), (4096, 7168), (32768, 512))]
     seen = [
-        fitting.Sample("gemm.fprop", "ours", s, s[1:], x, time(x, H200, true).total)
+        timing_fit.Sample("gemm.fprop", "ours", s, s[1:], x, time(x, H200, true).total)
         for s in shapes
         for x in (product(*s, 1, 4), product(*s, 1, 0), product(*s, 0, 0))
     ]
-    found = fitting.fit(seen, H200)
+    found = timing_fit.fit(seen, H200)
     off = [abs(time(s.operation, H200, found).total / s.us - 1) for s in seen]
     assert max(off) < 0.1
     assert sum(off) / len(off) < 0.03
@@ -157,7 +161,7 @@ def test_the_fit_finds_constants_again():
 def test_halves_follow_the_linears():
     """Every other Linear in order of size is in the same half, whatever the order of rows."""
     linears = [(2048, 7168), (512, 32768), (4096, 7168), (1536, 24576)]
-    assert [fitting.fold(pair, linears) for pair in sorted(linears)] == [0, 1, 0, 1]
+    assert [timing_fit.fold(pair, linears) for pair in sorted(linears)] == [0, 1, 0, 1]
 
 
 GPUS = list(stored.shipped())
@@ -167,7 +171,7 @@ GPUS = list(stored.shipped())
 def test_the_shipped_fit_is_what_the_records_give(gpu):
     """Constants and held-out errors, fitted again from the records, equal those of the shipped fit and of docs/timing.md."""
     fit = stored.shipped()[gpu]
-    again = stored.make(measured.benches()[gpu], fit.commit, fit.command)
+    again = timing_fit.make(measured.benches()[gpu], fit.commit, fit.command)
     assert again.errors == fit.errors
     assert again.constants.model_dump() == pytest.approx(fit.constants.model_dump(), rel=1e-3)
     page = (Path(__file__).parent.parent / "docs/timing.md").read_text()

@@ -1,6 +1,7 @@
 """Timing evidence of proposals, on times made by the model: comparisons, certainty, bounds and assumptions."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ from kernels.bench.records import BenchRecord, BenchRow, BenchTiming
 from kernels.bench.shapes import deepseek_v3
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
+sys.path.insert(0, str(PROPOSALS.parent / "pages"))
+
+import timing_fit  # noqa: E402
+
 GPU = "NVIDIA H200"
 H200 = machine_constants.machine(machine_constants.shipped()[GPU])
 TRUE = next(iter(records.shipped().values())).constants
@@ -67,7 +72,7 @@ def bench():
 @pytest.fixture(autouse=True)
 def made(bench, monkeypatch):
     """Return a timer on that record, fitted to it."""
-    fit = records.make(bench, "", "the tests")
+    fit = timing_fit.make(bench, "", "the tests")
     monkeypatch.setattr(measured, "bench", lambda: bench)
     monkeypatch.setattr(times, "shipped", lambda: {GPU: fit})
     times.timer.cache_clear()

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import capture_run, engines, linear, loop  # noqa: E402
+from codesign.evidence.training import engines, linear, loop  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
@@ -31,6 +31,10 @@ from isa_model.diagnostics import parse_yaml  # noqa: E402
 from isa_model.library import merge  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from capture import training_run  # noqa: E402
+
 SMALL = find_size("tiny").model_copy(update={"tokens": 256, "steps": 6})
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -231,8 +235,8 @@ def test_tensors_of_a_run_are_a_workload_and_leave_the_run_alone(tmp_path):
 
     file = tmp_path / "run.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture_run, "Trainer", Seen)
-        capture_run.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
+        patch.setattr(training_run, "Trainer", Seen)
+        training_run.capture(job, "tiny", file, ["down-start", "down-middle", "down-end"])
     alone = loop.Trainer(job)
     for _ in range(SMALL.steps - 1):
         alone.advance()

@@ -40,17 +40,16 @@ def json_schema(kind: str) -> dict[str, Any]:
 def _formats_by_name(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema with names allowed for formats and instructions."""
 
+    # An instruction is given by name, as base and change, or in full.
+    in_full = {"#/$defs/Format": {"$ref": "#/$defs/Format"}, "#/$defs/Instruction": {"type": "object"}}
+
     def walk(node: Any) -> Any:
         if isinstance(node, list):
             return [walk(x) for x in node]
         if not isinstance(node, dict):
             return node
-        if node.get("$ref") == "#/$defs/Format":
-            rest = {k: v for k, v in node.items() if k != "$ref"}
-            return {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Format"}], **rest}
-        if node.get("$ref") == "#/$defs/Instruction":  # by name, as base and change, or in full
-            rest = {k: v for k, v in node.items() if k != "$ref"}
-            return {"anyOf": [{"type": "string"}, {"type": "object"}], **rest}
+        if full := in_full.get(node.get("$ref", "")):
+            return {"anyOf": [{"type": "string"}, full], **{k: v for k, v in node.items() if k != "$ref"}}
         return {k: walk(v) for k, v in node.items()}
 
     walked: dict[str, Any] = walk(schema)

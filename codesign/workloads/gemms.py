@@ -203,33 +203,24 @@ def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm
     Raises InputError if the file or a tensor is missing, or if shapes do not agree.
     """
     shapes = {role: tensor_file.entry(file, key).shape for role, key in keys.items() if key}
-    tokens = _same(file, keys, [(shapes[r][0], r) for r in ("activation", "gradient") if r in shapes], "tokens (rows)")
-    out = _same(
-        file,
-        keys,
-        [(shapes[r][axis], r) for r, axis in (("weight", 0), ("gradient", 1)) if r in shapes],
-        "output features (rows of the weight, columns of the gradient)",
-    )
-    inner = _same(
-        file,
-        keys,
-        [(shapes[r][1], r) for r in ("weight", "activation") if r in shapes],
-        "input features (columns)",
-    )
+
+    def same(axes: Mapping[str, int], what: str) -> int:
+        """Return the size that the given axes of several tensors have. Raises InputError if it is not the same."""
+        sizes = {role: shapes[role][axis] for role, axis in axes.items() if role in shapes}
+        if len(set(sizes.values())) > 1:
+            words = " and ".join(f"{size} in the {role} `{keys[role]}`" for role, size in sizes.items())
+            raise InputError.of(f"the tensors of {file} do not agree: {words}", f"the same number of {what}")
+        return next(iter(sizes.values()), 0)
+
+    tokens = same({"activation": 0, "gradient": 0}, "tokens (rows)")
+    out = same({"weight": 0, "gradient": 1}, "output features (rows of the weight, columns of the gradient)")
+    inner = same({"weight": 1, "activation": 1}, "input features (columns)")
     made = {}
     for step, (a, b) in PASSES.items():
         if (key_a := keys.get(a)) and (key_b := keys.get(b)):
             recorded = Recorded(file, key_a, key_b)
             made[f"{name}.{step}"] = _gemm(f"{name}.{step}", step, tokens, out, inner, "a layer of your own", recorded)
     return made
-
-
-def _same(file: Path, keys: Mapping[str, str | None], sizes: list[tuple[int, str]], what: str) -> int:
-    """Return the size on which several tensors agree. Raises InputError if they do not."""
-    if len({size for size, _ in sizes}) > 1:
-        words = " and ".join(f"{size} in the {role} `{keys[role]}`" for size, role in sizes)
-        raise InputError.of(f"the tensors of {file} do not agree: {words}", f"the same number of {what}")
-    return sizes[0][0] if sizes else 0
 
 
 def workloads() -> list[str]:

@@ -85,7 +85,7 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
             return outputs(spec, vectors, "golden")
     if engine == "golden":
         return [golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b) for v in vectors]
-    apart = _one_scale_per_row(spec)
+    apart = spec.per_line()
     results: list[int] = []
     for start in range(0, len(vectors), 64):
         some = vectors[start : start + 64]
@@ -107,18 +107,6 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
         )
         results += np.diagonal(d).copy().view(code_dtype(spec.accumulator)).tolist()
     return results
-
-
-def _one_scale_per_row(spec: Instruction) -> Instruction:
-    """Return the same arithmetic with scales that rows of A or columns of B do not share."""
-    if spec.scale is None:
-        return spec
-    a, b = spec.scale.a, spec.scale.b
-    change = {
-        "a": a and a.model_copy(update={"group": (1, a.group[1])}),
-        "b": b and b.model_copy(update={"group": (b.group[0], 1)}),
-    }
-    return spec.model_copy(update={"scale": spec.scale.model_copy(update=change)})
 
 
 def exactly(fmt: Format, number: Number) -> int | None:

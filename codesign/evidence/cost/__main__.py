@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _record(job: tuple[Instruction, Library]) -> CostRecord:
-    from codesign.evidence.cost.energy_vectors import energy_vectors
+    from codesign.evidence.cost.energy import energy_vectors
 
     spec, library = job
     vectors, words = energy_vectors(spec)

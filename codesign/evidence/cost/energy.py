@@ -26,15 +26,24 @@ STEPS = 64
 """Largest number of steps per element of D."""
 
 
+def energy_vectors(spec: Instruction) -> tuple[UnitVectors, str]:
+    """Return steps of the unit on one GEMM of DeepSeek-V3, the same for every design, and what they are in words."""
+    from codesign.evidence.numerics.trial import Trial
+    from codesign.proposal.proposal import Quantisation
+    from codesign.workloads.gemms import gemms
+
+    gemm, tensors = gemms()["deepseek-v3.fprop.qkv-a"], "normal"
+    trial = Trial(gemm, tensors, 0, 8, 8, Quantisation(weight_columns=128))
+    return workload_vectors(spec, trial), f"{gemm.name}, {tensors} tensors"
+
+
 def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     """Return the steps along K of each element of a trial's D, one element after the other, as a unit computes them."""
     import numpy as np
 
-    from codesign.evidence.numerics.trial import per_line
-
     a, b = trial.operands(spec)  # codes of the first seed; one scale per row and column
     a_scales, b_scales = (np.asarray(None) if x.scales is None else x.scales[0] for x in (a, b))
-    step, k = per_line(one_step(spec)), spec.span
+    step, k = one_step(spec).per_line(), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     m, n = a_codes.shape[0], b_codes.shape[1]
     steps = min(STEPS, a_codes.shape[1] // k)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost import record_cache
@@ -17,7 +16,7 @@ from codesign.evidence.cost.records import (
     Pipelined,
     SharedProduct,
     design_sha256,
-    recipe_sha256,
+    toolchain,
 )
 from codesign.evidence.cost.rtl.ports import check, shared_uses
 from isa_model.instruction import Instruction
@@ -81,12 +80,8 @@ def _measure(
         name=spec.name,
         design_sha256=design_sha256(spec),
         products=spec.span,
-        library=library.name,
-        library_sha256=library.sha256,
-        recipe_sha256=recipe_sha256(),
+        **toolchain(library, ""),
         rtlil_sha256=hashlib.sha256(rtlil.encode()).hexdigest(),
-        versions={name: version(name) for name in ("amaranth", "pyosys", "numpy")},
-        commit="",
         area=round((netlist.area + share.area) / nand2, 1),
         shared=share.record,
         blocks={k: round(v / nand2, 1) for k, v in sorted(blocks.items())},

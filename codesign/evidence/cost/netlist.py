@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.cost.cell_library import Cell, Library
@@ -79,28 +80,12 @@ class Netlist:
     @cached_property
     def order(self) -> list[int]:
         """Indices of the gates in topological order."""
-        readers: dict[int, list[int]] = defaultdict(list)
-        waiting = []
-        driven = {gate.output for gate in self.gates}
-        ready = []
-        for i, gate in enumerate(self.gates):
-            open_inputs = [net for net in gate.inputs if net in driven]
-            waiting.append(len(open_inputs))
-            for net in open_inputs:
-                readers[net].append(i)
-            if not open_inputs:
-                ready.append(i)
-        order = []
-        while ready:
-            i = ready.pop()
-            order.append(i)
-            for reader in readers[self.gates[i].output]:
-                waiting[reader] -= 1
-                if not waiting[reader]:
-                    ready.append(reader)
-        if len(order) != len(self.gates):
-            raise ValueError("the netlist has a combinational loop")
-        return order
+        driver = {gate.output: i for i, gate in enumerate(self.gates)}
+        graph = {i: [driver[net] for net in gate.inputs if net in driver] for i, gate in enumerate(self.gates)}
+        try:
+            return list(TopologicalSorter(graph).static_order())
+        except CycleError:
+            raise ValueError("the netlist has a combinational loop") from None
 
     @cached_property
     def levels(self) -> list[int]:
@@ -120,12 +105,8 @@ class Netlist:
         for gate in self.gates:
             groups[self.levels[gate.output], gate.cell].append(gate)
         return [
-            (
-                cell,
-                np.array([g.inputs for g in groups[level, cell]]).T,
-                np.array([g.output for g in groups[level, cell]]),
-            )
-            for level, cell in sorted(groups)
+            (cell, np.array([g.inputs for g in gates]).T, np.array([g.output for g in gates]))
+            for (_, cell), gates in sorted(groups.items())
         ]
 
     @property
@@ -199,13 +180,13 @@ class Netlist:
         """Evaluate every gate, in place. `stuck` maps nets to the value they are held at, as faults."""
         import numpy as np
 
-        held = stuck or {}
+        held = {net: ~np.uint64(0) if value else np.uint64(0) for net, value in (stuck or {}).items()}
         for net, value in held.items():
-            state[net] = ~np.uint64(0) if value else np.uint64(0)
+            state[net] = value
         for cell, inputs, outputs in self.batches:
             state[outputs] = self.evaluate(cell, state[inputs])
             for net, value in held.items():
-                state[net] = ~np.uint64(0) if value else np.uint64(0)
+                state[net] = value
         return state
 
     def run(self, stimulus: dict[str, Any], stuck: dict[int, int] | None = None) -> dict[str, Words]:

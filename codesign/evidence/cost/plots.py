@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from codesign.evidence.cost import sweep
-from codesign.evidence.cost.designs import TODAY, unit, window
 from codesign.evidence.cost.records import CostRecord as Record
 from codesign.evidence.cost.records import design_sha256, find
 from codesign.evidence.cost.sweep import CostSweep as Sweep
@@ -13,7 +13,12 @@ from codesign.evidence.cost.sweep import Point
 from codesign.figures.figure import Plot, Series
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import LABELS
+from isa_model.library import load
 
+BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+"""Instruction whose unit the designs of the curves change."""
+TENSORS = "normal"
+"""Operands of the error figures."""
 SCALES = {"scale-ue8m0": "UE8M0", "scale-ue5m3": "UE5M3", "scale-bf16": "BF16", "scale-fp32": "FP32"}
 MADE = "One unit of the neutral library, mapped and compared with the model, over today's: 32 E4M3 products, 13 bits, e8m13."
 
@@ -23,15 +28,15 @@ def plots(proposal: Proposal) -> tuple[Plot, ...]:
     shipped = sweep.shipped()
     today, own = find(proposal.today, "neutral"), find(proposal.proposed(), "neutral")
     # The NaN code that a unit writes does not affect its cost.
-    base, curves_base = proposal.today.model_copy(update={"nan": None}), unit(window(13, result=TODAY))
+    base, curves_base = (spec.model_copy(update={"nan": None}) for spec in (proposal.today, load(BASE)))
     if shipped is None or today is None or design_sha256(base) != design_sha256(curves_base):
         return ()
     return (
         _fraction_bits(shipped, proposal, today, own),
-        _terms(shipped, proposal, today, own),
+        _terms(shipped, today, own),
         _scales(shipped, proposal, today, own),
-        _pareto(shipped, proposal, today, own, "normal", total=False),
-        _pareto(shipped, proposal, today, own, "normal", total=True),
+        _pareto(shipped, proposal, today, own, total=False),
+        _pareto(shipped, proposal, today, own, total=True),
     )
 
 
@@ -43,75 +48,61 @@ def _mark(variant: str, x: float, y: float) -> Series:
     return Series(label=LABELS[variant], variant=variant, x=(x,), y=(y,))
 
 
+def _areas(points: Sequence[Point], today: Record, label: str, variant: str) -> Series:
+    """Return the areas of a curve over today's."""
+    return Series(label=label, variant=variant, x=tuple(p.x for p in points), y=tuple(_area(p, today) for p in points))
+
+
+_plot = partial(Plot, kind="modelled", y_scale="linear")
+
+
 def _fraction_bits(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None) -> Plot:
     points = shipped.curve("fraction-bits")
     x = tuple(p.x for p in points)
+    delays = tuple(round(p.delay_fo4 / today.delay_fo4, 4) for p in points)
+    energies = tuple(round(p.energy_low / today.energy.low, 4) for p in points)
     series = [
-        Series(label="area", variant="area", x=x, y=tuple(_area(p, today) for p in points)),
-        Series(
-            label="longest path", variant="delay", x=x, y=tuple(round(p.delay_fo4 / today.delay_fo4, 4) for p in points)
-        ),
-        Series(
-            label="energy, no glitches",
-            variant="energy",
-            x=x,
-            y=tuple(round(p.energy_low / today.energy.low, 4) for p in points),
-        ),
+        _areas(points, today, "area", "area"),
+        Series(label="longest path", variant="delay", x=x, y=delays),
+        Series(label="energy, no glitches", variant="energy", x=x, y=energies),
         _mark("today", 13, 1.0),
     ]
     kept = [s.fraction_bits for s in proposal.proposed().stages.values() if s.fraction_bits is not None]
     if own and kept:
         series.append(_mark("proposal", kept[0], _area(own, today)))
-    return Plot(
-        kind="modelled",
+    return _plot(
         name="cost-fraction-bits",
         title="Cost against fraction bits",
         caption=f"{MADE} The curve has C in the window and an FP32 register; the proposal's mark is its area with all its "
         "other changes.",
         x_label="fraction bits kept in alignment",
         y_label="over today's unit",
-        y_scale="linear",
         series=tuple(series),
     )
 
 
-def _terms(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None) -> Plot:
+def _terms(shipped: Sweep, today: Record, own: Record | None) -> Plot:
     series = [
-        Series(
-            label=label,
-            variant=variant,
-            x=tuple(p.x for p in shipped.curve(name)),
-            y=tuple(_area(p, today) for p in shipped.curve(name)),
-        )
-        for name, label, variant in (
-            ("terms-13", "13 bits, e8m13", "area"),
-            ("terms-25", "25 bits, FP32", "energy"),
-        )
+        _areas(shipped.curve("terms-13"), today, "13 bits, e8m13", "area"),
+        _areas(shipped.curve("terms-25"), today, "25 bits, FP32", "energy"),
+        _mark("today", 32, 1.0),
     ]
-    series.append(_mark("today", 32, 1.0))
     if own:
         series.append(_mark("proposal", own.products, _area(own, today)))
-    return Plot(
-        kind="modelled",
+    return _plot(
         name="cost-terms",
         title="Area per product against how many products one sum takes",
         caption=MADE,
         x_label="products in one sum",
         y_label="area per product, over today's",
         x_scale="log2",
-        y_scale="linear",
         series=tuple(series),
     )
 
 
 def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None) -> Plot:
     series = [
-        Series(
-            label=f"{label} scales",
-            variant=variant,
-            x=tuple(p.x for p in shipped.curve(name)),
-            y=tuple(_area(p, today) for p in shipped.curve(name)),
-        )
+        _areas(shipped.curve(name), today, f"{label} scales", variant)
         for (name, label), variant in zip(SCALES.items(), ("area", "delay", "energy", "curve"), strict=True)
     ]
     plain = next(_area(p, today) for p in shipped.curve("fraction-bits") if p.x == 25)
@@ -121,8 +112,7 @@ def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
     if own and scale:
         groups = [side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side]
         series.append(_mark("proposal", min(groups), _area(own, today)))
-    return Plot(
-        kind="modelled",
+    return _plot(
         name="cost-scales",
         title="Area against group size, by format of the scales",
         caption=f"{MADE} All with 25 fraction bits and an FP32 register; UE8M0 is added to the exponents, the others are "
@@ -130,26 +120,19 @@ def _scales(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
         x_label="group of K with one scale",
         y_label="area over today's unit",
         x_scale="log2",
-        y_scale="linear",
         series=tuple(series),
     )
 
 
-def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None, tensors: str, total: bool) -> Plot:
+def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | None, total: bool) -> Plot:
     """Return the plot of error against area: all designs of the sweep, their Pareto front, and the marks."""
 
     def error(point: Point) -> float:
-        return (point.total if total else point.accumulation)[tensors]
+        return (point.total if total else point.accumulation)[TENSORS]
 
-    def of(points: Iterable[Point], label: str, variant: str, named: bool = False) -> Series:
-        taken = list(points)
-        return Series(
-            label=label,
-            variant=variant,
-            x=tuple(_area(p, today) for p in taken),
-            y=tuple(error(p) for p in taken),
-            labels=tuple(p.label for p in taken) if named else (),
-        )
+    def of(points: Sequence[Point], label: str, variant: str, named: bool = False) -> Series:
+        x, y = tuple(_area(p, today) for p in points), tuple(map(error, points))
+        return Series(label=label, variant=variant, x=x, y=y, labels=tuple(p.label for p in points) if named else ())
 
     bits = shipped.curve("fraction-bits")
     scaled = [p for name in SCALES for p in shipped.curve(name)]
@@ -166,16 +149,16 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
     pick = 1 if total else 0
     rule = proposal.rule
     series += [
-        _mark("today", 1.0, sweep.errors(proposal.today, rule, tensors)[pick]),
-        _mark("software", 1.0, sweep.errors(proposal.software_instruction, rule, tensors)[pick]),
+        _mark("today", 1.0, sweep.errors(proposal.today, rule, TENSORS)[pick]),
+        _mark("software", 1.0, sweep.errors(proposal.software_instruction, rule, TENSORS)[pick]),
     ]
     if own:
-        series.append(_mark("proposal", _area(own, today), sweep.errors(proposal.proposed(), rule, tensors)[pick]))
+        series.append(_mark("proposal", _area(own, today), sweep.errors(proposal.proposed(), rule, TENSORS)[pick]))
     what = "Total error, quantisation included," if total else "Accumulation error"
     return Plot(
         kind="modelled",
         name=f"cost-{'total' if total else 'accumulation'}",
-        title=f"{what} against area, {tensors} operands",
+        title=f"{what} against area, {TENSORS} operands",
         caption=f"{MADE} Errors are relative Frobenius norms at K = {sweep.SUMMED}, computed by the bit-exact model; "
         "today's software has today's unit, and also works on CUDA cores.",
         x_label="area per product, over today's",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
 
 FOLDER = Path(__file__).parent / "records"
-DOCS = Path(__file__).parents[3] / "docs" / "cost.md"
 SCHEMA_VERSION = 1
 DEPTH = 24
 """Largest number of gates between registers of the pipelined unit."""

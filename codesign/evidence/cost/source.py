@@ -18,7 +18,7 @@ from codesign.evidence.cost.chip import (
     scale_traffic,
     sm_area,
 )
-from codesign.evidence.cost.energy_vectors import energy_vectors
+from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.plots import plots
 from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped

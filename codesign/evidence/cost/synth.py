@@ -24,8 +24,6 @@ class Synthesised:
     """Results of synthesising one design."""
 
     netlist: Netlist
-    json: dict[str, Any]
-    """Modules with ports and cells, as written by Yosys."""
     verilog: str
     delay: float
     """Delay of the longest path according to abc, in the library's unit."""
@@ -35,7 +33,7 @@ def synthesise(rtlil: str, library: Library) -> Synthesised:
     """Flatten a design and map it to the library's cells. Needs the extra `cost`."""
     data, verilog, log = _yosys(rtlil, library, flatten=True)
     delays = re.findall(r"Delay\s*=\s*([\d.]+)", log)
-    return Synthesised(Netlist.of_json(data["modules"]["unit"], library), data, verilog, float(delays[-1]))
+    return Synthesised(Netlist.of_json(data["modules"]["unit"], library), verilog, float(delays[-1]))
 
 
 def readable(rtlil: str) -> str:

@@ -22,9 +22,9 @@ from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.proposal.quantisation import largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm, model_source
-from codesign.workloads.statistics import grid_warnings
 from codesign.workloads.tensor_file import metadata
 from codesign.workloads.tensors import CAPTURED, SOURCES
+from codesign.workloads.weight_grid import grid_warnings
 from isa_model.instruction import Instruction
 
 BESIDE = (

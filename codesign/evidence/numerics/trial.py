@@ -149,7 +149,7 @@ class Trial:
 
         a, b = self.operands(instruction, flows)
         d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
-        multiply = multiplier(per_line(instruction))
+        multiply = multiplier(instruction.per_line())
         for seed in range(len(d)):
             scale_a = None if a.scales is None else a.scales[seed]
             scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
@@ -223,19 +223,6 @@ class Trial:
         groups = [s.group[axis] for s, axis in ((scale.a, 1), (scale.b, 0)) if s] if scale else []
         whole = lcm(instruction.shape.k, *groups)
         return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole
-
-
-def per_line(instruction: Instruction) -> Instruction:
-    """Return the instruction with one scale for each row and column; shared scales are repeated."""
-    scale = instruction.scale
-    if scale is None:
-        return instruction
-    update: dict[str, Any] = {}
-    if scale.a:
-        update["a"] = scale.a.model_copy(update={"group": (1, scale.a.group[1])})
-    if scale.b:
-        update["b"] = scale.b.model_copy(update={"group": (scale.b.group[0], 1)})
-    return instruction.model_copy(update={"scale": scale.model_copy(update=update)})
 
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:

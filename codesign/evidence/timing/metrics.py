@@ -14,47 +14,36 @@ _metric = partial(
     dearer=True,
     absent="no kernel of it is timed; Method says why",
 )
+_gain = partial(_metric, better="higher", comparison="none", variants=("proposal",))
 METRICS = (
-    _metric(
+    _gain(
         "timing.speedup_over_software",
         "speedup of a GEMM",
         "time of a GEMM with today's software over its time with the proposal; with a path, casts of its operands "
         "included",
-        better="higher",
-        comparison="none",
-        variants=("proposal",),
     ),
-    _metric(
+    _gain(
         "timing.step_speedup",
         "speedup of a layer's Linears",
         "time of all Linears of a layer in fprop, dgrad and wgrad, casts included, with today's software over that "
         "with the proposal",
-        better="higher",
         of_layer=True,
-        comparison="none",
-        variants=("proposal",),
         axis=Axis(judged=True, one_for=("software",)),
     ),
-    _metric(
+    _gain(
         "timing.layer_speedup",
         "speedup of a whole layer",
         "time of a whole layer's step with today's software over that with the proposal: Linears, casts, attention, "
         "element-wise kernels, network and optimizer",
-        better="higher",
         of_layer=True,
-        comparison="none",
-        variants=("proposal",),
         axis=Axis(one_for=("software",)),
     ),
-    _metric(
+    _gain(
         "timing.layer_ceiling",
         "ceiling of a layer's speedup",
         "layer_speedup if everything that the proposal makes faster took no time: the upper bound for any "
         "implementation (Amdahl's law)",
-        better="higher",
         of_layer=True,
-        comparison="none",
-        variants=("proposal",),
     ),
     _metric(
         "timing.microseconds",

@@ -107,38 +107,29 @@ Operation = Product | Stream
 
 
 @dataclass(frozen=True)
-class TimeBreakdown:
-    """Parts of an operation's time, in us. They overlap, so that `total` is less than their sum."""
+class ModelledTime:
+    """Modelled time of an operation."""
 
     total: float
-    launch: float = 0.0
-    """Time of launch, set-up and first copy, in us."""
-    multiply: float = 0.0
-    """Time of Tensor Cores at the highest clock, in us."""
+    """Time in us."""
     promote: float = 0.0
-    """Time of promotion that is not hidden, in us."""
-    feed: float = 0.0
-    """Time of copies from L2 to shared memory, in us."""
-    memory: float = 0.0
-    """Time of HBM traffic, in us."""
-    store: float = 0.0
-    """Time of storing D, in us."""
+    """Time of promotion that is not hidden, in us; part of the total."""
     clock: float = 1.0
     """SM clock under the power limit, relative to the highest."""
 
 
-def time(operation: Operation, machine: Machine, constants: Constants) -> TimeBreakdown:
+def time(operation: Operation, machine: Machine, constants: Constants) -> ModelledTime:
     """Return the modelled time of an operation that starts with a cold L2."""
     if isinstance(operation, Stream):
         return _stream(operation, machine, constants)
     return _product(operation, machine, constants)
 
 
-def _stream(s: Stream, machine: Machine, c: Constants) -> TimeBreakdown:
+def _stream(s: Stream, machine: Machine, c: Constants) -> ModelledTime:
     memory = s.elements * s.bits / 8 / (machine.copy_rate * c.stream_share)
     arithmetic = s.elements / (machine.sms * c.element_rate) if s.fp32_requantised else 0.0
     launch = 0.0 if s.inside else machine.launch_us + c.stream_start_us
-    return TimeBreakdown(total=launch + max(memory, arithmetic), launch=launch, memory=memory)
+    return ModelledTime(launch + max(memory, arithmetic))
 
 
 def waves(tiles: int, slots: int) -> int:
@@ -155,7 +146,7 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
     return ceil(alone * (p.m / rows + p.groups / 2))
 
 
-def _product(x: Product, machine: Machine, c: Constants) -> TimeBreakdown:
+def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     sms = machine.sms - x.taken
     p, tile = x.problem, x.tile or choose(x.problem, sms)
     slots = sms // tile.cluster * tile.cluster
@@ -195,29 +186,7 @@ def _product(x: Product, machine: Machine, c: Constants) -> TimeBreakdown:
         c.promotion_energy / p.promote * (2 if p.scales == ScaleLayout.GROUP else 1) if p.promote else 0.0
     )
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
-    return TimeBreakdown(
-        total=total(clock),
-        launch=launch,
-        multiply=rounds * steps * mma / machine.mhz,
-        promote=rounds * steps * ffma / machine.mhz,
-        feed=rounds * steps * feed,
-        memory=memory,
-        store=rounds * store,
-        clock=clock,
-    )
-
-
-def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
-    """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
-    p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
-    ctas = tiles_of(p, tile) * tile.split
-    rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
-    a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))
-    steps = ceil(p.steps / tile.split)
-    team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
-    busy = us - machine.launch_us - machine.latency_us
-    into = rounds * steps * (a + b) / (busy * machine.mhz)
-    return into, ctas * steps * (a / team_a + b / team_b) / busy / machine.l2_rate
+    return ModelledTime(total(clock), rounds * steps * ffma / machine.mhz, clock)
 
 
 def _clock(allowed: Callable[[float], bool]) -> float:

