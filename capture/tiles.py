@@ -6,15 +6,18 @@ pass has tiles of both operands with all of K and, if the tensors are large enou
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.workloads.tensor_file import write_safetensors
+from isa_model.output_files import fresh_file
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 BLOCK = 128
 """Tokens, outputs or inputs of a tile, which are whole quantisation groups in either direction."""
@@ -77,6 +80,21 @@ def write_tiles(path: Path, tiles: dict[str, Any], about: dict[str, str]) -> Non
 
     contiguous = {k: np.ascontiguousarray(v).astype(ml_dtypes.bfloat16) for k, v in tiles.items()}
     write_safetensors(path, contiguous, about)
+
+
+def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
+    """Write BF16 matrices (ml_dtypes.bfloat16) with metadata, as safetensors 0.4 does."""
+    header: dict[str, Any] = {"__metadata__": about}
+    start = 0
+    for name, values in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [start, start + values.nbytes]}
+        start += values.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with fresh_file(path, '{"__metadata__": ', "a file of tensors") as fresh, open(fresh, "wb") as raw:
+        raw.write(struct.pack("<Q", len(text)) + text)
+        for values in tensors.values():
+            raw.write(values.tobytes())
 
 
 def _largest(x: Any, axis: int) -> int:

@@ -1,6 +1,6 @@
 """Write every generated part of the committed pages again: `python pages`. Needs no GPU; takes some minutes.
 
-timing_tables.py is run by itself: it makes the fits of timing again, which name the commit that made them.
+timing_tables.py and cost_curves.py are run by themselves: they make records again, which name the commit that made them.
 """
 
 import subprocess

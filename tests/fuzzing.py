@@ -86,7 +86,7 @@ def _tensors() -> tuple[tuple[str, bytes], ...]:
     import ml_dtypes
     import numpy as np
 
-    from codesign.workloads.tensor_file import write_safetensors
+    from capture.tiles import write_safetensors
 
     rng = np.random.default_rng(0)
     arrays = {"x": rng.standard_normal((16, 24)).astype("f4"), "w": rng.standard_normal((8, 24)).astype("f4")}

@@ -29,7 +29,7 @@ FILES = sorted({g.recorded.file for g in CAPTURED})
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from capture.tiles import cut  # noqa: E402
+from capture.tiles import cut, write_safetensors  # noqa: E402
 
 OWN = f"""proposal: mine
 title: t
@@ -214,7 +214,7 @@ def test_a_users_layer_is_a_workload_with_all_three_passes(tmp_path):
 def test_safetensors_and_npz_read_alike(tmp_path):
     """BF16 in .safetensors and the same numbers as float32 in .npz give the same matrix and shape."""
     x = tensors()["x"].astype(ml_dtypes.bfloat16)
-    tensor_file.write_safetensors(tmp_path / "t.safetensors", {"x": x}, {"model": "m"})
+    write_safetensors(tmp_path / "t.safetensors", {"x": x}, {"model": "m"})
     np.savez_compressed(tmp_path / "t.npz", x=np.asfortranarray(x.astype(np.float32)))
     assert tensor_file.entries(tmp_path / "t.safetensors")["x"].shape == (96, 160)
     assert tensor_file.entries(tmp_path / "t.npz")["x"] == tensor_file.TensorEntry("F32", (96, 160))

@@ -5,7 +5,6 @@ Files are not trusted: everything a file says about itself is checked against it
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +15,6 @@ from isa_model import npz
 from isa_model.diagnostics import InputError, suggest
 from isa_model.input_files import MIB, open_file, parse_json, reason
 from isa_model.npz import MAX_ELEMENTS
-from isa_model.output_files import fresh_file
 from isa_model.printable import visible
 
 if TYPE_CHECKING:
@@ -110,21 +108,6 @@ def metadata(path: Path) -> dict[str, str]:
     with _opened(path) as raw:
         about = _header(path, raw)[0].get("__metadata__", {})
     return {visible(key): visible(text) for key, text in about.items()}
-
-
-def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
-    """Write BF16 matrices (ml_dtypes.bfloat16) with metadata, as safetensors 0.4 does."""
-    header: dict[str, Any] = {"__metadata__": about}
-    start = 0
-    for name, values in tensors.items():
-        header[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [start, start + values.nbytes]}
-        start += values.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with fresh_file(path, '{"__metadata__": ', "a file of tensors") as fresh, open(fresh, "wb") as raw:
-        raw.write(struct.pack("<Q", len(text)) + text)
-        for values in tensors.values():
-            raw.write(values.tobytes())
 
 
 # -- safetensors -----------------------------------------------------------------------------------------------------

@@ -33,14 +33,9 @@ def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c
 
 def _reach(spec: Instruction) -> tuple[int, int]:
     """Return the smallest and the largest sum of a step."""
-    low, high = _range(spec.c_format)
-    corners = [x * y for x in _range(spec.a) for y in _range(spec.b)]
-    return low + spec.span * min(corners), high + spec.span * max(corners)
-
-
-def _range(fmt: Format) -> tuple[int, int]:
-    """Return the smallest and the largest number of a format."""
-    return (-fmt.max_finite_magnitude - 1 if fmt.signed else 0), fmt.max_finite_magnitude
+    a, b, c = ((fmt.lowest, fmt.max_finite_magnitude) for fmt in (spec.a, spec.b, spec.c_format))
+    corners = [x * y for x in a for y in b]
+    return c[0] + spec.span * min(corners), c[1] + spec.span * max(corners)
 
 
 def _sum(
@@ -59,12 +54,11 @@ def _sum(
     if wraps:
         return {"code": total}
     bits = kept.mantissa_bits
-    low, high = _range(kept)
     negative = total[-1]
     fits = block.let("fits", ~(total[bits - kept.signed :] ^ negative.replicate(width - bits + kept.signed)).any())
     if not kept.signed:
         fits = fits & ~negative
-    end = Mux(negative, Const(low & ((1 << bits) - 1), bits), Const(high, bits))
+    end = Mux(negative, Const(kept.lowest & ((1 << bits) - 1), bits), Const(kept.max_finite_magnitude, bits))
     return {"code": Mux(fits, total[:bits], end)}
 
 
