@@ -109,6 +109,8 @@ def margin(verdict: Verdict) -> str:
         return ""
     share = abs(verdict.margin)
     amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
+    if 0.99 < share < 1:
+        amount = "over 99% of it"
     if not any((verdict.claim.at_most, verdict.claim.at_least)):
         amount = number(share)
     if verdict.margin >= 0:
