@@ -44,7 +44,7 @@ def evaluate(
     Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`. With `train`, a small model is
     also trained on the proposal, which takes a minute or two and needs torch; Unavailable is raised without it.
     """
-    from codesign.evidence.numerics.trial import Sampling
+    from codesign.evidence.sampling import Sampling
     from codesign.verdicts.evaluate import evaluate as gather_and_judge
 
     return gather_and_judge(proposal, Sampling(rows=rows, columns=columns, seeds=tuple(seeds)), train=train)

@@ -140,7 +140,7 @@ def _lines(rng: random.Random, source: bytes) -> bytes:
 
 
 def _results() -> tuple[tuple[str, bytes], ...]:
-    from codesign.evidence.numerics.trial import Sampling
+    from codesign.evidence.sampling import Sampling
     from codesign.proposal.load import load_proposal
     from codesign.verdicts.evaluate import evaluate
 

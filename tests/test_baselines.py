@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.source import _method
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.timing.operations import software
 from codesign.evidence.traffic.count import TrafficAssumptions, moves, schemes
 from codesign.proposal.baselines import baselines

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from codesign.evidence.numerics.source import SOURCE
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
 from codesign.evidence.training.size import Size, find_size
 from codesign.proposal.load import parse_proposal

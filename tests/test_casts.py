@@ -18,7 +18,7 @@ from codesign.evidence.casts.path_errors import (
     sums_of_path,
 )
 from codesign.evidence.casts.source import SOURCE
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
 from codesign.proposal.load import parse_proposal
 from codesign.workloads.tensors import draw, recorded

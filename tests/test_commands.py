@@ -13,8 +13,8 @@ import pytest
 
 from codesign.__main__ import run
 from codesign.commands.terminal import Progress
-from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import sources
 from codesign.proposal import shipped
 from codesign.proposal.load import parse_proposal

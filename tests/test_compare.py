@@ -9,7 +9,7 @@ import pytest
 from codesign.__main__ import run
 from codesign.evidence.numerics.curves import with_bits
 from codesign.evidence.numerics.source import SOURCE, multiplying
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Claim

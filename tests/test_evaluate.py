@@ -13,7 +13,8 @@ import pytest
 
 from codesign.evidence.numerics.metrics import METRICS as NUMERICS
 from codesign.evidence.numerics.source import BESIDE
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.estimates import norm
 from codesign.figures.figure import Kind, Plot, Series

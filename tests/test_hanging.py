@@ -7,7 +7,7 @@ import pytest
 from codesign.evidence.casts.source import Delivered
 from codesign.evidence.numerics.other_cases import BITS, with_groups
 from codesign.evidence.numerics.source import SOURCE, Multiplied, multiplying
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Question, Search
 from codesign.figures.figure import Figure
 from codesign.figures.words import listed

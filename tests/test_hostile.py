@@ -15,7 +15,7 @@ import pytest
 from codesign.__main__ import run
 from codesign.evidence.cost.cell_library import Library, neutral
 from codesign.evidence.cost.export import _header
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.escape import Markdown, drawn, fenced, literal, sentence
 from codesign.figures.figure import Plot, Series

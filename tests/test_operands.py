@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.proposal.flows import Flows, behind, on_the_way
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.variants import variants

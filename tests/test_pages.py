@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.proposal.load import load_proposal
 from codesign.report import comparison
 from codesign.report import write as report

@@ -8,7 +8,8 @@ import pytest
 
 import codesign
 from codesign.evidence.numerics.source import Job, _method, run
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Figure
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Claim

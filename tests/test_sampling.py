@@ -7,7 +7,8 @@ from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.lines import drawn
 from codesign.evidence.numerics.operands import Operand
 from codesign.evidence.numerics.source import Job, figures_of, run
-from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
+from codesign.evidence.numerics.trial import Outcome, Trial
+from codesign.evidence.sampling import Sampling
 from codesign.figures.estimates import LOSSLESS
 from codesign.proposal.flows import NOTHING
 from codesign.proposal.load import parse_proposal

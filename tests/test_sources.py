@@ -11,7 +11,7 @@ from rich.console import Console
 
 import codesign.evidence
 from codesign.commands.result_text import show
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import sources
 from codesign.figures import metric
 from codesign.proposal.load import parse_proposal

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codesign.__main__ import run
 from codesign.commands import step as table
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
 from codesign.evidence.timing import amdahl, layer_step, times
 from codesign.evidence.timing import source as evidence

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
 from codesign.evidence.timing import machine_constants, measured, records, times
 from codesign.evidence.timing import source as evidence

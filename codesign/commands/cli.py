@@ -60,7 +60,7 @@ def evaluate(
 
     Gathers evidence on the proposal and judges its claims. Exit code 1 if a claim is refuted.
     """
-    from codesign.evidence.numerics.trial import Sampling
+    from codesign.evidence.sampling import Sampling
     from codesign.proposal.load import load_proposal
     from codesign.proposal.shipped import proposal_file
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import cast
 
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.figures import metric
 from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from codesign.commit import commit
-from codesign.evidence.numerics.trial import Sampling
 from codesign.evidence.progress import CountingExecutor, Phase
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject, sources
 from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure

@@ -8,7 +8,7 @@ from functools import partial
 
 from codesign.evidence.casts.metrics import METRICS
 from codesign.evidence.casts.path_errors import FEATURES, TOKENS, carried, figures_of_path
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import (
     Answer,
     OtherCase,

@@ -66,7 +66,8 @@ def shipped() -> CostSweep | None:
 def errors(spec: Instruction, quantisation: Quantisation, tensors: str) -> tuple[float, float]:
     """Return the accumulation and total error of an instruction on a GEMM with K = 4096."""
     from codesign.evidence.numerics.errors import errors_of, estimates
-    from codesign.evidence.numerics.trial import Sampling, Trial
+    from codesign.evidence.numerics.trial import Trial
+    from codesign.evidence.sampling import Sampling
     from codesign.proposal.variants import Compared
 
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from codesign.evidence.numerics.errors import bf16_ulp, errors_of, estimates
-from codesign.evidence.numerics.trial import Outcome, Sampling, Trial
+from codesign.evidence.numerics.trial import Outcome, Trial
+from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Plot, Series
 from codesign.figures.intervals import finite
 from codesign.proposal.proposal import Proposal

@@ -12,7 +12,8 @@ from codesign.evidence.numerics.curves import plots
 from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
 from codesign.evidence.numerics.other_cases import of_bits, of_groups, other_cases
 from codesign.evidence.numerics.sections import alarms, finding, sections
-from codesign.evidence.numerics.trial import Sampling, Trial
+from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Answer, OtherCase, Question, Search, Source, Subject, trial_of
 from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure

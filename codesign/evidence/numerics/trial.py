@@ -26,7 +26,7 @@ from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.path import Step
 from isa_model.rounding import Rounding
-from isa_model.stage import Register, Spec
+from isa_model.stage import Register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,22 +35,6 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
-
-
-class Sampling(Spec):
-    """Sample of each GEMM that is computed: rows of A and columns of B over the full K, for each seed."""
-
-    rows: int = 16
-    """Rows of A for each seed."""
-    columns: int = 16
-    """Columns of B for each seed."""
-    seeds: tuple[int, ...] = tuple(range(16))
-    """Seeds; each draws its own tensors, so that figures vary between seeds as they do between tensors."""
-
-    def fresh(self) -> Sampling:
-        """Return the same sampling on the same number of other seeds."""
-        first = max(self.seeds, default=-1) + 1
-        return self.model_copy(update={"seeds": tuple(range(first, first + len(self.seeds)))})
 
 
 @dataclass(frozen=True)
