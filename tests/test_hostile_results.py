@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from test_hostile import PROPOSAL, SECTION, change
@@ -127,3 +131,14 @@ def test_names_of_reports_stay_in_the_folder_of_reports(result, tmp_path, monkey
             assert message in capsys.readouterr().err
     assert run(["validate", "n" * 300]) == 2
     assert "no proposal is called" in capsys.readouterr().err
+
+
+def test_a_report_on_a_terminal_without_its_characters_is_printed(result, tmp_path):
+    """Where stdout's encoding lacks a character, its escape is printed; the result is not blamed."""
+    report.write(result, tmp_path / "r")
+    home = str(Path(report.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": home, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "codesign", "report", str(tmp_path / "r")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "contradicts" in done.stderr) == (0, False), done.stderr
+    assert "claims hold" in done.stdout

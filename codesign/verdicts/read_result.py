@@ -43,6 +43,8 @@ def drawing(*sources: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of numbers near a double's limits
             yield
+    except UnicodeEncodeError:  # of the terminal
+        raise
     except _FAULTS as error:
         fault = f"{type(error).__name__}: {error}"
         if len(sources) > 1:
