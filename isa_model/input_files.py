@@ -100,12 +100,13 @@ def _children(node: Any) -> list[Any]:
 def _finite(text: str) -> float:
     """Return a number that a double can hold: `1e999` would be an infinity."""
     value = float(text)
-    return _refused(text) if isinf(value) else value
+    return _refused(text if len(text) < 40 else f"{text[:37]}...") if isinf(value) else value
 
 
 def _whole(text: str) -> int:
+    value = int(text)
     _finite(text)
-    return int(text)
+    return value
 
 
 def _refused(constant: str) -> Any:
