@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 from pathlib import Path
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit. Characters that stdout's encoding lacks are written as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -11,7 +11,9 @@ import io
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ def parse_json(text: str | bytes) -> Any:
     Raises ValueError with what is wrong.
     """
     try:
-        data = json.loads(text, parse_constant=_refused, object_pairs_hook=_once)
+        data = json.loads(text, parse_constant=_refused, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels") from None
     level = [data]
@@ -95,6 +97,18 @@ def _children(node: Any) -> list[Any]:
     return [child for child in inner if isinstance(child, dict | list)]
 
 
+def _finite(text: str) -> float:
+    """Return a number that a double can hold: `1e999` would be an infinity."""
+    value = float(text)
+    return _refused(text if len(text) < 40 else f"{text[:37]}...") if isinf(value) else value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    _finite(text)
+    return value
+
+
 def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
 
@@ -102,7 +116,7 @@ def _refused(constant: str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in found if counts[key] > 1)
         raise ValueError(f"`{twice}` is given twice")
     return found

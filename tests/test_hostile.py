@@ -113,6 +113,9 @@ def test_sentences_of_ours_keep_their_code_and_lose_what_does_harm():
     """Our own sentences keep their code spans, and are escaped otherwise."""
     assert sentence("`a` [0, 1] *b*") == "`a` [0, 1] *b*"
     assert sentence("<img> [a](b) [a][b] | c\nd") == "&lt;img> [a]\\(b) [a]\\[b] \\| c d"
+    assert sentence("[a]: http://x") == r"\[a]: http://x"
+    assert sentence("```\na") == r"\``` a"
+    assert sentence(r"a\| b \\|") == r"a\\\| b \\\\\|"
     assert sentence(Markdown("<")) == "<"
     assert sentence(3) == 3
 

@@ -121,6 +121,19 @@ def test_the_interval_of_a_tile_that_one_part_holds_spans_all_parts():
     assert quantile(values, np.ones((32, 8)), 0.95, (even, count), unknown).interval(0.95) is not None
 
 
+@pytest.mark.parametrize("filled", [1, 3, 7])
+def test_a_tile_of_nearly_empty_parts_has_no_interval(filled):
+    """Parts that are zero show no spread: an interval needs as many parts with numbers as it needs clusters."""
+    unknown, exact = np.full(32, np.nan), np.where(np.arange(32) < filled, 1.0, 0.0)
+    mine, base = norm(exact * 1e-3, exact, unknown), norm(exact * np.linspace(1, 2, 32), exact, unknown)
+    assert mine.interval(0.95) is None
+    assert decibel(mine).interval(0.95) is None
+    assert mine.over(base, 0.95)[1] is None
+    assert not any(map(isfinite, difference(decibel(mine), decibel(base), 0.95)))
+    full = np.where(np.arange(32) < 8, 1.0, 0.0)
+    assert norm(full * np.linspace(1, 2, 32), full, unknown).interval(0.95) is not None
+
+
 @pytest.mark.parametrize("clusters", [8, 16, 32, 63])
 def test_half_samples_show_the_variance_of_a_sum_exactly(clusters):
     """Each cluster counts twice or not at all, and the mean square of what that changes is the sum of the clusters' squares."""

@@ -106,7 +106,7 @@ def report(
     """
     from codesign.report.lookup import result_of
 
-    if (target is None) == (replay is None):
+    if (target is None) == (replay is None) or not (target or replay):
         raise InputError.of(
             "no report is named", "codesign report RESULT to read one, or --replay RESULT to rebuild one"
         )
@@ -120,8 +120,10 @@ def report(
         page = replayed(source, out or source.parent)
     else:
         from codesign.commands.result_text import show as show_result
+        from codesign.verdicts.read_result import drawing
 
-        show_result(result, console(), tables=True)
+        with drawing(source):
+            show_result(result, console(), tables=True)
     print(f"report: {page if page.exists() else source}", file=sys.stderr)
     return 0
 
@@ -146,9 +148,12 @@ def compare(
     from codesign.report.comparison import show, write
     from codesign.report.lookup import result_of
     from codesign.verdicts.compare import compare as put_together
+    from codesign.verdicts.read_result import drawing
 
-    comparison = put_together([result_of(target)[1] for target in results])
-    page = write(comparison, out)
+    files, found = zip(*map(result_of, results), strict=True)
+    with drawing(*files):
+        comparison = put_together(found)
+        page = write(comparison, out)
     if as_json:
         print(comparison.model_dump_json(indent=1))
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,8 +15,16 @@ _STYLES = {"supported": "green", "refuted": "bold red", "undetermined": "yellow"
 
 
 def show(result: Result, console: Console, tables: bool = False) -> None:
-    """Print headline, finding and a row per claim; with `tables`, also the report's tables but those of every figure."""
-    console.print(Text(result.proposal.title, style="bold"))
+    """Print headline, finding and a row per claim; with `tables`, also the report's tables but those of every figure.
+
+    Nothing is printed if anything cannot be drawn.
+    """
+    for shown in list(_shown(result, tables)):
+        console.print(shown)
+
+
+def _shown(result: Result, tables: bool) -> Iterator[Text | Table]:
+    yield Text(result.proposal.title, style="bold")
     table = Table(show_lines=False, header_style="bold", pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim")
@@ -29,14 +39,14 @@ def show(result: Result, console: Console, tables: bool = False) -> None:
             verdict.statement,
             reason,
         )
-    console.print(table)
-    console.print(result.headline, highlight=False)
-    console.print(result.finding, highlight=False)
+    yield table
+    yield Text(result.headline)
+    yield Text(result.finding)
     for part in parts(result) if tables else ():
         for drawn in () if part.folded else part.tables:
-            console.print()
-            console.print(Text(": ".join(filter(None, (part.title, drawn.title))), style="bold"))
+            yield Text()
+            yield Text(": ".join(filter(None, (part.title, drawn.title))), style="bold")
             shown = Table(*drawn.headings, show_lines=False, header_style="bold", pad_edge=False)
             for row in drawn.rows:
                 shown.add_row(*row.names, *row.cells)
-            console.print(shown)
+            yield shown

@@ -9,6 +9,9 @@ from isa_model.printable import visible, visible_lines
 _SPECIAL = re.compile(r"[\\`*<>\[\]|#~&]|(?<![^\W_])_|_(?![^\W_])")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _LEADING = re.compile(r"^(\s*)(?:([-+=])|(\d+)([.)]))")
+_PIPE = re.compile(r"(\\*)\|")
+_BLOCK = re.compile(r"^(\s*)(?=```|~~~|\[.*\]:)")
+"""Begins a block of code, or defines the target of links."""
 
 
 class Markdown(str):
@@ -29,7 +32,8 @@ def sentence(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
     text = visible(" ".join(value.split())) if value.strip() else value
-    return text.replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[").replace("|", "\\|")
+    text = _BLOCK.sub(r"\1\\", text.replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\["))
+    return _PIPE.sub(r"\1\1\|", text)
 
 
 def fenced(text: str, language: str) -> Markdown:

@@ -48,8 +48,9 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
     whole, kept = (_logarithm(of, error2, exact2, excess) for of in (np.sum, _left_out))
     if excess is not None and not (np.isfinite(whole) and np.isfinite(kept).all()):  # corrected to below zero
         return norm(error2, exact2)
-    span, influence = (float(each.min()), float(each.max())), (whole - kept) / 2
-    return Estimate(exp(whole / 2), influence, span=span, tile=tile, held=tile and hangs(influence))
+    few = tile and len(each) < FEWEST_CLUSTERS  # the other parts are empty, and say nothing of the spread
+    span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
+    return Estimate(exp(whole / 2), influence, span=span, tile=tile, held=few or (tile and hangs(influence)))
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:

@@ -50,7 +50,8 @@ class Estimate:
     tile: bool = False
     """True if the clusters are parts of one tile, and so not independent."""
     held: bool = False
-    """True if one part of a tile holds more than half of the variance: the interval is then the whole span."""
+    """True if one part of a tile holds more than half of the variance, or most parts are empty: the interval is then the
+    whole span; none if that is not finite."""
     span: Ends = (-inf, inf)
     """Least and largest value of a single cluster; no weighting of the clusters gives a value beyond."""
 
@@ -58,6 +59,11 @@ class Estimate:
     def total(self) -> float:
         """Value with the added share."""
         return self.value + (self.plus.total if self.plus else 0.0)
+
+    @property
+    def unknown(self) -> bool:
+        """True if nothing bounds the value of a single cluster."""
+        return not (isfinite(self.span[0]) and isfinite(self.span[1]))
 
     @property
     def clusters(self) -> int:
@@ -69,7 +75,7 @@ class Estimate:
         if self.clusters < FEWEST_CLUSTERS or not isfinite(self.value):
             return None
         if self.held:
-            return self.span if isfinite(self.span[0]) and isfinite(self.span[1]) else None
+            return None if self.unknown else self.span
         ends = [part._own_interval(level) for part in (self, *self.beside)]
         low, high = max(e[0] for e in ends), max(e[1] for e in ends)
         if self.plus and (more := self.plus.interval(level)):
@@ -121,7 +127,7 @@ class Estimate:
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
         apart = self._relative() - base._relative()
-        if self.tile and hangs(apart):
+        if self.tile and (hangs(apart) or self.unknown):
             return ratio, self._apart(base, level)
         below, above = self._reach(apart, level)
         low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
@@ -152,7 +158,7 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
     if mine.clusters < FEWEST_CLUSTERS or not (isfinite(mine.value) and isfinite(base.value)):
         return None
     apart = mine.influence - base.influence
-    if mine.tile and hangs(apart):
+    if mine.tile and (hangs(apart) or mine.unknown):
         return mine.span[0] - base.span[1], mine.span[1] - base.span[0]
     below, above = reach(apart, level)
     return mine.value - base.value - below, mine.value - base.value + above

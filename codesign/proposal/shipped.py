@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from os.path import exists, isfile  # as those of Path, but False for names that no file can have
 from pathlib import Path
 
 from isa_model.diagnostics import InputError, suggest
@@ -22,9 +23,9 @@ def names() -> dict[str, Path]:
 def proposal_file(target: str) -> Path:
     """Return the file of a proposal given by its path or shipped name. Raises InputError for anything else."""
     path = Path(target)
-    if target in names() and not path.is_file():
+    if target in names() and not isfile(path):
         return names()[target]
-    if is_path(target) or path.exists():
+    if is_path(target) or exists(path):
         return path
     hint = suggest(target, names()) or f"a file, or one of: {', '.join(names())}"
     raise InputError.of(f"no proposal is called `{target}`", hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import exists  # as Path.exists, but False for names that no file can have
 from pathlib import Path
 
 from codesign.proposal.load import load_proposal
@@ -23,10 +24,11 @@ def result_of(target: str) -> tuple[Path, Result]:
     Raises InputError for anything else, and for a proposal that has changed since its report or has none.
     """
     path = Path(target)
-    if not path.exists() and target not in names() and (own := FOLDER / target / "result.json").exists():
+    named = not (is_path(target) or target in names() or exists(path))
+    if named and exists(own := FOLDER / target / "result.json"):
         path = own
-    if path.suffix not in (".yaml", ".yml") and (path.exists() or target not in names()):
-        if not path.exists() and not is_path(target) and path.suffix != ".json":
+    if path.suffix not in (".yaml", ".yml") and (exists(path) or target not in names()):
+        if not exists(path) and not is_path(target) and path.suffix != ".json":
             hint = suggest(target, names()) or "a report's folder, a proposal's file, or the name of a shipped one"
             raise InputError.of(f"no report or proposal is called `{target}`", hint)
         file = path / "result.json" if path.is_dir() else path

@@ -73,10 +73,10 @@ def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
     for figure in figures:
         if _shown(table, figure):
             groups.setdefault(tuple(_name(table, field, figure) for field in table.rows), []).append(figure)
-    firsts = list(dict.fromkeys(names[0] for names in groups))
+    firsts = {first: i for i, first in enumerate(dict.fromkeys(names[0] for names in groups))}
     rows = [
         Row(names, tuple(_cell(column, own, "design" in table.rows) for column in table.columns))
-        for names, own in sorted(groups.items(), key=lambda group: firsts.index(group[0][0]))
+        for names, own in sorted(groups.items(), key=lambda group: firsts[group[0][0]])
     ]
     return DrawnTable(
         title=table.title,

@@ -10,8 +10,7 @@ from codesign.figures.escape import fenced, literal, sentence
 from codesign.report import page
 from codesign.report.tornado import tornado
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.read_result import FAULTS, read_result
-from isa_model.diagnostics import InputError
+from codesign.verdicts.read_result import drawing, read_result
 from isa_model.output_files import check_folder, json_lines, write_folder
 
 KIND = "a report"
@@ -37,13 +36,9 @@ def replayed(source: Path, folder: Path) -> Path:
     Raises InputError as `read_result` and `write` do, and for figures that cannot be drawn together.
     """
     result = read_result(source)
-    try:
-        check_folder(folder, KIND, source)
+    check_folder(folder, KIND, source)
+    with drawing(source):
         files = contents(result)
-    except FAULTS as error:
-        raise InputError.of(
-            f"{source} contradicts itself: it cannot be drawn ({type(error).__name__}: {error})", "evaluate it again"
-        ) from None
     write_folder(folder, files, KIND, source)
     return folder / "report.html"
 

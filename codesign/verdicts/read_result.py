@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,37 @@ from isa_model.printable import unprintable
 
 LARGEST = 16 * MIB
 """Size of the largest result.json that is read, bytes; shipped ones have less than 2 MiB."""
+MOST = {
+    "figures for the columns of its tables": 10_000_000,
+    "tables": 1_000,
+    "plots": 200,
+    "points in its plots": 50_000,
+    "names of points in its plots": 1_000,
+}
+"""What is drawn at most, so that drawing takes seconds; shipped results have less than a tenth of each."""
 _AGAIN = "evaluate the proposal again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
+_CLAIM = re.compile(r"claim-[0-9]+", re.IGNORECASE)
+_FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
 """Errors that drawing raises for figures that do not fit together."""
+
+
+@contextmanager
+def drawing(*sources: Path) -> Iterator[None]:
+    """Raise InputError, naming the files drawn from, in place of the errors of figures that do not fit together."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numbers near a double's limits
+            yield
+    except UnicodeEncodeError:  # of the terminal
+        raise
+    except _FAULTS as error:
+        fault = f"{type(error).__name__}: {error}"
+        if len(sources) > 1:
+            message = f"{', '.join(map(str, sources))} cannot be drawn together ({fault})"
+        else:
+            message = f"{sources[0]} contradicts itself: it cannot be drawn ({fault})"
+        raise InputError.of(message, "evaluate it again" if len(sources) == 1 else "evaluate them again") from None
 
 
 def read_result(path: Path) -> Result:
@@ -87,6 +117,26 @@ def _contradictions(result: Result) -> Iterator[str]:
         yield "it has no seed"
     for evidence in result.evidence:
         yield from _of_evidence(evidence)
+    names = [plot.name.lower() for evidence in result.evidence for plot in evidence.plots]
+    if twice := next((name for name, times in Counter(names).items() if times > 1), ""):
+        yield f"two plots have the name `{twice}`"
+    yield from _too_much(result)
+
+
+def _too_much(result: Result) -> Iterator[str]:
+    tables = [(t, len(e.figures)) for e in result.evidence for section in e.sections for t in section.tables]
+    plots = [plot for e in result.evidence for plot in e.plots]
+    series = [s for plot in plots for s in plot.series]
+    sizes = {
+        "figures for the columns of its tables": sum((1 + len(t.columns)) * (1 + count) for t, count in tables),
+        "tables": len(tables),
+        "plots": len(plots),
+        "points in its plots": sum(len(s.x) for s in series),
+        "names of points in its plots": sum(len(s.labels) for s in series),
+    }
+    for what, size in sizes.items():
+        if size > MOST[what]:
+            yield f"it has {size:,} {what}, more than {MOST[what]:,}"
 
 
 def _of_evidence(evidence: Evidence) -> Iterator[str]:
@@ -99,5 +149,7 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
     for plot in evidence.plots:
         if not _NAME.fullmatch(plot.name):
             yield f"`{plot.name}` in `{evidence.source}` is no name for a file"
+        if _CLAIM.fullmatch(plot.name):
+            yield f"`{plot.name}` in `{evidence.source}` is the name of a claim's plot"
         if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
             yield f"a series of plot `{plot.name}` has more values on one axis than on the other"
