@@ -107,6 +107,8 @@ def renewed(page: str) -> str:
                 (Path(folder) / block.file).write_text(block.text)
                 continue
             output, _ = run(shipped(block.command), Path(folder))
+            if shipped(block.command) != block.command:  # evaluate shows no tables
+                output = "\n".join([output.split("\n\n")[0], output.splitlines()[-1], ""])
             output = output.replace(f"{ROOT}/", "").replace(folder, ".")
             found += [page[last : block.start], f"$ {block.command}\n{output}"]
             last = block.end
