@@ -208,7 +208,7 @@ def test_the_site_builds_strictly():
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     api = (ROOT / "build" / "site" / "api" / "index.html").read_text()
-    for name in ("isa_model.matmul", "codesign.load", "kernels.gemm.gemm"):
+    for name in ("isa_model.matmul.matmul", "isa_model.quantise", "codesign.load", "kernels.gemm.gemm"):
         assert f'id="{name}"' in api
 
 
