@@ -12,7 +12,7 @@ import pytest
 from test_hostile import PROPOSAL, SECTION, change
 
 from codesign.__main__ import run
-from codesign.evidence.numerics.trial import Sampling
+from codesign.evidence.sampling import Sampling
 from codesign.proposal.load import parse_proposal
 from codesign.report import write as report
 from codesign.verdicts.evaluate import evaluate, spec_sha256

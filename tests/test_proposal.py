@@ -327,5 +327,5 @@ def test_importing_the_package_imports_nothing_else():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["__version__", "compare", "evaluate", "load"]
     assert codesign.__version__
-    with pytest.raises(AttributeError, match="no attribute `judge`"):
+    with pytest.raises(AttributeError, match="no attribute"):
         _ = codesign.judge
