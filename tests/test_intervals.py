@@ -101,6 +101,20 @@ def test_a_correction_that_leaves_less_than_nothing_is_not_made():
     assert norm(error, 1 + excess, excess).value == norm(error, 1 + excess).value
 
 
+def test_no_weighting_of_a_held_tile_leaves_its_interval():
+    """Where one part holds a tile, error and ratio lie in their intervals under 1,000 random weightings of the parts."""
+    rng = np.random.default_rng(7)
+    unknown, exact = np.full(24, np.nan), rng.lognormal(0, 1, 24)
+    mine, base = (exact * rng.lognormal(-4, 1, 24) for _ in range(2))
+    mine[3] *= 1e4
+    error, other = norm(mine, exact, unknown), norm(base, exact, unknown)
+    assert error.held
+    (low, high), (least, most) = error.interval(0.95), error.over(other, 0.95)[1]
+    for weights in rng.dirichlet(np.full(24, 0.3), 1000):
+        assert low <= np.sqrt(weights @ mine / (weights @ exact)) <= high
+        assert least <= np.sqrt(weights @ mine / (weights @ base)) <= most
+
+
 def test_the_interval_of_a_tile_that_one_part_holds_spans_all_parts():
     """Where one part of a tile holds over half of a variance, no part lies outside the interval."""
     unknown, held = np.full(32, np.nan), np.where(np.arange(32) == 5, 1e3, 1.0)
