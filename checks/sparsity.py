@@ -5,8 +5,8 @@
 Every experiment says what it asks of the chip. Results go to one JSON file. Needs a Hopper GPU and the extra `kernels`.
 
 A sparse instruction stores half of A's elements and, for each, its position in a group of 4 along K (TF32: of 2; 4-bit
-integers: of each pair, in a group of 4 pairs). A hypothesis is a dense instruction over the stored elements, whose column of B is gathered
-by the positions, a row of A at a time.
+integers: of each pair, in a group of 4 pairs). A hypothesis is a dense instruction over the stored elements, whose column
+of B is gathered by the positions, a row of A at a time.
 """
 
 from __future__ import annotations
