@@ -51,9 +51,14 @@ def gemm(
     Raises ValueError as `matmul` does, for a `split_k` that is more than K's number of instructions, and if any of these
     steps is asked for after an accumulator other than FP32.
     """
+    require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
+    if instruction.sparsity:
+        raise ValueError(
+            "gemm takes no sparse instruction: fill K up to whole instructions, and call matmul with positions"
+        )
     a_codes, b_codes = factors(instruction, a, b)
     m, n = a_codes.shape[0], b_codes.shape[1]
-    scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
+    scales = scales_of(instruction, scale_a, scale_b, a_codes.shape, b_codes.shape)
     factor = None if alpha is None else _fp32("alpha", alpha, {"()": (), "(M, 1)": (m, 1), "(1, N)": (1, n)})
     offset = None if bias is None else _fp32("bias", bias, {"(N,)": (n,)})
     if out is not None:

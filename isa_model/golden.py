@@ -1,7 +1,9 @@
 """The golden model: what an instruction computes, to the bit, in Python's exact integers.
 
 This file is the definition; every fast engine must return the same codes. Read it from top to bottom. `dot` computes one
-element of D. Along K, each instruction reads as C what the one before wrote as D. An instruction has three steps:
+element of D. Along K, each instruction reads as C what the one before wrote as D. A sparse instruction is a dense one on the
+elements that are stored: `gathered` picks the elements of the other operand that they are multiplied by.
+An instruction has three steps:
 
 1. `products` multiplies a row of A by a column of B: one exact term per k.
 2. Each stage of the spec turns its terms into fewer: `deal` forms the blocks, `add` sums a block, `put` rounds the sum
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction
+from isa_model.instruction import Instruction, Sparsity
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Stage
 
@@ -40,13 +42,18 @@ def dot(
     c: int = 0,
     scale_a: Sequence[int] = (),
     scale_b: Sequence[int] = (),
+    positions: Sequence[int] = (),
 ) -> int:
     """Return the code of one element of D, computed by as many instructions as K holds.
 
     `a` and `b` are the codes of a row of A and a column of B, K of each, a multiple of the instruction's k. `c` is the
     code of C. `scale_a` and `scale_b` are the codes of that row's and column's scales along K, one per group.
-    Every instruction but the first reads C in the accumulator's format.
+    Every instruction but the first reads C in the accumulator's format. With sparsity, one operand holds the stored elements
+    alone, and `positions` is where in its group each of them (each run of them) belongs.
     """
+    if spec.sparsity:
+        a, b = gathered(spec.sparsity, a, b, positions)
+        spec = spec.dense
     running = read(spec, spec.c_format, c)
     d = written(spec, running)
     for first in range(0, len(a), spec.shape.k):
@@ -109,6 +116,15 @@ def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
         for start in range(0, len(terms), span)
         for part in range(parts)
     ]
+
+
+def gathered(
+    sparsity: Sparsity, a: Sequence[int], b: Sequence[int], positions: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the operands without the elements that sparsity leaves out; one of them is stored that way."""
+    kept, of, run = sparsity.kept, sparsity.of, sparsity.run
+    ks = [(i // kept * of + p) * run + j for i, p in enumerate(positions) for j in range(run)]
+    return (a, [b[k] for k in ks]) if sparsity.operand == "a" else ([a[k] for k in ks], b)
 
 
 # -- terms -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,8 +55,41 @@ class Scaling(Spec):
         return self
 
 
+class Sparsity(Spec):
+    """Structured sparsity of one operand: of each group along K only some elements are stored, with their positions.
+
+    Elements that are not stored count as absent: their products are no terms. Positions in a group ascend.
+    """
+
+    operand: Literal["a", "b"] = "a"
+    """Operand that is stored without the elements left out."""
+    kept: Count
+    """Number of elements, or runs of elements, that each group keeps."""
+    of: Count
+    """Number of elements, or runs of elements, in each group."""
+    run: Count = 1
+    """Number of neighbouring elements that are kept or left out together, at one position."""
+
+    @model_validator(mode="after")
+    def _sparse(self) -> Sparsity:
+        if self.kept >= self.of:
+            raise at(
+                "kept", message=f"{self.kept} of {self.of} leaves nothing out", hint="fewer `kept`, such as 2 of 4"
+            )
+        return self
+
+    @property
+    def group(self) -> int:
+        """Number of elements of K in a group."""
+        return self.of * self.run
+
+    def stored(self, k: int) -> int:
+        """Return how many of `k` elements of K, whole groups, are stored."""
+        return k // self.of * self.kept
+
+
 class Shape(Spec):
-    """Size of one instruction: D (m, n) = A (m, k) B (k, n) + C (m, n)."""
+    """Size of one instruction: D (m, n) = A (m, k) B (k, n) + C (m, n). `k` counts the elements that sparsity leaves out."""
 
     m: Count
     n: Count
@@ -78,6 +112,8 @@ class Instruction(Spec):
     widen: FormatRef | None = None
     """Format that A and B are converted to before they are multiplied; default: none. The conversion is exact. It affects
     alignment alone: a subnormal of A or B that is normal in this format aligns with the exponent of its leading bit."""
+    sparsity: Sparsity | None = None
+    """Elements of one operand that are left out; default: none. Stages sum the products of the elements stored."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1, max_length=MOST_STAGES)
     """Sums from the products up, each under a name of the author's choice."""
@@ -107,6 +143,27 @@ class Instruction(Spec):
     def span(self) -> int:
         """Number of products in one step of the last stage."""
         return self.products_per_result(len(self.stages) - 1)
+
+    @property
+    def stored_k(self) -> int:
+        """Number of products that one instruction sums: its k, without the elements that sparsity leaves out."""
+        return self.sparsity.stored(self.shape.k) if self.sparsity else self.shape.k
+
+    @property
+    def dense(self) -> Instruction:
+        """The same arithmetic on stored elements alone, once the other operand is gathered; itself without sparsity."""
+        sparsity, scale = self.sparsity, self.scale
+        if sparsity is None:
+            return self
+        change: dict[str, Any] = {"sparsity": None, "shape": self.shape.model_copy(update={"k": self.stored_k})}
+        if scale:
+            a, b = scale.a, scale.b
+            sides = {
+                "a": a and a.model_copy(update={"group": (a.group[0], sparsity.stored(a.group[1]))}),
+                "b": b and b.model_copy(update={"group": (sparsity.stored(b.group[0]), b.group[1])}),
+            }
+            change["scale"] = scale.model_copy(update=sides)
+        return self.model_copy(update=change)
 
     def products_per_result(self, index: int) -> int:
         """Return how many products one result of stage number `index` sums; 1 for index -1, a product itself."""
@@ -138,6 +195,10 @@ class Instruction(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Instruction:
         self._check_operands()
+        if self.sparsity and self.shape.k % self.sparsity.group:
+            group = self.sparsity.group
+            message = f"k = {self.shape.k} is not a multiple of the {group} elements of a sparse group"
+            raise at("shape", "k", message=message, hint=f"`k: {-(-self.shape.k // group) * group}`")
         self._check_stages()
         self._check_scale()
         return self
@@ -219,15 +280,17 @@ class Instruction(Spec):
         if self.span > 1 << 16:
             message = "the stages sum more than 65536 products in one step, the most an instruction can have"
             raise at("stages", message=message, hint="fewer `terms`, or a shorter `chain`")
-        if self.shape.k % self.span:
+        if self.stored_k % self.span:
+            stored = f" stores {self.stored_k} products, which" if self.sparsity else ""
+            size = self._logical(self.span)
             raise at(
                 "shape",
                 "k",
-                message=f"k = {self.shape.k} is not a multiple of the {self.span} products that the "
+                message=f"k = {self.shape.k}{stored} is not a multiple of the {self.span} products that the "
                 "stages sum in one step",
-                hint=f"`k: {-(-self.shape.k // self.span) * self.span}`, or other `terms`",
+                hint=f"`k: {-(-self.shape.k // size) * size}`, or other `terms`",
             )
-        below = self.shape.k
+        below = self.stored_k
         for name, stage in self.stages.items():
             parts = stage.interleave.parts if stage.interleave else 1
             if below % (stage.terms * parts):
@@ -262,7 +325,7 @@ class Instruction(Spec):
             side: ScaleOperand | None = getattr(scale, operand)
             if side is None:
                 continue
-            stretch = self._stretch(index)
+            stretch = self._logical(self._stretch(index))
             if side.group[k_axis] % stretch:
                 raise at(
                     "scale",
@@ -272,6 +335,13 @@ class Instruction(Spec):
                     f"`{scale.onto}` sums over {stretch}: its products would not share one scale",
                     hint=f"a multiple of {stretch}, or scale the products",
                 )
+
+    def _logical(self, stored: int) -> int:
+        """Return the least number of elements of K, whole sparse groups, that stores a multiple of `stored` elements."""
+        if self.sparsity is None:
+            return stored
+        each = self.sparsity.stored(self.sparsity.group)
+        return lcm(stored, each) // each * self.sparsity.group
 
     def _stretch(self, index: int) -> int:
         """Return the length of the stretches that K divides into so that each result of stage `index` sums over one.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model import golden
+from isa_model import golden, sparse
 from isa_model.arguments import require
 from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.float64 import Codes
@@ -35,6 +37,7 @@ def matmul(
     scale_a: ArrayLike | None = None,
     scale_b: ArrayLike | None = None,
     engine: Engine = "auto",
+    positions: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return D = A B + C, computed by the instruction along K in ascending order.
 
@@ -42,6 +45,10 @@ def matmul(
     codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` has the shape
     (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
     D (M, N) has the dtype of the accumulator's format if numpy or ml_dtypes has one; otherwise it holds codes.
+
+    With sparsity, the sparse operand is (M, stored) or (stored, N). `positions`, unsigned integers of that shape, says where
+    in its group each stored element belongs; of runs, there is one position each. `isa_model.sparse.pruned` makes both from
+    a whole matrix. Scales cover all of K.
 
     All engines give the same codes:
 
@@ -56,7 +63,7 @@ def matmul(
     engine cannot compute the instruction.
     """
     a_codes, b_codes = factors(instruction, a, b)
-    (m, k), n = a_codes.shape, b_codes.shape[1]
+    m, n, k = len(a_codes), b_codes.shape[1], logical_k(instruction, a_codes, b_codes)
     if k % instruction.shape.k:
         raise ValueError(
             f"a is {a_codes.shape}: K = {k} is not a multiple of the instruction's k = {instruction.shape.k} "
@@ -68,9 +75,15 @@ def matmul(
         c_codes = _matrix("c", instruction.c_format, c)
     if c_codes.shape != (m, n):
         raise ValueError(f"c is {c_codes.shape}; a {a_codes.shape} and b {b_codes.shape} make it {(m, n)}")
-    scales = scales_of(instruction, scale_a, scale_b, a_codes, b_codes)
+    scales = scales_of(instruction, scale_a, scale_b, (m, k), (k, n))
     if engine not in ENGINES:
         raise ValueError(f"unknown engine `{engine}`; one of: {', '.join(ENGINES)}")
+    if sparsity := instruction.sparsity:
+        places = sparse.checked(sparsity, positions, a_codes if sparsity.operand == "a" else b_codes)
+        codes = _sparse(engine, instruction, a_codes, b_codes, c_codes, *scales, places)
+        return from_codes(instruction.accumulator, codes)
+    if positions is not None:
+        raise ValueError("positions is given, but the instruction is not sparse")
     return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
 
 
@@ -78,24 +91,40 @@ def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes
     """Return the codes of A (M, K) and B (K, N). Raises ValueError if their shapes do not fit each other."""
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
-    if a_codes.shape[1] != b_codes.shape[0]:
-        raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs; (M, K) and (K, N) fit")
+    k = logical_k(instruction, a_codes, b_codes)
+    sparsity = instruction.sparsity
+    stored = {x: sparsity.stored(k) if sparsity and sparsity.operand == x else k for x in "ab"}
+    if (a_codes.shape[1], b_codes.shape[0]) != (stored["a"], stored["b"]):
+        fit = "(M, K) and (K, N) fit"
+        if sparsity:
+            fit += f", of {sparsity.operand} {sparsity.kept} of {sparsity.of} along K"
+        raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs; {fit}")
     return a_codes, b_codes
 
 
+def logical_k(instruction: Instruction, a: Codes, b: Codes) -> int:
+    """Return K, with the elements that sparsity leaves out."""
+    of_b = instruction.sparsity is not None and instruction.sparsity.operand == "a"
+    return len(b) if of_b else int(a.shape[1])
+
+
 def scales_of(
-    instruction: Instruction, scale_a: ArrayLike | None, scale_b: ArrayLike | None, a: Codes, b: Codes
+    instruction: Instruction,
+    scale_a: ArrayLike | None,
+    scale_b: ArrayLike | None,
+    a: tuple[int, int],
+    b: tuple[int, int],
 ) -> tuple[Codes | None, Codes | None]:
-    """Return the codes of the scales, one per group of A and of B, over K filled up to whole instructions.
+    """Return the codes of the scales, one per group of A (M, K) and of B (K, N), over K filled up to whole instructions.
 
     Raises ValueError for scales that are missing, not taken, or of another shape.
     """
     sides = (instruction.scale.a, instruction.scale.b) if instruction.scale else (None, None)
-    fill = -a.shape[1] % instruction.shape.k
-    filled = (a.shape[0], a.shape[1] + fill), (b.shape[0] + fill, b.shape[1])
+    fill = -a[1] % instruction.shape.k
+    filled = (a[0], a[1] + fill), (b[0] + fill, b[1])
     return (
-        _scales("scale_a", sides[0], scale_a, "a", a.shape, filled[0]),
-        _scales("scale_b", sides[1], scale_b, "b", b.shape, filled[1]),
+        _scales("scale_a", sides[0], scale_a, "a", a, filled[0]),
+        _scales("scale_b", sides[1], scale_b, "b", b, filled[1]),
     )
 
 
@@ -143,9 +172,45 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
         raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
 
 
-def _golden(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+def _sparse(
+    engine: Engine,
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None,
+    scale_b: Codes | None,
+    positions: Codes,
 ) -> Codes:
+    """Compute a sparse instruction: by its definition, on the chip, or line by line with an engine."""
+    if not c.size:
+        return c.astype(code_dtype(spec.accumulator))
+    if engine == "native" and len(b):
+        if engine not in _registered:
+            raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
+        return _registered[engine](spec, a, b, c, scale_a, scale_b, positions)
+    if engine == "golden":
+        return _golden(spec, a, b, c, scale_a, scale_b, positions)
+    multiply: Callable[..., Codes] = partial(_run, engine, spec.dense)
+    if engine in ("auto", "cpu") and c.size * len(b) >= WORTH_COMPILING:  # all lines; each alone would not be
+        from isa_model.engines import cpu
+        from isa_model.engines.plan import Unsupported
+
+        with suppress(cpu.NoCompiler, Unsupported):
+            multiply = cpu.prepared(spec.dense)
+    return sparse.matmul(multiply, spec, a, b, c, scale_a, scale_b, positions)
+
+
+def _golden(
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+    positions: Codes | None = None,
+) -> Codes:
+    by_a = spec.sparsity is None or spec.sparsity.operand == "a"
     d = np.empty(c.shape, code_dtype(spec.accumulator))
     rows, columns = a.tolist(), b.T.tolist()
     for i in range(d.shape[0]):
@@ -156,7 +221,8 @@ def _golden(
                 row_scales = scale_a[i // spec.scale.a.group[0]].tolist()
             if scale_b is not None and spec.scale and spec.scale.b:
                 column_scales = scale_b[:, j // spec.scale.b.group[1]].tolist()
-            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales)
+            places = [] if positions is None else positions[i if by_a else j].tolist()
+            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales, places)
     return d
 
 

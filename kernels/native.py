@@ -77,11 +77,19 @@ def parse(name: str) -> Mnemonic:
     return Mnemonic(kind, int(m), int(n), int(k), d, a, b, bool(satfinite), bool(sparse))
 
 
-def engine(spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
+def engine(
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+    positions: Codes | None = None,
+) -> Codes:
     """Compute an instruction on the current GPU: the engine `native` of isa_model.matmul, from codes to codes.
 
-    M and N are padded with zeros to whole tiles. Raises ValueError unless the spec is a Hopper instruction exactly as in the
-    catalogue, and without a Hopper GPU.
+    M and N are padded with zeros to whole tiles, and rows of `positions` with the last one. Raises ValueError unless the
+    spec is a Hopper instruction exactly as in the catalogue, and without a Hopper GPU.
     """
     tile = parse(spec.name)
     if not is_known(spec.name) or spec != load(spec.name):
@@ -95,7 +103,8 @@ def engine(spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | Non
         raise ValueError("the native engine needs a Hopper GPU (compute capability 9.0); none is visible")
     (m, n), rows, columns = c.shape, -len(c) % tile.m, -c.shape[1] % tile.n
     a, b = np.pad(a, ((0, rows), (0, 0))), np.pad(b, ((0, 0), (0, columns)))
-    return matmul(spec.name, a, b, np.pad(c, ((0, rows), (0, columns))))[:m, :n]
+    places = None if positions is None else np.pad(positions, ((0, rows), (0, 0)), mode="edge")
+    return matmul(spec.name, a, b, np.pad(c, ((0, rows), (0, columns))), places)[:m, :n]
 
 
 def matmul(
@@ -179,7 +188,9 @@ def _metadata(i: Mnemonic, positions: NDArray[Any]) -> NDArray[Any]:
     run = 8 if WIDTHS[i.a] <= 8 else 4
     split = nibbles.reshape(len(nibbles) // (16 * warps), warps, 2, 8, -1, i.nibbles // run, run)
     fields = split.transpose(0, 4, 1, 3, 5, 2, 6)
-    words = (fields.reshape(*fields.shape[:4], -1, 8) << np.arange(0, 32, 4, np.uint32)).sum(axis=-1, dtype=np.uint32)
+    words = (fields.reshape(*fields.shape[:4], -1, 8) << np.arange(0, 32, 4).astype(np.uint32)).sum(
+        axis=-1, dtype=np.uint32
+    )
     full = np.zeros((*words.shape[:4], 4), np.uint32)
     full[..., : words.shape[4]] = words
     return full

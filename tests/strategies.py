@@ -1,5 +1,7 @@
 """Hypothesis strategies: random instructions of every kind that the language can describe, and stressing operands."""
 
+from math import lcm
+
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -195,6 +197,24 @@ def integer_instructions(draw):
     spec["c"] = draw(st.one_of(st.none(), st.none(), integer_formats()))
     spec["shape"] = {"m": 4, "n": 4, "k": span * parts * draw(st.sampled_from([1, 2]))}
     return Instruction.model_validate(spec | {"stages": body})
+
+
+@st.composite
+def sparse_instructions(draw):
+    """A valid instruction of any kind with structured sparsity in A or in B."""
+    spec = draw(st.one_of(instructions(), integer_instructions()))
+    kept, of, run = draw(st.sampled_from([(1, 2, 1), (2, 4, 1), (2, 4, 2), (1, 4, 1), (3, 5, 1), (1, 2, 4)]))
+    fill = lcm(spec.shape.k, kept * run)
+    data = spec.model_dump() | {
+        "sparsity": {"operand": draw(st.sampled_from("ab")), "kept": kept, "of": of, "run": run}
+    }
+    data["shape"] = {"m": 4, "n": 4, "k": fill // kept * of}
+    for side, axis in (("a", 1), ("b", 0)):
+        if data["scale"] and data["scale"][side]:
+            group = list(data["scale"][side]["group"])
+            group[axis] = data["shape"]["k"] * draw(st.sampled_from([1, 2]))
+            data["scale"][side]["group"] = group
+    return Instruction.model_validate(data)
 
 
 def codes(fmt, rng, shape, kind):

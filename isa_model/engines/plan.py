@@ -107,6 +107,7 @@ class Plan:
     """Bounds that the engines need to compute a spec exactly. Raises Unsupported if they cannot."""
 
     def __init__(self, spec: Instruction) -> None:
+        assert spec.sparsity is None, "engines compute `spec.dense`"
         self.spec = spec
         self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:

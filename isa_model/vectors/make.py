@@ -26,8 +26,10 @@ def make(
     """Return `count` vectors of an instruction: those built for the goals of its coverage, the rest random.
 
     The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
-    total. Raises InputError if the vectors built for the coverage alone are more than `count`.
+    total. Of a sparse instruction, they are those of its dot-product unit, behind the selection of elements (`dense`).
+    Raises InputError if the vectors built for the coverage alone are more than `count`.
     """
+    spec = spec.dense
     built = directed(spec, Goals(spec), Observer(spec))
     if count < len(built):
         raise InputError.of(

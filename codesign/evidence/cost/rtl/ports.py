@@ -60,6 +60,11 @@ def check(spec: Instruction) -> None:
         )
     if spec.widen is not None and any(spec.widen.min_exponent > x.min_exponent for x in (spec.a, spec.b)):
         raise InputError.of(f"{spec.name}: widening into a format of fewer exponents is not supported in hardware")
+    if spec.sparsity is not None:
+        raise InputError.of(
+            f"{spec.name}: the multiplexers that pick elements by their positions are not generated in hardware",
+            "the dot-product unit behind them is that of the dense instruction: `sparsity: null`, with k as it is stored",
+        )
     for name, stage in spec.stages.items():
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
