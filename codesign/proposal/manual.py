@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codesign.proposal.proposal import Proposal
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction, ScaleOperand, Sparsity
 from isa_model.path import PLACES, Step
 from isa_model.stage import Interleave, Register, Spec, Stage
 
@@ -52,8 +52,22 @@ def _synopsis(spec: Instruction) -> tuple[str, ...]:
     return (line, *([spec.description] if spec.description else []))
 
 
+def _picked(sparsity: Sparsity) -> str:
+    stored, picked = ("A", "B") if sparsity.operand == "a" else ("B", "A")
+    return f"For each stored element of {stored}, pick the element of {picked} at its position along K."
+
+
+def _sparse(sparsity: Sparsity) -> str:
+    what = f"runs of {sparsity.run}" if sparsity.run > 1 else "elements"
+    return (
+        f"{sparsity.operand.upper()} is sparse: {sparsity.kept} of {sparsity.of} {what} along K are stored, in order, each with "
+        "its position in the group"
+    )
+
+
 def _operands(spec: Instruction) -> tuple[str, ...]:
     lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}"]
+    lines += [_sparse(spec.sparsity)] if spec.sparsity else []
     both = spec.c_format == spec.accumulator
     lines += [] if both else [f"C: {describe(spec.c_format)}"]
     lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
@@ -96,6 +110,8 @@ def describe(fmt: Format) -> str:
 
 def _steps(spec: Instruction) -> list[str]:
     steps = ["Form the exact products A[m, k] * B[k, n]."]
+    if spec.sparsity:
+        steps[0] = f"{_picked(spec.sparsity)} Form the exact products of these and the stored elements."
     if spec.a.kind == "float":
         steps[0] += (
             " A product's exponent is the sum of its operands' exponents (a subnormal has that of the smallest normal "
