@@ -177,7 +177,7 @@ def integer_range(fmt: Format) -> tuple[float, float]:
 
 
 def _round_to_integer(x: Float64, fmt: Format, rounding: Rounding, overflow: str) -> Float64:
-    y: Float64 = round_integer(x, rounding)
+    y: Float64 = round_integer(x, rounding) + 0.0  # integers have no negative zero
     low, high = integer_range(fmt)
     if overflow == "saturate":
         return np.clip(y, low, high)

@@ -131,7 +131,10 @@ def gathered(
 
 
 def term(fmt: Format, code: int) -> Term:
-    """Return a number of a format as a term. It aligns with its exponent field: a subnormal as the smallest normal."""
+    """Return a number of a format as a term.
+
+    It aligns with its exponent field: a subnormal as the smallest normal number, an integer with that of its last bit, 0.
+    """
     number = decode(fmt, code)
     if number.special or number.is_zero:
         return Term(number, None)
@@ -141,7 +144,7 @@ def term(fmt: Format, code: int) -> Term:
 def read(spec: Instruction, fmt: Format, code: int) -> Term:
     """Return an element of A, B or C as a term."""
     value = term(fmt, code)
-    tiny = not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
+    tiny = fmt.kind == "float" and not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
     return Term(Number(False, 0, 0), None) if spec.flush_inputs and tiny else value
 
 
@@ -154,8 +157,13 @@ def operand(spec: Instruction, fmt: Format, code: int) -> Term:
 
 
 def products(spec: Instruction, a: Sequence[int], b: Sequence[int]) -> list[Term]:
-    """Return the exact products a[k] * b[k]; those of at least 2**`infinite_from` are infinities."""
+    """Return the exact products a[k] * b[k]; those of at least 2**`infinite_from` are infinities.
+
+    A zero product has the sign of its operands' product, that of two integers plus.
+    """
     result = [times(operand(spec, spec.a, x), operand(spec, spec.b, y)) for x, y in zip(a, b, strict=True)]
+    if spec.a.kind == spec.b.kind == "integer":
+        result = [Term(Number(False, 0, 0), None) if t.number.is_zero else t for t in result]
     limit = spec.infinite_from
     if limit is None:
         return result

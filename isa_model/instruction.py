@@ -135,6 +135,11 @@ class Instruction(Spec):
         return self.c or self.accumulator
 
     @property
+    def is_integer(self) -> bool:
+        """True if every value is an integer, D too; integer operands alone may also sum up to floating point."""
+        return self.accumulator.kind == "integer"
+
+    @property
     def nan_code(self) -> int | None:
         """Code written for a NaN; None if D has no NaN."""
         return self.accumulator.nan_code if self.nan is None else self.nan
@@ -204,23 +209,20 @@ class Instruction(Spec):
         return self
 
     def _check_operands(self) -> None:
-        if self.a.kind == "integer":
+        if self.is_integer:
             for field in ("flush_inputs", "infinite_from"):
                 if getattr(self, field) not in (None, False):
                     raise at(field, message="integers have neither subnormals nor infinities", hint=f"drop `{field}`")
-        if {self.a.kind, self.b.kind} == {"float", "integer"}:
-            raise at("b", message=f"operands {self.a.name} and {self.b.name} mix floating point with integers")
         if not (self.a.zero and self.b.zero):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")
-        if self.a.kind == "integer" and self.accumulator.kind == "float":
-            message = f"integer products accumulate in an integer, not {self.accumulator.name}"
-            raise at("accumulator", message=message, hint="accumulator: int32")
-        if self.a.kind == "float" and self.accumulator.kind == "integer":
+        if self.is_integer and "float" in (self.a.kind, self.b.kind):
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
         if self.widen is not None and self.widen.kind != "float":
             raise at("widen", message=f"operands are widened to a floating-point format, not to {self.widen.name}")
         for operand in (self.a, self.b):
+            if self.widen is not None and operand.kind == "integer":
+                raise at("widen", message=f"{operand.name} has no subnormals to be widened", hint="drop `widen`")
             if self.widen is not None and not self.widen.holds(operand):
                 raise at("widen", message=f"{self.widen.name} does not hold every number of {operand.name}")
         if self.widen is not None and self.a == self.b == self.widen:
@@ -268,11 +270,8 @@ class Instruction(Spec):
                 hint=f"`result: {{format: {self.accumulator.name}, rounding: {final.result[-1].rounding}}}`, or an "
                 f"accumulator that holds {kept.name}",
             )
-        for name, stage in self.stages.items():
-            if any(r.format.kind != self.a.kind for r in stage.result):
-                kind = "integer" if self.a.kind == "integer" else "floating-point"
-                raise at("stages", name, "result", message=f"{kind} sums need {kind} registers")
-        if self.a.kind == "integer":
+        self._check_kinds()
+        if self.is_integer:
             for name, stage in self.stages.items():
                 for field in ("fraction_bits", "exponent"):
                     if getattr(stage, field) is not None:
@@ -301,12 +300,30 @@ class Instruction(Spec):
                 raise at("stages", name, "interleave", message=message)
             below //= stage.inputs
 
+    def _check_kinds(self) -> None:
+        """Refuse an integer register for anything but a sum of integers."""
+        whole = self.a.kind == self.b.kind == "integer" and self.scaled_stage != -1
+        for index, (name, stage) in enumerate(self.stages.items()):
+            running = stage.result[-1].format.kind if stage.result and stage.accumulator else "integer"
+            whole = whole and running == "integer"
+            for register in stage.result:
+                if register.format.kind == "integer" and not whole:
+                    message = f"{register.format.name} cannot hold this sum: floating-point sums need floating-point registers"
+                    raise at("stages", name, "result", message=message, hint="`result: {format: fp32, rounding: nearest-even}`")
+                whole = register.format.kind == "integer"
+            if self.is_integer and stage.result and not whole:
+                message = f"integer sums need integer registers, as D is {self.accumulator.name}"
+                raise at("stages", name, "result", message=message, hint=f"`format: {self.accumulator.name}`")
+            whole = whole and self.scaled_stage != index
+
     def _check_scale(self) -> None:
         scale = self.scale
         if scale is None:
             return
-        if self.a.kind == "integer":
-            raise at("scale", message="integer instructions have no group scales")
+        if self.is_integer:
+            message = f"scaled sums need a floating-point D, not {self.accumulator.name}"
+            hint = "`accumulator: fp32`, and a last stage that adds the scaled sums to an FP32 `result`"
+            raise at("scale", message=message, hint=hint)
         for field in ("product", "result"):
             register: Register | None = getattr(scale, field)
             if register and register.format.kind == "integer":

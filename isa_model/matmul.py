@@ -163,7 +163,7 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
                     warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
         return portable.matmul(spec, a, b, c, *scales)
     except Unsupported as reason:
-        if engine != "gpu" and spec.a.kind == "integer":
+        if engine != "gpu" and spec.is_integer:
             from isa_model.engines import integers
 
             return integers.matmul(spec, a, b, c)

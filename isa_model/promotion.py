@@ -14,11 +14,12 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     """Return the instruction together with its promotion to FP32 on CUDA cores, as one Instruction.
 
     The instruction starts from zero and runs over `every` products of K. Its result, times the group scales of `scale` if
-    given, is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even.
+    given, is added to an FP32 accumulator by one fused multiply-add, rounded to nearest even. An integer result is first
+    converted to FP32, to nearest even.
     If the instruction reads subnormals as zero, so does the promotion with those of C.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
     Raises InputError if `every` is not a multiple of the instruction's span, if the instruction scales its terms itself, or
-    if FP32 cannot hold its result (integers, FP64); ValueError for arguments of another type.
+    if FP32 cannot hold its result (FP64); ValueError for arguments of another type.
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     every = whole_number("every", every)
@@ -31,9 +32,14 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     fp32 = Register(format=FORMATS["fp32"], rounding=Rounding.NEAREST_EVEN)
     *_, last = instruction.stages
     kept = instruction.stages[last].result[-1].format
-    if not fp32.format.holds(kept):
+    whole = kept.kind == "integer"
+    if not (whole or fp32.format.holds(kept)):
         raise InputError.of(f"promotion to FP32 would lose bits of {kept.name}, the result of {instruction.name}")
     chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
+    below = {**instruction.stages, last: chained}
+    if whole:
+        last = next(name for name in ("convert", "to-fp32") if name not in below)
+        below[last] = Stage(terms=1, result=(fp32,))
     if scale is not None:
         scale = scale.model_copy(update={"onto": last, "product": fp32 if scale.a and scale.b else None})
     return Instruction(
@@ -45,8 +51,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
         accumulator=FORMATS["fp32"],
         scale=scale,
         stages={
-            **instruction.stages,
-            last: chained,
+            **below,
             "promote": Stage(terms=1, accumulator=True, result=(fp32,), zero="ieee"),
         },
         infinite_from=instruction.infinite_from,

@@ -48,9 +48,14 @@ def float_formats(draw, most_exponent=8, most_mantissa=12):
         assume(False)
 
 
+INTEGERS = ["int8", "uint8", "int4", "int12"]
+
+
 @st.composite
-def operand_formats(draw):
-    """A format of A or B, mostly one with a name."""
+def operand_formats(draw, others=()):
+    """A format of A or B, mostly one with a name; `others` are names that count as much as all floating-point formats."""
+    if others and draw(st.booleans()):
+        return named(draw(st.sampled_from(others)))
     return named(draw(st.sampled_from(FLOAT_OPERANDS))) if draw(st.integers(0, 3)) else draw(float_formats(6, 10))
 
 
@@ -117,10 +122,18 @@ SCALES = [
 ]
 
 
+WHOLE = [named("int32"), named("int16"), Format(name="i", kind="integer", mantissa_bits=20, overflow="wrap")]
+"""Registers of sums of integers."""
+
+
 @st.composite
 def instructions(draw):
-    """A valid floating-point instruction with one to three stages, perhaps interleaved, perhaps scaled."""
-    a, b = draw(operand_formats()), draw(operand_formats())
+    """A valid instruction with a floating-point D and one to three stages, perhaps interleaved, perhaps scaled.
+
+    In some, operands are integers, and so are registers of sums of integers.
+    """
+    others = draw(st.sampled_from([(), (), INTEGERS]))
+    a, b = draw(operand_formats(others)), draw(operand_formats(others))
     depth = draw(st.integers(1, 3))
     sizes = [draw(st.sampled_from([1, 2, 4, 8])) for _ in range(depth)]
     body, span, parts = {}, 1, 1
@@ -130,14 +143,22 @@ def instructions(draw):
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave))
         body[f"s{i}"] = stage
         span *= terms * (stage.get("chain") or 1)
+    onto = draw(st.sampled_from([None, None, "products", *list(body)[:-1]]))
+    if a.kind == b.kind == "integer" and onto != "products":
+        for name in list(body)[:-1]:  # sums of integers, up to the stage that is scaled or rounded to floating point
+            if draw(st.booleans()) or (body[name].get("result") and not draw(st.booleans())):
+                break
+            if body[name].get("result"):
+                body[name]["result"] = [{"format": draw(st.sampled_from(WHOLE)), "rounding": "nearest-even"}]
+            if name == onto:
+                break
     register = body[f"s{depth - 1}"]["result"][-1]["format"]
     accumulator = next(f for f in (named("fp32"), register) if f.holds(register))
     if draw(st.integers(0, 3)) == 0:
         accumulator = register
     spec = {"name": "random", "a": a, "b": b, "accumulator": accumulator, "stages": body}
     k = span * parts * draw(st.sampled_from([1, 1, 1, 2]))
-    if draw(st.integers(0, 2)) == 0:
-        onto = draw(st.sampled_from(["products", *list(body)[:-1]]))
+    if onto:
         group = k * draw(st.sampled_from([1, 1, 2]))
         formats = draw(st.sampled_from(SCALES))
         scale = {"onto": onto}
@@ -152,7 +173,8 @@ def instructions(draw):
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128, -3, -2000]))
-    spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
+    if "integer" not in (a.kind, b.kind):
+        spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
     spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
     if draw(st.integers(0, 9)) == 0:

@@ -142,6 +142,27 @@ SPECS = {
         )
         for a, b, overflow in (("int8", "uint8", "wrap"), ("int8", "int8", "saturate"), ("uint4", "int4", "saturate"))
     },
+    "scaled groups of integers": instruction(
+        {"s": {"terms": 2, "accumulator": True, "chain": 2, "result": INT32}, "t": {"terms": 1, "result": FP32}}
+        | {"c": {"terms": 1, "zero": "ieee", **FUSED}},
+        a="int8",
+        b="int8",
+        scale={"a": {"group": [1, 4], "format": "fp32"}, "b": {"group": [4, 1], "format": "fp32"}, "onto": "t"}
+        | {"product": FP32},
+    ),
+    "clamped integers of both kinds, scaled by powers of two": instruction(
+        {
+            "s": {"terms": 8, "accumulator": True, "chain": 1, "result": {"format": "int8", "rounding": "up"}},
+            "c": aligned(2, 16, **FUSED),
+        },
+        a="uint4",
+        b="int4",
+        scale={"b": {"group": [8, 1], "format": "ue8m0"}, "onto": "s"},
+    ),
+    "integers by floating point": instruction({"s": aligned(4, 13, **FUSED)}, a="int4", b="e4m3"),
+    "integers that are aligned": instruction(
+        {"s": {"terms": 4, "zero": "ieee", "accumulator": True, "result": FP32}}, a="int4", b="int8", c="bf16"
+    ),
     "4 terms": instruction({"s": aligned(4, 13, **FUSED)}),
     "128 terms": instruction({"s": aligned(128, 13, **FUSED)}, a="e2m1", b="e2m1"),
 }

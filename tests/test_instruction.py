@@ -147,10 +147,10 @@ def without(mapping, key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"b": "int8"}, "mix floating point with integers"),
         ({"a": "ue8m0"}, "needs a zero: ue8m0 is for scales"),
         ({"accumulator": "int32"}, "cannot hold floating-point products"),
-        ({"a": "int8", "b": "int8"}, "integer products accumulate in an integer"),
+        ({"a": "int8", "b": "int8", "accumulator": "int32", "nan": None}, "integer sums need integer registers"),
+        ({"a": "int8", "widen": "fp16"}, "int8 has no subnormals to be widened"),
         ({"accumulator": "fp16", "nan": 0x7FFF}, "fp16 does not hold every number of the register e8m13"),
         ({"nan": 0x3F800000}, "0x3f800000 is not a NaN of fp32"),
         ({"c": "int32"}, "C in int32 and D in fp32 are different kinds"),
@@ -254,12 +254,28 @@ def test_a_spec_survives_being_written_and_read(spec):
     assert Instruction.model_validate(spec.model_dump(mode="json")) == spec
 
 
+def test_integers_are_promoted_with_their_scales():
+    """Exact sums of a group become FP32, are multiplied by the product of their scales, and are added by one FMA."""
+    fp32 = FORMATS["fp32"]
+    sides = {"a": ScaleOperand(group=(1, 64), format=fp32), "b": ScaleOperand(group=(64, 1), format=fp32)}
+    spec = promoted(load("hopper.wgmma.m64n8k32.s32.s8.s8"), 64, Scaling(**sides))
+    rng = np.random.default_rng(1)
+    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((3, 128), (128, 5)))
+    scales = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2), (2, 5))]
+    sums = [a[:, ks].astype(np.int64) @ b[ks].astype(np.int64) for ks in (slice(64), slice(64, 128))]
+    expected = np.zeros((3, 5), np.float32)
+    for group, total in enumerate(sums):  # 40 bits and FP32's 24 fit the 64 bits of a long double
+        factor = (scales[0][:, group, None] * scales[1][group]).astype(np.longdouble)
+        expected = (total.astype(np.float32) * factor + expected).astype(np.float32)
+    for engine in ("golden", "portable"):
+        assert np.array_equal(matmul(spec, a, b, None, *scales, engine=engine), expected)
+
+
 def test_promotion_refuses_what_does_not_fit():
     """Promotion needs whole instructions, and scales cannot be applied twice."""
     base = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
-    for name in ("ampere.mma.m16n8k32.s32.s8.s8.s32", "ampere.mma.m8n8k4.f64.f64.f64.f64"):
-        with pytest.raises(InputError, match="promotion to FP32 would lose"):
-            promoted(load(name), 128)
+    with pytest.raises(InputError, match="promotion to FP32 would lose"):
+        promoted(load("ampere.mma.m8n8k4.f64.f64.f64.f64"), 128)
     with pytest.raises(InputError, match="a multiple of 32"):
         promoted(base, 100)
     fp32 = base.accumulator

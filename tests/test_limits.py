@@ -192,6 +192,22 @@ def test_widening_to_the_operands_own_format_is_said():
     assert read({**spec, "widen": "fp16", "b": "fp16"}).widen == named("fp16")
 
 
+def test_an_integer_register_takes_sums_of_integers_alone():
+    """Once scaled or rounded to floating point, a sum does not return to an integer; scaled integers need a floating-point D."""
+    exact = {"terms": 4, "result": {"format": "int32", "rounding": "nearest-even"}}
+    last = {"terms": 1, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}
+    scale = {"a": {"group": [1, 4], "format": "fp32"}, "onto": "sum"}
+    spec = {"a": "int8", "b": "int8", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 4}, "scale": scale}
+    spec["stages"] = {"sum": exact, "again": {"terms": 1}, "add": last}
+    compute(read(spec))
+    with pytest.raises(InputError, match="int32 cannot hold this sum"):
+        read(changed(spec, ("stages", "again", "result"), exact["result"]))
+    with pytest.raises(InputError, match="int32 cannot hold this sum"):
+        read(changed(spec, ("scale", "onto"), "products"))
+    with pytest.raises(InputError, match="scaled sums need a floating-point D"):
+        read({**spec, "accumulator": "int32", "stages": {"sum": exact, "add": {**last, "result": exact["result"]}}})
+
+
 def test_floats_do_not_go_into_integer_registers():
     """A stage of a floating-point instruction rounds to floating point; scales may be integers."""
     register = {"format": "int32", "rounding": "nearest-even"}

@@ -222,7 +222,7 @@ def _power_of_two(side: ScaleOperand) -> bool:
 
 
 def _specials(spec: Instruction) -> tuple[str, ...]:
-    if spec.a.kind == "integer":
+    if spec.is_integer:
         return ("None: every code is an integer.",)
     lines = [
         "D is NaN if a product is NaN (also 0 times an infinity), if C or a scale is NaN, or if there are infinities of both "

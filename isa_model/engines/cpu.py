@@ -23,7 +23,7 @@ from isa_model.engines.c_library import load
 from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
-from isa_model.engines.target import BlockCode, Target, code_of, neutral
+from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -202,7 +202,7 @@ class Cpu(Target):
 
     def _sum(self, block: BlockCode, out: str, term: str, *before: str) -> str:
         """Return text that sets `out[j]` to the sum of a term made of each product."""
-        zero = neutral(self.plan.first)
+        zero = self.plan.neutral
         sums = min(4, len(block.offsets))  # independent sums, so that additions need not wait for each other
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
         lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from isa_model.engines.emit import step
 from isa_model.engines.routes import is_short
-from isa_model.engines.target import BlockCode, Target, code_of, neutral
+from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
@@ -259,7 +259,7 @@ float y = {rounded if lowest == -126 else "(float)to_fp16(total)"};
         body = f"""lane x[TM], y[TN];
 load(x, a + (long)kk * lda); load(y, b + (long)kk * ldb);
 LANES {{ {out}[j] += {term}; }}"""
-        return f"""LANES {{ {out}[j] = {neutral(self.plan.first)}; }}
+        return f"""LANES {{ {out}[j] = {self.plan.neutral}; }}
 {along_k(block, body)}"""
 
     def _sum_above(self, block: BlockCode, out: str, magic: str) -> str:

@@ -227,7 +227,7 @@ class Emitter(CText):
 
         def compute() -> TermCode:
             x, y = self.let("double", f"A({k}, j)"), self.let("double", f"B({k}, j)")
-            product = self.let("double", f"{x} * {y}", "p")
+            product = self.let("double", f"{x} * {y}" + " + 0.0" * self.plan.whole_products, "p")
             parts: tuple[str, ...] = (product,)
             if self.plan.product_bits > LANE_BITS:
                 parts = (product, self.let("double", f"product_error({x}, {y}, {product})", "p"))

@@ -82,7 +82,9 @@ def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> 
 def read(fmt: Format, codes: Any, flush: bool) -> Any:
     """Return elements of A, B or C in float64; `flush` makes subnormal numbers zeros."""
     values = numbers(fmt, codes)
-    return library(codes).where(abs(values) < 2.0**fmt.min_exponent, 0.0, values) if flush else values
+    if not flush or fmt.kind == "integer":
+        return values
+    return library(codes).where(abs(values) < 2.0**fmt.min_exponent, 0.0, values)
 
 
 def numbers(fmt: Format, codes: Any) -> Any:

@@ -125,8 +125,11 @@ class Plan:
                 _check_register(side.format)
         scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
+        self.whole_products = spec.a.kind == spec.b.kind == "integer"
+        signed_zeros = self.whole_products and any(s.format.signed for s in (scale.a, scale.b) if s) if scale else False
         self.scales_fold = (
             scale is not None
+            and not (signed_zeros and self.stages[0].zero == "ieee")
             and scale.onto == "products"
             and scale.product is None
             and scale.result is None
@@ -200,6 +203,11 @@ class Plan:
         return self.stages[0]
 
     @property
+    def neutral(self) -> float:
+        """Zero from which a sum of products starts: the negative one, unless no product is a negative zero."""
+        return -0.0 if self.first.zero == "ieee" and not self.whole_products else 0.0
+
+    @property
     def lane_name(self) -> str:
         """C type of a lane."""
         return "float" if self.lane == "float32" else "double"
@@ -252,7 +260,8 @@ class Plan:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = stage.terms + takes
         plain = bits <= LANE_BITS
-        if self.spec.a.kind == "integer" and max(top, significand_bits(self.spec.accumulator)) >= LANE_BITS:
+        whole = self.spec.is_integer or any(r.format.kind == "integer" for r in stage.result)
+        if whole and max(top, significand_bits(self.spec.accumulator)) >= LANE_BITS:
             raise Unsupported(f"sums of {top} bits are wider than a lane")
         if growth + kept > RANGE:
             raise Unsupported("a term reaches too far above the exponent it aligns with")

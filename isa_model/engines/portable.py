@@ -155,6 +155,8 @@ class OperandTile:
         for k in range(len(self.a.values)):
             x, y = self.a.values[k][:, None], self.b.values[k][None, :]
             parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
+            if self.plan.whole_products:
+                parts[0] = parts[0] + 0.0
             self._make_infinite(parts[0])
             exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
             exponent[exponent <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
@@ -215,7 +217,7 @@ class OperandTile:
         if stage.aligned:
             parts = self.aligned_parts(stage, block, running, largest, fused, neutral)
         else:
-            parts = [self.exact_products(block, neutral)] if fused else [p for v in block for p in v.parts]
+            parts = [self.exact_products(block)] if fused else [p for v in block for p in v.parts]
             parts += running.parts if running else []
         level = self.plan.levels[index]
         if level.plain and len(parts) > 1:
@@ -258,7 +260,7 @@ class OperandTile:
         if fused:
             # Without a nonzero product any unit will do; clipping keeps it inside the lane's range.
             inverse = power_of_two(stage.fraction_bits - np.maximum(known, self.plan.min_product_exponent))
-            steps = self.cut_products(block, stage, inverse.astype(self.plan.lane), neutral)
+            steps = self.cut_products(block, stage, inverse.astype(self.plan.lane))
             parts.append(steps.astype(np.float64) * power_of_two(unit))
         else:
             for value in block:
@@ -274,10 +276,11 @@ class OperandTile:
         return parts
 
     def cut_products(
-        self, ks: Sequence[int], stage: Stage, inverse: NDArray[np.floating[Any]], neutral: float
+        self, ks: Sequence[int], stage: Stage, inverse: NDArray[np.floating[Any]]
     ) -> NDArray[np.floating[Any]]:
         """Return the sum of the cut products, in units of the last bit kept. This is the engine's inner loop."""
         assert stage.rounding is not None
+        neutral = self.plan.neutral
         total = np.full(self.shape, neutral, self.plan.lane)
         for product in self.chunks_of_products(ks):
             np.multiply(product, inverse, out=product)
@@ -297,8 +300,9 @@ class OperandTile:
             self._make_infinite(product)
             yield product
 
-    def exact_products(self, ks: Sequence[int], neutral: float) -> Float64:
+    def exact_products(self, ks: Sequence[int]) -> Float64:
         """Return the exact sum of products, where all partial sums fit a float64."""
+        neutral = self.plan.neutral
         total = np.full(self.shape, neutral)
         for product in self.chunks_of_products(ks):
             total += np.add.reduce(product, axis=0, initial=neutral)

@@ -188,7 +188,7 @@ FN float put_narrow(float steps, float running, int largest, int fraction_bits, 
 
 /* A value rounded to a register of integers from `low` to `high`; `modulus` is their number. */
 FN double put_integer(double x, int rounding, int overflow, double low, double high, double modulus) {
-  double y = whole(x, rounding);
+  double y = whole(x, rounding) + 0.0; /* integers have no negative zero */
   double clipped = y < low ? low : y > high ? high : y;
   double wrapped = y - floor((y - low) / modulus) * modulus;
   return (overflow == OVER_SATURATE) | !is_finite(y) ? clipped : wrapped;

@@ -191,7 +191,7 @@ def is_short(plan: Plan, in_fp16: bool = False) -> bool:
     With `in_fp16`: once to FP16, to nearest.
     """
     stage = plan.first
-    if not stage.accumulator or len(stage.result) != 1 or plan.spec.a.kind == "integer":
+    if not stage.accumulator or len(stage.result) != 1 or "integer" in (plan.spec.a.kind, plan.spec.b.kind):
         return False
     (register,) = stage.result
     fmt, c_format = register.format, plan.spec.c_format

@@ -12,7 +12,7 @@ from isa_model.engines.cuda import CudaTarget
 from isa_model.engines.emit import step
 from isa_model.engines.fragments import Fragments, fragments
 from isa_model.engines.routes import FARTHEST, KEPT, Route, digit_count, pieces, product_exponents
-from isa_model.engines.target import BlockCode, code_of, neutral
+from isa_model.engines.target import BlockCode, code_of
 from isa_model.rounding import Rounding
 
 TM, TN = 1, 4
@@ -233,7 +233,7 @@ const int j0 = (m * TN + n) * 4;
         """Text that sets `sum[i]` to the exact sum of a tile's products."""
         plan = self.plan
         if self.way.cut == "exact":
-            zeros = f"double sum[4]; EACH(i, 4) sum[i] = {neutral(plan.first)};"
+            zeros = f"double sum[4]; EACH(i, 4) sum[i] = {plan.neutral};"
             return f"{zeros}\nchain<{self._chunks}, SIGNED>(sum, cut_a_, cut_b_);"
         of_a, of_b, gathered = digit_count(plan.spec.a), digit_count(plan.spec.b), pieces(plan)
         # The lowest sum of each piece starts from 2**31, so that a piece is a positive whole number: the lower half of a

@@ -156,7 +156,7 @@ class Goals:
     # -- rounding ----------------------------------------------------------------------------------------------------
 
     def _rounding(self) -> Iterator[Goal]:
-        if self.spec.a.kind == "integer":
+        if self.spec.is_integer:
             yield Goal(Bin("rounding", "every stage", "all"), (), "integers are summed exactly")
             return
         for i, (name, stage) in enumerate(self.stages):
@@ -269,7 +269,7 @@ class Goals:
     def _no_negative_zeros(self, i: int, stage: Stage) -> str:
         """Return why the terms of a stage and its running value are never all negative zeros; empty if they may be."""
         spec = self.spec
-        if spec.a.kind == "integer":
+        if spec.a.kind == spec.b.kind == "integer" or spec.is_integer:
             return "integers have no negative zero"
         if not (spec.a.signed or spec.b.signed):
             return "no product is negative"
@@ -290,7 +290,7 @@ class Goals:
                 yield i, j, register_point(name, stage, j), register
 
     def _subnormals(self) -> Iterator[Goal]:
-        if self.spec.a.kind == "integer":
+        if self.spec.is_integer:
             yield Goal(Bin("subnormal result", "every stage", "all"), (), "integers have no subnormals")
             return
         for i, j, point, register in self.registers():

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 from amaranth.hdl import Cat, Const, Mux
 
-from codesign.evidence.cost.rtl.block import Block, Exponent, TermWires, Wire, add, any_of, leading_zeros, shift_left
+from codesign.evidence.cost.rtl.block import (
+    Block,
+    Exponent,
+    TermWires,
+    Wire,
+    add,
+    any_of,
+    constant,
+    leading_zeros,
+    shift_left,
+)
 from codesign.evidence.cost.rtl.carry_save import multiply
 from isa_model.formats import Format
 from isa_model.stage import is_named
@@ -18,6 +28,8 @@ def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Fo
 
     A subnormal is normalised as far as the exponents of the format `widen` allow.
     """
+    if fmt.kind == "integer":
+        return _integer(block, fmt, code[fmt.low_padding :][: fmt.mantissa_bits])
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
     places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
@@ -29,6 +41,14 @@ def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Fo
     lower = term.position
     position = Exponent(lower.field, lower.offset - places, lower.low, lower.top + places)
     return replace(term, position=position, align=position.plus(fmt.mantissa_bits))
+
+
+def _integer(block: Block, fmt: Format, code: Wire) -> TermWires:
+    """Return an integer as a term: its sign and magnitude, with the exponent of the last bit."""
+    sign = code[-1] if fmt.signed else Const(0, 1)
+    magnitude = block.let("magnitude", Mux(sign, -code, code)[: fmt.mantissa_bits]) if fmt.signed else code
+    zero = block.let("zero", ~code.any())
+    return TermWires(sign, magnitude, constant(0), constant(0), depth=0, height=fmt.mantissa_bits, none=zero)
 
 
 def label(fmt: Format) -> str:

@@ -1,4 +1,4 @@
-"""Integer instructions: an exact sum of two's complement products and C, wrapped or clamped to the register."""
+"""Sums of integers: products in two's complement and C or a running value, wrapped or clamped to the register."""
 
 from __future__ import annotations
 
@@ -10,40 +10,58 @@ from codesign.evidence.cost.rtl.block import Block, Wire
 from codesign.evidence.cost.rtl.carry_save import add_rows, multiply
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
+from isa_model.stage import Register
 
 
 def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c: Wire) -> Wire:
     """Return the code of D of an integer instruction with one stage."""
     (stage,) = spec.stages.values()
     register = stage.result[-1]
-    wraps = (register.overflow or register.format.overflow) == "wrap"
-    signed = spec.a.signed or spec.b.signed
-    values = [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(a, b, strict=True)]
-    ends = _reach(spec)
-    bits = register.format.mantissa_bits
-    width = bits if wraps else max(-ends[0] - 1, ends[1]).bit_length() + 1
-    code = block.call(
-        f"sum_{'wrapped' if wraps else 'clamped'}",
-        lambda inner, **ports: _sum(inner, ports, signed, spec.c_format, width, register.format, wraps),
-        **{f"product{i}": value for i, value in enumerate(values)},
-        c=c,
-    )["code"]
+    code = summed(block, spec, a, b, register, c, spec.c_format)
     return block.let("code", _extended(code, register.format, spec.accumulator.bits))
 
 
-def _reach(spec: Instruction) -> tuple[int, int]:
-    """Return the smallest and the largest sum of a step."""
-    a, b, c = ((fmt.lowest, fmt.max_finite_magnitude) for fmt in (spec.a, spec.b, spec.c_format))
+def summed(
+    block: Block,
+    spec: Instruction,
+    a: Sequence[Wire],
+    b: Sequence[Wire],
+    register: Register,
+    c: Wire = None,
+    c_format: Format | None = None,
+) -> Wire:
+    """Return the code of the sum of products, and of `c` in `c_format` if given, in an integer register."""
+    wraps = (register.overflow or register.format.overflow) == "wrap"
+    signed = spec.a.signed or spec.b.signed
+    values = [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(a, b, strict=True)]
+    ends = _reach(spec, len(values), c_format)
+    bits = register.format.mantissa_bits
+    width = bits if wraps else max(max(-ends[0] - 1, ends[1]).bit_length(), bits) + 1
+    own = {} if c_format is None else {"c": c}
+    name = f"sum_{'wrapped' if wraps else 'clamped'}" + ("_products" if c_format is None else "")
+    code: Wire = block.call(
+        name,
+        lambda inner, **ports: _sum(inner, ports, signed, c_format, width, register.format, wraps),
+        **{f"product{i}": value for i, value in enumerate(values)},
+        **own,
+    )["code"]
+    return code
+
+
+def _reach(spec: Instruction, count: int, c_format: Format | None) -> tuple[int, int]:
+    """Return the smallest and the largest sum of `count` products and C, if there is one."""
+    a, b = ((fmt.lowest, fmt.max_finite_magnitude) for fmt in (spec.a, spec.b))
+    c = (c_format.lowest, c_format.max_finite_magnitude) if c_format else (0, 0)
     corners = [x * y for x in a for y in b]
-    return c[0] + spec.span * min(corners), c[1] + spec.span * max(corners)
+    return c[0] + count * min(corners), c[1] + count * max(corners)
 
 
 def _sum(
-    block: Block, ports: dict[str, Wire], signed: bool, c_format: Format, width: int, kept: Format, wraps: bool
+    block: Block, ports: dict[str, Wire], signed: bool, c_format: Format | None, width: int, kept: Format, wraps: bool
 ) -> dict[str, Wire]:
     rows, correction = [], 0
     for name, value in ports.items():
-        if c_format.signed if name == "c" else signed:
+        if c_format.signed if c_format and name == "c" else signed:
             # The sign bit has negative weight: it is inverted, and a constant is subtracted.
             rows.append(Cat(value[:-1], ~value[-1])[:width])
             correction -= 1 << (len(value) - 1)

@@ -29,6 +29,18 @@ def shared_uses(spec: Instruction) -> int:
     return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if scale_counts(spec) == (1, 1) else 1
 
 
+def sums_integers(spec: Instruction) -> bool:
+    """Return whether the first of several stages sums integer products exactly, in one integer register."""
+    first = next(iter(spec.stages.values()))
+    return (
+        len(spec.stages) > 1
+        and not spec.is_integer
+        and not first.aligned
+        and len(first.result) == 1
+        and first.result[0].format.kind == "integer"
+    )
+
+
 def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
     """Return the bits of the unit's inputs. Element i of a vector starts at bit i times the element's bits.
 
@@ -54,10 +66,18 @@ def scale_ports(spec: Instruction) -> dict[str, int]:
 
 def check(spec: Instruction) -> None:
     """Raise InputError if the generator does not support an instruction."""
-    if spec.a.kind == "integer" and (len(spec.stages) > 1 or len(next(iter(spec.stages.values())).result) > 1):
+    if spec.is_integer and (len(spec.stages) > 1 or len(next(iter(spec.stages.values())).result) > 1):
         raise InputError.of(
             f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
         )
+    for index, (name, stage) in enumerate(spec.stages.items()):
+        whole = any(register.format.kind == "integer" for register in stage.result)
+        if whole and not spec.is_integer and not (index == 0 and sums_integers(spec)):
+            raise InputError.of(
+                f"{spec.name}: stage `{name}` has an integer register for more than an exact sum of integer products, "
+                "which is not supported in hardware",
+                "give the first stage a single integer register, and no `fraction_bits`",
+            )
     if spec.widen is not None and any(spec.widen.min_exponent > x.min_exponent for x in (spec.a, spec.b)):
         raise InputError.of(f"{spec.name}: widening into a format of fewer exponents is not supported in hardware")
     if spec.sparsity is not None:

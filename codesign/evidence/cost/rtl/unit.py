@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from amaranth.hdl import Const
 
 from codesign.evidence.cost.rtl import integer
 from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
 from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
-from codesign.evidence.cost.rtl.ports import check, ports, scale_counts, scale_ports
+from codesign.evidence.cost.rtl.ports import check, ports, scale_counts, scale_ports, sums_integers
 from codesign.evidence.cost.rtl.registers import encode, rounded
 from codesign.evidence.cost.rtl.term_sums import add
 from isa_model.instruction import Instruction
@@ -33,15 +34,10 @@ def unit(spec: Instruction, shared: bool = False) -> str:
         block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None, scale: Wire = None
     ) -> dict[str, Wire]:
         operands = _split(a, spec.span), _split(b, spec.span)
-        if spec.a.kind == "integer":
+        if spec.is_integer:
             return {"d": integer.dot(block, spec, *operands, c)}
-        xs, ys = (
-            [decode(block, fmt, x, spec.flush_inputs, spec.widen) for x in codes]
-            for fmt, codes in zip((spec.a, spec.b), operands, strict=True)
-        )
-        terms = [times(block, x, y) for x, y in zip(xs, ys, strict=True)]
-        if spec.infinite_from is not None:
-            terms = [infinite_from(block, term, spec.infinite_from) for term in terms]
+        whole = sums_integers(spec)
+        terms = [] if whole else _products(block, spec, *operands)
         running = decode(block, spec.c_format, c, spec.flush_inputs)
         a_scales, b_scales = scale_counts(spec)
         scales = StepScales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
@@ -50,6 +46,11 @@ def unit(spec: Instruction, shared: bool = False) -> str:
         names = _labels(list(spec.stages))
         *inner, last = spec.stages.values()
         for index, stage in enumerate(inner):
+            if index == 0 and whole:
+                terms = _integer_sums(block, spec, stage, *operands)
+                if spec.scaled_stage == 0:
+                    terms = scales.onto(terms)
+                continue
             name = names[index]
             blocks, chain = deal(stage, terms), stage.chain or 1
             zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
@@ -61,6 +62,37 @@ def unit(spec: Instruction, shared: bool = False) -> str:
 
     design.define(TOP, body, ports(spec, shared))
     return design.rtlil()
+
+
+def _products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:
+    """Return the exact products; those of at least 2**`infinite_from` are infinities."""
+    xs, ys = (
+        [decode(block, fmt, x, spec.flush_inputs, spec.widen) for x in codes]
+        for fmt, codes in zip((spec.a, spec.b), (a, b), strict=True)
+    )
+    terms = [times(block, x, y) for x, y in zip(xs, ys, strict=True)]
+    if spec.a.kind == spec.b.kind == "integer":
+        terms = [replace(t, sign=block.let("sign", t.sign & ~t.none)) for t in terms]
+    if spec.infinite_from is not None:
+        terms = [infinite_from(block, term, spec.infinite_from) for term in terms]
+    return terms
+
+
+def _integer_sums(
+    block: Block, spec: Instruction, stage: Stage, a: Sequence[Wire], b: Sequence[Wire]
+) -> list[TermWires]:
+    """Return the results of a first stage that sums integers in an integer register (`ports.sums_integers`)."""
+    (register,) = stage.result
+    blocks, chain = deal(stage, range(len(a))), stage.chain or 1  # type: ignore[arg-type]
+    results = []
+    for first in range(0, len(blocks), chain):
+        code = None
+        for ks in blocks[first : first + chain]:
+            of_a, of_b = ([x[k] for k in ks] for x in (a, b))  # type: ignore[call-overload]
+            running = (code, register.format) if stage.accumulator and code is not None else ()
+            code = integer.summed(block, spec, of_a, of_b, register, *running)
+        results.append(decode(block, register.format, code))
+    return results
 
 
 def scale_product(spec: Instruction) -> str:
