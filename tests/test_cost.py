@@ -1,9 +1,11 @@
 """Hardware cost: units equal to the model in every part of the language, injected faults, synthesis and export."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
+from amaranth.hdl import Const
 from simple_gates import GATES, elaborate
 
 from codesign.__main__ import run
@@ -26,12 +29,13 @@ from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
-from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices, shipped, specials
 from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import gemms
 from isa_model import InputError, load
+from isa_model.codec import decode
 from isa_model.instruction import Instruction
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +124,12 @@ SPECS = {
             "result": {"format": "bf16", "rounding": "nearest-even"},
         },
     ),
+    "scales that are infinite or zero on sums that cancel": instruction(
+        {"s": aligned(4, 13, zero_exponent=-30), "c": {"terms": 1, "zero": "ieee", **FUSED}},
+        a="e5m2",
+        b="e5m2",
+        scale={"a": {"group": [1, 4], "format": "fp16"}, "b": {"group": [4, 1], "format": "fp16"}, "onto": "s"},
+    ),
     "names and formats of one's own": instruction(
         {
             "my_stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
@@ -182,9 +192,70 @@ def small():
 def test_a_unit_computes_what_the_model_does(name):
     """Every kind of stage, rounding, register, scale and special value gives the model's bits."""
     spec = SPECS[name]
-    result = compare(elaborate(unit(spec)), adversarial(spec, 0, 16))
+    result = compare(elaborate(unit(spec)), (*adversarial(spec, 0, 16), *specials(spec)))
     assert result.vectors >= 1280
     assert result.mismatches == 0, result.first
+
+
+SCALED = instruction(
+    {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}},
+    scale={
+        "a": {"group": [1, 4], "format": "fp32"},
+        "b": {"group": [4, 1], "format": "fp32"},
+        "onto": "s",
+        "product": FP32,
+    },
+)
+"""A small unit with everything that special values can meet: sums that cancel, scales whose product overflows, C."""
+
+
+def test_special_vectors_hold_every_case_of_zero_times_infinity():
+    """Zero, cancelled and tiny sums meet infinite, NaN, zero and overflowing pairs of scales, and every special C."""
+    met = set()
+    for batch in specials(SCALED):
+        for a, x, y, c in zip(
+            *(batch.operands[name].tolist() for name in ("a", "scale_a", "scale_b", "c")), strict=True
+        ):
+            numbers = [decode(SCALED.a, code) for code in a]
+            if not any(n.special for n in numbers):
+                terms = [n.exact() for n in numbers]
+                kind = "zero" if not any(terms) else "other" if sum(terms) else "cancelled"
+                met.add((kind, *x, *y, *c))
+    special = [0, 0x7F800000, 0x7FC00000, 0x7F7FFFFF]
+    signed = [0, 1 << 31, 0x7F800000, 0xFF800000]
+    for kind in ("zero", "cancelled", "other"):
+        for x in special:
+            for y in special:
+                assert all((kind, x, y, c) in met for c in signed), (kind, x, y)
+
+
+PLANTED = {
+    "a cancelled sum is no zero": ("decode", "_is_zero", lambda block, term: term.none),
+    "an infinite scale of a zero is infinite": ("decode", "_is_zero", lambda block, term: Const(0, 1)),
+    "a product of scales never overflows": ("registers", "_magnitude", lambda *x, real: (*real(*x)[:2], Const(0, 1))),
+    "infinities of both signs add to one": (
+        "term_sums",
+        "_with_specials",
+        lambda block, total, terms, real: replace(real(block, total, terms), nan=total.nan),
+    ),
+    "C's specials are ignored": (
+        "term_sums",
+        "_with_specials",
+        lambda block, total, terms, real: real(block, total, terms[:1]),
+    ),
+}
+"""Faults of the generator: module, function, and what replaces it; `real` is the function itself."""
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_shipped_vectors_notice_planted_faults_of_special_values(fault, monkeypatch):
+    """The vectors that an export ships show every fault planted in how the generator treats special values."""
+    module, name, wrong = PLANTED[fault]
+    module = importlib.import_module(f"codesign.evidence.cost.rtl.{module}")
+    real = getattr(module, name)
+    assert compare(elaborate(unit(SCALED)), shipped(SCALED)).mismatches == 0
+    monkeypatch.setattr(module, name, partial(wrong, real=real) if "real" in wrong.__code__.co_varnames else wrong)
+    assert compare(elaborate(unit(SCALED)), shipped(SCALED)).mismatches > 0
 
 
 def test_a_small_unit_is_right_for_every_input():

@@ -9,7 +9,7 @@ from pathlib import Path
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
-from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, widths
+from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
 from codesign.figures.escape import literal
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder
@@ -17,8 +17,6 @@ from isa_model.printable import visible
 
 KIND = "a unit's RTL"
 VECTORS = "vectors.hex"
-SAMPLED = 200
-"""Vectors of the test bench per batch."""
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
@@ -48,7 +46,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         **_sharing(spec),
         "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
     }
-    vectors = [_sample(batch) for batch in adversarial(spec, 3, 24)]
+    vectors = shipped(spec)
     header = _header(spec, rtlil)
     files = {
         "unit.v": header + synth.readable(rtlil),
@@ -84,14 +82,6 @@ def _header(spec: Instruction, rtlil: str) -> str:
         *(f"  {name}: {bits // widths(spec)[name]} x {widths(spec)[name]} bits" for name, bits in ports(spec).items()),
     ]
     return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
-
-
-def _sample(batch: UnitVectors) -> UnitVectors:
-    """Return at most `SAMPLED` random vectors of a batch."""
-    import numpy as np
-
-    chosen = np.random.default_rng(0).choice(len(batch), min(SAMPLED, len(batch)), replace=False)
-    return UnitVectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen])
 
 
 def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:

@@ -19,6 +19,7 @@ from codesign.evidence.cost.records import (
     toolchain,
 )
 from codesign.evidence.cost.rtl.ports import check, shared_uses
+from codesign.evidence.cost.unit_vectors import widths
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _measure(
         if comparison.mismatches:
             raise RuntimeError(f"{spec.name}: the netlist differs from the model: {comparison.first}")
     faults, caught = verify.faults_caught(whole, spec, 40)
-    staged = pipeline(netlist, DEPTH)
+    staged = pipeline(netlist, DEPTH, widths(spec))
     low, high = switched(staged, on_unit)
     blocks = synth.block_areas(rtlil, library) | share.blocks
     return CostRecord(
@@ -91,6 +92,7 @@ def _measure(
         pipelined=Pipelined(
             levels=DEPTH,
             cycles=staged.latency,
+            loop=staged.loop,
             register_bits=staged.register_bits + share.register_bits,
             area=round((staged.area + share.staged_area) / nand2, 1),
             period_fo4=round(staged.period / fo4, 2),

@@ -1,8 +1,12 @@
-"""Pipelining of mapped netlists: stages of a given depth, and the cost of their registers."""
+"""Pipelining of mapped netlists: stages of a given depth, and the cost of their registers.
+
+An input enters in the stage that reads it first: C and scales are fetched when they are needed, and are not carried along
+with the operands.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codesign.evidence.cost.netlist import Netlist
@@ -14,27 +18,35 @@ class Pipeline:
 
     netlist: Netlist
     stage: tuple[int, ...]
-    """Stage of each net; 0 for inputs and constants."""
+    """Stage of each net; that of an input is the one it enters in."""
     latency: int
     """Latency from operands to D in cycles, which is the number of stages."""
+    loop: int
+    """Fewest cycles from C to D, which is how long an accumulator waits for its next step."""
     register_bits: int
     area: float
     """Area of gates and flip-flops, in the library's unit."""
     period: float
     """Longest delay between registers, the flip-flop's included, in the library's unit."""
 
+    @property
+    def entry(self) -> dict[str, int]:
+        """Cycle in which each input port enters."""
+        return {port: min(self.stage[net] for net in nets) for port, nets in self.netlist.inputs.items()}
 
-def pipeline(netlist: Netlist, depth: int) -> Pipeline:
+
+def pipeline(netlist: Netlist, depth: int, elements: Mapping[str, int] | None = None) -> Pipeline:
     """Cut a netlist into stages of at most `depth` levels.
 
-    Gates are placed as early or as late as possible, whichever needs fewer registers. Raises ValueError if `depth` is under 1.
+    Gates are placed as early or as late as possible, whichever needs fewer registers. Each element of an input port enters
+    by itself; `elements` holds their bits by port, by default whole ports. Raises ValueError if `depth` is under 1.
     """
     if depth < 1:
         raise ValueError(f"a stage of {depth} levels holds no gate")
     early = netlist.levels
     late = _late(netlist)
     stage = min(
-        ([max(0, level - 1) // depth for level in levels] for levels in (early, late)),
+        (_entering(netlist, [max(0, level - 1) // depth for level in levels], elements or {}) for levels in (early, late)),
         key=lambda stages: _register_bits(netlist, stages),
     )
     stages = max(stage) + 1
@@ -50,6 +62,7 @@ def pipeline(netlist: Netlist, depth: int) -> Pipeline:
         netlist,
         tuple(stage),
         latency=stages,
+        loop=-(-netlist.levels_from("c") // depth),
         register_bits=bits,
         area=netlist.area + bits * flop.area,
         period=max(time) + flop.intrinsic + flop.resistance * netlist.library.inverter.inputs[0].capacitance,
@@ -57,7 +70,7 @@ def pipeline(netlist: Netlist, depth: int) -> Pipeline:
 
 
 def verilog(cut: Pipeline) -> str:
-    """Return the Verilog module `unit` with clock `clk`; D follows its operands after `latency` rising edges."""
+    """Return the Verilog module `unit` with clock `clk`; D follows operands that enter in cycle 0 after `latency` edges."""
     netlist, stage = cut.netlist, cut.stage
     name = {0: "1'b0", 1: "1'b1"}
     for port, nets in netlist.inputs.items():
@@ -94,8 +107,25 @@ def verilog(cut: Pipeline) -> str:
     return "\n".join([*lines, "endmodule", ""])
 
 
+def _entering(netlist: Netlist, stage: list[int], elements: Mapping[str, int]) -> list[int]:
+    """Return the stages with each element of an input in the first stage that reads it."""
+    last = max(stage)
+    first = [last] * netlist.nets
+    for gate in netlist.gates:
+        for net in gate.inputs:
+            first[net] = min(first[net], stage[gate.output])
+    for port, nets in netlist.inputs.items():
+        size = elements.get(port, len(nets))
+        for start in range(0, len(nets), size):
+            element = nets[start : start + size]
+            enters = min(first[net] for net in element)
+            for net in element:
+                stage[net] = enters
+    return stage
+
+
 def _late(netlist: Netlist) -> list[int]:
-    """Return the highest possible level of each net; inputs stay at 0."""
+    """Return the highest possible level of each net; inputs are at 0."""
     top = max(netlist.levels)
     level = [top] * netlist.nets
     for i in reversed(netlist.order):

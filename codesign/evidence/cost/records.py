@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
 
 FOLDER = Path(__file__).parent / "records"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DEPTH = 24
 """Largest number of gates between registers of the pipelined unit."""
 
@@ -57,7 +57,10 @@ class Pipelined(Spec):
     """Largest number of gates between registers."""
     cycles: int
     """Latency from operands to D, in cycles."""
+    loop: int
+    """Fewest cycles from C to D: the latency of an accumulator's loop."""
     register_bits: int
+    """Bits of the pipeline's registers; C and scales enter where they are read."""
     area: float
     """Area of gates and registers, in NAND2 equivalents."""
     period_fo4: float
@@ -101,7 +104,7 @@ class Equivalence(Spec):
     faults: int
     """Injected faults: nets held at 0 or 1, one at a time."""
     faults_caught: int
-    """Faults that changed some D. The others are in redundant logic, or need an operand that was not drawn."""
+    """Faults that the vectors of an exported test bench show. The others are in redundant logic, or need other operands."""
 
 
 class CostRecord(Spec):

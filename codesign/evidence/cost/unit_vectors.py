@@ -1,4 +1,4 @@
-"""Vectors that check a unit: random and adversarial operands, with D from the model."""
+"""Vectors that check a unit: directed, random and adversarial operands, with D from the model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.cost.rtl.ports import ports, scale_counts
 from isa_model.array_codec import code_dtype, to_codes
+from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
+from isa_model.vectors.vector import Specials, exactly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 KINDS = ("bits", "like", "sparse", "cancel", "ends")
 """Kinds of operands: random bits, numbers of similar size, many zeros, pairs that cancel, both ends of the range."""
+SAMPLED = 200
+"""Vectors of a test bench from each random batch."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,77 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVe
             nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
             c = negated(spec.accumulator, sum_alone) + nearby
             yield of_matrices(spec, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), *scales)
+
+
+def shipped(spec: Instruction) -> list[UnitVectors]:
+    """Return the vectors of an exported test bench: all special ones, and a sample of each batch of the others."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    batches = []
+    for batch in adversarial(spec, 3, 24):
+        chosen = rng.choice(len(batch), min(SAMPLED, len(batch)), replace=False)
+        batches.append(UnitVectors({name: codes[chosen] for name, codes in batch.operands.items()}, batch.d[chosen]))
+    return [*batches, *specials(spec)]
+
+
+def specials(spec: Instruction) -> Iterator[UnitVectors]:
+    """Yield batches that cross special sums, special pairs of scales and every special code of C; none for integers.
+
+    Sums are zero, cancelled, of one tiny product, one, infinite and NaN. Pairs of scales are of zero, one, infinity, NaN and
+    both ends of the range, so that finite ones overflow and underflow together. The other scales of a step are ones.
+    """
+    import numpy as np
+
+    if spec.a.kind == "integer":
+        return
+    one = one_step(spec).per_line()
+    rows = np.array(list(_special_rows(spec.a, spec.span)), code_dtype(spec.a))
+    columns = np.full((spec.span, 1), _one(spec.b), code_dtype(spec.b))
+    scale_a, scale_b = (_special_scales(fmt, count) for count, fmt, _ in _scale_shapes(one, 1))
+    if scale_a is not None:
+        rows, scale_a = np.repeat(rows, len(scale_a), axis=0), np.tile(scale_a, (len(rows), 1))
+    if scale_b is not None:
+        columns, scale_b = np.repeat(columns, len(scale_b), axis=1), scale_b.T
+    for code in dict.fromkeys((*Specials(spec.c_format).codes.values(), _one(spec.c_format))):
+        c = np.full((len(rows), columns.shape[1]), code, code_dtype(spec.c_format))
+        yield of_matrices(one, rows, columns, c, scale_a, scale_b)
+
+
+def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
+    """Yield rows of A whose sums with ones are special."""
+    one, named = _one(fmt), Specials(fmt).codes
+    zero = named.get("+0", one)
+    for name in ("+0", "-0"):
+        if name in named:
+            yield [named[name]] * span
+    if fmt.signed and span > 1:
+        minus = one ^ 1 << (fmt.bits - 1 - fmt.high_padding)
+        yield [one, minus, *[zero] * (span - 2)]
+        yield [*[one, minus] * (span // 2), *[zero] * (span % 2)]
+    for code in (
+        one,
+        *(named[x] for x in ("+smallest subnormal", "+smallest normal", "+Inf", "-Inf", "NaN") if x in named),
+    ):
+        yield [code, *[zero] * (span - 1)]
+
+
+def _special_scales(fmt: Format | None, count: int) -> Any:
+    """Return rows of the scales of a step, whose first takes every special code; None without scales."""
+    import numpy as np
+
+    if fmt is None or not count:
+        return None
+    one, named = _one(fmt), Specials(fmt).codes
+    wanted = ("+0", "+smallest subnormal", "+smallest normal", "+largest normal", "+Inf", "NaN")
+    codes = dict.fromkeys((one, *(named[name] for name in wanted if name in named)))
+    return np.array([[code, *[one] * (count - 1)] for code in codes], code_dtype(fmt))
+
+
+def _one(fmt: Format) -> int:
+    """Return the code of one, or of the largest number if the format does not have one."""
+    code = exactly(fmt, Number(False, 1, 0))
+    return fmt.max_finite_magnitude << fmt.low_padding if code is None else code
 
 
 def negated(fmt: Format, codes: Any) -> Any:

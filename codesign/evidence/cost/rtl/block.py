@@ -150,6 +150,8 @@ class TermWires:
     height: int
     none: Wire
     """Flag of a zero without an alignment exponent."""
+    summed: bool = False
+    """True for sums, which may be zero with an alignment exponent; `none` flags every zero of the others."""
     nan: tuple[Wire, ...] = ()
     infinite: tuple[Wire, ...] = ()
     normal: bool = False

@@ -125,8 +125,10 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> 
 def times(block: Block, x: TermWires, y: TermWires) -> TermWires:
     """Return the exact product of two terms. A power of two is added to the exponent, as a part common to many terms."""
     nan = (*x.nan, *y.nan)
-    nan += tuple(block.let("invalid", i & y.none) for i in x.infinite)
-    nan += tuple(block.let("invalid", i & x.none) for i in y.infinite)
+    for infinite, other in ((x.infinite, y), (y.infinite, x)):
+        if infinite:
+            zero = _is_zero(block, other)
+            nan += tuple(block.let("invalid", i & zero) for i in infinite)
     if _is_one(y):
         factor = Exponent(Const(0, 1), 0, 0, 0, common=y.position)
         significand, none, sign, height = x.significand, x.none, x.sign, x.height
@@ -149,6 +151,7 @@ def times(block: Block, x: TermWires, y: TermWires) -> TermWires:
         depth=x.depth + y.depth,
         height=height,
         none=none,
+        summed=x.summed or y.summed,
         nan=nan,
         infinite=(*x.infinite, *y.infinite),
     )
@@ -168,6 +171,13 @@ def infinite_from(block: Block, product: TermWires, power: int) -> TermWires:
     beyond = any_of(block, "beyond", [block.let("reached", x) for x in reached])
     significand = block.let("finite", Mux(beyond, 0, product.significand)[:width])
     return replace(product, significand=significand, infinite=(*product.infinite, beyond))
+
+
+def _is_zero(block: Block, term: TermWires) -> Wire:
+    """Return whether a term is a zero. An infinity is none, whatever its significand."""
+    if not term.summed:
+        return term.none
+    return block.let("is_zero", ~(term.significand.any() | any_of(block, "infinite", term.infinite)))
 
 
 def _is_one(term: TermWires) -> bool:

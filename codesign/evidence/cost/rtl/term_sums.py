@@ -59,7 +59,7 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], runni
             f"fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
-    return _with_specials(block, total, everything)
+    return replace(_with_specials(block, total, everything), summed=True)
 
 
 def _with_specials(block: Block, total: TermWires, terms: Sequence[TermWires]) -> TermWires:
