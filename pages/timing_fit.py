@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from math import ceil, exp, fsum, log
 
 import numpy as np
@@ -13,10 +14,12 @@ from codesign.evidence.timing import machine_constants
 from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.measured import rows
 from codesign.evidence.timing.model import LARGE, SHOWN, STEP, Constants, Operation, Product, tiles_of, time, waves
+from codesign.evidence.timing.ratio_errors import Ratio, pair
 from codesign.evidence.timing.records import Error, ErrorFactors, Fit
 from isa_model.diagnostics import InputError
 from kernels.bench.records import BenchRecord
 from kernels.gemm.choose import choose
+from kernels.gemm.tile import ScaleLayout
 
 Vector = NDArray[np.float64]
 RULE = (
@@ -161,11 +164,28 @@ def held_out(all_samples: Sequence[Sample], machine: Machine) -> dict[Sample, fl
     return found
 
 
-def speedups(ratios: Mapping[Sample, float]) -> dict[Sample, float]:
-    """Return modelled over measured speedup without promotion, for each large GEMM whose twin was measured."""
-    ours = {(s.kernel, s.shape): s for s in ratios if s.implementation == "ours"}
-    twins = [s for s in ratios if s.implementation == "no-promotion" and is_large(s)]
-    return {s: ratios[ours[key]] / ratios[s] for s in twins if (key := (s.kernel, s.shape)) in ours}
+def speedups(predicted: Mapping[Sample, float], gpu: str) -> list[Ratio]:
+    """Return every pair of kernels that were measured at one shape, the one without what the other does for scales."""
+    by_shape: dict[tuple[object, ...], list[Sample]] = {}
+    for s in predicted:
+        if isinstance(s.operation, Product):
+            p = s.operation.problem
+            by_shape.setdefault((p.m, p.n, p.k, p.add, s.kernel if p.groups else ""), []).append(s)
+    return [
+        Ratio(
+            pair=pair(old.operation, new.operation),
+            gpu=gpu,
+            linear=old.linear,
+            shape=old.shape,
+            measured=float(f"{old.us / new.us:.5g}"),
+            modelled=float(f"{old.us * predicted[old] / new.us / predicted[new]:.5g}"),
+        )
+        for there in by_shape.values()
+        for old, new in permutations(there, 2)
+        if isinstance(old.operation, Product) and isinstance(new.operation, Product)
+        if old.operation.problem.promote and not new.operation.problem.promote
+        if new.operation.problem.scales in (old.operation.problem.scales, ScaleLayout.TENSOR)
+    ]
 
 
 def is_large(s: Sample) -> bool:
@@ -173,15 +193,17 @@ def is_large(s: Sample) -> bool:
     return isinstance(s.operation, Product) and s.operation.problem.m >= LARGE
 
 
-def make(record: BenchRecord, commit: str, command: str) -> Fit:
-    """Fit the model to a record of the bench. Raises InputError if there are no constants of its GPU."""
+def make(record: BenchRecord, commit: str, command: str) -> tuple[Fit, list[Ratio]]:
+    """Fit the model to a record of the bench; return the fit and the ratios of kernels by its predictions of held-out rows.
+
+    Raises InputError if there are no constants of its GPU.
+    """
     about = machine_constants.shipped().get(record.gpu)
     if about is None:
         raise InputError.of(f"no constants of {record.gpu}", "python -m kernels.bench.machine")
     gpu, seen = machine_constants.machine(about), samples(record)
     ratios = held_out(seen, gpu)
-    gained = speedups(ratios)
-    return Fit(
+    found = Fit(
         gpu=record.gpu,
         bench=f"{record.name}, commit {record.commit}, {record.date}",
         machine=f"{about['name']}, commit {about['commit']}, {about['date']}",
@@ -190,18 +212,14 @@ def make(record: BenchRecord, commit: str, command: str) -> Fit:
         rule=RULE,
         rows=len(seen),
         constants=fit(seen, gpu),
-        reach=ErrorFactors(
-            product=_reach(r for s, r in ratios.items() if is_large(s)),
-            small=_reach(r for s, r in ratios.items() if isinstance(s.operation, Product) and not is_large(s)),
-            stream=_reach(r for s, r in ratios.items() if not isinstance(s.operation, Product)),
-            speedup=_reach(gained.values()),
-        ),
-        errors=tuple(errors(ratios, gained)),
+        reach=ErrorFactors(held=_held(ratios), **{name: _reach(x.values()) for name, x in sizes(ratios).items()}),
+        errors=tuple(errors(ratios)),
     )
+    return found, speedups(ratios, record.gpu)
 
 
-def errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> list[Error]:
-    """Return the errors of each kernel and twin, of all GEMMs, of all casts, and of speedups."""
+def errors(ratios: Mapping[Sample, float]) -> list[Error]:
+    """Return the errors of each kernel and twin, of all GEMMs, and of all casts."""
     groups: dict[str, dict[Sample, float]] = {}
     for s, ratio in ratios.items():
         twin = ", twin" if s.implementation in ("no-promotion", "move") else ""
@@ -212,7 +230,6 @@ def errors(ratios: Mapping[Sample, float], gained: Mapping[Sample, float]) -> li
     groups["all GEMMs"] = products
     groups["all casts"] = {s: r for s, r in ratios.items() if s not in products}
     groups["all"] = dict(ratios)
-    groups["GEMM over its twin"] = dict(gained)
     return [_error(name, group) for name, group in groups.items() if group]
 
 
@@ -229,7 +246,26 @@ def _error(name: str, ratios: Mapping[Sample, float]) -> Error:
     )
 
 
+def sizes(ratios: Mapping[Sample, float]) -> dict[str, dict[Sample, float]]:
+    """Return the ratios of large GEMMs, of small ones and of casts, by their names in ErrorFactors."""
+    found: dict[str, dict[Sample, float]] = {"product": {}, "small": {}, "stream": {}}
+    for s, ratio in ratios.items():
+        name = "stream" if not isinstance(s.operation, Product) else "product" if is_large(s) else "small"
+        found[name][s] = ratio
+    return found
+
+
+def _held(ratios: Mapping[Sample, float]) -> tuple[int, int]:
+    """Return how many rows lie within the factor of their size that the rows of other Linears give, and how many there are."""
+    inside = [
+        abs(log(ratio)) <= log(_reach(r for other, r in found.items() if other.linear != s.linear))
+        for found in sizes(ratios).values()
+        for s, ratio in found.items()
+    ]
+    return sum(inside), len(inside)
+
+
 def _reach(ratios: Iterable[float]) -> float:
-    """Return the factor that contains 95 % of ratios; 1 if there are none."""
+    """Return the factor that contains another ratio with a probability of 95 %: a conformal bound; 1 if there are none."""
     off = sorted(abs(log(r)) for r in ratios)
-    return round(exp(off[min(int(0.95 * len(off)), len(off) - 1)]), 4) if off else 1.0
+    return round(exp(off[min(ceil(0.95 * (len(off) + 1)), len(off)) - 1]), 4) if off else 1.0

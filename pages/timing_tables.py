@@ -11,11 +11,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from math import fsum
 from pathlib import Path
 
 from timing_fit import make
 
 from codesign.evidence.timing.measured import benches
+from codesign.evidence.timing.model import LARGE
+from codesign.evidence.timing.ratio_errors import FILE as RATIOS
+from codesign.evidence.timing.ratio_errors import Ratio, RatioErrors, ends_of_chips, ends_of_model
+from codesign.evidence.timing.ratio_errors import held as inside_of
 from codesign.evidence.timing.records import FOLDER, Fit
 from isa_model.checkout import commit_of
 from isa_model.output_files import put
@@ -30,10 +35,18 @@ def main() -> None:
     commit = commit_of(
         "codesign/evidence/timing", "kernels", "pages/timing_fit.py", ":!codesign/evidence/timing/records"
     )
-    fits = [make(record, commit, COMMAND) for record in benches().values()]
+    made = [make(record, commit, COMMAND) for record in benches().values()]
+    fits = [fit for fit, _ in made]
+    ratios = RatioErrors(
+        commit=commit,
+        command=COMMAND,
+        benches=tuple(fit.bench for fit in fits),
+        rows=tuple(row for _, rows in made for row in rows),
+    )
+    save(ratios, RATIOS)
     for fit in fits:
         save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
-    for name, table in tables(fits).items():
+    for name, table in tables(fits, ratios).items():
         print(table, end="\n\n")
         put(PAGE, name, table)
     put(PAGE, "step", step())
@@ -46,13 +59,42 @@ def step() -> str:
     return "\n".join(["```", "$ codesign step deepseek-v3", *(line.rstrip() for line in printed.splitlines()), "```"])
 
 
-def tables(fits: Sequence[Fit]) -> dict[str, str]:
-    """Return the tables of the fits, the newest first, by the name of their markers."""
-    return {"errors": "\n\n".join("\n".join(_errors(f)) for f in fits), "constants": "\n".join(_constants(fits))}
+def tables(fits: Sequence[Fit], ratios: RatioErrors) -> dict[str, str]:
+    """Return the tables of the fits, the newest first, and of ratios, by the name of their markers."""
+    return {
+        "errors": "\n\n".join("\n".join(_errors(f)) for f in fits),
+        "ratios": "\n".join(_ratios(ratios.rows)),
+        "constants": "\n".join(_constants(fits)),
+    }
+
+
+def _ratios(rows: Sequence[Ratio]) -> Iterator[str]:
+    """Yield the errors of ratios, a line per pair of kernels, and how many rows their intervals hold."""
+    ends = "truth over modelled | another chip's over measured"
+    yield f"| pair of kernels | rows | Linears | mean | bias | worst | {ends} | held |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    whole: list[bool] = []
+    for name in dict.fromkeys(r.pair for r in rows):
+        found = [r for r in rows if r.pair == name]
+        off = [r.modelled / r.measured - 1 for r in found]
+        factors = [f"{low:.3f} to {high:.3f}" for low, high in (ends_of_model(found), ends_of_chips(found))]
+        inside = inside_of(found)
+        whole += inside
+        yield (
+            f"| {name} | {len(found)} | {len({r.linear for r in found})} | {fsum(map(abs, off)) / len(off):.1%} "
+            f"| {fsum(off) / len(off):+.1%} | {max(off, key=abs):+.1%} | {' | '.join(factors)} "
+            f"| {sum(inside)} of {len(inside)} |"
+        )
+    yield f"| all | {len(rows)} | | | | | | | {sum(whole)} of {len(whole)} ({sum(whole) / len(whole):.0%}) |"
 
 
 def _errors(fit: Fit) -> Iterator[str]:
     yield f"{fit.gpu}; bench {fit.bench}; constants {fit.machine}. Rule: {fit.rule}."
+    r, (held, among) = fit.reach, fit.reach.held
+    yield (
+        f"95 % intervals reach a factor of {r.product:.3f} (GEMMs of {LARGE} rows and more), {r.small:.3f} (of fewer) and "
+        f"{r.stream:.3f} (casts); those found on other Linears hold {held} of {among} rows ({held / among:.0%})."
+    )
     yield ""
     yield "| kernel | rows | mean | bias | worst | at |"
     yield "|---|---:|---:|---:|---:|---|"

@@ -288,3 +288,13 @@ def test_fewer_held_sms_cost_less():
     found = gain("group-scaled-mma")
     wholes = [found.sides(Assumptions(held=held))[0].total() for held in (0, 6, 20)]
     assert wholes == sorted(wholes)
+
+
+def test_the_step_of_another_gpu_is_asked_for_by_name(capsys):
+    """`--gpu` takes the times of that GPU's records; an unknown one is refused with the names that there are."""
+
+    assert table.step("deepseek-v3", [str(PROPOSALS / "group-scaled-mma.yaml")], gpu="NVIDIA H100 80GB HBM3") == 0
+    assert "NVIDIA H100" in capsys.readouterr().out
+    with pytest.raises(InputError, match="B200") as refused:
+        table.step("deepseek-v3", gpu="B200")
+    assert "NVIDIA H200" in str(refused.value.problems[0].hint)

@@ -2,17 +2,19 @@
 
 import sys
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.evidence.timing import measured
+from codesign.evidence.timing import measured, ratio_errors
 from codesign.evidence.timing import records as stored
 from codesign.evidence.timing.machine_constants import machine, shipped
 from codesign.evidence.timing.measured import product
 from codesign.evidence.timing.model import Constants, Product, Stream, tiles_of, time, waves
+from codesign.evidence.timing.times import timer
 from kernels.gemm.tile import GemmProblem, ScaleLayout, SharedOperand, Tile
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pages"))
@@ -171,8 +173,9 @@ GPUS = list(stored.shipped())
 def test_the_shipped_fit_is_what_the_records_give(gpu):
     """Constants and held-out errors, fitted again from the records, equal those of the shipped fit and of docs/timing.md."""
     fit = stored.shipped()[gpu]
-    again = timing_fit.make(measured.benches()[gpu], fit.commit, fit.command)
-    assert again.errors == fit.errors
+    again, ratios = timing_fit.make(measured.benches()[gpu], fit.commit, fit.command)
+    assert (again.errors, again.reach) == (fit.errors, fit.reach)
+    assert ratios == [r for r in ratio_errors.shipped().rows if r.gpu == gpu]
     assert again.constants.model_dump() == pytest.approx(fit.constants.model_dump(), rel=1e-3)
     page = (Path(__file__).parent.parent / "docs/timing.md").read_text()
     for e in fit.errors:
@@ -188,3 +191,70 @@ def test_the_model_is_as_good_as_its_page_says():
         assert abs(errors["all GEMMs of 1024 rows and more"].worst) < 0.15
         assert errors["all casts"].mean < 0.04
         assert max(abs(e.worst) for e in fit.errors) < 0.3
+
+
+def ratio(measured_ratio, modelled=1.0, linear=(512, 512), gpu="NVIDIA H200", shape=(4096, 512, 512), name="a pair"):
+    return ratio_errors.Ratio(
+        pair=name, gpu=gpu, linear=linear, shape=shape, measured=measured_ratio, modelled=modelled
+    )
+
+
+def test_intervals_of_ratios_hold_95_of_100_held_out_rows():
+    """Every measured ratio is compared with the interval that the other Linears' rows give its pair of kernels."""
+    rows = ratio_errors.shipped().rows
+    inside = []
+    for name in {r.pair for r in rows}:
+        inside += ratio_errors.held([r for r in rows if r.pair == name])
+    assert len(inside) == len(rows) > 100
+    assert sum(inside) >= 0.95 * len(inside)
+    for fit in stored.shipped().values():
+        held, among = fit.reach.held
+        assert held >= 0.95 * among
+
+
+def test_the_interval_of_a_modelled_ratio_is_a_prediction_interval():
+    """Two degrees of freedom for three Linears: t = 4.3027, times the deviation, times the root of 4/3; 1 is always inside."""
+    rows = [ratio(x, linear=(n, n)) for x, n in ((0.98, 1), (1.0, 2), (1 / 0.98, 3))]
+    low, high = ratio_errors.ends_of_model(rows)
+    half = 4.30265 * 0.0202027 * (4 / 3) ** 0.5
+    assert (low, high) == (pytest.approx(exp(-half), rel=1e-5), pytest.approx(exp(half), rel=1e-5))
+    low, high = ratio_errors.ends_of_model([r.model_copy(update={"modelled": 0.5}) for r in rows])
+    assert low == 1
+    assert high == pytest.approx(2 * exp(half), rel=1e-5)
+
+
+def test_a_ratio_measured_on_one_chip_varies_as_it_does_between_chips():
+    """Differences of 1 % at each of three Linears: t = 3.1824 at three degrees of freedom; one chip alone says nothing."""
+    rows = [ratio(x, linear=(n, n), gpu=gpu) for n in (1, 2, 3) for gpu, x in (("a", 1.0), ("b", exp(0.01)))]
+    assert ratio_errors.ends_of_chips(rows) == (pytest.approx(exp(-0.031824), rel=1e-5), pytest.approx(exp(0.031824)))
+    assert ratio_errors.ends_of_chips(rows[::2]) == (1, 1)
+
+
+def test_a_pair_of_few_linears_has_the_interval_of_all_pairs_of_its_size():
+    """With fewer than three Linears a pair has no interval of its own; small GEMMs are apart from large ones."""
+    rows = [ratio(1 + n / 100, linear=(n, n), name="a: without promotion") for n in range(4)]
+    rows += [ratio(1 + n / 10, linear=(n, n), name="b, under 1024 rows: without promotion") for n in range(4)]
+    about = ratio_errors.RatioErrors(commit="", command="", benches=(), rows=tuple(rows))
+    assert about.of_model("c: without promotion") == ratio_errors.ends_of_model(rows[:4])
+    assert about.of_model("c, under 1024 rows: without promotion") == ratio_errors.ends_of_model(rows[4:])
+
+
+def test_pairs_of_kernels_are_told_apart_by_what_is_left_out():
+    """Promotion, scales or both, for scales per block, wgrad's and per tensor, with and without experts, large and small."""
+    old = product(4096, 512, 512, ScaleLayout.BLOCK, 4)
+    without = replace(old, problem=replace(old.problem, promote=0))
+    native = replace(old, problem=replace(old.problem, promote=0, scales=ScaleLayout.TENSOR))
+    assert ratio_errors.pair(old, without) == "scales per block: without promotion"
+    assert ratio_errors.pair(old, native) == "scales per block: without scales and promotion"
+    few = product(64, 512, 512, ScaleLayout.BLOCK, 4, groups=8)
+    name = "scales per block and groups of experts, under 1024 rows: without promotion"
+    assert ratio_errors.pair(few, replace(few, problem=replace(few.problem, promote=0))) == name
+
+
+def test_the_times_of_a_gpu_are_asked_for_by_name():
+    """Each shipped GPU has a timer of its own record; another has none, and the message says which record is missing."""
+    for gpu in GPUS:
+        assert timer(gpu).bench.gpu == timer(gpu).fit.gpu == gpu
+    assert timer().bench.gpu in GPUS
+    with pytest.raises(LookupError, match="no record of the bench on NVIDIA B200"):
+        timer("NVIDIA B200")

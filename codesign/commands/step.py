@@ -31,22 +31,28 @@ def step(
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens per GPU and step; default: those of the model.")
     ] = None,
+    gpu: Annotated[
+        str, typer.Option(help="GPU whose records give the times, by name; default: that of the newest record.")
+    ] = "",
 ) -> int:
     """Show the time of a layer's step and what proposals save.
 
     Times are broken down by operation. The ceiling of a proposal is Amdahl's bound on its speedup.
     """
     from codesign.evidence.timing import amdahl
+    from codesign.evidence.timing.measured import benches
     from codesign.evidence.timing.times import timer
     from codesign.proposal.load import load_proposal
     from codesign.proposal.shipped import proposal_file
     from codesign.workloads.gemms import layer_of
-    from isa_model.diagnostics import Unavailable
+    from isa_model.diagnostics import InputError, Unavailable
 
     about = layer_of(model, tokens)
+    if gpu and gpu not in benches():
+        raise InputError.of(f"no record of a GPU called `{gpu}`", f"one of: {', '.join(benches())}")
     asked = [load_proposal(proposal_file(p)) for p in proposals] if proposals else shipped()
     try:
-        clock = timer()
+        clock = timer(gpu)
         today = amdahl.today(clock, about)
         found = [amdahl.gain(proposal, about, clock) for proposal in asked]
     except LookupError as reason:

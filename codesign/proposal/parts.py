@@ -17,6 +17,7 @@ from isa_model.diagnostics import InputError, at, suggest
 from isa_model.library import raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
+from kernels.bench.records import load
 
 MOST = 256
 """Largest number of entries in a list of a proposal."""
@@ -94,6 +95,8 @@ WorkloadName = Annotated[str, AfterValidator(_workload)]
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
 BaseName = Annotated[str, _found(raw)]
+GpuName = Annotated[str, _known("GPU", lambda: list(dict.fromkeys(r.gpu for r in load())))]
+"""Name of a GPU with a record of the bench."""
 OWN_VARIANTS = ("today", "software", "proposal", "exact")
 Variant = Annotated[str, _known("variant", lambda: [*OWN_VARIANTS, *baselines()])]
 """Name of a compared variant: today, software, proposal, exact, or another baseline of the base."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.proposal.baselines import Baseline, baselines, fitting
-from codesign.proposal.parts import MOST, BaseName, Few, Once, SourceName, WorkloadName
+from codesign.proposal.parts import MOST, BaseName, Few, GpuName, Once, SourceName, WorkloadName
 from codesign.proposal.parts import Claim as Claim
 from codesign.proposal.parts import Layer as Layer
 from codesign.proposal.parts import OperandPath as OperandPath
@@ -70,6 +70,8 @@ class Proposal(Spec):
         default=("normal", "uniform", "outliers"), min_length=1, max_length=MOST
     )
     """Sources of the operands' values: distributions, or captured tensors."""
+    gpu: GpuName | None = None
+    """GPU whose records give times, such as `NVIDIA H200`; left out: the GPU of the newest record."""
     claims: Annotated[tuple[Claim, ...], Few] = Field(min_length=1, max_length=MOST)
     """Bounds on metrics that the proposal promises to keep."""
 

@@ -251,7 +251,7 @@ def _of_linear(timer: Timer, part: TimedPart, held: int) -> Work:
     if isinstance(x, Product):
         alone, beside = (replace(x, tile=None, taken=taken) for taken in (0, held))
         slower = max(1.0, timer.modelled(beside) / timer.modelled(alone))
-    certain: Kind = part.on.kind if part.reach == 1 else "modelled"
+    certain: Kind = "modelled" if part.changed else part.on.kind
     return Work(kind, name, f"{step.step}.{step.linear}", us, us * slower, certain)
 
 

@@ -30,11 +30,13 @@ def benches() -> dict[str, BenchRecord]:
     return found
 
 
-def bench() -> BenchRecord:
-    """Return the newest record of the bench with our own kernels. Raises LookupError if there is none."""
-    for record in benches().values():
-        return record
-    raise LookupError("no record of the bench has our own kernels: `codesign bench` on a Hopper GPU makes one")
+def bench(gpu: str = "") -> BenchRecord:
+    """Return the newest record of the bench with our own kernels, on one GPU or on any. Raises LookupError if there is none."""
+    for name, record in benches().items():
+        if gpu in ("", name):
+            return record
+    where = f" on {gpu}" if gpu else ""
+    raise LookupError(f"no record of the bench{where} has our own kernels: `codesign bench` on a Hopper GPU makes one")
 
 
 def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: int = 0) -> Product:

@@ -1,4 +1,4 @@
-"""Records of fits: the model's constants of a GPU, their sources, and the errors on held-out rows."""
+"""Records of fits: the model's constants of a GPU, their sources, and the errors on held-out rows (ratios: ratio_errors.py)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ErrorFactors(Spec):
     """Factor for GEMMs of fewer rows."""
     stream: float
     """Factor for casts and transposes."""
-    speedup: float
-    """Factor for the ratio of a large GEMM's time to that of its twin."""
+    held: tuple[int, int]
+    """Held-out rows inside the factors that the rows of other Linears give, and rows in all."""
 
 
 class Fit(Spec):
@@ -63,5 +63,5 @@ class Fit(Spec):
 @cache
 def shipped() -> Mapping[str, Fit]:
     """Return the shipped fits by GPU."""
-    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    fits = [Fit.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("nvidia-*.json"))]
     return {f.gpu: f for f in fits}

@@ -23,6 +23,7 @@ from codesign.evidence.timing.operations import (
     supported,
 )
 from codesign.evidence.timing.plots import VARIANTS, certainty, layer_chart, plots
+from codesign.evidence.timing.ratio_errors import pair
 from codesign.evidence.timing.time_comparison import TimeComparison, TimedPart, compare, modelled
 from codesign.evidence.timing.times import Time, Timer, timer
 from codesign.evidence.traffic.source import COMMUNICATION_SMS, ENERGIES
@@ -52,7 +53,7 @@ class Timing(Source):
         if not supported(proposal):
             return Evidence(source="timing", figures=(), method=(f"No timing: {NO_MODEL}.",))
         try:
-            clock = timer()
+            clock = timer(proposal.gpu or "")
         except LookupError as reason:
             return Evidence(source="timing", figures=(), method=(f"No timing: {reason}.",))
         hungry = (f.value for f in subject.figures if (f.metric, f.at) == ("cost.energy_ratio", None) and f.value)
@@ -173,10 +174,13 @@ def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
         # No faster than the fastest measured kernel without promotion; perhaps as fast, if its work is the twin's.
         fastest = min(measured, key=lambda t: t.us)
         t, best = times["proposal"], times["software"].us / fastest.us
-        as_twin = compared.new[0].reach == 1 and times["twin"].kind == "measured"
-        value, low, high = min(value, best), min(low, best), best if as_twin else min(high, best)
-        us, least, most = (max(x, fastest.us) for x in (t.us, fastest.us if as_twin else t.low, t.high))
-        times["proposal"] = Time(us, least, most, max(t.kind, "modelled", key=CERTAIN.index), t.source)
+        as_twin = not compared.new[0].changed and times["twin"].kind == "measured"
+        _, off = about.timer.ratios.of_chips(pair(root, native))
+        most = best * off  # that ratio, too, was measured on this chip alone
+        value, low, high = min(value, best), min(low, best), most if as_twin else min(high, most)
+        floor = fastest.us / off
+        ends = max(t.us, fastest.us), floor if as_twin else max(t.low, floor), max(t.high, fastest.us)
+        times["proposal"] = Time(*ends, max(t.kind, "modelled", key=CERTAIN.index), t.source)
         bound = f"; at most {best:.3g}, by {fastest.source}"
     for variant, t in times.items():
         yield _figure("timing.microseconds", variant, gemm.name, (t.us, t.low, t.high), t.kind, t.source)
@@ -257,7 +261,7 @@ def _sum(parts: Sequence[TimedPart], compared: TimeComparison, side: int) -> Tim
     """Return the time of all operations of one side."""
     us, low, high = compared.interval(lambda sums: sums[side])
     kind: Kind = "measured"
-    if any(p.reach > 1 or p.on.kind != "measured" for p in parts):
+    if any(p.changed or p.on.kind != "measured" for p in parts):
         kind = "modelled"
     if any(isinstance(x := p.step.operation, Product) and (x.taken or x.clocks != 1) for p in parts):
         kind = "assumed"
@@ -268,7 +272,7 @@ def _sources(parts: Iterable[TimedPart]) -> str:
     """Return the basis of times in words."""
     measured = [p for p in parts if p.on.kind == "measured"]
     others = [p for p in parts if p.on.kind != "measured"]
-    changed = any(p.reach > 1 for p in parts)
+    changed = any(p.changed for p in parts)
     said = list(dict.fromkeys(p.on.source for p in measured))
     if len(said) > 3:
         said = [f"{len(said)} rows of {said[0].split(':')[0]}"]
@@ -349,13 +353,16 @@ def _rounded(value: float) -> float:
 
 def _method(about: Timed) -> tuple[str, ...]:
     fit, path = about.timer.fit, about.proposal.path
+    chosen = "named by the proposal" if about.proposal.gpu else "the newest record"
+    chips = ", ".join(b.split(",")[0] for b in about.timer.ratios.benches)
     said = [
-        f"Times are of one {fit.gpu}, in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, "
+        f"Times are of one {fit.gpu} ({chosen}), in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, "
         "intervals their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's "
         f"constants ({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows "
         f"lie within a factor of {fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. The "
-        "time of a changed GEMM is today's, measured or modelled, times the modelled ratio, which is right within a factor "
-        f"of {fit.reach.speedup:.3g} for 95 % of the kernels measured with and without promotion.",
+        "time of a changed GEMM is today's, measured or modelled, times the ratio of two kernels, measured or modelled. The "
+        "interval of a modelled ratio comes from its errors on held-out Linears, for each pair of kernels; that of a "
+        f"measured one from how much it differs between chips ({chips}).",
         "The speedup of a GEMM is that of "
         + (
             "writing its operands in the kernel that makes them, casting them, and the GEMM together."

@@ -8,7 +8,9 @@ from math import exp, fsum, hypot, log, sqrt
 
 from codesign.evidence.timing.model import Constants, Product, Stream
 from codesign.evidence.timing.operations import TimedStep
+from codesign.evidence.timing.ratio_errors import pair
 from codesign.evidence.timing.times import Time, Timer
+from codesign.figures.quantiles import Ends
 from kernels.gemm.choose import choose
 
 
@@ -20,8 +22,10 @@ class TimedPart:
     us: float
     on: Time
     """Measured or modelled time of today's operation."""
-    reach: float = 1.0
-    """Uncertainty of the modelled change, as a factor; 1 if nothing is changed."""
+    changed: bool = False
+    """True if the time is `on` times a modelled ratio."""
+    reach: Ends = (1.0, 1.0)
+    """Factors on the time that hold the true ratio to today's kernel in 95 % of cases; 1 if it is today's kernel."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class TimeComparison:
                 if p.on.kind == "measured":
                     end = old if p.step in same else side
                 off = {-1: p.on.low, 0: p.on.us, 1: p.on.high}[end] / p.on.us
-                found += p.step.times * p.us * off * p.reach**change
+                found += p.step.times * p.us * off * {-1: p.reach[0], 0: 1.0, 1: p.reach[1]}[change]
             return found
 
         return total(self.old, old), total(self.new, new)
@@ -84,8 +88,9 @@ def compare(timer: Timer, old: Sequence[TimedStep], new: Sequence[TimedStep]) ->
         root = products[s.step, x.problem.groups, x.problem.m, x.problem.n, x.problem.k]
         tile = choose(root.problem, timer.machine.sms)
         twin = replace(root, problem=replace(root.problem, promote=0))
+        known: Ends = (1.0, 1.0)
         if not x.problem.promote and timer.row(twin) and timer.time(twin).us < timer.time(root).us:
-            root = twin
+            known, root = timer.ratios.of_chips(pair(root, twin)), twin
         elif x.problem.promote != root.problem.promote:
             # The tile of today's kernel without promotion is always possible, too.
             x = min(x, replace(x, tile=replace(tile, promote=0, depth=1)), key=timer.modelled)
@@ -93,25 +98,27 @@ def compare(timer: Timer, old: Sequence[TimedStep], new: Sequence[TimedStep]) ->
             x = replace(x, tile=tile)
         found = timer.time(root)
         us = found.us * timer.modelled(x) / timer.modelled(root)
-        return TimedPart(replace(s, operation=x), us, found, _reach(timer, x, root))
+        return TimedPart(replace(s, operation=x), us, found, x != root, _reach(timer, x, root, known))
 
     return TimeComparison(tuple(map(part, old)), tuple(map(part, new)))
 
 
-def _reach(timer: Timer, x: Product, root: Product) -> float:
-    """Return the uncertainty of the modelled ratio of two GEMMs, as a factor.
+def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
+    """Return the factors on the time of a changed GEMM that hold the true one.
 
-    For promotion left out, it is that of kernels over their twins. For a slower unit or fewer SMs, it is that of a time, but
-    at most the change itself. For wider operands it is the whole change, since the path into an SM may be faster than any
-    kernel shows.
+    For promotion or scales left out, they come from errors of ratios of kernels: of modelled ones, or of measured ones
+    between chips (`known`, on the speedup to `root`). For a slower unit or fewer SMs, they are those of a time, but at most the
+    change itself. For wider operands they are the whole change, since the path into an SM may be faster than any kernel shows.
     """
     if x == root:
-        return 1.0
+        return 1 / known[1], 1 / known[0]
     narrow = replace(x, widths=root.widths)
-    known = replace(narrow, clocks=root.clocks, taken=root.taken)
-    promotion = log(timer.fit.reach.speedup) if replace(known, tile=root.tile) != root else 0.0
-    rest = min(log(timer.fit.reach.product), abs(log(timer.modelled(narrow) / timer.modelled(known))))
-    return exp(hypot(promotion, rest, log(timer.modelled(x) / timer.modelled(narrow))))
+    same = replace(narrow, clocks=root.clocks, taken=root.taken)
+    modelled = timer.ratios.of_model(pair(root, same)) if replace(same, tile=root.tile) != root else (1.0, 1.0)
+    rest = min(log(timer.fit.reach.product), abs(log(timer.modelled(narrow) / timer.modelled(same))))
+    wider = log(timer.modelled(x) / timer.modelled(narrow))
+    faster, slower = (hypot(log(known[end]), log(modelled[end]), rest, wider) for end in (1, 0))
+    return exp(-faster), exp(slower)
 
 
 def modelled(

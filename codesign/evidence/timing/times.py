@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from codesign.evidence.timing import machine_constants, measured
+from codesign.evidence.timing import machine_constants, measured, ratio_errors
 from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
+from codesign.evidence.timing.ratio_errors import RatioErrors, pair
 from codesign.evidence.timing.records import Fit, shipped
 from codesign.figures.figure import Kind
 from kernels.bench.records import BenchRecord, BenchRow, BenchTiming
@@ -27,7 +28,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Timer:
-    """Source of times on one GPU: a record of the bench, the machine's constants, and the fit to both.
+    """Source of times on one GPU: a record of the bench, the machine's constants, the fit to both, and the errors of ratios.
 
     `time(operation)` gives the time of a GEMM (`Product`) or a memory-bound kernel (`Stream`). The module
     `codesign.evidence.timing.operations` derives them from a proposal and a model's Linears.
@@ -36,6 +37,7 @@ class Timer:
     bench: BenchRecord
     machine: Machine
     fit: Fit
+    ratios: RatioErrors
     rows: Mapping[Operation, BenchRow]
 
     def modelled(self, operation: Operation, constants: Constants | None = None) -> float:
@@ -53,7 +55,7 @@ class Timer:
         source += f", run of {row.run}" if row.run else ""
         return Time(timing.us, timing.p10, timing.p90, "measured", source)
 
-    def time(self, operation: Operation, like: Operation | None = None) -> Time:
+    def time(self, operation: Operation, like: Product | None = None) -> Time:
         """Return the measured time of an operation if there is a row, else the modelled one.
 
         With `like`, the modelled time is that operation's time by the modelled ratio of the two, which has a smaller error.
@@ -63,11 +65,11 @@ class Timer:
             return self.measured(row, row.timing)
         us = self.modelled(operation)
         about = f"timing model fitted to {self.fit.bench.split(',')[0]}"
-        if like:
-            near, reach = self.time(like), self.fit.reach.speedup
-            ratio = us / self.modelled(like)
+        if like and like != operation and isinstance(operation, Product):
+            near, ratio = self.time(like), us / self.modelled(like)
+            low, high = self.ratios.of_model(pair(like, operation))  # of the speedup
             about += f", as a ratio to {near.source}" if near.kind == "measured" else ""
-            return Time(near.us * ratio, near.low * ratio / reach, near.high * ratio * reach, "modelled", about)
+            return Time(near.us * ratio, near.low * ratio / high, near.high * ratio / low, "modelled", about)
         reach = self.fit.reach.stream
         if isinstance(operation, Product):
             reach = self.fit.reach.product if operation.problem.m >= LARGE else self.fit.reach.small
@@ -82,13 +84,18 @@ def _key(operation: Operation) -> Operation:
 
 
 @cache
-def timer() -> Timer:
-    """Return the timer of the newest record with our own kernels. Raises LookupError if there is no record or no fit."""
-    bench = measured.bench()
+def timer(gpu: str = "") -> Timer:
+    """Return the timer of a GPU's newest record with our own kernels, or of the newest of all.
+
+    Raises LookupError if there is no record or no fit.
+    """
+    bench = measured.bench(gpu)
     fit = shipped().get(bench.gpu)
     if fit is None:
         raise LookupError(f"the timing model is not fitted to {bench.gpu}: `python pages/timing_tables.py` does it")
     rows: dict[Operation, BenchRow] = {}
     for row, operation, _ in measured.rows(bench):
         rows.setdefault(_key(operation), row)
-    return Timer(bench, machine_constants.machine(machine_constants.shipped()[bench.gpu]), fit, rows)
+    return Timer(
+        bench, machine_constants.machine(machine_constants.shipped()[bench.gpu]), fit, ratio_errors.shipped(), rows
+    )
