@@ -171,7 +171,7 @@ def _shown(label: str, wanted: bool | None) -> Iterator[Phase]:
     elif kernel:
         yield from _in_notebook(label)
     else:
-        from codesign.commands.terminal import Progress
+        from codesign.commands.progress import Progress
 
         with Progress(label) as bar:
             yield bar.phase
