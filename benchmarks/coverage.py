@@ -253,7 +253,7 @@ def main() -> None:
         if all(word in (*t.gemm.split("."), t.tensors, t.of) for word in given.only)
     ]
     rows: list[dict[str, Any]] = []
-    with pool(given.jobs) as executor:
+    with pool(given.jobs, main=True) as executor:
         for task, found in zip(chosen, executor.map(measure, chosen), strict=True):
             rows += found
             print(f"{task.of} of {task.gemm}, {task.tensors}: {len(found)} figures", flush=True)

@@ -203,7 +203,7 @@ def main() -> int:
         fixture(names, options.fixture)
         return 0
     started_at, started = commit_of("isa_model", "checks"), time.monotonic()
-    with pool(cpu.cores()) as workers:
+    with pool(cpu.cores(), main=True) as workers:
         rows = []
         for row in workers.map(compare, names, [options.outputs] * len(names), chunksize=4):
             rows.append(row)

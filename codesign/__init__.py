@@ -1,57 +1,66 @@
-"""Judges hardware proposals: load a proposal, evaluate it, compare results.
+"""Judges hardware proposals: load a proposal, evaluate it, compare results; and the numerics of formats and instructions.
 
 import codesign
 
-proposal = codesign.load("group-scaled-mma")
-result = codesign.evaluate(proposal)
+result = codesign.evaluate("group-scaled-mma")
 print(result.headline)
+result.to_frame()
+
+- Proposals: `load`, `validate`. Results: `evaluate`, `read`, `compare`, `diff`, `Evaluation`, `SideBySide`.
+- Arrays of numpy, ml_dtypes and torch: `encode`, `decode`, `quantise`, `dequantise`, `matmul`.
+- Errors: `InputError` for what a proposal, file or name gets wrong, `Unavailable` for what this machine lacks. Arrays that a
+  function cannot take raise ValueError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isa_model import __version__
 
 if TYPE_CHECKING:
-    from codesign.proposal.proposal import Proposal
-    from codesign.verdicts.compare import Comparison
-    from codesign.verdicts.evaluate import Result
+    from codesign.api import compare, diff, evaluate, load, read, validate
+    from codesign.arrays import decode, dequantise, encode, matmul, quantise
+    from codesign.evaluation import Evaluation, SideBySide
+    from isa_model.diagnostics import InputError, Unavailable
 
-__all__ = ["__version__", "compare", "evaluate", "load"]
+__all__ = [
+    "Evaluation",
+    "InputError",
+    "SideBySide",
+    "Unavailable",
+    "__version__",
+    "compare",
+    "decode",
+    "dequantise",
+    "diff",
+    "encode",
+    "evaluate",
+    "load",
+    "matmul",
+    "quantise",
+    "read",
+    "validate",
+]
+
+_FILES = {
+    "codesign.api": ("compare", "diff", "evaluate", "load", "read", "validate"),
+    "codesign.arrays": ("decode", "dequantise", "encode", "matmul", "quantise"),
+    "codesign.evaluation": ("Evaluation", "SideBySide"),
+    "isa_model.diagnostics": ("InputError", "Unavailable"),
+}
+_HOME = {name: file for file, names in _FILES.items() for name in names}
 
 
-def load(source: str | PathLike[str]) -> Proposal:
-    """Return the proposal in a YAML file, or the shipped one of a name. Raises InputError with every fault of the file."""
-    from codesign.proposal.load import load_proposal
-    from codesign.proposal.shipped import proposal_file
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that a command does not wait for what it does not need (PEP 562)."""
+    from importlib import import_module
 
-    return load_proposal(proposal_file(str(source)))
-
-
-def evaluate(
-    proposal: Proposal,
-    *,
-    rows: int = 16,
-    columns: int = 16,
-    seeds: Sequence[int] = range(16),
-    train: bool = False,
-) -> Result:
-    """Gather all evidence on a proposal and judge its claims.
-
-    Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`. With `train`, a small model is
-    also trained on the proposal, which takes a minute or two and needs torch; Unavailable is raised without it.
-    """
-    from codesign.evidence.sampling import Sampling
-    from codesign.verdicts.evaluate import evaluate as gather_and_judge
-
-    return gather_and_judge(proposal, Sampling(rows=rows, columns=columns, seeds=tuple(seeds)), train=train)
+    if name not in _HOME:
+        raise AttributeError(f"module `codesign` has no attribute `{name}`")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
 
 
-def compare(results: Sequence[Result]) -> Comparison:
-    """Return the comparison of the results of two or more proposals. Raises InputError for fewer, or for one given twice."""
-    from codesign.verdicts.compare import compare as side_by_side
-
-    return side_by_side(results)
+def __dir__() -> list[str]:
+    return list(__all__)

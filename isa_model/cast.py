@@ -140,7 +140,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     if scales is None:
         scales = _scales(cast, x) if cast.scale else encode_array(fmt, np.ones((1, 1)))
     scales = to_codes(fmt, scales, "scales")
-    expected = _count(cast.group, x.shape)
+    expected = group_counts(cast.group, x.shape)
     if scales.shape != expected:
         raise ValueError(
             f"scales is {scales.shape}; groups of {cast.group or x.shape} over x {x.shape} make it {expected}"
@@ -168,7 +168,7 @@ def _extent(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int,
     return max(min(rows, shape[0]), 1), max(min(columns, shape[1]), 1)
 
 
-def _count(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int]:
+def group_counts(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return how many groups a matrix has along rows and columns."""
     rows, columns = _extent(group, shape)
     return (-(-shape[0] // rows), -(-shape[1] // columns)) if group else (1, 1)
@@ -178,7 +178,7 @@ def largest_of_groups(x: NDArray[T], group: tuple[int, int] | None) -> NDArray[T
     """Return the largest of each group of numbers or codes that are not negative; NaN if a group holds a NaN."""
     import numpy as np
 
-    (down, across), (rows, columns) = _count(group, x.shape), _extent(group, x.shape)
+    (down, across), (rows, columns) = group_counts(group, x.shape), _extent(group, x.shape)
     padded = np.zeros((down * rows, across * columns), x.dtype)
     padded[: x.shape[0], : x.shape[1]] = x
     largest: NDArray[T] = padded.reshape(down, rows, across, columns).max(axis=(1, 3))

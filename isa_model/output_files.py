@@ -85,6 +85,12 @@ def write_folder(folder: Path, contents: Mapping[str, str], kind: str, source: P
             _exchange(fresh, target)
 
 
+def untracked(folder: Path) -> None:
+    """Write a .gitignore into a default folder of outputs, unless it has one, so that git tracks nothing there."""
+    with suppress(OSError), open(folder / ".gitignore", "x", encoding="utf-8") as file:
+        file.write("# Written by codesign.\n*\n")
+
+
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Keep writers of `folder` waiting while several of its files are read."""

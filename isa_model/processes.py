@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from isa_model.diagnostics import Unavailable
 
@@ -34,17 +38,39 @@ sys.exit(code if code >= 0 else 128 - code)
 the command would not do: Yosys holds the interpreter's lock for minutes, and starts abc."""
 
 
+_starting = threading.Lock()
+
+
+class _Worker(SpawnProcess):
+    """A process that does not import the program of its starter."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        # `spawn` tells a new process to import what is `__main__` here, which would run a script without a main guard again.
+        with _starting:
+            program = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = program
+
+
+class _WorkerContext(SpawnContext):
+    Process = _Worker
+
+
 @contextmanager
-def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes (default: one per core), each with a single-threaded BLAS so that threads do not compete.
 
+    Processes do not import the program that runs, so that a notebook or a script without a main guard may call this.
+    With `main` they do: they can then call functions of the program, which needs a guard.
     Raises Unavailable if one of the processes is killed.
     """
-    import multiprocessing
-
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(before, "1"))
-    context = multiprocessing.get_context("spawn")
+    context = SpawnContext() if main else _WorkerContext()
     executor = ProcessPoolExecutor(workers or os.cpu_count() or 1, context, initializer=_worker)
     try:
         yield executor
@@ -64,7 +90,6 @@ def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
 def _worker() -> None:
     """Set up a worker: ignore Ctrl-C, and end with the parent."""
     import multiprocessing
-    import threading
 
     # Ctrl-C reaches every process of a terminal, but only the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

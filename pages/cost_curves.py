@@ -194,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jobs = _all(arguments.proposals)
     points = []
-    with pool(arguments.jobs) as workers:
+    with pool(arguments.jobs, main=True) as workers:
         for (design, _), point in zip(jobs, workers.map(_point, jobs), strict=True):
             if point is not None:
                 points.append(point)

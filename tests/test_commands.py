@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codesign.__main__ import run
-from codesign.commands.terminal import Progress
+from codesign.commands.progress import Progress
 from codesign.evidence.progress import CountingExecutor
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import sources

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.proposal.proposal import Proposal
     from isa_model.instruction import Instruction
 
 app = typer.Typer(
@@ -99,40 +98,9 @@ def main(
     """Judge proposals for better matrix instructions: accuracy, cost, speed, and which of their claims hold."""
 
 
-def meant(target: str) -> Instruction | Proposal:
-    """Return the instruction or proposal that a file or name stands for. Raises InputError if there is none."""
-    from codesign.proposal.load import parse_proposal
-    from codesign.proposal.shipped import names, proposal_file
-    from isa_model.diagnostics import read_yaml, suggest
-    from isa_model.library import is_path, load, validated
-
-    if is_path(target) or target in names():
-        document = read_yaml(proposal_file(target))
-        return validated(document) if is_instruction(document.data) else parse_proposal(document)
-    try:
-        return load(target)
-    except InputError:
-        if close := suggest(target, names()):
-            raise InputError.of(f"no instruction or proposal is called `{target}`", close) from None
-        raise
-
-
-def instruction_of(target: str) -> Instruction:
-    """Return the instruction that a file or name stands for; for a proposal, the changed one."""
-    from codesign.proposal.proposal import Proposal
-
-    found = meant(target)
-    return found.proposed() if isinstance(found, Proposal) else found
-
-
 def folder_of(kind: str, instruction: Instruction) -> Path:
     """Return the default folder for a command's files on an instruction."""
     return Path(f"codesign-{kind}") / instruction.name.replace(":", "-").replace(" ", "-")
-
-
-def is_instruction(data: dict[str, Any]) -> bool:
-    """Return whether the data of a file describe an instruction: it has stages and no base."""
-    return "stages" in data and "base" not in data
 
 
 MOST_SEEDS = 1024

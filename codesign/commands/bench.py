@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from codesign.commands.terminal import Progress, console
+from codesign.commands.progress import Progress
+from codesign.commands.tabular import Form, emit
+from codesign.commands.terminal import console
 
 
 def bench(
@@ -27,6 +29,7 @@ def bench(
             help="An earlier record of the same GPU model; shapes that are not timed again are copied from it."
         ),
     ] = None,
+    form: Form = "table",
 ) -> int:
     """Check and time the kernels on this machine's GPU.
 
@@ -36,7 +39,7 @@ def bench(
     from kernels.bench.bench import bench as run_bench
     from kernels.bench.records import read, together
     from kernels.bench.shapes import parse
-    from kernels.bench.table import table
+    from kernels.bench.table import data_rows, table
 
     check_file(out, *of_command("codesign bench"))
     earlier = read(keep) if keep else None
@@ -49,6 +52,9 @@ def bench(
             parse(shapes), kernel or ["*"], name=out.stem, command=command, seed=seed, progress=progress.update
         )
     (together(record, earlier) if earlier else record).save(out)
-    console().print(table(record))
+    if form == "table":
+        console().print(table(record))
+    else:
+        emit(form, data_rows(record), record.model_dump_json(indent=1))
     print(f"record: {out}", file=sys.stderr)
     return int(any(row.wrong for row in record.cases))

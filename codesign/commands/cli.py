@@ -8,31 +8,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from codesign.commands.app import (
-    ProposalName,
-    Target,
-    app,
-    complete_proposals,
-    is_instruction,
-    meant,
-    seeds_of,
-)
+from codesign.commands.app import ProposalName, Target, app, complete_proposals, seeds_of
 from codesign.commands.app import run_app as run_app
 from codesign.commands.bench import bench
 from codesign.commands.conform import conform
+from codesign.commands.diff import diff
+from codesign.commands.doctor import doctor
+from codesign.commands.progress import Progress
 from codesign.commands.rtl import rtl
 from codesign.commands.step import step
-from codesign.commands.terminal import Progress, console, wrapped
+from codesign.commands.tabular import Form, emit, tabular
+from codesign.commands.terminal import console, wrapped
 from codesign.commands.train import train
 from codesign.commands.vectors import vectors
 from isa_model.diagnostics import InputError, Problem
 
+if TYPE_CHECKING:
+    from codesign.verdicts.evaluate import Result
+
 
 @app.command()
+@tabular
 def evaluate(
     proposal: ProposalName,
     out: Annotated[
@@ -54,11 +54,12 @@ def evaluate(
             "--train", help="Also train a small model on the proposal; takes a minute or two, and needs torch."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
+    form: Form = "table",
 ) -> int:
     """Evaluate a proposal and write its report.
 
-    Gathers evidence on the proposal and judges its claims. Exit code 1 if a claim is refuted.
+    Gathers evidence on the proposal and judges its claims. Exit code 1 if a claim is refuted. --json prints result.json, --csv
+    and --parquet a row per figure.
     """
     from codesign.evidence.sampling import Sampling
     from codesign.proposal.load import load_proposal
@@ -67,10 +68,10 @@ def evaluate(
     sampling = Sampling(rows=rows, columns=columns, seeds=seeds_of(seeds))
     loaded = load_proposal(proposal_file(proposal))
 
-    from codesign.commands.result_text import show as show_result
     from codesign.report.lookup import FOLDER
     from codesign.report.write import check, write
     from codesign.verdicts.evaluate import evaluate as gather_and_judge
+    from isa_model.output_files import untracked
 
     folder = out or FOLDER / loaded.proposal
     check(folder)
@@ -79,15 +80,27 @@ def evaluate(
         progress.phase("writing the report")
         page = write(result, folder)
         progress.phase("writing the report", 1, 1)
-    if as_json:
-        print(result.model_dump_json(indent=1))
-    else:
-        show_result(result, console())
+    if out is None:
+        untracked(FOLDER)
+    _print_result(result, form)
     print(f"report: {page}", file=sys.stderr)
     return int(any(v.judgement == "refuted" for v in result.verdicts))
 
 
+def _print_result(result: Result, form: Form, tables: bool = False) -> None:
+    """Print a result: its verdicts, with `tables` also its tables, or its figures as data."""
+    if form == "table":
+        from codesign.commands.result_text import show as show_result
+
+        show_result(result, console(), tables)
+    else:
+        from codesign.report.rows import figure_rows
+
+        emit(form, figure_rows(result), result.model_dump_json(indent=1))
+
+
 @app.command()
+@tabular
 def report(
     target: Annotated[
         str | None,
@@ -99,10 +112,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="With --replay, folder for the files; default: the folder of the result.")
     ] = None,
+    form: Form = "table",
 ) -> int:
     """Print a report, or rebuild its files with --replay.
 
-    Nothing is evaluated again. Rebuilt files are equal byte for byte.
+    Nothing is evaluated again. Rebuilt files are equal byte for byte. --json prints result.json, --csv and --parquet a row per
+    figure.
     """
     from codesign.report.lookup import result_of
 
@@ -112,6 +127,10 @@ def report(
         )
     if out is not None and replay is None:
         raise InputError.of("--out is for --replay, which writes files", f"--replay {target} --out {out}")
+    if replay and form != "table":
+        raise InputError.of(
+            f"--replay writes files and prints nothing; --{form} is for reading", f"report {replay} --{form}"
+        )
     source, result = result_of(replay or target or "")
     page = source.parent / "report.html"
     if replay:
@@ -119,16 +138,16 @@ def report(
 
         page = replayed(source, out or source.parent)
     else:
-        from codesign.commands.result_text import show as show_result
         from codesign.verdicts.read_result import drawing
 
         with drawing(source):
-            show_result(result, console(), tables=True)
+            _print_result(result, form, tables=True)
     print(f"report: {page if page.exists() else source}", file=sys.stderr)
     return 0
 
 
 @app.command()
+@tabular
 def compare(
     results: Annotated[
         list[str],
@@ -138,31 +157,39 @@ def compare(
             autocompletion=complete_proposals,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("codesign-reports/compare"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the page; default: codesign-reports/compare.")] = None,
+    form: Form = "table",
 ) -> int:
     """Compare the results of proposals.
 
     Shows accuracy, cost, traffic and speed side by side, and marks the proposals that no other one dominates.
     """
     from codesign.report.comparison import show, write
-    from codesign.report.lookup import result_of
+    from codesign.report.lookup import FOLDER, result_of
+    from codesign.report.rows import comparison_rows
     from codesign.verdicts.compare import compare as put_together
     from codesign.verdicts.read_result import drawing
+    from isa_model.output_files import untracked
 
     files, found = zip(*map(result_of, results), strict=True)
     with drawing(*files):
         comparison = put_together(found)
-        page = write(comparison, out)
-    if as_json:
-        print(comparison.model_dump_json(indent=1))
-    else:
+        page = write(comparison, out or FOLDER / "compare")
+    if out is None:
+        untracked(FOLDER)
+    if form == "table":
         show(comparison, console())
+    else:
+        emit(form, comparison_rows(comparison), comparison.model_dump_json(indent=1))
     print(f"page: {page}", file=sys.stderr)
     return 0
 
 
+app.command()(tabular(diff))
+
+
 @app.command()
+@tabular
 def validate(
     files: Annotated[
         list[str],
@@ -172,30 +199,28 @@ def validate(
             autocompletion=complete_proposals,
         ),
     ],
+    form: Form = "table",
 ) -> int:
     """Check proposal, recipe or instruction files.
 
-    Every fault is shown with its line and a remedy. Exit code 2 if there is one.
+    Every fault is shown with its line and a remedy; as data it is a row. Exit code 2 if there is one.
     """
-    from codesign.proposal.load import parse_proposal
-    from codesign.proposal.recipe import parse_recipe
     from codesign.proposal.shipped import proposal_file
+    from codesign.proposal.target import parse
     from isa_model.diagnostics import read_yaml
-    from isa_model.library import validated
 
     problems: list[Problem] = []
     for file in files:
         try:
-            document = read_yaml(proposal_file(file))
-            if is_instruction(document.data):
-                validated(document)
-            elif "recipe" in document.data:
-                parse_recipe(document)
-            else:
-                parse_proposal(document)
-            print(f"{file}: valid")
+            parse(read_yaml(proposal_file(file)))
+            if form == "table":
+                print(f"{file}: valid")
         except InputError as error:
             problems += error.problems
+    if form != "table":
+        fields = ("file", "line", "column", "message", "hint")
+        emit(form, [{name: getattr(problem, name) for name in fields} for problem in problems])
+        return 2 if problems else 0
     if problems:
         raise InputError(problems)
     return 0
@@ -215,6 +240,7 @@ def schema(
 
 
 @app.command("list")
+@tabular
 def list_names(
     what: Annotated[
         Literal[
@@ -231,6 +257,7 @@ def list_names(
         ],
         typer.Argument(help="Kind of names."),
     ] = "all",
+    form: Form = "table",
 ) -> int:
     """List the names that a proposal can use.
 
@@ -238,7 +265,12 @@ def list_names(
     """
     from codesign.commands.listing import listings
 
-    for title, lines in listings().items():
+    found = listings()
+    if form != "table":
+        kinds = found if what == "all" else [what]
+        emit(form, [{"kind": kind, "name": name, "about": about} for kind in kinds for name, about in found[kind]])
+        return 0
+    for title, lines in found.items():
         if what == title or (what == "all" and title != "instructions"):
             if what == "all":
                 print(f"{title}:")
@@ -252,6 +284,7 @@ def show(target: Target) -> int:
     """Print the ISA-manual page of an instruction or proposal."""
     from codesign.proposal.manual import page, proposal_page
     from codesign.proposal.proposal import Proposal
+    from codesign.proposal.target import meant
 
     found = meant(target)
     sections = proposal_page(found) if isinstance(found, Proposal) else page(found)
@@ -266,15 +299,17 @@ def show(target: Target) -> int:
 
 app.command()(rtl)
 
-app.command()(conform)
+app.command()(tabular(conform))
 
-app.command()(bench)
+app.command()(tabular(bench))
 
-app.command()(step)
+app.command()(tabular(step))
 
-app.command()(vectors)
+app.command()(tabular(vectors))
 
-app.command()(train)
+app.command()(tabular(train))
+
+app.command()(tabular(doctor))
 
 
 @app.command()

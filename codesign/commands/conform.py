@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codesign.commands.terminal import Progress, console
+from codesign.commands.progress import Progress
+from codesign.commands.tabular import Form, emit
+from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError, Unavailable
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def conform(
     live: Annotated[bool, typer.Option("--live", help="Run the instructions on this machine's GPU (Hopper).")] = False,
     outputs: Annotated[int, typer.Option(min=1, help="Number of outputs to compare with --live.")] = 100_000_000,
     record: Annotated[Path | None, typer.Option(help="File for the record of a run with --live (JSON).")] = None,
+    form: Form = "table",
 ) -> int:
     """Compare the model bit for bit with hardware or vectors.
 
@@ -65,6 +68,9 @@ def conform(
     bad = sum(c.mismatches for c in done)
     if live and record:
         save(record, command, outputs, done)
+    if form != "table":
+        emit(form, [asdict(c) for c in done])
+        return int(bad > 0)
     terminal = console()
     terminal.print(table)
     terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from codesign.commands.terminal import one_line
 from codesign.report.page import MARKS, deciding, parts
 from codesign.verdicts.evaluate import Result
 
@@ -24,7 +25,7 @@ def show(result: Result, console: Console, tables: bool = False) -> None:
 
 
 def _shown(result: Result, tables: bool) -> Iterator[Text | Table]:
-    yield Text(result.proposal.title, style="bold")
+    yield Text(one_line(result.proposal.title), style="bold")
     table = Table(show_lines=False, header_style="bold", pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from codesign.commands.app import Target, folder_of, instruction_of
-from codesign.commands.terminal import Progress
+from codesign.commands.app import Target, folder_of
+from codesign.commands.progress import Progress
 
 
 def rtl(
@@ -26,13 +26,17 @@ def rtl(
     """
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.export import export
+    from codesign.proposal.target import instruction_of
+    from isa_model.output_files import untracked
 
     instruction = instruction_of(target)
     library = Library.read(liberty) if liberty else Library.own()
-    out = out or folder_of("rtl", instruction)
+    folder = out or folder_of("rtl", instruction)
     with Progress(f"hardware of {instruction.name}: synthesis and comparison with the model"):
-        figures = export(instruction, out, library)
+        figures = export(instruction, folder, library)
     for name, figure in figures.items():
         print(f"{name}: {figure}")
-    print(f"files: {out}", file=sys.stderr)
+    if out is None:
+        untracked(folder.parent)
+    print(f"files: {folder}", file=sys.stderr)
     return 0

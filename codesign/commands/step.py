@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codesign.commands.app import complete_proposals
+from codesign.commands.tabular import Form, Row, emit
 from codesign.commands.terminal import console, wrapped
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def step(
     gpu: Annotated[
         str, typer.Option(help="GPU whose records give the times, by name; default: that of the newest record.")
     ] = "",
+    form: Form = "table",
 ) -> int:
     """Show the time of a layer's step and what proposals save.
 
@@ -57,6 +59,9 @@ def step(
         found = [amdahl.gain(proposal, about, clock) for proposal in asked]
     except LookupError as reason:
         raise Unavailable(str(reason)) from None
+    if form != "table":
+        emit(form, data_rows(today, found))
+        return 0
     terminal = console()
     print(wrapped(summary(today, about, clock.bench.gpu), ""))
     terminal.print(operations(today))
@@ -118,6 +123,28 @@ def rows(layer: LayerStep) -> Iterator[tuple[str, float, float, str]]:
                 sent = fsum(t.us for t in layer.network if t.name == name)
                 adds = layer.network_adds * sent / whole
                 yield f"{name}, both passes", adds, sent - adds, "assumed"
+
+
+def data_rows(layer: LayerStep, found: Sequence[Gain]) -> list[Row]:
+    """Return a row per operation of the layer's step today, then a row per proposal with its speedup of the step."""
+    about = {"speedup": None, "low": None, "high": None, "ceiling": None}
+    operations = [
+        {"what": "operation", "name": name, "us": us, "hidden_us": hidden, "kind": kind, **about}
+        for name, us, hidden, kind in rows(layer)
+    ]
+    proposals = [
+        {
+            "what": "proposal",
+            "name": gain.proposal.proposal,
+            "us": gain.layers[1].total(),
+            "hidden_us": None,
+            "kind": "modelled",
+            **dict(zip(("speedup", "low", "high"), gain.speedup, strict=True)),
+            "ceiling": gain.ceiling[0],
+        }
+        for gain in found
+    ]
+    return [*operations, *proposals]
 
 
 def gains(found: Sequence[Gain]) -> Any:

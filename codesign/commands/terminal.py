@@ -1,16 +1,15 @@
-"""Output of commands: wrapped text, tables on stdout, progress on stderr."""
+"""Output of commands on stdout: wrapped text and tables."""
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
+from collections.abc import Iterator
 from typing import Any
 
 WIDTH = 100
 """Columns of a paragraph."""
-EVERY = 30.0
-"""Seconds after which a running phase is reported where there is no bar."""
+WIDEST = 48
+"""Columns that a cell of a piped table is filled up to at most; a longer cell moves those after it."""
 
 
 def wrapped(text: str, lead: str) -> str:
@@ -32,8 +31,8 @@ def wrapped(text: str, lead: str) -> str:
 def console() -> Any:
     """Return stdout as a console with readable tables, on which text is literal: no markup, no emoji codes.
 
-    Piped, they have no frames, and every row is one line, however long. On a terminal too narrow for a table's numbers
-    each row is a list of its own.
+    Piped, a table has no frame, and every row is one line, however long. On a terminal too narrow for a table's numbers each
+    row is a list of its own.
     """
     from rich.console import Console
     from rich.table import Table
@@ -42,14 +41,37 @@ def console() -> Any:
 
     class Readable(Console):
         def print(self, *objects: Any, **options: Any) -> None:
-            for each in objects:
-                if isinstance(each, Table) and piped:
-                    each.box, each.show_edge = None, False
-            if not piped and len(objects) == 1 and isinstance(objects[0], Table) and _need(objects[0]) > self.width:
-                objects = tuple(_lists(objects[0]))
+            if len(objects) == 1 and isinstance(objects[0], Table):
+                if piped:
+                    for line in plain(objects[0]):
+                        super().print(line, highlight=False, soft_wrap=True)
+                    return
+                if _need(objects[0]) > self.width:
+                    objects = tuple(_lists(objects[0]))
             super().print(*objects, **options)
 
     return Readable(width=10_000 if piped else None, soft_wrap=False, markup=False, emoji=False)
+
+
+def one_line(text: str) -> str:
+    """Return a text with its line ends and other white space as single spaces, so that it cannot look like several rows."""
+    return " ".join(text.split())
+
+
+def plain(table: Any) -> Iterator[str]:
+    """Yield a rich table as lines: its headings, one line per row without trailing blanks, and its caption."""
+    from rich.cells import cell_len
+
+    columns = [[one_line(str(text)) for text in (column.header, *column.cells)] for column in table.columns]
+    widths = [min(max(map(cell_len, column)), WIDEST) for column in columns]
+    for row in zip(*columns, strict=True):
+        cells = []
+        for text, width, column in zip(row, widths, table.columns, strict=True):
+            fill = " " * (width - cell_len(text))
+            cells.append(fill + text if column.justify == "right" else text + fill)
+        yield "  ".join(cells).rstrip()
+    if table.caption:
+        yield from map(one_line, str(table.caption).splitlines())
 
 
 def _need(table: Any) -> int:
@@ -77,61 +99,3 @@ def _lists(table: Any) -> Any:
                 card.add_row(str(column.header), cell)
         yield card
         yield ""
-
-
-class Progress:
-    """Progress of a long command on stderr: a bar on a terminal, elsewhere a line when a phase takes long."""
-
-    def __init__(self, label: str, every: float = EVERY) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
-        console = Console(stderr=True)
-        self.label, self.every, self.live = label, every, console.is_terminal
-        self.bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not self.live,
-        )
-        self.task = self.bar.add_task(label, total=None)
-        self._now, self._count, self._began = label, (0, 0), time.monotonic()
-        self._ended = threading.Event()
-
-    def __enter__(self) -> Progress:
-        if self.live:
-            self.bar.start()
-        else:
-            threading.Thread(target=self._speak, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self.live:
-            self.bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        """Report that `done` of `total` parts are done; 0: the total is unknown."""
-        self._count = done, total
-        self.bar.update(self.task, completed=done, total=total or None)
-
-    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Say what is being done now, and how much of it is done."""
-        now = f"{self.label}: {name}"
-        if now != self._now:
-            self._now, self._began = now, time.monotonic()
-            self.bar.update(self.task, description=now)
-        self.update(done, total)
-
-    def _speak(self) -> None:
-        """Print a line for every `EVERY` seconds of one phase."""
-        while not self._ended.wait(self.every):
-            seconds = time.monotonic() - self._began
-            if seconds >= self.every:
-                done, total = self._count
-                part = f" {done} of {total}," if total else ""
-                print(f"{self._now},{part} {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from codesign.commands.app import seeds_of
-from codesign.commands.terminal import EVERY, console
+from codesign.commands.progress import EVERY
+from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError, suggest
 
 if TYPE_CHECKING:
     from codesign.evidence.training.loop import TrainingJob
+    from codesign.evidence.training.records import TrainingRecord
     from codesign.evidence.training.size import Size
 
 
@@ -43,6 +47,7 @@ def train(
     ),
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds after which no further run starts.")] = None,
     plot: Annotated[Path | None, typer.Option(help="File for a plot of the loss gaps during training (SVG).")] = None,
+    form: Form = "table",
 ) -> int:
     """Train experiments and show their loss gaps to BF16.
 
@@ -78,18 +83,37 @@ def train(
     with Live(first_process) as live:
         record = run(names, size, trained, seeds_of(seeds), path, work, engine, live.update, budget)
     if first_process:
-        terminal = console()
-        for e in asked:
-            terminal.print(e.question, highlight=False)
-            table = Table(*HEADINGS, header_style="bold", pad_edge=False)
-            for row in summary(record, e.arms):
-                table.add_row(*row)
-            terminal.print(table)
-        terminal.print(f"Gaps say this much: {assay(record)}.", highlight=False)
+        if form == "table":
+            terminal = console()
+            for e in asked:
+                terminal.print(e.question, highlight=False)
+                table = Table(*HEADINGS, header_style="bold", pad_edge=False)
+                for row in summary(record, e.arms):
+                    table.add_row(*row)
+                terminal.print(table)
+            terminal.print(f"Gaps say this much: {assay(record)}.", highlight=False)
+        else:
+            emit(form, data_rows(record, dict.fromkeys(arm for e in asked for arm in e.arms)))
         print(f"record: {path}", file=sys.stderr)
         if plot is not None:
             write_file(plot, svg(record, experiment), *PLOT)
     return 0
+
+
+def data_rows(record: TrainingRecord, arms: Iterable[str]) -> list[Row]:
+    """Return a row per arm that has runs: its loss gaps to BF16 with their intervals."""
+    from codesign.evidence.training.gaps import gap
+
+    rows: list[Row] = []
+    for arm in arms:
+        if runs := record.find(arm):
+            found = gap(record, arm)
+            row: Row = {"arm": arm, "seeds": len(runs), "size": record.size}
+            for name, spread in (("gap", found and found.training), ("validation_gap", found and found.validation)):
+                ends = (None, None, None) if spread is None else (spread.mean, spread.low, spread.high)
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+            rows.append(row | {"largest_gap": found and found.largest, "engines": "/".join(runs[0].engines)})
+    return rows
 
 
 def _changed(size: Size, changes: dict[str, int]) -> Size:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.commands.app import Target, folder_of, instruction_of
-from codesign.commands.terminal import Progress, console
+from codesign.commands.app import Target, folder_of
+from codesign.commands.progress import Progress
+from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,26 +28,46 @@ def vectors(
         typer.Option(min=1, max=1_000_000, help="Number of vectors: the directed ones first, then random ones."),
     ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random vectors.")] = 0,
+    form: Form = "table",
 ) -> int:
     """Write known-answer vectors for RTL test benches.
 
     They are written as JSON lines and for $readmemh; their coverage is shown.
     """
+    from codesign.proposal.target import instruction_of
+    from isa_model.output_files import untracked
     from isa_model.vectors import vector_files
     from isa_model.vectors.coverage import measure
     from isa_model.vectors.make import make
 
     instruction = instruction_of(target)
-    out = out or folder_of("vectors", instruction)
-    vector_files.check(out)
+    folder = out or folder_of("vectors", instruction)
+    vector_files.check(folder)
     with Progress("answers") as progress:
         made = make(instruction, count, seed, progress.update)
     with Progress("coverage") as progress:
         coverage = measure(made, progress.update)
-    vector_files.write(made, coverage, out)
-    show_coverage(coverage, console())
-    print(f"{len(made.vectors)} vectors of {instruction.name}: {out}", file=sys.stderr)
+    vector_files.write(made, coverage, folder)
+    if out is None:
+        untracked(folder.parent)
+    if form == "table":
+        show_coverage(coverage, console())
+    else:
+        emit(form, data_rows(coverage))
+    print(f"{len(made.vectors)} vectors of {instruction.name}: {folder}", file=sys.stderr)
     return 0
+
+
+def data_rows(coverage: list[CoverageRow]) -> list[Row]:
+    """Return a row per bin: the number of vectors in it, or the reason why operands cannot reach it."""
+    return [
+        {"category": row.category, "point": row.point, "bin": name, "vectors": vectors, "unreachable": why}
+        for row in coverage
+        for name, vectors, why in (
+            *((name, count, None) for name, count in row.wanted.items()),
+            *((name, None, reason) for name, reason in row.unreachable.items()),
+        )
+    ]
 
 
 def show_coverage(coverage: list[CoverageRow], console: Console) -> None:

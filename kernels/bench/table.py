@@ -39,6 +39,28 @@ def table(record: BenchRecord) -> Any:
     return result
 
 
+def data_rows(record: BenchRecord) -> list[dict[str, Any]]:
+    """Return a row per case of a record, with sizes as columns."""
+    sizes = dict.fromkeys(name for row in record.cases for name in row.shape)
+    return [
+        {
+            "kernel": row.kernel,
+            "implementation": row.implementation,
+            "variant": row.variant,
+            **{name: row.shape.get(name) for name in sizes},
+            "us": row.timing.us if row.timing else None,
+            "spread": row.timing.spread if row.timing else None,
+            "sustained_us": row.sustained.us if row.sustained else None,
+            "tflops": row.tflops,
+            "gbps": row.gbps,
+            "error": row.error,
+            "wrong": row.wrong,
+            "why": row.why,
+        }
+        for row in record.cases
+    ]
+
+
 def _figures(record: BenchRecord, row: BenchRow) -> list[Any]:
     if row.timing is None:
         from rich.text import Text

@@ -29,7 +29,7 @@ def main() -> None:
         values = proposal.sweep.values if proposal.sweep else ()
         for spec in (proposal.today, proposal.proposed(), *(proposal.proposed(v) for v in values)):
             designs.setdefault(design_sha256(spec), (spec, library))
-    with pool(arguments.jobs) as workers:
+    with pool(arguments.jobs, main=True) as workers:
         for record in workers.map(_record, designs.values()):
             print(f"{write(record)}: {record.area:.0f} NAND2, {record.delay_fo4:.0f} FO4", file=sys.stderr)
 

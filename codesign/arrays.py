@@ -1,0 +1,172 @@
+"""Formats, casts and products for notebooks: names in place of specs, and results in the caller's kind of array.
+
+Each function takes lists, numpy arrays (with the dtypes of ml_dtypes, too) and torch tensors on any device. Given a tensor, it
+returns tensors on the same device; otherwise numpy arrays. isa_model has the same functions for specs and numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from isa_model.cast import Cast, Quantised
+from isa_model.formats import Format, Overflow, named
+from isa_model.rounding import Rounding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from codesign.proposal.proposal import Proposal
+    from isa_model.instruction import Instruction
+    from isa_model.matmul import Engine
+
+
+def encode(
+    fmt: str | Format,
+    x: ArrayLike,
+    rounding: str = "nearest-even",
+    overflow: Overflow | None = None,
+    rng: np.random.Generator | None = None,
+) -> Any:
+    """Return the codes of an array of real numbers in a format, as unsigned integers of the same shape.
+
+    `overflow` defaults to the format's own rule. `stochastic` rounding draws from `rng`.
+    Raises InputError for an unknown format, ValueError for what is no array of real numbers, and for a rounding mode or an
+    overflow rule that does not exist or that the format cannot follow.
+    """
+    from isa_model.array_codec import encode_array
+
+    if rounding not in list(Rounding):
+        raise ValueError(f"rounding is {rounding!r}; one of: {', '.join(Rounding)}")
+    return _like(x, encode_array(_format(fmt), x, Rounding(rounding), overflow, rng))
+
+
+def decode(fmt: str | Format, codes: ArrayLike) -> Any:
+    """Return the values of an array of a format's codes, or of its own dtype, as float64 in the same shape.
+
+    They are exact, except that integers of over 53 bits are rounded.
+    Raises InputError for an unknown format, ValueError for an array of another dtype.
+    """
+    from isa_model.array_codec import decode_array
+
+    return _like(codes, decode_array(_format(fmt), codes))
+
+
+def quantise(cast: str | Format | Cast, x: ArrayLike, scales: ArrayLike | None = None, **fields: Any) -> Quantised:
+    """Return a matrix after a cast to a format, with a scale for each group: `quantise("e4m3", x, group=(1, 128))`.
+
+    `fields` are those of `isa_model.Cast`, or change those of a given cast. `scales`, one per group, replace the computed
+    ones. The result holds `codes`, `scales` and the shares lost to underflow and overflow; `dequantise` gives its values.
+    Raises InputError for an unknown format, ValueError for an impossible cast, and as `isa_model.quantise` does.
+    """
+    from isa_model.cast import quantise as cast_to
+
+    found = cast_to(_cast(cast, fields), x, scales)
+    return replace(found, codes=_like(x, found.codes), scales=_like(x, found.scales))
+
+
+def dequantise(
+    cast: str | Format | Cast | Quantised,
+    codes: ArrayLike | None = None,
+    scales: ArrayLike | None = None,
+    **fields: Any,
+) -> Any:
+    """Return elements times their scales as float64: those of `quantise`, or `codes` and `scales` of a cast.
+
+    `dequantise("e4m3", weight, scales, group=(128, 128))` reads the weights of a checkpoint: codes, or a tensor of the format's
+    own dtype, with one scale per group.
+    Raises InputError for an unknown format, ValueError for an impossible cast and for arrays that do not fit it.
+    """
+    from isa_model.array_codec import to_codes
+    from isa_model.cast import FP32, group_counts
+
+    if isinstance(cast, Quantised):
+        if codes is not None or scales is not None or fields:
+            raise ValueError("a quantised tensor has its codes, scales and cast already")
+        made, codes, scales = cast.cast, cast.codes, cast.scales
+    else:
+        made = _cast(cast, fields)
+    if codes is None or (scales is None and made.scale is not None):
+        raise ValueError(f"{'codes are' if codes is None else 'scales are'} missing")
+    elements = to_codes(made.to, codes, "codes")
+    if elements.ndim != 2:
+        raise ValueError(f"codes is {elements.shape}, of {elements.ndim} dimensions; expected a matrix")
+    ones = encode(FP32, [[1.0]])
+    of_groups = to_codes(made.scale or FP32, ones if scales is None else scales, "scales")
+    if of_groups.shape != (expected := group_counts(made.group, elements.shape)):
+        raise ValueError(f"scales is {of_groups.shape}; groups of {made.group or elements.shape} make it {expected}")
+    return _like(codes, Quantised(made, elements, of_groups, underflow=0.0, overflow=0.0).values())
+
+
+def matmul(
+    instruction: str | PathLike[str] | Instruction | Proposal,
+    a: ArrayLike,
+    b: ArrayLike,
+    c: ArrayLike | None = None,
+    scale_a: ArrayLike | None = None,
+    scale_b: ArrayLike | None = None,
+    engine: Engine = "auto",
+) -> Any:
+    """Return D = A B + C as an instruction computes it, bit for bit; of a proposal, its changed instruction.
+
+    `instruction` may be the name of one of the catalogue or of a shipped proposal, or a file. Operands, shapes and engines are
+    those of `isa_model.matmul`: values in the dtype of their format, or codes.
+    Raises InputError for an unknown name, ValueError for operands that do not fit.
+    """
+    from codesign.proposal.proposal import Proposal
+    from codesign.proposal.target import instruction_of
+    from isa_model.matmul import matmul as multiply
+
+    if isinstance(instruction, str | PathLike):
+        instruction = instruction_of(fspath(instruction))
+    elif isinstance(instruction, Proposal):
+        instruction = instruction.proposed()
+    given = next((x for x in (a, b, c) if _is_tensor(x)), a)
+    return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
+
+
+def _format(fmt: str | Format) -> Format:
+    return fmt if isinstance(fmt, Format) else named(fmt)
+
+
+def _cast(cast: str | Format | Cast, fields: dict[str, Any]) -> Cast:
+    """Return a cast with some fields changed. Raises ValueError with the fault of an impossible one."""
+    from pydantic import ValidationError
+
+    from isa_model.diagnostics import Document
+    from isa_model.explain import explain
+
+    if isinstance(cast, Cast):
+        fields = {name: getattr(cast, name) for name in Cast.model_fields} | fields
+    else:
+        fields = {"to": _format(cast), **fields}
+    if fields.get("scale", "") is None:
+        fields = {"group": None, **fields}  # without scales there are no groups
+    try:
+        return Cast.model_validate(fields)
+    except ValidationError as error:
+        fault = explain(Document("", {}, []), error, Cast, fields)[0]
+        place = ".".join(map(str, fault.path))
+        raise ValueError(
+            f"{f'{place}: ' if place else ''}{fault.message}" + f"; {fault.hint}" * bool(fault.hint)
+        ) from None
+
+
+def _is_tensor(x: Any) -> bool:
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return isinstance(tensor, type) and isinstance(x, tensor)
+
+
+def _like(given: Any, array: NDArray[Any]) -> Any:
+    """Return an array as a tensor on the device of `given` if that is a tensor; codes stand for a dtype that torch lacks."""
+    if not _is_tensor(given):
+        return array
+    torch = sys.modules["torch"]
+    if array.dtype.kind in "biuf" and array.dtype.isbuiltin == 1:
+        return torch.from_numpy(array.copy()).to(given.device)
+    codes = torch.from_numpy(array.view(f"u{array.itemsize}").copy())
+    own = None if "int" in array.dtype.name else getattr(torch, array.dtype.name, None)
+    return (codes.view(own) if own else codes).to(given.device)

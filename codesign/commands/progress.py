@@ -1,0 +1,80 @@
+"""Progress of long commands on stderr: the phase, a bar, and the time left."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+EVERY = 30.0
+"""Seconds after which a running phase is reported where there is no bar."""
+
+
+class Progress:
+    """Progress of a long command on stderr: a bar on a terminal, elsewhere a line when a phase takes long."""
+
+    def __init__(self, label: str, every: float = EVERY) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True, force_jupyter=False)
+        self.label, self.every, self.live = label, every, console.is_terminal
+        self.bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(label, total=None, left="")
+        self._now, self._count, self._began = label, (0, 0), time.monotonic()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.bar.start()
+        else:
+            threading.Thread(target=self._speak, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self.live:
+            self.bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Report that `done` of `total` parts are done; 0: the total is unknown."""
+        self._count = done, total
+        self.bar.update(self.task, completed=done, total=total or None, left=self._left())
+
+    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Say what is being done now, and how much of it is done."""
+        now = f"{self.label}: {name}"
+        if now != self._now:
+            self._now, self._began = now, time.monotonic()
+            self.bar.remove_task(self.task)
+            self.task = self.bar.add_task(now, total=None, left="")
+        self.update(done, total)
+
+    def _left(self) -> str:
+        """Return the time that the phase still takes at its speed so far; empty if that cannot be said."""
+        done, total = self._count
+        seconds = time.monotonic() - self._began
+        if not 0 < done < total or seconds < 2:
+            return ""
+        left = seconds * (total - done) / done
+        return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left"
+
+    def _speak(self) -> None:
+        """Print a line for every `EVERY` seconds of one phase."""
+        while not self._ended.wait(self.every):
+            seconds = time.monotonic() - self._began
+            if seconds >= self.every:
+                done, total = self._count
+                part = f" {done} of {total}," if total else ""
+                left = f", {self._left()}" if self._left() else ""
+                print(f"{self._now},{part} {seconds:.0f} s{left}", file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""Results as notebooks use them: shown, as data frames, plotted and saved. Everything is drawn from the result alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from codesign.verdicts.compare import Comparison
+from codesign.verdicts.evaluate import Result
+from isa_model.diagnostics import InputError, Unavailable, suggest
+
+if TYPE_CHECKING:
+    import pandas
+
+    from codesign.report.rows import Row
+
+_CELL = "text-align: left; vertical-align: top"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot as SVG, which notebooks show."""
+
+    name: str
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        return f"<Drawing {self.name}>"
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the plot to an SVG file and return its path. Raises InputError for a file that this did not write."""
+        from isa_model.output_files import write_file
+
+        mark = "<!-- a plot of codesign -->"
+        write_file(Path(path), f"{self.svg}{mark}\n", mark, "a plot of codesign")
+        return Path(path)
+
+
+class Evaluation(Result):
+    """Everything that an evaluation found: a result.json, with what a notebook does with it."""
+
+    @classmethod
+    def of(cls, result: Result) -> Evaluation:
+        """Return a result as an Evaluation."""
+        return cls.model_construct(**dict(result))
+
+    @property
+    def plot_names(self) -> tuple[str, ...]:
+        """Names that `plot` takes."""
+        return tuple(self._drawers())
+
+    def plot(self, name: str) -> Drawing:
+        """Return a plot of the report by name. Raises InputError, which lists the names, for an unknown one."""
+        drawers = self._drawers()
+        if name not in drawers:
+            hint = suggest(str(name), drawers) or f"one of: {', '.join(drawers)}"
+            raise InputError.of(f"{self.proposal.proposal} has no plot `{name}`", hint)
+        return Drawing(name, drawers[name]())
+
+    def to_frame(self, rows: Literal["figures", "claims"] = "figures") -> pandas.DataFrame:
+        """Return a pandas DataFrame with a row per figure, or per claim. Raises Unavailable without pandas."""
+        from codesign.report.rows import claim_rows, figure_rows
+
+        kinds = {"figures": figure_rows, "claims": claim_rows}
+        if rows not in kinds:
+            raise InputError.of(f"there are no rows of `{rows}`", "figures or claims")
+        return _frame(kinds[rows](self))
+
+    def save(self, folder: str | PathLike[str] | None = None) -> Path:
+        """Write the report into a folder (default: codesign-reports/<proposal>) and return its HTML page's path.
+
+        An older report there is replaced. Raises InputError if the folder holds anything else.
+        """
+        from codesign.report.lookup import FOLDER
+        from codesign.report.write import write
+        from isa_model.output_files import untracked
+
+        page = write(self, FOLDER / self.proposal.proposal if folder is None else Path(folder))
+        if folder is None:
+            untracked(FOLDER)
+        return page
+
+    def _drawers(self) -> dict[str, Any]:
+        """Return what draws each plot, by its name."""
+        from codesign.figures.drawing import svg
+        from codesign.report.page import plots
+        from codesign.report.tornado import tornado
+
+        found: dict[str, Any] = {plot.name: partial(svg, plot) for plot in plots(self)}
+        bars = ((i, v) for i, v in enumerate(self.verdicts, 1) if v.deciding and v.bars)
+        return found | {f"claim-{i}": partial(tornado, v) for i, v in bars}
+
+    def _repr_html_(self) -> str:
+        from codesign.report.page import MARKS, deciding
+
+        rows = [(f"{MARKS[v.judgement]} {v.judgement}", v.statement, deciding(v)) for v in self.verdicts]
+        table = _html_table(("verdict", "claim", "decided by"), rows)
+        title, *said = (escape(text) for text in (self.proposal.title, self.headline, self.finding))
+        return f"<p><strong>{title}</strong></p>\n{table}\n" + "\n".join(f"<p>{text}</p>" for text in said if text)
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.proposal.proposal}: {self.headline}>"
+
+    __str__ = __repr__
+
+
+class SideBySide(Comparison):
+    """A comparison of evaluations, with what a notebook does with it."""
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> SideBySide:
+        """Return a comparison as a SideBySide."""
+        return cls.model_construct(**dict(comparison))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a pandas DataFrame with a row per proposal and metric. Raises Unavailable without pandas."""
+        from codesign.report.rows import comparison_rows
+
+        return _frame(comparison_rows(self))
+
+    def save(self, folder: str | PathLike[str] | None = None) -> Path:
+        """Write the comparison's page and JSON into a folder (default: codesign-reports/compare); return the page's path."""
+        from codesign.report.comparison import write
+        from codesign.report.lookup import FOLDER
+        from isa_model.output_files import untracked
+
+        page = write(self, FOLDER / "compare" if folder is None else Path(folder))
+        if folder is None:
+            untracked(FOLDER)
+        return page
+
+    def _repr_html_(self) -> str:
+        from codesign.report.comparison import FRONT, cell, heading, notes
+
+        headings = ("", "proposal", *(heading(axis) for axis in self.axes))
+        rows = [(FRONT if e.front else "", e.proposal, *(cell(e, axis) for axis in self.axes)) for e in self.entries]
+        return _html_table(headings, rows) + "".join(f"\n<p>{escape(note)}</p>" for note in notes(self))
+
+    def __repr__(self) -> str:
+        return f"<SideBySide of {', '.join(e.proposal for e in self.entries if e.role == 'proposal')}>"
+
+    __str__ = __repr__
+
+
+def _frame(rows: list[Row]) -> pandas.DataFrame:
+    try:
+        import pandas
+    except ImportError:
+        raise Unavailable("to_frame needs pandas; `pip install 'codesign[data]'` brings it") from None
+    return pandas.DataFrame(rows)
+
+
+def _html_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return an HTML table without styles of its own but alignment, so that it fits light and dark notebooks."""
+    head = "".join(f'<th style="{_CELL}">{escape(text)}</th>' for text in headings)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in row) + "</tr>\n" for row in rows
+    )
+    return f"<table>\n<tr>{head}</tr>\n{body}</table>"
