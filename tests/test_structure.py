@@ -11,10 +11,11 @@ ROOMS = {
     "workloads": set(),
     "figures": set(),
     "proposal": {"workloads", "figures"},
-    "evidence": {"workloads", "figures", "proposal"},
+    "torch": {"workloads", "figures", "proposal"},
+    "evidence": {"workloads", "figures", "proposal", "torch"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
-    "commands": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
+    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report"},
 }
 """Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))

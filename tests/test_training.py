@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import engines, linear  # noqa: E402
+from codesign.evidence.training import linear  # noqa: E402
 from codesign.evidence.training.experiments import arms, experiments  # noqa: E402
 from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.optimizer import AdamW  # noqa: E402
-from codesign.evidence.training.quantise import quantise  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
 from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.load import load_proposal  # noqa: E402
 from codesign.proposal.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
+from codesign.torch import engines  # noqa: E402
+from codesign.torch.quantise import quantise  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
 from isa_model.cast import Cast  # noqa: E402

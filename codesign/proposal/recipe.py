@@ -1,7 +1,7 @@
 """Training recipes: every rule of a mixed-precision training framework, as data.
 
 The rules are those of DeepSeek-V3's FP8 framework (technical report, arXiv 2412.19437, 3.3); each can be changed. A recipe
-defines the results bit for bit; evidence/training/engines.py chooses what computes them.
+defines the results bit for bit; torch/engines.py chooses what computes them.
 """
 
 from __future__ import annotations

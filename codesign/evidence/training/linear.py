@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from codesign.evidence.training.engines import Engine, engine_of, multiply
-from codesign.evidence.training.quantise import QuantisedOperand, plain, quantise
 from codesign.proposal.recipe import GemmRecipe, Recipe
+from codesign.torch.engines import Engine, engine_of, multiply
+from codesign.torch.quantise import QuantisedOperand, plain, quantise
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS
 

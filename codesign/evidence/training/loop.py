@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from codesign.evidence.training.engines import Engine, engine_of
 from codesign.evidence.training.gaps import summarise
 from codesign.evidence.training.linear import Arithmetic
 from codesign.evidence.training.model import Transformer
@@ -30,6 +29,7 @@ from codesign.evidence.training.records import Drift, TrainingRun
 from codesign.evidence.training.size import Size
 from codesign.evidence.training.text import batch, text
 from codesign.proposal.recipe import Recipe, load_recipe
+from codesign.torch.engines import Engine, engine_of
 from isa_model.diagnostics import InputError
 from isa_model.input_files import open_file
 from isa_model.output_files import fresh_file

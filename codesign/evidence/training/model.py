@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from codesign.evidence.training.engines import multiply
 from codesign.evidence.training.linear import BF16, Arithmetic, AttentionOut, EmulatedLinear, GatedDown
-from codesign.evidence.training.quantise import QuantisedOperand, plain, quantise
 from codesign.evidence.training.size import VOCABULARY, Size
 from codesign.proposal.recipe import GemmRecipe
+from codesign.torch.engines import multiply
+from codesign.torch.quantise import QuantisedOperand, plain, quantise
 from isa_model.cast import Cast
 
 BALANCE = 0.01

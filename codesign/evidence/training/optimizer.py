@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codesign.evidence.training.quantise import NATIVE, QuantisedOperand, quantise, round_to
 from codesign.proposal.recipe import Recipe
+from codesign.torch.quantise import NATIVE, QuantisedOperand, quantise, round_to
 from isa_model.cast import Cast
 from isa_model.formats import Format
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codesign.evidence.training.quantise import QuantisedOperand, codes_of
 from codesign.proposal.recipe import GemmRecipe
+from codesign.torch.quantise import QuantisedOperand, codes_of
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
