@@ -65,7 +65,7 @@ def quantise(cast: str | Format | Cast, x: ArrayLike, scales: ArrayLike | None =
     from isa_model.cast import quantise as cast_to
 
     found = cast_to(_cast(cast, fields), x, scales)
-    return replace(found, codes=_like(x, found.codes), scales=_like(x, found.scales))
+    return replace(found, made=replace(found.made, codes=_like(x, found.codes)), scales=_like(x, found.scales))
 
 
 def dequantise(
@@ -80,8 +80,11 @@ def dequantise(
     own dtype, with one scale per group.
     Raises InputError for an unknown format, ValueError for an impossible cast and for arrays that do not fit it.
     """
-    from isa_model.array_codec import to_codes
-    from isa_model.cast import FP32, group_counts
+    import numpy as np
+
+    from isa_model.array_codec import decode_array, to_codes
+    from isa_model.cast import FP32
+    from isa_model.groups import count, spread
 
     if isinstance(cast, Quantised):
         if codes is not None or scales is not None or fields:
@@ -96,9 +99,11 @@ def dequantise(
         raise ValueError(f"codes is {elements.shape}, of {elements.ndim} dimensions; expected a matrix")
     ones = encode(FP32, [[1.0]])
     of_groups = to_codes(made.scale or FP32, ones if scales is None else scales, "scales")
-    if of_groups.shape != (expected := group_counts(made.group, elements.shape)):
+    if of_groups.shape != (expected := count(made.group, elements.shape)):
         raise ValueError(f"scales is {of_groups.shape}; groups of {made.group or elements.shape} make it {expected}")
-    return _like(codes, Quantised(made, elements, of_groups, underflow=0.0, overflow=0.0).values())
+    with np.errstate(invalid="ignore"):  # an infinite scale makes a zero NaN
+        factors = spread(decode_array(made.scale or FP32, of_groups), made.group, elements.shape)
+        return _like(codes, decode_array(made.to, elements) * factors)
 
 
 def matmul(

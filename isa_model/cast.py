@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -11,17 +11,18 @@ from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS
+from isa_model.groups import count, largest_of_groups, spread
 from isa_model.ieee import in_ieee_mode
-from isa_model.rounding import Rounding, round_integer
+from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, FormatRef, Spec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from isa_model.elements import Elements
     from isa_model.float64 import Codes
 
-    T = TypeVar("T", bound=np.generic)
 
 FP32 = FORMATS["fp32"]
 FLOORS = 2.0**-149, 2.0**127
@@ -84,30 +85,39 @@ class Quantised:
     """A tensor after a cast."""
 
     cast: Cast
-    codes: Codes
-    """Codes of the elements, (R, C)."""
     scales: Codes
     """Codes of the scales, one per group, in the format of the scales; a single 1.0 in fp32 if the cast has none."""
-    underflow: float
-    """Share of nonzero elements that became zero."""
-    overflow: float
-    """Share of elements beyond the target's largest number, which they became."""
+    made: Elements
+    """Rounded elements, with counts by row."""
+
+    @property
+    def codes(self) -> Codes:
+        """Codes of the elements, (R, C)."""
+        return self.made.codes
+
+    @property
+    def underflow(self) -> float:
+        """Share of nonzero elements that became zero."""
+        return float(self.made.lost.sum() / max(self.made.nonzero.sum(), 1))
+
+    @property
+    def overflow(self) -> float:
+        """Share of elements beyond the target's largest number, which they became."""
+        return float(self.made.beyond.sum() / max(self.codes.size, 1))
 
     def values(self) -> NDArray[np.float64]:
         """Return the elements times their scales, (R, C), exact in float64 (at most 24 + 24 bits)."""
         import numpy as np
 
         with np.errstate(invalid="ignore"):  # an infinite scale, given by a caller, makes a zero NaN
-            values: NDArray[np.float64] = self.elements() * spread(
+            values: NDArray[np.float64] = self.made.numbers * spread(
                 self.scale_values(), self.cast.group, self.codes.shape
             )
         return values
 
     def elements(self) -> NDArray[np.float64]:
         """Return the elements without their scales, (R, C)."""
-        from isa_model.array_codec import decode_array
-
-        return decode_array(self.cast.to, self.codes)
+        return self.made.numbers.astype("f8")
 
     def scale_values(self) -> NDArray[np.float64]:
         """Return the scales, one per group."""
@@ -128,6 +138,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     import numpy as np
 
     from isa_model.array_codec import decode_array, encode_array, to_codes
+    from isa_model.elements import elements_of
 
     require("cast", cast, Cast, "isa_model.Cast makes one")
     x = fp32_of("x", x)
@@ -140,49 +151,12 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     if scales is None:
         scales = _scales(cast, x) if cast.scale else encode_array(fmt, np.ones((1, 1)))
     scales = to_codes(fmt, scales, "scales")
-    expected = group_counts(cast.group, x.shape)
+    expected = count(cast.group, x.shape)
     if scales.shape != expected:
         raise ValueError(
             f"scales is {scales.shape}; groups of {cast.group or x.shape} over x {x.shape} make it {expected}"
         )
-    of_groups = decode_array(fmt, scales)
-    divisor = spread(of_groups.astype(np.float32) if FP32.holds(fmt) else of_groups, cast.group, x.shape)
-    kept = x if cast.to.signed else np.maximum(x, np.float32(0))
-    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        quotients = (kept / divisor).astype(np.float32)
-    scaled = np.where((divisor == 0) & np.isfinite(x), np.float32(0), quotients)
-    codes = encode_array(cast.to, scaled, cast.rounding, "saturate")
-    lost = (decode_array(cast.to, codes) == 0) & (x != 0)
-    return Quantised(
-        cast,
-        codes,
-        scales,
-        underflow=float(lost.sum() / max(np.count_nonzero(x), 1)),
-        overflow=float(beyond(cast, scaled).sum() / max(x.size, 1)),
-    )
-
-
-def _extent(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the rows and columns of a group within a matrix; a group larger than the matrix is the matrix."""
-    rows, columns = group or shape
-    return max(min(rows, shape[0]), 1), max(min(columns, shape[1]), 1)
-
-
-def group_counts(group: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many groups a matrix has along rows and columns."""
-    rows, columns = _extent(group, shape)
-    return (-(-shape[0] // rows), -(-shape[1] // columns)) if group else (1, 1)
-
-
-def largest_of_groups(x: NDArray[T], group: tuple[int, int] | None) -> NDArray[T]:
-    """Return the largest of each group of numbers or codes that are not negative; NaN if a group holds a NaN."""
-    import numpy as np
-
-    (down, across), (rows, columns) = group_counts(group, x.shape), _extent(group, x.shape)
-    padded = np.zeros((down * rows, across * columns), x.dtype)
-    padded[: x.shape[0], : x.shape[1]] = x
-    largest: NDArray[T] = padded.reshape(down, rows, across, columns).max(axis=(1, 3))
-    return largest
+    return Quantised(cast, scales, elements_of(cast.to, cast.rounding, cast.group, x, decode_array(fmt, scales), fmt))
 
 
 def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
@@ -201,20 +175,3 @@ def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
     quotient[small] = np.ceil(exact[small] * 2.0**149) * 2.0**-149
     rounding = Rounding.NEAREST_EVEN if cast.scale.name == "fp32" else cast.scale_rounding
     return encode_array(cast.scale, quotient, rounding, "saturate")
-
-
-def beyond(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which elements, divided by their scales, round to more than the target's largest number."""
-    top, integer = largest_finite(cast.to), cast.to.kind == "integer"
-    step = 1.0 if integer else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits)
-    rounded = round_integer(scaled.astype("f8") / step, cast.rounding) * step
-    too_large: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
-    return too_large
-
-
-def spread(scales: NDArray[Any], group: tuple[int, int] | None, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the scale of each element of a matrix, from one scale per group."""
-    import numpy as np
-
-    rows, columns = _extent(group, shape)
-    return np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)[: shape[0], : shape[1]]

@@ -1,12 +1,16 @@
 """Exact dot products: the reference for errors, which no float32 or float64 sum can give.
 
-The operands are cut into slices of few bits, so that the float64 matrix product of two slices is an exact integer. The
-products of slices are then added without rounding (error-free splitting: Ozaki, Ogita, Oishi & Rump 2012).
+Products are cut at fixed places, so that the pieces of each place add up without rounding (error-free splitting: Ozaki,
+Ogita, Oishi & Rump 2012), in compiled C. Without a C compiler the operands are cut instead, into slices of few bits whose
+float64 matrix products are exact integers.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +19,83 @@ from isa_model.float64 import leading_exponent, to_odd
 if TYPE_CHECKING:
     from isa_model.float64 import Exponents, Float64
 
+_DONE, _NOT_FINITE, _TOO_FAR = range(3)
+_MOST_SUMS = 6
+"""Most sums that make up a dot product, as in exact.c."""
 
-def dot(a: Float64, b: Float64) -> Float64:
+
+def dot(a: Any, b: Any) -> Float64:
     """Return the exact product of `a` (..., M, K) and `b` (..., K, N), each element rounded to odd in float64.
 
     Rounding to odd keeps what a further rounding to at most 51 bits needs: the result rounded to FP32 is the exact sum
-    rounded once. As a float64 the result is off by less than one unit of its last place.
+    rounded once. As a float64 the result is off by less than one unit of its last place. Elements are float32 or float64.
     Raises ValueError for an infinity or NaN, and for exponents so far apart that float64 would underflow.
     """
+    found = _compiled_dot(a, b)
+    return _sliced_dot(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)) if found is None else found
+
+
+# -- compiled --------------------------------------------------------------------------------------------------------
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("start", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("batch", "row", "column", "is_double")),
+    )
+
+
+def _compiled_dot(a: Any, b: Any) -> Float64 | None:
+    """Return `dot` by exact.c; None without a C compiler, and for operands that it does not take."""
+    function = _function()
+    if function is None or a.shape[:-2] != b.shape[:-2]:
+        return None
+    shape = a.shape[:-2]
+    x, y = (_plain(z.reshape(-1, *z.shape[-2:])) for z in (a, np.swapaxes(b, -1, -2)))
+    (batches, m, k), n = x.shape, y.shape[1]
+    parts = np.empty((_MOST_SUMS, batches, m, n))
+    exponents = np.empty((batches, m), np.int32), np.empty((batches, n), np.int32)
+    count = ctypes.c_long()
+    status = function(
+        *(ctypes.c_long(size) for size in (batches, m, n, k)),
+        *(
+            ctypes.byref(_Matrix(z.ctypes.data, *(s // z.itemsize for s in z.strides), z.dtype == np.float64))
+            for z in (x, y)
+        ),
+        *(ctypes.c_void_p(z.ctypes.data) for z in (parts, *exponents)),
+        ctypes.byref(count),
+    )
+    if status == _NOT_FINITE:
+        raise ValueError("an exact dot product needs finite operands")
+    if status == _TOO_FAR:
+        return None
+    total = to_odd(list(parts[: count.value]))
+    product: Float64 = np.ldexp(total, exponents[0][:, :, None] + exponents[1][:, None, :])
+    return product.reshape(*shape, m, n)
+
+
+def _plain(x: Any) -> Any:
+    """Return an array of native float32 or float64 whose strides are whole elements."""
+    wide = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+    x = x.astype(wide.newbyteorder("="), copy=False)
+    return x if all(s % x.itemsize == 0 for s in x.strides) else x.copy()
+
+
+@cache
+def _function() -> Any:
+    """Return the compiled function; None without a C compiler."""
+    from isa_model.engines.c_library import FLAGS, NoCompiler, load
+
+    try:
+        return load((Path(__file__).parent / "engines" / "exact.c").read_text(), FLAGS)
+    except NoCompiler:
+        return None
+
+
+# -- by matrix products of slices ------------------------------------------------------------------------------------
+
+
+def _sliced_dot(a: Float64, b: Float64) -> Float64:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("an exact dot product needs finite operands")
     width = (53 - max(a.shape[-1] - 1, 1).bit_length()) // 2

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from isa_model.arguments import fp32_of
-from isa_model.cast import Cast, Quantised, largest_of_groups, quantise, spread
+from isa_model.cast import Cast, Quantised, quantise
 from isa_model.diagnostics import at
+from isa_model.groups import largest_of_groups, spread
 from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from isa_model.array_codec import decode_array, encode_array
-from isa_model.cast import Cast, quantise, spread
+from isa_model.cast import Cast, quantise
 from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, named
+from isa_model.groups import spread
 from isa_model.rounding import Rounding
 
 ELEMENTS = [*(n for n, f in FORMATS.items() if f.zero and n != "fp64"), "e8m3", "e5m6", "e1m2f", "e9m3", "e3m3fnuz"]

@@ -17,6 +17,17 @@ from typing import Any
 
 from isa_model.user_cache import kept
 
+FLAGS: tuple[str, ...] = (
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS += ("-mprefer-vector-width=512",)  # by default compilers avoid the widest vectors of some processors
+"""Options for exact vector code."""
 TIME_LIMIT = 120
 """Seconds that a compiler may take; the largest instructions take half a second."""
 _PROBE = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).run"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,7 @@ import numpy as np
 
 from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import NoCompiler as NoCompiler
-from isa_model.engines.c_library import load
+from isa_model.engines.c_library import FLAGS, load
 from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
@@ -28,25 +27,14 @@ from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 
-WIDTH = 64
-"""Columns of D computed together, a multiple of every vector unit's width."""
+WIDTH, NARROW = 64, 16
+"""Columns of D computed together, and those for products of few columns; multiples of every vector unit's width."""
 ROWS = 128
 """Most rows of D in a tile, which is one task of a thread."""
 CHUNK = 256
 """Approximate number of products along K that a thread reads at a time."""
 WORK_OF_A_THREAD = 1 << 18
 """Multiply-accumulates above which one more thread pays."""
-FLAGS: tuple[str, ...] = (
-    "-O3",
-    "-march=native",
-    "-fopenmp-simd",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-)
-if platform.machine() in ("x86_64", "AMD64"):
-    FLAGS += ("-mprefer-vector-width=512",)  # by default compilers avoid the widest vectors of some processors
-
 
 MOST_LINES = 4000
 """Most lines of C to compile. A compiler takes seconds for them and minutes for twice as many; real instructions need 800."""
@@ -62,9 +50,9 @@ def matmul(
     return prepared(spec)(a, b, c, scale_a, scale_b)
 
 
-def prepared(spec: Instruction) -> Callable[..., Codes]:
+def prepared(spec: Instruction, width: int = WIDTH) -> Callable[..., Codes]:
     """Return `matmul` for one spec, compiled once for many small products. Raises as `matmul` does."""
-    function, dtype = compiled(Plan(spec)), code_dtype(spec.accumulator)
+    function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
     def multiply(a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
         (m, n), k = c.shape, a.shape[1]
@@ -98,9 +86,9 @@ def cores() -> int:
 # -- compiling -------------------------------------------------------------------------------------------------------
 
 
-def compiled(plan: Plan) -> Any:
+def compiled(plan: Plan, width: int = WIDTH) -> Any:
     """Return the C function of a plan, from the cache folder if it is there."""
-    text = source(plan)
+    text = source(plan, width)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
     return _load(text)
@@ -111,13 +99,13 @@ def _load(text: str) -> Any:
     return load(text, FLAGS)
 
 
-def source(plan: Plan) -> str:
+def source(plan: Plan, width: int = WIDTH) -> str:
     """Return the C file of a plan: prelude.h, the types and sizes of this spec, its step, and cpu.c."""
     spec, here = plan.spec, Path(__file__).parent
     burst = max(1, 32 // spec.shape.k) * spec.shape.k
     chunk = max(1, CHUNK // burst) * burst
     defines = {
-        "W": WIDTH,
+        "W": width,
         "ROWS": ROWS,
         "STEP": spec.shape.k,
         "BURST": burst,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines
 from isa_model.array_codec import decode_array, encode_array
-from isa_model.cast import Cast, beyond, quantise, spread
+from isa_model.cast import Cast, quantise
 from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
+from isa_model.groups import spread
 from isa_model.path import Step, walk
 
 if TYPE_CHECKING:
@@ -79,12 +80,10 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         scales = quantise(cast.model_copy(update={"group": (1, 1)}), maxima).scales
         made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
     numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
-    spread_out = np.repeat(numbers, along, axis=1)[:, :width] if numbers.shape[1] > 1 else numbers
-    elements = made.elements()
-    cut = np.zeros(x.shape[:2])
-    if made.overflow:
-        cut = beyond(cast, flat / spread_out.astype(np.float32)).sum(axis=1).reshape(cut.shape).astype(np.float64)
-    nonzero, lost = _lost(x, elements.reshape(x.shape))
+    elements = made.made.numbers
+    nonzero, lost, cut = (
+        found.reshape(x.shape[:2]).astype(np.float64) for found in (made.made.nonzero, made.made.lost, made.made.beyond)
+    )
     outside = factor[..., 0].astype(np.float64)
     codes = made.codes.reshape(x.shape)
     if scaled is None:
@@ -93,7 +92,7 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     if cast.scale is not None and cast.scale != scaled.format:  # powers of two where the instruction takes FP32
         scales = encode_array(scaled.format, numbers)
     repeated = np.repeat(scales, along // scaled.elements, axis=1)[:, : -(-width // scaled.elements)]
-    values = (elements * spread_out).reshape(x.shape)
+    values = (elements * spread(numbers, (1, along), flat.shape)).reshape(x.shape)
     return Operand(codes, repeated.reshape(*x.shape[:2], -1), values, outside, nonzero, lost, cut)
 
 
@@ -198,6 +197,8 @@ def _filled(x: Any, width: int) -> Any:
     """Return lines padded with zeros, as TMA pads a tensor."""
     import numpy as np
 
+    if x.shape[-1] == width:
+        return x
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 

@@ -140,7 +140,7 @@ class Trial:
             codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b)
             d[seed] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
-            of_a, of_b = (x.values.sum(axis=2) + x.zero * x.values.shape[2] for x in (a, b))
+            of_a, of_b = (x.values.sum(axis=2, dtype=np.float64) + x.zero * x.values.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.values.shape[2]
         return self._outcome(instruction, flows, d)
 
@@ -222,7 +222,7 @@ def multiplier(instruction: Instruction) -> Callable[..., Any]:
         return d.view(code_dtype(instruction.accumulator))
 
     try:
-        compiled = cpu.prepared(instruction)
+        compiled = cpu.prepared(instruction, cpu.NARROW)
     except (cpu.NoCompiler, Unsupported):
         return portable
     dtype = code_dtype(instruction.c_format)
@@ -234,4 +234,4 @@ def _exact(a: Any, b: Any) -> Float64:
 
     from isa_model import exact
 
-    return exact.dot(a.astype(np.float64), np.swapaxes(b.astype(np.float64), 1, 2))
+    return exact.dot(a, np.swapaxes(b, 1, 2))
