@@ -30,7 +30,7 @@ PLACES = {
 }
 """Models of the language in the order of the page, each with the path of its fields in a file."""
 
-LABELS = {"a": "A", "b": "B", "c": "C", "scale_a": "scale of A", "scale_b": "scale of B"}
+LABELS = {"a": "A", "b": "B", "c": "C", "scale_a": "scale of A", "scale_b": "scale of B", "seed": "seed"}
 """Operands as the page calls them."""
 
 
@@ -68,7 +68,7 @@ def computed(example: dict[str, Any], with_change: bool = True) -> int:
         if operand:
             scale = codes(operand.format, example[f"scale_{side}"])
             scales[f"scale_{side}"] = scale.reshape((1, -1) if side == "a" else (-1, 1))
-    d = matmul(made, a.reshape(1, -1), b.reshape(-1, 1), c.reshape(1, 1), **scales, engine="golden")
+    d = matmul(made, a.reshape(1, -1), b.reshape(-1, 1), c.reshape(1, 1), **scales, engine="golden", seed=example.get("seed") if made.is_stochastic else None)
     return int(np.asarray(d).view(f"u{made.accumulator.storage_bits // 8}")[0, 0])
 
 
@@ -159,7 +159,7 @@ def _shown(example: dict[str, Any]) -> Iterator[str]:
     yield "```"
     yield ""
     made = instruction(example.get("with", {}), example["change"])
-    own = [name for name in ("a", "b", "c", "scale_a", "scale_b") if name in example]
+    own = [name for name in LABELS if name in example]
     told = f"{_operands(example, own)}: " if own else ""
     text = f"{told}D = {number(made.accumulator, computed(example))}"
     if "before" in example:

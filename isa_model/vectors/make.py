@@ -26,8 +26,12 @@ def make(
     """Return `count` vectors of an instruction: those built for the goals of its coverage, the rest random.
 
     The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
-    total. Raises InputError if the vectors built for the coverage alone are more than `count`.
+    total. Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that
+    draws random bits.
     """
+    if spec.is_stochastic:
+        message = f"{spec.name} rounds stochastically: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")
     built = directed(spec, Goals(spec), Observer(spec))
     if count < len(built):
         raise InputError.of(
