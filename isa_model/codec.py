@@ -85,6 +85,7 @@ def encode(
     rounding: Rounding = Rounding.NEAREST_EVEN,
     overflow: Overflow | None = None,
     draw: int = 0,
+    draw_bits: int | None = None,
 ) -> int:
     """Return the code of `number` rounded to the format.
 
@@ -93,7 +94,7 @@ def encode(
     A NaN becomes the format's NaN; without one, it becomes 0 in an integer format and the largest number in a float
     format (PTX ISA cvt, e2m1x2 and e3m2x2). A negative number becomes 0 in an unsigned integer format; in an unsigned
     float format it becomes NaN, or 0 without one. A value below UE8M0's range becomes its smallest number.
-    `draw` is the random number of `stochastic` (see `rounding.shift_right`).
+    `draw` and `draw_bits` are the random number of `stochastic` (see `rounding.shift_right`).
     Raises ValueError if `number` is not a Number.
     """
     require("number", number, Number, "isa_model.number_of gives a Number")
@@ -107,7 +108,7 @@ def encode(
         return 0 if fmt.nan_code is None else fmt.nan_code
     magnitude = largest + 1
     if not number.special:
-        magnitude = _round_magnitude(fmt, number, rounding, draw)
+        magnitude = _round_magnitude(fmt, number, rounding, draw, draw_bits)
     if fmt.kind == "integer":
         return _integer_code(fmt, number.negative, magnitude, rule, bool(number.special))
     if magnitude > largest:
@@ -127,7 +128,7 @@ def encode(
     return (negative << fmt.magnitude_bits | magnitude) << fmt.low_padding
 
 
-def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int) -> int:
+def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int, draw_bits: int | None) -> int:
     """Return the exponent and mantissa fields of |number| as one integer, which may exceed the format's largest.
 
     Codes grow with the values they mean and are evenly spaced between powers of two. So rounding the code, taken as a
@@ -135,19 +136,19 @@ def _round_magnitude(fmt: Format, number: Number, rounding: Rounding, draw: int)
     """
     significand, exponent = number.significand, number.exponent
     if fmt.kind == "integer":
-        return shift_right(significand, -exponent, rounding, number.negative, draw)
+        return shift_right(significand, -exponent, rounding, number.negative, draw, draw_bits)
     if significand == 0:
         return 0
     leading = significand.bit_length() - 1
     biased = exponent + leading + fmt.bias
     if fmt.zero and biased < 1:
-        return shift_right(significand, fmt.min_lsb_exponent - exponent, rounding, number.negative, draw)
+        return shift_right(significand, fmt.min_lsb_exponent - exponent, rounding, number.negative, draw, draw_bits)
     if biased < 0:
         return 0
     if fmt.mantissa_bits == 0 and rounding is Rounding.NEAREST_EVEN:
         rounding = Rounding.NEAREST_AWAY  # without a digit that can be even, IEEE 754 4.3.1 takes the larger neighbour
     long_code = (biased << leading) + significand - (1 << leading)
-    return shift_right(long_code, leading - fmt.mantissa_bits, rounding, number.negative, draw)
+    return shift_right(long_code, leading - fmt.mantissa_bits, rounding, number.negative, draw, draw_bits)
 
 
 def _integer_code(fmt: Format, negative: bool, magnitude: int, rule: Overflow, infinite: bool) -> int:

@@ -140,8 +140,11 @@ def _jam(x: Float64, error: Float64) -> Float64:
     return np.where((error != 0) & even, np.nextafter(x, toward), x)
 
 
-def round_to(x: Float64, register: Register) -> Float64:
-    """Return values rounded to a register, as `golden.rounded` does; `x` is exact or rounded to odd."""
+def round_to(x: Float64, register: Register, words: NDArray[np.uint64] | None = None) -> Float64:
+    """Return values rounded to a register, as `golden.rounded` does; `x` is exact or rounded to odd.
+
+    `words` are the random words, 32 bits, of a stochastic register.
+    """
     fmt, rounding = register.format, register.rounding
     overflow = register.overflow or fmt.overflow
     if fmt.kind == "integer":
@@ -149,7 +152,15 @@ def round_to(x: Float64, register: Register) -> Float64:
     # Nonzero values are far above 2**-900; this lower end keeps 2**-unit finite if x is zero.
     exponent = np.clip(leading_exponent(x), max(fmt.min_exponent, -900), fmt.max_exponent + 1)
     unit = exponent - fmt.mantissa_bits
-    y: Float64 = round_integer(x * power_of_two(-unit), rounding) * power_of_two(unit)
+    y: Float64 = x * power_of_two(-unit)
+    if register.random_bits is None:
+        y = round_integer(y, rounding) * power_of_two(unit)
+    else:
+        assert words is not None
+        parts = 2.0**register.random_bits
+        draws = (words >> np.uint64(32 - register.random_bits)).astype(np.float64)
+        whole = np.trunc((np.trunc(np.abs(y) * parts) + draws) / parts)
+        y = np.copysign(whole, y) * power_of_two(unit)
     largest = largest_finite(fmt)
     beyond = np.abs(y) > largest
     if beyond.any():

@@ -35,6 +35,7 @@ def gemm(
     bias: ArrayLike | None = None,
     out: Format | None = None,
     engine: Engine = "auto",
+    seed: int | None = None,
 ) -> NDArray[Any]:
     """Return D = round(alpha * (A B) + bias), (M, N) in the dtype of `out`; the instruction computes the sums.
 
@@ -46,6 +47,8 @@ def gemm(
     - `alpha`, (), (M, 1) or (1, N), is multiplied by; `bias`, (N,), is added. Both are rounded to FP32 first.
     - `out`: the format that the result is rounded to (default: the accumulator's). A result beyond its range becomes
       infinity, or the largest number of a format without infinities.
+
+    - `seed` is that of `matmul` for the first part of K; each further part has the next one.
 
     Sums of parts, `alpha` and `bias` are computed in FP32. Every rounding is to nearest even.
     Raises ValueError as `matmul` does, for a `split_k` that is more than K's number of instructions, and if any of these
@@ -79,8 +82,9 @@ def gemm(
     bounds = [step * (i * (steps // split_k) + min(i, steps % split_k)) for i in range(split_k + 1)]
     total: Any = None
     with np.errstate(over="ignore", invalid="ignore"):
-        for first, end in pairwise(bounds):
-            part = matmul(instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine)
+        for i, (first, end) in enumerate(pairwise(bounds)):
+            own = None if seed is None else (seed + i) % (1 << 64)
+            part = matmul(instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own)
             total = part if total is None else total + part
         if factor is not None:
             total = total * factor

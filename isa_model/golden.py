@@ -13,14 +13,24 @@ An instruction has three steps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, Sparsity
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Stage
+
+
+Draw = Callable[[int, int], int]
+"""Random bits by the number of a block and of a register."""
+
+
+def no_draw(block: int, register: int) -> int:
+    """Return no random bits, for instructions that need none."""
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +53,14 @@ def dot(
     scale_a: Sequence[int] = (),
     scale_b: Sequence[int] = (),
     positions: Sequence[int] = (),
+    draw: Draw = no_draw,
 ) -> int:
     """Return the code of one element of D, computed by as many instructions as K holds.
 
     `a` and `b` are the codes of a row of A and a column of B, K of each, a multiple of the instruction's k. `c` is the
     code of C. `scale_a` and `scale_b` are the codes of that row's and column's scales along K, one per group.
+    `draw(block, register)` gives 32 random bits (philox.py) to a stochastic register of a block. Blocks are counted along K,
+    for each stage from 0; registers from the first stage up.
     Every instruction but the first reads C in the accumulator's format. With sparsity, one operand holds the stored elements
     alone, and `positions` is where in its group each of them (each run of them) belongs.
     """
@@ -58,7 +71,7 @@ def dot(
     d = written(spec, running)
     for first in range(0, len(a), spec.shape.k):
         part = slice(first, first + spec.shape.k)
-        d = written(spec, instruction(spec, a[part], b[part], running, scale_a, scale_b, first))
+        d = written(spec, instruction(spec, a[part], b[part], running, scale_a, scale_b, first, draw))
         running = read(spec, spec.accumulator, d)
     return d
 
@@ -71,6 +84,7 @@ def instruction(
     scale_a: Sequence[int],
     scale_b: Sequence[int],
     first: int,
+    draw: Draw = no_draw,
 ) -> Term:
     """Return what one instruction leaves in the last stage's register; `first` is the index of its first k along K."""
     terms = products(spec, a, b)
@@ -81,10 +95,18 @@ def instruction(
         blocks = deal(stage, terms)
         chain = stage.chain or 1
         start = term(spec.accumulator, 0)
-        terms = [run(stage, blocks[i : i + chain], start) for i in range(0, len(blocks), chain)]
+        bits = draws(spec, index, first * len(blocks) // len(a), draw)
+        terms = [run(stage, blocks[i : i + chain], start, bits, i) for i in range(0, len(blocks), chain)]
         if spec.scaled_stage == index:
             terms = scaled(spec, terms, len(a) // len(terms), scale_a, scale_b, first)
-    return run(last, deal(last, terms), c)
+    blocks = deal(last, terms)
+    return run(last, blocks, c, draws(spec, len(inner), first * len(blocks) // len(a), draw))
+
+
+def draws(spec: Instruction, index: int, before: int, draw: Draw) -> Draw:
+    """Return `draw` for one stage and instruction: blocks are counted from `before`, registers from the stage's first."""
+    own = spec.register_number(index)
+    return lambda block, register: draw(before + block, own + register)
 
 
 def written(spec: Instruction, value: Term) -> int:
@@ -98,10 +120,14 @@ def written(spec: Instruction, value: Term) -> int:
     return encode(spec.accumulator, value.number, overflow=spec.accumulator.kept_infinity)
 
 
-def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term) -> Term:
-    """Return the running value after adding block after block; without an accumulator, the sum of the last block."""
-    for block in blocks:
-        running = put(stage, *add(stage, block, running if stage.accumulator else None))
+def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Draw = no_draw, number: int = 0) -> Term:
+    """Return the running value after adding block after block; without an accumulator, the sum of the last block.
+
+    `number` is the number of the first block.
+    """
+    for i, block in enumerate(blocks, number):
+        bits = partial(draw, i)
+        running = put(stage, *add(stage, block, running if stage.accumulator else None), bits)
     return running
 
 
@@ -267,24 +293,33 @@ def exact_sum(numbers: Sequence[Number], stage: Stage) -> Number:
 # -- registers -------------------------------------------------------------------------------------------------------
 
 
-def put(stage: Stage, total: Number, aligned_to: int | None) -> Term:
-    """Return a sum rounded to the stage's registers; without a register, as it is, with the exponent it was aligned to."""
+def put(stage: Stage, total: Number, aligned_to: int | None, draw: Callable[[int], int] = lambda _: 0) -> Term:
+    """Return a sum rounded to the stage's registers; without a register, as it is, with the exponent it was aligned to.
+
+    `draw` gives 32 random bits to the register of a number.
+    """
     if not stage.result:
         fixed = stage.exponent is not None and aligned_to is not None
         return Term(total, stage.exponent if fixed else aligned_to)
     value = Term(total, aligned_to)
-    for register in stage.result:
-        value = rounded(value, register)
+    for i, register in enumerate(stage.result):
+        value = rounded(value, register, draw(i) if register.random_bits else 0)
     if value.number.is_zero and stage.zero == "positive":
         return Term(Number(False, 0, value.number.exponent), None)
     return value
 
 
-def rounded(value: Term, register: Register) -> Term:
-    """Return a term rounded to a register; it then aligns as a number of the register's format."""
+def rounded(value: Term, register: Register, word: int = 0) -> Term:
+    """Return a term rounded to a register; it then aligns as a number of the register's format.
+
+    A stochastic register adds the upper `random_bits` of a random word, 32 bits, to the bits below its last place.
+    """
     if value.number.special == "nan" and register.format.nan_code is None and register.format.kind == "float":
         return value
-    result = term(register.format, encode(register.format, value.number, register.rounding, register.overflow))
+    bits = register.random_bits or 0
+    draw = word >> (32 - bits)
+    code = encode(register.format, value.number, register.rounding, register.overflow, draw, bits)
+    result = term(register.format, code)
     is_subnormal = not result.number.special and result.number.significand < 1 << register.format.mantissa_bits
     if register.subnormals == "flush" and is_subnormal:
         return term(register.format, encode(register.format, Number(value.number.negative, 0, 0)))

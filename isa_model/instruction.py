@@ -139,6 +139,15 @@ class Instruction(Spec):
         """True if every value is an integer, D too; integer operands alone may also sum up to floating point."""
         return self.accumulator.kind == "integer"
 
+    @cached_property
+    def is_stochastic(self) -> bool:
+        """True if a register draws random bits, so that a seed is an operand."""
+        return any(register.random_bits for stage in self.stages.values() for register in stage.result)
+
+    def register_number(self, index: int) -> int:
+        """Return the number of the first register of stage number `index`; registers are counted from the first stage up."""
+        return sum(len(stage.result) for stage in list(self.stages.values())[:index])
+
     @property
     def nan_code(self) -> int | None:
         """Code written for a NaN; None if D has no NaN."""
@@ -205,6 +214,9 @@ class Instruction(Spec):
             message = f"k = {self.shape.k} is not a multiple of the {group} elements of a sparse group"
             raise at("shape", "k", message=message, hint=f"`k: {-(-self.shape.k // group) * group}`")
         self._check_stages()
+        if self.sparsity and self.is_stochastic:
+            message = "random bits belong to outputs of dense matrices; sparse ones are multiplied line by line"
+            raise at("sparsity", message=message, hint="drop `sparsity`, or another rounding than stochastic")
         self._check_scale()
         return self
 
@@ -328,6 +340,9 @@ class Instruction(Spec):
             register: Register | None = getattr(scale, field)
             if register and register.format.kind == "integer":
                 raise at("scale", field, message="scaled sums need floating-point registers")
+            if register and register.random_bits:
+                message = "only the `result` of a stage is rounded stochastically"
+                raise at("scale", field, "rounding", message=message, hint="rounding: nearest-even")
         inner = list(self.stages)[:-1]
         if scale.onto != "products" and scale.onto not in inner:
             if scale.onto in self.stages:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model import golden, sparse
-from isa_model.arguments import require
+from isa_model.arguments import require, whole_number
 from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.float64 import Codes
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.philox import philox
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -38,12 +39,14 @@ def matmul(
     scale_b: ArrayLike | None = None,
     engine: Engine = "auto",
     positions: ArrayLike | None = None,
+    seed: int | None = None,
 ) -> NDArray[Any]:
     """Return D = A B + C, computed by the instruction along K in ascending order.
 
     `a` (M, K), `b` (K, N) and `c` (M, N; default: zeros) hold values in the numpy or ml_dtypes dtype of their format, or
     codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` has the shape
     (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
+    `seed`, from 0 to 2**64 - 1, is that of the random bits of an instruction with stochastic registers; no other takes one.
     D (M, N) has the dtype of the accumulator's format if numpy or ml_dtypes has one; otherwise it holds codes.
 
     With sparsity, the sparse operand is (M, stored) or (stored, N). `positions`, unsigned integers of that shape, says where
@@ -59,7 +62,7 @@ def matmul(
     - `native`: the GPU's own instruction, if it has it; needs `import kernels`.
     - `auto`: `cpu`, or `golden` for instructions whose sums doubles cannot carry.
 
-    Raises ValueError for a shape or dtype that does not fit, for a scale that is missing or not taken, and if the chosen
+    Raises ValueError for a shape or dtype that does not fit, for a scale or seed that is missing or not taken, and if the chosen
     engine cannot compute the instruction.
     """
     a_codes, b_codes = factors(instruction, a, b)
@@ -84,7 +87,20 @@ def matmul(
         return from_codes(instruction.accumulator, codes)
     if positions is not None:
         raise ValueError("positions is given, but the instruction is not sparse")
-    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales))
+    seeds = {"seed": _seed(instruction, seed)} if instruction.is_stochastic or seed is not None else {}
+    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales, **seeds))
+
+
+def _seed(instruction: Instruction, seed: int | None) -> int:
+    """Return the seed. Raises ValueError if it is missing, not taken, or no whole number of 64 bits."""
+    if not instruction.is_stochastic:
+        raise ValueError("seed is given, but the instruction draws no random bits")
+    if seed is None:
+        raise ValueError("the instruction rounds stochastically: it needs a seed, a whole number from 0 to 2**64 - 1")
+    seed = whole_number("seed", seed)
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed = {seed}: expected a whole number from 0 to 2**64 - 1")
+    return seed
 
 
 def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes, Codes]:
@@ -133,7 +149,9 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
     _registered[engine] = compute
 
 
-def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None) -> Codes:
+def _run(
+    engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None, **seed: int
+) -> Codes:
     from isa_model.engines.plan import Unsupported
 
     if not c.size:
@@ -141,7 +159,7 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
     if not a.shape[1]:
         engine = "auto"  # no instruction is issued
     if engine == "golden":
-        return _golden(spec, a, b, c, *scales)
+        return _golden(spec, a, b, c, *scales, **seed)
     if engine == "native":
         if engine not in _registered:
             raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
@@ -150,25 +168,25 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
         if engine == "gpu":
             from isa_model.engines import gpu
 
-            return gpu.matmul(spec, a, b, c, *scales)
+            return gpu.matmul(spec, a, b, c, *scales, **seed)
         from isa_model.engines import portable
 
         if engine != "portable" and c.size * a.shape[1] >= WORTH_COMPILING:
             from isa_model.engines import cpu
 
             try:
-                return cpu.matmul(spec, a, b, c, *scales)
+                return cpu.matmul(spec, a, b, c, *scales, **seed)
             except cpu.NoCompiler as reason:
                 if reason.broken:
                     warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
-        return portable.matmul(spec, a, b, c, *scales)
+        return portable.matmul(spec, a, b, c, *scales, **seed)
     except Unsupported as reason:
         if engine != "gpu" and spec.is_integer:
             from isa_model.engines import integers
 
             return integers.matmul(spec, a, b, c)
         if engine == "auto":
-            return _golden(spec, a, b, c, *scales)
+            return _golden(spec, a, b, c, *scales, **seed)
         raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
 
 
@@ -209,6 +227,7 @@ def _golden(
     scale_a: Codes | None = None,
     scale_b: Codes | None = None,
     positions: Codes | None = None,
+    seed: int = 0,
 ) -> Codes:
     by_a = spec.sparsity is None or spec.sparsity.operand == "a"
     d = np.empty(c.shape, code_dtype(spec.accumulator))
@@ -222,7 +241,8 @@ def _golden(
             if scale_b is not None and spec.scale and spec.scale.b:
                 column_scales = scale_b[:, j // spec.scale.b.group[1]].tolist()
             places = [] if positions is None else positions[i if by_a else j].tolist()
-            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales, places)
+            draw = partial(philox, seed, i, j)
+            d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales, places, draw)
     return d
 
 

@@ -20,7 +20,8 @@ class Rounding(StrEnum):
     """Rounding mode: the choice between the two neighbours of a value.
 
     `to-odd` takes the neighbour towards zero and sets its last bit if anything was lost; hardware calls that a sticky or
-    jammed bit. `stochastic` takes the neighbour away from zero with a probability equal to the fraction lost.
+    jammed bit. `stochastic` takes the neighbour away from zero with a probability equal to the fraction lost, as far as the
+    random bits resolve it.
     """
 
     NEAREST_EVEN = "nearest-even"
@@ -32,12 +33,20 @@ class Rounding(StrEnum):
     STOCHASTIC = "stochastic"
 
 
-def shift_right(magnitude: int, bits: int, rounding: Rounding, negative: bool = False, draw: int = 0) -> int:
+def shift_right(
+    magnitude: int,
+    bits: int,
+    rounding: Rounding,
+    negative: bool = False,
+    draw: int = 0,
+    draw_bits: int | None = None,
+) -> int:
     """Return `magnitude / 2**bits`, rounded to a whole number.
 
     `magnitude` is not negative; `negative` is the sign of the value it belongs to, which matters to `up` and `down`.
-    A negative `bits` shifts left, which loses nothing. `draw` matters to `stochastic` alone: a random whole number,
-    uniform in [0, 2**bits), which is added before the bits are cut off.
+    A negative `bits` shifts left, which loses nothing. `draw` matters to `stochastic` alone: a random whole number, uniform in
+    [0, 2**draw_bits) (default: in [0, 2**bits)). It is added to the bits that are lost, of which the first `draw_bits` count,
+    before they are cut off.
     """
     if bits <= 0:
         return magnitude << -bits
@@ -58,7 +67,7 @@ def shift_right(magnitude: int, bits: int, rounding: Rounding, negative: bool = 
         case Rounding.TO_ODD:
             return quotient | (lost > 0)
         case Rounding.STOCHASTIC:
-            return (magnitude + draw) >> bits
+            return (magnitude + (draw if draw_bits is None else draw << bits >> draw_bits)) >> bits
 
 
 def round_integer(x: Floats, rounding: Rounding, out: Floats | None = None) -> Any:

@@ -51,12 +51,12 @@ FormatRef = Annotated[Format, BeforeValidator(_format), PlainSerializer(_format_
 
 
 def _deterministic(rounding: Any) -> Any:
-    """Refuse `stochastic`: neither an instruction nor a cast has a random operand."""
+    """Refuse `stochastic`: random bits are drawn for the registers of stages alone."""
     if rounding in _ROUNDINGS:
         return rounding
     hint = suggest(str(rounding), _ROUNDINGS) or f"one of: {', '.join(_ROUNDINGS)}"
     if rounding == Rounding.STOCHASTIC:
-        raise at(message="nothing here draws random numbers: `stochastic` is for `encode_array` alone", hint=hint)
+        raise at(message="nothing here draws random numbers: `stochastic` is for the `result` of a stage", hint=hint)
     raise at(message=f"`{rounding}` is not allowed here", hint=hint)
 
 
@@ -65,6 +65,10 @@ Deterministic = Annotated[
     Rounding, BeforeValidator(_deterministic), WithJsonSchema({"enum": _ROUNDINGS, "type": "string"})
 ]
 """A rounding mode that needs no random numbers."""
+
+
+def _known(rounding: Any) -> Any:
+    return rounding if rounding == Rounding.STOCHASTIC else _deterministic(rounding)
 
 
 class Spec(BaseModel):
@@ -78,8 +82,12 @@ class Register(Spec):
 
     format: FormatRef
     """Format the value is rounded to."""
-    rounding: Deterministic
+    rounding: Annotated[Rounding, BeforeValidator(_known)]
     """Rounding mode."""
+    random_bits: Annotated[int, Range(1, 32)] | None = None
+    """Random bits of a `stochastic` rounding: as many of the first bits below the last place count, and a random number of
+    that many bits is added to them. It is the upper bits of Philox4x32-10's first word; the key is the seed, an operand; the
+    counter is the element's row and column, the number of the stage's block along K, and the number of the register."""
     overflow: Overflow | None = None
     """Result for a value beyond the largest finite number; default: the format's own rule."""
     subnormals: Literal["keep", "flush"] = "keep"
@@ -87,6 +95,16 @@ class Register(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> Register:
+        if (self.rounding is Rounding.STOCHASTIC) != (self.random_bits is not None):
+            known = self.random_bits is not None
+            message = f"`random_bits` has no meaning with rounding `{self.rounding}`"
+            raise at(
+                "random_bits" if known else "rounding",
+                message=message if known else "`stochastic` draws random bits: `random_bits` must say how many",
+                hint="rounding: stochastic" if known else "for instance `random_bits: 16`",
+            )
+        if self.random_bits is not None and self.format.kind == "integer":
+            raise at("rounding", message="integer sums are whole: nothing is rounded", hint="rounding: nearest-even")
         if self.subnormals == "flush" and self.format.kind == "integer":
             raise at("subnormals", message="an integer has no subnormals")
         if self.overflow == "wrap" and self.format.kind != "integer":

@@ -31,7 +31,15 @@ PLACES = {
 }
 """Models of the language in the order of the page, each with the path of its fields in a file."""
 
-LABELS = {"a": "A", "b": "B", "c": "C", "scale_a": "scale of A", "scale_b": "scale of B", "positions": "positions"}
+LABELS = {
+    "a": "A",
+    "b": "B",
+    "c": "C",
+    "scale_a": "scale of A",
+    "scale_b": "scale of B",
+    "positions": "positions",
+    "seed": "seed",
+}
 """Operands as the page calls them."""
 
 
@@ -74,8 +82,9 @@ def computed(example: dict[str, Any], with_change: bool = True) -> int:
         positions = np.array(example["positions"], np.uint8).reshape(
             (1, -1) if made.sparsity.operand == "a" else (-1, 1)
         )
+    seed = example.get("seed") if made.is_stochastic else None
     operands = a.reshape(1, -1), b.reshape(-1, 1), c.reshape(1, 1)
-    d = matmul(made, *operands, **scales, positions=positions, engine="golden")
+    d = matmul(made, *operands, **scales, positions=positions, seed=seed, engine="golden")
     return int(np.asarray(d).view(f"u{made.accumulator.storage_bits // 8}")[0, 0])
 
 
@@ -166,7 +175,7 @@ def _shown(example: dict[str, Any]) -> Iterator[str]:
     yield "```"
     yield ""
     made = instruction(example.get("with", {}), example["change"])
-    own = [name for name in ("a", "b", "c", "scale_a", "scale_b", "positions") if name in example]
+    own = [name for name in LABELS if name in example]
     told = f"{_operands(example, own)}: " if own else ""
     text = f"{told}D = {number(made.accumulator, computed(example))}"
     if "before" in example:

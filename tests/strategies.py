@@ -60,20 +60,23 @@ def operand_formats(draw, others=()):
 
 
 @st.composite
-def registers(draw, names=REGISTERS):
-    """Draw a register, with a named format or any other."""
+def registers(draw, names=REGISTERS, stochastic=False):
+    """Draw a register, with a named format or any other; `stochastic`: one that may draw random bits."""
     fmt = named(draw(st.sampled_from(names))) if draw(st.integers(0, 2)) else draw(float_formats(8, 26))
     rules = [None, "saturate"] + ["infinity", "ieee"] * fmt.infinity + ["nan"] * (fmt.nan_code is not None)
-    return {
+    register = {
         "format": fmt,
         "rounding": draw(st.sampled_from(MODES)),
         "overflow": draw(st.sampled_from(rules)),
         "subnormals": draw(st.sampled_from(["keep", "keep", "flush"])),
     }
+    if stochastic and draw(st.integers(0, 3)) == 0:
+        register |= {"rounding": "stochastic", "random_bits": draw(st.sampled_from([1, 2, 10, 23, 32]))}
+    return register
 
 
 @st.composite
-def stages(draw, terms, last, interleave=None):
+def stages(draw, terms, last, interleave=None, stochastic=False):
     stage = {"terms": terms, "zero": draw(st.sampled_from(["positive", "ieee"]))}
     if interleave:
         stage["interleave"] = interleave
@@ -96,9 +99,9 @@ def stages(draw, terms, last, interleave=None):
         stage["chain"] = chain
         count = draw(st.integers(1, 2)) if chain else draw(st.integers(0, 1))
     if count:
-        stage["result"] = [draw(registers()) for _ in range(count)]
+        stage["result"] = [draw(registers(stochastic=stochastic)) for _ in range(count)]
         if last:
-            stage["result"][-1] = draw(registers(NARROW))
+            stage["result"][-1] = draw(registers(NARROW, stochastic))
     if not count:
         stage["exponent"] = draw(st.sampled_from([None, None, None, 0, -3, 40, -700]))
     return stage
@@ -130,17 +133,18 @@ WHOLE = [named("int32"), named("int16"), Format(name="i", kind="integer", mantis
 def instructions(draw):
     """A valid instruction with a floating-point D and one to three stages, perhaps interleaved, perhaps scaled.
 
-    In some, operands are integers, and so are registers of sums of integers.
+    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits.
     """
     others = draw(st.sampled_from([(), (), INTEGERS]))
     a, b = draw(operand_formats(others)), draw(operand_formats(others))
+    stochastic = draw(st.integers(0, 3)) == 0
     depth = draw(st.integers(1, 3))
     sizes = [draw(st.sampled_from([1, 2, 4, 8])) for _ in range(depth)]
     body, span, parts = {}, 1, 1
     for i, terms in enumerate(sizes):
         interleave = interleaved(draw, terms) if i == 0 else None
         parts = 2 if interleave else parts
-        stage = draw(stages(terms, last=i == depth - 1, interleave=interleave))
+        stage = draw(stages(terms, last=i == depth - 1, interleave=interleave, stochastic=stochastic))
         body[f"s{i}"] = stage
         span *= terms * (stage.get("chain") or 1)
     onto = draw(st.sampled_from([None, None, "products", *list(body)[:-1]]))
@@ -224,7 +228,7 @@ def integer_instructions(draw):
 @st.composite
 def sparse_instructions(draw):
     """A valid instruction of any kind with structured sparsity in A or in B."""
-    spec = draw(st.one_of(instructions(), integer_instructions()))
+    spec = draw(st.one_of(instructions(), integer_instructions()).filter(lambda spec: not spec.is_stochastic))
     kept, of, run = draw(st.sampled_from([(1, 2, 1), (2, 4, 1), (2, 4, 2), (1, 4, 1), (3, 5, 1), (1, 2, 4)]))
     fill = lcm(spec.shape.k, kept * run)
     data = spec.model_dump() | {

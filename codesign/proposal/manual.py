@@ -15,6 +15,7 @@ _ROUNDING = {
     "up": "up",
     "down": "down",
     "to-odd": "to odd (a sticky last bit)",
+    "stochastic": "stochastically",
 }
 
 
@@ -49,7 +50,12 @@ def _synopsis(spec: Instruction) -> tuple[str, ...]:
     line = (
         f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
     )
-    return (line, *([spec.description] if spec.description else []))
+    seed = (
+        ["Random bits are the upper bits of Philox4x32-10 (row, column, block, register) under the seed, a 64-bit operand."]
+        if spec.is_stochastic
+        else []
+    )
+    return (line, *([spec.description] if spec.description else []), *seed)
 
 
 def _picked(sparsity: Sparsity) -> str:
@@ -192,6 +198,7 @@ def _register(register: Register) -> str:
     if register.format.kind == "integer":
         return f"{register.format.name} ({'wrapping around' if overflow == 'wrap' else 'clamped'})"
     words = f"{register.format.name} {_ROUNDING[str(register.rounding)]}"
+    words += f" with {register.random_bits} random bits" if register.random_bits else ""
     words += ", subnormals flushed to a zero of their sign" if register.subnormals == "flush" else ""
     return (
         words

@@ -117,6 +117,9 @@ class GemmRecipe(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> GemmRecipe:
+        if self.instruction is not None and self.instruction.is_stochastic:
+            message = "training takes no instruction that rounds stochastically: nothing gives it a seed"
+            raise at("instruction", message=message, hint="another rounding of its registers")
         if self.instruction is None:
             if self.promote_every:
                 raise at("promote_every", message="FP32 sums need no promotion", hint="an instruction, or leave it out")

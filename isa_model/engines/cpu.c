@@ -15,6 +15,7 @@ enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, MATRICES };
 typedef struct {
   long m, n, k, rows;    /* sizes, and rows of a tile */
   const long *strides;   /* elements to the next row and to the next column, of every matrix */
+  unsigned long long seed;
   char *const *codes;    /* first code of each matrix; null for scales that the instruction does not take */
   atomic_long next;      /* next free tile */
   atomic_int failed;
@@ -146,7 +147,7 @@ static void tile(const Job *job, Buffers *x, long row, long column) {
       for (long i = 0; i < rows; ++i)
         for (long j = from; j < from + BURST && j < depth; j += STEP)
           step(k + j, k, x->a + i * CHUNK, x->ea + i * CHUNK, x->b, x->eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A,
-               x->sb, x->esb, x->c + i * W);
+               x->sb, x->esb, x->c + i * W, row + i, column, job->seed);
   }
   for (long i = 0; i < rows; ++i) {
     code_d *restrict d = (code_d *)job->codes[OF_D] + (row + i) * job->n + column;
@@ -171,11 +172,11 @@ static void *work(void *argument) {
   return NULL;
 }
 
-/* Write D from the codes of A, B, C and scales. Return whether memory ran out. */
-int run(long m, long n, long k, int threads, const long *strides, char *const *codes) {
+/* Write D from the codes of A, B, C and scales; `seed` is that of random bits. Return whether memory ran out. */
+int run(long m, long n, long k, int threads, unsigned long long seed, const long *strides, char *const *codes) {
   long rows = ROWS; /* large tiles read less; many small ones spread more evenly over threads */
   while (rows > 32 && tiles_of(m, rows) * tiles_of(n, W) < 4L * threads) rows /= 2;
-  Job job = {m, n, k, rows, strides, codes};
+  Job job = {m, n, k, rows, strides, seed, codes};
   pthread_t others[MOST_THREADS];
   int started = 0;
   while (started < threads - 1 && started < MOST_THREADS && !pthread_create(&others[started], NULL, work, &job))

@@ -41,20 +41,28 @@ MOST_LINES = 4000
 
 
 def matmul(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+    seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
-    return prepared(spec)(a, b, c, scale_a, scale_b)
+    return prepared(spec)(a, b, c, scale_a, scale_b, seed)
 
 
 def prepared(spec: Instruction, width: int = WIDTH) -> Callable[..., Codes]:
     """Return `matmul` for one spec, compiled once for many small products. Raises as `matmul` does."""
     function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
-    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
+    def multiply(
+        a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None, seed: int = 0
+    ) -> Codes:
         (m, n), k = c.shape, a.shape[1]
         d = np.empty((m, n), dtype)
         matrices = [a, b, c, d, scale_a, scale_b]
@@ -64,6 +72,7 @@ def prepared(spec: Instruction, width: int = WIDTH) -> Callable[..., Codes]:
         failed = function(
             *(ctypes.c_long(size) for size in (m, n, k)),
             ctypes.c_int(threads),
+            ctypes.c_ulonglong(seed),
             (ctypes.c_long * len(strides))(*strides),
             (ctypes.c_void_p * len(pointers))(*pointers),
         )
@@ -121,6 +130,8 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         "SB(g, j)": "sb[((g) - k0 / GROUP_B_K) * W + j]",
         "ESB(g, j)": "esb[((g) - k0 / GROUP_B_K) * W + j]",
         "SCALES_FOLD": int(plan.scales_fold),
+        "ROW_OF(j)": "row",
+        "COLUMN_OF(j)": "(column + j)",
         "NUMBER_C(code)": _number(spec.c_format, spec.flush_inputs),
         "CODE_D(x)": f"({code_of(spec, 'x')})",
     }
@@ -143,7 +154,8 @@ def source(plan: Plan, width: int = WIDTH) -> str:
             *(f"typedef {c_type} {name};" for name, c_type in types.items()),
             "static void step(int k, int k0, const lane *restrict a, const short *restrict ea, const lane *restrict b,",
             "                 const short *restrict eb, const double *restrict sa, const int *restrict esa,",
-            "                 const double *restrict sb, const int *restrict esb, double *restrict state) {",
+            "                 const double *restrict sb, const int *restrict esb, double *restrict state,",
+            "                 unsigned row, unsigned column, unsigned long long seed) {",
             step(Cpu(plan)),
             "}",
             (here / "cpu.c").read_text(),

@@ -5,6 +5,8 @@
 #define ESA(g, j) esa[(long)(g) * lda + ROW(j)]
 #define SB(g, j) sb[(long)(g) * ldb + COLUMN(j)]
 #define ESB(g, j) esb[(long)(g) * ldb + COLUMN(j)]
+#define ROW_OF(j) (row + ROW(j))
+#define COLUMN_OF(j) (column + COLUMN(j))
 #define AT(j) ((long)ROW(j) * ldb + COLUMN(j)) /* offset in C and D from the thread's first element */
 
 /* Load N neighbours, 16 bytes at a time; the address is a multiple of their size. */

@@ -52,6 +52,11 @@ class CudaTarget(Target):
         spec = self.plan.spec
         return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
 
+    @property
+    def seed(self) -> str:
+        """Parameter of a kernel that draws random bits."""
+        return "unsigned long long seed, " if self.plan.spec.is_stochastic else ""
+
     def source(self) -> str:
         """Return the CUDA file of the plan, with a kernel `run`."""
         raise NotImplementedError
@@ -115,7 +120,7 @@ class CudaCores(CudaTarget):
  * For float lanes: ma, mb: -1 where the number is negative; na, nb: the same, 32 of K in a word; fa, fb: whether
  * something is not finite in a step. */
 extern "C" __global__ void __launch_bounds__({self.threads}, 2)
-run(int lda, int ldb, int k_end, const lane *__restrict__ a, const unsigned *__restrict__ ea,
+run(int lda, int ldb, int k_end, {self.seed}const lane *__restrict__ a, const unsigned *__restrict__ ea,
     const lane *__restrict__ b, const short *__restrict__ eb, const double *__restrict__ sa,
     const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
     const int *__restrict__ ma, const int *__restrict__ mb, const unsigned *__restrict__ na,

@@ -153,7 +153,7 @@ class Emitter(CText):
         """Return the sum of block number `n` with the running value, put into the stage's register."""
         stage = self.stages[index]
         if index == 0 and self.plan.fused_products:
-            return self.fused_block(stage, self.block_code(n, k), running)
+            return self.fused_block(stage, self.block_code(n, k), running, self.number(0, n, k))
         numbers = self.terms(index, n)
         recipes = [self.product(f"{k} + {t}") if index == 0 else self.result(index - 1, t, k) for t in numbers]
 
@@ -168,11 +168,16 @@ class Emitter(CText):
                 known = self.let("int", f"larger({largest}, {-RANGE})", "known")
                 parts = [self.cut(index, self.to_odd(t.parts), known, stage.fraction_bits) for t in terms]
                 parts += self.cut_running(index, own, known, largest)
-            return self.summed(index, parts, largest)
+            return self.summed(index, parts, largest, self.number(index, n, k))
 
         return compute
 
-    def fused_block(self, stage: Stage, block: BlockCode, running: Recipe | None) -> Recipe:
+    def number(self, index: int, n: int, k: str) -> str:
+        """Return the C expression of the number along K of block `n` of a stage, counted from `k`."""
+        length = self.spec.products_per_result(index) // (self.stages[index].chain or 1)
+        return f"({k}) / {length} + {n}"
+
+    def fused_block(self, stage: Stage, block: BlockCode, running: Recipe | None, number: str) -> Recipe:
         """Return `block` for products that the target's loops sum straight from the operands."""
         plan = self.plan
         needs_exponent = stage.aligned or not stage.result
@@ -199,7 +204,7 @@ class Emitter(CText):
 
             def exact() -> TermCode:
                 own = running() if running else None
-                return self.summed(0, [f"{sums}[j]", *(own.parts if own else ())], largest_of(own))
+                return self.summed(0, [f"{sums}[j]", *(own.parts if own else ())], largest_of(own), number)
 
             return exact
 
@@ -218,7 +223,7 @@ class Emitter(CText):
             known = self.let("int", f"larger({largest}, {-RANGE})", "known")
             part = self.let("double", f"(double){sums}[j] * pow2({known} - {stage.fraction_bits})")
             own = running() if running else None
-            return self.summed(0, [part, *self.cut_running(0, own, known, largest)], largest)
+            return self.summed(0, [part, *self.cut_running(0, own, known, largest)], largest, number)
 
         return aligned
 
@@ -303,8 +308,11 @@ class Emitter(CText):
             kept = self.let("double", f"{dropped} ? {neutral(stage)} : {kept}", "c")
         return [kept]
 
-    def summed(self, index: int, parts: Sequence[str], largest: str) -> TermCode:
-        """Return the sum of the parts in the register, or handed up as it is (golden.exact_sum and golden.put)."""
+    def summed(self, index: int, parts: Sequence[str], largest: str, number: str) -> TermCode:
+        """Return the sum of the parts in the register, or handed up as it is (golden.exact_sum and golden.put).
+
+        `number` is the number of the block along K.
+        """
         stage, level = self.stages[index], self.plan.levels[index]
         if len(parts) > 1:
             in_one = self.plan.adds_in_one(index, len(parts))
@@ -322,16 +330,17 @@ class Emitter(CText):
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
             return TermCode(tuple(parts), exponent)
         value = self.to_odd(parts)
-        for register in stage.result if not self.plan.holds_terms(index) else ():
-            value = self.rounded(value, register, level.top)
+        registers = stage.result if not self.plan.holds_terms(index) else ()
+        for i, register in enumerate(registers, self.spec.register_number(index)):
+            value = self.rounded(value, register, level.top, f"philox(seed, ROW_OF(j), COLUMN_OF(j), {number}, {i})")
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
         return self.term(value, stage.result[-1].format)
 
     # -- registers ---------------------------------------------------------------------------------------------------
 
-    def rounded(self, value: str, register: Register, top: int = RANGE) -> str:
-        """Return a value, smaller than 2**top, rounded to a register."""
+    def rounded(self, value: str, register: Register, top: int = RANGE, word: str = "") -> str:
+        """Return a value, smaller than 2**top, rounded to a register; `word` is the random word of a stochastic one."""
         fmt, rounding = register.format, mode(register.rounding)
         overflow = register.overflow or fmt.overflow
         if fmt.kind == "integer":
@@ -343,9 +352,8 @@ class Emitter(CText):
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
-        return self.let(
-            "double", f"put({value}, {rounding}, OVER_{'NEVER' if never else overflow.upper()}, {flush}, {ends}){plus}"
-        )
+        how = f"put({value}, {rounding}" if not register.random_bits else f"put_random({value}, {word}, {register.random_bits}"
+        return self.let("double", f"{how}, OVER_{'NEVER' if never else overflow.upper()}, {flush}, {ends}){plus}")
 
     def term(self, value: str, fmt: Format) -> TermCode:
         """Return a number of a format as a term."""

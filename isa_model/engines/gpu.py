@@ -30,7 +30,13 @@ class NoGpu(ValueError):
 
 
 def matmul(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+    seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; arrays are numpy's.
 
@@ -44,13 +50,15 @@ def matmul(
         x = np.require(x, requirements=["C", "W"])  # torch warns about read-only arrays
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
-    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b))).cpu().numpy()
+    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b)), seed=seed).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 
 
 @in_ieee_mode
-def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None) -> Any:
+def matmul_on_device(
+    spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None, seed: int = 0
+) -> Any:
     """Return D as `matmul` does, for torch tensors of codes on the GPU (int8 to int64): int32 codes, int64 for FP64.
 
     Raises plan.Unsupported and NoGpu as `matmul` does, and ValueError for tensors of another shape, dtype or device. Bits of
@@ -71,10 +79,10 @@ def matmul_on_device(spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: 
         return _chained(spec, a, b, c)
     plan, way = _planned(spec)
     if way is not None and _is_hopper():
-        d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b)
+        d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b, seed)
         if d is not None:
             return d
-    return _on_cuda_cores(plan, a, b, c, scale_a, scale_b)
+    return _on_cuda_cores(plan, a, b, c, scale_a, scale_b, seed)
 
 
 def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> None:
@@ -146,7 +154,9 @@ _plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
 # -- on the Tensor Cores ---------------------------------------------------------------------------------------------
 
 
-def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+def _on_tensor_cores(
+    plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int
+) -> Any:
     """Return D computed on the Tensor Cores; None if only digits would do and operands are not finite."""
     torch, spec = _torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
@@ -176,7 +186,7 @@ def _on_tensor_cores(plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scal
         scales += [None, None] if scale is None else decode_scales(scale, codes.T if is_a else codes, columns, group)
     c_values = None if start is None else _start(target, start)
     arrays = [cut[0], powers[0], cut[1], powers[1], *scales, c_values]
-    return _run(target, m, n, (k, k // plan.first.terms), arrays)
+    return _run(target, m, n, (k, k // plan.first.terms, *_seeds(target, seed)), arrays)
 
 
 def _extent(start: Any) -> tuple[float, float]:
@@ -254,7 +264,7 @@ def _is_hopper() -> bool:
 # -- on CUDA cores ---------------------------------------------------------------------------------------------------
 
 
-def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int) -> Any:
     torch, spec, target = _torch(), plan.spec, CudaCores(plan)
     (m, k), n = a.shape, b.shape[1]
     lda, ldb = target.filled(m, n)
@@ -270,7 +280,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
     c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_inputs)
     arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, _start(target, c)]
-    return _run(target, m, n, (k,), arrays)
+    return _run(target, m, n, (k, *_seeds(target, seed)), arrays)
 
 
 def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
@@ -309,7 +319,12 @@ def _start(target: CudaTarget, c: Any) -> Any:
     return _padded(c.to(torch.float32 if target.state == "float" else torch.float64), *target.filled(*c.shape))
 
 
-def _run(target: CudaTarget, m: int, n: int, sizes: tuple[int, ...], arrays: list[Any]) -> Any:
+def _seeds(target: CudaTarget, seed: int) -> tuple[Any, ...]:
+    """Return the seed as a kernel that draws random bits takes it."""
+    return (np.array(seed, np.uint64).astype(np.int64)[()],) if target.seed else ()
+
+
+def _run(target: CudaTarget, m: int, n: int, sizes: tuple[Any, ...], arrays: list[Any]) -> Any:
     """Return D (m, n) of a target's kernel, in int32."""
     torch = _torch()
     lda, ldb = target.filled(m, n)

@@ -156,7 +156,7 @@ class Plan:
             result = summed
             for register in stage.result:
                 result = _of_format(register.format)
-                _check_register(register.format)
+                _check_register(register.format, register.random_bits or 0)
             level = self._scaled(result, index, scale_levels)
         self.narrow = self._narrow()
 
@@ -313,9 +313,9 @@ def _widest(x: Level, y: Level) -> Level:
     return Level(max(x.bits, y.bits), min(x.lsb, y.lsb), max(x.top, y.top), max(x.growth, y.growth))
 
 
-def _check_register(fmt: Format) -> None:
-    if fmt.mantissa_bits > LANE_BITS - (3 if fmt.kind == "float" else 1):
-        raise Unsupported(f"{fmt.name} is as wide as the lanes")
+def _check_register(fmt: Format, random_bits: int = 0) -> None:
+    if fmt.mantissa_bits + random_bits > LANE_BITS - (3 if fmt.kind == "float" else 1):
+        raise Unsupported(f"{fmt.name}{' with its random bits' if random_bits else ''} is as wide as the lanes")
 
 
 def _in_range(level: Level) -> Level:

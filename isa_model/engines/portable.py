@@ -35,6 +35,7 @@ from isa_model.float64 import (
     two_product,
 )
 from isa_model.instruction import Instruction
+from isa_model.philox import philox
 from isa_model.rounding import round_integer
 from isa_model.stage import Stage
 
@@ -54,7 +55,13 @@ class Value:
 
 
 def matmul(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Codes | None = None,
+    scale_b: Codes | None = None,
+    seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
@@ -71,7 +78,8 @@ def matmul(
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
-            values = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns]).d()
+            tile = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner)
+            values = tile.d()
             codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
                 codes[np.isnan(values)] = spec.nan_code
@@ -98,10 +106,13 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage."""
 
-    def __init__(self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64) -> None:
+    def __init__(
+        self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64, seed: int = 0, corner: tuple[int, int] = (0, 0)
+    ) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.stages = plan.stages
-        self.shape = c.shape
+        self.shape, self.seed = c.shape, seed
+        self.rows, self.columns = (np.arange(n, dtype=np.uint64) + np.uint64(i) for n, i in zip(c.shape, corner, strict=True))
         self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
@@ -113,6 +124,11 @@ class OperandTile:
 
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
+    def words(self, block: int, register: int) -> NDArray[np.uint64]:
+        """Return the random words of every element of the tile."""
+        words: NDArray[np.uint64] = philox(self.seed, self.rows[:, None], self.columns[None, :], block, register)
+        return words
+
     def results(self, index: int) -> Iterator[Value]:
         """Yield the results of stage number `index` along K (-1: the products)."""
         if index < 0:
@@ -120,13 +136,13 @@ class OperandTile:
             return
         stage, last = self.stages[index], index == len(self.stages) - 1
         start = self.c if last else Value([np.zeros(self.shape)], np.full(self.shape, NO_EXPONENT, np.int32))
-        running, steps, count = start, 0, 0
+        running, steps, count, number = start, 0, 0, 0
         of_an_instruction = self.spec.shape.k // self.spec.span
         for block in self.blocks(index):
             if last and steps and steps % of_an_instruction == 0:
                 running = self.reread(running)
-            value = self.put(stage, *self.add(index, block, running if stage.accumulator else None))
-            running, steps = value, steps + 1
+            value = self.put(index, number, *self.add(index, block, running if stage.accumulator else None))
+            running, steps, number = value, steps + 1, number + 1
             if not last and steps == (stage.chain or 1):
                 yield self.scaled(value, count * self.spec.products_per_result(index), index)
                 running, steps, count = start, 0, count + 1
@@ -308,8 +324,9 @@ class OperandTile:
             total += np.add.reduce(product, axis=0, initial=neutral)
         return total
 
-    def put(self, stage: Stage, parts: list[Float64], largest: Exponents) -> Value:
-        """Return the sum rounded into the stage's register, or handed up as it is (golden.put)."""
+    def put(self, index: int, number: int, parts: list[Float64], largest: Exponents) -> Value:
+        """Return the sum of block `number` rounded into the stage's register, or handed up as it is (golden.put)."""
+        stage = self.stages[index]
         if not stage.result:
             if stage.zero == "positive":
                 parts = [parts[0] + 0.0, *parts[1:]]
@@ -317,8 +334,8 @@ class OperandTile:
                 largest = np.where(largest == NO_EXPONENT, NO_EXPONENT, stage.exponent).astype(np.int32)
             return Value(parts, largest)
         value = to_odd(parts)
-        for register in stage.result:
-            value = round_to(value, register)
+        for i, register in enumerate(stage.result, self.spec.register_number(index)):
+            value = round_to(value, register, self.words(number, i) if register.random_bits else None)
         if stage.zero == "positive":
             value = value + 0.0
         return Value([value], exponent_of(value, stage.result[-1].format))

@@ -162,6 +162,35 @@ FN double put(double x, int rounding, int overflow, int flush, int min_exponent,
   return y;
 }
 
+/* The first word of Philox4x32-10: isa_model/philox.py. */
+FN unsigned philox(unsigned long long seed, unsigned row, unsigned column, unsigned block, unsigned number) {
+  unsigned x0 = row, x1 = column, x2 = block, x3 = number, k0 = (unsigned)seed, k1 = (unsigned)(seed >> 32);
+  for (int i = 0; i < 10; ++i) {
+    const unsigned long long p = 0xD2511F53ull * x0, q = 0xCD9E8D57ull * x2;
+    x0 = (unsigned)(q >> 32) ^ x1 ^ k0;
+    x2 = (unsigned)(p >> 32) ^ x3 ^ k1;
+    x1 = (unsigned)q;
+    x3 = (unsigned)p;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return x0;
+}
+
+/* A value rounded stochastically to a register, with the upper `bits` of a random word. */
+FN double put_random(double x, unsigned word, int bits, int overflow, int flush, int min_exponent, int max_exponent,
+                     int mantissa_bits, double largest) {
+  const int low = larger(min_exponent, -900), e = smaller(larger(leading(x), low), max_exponent + 1);
+  const int unit = e - mantissa_bits;
+  const double steps = trunc(fabs(x) * pow2(-unit) * pow2(bits)) + (double)(word >> (32 - bits));
+  double y = copysign(trunc(steps * pow2(-bits)), x) * pow2(unit);
+  if (flush) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y;
+  const double limit = overflow == OVER_SATURATE ? largest : overflow == OVER_NAN ? NAN : INFINITY;
+  y = (overflow != OVER_NEVER) & (fabs(y) > largest) ? copysign(limit, y) : y;
+  if (flush & (max_exponent < min_exponent)) y = fabs(y) < pow2(min_exponent) ? copysign(0.0, y) : y; /* all subnormal */
+  return y;
+}
+
 /* A step in single precision, for sums of at most 24 bits in registers with FP32's exponents. */
 
 FN int alignf(float x) {

@@ -69,7 +69,7 @@ class TensorCores(CudaTarget):
 /* cut_a, cut_b: numbers, BF16 or the upper halves of FP64; max_a, max_b: powers of two of their exponents, BF16; packed
  * as `Fragments` says. sa, esa, sb, esb: group scales, K first. blocks: blocks of the first stage along K. */
 extern "C" __global__ void __launch_bounds__({self.threads}, {self.way.blocks_per_multiprocessor})
-run(int lda, int ldb, int k_end, int blocks, const unsigned *__restrict__ cut_a, const unsigned *__restrict__ max_a,
+run(int lda, int ldb, int k_end, int blocks, {self.seed}const unsigned *__restrict__ cut_a, const unsigned *__restrict__ max_a,
     const unsigned *__restrict__ cut_b, const unsigned *__restrict__ max_b, const double *__restrict__ sa,
     const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
     const {self.state} *__restrict__ c, unsigned *__restrict__ d) {{

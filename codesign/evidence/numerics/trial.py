@@ -137,7 +137,7 @@ class Trial:
         for seed in range(len(d)):
             scale_a = None if a.scales is None else a.scales[seed]
             scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
-            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b)
+            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b, seed)
             d[seed] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.values.sum(axis=2, dtype=np.float64) + x.zero * x.values.shape[2] for x in (a, b))
@@ -210,15 +210,16 @@ class Trial:
 
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:
-    """Return a function from codes of A (M, K), B (K, N) and their scales to codes of D: compiled, or else `matmul`."""
+    """Return a function from codes of A (M, K), B (K, N), their scales and a seed to codes of D: compiled, or else `matmul`."""
     import numpy as np
 
     from isa_model.engines import cpu
     from isa_model.engines.plan import Unsupported
     from isa_model.matmul import matmul
 
-    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any) -> Any:
-        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b)
+    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int) -> Any:
+        own = seed if instruction.is_stochastic else None
+        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b, seed=own)
         return d.view(code_dtype(instruction.accumulator))
 
     try:
@@ -226,7 +227,7 @@ def multiplier(instruction: Instruction) -> Callable[..., Any]:
     except (cpu.NoCompiler, Unsupported):
         return portable
     dtype = code_dtype(instruction.c_format)
-    return lambda a, b, scale_a, scale_b: compiled(a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b)
+    return lambda a, b, *scales_and_seed: compiled(a, b, np.zeros((len(a), b.shape[1]), dtype), *scales_and_seed)
 
 
 def _exact(a: Any, b: Any) -> Float64:

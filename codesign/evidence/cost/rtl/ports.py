@@ -70,6 +70,11 @@ def check(spec: Instruction) -> None:
         raise InputError.of(
             f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
         )
+    if spec.is_stochastic:
+        raise InputError.of(
+            f"{spec.name}: a register that rounds stochastically is not supported in hardware",
+            "the same instruction with another rounding, which has all but the generator and the adder of random bits",
+        )
     for index, (name, stage) in enumerate(spec.stages.items()):
         whole = any(register.format.kind == "integer" for register in stage.result)
         if whole and not spec.is_integer and not (index == 0 and sums_integers(spec)):
