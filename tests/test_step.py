@@ -1,5 +1,6 @@
 """A whole layer's step: its sum, a proposal's speedup, and Amdahl's ceiling."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from codesign.__main__ import run
 from codesign.commands import step as table
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
-from codesign.evidence.timing import amdahl, layer_step, times
+from codesign.evidence.timing import amdahl, layer_step, network, times
 from codesign.evidence.timing import source as evidence
 from codesign.evidence.timing.layer_step import KINDS, Assumptions, LayerStep, Transfer, Work, bf16_ceiling, limit
 from codesign.evidence.timing.model import Stream
@@ -298,3 +299,15 @@ def test_the_step_of_another_gpu_is_asked_for_by_name(capsys):
     with pytest.raises(InputError, match="B200") as refused:
         table.step("deepseek-v3", gpu="B200")
     assert "NVIDIA H200" in str(refused.value.problems[0].hint)
+
+
+def test_the_network_within_a_node_is_as_measured():
+    """The line through the exchanges of the record is within 5 % of each; sending nothing takes no time."""
+    link = network.measured()
+    record = json.loads((network.FOLDER / "exchange-h200-x2.json").read_text())
+    for row in record["rows"]:
+        assert link.us(row["bytes"]) == pytest.approx(row["exchange"]["us"], rel=link.worst + 1e-9)
+    assert link.worst < 0.05
+    assert link.us(0) == 0
+    assert link.sms == 32
+    assert Assumptions().nvlink == link

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from codesign.evidence.timing.layer_step import KINDS, OTHERS, Assumptions, LayerStep, faster, layer, limit
+from codesign.evidence.timing.layer_step import KINDS, Assumptions, LayerStep, faster, layer, limit, others
 from codesign.evidence.timing.operations import (
     NO_MODEL,
     Multiply,
@@ -64,7 +64,7 @@ class Gain:
     @cached_property
     def cases(self) -> tuple[tuple[str, str, tuple[LayerStep, LayerStep]], ...]:
         """Each alternative assumption with its name, its value and both sides."""
-        return tuple((a, other, self.sides(there)) for a, others in OTHERS.items() for other, there in others.items())
+        return tuple((a, other, self.sides(there)) for a, cases in others().items() for other, there in cases.items())
 
     @cached_property
     def speedup(self) -> tuple[float, float, float]:

@@ -2,18 +2,20 @@
 
 GEMMs, casts and transposes of Linears are timed by the timing model, or measured if a record has them. The rest is assumed:
 attention runs at a share of the measured BF16 ceiling, element-wise kernels at the bandwidth of casts, dispatch and combine
-at the effective bandwidths that DeepSeek reports, and computation hides communication. Embedding and output head, pipeline
-bubbles and transfers, and the reduction of gradients over data-parallel GPUs are left out, since they belong to no layer; so is
-recomputation in the backward pass, which depends on the memory available.
+over InfiniBand at the bandwidth that DeepSeek reports and over NVLink as measured, and computation hides communication.
+Embedding and output head, pipeline bubbles and transfers, and the reduction of gradients over data-parallel GPUs are left out,
+since they belong to no layer; so is recomputation in the backward pass, which depends on the memory available.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from math import fsum
 
 from codesign.evidence.timing.model import Product, Stream
+from codesign.evidence.timing.network import Link, measured
 from codesign.evidence.timing.time_comparison import TimedPart
 from codesign.evidence.timing.times import Timer
 from codesign.evidence.traffic.count import Scheme, TrafficAssumptions, copies
@@ -55,43 +57,54 @@ class Assumptions:
     """SMs occupied by communication while it runs (DSV3 3.2.2), unless an engine does it."""
     infiniband: float = 40e3
     """Bandwidth of a GPU to other nodes, in bytes per us: 40 GB/s of the 50 of a 400 Gbit/s card (ISCA)."""
-    nvlink: float = 160e3
-    """Bandwidth within a node, in bytes per us: 160 GB/s of the 200 of an H800 (ISCA)."""
+    nvlink: Link = field(default_factory=measured)
+    """Exchange within a node: as measured (kernels/records/exchange-*.json)."""
     micro_batches: int = 120
     """Micro-batches per step of the optimizer: 15,360 sequences over 128 data-parallel ranks (DSV3 4.2 and 3.2)."""
 
 
-OTHERS: Mapping[str, Mapping[str, Assumptions]] = {
-    "rate of attention, of the BF16 ceiling": {
-        "0.95 forward, 0.75 backward": Assumptions(attention_forward=0.95, attention_backward=0.75),
-        "0.55 forward, 0.45 backward": Assumptions(attention_forward=0.55, attention_backward=0.45),
-    },
-    "bytes of element-wise kernels": {"1.5 times": Assumptions(element_wise=1.5)},
-    "communication behind computation": {"not hidden": Assumptions(hidden=False)},
-    "SMs that communication holds": {
-        "none": Assumptions(held=0),
-        "6 (DeepEP V2)": Assumptions(held=6),
-    },
-    "InfiniBand": {"50 GB/s, its rate": Assumptions(infiniband=50e3)},
-    "NVLink": {"400 GB/s (an H100's 450)": Assumptions(nvlink=400e3)},
-    "micro-batches to a step of the optimizer": {"8": Assumptions(micro_batches=8)},
-}
-"""Alternative assumptions, changed one at a time."""
+H800 = Link(start_us=0.0, rate=160e3)
+"""NVLink of an H800: 160 GB/s of its 200 (ISCA)."""
 
 
-METHOD = (
-    "A whole layer's step adds to its Linears what no record measures, all of it assumed. Attention: causal, "
-    f"{Assumptions.attention_forward:g} (forward) and {Assumptions.attention_backward:g} (backward) of the measured BF16 "
-    "ceiling; FlashAttention-3 (arXiv 2407.08608) reports 740 TFLOP/s at its best. Norms, residuals, RoPE, router and SwiGLU: "
-    "bytes of fused kernels at the bandwidth of casts. Dispatch and combine: bytes as traffic counts them, at "
-    f"{Assumptions.infiniband / 1e3:g} GB/s over InfiniBand while {Assumptions.nvlink / 1e3:g} GB/s go over NVLink ({ISCA}), "
-    f"under computation as DualPipe has it ({DSV3}, 3.2.1), holding {Assumptions.held} SMs that GEMMs and attention then lack; "
-    "the interval reaches to none of it hidden. Optimizer and casts of weights: bytes for every weight on the GPU, once in "
-    f"{Assumptions.micro_batches} micro-batches. Left out: embedding and output head, pipeline bubbles, reduction of "
-    "gradients, recomputation.",
-    "The ceiling of a layer's speedup is Amdahl's: all that the proposal makes faster by over 2 % in no time, the rest as it "
-    "is; where the network then takes longer than computation, the step waits for it.",
-)
+@cache
+def others() -> Mapping[str, Mapping[str, Assumptions]]:
+    """Return the alternative assumptions, changed one at a time."""
+    return {
+        "rate of attention, of the BF16 ceiling": {
+            "0.95 forward, 0.75 backward": Assumptions(attention_forward=0.95, attention_backward=0.75),
+            "0.55 forward, 0.45 backward": Assumptions(attention_forward=0.55, attention_backward=0.45),
+        },
+        "bytes of element-wise kernels": {"1.5 times": Assumptions(element_wise=1.5)},
+        "communication behind computation": {"not hidden": Assumptions(hidden=False)},
+        "SMs that communication holds": {
+            "none": Assumptions(held=0),
+            "6 (DeepEP V2)": Assumptions(held=6),
+            f"{measured().sms} (NCCL, measured)": Assumptions(held=measured().sms),
+        },
+        "InfiniBand": {"50 GB/s, its rate": Assumptions(infiniband=50e3)},
+        "NVLink": {"160 GB/s (an H800's 200)": Assumptions(nvlink=H800)},
+        "micro-batches to a step of the optimizer": {"8": Assumptions(micro_batches=8)},
+    }
+
+
+def method() -> tuple[str, str]:
+    """Return what the step assumes, and what its ceiling is."""
+    link = measured()
+    return (
+        "A whole layer's step adds to its Linears what no record measures, all of it assumed. Attention: causal, "
+        f"{Assumptions.attention_forward:g} (forward) and {Assumptions.attention_backward:g} (backward) of the measured "
+        "BF16 ceiling; FlashAttention-3 (arXiv 2407.08608) reports 740 TFLOP/s at its best. Norms, residuals, RoPE, router "
+        "and SwiGLU: bytes of fused kernels at the bandwidth of casts. Dispatch and combine: bytes as traffic counts them, "
+        f"at {Assumptions.infiniband / 1e3:g} GB/s over InfiniBand ({ISCA}) and after {link.start_us:.0f} us at "
+        f"{link.rate / 1e3:.0f} GB/s over NVLink (measured: {link.source}; within {link.worst:.0%} of every row), under "
+        f"computation as DualPipe has it ({DSV3}, 3.2.1), holding {Assumptions.held} SMs that GEMMs and attention then "
+        "lack; the interval reaches to none of it hidden. Optimizer and casts of weights: bytes for every weight on the "
+        f"GPU, once in {Assumptions.micro_batches} micro-batches. Left out: embedding and output head, pipeline bubbles, "
+        "reduction of gradients, recomputation.",
+        "The ceiling of a layer's speedup is Amdahl's: all that the proposal makes faster by over 2 % in no time, the rest "
+        "as it is; where the network then takes longer than computation, the step waits for it.",
+    )
 
 
 @dataclass(frozen=True)
@@ -330,5 +343,5 @@ def _network(model: Model, scheme: Scheme, beside: Collection[str], assumed: Ass
     for step, carried in (("fprop", scheme.activation), ("dgrad", scheme.gradient)):
         for what, bits in (("dispatch", carried.dispatch), ("combine", carried.combine)):
             size = model.tokens * model.hidden * bits / 8
-            us = max(between * size / assumed.infiniband, within * size / assumed.nvlink)
+            us = max(between * size / assumed.infiniband, assumed.nvlink.us(within * size))
             yield Transfer(what, step, us, what not in beside)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from codesign.evidence.source import Source, Subject
+from codesign.evidence.timing import layer_step
 from codesign.evidence.timing.amdahl import Gain, gain
-from codesign.evidence.timing.layer_step import METHOD
 from codesign.evidence.timing.model import SHOWN, Constants, Product
 from codesign.evidence.timing.operations import (
     NO_MODEL,
@@ -65,7 +65,7 @@ class Timing(Source):
         try:
             gains = [gain(proposal, model, clock) for model in _models(proposal)]
             figures += [f for found in gains for f in _of_whole(about, found)]
-            method += METHOD if gains else ()
+            method += layer_step.method() if gains else ()
         except LookupError as reason:
             gains, method = [], (*method, f"No whole layer: {reason}.")
         shown = _sections(figures, plots(gemms, figures, clock.bench.gpu), tuple(map(layer_chart, gains)))
