@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import linear  # noqa: E402
 from codesign.evidence.training.experiments import arms, experiments  # noqa: E402
-from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.optimizer import AdamW  # noqa: E402
 from codesign.evidence.training.size import find_size  # noqa: E402
@@ -22,6 +20,8 @@ from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.load import load_proposal  # noqa: E402
 from codesign.proposal.recipe import Fprop, Recipe, load_recipe, parse_recipe  # noqa: E402
 from codesign.torch import engines  # noqa: E402
+from codesign.torch.arithmetic import Arithmetic  # noqa: E402
+from codesign.torch.linear import Rules, linear  # noqa: E402
 from codesign.torch.quantise import quantise  # noqa: E402
 from isa_model import InputError, matmul  # noqa: E402
 from isa_model.array_codec import encode_array  # noqa: E402
@@ -198,7 +198,7 @@ def test_a_linear_is_three_gemms_of_isa_model(arm):
     x = torch.randn(256, 128, generator=random).bfloat16().requires_grad_()
     w = (0.02 * torch.randn(384, 128, generator=random)).requires_grad_()
     dy = (1e-3 * torch.randn(256, 384, generator=random)).bfloat16()
-    y = linear.EmulatedLinear.apply(x, w, Arithmetic(recipe), None, torch.bfloat16)
+    y = linear(x, w, None, Rules(Arithmetic(recipe)))
     y.backward(dy)
     xs, ws, dys = x.detach().float().numpy(), w.detach().numpy(), dy.float().numpy()
     cached = reference_cast(recipe.cache.linear_input, xs).values().astype(np.float32)

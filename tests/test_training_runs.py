@@ -14,15 +14,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import engines, linear, loop  # noqa: E402
+from codesign.evidence.training import engines, loop  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
-from codesign.evidence.training.linear import Arithmetic  # noqa: E402
 from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
 from codesign.evidence.training.records import read  # noqa: E402
 from codesign.evidence.training.size import find_size, sizes  # noqa: E402
 from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
+from codesign.torch.arithmetic import Arithmetic  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
 from codesign.workloads.tensors import recorded  # noqa: E402
@@ -159,7 +159,7 @@ def test_the_chip_and_the_model_give_the_same_bits_in_a_training_step(arm, monke
             )
         return chip
 
-    monkeypatch.setattr(linear, "multiply", both)
+    monkeypatch.setattr(arithmetic, "multiply", both)
     monkeypatch.setattr(loop.Trainer, "_captured", lambda self: None)
     trainer = loop.Trainer(TrainingJob(arm, arms()[arm].resolved(), SMALL, 0, engine="native"))
     trainer.advance()

@@ -26,7 +26,6 @@ from codesign.workloads.tensors import CAPTURED
 from isa_model.diagnostics import SLUG, InputError, at, suggest, together
 from isa_model.instruction import Instruction
 from isa_model.library import changed, raw
-from isa_model.rounding import Rounding
 from isa_model.stage import Spec
 
 if TYPE_CHECKING:
@@ -165,17 +164,15 @@ class Proposal(Spec):
         from codesign.proposal.recipe import load_recipe
 
         rules = load_recipe(self.training.recipe, self.training.change)
-        rounding, columns = self.rule.scale_rounding or Rounding.UP, self.rule.weight_columns
+        bare = self.practice.quantisation.model_copy(update={"headroom": None})
         if variant == "today":
-            return rules.on(self.today, None, rounding, columns)
+            return rules.on(self.today, None, bare)
         if variant == "software":
             if self.practice.group and self.practice.name != "deepseek-v3":
                 raise InputError.of(f"no recipe trains as the baseline {self.practice.name} does")
             # A recipe with group scales promotes by itself; with one scale per tensor, promotion must be added.
-            return (
-                rules if self.practice.group else rules.on(self.today, self.practice.promote_every, rounding, columns)
-            )
-        recipe = rules.on(self.proposed(value), None, rounding, columns)
+            return rules if self.practice.group else rules.on(self.today, self.practice.promote_every, bare)
+        recipe = rules.on(self.proposed(value), None, self.rule)
         return recipe.summed_exactly() if variant == "exact" else recipe
 
     def merged(self, value: Value | None = None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from codesign.proposal.quantisation import scale_group
+from codesign.proposal.quantisation import WHOLE, Quantisation, cast_of
+from codesign.workloads.gemms import Role
 from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, Document, InputError, at, read_yaml, suggest
 from isa_model.explain import explain
@@ -23,12 +24,13 @@ from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import changed, is_known, is_path, merge, raw
 from isa_model.promotion import promoted
-from isa_model.rounding import Rounding
 from isa_model.stage import FormatRef, Spec
 
 FOLDER = Path(__file__).parent / "recipes"
 BLOCK = 128
 """Side of DeepSeek-V3's weight blocks and length of its tiles, in elements."""
+DEFAULT_RULE = Quantisation(weight_columns=BLOCK)
+"""Quantisation of operands on an instruction: weights in blocks if the groups of its scales divide them."""
 HOPPER = "hopper.wgmma.m64n256k32.f32.{a}.{b}"
 """Name of today's instruction; to be completed by its operand formats."""
 
@@ -69,6 +71,9 @@ class GemmRecipe(Spec):
     """Instruction that sums the products; null: FP32 sums in the library's order, which are not bit-exact."""
     promote_every: PositiveInt | None = None
     """Products along K that the instruction sums before promotion to FP32 on CUDA cores; null: all of K."""
+    tensor_scale: bool = False
+    """True if an operand with scales of a narrow range is first scaled in FP32 so that its largest group has the largest scale,
+    as for NVFP4."""
 
     @property
     def casts(self) -> tuple[Cast | None, Cast | None]:
@@ -108,9 +113,9 @@ class GemmRecipe(Spec):
         return both and pair == ("e4m3", "e4m3")
 
     def _scaled_lengths(self) -> tuple[int | None, int | None]:
-        """Return the elements along K that share a scale, of A and of B; None: no scale, or one for the whole tensor."""
+        """Return the elements along K that share a scale, of A and of B; None: no scale, or none that changes along K."""
         lengths = [
-            cast.group[k_axis] if cast and cast.group and cast.scale else None
+            cast.group[k_axis] if cast and cast.group and cast.scale and cast.group[k_axis] < WHOLE else None
             for cast, (_, k_axis) in zip(self.casts, self.OPERANDS, strict=True)
         ]
         return lengths[0], lengths[1]
@@ -157,7 +162,7 @@ class GemmRecipe(Spec):
         reach = inside.group[1 if side == "a" else 0]
         if cast is None or length is None or length % reach:
             raise at(field, message=f"the instruction takes a scale per {reach} of K; the cast has another group")
-        if cast.scale != inside.format:
+        if cast.scale is None or not inside.format.holds(cast.scale):
             scale = cast.scale.name if cast.scale else "none"
             raise at(field, message=f"the instruction takes scales in {inside.format.name}, the cast gives {scale}")
 
@@ -267,38 +272,32 @@ class Recipe(Spec):
         data = self.model_dump(mode="json", exclude={"recipe", "title", "source"})
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
             data[name]["instruction"] = None if gemm.instruction is None else computed_fields(gemm.instruction)
+            if not gemm.tensor_scale:
+                del data[name]["tensor_scale"]  # records are older than the field
         data["high_precision"] = sorted(data["high_precision"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def on(
-        self,
-        instruction: Instruction,
-        promote_every: int | None = None,
-        scale_rounding: Rounding = Rounding.UP,
-        weight_columns: int | None = BLOCK,
+        self, instruction: Instruction, promote_every: int | None = None, rule: Quantisation = DEFAULT_RULE
     ) -> Recipe:
-        """Return the recipe with all three GEMMs on one instruction, alone or promoted.
+        """Return the recipe with all three GEMMs on one instruction, alone or promoted, and operands quantised by `rule`.
 
         Operands are cast in the groups of the instruction's scales, or with one FP32 scale per tensor if it applies none.
-        `weight_columns` output features of a weight share a scale if the groups divide them; None: those of a group.
         """
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
             casts: dict[str, Cast | None] = {}
-            for side, (field, k_axis), old in zip("ab", gemm.OPERANDS, gemm.casts, strict=True):
+            for side, (field, k_axis) in zip("ab", gemm.OPERANDS, strict=True):
                 fmt = getattr(instruction, side)
                 scale: ScaleOperand | None = getattr(instruction.scale, side) if instruction.scale else None
-                casts[field] = None
-                if fmt == FORMATS["bf16"] and scale is None:
-                    continue
-                group = None
-                if scale is not None:
+                if scale is not None:  # of the stored tensor
                     along, across = scale.group if side == "b" else scale.group[::-1]
-                    group = scale_group(along, across, k_axis, weight_columns if field == "weight" else None)
-                kept = {} if old is None else {"rounding": old.rounding, "floor": old.floor}
-                form = scale.format if scale else FORMATS["fp32"]
-                casts[field] = Cast(to=fmt, group=group, scale=form, scale_rounding=scale_rounding, **kept)
-            changed[name] = type(gemm)(instruction=instruction, promote_every=promote_every, **casts)
+                    scale = ScaleOperand(group=(across, along) if k_axis == 1 else (along, across), format=scale.format)
+                role: Role = "weight" if field == "weight" else "gradient" if field == "gradient" else "activation"
+                cast = cast_of(rule, fmt, role, scale, k_axis)
+                casts[field] = None if fmt == FORMATS["bf16"] and cast.scale is None else cast
+            given = {"promote_every": promote_every, "tensor_scale": bool(rule.tensor_scale)}
+            changed[name] = type(gemm)(instruction=instruction, **given, **casts)
         return Recipe(**changed)
 
     def summed_exactly(self) -> Recipe:

@@ -1,10 +1,12 @@
-"""Engines that compute the GEMMs of training. The bit-exact model and the chip give the same bits.
+"""Engines that compute the GEMMs of a model. The bit-exact model and the chip give the same bits.
 
 A `GemmRecipe` defines the result; an engine computes it:
 
     torch    torch's matrix product with FP32 sums, for recipes without an instruction
     fp32     the same instead of an instruction's sums, if accumulation is not the question
     model    isa_model, for any instruction: compiled C on the CPU, compiled CUDA on a GPU
+    cpu      the compiled C, also for tensors on a GPU
+    gpu      the compiled CUDA; tensors must be on an NVIDIA GPU
     native   today's Hopper instructions, on a Hopper GPU
 """
 
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from codesign.proposal.quantisation import WHOLE
 from codesign.proposal.recipe import GemmRecipe
 from codesign.torch.quantise import QuantisedOperand, codes_of
 from isa_model.array_codec import code_dtype, decode_array
@@ -25,26 +28,31 @@ from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, ScaleOperand
 
-Engine = Literal["auto", "model", "native", "fp32"]
+Engine = Literal["auto", "model", "cpu", "gpu", "native", "fp32"]
+ENGINES = get_args(Engine)
 SIDE_STREAMS = 8
 """Number of CUDA streams on which the GEMMs of experts run concurrently."""
 BF16, FP32 = FORMATS["bf16"], FORMATS["fp32"]
 
 
 def engine_of(gemm: GemmRecipe, wanted: Engine, device: torch.device) -> str:
-    """Return the engine of a GEMM on a device: torch, fp32, model or native.
+    """Return the engine of a GEMM on a device: torch, fp32, model, cpu or native.
 
-    Raises InputError if `native` is wanted and cannot compute the GEMM.
+    Raises InputError if `native` or `gpu` is wanted and cannot compute the GEMM.
     """
     if gemm.spec is None or wanted == "fp32":
         return "torch" if gemm.spec is None else "fp32"
+    if wanted == "gpu" and device.type != "cuda":
+        raise InputError.of(f"engine gpu cannot compute on {device.type}", "move the model to the GPU, or engine cpu")
+    if wanted in ("model", "cpu", "gpu"):
+        return "cpu" if wanted == "cpu" else "model"
     can = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0) and gemm.on_hopper
     if wanted == "native" and not can:
         raise InputError.of(
             f"engine native cannot compute {gemm.spec.name} here",
             "it has Hopper's FP8 wgmma, alone with one scale per tensor or promoted every 128, on a Hopper GPU",
         )
-    return "native" if can and wanted != "model" else "model"
+    return "native" if can else "model"
 
 
 def multiply(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
@@ -54,12 +62,18 @@ def multiply(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine:
     if a.elements.dim() > 2:
         return _batched(gemm, a, b, engine)
     assert gemm.spec is not None
-    d = _native(gemm, a, b) if engine == "native" else _model(gemm.spec, a, b)
-    factors = [x.scales for x in (a, b) if x.scales is not None and x.group is None]
-    if factors:
-        # Scales of whole tensors are multiplied in FP32, and the product with D, as in torch._scaled_mm.
-        d = d * (factors[0] * factors[1] if len(factors) == 2 else factors[0])
+    d = _native(gemm, a, b) if engine == "native" else _model(gemm.spec, a, b, on_cpu=engine == "cpu")
+    outside = [x.scales for x, axis in ((a, 1), (b, 0)) if x.scales is not None and _constant(x.group, axis)]
+    for factors in (outside, [x.factor for x in (a, b) if x.factor is not None]):
+        if factors:
+            # Scales outside the sum are multiplied in FP32, and the product with D, as in torch._scaled_mm.
+            d = d * (factors[0] * factors[1] if len(factors) == 2 else factors[0])
     return d
+
+
+def _constant(group: tuple[int, int] | None, axis: int) -> bool:
+    """Return whether scales do not change along K, which is `axis`: the instruction does not apply them then."""
+    return group is None or group[axis] >= WHOLE
 
 
 def _batched(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
@@ -90,10 +104,11 @@ def _streams(device: int) -> list[torch.cuda.Stream]:
 
 def _each(x: QuantisedOperand) -> list[QuantisedOperand]:
     """Return the matrices of a batch."""
-    return [
-        QuantisedOperand(e, None if x.scales is None else x.scales[i], x.group, x.cast)
-        for i, e in enumerate(x.elements)
-    ]
+    return [QuantisedOperand(e, _at(x.scales, i), x.group, x.cast, _at(x.factor, i)) for i, e in enumerate(x.elements)]
+
+
+def _at(x: Tensor | None, i: int) -> Tensor | None:
+    return None if x is None else x[i]
 
 
 # -- torch -----------------------------------------------------------------------------------------------------------
@@ -111,7 +126,7 @@ def _sums(a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
 # -- isa_model -------------------------------------------------------------------------------------------------------
 
 
-def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
+def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand, on_cpu: bool = False) -> Tensor:
     """Return D of the bit-exact model in FP32. K is padded with zeros to whole instructions."""
     fill = -a.elements.shape[1] % spec.shape.k
     a_codes = torch.nn.functional.pad(_unsigned(a.codes()), (0, fill))
@@ -121,20 +136,21 @@ def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand) -> Tenso
     scales = [
         _instruction_scales(x, side, shape) for x, side, shape in zip((a, b), sides, ((m, k), (k, n)), strict=True)
     ]
-    if a.elements.is_cuda:
+    if a.elements.is_cuda and not on_cpu:
         from isa_model.engines import gpu
 
         codes = gpu.matmul_on_device(spec, a_codes, b_codes, None, *scales)
         return codes.view(torch.float32) if spec.accumulator == FP32 else _numbers(spec.accumulator, codes)
     formats = [spec.a, spec.b, *(side.format if side else FP32 for side in sides)]
     arrays = [
-        None if x is None else x.contiguous().numpy().view(code_dtype(fmt))
+        None if x is None else x.contiguous().cpu().numpy().view(code_dtype(fmt))
         for x, fmt in zip((a_codes, b_codes, *scales), formats, strict=True)
     ]
     d = _on_cpu(spec, np.zeros((m, n), code_dtype(spec.c_format)), *arrays)
+    where = a.elements.device
     if spec.accumulator == FP32:
-        return torch.from_numpy(d.view(np.float32))
-    return _numbers(spec.accumulator, torch.from_numpy(d))
+        return torch.from_numpy(d.view(np.float32)).to(where)
+    return _numbers(spec.accumulator, torch.from_numpy(d)).to(where)
 
 
 def _on_cpu(spec: Instruction, c: Any, a: Any, b: Any, *scales: Any) -> Any:
@@ -153,6 +169,8 @@ def _unsigned(codes: Tensor) -> Tensor:
 
 def _numbers(fmt: Format, codes: Tensor) -> Tensor:
     """Return the numbers of an accumulator's codes in FP32."""
+    if fmt.name == "int32":
+        return codes.view(torch.int32).float()
     raw_codes = codes.cpu().numpy().astype(code_dtype(fmt))
     return torch.from_numpy(decode_array(fmt, raw_codes)).float().to(codes.device)
 

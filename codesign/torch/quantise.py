@@ -1,4 +1,7 @@
-"""Group quantisation in torch, bit for bit that of isa_model.cast, on the CPU and the GPU (tests/test_training.py)."""
+"""Group quantisation in torch, bit for bit that of isa_model.cast, on the CPU and the GPU (tests/test_training.py).
+
+A `tensor_scale`, a scale of the whole tensor over those of its groups, is that of codesign.evidence.numerics.operands.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,8 @@ class QuantisedOperand:
     """Rows and columns of a group; None: one group per matrix."""
     cast: Cast | None = None
     """Cast of the operand; None: BF16."""
+    factor: Tensor | None = None
+    """FP32 scale (..., 1, 1) by which the tensor was divided before its groups were scaled; None: 1."""
 
     @property
     def format(self) -> Format:
@@ -41,12 +46,14 @@ class QuantisedOperand:
     def T(self) -> QuantisedOperand:
         """Transposed operand."""
         group = self.group and self.group[::-1]
-        return QuantisedOperand(self.elements.mT, None if self.scales is None else self.scales.mT, group, self.cast)
+        scales = None if self.scales is None else self.scales.mT
+        return QuantisedOperand(self.elements.mT, scales, group, self.cast, self.factor)
 
     def values(self) -> Tensor:
         """Return the elements times their scales, rounded once to FP32."""
         x = self.elements.float()
-        return x if self.scales is None else _by_group(torch.mul, x, self.scales, self.group)
+        x = x if self.scales is None else _by_group(torch.mul, x, self.scales, self.group)
+        return x if self.factor is None else x * self.factor
 
     def codes(self) -> Tensor:
         """Return the raw codes of the elements as uint8, int16 or int32."""
@@ -58,19 +65,27 @@ def plain(x: Tensor) -> QuantisedOperand:
     return QuantisedOperand(x.to(torch.bfloat16))
 
 
-def quantise(cast: Cast | None, x: Tensor) -> QuantisedOperand:
+def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> QuantisedOperand:
     """Cast each of the matrices (..., R, C), to BF16 if `cast` is None.
 
-    The bits are those of isa_model.cast.quantise. Raises ValueError for integer formats, a floor below 1e-30 and scales that
+    `tensor_scale` first scales a matrix so that its largest group has the largest scale, if scales have a narrow range.
+    The bits are those of isa_model.cast.quantise. Raises ValueError for unsigned integers, a floor below 1e-30 and scales that
     may be rounded to zero, which are not supported here.
     """
     if cast is None:
         return plain(x)
-    if cast.to.kind != "float" or cast.floor < LEAST_FLOOR:
-        raise ValueError(f"casts in training are to floating point with a floor of at least {LEAST_FLOOR}")
+    if (cast.to.kind == "integer" and not cast.to.signed) or cast.floor < LEAST_FLOOR:
+        raise ValueError(f"tensors are cast to signed formats, with a floor of at least {LEAST_FLOOR}")
     if cast.scale is None:
         return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
-    if cast.scale.zero and cast.scale.name != "fp32" and cast.scale_rounding is not Rounding.UP:
+    factor = None
+    if tensor_scale and cast.group is not None and cast.scale.exponent_bits < 7:
+        full = torch.tensor(largest_finite(cast.to)) * torch.tensor(largest_finite(cast.scale))
+        factor = _largest(x, None).clamp_(min=cast.floor) / full.to(x.device)
+        x = x / factor
+    nearest = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+    raised = cast.scale_rounding is Rounding.UP or (factor is not None and cast.scale_rounding in nearest)
+    if cast.scale.zero and cast.scale.name != "fp32" and not raised:
         raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
     largest.masked_fill_(largest == float("inf"), float("nan"))  # all elements of such a group become NaN
@@ -80,7 +95,14 @@ def quantise(cast: Cast | None, x: Tensor) -> QuantisedOperand:
         scales = _scale_to(cast.scale, scales, cast.scale_rounding)
     safe = cast.range == "largest" and (cast.scale.name == "fp32" or cast.scale_rounding is Rounding.UP)
     scaled = _by_group(torch.div, x, scales, cast.group)
-    return QuantisedOperand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast)
+    if factor is not None:  # groups whose scale became zero are zero
+        scaled = torch.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0) if not bool((scales > 0).all()) else scaled
+    return QuantisedOperand(round_to(cast.to, scaled, cast.rounding, within=safe), scales, cast.group, cast, factor)
+
+
+def _extent(x: Tensor, group: tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns of a group within matrices; a group larger than a matrix is the matrix."""
+    return min(group[0], max(x.shape[-2], 1)), min(group[1], max(x.shape[-1], 1))
 
 
 def _padded(x: Tensor, group: tuple[int, int]) -> Tensor:
@@ -102,6 +124,7 @@ def _largest(x: Tensor, group: tuple[int, int] | None) -> Tensor:
     if group is None:
         top = largest(x, float("inf"), dim=(-2, -1), keepdim=True, dtype=torch.float32)
     else:
+        group = _extent(x, group)
         top = largest(_grouped(_padded(x, group), group), float("inf"), dim=(-3, -1), dtype=torch.float32)
     return top
 
@@ -111,6 +134,7 @@ def _by_group(operation: Any, x: Tensor, scales: Tensor, group: tuple[int, int] 
     if group is None:
         result: Tensor = operation(x, scales)
         return result
+    group = _extent(x, group)
     padded = _padded(x, group)
     made: Tensor = operation(_grouped(padded, group), scales[..., :, None, :, None]).reshape(padded.shape)
     return made[..., : x.shape[-2], : x.shape[-1]]
@@ -124,7 +148,7 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     # All scales are normal (LEAST_FLOOR), so the exponent field gives the result; nearest means nearest in value.
     add = {Rounding.UP: 0x7FFFFF, Rounding.NEAREST_EVEN: 0x400000, Rounding.NEAREST_AWAY: 0x400000}
     if rounding not in (*add, Rounding.DOWN, Rounding.TOWARD_ZERO):
-        raise ValueError(f"power-of-two scales are not rounded {rounding} in training")
+        raise ValueError(f"power-of-two scales are not rounded {rounding} here")
     power = ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
     return torch.where(x.isnan(), x, power)
 
@@ -143,6 +167,8 @@ def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN,
         return x.to(torch.bfloat16)
     if fmt.name == "fp32":
         return x
+    if fmt.kind == "integer":
+        return _integers(fmt, x, rounding)
     values = _rounded(fmt, x, rounding)
     fits = fmt.mantissa_bits <= 7 and fmt.exponent_bits <= 8
     return values.to(native or (torch.bfloat16 if fits else torch.float32))
@@ -151,11 +177,11 @@ def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN,
 def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     """Return rounded FP32 numbers: normal ones by mantissa bits, subnormal ones as multiples of the smallest number."""
     if rounding not in (Rounding.NEAREST_EVEN, Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN):
-        raise ValueError(f"elements are not rounded {rounding} in training")
+        raise ValueError(f"elements are not rounded {rounding} here")
     lost = 23 - fmt.mantissa_bits
     step = 2.0 ** (fmt.min_exponent - fmt.mantissa_bits)
     if lost < 1 or step < 2.0**-100:
-        raise ValueError(f"{fmt.name} is too wide a format to cast to in training")
+        raise ValueError(f"{fmt.name} is too wide a format to cast to here")
     magnitude, mask = x.abs(), (1 << lost) - 1
     bits, steps = magnitude.view(torch.int32), magnitude * (1.0 / step)
     away = {Rounding.UP: ~x.signbit(), Rounding.DOWN: x.signbit()}.get(rounding)
@@ -178,8 +204,18 @@ def _rounded(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
     )
 
 
+def _integers(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
+    """Return FP32 numbers rounded to a signed integer format of at most 8 bits, with saturation, in BF16."""
+    if fmt.bits > 8 or rounding is not Rounding.NEAREST_EVEN:
+        raise ValueError(f"integers of at most 8 bits are rounded to nearest even, not {fmt.name} {rounding}")
+    top = largest_finite(fmt)
+    return x.round().clamp(-top - 1, top).to(torch.bfloat16)
+
+
 def codes_of(fmt: Format, elements: Tensor) -> Tensor:
     """Return the raw codes of numbers of a format."""
+    if fmt.kind == "integer":
+        return (elements.to(torch.int16) & ((1 << fmt.bits) - 1)).to(torch.uint8)
     if elements.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         return elements.view(torch.uint8)
     if fmt.name == "bf16":

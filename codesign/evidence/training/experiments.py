@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 from codesign.evidence.training.gaps import REFERENCE, Spread, gap
 from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun, add, read
 from codesign.evidence.training.size import Size
+from codesign.proposal.quantisation import Quantisation
 from codesign.proposal.recipe import InstructionRef, Recipe, load_recipe, parse_recipe
 from isa_model.cast import Cast
 from isa_model.diagnostics import Document, InputError, Unavailable, read_yaml, suggest
@@ -47,7 +48,7 @@ class Arm(Spec):
         """Return the recipe of the arm. Raises InputError if the fields do not fit together."""
         recipe = load_recipe(self.recipe, self.change)
         if self.on is not None:
-            recipe = recipe.on(self.on, self.promote, weight_columns=self.weight_columns)
+            recipe = recipe.on(self.on, self.promote, Quantisation(weight_columns=self.weight_columns))
         if self.exact:
             recipe = recipe.summed_exactly()
         if not self.casts:

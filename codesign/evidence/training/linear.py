@@ -1,96 +1,21 @@
-"""The Linears of a recipe: autograd functions with the casts and GEMMs of the framework.
+"""Linears of a recipe together with what comes before them: autograd functions that cache what the framework caches.
 
-A Linear with weight W (outputs, inputs), input X (tokens, inputs) and output gradient dY (tokens, outputs):
-
-    Y = X W^T,   dX = dY W,   dW = dY^T X
-
-All accept leading batch dimensions (experts). Outputs and input gradients are BF16, weight gradients FP32.
+Outputs and input gradients are BF16, weight gradients FP32. `codesign.torch.linear` has the Linear alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from codesign.proposal.recipe import GemmRecipe, Recipe
-from codesign.torch.engines import Engine, engine_of, multiply
-from codesign.torch.quantise import QuantisedOperand, plain, quantise
+from codesign.proposal.recipe import GemmRecipe
+from codesign.torch.arithmetic import BF16, Arithmetic
+from codesign.torch.engines import multiply
+from codesign.torch.quantise import plain, quantise
 from isa_model.cast import Cast
-from isa_model.formats import FORMATS
-
-BF16 = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """A recipe and the engine that computes its GEMMs."""
-
-    recipe: Recipe
-    engine: Engine = "auto"
-
-    def product(self, gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
-        """Return A B in FP32, summed as `gemm` defines."""
-        return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device))
-
-    def fprop(self, x: QuantisedOperand, weight: QuantisedOperand, out: torch.dtype = BF16) -> Tensor:
-        """Return Y in the dtype `out`."""
-        return self.product(self.recipe.fprop, x, weight.T).to(out)
-
-    def dgrad(self, dy: Tensor, weight: Tensor, taken: Cast | None = None) -> Tensor:
-        """Return dX in BF16. `taken` is the cast with which dY was sent over the network, if any."""
-        rule = self.recipe.dgrad
-        return self.product(rule, quantise(_taken(rule.gradient, taken), dy), quantise(rule.weight, weight)).to(BF16)
-
-    def wgrad(self, dy: Tensor, x: Tensor, power_of_two: bool = False) -> Tensor:
-        """Return dW in FP32 from the cached input, which is cast with power-of-two scales if `power_of_two`."""
-        rule = self.recipe.wgrad
-        cast = rule.activation
-        if power_of_two and cast is not None and cast.scale is not None:
-            cast = cast.model_copy(update={"scale": FORMATS["ue8m0"]})
-        return self.product(rule, quantise(rule.gradient, dy).T, quantise(cast, x))
-
-    def kept(self, cast: Cast | None, x: Tensor, quantised: QuantisedOperand) -> QuantisedOperand:
-        """Return the cached form of an input that was already quantised for Fprop."""
-        if cast is None:
-            return plain(x)
-        return quantised if cast == quantised.cast else quantise(cast, x)
-
-
-def _taken(rule: Cast | None, crossed: Cast | None) -> Cast | None:
-    """Return the cast for a GEMM of a tensor received with the cast `crossed`, which is kept if the GEMM accepts it.
-
-    Casting again with the same power-of-two scales would not change a number.
-    """
-    if rule is None or crossed is None or rule.scale is None or crossed.scale is None:
-        return rule
-    same = (rule.to, rule.group) == (crossed.to, crossed.group)
-    holds = rule.scale.name == "fp32" or rule.scale == crossed.scale
-    return crossed if same and holds else rule
-
-
-class EmulatedLinear(torch.autograd.Function):
-    """Y = X W^T. `crossed` is the cast with which X was sent over the network, if any."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, arithmetic: Arithmetic, crossed: Cast | None, out: torch.dtype
-    ) -> Tensor:
-        recipe = arithmetic.recipe
-        cast = _taken(recipe.fprop.activation, crossed)
-        quantised = quantise(cast, x)
-        ctx.arithmetic, ctx.weight = arithmetic, weight
-        ctx.input = arithmetic.kept(cast if cast is crossed and cast else recipe.cache.linear_input, x, quantised)
-        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight), out)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        dy = dy.to(BF16)
-        dx = ctx.arithmetic.dgrad(dy, ctx.weight)
-        return dx, ctx.arithmetic.wgrad(dy, ctx.input.values()), None, None, None
 
 
 class GatedDown(torch.autograd.Function):
@@ -106,14 +31,14 @@ class GatedDown(torch.autograd.Function):
     ) -> Tensor:
         recipe = arithmetic.recipe
         hidden = _gated(gate_up.float(), row)
-        quantised = quantise(recipe.fprop.activation, hidden)
+        quantised = arithmetic.activation(hidden)
         ctx.arithmetic, ctx.weight, ctx.row, ctx.crossed = arithmetic, weight, row, crossed
         ctx.input = quantise(recipe.cache.swiglu_input, gate_up)
         # Without a rule for SwiGLU's inputs, its output is cached like the input of any Linear.
         ctx.hidden = None
         if recipe.cache.swiglu_input is None:
             ctx.hidden = arithmetic.kept(recipe.cache.linear_input, hidden, quantised)
-        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight))
+        return arithmetic.fprop(quantised, arithmetic.weight(weight))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
@@ -154,10 +79,10 @@ class AttentionOut(torch.autograd.Function):
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         p = scores.masked_fill(mask, float("-inf")).softmax(-1).to(BF16)
         x = _joined(_sums(p, v).to(BF16))
-        quantised = quantise(recipe.fprop.activation, x)
+        quantised = arithmetic.activation(x)
         ctx.arithmetic, ctx.weight, ctx.operands = arithmetic, weight, (q, k, v, p)
         ctx.input = arithmetic.kept(recipe.cache.attention_output or recipe.cache.linear_input, x, quantised)
-        return arithmetic.fprop(quantised, quantise(recipe.fprop.weight, weight))
+        return arithmetic.fprop(quantised, arithmetic.weight(weight))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:

@@ -22,13 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from codesign.evidence.training.gaps import summarise
-from codesign.evidence.training.linear import Arithmetic
 from codesign.evidence.training.model import Transformer
 from codesign.evidence.training.optimizer import AdamW, upload
 from codesign.evidence.training.records import Drift, TrainingRun
 from codesign.evidence.training.size import Size
 from codesign.evidence.training.text import batch, text
 from codesign.proposal.recipe import Recipe, load_recipe
+from codesign.torch.arithmetic import Arithmetic
 from codesign.torch.engines import Engine, engine_of
 from isa_model.diagnostics import InputError
 from isa_model.input_files import open_file

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from codesign.evidence.training.linear import BF16, Arithmetic, AttentionOut, EmulatedLinear, GatedDown
+from codesign.evidence.training.linear import AttentionOut, GatedDown
 from codesign.evidence.training.size import VOCABULARY, Size
 from codesign.proposal.recipe import GemmRecipe
+from codesign.torch.arithmetic import BF16, Arithmetic
 from codesign.torch.engines import multiply
+from codesign.torch.linear import Rules, linear
 from codesign.torch.quantise import QuantisedOperand, plain, quantise
 from isa_model.cast import Cast
 
@@ -50,7 +52,7 @@ class Transformer(nn.Module):
         if "head" in recipe.high_precision:
             logits = _HighPrecision.apply(x, self.head)
         else:
-            logits = EmulatedLinear.apply(x, self.head, self.arithmetic, None, torch.float32)
+            logits = linear(x, self.head, None, Rules(self.arithmetic), torch.float32)
         return cross_entropy(logits, targets.reshape(-1))
 
     def balance(self) -> None:
@@ -90,7 +92,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, sequences: int) -> Tensor:
         exact = "normalisation" in self.arithmetic.recipe.high_precision
-        qkv = EmulatedLinear.apply(rms_norm(x, self.attention_norm, exact), self.qkv, self.arithmetic, None, BF16)
+        qkv = linear(rms_norm(x, self.attention_norm, exact), self.qkv, None, Rules(self.arithmetic))
         heads = qkv.view(sequences, self.size.length, 3, self.size.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)
         x = x + AttentionOut.apply(rotated(q), rotated(k), v, self.out, self.arithmetic)
@@ -123,12 +125,12 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         arithmetic = self.arithmetic
         network = arithmetic.recipe.dispatch
-        shared = EmulatedLinear.apply(x, self.shared_up, arithmetic, None, BF16)
+        shared = linear(x, self.shared_up, None, Rules(arithmetic))
         shared = GatedDown.apply(shared, self.shared_down, None, arithmetic, None)
         token_of_slot, slot_of_choice, weight_of_slot = self._route(x)
         experts, slots = self.size.experts, self.size.slots
         sent = _Dispatch.apply(x, token_of_slot, slot_of_choice, network.activation).view(experts, slots, -1)
-        gate_up = EmulatedLinear.apply(sent, self.up, arithmetic, network.activation, BF16)
+        gate_up = linear(sent, self.up, None, Rules(arithmetic, network.activation))
         row = weight_of_slot.view(experts, slots, 1)
         done = GatedDown.apply(gate_up, self.down, row, arithmetic, network.gradient)
         routed: Tensor = _Combine.apply(done.flatten(0, 1), token_of_slot, slot_of_choice, network.gradient)
@@ -143,7 +145,7 @@ class Experts(nn.Module):
         if "gating" in self.arithmetic.recipe.high_precision:
             scores = (x.float() @ self.router.T).sigmoid()
         else:
-            scores = EmulatedLinear.apply(x, self.router, self.arithmetic, None, torch.float32).sigmoid()
+            scores = linear(x, self.router, None, Rules(self.arithmetic), torch.float32).sigmoid()
         picks = self.replay
         if picks is None:
             picks = (scores.detach() + self.bias).topk(chosen, dim=-1).indices
