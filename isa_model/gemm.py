@@ -84,7 +84,9 @@ def gemm(
     with np.errstate(over="ignore", invalid="ignore"):
         for i, (first, end) in enumerate(pairwise(bounds)):
             own = None if seed is None else (seed + i) % (1 << 64)
-            part = matmul(instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own)
+            part = matmul(
+                instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own
+            )
             total = part if total is None else total + part
         if factor is not None:
             total = total * factor

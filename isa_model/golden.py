@@ -23,7 +23,6 @@ from isa_model.instruction import Instruction, Sparsity
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Stage
 
-
 Draw = Callable[[int, int], int]
 """Random bits by the number of a block and of a register."""
 

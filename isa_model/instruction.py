@@ -321,7 +321,13 @@ class Instruction(Spec):
             for register in stage.result:
                 if register.format.kind == "integer" and not whole:
                     message = f"{register.format.name} cannot hold this sum: floating-point sums need floating-point registers"
-                    raise at("stages", name, "result", message=message, hint="`result: {format: fp32, rounding: nearest-even}`")
+                    raise at(
+                        "stages",
+                        name,
+                        "result",
+                        message=message,
+                        hint="`result: {format: fp32, rounding: nearest-even}`",
+                    )
                 whole = register.format.kind == "integer"
             if self.is_integer and stage.result and not whole:
                 message = f"integer sums need integer registers, as D is {self.accumulator.name}"

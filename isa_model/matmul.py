@@ -62,8 +62,8 @@ def matmul(
     - `native`: the GPU's own instruction, if it has it; needs `import kernels`.
     - `auto`: `cpu`, or `golden` for instructions whose sums doubles cannot carry.
 
-    Raises ValueError for a shape or dtype that does not fit, for a scale or seed that is missing or not taken, and if the chosen
-    engine cannot compute the instruction.
+    Raises ValueError for a shape or dtype that does not fit, for a scale or seed that is missing or not taken, and if the
+    chosen engine cannot compute the instruction.
     """
     a_codes, b_codes = factors(instruction, a, b)
     m, n, k = len(a_codes), b_codes.shape[1], logical_k(instruction, a_codes, b_codes)
@@ -149,9 +149,7 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
     _registered[engine] = compute
 
 
-def _run(
-    engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None, **seed: int
-) -> Codes:
+def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None, **seed: int) -> Codes:
     from isa_model.engines.plan import Unsupported
 
     if not c.size:

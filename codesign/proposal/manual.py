@@ -51,7 +51,9 @@ def _synopsis(spec: Instruction) -> tuple[str, ...]:
         f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
     )
     seed = (
-        ["Random bits are the upper bits of Philox4x32-10 (row, column, block, register) under the seed, a 64-bit operand."]
+        [
+            "Random bits are the upper bits of Philox4x32-10 (row, column, block, register) under the seed, a 64-bit operand."
+        ]
         if spec.is_stochastic
         else []
     )

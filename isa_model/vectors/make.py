@@ -27,8 +27,8 @@ def make(
 
     The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
     total. Of a sparse instruction, they are those of its dot-product unit, behind the selection of elements (`dense`).
-    Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that draws random
-    bits.
+    Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that draws
+    random bits.
     """
     if spec.is_stochastic:
         message = f"{spec.name} rounds stochastically: no test vectors are made of it"
