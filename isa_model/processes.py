@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +35,24 @@ the command would not do: Yosys holds the interpreter's lock for minutes, and st
 
 
 @contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of one thread per core, for work that spends its time in compiled code. On an error no further call starts."""
+    executor = ThreadPoolExecutor(cores())
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+@contextmanager
 def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes (default: one per core), each with a single-threaded BLAS so that threads do not compete.
 
@@ -45,7 +63,7 @@ def pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(before, "1"))
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers or os.cpu_count() or 1, context, initializer=_worker)
+    executor = ProcessPoolExecutor(workers or cores(), context, initializer=_worker)
     try:
         yield executor
     except BrokenProcessPool:
