@@ -137,7 +137,7 @@ def _simulated(task: Task) -> dict[str, Errors]:
     proposal, sampling = load_proposal(PROPOSALS / f"{PRODUCTS}.yaml"), Sampling()
     compared = tuple(c for c in variants(proposal) if c.variant in LABELS and c.at is None)
     seeds = tuple(range(task.evaluations * len(sampling.seeds)))
-    job = Job(gemms()[task.gemm], task.tensors, sampling.model_copy(update={"seeds": seeds}), proposal, compared)
+    job = Job(gemms()[task.gemm], task.tensors, sampling.model_copy(update={"seeds": seeds}), proposal.rule, compared)
     return {about.variant: errors for about, errors in zip(compared, run(job), strict=True)}
 
 

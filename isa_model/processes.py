@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -61,6 +61,24 @@ class _WorkerContext(SpawnContext):
 
 
 @contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of one thread per core, for work in compiled code. On an error no further call starts."""
+    executor = ThreadPoolExecutor(cores())
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+@contextmanager
 def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes (default: one per core), each with a single-threaded BLAS so that threads do not compete.
 
@@ -71,7 +89,7 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(before, "1"))
     context = SpawnContext() if main else _WorkerContext()
-    executor = ProcessPoolExecutor(workers or os.cpu_count() or 1, context, initializer=_worker)
+    executor = ProcessPoolExecutor(workers or cores(), context, initializer=_worker)
     try:
         yield executor
     except BrokenProcessPool:

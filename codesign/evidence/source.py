@@ -7,7 +7,7 @@ selects. A figure that depends on no GEMM or no tensors has an empty `workload` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -29,7 +29,7 @@ class Subject:
     proposal: Proposal
     sampling: Sampling = field(default_factory=Sampling)
     executor: Executor | None = None
-    """Pool of worker processes; `evaluate` always gives one."""
+    """Pool of threads; `evaluate` always gives one."""
     train: bool = False
     """True if training runs of a minute or two may be made."""
     evidence: tuple[Evidence, ...] = ()
@@ -59,9 +59,15 @@ class Question:
     levels: tuple[float, ...] = (0.95,)
     """Levels of the intervals wanted."""
 
-    def answer(self, sampling: Sampling) -> Answer:
-        """Compute the figures, in a process of its own."""
+    @classmethod
+    def answers(cls, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
+        """Compute the figures of questions on the same `data`."""
         raise NotImplementedError
+
+    @property
+    def data(self) -> Hashable:
+        """Value that is equal for questions on the same tensors, which are drawn once for all of them."""
+        return type(self), self.gemm, self.tensors, self.fresh
 
     def sampled(self, sampling: Sampling) -> Sampling:
         """Return the sampling of this question, given that of the evaluation."""

@@ -23,7 +23,7 @@ from codesign.verdicts.questions import asker
 from codesign.verdicts.sensitivity import refine
 from codesign.verdicts.verdict import Verdict
 from isa_model.instruction import Instruction
-from isa_model.processes import pool
+from isa_model.processes import threads
 from isa_model.stage import Spec
 
 SCHEMA_VERSION = 5
@@ -80,7 +80,7 @@ def evaluate(
     `train` adds a training run of a minute or two. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
-    with pool() as executor:
+    with threads() as executor:
 
         def counting(doing: str) -> CountingExecutor:
             phase(doing, 0, 0)

@@ -6,10 +6,8 @@ side by side, so that the questions of all are answered at once, on all cores.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from typing import TypeVar
 
 from codesign.evidence.sampling import Sampling
@@ -20,19 +18,20 @@ Ask = Callable[[Sequence[Question]], Sequence[Answer]]
 Enquiry = Generator[Sequence[Question], Sequence[Answer], Found]
 
 
-def answer(sampling: Sampling, question: Question) -> Answer:
-    """Compute the figures that a question asks for."""
-    return question.answer(sampling)
-
-
 def asker(sampling: Sampling, executor: Executor) -> Ask:
-    """Return a function that answers questions on all cores; a question asked twice is computed once."""
+    """Return a function that answers questions on all cores; those on the same data are answered together."""
+
+    def answer(questions: Sequence[Question]) -> list[Answer]:
+        return questions[0].answers(questions, sampling)
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:
-        once = {pickle.dumps(q): q for q in questions}
-        found = list(executor.map(partial(answer, sampling), once.values()))
-        order = {key: i for i, key in enumerate(once)}
-        return [found[order[pickle.dumps(q)]] for q in questions]
+        together: dict[Hashable, list[int]] = {}
+        for i, question in enumerate(questions):
+            together.setdefault(question.data, []).append(i)
+        order = sorted(together.values(), key=lambda found: -questions[found[0]].gemm.k)  # the longest first
+        answers = executor.map(answer, [[questions[i] for i in found] for found in order])
+        given = {i: one for found, several in zip(order, answers, strict=True) for i, one in zip(found, several, strict=True)}
+        return [given[i] for i in range(len(questions))]
 
     return ask
 

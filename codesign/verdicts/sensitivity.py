@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from codesign.evidence.source import Search, source_of
+from codesign.evidence.source import Question, Search, source_of
 from codesign.figures.figure import Alternative, Figure
 from codesign.proposal.proposal import Claim, Proposal
 from codesign.verdicts.break_even import each, fewest
@@ -25,7 +25,7 @@ def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Fi
     `figures` are those that the claims were judged on; `ask` computes others.
     """
     searches = [(i, v.claim, s) for i, v in enumerate(verdicts) for s in _searches(proposal, v, figures)]
-    enquiries: list[Enquiry[Any]] = [_other_cases(proposal, v) for v in verdicts]
+    enquiries: list[Enquiry[Any]] = [_other_cases(proposal, v, figures) for v in verdicts]
     found = pursue(enquiries + [_search(claim, search) for _, claim, search in searches], ask)
     refined = []
     for i, (verdict, deciding) in enumerate(zip(verdicts, found, strict=False)):
@@ -37,19 +37,31 @@ def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Fi
     return tuple(refined)
 
 
-def _other_cases(proposal: Proposal, verdict: Verdict) -> Enquiry[Figure | None]:
-    """Return the deciding figure with its alternatives and their intervals; None if its source has no cases to compute."""
+def _other_cases(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -> Enquiry[Figure | None]:
+    """Return the deciding figure with its alternatives and their intervals; None if its source has no cases to compute.
+
+    A case that the proposal was evaluated on is among `figures` already.
+    """
     claim, figure = verdict.claim, verdict.deciding
     cases = source_of(claim.metric).cases(proposal, claim, figure) if figure else ()
     if figure is None or not cases:
         return None
-    answers = yield [case.question for case in cases]
+    known = [_known(proposal, case.question, figures) for case in cases]
+    answers = iter((yield [case.question for case, there in zip(cases, known, strict=True) if not there]))
     alternatives = []
-    for case, (figures,) in zip(cases, answers, strict=True):
-        if found := claimed(claim, figures):
+    for case, there in zip(cases, known, strict=True):
+        (computed,) = [there] if there else next(answers)
+        if found := claimed(claim, computed):
             ends = {end: getattr(found.figure, end) for end in ("value", "low", "high")}
             alternatives.append(Alternative(assumption=case.assumption, other=case.other, **ends))
     return figure.model_copy(update={"alternatives": tuple(alternatives)})
+
+
+def _known(proposal: Proposal, question: Question, figures: Sequence[Figure]) -> Sequence[Figure]:
+    """Return the figures that answer a question if the proposal was evaluated on its data; none otherwise."""
+    if question.proposal != proposal or (question.gemm, question.tensors) not in proposal.trials:
+        return ()
+    return [f for f in figures if (f.workload, f.tensors) == (question.gemm.name, question.tensors)]
 
 
 def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -> list[Search]:
@@ -71,10 +83,15 @@ def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -
 
 def _search(claim: Claim, search: Search) -> Enquiry[BreakEven]:
     trying = fewest(claim, search) if search.bisected else each(claim, search)
+    known: dict[int, Sequence[Figure]] = {}
+    if not search.bisected:
+        answers = yield [search.question(value) for value in search.values]
+        known = {value: figures for value, (figures,) in zip(search.values, answers, strict=True)}
     value = next(trying)
     while True:
-        ((figures,),) = yield [search.question(value)]
-        found = claimed(claim, figures)
+        if value not in known:
+            ((known[value],),) = yield [search.question(value)]
+        found = claimed(claim, known[value])
         assert found
         try:
             value = trying.send(found)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from isa_model.user_cache import kept
@@ -44,6 +45,8 @@ class NoCompiler(Exception):
 
 _broken: dict[str, str] = {}
 """Fault of each broken compiler, by its command; it is not tried again in this process."""
+_locks: dict[str, Lock] = {}
+"""Lock of each library, so that two threads do not compile it at once."""
 
 
 def compiler() -> list[str]:
@@ -63,7 +66,7 @@ def load(text: str, flags: tuple[str, ...]) -> Any:
     parts = [text, *flags, *command, platform.machine(), platform.processor(), _cpu(), _libc()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     try:
-        with kept(name, ".so", lambda built: _compile(command, flags, text, built)) as library:
+        with _locks.setdefault(name, Lock()), kept(name, ".so", lambda built: _compile(command, flags, text, built)) as library:
             function = ctypes.CDLL(str(library)).run
     except NoCompiler as error:
         _broken[shlex.join(command)] = str(error)

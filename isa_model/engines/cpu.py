@@ -56,8 +56,11 @@ def matmul(
     return prepared(spec)(a, b, c, scale_a, scale_b, seed)
 
 
-def prepared(spec: Instruction, width: int = WIDTH) -> Callable[..., Codes]:
-    """Return `matmul` for one spec, compiled once for many small products. Raises as `matmul` does."""
+def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = None) -> Callable[..., Codes]:
+    """Return `matmul` for one spec, compiled once for many small products. Raises as `matmul` does.
+
+    `width` is the number of columns computed together. At most `most_threads` threads run (default: one per core).
+    """
     function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
     def multiply(
@@ -68,7 +71,7 @@ def prepared(spec: Instruction, width: int = WIDTH) -> Callable[..., Codes]:
         matrices = [a, b, c, d, scale_a, scale_b]
         strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
         pointers = [None if x is None else x.ctypes.data for x in matrices]
-        threads = min(cores(), 1 + m * n * k // WORK_OF_A_THREAD)
+        threads = min(most_threads or cores(), 1 + m * n * k // WORK_OF_A_THREAD)
         failed = function(
             *(ctypes.c_long(size) for size in (m, n, k)),
             ctypes.c_int(threads),

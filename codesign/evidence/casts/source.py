@@ -42,10 +42,13 @@ GROUPS = (512, 256, 128, 64, 32, 16)
 class Delivered(Question):
     """A question about the tensor that a path delivers."""
 
-    def answer(self, sampling: Sampling) -> Answer:
-        """Compute the figures of the path, for each level."""
-        seeds = self.sampled(sampling).seeds
-        return [figures_of_path(self.proposal, self.gemm, self.tensors, seeds, level) for level in self.levels]
+    @classmethod
+    def answers(cls, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
+        """Compute the figures of each question's path, for each level."""
+        return [
+            [figures_of_path(q.proposal, q.gemm, q.tensors, q.sampled(sampling).seeds, level) for level in q.levels]
+            for q in questions
+        ]
 
 
 class Casts(Source):

@@ -6,7 +6,7 @@ rows and columns of the tensor that each computed one represents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -189,30 +189,33 @@ def part(errors: Errors, clusters: Any) -> Errors:
     return Errors(**{f.name: getattr(errors, f.name)[clusters] for f in fields(Errors)})
 
 
-def estimates(errors: Errors) -> dict[str, Estimate]:
-    """Return an estimate of every metric. If errors are not finite, all estimates but shares are infinite."""
+def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str, Estimate]:
+    """Return an estimate of every metric, or of those named. If errors are not finite, all estimates but shares are infinite."""
     e = errors
     outputs = float(e.outputs.sum())
-    total = norm(e.total2, e.original2, e.excess)
     units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
-    cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
-    bad = share(e.not_finite, e.count, outputs)
-    found = {
-        "numerics.output_error": norm(e.output2, e.exact2, e.excess),
-        "numerics.changed_share": share(e.changed, e.count, outputs),
-        "numerics.total_error": total,
-        "numerics.sqnr_db": decibel(total),
-        "numerics.median_row_error": quantile(e.row_errors, e.row_weights, 0.5),
-        "numerics.quantisation_error": norm(e.quantisation2, e.original2, e.excess),
-        "numerics.relative_frobenius": norm(e.error2, e.exact2, e.excess),
-        "numerics.p95_error": quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess),
-        "numerics.bias": quotient(e.signed, e.magnitude),
-        "numerics.share_over_1_bf16_ulp": share(e.over_ulp, e.count, outputs),
-        "numerics.underflow_share": largest(
+
+    def middle(probability: float, *values: Any) -> Estimate:
+        return Estimate(inf, 0.0 * e.count) if e.not_finite.any() else quantile(*values[:2], probability, *values[2:])
+
+    def overflow() -> Estimate:
+        cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
+        return added(cut, share(e.not_finite, e.count, outputs))
+
+    made: dict[str, Callable[[], Estimate]] = {
+        "numerics.output_error": lambda: norm(e.output2, e.exact2, e.excess),
+        "numerics.changed_share": lambda: share(e.changed, e.count, outputs),
+        "numerics.total_error": lambda: norm(e.total2, e.original2, e.excess),
+        "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess)),
+        "numerics.median_row_error": lambda: middle(0.5, e.row_errors, e.row_weights),
+        "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess),
+        "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess),
+        "numerics.p95_error": lambda: middle(PROBABILITY, e.sizes, e.weights, (e.exact2, e.count), e.excess),
+        "numerics.bias": lambda: quotient(e.signed, e.magnitude),
+        "numerics.share_over_1_bf16_ulp": lambda: share(e.over_ulp, e.count, outputs),
+        "numerics.underflow_share": lambda: largest(
             share(e.lost_a, e.nonzero_a, units_a), share(e.lost_b, e.nonzero_b, units_b)
         ),
-        "numerics.overflow_share": added(cut, bad),
+        "numerics.overflow_share": overflow,
     }
-    if e.not_finite.any():
-        found |= {name: Estimate(inf, 0.0 * e.count) for name in ("numerics.median_row_error", "numerics.p95_error")}
-    return found
+    return {name: make() for name, make in made.items() if names is None or name in names}

@@ -7,7 +7,7 @@ of the other lines, too, which is drawn from its order statistics. A captured te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from codesign.workloads.distributions import Scales
@@ -49,6 +49,10 @@ class Lines:
 
         return np.ones((len(self.x), self.x.shape[2]))
 
+    def without_numbers(self) -> Lines:
+        """Return all that is known of the lines but their elements, if it takes much less memory."""
+        return self
+
 
 @dataclass(frozen=True)
 class DrawnLines(Lines):
@@ -77,6 +81,12 @@ class DrawnLines(Lines):
     def scales(self) -> Float64:
         """Scales of each seed's tensor along K, (seeds, K)."""
         return self.along
+
+    def without_numbers(self) -> Lines:
+        """Return all that is known of the lines but their elements, if it takes much less memory."""
+        import numpy as np
+
+        return replace(self, x=np.empty((0, 0, 0), np.float32), _hidden={})
 
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).

@@ -5,8 +5,9 @@ The source runs one job per GEMM and tensor source, on all cores, and turns erro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from codesign.evidence.numerics.curves import plots
 from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
@@ -20,7 +21,7 @@ from codesign.figures.figure import Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal, Value
-from codesign.proposal.quantisation import largest_safe_element
+from codesign.proposal.quantisation import Quantisation, largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm, model_source
 from codesign.workloads.tensor_file import metadata
@@ -38,8 +39,16 @@ BESIDE = (
 """Metrics reported for baselines other than today's software; a baseline that a claim names has all."""
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
-BATCH = 1 << 21
+BATCH = 1 << 19
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
+MOST_HELD = 1 << 26
+"""Most elements of operands whose codes are kept for the next question of a search."""
+
+
+class Held(dict[tuple[int, ...], Trial]):
+    """Trials with their operands' codes, by seeds."""
+
+
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Job:
     gemm: Gemm
     tensors: str
     sampling: Sampling
-    proposal: Proposal
+    rule: Quantisation
+    """Quantisation of variants that have none of their own."""
     variants: tuple[Compared, ...]
 
 
@@ -59,13 +69,29 @@ class Multiplied(Question):
 
     compared: tuple[Compared, ...] = ()
     """Variants to multiply with."""
+    held: Held | None = None
+    """Operands of an earlier question of the same search."""
 
-    def answer(self, sampling: Sampling) -> Answer:
-        """Compute the figures of each variant, for each level."""
-        results = run(Job(self.gemm, self.tensors, self.sampled(sampling), self.proposal, self.compared))
+    @classmethod
+    def answers(cls, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
+        """Compute the figures of each question's variants, for each level, on operands drawn once."""
+        asked = [q for q in questions if isinstance(q, Multiplied)]
+        first, wanted = asked[0], unique(c for q in asked for c in q.ruled())
+        job = Job(first.gemm, first.tensors, first.sampled(sampling), first.proposal.rule, tuple(wanted))
+        results = run(job, [q.held for q in asked if q.held is not None])
+        return [q.figures([results[wanted.index(c)] for c in q.ruled()]) for q in asked]
+
+    def ruled(self) -> list[Compared]:
+        """Return the variants, each with its own rule of quantisation."""
+        return [c._replace(rule=c.rule or self.proposal.rule) for c in self.compared]
+
+    def figures(self, results: Results) -> Answer:
+        """Return the figures of the variants for each level."""
         bases = (self.base,) if self.base else ()
-        about = (self.gemm.name, self.tensors, self.compared, results, bases)
-        return [list(figures_of(*about, level=level)) for level in self.levels]
+        found = estimated(self.compared, results, bases)
+        enough = enough_outputs(results)
+        about = (self.gemm.name, self.tensors, found, bases)
+        return [list(figures(*about, level=level, enough=enough)) for level in self.levels]
 
 
 class Numerics(Source):
@@ -80,15 +106,11 @@ class Numerics(Source):
         trials = proposal.trials
         compared = tuple(variants(proposal))
         longest_first = sorted(trials, key=lambda t: -t[0].k)  # so that no core waits at the end
-        jobs = [Job(gemm, tensors, sampling, proposal, compared) for gemm, tensors in longest_first]
+        jobs = [Job(gemm, tensors, sampling, proposal.rule, compared) for gemm, tensors in longest_first]
         curves = executor.submit(plots, proposal, sampling)
-        results = {(j.gemm.name, j.tensors): errors for j, errors in zip(jobs, executor.map(run, jobs), strict=True)}
         bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
-        found = [
-            figure
-            for gemm, tensors in trials
-            for figure in figures_of(gemm.name, tensors, compared, results[gemm.name, tensors], bases)
-        ]
+        made = dict(zip(longest_first, executor.map(partial(_figures_of_job, bases), jobs), strict=True))
+        found = [figure for trial in trials for figure in made[trial]]
         return Evidence(
             source="numerics",
             figures=tuple(found),
@@ -128,7 +150,7 @@ class Numerics(Source):
             gemm is None or proposal.multiplies_as_today
         ):  # only the path changes, so the instruction has no parameter to try
             return None
-        question = self._ask(proposal, claim, gemm, figure.tensors)
+        question = replace(self._ask(proposal, claim, gemm, figure.tensors), held=Held())
         search = of_bits if metric_named(claim.metric).of_sums else of_groups
         return search(proposal, f"{figure.tensors} data, K = {gemm.k}", lambda spec: multiplying(question, spec))
 
@@ -151,19 +173,32 @@ def multiplying(question: Multiplied, instruction: Instruction) -> Multiplied:
     return replace(question, compared=tuple(changed))
 
 
-def run(job: Job) -> Results:
-    """Return the errors of each variant of a job, in their order, all seeds as clusters."""
-    proposal, sampling = job.proposal, job.sampling
+def run(job: Job, helds: Sequence[Held] = ()) -> Results:
+    """Return the errors of each variant of a job, in their order, all seeds as clusters.
+
+    Operands are taken from `helds` where they are there, and kept in all of them if they are small.
+    """
+    sampling, found = job.sampling, [[] for _ in job.variants]  # type: tuple[Sampling, list[list[Errors]]]
     lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
     batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
     seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # captured tensors have no seed
-    found: list[list[Errors]] = [[] for _ in job.variants]
+    small = len(seeds) * lines * job.gemm.k <= MOST_HELD
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
-        trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, proposal.rule)
+        trial = next((t for held in helds if (t := held.get(some)) and all(map(t.has, job.variants))), None)
+        if trial is None:
+            trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, job.rule)
         for errors, compared in zip(found, job.variants, strict=True):
             errors.append(errors_of(trial.result(compared)))
+        if helds and small:
+            trial.keep_codes()
+            for held in helds:
+                held[some] = trial
     return [joined(errors) for errors in found]
+
+
+def _figures_of_job(bases: Sequence[str], job: Job) -> list[Figure]:
+    return list(figures_of(job.gemm.name, job.tensors, job.variants, run(job), bases))
 
 
 def figures_of(
@@ -178,13 +213,32 @@ def figures_of(
 
     With fewer than 8 clusters or 256 outputs in all there are no intervals.
     """
+    return figures(gemm, tensors, estimated(compared, results, bases), bases, level, enough_outputs(results))
+
+
+def estimated(
+    compared: Sequence[Compared], results: Results, bases: Sequence[str]
+) -> dict[tuple[str, Value | None], dict[str, Estimate]]:
+    """Return the estimates of each variant that are shown."""
     found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
     for each, errors in zip(compared, results, strict=True):
-        estimated = estimates(errors)
         shown = each.variant in LABELS or each.variant in bases
-        found[each.variant, each.at] = {name: e for name, e in estimated.items() if shown or name in BESIDE}
-    enough = bool(results) and results[0].outputs.sum() >= FEWEST_OUTPUTS
-    return figures(gemm, tensors, found, bases, level, enough)
+        found[each.variant, each.at] = estimates(errors, None if shown else BESIDE)
+    return found
+
+
+def unique(variants: Iterable[Compared]) -> list[Compared]:
+    """Return the distinct variants, in order."""
+    found: list[Compared] = []
+    for each in variants:
+        if each not in found:
+            found.append(each)
+    return found
+
+
+def enough_outputs(results: Results) -> bool:
+    """Return whether there are enough outputs for intervals."""
+    return bool(results) and bool(results[0].outputs.sum() >= FEWEST_OUTPUTS)
 
 
 def _captures(proposal: Proposal) -> list[str]:

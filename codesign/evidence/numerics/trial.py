@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,6 +121,23 @@ class Trial:
         compute = trial.exact_outcome if compared.variant == "exact" else trial.outcome
         return compute(compared.multiplying(self.gemm), compared.flows)
 
+    def has(self, compared: Compared) -> bool:
+        """Return whether the operands of a variant are there without drawing or casting anything."""
+        trial, instruction = self.under(compared.rule) if compared.rule else self, compared.multiplying(self.gemm)
+        keys = trial._key("a", instruction, compared.flows), trial._key("b", instruction, compared.flows)
+        return keys in self._exact and all(key in self._operands for key in keys)
+
+    def keep_codes(self) -> None:
+        """Forget all numbers but codes and exact products, which later results of the same operands need."""
+        import numpy as np
+
+        if any(operand.zero for operand in self._operands.values()):
+            return
+        nothing = np.empty((0, 0, 0), np.float32)
+        for key, operand in self._operands.items():
+            self._operands[key] = replace(operand, values=nothing)
+        self.a, self.b = self.a.without_numbers(), self.b.without_numbers()
+
     def under(self, rule: Quantisation) -> Trial:
         """Return the same tensors, quantised by another rule."""
         other = copy(self)
@@ -211,6 +228,16 @@ class Trial:
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:
     """Return a function from codes of A (M, K), B (K, N), their scales and a seed to codes of D: compiled, or else `matmul`."""
+    key = instruction.model_dump_json()
+    if key not in _multipliers:
+        _multipliers[key] = _multiplier(instruction)
+    return _multipliers[key]
+
+
+_multipliers: dict[str, Callable[..., Any]] = {}
+
+
+def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     import numpy as np
 
     from isa_model.engines import cpu
@@ -223,7 +250,7 @@ def multiplier(instruction: Instruction) -> Callable[..., Any]:
         return d.view(code_dtype(instruction.accumulator))
 
     try:
-        compiled = cpu.prepared(instruction, cpu.NARROW)
+        compiled = cpu.prepared(instruction, cpu.NARROW, most_threads=1)
     except (cpu.NoCompiler, Unsupported):
         return portable
     dtype = code_dtype(instruction.c_format)
