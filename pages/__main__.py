@@ -15,6 +15,7 @@ COMMANDS = (
     ("reproduction.py", "--write"),
     ("tensor_tables.py",),
     ("console.py",),
+    ("notebook.py",),
 )
 """Scripts of this folder, with their arguments, in order."""
 

@@ -6,6 +6,7 @@ path, or with `repo_url` in zensical.toml a link into the repository.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import shutil
@@ -13,6 +14,10 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from notebook import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "build" / "docs"
@@ -28,8 +33,11 @@ def prepare() -> None:
     shutil.copytree(ROOT / "docs", SOURCE)
     repository = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"].get("repo_url", "")
     pages = {path.name: f"docs/{path.name}" for path in SOURCE.glob("*.md")} | {v: k for k, v in BROUGHT.items()}
+    pages |= {f"{path.stem}.md": f"docs/{path.name}" for path in SOURCE.glob("*.ipynb")}
     for page, path in pages.items():
         text = (ROOT / path).read_text(encoding="utf-8")
+        if path.endswith(".ipynb"):
+            text = as_markdown(json.loads(text))
         (SOURCE / page).write_text(fitted(text, posixpath.dirname(path), repository), encoding="utf-8")
 
 
@@ -43,7 +51,8 @@ def fitted(text: str, folder: str, repository: str = "") -> str:
         if re.match(r"[a-z]+:", target) or not (ROOT / path).exists():
             return whole
         if path in BROUGHT or posixpath.dirname(path) == "docs":
-            return f"{picture}[{words}]({BROUGHT.get(path, posixpath.basename(path))}{anchor})"
+            page = BROUGHT.get(path, posixpath.basename(path)).replace(".ipynb", ".md")
+            return f"{picture}[{words}]({page}{anchor})"
         if repository:
             return f"{picture}[{words}]({repository}/blob/main/{path}{anchor})"
         return f"`{path}`" if words.strip("`") in (path, posixpath.basename(path)) else f"{words} (`{path}`)"

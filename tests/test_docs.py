@@ -171,7 +171,10 @@ def test_every_page_is_in_the_navigation():
         return [page for inner in (node.values() if isinstance(node, dict) else node) for page in named(inner)]
 
     pages = named(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
-    assert sorted(pages) == sorted(["index.md", "contributing.md", *(page.name for page in DOCS.glob("*.md"))])
+    notebooks = (f"{path.stem}.md" for path in DOCS.glob("*.ipynb"))
+    assert sorted(pages) == sorted(
+        ["index.md", "contributing.md", *notebooks, *(page.name for page in DOCS.glob("*.md"))]
+    )
 
 
 def test_the_readme_is_short_and_has_the_test_command_of_the_ci():
@@ -223,4 +226,5 @@ def test_links_fit_the_site():
     assert site.fitted("[it](../isa_model/golden.py)", "docs", "https://x.org/r") == (
         "[it](https://x.org/r/blob/main/isa_model/golden.py)"
     )
+    assert site.fitted("[n](docs/notebook.ipynb)", "") == "[n](notebook.md)"
     assert site.fitted("[it](gone.md) and `[a](b)`", "docs") == "[it](gone.md) and `[a](b)`"

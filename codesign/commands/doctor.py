@@ -43,8 +43,8 @@ class Finding(NamedTuple):
 def doctor(form: Form = "table") -> int:
     """Show what is installed, which engine would run and why, and which records are used.
 
-    Nothing is changed, except that the compiled engine may be kept in the cache. Exit code 3 if a part that every command needs
-    does not work.
+    One instruction is compiled to see whether the compiler works. Exit code 3 if something is broken, or lacks that every
+    command needs.
     """
     found = list(findings())
     if form != "table":
@@ -108,7 +108,7 @@ def _engine() -> Finding:
         compiler = c_library.compiler()
     except cpu.NoCompiler as reason:
         state: State = "missing" if not reason.broken else "fault"
-        return Finding("engine", "numpy", state, f"{reason}; with one, large products are 10 to 100 times faster")
+        return Finding("engine", "numpy", state, f"{reason}; large products are slower without one")
     said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     version = said.splitlines()[0] if said else "of unknown version"
     return Finding("engine", "cpu", "ok", f"compiled C on {cpu.cores()} cores, by {' '.join(compiler)}: {version}")

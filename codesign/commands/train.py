@@ -109,7 +109,8 @@ def data_rows(record: TrainingRecord, arms: Iterable[str]) -> list[Row]:
         if runs := record.find(arm):
             found = gap(record, arm)
             row: Row = {"arm": arm, "seeds": len(runs), "size": record.size}
-            for name, spread in (("gap", found and found.training), ("validation_gap", found and found.validation)):
+            spreads = (found.training, found.validation) if found else (None, None)
+            for name, spread in zip(("gap", "validation_gap"), spreads, strict=True):
                 ends = (None, None, None) if spread is None else (spread.mean, spread.low, spread.high)
                 row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
             rows.append(row | {"largest_gap": found and found.largest, "engines": "/".join(runs[0].engines)})
