@@ -24,7 +24,7 @@ def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c
     width = bits if wraps else max(-ends[0] - 1, ends[1]).bit_length() + 1
     code = block.call(
         f"sum_{'wrapped' if wraps else 'clamped'}",
-        lambda inner, **ports: _sum(inner, ports, signed, spec.c_format, width, register.format, wraps),
+        lambda inner, **ports: total(inner, ports, signed, spec.c_format, width, register.format, wraps),
         **{f"product{i}": value for i, value in enumerate(values)},
         c=c,
     )["code"]
@@ -38,7 +38,7 @@ def _reach(spec: Instruction) -> tuple[int, int]:
     return c[0] + spec.span * min(corners), c[1] + spec.span * max(corners)
 
 
-def _sum(
+def total(
     block: Block, ports: dict[str, Wire], signed: bool, c_format: Format, width: int, kept: Format, wraps: bool
 ) -> dict[str, Wire]:
     rows, correction = [], 0
