@@ -36,6 +36,7 @@ TENSORS = ("normal", "outliers")
 FRACTION_BITS = (8, 10, 12, 13, 14, 16, 18, 20, 22, 23, 25, 28, 32, 34, 38, 42)
 TERMS = (4, 8, 16, 32, 64, 128)
 GROUPS = (8, 16, 32)
+FAMILY_BITS = (13, 16, 25)
 
 TODAY = {"format": "e8m13", "rounding": "toward-zero", "overflow": "infinity"}
 FP32 = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
@@ -70,7 +71,21 @@ def designs() -> Iterator[Design]:
             factors = scales(name, group, "dot", product=NEAREST if name == "fp32" else None)
             spec = unit(joined(25, group, window(25, 32 // group)), factors)
             yield Design(f"scale-{name}", f"{label} per {group}", group, spec)
+    yield from _family()
     yield from _steps()
+
+
+def _family() -> Iterator[Design]:
+    """Yield FP32 scales of groups of 128 on partial sums of 32 or 128 products: the members of group-scaled-mma's family."""
+    both = scales("fp32", 128, "dot", product=NEAREST)
+    added = {"join": {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "ieee"}}
+    for bits in FAMILY_BITS:
+        yield Design("family", f"scaled every 32, {bits} bits", bits, unit(joined(bits, 32, added), both))
+        chain = {**_aligned(bits, 32), "accumulator": True, "chain": 4, "result": FP32 if bits > 13 else TODAY}
+        yield Design("family", f"4 x 32 in a register, {bits} bits", bits, unit({"dot": chain, **added}, both))
+        yield Design("family", f"128 at once, {bits} bits", bits, unit(joined(bits, 128, added), both))
+        rounded = joined(bits, 128, added, result=FP32 if bits > 13 else TODAY)
+        yield Design("family", f"128 at once, {bits} bits, sum rounded", bits, unit(rounded, both))
 
 
 def _steps() -> Iterator[Design]:
@@ -126,7 +141,7 @@ def unit(
     """Return the instruction of one step with these stages."""
     span = 1
     for stage in stages.values():
-        span *= stage["terms"]
+        span *= stage["terms"] * stage.get("chain", 1)
     k = max(span, *(scale[side]["group"][side == "a"] for side in "ab" if side in scale)) if scale else span
     body = {"name": "", "a": operand, "b": operand, "accumulator": to, "shape": {"m": 64, "n": 256, "k": k}}
     return Instruction.model_validate({**body, "stages": stages, **({"scale": scale} if scale else {})})

@@ -235,12 +235,12 @@ PLANTED = {
     "a product of scales never overflows": ("registers", "_magnitude", lambda *x, real: (*real(*x)[:2], Const(0, 1))),
     "infinities of both signs add to one": (
         "term_sums",
-        "_with_specials",
+        "with_specials",
         lambda block, total, terms, real: replace(real(block, total, terms), nan=total.nan),
     ),
     "C's specials are ignored": (
         "term_sums",
-        "_with_specials",
+        "with_specials",
         lambda block, total, terms, real: real(block, total, terms[:1]),
     ),
 }

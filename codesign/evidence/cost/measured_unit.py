@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost import record_cache
@@ -16,16 +17,16 @@ from codesign.evidence.cost.records import (
     Pipelined,
     SharedProduct,
     design_sha256,
+    shared_sha256,
     toolchain,
 )
 from codesign.evidence.cost.rtl.ports import check, shared_uses
-from codesign.evidence.cost.unit_vectors import widths
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, shipped, specials, widths
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.netlist import Netlist
-    from codesign.evidence.cost.unit_vectors import UnitVectors
 
 
 def measure(
@@ -54,12 +55,9 @@ def _measure(
     spec: Instruction, library: Library, workload: UnitVectors, operands: str, sources: Sequence[str]
 ) -> CostRecord:
     from codesign.evidence.cost import synth, verify
-    from codesign.evidence.cost.energy import switched
-    from codesign.evidence.cost.pipeline import pipeline
 
     rtlil = sources[0]
     netlist = whole = synth.synthesise(rtlil, library).netlist
-    nand2, fo4 = library.nand2.area, library.fo4
     share, on_unit = _Share(), workload
     if len(sources) > 1:
         multiplier = synth.synthesise(sources[1], library).netlist
@@ -74,8 +72,76 @@ def _measure(
         if comparison.mismatches:
             raise RuntimeError(f"{spec.name}: the netlist differs from the model: {comparison.first}")
     faults, caught = verify.faults_caught(whole, spec, 40)
+    equivalence = Equivalence(
+        vectors=proof.vectors + on_workload.vectors,
+        mismatches=0,
+        golden_vectors=golden.vectors,
+        faults=faults,
+        faults_caught=caught,
+    )
+    return _record(spec, library, rtlil, netlist, on_unit, operands, equivalence, share)
+
+
+def measure_shared(
+    specs: Sequence[Instruction], library: Library, workload: UnitVectors, operands: str, name: str, commit: str = ""
+) -> CostRecord:
+    """Return the record of a datapath that several instructions share, measured on a workload of the first.
+
+    Raises RuntimeError if the netlist differs from the model of an instruction.
+    """
+    from codesign.evidence.cost import synth, verify
+    from codesign.evidence.cost.rtl.shared import shared_unit
+
+    rtlil = shared_unit(specs)
+    netlist = synth.synthesise(rtlil, library).netlist
+    modes = [partial(_in_mode, mode=1 << i) for i in range(len(specs))]
+    compared = [
+        verify.compare(netlist, map(mode, (*adversarial(spec, 0, 60), *specials(spec))))
+        for spec, mode in zip(specs, modes, strict=True)
+    ]
+    on_workload = verify.compare(netlist, [modes[0](workload)])
+    golden = [verify.against_golden(spec, 100) for spec in specs]
+    for comparison in (*compared, on_workload, *golden):
+        if comparison.mismatches:
+            raise RuntimeError(f"{name}: the netlist differs from the model: {comparison.first}")
+    batches = [mode(batch) for spec, mode in zip(specs, modes, strict=True) for batch in shipped(spec)]
+    faults, caught = verify.faults_shown(netlist, batches, 40)
+    equivalence = Equivalence(
+        vectors=sum(c.vectors for c in compared) + on_workload.vectors,
+        mismatches=0,
+        golden_vectors=sum(c.vectors for c in golden),
+        faults=faults,
+        faults_caught=caught,
+    )
+    record = _record(specs[0], library, rtlil, netlist, modes[0](workload), operands, equivalence, _Share())
+    return record.model_copy(update={"name": name, "design_sha256": shared_sha256(specs), "commit": commit})
+
+
+def _in_mode(vectors: UnitVectors, mode: int) -> UnitVectors:
+    """Return vectors for one instruction of a shared datapath."""
+    import numpy as np
+
+    return replace(vectors, operands={**vectors.operands, "mode": np.full((len(vectors), 1), mode, "u8")})
+
+
+def _record(
+    spec: Instruction,
+    library: Library,
+    rtlil: str,
+    netlist: Netlist,
+    workload: UnitVectors,
+    operands: str,
+    equivalence: Equivalence,
+    share: _Share,
+) -> CostRecord:
+    """Measure a proven netlist, and return its record."""
+    from codesign.evidence.cost import synth
+    from codesign.evidence.cost.energy import switched
+    from codesign.evidence.cost.pipeline import pipeline
+
+    nand2, fo4 = library.nand2.area, library.fo4
     staged = pipeline(netlist, DEPTH, widths(spec))
-    low, high = switched(staged, on_unit)
+    low, high = switched(staged, workload)
     blocks = synth.block_areas(rtlil, library) | share.blocks
     return CostRecord(
         name=spec.name,
@@ -103,13 +169,7 @@ def _measure(
             operands=operands,
             steps=len(workload) - 1,
         ),
-        equivalence=Equivalence(
-            vectors=proof.vectors + on_workload.vectors,
-            mismatches=0,
-            golden_vectors=golden.vectors,
-            faults=faults,
-            faults_caught=caught,
-        ),
+        equivalence=equivalence,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -156,6 +157,11 @@ def design_sha256(spec: Instruction) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def shared_sha256(specs: Sequence[Instruction]) -> str:
+    """Return the SHA-256 of a datapath that several instructions share."""
+    return hashlib.sha256(" ".join(map(design_sha256, specs)).encode()).hexdigest()
+
+
 def recipe_sha256() -> str:
     """Return the SHA-256 of the synthesis script."""
     from codesign.evidence.cost.synth import ABC, FINISH, PREPARE
@@ -169,15 +175,19 @@ def shipped() -> tuple[CostRecord, ...]:
     return tuple(CostRecord.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json")))
 
 
-def find(spec: Instruction, library: str) -> CostRecord | None:
-    """Return the shipped record of a design in a library, made with the present synthesis script; None if there is none."""
-    wanted = (design_sha256(spec), library, recipe_sha256())
+def find(spec: Instruction | Sequence[Instruction], library: str) -> CostRecord | None:
+    """Return the shipped record of a design in a library, made with the present synthesis script; None if there is none.
+
+    Several instructions are those of a shared datapath.
+    """
+    design = design_sha256(spec) if isinstance(spec, Instruction) else shared_sha256(spec)
+    wanted = (design, library, recipe_sha256())
     return next((r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted), None)
 
 
 def write(record: CostRecord, folder: Path = FOLDER) -> Path:
     """Write a record to a file named after its design and library, and return the path. An older record is replaced."""
-    name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
+    name = record.name.replace(",", "").replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
     path = folder / f"{name}.{record.library}.json"
     write_file(path, record.model_dump_json(indent=1) + "\n")
     return path

@@ -12,7 +12,6 @@ from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
-from isa_model.vectors.vector import Specials, exactly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +87,8 @@ def specials(spec: Instruction) -> Iterator[UnitVectors]:
     """
     import numpy as np
 
+    from isa_model.vectors.vector import Specials
+
     if spec.a.kind == "integer":
         return
     one = one_step(spec).per_line()
@@ -105,6 +106,8 @@ def specials(spec: Instruction) -> Iterator[UnitVectors]:
 
 def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
     """Yield rows of A whose sums with ones are special."""
+    from isa_model.vectors.vector import Specials
+
     one, named = _one(fmt), Specials(fmt).codes
     zero = named.get("+0", one)
     for name in ("+0", "-0"):
@@ -125,6 +128,8 @@ def _special_scales(fmt: Format | None, count: int) -> Any:
     """Return rows of the scales of a step, whose first takes every special code; None without scales."""
     import numpy as np
 
+    from isa_model.vectors.vector import Specials
+
     if fmt is None or not count:
         return None
     one, named = _one(fmt), Specials(fmt).codes
@@ -135,6 +140,8 @@ def _special_scales(fmt: Format | None, count: int) -> Any:
 
 def _one(fmt: Format) -> int:
     """Return the code of one, or of the largest number if the format does not have one."""
+    from isa_model.vectors.vector import exactly
+
     code = exactly(fmt, Number(False, 1, 0))
     return fmt.max_finite_magnitude << fmt.low_padding if code is None else code
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,11 +66,15 @@ def against_golden(spec: Instruction, count: int) -> EquivalenceResult:
 
 
 def faults_caught(netlist: Netlist, spec: Instruction, count: int) -> tuple[int, int]:
-    """Hold `count` random gate outputs at 0, then at 1. Return the numbers of faults and of those that shipped vectors show."""
+    """Return the numbers of injected faults, two per net, and of those that the shipped vectors show."""
+    return faults_shown(netlist, shipped(spec), count)
+
+
+def faults_shown(netlist: Netlist, batches: Sequence[UnitVectors], count: int) -> tuple[int, int]:
+    """Hold `count` random gate outputs at 0, then at 1. Return the numbers of faults and of those that vectors show."""
     import numpy as np
 
     rng = np.random.default_rng(2)
-    batches = shipped(spec)
     caught = 0
     chosen = rng.choice([gate.output for gate in netlist.gates], count, replace=False)
     for net in chosen.tolist():

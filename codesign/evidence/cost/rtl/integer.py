@@ -41,7 +41,7 @@ def summed(
     name = f"sum_{'wrapped' if wraps else 'clamped'}" + ("_products" if c_format is None else "")
     code: Wire = block.call(
         name,
-        lambda inner, **ports: _sum(inner, ports, signed, c_format, width, register.format, wraps),
+        lambda inner, **ports: total(inner, ports, signed, c_format, width, register.format, wraps),
         **{f"product{i}": value for i, value in enumerate(values)},
         **own,
     )["code"]
@@ -56,7 +56,7 @@ def _reach(spec: Instruction, count: int, c_format: Format | None) -> tuple[int,
     return c[0] + count * min(corners), c[1] + count * max(corners)
 
 
-def _sum(
+def total(
     block: Block, ports: dict[str, Wire], signed: bool, c_format: Format | None, width: int, kept: Format, wraps: bool
 ) -> dict[str, Wire]:
     rows, correction = [], 0

@@ -59,10 +59,10 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], runni
             f"fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
-    return replace(_with_specials(block, total, everything), summed=True)
+    return replace(with_specials(block, total, everything), summed=True)
 
 
-def _with_specials(block: Block, total: TermWires, terms: Sequence[TermWires]) -> TermWires:
+def with_specials(block: Block, total: TermWires, terms: Sequence[TermWires]) -> TermWires:
     """Return the sum with the NaN and infinity flags of its terms, and the sign of the infinities."""
     nan = any_of(block, "any_nan", [flag for t in terms for flag in t.nan])
     infinite = [(t.sign, any_of(block, "infinite", t.infinite)) for t in terms if t.infinite]

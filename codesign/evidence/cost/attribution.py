@@ -1,0 +1,77 @@
+"""Attribution of a unit's area: the designs between the base and the proposal, one idea at a time.
+
+First the base with the proposal's fraction bits and width of the register, then the proposal's order and rounding of sums
+without its scales, then the proposal. A datapath that several instructions share has the fraction bits of the widest; what
+order and scales add to the unit of one instruction is added to it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codesign.evidence.cost.records import design_sha256
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.library import load
+
+SHARED = (
+    "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
+    "hopper.wgmma.m64n256k16.f32.f16.f16",
+    "hopper.wgmma.m64n256k16.f32.bf16.bf16",
+    "hopper.wgmma.m64n256k32.s32.s8.s8",
+)
+"""Instructions of a datapath that a GPU has; the first is the one that proposals change."""
+SHARED_NAME = "FP8, FP16, BF16 and INT8 in one datapath"
+
+
+def steps(today: Instruction, proposed: Instruction) -> dict[str, Instruction]:
+    """Return the designs after each idea of a proposal, by the idea: bits, order, scaling.
+
+    Ideas that a proposal does not have are left out. The result is empty for a base of several stages or with scales.
+    """
+    wide = max((s.fraction_bits for s in proposed.stages.values() if s.fraction_bits is not None), default=None)
+    if len(today.stages) > 1 or today.scale is not None or wide is None:
+        return {}
+    *_, last = proposed.stages.values()
+    if not last.result:
+        return {}
+    found = {
+        "bits": widened(today, wide, last.result[-1].format),
+        "order": named(proposed, f"{proposed.name} without scales", {"scale": None}),
+        "scaling": proposed,
+    }
+    result, before = {}, design_sha256(today)
+    for idea, spec in found.items():
+        if design_sha256(spec) != before:
+            result[idea], before = spec, design_sha256(spec)
+    return result
+
+
+def widened(spec: Instruction, fraction_bits: int, register: Format) -> Instruction:
+    """Return an instruction of one stage with other fraction bits and another format of its register."""
+    ((name, stage),) = spec.stages.items()
+    result = (*stage.result[:-1], stage.result[-1].model_copy(update={"format": register}))
+    window = stage.model_copy(update={"fraction_bits": fraction_bits, "result": result})
+    return named(spec, f"{spec.name} with {fraction_bits} fraction bits", {"stages": {name: window}})
+
+
+def named(spec: Instruction, name: str, change: dict[str, object]) -> Instruction:
+    """Return a changed instruction under a name of its own."""
+    return spec.model_copy(update={"name": name, **change})
+
+
+def shared(today: Instruction) -> tuple[Sequence[Instruction], Sequence[Instruction]] | None:
+    """Return the instructions of the shared datapath, today's and with the first at all fraction bits of the others.
+
+    The result is None for a base that is not the first of them.
+    """
+    first, *others = map(load, SHARED)
+    if design_sha256(today) != design_sha256(first):
+        return None
+    return (first, *others), (widest(first), *others)
+
+
+def widest(first: Instruction) -> Instruction:
+    """Return the first instruction of the shared datapath with the fraction bits and the register of the second."""
+    ((_, stage),) = load(SHARED[1]).stages.items()
+    return widened(first, stage.fraction_bits or 0, stage.result[-1].format)
