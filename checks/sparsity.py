@@ -17,6 +17,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from math import ceil
 from pathlib import Path
@@ -27,13 +28,12 @@ import numpy as np
 from codesign.commands.conform import machine
 from codesign.commit import commit
 from isa_model import matmul
-from isa_model.array_codec import decode_array, encode_array
-from isa_model.engines import cpu, integers
-from isa_model.engines.plan import Unsupported
+from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue, load
 from isa_model.processes import pool
-from isa_model.stimulus import KINDS, StressOperands, _minus_the_sum, draw
+from isa_model.sparse import elements
+from isa_model.stimulus import KINDS, StressOperands, draw
 from kernels import native
 
 FLOATS = ("wgmma.m64n64k32.f32.e4m3.e4m3", "wgmma.m64n64k32.f32.e5m2.e4m3", "wgmma.m64n64k32.f16.e4m3.e5m2")
@@ -43,6 +43,10 @@ FLOATS += ("mma.m16n8k8.f32.f16.f16.f32", "mma.m16n8k16.f32.f16.f16.f32", "mma.m
 FLOATS += ("mma.m16n8k8.f16.f16.f16.f16", "mma.m16n8k8.f32.bf16.bf16.f32", "mma.m16n8k16.f32.bf16.bf16.f32")
 FLOATS += ("mma.m16n8k4.f32.tf32.tf32.f32", "mma.m16n8k8.f32.tf32.tf32.f32")
 FLOATS += ("mma.m16n8k32.f32.e4m3.e4m3.f32", "mma.m16n8k32.f32.e5m2.e4m3.f32")
+CHAIN = 1 << 14
+"""Instructions timed one after the other."""
+RATES = ("wgmma.m64n256k32.f32.e4m3.e4m3", "wgmma.m64n128k32.f32.e4m3.e4m3", "wgmma.m64n256k16.f32.bf16.bf16")
+RATES += ("wgmma.m64n256k8.f32.tf32.tf32", "wgmma.m64n256k32.s32.s8.s8")
 WHOLE = ("wgmma.m64n64k32.s32.s8.u8", "wgmma.m64n64k32.s32.u8.s8.satfinite")
 WHOLE += ("mma.m16n8k16.s32.s8.u8.s32", "mma.m16n8k32.s32.s8.u8.s32.satfinite")
 WHOLE += ("mma.m16n8k32.s32.s4.u4.s32", "mma.m16n8k64.s32.s4.u4.s32.satfinite")
@@ -64,6 +68,7 @@ def main() -> None:
         ("skipped: outputs that NaNs, infinities or numbers in skipped rows of B change", skipped, FLOATS),
         ("hypotheses: mismatches by rule, of how many", hypotheses, FLOATS + WHOLE),
         ("signs: mismatches of dense wgmma with imm-scale -1 and scale-d 0, of how many", signs, FLOATS[:7]),
+        (f"rate: us of {CHAIN} wgmmas in turn on every SM, zeros, dense and sparse", rate, RATES),
     ]
     for title, experiment, names in experiments:
         start = time.time()
@@ -79,7 +84,7 @@ def main() -> None:
             print(f"  {name}: {json.dumps(result)[:400]}")
         options.out.write_text(json.dumps(record, indent=1))
     if options.outputs:
-        names = [sparse(x) for x in catalogue() if is_base(x)]
+        names = [x for x in catalogue() if x.startswith("hopper.") and ".sp." in x]
         each = ceil(options.outputs / len(names))
         with pool() as workers:
             native.machine_code.update(zip(names, workers.map(native.compiled, names, chunksize=4), strict=True))
@@ -88,18 +93,6 @@ def main() -> None:
         record["all"] = rows
         options.out.write_text(json.dumps(record, indent=1))
         print(f"{len(rows)} instructions, {sum(r[1] for r in rows)} outputs, {sum(r[2] for r in rows)} mismatches")
-        for row in rows:
-            if row[2]:
-                print(row)
-
-
-def is_base(name: str) -> bool:
-    """Return whether a dense instruction has a sparse one of twice its k."""
-    if not name.startswith("hopper.") or ".f64" in name or "m8n8" in name:
-        return False
-    tile = native.parse(name)
-    fp8 = tile.a in ("e4m3", "e5m2")
-    return not (tile.kind == "mma" and fp8 and (tile.k == 16 or tile.d == "f16"))
 
 
 def sparse(name: str) -> str:
@@ -108,62 +101,22 @@ def sparse(name: str) -> str:
     return "hopper." + re.sub(r"^(\w+)\.(m\d+n\d+)k(\d+)", lambda x: f"{x[1]}.sp.{x[2]}k{2 * int(x[3])}", short)
 
 
-def dense(name: str) -> str:
-    """Return the dense instruction of as many products as a sparse one stores."""
-    return re.sub(r"\.sp\.(m\d+n\d+)k(\d+)", lambda x: f".{x[1]}k{int(x[2]) // 2}", name)
-
-
 # -- operands --------------------------------------------------------------------------------------------------------
 
 
-def groups(spec: Instruction) -> tuple[int, int, int]:
-    """Return how many positions a group keeps, of how many, and how many elements stay together at a position."""
-    return {32: (1, 2, 1), 4: (2, 4, 2)}.get(4 if spec.a.bits == 4 else spec.a.storage_bits, (2, 4, 1))
+def on_chip(name: str, x: StressOperands) -> Any:
+    """Return the codes of D, computed by the chip."""
+    return native.matmul(name, x.a, x.b, x.c, x.positions)
 
 
-def positions(spec: Instruction, rng: np.random.Generator, m: int, k: int) -> Any:
-    """Return random positions (M, stored elements or pairs) for a logical K."""
-    kept, of, run = groups(spec)
-    order = rng.permuted(np.broadcast_to(np.arange(of, dtype=np.uint8), (m, k // (of * run), of)), axis=2)
-    return np.sort(order[..., :kept], axis=2).reshape(m, -1)
+def expected(spec: Instruction, x: StressOperands) -> Any:
+    """Return the codes of D under a sparse spec."""
+    return matmul(spec, x.a, x.b, x.c, positions=x.positions, engine="cpu").view(code_dtype(spec.accumulator))
 
 
-def rows_of_b(spec: Instruction, where: Any) -> Any:
-    """Return the row of B (M, stored) that each stored element of A is multiplied by."""
-    kept, of, run = groups(spec)
-    first = np.arange(where.shape[1]) // kept * of
-    rows = (where + first) * run
-    return (rows[:, :, None] + np.arange(run)).reshape(len(where), -1)
-
-
-def operands(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> tuple[Any, ...]:
-    """Return A as stored, B, C and positions of one kind of stimulus, for a logical K."""
-    x = draw(spec, kind, rng, m, n, k)
-    where = positions(spec, rng, m, k)
-    if kind == "cancellation" and k % 16 == 0:
-        where[:, where.shape[1] // 2 :] = where[:, : where.shape[1] // 2]
-    rows = rows_of_b(spec, where)
-    a = np.take_along_axis(x.a, rows, 1)
-    full = np.zeros_like(x.a)
-    np.put_along_axis(full, rows, a, 1)
-    c = (
-        _minus_the_sum(spec, StressOperands(full, x.b, x.c), rng)
-        if kind == "cancellation" and spec.a.kind == "float"
-        else x.c
-    )
-    return a, x.b, c, where
-
-
-def expected(spec: Instruction, a: Any, b: Any, c: Any, where: Any) -> Any:
-    """Return D under a dense spec over the stored products."""
-    try:
-        multiply = cpu.prepared(spec)
-    except Unsupported:
-        multiply = lambda *x: integers.matmul(spec, *x)  # noqa: E731
-    rows = rows_of_b(spec, where)
-    return np.concatenate(
-        [multiply(a[i : i + 1], np.ascontiguousarray(b[rows[i]]), c[i : i + 1]) for i in range(len(a))]
-    )
+def positions(spec: Instruction, seed: int, m: int, k: int) -> Any:
+    """Return random positions (M, stored) for K."""
+    return draw(spec, "normal", np.random.default_rng(seed), m, 1, k).positions
 
 
 def tiles(spec: Instruction, outputs: int) -> tuple[int, int]:
@@ -177,19 +130,19 @@ def tiles(spec: Instruction, outputs: int) -> tuple[int, int]:
 
 def layout(short: str, descending: bool = False) -> list[int]:
     """Ask whether the metadata is where we put it: sums of small integers are exact under every rule."""
-    name, spec = f"hopper.{short}", load(f"hopper.{short}")
+    name = sparse(f"hopper.{short}")
+    spec = load(name)
     rng = np.random.default_rng(1)
-    m, n, k = 64, spec.shape.n, spec.shape.k * 4
-    where = positions(spec, rng, m, k)
-    kept, _, _ = groups(spec)
-    if descending and kept == 2:
+    m, n, k = 64, spec.shape.n, spec.shape.k * 2
+    where = positions(spec, 1, m, k)
+    if descending and spec.sparsity.kept == 2:
         where = where.reshape(m, -1, 2)[..., ::-1].reshape(m, -1)
     low = 0 if spec.a.kind == "integer" else -2
     x, y = rng.integers(low, 3, (m, k // 2)), rng.integers(low, 3, (k, n))
     a, b = (encode_array(fmt, v.astype(float)) for fmt, v in ((spec.a, x), (spec.b, y)))
     c = encode_array(spec.c_format, np.zeros((m, n)))
-    got = native.matmul(sparse(name), a, b, c, where)
-    sums = np.stack([x[i] @ y[rows] for i, rows in enumerate(rows_of_b(spec, where))]).astype(float)
+    got = native.matmul(name, a, b, c, where)
+    sums = np.stack([x[i] @ y[rows] for i, rows in enumerate(elements(spec.sparsity, where))]).astype(float)
     return [int((got != encode_array(spec.accumulator, sums)).sum()), got.size]
 
 
@@ -198,20 +151,21 @@ def pairs(short: str) -> Any:
 
     Returns the distinct numbers left with C zero and C one, and the matrix of pairs for C zero if they differ.
     """
-    name, spec = f"hopper.{short}", load(f"hopper.{short}")
-    stored, n = spec.shape.k, spec.shape.n
+    name = sparse(f"hopper.{short}")
+    spec = load(name)
+    stored, n = spec.stored_k, spec.shape.n
     every = list(combinations(range(stored), 2))
     m = 64 * ceil(len(every) / 64)
     large, small = {"e4m3": (8, -9), "e5m2": (15, -15), "fp16": (15, -14)}.get(spec.a.name, (20, -20))
     values = np.full((m, stored), 2.0**small)
     for row, (i, j) in enumerate(every):
         values[row, i], values[row, j] = 2.0**large, -(2.0**large)
-    a, b = encode_array(spec.a, values), encode_array(spec.b, np.ones((2 * stored, n)))
-    where = positions(spec, np.random.default_rng(2), m, 2 * stored)
+    a, b = encode_array(spec.a, values), encode_array(spec.b, np.ones((spec.shape.k, n)))
+    where = positions(spec, 2, m, spec.shape.k)
     out: dict[str, Any] = {}
     for c in (0, 1):
         codes = encode_array(spec.c_format, np.full((m, n), c * 2.0**small))
-        d = native.matmul(sparse(name), a, b, codes, where)
+        d = native.matmul(name, a, b, codes, where)
         left = (decode_array(spec.accumulator, d)[: len(every), 0] * 2.0**-small).tolist()
         out[f"C {c}"] = sorted(set(left))
         if len(set(left)) > 1:
@@ -221,21 +175,20 @@ def pairs(short: str) -> Any:
 
 def skipped(short: str) -> dict[str, int]:
     """Ask whether elements of B that no row uses matter: all rows skip the same ones."""
-    name, spec = f"hopper.{short}", load(f"hopper.{short}")
+    name = sparse(f"hopper.{short}")
+    spec = load(name)
     rng = np.random.default_rng(3)
-    m, n, k = 64, spec.shape.n, spec.shape.k * 2
-    where = np.repeat(positions(spec, rng, 1, k), m, 0)
-    used = np.zeros(k, bool)
-    used[rows_of_b(spec, where)[0]] = True
+    m, n, k = 64, spec.shape.n, spec.shape.k
     out = {}
     for kind in ("wide", "subnormal"):
         x = draw(spec, kind, rng, m, n, k)
-        a = np.ascontiguousarray(x.a[:, : k // 2])
-        base = np.where(used[:, None], x.b, 0).astype(x.b.dtype)
-        reference = native.matmul(sparse(name), a, base, x.c, where)
+        where = np.repeat(x.positions[:1], m, 0)
+        used = np.isin(np.arange(k), elements(spec.sparsity, where)[0])
+        base = replace(x, positions=where, b=np.where(used[:, None], x.b, 0).astype(x.b.dtype))
+        reference = on_chip(name, base)
         for other in ("bits", "special", "overflow"):
             b = np.where(used[:, None], x.b, draw(spec, other, rng, m, n, k).b).astype(x.b.dtype)
-            out[f"{kind} {other}"] = int((native.matmul(sparse(name), a, b, x.c, where) != reference).sum())
+            out[f"{kind} {other}"] = int((on_chip(name, replace(base, b=b)) != reference).sum())
     return out
 
 
@@ -268,50 +221,78 @@ def rules(spec: Instruction) -> Iterator[tuple[str, Instruction]]:
 
 
 def hypotheses(short: str) -> dict[str, Any]:
-    """Compare the chip with every rule on all kinds of operands."""
-    name, spec = f"hopper.{short}", load(f"hopper.{short}")
-    rng = np.random.default_rng(zlib.crc32(short.encode()))
-    m, n = tiles(spec, 4096)
-    cases = []
-    for number, kind in enumerate(KINDS):
-        x = operands(spec, kind, rng, m, n, 2 * spec.shape.k * (1 + number % 3))
-        cases.append((kind, x, native.matmul(sparse(name), *x)))
-    out: dict[str, Any] = {"of": m * n * len(KINDS)}
+    """Compare the chip with every rule on all kinds of operands; the first is the catalogue's."""
+    name = sparse(f"hopper.{short}")
+    spec = load(name)
+    cases = list(cases_of(name, 4096 * len(KINDS)))
+    results = [on_chip(name, x) for x in cases]
+    out: dict[str, Any] = {"of": sum(got.size for got in results)}
     for rule, hypothesis in rules(spec):
         if out.get("as dense") == {}:
             break
-        wrong = {kind: int((expected(hypothesis, *x) != got).sum()) for kind, x, got in cases}
-        out[rule] = {kind: count for kind, count in wrong.items() if count}
-        if rule == "as dense" and any(wrong.values()):
-            out["examples"] = [example(spec, x, got) for kind, x, got in cases if wrong[kind]][:4]
+        wrong = [int((expected(hypothesis, x) != got).sum()) for x, got in zip(cases, results, strict=True)]
+        out[rule] = {kind: count for kind, count in zip(KINDS, wrong, strict=True) if count}
     return out
 
 
-def example(spec: Instruction, x: tuple[Any, ...], got: Any) -> dict[str, Any]:
-    """Return the operands of the first output that differs from the dense rule, to think about."""
-    a, b, c, where = x
-    want = expected(spec, *x)
-    i, j = (int(v) for v in np.argwhere(want != got)[0])
-    column = b[rows_of_b(spec, where)[i], j]
-    codes = [[int(v) for v in y] for y in (a[i], column)]
-    return {"a": codes[0], "b": codes[1], "c": int(c[i, j]), "chip": int(got[i, j]), "model": int(want[i, j])}
-
-
-def chip(name: str, outputs: int) -> tuple[str, list[Any], list[Any]]:
-    """Return a sparse instruction's operands of every kind, and the chip's results."""
-    spec = load(dense(name))
+def cases_of(name: str, outputs: int) -> Iterator[StressOperands]:
+    """Yield operands of every kind for a sparse instruction, chained over one to three of them along K."""
+    spec, rng = load(name), np.random.default_rng(zlib.crc32(name.encode()))
     m, n = tiles(spec, ceil(outputs / len(KINDS)))
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    cases = [operands(spec, kind, rng, m, n, 2 * spec.shape.k * (1 + i % 3)) for i, kind in enumerate(KINDS)]
-    return name, cases, [native.matmul(name, *x) for x in cases]
+    for i, kind in enumerate(KINDS):
+        yield draw(spec, kind, rng, m, n, spec.shape.k * (1 + i % 3))
 
 
-def wrong_of(name: str, cases: list[Any], results: list[Any]) -> tuple[int, int, dict[str, int]]:
-    """Return how many outputs there are, how many differ from the dense rule, and how many of each kind."""
-    spec = load(dense(name))
-    counts = [int((expected(spec, *x) != got).sum()) for x, got in zip(cases, results, strict=True)]
-    wrong = {kind: count for kind, count in zip(KINDS, counts, strict=True) if count}
-    return sum(x.size for x in results), sum(counts), wrong
+def chip(name: str, outputs: int) -> tuple[str, list[StressOperands], list[Any]]:
+    """Return a sparse instruction's operands of every kind, and the chip's results."""
+    cases = list(cases_of(name, outputs))
+    return name, cases, [on_chip(name, x) for x in cases]
+
+
+def wrong_of(name: str, cases: list[StressOperands], results: list[Any]) -> tuple[int, int]:
+    """Return the number of outputs, and of those that differ from the catalogue's rule."""
+    spec = load(name)
+    wrong = [int((expected(spec, x) != got).sum()) for x, got in zip(cases, results, strict=True)]
+    return sum(got.size for got in results), sum(wrong)
+
+
+def rate(short: str) -> dict[str, float]:
+    """Ask how long a sparse wgmma takes, and the dense one of as many products: microseconds of a chain on every SM."""
+    import torch
+    from cuda.core import Device, LaunchConfig, ObjectCode, Stream, launch
+
+    out = {}
+    for name in (f"hopper.{short}", sparse(f"hopper.{short}")):
+        text = native.source(native.parse(name))
+        first = text.index('    asm volatile("wgmma.mma_async')
+        end = text.index("\n", first)
+        chain = f"    for (int i = 0; i < {CHAIN // 8}; ++i) {{\n" + (text[first:end] + "\n") * 8 + "    }"
+        kernel = ObjectCode.from_cubin(native.cubin(text[:first] + chain + text[end:])).get_kernel("run")
+        tile = native.parse(name)
+        sms = torch.cuda.get_device_properties(0).multi_processor_count
+        sizes = (
+            sms * 64 * tile.a_bytes,
+            tile.n * tile.b_bytes,
+            4 * sms * 64 * tile.n,
+            4 * sms * 64 * tile.n,
+            4 * sms * 128,
+        )
+        data = [torch.zeros(size, dtype=torch.uint8, device="cuda") for size in sizes]
+        data[4].view(torch.int32).fill_(0x44444444)
+        Device(0).set_current()
+        stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+        config = LaunchConfig(grid=(sms, 1), block=128)
+        arguments = [np.int32(tile.n), np.int32(tile.b_bytes), *(x.data_ptr() for x in data)]
+        times = []
+        for _ in range(9):
+            ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            ends[0].record()
+            launch(stream, config, kernel, *arguments)
+            ends[1].record()
+            torch.cuda.synchronize()
+            times.append(1e3 * ends[0].elapsed_time(ends[1]))
+        out[name.removeprefix("hopper.")] = round(sorted(times)[4], 2)
+    return out
 
 
 def signs(short: str) -> dict[str, list[int]]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format
-from isa_model.limits import MOST_STAGES, Count, Exponent, Group
+from isa_model.limits import MOST_STAGES, Count, Exponent, Group, Range
 from isa_model.stage import FormatRef, Register, Spec, Stage
 
 
@@ -65,7 +65,7 @@ class Sparsity(Spec):
     """Operand that is stored without the elements left out."""
     kept: Count
     """Number of elements, or runs of elements, that each group keeps."""
-    of: Count
+    of: Annotated[int, Range(2, 256)]
     """Number of elements, or runs of elements, in each group."""
     run: Count = 1
     """Number of neighbouring elements that are kept or left out together, at one position."""
@@ -99,6 +99,9 @@ class Shape(Spec):
 class Instruction(Spec):
     """A matrix multiply-accumulate instruction, real or proposed: D = A B + C."""
 
+    newer: ClassVar[tuple[str, ...]] = ("sparsity",)
+    """Fields younger than the records that hold digests of specs."""
+
     name: str = ""
     """Name in the catalogue, or the proposal's name."""
     description: str = ""
@@ -128,6 +131,8 @@ class Instruction(Spec):
     """Source of the rules."""
     checked: str = ""
     """Evidence that the rules were checked against."""
+    known: Literal["silicon", "model", "documented", "assumed"] | None = None
+    """Best evidence for the rules of a real instruction: equal to silicon, to another model, documented, or assumed."""
 
     @property
     def c_format(self) -> Format:
@@ -192,6 +197,14 @@ class Instruction(Spec):
         if self.scale is None:
             return None
         return -1 if self.scale.onto == "products" else list(self.stages).index(self.scale.onto)
+
+    def canonical(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """Return the spec as plain data for a digest. `newer` fields at their default are left out: old digests stay."""
+        data = self.model_dump(mode="json", exclude={"known", *(exclude or ())})
+        for name in self.newer:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        return data
 
     def per_line(self) -> Instruction:
         """Return the same arithmetic with scales that rows of A or columns of B do not share."""

@@ -7,6 +7,7 @@ as plain data, for a proposal to change.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -112,6 +113,8 @@ def raw(name: str) -> dict[str, Any]:
         )
     family, values, about = _entries(architecture)[name]
     spec: dict[str, Any] = _fill(family["spec"], values)
+    if "sparsity" in about:
+        spec["shape"] = {**spec["shape"], "k": 2 * spec["shape"]["k"]}
     return {"name": name, "description": family["description"], **spec, **about}
 
 
@@ -153,17 +156,28 @@ def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any
     entries = {}
     data = _read(architecture)
     for family in data["families"]:
-        for key in ("name", "description", "spec", "source", "checked"):
-            if key not in family and not (key in ("source", "checked") and key in data):
+        for key in ("name", "description", "spec", "source", "checked", "known"):
+            if key not in family and not (key in _ABOUT and key in data):
                 message = f"{architecture}.yaml: family `{family.get('name', '?')}` has no `{key}`"
                 raise InputError.of(message, "hopper.yaml says how a file of families reads")
-        about = {key: family.get(key, data.get(key)) for key in ("source", "checked")}
+        about = {key: family.get(key, data.get(key)) for key in _ABOUT}
         for qualifiers, values in _combinations(family.get("each", {})):
             name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"
-            if name in entries:
-                raise ValueError(f"two instructions are called {name}")
-            entries[name] = (family, values, about)
+            sparse = family.get("sparse")
+            for full, own in ((name, about), *(((_sparse_name(name), about | sparse),) if sparse else ())):
+                if full in entries:
+                    raise ValueError(f"two instructions are called {full}")
+                entries[full] = (family, values, own)
     return entries
+
+
+_ABOUT = ("source", "checked", "known")
+"""Fields that a family may take from the top of its file."""
+
+
+def _sparse_name(name: str) -> str:
+    """Return the name of the sparse instruction that stores as many products as a dense one: `.sp` and twice the k."""
+    return re.sub(r"^(\w+\.\w+)\.(m\d+n\d+)k(\d+)", lambda x: f"{x[1]}.sp.{x[2]}k{2 * int(x[3])}", name)
 
 
 def _combinations(each: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
 ENGINES = get_args(Engine)
+WORTH_LINES = 64
+"""Lines of a sparse operand, each a product of its own, from which the cpu engine compiles."""
 _registered: dict[str, Callable[..., Codes]] = {}
 WORTH_COMPILING = 1 << 25
 """Multiply-accumulates from which the cpu engine compiles; for fewer, numpy is faster than a compiler."""
@@ -208,7 +210,7 @@ def _sparse(
     if engine == "golden":
         return _golden(spec, a, b, c, scale_a, scale_b, positions)
     multiply: Callable[..., Codes] = partial(_run, engine, spec.dense)
-    if engine in ("auto", "cpu") and c.size * len(b) >= WORTH_COMPILING:  # all lines; each alone would not be
+    if engine in ("auto", "cpu") and (len(positions) >= WORTH_LINES or c.size * len(b) >= WORTH_COMPILING):
         from isa_model.engines import cpu
         from isa_model.engines.plan import Unsupported
 

@@ -6,7 +6,7 @@ same operands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.float64 import Codes, Float64
 from isa_model.formats import Format
 from isa_model.groups import spread
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.sparse import elements
 
 KINDS = {
     "bits": "every bit random, NaNs and infinities included",
@@ -41,10 +42,15 @@ class StressOperands:
     c: Codes
     scale_a: Codes | None = None
     scale_b: Codes | None = None
+    positions: NDArray[np.uint8] | None = None
+    """Positions of the stored elements of a sparse operand, which A or B then has alone."""
 
 
 def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int, k: int) -> StressOperands:
-    """Return operands of one kind for a product of (m, k) and (k, n). Raises ValueError for a kind not in `KINDS`."""
+    """Return operands of one kind for a product of (m, k) and (k, n). Raises ValueError for a kind not in `KINDS`.
+
+    A sparse operand is drawn whole, and then stored without elements at random positions.
+    """
     if kind not in KINDS:
         raise ValueError(f"unknown kind `{kind}`: {', '.join(KINDS)}")
     scale_a = _scales(spec.scale.a, kind, rng, (m, k)) if spec.scale and spec.scale.a else None
@@ -56,8 +62,11 @@ def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int,
             b = _near_one(spec.b, rng, (k, n), *((-30, 1) if kind == "subnormal" else (-4, 5)))
         if kind == "cancellation":
             a, b = _cancelling(spec.a, a, b, rng)
-            c = _minus_the_sum(spec, StressOperands(a, b, c, scale_a, scale_b), rng)
-    return StressOperands(a, b, c, scale_a, scale_b)
+    x = StressOperands(a, b, c, scale_a, scale_b)
+    stored = _stored(spec.sparsity, x, kind, rng) if spec.sparsity else (x, x)
+    if spec.a.kind == "float" and kind == "cancellation":
+        return replace(stored[0], c=_minus_the_sum(spec, stored[1], rng))
+    return stored[0]
 
 
 def _codes(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Codes:
@@ -149,6 +158,29 @@ def _scales(side: ScaleOperand, kind: str, rng: np.random.Generator, shape: tupl
     exponent = fmt.bias + rng.integers(low, high, groups)
     mantissa = rng.integers(0, 1 << fmt.mantissa_bits, groups)
     return _assembled(fmt, rng.random(groups) < 0.5, exponent, mantissa, rng)
+
+
+def _stored(
+    sparsity: Sparsity, x: StressOperands, kind: str, rng: np.random.Generator
+) -> tuple[StressOperands, StressOperands]:
+    """Return the operands with one of them as it is stored, and with zeros for the elements that are left out."""
+    is_a = sparsity.operand == "a"
+    whole = x.a if is_a else x.b.T
+    each = np.broadcast_to(
+        np.arange(sparsity.of, dtype=np.uint8), (len(whole), whole.shape[1] // sparsity.group, sparsity.of)
+    )
+    chosen = np.sort(rng.permuted(each, axis=2)[..., : sparsity.kept], axis=2)
+    half = chosen.shape[1] // 2
+    if kind == "cancellation":  # products cancel if both halves of K keep the same elements
+        chosen[:, half : 2 * half] = chosen[:, :half]
+    positions = chosen.reshape(len(whole), -1)
+    ks = elements(sparsity, positions)
+    kept, zeros = np.take_along_axis(whole, ks, 1), np.zeros_like(whole)
+    np.put_along_axis(zeros, ks, kept, 1)
+    if is_a:
+        return replace(x, a=kept, positions=positions), replace(x, a=zeros)
+    columns = np.ascontiguousarray(kept.T), np.ascontiguousarray(positions.T)
+    return replace(x, b=columns[0], positions=columns[1]), replace(x, b=np.ascontiguousarray(zeros.T))
 
 
 # -- cancellation ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ SIZES = {
     "cdna1": 20,
     "cdna2": 27,
     "cdna3": 32,
-    "hopper": 32 * 12 + 24 + 18 * 8 + 48 + 4,
+    "hopper": 32 * 12 + 24 + 18 * 8 + 48 + 4 + 572,
     "rtx_blackwell": 155,
     "turing": 21,
     "volta": 3,

@@ -185,9 +185,9 @@ def _compare(name: str, outputs: int, seed: int) -> ConformanceResult:
     first = ""
     for number, kind in enumerate(KINDS):
         x = draw(spec, kind, rng, m, n, spec.shape.k * (1 + number % 3))
-        got = native.matmul(name, x.a, x.b, x.c)
+        got = native.matmul(name, x.a, x.b, x.c, x.positions)
         engine: Any = "golden" if slow else "cpu"
-        expected = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, engine=engine))
+        expected = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, engine=engine, positions=x.positions))
         differs = got.view(code_dtype(spec.accumulator)) != expected
         if slow:  # the chip keeps the payload of an FP64 NaN, which the spec language does not describe
             differs &= ~(np.isnan(got.view(np.float64)) & np.isnan(expected.view(np.float64)))

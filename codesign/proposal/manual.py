@@ -19,6 +19,15 @@ _ROUNDING = {
 }
 
 
+KNOWN = {
+    "silicon": "equal to silicon, bit for bit",
+    "model": "equal to another model; no output of the chip was compared by us",
+    "documented": "documented by the vendor; no output of the chip was compared",
+    "assumed": "assumed: no source gives the rule of this instruction, and it may compute otherwise",
+}
+"""How well the rules of a real instruction are known, in words."""
+
+
 class ManualSection(Spec):
     """One section of a manual page."""
 
@@ -68,8 +77,8 @@ def _picked(sparsity: Sparsity) -> str:
 def _sparse(sparsity: Sparsity) -> str:
     what = f"runs of {sparsity.run}" if sparsity.run > 1 else "elements"
     return (
-        f"{sparsity.operand.upper()} is sparse: {sparsity.kept} of {sparsity.of} {what} along K are stored, in order, each with "
-        "its position in the group"
+        f"{sparsity.operand.upper()} is sparse: {sparsity.kept} of {sparsity.of} {what} along K are stored, in order, each "
+        "with its position in the group"
     )
 
 
@@ -304,4 +313,6 @@ def _cast(step: Step) -> str:
 
 
 def _origin(spec: Instruction) -> tuple[str, ...]:
-    return tuple(f"{key}: {text}" for key, text in (("Source", spec.source), ("Checked", spec.checked)) if text)
+    known = KNOWN[spec.known] if spec.known else ""
+    said = (("Source", spec.source), ("Checked", spec.checked), ("Known", known))
+    return tuple(f"{key}: {text}" for key, text in said if text)

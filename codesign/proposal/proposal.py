@@ -185,6 +185,7 @@ class Proposal(Spec):
         }
         if self.change or value is not None:
             about["checked"] = "proposed: no hardware computes this"
+            spec.pop("known", None)
         merged = changed({**spec, **about}, self.change)
         if self.sweep and value is not None:
             change: Any = value

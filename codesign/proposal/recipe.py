@@ -315,7 +315,7 @@ def _fields(model: Spec) -> dict[str, Any]:
 
 def computed_fields(instruction: Instruction) -> dict[str, Any]:
     """Return the fields of an instruction that affect a result: no names, no prose, no m and n."""
-    data = instruction.model_dump(mode="json", exclude={"name", "description", "source", "checked", "shape"})
+    data = instruction.canonical({"name", "description", "source", "checked", "shape"})
     data["k"] = instruction.shape.k
     if instruction.scale:
         data["scale"]["onto"] = instruction.scaled_stage

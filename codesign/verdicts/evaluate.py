@@ -130,7 +130,7 @@ def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
 
 def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:
     """Return the SHA-256 of the proposal and both instructions, as canonical JSON."""
-    spec: Any = [m.model_dump(mode="json") for m in (proposal, proposal.today, proposed)]
+    spec: Any = [proposal.model_dump(mode="json"), proposal.today.canonical(), proposed.canonical()]
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 

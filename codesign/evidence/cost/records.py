@@ -141,7 +141,7 @@ class CostRecord(Spec):
 
 def design_sha256(spec: Instruction) -> str:
     """Return the SHA-256 of everything that affects an instruction's unit, which names, prose, m and n do not."""
-    data = spec.model_dump(mode="json", exclude={"name", "description", "source", "checked", "shape"})
+    data = spec.canonical({"name", "description", "source", "checked", "shape"})
     for side in ("a", "b"):
         operand = (data["scale"] or {}).get(side)
         if operand:
