@@ -14,6 +14,7 @@ from isa_model.formats import FORMATS
 from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding, round_integer
 from isa_model.stage import Deterministic, FormatRef, Spec
+from isa_model.tables import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ class Cast(Spec):
             raise at("group", message="a cast without a scale has no groups", hint="group: null")
         if not self.to.zero:
             raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
-        if self.scale is not None and self.scale.kind != "float":
+        if self.scale is not None and self.scale.kind == "integer":
             raise at("scale", message=f"scales are floating point, not {self.scale.name}")
         return self
 
@@ -206,6 +207,9 @@ def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
 def beyond(cast: Cast, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which elements, divided by their scales, round to more than the target's largest number."""
     top, integer = largest_finite(cast.to), cast.to.kind == "integer"
+    if cast.to.kind == "table":
+        outside: NDArray[np.bool_] = (scaled > top) | (scaled < finite(cast.to.values)[0][0])
+        return outside
     step = 1.0 if integer else 2.0 ** (cast.to.max_exponent - cast.to.mantissa_bits)
     rounded = round_integer(scaled.astype("f8") / step, cast.rounding) * step
     too_large: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
