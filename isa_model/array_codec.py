@@ -19,6 +19,7 @@ from isa_model.float64 import Codes, Float64
 from isa_model.formats import FORMATS, Format, Overflow
 from isa_model.ieee import in_ieee_mode
 from isa_model.rounding import Rounding
+from isa_model.tables import finite, last_of_each, numbers_of_table
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -132,6 +133,8 @@ def values_of_all_codes(fmt: Format) -> Float64:
 
 
 def _decode_array(fmt: Format, codes: Codes) -> Float64:
+    if fmt.kind == "table":
+        return np.array(numbers_of_table(fmt.values))[codes & codes.dtype.type((1 << fmt.bits) - 1)]
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
     if fmt.name == "fp64":
         return field.view(np.float64).copy()
@@ -210,6 +213,8 @@ def _encode(
         if quick is not None:
             return quick
     values = flat.astype(np.float64, copy=False)
+    if fmt.kind == "table":
+        return _table_codes(fmt, values, rounding)
     bits = values.view(np.int64)
     negative = bits < 0
     field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)
@@ -234,6 +239,20 @@ def _encode(
     if not fmt.zero:
         magnitude = np.where(below, 0, magnitude)
     return _float_codes(fmt, values, magnitude, rounding, rule)
+
+
+def _table_codes(fmt: Format, values: Float64, rounding: Rounding) -> Codes:
+    """Return the codes of the numbers of a table that values are rounded to."""
+    if rounding is Rounding.STOCHASTIC:
+        raise ValueError(f"{fmt.name} is a table: no number is rounded to it stochastically")
+    codes = np.array([code for _, code in finite(fmt.values)])[
+        np.searchsorted(last_of_each(fmt.values, rounding), values)
+    ]
+    specials = {"nan": np.isnan(values), "infinity": values == np.inf, "-infinity": values == -np.inf}
+    for name, where in specials.items():
+        if name in fmt.values:
+            codes[where] = fmt.values.index(name)
+    return codes.astype(code_dtype(fmt))
 
 
 def pack(fmt: Format, codes: ArrayLike) -> NDArray[np.uint8]:

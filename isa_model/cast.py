@@ -67,7 +67,7 @@ class Cast(Spec):
             raise at("group", message="a cast without a scale has no groups", hint="group: null")
         if not self.to.zero:
             raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
-        if self.scale is not None and self.scale.kind != "float":
+        if self.scale is not None and self.scale.kind == "integer":
             raise at("scale", message=f"scales are floating point, not {self.scale.name}")
         return self
 

@@ -12,6 +12,7 @@ from typing import Literal
 from isa_model.arguments import require
 from isa_model.formats import Format, Overflow
 from isa_model.rounding import Rounding, shift_right
+from isa_model.tables import SPECIALS, finite, takes_upper
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ def decode(fmt: Format, code: int) -> Number:
     """
     if not 0 <= code < 1 << fmt.storage_bits:
         raise ValueError(f"{code:#x} is not a {fmt.storage_bits}-bit code of {fmt.name}")
+    if fmt.kind == "table":
+        entry = fmt.values[code & ((1 << fmt.bits) - 1)]
+        return number_of(SPECIALS[entry] if isinstance(entry, str) else float(entry))
     field = code >> fmt.low_padding
     magnitude = field & ((1 << fmt.magnitude_bits) - 1)
     if fmt.kind == "integer":
@@ -98,6 +102,8 @@ def encode(
     Raises ValueError if `number` is not a Number.
     """
     require("number", number, Number, "isa_model.number_of gives a Number")
+    if fmt.kind == "table":
+        return _table_code(fmt, number, rounding)
     rule = overflow or fmt.overflow
     largest = fmt.max_finite_magnitude
     if number.special == "nan":
@@ -156,6 +162,22 @@ def _integer_code(fmt: Format, negative: bool, magnitude: int, rule: Overflow, i
     if infinite or rule != "wrap":
         value = min(max(value, fmt.lowest), fmt.max_finite_magnitude)
     return (value & ((1 << fmt.mantissa_bits) - 1)) << fmt.low_padding
+
+
+def _table_code(fmt: Format, number: Number, rounding: Rounding) -> int:
+    """Return the code of the number of a table that `number` is rounded to."""
+    if rounding is Rounding.STOCHASTIC:
+        raise ValueError(f"{fmt.name} is a table: no number is rounded to it stochastically")
+    numbers = finite(fmt.values)
+    if number.special:
+        name = number.special if number.special == "nan" or not number.negative else "-infinity"
+        end = numbers[0] if number.negative else numbers[-1]
+        return fmt.values.index(name) if name in fmt.values else end[1]
+    x = number.exact()
+    upper = next((i for i, (y, _) in enumerate(numbers) if y >= x), len(numbers) - 1)
+    if upper == 0 or numbers[upper][0] <= x:
+        return numbers[upper][1]
+    return numbers[upper - (not takes_upper(numbers[upper - 1], numbers[upper], x, rounding))][1]
 
 
 def number_of(value: float | int | Fraction) -> Number:

@@ -15,6 +15,7 @@ from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.groups import Group, extent, spread
 from isa_model.rounding import Rounding, round_integer
+from isa_model.tables import finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,6 +83,9 @@ def _by_numpy(
 def _beyond(to: Format, rounding: Rounding, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which elements, divided by their scales, round to more than the format's largest number."""
     top, integer = largest_finite(to), to.kind == "integer"
+    if to.kind == "table":
+        outside: NDArray[np.bool_] = (scaled > top) | (scaled < finite(to.values)[0][0])
+        return outside
     step = 1.0 if integer else 2.0 ** (to.max_exponent - to.mantissa_bits)
     rounded = round_integer(scaled.astype("f8") / step, rounding) * step
     too_large: NDArray[np.bool_] = (rounded > top) | (rounded < -top - integer)
@@ -112,6 +116,8 @@ class _Format(ctypes.Structure):
 
 def _compiles(to: Format, rounding: Rounding) -> bool:
     """Return whether cast.c rounds to a format: ties to even, with all numbers among those of FP32."""
+    if to.kind == "table":
+        return False
     numbers = to.mantissa_bits <= 24 if to.kind == "integer" else FP32.holds(to) and to.zero and to.mantissa_bits > 0
     return rounding is Rounding.NEAREST_EVEN and numbers and to.storage_bits <= 32
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from isa_model.aliases import our_name
 from isa_model.diagnostics import InputError, at, suggest
 from isa_model.limits import HIGHEST_POWER, LOWEST_POWER, Range
+from isa_model.tables import MOST_VALUES, TABLES, Entry, entry, extent, finite
 
 Overflow = Literal["ieee", "infinity", "nan", "saturate", "wrap"]
 
@@ -28,7 +29,7 @@ def _printable(name: str) -> str:
 
 
 class Format(BaseModel):
-    """One number format: binary floating point, or two's complement integer.
+    """One number format: binary floating point, two's complement integer, or a table of numbers.
 
     A floating-point code with exponent field `x > 0` and mantissa field `f` has the magnitude
     `(1 + f / 2**mantissa_bits) * 2**(x - bias)`. With `x == 0` it is the subnormal
@@ -39,12 +40,16 @@ class Format(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Annotated[str, AfterValidator(_printable)]
-    kind: Literal["float", "integer"] = "float"
+    kind: Literal["float", "integer", "table"] = "float"
     signed: bool = True
     """True if a float has a sign bit, or an integer is two's complement."""
     exponent_bits: Annotated[int, Range(0, 11)] = 0
     mantissa_bits: Annotated[int, Range(0, 64)]
-    """Stored significand bits of a float, at most 52; all bits of an integer, its sign included."""
+    """Stored significand bits of a float, at most 52; all bits of an integer, its sign included; of a table, computed."""
+    values: Annotated[tuple[Annotated[Entry, BeforeValidator(entry)], ...], Field(max_length=MOST_VALUES)] = ()
+    """Numbers of a `table`, one for each code from 0 up, a power of two of them; `nan`, `infinity` and `-infinity` are allowed.
+    Each is exact and aligns with the exponent of its leading bit. Such formats are for operands and scales. A number is
+    rounded to a neighbour in the table; what lies beyond the largest or smallest becomes that one."""
     bias: Annotated[int, Range(-HIGHEST_POWER, 1 - LOWEST_POWER)] = 0
     """Exponent bias. All numbers must also be numbers of FP64: multiples of 2**-1074 below 2**1024."""
     infinity: bool = False
@@ -62,9 +67,23 @@ class Format(BaseModel):
     low_padding: Annotated[int, Range(0, 32)] = 0
     """Bits below the mantissa that are ignored on reading and written as 0 (TF32 in a 32-bit register)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, data: Any) -> Any:
+        """Complete a table by the fields that its numbers imply."""
+        if not (isinstance(data, dict) and data.get("kind") == "table"):
+            return data
+        try:
+            return {**_table_fields(tuple(map(entry, data.get("values", ())))), **data}
+        except (TypeError, ValueError, OverflowError):  # the checks of `values` say what is wrong
+            return {"mantissa_bits": 0, **data}
+
     @model_validator(mode="after")
     def _consistent(self) -> Format:
         self._check_name()
+        if self.kind == "table" or self.values:
+            self._check_table()
+            return self
         if self.bits > 64:
             raise at("mantissa_bits", message=f"a code of {self.bits} bits", hint="at most 64, ignored bits included")
         if self.kind == "integer":
@@ -91,6 +110,23 @@ class Format(BaseModel):
             raise at("nan", message="NaN in place of the negative zero needs a sign and a zero")
         self._check_range()
         return self
+
+    def _check_table(self) -> None:
+        if self.kind != "table":
+            raise at("values", message="`values` are the numbers of a table", hint="kind: table")
+        count = len(self.values)
+        if count < 2 or count & (count - 1):
+            raise at("values", message=f"a table of {count} numbers", hint="2, 4, 8, ... numbers, one for each code")
+        if not any(x > 0 for x, _ in finite(self.values)):
+            raise at("values", message="a table needs a number above zero")
+        expected = _table_fields(self.values)
+        for field in type(self).model_fields:
+            wanted = expected.get(field, type(self).model_fields[field].default)
+            if field not in ("name", "kind", "values") and getattr(self, field) != wanted:
+                raise at(field, message=f"the numbers of a table imply `{field}: {wanted}`", hint=f"drop `{field}`")
+        low, high = self.min_lsb_exponent, self.max_exponent
+        if low < LOWEST_POWER or high > HIGHEST_POWER or self.mantissa_bits > 52:
+            raise at("values", message="a table's numbers must be numbers of FP64")
 
     def _check_name(self) -> None:
         """Refuse a known format's name for any other format."""
@@ -124,6 +160,8 @@ class Format(BaseModel):
     @property
     def bits(self) -> int:
         """Width of a code in bits, ignored bits included."""
+        if self.kind == "table":
+            return len(self.values).bit_length() - 1
         sign = int(self.signed and self.kind == "float")
         return self.high_padding + sign + self.magnitude_bits + self.low_padding
 
@@ -134,12 +172,16 @@ class Format(BaseModel):
 
     @property
     def min_exponent(self) -> int:
-        """Exponent of the smallest normal number; subnormals share it."""
+        """Exponent of the smallest normal number; subnormals share it. In a table, that of the smallest number but zero."""
+        if self.kind == "table":
+            return extent(self.values)[0]
         return 1 - self.bias if self.zero else -self.bias
 
     @property
     def max_finite_magnitude(self) -> int:
-        """Exponent and mantissa fields of the largest finite number, as one integer."""
+        """Exponent and mantissa fields of the largest finite number, as one integer; in a table, its code."""
+        if self.kind == "table":
+            return finite(self.values)[-1][1]
         everything = (1 << self.magnitude_bits) - 1
         if self.kind == "integer":
             return everything >> self.signed
@@ -155,7 +197,9 @@ class Format(BaseModel):
 
     @property
     def max_exponent(self) -> int:
-        """Exponent of the largest finite number; for an integer, that of its top bit's weight."""
+        """Largest exponent of a finite number; for an integer, that of its top bit's weight."""
+        if self.kind == "table":
+            return extent(self.values)[1]
         if self.kind == "integer":
             return self.mantissa_bits - 1
         return (self.max_finite_magnitude >> self.mantissa_bits) - self.bias
@@ -163,11 +207,15 @@ class Format(BaseModel):
     @property
     def min_lsb_exponent(self) -> int:
         """Exponent of the smallest unit: every finite number is a multiple of 2 to this power."""
+        if self.kind == "table":
+            return extent(self.values)[2]
         return 0 if self.kind == "integer" else self.min_exponent - self.mantissa_bits
 
     @property
     def nan_code(self) -> int | None:
         """Code written for a NaN unless an instruction names another: positive, and in IEEE formats quiet, no payload."""
+        if self.kind == "table":
+            return self.values.index("nan") if "nan" in self.values else None
         magnitude = {
             "ieee": (1 << self.magnitude_bits) - (1 << self.mantissa_bits) + (1 << self.mantissa_bits >> 1),
             "all-ones": (1 << self.magnitude_bits) - 1,
@@ -177,12 +225,19 @@ class Format(BaseModel):
         return None if magnitude is None else magnitude << self.low_padding
 
     @property
+    def zero_code(self) -> int:
+        """Code of a zero, with which K is filled up."""
+        return self.values.index(0.0) if self.kind == "table" else 0
+
+    @property
     def kept_infinity(self) -> Overflow:
         """Overflow rule under which an infinity stays an infinity, if the format has one."""
         return "infinity" if self.infinity else self.overflow
 
     def holds(self, other: Format) -> bool:
         """Return whether every finite number of `other` is a number of this format too."""
+        if self.kind == "table":
+            return self == other
         if self.kind == "integer" or other.kind == "integer":
             same = self.kind == other.kind and self.signed == other.signed
             return same and self.mantissa_bits >= other.mantissa_bits
@@ -231,10 +286,24 @@ _INLINE = re.compile(r"(?P<unsigned>u?)e(?P<exponent>[1-9]\d?)m(?P<mantissa>\d{1
 _INLINE_INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>[1-9]\d?)")
 
 
+def _table_fields(values: tuple[Entry, ...]) -> dict[str, Any]:
+    """Return the fields that the numbers of a table imply. Raises ValueError for what is no number."""
+    numbers = finite(values)
+    return {
+        "values": values,
+        "mantissa_bits": extent(values)[3] - 1,
+        "signed": numbers[0][0] < 0,
+        "zero": any(x == 0 for x, _ in numbers),
+        "overflow": "saturate",
+    }
+
+
 def _fields_of(name: str) -> dict[str, Any] | None:
     """Return the fields of the format that a name means, inline names included; None if it means none."""
     if name in _FIELDS:
         return _FIELDS[name]
+    if name in TABLES:
+        return {"kind": "table", **_table_fields(TABLES[name])}
     if match := _INLINE_INTEGER.fullmatch(name):
         signed, bits = not match["unsigned"], int(match["bits"])
         return {"kind": "integer", "mantissa_bits": bits, "signed": signed, "overflow": "saturate"}
@@ -246,7 +315,7 @@ def _fields_of(name: str) -> dict[str, Any] | None:
     return None
 
 
-FORMATS: dict[str, Format] = {name: Format(name=name, **(_fields_of(name) or {})) for name in (*_FIELDS, *_INTEGERS)}
+FORMATS: dict[str, Format] = {name: Format(name=name, **(_fields_of(name) or {})) for name in (*_FIELDS, *_INTEGERS, *TABLES)}
 
 
 def named(name: str) -> Format:

@@ -68,8 +68,8 @@ def gemm(
         require("out", out, Format, "isa_model.named gives a Format")
     step = instruction.shape.k
     fill = -a_codes.shape[1] % step
-    a_codes = np.pad(a_codes, ((0, 0), (0, fill)))
-    b_codes = np.pad(b_codes, ((0, fill), (0, 0)))
+    a_codes = np.pad(a_codes, ((0, 0), (0, fill)), constant_values=instruction.a.zero_code)
+    b_codes = np.pad(b_codes, ((0, fill), (0, 0)), constant_values=instruction.b.zero_code)
     steps = a_codes.shape[1] // step
     split_k = whole_number("split_k", split_k)
     if not 1 <= split_k <= max(steps, 1):

@@ -158,11 +158,14 @@ def gathered(
 def term(fmt: Format, code: int) -> Term:
     """Return a number of a format as a term.
 
-    It aligns with its exponent field: a subnormal as the smallest normal number, an integer with that of its last bit, 0.
+    It aligns with its exponent field: a subnormal as the smallest normal number, an integer with that of its last bit, 0, a
+    number of a table with that of its leading bit.
     """
     number = decode(fmt, code)
     if number.special or number.is_zero:
         return Term(number, None)
+    if fmt.kind == "table":
+        return Term(number, number.leading_exponent)
     return Term(number, number.exponent + (fmt.mantissa_bits if fmt.kind == "float" else 0))
 
 

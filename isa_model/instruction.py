@@ -206,6 +206,11 @@ class Instruction(Spec):
                 del data[name]
         return data
 
+    @property
+    def scales(self) -> tuple[ScaleOperand, ...]:
+        """Scales of the operands that have them."""
+        return tuple(side for side in (self.scale.a, self.scale.b) if side) if self.scale else ()
+
     def per_line(self) -> Instruction:
         """Return the same arithmetic with scales that rows of A or columns of B do not share."""
         if self.scale is None:
@@ -241,12 +246,15 @@ class Instruction(Spec):
         if not (self.a.zero and self.b.zero):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")
-        if self.is_integer and "float" in (self.a.kind, self.b.kind):
+        for field, fmt in (("accumulator", self.accumulator), ("c", self.c_format)):
+            if fmt.kind == "table":
+                raise at(field, message=f"{fmt.name} is a table of numbers, which are for operands and scales")
+        if self.is_integer and {self.a.kind, self.b.kind} != {"integer"}:
             raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
         if self.widen is not None and self.widen.kind != "float":
             raise at("widen", message=f"operands are widened to a floating-point format, not to {self.widen.name}")
         for operand in (self.a, self.b):
-            if self.widen is not None and operand.kind == "integer":
+            if self.widen is not None and operand.kind != "float":
                 raise at("widen", message=f"{operand.name} has no subnormals to be widened", hint="drop `widen`")
             if self.widen is not None and not self.widen.holds(operand):
                 raise at("widen", message=f"{self.widen.name} does not hold every number of {operand.name}")

@@ -115,6 +115,9 @@ class Register(Spec):
             )
         if self.overflow == "nan" and self.format.nan_code is None:
             raise at("overflow", message=f"{self.format.name} has no NaN to overflow to", hint="`overflow: saturate`")
+        if self.format.kind == "table":
+            message = f"{self.format.name} is a table of numbers, which are for operands and scales"
+            raise at("format", message=message, hint="a floating-point or integer format")
         if self.format.kind == "float" and not (self.format.zero and self.format.signed and self.format.mantissa_bits):
             message = f"a register needs a sign, a zero and a mantissa; {self.format.name} lacks one"
             raise at("format", message=message)

@@ -71,7 +71,7 @@ def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int,
 
 def _codes(fmt: Format, kind: str, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Codes:
     """Return the codes of one operand; `k` is the number of products per sum."""
-    if kind == "bits":
+    if kind == "bits" or fmt.kind == "table":
         return rng.integers(0, 1 << fmt.bits, shape, np.uint64, endpoint=False).astype(code_dtype(fmt))
     if fmt.kind == "integer":
         return _integers(fmt, kind, rng, shape)

@@ -12,6 +12,7 @@ import yaml
 from models import Reference, block, flow, heading, one_line
 
 from isa_model.array_codec import decode_array, encode_array
+from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.library import changed
@@ -133,6 +134,11 @@ def formats_table() -> str:
         "|---|---:|---|---:|---|---|---|",
     ]
     for fmt in FORMATS.values():
+        if fmt.kind == "table":
+            ends = f"{2.0**fmt.min_exponent:.4g}, {largest_finite(fmt):.4g}"
+            special = ["yes" if name in fmt.values else "no" for name in ("infinity", "nan")]
+            lines.append(f"| `{fmt.name}` | {fmt.bits} | table | | {ends} | {' | '.join(special)} |")
+            continue
         if fmt.kind == "integer":
             top = fmt.max_finite_magnitude
             low = -(1 << fmt.mantissa_bits - 1) if fmt.signed else 0

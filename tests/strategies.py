@@ -114,6 +114,7 @@ def interleaved(draw, terms):
     return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}
 
 
+POWERS = Format(name="powers", kind="table", values=[1, 2, 0.5, "nan"])
 SCALES = [
     ("fp32", "fp32"),
     ("ue8m0", "ue8m0"),
@@ -122,6 +123,7 @@ SCALES = [
     (None, "ue8m0"),
     ("uint4", "int8"),
     ("e5m3", "e4m3fnuz"),
+    ("hif8", POWERS),
 ]
 
 
@@ -135,7 +137,7 @@ def instructions(draw):
 
     In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits.
     """
-    others = draw(st.sampled_from([(), (), INTEGERS]))
+    others = draw(st.sampled_from([(), (), INTEGERS, ["nf4", "hif8", "posit8", "uint4"]]))
     a, b = draw(operand_formats(others)), draw(operand_formats(others))
     stochastic = draw(st.integers(0, 3)) == 0
     depth = draw(st.integers(1, 3))
@@ -177,7 +179,7 @@ def instructions(draw):
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128, -3, -2000]))
-    if "integer" not in (a.kind, b.kind):
+    if a.kind == b.kind == "float":
         spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
     spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
@@ -253,8 +255,8 @@ def codes(fmt, rng, shape, kind):
         ends = [x << fmt.low_padding for x in (0, 1, 2, top - 1, top >> 1, (top >> 1) - 1)]
         special = rng.choice(np.array(ends, "u8"), shape).astype(dtype)
         return np.where(rng.random(shape) < {"bits": 0, "ends": 1, "sparse": 0.5}.get(kind, 0.2), special, bits)
-    if kind == "bits":
-        return bits
+    if kind == "bits" or fmt.kind == "table":
+        return np.where(rng.random(shape) < 0.6, fmt.zero_code, bits) if kind == "sparse" else bits
     exponent_all = (1 << fmt.exponent_bits) - 1
     field = fmt.mantissa_bits + fmt.low_padding
     sign = bits & dtype.type((1 << fmt.bits >> 1) if fmt.signed else 0)

@@ -104,6 +104,9 @@ def describe(fmt: Format) -> str:
     """Return a one-line description of a format."""
     if fmt.kind == "integer":
         return f"{fmt.name}, {fmt.bits}-bit {'signed' if fmt.signed else 'unsigned'} integer"
+    if fmt.kind == "table":
+        shown = ", ".join(str(x) for x in fmt.values) if len(fmt.values) <= 16 else f"{len(fmt.values)} of them"
+        return f"{fmt.name}, {fmt.bits}-bit code of a number in a table: {shown}"
     parts = [
         f"{int(fmt.signed)}-{fmt.exponent_bits}-{fmt.mantissa_bits} bits (sign, exponent, mantissa)",
         f"bias {fmt.bias}",

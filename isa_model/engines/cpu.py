@@ -170,8 +170,17 @@ def _type(fmt: Format) -> str:
     return f"uint{fmt.storage_bits}_t"
 
 
+def _table(fmt: Format) -> str:
+    """Return the C expression of the table of a format's numbers."""
+    words = {"nan": "NAN", "infinity": "INFINITY", "-infinity": "-INFINITY"}
+    numbers = [words[x] if isinstance(x, str) else float(x).hex() for x in fmt.values]
+    return f"(const double[]){{{', '.join(numbers)}}}"
+
+
 def _number(fmt: Format, flush: bool) -> str:
     """Return the C expression that decodes `code`."""
+    if fmt.kind == "table":
+        return f"({_table(fmt)})[(code) & {(1 << fmt.bits) - 1}]"
     if fmt.kind == "integer":
         return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())

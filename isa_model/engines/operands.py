@@ -82,7 +82,7 @@ def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> 
 def read(fmt: Format, codes: Any, flush: bool) -> Any:
     """Return elements of A, B or C in float64; `flush` makes subnormal numbers zeros."""
     values = numbers(fmt, codes)
-    if not flush or fmt.kind == "integer":
+    if not flush or fmt.kind != "float":
         return values
     return library(codes).where(abs(values) < 2.0**fmt.min_exponent, 0.0, values)
 

@@ -77,11 +77,11 @@ def handover(spec: Instruction) -> Handover:
 
 
 def significand_bits(fmt: Format) -> int:
-    return fmt.mantissa_bits + (fmt.kind == "float")
+    return fmt.mantissa_bits + (fmt.kind != "integer")
 
 
 def _of_format(fmt: Format) -> Level:
-    growth = 1 if fmt.kind == "float" else fmt.mantissa_bits
+    growth = fmt.mantissa_bits if fmt.kind == "integer" else 1
     return Level(significand_bits(fmt), fmt.min_lsb_exponent, fmt.max_exponent + 1, growth)
 
 

@@ -61,7 +61,7 @@ def route(plan: Plan) -> Route | None:
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
-    if max(spec.a.storage_bits, spec.b.storage_bits) > 16:
+    if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
     if not plan.fused_products:  # sums wider than FP64
         wide = stage.fraction_bits is None and is_short(plan) and digit_count(spec.a) + digit_count(spec.b) <= 10

@@ -28,8 +28,11 @@ def make(
     The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
     total. Of a sparse instruction, they are those of its dot-product unit, behind the selection of elements (`dense`).
     Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that draws
-    random bits.
+    random bits or reads a table.
     """
+    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
+        message = f"{spec.name} reads a format given by a table: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction with a floating-point format")
     if spec.is_stochastic:
         message = f"{spec.name} rounds stochastically: no test vectors are made of it"
         raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")

@@ -196,7 +196,7 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
 
     dtype = code_dtype(fmt)
     bits = rng.integers(0, 1 << fmt.bits, shape, dtype="u8")
-    if kind == "bits":
+    if kind == "bits" or fmt.kind == "table":
         return bits.astype(dtype)
     if fmt.kind == "integer":
         return _integer_codes(fmt, rng, shape, kind).astype(dtype)

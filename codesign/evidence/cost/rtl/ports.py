@@ -75,6 +75,12 @@ def check(spec: Instruction) -> None:
             f"{spec.name}: a register that rounds stochastically is not supported in hardware",
             "the same instruction with another rounding, which has all but the generator and the adder of random bits",
         )
+    for fmt in (spec.a, spec.b, *(side.format for side in spec.scales)):
+        if fmt.kind == "table":
+            raise InputError.of(
+                f"{spec.name}: {fmt.name} is a table of numbers, whose decoder is not supported in hardware",
+                "the floating-point format whose numbers the table selects from: the unit behind the decoder",
+            )
     for index, (name, stage) in enumerate(spec.stages.items()):
         whole = any(register.format.kind == "integer" for register in stage.result)
         if whole and not spec.is_integer and not (index == 0 and sums_integers(spec)):
