@@ -30,7 +30,9 @@ def asker(sampling: Sampling, executor: Executor) -> Ask:
             together.setdefault(question.data, []).append(i)
         order = sorted(together.values(), key=lambda found: -questions[found[0]].gemm.k)  # the longest first
         answers = executor.map(answer, [[questions[i] for i in found] for found in order])
-        given = {i: one for found, several in zip(order, answers, strict=True) for i, one in zip(found, several, strict=True)}
+        given = {
+            i: one for found, several in zip(order, answers, strict=True) for i, one in zip(found, several, strict=True)
+        }
         return [given[i] for i in range(len(questions))]
 
     return ask

@@ -49,8 +49,6 @@ class Held(dict[tuple[int, ...], Trial]):
     """Trials with their operands' codes, by seeds."""
 
 
-
-
 @dataclass(frozen=True)
 class Job:
     """One GEMM on one tensor source, with all variants that share its operands."""
