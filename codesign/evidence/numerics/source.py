@@ -83,7 +83,8 @@ class Numerics(Source):
         jobs = [Job(gemm, tensors, sampling, proposal, compared) for gemm, tensors in longest_first]
         curves = executor.submit(plots, proposal, sampling)
         results = {(j.gemm.name, j.tensors): errors for j, errors in zip(jobs, executor.map(run, jobs), strict=True)}
-        bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
+        named = (v for c in proposal.claims for v in (c.relative_to, c.of) if v)
+        bases = tuple(dict.fromkeys(("software", *named)))  # every report compares with today's software
         found = [
             figure
             for gemm, tensors in trials
