@@ -324,7 +324,13 @@ def test_every_figure_of_a_report_is_tagged(result):
     assert all(re.match(rf'<span class="tag">({kinds})</span>', c) for c in captions)
     decided = [v for v in result.verdicts if v.deciding]
     assert len(re.findall(rf'<small><span class="tag">({kinds})</span>', html)) == len(decided)
-    for section in ("Claims", "Accuracy", "Accuracy at a glance", "What the verdicts depend on", "Accuracy, every GEMM"):
+    for section in (
+        "Claims",
+        "Accuracy",
+        "Accuracy at a glance",
+        "What the verdicts depend on",
+        "Accuracy, every GEMM",
+    ):
         text = html[html.index(f">{section}</h2>") :]
         assert re.search(rf'class="tag">({kinds})<', text[: text.index("<h2", 4)]), section
 

@@ -108,16 +108,17 @@ def _summed(metric: Metric, figures: Sequence[Figure]) -> Iterator[Figure]:
 
 
 def _answers(found: Sequence[Compared]) -> Iterator[str]:
-    """Yield each figure beside today's in words; those that are as today come last, together."""
-    same = []
+    """Yield each figure beside today's in words; those that are as today come together, first if the first is one of them."""
+    same, others = [], []
     for each in found:
         text = f"{each.metric.short} {_amount(each.own)}"
         if each.metric.comparison != "none" and each.software and _as_today(each):
             same.append(text)
         else:
-            yield text + _change(each)
-    if same:
-        yield f"as with today's software: {listed(same)}"
+            others.append(text + _change(each))
+    together = [f"as with today's software: {listed(same)}"] if same else []
+    first = found[0]
+    yield from (*together, *others) if same and same[0].startswith(first.metric.short) else (*others, *together)
 
 
 def _amount(figure: Figure) -> str:
@@ -235,9 +236,10 @@ def gains_and_costs(result: Result) -> StripPlot | None:
         strips.append(Strip(metric.short, value, tuple(marks), group=group))
     if not strips:
         return None
+    groups = dict.fromkeys([strips[0].group, *GROUPS])  # the total error first, whether it changes or not
     return StripPlot(
         title="Gain against cost",
-        strips=tuple(sorted(strips, key=lambda s: GROUPS.index(s.group))),
+        strips=tuple(sorted(strips, key=lambda s: list(groups).index(s.group))),
         axis="← worse · times as good as today's software · better →",
         log=True,
         lines=((1.0, "bound", ""),),
