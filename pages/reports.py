@@ -6,20 +6,29 @@ reports/. A proposal takes about a minute on two cores. Pages name the current c
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+from jinja2 import FileSystemLoader
+
+import codesign.report
 from codesign.figures.escape import literal
 from codesign.figures.figure import Figure
 from codesign.report.tables import number
+from codesign.report.write import environment
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import read_result
 from isa_model.output_files import write_file
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT, ASKS = HERE.parent, HERE / "asks.yaml"
 MADE, REPORTS = ROOT / "codesign-reports", ROOT / "reports"
 COMPARED = {
     "compare-instructions": (
@@ -87,32 +96,72 @@ def _worst(result: Result, metric: str, variant: str) -> Figure | None:
     return max(own, key=lambda f: float("inf") if f.value is None else f.value, default=None)
 
 
-def index() -> str:
-    """Return the text of reports/README.md, a line for each page; of a page that was not made now, its line of before."""
-    page = REPORTS / "README.md"
-    before = {
-        line.split("`")[1]: line
-        for line in (page.read_text(encoding="utf-8") if page.exists() else "").splitlines()
-        if ".html)" in line and "`" in line
-    }
-    lines = ["# Reports of the shipped proposals", ""]
+@dataclass(frozen=True)
+class Found:
+    """What the evidence says of a proposal."""
+
+    name: str
+    title: str
+    finding: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row of the index."""
+
+    ask: str
+    source: str
+    shipped: str
+    found: tuple[Found, ...]
+
+
+def asked(folder: Path = MADE, page: Path = REPORTS / "README.md") -> list[Asked]:
+    """Return the rows of the index: findings from the results in `folder`; of one that is not there, its finding of before."""
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    rows = yaml.safe_load(ASKS.read_text(encoding="utf-8"))
+    return [
+        Asked(row["ask"], row["source"], row["shipped"], tuple(_found(row["proposals"], folder, before)))
+        for row in rows
+    ]
+
+
+def _found(names: list[str], folder: Path, before: str) -> Iterator[Found]:
+    for name in names:
+        path = folder / name / "result.json"
+        if path.exists():
+            result = read_result(path)
+            yield Found(name, result.proposal.title, finding(result))
+        elif old := re.search(rf"\[([^\]]*)\]\({name}\.html\) \(`{name}`\)(?:: | \| )(.*?)(?:<br>| \|)", before):
+            yield Found(name, html.unescape(old[1]).replace("\\", ""), old[2])
+
+
+def index(rows: Sequence[Asked]) -> str:
+    """Return the text of reports/README.md: a row for each ask, with a sentence and a link for each proposal on it."""
+    lines = ["# Reports: what was asked of hardware, what shipped since, and what our evidence says", ""]
     lines += [
-        "Each page is one file: download it and open it in a browser. `codesign evaluate NAME` makes it again, with "
-        "result.json, report.md and the pictures beside; `python pages/reports.py` makes all of them.",
+        "Each page is one file: download it and open it in a browser, or open [index.html](index.html) in a clone. `codesign "
+        "evaluate NAME` makes a page again, with result.json, report.md and the pictures beside; `python pages/reports.py` makes "
+        "all of them. Figures are the worst over GEMMs and tensors.",
         "",
     ]
-    lines += [
-        f"- [{title}]({name}.html)" for name, (title, _) in COMPARED.items() if (REPORTS / f"{name}.html").exists()
-    ]
-    lines += ["", "| proposal | what the evidence says (worst over GEMMs and tensors) |", "|---|---|"]
-    for path in sorted((ROOT / "proposals").glob("*.yaml")):
-        name = path.stem
-        if (MADE / name / "result.json").exists() and (REPORTS / f"{name}.html").exists():
-            result = read_result(MADE / name / "result.json")
-            lines.append(f"| [{literal(result.proposal.title)}]({name}.html) (`{name}`) | {finding(result)} |")
-        elif name in before:
-            lines.append(before[name])
+    lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]
+    lines += ["", "| asked for | shipped since | what our evidence says |", "|---|---|---|"]
+    for row in rows:
+        said = "<br>".join(f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
+        lines.append(f"| **{literal(row.ask)}**<br>{literal(row.source)} | {literal(row.shipped)} | {said} |")
     return "\n".join(lines) + "\n"
+
+
+def index_page(rows: Sequence[Asked]) -> str:
+    """Return the same index as a page."""
+    made = environment(html=True)
+    made.loader = FileSystemLoader([HERE, Path(codesign.report.__file__).parent])
+    return str(made.get_template("index.html.j2").render(rows=rows, compared=list(compared_pages())))
+
+
+def compared_pages() -> Iterator[tuple[str, str]]:
+    """Yield name and title of each page that compares proposals."""
+    yield from ((name, title) for name, (title, _) in COMPARED.items() if (REPORTS / f"{name}.html").exists())
 
 
 def main() -> None:
@@ -125,7 +174,9 @@ def main() -> None:
         if all((MADE / p / "result.json").exists() for p in proposals.split()):
             run("compare", *(f"codesign-reports/{p}" for p in proposals.split()), "--out", f"codesign-reports/{name}")
             shutil.copyfile(MADE / name / "comparison.html", REPORTS / f"{name}.html")
-    write_file(REPORTS / "README.md", index())
+    rows = asked()
+    write_file(REPORTS / "README.md", index(rows))
+    write_file(REPORTS / "index.html", index_page(rows))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Pages as a browser shows them: quiet, alone, and readable on a phone. Skipped where no Chromium is installed."""
+"""Pages as a browser shows them: quiet, alone, readable on a phone, a desk and paper. Skipped where there is no Chromium."""
 
+import base64
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +20,7 @@ from codesign.verdicts.evaluate import evaluate
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE = 390
+PHONE = 360
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
@@ -76,7 +78,7 @@ class Browser:
         return self.events
 
     def evaluate(self, script):
-        return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"]["value"]
+        return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
 
 @pytest.fixture(scope="module")
@@ -87,79 +89,111 @@ def browser(tmp_path_factory):
     browser.process.wait()
 
 
-def evaluated(name):
+def result_of(name):
     """The result of a shipped proposal on few samples."""
     few = Sampling(rows=4, columns=4, seeds=tuple(range(8)))
     return evaluate(load_proposal(ROOT / f"proposals/{name}.yaml"), few)
 
 
-@pytest.fixture(scope="module", params=["group-scaled-mma", "fused-tma-cast", "blackwell-nvf4", "compare"])
-def page(request, tmp_path_factory):
-    """The page of a shipped proposal, or of two compared."""
-    folder = tmp_path_factory.mktemp(request.param) / "page"
-    if request.param == "compare":
-        names = ("higher-precision-accumulation", "group-scaled-mma-ue8m0")
-        return comparison.write(compare([evaluated(name) for name in names]), folder)
-    return report.write(evaluated(request.param), folder)
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages of a changed instruction and of a changed path, and the two compared."""
+    results = [result_of(name) for name in ("group-scaled-mma", "fused-tma-cast")]
+    folder = tmp_path_factory.mktemp("pages")
+    made = [report.write(result, folder / result.proposal.proposal) for result in results]
+    return [*made, comparison.write(compare(results), folder / "compared")]
 
 
-def test_a_page_says_nothing_to_the_console_and_asks_nobody(browser, page):
+def test_a_page_says_nothing_to_the_console_and_asks_nobody(browser, pages):
     """No error, warning or exception while it loads, and no request but for the page itself."""
-    events = browser.open(page, 1280)
-    told = [
-        e
-        for e in events
-        if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-    ]
-    assert told == []
-    asked = [e["params"]["request"]["url"] for e in events if e.get("method") == "Network.requestWillBeSent"]
-    assert asked == [page.as_uri()]
+    for page in pages:
+        events = browser.open(page, 1400)
+        quiet = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        assert [e for e in events if e.get("method") in quiet] == []
+        asked = [e["params"]["request"]["url"] for e in events if e.get("method") == "Network.requestWillBeSent"]
+        assert asked == [page.as_uri()]
 
 
-def test_a_page_fits_a_phone(browser, page):
-    """Nothing reaches beyond the screen's width but what scrolls by itself, and no letter of a plot is under 6 px."""
-    browser.open(page, PHONE)
-    assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
-    sizes = browser.evaluate(
-        "[...document.querySelectorAll('svg text')].map(t => { const s = t.ownerSVGElement;"
-        " return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width })"
-    )
-    assert sizes
-    assert min(sizes) > 6
-
-
-def test_names_in_a_comparison_do_not_lie_on_one_another(browser, tmp_path):
-    """Nine proposals of nearly the same error and cost: their names are all there, apart, and within the picture."""
-    from codesign.verdicts.compare import ComparedProposal, Comparison
-
-    def entry(i):
-        values = {"numerics.total_error": 0.04 + 1e-4 * (i % 3), "cost.area_ratio": 1.5 + 0.01 * (i // 3)}
-        return ComparedProposal(
-            proposal=f"a-rather-long-name-{i}",
-            title="t",
-            headline="h",
-            values=values,
-            low={},
-            high={},
-            kinds=dict.fromkeys(values, "computed"),
+def test_a_page_fits_a_phone(browser, pages):
+    """Nothing reaches beyond the screen's width but what scrolls by itself, and no letter of a plot is under 8 px."""
+    for page in pages:
+        browser.open(page, PHONE)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
+        sizes = browser.evaluate(
+            "[...document.querySelectorAll('svg text')].map(t => { const s = t.ownerSVGElement;"
+            " return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width })"
         )
+        assert sizes
+        assert min(sizes) > 8
 
-    far = entry(0).model_copy(
-        update={"proposal": "far", "values": {"numerics.total_error": 0.06, "cost.area_ratio": 3.0}}
-    )
-    axes = ("numerics.total_error", "cost.area_ratio")
-    made = Comparison(entries=(*map(entry, range(9)), far), axes=axes, judged=axes, covered=())
-    browser.open(comparison.write(made, tmp_path / "page"), 1280)
-    boxes = browser.evaluate(
-        "[...document.querySelectorAll('svg text')].map(t => { const r = t.getBoundingClientRect();"
-        " return [t.textContent, r.left, r.right, r.top, r.bottom] })"
-    )
-    frame = browser.evaluate("(r => [r.left, r.right])(document.querySelector('svg').getBoundingClientRect())")
-    names = [b for b in boxes if b[0].startswith(("a-rather", "far"))]
-    assert len(names) == 10
-    for _, left, right, _, _ in names:
-        assert frame[0] <= left < right <= frame[1]
-    for (a, l1, r1, t1, b1), (b, l2, r2, t2, b2) in itertools.combinations(names, 2):
-        # A line's box is higher than its letters: a fifth of it may overlap.
-        apart = r1 <= l2 or r2 <= l1 or min(b1, b2) - max(t1, t2) < 0.2 * (b1 - t1)
-        assert apart, (a, b)
+
+@pytest.mark.parametrize("width", [1100, 1400])
+def test_no_table_is_cut_on_a_desk(browser, pages, width):
+    """Every table, those of long lists opened, is as wide as its place or narrower."""
+    for page in pages:
+        browser.open(page, width)
+        browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        cut = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.textContent)"
+        assert browser.evaluate(cut) == []
+
+
+def test_texts_of_a_plot_do_not_lie_on_one_another(browser, pages):
+    """Legends, ticks and names of points are apart; a line's box is higher than its letters, so a fifth may overlap."""
+    script = """[...document.querySelectorAll('svg')].flatMap(s => {
+      const texts = [...s.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+      return texts.flatMap(([a, p], i) => texts.slice(i + 1).filter(([b, q]) =>
+        p.right > q.left + 1 && q.right > p.left + 1 &&
+        Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 0.2 * p.height
+      ).map(([b]) => [s.getAttribute('aria-label'), a, b]));
+    })"""
+    for page in pages:
+        browser.open(page, 1400)
+        assert browser.evaluate(script) == []
+
+
+def test_a_page_prints_on_eight_sheets(browser, pages):
+    """A4, with what is folded left out."""
+    for page in pages:
+        browser.open(page, 1400)
+        printed = base64.b64decode(browser.ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
+        assert 1 <= len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= 8
+
+
+def test_a_table_is_sorted_by_the_heading_that_is_pressed(browser, pages):
+    """Numbers by size, and the other way at the next press; names of joined rows stay with their rows."""
+    browser.open(pages[0], 1400)
+    column = """[...[...document.querySelectorAll('table')].find(t => t.textContent.includes('total error, normal'))
+      .querySelectorAll('tbody tr')].map(r => Number(r.cells[1].textContent))"""
+    press = """[...document.querySelectorAll('th button')].find(b => b.textContent == 'total error, normal').click()"""
+    browser.evaluate(press)
+    found = [x for x in browser.evaluate(column) if x]
+    assert found == sorted(found)
+    browser.evaluate(press)
+    assert [x for x in browser.evaluate(column) if x] == found[::-1]
+
+
+def test_the_button_turns_a_page_dark_and_light(browser, pages):
+    """Ink and paper change places, and back."""
+    browser.open(pages[0], 1400)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    press = "[...document.querySelectorAll('nav button')].find(b => b.textContent == 'dark / light').click()"
+    before = browser.evaluate(paper)
+    browser.evaluate(press)
+    assert browser.evaluate(paper) != before
+    browser.evaluate(press)
+    assert browser.evaluate(paper) == before
+
+
+def test_a_page_needs_no_script(browser, pages):
+    """Without JavaScript the text is the same; only the buttons are missing."""
+    text = "[...document.querySelectorAll('h2, td, li, figcaption')].map(e => e.textContent).join()"
+    browser.open(pages[0], 1400)
+    assert browser.evaluate("document.querySelectorAll('button').length") > 10
+    with_script = browser.evaluate(text)
+    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(pages[0], 1400)
+        assert browser.evaluate("document.querySelectorAll('button').length") == 0
+        assert browser.evaluate(text) == with_script
+    finally:
+        browser.ask("Emulation.setScriptExecutionDisabled", value=False)

@@ -234,7 +234,7 @@ def test_the_report_stacks_the_layer():
     files = contents(result)
     chart = files["layer-deepseek-v3.svg"]
     assert all(kind in chart for kind in KINDS)
-    assert "today's software" in chart
+    assert "today&#x27;s software" in chart
     for page in (files["report.md"], files["report.html"]):
         text = page.replace("&#39;", "'")
         assert "A whole layer's step" in text

@@ -1,216 +1,164 @@
-"""Plots as SVG, drawn by matplotlib from the result's data."""
+"""Plots as SVG, drawn from the result's data: lines, outlines of histograms, points, and bars."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import fsum
-from typing import Any
 
-from codesign.figures.escape import drawn
-from codesign.figures.figure import Plot
+from codesign.figures.axis import Axis, short, spanning, thinned
+from codesign.figures.canvas import EM, LINE, UNMARKED, WIDTH, Box, Canvas, place_names, text_width, wrapped
+from codesign.figures.figure import Plot, Series
 
-# Okabe & Ito's colours, told apart by colour-blind readers; line styles tell them apart in grey.
-STYLES = {
-    "today": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
-    "software": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
-    "proposal": {"color": "#009E73", "linestyle": "-", "marker": "D"},
-    "twin": {"color": "#CC79A7", "linestyle": "-.", "marker": "^"},
-    "exact": {"color": "#555555", "linestyle": ":", "marker": ""},
-    # curves of many designs, under the marks of the variants
-    "area": {"color": "#332288", "linestyle": "-", "marker": "."},
-    "delay": {"color": "#882255", "linestyle": "--", "marker": "."},
-    "energy": {"color": "#997700", "linestyle": "-.", "marker": "."},
-    "curve": {"color": "#777777", "linestyle": ":", "marker": "."},
-    "energy_points": {"color": "#997700", "linestyle": "", "marker": "^"},
-    "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
-    "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
-    "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
-    # parts of bars
-    "blue": {"color": "#0072B2"},
-    "sky": {"color": "#56B4E9"},
-    "navy": {"color": "#003A66"},
-    "vermilion": {"color": "#D55E00"},
-    "orange": {"color": "#E69F00"},
-    "green": {"color": "#009E73"},
-    "pink": {"color": "#CC79A7"},
-    "grey": {"color": "#999999"},
-    "black": {"color": "#222222"},
-}
-SETTINGS: Any = {
-    "svg.hashsalt": "codesign",  # the same data give the same file
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # the others of matplotlib's list would stand in every text of the SVG
-    "font.size": 12,  # read on a phone, where a plot is 350 px wide
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    **{f"{axis}tick.{which}.size": 0 for axis in "xy" for which in ("major", "minor")},  # the grid shows them
-}
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the report's style. Text stays text in SVG, so glyphs missing from matplotlib's font do not matter."""
-    import warnings
-
-    import matplotlib
-
-    matplotlib.use("svg")
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        yield
+HEIGHT, FLAT = 175.0, 40.0
+"""Height between the axes of a plot of lines, and of one whose values are all zero."""
+MOST_MARKED = 40
+"""Most points of a line that are drawn with marks."""
 
 
 def svg(plot: Plot) -> str:
     """Return a plot as an SVG element."""
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogFormatterSciNotation
+    return _bars(plot) if plot.categories else _lines(plot)
 
-    from codesign.figures.labels import place
 
-    plot = _literal(plot)
-    with styled():
-        shape = (6.4, 2.0 + 0.7 * len(plot.categories)) if plot.stacked else (6.4, 3.9)
-        figure, axes = plt.subplots(figsize=shape, layout="constrained")
-        named: list[tuple[float, float, str]] = []
-        if plot.stacked:
-            _stacked(axes, plot)
-        elif plot.categories:
-            _bars(axes, plot)
-        for series in () if plot.categories else plot.series:
-            style: dict[str, Any] = dict(STYLES[series.variant])
-            y = [float("nan") if v is None else v if v or not plot.floor else plot.floor for v in series.y]
-            if plot.steps:
-                style.pop("marker")
-                axes.step(
-                    [*series.x, series.x[-1] + 1],
-                    [*y, y[-1]],
-                    where="post",
-                    label=series.label,
-                    linewidth=1.6,
-                    **style,
-                )
+# -- lines and points ------------------------------------------------------------------------------------------------
+
+
+def _lines(plot: Plot) -> str:
+    canvas = Canvas(0.0, plot.title)
+    top = canvas.legend([(s.label, s.variant, "mark" if _scattered(s) else "line") for s in plot.series if s.label])
+    top += LINE + 6  # the vertical axis's name stands over it
+    ys = [y for s in plot.series for y in s.y if y is not None]
+    log = plot.y_scale == "log10" and any(y > 0 for y in ys)
+    if plot.floor:
+        ys = [y or plot.floor for y in ys]
+    if not log:
+        ys += [0.0] if 0 <= min(ys, default=0.0) < 0.4 * max(ys, default=0.0) else []
+    bottom = top + (HEIGHT if any(ys) else FLAT)
+    y = spanning(ys, bottom, top + 4, log) if any(ys) else Axis(-0.05, 1.0, bottom, top + 4)
+    ticks = y.ticks() if any(ys) else [(0.0, "0")]
+    if plot.floor:
+        ticks = [(plot.floor, "0"), *((v, name) for v, name in ticks if v > 2 * plot.floor)]
+    left = 8 + max(text_width(name) for _, name in ticks)
+    xs = [x for s in plot.series for x in s.x] + ([plot.series[0].x[-1] + 1.0] if plot.steps else [])
+    x = spanning(xs, left, WIDTH - 10, plot.x_scale != "linear", 0.02)
+    for value, name in ticks:
+        canvas.line(left, y.place(value), WIDTH - 4, y.place(value), "grid")
+        canvas.text(left - 5, y.place(value) + EM * 0.35, name, "end", soft=True)
+    _horizontal(canvas, plot, x, bottom)
+    canvas.text(2, top - 8, plot.y_label)
+    points: list[tuple[float, float, str]] = []
+    taken: list[Box] = []
+    for series in plot.series:
+        points += _series(canvas, plot, series, x, y, taken)
+    place_names(canvas, points, (left, top, WIDTH, bottom), taken)
+    canvas.height = bottom + 2 * LINE + 8
+    return canvas.svg()
+
+
+def _horizontal(canvas: Canvas, plot: Plot, x: Axis, bottom: float) -> None:
+    """Draw the horizontal axis with its ticks and name."""
+    ticks = x.ticks(7)
+    if plot.x_scale == "log2":
+        ticks = [(v, f"{v:g}") for v in sorted({v for s in plot.series for v in s.x})]
+    ticks = thinned(ticks, x, max((text_width(name) for _, name in ticks), default=0.0) + 8)
+    for value, name in ticks:
+        canvas.line(x.place(value), bottom, x.place(value), bottom + 4, "axis")
+        canvas.text(x.place(value), bottom + LINE + 2, name, "middle", soft=True)
+    canvas.line(x.start, bottom, WIDTH - 4, bottom, "axis")
+    canvas.text((x.start + WIDTH) / 2, bottom + 2 * LINE + 3, plot.x_label, "middle")
+
+
+def _series(
+    canvas: Canvas, plot: Plot, series: Series, x: Axis, y: Axis, taken: list[Box]
+) -> Iterator[tuple[float, float, str]]:
+    """Draw a series and yield the names of its points; the places of its marks are added to `taken`."""
+    shown = [(a, b) for a, b in zip(series.x, series.y, strict=True)]
+    canvas.begin(series.variant)
+    if plot.steps or series.variant == "front":
+        _outline(canvas, series, x, y, closed=plot.steps)
+    else:
+        run: list[tuple[float, float]] = []
+        for a, b in [*shown, (0.0, None)]:  # a line breaks where a value is not finite
+            if b is None:
+                if not _scattered(series):
+                    canvas.curve(run, series.variant)
+                run = []
             else:
-                size = 7 if len(series.x) == 1 else 4
-                if len(series.x) > MOST_MARKED:
-                    style["marker"] = ""
-                axes.plot(series.x, y, label=series.label, linewidth=1.6, markersize=size, **style)
-            zeros = [x for x, v in zip(series.x, series.y, strict=True) if v == 0]
-            if plot.floor and zeros:
-                hollow = {
-                    "color": style["color"],
-                    "markerfacecolor": "white",
-                    "linestyle": "",
-                    "marker": style["marker"] or "o",
-                }
-                axes.plot(zeros, [plot.floor] * len(zeros), markersize=5, zorder=3, **hollow)
-            named += zip(series.x, y, series.labels, strict=False)
-        axes.set_xlabel(plot.x_label)
-        axes.set_ylabel(plot.y_label)
-        if plot.x_scale == "log2":
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(list(plot.series[0].x), [f"{x:g}" for x in plot.series[0].x])
-            axes.minorticks_off()
-        if plot.y_scale == "log10" and any(y and y > 0 for series in plot.series for y in series.y):
-            axes.set_yscale("log")
-        elif not any(y for series in plot.series for y in series.y):  # where all is zero there is nothing to scale
-            axes.set_ylim(-0.05, 1)
-            axes.set_yticks([0], ["0"])
-        if plot.floor:
-            axes.axhline(plot.floor, color="#777777", linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
-            axes.set_ylim(bottom=plot.floor / 3)
-            figure.draw_without_rendering()  # the axis chooses its ticks
-            ticks = [t for t in axes.get_yticks() if t > plot.floor * 2]
-            low, high = axes.get_ylim()
-            axes.set_yticks([plot.floor, *[t for t in ticks if low <= t <= high]])
-            axes.minorticks_off()
-            log = LogFormatterSciNotation()
-            axes.yaxis.set_major_formatter(lambda t, _: "0" if t == plot.floor else log(t))
-        columns, points = (3, 10) if plot.stacked else (2, 10.5)
-        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=points)
-        drawn = [(x, y) for s in plot.series for x, y in zip(s.x, s.y, strict=True) if y]
-        place(axes, named, 8, drawn)
-        return written(figure)
+                run.append((x.place(a), y.place(b if b or not plot.floor else plot.floor)))
+        for i, (a, b) in enumerate(shown):
+            if b is None or len(shown) > MOST_MARKED or (series.variant in UNMARKED and b):
+                continue
+            at = (x.place(a), y.place(b if b or not plot.floor else plot.floor))
+            name = f"{series.labels[i]}: " if series.labels else f"{series.label}: " if series.label else ""
+            hollow = bool(plot.floor) and b == 0
+            size = 5.0 if len(shown) == 1 else 3.2
+            canvas.mark(*at, series.variant, f"{name}{_about(a)}, {_about(b)}", size, hollow)
+            taken.append((at[0] - size, at[1] - size, at[0] + size, at[1] + size))
+    canvas.end()
+    for (a, b), name in zip(shown, series.labels, strict=False):
+        if b is not None and name:
+            yield x.place(a), y.place(b if b or not plot.floor else plot.floor), name
 
 
-def _literal(plot: Plot) -> Plot:
-    """Return the plot with all text escaped for matplotlib."""
-    series = tuple(
-        s.model_copy(update={"label": drawn(s.label), "labels": tuple(map(drawn, s.labels))}) for s in plot.series
-    )
-    update = {"x_label": drawn(plot.x_label), "y_label": drawn(plot.y_label), "series": series}
-    return plot.model_copy(update={**update, "categories": tuple(map(drawn, plot.categories))})
+def _scattered(series: Series) -> bool:
+    """Return whether a series is shown as points without a line."""
+    return len(series.x) == 1 or series.variant.endswith("_points") or series.variant == "shipped"
 
 
-MOST_MARKED = 40
-"""Most points of a line that are drawn with marks."""
-HATCHES = ("", "///", "", "\\\\\\")
-"""Hatches of the bars of a group, to tell them apart in grey."""
+def _outline(canvas: Canvas, series: Series, x: Axis, y: Axis, closed: bool) -> None:
+    """Draw steps: of a histogram from each edge to the next, or of a front from each point to the next."""
+    corners: list[tuple[float, float]] = []
+    for i, (a, b) in enumerate(zip(series.x, series.y, strict=True)):
+        if b is None:
+            continue
+        at, level = x.place(a), y.place(b)
+        if corners:
+            corners.append((at, corners[-1][1]))
+        corners.append((at, level))
+        if closed and i == len(series.x) - 1:
+            corners.append((x.place(a + 1), level))
+    canvas.curve(corners, series.variant)
 
 
-def _bars(axes: Any, plot: Plot) -> None:
-    """Draw a group of bars for each category, with one numbered bar per series."""
-    width = 0.84 / len(plot.series)
-    for i, series in enumerate(plot.series):
-        at = [x + (i - (len(plot.series) - 1) / 2) * width for x in series.x]
-        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
-        heights = [0.0 if v is None else v for v in series.y]
-        axes.bar(at, heights, width, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
-        for x, height in zip(at, heights, strict=True):
-            axes.annotate(f" {height:.0f}", (x, height), rotation=90, ha="center", va="bottom", fontsize=8.2)
-
-    axes.set_xticks(range(len(plot.categories)), plot.categories, fontsize=8.2)
-    axes.grid(visible=False, axis="x")
-    axes.set_axisbelow(True)
-    axes.margins(y=0.14)
+def _about(value: float) -> str:
+    return f"{value:.4g}"
 
 
-def _stacked(axes: Any, plot: Plot) -> None:
-    """Draw a horizontal bar for each category: its parts, labelled if there is room, and its sum at the end."""
-    lefts = [0.0] * len(plot.categories)
-    sums = [fsum(series.y[row] or 0.0 for series in plot.series) for row in range(len(lefts))]
-    for i, series in enumerate(plot.series):
-        color, hatch = STYLES[series.variant]["color"], HATCHES[i % len(HATCHES)]
-        widths = [y or 0.0 for y in series.y]
-        axes.barh(
-            series.x, widths, 0.7, lefts, label=series.label, color=color, hatch=hatch, edgecolor="white", linewidth=0.5
-        )
-        for row, (width, label) in enumerate(zip(widths, series.labels, strict=True)):
-            if width > 0.055 * max(sums):
-                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-                axes.text(lefts[row] + width / 2, row, label, ha="center", va="center", fontsize=8.5, bbox=box)
-            lefts[row] += width
-    for row, whole in enumerate(sums):
-        axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=10)
-    axes.set_yticks(range(len(plot.categories)), plot.categories)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    axes.set_axisbelow(True)
-    axes.margins(x=0.14)
+# -- bars ------------------------------------------------------------------------------------------------------------
 
 
-def written(figure: Any) -> str:
-    """Return a matplotlib figure as an SVG element, the same bytes for the same data."""
-    import matplotlib.pyplot as plt
-
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return _compact(text[text.index("<svg") :])
-
-
-def _compact(text: str) -> str:
-    """Return matplotlib's SVG at half its size: coordinates to a tenth of a point; no metadata, line breaks or group names."""
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"-?\d+\.\d\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
-    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r"\s+", " ", text).replace("> <", "><")
-    return re.sub(r"<g>(<(?:path|use)[^>]*/>)</g>", r"\1", text).strip() + "\n"
+def _bars(plot: Plot) -> str:
+    """Draw horizontal bars under the name of each category: one bar of labelled parts, or one for each series."""
+    canvas = Canvas(0.0, plot.title)
+    y = canvas.legend([(s.label, s.variant, "part") for s in plot.series])
+    values = [[s.y[row] or 0.0 for s in plot.series] for row in range(len(plot.categories))]
+    longest = max((fsum(row) if plot.stacked else max(row, default=0.0) for row in values), default=0.0)
+    x = Axis(0.0, longest or 1.0, 2.0, WIDTH - 62)
+    for row, category in enumerate(plot.categories):
+        for line in wrapped(category, WIDTH - 4):
+            y += LINE
+            canvas.text(2, y, line)
+        y += 5
+        sums = 0.0
+        for series, value in zip(plot.series, values[row], strict=True):
+            start, end = x.place(sums), x.place(sums + value)
+            name = series.labels[row] if series.labels else ""
+            canvas.begin(series.variant)
+            canvas.box(
+                start, y, max(end - 0.8, start), y + 16, "part", f"{series.label}: {_about(value)} {name}".strip()
+            )
+            canvas.end()
+            if plot.stacked:
+                if name and end - start > text_width(name) + 4:
+                    canvas.text((start + end) / 2, y + 12, name, "middle")
+                sums += value
+            else:
+                canvas.text(end + 4, y + 12, short(float(f"{value:.3g}")))
+                y += 19
+        if plot.stacked:
+            canvas.text(x.place(sums) + 4, y + 12, short(float(f"{sums:.5g}")))
+            y += 20
+        y += 4
+    canvas.text(2, y + LINE, plot.x_label, soft=True)
+    canvas.height = y + LINE + 8
+    return canvas.svg()

@@ -13,8 +13,9 @@ from isa_model.stage import Spec
 
 RowField = Literal["metric", "variant", "design", "workload", "tensors"]
 """Field that identifies the rows of a table. `design` is a variant with the value of the swept field."""
-Form = Literal["number", "interval", "number, kind", "over software", "kind", "source"]
-"""Content of a cell; `over software` is the figure's ratio to that of today's software in the same row."""
+Form = Literal["number", "interval", "number, kind", "over software", "shaded", "kind", "source"]
+"""Content of a cell. `over software` is the figure's ratio to that of today's software in the same row; `shaded` is a number
+on a background that shows this ratio: the cells of a heat map."""
 
 
 class Column(Spec):
@@ -31,6 +32,8 @@ class Column(Spec):
     """Value of the swept field; None: the proposal's own."""
     step: str | None = None
     """Pass of the figures' GEMMs; None: any."""
+    tensors: str | None = None
+    """Tensor source of the figures; None: any."""
 
 
 class Table(Spec):
@@ -71,6 +74,21 @@ def by_gemm(metrics: Sequence[Metric], designs: Sequence[tuple[str, str, At | No
     )
 
 
+def heat_map(title: str, metrics: Sequence[Metric], tensors: Sequence[str], note: str) -> Table:
+    """Return a heat map of the proposal: a row for each GEMM, and for each metric a column per tensor source."""
+    return Table(
+        title=title,
+        rows=("workload",),
+        headings=("GEMM",),
+        columns=tuple(
+            Column(heading=f"{m.short}, {t}", form="shaded", metric=m.name, variant="proposal", tensors=t)
+            for m in metrics
+            for t in tensors
+        ),
+        note=f"{note} Blue is better than today's software, orange is worse; the deeper, the more: 2 %, 25 %, a factor of 2.",
+    )
+
+
 class Section(Spec):
     """A part of a report: sentences, then plots, then tables, then notes."""
 
@@ -93,7 +111,7 @@ class Evidence(Spec):
     alarms: tuple[str, ...] = ()
     """Sentences for the headline, on faults that make every other figure worthless."""
     finding: tuple[str, ...] = ()
-    """Sentences for the first screen."""
+    """Sentences that sum the evidence up, for the terminal; in a report at the head of its first section."""
     sections: tuple[Section, ...] = ()
     """Parts of the report, in their order."""
     method: tuple[str, ...] = ()

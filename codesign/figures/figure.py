@@ -82,15 +82,15 @@ class Plot(Spec):
     caption: str
     x_label: str
     y_label: str
-    x_scale: Literal["linear", "log2"] = "linear"
+    x_scale: Literal["linear", "log2", "log10"] = "linear"
     y_scale: Literal["linear", "log10"] = "log10"
     steps: bool = False
     """True for the outline of a histogram."""
     kind: Kind = "computed"
     categories: tuple[str, ...] = ()
-    """Groups of bars, with one bar per series; empty for a plot of lines."""
+    """Groups of horizontal bars, with one bar per series; empty for a plot of lines."""
     stacked: bool = False
-    """True for one horizontal bar per category, made of one labelled part per series."""
+    """True for one bar per category, made of one labelled part per series."""
     series: tuple[Series, ...]
 
     @property

@@ -15,6 +15,8 @@ KINDS = ("numerics", "casts", "cost", "traffic", "timing", "training")
 Each is a folder of codesign/evidence with its metrics in `metrics.py` and its source in `source.py`.
 """
 
+Topic = Literal["", "error", "time", "bytes", "energy", "area", "latency"]
+"""Question on a report's first screen that a metric answers; empty: none."""
 Comparison = Literal["ratio", "difference", "none"]
 """Comparison of a figure with another variant's: their ratio, their difference, or none (the metric compares already)."""
 
@@ -51,6 +53,9 @@ class Metric:
     comparison: Comparison = "ratio"
     axis: Axis | None = None
     """Rules for comparing proposals on this metric; None: they are not compared."""
+    topic: Topic = ""
+    passes: tuple[str, ...] = ()
+    """Passes over which a summary takes the worst figure; empty: all."""
     baselines: bool = False
     """True if named baselines have figures, too."""
     by_gemm: bool = False

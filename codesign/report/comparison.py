@@ -1,25 +1,47 @@
-"""A comparison as a table on the terminal and as one self-contained HTML page."""
+"""A comparison as a table on the terminal, as one self-contained HTML page, and as Markdown to paste into a review."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, log2
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from codesign.figures.drawing import svg
+from codesign.figures.figure import Plot, Series
 from codesign.figures.metric import metric_named
+from codesign.figures.strips import Mark, Strip, StripPlot, strips
 from codesign.figures.words import listed
-from codesign.report.tables import number
+from codesign.report.tables import number, shade_of
 from codesign.report.write import environment
-from codesign.verdicts.compare import ComparedProposal, Comparison, axis_of
+from codesign.verdicts.compare import Against, ComparedProposal, Comparison, axis_of
 from isa_model.output_files import write_folder
 
 FRONT = "★"
 KIND = "a comparison"
+MOST_COLUMNS = 8
+"""Most columns of a table, that of its names included."""
+COLOURS = ("proposal", "twin", "energy", "area", "delay", "orange", "sky", "curve")
+"""Colours of the proposals in the plots."""
+FARTHEST = 8.0
+"""Largest ratio that the plot of all quantities draws; larger ones are arrows."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a design, and its ratio to today's."""
+
+    figure: str
+    ratio: str = ""
+    shade: str = ""
+    """Background, by how much better or worse than today's it is."""
 
 
 def heading(axis: str) -> str:
-    """Return a metric's column heading, with an arrow in the better direction."""
+    """Return a metric's name, with an arrow in the better direction."""
     better = "↑" if metric_named(axis).better == "higher" else "↓"
     return _name(axis) + f" {better}"
 
@@ -29,26 +51,65 @@ def _name(axis: str) -> str:
 
 
 def kinds(comparison: Comparison, axis: str) -> str:
-    """Return the kinds of a column's figures."""
+    """Return the kinds of a metric's figures."""
     own = [e.kinds[axis] for e in comparison.entries if axis in e.kinds and e.role == "proposal"]
     return ", ".join(dict.fromkeys(own))
 
 
-def cell(entry: ComparedProposal, axis: str) -> str:
-    """Return a proposal's figure on an axis; a dash for none."""
-    unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
-    return number(entry.values[axis], unit) if axis in entry.values else "—"
+def cell(entry: ComparedProposal, axis: str) -> Cell:
+    """Return a design's figure on an axis, and its ratio to today's; a dash for none."""
+    if axis not in entry.values:
+        return Cell("—")
+    metric, over = metric_named(axis), axis_of(axis).over_software
+    figure = _with_ends(entry.values[axis], entry.low.get(axis), entry.high.get(axis), "1" if over else metric.unit)
+    ratio = entry.against.get(axis)
+    if ratio is None:
+        return Cell(figure)
+    bad = _worse(axis, ratio)
+    shade = shade_of(log2(bad) if 0 < bad < inf else inf if bad else -inf)
+    if over or metric.comparison == "none":
+        return Cell(f"×{figure}", "", shade)  # the figure is the ratio
+    return Cell(figure, f"×{_with_ends(ratio.value, ratio.low, ratio.high, '1')}", shade)
+
+
+def _with_ends(value: float | None, low: float | None, high: float | None, unit: str) -> str:
+    text = number(value, unit)
+    if value is None or (low == value == high):
+        return text
+    if low is None:
+        return f"{text} (no interval)"
+    return f"{text} [{number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
+
+
+def _worse(axis: str, ratio: Against) -> float:
+    """Return how many times worse than today a ratio is; infinite for one that is not finite."""
+    if ratio.value is None:
+        return inf
+    if metric_named(axis).better == "higher":
+        return 1 / ratio.value if ratio.value else inf
+    return ratio.value
+
+
+def columns(entries: Sequence[ComparedProposal], most: int = MOST_COLUMNS) -> list[list[ComparedProposal]]:
+    """Return the designs of each table: today's software first in each, and no more columns than `most` with the names."""
+    first = next((e for e in entries if e.role == "software"), None)
+    rest = [e for e in entries if e is not first]
+    size = max(most - 2, 1)
+    return [[*([first] if first else []), *rest[i : i + size]] for i in range(0, max(len(rest), 1), size)]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return the notes below the table."""
+    """Return the notes below the tables."""
     said = []
+    asked = [a for a in comparison.objectives if a not in comparison.judged]
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
         said.append(
             f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none of: "
             f"{judged}. Certain is what holds under every assumption made, or what intervals that do not touch show."
         )
+        if asked:
+            said.append(f"Not judged, as not all have it in common: {', '.join(map(_name, asked))}.")
         said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
         unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
         if unknown:
@@ -60,80 +121,132 @@ def notes(comparison: Comparison) -> list[str]:
         for axis in comparison.apart
     ]
     said.append(
-        "↓ lower is better, ↑ higher is better. Each figure is the worst over the places that all proposals have in "
-        "common; — means no evidence. Ratios are to the software of the proposal's own base."
+        "↓ lower is better, ↑ higher is better. Each figure is the worst over the places that all proposals have in common, "
+        "with its interval; × is the ratio to today's software or today's unit at that place; — means no evidence. Ratios "
+        "are to the software of the proposal's own base."
     )
     if comparison.covered:
         said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
     return said
 
 
+# -- output ----------------------------------------------------------------------------------------------------------
+
+
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table, a row per proposal."""
-    table = Table(header_style="bold", pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("proposal", no_wrap=True)
-    for axis in comparison.axes:
-        table.add_column(f"{heading(axis)} ({kinds(comparison, axis)})", justify="right")
-    for entry in comparison.entries:
-        table.add_row(FRONT if entry.front else "", entry.proposal, *(cell(entry, axis) for axis in comparison.axes))
-    console.print(table)
+    """Print tables with a row per metric and a column per design, as many columns as fit the terminal."""
+    for designs in columns(comparison.entries, min(MOST_COLUMNS, max(3, (console.width - 20) // 18 + 1))):
+        table = Table(header_style="bold", pad_edge=False)
+        table.add_column("")
+        for entry in designs:
+            table.add_column(f"{FRONT} {entry.proposal}" if entry.front else entry.proposal, justify="right")
+        for axis in comparison.axes:
+            cells = (cell(entry, axis) for entry in designs)
+            table.add_row(
+                f"{heading(axis)} ({kinds(comparison, axis)})",
+                *("\n".join(filter(None, (c.figure, c.ratio))) for c in cells),
+            )
+        console.print(table)
     for line in notes(comparison):
         console.print(line, highlight=False)
 
 
 def write(comparison: Comparison, folder: Path) -> Path:
-    """Write page and JSON into `folder`. Returns the page's path. Raises InputError as `write_folder`."""
-    pairs = [(a, b) for a, b in (_axes_of_plot(comparison),) if a and b]
-    page = (
-        environment(html=True)
-        .get_template("comparison.html.j2")
-        .render(
-            comparison=comparison,
-            heading=heading,
-            kinds=kinds,
-            cell=cell,
-            front=FRONT,
-            notes=notes(comparison),
-            plot=_scatter(comparison, *pairs[0]) if pairs else "",
-        )
-    )
-    files = {"comparison.json": comparison.model_dump_json(indent=1) + "\n", "comparison.html": page}
+    """Write page, Markdown and JSON into `folder`. Returns the page's path. Raises InputError as `write_folder`."""
+    drawn = {
+        "comparison": comparison,
+        "tables": columns(comparison.entries),
+        "heading": heading,
+        "kinds": kinds,
+        "cell": cell,
+        "front": FRONT,
+        "notes": notes(comparison),
+        "places": _places(comparison),
+    }
+    markdown = environment(html=False).get_template("comparison.md.j2").render(drawn)
+    plots = {"profile": strips(found) if (found := profile(comparison)) else "", "scatter": _scatter(comparison)}
+    page = environment(html=True).get_template("comparison.html.j2").render(drawn, markdown=markdown, plots=plots)
+    files = {
+        "comparison.json": comparison.model_dump_json(indent=1) + "\n",
+        "comparison.html": page,
+        "comparison.md": markdown,
+    }
     write_folder(folder, files, KIND)
     return folder / "comparison.html"
 
 
-def _axes_of_plot(comparison: Comparison) -> tuple[str, str]:
-    """Return the first cost and the first error that all proposals have; empty strings if there is none."""
+def _places(comparison: Comparison) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield each pair of GEMM and tensors with the error of every design, shaded by its ratio to today's software."""
+    software = next((e for e in comparison.entries if e.role == "software"), None)
+    for place in comparison.covered:
+        cells = []
+        for entry in comparison.entries:
+            value = entry.places.get(place)
+            base = software.places.get(place) if software else None
+            shade = shade_of(log2(value / base)) if value and base else ""
+            cells.append((number(value) if place in entry.places else "—", shade))
+        yield place, cells
+
+
+def _colours(comparison: Comparison) -> dict[str, str]:
+    """Return the colour of each design, by its name."""
+    proposals = [e.proposal for e in comparison.entries if e.role == "proposal"]
+    found = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(proposals)}
+    return found | {e.proposal: e.role for e in comparison.entries if e.role != "proposal"}
+
+
+def profile(comparison: Comparison) -> StripPlot | None:
+    """Return all designs over all quantities as parallel coordinates, each a ratio to today; None without any ratio."""
+    colours = _colours(comparison)
+    rows = []
+    for axis in comparison.axes:
+        marks = []
+        for entry in comparison.entries:
+            ratio = entry.against.get(axis)
+            if ratio is not None:
+                worse = _worse(axis, ratio)
+                better = 1 / worse if worse else inf
+                marks.append(
+                    Mark(colours[entry.proposal], better, about=f"{entry.proposal}: {cell(entry, axis).figure}")
+                )
+        if marks:
+            rows.append(Strip(_name(axis), marks=tuple(marks)))
+    if not rows:
+        return None
+    return StripPlot(
+        title="All quantities side by side",
+        strips=tuple(rows),
+        axis="← worse · times as good as today · better →",
+        log=True,
+        lines=((1.0, "bound", ""),),
+        legend=tuple(colours.items()),
+        most=FARTHEST,
+        joined=True,
+    )
+
+
+def _scatter(comparison: Comparison) -> str:
+    """Return the plot of error against cost, a point for each design; empty without both in common."""
     errors = [a for a in comparison.judged if metric_named(a).sampled]
     prices = [a for a in comparison.judged if metric_named(a).dearer and metric_named(a).better == "lower"]
-    return (prices[0] if prices else "", errors[0] if errors else "")
-
-
-def _scatter(comparison: Comparison, x: str, y: str) -> str:
-    """Return the plot of error against cost, a point for each proposal, as an SVG element."""
-    import matplotlib.pyplot as plt
-
-    from codesign.figures.drawing import styled, written
-    from codesign.figures.labels import place
-
-    with styled():
-        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-        points = [
-            (e, px, py)
-            for e in comparison.entries
-            if (px := e.values.get(x)) is not None and (py := e.values.get(y)) is not None
-        ]
-        for entry, px, py in points:
-            style = (
-                {"marker": "*", "s": 130, "color": "#009E73"} if entry.front else {"marker": "o", "color": "#777777"}
-            )
-            axes.scatter([px], [py], zorder=3, **style)
-        values = [py for *_, py in points if py]
-        if values and min(values) > 0 and max(values) > 5 * min(values):
-            axes.set_yscale("log")
-        axes.margins(x=0.25, y=0.15)
-        axes.set_xlabel(heading(x))
-        axes.set_ylabel(heading(y))
-        place(axes, [(px, py, entry.proposal) for entry, px, py in points], size=10)
-        return written(figure)
+    if not errors or not prices:
+        return ""
+    x, y, colours = prices[0], errors[0], _colours(comparison)
+    points = [
+        Series(label=e.proposal, variant=f"{colours[e.proposal]}_points", x=(px,), y=(py,))
+        for e in comparison.entries
+        if (px := e.values.get(x)) is not None and (py := e.values.get(y)) is not None
+    ]
+    values = [v for s in points for v in s.y if v]
+    wide = bool(values) and max(values) > 5 * min(values)
+    return svg(
+        Plot(
+            name="scatter",
+            title="Error against cost",
+            caption="",
+            x_label=heading(x),
+            y_label=heading(y),
+            y_scale="log10" if wide else "linear",
+            series=tuple(points),
+        )
+    )

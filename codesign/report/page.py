@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from codesign.figures.evidence import Evidence, Section
 from codesign.figures.figure import Kind, Plot
-from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
+from codesign.report.summary import FARTHEST, ROOM, by_parameter, compared, in_words
 from codesign.report.tables import DrawnTable, draw, interval, number
 from codesign.verdicts.break_even import sentences
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.verdict import Verdict
+from codesign.verdicts.verdict import BreakEven, Verdict
 
 MARKS = {"supported": "✓", "refuted": "✗", "undetermined": "?"}
 KINDS = (
@@ -34,7 +36,8 @@ class Picture:
     """Name of its SVG file, without the suffix."""
     title: str
     caption: str
-    kind: Kind
+    kinds: tuple[str, ...]
+    """Kinds of its figures."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Part:
     folded: bool = False
     """True if HTML shows its tables closed."""
 
+    @property
+    def anchor(self) -> str:
+        """Name of the part in addresses."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
 
 @dataclass(frozen=True)
 class VerdictText:
@@ -82,7 +90,7 @@ def verdict_texts(result: Result) -> list[VerdictText]:
         VerdictText(
             judgement=v.judgement,
             mark=MARKS[v.judgement],
-            claim=f"{v.statement} ({metric_named(v.claim.metric).short})",
+            claim=f"{in_words(v)} ({v.claim.metric})",
             kind=v.deciding.kind if v.deciding else None,
             decided=deciding(v),
             details=tuple(_details(v)),
@@ -111,6 +119,8 @@ def margin(verdict: Verdict) -> str:
     amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
     if 0.99 < share < 1:
         amount = "over 99% of it"
+    if share < 0.005:
+        return "the value is at the bound" if verdict.margin >= 0 else "the value just misses the bound"
     if not any((verdict.claim.at_most, verdict.claim.at_least)):
         amount = number(share)
     if verdict.margin >= 0:
@@ -124,18 +134,42 @@ def _details(verdict: Verdict) -> Iterator[str]:
         yield "; ".join(filter(None, [verdict.reason, covered, margin(verdict)]))
     if verdict.claim.source:
         yield f"Claimed by: {verdict.claim.source}"
-    for sentence in sentences(verdict.break_even):
-        yield f"Break-even: {sentence}"
+    yield from _break_even(verdict.break_even)
+
+
+def _break_even(found: Sequence[BreakEven]) -> Iterator[str]:
+    """Yield a sentence for each parameter; conditions with a cheapest value share one."""
+    for parameter, own in by_parameter(found).items():
+        if len(own) > 1 and all(one.limit is not None and _plain(one) for one in own):
+            limits = [f"{one.limit} on {one.condition}" for one in own]
+            least = "least" if own[0].rising else "most"
+            yield f"Break-even: the {least} {parameter} that keeps the bound is {listed(limits)}; the proposal has {own[0].own}"
+        else:
+            yield from (f"Break-even: {sentence}" for sentence in sentences(own))
+
+
+def _plain(found: BreakEven) -> bool:
+    """Return whether every value tried on the better side of the limit keeps the bound, and none on the worse side."""
+    return (
+        len(
+            [
+                sentence
+                for sentence in sentences([found])
+                if "keep it too" not in sentence and "keeps it too" not in sentence
+            ]
+        )
+        == 1
+    )
 
 
 def parts(result: Result) -> Iterator[Part]:
     """Yield the parts in order: evidence, sensitivity of the verdicts, the instruction, every figure, the method."""
-    sections = [(evidence, section) for evidence in result.evidence for section in evidence.sections]
+    sections = [(evidence, section) for evidence in result.evidence for section in _opened(evidence)]
     yield from (_part(e, s) for e, s in sections if not s.folded)
     if pictures := tuple(_depending(result)):
         note = (
-            "The figure that decided a claim, with one assumption changed. Hatched orange: a case that reverses the "
-            "verdict, as its whole interval lies on the other side of the bound."
+            "The figure that decided a claim, with one assumption changed. Orange: a case reverses the verdict, as its whole "
+            "interval lies on the other side of the bound, which is shaded."
         )
         yield Part(title="What the verdicts depend on", sentences=(note,), pictures=pictures)
     yield _instruction(result)
@@ -143,16 +177,44 @@ def parts(result: Result) -> Iterator[Part]:
     yield _method(result)
 
 
+def _opened(evidence: Evidence) -> tuple[Section, ...]:
+    """Return the sections of one kind of evidence, its finding at the head of the first."""
+    if not evidence.sections or not evidence.finding:
+        return evidence.sections
+    first, *rest = evidence.sections
+    return (first.model_copy(update={"sentences": (" ".join(evidence.finding), *first.sentences)}), *rest)
+
+
 def plots(result: Result) -> list[Plot]:
     """Return the plots of all evidence."""
     return [plot for evidence in result.evidence for plot in evidence.plots]
+
+
+def gains(result: Result) -> Picture | None:
+    """Return the picture of gain against cost; None if nothing can be compared with today."""
+    kinds = dict.fromkeys(c.own.kind for c in compared(result) if c.ratio)
+    about = (
+        f"Each quantity over today's software, where the proposal's is worst, with its interval. Arrows: more than "
+        f"{FARTHEST:g} times better or worse."
+    )
+    return Picture("gain-and-cost", "Gain against cost", about, tuple(kinds)) if kinds else None
+
+
+def bounds(result: Result) -> Picture | None:
+    """Return the picture of all claims against their bounds; None if no figure decided."""
+    kinds = dict.fromkeys(v.deciding.kind for v in result.verdicts if v.deciding)
+    about = (
+        f"The figure that decided each claim, with its interval, as a ratio to the claim's bound. Arrows: more than {ROOM:g} "
+        "times from it."
+    )
+    return Picture("claims", "Claims against their bounds", about, tuple(kinds)) if kinds else None
 
 
 def _part(evidence: Evidence, section: Section) -> Part:
     return Part(
         title=section.title,
         sentences=section.sentences,
-        pictures=tuple(Picture(p.name, p.title, p.full_caption, p.kind) for p in section.plots),
+        pictures=tuple(Picture(p.name, p.title, p.full_caption, (p.kind,)) for p in section.plots),
         tables=tuple(draw(table, evidence.figures) for table in section.tables),
         notes=section.notes,
         folded=section.folded,
@@ -164,14 +226,10 @@ def _depending(result: Result) -> Iterator[Picture]:
         if v.deciding is None or not v.bars:
             continue
         where = ", ".join(filter(None, (v.deciding.workload, v.deciding.tensors)))
-        bars = [
-            f"{b.assumption}: {b.low_case}"
-            + (f" to {b.high_case}" if b.high_case != b.low_case else "")
-            + (f" ({', '.join(b.reversed_by)} reverses the verdict)" if b.reversed_by else "")
-            for b in v.bars
-        ]
-        caption = (f"On {where}. " if where else "") + "; ".join(bars) + "."
-        yield Picture(f"claim-{i}", f"{MARKS[v.judgement]} {v.statement}", caption, v.deciding.kind)
+        turning = [f"{bar.assumption}: {', '.join(bar.reversed_by)}" for bar in v.bars if bar.reversed_by]
+        caption = f"On {where}. " if where else ""
+        caption += f"Reversed by {'; '.join(turning)}." if turning else "No case reverses it."
+        yield Picture(f"claim-{i}", f"{i} {MARKS[v.judgement]} {in_words(v)}", caption, (v.deciding.kind,))
 
 
 def _instruction(result: Result) -> Part:

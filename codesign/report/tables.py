@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, log2
 
 from codesign.figures.evidence import Column, Form, RowField, Table
 from codesign.figures.figure import Figure
@@ -28,6 +29,10 @@ def number(value: float | None, unit: str = "1") -> str:
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:.2e}"
 
 
+SHADES = (log2(1.02), log2(1.25), 1.0)
+"""Changes at which the background of a cell deepens, in powers of two."""
+
+
 def interval(figure: Figure) -> str:
     """Return a figure's value and interval; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else metric_named(figure.metric).unit
@@ -50,6 +55,10 @@ class Row:
 
     names: Names
     cells: tuple[str, ...]
+    shades: tuple[str, ...] = ()
+    """Background of each cell, a name in the palette; empty: none."""
+    about: tuple[str, ...] = ()
+    """Text under the pointer of each cell."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,14 @@ def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
     for figure in figures:
         if _shown(table, figure):
             groups.setdefault(tuple(_name(table, field, figure) for field in table.rows), []).append(figure)
+    by_place = {(f.metric, f.workload, f.tensors): f for f in figures if f.variant == "software" and f.at is None}
     firsts = {first: i for i, first in enumerate(dict.fromkeys(names[0] for names in groups))}
     rows = [
-        Row(names, tuple(_cell(column, own, "design" in table.rows) for column in table.columns))
+        Row(
+            names,
+            tuple(_cell(column, own, "design" in table.rows) for column in table.columns),
+            *(_shades(table, own, by_place) if any(c.form == "shaded" for c in table.columns) else ()),
+        )
         for names, own in sorted(groups.items(), key=lambda group: firsts[group[0][0]])
     ]
     return DrawnTable(
@@ -86,6 +100,39 @@ def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
         kinds=tuple(dict.fromkeys(f.kind for own in groups.values() for f in own)),
         note=table.note,
     )
+
+
+def _shades(
+    table: Table, row: Sequence[Figure], software: Mapping[tuple[str, str, str], Figure]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the background of each cell of a heat map, and the text under its pointer."""
+    shades, about = [], []
+    for column in table.columns:
+        own = worst(f for f in row if _selected(column, f, any_value=False))
+        other = software.get((own.metric, own.workload, own.tensors)) if own else None
+        shades.append(shade(own, other))
+        about.append(f"{interval(own)}; today's software {interval(other)}" if own and other else "")
+    return tuple(shades), tuple(about)
+
+
+def shade(own: Figure | None, other: Figure | None) -> str:
+    """Return the background that shows how much better or worse a figure is than another; empty for about the same."""
+    if own is None or other is None:
+        return ""
+    bad, before = (metric_named(f.metric).badness(f.value) for f in (own, other))
+    if bad == before:
+        return ""
+    if metric_named(own.metric).unit == "dB":
+        change = (bad - before) / 6.02
+    else:
+        change = log2(bad / before) if 0 < bad < inf and 0 < before < inf else inf if bad > before else -inf
+    return shade_of(change)
+
+
+def shade_of(change: float) -> str:
+    """Return the background for a change to the worse, in powers of two; empty for a small one."""
+    depth = sum(abs(change) >= step for step in SHADES)
+    return f"{'worse' if change > 0 else 'better'}-{depth}" if depth else ""
 
 
 def _shown(table: Table, figure: Figure) -> bool:
@@ -102,14 +149,16 @@ def _selected(column: Column, figure: Figure, any_value: bool) -> bool:
         and column.variant in (None, figure.variant)
         and (any_value or column.at == figure.at)
         and (column.step is None or column.step == figure.workload.split(".")[1])
+        and column.tensors in (None, figure.tensors)
     )
 
 
 def _name(table: Table, field: RowField, figure: Figure) -> str:
     variant = table.labels.get(figure.variant, figure.variant)
     metric = metric_named(figure.metric)
+    only = f" ({', '.join(metric.passes)})" if metric.passes else ""
     names: dict[RowField, str] = {
-        "metric": metric.short + ("" if metric.unit in ("1", "B", "J", "dB") else f", {metric.unit}"),
+        "metric": metric.short + only + ("" if metric.unit in ("1", "B", "J", "dB") else f", {metric.unit}"),
         "variant": variant,
         "design": variant + ("" if figure.at is None else f" at {figure.at}"),
         "workload": figure.workload,
@@ -119,7 +168,10 @@ def _name(table: Table, field: RowField, figure: Figure) -> str:
 
 
 def _cell(column: Column, row: Sequence[Figure], any_value: bool) -> str:
-    figure = worst(f for f in row if _selected(column, f, any_value))
+    summed = [f for f in row if _selected(column, f, any_value)]
+    if len(summed) > 1:
+        summed = [f for f in summed if of_summary(f)]
+    figure = worst(summed)
     if figure is None:
         return "—"
     text = number(figure.value, metric_named(figure.metric).unit)
@@ -127,11 +179,18 @@ def _cell(column: Column, row: Sequence[Figure], any_value: bool) -> str:
         "number": lambda: text,
         "interval": lambda: interval(figure),
         "number, kind": lambda: f"{text} {figure.kind}",
+        "shaded": lambda: text,
         "over software": lambda: _over_software(figure, row),
         "kind": lambda: figure.kind,
         "source": lambda: figure.source,
     }
     return forms[column.form]()
+
+
+def of_summary(figure: Figure) -> bool:
+    """Return whether a summary of many GEMMs counts this figure."""
+    passes = metric_named(figure.metric).passes
+    return not passes or figure.workload.split(".")[1:2] in [[step] for step in passes]
 
 
 def _over_software(figure: Figure, row: Sequence[Figure]) -> str:

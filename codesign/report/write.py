@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from codesign.figures.drawing import svg
 from codesign.figures.escape import fenced, literal, sentence
+from codesign.figures.palette import plot_rules, standalone, themes
+from codesign.figures.strips import strips
 from codesign.report import page
-from codesign.report.tornado import tornado
+from codesign.report.rules import advice
+from codesign.report.summary import claims_picture, gains_and_costs, lines, tornado
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import drawing, read_result
 from isa_model.output_files import check_folder, json_lines, write_folder
 
 KIND = "a report"
+HERE = Path(__file__).parent
 
 
 def check(folder: Path) -> None:
@@ -46,16 +51,19 @@ def replayed(source: Path, folder: Path) -> Path:
 def contents(result: Result) -> dict[str, str]:
     """Return every file of the report by name."""
     plots = {plot.name: svg(plot) for plot in page.plots(result)}
-    plots |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
+    rows = {"gain-and-cost": gains_and_costs(result), "claims": claims_picture(result.verdicts)}
+    rows |= {f"claim-{i}": tornado(v) for i, v in enumerate(result.verdicts, 1) if v.deciding and v.bars}
+    plots |= {name: strips(plot) for name, plot in rows.items() if plot}
     data = result.model_dump(mode="json", exclude={"evidence"})
     data["evidence"] = [found.model_dump(mode="json", exclude_defaults=True) for found in result.evidence]
-    drawn = {"proposal": result.proposal, "headline": result.headline, "finding": result.finding, "plots": plots}
-    drawn |= {"verdicts": page.verdict_texts(result), "parts": list(page.parts(result))}
+    drawn = {"proposal": result.proposal, "headline": result.headline, "plots": plots}
+    drawn |= {"glance": lines(result), "gains": page.gains(result), "bounds": page.bounds(result)}
+    drawn |= {"verdicts": page.verdict_texts(result), "advice": advice(result), "parts": list(page.parts(result))}
     return {
         "result.json": json_lines(data, nested=("evidence",)),
         "report.md": environment(html=False).get_template("report.md.j2").render(drawn),
         "report.html": environment(html=True).get_template("report.html.j2").render(drawn),
-        **{f"{name}.svg": text for name, text in plots.items()},
+        **{f"{name}.svg": standalone(text) for name, text in plots.items()},
     }
 
 
@@ -64,12 +72,26 @@ def environment(html: bool) -> Any:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=html,
         finalize=None if html else sentence,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"literal": literal, "fenced": fenced}
+    made.filters |= {"literal": literal, "fenced": fenced, "code": code}
+    if html:
+        made.globals |= {"style": style(), "script": (HERE / "page.js").read_text(encoding="utf-8")}
     return made
+
+
+def style() -> str:
+    """Return the CSS of pages: the colours of both themes, the rules of pages, and those of plots."""
+    return themes() + (HERE / "page.css").read_text(encoding="utf-8") + plot_rules()
+
+
+def code(text: str) -> Any:
+    """Return a text as HTML, escaped, with the parts between backquotes as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

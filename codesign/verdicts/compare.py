@@ -8,21 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
+
+from pydantic import Field
 
 from codesign.figures.figure import Figure, Kind
 from codesign.figures.metric import Axis, metric_named, metrics
 from codesign.figures.words import listed, worst
 from codesign.proposal.proposal import Variant
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import decided, read, read_case, relative
-from isa_model.diagnostics import InputError
+from codesign.verdicts.readings import Reading, decided, read, read_case, relative
+from isa_model.diagnostics import InputError, suggest
 from isa_model.stage import Spec
 
 OVERFLOW = "outputs that are not finite"
 """Reason given for a proposal with an infinite error."""
 Place = tuple[str, str]
 Role = Literal["proposal", "software", "today"]
+
+
+class Against(Spec):
+    """Ratio of a figure to today's software, or to today's unit, with its interval."""
+
+    value: float | None
+    """Ratio; None: not finite."""
+    low: float | None
+    """Lower end of the interval; None: too few samples."""
+    high: float | None
+    """Upper end of the interval; None as for `low`, or for no upper bound."""
 
 
 class ComparedProposal(Spec):
@@ -39,10 +53,14 @@ class ComparedProposal(Spec):
     high: dict[str, float | None]
     kinds: dict[str, Kind]
     """Kind of each figure: computed, measured, modelled or assumed."""
+    against: dict[str, Against] = Field(default_factory=dict)
+    """Ratio to today by axis, at the place of the figure."""
+    places: dict[str, float | None] = Field(default_factory=dict)
+    """Error on each pair of `covered`."""
     front: bool = False
-    """True if no other row beats it; false, too, if a judged figure has no interval."""
+    """True if no row of the front beats it; false, too, if a judged figure has no interval."""
     beaten_by: tuple[str, ...] = ()
-    """Rows that beat it: certainly better on one judged axis, and certainly worse on none."""
+    """Rows of the front that beat it: certainly better on one judged axis, and certainly worse on none."""
 
 
 class Comparison(Spec):
@@ -52,15 +70,22 @@ class Comparison(Spec):
     axes: tuple[str, ...]
     """Axes on which at least one proposal has a figure."""
     judged: tuple[str, ...]
-    """Axes of the front: those that all proposals have in common. Empty: nothing was judged."""
+    """Objectives of the front, which all proposals have in common. Empty: nothing was judged."""
     covered: tuple[str, ...]
     """Pairs on which errors are compared, as `GEMM, tensors`."""
+    objectives: tuple[str, ...] = ()
+    """Objectives asked for; empty: the usual ones."""
     apart: tuple[str, ...] = ()
     """Axes with figures, but none on a common GEMM and tensor source, or a common model."""
 
 
-def compare(results: Sequence[Result]) -> Comparison:
-    """Return the comparison of two or more results. Raises InputError for fewer, or for duplicates."""
+def compare(results: Sequence[Result], objectives: Sequence[str] = ()) -> Comparison:
+    """Return the comparison of two or more results.
+
+    `objectives` are the metrics that the Pareto front is found on; the total error is always one of them, since a cheaper but
+    wrong design must not win. Without any, they are the metrics that are usually judged. Raises InputError for fewer than two
+    results, for duplicates, and for an objective that is no axis.
+    """
     names = [r.proposal.proposal for r in results]
     if len(names) < 2:
         raise InputError.of("a comparison takes two proposals or more", "codesign compare A B")
@@ -68,21 +93,28 @@ def compare(results: Sequence[Result]) -> Comparison:
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError.of(f"`{twice}` is there twice", "each proposal once")
     compared = {name: metric.axis for name, metric in metrics().items() if metric.axis}
+    for wrong in (o for o in objectives if o not in compared):
+        raise InputError.of(f"`{wrong}` is no objective", suggest(wrong, compared) or f"one of: {', '.join(compared)}")
+    required = {name for name, axis in compared.items() if axis.required}
+    wanted = {*objectives, *required} if objectives else {name for name, axis in compared.items() if axis.judged}
     shared = {name: _shared(results, name) for name in compared}
     rows = [
-        ComparisonRow(r.proposal.proposal, r.proposal.title, "proposal", r.headline, _all(r, shared)) for r in results
+        ComparisonRow(r.proposal.proposal, r.proposal.title, "proposal", r.headline, _all(r, shared), r.figures)
+        for r in results
     ]
     axes = tuple(a for a in compared if any(a in row.figures for row in rows))
-    judged = tuple(a for a in axes if compared[a].judged and all(a in row.figures for row in rows))
-    if not {name for name, axis in compared.items() if axis.required} <= set(judged):
+    judged = tuple(a for a in axes if a in wanted and all(a in row.figures for row in rows))
+    if not required <= set(judged):
         judged = ()
     rows += _todays(results, shared)
     sampled = (found for name, found in shared.items() if found and metric_named(name).sampled)
+    covered = sorted(next(sampled, ()))
     return Comparison(
-        entries=tuple(_entry(row, rows, judged) for row in rows),
+        entries=tuple(_entry(row, *found, covered) for row, found in zip(rows, _front(rows, judged), strict=True)),
         axes=axes,
         judged=judged,
-        covered=tuple(sorted(", ".join(place) for place in next(sampled, ()))),
+        covered=tuple(map(", ".join, covered)),
+        objectives=tuple(objectives),
         apart=tuple(a for a, found in shared.items() if found == set()),
     )
 
@@ -125,6 +157,8 @@ class ComparisonRow:
     role: Role
     headline: str
     figures: dict[str, Figure]
+    all: Sequence[Figure] = ()
+    """Every figure of the result."""
 
 
 def _all(result: Result, shared: dict[str, set[Place] | None], variant: Variant = "proposal") -> dict[str, Figure]:
@@ -158,7 +192,7 @@ def _todays(results: Sequence[Result], shared: dict[str, set[Place] | None]) -> 
             others = f" and {len(more)} more" if more else ""
             name = words if len(kinds) == 1 else f"{words}, for {first.proposal.proposal}{others}"
             bases = dict.fromkeys(r.proposal.base for r, _ in [(first, found), *more])
-            rows.append(ComparisonRow(name, listed(list(bases)), role, "", found | same))
+            rows.append(ComparisonRow(name, listed(list(bases)), role, "", found | same, first.figures))
     return rows
 
 
@@ -171,16 +205,39 @@ def _one(axis: str) -> Figure:
 # -- the front -------------------------------------------------------------------------------------------------------
 
 
-def _entry(row: ComparisonRow, rows: Sequence[ComparisonRow], judged: Sequence[str]) -> ComparedProposal:
-    """Return a row with the rows that beat it."""
+def _front(rows: Sequence[ComparisonRow], judged: Sequence[str]) -> list[tuple[bool, tuple[str, ...]]]:
+    """Return for each row whether it is on the front, and what beats it.
+
+    Certainty is not transitive: a may be certainly better than b, b than c, and a not than c. A row is therefore beaten only by
+    rows of the front, not by rows that something beats themselves. In a circle, which no row of the front beats, none is on it.
+    """
+    candidates = [
+        i
+        for i, row in enumerate(rows)
+        if judged and all(a in row.figures and decided(read(row.figures[a])) for a in judged)
+    ]
+    lost = {i for i in candidates if any(rows[i].figures[a].value is None for a in judged)}
+    beats = {
+        i: {j for j in candidates if j != i and _beats(rows[j].figures, rows[i].figures, judged)}
+        for i in candidates
+        if i not in lost
+    }
+    front: set[int] = set()
+    beaten: set[int] = set(lost)
+    while new := {i for i in beats if i not in front | beaten and beats[i] <= beaten}:
+        front |= new
+        beaten |= {i for i in beats if i not in front and beats[i] & front}
+    found = []
+    for i in range(len(rows)):
+        by = beats.get(i, set())
+        names = tuple(rows[j].name for j in sorted(by & front or by)) if i not in front else ()
+        found.append((i in front, (OVERFLOW,) if i in lost else names))
+    return found
+
+
+def _entry(row: ComparisonRow, front: bool, beaten: tuple[str, ...], covered: Sequence[Place]) -> ComparedProposal:
+    """Return a row of the comparison."""
     own = row.figures
-    beaten: tuple[str, ...] = ()
-    has_all = bool(judged) and all(a in own for a in judged)
-    candidate = has_all and all(decided(read(own[a])) for a in judged)
-    if has_all and any(own[a].value is None for a in judged):
-        beaten = (OVERFLOW,)
-    elif candidate:
-        beaten = tuple(o.name for o in rows if o is not row and _beats(o.figures, own, judged))
     return ComparedProposal(
         proposal=row.name,
         title=row.title,
@@ -190,9 +247,49 @@ def _entry(row: ComparisonRow, rows: Sequence[ComparisonRow], judged: Sequence[s
         low={a: f.low for a, f in own.items()},
         high={a: f.high for a, f in own.items()},
         kinds={a: f.kind for a, f in own.items()},
-        front=candidate and not beaten,
+        against={a: found for a, f in own.items() if (found := _against(row, f))},
+        places=_places(row, covered),
+        front=front,
         beaten_by=beaten,
     )
+
+
+def _against(row: ComparisonRow, figure: Figure) -> Against | None:
+    """Return the ratio of a row's figure to today; None if a ratio says nothing of it."""
+    metric = metric_named(figure.metric)
+    if axis_of(figure.metric).over_software or (metric.comparison == "none" and metric.unit == "1"):
+        found: Reading | None = read(figure)
+    elif metric.comparison == "ratio":
+        found = against_software(figure, row.all)
+    else:
+        found = None
+    if found is None or found.value != found.value:
+        return None
+    low, high = found.ends or (None, None)
+    return Against(value=_finite(found.value), low=_finite(low), high=_finite(high))
+
+
+def against_software(figure: Figure, figures: Sequence[Figure]) -> Reading | None:
+    """Return the ratio of a figure to today's software; 1 for the same figure, whose interval is not that of the ratio."""
+    found = relative("software", figure, figures)
+    if found is None:
+        return None
+    at = (figure.metric, figure.workload, figure.tensors, "software", None, figure.value, figure.low, figure.high)
+    same = any((f.metric, f.workload, f.tensors, f.variant, f.at, f.value, f.low, f.high) == at for f in figures)
+    return Reading.point(1.0) if same and figure.value is not None else found[1]
+
+
+def _finite(x: float | None) -> float | None:
+    return float(f"{x:.6g}") if x is not None and isfinite(x) else None
+
+
+def _places(row: ComparisonRow, covered: Sequence[Place]) -> dict[str, float | None]:
+    """Return a row's error on each pair of GEMM and tensors that all have."""
+    required = next((name for name, metric in metrics().items() if metric.axis and metric.axis.required), "")
+    found = {
+        (f.workload, f.tensors): f.value for f in row.all if (f.metric, f.variant, f.at) == (required, row.role, None)
+    }
+    return {", ".join(place): found[place] for place in covered if place in found}
 
 
 def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]) -> bool:

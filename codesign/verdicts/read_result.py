@@ -31,7 +31,7 @@ MOST = {
 """What is drawn at most, so that drawing takes seconds; shipped results have less than a tenth of each."""
 _AGAIN = "evaluate the proposal again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_CLAIM = re.compile(r"claim-[0-9]+", re.IGNORECASE)
+_CLAIM = re.compile(r"claim-[0-9]+|claims|gain-and-cost", re.IGNORECASE)
 _FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
 """Errors that drawing raises for figures that do not fit together."""
 
@@ -150,6 +150,6 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
         if not _NAME.fullmatch(plot.name):
             yield f"`{plot.name}` in `{evidence.source}` is no name for a file"
         if _CLAIM.fullmatch(plot.name):
-            yield f"`{plot.name}` in `{evidence.source}` is the name of a claim's plot"
+            yield f"`{plot.name}` in `{evidence.source}` is the name of a plot of the report"
         if any(len(s.x) != len(s.y) or len(s.labels) not in (0, len(s.x)) for s in plot.series):
             yield f"a series of plot `{plot.name}` has more values on one axis than on the other"

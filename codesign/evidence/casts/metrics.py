@@ -20,6 +20,7 @@ METRICS = (
         "error of the tensor",
         "relative Frobenius error of the tensor that the path delivers, against the BF16 tensor at its start",
         axis=Axis(),
+        topic="error",
     ),
     _metric(
         "cast.sqnr_db",

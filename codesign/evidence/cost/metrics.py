@@ -20,6 +20,7 @@ METRICS = (
         "area over the base",
         "area of the proposed dot-product unit over that of the base, per product",
         axis=Axis(judged=True, one_for=("software", "today")),
+        topic="area",
     ),
     _metric(
         "cost.delay_ratio",
@@ -31,17 +32,20 @@ METRICS = (
         "energy of the unit over the base",
         "switched capacitance of the proposed dot-product unit over that of the base, per product",
         axis=Axis(one_for=("software", "today")),
+        topic="energy",
     ),
     _metric(
         "cost.sm_area_ratio",
         "transistors of an SM over today's",
         "transistors of a Hopper SM with the proposed units over today's, the SM's own number assumed",
+        topic="area",
     ),
     _metric(
         "cost.extra_cycles",
         "further latency",
         "further cycles of latency of the proposed dot-product unit, registers after as many gates as in the base",
         unit="cycles",
+        topic="latency",
     ),
     _metric(
         "cost.cycle_ratio",

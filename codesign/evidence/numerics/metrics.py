@@ -25,16 +25,19 @@ METRICS = (
     ),
     _metric(
         "numerics.changed_share",
-        "outputs changed",
+        "BF16 outputs changed",
         "share of outputs that differ, as they leave the GEMM, from the exact product of the quantised operands "
         "rounded to that format",
         of_sums=True,
+        topic="error",
+        passes=("fprop", "dgrad"),  # FP32 shows the last bit of every sum
     ),
     _metric(
         "numerics.total_error",
         "total error",
         "relative Frobenius error of D, as it leaves the GEMM, against the exact product of the original operands",
         axis=Axis(judged=True, required=True),
+        topic="error",
     ),
     _metric(
         "numerics.sqnr_db",
@@ -62,6 +65,7 @@ METRICS = (
         "of the quantised operands, over its norm",
         of_sums=True,
         axis=Axis(),
+        topic="error",
     ),
     _metric(
         "numerics.p95_error",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from codesign.evidence.numerics.metrics import METRICS
-from codesign.figures.evidence import Column, Section, Table, by_gemm
+from codesign.figures.evidence import Column, Section, Table, by_gemm, heat_map
 from codesign.figures.figure import Figure, Plot
 from codesign.figures.metric import metric_named
 from codesign.figures.words import BOTH, compared, with_interval
@@ -64,15 +64,13 @@ def finding(proposal: Proposal, figures: Sequence[Figure]) -> Iterator[str]:
 def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, ...]) -> Iterator[Section]:
     """Yield the sections in the order of the report."""
     shown = labels(proposal)
-    names = [m.name for m in METRICS]
     joined = " “=” joins variants that are the same by construction." if any(" = " in v for v in shown.values()) else ""
     tables = [
         Table(
             title="Worst over all GEMMs and tensors",
-            rows=("variant",),
-            headings=("variant",),
-            columns=tuple(Column(heading=metric_named(name).short, metric=name) for name in names),
-            labels=shown,
+            rows=("metric",),
+            headings=("quantity",),
+            columns=tuple(Column(heading=label, variant=variant) for variant, label in shown.items()),
             note="By the bit-exact model. Errors are relative (Frobenius norms); a negative bias shrinks results. The "
             f"claim names the figure that decides it; the worst figure here may be another, less certain one.{joined}",
         )
@@ -87,14 +85,23 @@ def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, .
         titles = {"software": f"{proposal.practice.title} (today's software)", **others}
         note = "Method describes each baseline and names its source."
         tables.append(_total_by_pass("Total error of D by baseline", "baseline", titles, figures, note))
+    heat = (TOTAL,) if proposal.multiplies_as_today else (TOTAL, "numerics.relative_frobenius")
+    about = [metric_named(name) for name in heat]
+    where = list(dict.fromkeys(f.tensors for f in figures if _own(f, TOTAL)))
+    note = "Errors of the proposal on each GEMM, by the source of its tensors."
+    tables.append(heat_map("Heat map: GEMM by tensor source", about, where, note))
     yield Section(title="Accuracy", tables=tuple(tables))
     if plots:
         yield Section(title="Accuracy at a glance", plots=plots)
+    claimed = {claim.metric for claim in proposal.claims}
+    told = [m for m in METRICS if m.topic or m.name in claimed]
     designs = dict.fromkeys((f.variant, f.at) for f in figures if f.variant in shown)
     yield Section(
         title="Accuracy, every GEMM",
-        sentences=("By the bit-exact model on the tensors named. The 95 % intervals are in result.json.",),
-        tables=by_gemm(METRICS, [(shown[v] if at is None else f"{v} at {at}", v, at) for v, at in designs]),
+        sentences=(
+            "By the bit-exact model on the tensors named. Their 95 % intervals and the other metrics are in result.json.",
+        ),
+        tables=by_gemm(told, [(shown[v] if at is None else f"{v} at {at}", v, at) for v, at in designs]),
         folded=True,
     )
 

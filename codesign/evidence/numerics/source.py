@@ -106,7 +106,8 @@ class Numerics(Source):
         longest_first = sorted(trials, key=lambda t: -t[0].k)  # so that no core waits at the end
         jobs = [Job(gemm, tensors, sampling, proposal.rule, compared) for gemm, tensors in longest_first]
         curves = executor.submit(plots, proposal, sampling)
-        bases = tuple(dict.fromkeys(v for c in proposal.claims for v in (c.relative_to, c.of) if v))
+        named = (v for c in proposal.claims for v in (c.relative_to, c.of) if v)
+        bases = tuple(dict.fromkeys(("software", *named)))  # every report compares with today's software
         made = dict(zip(longest_first, executor.map(partial(_figures_of_job, bases), jobs), strict=True))
         found = [figure for trial in trials for figure in made[trial]]
         return Evidence(

@@ -29,6 +29,7 @@ METRICS = (
         "with the proposal",
         of_layer=True,
         axis=Axis(judged=True, one_for=("software",)),
+        topic="time",
     ),
     _gain(
         "timing.layer_speedup",
@@ -37,6 +38,7 @@ METRICS = (
         "element-wise kernels, network and optimizer",
         of_layer=True,
         axis=Axis(one_for=("software",)),
+        topic="time",
     ),
     _gain(
         "timing.layer_ceiling",

@@ -1,12 +1,13 @@
-"""Data of the speed-of-light charts: rates of each GEMM with software, twin, proposal and native instruction."""
+"""Data of the plots of time: a roofline of the GEMMs, and the parts of a whole layer's step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import fsum
 
 from codesign.evidence.timing.amdahl import Gain
 from codesign.evidence.timing.layer_step import KINDS, LayerStep, limit
+from codesign.evidence.timing.machine_constants import Machine
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.workloads.gemms import Gemm, models
 
@@ -16,7 +17,7 @@ VARIANTS = {
     "proposal": "proposal",
     "today": "native instruction, no promotion",
 }
-"""Variants of `timing.microseconds`, in the order of the bars."""
+"""Variants of `timing.microseconds`, in the order of the plots."""
 
 
 COLOURS = dict(
@@ -25,41 +26,70 @@ COLOURS = dict(
 """Colours of the parts of a layer's step."""
 
 
-def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], gpu: str) -> tuple[Plot, ...]:
-    """Return a chart for each pass of each model among the GEMMs, but none for models too small to fill a GPU."""
-    times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds"}
+def plots(gemms: Iterable[Gemm], figures: Iterable[Figure], machine: Machine) -> tuple[Plot, ...]:
+    """Return a roofline for each model among the GEMMs, but none for models too small to fill a GPU."""
+    times = {(f.workload, f.variant): f for f in figures if f.metric == "timing.microseconds" and f.at is None}
     groups: dict[str, list[Gemm]] = {}
     for gemm in gemms:
         model = models().get(gemm.name.split(".")[0])
         if model is None or not model.small:
-            groups.setdefault(".".join(gemm.name.split(".")[:2]), []).append(gemm)
-    return tuple(_chart(name, of, times, gpu) for name, of in groups.items())
+            groups.setdefault(gemm.name.split(".")[0], []).append(gemm)
+    return tuple(_roofline(name, of, times, machine) for name, of in groups.items())
 
 
-def _chart(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], gpu: str) -> Plot:
-    def rates(variant: str) -> Iterator[float | None]:
-        for gemm in gemms:
-            us = times[gemm.name, variant].value
-            yield float(f"{2 * gemm.m * gemm.n * gemm.k / us / 1e6:.5g}") if us else None
+def _roofline(name: str, gemms: list[Gemm], times: dict[tuple[str, str], Figure], machine: Machine) -> Plot:
+    """Return the rate of each GEMM against its operations per byte of HBM, under the two roofs of the GPU."""
+    peak = machine.sms * machine.mhz * 64 * 256 * 32 * 2 / machine.wgmma(256) / 1e6
+    slope = machine.read_rate / 1e6  # TB/s
+
+    def points(variant: str) -> Series:
+        found = [(g, us) for g in gemms if (us := times[g.name, variant].value)]
+        return Series(
+            label=VARIANTS[variant],
+            variant=f"{variant}_points",
+            x=tuple(float(f"{_operations(g) / _bytes(g):.4g}") for g, _ in found),
+            y=tuple(float(f"{_operations(g) / us / 1e6:.4g}") for g, us in found),
+            labels=tuple(".".join(g.name.split(".")[1:]) for g, _ in found) if variant == "proposal" else (),
+        )
 
     kinds = {v: sorted({times[g.name, v].kind for g in gemms}) for v in VARIANTS}
+    intensities = [_operations(g) / _bytes(g) for g in gemms]
+    ends = sorted(
+        {
+            min(intensities) / 2,
+            min(max(peak / slope, min(intensities) / 2), max(intensities) * 1.5),
+            max(intensities) * 1.5,
+        }
+    )
+    roof = Series(
+        label="roof: HBM, then FP8 peak",
+        variant="exact",
+        x=tuple(float(f"{i:.4g}") for i in ends),
+        y=tuple(float(f"{min(peak, slope * i):.4g}") for i in ends),
+    )
     return Plot(
-        name=f"speed-{name}",
-        title=f"Speed of light: {name}",
-        caption=f"Rate of each GEMM on one {gpu}, higher is better: operations over time; with a path, the time includes "
-        "writing and casting. "
+        name=f"roofline-{name}",
+        title=f"Roofline of a layer's GEMMs: {name}",
+        caption=f"Rate of each GEMM on one {machine.gpu} against its operations per byte of HBM, each operand and D once. "
+        "With a path, the time includes writing and casting. "
+        f"Roofs: {peak:,.0f} TFLOP/s at {machine.mhz:.0f} MHz, {slope:.2f} TB/s. "
         + "; ".join(f"{words}: {' and '.join(kinds[v])}" for v, words in VARIANTS.items())
         + ".",
-        x_label="GEMM (m x n x k)",
+        x_label="operations per byte",
         y_label="TFLOP/s",
-        y_scale="linear",
+        x_scale="log10",
         kind="modelled",
-        categories=tuple(f"{g.name.split('.')[-1]}\n{g.m}x{g.n}\nx{g.k}" for g in gemms),
-        series=tuple(
-            Series(label=words, variant=v, x=tuple(range(len(gemms))), y=tuple(rates(v)))
-            for v, words in VARIANTS.items()
-        ),
+        series=(roof, *map(points, VARIANTS)),
     )
+
+
+def _operations(gemm: Gemm) -> float:
+    return 2.0 * gemm.m * gemm.n * gemm.k
+
+
+def _bytes(gemm: Gemm) -> float:
+    """Return the bytes of FP8 operands and of D: BF16, or in wgrad FP32 that is read and written."""
+    return float(gemm.k * (gemm.m + gemm.n) + gemm.m * gemm.n * (8 if gemm.tokens_along_k else 2))
 
 
 def layer_chart(gain: Gain) -> Plot:

@@ -68,7 +68,7 @@ class Timing(Source):
             method += layer_step.method() if gains else ()
         except LookupError as reason:
             gains, method = [], (*method, f"No whole layer: {reason}.")
-        shown = _sections(figures, plots(gemms, figures, clock.bench.gpu), tuple(map(layer_chart, gains)))
+        shown = _sections(figures, plots(gemms, figures, clock.machine), tuple(map(layer_chart, gains)))
         return Evidence(source="timing", figures=tuple(figures), sections=tuple(shown), method=method)
 
 
@@ -76,7 +76,7 @@ SOURCE = Timing()
 
 
 def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[Plot, ...]) -> Iterator[Section]:
-    """Yield the sections of GEMMs, of whole layers, and of every GEMM's time."""
+    """Yield the section of GEMMs and of whole layers, and that of every GEMM's time."""
 
     def interval(heading: str, metric: str) -> Column:
         return Column(heading=f"{heading} [interval]", form="interval", metric=f"timing.{metric}")
@@ -86,24 +86,27 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
 
     there = {f.metric for f in figures}
     linears = Table(
+        title="All Linears of a layer",
         rows=("workload",),
         headings=("Linears of a layer",),
         columns=(interval("speedup over software", "step_speedup"), *ends("step_speedup")),
     )
-    yield Section(title="Time", plots=rates, tables=(linears,) if "timing.step_speedup" in there else ())
-    if layers:
-        whole = Table(
-            rows=("workload",),
-            headings=("layer of",),
-            columns=(
-                interval("speedup over software", "layer_speedup"),
-                interval("ceiling", "layer_ceiling"),
-                *ends("layer_speedup"),
-            ),
-            note="The ceiling is Amdahl's law: everything that the proposal makes faster takes no time, the rest "
-            "does not change. Intervals cover other assumptions, one changed at a time; see Method.",
-        )
-        yield Section(title="A whole layer's step", plots=layers, tables=(whole,))
+    whole = Table(
+        title="A whole layer's step",
+        rows=("workload",),
+        headings=("layer of",),
+        columns=(
+            interval("speedup over software", "layer_speedup"),
+            interval("ceiling", "layer_ceiling"),
+            *ends("layer_speedup"),
+        ),
+        note="The ceiling is Amdahl's law: everything that the proposal makes faster takes no time, the rest does not change. "
+        "Intervals cover other assumptions, one changed at a time; see Method.",
+    )
+    tables = {"timing.step_speedup": linears, "timing.layer_speedup": whole}
+    yield Section(
+        title="Time", plots=(*rates, *layers), tables=tuple(t for metric, t in tables.items() if metric in there)
+    )
     times = Table(
         rows=("workload",),
         headings=("GEMM",),

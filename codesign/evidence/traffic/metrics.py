@@ -21,6 +21,7 @@ METRICS = (
         "bytes read from and written to HBM in a layer's step",
         unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
+        topic="bytes",
     ),
     _metric(
         "traffic.l2_bytes",
@@ -38,6 +39,7 @@ METRICS = (
         "bytes a GPU sends to other GPUs in a layer's step",
         unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
+        topic="bytes",
     ),
     _metric(
         "traffic.cache_bytes",
@@ -45,6 +47,7 @@ METRICS = (
         "bytes of activations kept from a layer's forward to its backward pass",
         unit="B",
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
+        topic="bytes",
     ),
     _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes"),
     _metric(
@@ -53,5 +56,6 @@ METRICS = (
         "energy of moving and multiplying in a layer's step",
         unit="J",
         axis=Axis(over_software=True, one_for=("software",)),
+        topic="energy",
     ),
 )

@@ -5,24 +5,24 @@ python -m codesign.evidence.training.plot RECORD.json OUT.svg [EXPERIMENT...]
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from codesign.evidence.training.experiments import experiments, find
 from codesign.evidence.training.gaps import NUDGED, REFERENCE
 from codesign.evidence.training.records import TrainingRecord as Record
 from codesign.evidence.training.records import read
 from codesign.evidence.training.source import curve
-from codesign.figures.drawing import styled
+from codesign.figures.drawing import svg as drawn
+from codesign.figures.figure import Plot, Series
+from codesign.figures.palette import standalone
+from codesign.figures.stack import stacked
 from isa_model.output_files import write_file
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's colours, which colour-blind readers can tell apart."""
-LINES = ("-", "--", "-.", ":")
-PLOT = ("<dc:title>codesign train</dc:title>", "a plot of training")
+COLOURS = ("software", "today", "proposal", "twin", "energy", "sky", "black")
+"""Colours of the arms, in turn."""
+PLOT = ("<title>codesign train</title>", "a plot of training")
 """Marker text and kind of the file, for `write_file`."""
 
 
@@ -31,43 +31,33 @@ def svg(record: Record, names: Sequence[str]) -> str:
 
     Grey: the largest gaps, over all seeds, of BF16 runs whose initial weights were changed slightly.
     """
-    import matplotlib.pyplot as plt
+    arms = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}
+    arms = {name: own for name, own in arms.items() if own} or {names[0]: []}
+    panels = [(name, drawn(_plot(record, name, own))) for name, own in arms.items()]
+    return standalone(stacked("codesign train", panels))
 
-    drawn = {name: [a for a in find(name).arms if a not in (REFERENCE, NUDGED) and record.find(a)] for name in names}
-    drawn = {name: arms for name, arms in drawn.items() if arms} or {names[0]: []}
-    columns = min(len(drawn), 2)
-    rows = -(-len(drawn) // columns)
-    noise = _noise(record)
-    with styled():
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(7.2 if columns == 1 else 10.0, 3.6 * rows), layout="constrained", squeeze=False
-        )
-        panels = list(grid.flat)
-        for axes in panels[len(drawn) :]:
-            axes.remove()
-        for axes, (name, arms) in zip(panels, drawn.items(), strict=False):
-            if noise:
-                x, half = zip(*noise, strict=True)
-                axes.fill_between(x, [-h for h in half], half, color="#dddddd", linewidth=0, label="BF16, nudged")
-            for number, arm in enumerate(arms):
-                style: dict[str, Any] = {
-                    "color": COLOURS[number % len(COLOURS)],
-                    "linestyle": LINES[number % len(LINES)],
-                }
-                if points := curve(record, arm):
-                    seeds = len(record.find(arm))
-                    label = f"{arm} ({seeds} seed{'s' if seeds > 1 else ''})"
-                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1.5, **style)
-            axes.axhline(0, color="#999999", linewidth=0.8)
-            axes.set_title(name, loc="left", fontsize=10)
-            axes.set_xlabel("tokens, millions")
-            axes.set_ylabel("gap to BF16, percent")
-            axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "codesign train"})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+
+def _plot(record: Record, name: str, arms: Sequence[str]) -> Plot:
+    series = []
+    if noise := _noise(record):
+        x, half = zip(*noise, strict=True)
+        for label, sign in (("BF16, nudged: largest gap", 1), ("", -1)):
+            series.append(Series(label=label, variant="exact", x=x, y=tuple(sign * h for h in half)))
+    for number, arm in enumerate(arms):
+        if points := curve(record, arm):
+            x, y = zip(*points, strict=True)
+            seeds = len(record.find(arm))
+            label = f"{arm} ({seeds} seed{'s' if seeds > 1 else ''})"
+            series.append(Series(label=label, variant=COLOURS[number % len(COLOURS)], x=x, y=y))
+    return Plot(
+        name=name,
+        title=name,
+        caption="",
+        x_label="tokens, millions",
+        y_label="gap to BF16, percent",
+        y_scale="linear",
+        series=tuple(series),
+    )
 
 
 def _noise(record: Record) -> list[tuple[float, float]]:

@@ -27,6 +27,21 @@ PROXY_STEPS, PROXY_SEEDS = 40, (0, 1)
 DRIFTS = {"error": "gradient_drift", "along": "gradient_bias"}
 """Metric of each field of a drift."""
 
+METHOD = (
+    "A loss gap compares a run with the BF16 run of the same record, weights, text and schedule: mean training loss over the "
+    "last quarter of the steps, over BF16's, less 1; the validation gap compares the loss on validation text after the last "
+    "step. The value is the mean over seeds, the interval Student's t at 95 %, never narrower than that of BF16 runs from "
+    "slightly changed weights. A note at the gaps says how much worse sums still pass. A run whose loss became infinite or NaN "
+    "breaks every bound. Gradient drift and bias compare the first gradients, at the same weights. There all tokens push a "
+    "weight the same way, so sums grow with K; later they do not.",
+    "Runs of this size cannot show divergence that sets in late. DeepSeek-V3 saw block-wise scaled gradients diverge at 300B "
+    "tokens of a 16B model, others SwiGLU outliers only after 200B. The absence of a gap here does not prove its absence "
+    "there.",
+)
+UNTRAINED = (
+    "No training run has the proposal's numerics; those of today's software and instruction are no evidence on it."
+)
+
 Numerics = dict[tuple[Variant, Value | None], Recipe]
 
 
@@ -52,10 +67,13 @@ class TrainingRuns(Source):
         figures = tuple(f for name, record in records for f in _figures(name, record, numerics))
         if not figures:
             return Evidence(source="training", figures=())
-        caveats = dict.fromkeys(f.caveat for f in figures if f.caveat)
+        runs = tuple(dict.fromkeys(f.workload for f in figures if f.variant == "proposal"))
+        if not runs:  # only today's instruction and software were trained: that is no evidence on the proposal
+            return Evidence(source="training", figures=figures, method=(UNTRAINED, *METHOD))
+        caveats = dict.fromkeys(f.caveat for f in figures if f.caveat and f.workload in runs)
         section = Section(
             title="Training",
-            plots=tuple(_plots(records, numerics)),
+            plots=tuple(_plots([(name, record) for name, record in records if _run(record) in runs], numerics)),
             tables=(
                 Table(
                     rows=("metric", "design", "workload"),
@@ -65,6 +83,7 @@ class TrainingRuns(Source):
                         *KIND_AND_SOURCE,
                     ),
                     labels=dict(LABELS) | labels(proposal),
+                    workloads=runs,
                 ),
             ),
             notes=tuple(f"Sensitivity of these gaps: {caveat}." for caveat in caveats),
@@ -73,18 +92,7 @@ class TrainingRuns(Source):
             source="training",
             figures=figures,
             sections=(section,),
-            method=(
-                "A loss gap compares a run with the BF16 run of the same record, weights, text and schedule: mean "
-                "training loss over the last quarter of the steps, over BF16's, less 1; the validation gap compares the "
-                "loss on validation text after the last step. The value is the mean over seeds, the interval Student's "
-                "t at 95 %, never narrower than that of BF16 runs from slightly changed weights. A note at the gaps "
-                "says how much worse sums still pass. A run whose loss became infinite or NaN breaks every bound. "
-                "Gradient drift and bias compare the first gradients, at the same weights. There all tokens push a "
-                "weight the same way, so sums grow with K; later they do not.",
-                "Runs of this size cannot show divergence that sets in late. DeepSeek-V3 saw block-wise scaled "
-                "gradients diverge at 300B tokens of a 16B model, others SwiGLU outliers only after 200B. The absence "
-                "of a gap here does not prove its absence there.",
-            ),
+            method=METHOD,
         )
 
 
@@ -118,7 +126,7 @@ def _figures(name: str, record: TrainingRecord, numerics: Numerics) -> Iterator[
                 metric=f"training.{metric}",
                 variant=variant,
                 at=at,
-                workload=f"{record.size}, {_tokens(record):.3g}M tokens",
+                workload=_run(record),
                 tensors="",
                 value=_rounded(spread.mean if spread else None),
                 low=_rounded(spread.low if spread else None),
@@ -144,6 +152,10 @@ def _rounded(x: float | None) -> float | None:
 def _arm(record: TrainingRecord, sha256: str) -> str | None:
     """Return the arm of a record with exactly these numerics; None if it is missing or an engine approximated its sums."""
     return next((r.arm for r in record.runs if r.recipe_sha256 == sha256 and "fp32" not in r.engines), None)
+
+
+def _run(record: TrainingRecord) -> str:
+    return f"{record.size}, {_tokens(record):.3g}M tokens"
 
 
 def _tokens(record: TrainingRecord) -> float:

@@ -1,0 +1,281 @@
+"""Rules of thumb: what the evidence says to do next, each with the figure that says it.
+
+A rule is a function here and an entry of `RULES`. It reads the result alone, and yields nothing where its figure is missing or
+does not speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from statistics import median
+
+from codesign.figures.figure import Figure, Plot
+from codesign.figures.metric import metric_named
+from codesign.figures.words import listed, worst
+from codesign.report.summary import by_parameter, conditions, needed, reach
+from codesign.report.tables import interval, number
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.verdict import BreakEven
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do next, and the figure that says it."""
+
+    title: str
+    text: str
+
+
+def advice(result: Result) -> list[Advice]:
+    """Return what every rule says, in the order of `RULES`."""
+    return [said for rule in RULES for said in rule(result)]
+
+
+# -- claims ----------------------------------------------------------------------------------------------------------
+
+
+def within_reach(result: Result) -> Iterator[Advice]:
+    """Name the value of a parameter that would keep a claim that does not hold."""
+    for i, verdict in enumerate(result.verdicts, 1):
+        if verdict.judgement == "supported":
+            continue
+        for parameter, (need, own, where) in reach(verdict.break_even).items():
+            text = f"{parameter} {need:g} instead of {own:g} would keep claim {i}{where}."
+            if "bits" in parameter:
+                more = abs(need - own)
+                text = f"{more:g} more bit{'s' * (more > 1)} would keep claim {i}: {text}"
+            yield Advice("A claim within reach", text)
+
+
+def unused_precision(result: Result) -> Iterator[Advice]:
+    """Name the cheapest value of a parameter that keeps every claim that depends on it, if the proposal has a dearer one."""
+    all_found: dict[str, list[BreakEven]] = {}
+    for verdict in result.verdicts:
+        for parameter, found in by_parameter(verdict.break_even).items():
+            all_found.setdefault(parameter, []).extend(found)
+            if verdict.judgement != "supported":
+                all_found[parameter].append(found[0].model_copy(update={"limit": None}))
+    for parameter, found in all_found.items():
+        need, own = needed(found), found[0].own
+        if need is None or isinstance(own, str) or need == own or (need < own) != found[0].rising:
+            continue
+        areas = {f.at: f.value for f in result.figures if (f.metric, f.variant) == ("cost.area_ratio", "proposal")}
+        cheaper = (
+            f"; area over the base {number(areas[need])} instead of {number(areas[None])}"
+            if areas.get(need) and areas.get(None)
+            else ""
+        )
+        yield Advice(
+            "More than the claims need",
+            f"{parameter} {need} keeps every claim that depends on it; {own} is proposed{cheaper}{conditions(found)}.",
+        )
+
+
+def more_samples(result: Result) -> Iterator[Advice]:
+    """Say how many more seeds would decide an open claim, or that none would."""
+    bare = []
+    for i, verdict in enumerate(result.verdicts, 1):
+        figure, claim = verdict.deciding, verdict.claim
+        value = figure.value if figure else None
+        bounds = [b for b in (claim.at_most, claim.at_least) if b is not None]
+        sampled = metric_named(claim.metric).sampled
+        if verdict.judgement != "undetermined" or figure is None or value is None or not sampled:
+            continue
+        if figure.low is None or figure.high is None:
+            bare.append(str(i))
+            continue
+        distance, bound = min((abs(b - value), b) for b in bounds)
+        width = figure.high - value if bound > value else value - figure.low
+        times = ceil((width / distance) ** 2) if distance else 0
+        if 1 <= times <= MOST_SEEDS:
+            yield Advice(
+                "Sample more",
+                f"Claim {i} is open: {interval(figure)} holds the bound {bound:g}. About {max(times, 2)} times as many "
+                "seeds would decide it, if the value stays.",
+            )
+        elif distance == 0 or times > MOST_SEEDS:
+            yield Advice(
+                "At the bound",
+                f"Claim {i}: {interval(figure)} lies at the bound {bound:g}; no sampling will decide it.",
+            )
+    if bare:
+        claims = f"claim{'s' * (len(bare) > 1)} {listed(bare)}"
+        yield Advice("Too few samples", f"No interval decides {claims}: evaluate with more seeds, rows or columns.")
+
+
+def fragile(result: Result) -> Iterator[Advice]:
+    """Name an assumption that turns a verdict: it should be measured first."""
+    for i, verdict in enumerate(result.verdicts, 1):
+        for bar in verdict.bars:
+            if bar.reversed_by and verdict.deciding and not metric_named(verdict.claim.metric).sampled:
+                yield Advice(
+                    "Measure this first",
+                    f"Claim {i} is {verdict.judgement} at {interval(verdict.deciding)}, and turns with {bar.assumption}: "
+                    f"{listed(bar.reversed_by)}.",
+                )
+
+
+def assumed(result: Result) -> Iterator[Advice]:
+    """Name a claim that an assumed figure decides."""
+    for i, verdict in enumerate(result.verdicts, 1):
+        if verdict.deciding and verdict.deciding.kind == "assumed":
+            yield Advice(
+                "An assumption decides", f"Claim {i} rests on {interval(verdict.deciding)}, {verdict.deciding.source}."
+            )
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def quantisation_dominates(result: Result) -> Iterator[Advice]:
+    """Say that quantisation hides better sums."""
+    total, quantised = (_worst(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
+    before, sums = (_worst(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
+    if not (total and quantised and before and sums and total.value and quantised.value and before.value):
+        return
+    share = quantised.value / total.value
+    if sums.value is not None and sums.value < before.value / 2 and share >= 0.9:
+        yield Advice(
+            "Quantisation dominates",
+            f"Quantisation alone gives {number(quantised.value)} of the total error {number(total.value)}. Sums that err by "
+            f"{number(sums.value)} instead of {number(before.value)} do not show in D; finer groups do"
+            f"{see(result, 'group-scaled-mma-ue4m3')}.",
+        )
+
+
+def worst_place(result: Result) -> Iterator[Advice]:
+    """Name a GEMM whose total error is far above the others'."""
+    own = [f for f in result.figures if (f.metric, f.variant, f.at) == ("numerics.total_error", "proposal", None)]
+    values = [f.value for f in own if f.value is not None]
+    found = worst(own)
+    if len(values) < FEWEST_PLACES or found is None or found.value is None:
+        return
+    middle = median(values)
+    if middle and found.value >= 2 * middle:
+        yield Advice(
+            "One place errs most",
+            f"{found.workload} on {found.tensors} has a total error of {number(found.value)}, {found.value / middle:.2g} times "
+            f"the median {number(middle)}: give it finer groups, or keep it in BF16.",
+        )
+
+
+def underflow(result: Result) -> Iterator[Advice]:
+    """Say that the proposal's scales lose more small elements than today's."""
+    own, before = (_worst(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
+    if own and before and own.value and before.value is not None and own.value >= max(1.5 * before.value, 0.01):
+        yield Advice(
+            "Small elements are lost",
+            f"{own.value:.1%} of nonzero elements become zero on {own.workload}, {own.tensors}; {before.value:.1%} with "
+            "today's software. Scales with more exponent bits, or smaller groups, keep them.",
+        )
+
+
+# -- time and cost ---------------------------------------------------------------------------------------------------
+
+
+def casts_dominate(result: Result) -> Iterator[Advice]:
+    """Say that casts take a large part of today's step, and of the proposal's."""
+    yield from _part_of_step(result, ("casts", "transposes"), 0.08, "Casts dominate", "fused-tma-cast")
+
+
+def network_dominates(result: Result) -> Iterator[Advice]:
+    """Say that communication takes a large part of today's step, and of the proposal's."""
+    yield from _part_of_step(result, ("network",), 0.05, "Communication shows", "communication-offload")
+
+
+def small_part(result: Result) -> Iterator[Advice]:
+    """Give the upper bound of a layer's speedup by Amdahl's law if it is small."""
+    for own in result.figures:
+        if own.metric == "timing.layer_ceiling" and own.at is None and own.value is not None and 1 < own.value < 1.25:
+            yield Advice(
+                "Amdahl's law",
+                f"A whole layer of {own.workload} gains at most {interval(own)}, even if what the proposal makes faster took "
+                "no time.",
+            )
+
+
+def slower(result: Result) -> Iterator[Advice]:
+    """Say that the Linears become slower."""
+    for own in result.figures:
+        if (
+            (own.metric, own.at) == ("timing.step_speedup", None)
+            and "." not in own.workload
+            and own.high
+            and own.high < 1
+        ):
+            yield Advice(
+                "Slower than today",
+                f"The Linears of {own.workload} run at {interval(own)} times today's speed: what the proposal adds to a GEMM "
+                "is not hidden behind it.",
+            )
+
+
+def cheaper_scales(result: Result) -> Iterator[Advice]:
+    """Say how much less area power-of-two scales take."""
+    plot = next((p for e in result.evidence for p in e.plots if p.name == "cost-scales"), None)
+    own = next((s for s in plot.series if s.variant == "proposal"), None) if plot else None
+    power_of_two = next((s for s in plot.series if s.label == "UE8M0 scales"), None) if plot else None
+    if not own or not power_of_two or own.y[0] is None:
+        return
+    at = dict(zip(power_of_two.x, power_of_two.y, strict=True)).get(own.x[0])
+    if at and at < 0.9 * own.y[0]:
+        yield Advice(
+            "Cheaper scales",
+            f"UE8M0 scales, added to exponents, give {number(at)} times today's area at groups of {own.x[0]:g}, instead of "
+            f"{number(own.y[0])}{see(result, 'group-scaled-mma-ue8m0')}.",
+        )
+
+
+RULES: tuple[Callable[[Result], Iterator[Advice]], ...] = (
+    within_reach,
+    more_samples,
+    fragile,
+    assumed,
+    quantisation_dominates,
+    unused_precision,
+    worst_place,
+    underflow,
+    slower,
+    casts_dominate,
+    network_dominates,
+    small_part,
+    cheaper_scales,
+)
+"""All rules, in the order of the report."""
+MOST_SEEDS = 64
+"""Largest factor of seeds that is worth proposing."""
+FEWEST_PLACES = 6
+"""Fewest pairs of GEMM and tensors of which one can stand out."""
+
+
+# -- what rules read -------------------------------------------------------------------------------------------------
+
+
+def see(result: Result, name: str) -> str:
+    """Return a pointer to a shipped proposal; empty if the result is of that one."""
+    return "" if result.proposal.proposal == name else f": see `{name}`"
+
+
+def _worst(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
+    return worst(f for f in result.figures if (f.metric, f.variant, f.at) == (metric, variant, None))
+
+
+def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: str, name: str) -> Iterator[Advice]:
+    """Yield the share of kinds of operations in a layer's step, today and with the proposal, if it is large in both."""
+    for plot in (p for e in result.evidence for p in e.plots if p.stacked and p.name.startswith("layer-")):
+        before, after = (_share(plot, kinds, side) for side in (0, 1))
+        if before >= least and after >= least:
+            takes = f"take{'s' * (len(kinds) == 1)}"
+            yield Advice(
+                title,
+                f"{listed(list(kinds)).capitalize()} {takes} {before:.0%} of today's step of a layer, and {after:.0%} with the "
+                f"proposal ({plot.title}){see(result, name)}.",
+            )
+
+
+def _share(plot: Plot, kinds: tuple[str, ...], side: int) -> float:
+    sums = [(s.label in kinds, s.y[side] or 0.0) for s in plot.series]
+    whole = sum(y for _, y in sums)
+    return sum(y for own, y in sums if own) / whole if whole else 0.0
