@@ -22,7 +22,9 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     every = whole_number("every", every)
-    if every % instruction.span or every < instruction.span:
+    sparsity = instruction.sparsity
+    stored = sparsity.stored(every) if sparsity and every % sparsity.group == 0 else every
+    if stored % instruction.span or stored < instruction.span:
         raise InputError.of(
             f"promotion every {every} products does not fit {instruction.name}", f"a multiple of {instruction.span}"
         )
@@ -33,7 +35,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     kept = instruction.stages[last].result[-1].format
     if not fp32.format.holds(kept):
         raise InputError.of(f"promotion to FP32 would lose bits of {kept.name}, the result of {instruction.name}")
-    chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
+    chained = instruction.stages[last].model_copy(update={"chain": stored // instruction.span})
     if scale is not None:
         scale = scale.model_copy(update={"onto": last, "product": fp32 if scale.a and scale.b else None})
     return Instruction(
@@ -43,6 +45,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
         a=instruction.a,
         b=instruction.b,
         accumulator=FORMATS["fp32"],
+        sparsity=sparsity,
         scale=scale,
         stages={
             **instruction.stages,

@@ -26,7 +26,7 @@ def main() -> None:
     designs: dict[str, tuple[Instruction, Library]] = {}
     for path in arguments.proposals:
         proposal = load_proposal(path)
-        values = proposal.sweep.values if proposal.sweep else ()
+        values = proposal.swept
         for spec in (proposal.today, proposal.proposed(), *(proposal.proposed(v) for v in values)):
             designs.setdefault(design_sha256(spec), (spec, library))
     with pool(arguments.jobs) as workers:
