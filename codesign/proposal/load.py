@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.proposal.baselines import fitting
-from codesign.proposal.parts import MOST, OWN_VARIANTS, Claim, Layer, Sweep
+from codesign.proposal.parts import MOST, OWN_VARIANTS, Claim, Layer, Sweep, by_name
 from codesign.proposal.proposal import Proposal, claim_faults
 from codesign.workloads import tensor_file
 from isa_model.diagnostics import Document, InputError, Loc, Problem, closest, read_yaml, suggest
@@ -62,6 +62,8 @@ def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]
         None if field in faulty else data.get(field, Proposal.model_fields[field].default)
         for field in ("workloads", "tensors")
     )
+    if isinstance(workloads, list):
+        workloads = [by_name(workload) for workload in workloads]
     sweep = readable(Sweep, data["sweep"]) if data.get("sweep") is not None else None
     if "sweep" in faulty:
         claims = {i: claim.model_copy(update={"at": None}) for i, claim in claims.items()}

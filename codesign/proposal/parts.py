@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from codesign.figures.metric import metric_named, metrics
 from codesign.proposal.baselines import baselines
 from codesign.proposal.quantisation import Quantisation
-from codesign.workloads.gemms import select
+from codesign.workloads.gemms import MOST_SIZE, PASSES, select, shaped
 from codesign.workloads.tensors import SOURCES
-from isa_model.diagnostics import InputError, at, suggest
+from isa_model.diagnostics import InputError, at, suggest, together
 from isa_model.library import merge, raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
@@ -92,7 +100,54 @@ def _workload(name: str, info: ValidationInfo) -> str:
     return name
 
 
-WorkloadName = Annotated[str, AfterValidator(_workload)]
+def by_name(value: Any) -> Any:
+    """Return the name of a GEMM that is given by its shape; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    faults = [
+        at(key, message=f"a GEMM has no `{key}`", hint=suggest(str(key), _SHAPE) or f"fields: {', '.join(_SHAPE)}")
+        for key in value
+        if key not in _SHAPE
+    ]
+    for key in ("m", "n", "k", "batch"):
+        size = value.get(key, 1 if key == "batch" else None)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_SIZE:
+            path = (key,) if key in value else ()
+            faults.append(at(*path, message=f"a GEMM needs `{key}`, a whole number of 1 to {MOST_SIZE}"))
+    if value.get("pass", "fprop") not in PASSES:
+        faults.append(at("pass", message=f"unknown pass `{value['pass']}`", hint=f"one of: {', '.join(PASSES)}"))
+    if faults:
+        raise together(faults)
+    return shaped(value["m"], value["n"], value["k"], value.get("pass", "fprop"), value.get("batch", 1))
+
+
+_SHAPE = ("m", "n", "k", "batch", "pass")
+"""Fields of a GEMM by its shape."""
+WorkloadName = Annotated[
+    str,
+    BeforeValidator(by_name),
+    AfterValidator(_workload),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        **{
+                            key: {"type": "integer", "minimum": 1, "maximum": MOST_SIZE}
+                            for key in ("m", "n", "k", "batch")
+                        },
+                        "pass": {"enum": list(PASSES)},
+                    },
+                    "required": ["m", "n", "k"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+"""A workload by name, or a GEMM by its shape, which becomes its name."""
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
 BaseName = Annotated[str, _found(raw)]
@@ -112,7 +167,7 @@ class Claim(Spec):
     """Upper bound, in the metric's unit. It bounds the magnitude of a metric that has a sign."""
     at_least: Number | None = None
     """Lower bound, in the metric's unit."""
-    workload: str | None = None
+    workload: Annotated[str, BeforeValidator(by_name)] | None = None
     """Workload to which the claim is limited; default: all workloads of the proposal."""
     tensors: SourceName | None = None
     """Tensor source to which the claim is limited; default: all tensor sources of the proposal."""

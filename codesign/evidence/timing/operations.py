@@ -144,7 +144,19 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
     }[step]
     model = Model(gemm.name, "", tokens, 1, k, (Linear("it", n, k, False),), None, False)
     way = (scheme, multiply)
-    return [s for s in of_layer(model, way, way, ()) if s.step == step]
+    return [_batched(s, gemm.batch) for s in of_layer(model, way, way, ()) if s.step == step]
+
+
+def _batched(step: TimedStep, batch: int) -> TimedStep:
+    """Return one operation for a whole batch; products of wgrad, which add to matrices of their own, run one by one."""
+    x = step.operation
+    if batch == 1:
+        return step
+    if isinstance(x, Stream):
+        return replace(step, operation=replace(x, rows=x.rows * batch))
+    if step.step == "wgrad":
+        return replace(step, times=batch)
+    return replace(step, operation=replace(x, problem=replace(x.problem, m=x.problem.m * batch, groups=batch)))
 
 
 def meant(proposal: Proposal, model: Model) -> frozenset[str]:
