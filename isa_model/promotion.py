@@ -23,7 +23,9 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     every = whole_number("every", every)
-    if every % instruction.span or every < instruction.span:
+    sparsity = instruction.sparsity
+    stored = sparsity.stored(every) if sparsity and every % sparsity.group == 0 else every
+    if stored % instruction.span or stored < instruction.span:
         raise InputError.of(
             f"promotion every {every} products does not fit {instruction.name}", f"a multiple of {instruction.span}"
         )
@@ -35,7 +37,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     whole = kept.kind == "integer"
     if not (whole or fp32.format.holds(kept)):
         raise InputError.of(f"promotion to FP32 would lose bits of {kept.name}, the result of {instruction.name}")
-    chained = instruction.stages[last].model_copy(update={"chain": every // instruction.span})
+    chained = instruction.stages[last].model_copy(update={"chain": stored // instruction.span})
     below = {**instruction.stages, last: chained}
     if whole:
         last = next(name for name in ("convert", "to-fp32") if name not in below)
@@ -49,6 +51,7 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
         a=instruction.a,
         b=instruction.b,
         accumulator=FORMATS["fp32"],
+        sparsity=sparsity,
         scale=scale,
         stages={
             **below,

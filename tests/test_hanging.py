@@ -128,7 +128,7 @@ def test_values_without_an_order_have_no_cheapest_one():
     (found,) = judge(toy(text), swept({"toward-zero": 0.5, "down": 0.4, "up": 1.5}))[0].break_even
     assert (found.limit, found.own, type(found.own)) == (None, "toward-zero", str)
     spelled = SimpleNamespace(model_dump=lambda mode: {"a": {"format": {"mode": mode}}})
-    about = SimpleNamespace(proposed=lambda: spelled, sweep=SimpleNamespace(field="a.format"))
+    about = SimpleNamespace(proposed=lambda: spelled, sweep=SimpleNamespace(field="a.format", across=None))
     assert _swept_value(about) == "{'mode': 'json'}"
     assert next(sentences([found])) == (
         "stages.fuse.rounding: toward-zero and down keep the bound on normal data, up does not; the proposal "

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.proposal.baselines import fitting
-from codesign.proposal.parts import MOST, OWN_VARIANTS, Claim, Layer, Sweep
+from codesign.proposal.parts import MOST, OWN_VARIANTS, Claim, Layer, Sweep, by_name
 from codesign.proposal.proposal import Proposal, claim_faults
 from codesign.workloads import tensor_file
 from isa_model.diagnostics import Document, InputError, Loc, Problem, closest, read_yaml, suggest
@@ -62,6 +62,8 @@ def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]
         None if field in faulty else data.get(field, Proposal.model_fields[field].default)
         for field in ("workloads", "tensors")
     )
+    if isinstance(workloads, list):
+        workloads = [by_name(workload) for workload in workloads]
     sweep = readable(Sweep, data["sweep"]) if data.get("sweep") is not None else None
     if "sweep" in faulty:
         claims = {i: claim.model_copy(update={"at": None}) for i, claim in claims.items()}
@@ -166,9 +168,13 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
     if proposal.sweep and (fault := _sweep_problem(document, proposal, proposal.sweep)):
         problems.append(fault)
     elif proposal.sweep and not own:
-        for i, value in enumerate(proposal.sweep.values):
+        for i, value in enumerate(proposal.swept):
+            where: Loc = ("sweep",) if proposal.sweep.across else ("sweep", "values", i)
+            if proposal.sweep.changes and not proposal.sweep.across:
+                where = ("sweep", "changes", str(value))
             for p in _faults_of_change(document, base, proposal.merged(value)):
-                problems.append(document.problem(("sweep", "values", i), p.message, p.hint))
+                name = f"at {value}: " if len(where) == 1 else ""
+                problems.append(document.problem(where, name + p.message, p.hint))
     problems = [*own, *problems]
     if fault := _software_problem(document, proposal):
         problems.append(fault)
@@ -227,8 +233,12 @@ def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
     return None
 
 
-def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Problem | None:
-    """Return a fault if the swept field is not a field of the instruction that affects what it computes."""
+def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep, place: Loc = ("sweep",)) -> Problem | None:
+    """Return a fault if a swept field is not a field of the instruction that affects what it computes."""
+    if sweep.across and (found := _sweep_problem(document, proposal, sweep.across, (*place, "across"))):
+        return found
+    if sweep.field is None:
+        return None
     about = ("name", "description", "source", "checked")
     node: Any = {name: value for name, value in proposal.merged().items() if name not in about}
     steps = sweep.field.split(".")
@@ -239,6 +249,6 @@ def _sweep_problem(document: Document, proposal: Proposal, sweep: Sweep) -> Prob
             close = closest(step, known)
             hint = f"did you mean `{'.'.join([*steps[:i], close, *steps[i + 1 :]])}`?" if close else ""
             hint = hint or f"fields there: {', '.join(known) or 'none'}"
-            return document.problem(("sweep", "field"), f"no field `{step}` in {where}", hint)
+            return document.problem((*place, "field"), f"no field `{step}` in {where}", hint)
         node = node[step]
     return None

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from codesign.figures.metric import metric_named, metrics
 from codesign.proposal.baselines import baselines
 from codesign.proposal.quantisation import Quantisation
-from codesign.workloads.gemms import select
+from codesign.workloads.gemms import MOST_SIZE, PASSES, select, shaped
 from codesign.workloads.tensors import SOURCES
-from isa_model.diagnostics import InputError, at, suggest
-from isa_model.library import raw
+from isa_model.diagnostics import InputError, at, suggest, together
+from isa_model.library import merge, raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
 from kernels.bench.records import load
@@ -41,6 +49,8 @@ Few = BeforeValidator(_few)
 """Validator of a list of at most `MOST` entries."""
 Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 """A finite number, and no boolean."""
+Rate = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=64, allow_inf_nan=False)]
+"""A rate relative to another."""
 Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
 """A value of a swept field."""
 
@@ -91,7 +101,54 @@ def _workload(name: str, info: ValidationInfo) -> str:
     return name
 
 
-WorkloadName = Annotated[str, AfterValidator(_workload)]
+def by_name(value: Any) -> Any:
+    """Return the name of a GEMM that is given by its shape; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    faults = [
+        at(key, message=f"a GEMM has no `{key}`", hint=suggest(str(key), _SHAPE) or f"fields: {', '.join(_SHAPE)}")
+        for key in value
+        if key not in _SHAPE
+    ]
+    for key in ("m", "n", "k", "batch"):
+        size = value.get(key, 1 if key == "batch" else None)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_SIZE:
+            path = (key,) if key in value else ()
+            faults.append(at(*path, message=f"a GEMM needs `{key}`, a whole number of 1 to {MOST_SIZE}"))
+    if value.get("pass", "fprop") not in PASSES:
+        faults.append(at("pass", message=f"unknown pass `{value['pass']}`", hint=f"one of: {', '.join(PASSES)}"))
+    if faults:
+        raise together(faults)
+    return shaped(value["m"], value["n"], value["k"], value.get("pass", "fprop"), value.get("batch", 1))
+
+
+_SHAPE = ("m", "n", "k", "batch", "pass")
+"""Fields of a GEMM by its shape."""
+WorkloadName = Annotated[
+    str,
+    BeforeValidator(by_name),
+    AfterValidator(_workload),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        **{
+                            key: {"type": "integer", "minimum": 1, "maximum": MOST_SIZE}
+                            for key in ("m", "n", "k", "batch")
+                        },
+                        "pass": {"enum": list(PASSES)},
+                    },
+                    "required": ["m", "n", "k"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+"""A workload by name, or a GEMM by its shape, which becomes its name."""
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
 BaseName = Annotated[str, _found(raw)]
@@ -113,7 +170,7 @@ class Claim(Spec):
     """Upper bound, in the metric's unit. It bounds the magnitude of a metric that has a sign."""
     at_least: Number | None = None
     """Lower bound, in the metric's unit."""
-    workload: str | None = None
+    workload: Annotated[str, BeforeValidator(by_name)] | None = None
     """Workload to which the claim is limited; default: all workloads of the proposal."""
     tensors: SourceName | None = None
     """Tensor source to which the claim is limited; default: all tensor sources of the proposal."""
@@ -217,12 +274,59 @@ class Training(Spec):
 
 
 class Sweep(Spec):
-    """One field of the instruction that takes several values, which makes the proposal a family."""
+    """Variants of the instruction, which make the proposal a family: one field's values, or named changes of any fields."""
 
-    field: str
-    """Dotted path of the field in the instruction, such as `stages.fuse.fraction_bits`."""
-    values: Annotated[tuple[Value, ...], Few, Once] = Field(min_length=2, max_length=MOST)
+    field: str | None = None
+    """Dotted path of one field in the instruction, such as `stages.fuse.fraction_bits`; it takes `values`."""
+    values: Annotated[tuple[Value, ...], Few, Once] = ()
     """Values of the field, in the order of plots."""
+    changes: dict[Value, dict[str, Any]] = Field(default_factory=dict, max_length=MOST)
+    """Changes by name, in the order of plots, each merged into the instruction as `change` is: fields that move together, lists
+    and mappings. In place of `field` and `values`."""
+    across: Sweep | None = None
+    """Second sweep: every variant of this one is combined with every variant of it, under both names, such as `17, e5m2`."""
+
+    @property
+    def points(self) -> dict[Value, dict[str, Any]]:
+        """Changes of the instruction by the name of the variant, which is the value of the field if there is one."""
+        own = dict(self.changes)
+        for value in self.values:
+            change: Any = value
+            for step in reversed((self.field or "").split(".")):
+                change = {step: change}
+            own[value] = change
+        if self.across is None:
+            return own
+        return {f"{x}, {y}": merge(a, b) for x, a in own.items() for y, b in self.across.points.items()}
+
+    @property
+    def about(self) -> str:
+        """What is swept, in words."""
+        return (self.field or "change") + (f" and {self.across.about}" if self.across else "")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Sweep:
+        if self.field is None and self.values:
+            raise at(
+                "values", message="`values` of which field?", hint="`field: stages.fuse.fraction_bits`, for instance"
+            )
+        if self.field is not None and self.changes:
+            raise at(
+                "changes",
+                message="a sweep has a `field` with `values`, or `changes`",
+                hint="a second sweep is `across`",
+            )
+        if len(self.values) + len(self.changes) < 2:
+            where = "values" if self.field is not None else "changes"
+            raise at(where, message="a sweep needs two variants at least", hint="with one, write it into `change`")
+        if self.across and (self.across.across or len(self.points) > MOST):
+            what = (
+                "two sweeps can be combined"
+                if self.across.across
+                else f"{len(self.points)} combinations; at most {MOST}"
+            )
+            raise at("across", message=what, hint="more fields that move together are `changes`")
+        return self
 
 
 def _tensor_file(name: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from codesign.proposal.baselines import Baseline, baselines, fitting
-from codesign.proposal.parts import MOST, BaseName, Few, GpuName, Once, SourceName, WorkloadName
+from codesign.proposal.parts import MOST, BaseName, Few, GpuName, Once, Rate, SourceName, WorkloadName
 from codesign.proposal.parts import Claim as Claim
 from codesign.proposal.parts import Layer as Layer
 from codesign.proposal.parts import OperandPath as OperandPath
@@ -47,8 +47,11 @@ class Proposal(Spec):
     """Catalogue name of the real instruction that is changed."""
     change: dict[str, Any] = Field(default_factory=dict)
     """Fields of the instruction that differ from the base. Mappings merge, other values replace, null removes."""
+    rate: Rate | None = None
+    """Products of K per SM and clock, relative to the base's; with sparsity, products left out count, too. Default: inferred
+    from operand widths, products per step and sparsity (docs/timing.md)."""
     sweep: Sweep | None = None
-    """One field and the values it takes, if the proposal is a family."""
+    """Variants of the instruction, if the proposal is a family."""
     path: OperandPath | None = None
     """Casts, transposed reads and communication that operands pass through before they are multiplied."""
     open_questions: tuple[str, ...] = ()
@@ -74,6 +77,11 @@ class Proposal(Spec):
     claims: Annotated[tuple[Claim, ...], Few] = Field(min_length=1, max_length=MOST)
     """Bounds on metrics that the proposal promises to keep."""
 
+    @property
+    def swept(self) -> tuple[Value, ...]:
+        """Names of the variants of the sweep; none without a sweep."""
+        return tuple(self.sweep.points) if self.sweep else ()
+
     def select(self, workload: str) -> list[Gemm]:
         """Return the GEMMs of a workload, which may be one of `layers`. Raises InputError if it is unknown or unreadable."""
         layer = self.layers.get(workload.split(".")[0])
@@ -91,6 +99,10 @@ class Proposal(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Proposal:
         faults = list(claim_faults(dict(enumerate(self.claims)), self.workloads, self.tensors, self.sweep))
+        if self.rate is not None and self.multiplies_as_today:
+            faults.append(
+                at("rate", message="only the path changes: the instruction has today's rate", hint="drop `rate`")
+            )
         if faults:
             raise together(faults)
         return self
@@ -188,10 +200,7 @@ class Proposal(Spec):
             spec.pop("known", None)
         merged = changed({**spec, **about}, self.change)
         if self.sweep and value is not None:
-            change: Any = value
-            for step in reversed(self.sweep.field.split(".")):
-                change = {step: change}
-            merged = changed(merged, change)
+            merged = changed(merged, self.sweep.points[value])
         return merged
 
 
@@ -215,9 +224,9 @@ def claim_faults(
             message = f"`{claim.tensors}` is not among the proposal's tensors"
             hint = suggest(claim.tensors, tensors) or f"one of: {', '.join(tensors)}"
             yield at("claims", i, "tensors", message=message, hint=hint)
-        if claim.at is not None and (sweep is None or claim.at not in sweep.values):
+        if claim.at is not None and (sweep is None or claim.at not in sweep.points):
             hint = (
-                f"one of: {', '.join(map(str, sweep.values))}"
+                f"one of: {', '.join(map(str, sweep.points))}"
                 if sweep
                 else "leave `at` out: the proposal has no `sweep`"
             )

@@ -284,6 +284,10 @@ class Recipe(Spec):
 
         Operands are cast in the groups of the instruction's scales, or with one FP32 scale per tensor if it applies none.
         """
+        if instruction.sparsity:
+            raise InputError.of(
+                f"{instruction.name or 'the instruction'} is sparse, and no recipe prunes what it trains"
+            )
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):
             casts: dict[str, Cast | None] = {}

@@ -64,7 +64,7 @@ def variants(proposal: Proposal) -> Iterator[Compared]:
         made = proposal.proposed()
         own = Compared("proposal", None, made, on_the_way(steps, made, proposal.rule), proposal.rule)
     yield own
-    for value in proposal.sweep.values if proposal.sweep else ():
+    for value in proposal.swept:
         yield own._replace(at=value, instruction=proposal.multiplying(value))
     yield own._replace(variant="exact")
     for other in proposal.others:

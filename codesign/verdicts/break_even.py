@@ -56,12 +56,12 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
     """
     if proposal.sweep is None or claim.of != "proposal" or not metric_named(claim.metric).swept:
         return ()
-    by_value = {v: covered(claim.model_copy(update={"at": v})) for v in proposal.sweep.values}
+    by_value = {v: covered(claim.model_copy(update={"at": v})) for v in proposal.swept}
     own = _swept_value(proposal) if claim.at is None else claim.at
     sources = dict.fromkeys(m.figure.tensors for found in by_value.values() for m in found)
     return tuple(
         _of_values(
-            proposal.sweep.field,
+            proposal.sweep.about,
             own,
             claim,
             {v: there for v, found in by_value.items() if (there := [m for m in found if m.figure.tensors == source])},
@@ -91,9 +91,11 @@ def _of_values(parameter: str, own: Value, claim: Claim, by_value: dict[Value, l
 
 
 def _swept_value(proposal: Proposal) -> Value:
-    """Return the proposal's own value of the swept field."""
+    """Return the proposal's own value of the swept field, or, of changes and two sweeps, a name for what `change` says."""
     node: Any = proposal.proposed().model_dump(mode="json")
     assert proposal.sweep is not None
+    if proposal.sweep.field is None or proposal.sweep.across is not None:
+        return "own"
     for step in proposal.sweep.field.split("."):
         node = node[step]
     return node if isinstance(node, int | float | str) else str(node)

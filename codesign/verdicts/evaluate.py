@@ -130,7 +130,12 @@ def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
 
 def spec_sha256(proposal: Proposal, proposed: Instruction) -> str:
     """Return the SHA-256 of the proposal and both instructions, as canonical JSON."""
-    spec: Any = [proposal.model_dump(mode="json"), proposal.today.canonical(), proposed.canonical()]
+    own = proposal.model_dump(mode="json")
+    if proposal.rate is None:  # fields younger than the reports
+        del own["rate"]
+    if proposal.sweep and proposal.sweep.field and not proposal.sweep.across:
+        own["sweep"] = {name: own["sweep"][name] for name in ("field", "values")}
+    spec: Any = [own, proposal.today.canonical(), proposed.canonical()]
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 

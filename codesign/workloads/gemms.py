@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -50,6 +51,8 @@ class Gemm:
     description: str
     recorded: Recorded | None = None
     """Captured tensors; None if there are none."""
+    batch: int = 1
+    """Number of GEMMs of this shape in one launch."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,28 @@ def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm
     return made
 
 
+MOST_SIZE = 1 << 20
+"""Largest m, n, k or batch of a GEMM by its shape."""
+_SHAPE = re.compile(r"gemm\.(fprop|dgrad|wgrad)\.(?:([1-9]\d{0,6})x)?([1-9]\d{0,6})x([1-9]\d{0,6})x([1-9]\d{0,6})")
+
+
+def shaped(m: int, n: int, k: int, step: str = "fprop", batch: int = 1) -> str:
+    """Return the name of a GEMM by its shape, with the operands of a training pass."""
+    return f"gemm.{step}.{f'{batch}x' if batch > 1 else ''}{m}x{n}x{k}"
+
+
+def _of_shape(name: str) -> Gemm | None:
+    """Return the GEMM that a name of `shaped` means; None for another name."""
+    match = _SHAPE.fullmatch(name)
+    if match is None:
+        return None
+    step, *sizes = match.groups(default="1")
+    batch, m, n, k = map(int, sizes)
+    if max(batch, m, n, k) > MOST_SIZE:
+        raise InputError.of(f"`{name}` is too large", f"sizes up to {MOST_SIZE}")
+    return Gemm(name, m, n, k, *PASSES[step], step == "wgrad", "a shape of your own", batch=batch)
+
+
 def workloads() -> list[str]:
     """Return the names of workloads: models, their passes, and single GEMMs."""
     return _names(gemms())
@@ -238,6 +263,8 @@ def _names(known: Iterable[str]) -> list[str]:
 
 def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
     """Return the GEMMs of a workload, among those of models and `more`. Raises InputError for an unknown name."""
+    if own := _of_shape(workload):
+        return [own]
     known = {**gemms(), **(more or {})}
     chosen = [g for name, g in known.items() if name == workload or name.startswith(f"{workload}.")]
     if not chosen:
@@ -250,4 +277,6 @@ def select(workload: str, more: Mapping[str, Gemm] | None = None) -> list[Gemm]:
 def model_source(workload: str) -> str:
     """Return the source of the shapes of a workload's model."""
     about = models().get(workload.split(".")[0])
+    if about is None and _of_shape(workload):
+        return "the proposal's own"
     return about.source if about else f"{workload.split('.')[0]}: the user's own tensors"

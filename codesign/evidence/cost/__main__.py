@@ -31,7 +31,7 @@ def main() -> None:
     designs: dict[str, Job] = {}
     for path in arguments.proposals:
         proposal = load_proposal(path)
-        values = (None, *(proposal.sweep.values if proposal.sweep else ()))
+        values = (None, *proposal.swept)
         for spec in (proposal.today, *map(proposal.proposed, values)):
             designs.setdefault(design_sha256(spec), (spec, library))
         for value in values:

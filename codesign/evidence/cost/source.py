@@ -49,7 +49,7 @@ class Cost(Source):
         proposal = subject.proposal
         if proposal.multiplies_as_today:
             return Evidence(source="cost", figures=())
-        values: tuple[Value | None, ...] = (None, *(proposal.sweep.values if proposal.sweep else ()))
+        values: tuple[Value | None, ...] = (None, *proposal.swept)
         claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
         made: dict[str, CostRecord | None] = {}
         figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines
+from isa_model import sparse
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise
 from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
 from isa_model.groups import spread
+from isa_model.instruction import Sparsity
 from isa_model.path import Step, walk
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Operand:
     nonzero: Float64
     lost: Float64
     cut: Float64
+    positions: Any | None = None
+    """Positions of stored elements (seeds, lines, runs) of a sparse operand; `codes` then has these elements alone."""
     zero: int = 0
     """Code of zero: the middle of an unsigned integer format that holds signed numbers, as in oneDNN."""
 
@@ -191,6 +195,24 @@ def arrived(
     made = quantised(cast, scaled, again, width, tensor_floor)
     nonzero, lost = _lost(original, made.values)
     return replace(made, factor=made.factor * outside, nonzero=nonzero, lost=lost, cut=made.cut + cut)
+
+
+def pruned(operand: Operand, sparsity: Sparsity) -> Operand:
+    """Return an operand without the elements that sparsity leaves out, the smallest of each group along K."""
+    import numpy as np
+
+    seeds, lines, width = operand.values.shape
+    flat = operand.values.reshape(-1, width)
+    kept, positions = sparse.pruned(sparsity, flat)
+    ks, values = sparse.elements(sparsity, positions), np.zeros_like(flat)
+    np.put_along_axis(values, ks, kept, 1)
+    codes = np.take_along_axis(operand.codes.reshape(-1, width), ks, 1)
+    return replace(
+        operand,
+        codes=codes.reshape(seeds, lines, -1),
+        values=values.reshape(operand.values.shape),
+        positions=positions.reshape(seeds, lines, -1),
+    )
 
 
 def _filled(x: Any, width: int) -> Any:

@@ -14,16 +14,17 @@ from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
-from codesign.evidence.numerics.operands import Operand, Scaled, arrived, quantised
+from codesign.evidence.numerics.operands import Operand, Scaled, arrived, pruned, quantised
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
+from isa_model import sparse
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction
+from isa_model.instruction import Instruction, Sparsity
 from isa_model.path import Step
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
@@ -154,7 +155,8 @@ class Trial:
         for seed in range(len(d)):
             scale_a = None if a.scales is None else a.scales[seed]
             scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
-            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b, seed)
+            places = next((x.positions[seed] for x in (a, b) if x.positions is not None), None)
+            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b, seed, places)
             d[seed] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.values.sum(axis=2, dtype=np.float64) + x.zero * x.values.shape[2] for x in (a, b))
@@ -201,19 +203,20 @@ class Trial:
     def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
         key = self._key(which, instruction, flows)
         if key not in self._operands:
-            _, cast, scaled, steps, floor, width = key
+            _, cast, scaled, steps, floor, width, sparsity = key
             lines = self.a if which == "a" else self.b
             if steps:
                 turned = self.gemm.tokens_along_k
-                self._operands[key] = arrived(steps, cast, scaled, lines, width, floor, turned)
+                made = arrived(steps, cast, scaled, lines, width, floor, turned)
             else:
-                self._operands[key] = quantised(cast, scaled, lines, width, floor)
+                made = quantised(cast, scaled, lines, width, floor)
+            self._operands[key] = pruned(made, sparsity) if sparsity else made
         return self._operands[key]
 
     def _key(
         self, which: Side, instruction: Instruction, flows: Flows
-    ) -> tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int]:
-        """Return all that determines an operand: side, cast, scales, earlier steps, tensor scale's floor, and padded K."""
+    ) -> tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None]:
+        """Return all that determines an operand: side, cast, scales, earlier steps, the scale's floor, padded K, sparsity."""
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
         cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
         steps = behind(self.gemm, role, flows)
@@ -223,11 +226,15 @@ class Trial:
         scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
         groups = [s.group[axis] for s, axis in ((scale.a, 1), (scale.b, 0)) if s] if scale else []
         whole = lcm(instruction.shape.k, *groups)
-        return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole
+        sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
+        return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole, sparsity
 
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:
-    """Return a function from codes of A (M, K), B (K, N), their scales and a seed to codes of D: compiled, or else `matmul`."""
+    """Return a function from codes of A (M, K), B (K, N), their scales, a seed and positions to codes of D.
+
+    Positions are None, or (lines, runs) of the sparse operand. It is compiled where there is a compiler, or else `matmul`.
+    """
     key = instruction.model_dump_json()
     if key not in _multipliers:
         _multipliers[key] = _multiplier(instruction)
@@ -244,7 +251,19 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     from isa_model.engines.plan import Unsupported
     from isa_model.matmul import matmul
 
-    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int) -> Any:
+    if instruction.sparsity:
+        dense, form = multiplier(instruction.dense), code_dtype(instruction.c_format)
+
+        def line(a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+            return dense(a, b, scale_a, scale_b, 0, None)
+
+        def gathered(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, positions: Any) -> Any:
+            c = np.zeros((len(a), b.shape[1]), form)
+            return sparse.matmul(line, instruction, a, b, c, scale_a, scale_b, positions)
+
+        return gathered
+
+    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, _: Any) -> Any:
         own = seed if instruction.is_stochastic else None
         d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b, seed=own)
         return d.view(code_dtype(instruction.accumulator))
@@ -254,7 +273,9 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     except (cpu.NoCompiler, Unsupported):
         return portable
     dtype = code_dtype(instruction.c_format)
-    return lambda a, b, *scales_and_seed: compiled(a, b, np.zeros((len(a), b.shape[1]), dtype), *scales_and_seed)
+    return lambda a, b, scale_a, scale_b, seed, _: compiled(
+        a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b, seed
+    )
 
 
 def _exact(a: Any, b: Any) -> Float64:

@@ -41,7 +41,11 @@ class Multiply:
     fast_forward: bool = False
     """True if fprop runs without promotion."""
     clocks: float = 1.0
-    """Clocks of a wgmma, relative to today's."""
+    """Clocks of a wgmma on 8-bit operands, relative to today's; if `stated`, on the operands that it has."""
+    stated: bool = False
+    """True if the proposal states its rate."""
+    energy: float = 1.0
+    """Energy of a multiplication, relative to today's: less where sparsity leaves products out."""
     taken: int = 0
     """SMs occupied by communication."""
     powers_of_2: bool = False
@@ -87,17 +91,28 @@ def proposed(proposal: Proposal, taken: int = 0) -> Multiply:
         return software(proposal, taken)
     spec = proposal.proposed()
     side = (spec.scale.a or spec.scale.b) if spec.scale else None
-    powers = side is not None and not side.format.mantissa_bits
-    return Multiply(side is not None, clocks=clocks(proposal.today, spec), taken=taken, powers_of_2=powers)
+    return Multiply(
+        side is not None,
+        clocks=1 / proposal.rate if proposal.rate else clocks(proposal.today, spec),
+        stated=proposal.rate is not None,
+        energy=density(spec) / density(proposal.today),
+        taken=taken,
+        powers_of_2=side is not None and not side.format.mantissa_bits,
+    )
 
 
 def clocks(today: Instruction, spec: Instruction) -> float:
-    """Return the clocks of a proposed wgmma, relative to today's.
+    """Return the clocks of a proposed wgmma on 8-bit operands, relative to today's.
 
-    Fewer products per step need more steps, and operands of more than 8 bits twice the bytes. More products per step and
+    Fewer products per step need more steps, and products that sparsity leaves out need none. More products per step and
     narrower operands are not credited, since the number of multipliers is today's.
     """
-    return max(1.0, today.span / spec.span) * _operand_clocks(max(spec.a.bits, spec.b.bits))
+    return max(1.0, today.span / spec.span) * density(spec) / density(today)
+
+
+def density(spec: Instruction) -> float:
+    """Return the share of products along K that an instruction multiplies: 1 without sparsity."""
+    return spec.stored_k / spec.shape.k
 
 
 def _operand_clocks(bits: float) -> float:
@@ -129,7 +144,19 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
     }[step]
     model = Model(gemm.name, "", tokens, 1, k, (Linear("it", n, k, False),), None, False)
     way = (scheme, multiply)
-    return [s for s in of_layer(model, way, way, ()) if s.step == step]
+    return [_batched(s, gemm.batch) for s in of_layer(model, way, way, ()) if s.step == step]
+
+
+def _batched(step: TimedStep, batch: int) -> TimedStep:
+    """Return one operation for a whole batch; products of wgrad, which add to matrices of their own, run one by one."""
+    x = step.operation
+    if batch == 1:
+        return step
+    if isinstance(x, Stream):
+        return replace(step, operation=replace(x, rows=x.rows * batch))
+    if step.step == "wgrad":
+        return replace(step, times=batch)
+    return replace(step, operation=replace(x, problem=replace(x.problem, m=x.problem.m * batch, groups=batch)))
 
 
 def meant(proposal: Proposal, model: Model) -> frozenset[str]:
@@ -192,5 +219,6 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
     rows = m * max(groups, 1)
     problem = GemmProblem(rows, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
     widest = max(int(a.bits), int(b.bits))
-    x = Product(problem, (a.read / 8, b.read / 8), how.clocks * _operand_clocks(widest), taken=how.taken)
+    clocks = how.clocks if how.stated else how.clocks * _operand_clocks(widest)
+    x = Product(problem, (a.read / 8, b.read / 8), clocks, how.energy, taken=how.taken)
     return TimedStep(step, "product", x, 1 if groups else count, linear.name)

@@ -173,7 +173,8 @@ def _of_gemm(about: Timed, gemm: Gemm) -> Iterator[Figure]:
     }
     bound = ""
     measured = [t for t in (times["twin"], ceiling) if t.kind == "measured"]
-    if measured and not about.proposal.path:
+    faster = any(isinstance(x := p.step.operation, Product) and x.clocks < 1 for p in compared.new)
+    if measured and not about.proposal.path and not faster:
         # No faster than the fastest measured kernel without promotion; perhaps as fast, if its work is the twin's.
         fastest = min(measured, key=lambda t: t.us)
         t, best = times["proposal"], times["software"].us / fastest.us
@@ -301,8 +302,8 @@ def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple
     if about.taken[0]:
         free = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, taken=0))
         found.append(("SMs that communication holds while GEMMs run", "none", free))
-    if any(isinstance(x := p.step.operation, Product) and x.clocks > 1 for p in compared.new):
-        fast = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, clocks=1.0))
+    if any(isinstance(x := p.step.operation, Product) and x.clocks != 1 for p in compared.new):
+        fast = modelled(timer, compared, timer.fit.constants, lambda x: replace(x, clocks=1.0), old=False)
         found.append(("rate of the Tensor Core", "today's", fast))
     return tuple(
         Alternative(assumption=a, other=o, value=_rounded(value * v / base))
@@ -354,6 +355,22 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
+def _rate(about: Timed) -> str:
+    """Return the basis of the rate in a sentence."""
+    stated, multiply = about.proposal.rate, about.ways[1]
+    if about.proposal.multiplies_as_today or (stated is None and multiply.clocks == 1):
+        return (
+            "The rate is inferred to be the base's: fewer products in a step, or operands over 8 bits, lower it in "
+            "proportion; more products do not raise it."
+        )
+    if stated is not None:
+        return f"The proposal states a rate of {stated:g} times the base's; nothing measured supports it."
+    return (
+        f"The rate is inferred to be {1 / multiply.clocks:.3g} times the base's: fewer products in a step lower it in "
+        "proportion, and products that sparsity leaves out take no time. Operands over 8 bits lower it, too."
+    )
+
+
 def _method(about: Timed) -> tuple[str, ...]:
     fit, path = about.timer.fit, about.proposal.path
     chosen = "named by the proposal" if about.proposal.gpu else "the newest record"
@@ -375,8 +392,8 @@ def _method(about: Timed) -> tuple[str, ...]:
             "measured kernel without promotion, twin or native; no speedup beyond that is credited."
         )
         + " The speedup of a step is that of all Linears of a layer in all passes, casts included.",
-        "The proposed instruction is assumed to issue as today's does. Chains along K hide more latency. Fewer products "
-        "in a step, or operands over 8 bits, lower the rate in proportion; more products do not raise it.",
+        "The proposed instruction is assumed to issue as today's does. Chains along K hide more latency. "
+        + _rate(about),
     ]
     if about.energy and not about.proposal.multiplies_as_today:
         said.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import ceil, fsum
+from math import ceil, fsum, log2
 from typing import Literal
 
 from codesign.proposal.baselines import Baseline
@@ -177,6 +177,9 @@ def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
     """Return the bits of an operand's element with its share of the scale, which `columns` of a weight share."""
     side: ScaleOperand | None = getattr(spec.scale, operand) if spec.scale else None
     bits = float(getattr(spec, operand).bits)
+    if spec.sparsity and spec.sparsity.operand == operand:  # stored elements, each run of them with its position
+        place = ceil(log2(spec.sparsity.of)) / spec.sparsity.run
+        bits = (bits + place) * spec.sparsity.kept / spec.sparsity.of
     if side is None:
         return bits
     across = side.group[1] if operand == "b" else side.group[0]

@@ -102,7 +102,7 @@ SOURCE = TrainingRuns()
 def _numerics(proposal: Proposal) -> Numerics:
     """Return the recipe of each variant for which the proposal's instruction allows one."""
     keys: list[tuple[Variant, Value | None]] = [(variant, None) for variant in VARIANTS]
-    keys += [("proposal", value) for value in (proposal.sweep.values if proposal.sweep else ())]
+    keys += [("proposal", value) for value in proposal.swept]
     found: Numerics = {}
     for variant, value in keys:
         try:
