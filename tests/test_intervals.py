@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codesign.figures.estimates import LOSSLESS, _halves, added, decibel, largest, norm, quantile, quotient, share
-from codesign.figures.intervals import Estimate, difference, figures, reach
+from codesign.figures.intervals import Estimate, changed, difference, figures, reach
 from codesign.figures.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
 
 
@@ -113,6 +113,45 @@ def test_no_weighting_of_a_held_tile_leaves_its_interval():
     for weights in rng.dirichlet(np.full(24, 0.3), 1000):
         assert low <= np.sqrt(weights @ mine / (weights @ exact)) <= high
         assert least <= np.sqrt(weights @ mine / (weights @ base)) <= most
+
+
+def test_a_ratio_on_a_held_tile_spans_the_ratios_of_its_parts():
+    """Both errors are relative to the same product, so that no weighting of the parts takes their ratio out of [1, 1.05];
+    relative to different products it spans the quotients of both spans. Levels in dB span the same."""
+    unknown, exact = np.full(32, np.nan), np.where(np.arange(32) == 5, 1e3, 1.0)
+    its = exact * np.linspace(0.2, 1.0, 32)
+    mine = norm(its * np.linspace(1.0, 1.05, 32) ** 2, exact, unknown)
+    base = norm(its, exact, unknown)
+    assert mine.over(base, 0.95)[1] == (pytest.approx(1.0), pytest.approx(1.05))
+    down = 20 * np.log10(1.05)
+    assert difference(decibel(mine), decibel(base), 0.95) == (pytest.approx(-down), pytest.approx(0, abs=1e-12))
+    other = norm(its * 2, exact * 2 + 1e-9, unknown)
+    assert mine.over(other, 0.95)[1][0] < 0.9
+    rng = np.random.default_rng(3)
+    for weights in rng.lognormal(0, 3, (200, 32)):
+        ratio = np.sqrt((weights * its * np.linspace(1.0, 1.05, 32) ** 2).sum() / (weights * its).sum())
+        assert 1.0 <= ratio <= 1.05
+
+
+def test_a_small_change_has_the_interval_of_its_own_logarithm_too():
+    """A change of 2 % with a deviation of 0.6 %: at sixteen even clusters its logarithm reaches further on the far side."""
+    influence = 0.006 / 4 * np.resize([1.0, -1.0], 16)
+    below, above = reach(influence, 0.95)
+    low, high = changed(0.02, influence, 0.95)
+    assert low == pytest.approx(0.02 - below)
+    assert high == pytest.approx(0.02 * np.exp(above / 0.02))
+    assert changed(-0.02, -influence, 0.95) == (pytest.approx(-high), pytest.approx(-low))
+    for value in (0.001, 0.2):  # not certainly a change; not a small one
+        assert changed(value, influence, 0.95) == (pytest.approx(value - below), pytest.approx(value + above))
+
+
+def test_a_quantile_has_the_interval_of_its_rank():
+    """The median of 31 clusters of one value: order statistics 10 to 22 by Student's t of the share below,
+    and one more below."""
+    x = np.arange(1.0, 32.0)[:, None]
+    assert quantile(x, np.ones((31, 1)), 0.5).value == 16
+    assert quantile(x, np.ones((31, 1)), 0.5).interval(0.95) == (9, 22)
+    assert quantile(x**3, np.ones((31, 1)), 0.5).interval(0.95) == (9**3, 22**3)
 
 
 def test_the_interval_of_a_tile_that_one_part_holds_spans_all_parts():

@@ -204,6 +204,19 @@ def test_a_cast_in_the_copy_can_be_slower():
     assert [s.what for s in of_gemm(gemm, new, software(proposal))] == ["write", "product"]
 
 
+def test_an_experts_gemm_has_no_cast_of_what_arrives_as_codes():
+    """Dispatch sends FP8: neither a routed expert's gate-up nor its down's dgrad is written or cast there, in a layer or alone;
+    the activation between them is made by the expert, and is."""
+    today, _, _ = schemes_of(load_proposal(PROPOSALS / "warp-level-cast.yaml"))
+    whats = {
+        name: [s.what for s in of_gemm(gemms()[f"deepseek-v3.{name}"], today, software(load_proposal(PROPOSALS / "warp-level-cast.yaml")))]
+        for name in ("fprop.gate-up", "dgrad.down", "fprop.down", "dgrad.gate-up")
+    }
+    assert whats["fprop.gate-up"] == ["product"]
+    assert whats["fprop.down"] == whats["dgrad.gate-up"] == ["write", "cast", "product"]
+    assert whats["dgrad.down"] == ["product"]
+
+
 def test_a_cast_that_is_gone_saves_its_kernel(made):
     """With near-memory casting the GEMM is today's, and the difference is the measured cast."""
     _, found = gathered("near-memory-cast", workloads=("deepseek-v3.fprop",))

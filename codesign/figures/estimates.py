@@ -13,7 +13,7 @@ from functools import cache
 from math import exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, hangs
+from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, Ranks, hangs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,10 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
         return norm(error2, exact2)
     few = tile and len(each) < FEWEST_CLUSTERS  # the other parts are empty, and say nothing of the spread
     span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
-    return Estimate(exp(whole / 2), influence, span=span, tile=tile, held=few or (tile and hangs(influence)))
+    held = few or (tile and hangs(influence))
+    return Estimate(
+        exp(whole / 2), influence, span=span, tile=tile, held=held, squares=(error2, exact2) if tile else None
+    )
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:
@@ -138,8 +141,9 @@ def quantile(
 ) -> Estimate:
     """Estimate a quantile of weighted values that are not negative; both arrays are (clusters, n).
 
-    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. The spread is found on half
-    samples, which are the same for every estimate on the same number of clusters.
+    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. Without it the interval is
+    that of the rank. The spread of ratios, and with `over`, is found on half samples, which are the same for every estimate on
+    the same number of clusters.
     """
     import numpy as np
 
@@ -168,7 +172,14 @@ def quantile(
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
     held = over is not None and _tile(excess) and hangs(over[0])
     # Scaled so that, as for influences, the sum of squares is the variance.
-    return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held)
+    ranks = None
+    if over is None:
+        whole, below = weights.sum(axis=1), (weights * (values <= value)).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            influence = below.sum() / whole.sum() - (below.sum() - below) / (whole.sum() - whole)
+        if np.isfinite(influence).all():
+            ranks = Ranks(ordered, np.cumsum(mass) / mass.sum(), probability, influence)
+    return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held, ranks=ranks)
 
 
 @cache

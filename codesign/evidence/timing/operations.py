@@ -20,11 +20,13 @@ from codesign.evidence.traffic.count import (
     schemes,
 )
 from codesign.proposal.proposal import Proposal
-from codesign.workloads.gemms import Gemm, Linear, Model, models, shape_of
+from codesign.workloads.gemms import Gemm, Linear, Model, Role, models, sent, shape_of
 from isa_model.instruction import Instruction
 from kernels.gemm.tile import GemmProblem, OutputType, ScaleLayout
 
 PASSES = ("fprop", "dgrad", "wgrad")
+PASS_OF: dict[Role, str] = {"activation": "fprop", "gradient": "dgrad"}
+"""Pass in which a tensor is written and cast."""
 BASES = "hopper.wgmma."
 """Prefix of the instructions that the kernels and the model use."""
 NO_MODEL = "the timing model is of the kernels that Hopper's FP8 wgmma runs in, and of no other base"
@@ -135,7 +137,13 @@ def schemes_of(proposal: Proposal) -> tuple[Scheme, Scheme, Scheme]:
 
 
 def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
-    """Return the operations of a single GEMM: the writes and casts of its operands, and the product."""
+    """Return the operations of a single GEMM: the writes and casts of its operands, and the product.
+
+    A tensor that arrives at an expert as codes was written and cast before it was sent, once for all experts, as in `of_layer`.
+    """
+    arriving: dict[Role, Flow] = {role: getattr(scheme, role).dispatched for role in sent(gemm) or ()}
+    scheme = replace(scheme, **arriving)
+    codes = {PASS_OF[role] for role, flow in arriving.items() if flow.at == "dispatch"}
     step = gemm.name.split(".")[1]  # the name is model.pass.gemm, or layer.pass for a layer of the proposal
     tokens, n, k = {
         "fprop": (gemm.m, gemm.n, gemm.k),
@@ -144,7 +152,8 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
     }[step]
     model = Model(gemm.name, "", tokens, 1, k, (Linear("it", n, k, False),), None, False)
     way = (scheme, multiply)
-    return [_batched(s, gemm.batch) for s in of_layer(model, way, way, ()) if s.step == step]
+    made = () if step not in codes else ("write", "cast")
+    return [_batched(s, gemm.batch) for s in of_layer(model, way, way, ()) if s.step == step and s.what not in made]
 
 
 def _batched(step: TimedStep, batch: int) -> TimedStep:

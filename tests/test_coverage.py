@@ -1,0 +1,65 @@
+"""The bar of the coverage record: which figures lie outside it beyond chance."""
+
+import sys
+from math import comb
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import coverage
+
+
+def record(*held, evaluations=400):
+    row = {
+        "gemm": "g",
+        "tensors": "normal",
+        "variant": "software",
+        "metric": "numerics.total_error",
+        "relative_to": None,
+    }
+    rows = [
+        {**row, "evaluations": evaluations, "expected": None, "truth": 1.0, "coverage": h, "half_width": 0.1}
+        for h in held
+    ]
+    return {"evaluations": evaluations, "rows": rows}
+
+
+def test_the_chance_of_a_coverage_is_the_binomial_tail_at_the_end_of_the_bar():
+    """360 of 400 are held, or fewer, with the tail of 0.93; 398, or more, with that of 0.98; inside the bar it is 1."""
+    low, high, inside = record(0.9, 0.995, 0.95)["rows"]
+    about = record(0.9, 0.995, 0.95)
+
+    def share(p, among):
+        return sum(comb(400, k) * p**k * (1 - p) ** (400 - k) for k in among)
+
+    assert coverage.chance(low, about) == pytest.approx(share(0.93, range(361)))
+    assert coverage.chance(high, about) == pytest.approx(share(0.98, range(398, 401)))
+    assert coverage.chance(inside, about) == 1
+
+
+def test_few_figures_just_outside_the_bar_are_chance_and_one_far_outside_is_not():
+    """Of a hundred figures at 0.925 none is beyond chance; 0.85 is, and so is a coverage of 1 of 1,000 evaluations."""
+    assert coverage.beyond_chance(record(*[0.925] * 100)) == []
+    (found,) = coverage.beyond_chance(record(0.85, *[0.925] * 100))
+    assert found["coverage"] == 0.85
+    assert len(coverage.beyond_chance(record(1.0, 0.95, evaluations=1000))) == 1
+    assert "0.850, truth 1" in coverage.outside(record(0.85))[0]
+
+
+def test_the_counts_say_what_is_outside_and_what_beyond_chance():
+    """Raw counts below and above the bar stand beside those beyond chance."""
+    said = coverage.counts(record(0.85, 0.925, 0.99, 0.95))
+    assert (
+        "Of 4 figures 2 are held less often than 0.93 and 1 more often than 0.98; 1 and 0 of them beyond chance" in said
+    )
+
+
+def test_figures_that_are_conservative_by_design_are_not_judged():
+    """Ratios that are 1 by construction and shares of fewer than ten expected hits are left out."""
+    about = record(1.0, 1.0, 0.5)
+    about["rows"][0] |= {"relative_to": "software", "half_width": 0}
+    about["rows"][1] |= {"expected": 3.0}
+    about["rows"][2] |= {"coverage": None}
+    assert coverage.judged(about) == []
