@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--question", action="append", help="rows of these questions alone")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    found = load_model(given.model, DEVICE)
+    found = load_model(given.model)
     print("loaded", found.name, flush=True)
     tokens = windows(found.tokenizer, load_text(None)[1], 8, given.length).to(DEVICE)
     failed = False

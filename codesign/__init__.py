@@ -38,16 +38,20 @@ def evaluate(
     columns: int = 16,
     seeds: Sequence[int] = range(16),
     train: bool = False,
+    model: bool = False,
 ) -> Result:
     """Gather all evidence on a proposal and judge its claims.
 
     Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`. With `train`, a small model is
-    also trained on the proposal, which takes a minute or two and needs torch; Unavailable is raised without it.
+    also trained on the proposal, which takes a minute or two and needs torch; with `model`, a small language model runs on it,
+    which needs the extra `model`. Unavailable is raised without these.
     """
     from codesign.evidence.sampling import Sampling
     from codesign.verdicts.evaluate import evaluate as gather_and_judge
 
-    return gather_and_judge(proposal, Sampling(rows=rows, columns=columns, seeds=tuple(seeds)), train=train)
+    return gather_and_judge(
+        proposal, Sampling(rows=rows, columns=columns, seeds=tuple(seeds)), train=train, model=model
+    )
 
 
 def compare(results: Sequence[Result]) -> Comparison:

@@ -24,6 +24,7 @@ from codesign.commands.app import (
 from codesign.commands.app import run_app as run_app
 from codesign.commands.bench import bench
 from codesign.commands.conform import conform
+from codesign.commands.model import model
 from codesign.commands.rtl import rtl
 from codesign.commands.step import step
 from codesign.commands.terminal import Progress, console, wrapped
@@ -54,6 +55,13 @@ def evaluate(
             "--train", help="Also train a small model on the proposal; takes a minute or two, and needs torch."
         ),
     ] = False,
+    run_model: Annotated[
+        bool,
+        typer.Option(
+            "--model",
+            help="Also run a small language model on the proposal; takes minutes, and needs the extra `model`.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> int:
     """Evaluate a proposal and write its report.
@@ -75,7 +83,7 @@ def evaluate(
     folder = out or FOLDER / loaded.proposal
     check(folder)
     with Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.phase, train)
+        result = gather_and_judge(loaded, sampling, progress.phase, train, run_model)
         progress.phase("writing the report")
         page = write(result, folder)
         progress.phase("writing the report", 1, 1)
@@ -275,6 +283,8 @@ app.command()(step)
 app.command()(vectors)
 
 app.command()(train)
+
+app.command()(model)
 
 
 @app.command()

@@ -29,7 +29,7 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
     DeepSeek-V3's recipe, with the groups of its own scales, or one scale per tensor.
     Raises InputError for an unknown name, a faulty file, or an instruction on which the recipe's tensors cannot be cast.
     """
-    found = _meant(on)
+    found = meant(on)
     if isinstance(found, Recipe):
         return found
     try:
@@ -42,7 +42,7 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
         raise InputError.of(f"a model cannot be cast to the operands of {name}: {said}") from None
 
 
-def _meant(on: On) -> Proposal | Instruction | Recipe:
+def meant(on: On) -> Proposal | Instruction | Recipe:
     """Return the object that `on` stands for."""
     if isinstance(on, Proposal | Instruction | Recipe):
         return on

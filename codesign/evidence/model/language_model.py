@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
@@ -32,19 +34,27 @@ class LanguageModel:
     tokenizer: Any
 
 
-def load_model(folder: Path | None, device: str) -> LanguageModel:
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Raise Unavailable instead of the error of a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"a language model needs the package `{error.name}`: {INSTALL}") from None
+
+
+def load_model(folder: Path | None) -> LanguageModel:
     """Return the causal language model in a Hugging Face folder or GGUF file; None: SmolLM2-135M of the package.
 
-    Weights are BF16 on a GPU, and FP32 on a CPU, where BF16 is slow. Nothing is downloaded. Raises Unavailable if a package is
-    missing, InputError if the folder holds no such model.
+    It is on the GPU in BF16, or without a GPU on the CPU in FP32, since BF16 is slow there. Nothing is downloaded. Raises
+    Unavailable if a package is missing, InputError if the folder holds no such model.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with unavailable():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
-    except ModuleNotFoundError as error:
-        raise Unavailable(f"a language model needs the package `{error.name}`: {INSTALL}") from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = _packaged() if folder is None else folder

@@ -40,6 +40,5 @@ METRICS = (
         "error of a Linear's output",
         "relative Frobenius error of a kind of Linear's outputs, on the inputs that it has in the emulated model, against BF16 "
         "operands with FP32 sums; each kind has a figure",
-        by_gemm=True,
     ),
 )

@@ -37,13 +37,17 @@ class Row:
     layers: bool = False
 
 
-def numerics(proposal: Proposal) -> dict[tuple[Variant, Value | None], Recipe]:
+Numerics = dict[tuple[Variant, Value | None], Recipe]
+"""Recipe of each variant and swept value of a proposal."""
+
+
+def numerics(proposal: Proposal) -> Numerics:
     """Return the recipe of each variant, and of each swept value, for which the proposal's instruction allows one."""
     from pydantic import ValidationError
 
     keys: list[tuple[Variant, Value | None]] = [(v, None) for v in ("today", "software", "proposal", "exact")]
     keys += [("proposal", value) for value in (proposal.sweep.values if proposal.sweep else ())]
-    found: dict[tuple[Variant, Value | None], Recipe] = {}
+    found: Numerics = {}
     for variant, at in keys:
         try:
             found[variant, at] = proposal.training_recipe(variant, at)
