@@ -54,12 +54,14 @@ def evaluate(
     columns: int | None = None,
     seeds: Sequence[int] | None = None,
     train: bool = False,
+    model: bool = False,
     progress: bool | None = None,
 ) -> Evaluation:
     """Gather all evidence on a proposal, or on what `load` takes, and judge its claims. Nothing is written.
 
     Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`; the defaults are those of
-    `codesign evaluate`. With `train`, a small model is also trained on the proposal, which takes a minute or two.
+    `codesign evaluate`. With `train`, a small model is also trained on the proposal, which takes a minute or two;
+    with `model`, a small language model runs on it, which takes minutes.
     Work is spread over processes that do not import the caller's program: a script needs no main guard.
     `progress` shows the phases; by default on a terminal and in a notebook.
     Raises InputError for a faulty proposal or sampling, Unavailable if this machine lacks something.
@@ -69,7 +71,7 @@ def evaluate(
     loaded = proposal if isinstance(proposal, Proposal) else load(proposal)
     sampling = _sampling({"rows": rows, "columns": columns, "seeds": seeds})
     with _shown(f"evaluating {loaded.proposal}", progress) as phase:
-        return Evaluation.of(gather_and_judge(loaded, sampling, phase, train))
+        return Evaluation.of(gather_and_judge(loaded, sampling, phase, train, model))
 
 
 def read(target: str | PathLike[str]) -> Evaluation:

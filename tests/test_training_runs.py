@@ -22,6 +22,7 @@ from codesign.evidence.training.records import read  # noqa: E402
 from codesign.evidence.training.size import find_size, sizes  # noqa: E402
 from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
+from codesign.torch import arithmetic  # noqa: E402
 from codesign.torch.arithmetic import Arithmetic  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402

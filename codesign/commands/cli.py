@@ -18,6 +18,7 @@ from codesign.commands.bench import bench
 from codesign.commands.conform import conform
 from codesign.commands.diff import diff
 from codesign.commands.doctor import doctor
+from codesign.commands.model import model
 from codesign.commands.progress import Progress
 from codesign.commands.rtl import rtl
 from codesign.commands.step import step
@@ -54,6 +55,13 @@ def evaluate(
             "--train", help="Also train a small model on the proposal; takes a minute or two, and needs torch."
         ),
     ] = False,
+    run_model: Annotated[
+        bool,
+        typer.Option(
+            "--model",
+            help="Also run a small language model on the proposal; takes minutes, and needs the extra `model`.",
+        ),
+    ] = False,
     form: Form = "table",
 ) -> int:
     """Evaluate a proposal and write its report.
@@ -76,7 +84,7 @@ def evaluate(
     folder = out or FOLDER / loaded.proposal
     check(folder)
     with Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.phase, train)
+        result = gather_and_judge(loaded, sampling, progress.phase, train, run_model)
         progress.phase("writing the report")
         page = write(result, folder)
         progress.phase("writing the report", 1, 1)
@@ -310,6 +318,8 @@ app.command()(tabular(vectors))
 app.command()(tabular(train))
 
 app.command()(tabular(doctor))
+
+app.command()(model)
 
 
 @app.command()

@@ -32,6 +32,8 @@ class Subject:
     """Pool of threads; `evaluate` always gives one."""
     train: bool = False
     """True if training runs of a minute or two may be made."""
+    model: bool = False
+    """True if a language model may be run, which takes a minute or two."""
     evidence: tuple[Evidence, ...] = ()
     """Evidence from the sources before this one."""
 

@@ -23,7 +23,7 @@ from codesign.proposal.parts import Variant as Variant
 from codesign.proposal.quantisation import Quantisation as Quantisation
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
-from isa_model.diagnostics import SLUG, InputError, at, suggest, together
+from isa_model.diagnostics import SLUG, at, suggest, together
 from isa_model.instruction import Instruction
 from isa_model.library import changed, raw
 from isa_model.stage import Spec
@@ -180,10 +180,11 @@ class Proposal(Spec):
         if variant == "today":
             return rules.on(self.today, None, bare)
         if variant == "software":
-            if self.practice.group and self.practice.name != "deepseek-v3":
-                raise InputError.of(f"no recipe trains as the baseline {self.practice.name} does")
             # A recipe with group scales promotes by itself; with one scale per tensor, promotion must be added.
-            return rules if self.practice.group else rules.on(self.today, self.practice.promote_every, bare)
+            if self.practice.group:
+                same = self.practice.name == "deepseek-v3"
+                return rules if same else rules.on(self.software_instruction, None, bare)
+            return rules.on(self.today, self.practice.promote_every, bare)
         recipe = rules.on(self.proposed(value), None, self.rule)
         return recipe.summed_exactly() if variant == "exact" else recipe
 

@@ -304,6 +304,14 @@ class Recipe(Spec):
             changed[name] = type(gemm)(instruction=instruction, **given, **casts)
         return Recipe(**changed)
 
+    def of_two_activations(self) -> Recipe:
+        """Return the recipe for products such as attention's, whose B is an activation, too: Fprop's weight has no blocks."""
+        weight = self.fprop.weight
+        if weight is None or weight.group is None:
+            return self
+        weight = weight.model_copy(update={"group": (1, weight.group[1])})
+        return Recipe(**{**_fields(self), "fprop": Fprop(**{**_fields(self.fprop), "weight": weight})})
+
     def summed_exactly(self) -> Recipe:
         """Return the recipe with the same casts and FP32 sums instead of the instructions'."""
         changed = _fields(self)

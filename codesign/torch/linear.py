@@ -45,13 +45,18 @@ _rules: dict[str, Rules] = {}
 _keys: dict[tuple[int, int], str] = {}
 
 
+def rules_of(key: str) -> Rules:
+    """Return the rules of a key."""
+    return _rules[key]
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, rules: Rules | str, out: torch.dtype | None = None
 ) -> Tensor:
     """Return Y = X W^T + b (..., tokens, outputs) in the dtype `out`, by default that of X.
 
-    `x` is (..., tokens, inputs), `weight` (outputs, inputs), or both have one leading dimension of experts. The bias is added in
-    FP32, before the only rounding to `out`. `rules` may be the key of rules that were used before.
+    `x` is (..., tokens, inputs), `weight` (outputs, inputs), or both have one leading dimension of experts. The bias is added
+    in FP32, before the only rounding to `out`. `rules` may be the key of rules that were used before.
     """
     y: Tensor = _linear(x, weight, bias, rules if isinstance(rules, str) else rules.key, out or x.dtype)
     return y
@@ -85,7 +90,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, rules: str, out: tor
         return x.new_zeros(shape, dtype=out)
     x = found.arithmetic.activation(_flat(x.detach(), weight), found.crossed)  # type: ignore[assignment]
     y = product(x, found.arithmetic.weight(weight.detach()), bias, found, out)  # type: ignore[arg-type]
-    return y.reshape(shape)
+    flat: Tensor = torch.ops.aten._unsafe_view(y, shape)  # an operator must not return a view
+    return flat
 
 
 @_linear.register_fake

@@ -73,11 +73,15 @@ class Result(Spec):
 
 
 def evaluate(
-    proposal: Proposal, sampling: Sampling, phase: Phase = lambda name, done, total: None, train: bool = False
+    proposal: Proposal,
+    sampling: Sampling,
+    phase: Phase = lambda name, done, total: None,
+    train: bool = False,
+    model: bool = False,
 ) -> Result:
     """Gather all evidence on a proposal and judge its claims.
 
-    `train` adds a training run of a minute or two. `phase` is called with the progress.
+    `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
     with threads() as executor:
@@ -87,7 +91,7 @@ def evaluate(
             return CountingExecutor(executor, partial(phase, doing))
 
         for source in sources().values():
-            subject = Subject(proposal, sampling, counting(source.doing), train, evidence)
+            subject = Subject(proposal, sampling, counting(source.doing), train, model, evidence)
             evidence += (source.gather(subject),)
         figures = tuple(figure for found in evidence for figure in found.figures)
         ask = asker(sampling, counting("measuring again what decides"))
