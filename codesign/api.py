@@ -60,7 +60,7 @@ def evaluate(
 
     Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`; the defaults are those of
     `codesign evaluate`. With `train`, a small model is also trained on the proposal, which takes a minute or two.
-    Work is spread over processes that do not import the caller's program: a script needs no main guard.
+    Work is spread over all cores; a script needs no main guard.
     `progress` shows the phases; by default on a terminal and in a notebook.
     Raises InputError for a faulty proposal or sampling, Unavailable if this machine lacks something.
     """
