@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from os import PathLike, fspath
 from typing import Any
 
@@ -145,14 +146,10 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
             if name in values and not least <= whole_number(name, values[name]) <= most:
                 raise ValueError(f"{name} is {values[name]}; from {least} to {most}")
         if "seeds" in values:
-            seeds = values["seeds"] = tuple(whole_number("a seed", seed) for seed in values["seeds"])
-            if (
-                not seeds
-                or len(seeds) > MOST_SEEDS
-                or len(set(seeds)) < len(seeds)
-                or min(seeds) < 0
-                or max(seeds) >= 10**18
-            ):
+            first = islice(values["seeds"], MOST_SEEDS + 1)  # of a range of any length
+            seeds = values["seeds"] = tuple(whole_number("a seed", seed) for seed in first)
+            kept = 0 < len(seeds) <= MOST_SEEDS and len(set(seeds)) == len(seeds)
+            if not (kept and min(seeds) >= 0 and max(seeds) < 10**18):
                 raise ValueError(f"seeds are 1 to {MOST_SEEDS} different numbers from 0 up, of at most 18 digits")
     except (TypeError, ValueError) as error:
         raise InputError.of(str(error), "for instance rows=16, columns=16, seeds=range(16)") from None

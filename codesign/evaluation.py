@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -54,18 +55,19 @@ class Evaluation(Result):
     @property
     def plot_names(self) -> tuple[str, ...]:
         """Names that `plot` takes."""
-        return tuple(self._plots())
+        return tuple(self._plots)
 
     def plot(self, name: str) -> Drawing:
         """Return a plot of the report by name. Raises InputError, which lists the names, for an unknown one."""
-        plots = self._plots()
+        plots = self._plots
         if name not in plots:
             hint = suggest(str(name), plots) or f"one of: {', '.join(plots)}"
             raise InputError.of(f"{self.proposal.proposal} has no plot `{name}`", hint)
         return Drawing(name, plots[name])
 
+    @cached_property
     def _plots(self) -> dict[str, str]:
-        """Return the plots of the report as SVG, by name."""
+        """Plots of the report as SVG, by name."""
         from codesign.report.write import contents
 
         return {name.removesuffix(".svg"): text for name, text in contents(self).items() if name.endswith(".svg")}
