@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from os import PathLike, fspath
 from typing import Any
 
@@ -62,7 +63,7 @@ def evaluate(
     Of each GEMM, `rows` rows of A and `columns` columns of B are computed for each of `seeds`; the defaults are those of
     `codesign evaluate`. With `train`, a small model is also trained on the proposal, which takes a minute or two;
     with `model`, a small language model runs on it, which takes minutes.
-    Work is spread over processes that do not import the caller's program: a script needs no main guard.
+    Work is spread over all cores; a script needs no main guard.
     `progress` shows the phases; by default on a terminal and in a notebook.
     Raises InputError for a faulty proposal or sampling, Unavailable if this machine lacks something.
     """
@@ -147,14 +148,10 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
             if name in values and not least <= whole_number(name, values[name]) <= most:
                 raise ValueError(f"{name} is {values[name]}; from {least} to {most}")
         if "seeds" in values:
-            seeds = values["seeds"] = tuple(whole_number("a seed", seed) for seed in values["seeds"])
-            if (
-                not seeds
-                or len(seeds) > MOST_SEEDS
-                or len(set(seeds)) < len(seeds)
-                or min(seeds) < 0
-                or max(seeds) >= 10**18
-            ):
+            first = islice(values["seeds"], MOST_SEEDS + 1)  # of a range of any length
+            seeds = values["seeds"] = tuple(whole_number("a seed", seed) for seed in first)
+            kept = 0 < len(seeds) <= MOST_SEEDS and len(set(seeds)) == len(seeds)
+            if not (kept and min(seeds) >= 0 and max(seeds) < 10**18):
                 raise ValueError(f"seeds are 1 to {MOST_SEEDS} different numbers from 0 up, of at most 18 digits")
     except (TypeError, ValueError) as error:
         raise InputError.of(str(error), "for instance rows=16, columns=16, seeds=range(16)") from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from codesign.verdicts.compare import Comparison
 from codesign.verdicts.evaluate import Result
@@ -55,15 +55,22 @@ class Evaluation(Result):
     @property
     def plot_names(self) -> tuple[str, ...]:
         """Names that `plot` takes."""
-        return tuple(self._drawers())
+        return tuple(self._plots)
 
     def plot(self, name: str) -> Drawing:
         """Return a plot of the report by name. Raises InputError, which lists the names, for an unknown one."""
-        drawers = self._drawers()
-        if name not in drawers:
-            hint = suggest(str(name), drawers) or f"one of: {', '.join(drawers)}"
+        plots = self._plots
+        if name not in plots:
+            hint = suggest(str(name), plots) or f"one of: {', '.join(plots)}"
             raise InputError.of(f"{self.proposal.proposal} has no plot `{name}`", hint)
-        return Drawing(name, drawers[name]())
+        return Drawing(name, plots[name])
+
+    @cached_property
+    def _plots(self) -> dict[str, str]:
+        """Plots of the report as SVG, by name."""
+        from codesign.report.write import contents
+
+        return {name.removesuffix(".svg"): text for name, text in contents(self).items() if name.endswith(".svg")}
 
     def to_frame(self, rows: Literal["figures", "claims"] = "figures") -> pandas.DataFrame:
         """Return a pandas DataFrame with a row per figure, or per claim. Raises Unavailable without pandas."""
@@ -87,16 +94,6 @@ class Evaluation(Result):
         if folder is None:
             untracked(FOLDER)
         return page
-
-    def _drawers(self) -> dict[str, Any]:
-        """Return what draws each plot, by its name."""
-        from codesign.figures.drawing import svg
-        from codesign.report.page import plots
-        from codesign.report.tornado import tornado
-
-        found: dict[str, Any] = {plot.name: partial(svg, plot) for plot in plots(self)}
-        bars = ((i, v) for i, v in enumerate(self.verdicts, 1) if v.deciding and v.bars)
-        return found | {f"claim-{i}": partial(tornado, v) for i, v in bars}
 
     def _repr_html_(self) -> str:
         from codesign.report.page import MARKS, deciding

@@ -28,9 +28,10 @@ def cells(notebook: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-def outputs(notebook: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Run the code cells in order, and yield the outputs of each."""
-    names: dict[str, Any] = {"__name__": "__main__"}
+def outputs(notebook: dict[str, Any], names: dict[str, Any] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Run the code cells in order, and yield the outputs of each; `names` receives what they define."""
+    names = {} if names is None else names
+    names["__name__"] = "__main__"
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

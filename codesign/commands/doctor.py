@@ -72,7 +72,7 @@ def findings() -> Iterator[Finding]:
         "python", platform.python_version(), "ok", f"{sys.executable}, {platform.system()} {platform.machine()}"
     )
     yield from _packages()
-    yield _engine()
+    yield engine()
     yield _gpu()
     yield from _records()
     yield _cache()
@@ -98,7 +98,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding("package", name, state, f"for {_FOR[extra]}: pip install {install}")
 
 
-def _engine() -> Finding:
+def engine() -> Finding:
     """Return the engine that multiplies where no GPU is asked for, after compiling and loading one instruction."""
     from isa_model.engines import c_library, cpu
     from isa_model.library import load
