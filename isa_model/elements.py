@@ -1,4 +1,7 @@
-"""Elements of a cast: a matrix divided by the scales of its groups and rounded to a format, compiled where there is a compiler."""
+"""Elements of a cast: a matrix divided by the scales of its groups and rounded to a format.
+
+Compiled C does it in one pass; without a C compiler, and for formats that cast.c does not take, numpy does.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,15 @@ class _Format(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_long)
-            for name in ("storage", "is_integer", "is_signed", "mantissa_bits", "min_exponent", "sign_place", "low_padding")
+            for name in (
+                "storage",
+                "is_integer",
+                "is_signed",
+                "mantissa_bits",
+                "min_exponent",
+                "sign_place",
+                "low_padding",
+            )
         ),
         *((name, ctypes.c_long) for name in ("mask", "zero_has_sign", "nan_code")),
         *((name, ctypes.c_double) for name in ("top", "per_step", "nan")),

@@ -36,7 +36,7 @@ the command would not do: Yosys holds the interpreter's lock for minutes, and st
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of one thread per core, for work that spends its time in compiled code. On an error no further call starts."""
+    """Yield a pool of one thread per core, for work that compiled code does. After an error no further call starts."""
     executor = ThreadPoolExecutor(cores())
     try:
         yield executor

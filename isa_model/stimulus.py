@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model.array_codec import code_dtype, decode_array, encode_array
-from isa_model.groups import spread
 from isa_model.float64 import Codes, Float64
 from isa_model.formats import Format
+from isa_model.groups import spread
 from isa_model.instruction import Instruction, ScaleOperand
 
 KINDS = {

@@ -66,7 +66,10 @@ def load(text: str, flags: tuple[str, ...]) -> Any:
     parts = [text, *flags, *command, platform.machine(), platform.processor(), _cpu(), _libc()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     try:
-        with _locks.setdefault(name, Lock()), kept(name, ".so", lambda built: _compile(command, flags, text, built)) as library:
+        with (
+            _locks.setdefault(name, Lock()),
+            kept(name, ".so", lambda built: _compile(command, flags, text, built)) as library,
+        ):
             function = ctypes.CDLL(str(library)).run
     except NoCompiler as error:
         _broken[shlex.join(command)] = str(error)

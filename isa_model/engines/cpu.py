@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from isa_model.array_codec import code_dtype
-from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.c_library import FLAGS, load
+from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.emit import Emitter, mode, step
 from isa_model.engines.operands import of_side
 from isa_model.engines.plan import Plan
