@@ -120,6 +120,9 @@ def values_of(fmt: Format, codes: Codes) -> Float64:
     """Return the values of checked codes as float64; bits above the format's are ignored."""
     if fmt.storage_bits <= 16 and codes.size > 1 << fmt.storage_bits:
         return values_of_all_codes(fmt)[codes]
+    if fmt == FORMATS["fp32"]:
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return codes.view(np.float32).astype(np.float64)
     return _decode_array(fmt, codes.reshape(-1)).reshape(codes.shape)
 
 
@@ -212,6 +215,8 @@ def _encode(
         quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
             return quick
+    if fmt == FORMATS["fp32"] and rounding is Rounding.NEAREST_EVEN and rule in ("ieee", "saturate"):
+        return _encode_fp32(flat, rule)
     values = flat.astype(np.float64, copy=False)
     if fmt.kind == "table":
         return _table_codes(fmt, values, rounding)
@@ -287,6 +292,15 @@ def unpack(fmt: Format, packed: ArrayLike) -> Codes:
     weights = np.uint64(1) << np.arange(fmt.bits, dtype=np.uint64)
     codes: Codes = (bits * weights).sum(axis=-1, dtype=np.uint64).astype(code_dtype(fmt))
     return codes
+
+
+def _encode_fp32(x: NDArray[np.floating[Any]], rule: Overflow) -> Codes:
+    """Return the codes of numbers rounded to FP32 by the machine, ties to even."""
+    found = x.astype(np.float32)
+    if rule == "saturate":
+        found = np.where(np.isinf(found), np.copysign(np.finfo(np.float32).max, found), found)
+    nan = np.uint32(FORMATS["fp32"].nan_code or 0)
+    return np.where(np.isnan(found), nan, found.view(np.uint32))
 
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:

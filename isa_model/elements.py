@@ -1,4 +1,7 @@
-"""The elements of a cast: a matrix divided by the scales of its groups and rounded to a format, in C or numpy."""
+"""Elements of a cast: a matrix divided by the scales of its groups and rounded to a format.
+
+Compiled C does it in one pass; without a C compiler, and for formats that cast.c does not take, numpy does.
+"""
 
 from __future__ import annotations
 

@@ -24,15 +24,26 @@ _MOST_SUMS = 6
 """Most sums that make up a dot product, as in exact.c."""
 
 
-def dot(a: Any, b: Any) -> Float64:
+def dot(a: Any, b: Any, scale_a: Any = None, scale_b: Any = None) -> Float64:
     """Return the exact product of `a` (..., M, K) and `b` (..., K, N), each element rounded to odd in float64.
 
+    Elements are float32 or float64. They may be multiplied by scales: `scale_a` (..., M, G) has one for each of G equally
+    long groups along K, `scale_b` (..., G, N) likewise.
     Rounding to odd keeps what a further rounding to at most 51 bits needs: the result rounded to FP32 is the exact sum
-    rounded once. As a float64 the result is off by less than one unit of its last place. Elements are float32 or float64.
+    rounded once. As a float64 the result is off by less than one unit of its last place.
     Raises ValueError for an infinity or NaN, and for exponents so far apart that float64 would underflow.
     """
-    found = _compiled_dot(a, b)
-    return _sliced_dot(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)) if found is None else found
+    found = _compiled_dot(a, b, scale_a, scale_b)
+    if found is not None:
+        return found
+    if scale_a is not None or scale_b is not None:
+        return dot(_times(a, scale_a, -1), _times(b, scale_b, -2))
+    return _sliced_dot(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False))
+
+
+def _times(x: Any, scales: Any, axis: int) -> Any:
+    """Return elements times the scales of their groups, in float64."""
+    return x if scales is None else x * np.repeat(scales.astype(np.float64), x.shape[axis] // scales.shape[axis], axis)
 
 
 # -- compiled --------------------------------------------------------------------------------------------------------
@@ -42,10 +53,12 @@ class _Matrix(ctypes.Structure):
     _fields_ = (
         ("start", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("batch", "row", "column", "is_double")),
+        ("scales", ctypes.c_void_p),
+        ("group", ctypes.c_long),
     )
 
 
-def _compiled_dot(a: Any, b: Any) -> Float64 | None:
+def _compiled_dot(a: Any, b: Any, scale_a: Any, scale_b: Any) -> Float64 | None:
     """Return `dot` by exact.c; None without a C compiler, and for operands that it does not take."""
     function = _function()
     if function is None or a.shape[:-2] != b.shape[:-2]:
@@ -53,15 +66,13 @@ def _compiled_dot(a: Any, b: Any) -> Float64 | None:
     shape = a.shape[:-2]
     x, y = (_plain(z.reshape(-1, *z.shape[-2:])) for z in (a, np.swapaxes(b, -1, -2)))
     (batches, m, k), n = x.shape, y.shape[1]
+    scales = _of_rows(scale_a), _of_rows(None if scale_b is None else np.swapaxes(scale_b, -1, -2))
     parts = np.empty((_MOST_SUMS, batches, m, n))
-    exponents = np.empty((batches, m), np.int32), np.empty((batches, n), np.int32)
+    exponents = np.empty((2, batches, m), np.int32), np.empty((2, batches, n), np.int32)
     count = ctypes.c_long()
     status = function(
         *(ctypes.c_long(size) for size in (batches, m, n, k)),
-        *(
-            ctypes.byref(_Matrix(z.ctypes.data, *(s // z.itemsize for s in z.strides), z.dtype == np.float64))
-            for z in (x, y)
-        ),
+        *(ctypes.byref(_matrix(z, s)) for z, s in zip((x, y), scales, strict=True)),
         *(ctypes.c_void_p(z.ctypes.data) for z in (parts, *exponents)),
         ctypes.byref(count),
     )
@@ -69,9 +80,19 @@ def _compiled_dot(a: Any, b: Any) -> Float64 | None:
         raise ValueError("an exact dot product needs finite operands")
     if status == _TOO_FAR:
         return None
-    total = to_odd(list(parts[: count.value]))
-    product: Float64 = np.ldexp(total, exponents[0][:, :, None] + exponents[1][:, None, :])
+    total, (rows, columns) = to_odd(list(parts[: count.value])), (e.sum(axis=0) for e in exponents)
+    product: Float64 = np.ldexp(total, rows[:, :, None] + columns[:, None, :])
     return product.reshape(*shape, m, n)
+
+
+def _matrix(x: Any, scales: Any) -> _Matrix:
+    strides = (s // x.itemsize for s in x.strides)
+    start, groups = (None, 1) if scales is None else (scales.ctypes.data, scales.shape[-1])
+    return _Matrix(x.ctypes.data, *strides, x.dtype == np.float64, start, x.shape[2] // groups)
+
+
+def _of_rows(scales: Any) -> Any:
+    return None if scales is None else np.ascontiguousarray(scales, np.float64)
 
 
 def _plain(x: Any) -> Any:

@@ -62,7 +62,7 @@ class _WorkerContext(SpawnContext):
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of one thread per core, for work in compiled code. On an error no further call starts."""
+    """Yield a pool of one thread per core, for work that compiled code does. After an error no further call starts."""
     executor = ThreadPoolExecutor(cores())
     try:
         yield executor

@@ -103,7 +103,7 @@ def test_break_even_is_the_least_number_of_bits_that_keeps_the_claim(results):
     for value, kept in ((found.limit, True), (found.limit - 1, False)):
         instruction = with_bits(proposal.proposed(), "fuse", value)
         question = SOURCE.again(proposal, claim, figure(1.0, workload="deepseek-v3.fprop.kv-b"))
-        (figures,) = answer(SAMPLING, multiplying(question, instruction))
+        ((figures,),) = answer(SAMPLING, multiplying(question, instruction))
         assert (claimed(claim, figures).figure.high <= 1.0) == kept
 
 

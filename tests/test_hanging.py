@@ -1,5 +1,6 @@
 """The conditions of a verdict: break-even values and other assumptions, searched on toy evidence."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -429,7 +430,7 @@ def test_questions_are_answered_by_the_model():
     compared = tuple(c for c in variants(about) if c.variant in ("proposal", "software"))
     sampling = Sampling(rows=4, columns=8, seeds=tuple(range(8)))
     question = Multiplied(about, gemm, "normal", "software", compared=compared, levels=(0.95, 0.5))
-    wide, narrow = answer(sampling, question)
+    ((wide, narrow),) = answer(sampling, question)
     key = [(f.metric, f.variant) for f in wide]
     assert key == [(f.metric, f.variant) for f in narrow]
     assert {v for _, v in key} == {"proposal", "software"}
@@ -438,33 +439,31 @@ def test_questions_are_answered_by_the_model():
         if a.metric == ERROR and a.variant == "proposal":
             assert a.low < b.low < a.value < b.high < a.high
             assert set(a.ratios) == {"software"}
-    (fresh,) = answer(sampling, Multiplied(about, gemm, "normal", "software", compared=compared, fresh=True))
-    (direct,) = answer(
+    ((fresh,),) = answer(sampling, Multiplied(about, gemm, "normal", "software", compared=compared, fresh=True))
+    ((direct,),) = answer(
         sampling.model_copy(update={"seeds": tuple(range(8, 24))}),
         Multiplied(about, gemm, "normal", "software", compared=compared),
     )
     assert fresh == direct != wide
-    (plain,) = answer(sampling, Multiplied(about, gemm, "normal", compared=compared))
+    ((plain,),) = answer(sampling, Multiplied(about, gemm, "normal", compared=compared))
     assert all(f.ratios == {} for f in plain)
 
 
-def test_the_same_question_is_computed_once():
-    """Equal questions are computed once, and answers come in the order asked."""
+def test_questions_on_the_same_data_are_answered_together():
+    """Tensors are drawn once for all questions on them, the longest first, and answers come in the order asked."""
 
-    class Counting:
-        def __init__(self):
-            self.done = []
+    together = []
 
-        def map(self, rule, questions):
-            assert (rule.func, rule.args) == (answer, (Sampling(),))
-            self.done = list(questions)
-            return [[[figure(q.gemm.k)]] for q in self.done]
+    class Counted(Question):
+        @classmethod
+        def answers(cls, questions, sampling):
+            together.append([q.gemm.k for q in questions])
+            return [[[figure(q.gemm.k)]] for q in questions]
 
     about = toy(PLAIN)
-    counting = Counting()
-    ask = asker(Sampling(), counting)
     trials = [about.trials[i] for i in (0, 2, 0)]
-    questions = [Question(about, g, "normal") for g, _ in trials]
-    found = ask(questions)
-    assert len(counting.done) == len({g.name for g, _ in trials})
-    assert [f[0][0].value for f in found] == [g.k for g, _ in trials]
+    with ThreadPoolExecutor(1) as executor:
+        found = asker(Sampling(), executor)([Counted(about, g, "normal") for g, _ in trials])
+    same, other = trials[0][0].k, trials[1][0].k
+    assert together == sorted([[same, same], [other]], reverse=True)
+    assert [f[0][0].value for f in found] == [same, other, same]

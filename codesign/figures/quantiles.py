@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from math import exp, expm1, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
@@ -32,6 +32,7 @@ def clopper_pearson(hits: float, units: float, level: float) -> Ends:
     return low, high
 
 
+@lru_cache(1 << 14)
 def beta_quantile(probability: float, a: float, b: float) -> float:
     """Return the quantile of the beta distribution: Newton's steps within a bracket, to about 12 digits."""
     low, high = 1e-300, 1.0

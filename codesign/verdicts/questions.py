@@ -18,18 +18,20 @@ Ask = Callable[[Sequence[Question]], Sequence[Answer]]
 Enquiry = Generator[Sequence[Question], Sequence[Answer], Found]
 
 
+def answer(sampling: Sampling, *questions: Question) -> Sequence[Answer]:
+    """Compute the figures that questions on the same data ask for."""
+    return questions[0].answers(questions, sampling)
+
+
 def asker(sampling: Sampling, executor: Executor) -> Ask:
     """Return a function that answers questions on all cores; those on the same data are answered together."""
-
-    def answer(questions: Sequence[Question]) -> list[Answer]:
-        return questions[0].answers(questions, sampling)
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:
         together: dict[Hashable, list[int]] = {}
         for i, question in enumerate(questions):
             together.setdefault(question.data, []).append(i)
         order = sorted(together.values(), key=lambda found: -questions[found[0]].gemm.k)  # the longest first
-        answers = executor.map(answer, [[questions[i] for i in found] for found in order])
+        answers = executor.map(lambda found: answer(sampling, *(questions[i] for i in found)), order)
         given = {
             i: one for found, several in zip(order, answers, strict=True) for i, one in zip(found, several, strict=True)
         }

@@ -1,9 +1,11 @@
-/* Exact dot products of rows of A (M, K) with rows of B (N, K), float or double, as sums of a few doubles.
+/* Exact dot products of rows of A (M, K) with rows of B (N, K), float or double, as sums of a few doubles. Rows may have a
+ * scale for each group of their elements.
  *
- * Each row is scaled by a power of two so that its elements lie below 1. A product of two elements fits a double if their
- * significands have at most 53 bits together; otherwise elements are cut into pieces first, by the bits of their significand.
- * Products are cut at fixed places, `width` bits apart, and the pieces of each place are added in a double of their own. Such
- * a sum has at most 52 bits, so no addition rounds. The caller adds the few sums of a dot product (to_odd in float64.py).
+ * Each row is multiplied by a power of two so that its elements lie below 1. Where a double holds the sum of a block of
+ * products, blocks are summed first, and then multiplied by their scales; otherwise each product is a block. A product fits a
+ * double if its factors have at most 53 bits together; otherwise factors are cut into pieces, by the bits of their significand.
+ * Products are then cut at fixed places, `width` bits apart, and the pieces of each place are added in a double of their own.
+ * Such a sum has at most 52 bits, so no addition rounds. The caller adds the few sums of a dot product (to_odd in float64.py).
  */
 
 #include <math.h>
@@ -26,12 +28,13 @@ typedef struct {
   const char *from;            /* first element */
   long batch, row, column;     /* elements to the next matrix, row and column */
   long is_double;
+  const double *scales;        /* (batches, rows, groups); null for none */
+  long group;                  /* elements that share a scale */
 } Matrix;
 
 static inline uint64_t to_bits(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
 static inline double from_bits(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
 static inline double pow2(long e) { return from_bits((uint64_t)(e + 1023) << 52); }
-static inline long leading(double x) { return (long)(to_bits(x) >> 52 & 0x7FF) - 1023; }
 
 /* Copy some elements of a row, multiplied by `scale`. */
 static void take(const Matrix *x, long batch, long row, long k, long count, double scale, double *to) {
@@ -53,31 +56,32 @@ typedef struct {
   int bits;     /* of the longest significand */
 } Extent;
 
-/* Measure a row. */
+/* Measure a row. Magnitudes are compared by their bits, as integers, which compilers turn into vector code. */
 static int measure(const Matrix *x, long batch, long row, long k, Extent *extent) {
-  double part[CHUNK], largest = 0, unit = INFINITY, wide = 1;
+  double part[CHUNK];
+  const int64_t infinite = 0x7FFll << 52;
+  int64_t largest = 0, unit = infinite, mantissas = 0;
   for (long first = 0; first < k; first += CHUNK) {
     const long count = k - first < CHUNK ? k - first : CHUNK;
     take(x, batch, row, first, count, 1.0, part);
-    double top = largest, least = unit, ratio = wide, broken = 0;
     for (long i = 0; i < count; ++i) {
       const double size = fabs(part[i]);
-      const uint64_t bits = to_bits(size), mantissa = bits & 0xFFFFFFFFFFFFFull;
-      const double low = mantissa ? size - from_bits(bits & (bits - 1)) : size; /* lowest bit that is set */
-      const double place = size > 0 ? low : INFINITY, length = size > 0 ? size / low : 1.0;
-      broken = size - size == 0 ? broken : 1.0; /* infinity or NaN */
-      top = size > top ? size : top;
-      least = place < least ? place : least;
-      ratio = length > ratio ? length : ratio;
+      const int64_t bits = (int64_t)to_bits(size), mantissa = bits & 0xFFFFFFFFFFFFFll;
+      const int64_t low = (int64_t)to_bits(size - from_bits((uint64_t)(bits & (bits - 1)))); /* lowest bit that is set */
+      const int64_t place = bits == 0 ? infinite : mantissa ? low : bits;
+      mantissas |= mantissa;
+      largest = bits > largest ? bits : largest;
+      unit = place < unit ? place : unit;
     }
-    if (broken) return NOT_FINITE;
-    largest = top, unit = least, wide = ratio;
   }
+  if (largest >= infinite) return NOT_FINITE;
   *extent = (Extent){0, 0, 1};
   if (largest == 0) return DONE;
-  const long high = leading(largest) + 1, low = leading(unit);
+  int bits = 53;
+  while (bits > 1 && !(mantissas >> (53 - bits) & 1)) --bits;
+  const long high = (long)(largest >> 52) - 1022, low = (long)(unit >> 52) - 1023;
   if (low < -1000 || high > 1000 || high - low > 900) return TOO_FAR;
-  *extent = (Extent){(int)high, (int)(high - low), (int)leading(wide) + 1};
+  *extent = (Extent){(int)high, (int)(high - low), bits};
   return DONE;
 }
 
@@ -113,42 +117,152 @@ static inline __attribute__((always_inline)) void add(const double *a, const lan
     for (int i = 0; i < PAIR; ++i) total[s].x[i] = kept[s][i];
 }
 
-/* Write the sums of all dot products, (sums, batches, M, N), and the exponents of rows, (batches, M) and (batches, N).
- * `count` returns the number of sums, at most MOST_SUMS. */
+/* Add a product to its sums. */
+static inline __attribute__((always_inline)) void add_one(vector product, int sums, const double *places, vector *total) {
+  for (int s = 0; s + 1 < sums; ++s) {
+    const vector high = (product + places[s]) - places[s];
+    total[s] += high;
+    product -= high;
+  }
+  total[sums - 1] += product;
+}
+
+/* The first `bits` bits of each significand. */
+static inline vector first_bits(vector x, int bits) {
+  typedef long long integers __attribute__((vector_size(sizeof(vector))));
+  return (vector)((integers)x & (long long)(bits >= 53 ? ~0ull : ~((1ull << (53 - bits)) - 1)));
+}
+
+typedef struct {
+  int sums, scaled;     /* sums of a dot product; whether blocks have scales */
+  int bits_of_scales;   /* of the pieces of a product of two scales; 0: one piece */
+  int bits_of_block;    /* of the pieces of a block's sum; 0: one piece */
+  const double *places;
+} Plan;
+
+/* Add the sum of a block of products, times `scale_a` and the scales of its LANES rows of B. */
+static inline __attribute__((always_inline)) void add_block(const double *a, const lanes *b, long count, const Plan *plan, int sums,
+                                                            double scale_a, const lanes *scale_b, lanes *total) {
+  vector sum[2][PAIR] = {{{0}}};
+  long k = 0;
+  for (; k + 2 <= count; k += 2)
+    for (int i = 0; i < PAIR; ++i) {
+      sum[0][i] += a[k] * b[k].x[i];
+      sum[1][i] += a[k + 1] * b[k + 1].x[i];
+    }
+  for (int i = 0; i < PAIR; ++i) {
+    if (k < count) sum[0][i] += a[k] * b[k].x[i];
+    const vector block = sum[0][i] + sum[1][i];
+    vector own[MOST_SUMS];
+    for (int s = 0; s < sums; ++s) own[s] = total[s].x[i];
+    if (!plan->scaled) {
+      add_one(block, sums, plan->places, own);
+    } else {
+      const vector scale = scale_a * scale_b->x[i];
+      if (!plan->bits_of_scales) {
+        add_one(scale * block, sums, plan->places, own);
+      } else {
+        const vector high = first_bits(scale, plan->bits_of_scales), low = scale - high;
+        if (!plan->bits_of_block) {
+          add_one(high * block, sums, plan->places, own);
+          add_one(low * block, sums, plan->places, own);
+        } else {
+          const vector top = first_bits(block, plan->bits_of_block), rest = block - top;
+          add_one(high * top, sums, plan->places, own);
+          add_one(high * rest, sums, plan->places, own);
+          add_one(low * top, sums, plan->places, own);
+          add_one(low * rest, sums, plan->places, own);
+        }
+      }
+    }
+    for (int s = 0; s < sums; ++s) total[s].x[i] = own[s];
+  }
+}
+
+static int bits_of(long count) {
+  int bits = 0;
+  while ((1l << bits) < count) ++bits;
+  return bits;
+}
+
+/* Measure all rows of a matrix; return the deepest and widest. `exponents` has an entry for each. */
+static int measure_all(const Matrix *x, long batches, long rows, long k, int *exponents, Extent *all) {
+  *all = (Extent){0, 0, 1};
+  for (long batch = 0; batch < batches; ++batch)
+    for (long row = 0; row < rows; ++row) {
+      Extent own;
+      const int failed = measure(x, batch, row, k, &own);
+      if (failed) return failed;
+      exponents[batch * rows + row] = own.exponent;
+      if (own.depth > all->depth) all->depth = own.depth;
+      if (own.bits > all->bits) all->bits = own.bits;
+    }
+  return DONE;
+}
+
+/* Measure the scales of a matrix; without any, each is 1. */
+static int measure_scales(const Matrix *x, long batches, long rows, long k, int *exponents, Extent *all) {
+  *all = (Extent){0, 0, 1};
+  if (!x->scales) {
+    memset(exponents, 0, batches * rows * sizeof *exponents);
+    return DONE;
+  }
+  const long groups = (k + x->group - 1) / x->group;
+  const Matrix scales = {(const char *)x->scales, rows * groups, groups, 1, 1, 0, 0};
+  return measure_all(&scales, batches, rows, groups, exponents, all);
+}
+
+/* Write the sums of all dot products, (sums, batches, M, N), and exponents of rows, (2, batches, M) and (2, batches, N), of their
+ * elements and scales. `count` returns the number of sums, at most MOST_SUMS. */
 int run(long batches, long m, long n, long k, const Matrix *of_a, const Matrix *of_b, double *out, int *exponents_a,
         int *exponents_b, long *count) {
-  Extent all = {0, 0, 1}, of, other = {0, 0, 1};
-  for (long batch = 0; batch < batches; ++batch) {
-    for (long i = 0; i < m; ++i) {
-      const int failed = measure(of_a, batch, i, k, &of);
-      if (failed) return failed;
-      exponents_a[batch * m + i] = of.exponent;
-      if (of.depth > all.depth) all.depth = of.depth;
-      if (of.bits > all.bits) all.bits = of.bits;
+  Extent a_extent, b_extent, sa_extent, sb_extent;
+  int *scale_exponents_a = exponents_a + batches * m, *scale_exponents_b = exponents_b + batches * n;
+  int failed = measure_all(of_a, batches, m, k, exponents_a, &a_extent);
+  if (!failed) failed = measure_all(of_b, batches, n, k, exponents_b, &b_extent);
+  if (!failed) failed = measure_scales(of_a, batches, m, k, scale_exponents_a, &sa_extent);
+  if (!failed) failed = measure_scales(of_b, batches, n, k, scale_exponents_b, &sb_extent);
+  if (failed) return failed;
+
+  const int scaled = of_a->scales || of_b->scales;
+  long block = CHUNK;
+  if (of_a->scales && of_a->group < block) block = of_a->group;
+  if (of_b->scales && of_b->group < block) block = of_b->group;
+  int depth = a_extent.depth + b_extent.depth, growth;
+  const int block_bits = depth + bits_of(block), blocked = block_bits <= 52;
+  int bits_a = a_extent.bits, bits_b = b_extent.bits, pieces_a = 1, pieces_b = 1;
+  Plan plan = {1, scaled, 0, 0, 0};
+  if (blocked) {
+    const int scale_bits = sa_extent.bits + sb_extent.bits;
+    if (scale_bits > 52) return TOO_FAR;
+    long blocks = 1;
+    if (of_a->scales) blocks += (k + of_a->group - 1) / of_a->group;
+    if (of_b->scales) blocks += (k + of_b->group - 1) / of_b->group;
+    growth = bits_of(4 * (blocks + k / CHUNK + 1));
+    depth = block_bits + sa_extent.depth + sb_extent.depth;
+    if (scaled && scale_bits + block_bits > 53) {
+      plan.bits_of_scales = 26;
+      plan.bits_of_block = block_bits > 27 ? 26 : 0;
     }
-    for (long j = 0; j < n; ++j) {
-      const int failed = measure(of_b, batch, j, k, &of);
-      if (failed) return failed;
-      exponents_b[batch * n + j] = of.exponent;
-      if (of.depth > other.depth) other.depth = of.depth;
-      if (of.bits > other.bits) other.bits = of.bits;
+  } else {
+    if (scaled) return TOO_FAR;
+    block = 1;
+    if (bits_a + bits_b > 53) {
+      if (bits_a > 40) bits_a = 26;
+      bits_b = bits_b < 53 - bits_a ? bits_b : 53 - bits_a;
     }
+    pieces_a = (a_extent.bits + bits_a - 1) / bits_a, pieces_b = (b_extent.bits + bits_b - 1) / bits_b;
+    growth = bits_of(k * pieces_a * pieces_b);
   }
-  int bits_a = all.bits, bits_b = other.bits;
-  if (bits_a + bits_b > 53) {
-    if (bits_a > 40) bits_a = 26;
-    bits_b = bits_b < 53 - bits_a ? bits_b : 53 - bits_a;
-  }
-  const int pieces_a = (all.bits + bits_a - 1) / bits_a, pieces_b = (other.bits + bits_b - 1) / bits_b;
-  int growth = 0;
-  while ((1l << growth) < k * pieces_a * pieces_b) ++growth;
-  const int width = 52 - growth < 50 ? 52 - growth : 50, depth = all.depth + other.depth;
+  const int width = 52 - growth < 50 ? 52 - growth : 50, above = blocked ? bits_of(block) : 0;
   int sums = depth <= width ? 1 : (depth + width - 1) / width;
   if (sums > MOST_SUMS || width < 8) return TOO_FAR;
-  if (sums > 4) sums = MOST_SUMS; /* one less to compile */
+  if (sums > 4) sums = MOST_SUMS; /* fewer to compile */
   *count = sums;
   double places[MOST_SUMS];
-  for (int s = 0; s < sums; ++s) places[s] = 1.5 * pow2(52 - (s + 1) * width);
+  for (int s = 0; s < sums; ++s) places[s] = 1.5 * pow2(52 + above - (s + 1) * width);
+  plan.sums = sums, plan.places = places;
+
   for (long batch = 0; batch < batches; ++batch)
     for (long row = 0; row < m; row += ROWS)
       for (long column = 0; column < n; column += LANES) {
@@ -159,22 +273,42 @@ int run(long batches, long m, long n, long k, const Matrix *of_a, const Matrix *
         for (long first = 0; first < k; first += CHUNK) {
           const long length = k - first < CHUNK ? k - first : CHUNK;
           for (int from_b = 0; from_b < pieces_b; ++from_b) {
-            memset(b, 0, sizeof b);
+            if (columns < LANES) memset(b, 0, sizeof b);
             for (long j = 0; j < columns; ++j) {
               take(of_b, batch, column + j, first, length, pow2(-exponents_b[batch * n + column + j]), line);
               if (pieces_b > 1) piece(line, length, bits_b, from_b);
               for (long i = 0; i < length; ++i) ((double *)b)[i * LANES + j] = line[i];
             }
-            for (int from_a = 0; from_a < pieces_a; ++from_a) {
+            for (int from_a = 0; from_a < pieces_a; ++from_a)
               for (long i = 0; i < rows; ++i) {
-                if (pieces_a > 1 || from_b == 0) take(of_a, batch, row + i, first, length, pow2(-exponents_a[batch * m + row + i]), a[i]);
+                if (pieces_a > 1 || from_b == 0)
+                  take(of_a, batch, row + i, first, length, pow2(-exponents_a[batch * m + row + i]), a[i]);
                 if (pieces_a > 1) piece(a[i], length, bits_a, from_a);
+                if (blocked) continue;
                 if (sums == 1) add(a[i], b, length, 1, places, total[i]);
                 else if (sums == 2) add(a[i], b, length, 2, places, total[i]);
                 else if (sums == 3) add(a[i], b, length, 3, places, total[i]);
                 else if (sums == 4) add(a[i], b, length, 4, places, total[i]);
                 else add(a[i], b, length, MOST_SUMS, places, total[i]);
               }
+          }
+          for (long from = 0, to; blocked && from < length; from = to) {
+            const long at = first + from, group_a = of_a->scales ? at / of_a->group : 0, group_b = of_b->scales ? at / of_b->group : 0;
+            to = length;
+            if (of_a->scales && (group_a + 1) * of_a->group - first < to) to = (group_a + 1) * of_a->group - first;
+            if (of_b->scales && (group_b + 1) * of_b->group - first < to) to = (group_b + 1) * of_b->group - first;
+            lanes scales = {{{0}}};
+            for (long j = 0; j < columns; ++j) {
+              const long line_b = batch * n + column + j, groups = of_b->scales ? (k + of_b->group - 1) / of_b->group : 0;
+              ((double *)&scales)[j] = of_b->scales ? of_b->scales[line_b * groups + group_b] * pow2(-scale_exponents_b[line_b]) : 1.0;
+            }
+            for (long i = 0; i < rows; ++i) {
+              const long line_a = batch * m + row + i, groups = of_a->scales ? (k + of_a->group - 1) / of_a->group : 0;
+              const double scale = of_a->scales ? of_a->scales[line_a * groups + group_a] * pow2(-scale_exponents_a[line_a]) : 1.0;
+              if (sums == 1) add_block(a[i] + from, b + from, to - from, &plan, 1, scale, &scales, total[i]);
+              else if (sums == 2) add_block(a[i] + from, b + from, to - from, &plan, 2, scale, &scales, total[i]);
+              else if (sums == 3) add_block(a[i] + from, b + from, to - from, &plan, 3, scale, &scales, total[i]);
+              else add_block(a[i] + from, b + from, to - from, &plan, sums, scale, &scales, total[i]);
             }
           }
         }

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.figures.estimates import added, decibel, largest, norm, quantile, quotient, share
 from codesign.figures.intervals import Estimate
+from isa_model.rounding import Rounding
+from isa_model.stage import Register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,10 +89,10 @@ def errors_of(outcome: Outcome) -> Errors:
     """Reduce an outcome to the sums that metrics need. An output that is infinite or NaN has an infinite error."""
     import numpy as np
 
-    from isa_model.array_codec import decode_array, encode_array
+    from isa_model.float64 import round_to
 
     def rounded(x: Any) -> Any:
-        return decode_array(outcome.output, encode_array(outcome.output, x))
+        return round_to(x, Register(format=outcome.output, rounding=Rounding.NEAREST_EVEN))
 
     d, exact, original = (_clustered(outcome, x) for x in (outcome.d, outcome.exact, outcome.original))
     rows, columns, power = _weights(outcome, len(d))
@@ -190,13 +192,13 @@ def part(errors: Errors, clusters: Any) -> Errors:
 
 
 def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str, Estimate]:
-    """Return an estimate of every metric, or of those named. If errors are not finite, all estimates but shares are infinite."""
+    """Return an estimate of every metric, or of those named. All but shares are infinite if an error is."""
     e = errors
     outputs = float(e.outputs.sum())
     units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
 
-    def middle(probability: float, *values: Any) -> Estimate:
-        return Estimate(inf, 0.0 * e.count) if e.not_finite.any() else quantile(*values[:2], probability, *values[2:])
+    def finite(make: Callable[[], Estimate]) -> Estimate:
+        return Estimate(inf, 0.0 * e.count) if e.not_finite.any() else make()
 
     def overflow() -> Estimate:
         cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
@@ -207,10 +209,12 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
         "numerics.changed_share": lambda: share(e.changed, e.count, outputs),
         "numerics.total_error": lambda: norm(e.total2, e.original2, e.excess),
         "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess)),
-        "numerics.median_row_error": lambda: middle(0.5, e.row_errors, e.row_weights),
+        "numerics.median_row_error": lambda: finite(lambda: quantile(e.row_errors, e.row_weights, 0.5)),
         "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess),
         "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess),
-        "numerics.p95_error": lambda: middle(PROBABILITY, e.sizes, e.weights, (e.exact2, e.count), e.excess),
+        "numerics.p95_error": lambda: finite(
+            lambda: quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess)
+        ),
         "numerics.bias": lambda: quotient(e.signed, e.magnitude),
         "numerics.share_over_1_bf16_ulp": lambda: share(e.over_ulp, e.count, outputs),
         "numerics.underflow_share": lambda: largest(

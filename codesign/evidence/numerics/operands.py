@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Operand:
     """One operand of a trial in an instruction's formats.
 
-    `values` are the codes as numbers with their group scales, exact in float64; `factor` (seeds, lines), a scale of the whole
+    `elements` are the codes as numbers, `multipliers` the scales as numbers; `factor` (seeds, lines), a scale of the whole
     tensor or of each line, multiplies D after the sum. `nonzero`, `lost` and `cut` count elements of each line: nonzero ones,
     those of them that became zero, and those clipped to the largest number.
     """
@@ -37,7 +37,8 @@ class Operand:
     codes: Any
     scales: Any | None
     """Codes of the scales (seeds, lines, groups of K)."""
-    values: Float64
+    elements: Any
+    multipliers: Float64 | None
     factor: Float64
     nonzero: Float64
     lost: Float64
@@ -46,6 +47,16 @@ class Operand:
     """Positions of stored elements (seeds, lines, runs) of a sparse operand; `codes` then has these elements alone."""
     zero: int = 0
     """Code of zero: the middle of an unsigned integer format that holds signed numbers, as in oneDNN."""
+
+    @property
+    def values(self) -> Float64:
+        """Elements times their scales, exact in float64."""
+        import numpy as np
+
+        if self.multipliers is None:
+            return np.asarray(self.elements, np.float64)
+        by_group = self.elements.reshape(*self.multipliers.shape, -1) * self.multipliers[..., None]
+        return np.asarray(by_group.reshape(self.elements.shape))
 
 
 class Scaled(NamedTuple):
@@ -92,12 +103,14 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     codes = made.codes.reshape(x.shape)
     if scaled is None:
         outside = outside * numbers[:, 0].reshape(outside.shape)
-        return Operand(codes, None, elements.reshape(x.shape), outside, nonzero, lost, cut)
+        return Operand(codes, None, elements.reshape(x.shape), None, outside, nonzero, lost, cut)
     if cast.scale is not None and cast.scale != scaled.format:  # powers of two where the instruction takes FP32
         scales = encode_array(scaled.format, numbers)
-    repeated = np.repeat(scales, along // scaled.elements, axis=1)[:, : -(-width // scaled.elements)]
-    values = (elements * spread(numbers, (1, along), flat.shape)).reshape(x.shape)
-    return Operand(codes, repeated.reshape(*x.shape[:2], -1), values, outside, nonzero, lost, cut)
+    each, multipliers = (
+        np.repeat(of_groups, along // scaled.elements, axis=1)[:, : width // scaled.elements].reshape(*x.shape[:2], -1)
+        for of_groups in (scales, numbers)
+    )
+    return Operand(codes, each, elements.reshape(x.shape), multipliers, outside, nonzero, lost, cut)
 
 
 def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
@@ -188,9 +201,9 @@ def arrived(
     nonzero, lost = _lost(original, values)
     cut = np.full(nonzero.shape, walked.overflow * width)
     if suits and last is not None and scaled is not None:
-        numbers = picked(spread(last.scale_values(), last.cast.group, sent.shape))
-        scales = encode_array(scaled.format, numbers[:, :, :: scaled.elements])
-        return Operand(picked(last.codes), scales, values, outside, nonzero, lost, cut)
+        numbers = picked(spread(last.scale_values(), last.cast.group, sent.shape))[:, :, :: scaled.elements]
+        scales = encode_array(scaled.format, numbers)
+        return Operand(picked(last.codes), scales, picked(last.made.numbers), numbers, outside, nonzero, lost, cut)
     again = replace(lines, x=values.astype(np.float32)[:, :, : lines.x.shape[2]])
     made = quantised(cast, scaled, again, width, tensor_floor)
     nonzero, lost = _lost(original, made.values)

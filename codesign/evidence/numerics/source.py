@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from codesign.evidence.numerics.curves import plots
 from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
 from codesign.evidence.numerics.other_cases import of_bits, of_groups, other_cases
 from codesign.evidence.numerics.sections import alarms, finding, sections
-from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.numerics.trial import Key, Trial
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Answer, OtherCase, Question, Search, Source, Subject, trial_of
 from codesign.figures.evidence import Evidence
@@ -181,12 +182,13 @@ def run(job: Job, helds: Sequence[Held] = ()) -> Results:
     lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
     batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
     seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # captured tensors have no seed
+    keys: dict[Any, tuple[Key, Any]] = {}
     small = len(seeds) * lines * job.gemm.k <= MOST_HELD
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
         trial = next((t for held in helds if (t := held.get(some)) and all(map(t.has, job.variants))), None)
         if trial is None:
-            trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, job.rule)
+            trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, job.rule, keys)
         for errors, compared in zip(found, job.variants, strict=True):
             errors.append(errors_of(trial.result(compared)))
         if helds and small:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
+Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None]
+"""All that determines an operand: side, cast, scales, earlier steps, floor of the tensor's scale, padded K and sparsity."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ class Trial:
         rows: int,
         columns: int,
         quantisation: Quantisation,
+        keys: dict[Any, tuple[Key, Any]] | None = None,
     ) -> None:
+        """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again."""
         self.gemm, self.quantisation = gemm, quantisation
+        self._keys = {} if keys is None else keys
         self.a: Lines
         self.b: Lines
         if tensors == CAPTURED:
@@ -86,10 +91,10 @@ class Trial:
             # Every GEMM and source has a stream of its own, the same in every run.
             stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
             listed = [seeds] if isinstance(seeds, int) else list(seeds)
-            keys = [[[seed, stream, which] for seed in listed] for which in (0, 1)]
+            streams = [[[seed, stream, which] for seed in listed] for which in (0, 1)]
             source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
-            self.a = drawn(source_a, keys[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
-            self.b = drawn(source_b, keys[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
+            self.a = drawn(source_a, streams[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
+            self.b = drawn(source_b, streams[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
         self._operands: dict[Any, Operand] = {}
         self._exact: dict[Any, Float64] = {}
 
@@ -136,7 +141,7 @@ class Trial:
             return
         nothing = np.empty((0, 0, 0), np.float32)
         for key, operand in self._operands.items():
-            self._operands[key] = replace(operand, values=nothing)
+            self._operands[key] = replace(operand, elements=nothing)
         self.a, self.b = self.a.without_numbers(), self.b.without_numbers()
 
     def under(self, rule: Quantisation) -> Trial:
@@ -159,8 +164,8 @@ class Trial:
             codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b, seed, places)
             d[seed] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
-            of_a, of_b = (x.values.sum(axis=2, dtype=np.float64) + x.zero * x.values.shape[2] for x in (a, b))
-            d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.values.shape[2]
+            of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
+            d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]
         return self._outcome(instruction, flows, d)
 
     def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
@@ -193,7 +198,7 @@ class Trial:
         key = self._key("a", instruction, flows), self._key("b", instruction, flows)
         if key not in self._exact:
             a, b = self.operands(instruction, flows)
-            self._exact[key] = _exact(a.values, b.values)
+            self._exact[key] = _exact(a.elements, b.elements, a.multipliers, b.multipliers)
         return self._exact[key]
 
     def operands(self, instruction: Instruction, flows: Flows = NOTHING) -> tuple[Operand, Operand]:
@@ -213,10 +218,15 @@ class Trial:
             self._operands[key] = pruned(made, sparsity) if sparsity else made
         return self._operands[key]
 
-    def _key(
-        self, which: Side, instruction: Instruction, flows: Flows
-    ) -> tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None]:
-        """Return all that determines an operand: side, cast, scales, earlier steps, the scale's floor, padded K, sparsity."""
+    def _key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
+        """Return all that determines an operand."""
+        objects = instruction, flows, self.quantisation
+        about = which, *map(id, objects)
+        if about not in self._keys:
+            self._keys[about] = self._found_key(which, instruction, flows), objects  # which keeps their ids theirs
+        return self._keys[about][0]
+
+    def _found_key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
         cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
         steps = behind(self.gemm, role, flows)
@@ -278,9 +288,10 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     )
 
 
-def _exact(a: Any, b: Any) -> Float64:
+def _exact(a: Any, b: Any, *scales: Any) -> Float64:
     import numpy as np
 
     from isa_model import exact
 
-    return exact.dot(a, np.swapaxes(b, 1, 2))
+    scale_a, scale_b = scales or (None, None)
+    return exact.dot(a, np.swapaxes(b, 1, 2), scale_a, None if scale_b is None else np.swapaxes(scale_b, 1, 2))
