@@ -315,7 +315,9 @@ def _fields_of(name: str) -> dict[str, Any] | None:
     return None
 
 
-FORMATS: dict[str, Format] = {name: Format(name=name, **(_fields_of(name) or {})) for name in (*_FIELDS, *_INTEGERS, *TABLES)}
+FORMATS: dict[str, Format] = {
+    name: Format(name=name, **(_fields_of(name) or {})) for name in (*_FIELDS, *_INTEGERS, *TABLES)
+}
 
 
 def named(name: str) -> Format:

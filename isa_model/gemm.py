@@ -5,6 +5,7 @@ With today's instructions the result is that of cuBLAS on an H200, bit for bit (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ def gemm(
     instruction: Instruction,
     a: ArrayLike,
     b: ArrayLike,
-    scale_a: ArrayLike | None = None,
-    scale_b: ArrayLike | None = None,
+    scale_a: ArrayLike | Sequence[ArrayLike] | None = None,
+    scale_b: ArrayLike | Sequence[ArrayLike] | None = None,
     *,
     split_k: int = 1,
     alpha: ArrayLike | None = None,
@@ -79,7 +80,9 @@ def gemm(
     with np.errstate(over="ignore", invalid="ignore"):
         for i, (first, end) in enumerate(pairwise(bounds)):
             own = None if seed is None else (seed + i) % (1 << 64)
-            part = matmul(instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own)
+            part = matmul(
+                instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own
+            )
             total = part if total is None else total + part
         if factor is not None:
             total = total * factor

@@ -11,14 +11,28 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format
-from isa_model.limits import MOST_STAGES, Count, Exponent, Group
+from isa_model.limits import MOST_LEVELS, MOST_STAGES, Count, Exponent, Group
 from isa_model.stage import FormatRef, Register, Spec, Stage
+
+
+class ScaleLevel(Spec):
+    """Scales above those of an operand's groups, each for a larger group."""
+
+    group: tuple[Group, Group] | None
+    """Numbers of rows and columns that share a scale, multiples of those of the level below; null: the whole operand."""
+    format: FormatRef
+    """Number format of the scales."""
+
+    def along(self, axis: int) -> int:
+        """Return the rows (0) or columns (1) of a group, more than any operand has for the whole of it."""
+        return self.group[axis] if self.group else 1 << 62
 
 
 class ScaleOperand(Spec):
@@ -28,6 +42,29 @@ class ScaleOperand(Spec):
     """Numbers of rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
+    coarser: Annotated[tuple[ScaleLevel, ...], Field(max_length=MOST_LEVELS)] = ()
+    """Further levels, from the finer to the coarser groups: an element's scale is the exact product of those of all levels. The
+    operand then comes with scales of every level, this one's first."""
+
+    @property
+    def levels(self) -> tuple[ScaleLevel, ...]:
+        """All levels of scales, the finest first."""
+        return (ScaleLevel(group=self.group, format=self.format), *self.coarser)
+
+    @model_validator(mode="after")
+    def _nested(self) -> ScaleOperand:
+        below = self.group
+        for i, level in enumerate(self.coarser):
+            if level.group is None and i < len(self.coarser) - 1:
+                raise at(
+                    "coarser", i, "group", message="no group is coarser than the whole operand", hint="the last level"
+                )
+            if level.group is not None:
+                if level.group == below or any(g % b for g, b in zip(level.group, below, strict=True)):
+                    message = f"groups of {level.group} are not made of whole groups of {below}, the level below"
+                    raise at("coarser", i, "group", message=message, hint="a larger multiple of them")
+                below = level.group
+        return self
 
 
 class Scaling(Spec):
@@ -49,7 +86,8 @@ class Scaling(Spec):
     def _needed(self) -> Scaling:
         if self.a is None and self.b is None:
             raise at(message="`scale` needs `a`, `b` or both")
-        if self.product and not (self.a and self.b):
+        count = sum(len(side.levels) for side in (self.a, self.b) if side)
+        if self.product and count < 2:
             raise at("product", message="there is no product of scales: only one operand has them")
         return self
 
@@ -263,7 +301,13 @@ class Instruction(Spec):
             for register in stage.result:
                 if register.format.kind == "integer" and not whole:
                     message = f"{register.format.name} cannot hold this sum: floating-point sums need floating-point registers"
-                    raise at("stages", name, "result", message=message, hint="`result: {format: fp32, rounding: nearest-even}`")
+                    raise at(
+                        "stages",
+                        name,
+                        "result",
+                        message=message,
+                        hint="`result: {format: fp32, rounding: nearest-even}`",
+                    )
                 whole = register.format.kind == "integer"
             if self.is_integer and stage.result and not whole:
                 message = f"integer sums need integer registers, as D is {self.accumulator.name}"

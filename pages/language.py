@@ -23,6 +23,7 @@ PLACES = {
     "Shape": "shape.",
     "Scaling": "scale.",
     "ScaleOperand": "scale.a.",
+    "ScaleLevel": "scale.a.coarser.",
     "Stage": "stages.NAME.",
     "Interleave": "stages.NAME.interleave.",
     "Accumulator": "stages.NAME.accumulator.",
@@ -67,9 +68,20 @@ def computed(example: dict[str, Any], with_change: bool = True) -> int:
     for side in ("a", "b"):
         operand = getattr(made.scale, side) if made.scale else None
         if operand:
-            scale = codes(operand.format, example[f"scale_{side}"])
-            scales[f"scale_{side}"] = scale.reshape((1, -1) if side == "a" else (-1, 1))
-    d = matmul(made, a.reshape(1, -1), b.reshape(-1, 1), c.reshape(1, 1), **scales, engine="golden", seed=example.get("seed") if made.is_stochastic else None)
+            given = example[f"scale_{side}"] if operand.coarser else [example[f"scale_{side}"]]
+            shape = (1, -1) if side == "a" else (-1, 1)
+            levels = zip(operand.levels, given, strict=False)  # without the change there may be fewer levels
+            every = [codes(level.format, own).reshape(shape) for level, own in levels]
+            scales[f"scale_{side}"] = every if operand.coarser else every[0]
+    d = matmul(
+        made,
+        a.reshape(1, -1),
+        b.reshape(-1, 1),
+        c.reshape(1, 1),
+        **scales,
+        engine="golden",
+        seed=example.get("seed") if made.is_stochastic else None,
+    )
     return int(np.asarray(d).view(f"u{made.accumulator.storage_bits // 8}")[0, 0])
 
 

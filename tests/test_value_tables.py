@@ -15,7 +15,11 @@ from isa_model.tables import finite
 from isa_model.vectors.make import make
 
 ODD = Format(name="odd", kind="table", values=[-3, 0.5, 7, "nan", 1, 1, "infinity", 100])
-TABLES = [*(FORMATS[name] for name in ("nf4", "hif8", "posit8")), ODD, Format(name="signs", kind="table", values=[1, -1])]
+TABLES = [
+    *(FORMATS[name] for name in ("nf4", "hif8", "posit8")),
+    ODD,
+    Format(name="signs", kind="table", values=[1, -1]),
+]
 
 
 @pytest.mark.parametrize("fmt", TABLES, ids=lambda f: f.name)
@@ -129,7 +133,10 @@ def test_tables_that_are_none_are_refused(fields, message):
         ({"c": "nf4"}, "which are for operands and scales"),
         ({"widen": "fp32"}, "nf4 has no subnormals"),
         ({"a": {"name": "x", "kind": "table", "values": [1, 2]}}, "needs a zero"),
-        ({"stages": {"s": {**SPEC["stages"]["s"], "result": {"format": "nf4", "rounding": "up"}}}}, "operands and scales"),
+        (
+            {"stages": {"s": {**SPEC["stages"]["s"], "result": {"format": "nf4", "rounding": "up"}}}},
+            "operands and scales",
+        ),
     ],
 )
 def test_tables_are_for_operands_and_scales(change, message):

@@ -51,7 +51,9 @@ def _synopsis(spec: Instruction) -> tuple[str, ...]:
         f"D ({shape.m} x {shape.n}) = A ({shape.m} x {shape.k}) B ({shape.k} x {shape.n}) + C ({shape.m} x {shape.n})"
     )
     seed = (
-        ["Random bits are the upper bits of Philox4x32-10 (row, column, block, register) under the seed, a 64-bit operand."]
+        [
+            "Random bits are the upper bits of Philox4x32-10 (row, column, block, register) under the seed, a 64-bit operand."
+        ]
         if spec.is_stochastic
         else []
     )
@@ -72,6 +74,11 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
                 lines.append(
                     f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
                 )
+                lines += [
+                    f"  times {describe(level.format)}; one "
+                    + (f"per {level.group[0]} {axes.format(*level.group)}" if level.group else f"for all of {name}")
+                    for level in side.coarser
+                ]
     return tuple(lines)
 
 
@@ -212,7 +219,7 @@ def _scaling(spec: Instruction, what: str) -> str:
 
 
 def _power_of_two(side: ScaleOperand) -> bool:
-    return side.format.mantissa_bits == 0
+    return all(level.format.mantissa_bits == 0 and level.format.kind != "table" for level in side.levels)
 
 
 def _specials(spec: Instruction) -> tuple[str, ...]:

@@ -352,7 +352,11 @@ class Emitter(CText):
         flush = int(register.subnormals == "flush")
         ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
         plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
-        how = f"put({value}, {rounding}" if not register.random_bits else f"put_random({value}, {word}, {register.random_bits}"
+        how = (
+            f"put({value}, {rounding}"
+            if not register.random_bits
+            else f"put_random({value}, {word}, {register.random_bits}"
+        )
         return self.let("double", f"{how}, OVER_{'NEVER' if never else overflow.upper()}, {flush}, {ends}){plus}")
 
     def term(self, value: str, fmt: Format) -> TermCode:

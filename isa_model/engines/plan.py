@@ -119,13 +119,14 @@ class Plan:
         self.infinite_from: float | None = None
         if infinite and spec.infinite_from is not None:  # only a zero product lies below its last place
             self.infinite_from = 2.0 ** max(spec.infinite_from, _in_range(product).lsb)
-        for side in (scale.a, scale.b) if scale else ():
-            if side and side.format.kind == "integer":
-                _check_register(side.format)
-        scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
+        scale_formats = [level.format for side in spec.scales for level in side.levels]
+        for fmt in scale_formats:
+            if fmt.kind == "integer":
+                _check_register(fmt)
+        scale_levels = [_of_format(fmt) for fmt in scale_formats]
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.whole_products = spec.a.kind == spec.b.kind == "integer"
-        signed_zeros = self.whole_products and any(s.format.signed for s in (scale.a, scale.b) if s) if scale else False
+        signed_zeros = self.whole_products and any(fmt.signed for fmt in scale_formats)
         self.scales_fold = (
             scale is not None
             and not (signed_zeros and self.stages[0].zero == "ieee")
@@ -136,7 +137,7 @@ class Plan:
             and self.infinite_from is None
         )
         if self.scales_fold and scale:
-            self.min_product_exponent += sum(s.format.min_exponent for s in (scale.a, scale.b) if s)
+            self.min_product_exponent += sum(fmt.min_exponent for fmt in scale_formats)
         self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
         self.product_growth = product.growth
         self.scaled_bits = 0

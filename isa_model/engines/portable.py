@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, read, times_exponents
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, Scales, decode, read, times_exponents
 from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
@@ -59,8 +59,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    scale_a: Scales = None,
+    scale_b: Scales = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
@@ -107,12 +107,20 @@ class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage."""
 
     def __init__(
-        self, plan: Plan, a: DecodedOperand, b: DecodedOperand, c: Float64, seed: int = 0, corner: tuple[int, int] = (0, 0)
+        self,
+        plan: Plan,
+        a: DecodedOperand,
+        b: DecodedOperand,
+        c: Float64,
+        seed: int = 0,
+        corner: tuple[int, int] = (0, 0),
     ) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.stages = plan.stages
         self.shape, self.seed = c.shape, seed
-        self.rows, self.columns = (np.arange(n, dtype=np.uint64) + np.uint64(i) for n, i in zip(c.shape, corner, strict=True))
+        self.rows, self.columns = (
+            np.arange(n, dtype=np.uint64) + np.uint64(i) for n, i in zip(c.shape, corner, strict=True)
+        )
         self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)

@@ -61,13 +61,14 @@ def plain(x: Tensor) -> QuantisedOperand:
 def quantise(cast: Cast | None, x: Tensor) -> QuantisedOperand:
     """Cast each of the matrices (..., R, C), to BF16 if `cast` is None.
 
-    The bits are those of isa_model.cast.quantise. Raises ValueError for integer formats, a floor below 1e-30 and scales that
-    may be rounded to zero, which are not supported here.
+    The bits are those of isa_model.cast.quantise. Raises ValueError for other formats, several levels of scales, a
+    floor below 1e-30 and scales that may be rounded to zero, which are not supported here.
     """
     if cast is None:
         return plain(x)
-    if cast.to.kind != "float" or cast.floor < LEAST_FLOOR:
-        raise ValueError(f"casts in training are to floating point with a floor of at least {LEAST_FLOOR}")
+    if cast.to.kind != "float" or cast.coarser or cast.floor < LEAST_FLOOR:
+        message = "casts in training are to floating point with one level of scales and a floor of at least"
+        raise ValueError(f"{message} {LEAST_FLOOR}")
     if cast.scale is None:
         return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
     if cast.scale.zero and cast.scale.name != "fp32" and cast.scale_rounding is not Rounding.UP:

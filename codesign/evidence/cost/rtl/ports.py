@@ -75,6 +75,11 @@ def check(spec: Instruction) -> None:
             f"{spec.name}: a register that rounds stochastically is not supported in hardware",
             "the same instruction with another rounding, which has all but the generator and the adder of random bits",
         )
+    if any(side.coarser for side in spec.scales):
+        raise InputError.of(
+            f"{spec.name}: several levels of scales are not supported in hardware",
+            "the same instruction without `coarser`, whose scales are the products of all levels",
+        )
     for fmt in (spec.a, spec.b, *(side.format for side in spec.scales)):
         if fmt.kind == "table":
             raise InputError.of(
