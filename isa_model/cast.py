@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
-from isa_model.formats import FORMATS
+from isa_model.formats import FORMATS, later
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import ScaleLevel, ScaleOperand
 from isa_model.limits import MOST_LEVELS
@@ -59,7 +59,7 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
-    coarser: Annotated[tuple[ScaleLevel, ...], Field(max_length=MOST_LEVELS)] = ()
+    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
     computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
     The tensor is divided by it in FP32, and the next level follows."""

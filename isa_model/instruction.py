@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
-from isa_model.formats import Format
+from isa_model.formats import Format, later
 from isa_model.limits import MOST_LEVELS, MOST_STAGES, Count, Exponent, Group
 from isa_model.stage import FormatRef, Register, Spec, Stage
 
@@ -42,7 +41,7 @@ class ScaleOperand(Spec):
     """Numbers of rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
-    coarser: Annotated[tuple[ScaleLevel, ...], Field(max_length=MOST_LEVELS)] = ()
+    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels, from the finer to the coarser groups: an element's scale is the exact product of those of all levels. The
     operand then comes with scales of every level, this one's first."""
 

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from isa_model.diagnostics import InputError, at, suggest, together
-from isa_model.formats import Format, Overflow, named
+from isa_model.formats import Format, Overflow, later, named
 from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, FractionBits, Range
 from isa_model.rounding import Rounding
 
@@ -84,7 +84,7 @@ class Register(Spec):
     """Format the value is rounded to."""
     rounding: Annotated[Rounding, BeforeValidator(_known)]
     """Rounding mode."""
-    random_bits: Annotated[int, Range(1, 32)] | None = None
+    random_bits: Annotated[int, Range(1, 32)] | None = later(None)
     """Random bits of a `stochastic` rounding: as many of the first bits below the last place count, and a random number of
     that many bits is added to them. It is the upper bits of Philox4x32-10's first word; the key is the seed, an operand; the
     counter is the element's row and column, the number of the stage's block along K, and the number of the register."""

@@ -12,7 +12,11 @@ from isa_model.vectors.make import make
 STEP = {"name": "step", "kind": "table", "values": [1, 2]}
 TENSOR = {"group": None, "format": "fp32"}
 NVFP4 = {"group": [1, 16], "format": "ue4m3", "coarser": [TENSOR]}
-HIF4 = {"group": [1, 4], "format": STEP, "coarser": [{"group": [1, 8], "format": STEP}, {"group": [1, 64], "format": "ue6m2f"}]}
+HIF4 = {
+    "group": [1, 4],
+    "format": STEP,
+    "coarser": [{"group": [1, 8], "format": STEP}, {"group": [1, 64], "format": "ue6m2f"}],
+}
 FP32 = {"format": "fp32", "rounding": "nearest-even"}
 EXACT = {"sum": {"terms": 4}, "add": {"terms": 16, "accumulator": True, "result": FP32}}
 
