@@ -129,16 +129,16 @@ def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Dra
 
 
 def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
-    """Return the blocks of a stage: neighbouring terms, or runs of terms dealt out to several blocks in turn."""
+    """Return the blocks of a stage: neighbouring terms, or runs of terms dealt out to several blocks or chains in turn."""
     if stage.interleave is None:
         return [terms[i : i + stage.terms] for i in range(0, len(terms), stage.terms)]
     run_length, parts = stage.interleave.run, stage.interleave.parts
-    span = stage.terms * parts
-    return [
-        [terms[start + j] for j in range(span) if (j // run_length) % parts == part]
-        for start in range(0, len(terms), span)
+    hands = [
+        [terms[start + j] for j in range(stage.dealt) if (j // run_length) % parts == part]
+        for start in range(0, len(terms), stage.dealt)
         for part in range(parts)
     ]
+    return [hand[i : i + stage.terms] for hand in hands for i in range(0, len(hand), stage.terms)]
 
 
 # -- terms -----------------------------------------------------------------------------------------------------------

@@ -282,12 +282,13 @@ class Instruction(Spec):
             )
         below = self.shape.k
         for name, stage in self.stages.items():
-            parts = stage.interleave.parts if stage.interleave else 1
-            if below % (stage.terms * parts):
-                message = f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction"
+            if below % stage.dealt:
+                parts = stage.interleave.parts if stage.interleave else 1
+                message = f"{parts} parts of {stage.hand} terms do not divide the {below} terms of one instruction"
                 raise at("stages", name, "interleave", message=message)
-            if stage.interleave and stage.terms % stage.interleave.run:
-                message = f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms"
+            if stage.interleave and stage.hand % stage.interleave.run:
+                what = "block" if stage.hand == stage.terms else "chain"
+                message = f"runs of {stage.interleave.run} do not fill a {what} of {stage.hand} terms"
                 raise at("stages", name, "interleave", message=message)
             below //= stage.inputs
 
@@ -360,7 +361,6 @@ class Instruction(Spec):
         """
         stretch = count = 1
         for stage in list(self.stages.values())[: index + 1]:
-            dealt = stage.terms * (stage.interleave.parts if stage.interleave else 1)
-            stretch = lcm(stretch, count * dealt, count * stage.inputs)
+            stretch = lcm(stretch, count * stage.dealt, count * stage.inputs)
             count *= stage.inputs
         return stretch

@@ -145,8 +145,12 @@ def instructions(draw):
         interleave = interleaved(draw, terms) if i == 0 else None
         parts = 2 if interleave else parts
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave, stochastic=stochastic))
+        chain = stage.get("chain") or 1
+        if i == 0 and chain > 1 and not interleave and draw(st.booleans()):
+            run = draw(st.sampled_from([1, terms]))
+            stage["interleave"], parts = {"run": run, "parts": 2, "to": "chains"}, 2
         body[f"s{i}"] = stage
-        span *= terms * (stage.get("chain") or 1)
+        span *= terms * chain
     onto = draw(st.sampled_from([None, None, "products", *list(body)[:-1]]))
     if a.kind == b.kind == "integer" and onto != "products":
         for name in list(body)[:-1]:  # sums of integers, up to the stage that is scaled or rounded to floating point

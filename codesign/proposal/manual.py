@@ -136,7 +136,7 @@ def _steps(spec: Instruction) -> list[str]:
 
 def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     one = stage.terms == 1
-    taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
+    taken = (f"one of the {below}" if one else f"{stage.terms} {below} at a time") + _dealt(stage.interleave)
     running = "C, or the running value of the block before," if last else "the running value, initially zero,"
     joined = f", and {running}" if stage.accumulator else ""
     if not stage.aligned:
@@ -184,7 +184,8 @@ def _dealt(interleave: Interleave | None) -> str:
         return ""
     period = interleave.run * interleave.parts
     groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
-    return f" (by k mod {period} in {', then '.join(groups)})"
+    chains = ", a chain each" if interleave.to == "chains" else ""
+    return f" (by k mod {period} in {', then '.join(groups)}{chains})"
 
 
 def _register(register: Register) -> str:

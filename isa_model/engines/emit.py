@@ -141,9 +141,9 @@ class Emitter(CText):
     def terms(self, index: int, n: int) -> tuple[int, ...]:
         """Return the indices of the results of the stage below that form block number `n`."""
         stage = self.stages[index]
-        parts = stage.interleave.parts if stage.interleave else 1
-        first, part = n // parts * parts * stage.terms, n % parts
-        return tuple(golden.deal(stage, range(first, first + parts * stage.terms))[part])  # type: ignore[arg-type]
+        blocks = stage.dealt // stage.terms
+        first, part = n // blocks * stage.dealt, n % blocks
+        return tuple(golden.deal(stage, range(first, first + stage.dealt))[part])  # type: ignore[arg-type]
 
     def block_code(self, n: int, k: str) -> BlockCode:
         """Return block number `n` of the first stage."""

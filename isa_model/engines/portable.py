@@ -98,7 +98,7 @@ def matmul(
 def tile_size(plan: Plan) -> tuple[int, int]:
     """Return the rows and columns of a tile; fewer if a stage holds many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
-    waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
+    waiting = sum(stage.dealt for stage in stages)
     columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
     return max(1, min(TILE_M, VALUES // (max(waiting, 1) * columns))), columns
 
@@ -171,8 +171,7 @@ class OperandTile:
         """Yield the blocks of a stage: lists of Values, or of indices k of products that are never formed one by one."""
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
-        parts = stage.interleave.parts if stage.interleave else 1
-        while span := list(islice(source, stage.terms * parts)):
+        while span := list(islice(source, stage.dealt)):
             yield from golden.deal(stage, span)
 
     def products(self) -> Iterator[Value]:

@@ -157,8 +157,7 @@ class Reaches:
             result = in_register(result, scale.result)
         group = min(side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side)
         above = list(self.spec.stages.values())[index + 1]
-        parts = above.interleave.parts if above.interleave else 1
-        one_group = group >= self.spec.products_per_result(index) * above.terms * parts
+        one_group = group >= self.spec.products_per_result(index) * above.dealt
         return replace(result, spread=level.spread) if one_group else result
 
     def _stage(self, index: int, stage: Stage, terms: Reach) -> Reach:

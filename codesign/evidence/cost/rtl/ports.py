@@ -103,7 +103,7 @@ def check(spec: Instruction) -> None:
                 f"{stage.exponent}: no adder has the places for both, so it is not supported in hardware",
                 "an exact sum may have a fixed exponent; an aligned one goes up with its own",
             )
-        if stage.interleave and spec.span % (stage.terms * stage.interleave.parts):
+        if stage.interleave and spec.span % stage.dealt:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` interleaves more terms than the {spec.span} products of one step",
                 "interleave within one step, or leave the order to the wiring outside the unit",
