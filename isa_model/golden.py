@@ -224,7 +224,7 @@ def scaled(
         factors = [term(level.format, own[k // level.along(axis)]) for level, axis, own in levels]
         if scale.product:
             factors = [rounded(reduce(times, factors), scale.product)]
-        for factor in factors:
+        for factor in [*factors, Term(Number(False, 1, scale.power), scale.power)]:
             value = times(value, factor)
         result.append(rounded(value, scale.result) if scale.result else value)
     return result

@@ -74,6 +74,8 @@ class Scaling(Spec):
 
     a: ScaleOperand | None = None
     b: ScaleOperand | None = None
+    power: Exponent = later(0)
+    """Exponent of a constant scale 2**power, with which every scaled term is multiplied, too (Arm FP8: -LSCALE)."""
     onto: str = "products"
     """Terms that are scaled: `products`, or the name of a stage, for its results."""
     product: Register | None = None
@@ -83,8 +85,8 @@ class Scaling(Spec):
 
     @model_validator(mode="after")
     def _needed(self) -> Scaling:
-        if self.a is None and self.b is None:
-            raise at(message="`scale` needs `a`, `b` or both")
+        if self.a is None and self.b is None and not self.power:
+            raise at(message="`scale` needs `a`, `b` or both, or a `power`")
         count = sum(len(side.levels) for side in (self.a, self.b) if side)
         if self.product and count < 2:
             raise at("product", message="there is no product of scales: only one operand has them")

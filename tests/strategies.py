@@ -183,6 +183,10 @@ def instructions(draw):
                     ]
         if None not in formats and draw(st.booleans()):
             scale["product"] = draw(registers(["fp32", "bf16"]))
+        if draw(st.integers(0, 3)) == 0:
+            scale["power"] = draw(st.sampled_from([-3, 7, -40]))
+            if draw(st.booleans()):
+                scale = {"onto": onto, "power": scale["power"]}
         if draw(st.booleans()):
             scale["result"] = draw(registers(["fp32", "e8m17"]))
         spec["scale"] = scale

@@ -210,6 +210,10 @@ def _scaling(spec: Instruction, what: str) -> str:
     scale = spec.scale
     assert scale is not None
     sides = [name for name, side in (("scale_a", scale.a), ("scale_b", scale.b)) if side]
+    if not sides:
+        sides = [f"2^{scale.power}"]
+    elif scale.power:
+        sides.append(f"2^{scale.power}")
     factor = " * ".join(sides)
     product = f", rounded to {_register(scale.product)}," if scale.product else ""
     if all(_power_of_two(s) for s in (scale.a, scale.b) if s):

@@ -5,7 +5,7 @@ The inequalities here make the engines exact for all data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Literal
 
@@ -129,6 +129,8 @@ class Plan:
         signed_zeros = self.whole_products and any(fmt.signed for fmt in scale_formats)
         self.scales_fold = (
             scale is not None
+            and bool(scale_formats)
+            and not scale.power
             and not (signed_zeros and self.stages[0].zero == "ieee")
             and scale.onto == "products"
             and scale.product is None
@@ -208,6 +210,12 @@ class Plan:
         return -0.0 if self.first.zero == "ieee" and not self.whole_products else 0.0
 
     @property
+    def highest_unit(self) -> int:
+        """Largest exponent of the last place that a term of the first stage keeps."""
+        highest = max(level.top - 1 for level in self.addends[0])
+        return max(highest, self.first.zero_exponent or 0) - (self.first.fraction_bits or 0)
+
+    @property
     def lane_name(self) -> str:
         """C type of a lane."""
         return "float" if self.lane == "float32" else "double"
@@ -216,7 +224,7 @@ class Plan:
         """Return the bounds on the results of a stage after their scales."""
         scale = self.spec.scale
         if scale is not None and index == self.spec.scaled_stage:
-            factor = scales[0]
+            factor = scales[0] if scales else Level(1, 0, 1, 1)
             for other in scales[1:]:
                 factor = _product(factor, other)
             if factor.parts > 1:
@@ -224,6 +232,7 @@ class Plan:
             if scale.product:
                 _in_range(factor)
                 factor = _of_format(scale.product.format)
+            factor = replace(factor, lsb=factor.lsb + scale.power, top=factor.top + scale.power)
             self.scaled_bits = level.bits + factor.bits
             level = _product(level, factor)
             if scale.result:

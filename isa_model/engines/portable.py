@@ -207,6 +207,9 @@ class OperandTile:
         if scale.product:
             factor = round_to(factor, scale.product)
             exponent = exponent_of(factor, scale.product.format)
+        if scale.power:
+            factor = factor * 2.0**scale.power
+            exponent = np.where(exponent == NO_EXPONENT, NO_EXPONENT, exponent + scale.power)
         factor = np.broadcast_to(factor, self.shape)
         parts = []
         for part in value.parts:
