@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
-from isa_model.formats import FORMATS
+from isa_model.formats import FORMATS, later
 from isa_model.groups import count, largest_of_groups, spread
 from isa_model.ieee import in_ieee_mode
+from isa_model.instruction import ScaleLevel, ScaleOperand
+from isa_model.limits import MOST_LEVELS
 from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, FormatRef, Spec
 
@@ -57,6 +59,10 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
+    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
+    """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
+    computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
+    The tensor is divided by it in FP32, and the next level follows."""
     floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
     """Least value of a group's largest magnitude, so that a group of zeros has a scale. DeepSeek-V3's public inference code
     uses 1e-4, which would lose small gradients."""
@@ -65,6 +71,16 @@ class Cast(Spec):
     def _possible(self) -> Cast:
         if self.scale is None and self.group is not None:
             raise at("group", message="a cast without a scale has no groups", hint="group: null")
+        if self.coarser:
+            if self.scale is None or self.group is None:
+                raise at(
+                    "coarser", message="levels of scales are above those of groups", hint="a `group` and a `scale`"
+                )
+            try:
+                ScaleOperand(group=self.group, format=self.scale, coarser=self.coarser)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                raise at(*fault["loc"], message=fault["msg"], hint=fault.get("ctx", {}).get("hint", "")) from None
         if not self.to.zero:
             raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
         if self.scale is not None and self.scale.kind == "integer":
@@ -85,8 +101,9 @@ class Quantised:
     """A tensor after a cast."""
 
     cast: Cast
-    scales: Codes
-    """Codes of the scales, one per group, in the format of the scales; a single 1.0 in fp32 if the cast has none."""
+    scales: Any
+    """Codes of the scales, one per group, in the format of the scales; a single 1.0 in fp32 if the cast has none. With
+    `coarser` levels, a list of such arrays, the finest first."""
     made: Elements
     """Rounded elements, with counts by row."""
 
@@ -120,8 +137,14 @@ class Quantised:
         return self.made.numbers.astype("f8")
 
     def scale_values(self) -> NDArray[np.float64]:
-        """Return the scales, one per group."""
+        """Return the scales, one per group; of several levels, the products for the finest groups."""
         from isa_model.array_codec import decode_array
+        from isa_model.engines.operands import nested
+
+        if self.cast.coarser:
+            side = ScaleOperand(group=self.cast.group, format=self.cast.scale, coarser=self.cast.coarser)
+            products: NDArray[np.float64] = nested(side, self.scales).values
+            return products
 
         return decode_array(self.cast.scale or FP32, self.scales)
 
@@ -147,6 +170,10 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     has_nans = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)
     if not (has_nans or np.isfinite(x).all()):
         raise ValueError("x holds a NaN or an infinity; this cast has no scale, or a format without a NaN")
+    if cast.coarser:
+        if scales is not None:
+            raise ValueError("scales are computed level after level: a cast of several levels takes none")
+        return _nested(cast, x)
     fmt = cast.scale or FP32
     if scales is None:
         scales = _scales(cast, x) if cast.scale else encode_array(fmt, np.ones((1, 1)))
@@ -159,8 +186,30 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
     return Quantised(cast, scales, elements_of(cast.to, cast.rounding, cast.group, x, decode_array(fmt, scales), fmt))
 
 
-def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
-    """Return the codes of the scales of a matrix's groups."""
+def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
+    """Return a matrix after a cast with several levels of scales: the coarsest, then the others on what it leaves."""
+    import numpy as np
+
+    from isa_model.array_codec import decode_array
+
+    *finer, top = cast.coarser
+    below = cast.model_copy(update={"coarser": tuple(finer)})
+    full = cast.full
+    for fmt in (cast.scale, *(level.format for level in finer)):
+        full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
+    codes = _scales(cast.model_copy(update={"group": top.group, "scale": top.format}), x, full)
+    divisor = spread(decode_array(top.format, codes), top.group, x.shape)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        quotients = (x / divisor).astype(np.float32)
+    rest = quantise(below, np.where((divisor == 0) & np.isfinite(x), np.float32(0), quotients))
+    nonzero = x != 0
+    lost = (rest.elements() == 0) & nonzero
+    made = replace(rest.made, nonzero=nonzero.sum(axis=1), lost=lost.sum(axis=1))
+    return Quantised(cast, [*(rest.scales if finer else [rest.scales]), codes], made)
+
+
+def _scales(cast: Cast, x: NDArray[np.float32], full: float | None = None) -> Codes:
+    """Return the codes of the scales of a matrix's groups, which map the largest magnitude to `full` (default: the cast's)."""
     import numpy as np
 
     from isa_model.array_codec import encode_array
@@ -169,7 +218,7 @@ def _scales(cast: Cast, x: NDArray[np.float32]) -> Codes:
     largest = largest_of_groups(np.abs(x), cast.group)
     largest[~np.isfinite(largest)] = np.nan
     with np.errstate(over="ignore"):
-        exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / cast.full
+        exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / (full or cast.full)
         quotient = exact.astype(np.float32)
     small = exact < 2.0**-126
     quotient[small] = np.ceil(exact[small] * 2.0**149) * 2.0**-149

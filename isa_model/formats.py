@@ -28,6 +28,11 @@ def _printable(name: str) -> str:
     return name
 
 
+def later(default: Any, **fields: Any) -> Any:
+    """Return a field that is written only if it is not the default: files of before, and their hashes, stay as they are."""
+    return Field(default=default, exclude_if=lambda value: value == default, **fields)
+
+
 class Format(BaseModel):
     """One number format: binary floating point, two's complement integer, or a table of numbers.
 
@@ -46,7 +51,7 @@ class Format(BaseModel):
     exponent_bits: Annotated[int, Range(0, 11)] = 0
     mantissa_bits: Annotated[int, Range(0, 64)]
     """Stored significand bits of a float, at most 52; all bits of an integer, its sign included; of a table, computed."""
-    values: Annotated[tuple[Annotated[Entry, BeforeValidator(entry)], ...], Field(max_length=MOST_VALUES)] = ()
+    values: tuple[Annotated[Entry, BeforeValidator(entry)], ...] = later((), max_length=MOST_VALUES)
     """Numbers of a `table`, one for each code from 0 up, a power of two of them; `nan`, `infinity` and `-infinity` are allowed.
     Each is exact and aligns with the exponent of its leading bit. Such formats are for operands and scales. A number is
     rounded to a neighbour in the table; what lies beyond the largest or smallest becomes that one."""

@@ -5,6 +5,7 @@ With today's instructions the result is that of cuBLAS on an H200, bit for bit (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ def gemm(
     instruction: Instruction,
     a: ArrayLike,
     b: ArrayLike,
-    scale_a: ArrayLike | None = None,
-    scale_b: ArrayLike | None = None,
+    scale_a: ArrayLike | Sequence[ArrayLike] | None = None,
+    scale_b: ArrayLike | Sequence[ArrayLike] | None = None,
     *,
     split_k: int = 1,
     alpha: ArrayLike | None = None,

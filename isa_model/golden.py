@@ -15,16 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, Sparsity
+from isa_model.instruction import Instruction, ScaleLevel, Sparsity
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Stage
 
 Draw = Callable[[int, int], int]
 """Random bits by the number of a block and of a register."""
+
+
+Scales = Sequence[int] | Sequence[Sequence[int]]
+"""Codes of scales along K, of one level or of each."""
 
 
 def no_draw(block: int, register: int) -> int:
@@ -49,15 +53,16 @@ def dot(
     a: Sequence[int],
     b: Sequence[int],
     c: int = 0,
-    scale_a: Sequence[int] = (),
-    scale_b: Sequence[int] = (),
+    scale_a: Scales = (),
+    scale_b: Scales = (),
     positions: Sequence[int] = (),
     draw: Draw = no_draw,
 ) -> int:
     """Return the code of one element of D, computed by as many instructions as K holds.
 
     `a` and `b` are the codes of a row of A and a column of B, K of each, a multiple of the instruction's k. `c` is the
-    code of C. `scale_a` and `scale_b` are the codes of that row's and column's scales along K, one per group.
+    code of C. `scale_a` and `scale_b` are the codes of that row's and column's scales along K, one per group; with `coarser`
+    levels, one such sequence for each level, the finest first.
     `draw(block, register)` gives 32 random bits (philox.py) to a stochastic register of a block. Blocks are counted along K,
     for each stage from 0; registers from the first stage up.
     Every instruction but the first reads C in the accumulator's format. With sparsity, one operand holds the stored elements
@@ -80,8 +85,8 @@ def instruction(
     a: Sequence[int],
     b: Sequence[int],
     c: Term,
-    scale_a: Sequence[int],
-    scale_b: Sequence[int],
+    scale_a: Scales,
+    scale_b: Scales,
     first: int,
     draw: Draw = no_draw,
 ) -> Term:
@@ -131,16 +136,16 @@ def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Dra
 
 
 def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
-    """Return the blocks of a stage: neighbouring terms, or runs of terms dealt out to several blocks in turn."""
+    """Return the blocks of a stage: neighbouring terms, or runs of terms dealt out to several blocks or chains in turn."""
     if stage.interleave is None:
         return [terms[i : i + stage.terms] for i in range(0, len(terms), stage.terms)]
     run_length, parts = stage.interleave.run, stage.interleave.parts
-    span = stage.terms * parts
-    return [
-        [terms[start + j] for j in range(span) if (j // run_length) % parts == part]
-        for start in range(0, len(terms), span)
+    hands = [
+        [terms[start + j] for j in range(stage.dealt) if (j // run_length) % parts == part]
+        for start in range(0, len(terms), stage.dealt)
         for part in range(parts)
     ]
+    return [hand[i : i + stage.terms] for hand in hands for i in range(0, len(hand), stage.terms)]
 
 
 def gathered(
@@ -218,19 +223,24 @@ def times(x: Term, y: Term) -> Term:
 
 
 def scaled(
-    spec: Instruction, terms: Sequence[Term], span: int, scale_a: Sequence[int], scale_b: Sequence[int], first: int = 0
+    spec: Instruction, terms: Sequence[Term], span: int, scale_a: Scales, scale_b: Scales, first: int = 0
 ) -> list[Term]:
-    """Return each term multiplied by the scales of its group; term number i sums the `span` products from first + i * span."""
+    """Return each term multiplied by the scales of its groups; term number i sums the `span` products from first + i * span."""
     scale = spec.scale
     assert scale is not None
-    sides = [(side, axis, codes) for side, axis, codes in ((scale.a, 1, scale_a), (scale.b, 0, scale_b)) if side]
+    levels: list[tuple[ScaleLevel, int, Sequence[int]]] = []
+    for side, axis, codes in ((scale.a, 1, scale_a), (scale.b, 0, scale_b)):
+        if side:
+            levels += [
+                (level, axis, own) for level, own in zip(side.levels, codes if side.coarser else [codes], strict=True)
+            ]  # type: ignore[list-item, misc]
     result = []
     for i, value in enumerate(terms):
         k = first + i * span
-        factors = [term(side.format, codes[k // side.group[axis]]) for side, axis, codes in sides]
+        factors = [term(level.format, own[k // level.along(axis)]) for level, axis, own in levels]
         if scale.product:
-            factors = [rounded(times(*factors), scale.product)]
-        for factor in factors:
+            factors = [rounded(reduce(times, factors), scale.product)]
+        for factor in [*factors, Term(Number(False, 1, scale.power), scale.power)]:
             value = times(value, factor)
         result.append(rounded(value, scale.result) if scale.result else value)
     return result

@@ -17,9 +17,22 @@ from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
-from isa_model.formats import Format
-from isa_model.limits import MOST_STAGES, Count, Exponent, Group, Range
+from isa_model.formats import Format, later
+from isa_model.limits import MOST_LEVELS, MOST_STAGES, Count, Exponent, Group, Range
 from isa_model.stage import FormatRef, Register, Spec, Stage
+
+
+class ScaleLevel(Spec):
+    """Scales above those of an operand's groups, each for a larger group."""
+
+    group: tuple[Group, Group] | None
+    """Numbers of rows and columns that share a scale, multiples of those of the level below; null: the whole operand."""
+    format: FormatRef
+    """Number format of the scales."""
+
+    def along(self, axis: int) -> int:
+        """Return the rows (0) or columns (1) of a group, more than any operand has for the whole of it."""
+        return self.group[axis] if self.group else 1 << 62
 
 
 class ScaleOperand(Spec):
@@ -29,6 +42,29 @@ class ScaleOperand(Spec):
     """Numbers of rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
     format: FormatRef
     """Number format of the scales."""
+    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
+    """Further levels, from the finer to the coarser groups: an element's scale is the exact product of those of all levels. The
+    operand then comes with scales of every level, this one's first."""
+
+    @property
+    def levels(self) -> tuple[ScaleLevel, ...]:
+        """All levels of scales, the finest first."""
+        return (ScaleLevel(group=self.group, format=self.format), *self.coarser)
+
+    @model_validator(mode="after")
+    def _nested(self) -> ScaleOperand:
+        below = self.group
+        for i, level in enumerate(self.coarser):
+            if level.group is None and i < len(self.coarser) - 1:
+                raise at(
+                    "coarser", i, "group", message="no group is coarser than the whole operand", hint="the last level"
+                )
+            if level.group is not None:
+                if level.group == below or any(g % b for g, b in zip(level.group, below, strict=True)):
+                    message = f"groups of {level.group} are not made of whole groups of {below}, the level below"
+                    raise at("coarser", i, "group", message=message, hint="a larger multiple of them")
+                below = level.group
+        return self
 
 
 class Scaling(Spec):
@@ -39,6 +75,8 @@ class Scaling(Spec):
 
     a: ScaleOperand | None = None
     b: ScaleOperand | None = None
+    power: Exponent = later(0)
+    """Exponent of a constant scale 2**power, with which every scaled term is multiplied, too (Arm FP8: -LSCALE)."""
     onto: str = "products"
     """Terms that are scaled: `products`, or the name of a stage, for its results."""
     product: Register | None = None
@@ -48,9 +86,10 @@ class Scaling(Spec):
 
     @model_validator(mode="after")
     def _needed(self) -> Scaling:
-        if self.a is None and self.b is None:
-            raise at(message="`scale` needs `a`, `b` or both")
-        if self.product and not (self.a and self.b):
+        if self.a is None and self.b is None and not self.power:
+            raise at(message="`scale` needs `a`, `b` or both, or a `power`")
+        count = sum(len(side.levels) for side in (self.a, self.b) if side)
+        if self.product and count < 2:
             raise at("product", message="there is no product of scales: only one operand has them")
         return self
 
@@ -99,9 +138,6 @@ class Shape(Spec):
 class Instruction(Spec):
     """A matrix multiply-accumulate instruction, real or proposed: D = A B + C."""
 
-    newer: ClassVar[tuple[str, ...]] = ("sparsity",)
-    """Fields younger than the records that hold digests of specs."""
-
     name: str = ""
     """Name in the catalogue, or the proposal's name."""
     description: str = ""
@@ -115,7 +151,7 @@ class Instruction(Spec):
     widen: FormatRef | None = None
     """Format that A and B are converted to before they are multiplied; default: none. The conversion is exact. It affects
     alignment alone: a subnormal of A or B that is normal in this format aligns with the exponent of its leading bit."""
-    sparsity: Sparsity | None = None
+    sparsity: Sparsity | None = later(None)
     """Elements of one operand that are left out; default: none. Stages sum the products of the elements stored."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1, max_length=MOST_STAGES)
@@ -199,12 +235,8 @@ class Instruction(Spec):
         return -1 if self.scale.onto == "products" else list(self.stages).index(self.scale.onto)
 
     def canonical(self, exclude: set[str] | None = None) -> dict[str, Any]:
-        """Return the spec as plain data for a digest. `newer` fields at their default are left out: old digests stay."""
-        data = self.model_dump(mode="json", exclude={"known", *(exclude or ())})
-        for name in self.newer:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                del data[name]
-        return data
+        """Return the spec as plain data for a digest, which does not depend on how well the rules are known."""
+        return self.model_dump(mode="json", exclude={"known", *(exclude or ())})
 
     @property
     def scales(self) -> tuple[ScaleOperand, ...]:
@@ -232,6 +264,9 @@ class Instruction(Spec):
             message = f"k = {self.shape.k} is not a multiple of the {group} elements of a sparse group"
             raise at("shape", "k", message=message, hint=f"`k: {-(-self.shape.k // group) * group}`")
         self._check_stages()
+        if self.sparsity and any(side.coarser for side in self.scales):
+            message = "a sparse instruction has one level of scales"
+            raise at("sparsity", message=message, hint="drop `sparsity`, or `coarser` of the scales")
         if self.sparsity and self.is_stochastic:
             message = "random bits belong to outputs of dense matrices; sparse ones are multiplied line by line"
             raise at("sparsity", message=message, hint="drop `sparsity`, or another rounding than stochastic")
@@ -324,12 +359,13 @@ class Instruction(Spec):
             )
         below = self.stored_k
         for name, stage in self.stages.items():
-            parts = stage.interleave.parts if stage.interleave else 1
-            if below % (stage.terms * parts):
-                message = f"{parts} parts of {stage.terms} terms do not divide the {below} terms of one instruction"
+            if below % stage.dealt:
+                parts = stage.interleave.parts if stage.interleave else 1
+                message = f"{parts} parts of {stage.hand} terms do not divide the {below} terms of one instruction"
                 raise at("stages", name, "interleave", message=message)
-            if stage.interleave and stage.terms % stage.interleave.run:
-                message = f"runs of {stage.interleave.run} do not fill a block of {stage.terms} terms"
+            if stage.interleave and stage.hand % stage.interleave.run:
+                what = "block" if stage.hand == stage.terms else "chain"
+                message = f"runs of {stage.interleave.run} do not fill a {what} of {stage.hand} terms"
                 raise at("stages", name, "interleave", message=message)
             below //= stage.inputs
 
@@ -409,7 +445,6 @@ class Instruction(Spec):
         """
         stretch = count = 1
         for stage in list(self.stages.values())[: index + 1]:
-            dealt = stage.terms * (stage.interleave.parts if stage.interleave else 1)
-            stretch = lcm(stretch, count * dealt, count * stage.inputs)
+            stretch = lcm(stretch, count * stage.dealt, count * stage.inputs)
             count *= stage.inputs
         return stretch

@@ -54,6 +54,8 @@ Exponent = Annotated[int, Range(-10_000, 10_000)]
 Distance = Annotated[int, Range(0, 10_000)]
 """A difference of two exponents."""
 MOST_STAGES = 16
+MOST_LEVELS = 3
+"""Levels of scales above the finest."""
 MOST_ROUNDINGS = 4
 """Registers that one sum is rounded into, one after the other."""
 LOWEST_POWER, HIGHEST_POWER = -1074, 1023

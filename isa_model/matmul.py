@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -37,8 +37,8 @@ def matmul(
     a: ArrayLike,
     b: ArrayLike,
     c: ArrayLike | None = None,
-    scale_a: ArrayLike | None = None,
-    scale_b: ArrayLike | None = None,
+    scale_a: ArrayLike | Sequence[ArrayLike] | None = None,
+    scale_b: ArrayLike | Sequence[ArrayLike] | None = None,
     engine: Engine = "auto",
     positions: ArrayLike | None = None,
     seed: int | None = None,
@@ -47,7 +47,8 @@ def matmul(
 
     `a` (M, K), `b` (K, N) and `c` (M, N; default: zeros) hold values in the numpy or ml_dtypes dtype of their format, or
     codes as unsigned integers. K is a multiple of the instruction's k; M and N are free. `scale_a` has the shape
-    (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N).
+    (ceil(M / rows), ceil(K / columns)) for A's scale group (rows, columns); `scale_b` likewise over (K, N). An operand with
+    `coarser` levels of scales has a list of such arrays, the finest first; one scale of the whole operand is (1, 1).
     `seed`, from 0 to 2**64 - 1, is that of the random bits of an instruction with stochastic registers; no other takes one.
     D (M, N) has the dtype of the accumulator's format if numpy or ml_dtypes has one; otherwise it holds codes.
 
@@ -127,12 +128,8 @@ def logical_k(instruction: Instruction, a: Codes, b: Codes) -> int:
 
 
 def scales_of(
-    instruction: Instruction,
-    scale_a: ArrayLike | None,
-    scale_b: ArrayLike | None,
-    a: tuple[int, int],
-    b: tuple[int, int],
-) -> tuple[Codes | None, Codes | None]:
+    instruction: Instruction, scale_a: Any, scale_b: Any, a: tuple[int, int], b: tuple[int, int]
+) -> tuple[Any, Any]:
     """Return the codes of the scales, one per group of A (M, K) and of B (K, N), over K filled up to whole instructions.
 
     Raises ValueError for scales that are missing, not taken, or of another shape.
@@ -151,7 +148,7 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
     _registered[engine] = compute
 
 
-def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Codes | None, **seed: int) -> Codes:
+def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Any, **seed: int) -> Codes:
     from isa_model.engines.plan import Unsupported
 
     if not c.size:
@@ -160,6 +157,11 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
         engine = "auto"  # no instruction is issued
     if engine == "golden":
         return _golden(spec, a, b, c, *scales, **seed)
+    given, sides = scales, (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
+    if any(side and side.coarser for side in sides):
+        from isa_model.engines.operands import nested
+
+        scales = tuple(nested(side, x) if side and side.coarser else x for side, x in zip(sides, scales, strict=True))
     if engine == "native":
         if engine not in _registered:
             raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
@@ -186,7 +188,7 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
 
             return integers.matmul(spec, a, b, c)
         if engine == "auto":
-            return _golden(spec, a, b, c, *scales, **seed)
+            return _golden(spec, a, b, c, *given, **seed)
         raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
 
 
@@ -224,8 +226,8 @@ def _golden(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    scale_a: Any = None,
+    scale_b: Any = None,
     positions: Codes | None = None,
     seed: int = 0,
 ) -> Codes:
@@ -234,16 +236,25 @@ def _golden(
     rows, columns = a.tolist(), b.T.tolist()
     for i in range(d.shape[0]):
         for j in range(d.shape[1]):
-            row_scales: list[int] = []
-            column_scales: list[int] = []
-            if scale_a is not None and spec.scale and spec.scale.a:
-                row_scales = scale_a[i // spec.scale.a.group[0]].tolist()
-            if scale_b is not None and spec.scale and spec.scale.b:
-                column_scales = scale_b[:, j // spec.scale.b.group[1]].tolist()
+            row_scales: Any = []
+            column_scales: Any = []
+            if spec.scale and spec.scale.a:
+                row_scales = _line(spec.scale.a, scale_a, 0, i)
+            if spec.scale and spec.scale.b:
+                column_scales = _line(spec.scale.b, scale_b, 1, j)
             places = [] if positions is None else positions[i if by_a else j].tolist()
             draw = partial(philox, seed, i, j)
             d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales, places, draw)
     return d
+
+
+def _line(side: ScaleOperand, scales: Any, axis: int, i: int) -> Any:
+    """Return the codes of the scales of row (axis 0) or column `i` along K, of each level if there are several."""
+    lines = [
+        np.take(own, i // level.along(axis), axis).tolist()
+        for level, own in zip(side.levels, scales if side.coarser else [scales], strict=True)
+    ]
+    return lines if side.coarser else lines[0]
 
 
 def _matrix(name: str, fmt: Any, x: Any) -> Codes:
@@ -255,16 +266,23 @@ def _matrix(name: str, fmt: Any, x: Any) -> Codes:
 
 def _scales(
     name: str, side: ScaleOperand | None, x: Any, of: str, given: tuple[int, ...], shape: tuple[int, int]
-) -> Codes | None:
+) -> Any:
     if side is None:
         if x is not None:
             raise ValueError(f"{name} is given, but the instruction takes none")
         return None
     if x is None:
         raise ValueError(f"the instruction needs {name}")
-    codes = _matrix(name, side.format, x)
-    expected = tuple(-(-size // group) for size, group in zip(shape, side.group, strict=True))
-    if codes.shape != expected:
-        operand = f"{of} {given}" if given == shape else f"{of} {given}, filled up to {shape},"
-        raise ValueError(f"{name} is {codes.shape}; groups of {side.group} over {operand} make it {expected}")
-    return codes
+    if side.coarser and not (isinstance(x, list | tuple) and len(x) == len(side.levels)):
+        raise ValueError(f"{name} has {len(side.levels)} levels of scales: expected a list of as many arrays")
+    every = []
+    for i, (level, own) in enumerate(zip(side.levels, x if side.coarser else [x], strict=True)):
+        called = f"{name}[{i}]" if side.coarser else name
+        codes = _matrix(called, level.format, own)
+        expected = tuple(-(-size // level.along(axis)) for axis, size in enumerate(shape))
+        if codes.shape != expected:
+            operand = f"{of} {given}" if given == shape else f"{of} {given}, filled up to {shape},"
+            groups = f"groups of {level.group} over" if level.group else "one group of"
+            raise ValueError(f"{called} is {codes.shape}; {groups} {operand} make it {expected}")
+        every.append(codes)
+    return every if side.coarser else every[0]

@@ -55,6 +55,8 @@ class Step(Cast):
 
     @model_validator(mode="after")
     def _sensible(self) -> Step:
+        if self.coarser:
+            raise at("coarser", message="a step of a path has one level of scales", hint="drop `coarser`")
         if self.logfmt is not None and (self.group is None or self.group[0] != 1):
             raise at("group", message="a LogFMT tile is within one token", hint="group: [1, 128]")
         if self.scale_from == "scales" and (self.scale is None or self.scale.mantissa_bits or self.scale.zero):

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from isa_model.diagnostics import InputError, at, suggest, together
-from isa_model.formats import Format, Overflow, named
+from isa_model.formats import Format, Overflow, later, named
 from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, FractionBits, Range
 from isa_model.rounding import Rounding
 
@@ -84,7 +84,7 @@ class Register(Spec):
     """Format the value is rounded to."""
     rounding: Annotated[Rounding, BeforeValidator(_known)]
     """Rounding mode."""
-    random_bits: Annotated[int, Range(1, 32)] | None = None
+    random_bits: Annotated[int, Range(1, 32)] | None = later(None)
     """Random bits of a `stochastic` rounding: as many of the first bits below the last place count, and a random number of
     that many bits is added to them. It is the upper bits of Philox4x32-10's first word; the key is the seed, an operand; the
     counter is the element's row and column, the number of the stage's block along K, and the number of the register."""
@@ -127,13 +127,16 @@ class Register(Spec):
 class Interleave(Spec):
     """Terms dealt out to several blocks in turn, instead of filling one block after the other.
 
-    Within each span of `parts` blocks, block `i` takes the terms whose index `j` has `(j // run) % parts == i`.
+    Within each span of `parts` blocks (or chains of blocks), number `i` takes the terms whose index `j` has
+    `(j // run) % parts == i`.
     """
 
     run: Count
     """Number of neighbouring terms that stay together."""
     parts: Annotated[int, Range(2, 1 << 16)]
-    """Number of blocks that take turns."""
+    """Number of blocks (or chains) that take turns."""
+    to: Literal["blocks", "chains"] = later("blocks")
+    """What takes turns: `blocks`, or whole `chains` of blocks. The blocks of a chain share out its terms in order."""
 
 
 class Accumulator(Spec):
@@ -195,6 +198,16 @@ class Stage(Spec):
         return self.accumulator.drop_beyond if isinstance(self.accumulator, Accumulator) else None
 
     @property
+    def hand(self) -> int:
+        """Number of terms that are dealt to one block or, `to: chains`, to one chain."""
+        return self.inputs if self.interleave and self.interleave.to == "chains" else self.terms
+
+    @property
+    def dealt(self) -> int:
+        """Number of terms that are dealt out together: those of one block without `interleave`."""
+        return self.hand * (self.interleave.parts if self.interleave else 1)
+
+    @property
     def inputs(self) -> int:
         """Number of results of the stage below that one result of this stage sums (for the last stage: one step)."""
         return self.terms * (self.chain or 1)
@@ -219,8 +232,14 @@ class Stage(Spec):
             if isinstance(self.accumulator, Accumulator):
                 message, hint = "an exact sum shortens or drops no accumulator", "accumulator: true"
                 raise at("accumulator", message=message, hint=hint)
-        if self.interleave and self.interleave.run == self.terms:
-            message = f"runs of {self.interleave.run} fill whole blocks of {self.terms}: nothing is interleaved"
+        if self.interleave and self.interleave.to == "chains" and (self.chain or 1) < 2:
+            raise at("interleave", "to", message="there are no chains of several blocks", hint="`to: blocks`, or a `chain`")
+        if self.interleave and max(self.terms, self.interleave.run) % min(self.terms, self.interleave.run):
+            message = f"runs of {self.interleave.run} and blocks of {self.terms} terms do not divide one another"
+            raise at("interleave", "run", message=message, hint="a divisor or a multiple of `terms`")
+        if self.interleave and self.interleave.run == self.hand:
+            what = "chains" if self.hand > self.terms else "blocks"
+            message = f"runs of {self.interleave.run} fill whole {what} of {self.hand}: nothing is interleaved"
             raise at("interleave", message=message, hint="drop `interleave`, or use shorter runs")
         if self.exponent is not None and self.result:
             message = "a rounded result has the exponent of its format, not a fixed one"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 from math import inf, nan, nextafter
 from struct import pack, unpack
 from typing import Any, Literal
@@ -65,8 +66,8 @@ def _zeros(n: int) -> int:
 def takes_upper(low: tuple[float, int], high: tuple[float, int], x: Fraction, rounding: Rounding) -> bool:
     """Return whether `x`, strictly between two neighbours (number, code), is rounded to the upper one.
 
-    `toward-zero` takes the neighbour of smaller magnitude. A tie of `nearest-even` goes to the even code, and `to-odd` takes the
-    odd one, if just one code of both is; else they go toward zero.
+    `toward-zero` takes the neighbour of smaller magnitude. A tie of `nearest-even` goes to the even code, and `to-odd` takes
+    the odd one, if just one code of both is; else they go toward zero.
     """
     upper_is_smaller = abs(high[0]) <= abs(low[0])
     distance = 2 * x - Fraction(low[0]) - Fraction(high[0])
@@ -92,7 +93,7 @@ def last_of_each(values: tuple[Entry, ...], rounding: Rounding) -> tuple[float, 
     """Return, for each finite number but the last, the largest double that is rounded to it or to a smaller one."""
     numbers = finite(values)
     ends = []
-    for low, high in zip(numbers[:-1], numbers[1:], strict=True):
+    for low, high in pairwise(numbers):
         middle = float((Fraction(low[0]) + Fraction(high[0])) / 2)
         candidates = {low[0], nextafter(high[0], -inf), nextafter(middle, -inf), middle, nextafter(middle, inf)}
         inside = [x for x in candidates if low[0] < x < high[0] and not takes_upper(low, high, Fraction(x), rounding)]

@@ -24,6 +24,7 @@ PLACES = {
     "Sparsity": "sparsity.",
     "Scaling": "scale.",
     "ScaleOperand": "scale.a.",
+    "ScaleLevel": "scale.a.coarser.",
     "Stage": "stages.NAME.",
     "Interleave": "stages.NAME.interleave.",
     "Accumulator": "stages.NAME.accumulator.",
@@ -76,8 +77,11 @@ def computed(example: dict[str, Any], with_change: bool = True) -> int:
     for side in ("a", "b"):
         operand = getattr(made.scale, side) if made.scale else None
         if operand:
-            scale = codes(operand.format, example[f"scale_{side}"])
-            scales[f"scale_{side}"] = scale.reshape((1, -1) if side == "a" else (-1, 1))
+            given = example[f"scale_{side}"] if operand.coarser else [example[f"scale_{side}"]]
+            shape = (1, -1) if side == "a" else (-1, 1)
+            levels = zip(operand.levels, given, strict=False)  # without the change there may be fewer levels
+            every = [codes(level.format, own).reshape(shape) for level, own in levels]
+            scales[f"scale_{side}"] = every if operand.coarser else every[0]
     positions = None
     if made.sparsity:
         positions = np.array(example["positions"], np.uint8).reshape(

@@ -147,8 +147,12 @@ def instructions(draw):
         interleave = interleaved(draw, terms) if i == 0 else None
         parts = 2 if interleave else parts
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave, stochastic=stochastic))
+        chain = stage.get("chain") or 1
+        if i == 0 and chain > 1 and not interleave and draw(st.booleans()):
+            run = draw(st.sampled_from([1, terms]))
+            stage["interleave"], parts = {"run": run, "parts": 2, "to": "chains"}, 2
         body[f"s{i}"] = stage
-        span *= terms * (stage.get("chain") or 1)
+        span *= terms * chain
     onto = draw(st.sampled_from([None, None, "products", *list(body)[:-1]]))
     if a.kind == b.kind == "integer" and onto != "products":
         for name in list(body)[:-1]:  # sums of integers, up to the stage that is scaled or rounded to floating point
@@ -172,8 +176,19 @@ def instructions(draw):
             scale["a"] = {"group": [draw(st.sampled_from([1, 2])), group], "format": formats[0]}
         if formats[1]:
             scale["b"] = {"group": [group, draw(st.sampled_from([1, 3]))], "format": formats[1]}
+        for name in ("a", "b"):
+            if name in scale and draw(st.integers(0, 3)) == 0:
+                scale[name]["coarser"] = [{"group": [g * 2 for g in scale[name]["group"]], "format": "ue4m3"}]
+                if draw(st.booleans()):
+                    scale[name]["coarser"] += [
+                        {"group": None, "format": draw(st.sampled_from(["e5m3", "ue8m0", POWERS]))}
+                    ]
         if None not in formats and draw(st.booleans()):
             scale["product"] = draw(registers(["fp32", "bf16"]))
+        if draw(st.integers(0, 3)) == 0:
+            scale["power"] = draw(st.sampled_from([-3, 7, -40]))
+            if draw(st.booleans()):
+                scale = {"onto": onto, "power": scale["power"]}
         if draw(st.booleans()):
             scale["result"] = draw(registers(["fp32", "e8m17"]))
         spec["scale"] = scale
@@ -256,7 +271,7 @@ def codes(fmt, rng, shape, kind):
         special = rng.choice(np.array(ends, "u8"), shape).astype(dtype)
         return np.where(rng.random(shape) < {"bits": 0, "ends": 1, "sparse": 0.5}.get(kind, 0.2), special, bits)
     if kind == "bits" or fmt.kind == "table":
-        return np.where(rng.random(shape) < 0.6, fmt.zero_code, bits) if kind == "sparse" else bits
+        return np.where(rng.random(shape) < 0.6, fmt.zero_code, bits) if kind == "sparse" and fmt.zero else bits
     exponent_all = (1 << fmt.exponent_bits) - 1
     field = fmt.mantissa_bits + fmt.low_padding
     sign = bits & dtype.type((1 << fmt.bits >> 1) if fmt.signed else 0)

@@ -91,6 +91,16 @@ def test_panels_that_are_not_full_change_nothing(shape):
     assert np.array_equal(cpu.matmul(spec, a, b, c), portable.matmul(spec, a, b, c))
 
 
+@needs_compiler
+def test_an_exponent_beyond_single_precision_leaves_nothing_of_products(quick_to_compile):
+    """Zeros that count with 2**500, or a C of 2**200, align products so far down that all of them are cut."""
+    register = {"format": "e10m12", "rounding": "nearest-even"}
+    stage = {"terms": 2, "fraction_bits": 0, "rounding": "nearest-even", "accumulator": True, "result": register}
+    for fields in ({"zero_exponent": 500}, {}):
+        spec = {"a": "e2m1", "b": "e4m3", "accumulator": "e10m12", "shape": {"m": 4, "n": 4, "k": 4}}
+        assert_golden(cpu, Instruction.model_validate(spec | {"stages": {"s": stage | fields}}))
+
+
 def one_product(**fields):
     """An instruction of one exact product and C, in FP32."""
     register = {

@@ -152,6 +152,19 @@ SPECS = {
         )
         for a, b, overflow in (("int8", "uint8", "wrap"), ("int8", "int8", "saturate"), ("uint4", "int4", "saturate"))
     },
+    "a constant scale": instruction(
+        {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}}, scale={"power": -7, "onto": "s"}
+    ),
+    "two chains in turn": instruction(
+        {
+            "s": {"terms": 1, "accumulator": True, "chain": 2, "interleave": {"run": 1, "parts": 2, "to": "chains"}}
+            | {"zero": "ieee", "result": FP32},
+            "t": {"terms": 2, "zero": "ieee", **FUSED},
+        },
+        a="bf16",
+        b="bf16",
+        k=4,
+    ),
     "scaled groups of integers": instruction(
         {"s": {"terms": 2, "accumulator": True, "chain": 2, "result": INT32}, "t": {"terms": 1, "result": FP32}}
         | {"c": {"terms": 1, "zero": "ieee", **FUSED}},

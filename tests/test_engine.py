@@ -34,8 +34,9 @@ def operands(spec, seed, kind, m=3, n=4, steps=2):
         ("scale_b", spec.scale and spec.scale.b, (k, n)),
     ):
         if side:
-            size = tuple(-(-s // g) for s, g in zip(shape, side.group, strict=True))
-            scales[name] = codes(side.format, rng, size, kind)
+            sizes = [tuple(-(-s // level.along(i)) for i, s in enumerate(shape)) for level in side.levels]
+            every = [codes(level.format, rng, size, kind) for level, size in zip(side.levels, sizes, strict=True)]
+            scales[name] = every if side.coarser else every[0]
     if spec.is_stochastic:
         scales["seed"] = int(rng.integers(0, 1 << 63))
     return a, b, c, scales
@@ -70,6 +71,7 @@ def test_random_integer_instructions_give_golden_bits(spec, seed, kind, steps):
 def test_a_long_k_is_a_chain_of_instructions(spec, seed, kind):
     """One product over a long K is one instruction after the other, each with the D before as its C."""
     assume(spec.c_format == spec.accumulator and not spec.is_stochastic)
+    assume(not any(side.coarser for side in spec.scales))
     a, b, c, scales = operands(spec, seed, kind, m=1, n=1, steps=2)
     d, k = c, spec.shape.k
     for step in range(2):

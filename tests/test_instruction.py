@@ -8,6 +8,7 @@ from strategies import instructions
 from isa_model import InputError, load, matmul, promoted
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import parse_yaml
+from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, ScaleOperand, Scaling
 from isa_model.library import raw, validated
 from isa_model.stimulus import KINDS, draw

@@ -193,7 +193,7 @@ def test_widening_to_the_operands_own_format_is_said():
 
 
 def test_an_integer_register_takes_sums_of_integers_alone():
-    """Once scaled or rounded to floating point, a sum does not return to an integer; scaled integers need a floating-point D."""
+    """A sum that was scaled or rounded to floating point does not return to an integer; scaled integers need a float D."""
     exact = {"terms": 4, "result": {"format": "int32", "rounding": "nearest-even"}}
     last = {"terms": 1, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}
     scale = {"a": {"group": [1, 4], "format": "fp32"}, "onto": "sum"}

@@ -178,6 +178,11 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
     problems = [*own, *problems]
     if fault := _software_problem(document, proposal):
         problems.append(fault)
+    if any(side.coarser for side in proposal.proposed().scales) if not problems else False:
+        message = "evidence has no cast to several levels of scales yet, so that no claim could be judged"
+        problems.append(
+            document.problem(("change",), message, "`coarser: []`, or a study with isa_model.quantise and matmul")
+        )
     if problems:
         return problems
     if "training" in document.data and (problem := _training_problem(document, proposal)):

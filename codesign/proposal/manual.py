@@ -97,6 +97,11 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
                 lines.append(
                     f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
                 )
+                lines += [
+                    f"  times {describe(level.format)}; one "
+                    + (f"per {level.group[0]} {axes.format(*level.group)}" if level.group else f"for all of {name}")
+                    for level in side.coarser
+                ]
     return tuple(lines)
 
 
@@ -156,7 +161,7 @@ def _steps(spec: Instruction) -> list[str]:
 
 def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     one = stage.terms == 1
-    taken = f"one of the {below}" if one else f"{stage.terms} {below} at a time" + _dealt(stage.interleave)
+    taken = (f"one of the {below}" if one else f"{stage.terms} {below} at a time") + _dealt(stage.interleave)
     running = "C, or the running value of the block before," if last else "the running value, initially zero,"
     joined = f", and {running}" if stage.accumulator else ""
     if not stage.aligned:
@@ -204,7 +209,8 @@ def _dealt(interleave: Interleave | None) -> str:
         return ""
     period = interleave.run * interleave.parts
     groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
-    return f" (by k mod {period} in {', then '.join(groups)})"
+    chains = ", a chain each" if interleave.to == "chains" else ""
+    return f" (by k mod {period} in {', then '.join(groups)}{chains})"
 
 
 def _register(register: Register) -> str:
@@ -229,6 +235,10 @@ def _scaling(spec: Instruction, what: str) -> str:
     scale = spec.scale
     assert scale is not None
     sides = [name for name, side in (("scale_a", scale.a), ("scale_b", scale.b)) if side]
+    if not sides:
+        sides = [f"2^{scale.power}"]
+    elif scale.power:
+        sides.append(f"2^{scale.power}")
     factor = " * ".join(sides)
     product = f", rounded to {_register(scale.product)}," if scale.product else ""
     if all(_power_of_two(s) for s in (scale.a, scale.b) if s):
@@ -239,7 +249,7 @@ def _scaling(spec: Instruction, what: str) -> str:
 
 
 def _power_of_two(side: ScaleOperand) -> bool:
-    return side.format.mantissa_bits == 0
+    return all(level.format.mantissa_bits == 0 and level.format.kind != "table" for level in side.levels)
 
 
 def _specials(spec: Instruction) -> tuple[str, ...]:

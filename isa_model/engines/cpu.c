@@ -82,8 +82,9 @@ static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long
   for (long i = 0; i < rows; ++i) {
     TAKE(SCALES_A, code_sa, (row + i) / GROUP_A_M, first, 1, groups, groups);
     for (long g = 0; g < groups; ++g) {
-      const double s = NUMBER_SA(((const code_sa *)x->codes)[g]);
-      const int e = ALIGN_SA(s);
+      const code_sa code = ((const code_sa *)x->codes)[g];
+      const double s = NUMBER_SA(code);
+      const int e = ALIGN_SA(s, code);
 #if SCALES_FOLD
       const long from = (first + g) * GROUP_A_K - k, to = from + GROUP_A_K;
       for (long j = from < 0 ? 0 : from; j < to && j < depth; ++j) {
@@ -116,8 +117,9 @@ static void read_b(const Job *job, Buffers *x, long k, long column, long depth, 
     double *restrict s = x->sb + g * W;
     int *restrict e = x->esb + g * W;
     for (long j = 0; j < W; ++j) {
-      s[j] = j < columns ? NUMBER_SB(((const code_sb *)x->codes)[g * scales + (column + j) / GROUP_B_N - of]) : 0.0;
-      e[j] = ALIGN_SB(s[j]);
+      const code_sb code = ((const code_sb *)x->codes)[j < columns ? g * scales + (column + j) / GROUP_B_N - of : 0];
+      s[j] = j < columns ? NUMBER_SB(code) : 0.0;
+      e[j] = j < columns ? ALIGN_SB(s[j], code) : NONE;
     }
   }
 #if SCALES_FOLD

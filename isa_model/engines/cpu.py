@@ -20,7 +20,7 @@ from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import FLAGS, load
 from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.emit import Emitter, mode, step
-from isa_model.engines.operands import of_side
+from isa_model.engines.operands import NestedScales, Scales, of_side
 from isa_model.engines.plan import Plan
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
@@ -45,8 +45,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    scale_a: Scales = None,
+    scale_b: Scales = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
@@ -63,12 +63,10 @@ def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = N
     """
     function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
-    def multiply(
-        a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None, seed: int = 0
-    ) -> Codes:
+    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Scales = None, scale_b: Scales = None, seed: int = 0) -> Codes:
         (m, n), k = c.shape, a.shape[1]
         d = np.empty((m, n), dtype)
-        matrices = [a, b, c, d, scale_a, scale_b]
+        matrices = [a, b, c, d, *(_packed(x) if isinstance(x, NestedScales) else x for x in (scale_a, scale_b))]
         strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
         pointers = [None if x is None else x.ctypes.data for x in matrices]
         threads = min(most_threads or cores(), 1 + m * n * k // WORK_OF_A_THREAD)
@@ -84,6 +82,13 @@ def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = N
         return d
 
     return multiply
+
+
+def _packed(scales: NestedScales) -> Any:
+    """Return scales in the layout of the C type `nested_scale`."""
+    packed = np.empty(scales.values.shape, [("value", "f8"), ("exponent", "i8")])
+    packed["value"], packed["exponent"] = scales.values, scales.exponents
+    return packed
 
 
 @cache
@@ -147,13 +152,15 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         defines[f"GROUP_{letter}_K"], defines[f"GROUP_{letter}_{'M' if is_a else 'N'}"] = f"{along}L", f"{across}L"
         defines[f"GROUPS_{letter}"] = (chunk - 1) // along + 2 if scale else 1
         if scale:
-            types[f"code_s{letter.lower()}"] = _type(scale.format)
-            defines[f"NUMBER_S{letter}(code)"] = _number(scale.format, False)
-            defines[f"ALIGN_S{letter}(x)"] = Emitter.align("x", scale.format)
+            plain = not scale.coarser
+            types[f"code_s{letter.lower()}"] = _type(scale.format) if plain else "nested_scale"
+            defines[f"NUMBER_S{letter}(code)"] = _number(scale.format, False) if plain else "(code).value"
+            defines[f"ALIGN_S{letter}(x, code)"] = Emitter.align("x", scale.format) if plain else "(int)(code).exponent"
     return "\n".join(
         [
             (here / "prelude.h").read_text(),
             *(f"#define {name} {value}" for name, value in defines.items()),
+            "typedef struct { double value; int64_t exponent; } nested_scale;",
             *(f"typedef {c_type} {name};" for name, c_type in types.items()),
             "static void step(int k, int k0, const lane *restrict a, const short *restrict ea, const lane *restrict b,",
             "                 const short *restrict eb, const double *restrict sa, const int *restrict esa,",

@@ -141,9 +141,9 @@ class Emitter(CText):
     def terms(self, index: int, n: int) -> tuple[int, ...]:
         """Return the indices of the results of the stage below that form block number `n`."""
         stage = self.stages[index]
-        parts = stage.interleave.parts if stage.interleave else 1
-        first, part = n // parts * parts * stage.terms, n % parts
-        return tuple(golden.deal(stage, range(first, first + parts * stage.terms))[part])  # type: ignore[arg-type]
+        blocks = stage.dealt // stage.terms
+        first, part = n // blocks * stage.dealt, n % blocks
+        return tuple(golden.deal(stage, range(first, first + stage.dealt))[part])  # type: ignore[arg-type]
 
     def block_code(self, n: int, k: str) -> BlockCode:
         """Return block number `n` of the first stage."""
@@ -214,7 +214,10 @@ class Emitter(CText):
         largest = largest_of(running() if running else None)
         self.write(f"{tops}[j] = {largest};")
         known = f"larger(larger({largest}, {-RANGE}), {plan.min_product_exponent})"
-        self.write(f"{inverse}[j] = {'pow2f' if lane == 'float' else 'pow2'}({stage.fraction_bits} - {known});")
+        exponent = f"{stage.fraction_bits} - {known}"
+        if lane == "float" and plan.highest_unit > 126:  # beyond FP32; of products nothing is left there
+            exponent = f"larger({exponent}, -126)"
+        self.write(f"{inverse}[j] = {'pow2f' if lane == 'float' else 'pow2'}({exponent});")
         self.write("}")
         self.write(self.target.cut_sum(block, inverse, sums))
 
@@ -255,11 +258,15 @@ class Emitter(CText):
                 group = self.let("int", f"({k}) / {side.group[axis]}", "g")
                 factors.append(f"S{letter}({group}, j)")
                 exponents.append(f"ES{letter}({group}, j)")
-        factor = self.let("double", " * ".join(factors), "f")
-        exponent = self.let("int", exponents[0] if len(exponents) == 1 else f"join({', '.join(exponents)})", "e")
+        factor = self.let("double", " * ".join(factors) or "1.0", "f")
+        joined = f"join({', '.join(exponents)})" if len(exponents) > 1 else exponents[0] if exponents else "0"
+        exponent = self.let("int", joined, "e")
         if scale.product:
             factor = self.rounded(factor, scale.product)
             exponent = self.let("int", self.align(factor, scale.product.format), "e")
+        if scale.power:
+            factor = self.let("double", f"{factor} * {(2.0**scale.power).hex()}", "f")
+            exponent = self.let("int", f"join({exponent}, {scale.power})", "e")
         parts: list[str] = []
         for part in term.parts:
             product = self.let("double", f"{part} * {factor}", "p")

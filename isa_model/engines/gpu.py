@@ -17,7 +17,7 @@ from isa_model.array_codec import code_dtype, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import CudaCores, CudaTarget
 from isa_model.engines.fragments import fragments
-from isa_model.engines.operands import decode, decode_scales, of_side, read
+from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, of_side, read
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
 from isa_model.formats import Format
@@ -34,8 +34,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    scale_a: Scales = None,
+    scale_b: Scales = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; arrays are numpy's.
@@ -44,9 +44,11 @@ def matmul(
     """
     torch = _torch()
 
-    def upload(x: Codes | None) -> Any:
+    def upload(x: Scales) -> Any:
         if x is None:
             return None
+        if isinstance(x, NestedScales):
+            return NestedScales(*(torch.from_numpy(np.ascontiguousarray(y)).cuda() for y in (x.values, x.exponents)))
         x = np.require(x, requirements=["C", "W"])  # torch warns about read-only arrays
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
@@ -98,7 +100,7 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
         "scale_b": (scale_b, sides[1].format if sides[1] else None),
     }
     for name, (x, fmt) in given.items():
-        if x is None and (name == "c" or fmt is None):
+        if (x is None and (name == "c" or fmt is None)) or isinstance(x, NestedScales):
             continue
         if fmt is None:
             raise ValueError(f"{name} is given, but the instruction takes none")
@@ -119,7 +121,7 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
     for name, x, side, shape in (("scale_a", scale_a, sides[0], (m, k)), ("scale_b", scale_b, sides[1], (k, n))):
         if side is not None:
             expected = tuple(-(-size // group) for size, group in zip(shape, side.group, strict=True))
-            if tuple(x.shape) != expected:
+            if not isinstance(x, NestedScales) and tuple(x.shape) != expected:
                 raise ValueError(f"{name} is {tuple(x.shape)}; groups of {side.group} over {shape} make it {expected}")
 
 

@@ -5,6 +5,7 @@ Arrays are numpy's or torch's, on any device: every function uses the library an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from isa_model.array_codec import code_dtype, values_of
 from isa_model.engines.plan import Plan
-from isa_model.float64 import NO_EXPONENT
+from isa_model.float64 import NO_EXPONENT, Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
 
@@ -38,6 +39,38 @@ class DecodedOperand:
         """Return some columns of the operand."""
         arrays = (self.values, self.exponents, self.scales, self.scale_exponents)
         return DecodedOperand(*(None if x is None else contiguous(x[:, part]) for x in arrays))
+
+
+@dataclass(frozen=True, slots=True)
+class NestedScales:
+    """Scales of several levels multiplied: one for each of the finest groups."""
+
+    values: Any
+    """Products of the scales of all levels, in float64."""
+    exponents: Any
+    """Alignment exponents (int32) of the products."""
+
+    @property
+    def T(self) -> NestedScales:
+        """Scales with rows and columns exchanged."""
+        return NestedScales(self.values.T, self.exponents.T)
+
+
+Scales = Codes | NestedScales | None
+"""Scales of an operand as engines take them: codes of one level, or products of all levels."""
+
+
+def nested(side: ScaleOperand, codes: Sequence[Any]) -> NestedScales:
+    """Return the exact products of scales, from the codes of each level, the finest first. Arrays are numpy's."""
+    rows, columns = (np.arange(n) * g for n, g in zip(codes[0].shape, side.group, strict=True))
+    values, exponents = np.ones(codes[0].shape), np.zeros(codes[0].shape, np.int32)
+    for level, own in zip(side.levels, codes, strict=True):
+        spread = own[np.ix_(rows // level.along(0), columns // level.along(1))]
+        numbers_of = numbers(level.format, np.ascontiguousarray(spread))
+        with np.errstate(invalid="ignore"):
+            values = values * numbers_of
+        exponents = times_exponents(exponents, exponents_of(numbers_of, level.format))
+    return NestedScales(values, exponents)
 
 
 def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None, int, int]:
@@ -74,6 +107,9 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
 
 def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
     """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group get its scale."""
+    if isinstance(codes, NestedScales):
+        groups = np.minimum(np.arange(columns) // group, codes.values.shape[1] - 1)
+        return contiguous(codes.values[:, groups]), contiguous(codes.exponents[:, groups])
     groups = np.minimum(np.arange(columns) // group, codes.shape[1] - 1)
     scales = contiguous(numbers(scale.format, codes)[:, groups])
     return scales, exponents_of(scales, scale.format)

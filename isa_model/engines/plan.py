@@ -5,7 +5,7 @@ The inequalities here make the engines exact for all data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Literal
 
@@ -120,15 +120,18 @@ class Plan:
         self.infinite_from: float | None = None
         if infinite and spec.infinite_from is not None:  # only a zero product lies below its last place
             self.infinite_from = 2.0 ** max(spec.infinite_from, _in_range(product).lsb)
-        for side in (scale.a, scale.b) if scale else ():
-            if side and side.format.kind == "integer":
-                _check_register(side.format)
-        scale_levels = [_of_format(s.format) for s in (scale.a, scale.b) if s] if scale else []
+        scale_formats = [level.format for side in spec.scales for level in side.levels]
+        for fmt in scale_formats:
+            if fmt.kind == "integer":
+                _check_register(fmt)
+        scale_levels = [_of_format(fmt) for fmt in scale_formats]
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.whole_products = spec.a.kind == spec.b.kind == "integer"
-        signed_zeros = self.whole_products and any(s.format.signed for s in (scale.a, scale.b) if s) if scale else False
+        signed_zeros = self.whole_products and any(fmt.signed for fmt in scale_formats)
         self.scales_fold = (
             scale is not None
+            and bool(scale_formats)
+            and not scale.power
             and not (signed_zeros and self.stages[0].zero == "ieee")
             and scale.onto == "products"
             and scale.product is None
@@ -137,7 +140,7 @@ class Plan:
             and self.infinite_from is None
         )
         if self.scales_fold and scale:
-            self.min_product_exponent += sum(s.format.min_exponent for s in (scale.a, scale.b) if s)
+            self.min_product_exponent += sum(fmt.min_exponent for fmt in scale_formats)
         self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
         self.product_growth = product.growth
         self.scaled_bits = 0
@@ -208,6 +211,12 @@ class Plan:
         return -0.0 if self.first.zero == "ieee" and not self.whole_products else 0.0
 
     @property
+    def highest_unit(self) -> int:
+        """Largest exponent of the last place that a term of the first stage keeps."""
+        highest = max(level.top - 1 for level in self.addends[0])
+        return max(highest, self.first.zero_exponent or 0) - (self.first.fraction_bits or 0)
+
+    @property
     def lane_name(self) -> str:
         """C type of a lane."""
         return "float" if self.lane == "float32" else "double"
@@ -216,7 +225,7 @@ class Plan:
         """Return the bounds on the results of a stage after their scales."""
         scale = self.spec.scale
         if scale is not None and index == self.spec.scaled_stage:
-            factor = scales[0]
+            factor = scales[0] if scales else Level(1, 0, 1, 1)
             for other in scales[1:]:
                 factor = _product(factor, other)
             if factor.parts > 1:
@@ -224,6 +233,7 @@ class Plan:
             if scale.product:
                 _in_range(factor)
                 factor = _of_format(scale.product.format)
+            factor = replace(factor, lsb=factor.lsb + scale.power, top=factor.top + scale.power)
             self.scaled_bits = level.bits + factor.bits
             level = _product(level, factor)
             if scale.result:

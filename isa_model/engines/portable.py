@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, read, times_exponents
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, Scales, decode, read, times_exponents
 from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
@@ -59,8 +59,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None = None,
-    scale_b: Codes | None = None,
+    scale_a: Scales = None,
+    scale_b: Scales = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
@@ -98,7 +98,7 @@ def matmul(
 def tile_size(plan: Plan) -> tuple[int, int]:
     """Return the rows and columns of a tile; fewer if a stage holds many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
-    waiting = sum(stage.terms * (stage.interleave.parts if stage.interleave else 1) for stage in stages)
+    waiting = sum(stage.dealt for stage in stages)
     columns = max(1, min(TILE_N, VALUES // max(waiting, 1)))
     return max(1, min(TILE_M, VALUES // (max(waiting, 1) * columns))), columns
 
@@ -171,8 +171,7 @@ class OperandTile:
         """Yield the blocks of a stage: lists of Values, or of indices k of products that are never formed one by one."""
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
-        parts = stage.interleave.parts if stage.interleave else 1
-        while span := list(islice(source, stage.terms * parts)):
+        while span := list(islice(source, stage.dealt)):
             yield from golden.deal(stage, span)
 
     def products(self) -> Iterator[Value]:
@@ -208,6 +207,9 @@ class OperandTile:
         if scale.product:
             factor = round_to(factor, scale.product)
             exponent = exponent_of(factor, scale.product.format)
+        if scale.power:
+            factor = factor * 2.0**scale.power
+            exponent = np.where(exponent == NO_EXPONENT, NO_EXPONENT, exponent + scale.power)
         factor = np.broadcast_to(factor, self.shape)
         parts = []
         for part in value.parts:

@@ -61,6 +61,8 @@ def route(plan: Plan) -> Route | None:
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
+    if stage.interleave and stage.interleave.to == "chains":
+        return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
     if not plan.fused_products:  # sums wider than FP64

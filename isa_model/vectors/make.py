@@ -33,6 +33,9 @@ def make(
     if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
         message = f"{spec.name} reads a format given by a table: no test vectors are made of it"
         raise InputError.of(message, "vectors of the same instruction with a floating-point format")
+    if any(side.coarser for side in spec.scales):
+        message = f"{spec.name} has several levels of scales: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction without `coarser`")
     if spec.is_stochastic:
         message = f"{spec.name} rounds stochastically: no test vectors are made of it"
         raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")

@@ -73,6 +73,12 @@ def times(x: Reach, y: Reach) -> Reach:
     )
 
 
+def _shifted(x: Reach, power: int) -> Reach:
+    """Return the bounds of the numbers of a level times 2**power."""
+    largest = replace(x.largest, exponent=x.largest.exponent + power)
+    return replace(x, lo=x.lo + power, hi=x.hi + power, last=x.last + power, least=x.least + power, largest=largest)
+
+
 def in_register(x: Reach, register: Register) -> Reach:
     """Return the bounds of the numbers of a level after they are rounded to a register."""
     fmt = register.format
@@ -145,20 +151,22 @@ class Reaches:
         if scale is None:
             return None
         levels = [of_format(side.format) for side in (scale.a, scale.b) if side]
+        if not levels:
+            return None
         self.scale_product = times(*levels) if len(levels) == 2 else levels[0]
         return in_register(self.scale_product, scale.product) if scale.product else self.scale_product
 
     def _scaled(self, level: Reach, index: int) -> Reach:
         scale, factor = self.spec.scale, self.scale_factor
         assert scale is not None
-        assert factor is not None
-        result = self.scaled_term = times(level, factor)
+        result = self.scaled_term = _shifted(times(level, factor) if factor else level, scale.power)
         if scale.result:
             result = in_register(result, scale.result)
+        if factor is None:
+            return result
         group = min(side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side)
         above = list(self.spec.stages.values())[index + 1]
-        parts = above.interleave.parts if above.interleave else 1
-        one_group = group >= self.spec.products_per_result(index) * above.terms * parts
+        one_group = group >= self.spec.products_per_result(index) * above.dealt
         return replace(result, spread=level.spread) if one_group else result
 
     def _stage(self, index: int, stage: Stage, terms: Reach) -> Reach:

@@ -75,6 +75,11 @@ def check(spec: Instruction) -> None:
             f"{spec.name}: a register that rounds stochastically is not supported in hardware",
             "the same instruction with another rounding, which has all but the generator and the adder of random bits",
         )
+    if any(side.coarser for side in spec.scales):
+        raise InputError.of(
+            f"{spec.name}: several levels of scales are not supported in hardware",
+            "the same instruction without `coarser`, whose scales are the products of all levels",
+        )
     for fmt in (spec.a, spec.b, *(side.format for side in spec.scales)):
         if fmt.kind == "table":
             raise InputError.of(
@@ -103,7 +108,7 @@ def check(spec: Instruction) -> None:
                 f"{stage.exponent}: no adder has the places for both, so it is not supported in hardware",
                 "an exact sum may have a fixed exponent; an aligned one goes up with its own",
             )
-        if stage.interleave and spec.span % (stage.terms * stage.interleave.parts):
+        if stage.interleave and spec.span % stage.dealt:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` interleaves more terms than the {spec.span} products of one step",
                 "interleave within one step, or leave the order to the wiring outside the unit",

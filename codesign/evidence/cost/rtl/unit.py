@@ -140,7 +140,8 @@ class StepScales:
         span = self.spec.span // len(terms)
         result = []
         for i, term in enumerate(terms):
-            scaled = times(self.block, term, self.factor(i * span))
+            scaled = times(self.block, term, self.factor(i * span)) if self.spec.scales else term
+            scaled = replace(scaled, position=scaled.position.plus(scale.power), align=scaled.align.plus(scale.power))
             result.append(rounded(self.block, scaled, scale.result, positive_zero=False) if scale.result else scaled)
         return result
 
