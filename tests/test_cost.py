@@ -23,10 +23,12 @@ from codesign.evidence.cost import records
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import switched, workload_vectors
 from codesign.evidence.cost.export import export
+from codesign.evidence.cost.measured_unit import in_mode
 from codesign.evidence.cost.netlist import Netlist, pack, unpack
 from codesign.evidence.cost.pipeline import pipeline
 from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
+from codesign.evidence.cost.rtl.shared import shared_unit
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
 from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices, shipped, specials
@@ -282,6 +284,29 @@ def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
     assert result.mismatches == 0, result.first
     assert alone.area < elaborate(unit(spec)).area
     assert shared_uses(SPECS["scales added to exponents"]) == 1
+
+
+def _together():
+    """Return small instructions of one datapath: FP8, FP16, BF16 and integers."""
+    window = {"accumulator": True, "zero_exponent": -133, "result": TRUNCATED}
+    narrow = {**window, "result": {**TRUNCATED, "format": "e8m13"}}
+    whole = {"s": {"terms": 2, "accumulator": True, "result": {**INT32, "overflow": "saturate"}}}
+    return (
+        instruction({"s": aligned(2, 13, **narrow)}),
+        instruction({"s": aligned(1, 25, **window)}, a="fp16", b="fp16"),
+        instruction({"s": aligned(1, 25, **window)}, a="bf16", b="bf16"),
+        instruction(whole, a="int8", b="int8", accumulator="int32"),
+    )
+
+
+def test_one_datapath_equals_each_of_its_instructions():
+    """A datapath of FP8, FP16, BF16 and INT8 gives the model's bits in each mode, special values included."""
+    specs = _together()
+    netlist = elaborate(shared_unit(specs))
+    for i, spec in enumerate(specs):
+        batches = [in_mode(batch, 1 << i) for batch in (*adversarial(spec, 0, 24), *specials(spec))]
+        result = compare(netlist, batches)
+        assert result.mismatches == 0, (spec.a.name, result.first)
 
 
 @pytest.mark.parametrize("recoded", [False, True])

@@ -46,7 +46,10 @@ def pipeline(netlist: Netlist, depth: int, elements: Mapping[str, int] | None = 
     early = netlist.levels
     late = _late(netlist)
     stage = min(
-        (_entering(netlist, [max(0, level - 1) // depth for level in levels], elements or {}) for levels in (early, late)),
+        (
+            _entering(netlist, [max(0, level - 1) // depth for level in levels], elements or {})
+            for levels in (early, late)
+        ),
         key=lambda stages: _register_bits(netlist, stages),
     )
     stages = max(stage) + 1

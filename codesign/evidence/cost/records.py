@@ -128,7 +128,7 @@ class CostRecord(Spec):
     shared: SharedProduct | None = None
     """Multiplier of scales outside the unit; None if there is none."""
     blocks: dict[str, float]
-    """Area by module, mapped with the hierarchy kept, in the library's NAND2."""
+    """Area by module, mapped with the hierarchy kept, in the library's NAND2; empty but for the neutral library."""
     gates: int
     levels: int
     """Number of gates on the longest path."""
