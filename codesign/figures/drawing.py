@@ -25,6 +25,7 @@ STYLES = {
     "energy": {"color": "#997700", "linestyle": "-.", "marker": "."},
     "curve": {"color": "#777777", "linestyle": ":", "marker": "."},
     "energy_points": {"color": "#997700", "linestyle": "", "marker": "^"},
+    "family_points": {"color": "#AA3377", "linestyle": "", "marker": "P"},
     "curve_points": {"color": "#777777", "linestyle": "", "marker": "v"},
     "shipped": {"color": "#000000", "linestyle": "", "marker": "D", "markerfacecolor": "none"},
     "front": {"color": "#bbbbbb", "linestyle": "-", "marker": "", "drawstyle": "steps-post"},
