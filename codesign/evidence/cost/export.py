@@ -61,13 +61,13 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "planted faults": f"{shown} of {faults} nets held at 0 or 1 are noticed by the {sum(map(len, vectors))} vectors here; "
         "the others are in redundant logic, or need other operands",
     }
-    header = _header(spec, rtlil)
+    head = header(spec, rtlil)
     files = {
-        "unit.v": header + synth.readable(rtlil),
-        "unit_mapped.v": header + mapped.verilog,
-        "unit_pipelined.v": header + verilog(staged),
+        "unit.v": head + synth.readable(rtlil),
+        "unit_mapped.v": head + mapped.verilog,
+        "unit_pipelined.v": head + verilog(staged),
         "cells.v": _cells(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates}),
-        "pipeline.v": header + stalled.wrapper(spec, staged.latency),
+        "pipeline.v": head + stalled.wrapper(spec, staged.latency),
         "testbench.v": _testbench(spec, sum(map(len, vectors)), staged),
         "testbench_stalls.v": stalled.testbench(spec, sum(map(len, vectors)), staged.latency, VECTORS),
         **{f"{name}.f": "".join(f"{file}\n" for file in files) for name, files in FILELISTS.items()},
@@ -88,7 +88,7 @@ def _sharing(spec: Instruction) -> dict[str, str]:
     }
 
 
-def _header(spec: Instruction, rtlil: str) -> str:
+def header(spec: Instruction, rtlil: str) -> str:
     lines = [
         f"Dot-product unit of {spec.name}: one element of D, one step of {spec.span} products and C.",
         *([spec.description] if spec.description else []),
@@ -122,10 +122,10 @@ def _testbench(spec: Instruction, count: int, staged: Pipeline) -> str:
     total = sum(inputs.values()) + spec.accumulator.bits
     connections, words, fetches, at = [], [], [], 0
     for name, bits in inputs.items():
-        enters = f"{staged.entry[name]} * STAGED"
+        first = f"{staged.entry[name]} * STAGED"
         connections.append(f".{name}({name}_word[{at + bits - 1}:{at}])")
         words.append(f"  reg [{total - 1}:0] {name}_word;")
-        fetches.append(f"      if (i >= {at_cycle} && i - {at_cycle} < COUNT) {name}_word = vectors[i - {at_cycle}];")
+        fetches.append(f"      if (i >= {first} && i - {first} < COUNT) {name}_word = vectors[i - {first}];")
         at += bits
     entries = ", ".join(f"{name} in cycle {staged.entry[name]}" for name in inputs)
     newline = "\n"
@@ -198,7 +198,7 @@ Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); o
 | file | is |
 |---|---|
 | `unit.v` | the design, a module per block; `verilator --lint-only -Wall` accepts it and `pipeline.v` |
-| `pipeline.v` | the design with registers for synthesis to retime, valid and stall; parameter LATENCY; assertions with `ASSERT` |
+| `pipeline.v` | registers around it for synthesis to retime, valid and stall; parameter LATENCY; assertions with `ASSERT` |
 | `unit_mapped.v`, `cells.v` | the netlist after synthesis, and models of its cells |
 | `unit_pipelined.v` | the netlist with registers every {DEPTH} gates; C and scales enter where they are read |
 | `{VECTORS}` | D by the bit-exact model on top, then the inputs, the first port lowest |
