@@ -1,6 +1,6 @@
 """The family of a proposal with FP32 group scales: how many products a partial sum takes, and with how many fraction bits.
 
-Its members are the curve `family` of the shipped sweep. Errors are those at K = 4096 on normal operands and on outliers.
+`python pages/cost_curves.py --family` measures its members. Errors are those at K = 4096 on normal operands and on outliers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GROUP = 128
 
 def members(proposal: Proposal) -> list[Point]:
     """Return the members of a proposal's family, the cheapest first; none if its scales are of another kind."""
-    scale, shipped = proposal.proposed().scale, sweep.shipped()
+    scale, shipped = proposal.proposed().scale, sweep.shipped(sweep.FAMILY)
     if shipped is None or scale is None or scale.a is None or scale.product is None:
         return []
     if (scale.a.format.name, scale.a.group[1]) != ("fp32", GROUP):
