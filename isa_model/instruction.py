@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 

@@ -1,9 +1,9 @@
 """Measures cost and accuracy of the designs of the report's curves and of the shipped proposals. Needs the extra `cost`.
 
-    python pages/cost_curves.py
+    python pages/cost_curves.py [--family]
 
-Writes codesign/evidence/cost/records/curves/neutral.json and the table of steps of docs/cost.md. Measured designs are kept in
-the user's cache, so that a second run takes seconds.
+Writes codesign/evidence/cost/records/curves/neutral.json and the table of steps of docs/cost.md, or curves/family.json.
+Measured designs are kept in the user's cache, so that a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.records import toolchain
-from codesign.evidence.cost.sweep import PATH, CostSweep, Point, errors
+from codesign.evidence.cost.sweep import FAMILY, PATH, CostSweep, Point, errors
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Quantisation
 from isa_model.diagnostics import InputError
@@ -36,6 +36,8 @@ TENSORS = ("normal", "outliers")
 FRACTION_BITS = (8, 10, 12, 13, 14, 16, 18, 20, 22, 23, 25, 28, 32, 34, 38, 42)
 TERMS = (4, 8, 16, 32, 64, 128)
 GROUPS = (8, 16, 32)
+RULE = Quantisation(weight_columns=128)
+"""Quantisation of the operands of the error figures."""
 FAMILY_BITS = (13, 16, 25)
 
 TODAY = {"format": "e8m13", "rounding": "toward-zero", "overflow": "infinity"}
@@ -71,11 +73,10 @@ def designs() -> Iterator[Design]:
             factors = scales(name, group, "dot", product=NEAREST if name == "fp32" else None)
             spec = unit(joined(25, group, window(25, 32 // group)), factors)
             yield Design(f"scale-{name}", f"{label} per {group}", group, spec)
-    yield from _family()
     yield from _steps()
 
 
-def _family() -> Iterator[Design]:
+def family() -> Iterator[Design]:
     """Yield FP32 scales of groups of 128 on partial sums of 32 or 128 products: the members of group-scaled-mma's family."""
     both = scales("fp32", 128, "dot", product=NEAREST)
     added = {"join": {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "ieee"}}
@@ -98,16 +99,16 @@ def _steps() -> Iterator[Design]:
         ("25 fraction bits, FP32 register", window(25), None, True),
         ("C joined by a correctly rounded FP32 addition", joined(25, 32, added), None, True),
         ("one FP32 scale multiplied onto the sum", joined(25, 32, added), single, True),
-        ("sA * sB formed once per 128 of K for 4 steps (the proposal)", joined(25, 32, added), both, True),
+        ("sA * sB formed once per 128 of K for 4 steps", joined(25, 32, added), both, True),
         ("sA * sB formed in the unit at every step", joined(25, 32, added), both, False),
-        ("the proposal, C joined in a window of 25 bits instead", joined(25, 32, window(25, 1)), both, True),
+        ("that, C joined in a window of 25 bits instead", joined(25, 32, window(25, 1)), both, True),
         (
-            "the proposal, sum and scaled sum rounded to FP32 first",
+            "that, sum and scaled sum rounded to FP32 first",
             joined(25, 32, added, result=NEAREST),
             rounded,
             True,
         ),
-        ("the same with 13 fraction bits", joined(13, 32, added, result=TODAY), rounded, True),
+        ("rounded first, 13 fraction bits", joined(13, 32, added, result=TODAY), rounded, True),
         ("today's window of 13 bits twice, one FP32 scale between", joined(13, 32, window(13, 1, TODAY)), single, True),
     ]
     for i, (label, stages, scale, share) in enumerate(steps):
@@ -149,7 +150,7 @@ def unit(
 
 def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
     """Return the designs of the curves and of a folder's proposals, each with its quantisation."""
-    jobs = [(design, Quantisation(weight_columns=128)) for design in designs()]
+    jobs = [(design, RULE) for design in designs()]
     for i, path in enumerate(sorted(folder.glob("*.yaml"))):
         proposal = load_proposal(path)
         if not proposal.multiplies_as_today:
@@ -204,10 +205,11 @@ def steps_table(sweep: CostSweep) -> str:
 def main() -> None:
     """Measure all points, and write the record and the table of docs/cost.md."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", action="store_true", help="measure the family of FP32 scales per 128 instead")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--proposals", type=Path, default=PROPOSALS, help="folder of proposals to mark on the curves")
     arguments = parser.parse_args()
-    jobs = _all(arguments.proposals)
+    jobs = [(design, RULE) for design in family()] if arguments.family else _all(arguments.proposals)
     points = []
     with pool(arguments.jobs, main=True) as workers:
         for (design, _), point in zip(jobs, workers.map(_point, jobs), strict=True):
@@ -219,9 +221,11 @@ def main() -> None:
         operands=energy_vectors(jobs[0][0].spec)[1],
         points=tuple(points),
     )
-    write_file(PATH, sweep.model_dump_json(indent=1) + "\n")
-    put(ROOT / "docs" / "cost.md", "steps", steps_table(sweep))
-    print(f"{PATH}: {len(points)} points", file=sys.stderr)
+    path = FAMILY if arguments.family else PATH
+    write_file(path, sweep.model_dump_json(indent=1) + "\n")
+    if not arguments.family:
+        put(ROOT / "docs" / "cost.md", "steps", steps_table(sweep))
+    print(f"{path}: {len(points)} points", file=sys.stderr)
 
 
 if __name__ == "__main__":

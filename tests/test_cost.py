@@ -23,10 +23,12 @@ from codesign.evidence.cost import records
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import switched, workload_vectors
 from codesign.evidence.cost.export import export
+from codesign.evidence.cost.measured_unit import in_mode
 from codesign.evidence.cost.netlist import Netlist, pack, unpack
 from codesign.evidence.cost.pipeline import pipeline
 from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
+from codesign.evidence.cost.rtl.shared import shared_unit
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
 from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices, shipped, specials
@@ -318,6 +320,29 @@ def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
     assert shared_uses(SPECS["scales added to exponents"]) == 1
 
 
+def _together():
+    """Return small instructions of one datapath: FP8, FP16, BF16 and integers."""
+    window = {"accumulator": True, "zero_exponent": -133, "result": TRUNCATED}
+    narrow = {**window, "result": {**TRUNCATED, "format": "e8m13"}}
+    whole = {"s": {"terms": 2, "accumulator": True, "result": {**INT32, "overflow": "saturate"}}}
+    return (
+        instruction({"s": aligned(2, 13, **narrow)}),
+        instruction({"s": aligned(1, 25, **window)}, a="fp16", b="fp16"),
+        instruction({"s": aligned(1, 25, **window)}, a="bf16", b="bf16"),
+        instruction(whole, a="int8", b="int8", accumulator="int32"),
+    )
+
+
+def test_one_datapath_equals_each_of_its_instructions():
+    """A datapath of FP8, FP16, BF16 and INT8 gives the model's bits in each mode, special values included."""
+    specs = _together()
+    netlist = elaborate(shared_unit(specs))
+    for i, spec in enumerate(specs):
+        batches = [in_mode(batch, 1 << i) for batch in (*adversarial(spec, 0, 24), *specials(spec))]
+        result = compare(netlist, batches)
+        assert result.mismatches == 0, (spec.a.name, result.first)
+
+
 @pytest.mark.parametrize("recoded", [False, True])
 def test_multipliers_are_right_for_every_operand_and_sign(recoded, monkeypatch):
     """Both kinds of multipliers are right for all operands, signed and unsigned, of unequal widths."""
@@ -475,17 +500,17 @@ def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
 # -- records and files -----------------------------------------------------------------------------------------------
 
 
-def _simulate(folder, *sources):
-    """Return the output of the test bench, run by Icarus Verilog or by the Verilator of the extra `test`."""
+def _simulate(folder, files, *options):
+    """Return the output of a test bench, run by Icarus Verilog or by the Verilator of the extra `test`."""
     if shutil.which("iverilog"):
-        subprocess.run(["iverilog", "-g2005", "-o", "run", "testbench.v", *sources], cwd=folder, check=True)
+        subprocess.run(["iverilog", "-g2005", "-o", "run", *options, "-c", files], cwd=folder, check=True)
         return subprocess.run(["vvp", "run"], cwd=folder, capture_output=True, text=True).stdout
     verilator = Path(sys.executable).with_name("verilator-cli")
     if not (verilator.exists() and shutil.which("g++") and shutil.which("make")):
         pytest.skip("neither Icarus Verilog nor Verilator with a C++ compiler is installed")
     command = [verilator, "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O0"]
     command += ["--output-split", "0"]  # one file, since the wheel's makefile does not find its precompiled header
-    command += ["--top-module", "testbench", "-o", "run", "testbench.v", *sources]
+    command += ["--top-module", "testbench", "-o", "run", *options, "-f", files]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return subprocess.run(["obj_dir/run"], cwd=folder, capture_output=True, text=True).stdout
 
@@ -499,21 +524,50 @@ def test_exported_files_run_under_an_open_simulator(tmp_path):
         "unit.v",
         "unit_mapped.v",
         "unit_pipelined.v",
+        "pipeline.v",
         "cells.v",
         "testbench.v",
+        "testbench_stalls.v",
+        "unit.f",
+        "mapped.f",
+        "pipelined.f",
+        "stalls.f",
         "vectors.hex",
         "README.md",
         "SHA256SUMS",
     }
     assert records.design_sha256(spec) in (tmp_path / "rtl/unit.v").read_text()[:400]
+    count = sum(map(len, shipped(spec)))
+    assert f"are noticed by the {count} vectors" in (tmp_path / "rtl/README.md").read_text()
     simulate = partial(_simulate, tmp_path / "rtl")
-    assert "PASS: 2000 vectors" in simulate("unit.v")
-    assert "PASS: 2000 vectors" in simulate("unit_mapped.v", "cells.v")
-    assert "PASS: 2000 vectors" in simulate("-DPIPELINED", "unit_pipelined.v", "cells.v")
+    assert f"PASS: {count} vectors" in simulate("unit.f")
+    assert f"PASS: {count} vectors" in simulate("mapped.f")
+    assert f"PASS: {count} vectors" in simulate("pipelined.f", "-DPIPELINED")
+    stalled = simulate("stalls.f", "-DASSERT")
+    assert f"PASS: {count} vectors" in stalled
+    assert "ASSERT" not in stalled
     vectors = (tmp_path / "rtl/vectors.hex").read_text()
     flipped = ("1" if vectors[0] != "1" else "2") + vectors[1:]
     (tmp_path / "rtl/vectors.hex").write_text(flipped)
-    assert "FAIL: 1 of 2000 vectors" in simulate("unit.v")
+    assert f"FAIL: 1 of {count} vectors" in simulate("unit.f")
+
+
+def test_exported_verilog_is_clean_under_lint(tmp_path):
+    """Verilator accepts the design and its pipeline with all warnings; ports have the order of their names."""
+    from codesign.evidence.cost.export import header
+    from codesign.evidence.cost.stalled import wrapper
+    from codesign.evidence.cost.synth import readable
+
+    verilator = Path(sys.executable).with_name("verilator-cli")
+    if not verilator.exists():
+        pytest.skip("Verilator is not installed")
+    rtlil = unit(SCALED)
+    (tmp_path / "unit.v").write_text(header(SCALED, rtlil) + readable(rtlil))
+    (tmp_path / "unit_pipeline.v").write_text(wrapper(SCALED, 3))
+    command = [verilator, "--lint-only", "-Wall", "--top-module", "unit_pipeline", "unit_pipeline.v", "unit.v"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
+    assert "module unit(a, b, c, scale_a, scale_b, d_out);" in (tmp_path / "unit.v").read_text()
 
 
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):

@@ -7,9 +7,10 @@ order and scales add to the unit of one instruction is added to it unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from codesign.evidence.cost.records import design_sha256
+from codesign.evidence.cost.chip import ChipFigure
+from codesign.evidence.cost.records import CostRecord, design_sha256, find, pair
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.library import load
@@ -22,6 +23,15 @@ SHARED = (
 )
 """Instructions of a datapath that a GPU has; the first is the one that proposals change."""
 SHARED_NAME = "FP8, FP16, BF16 and INT8 in one datapath"
+IDEAS = {
+    "bits": "fraction bits and register",
+    "order": "order and rounding of sums",
+    "scaling": "scaling",
+    "registers": "pipeline registers",
+}
+"""Ideas whose cost is told apart, in the order in which they are added."""
+TIE = 0.01
+"""Relative difference below which two areas count as equal: the noise of the mapper."""
 
 
 def steps(today: Instruction, proposed: Instruction) -> dict[str, Instruction]:
@@ -75,3 +85,56 @@ def widest(first: Instruction) -> Instruction:
     """Return the first instruction of the shared datapath with the fraction bits and the register of the second."""
     ((_, stage),) = load(SHARED[1]).stages.items()
     return widened(first, stage.fraction_bits or 0, stage.result[-1].format)
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+def parts_of(today: Instruction, proposed: Instruction, library: str) -> dict[str, float]:
+    """Return what each idea adds to the area ratio, and registers last; empty if a design has no record."""
+    base, before, parts = find(today, library), 1.0, {}
+    new = base
+    for idea, spec in steps(today, proposed).items():
+        new = find(spec, library)
+        if base is None or new is None:
+            return {}
+        after = _per_product(new.area, new) / _per_product(base.area, base)
+        parts[idea], before = after - before, after
+    if base is None or new is None or not parts:
+        return {}
+    last, first = pair(proposed, today, library)
+    if last is None or first is None or last.schema_version != first.schema_version:
+        return parts
+    staged = _per_product(last.pipelined.area, last) / _per_product(first.pipelined.area, first)
+    return {**parts, "registers": staged - before}
+
+
+def attributed(today: Instruction, proposed: Instruction, libraries: Sequence[str]) -> Iterator[ChipFigure]:
+    """Yield what each idea adds to the area, in parts of the base's; the interval covers the libraries."""
+    found = [parts for library in libraries if (parts := parts_of(today, proposed, library))]
+    for idea in found[0] if found else ():
+        values = [parts[idea] for parts in found if idea in parts]
+        source = f"records of the designs between the base and the proposal ({', '.join(libraries[: len(found)])})"
+        yield ChipFigure(f"cost.area_of_{idea}", values[0], min(values) - TIE, max(values) + TIE, "modelled", source)
+
+
+def on_shared(today: Instruction, proposed: Instruction, library: str) -> float | None:
+    """Return the ratio of areas of the shared datapath with the proposal and today's; None without records."""
+    designs, ideas = shared(today), steps(today, proposed)
+    if designs is None:
+        return None
+    reference, datapath = today, designs[0]
+    if "bits" in ideas:
+        own, most = widest(today), ideas["bits"]
+        reference = min(own, most, key=lambda spec: next(iter(spec.stages.values())).fraction_bits or 0)
+        datapath = designs[1]
+    found = [find(design, library) for design in (designs[0], datapath, reference, proposed)]
+    if any(record is None for record in found):
+        return None
+    base, wide, alone, new = (record for record in found if record is not None)
+    extra = (_per_product(new.area, new) - _per_product(alone.area, alone)) * base.products
+    return (wide.area + extra) / base.area
+
+
+def _per_product(area: float, record: CostRecord) -> float:
+    return area / record.products

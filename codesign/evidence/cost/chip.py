@@ -91,12 +91,29 @@ def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
 
 
 def extra_register_bits(new: CostRecord, old: CostRecord) -> ChipFigure:
-    """Return the additional pipeline register bits of a unit."""
-    bits = float(new.pipelined.register_bits - old.pipelined.register_bits)
-    units = FP8_PRODUCTS_PER_CYCLE // new.products
+    """Return the additional pipeline register bits for as many products as the base's unit sums."""
+    bits = new.pipelined.register_bits * old.products / new.products - old.pipelined.register_bits
+    units = FP8_PRODUCTS_PER_CYCLE // old.products
     stages = f"registers every {new.pipelined.levels} gates, to none if the unit stays one stage"
-    source = f"{stages}; {units} units per SM (data sheet)"
+    source = f"{stages}; per {old.products} products, {units} of which an SM sums at once (data sheet)"
     return ChipFigure("cost.extra_register_bits", bits, min(bits, 0.0), max(bits, 0.0), "modelled", source)
+
+
+def extra_loop_cycles(new: CostRecord, old: CostRecord, cycles: float) -> ChipFigure:
+    """Return the additional cycles from C to D, which independent elements of D have to fill."""
+    source = f"{new.pipelined.loop} cycles from C to D against {old.pipelined.loop}, of {new.pipelined.levels} gates"
+    return ChipFigure("cost.extra_loop_cycles", cycles, cycles, cycles, "modelled", source)
+
+
+def accumulator_traffic(today: Instruction, spec: Instruction) -> ChipFigure:
+    """Return the bits of C read and of D written per product, over today's."""
+
+    def bits(of: Instruction) -> float:
+        return (of.c_format.bits + of.accumulator.bits) / of.span
+
+    ratio = bits(spec) / bits(today)
+    source = f"C and D every {spec.span} products against every {today.span}"
+    return ChipFigure("cost.accumulator_traffic", ratio, ratio, ratio, "modelled", source)
 
 
 def scale_bandwidth(spec: Instruction) -> ChipFigure:

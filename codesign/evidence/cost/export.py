@@ -6,7 +6,9 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+from codesign.evidence.cost import stalled
 from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.pipeline import Pipeline
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
@@ -17,6 +19,15 @@ from isa_model.printable import visible
 
 KIND = "a unit's RTL"
 VECTORS = "vectors.hex"
+FAULTS = 100
+"""Nets held at 0 and at 1, to see whether the vectors notice."""
+FILELISTS = {
+    "unit": ("unit.v", "testbench.v"),
+    "mapped": ("unit_mapped.v", "cells.v", "testbench.v"),
+    "pipelined": ("unit_pipelined.v", "cells.v", "testbench.v"),
+    "stalls": ("unit.v", "pipeline.v", "testbench_stalls.v"),
+}
+"""Files of each simulation."""
 
 
 def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
@@ -36,7 +47,9 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     proof = verify.prove(mapped.netlist, spec)
     if proof.mismatches:
         raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {proof.first}")
-    staged = pipeline(mapped.netlist, DEPTH)
+    staged = pipeline(mapped.netlist, DEPTH)  # whole ports enter at once
+    vectors = shipped(spec)
+    faults, shown = verify.faults_shown(mapped.netlist, vectors, FAULTS)
     nand2, fo4 = library.nand2.area, library.fo4
     figures = {
         "area": f"{mapped.netlist.area / nand2:.0f} NAND2 ({library.name} library, unsized)",
@@ -45,15 +58,19 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         f"{staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
         **_sharing(spec),
         "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
+        "planted faults": f"{shown} of {faults} nets held at 0 or 1 are noticed by the {sum(map(len, vectors))} vectors here; "
+        "the others are in redundant logic, or need other operands",
     }
-    vectors = shipped(spec)
-    header = _header(spec, rtlil)
+    head = header(spec, rtlil)
     files = {
-        "unit.v": header + synth.readable(rtlil),
-        "unit_mapped.v": header + mapped.verilog,
-        "unit_pipelined.v": header + verilog(staged),
+        "unit.v": head + synth.readable(rtlil),
+        "unit_mapped.v": head + mapped.verilog,
+        "unit_pipelined.v": head + verilog(staged),
         "cells.v": _cells(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates}),
-        "testbench.v": _testbench(spec, sum(map(len, vectors)), staged.latency),
+        "pipeline.v": head + stalled.wrapper(spec, staged.latency),
+        "testbench.v": _testbench(spec, sum(map(len, vectors)), staged),
+        "testbench_stalls.v": stalled.testbench(spec, sum(map(len, vectors)), staged.latency, VECTORS),
+        **{f"{name}.f": "".join(f"{file}\n" for file in files) for name, files in FILELISTS.items()},
         "README.md": _readme(spec, figures),
         VECTORS: "".join(line for batch in vectors for line in _lines(spec, batch)),
     }
@@ -71,7 +88,7 @@ def _sharing(spec: Instruction) -> dict[str, str]:
     }
 
 
-def _header(spec: Instruction, rtlil: str) -> str:
+def header(spec: Instruction, rtlil: str) -> str:
     lines = [
         f"Dot-product unit of {spec.name}: one element of D, one step of {spec.span} products and C.",
         *([spec.description] if spec.description else []),
@@ -81,7 +98,8 @@ def _header(spec: Instruction, rtlil: str) -> str:
         "Codes are packed: element i of a vector starts at bit i times the bits of an element.",
         *(f"  {name}: {bits // widths(spec)[name]} x {widths(spec)[name]} bits" for name, bits in ports(spec).items()),
     ]
-    return "".join(f"// {visible(line)}\n" for line in lines) + "\n"
+    head = "".join(f"// {visible(line)}\n" for line in lines)
+    return f"{head}/* verilator lint_off DECLFILENAME */  // one file holds a module per block\n\n"
 
 
 def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:
@@ -99,35 +117,42 @@ def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:
     return lines
 
 
-def _testbench(spec: Instruction, count: int, cycles: int) -> str:
+def _testbench(spec: Instruction, count: int, staged: Pipeline) -> str:
     inputs = ports(spec)
     total = sum(inputs.values()) + spec.accumulator.bits
-    connections, at = [], 0
+    connections, words, fetches, at = [], [], [], 0
     for name, bits in inputs.items():
-        connections.append(f".{name}(word[{at + bits - 1}:{at}])")
+        first = f"{staged.entry[name]} * STAGED"
+        connections.append(f".{name}({name}_word[{at + bits - 1}:{at}])")
+        words.append(f"  reg [{total - 1}:0] {name}_word;")
+        fetches.append(f"      if (i >= {first} && i - {first} < COUNT) {name}_word = vectors[i - {first}];")
         at += bits
+    entries = ", ".join(f"{name} in cycle {staged.entry[name]}" for name in inputs)
+    newline = "\n"
     return f"""// Every vector of {VECTORS} through the unit; ends with PASS or FAIL.
-// With PIPELINED defined the unit has a clock, takes a vector per cycle, and gives D {cycles} cycles later.
+// With PIPELINED defined the unit has a clock and takes a vector per cycle. Inputs enter where they are read ({entries}), and
+// D follows {staged.latency} cycles after cycle 0.
 `timescale 1ns / 1ps
 module testbench;
-  reg [{total - 1}:0] vectors [0:{count - 1}];
-  reg [{total - 1}:0] word;
+  localparam integer COUNT = {count};
+  reg [{total - 1}:0] vectors [0:COUNT - 1];
+{newline.join(words)}
   wire [{spec.accumulator.bits - 1}:0] d;
   integer i, wrong;
 `ifdef PIPELINED
-  localparam LATENCY = {cycles};
+  localparam integer STAGED = 1, LATENCY = {staged.latency};
   reg clk = 0;
   unit dut (.clk(clk), {", ".join(connections)}, .d_out(d));
 `else
-  localparam LATENCY = 0;
+  localparam integer STAGED = 0, LATENCY = 0;
   unit dut ({", ".join(connections)}, .d_out(d));
 `endif
   reg [{total - 1}:0] asked;
   initial begin
     $readmemh("{VECTORS}", vectors);
     wrong = 0;
-    for (i = 0; i < {count} + LATENCY; i = i + 1) begin
-      if (i < {count}) word = vectors[i];
+    for (i = 0; i < COUNT + LATENCY; i = i + 1) begin
+{newline.join(fetches)}
       #5;
       if (i >= LATENCY) begin
         asked = vectors[i - LATENCY];
@@ -165,20 +190,29 @@ def _readme(spec: Instruction, figures: dict[str, str]) -> str:
     rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
     return f"""# Dot-product unit of {literal(spec.name)}
 
-Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); one element of D, combinational.
+Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); one element of D.
 
 | | |
 |---|---|
 {rows}
-`unit.v` is the design, a module per block; `unit_mapped.v` the netlist after synthesis, of the cells in `cells.v`;
-`unit_pipelined.v` the same with registers every {DEPTH} gates.
-`testbench.v` runs the vectors of `{VECTORS}` (D on top, then the inputs, the first port lowest), random and adversarial, with
-D by the bit-exact model. With Icarus Verilog, in this folder:
+| file | is |
+|---|---|
+| `unit.v` | the design, a module per block; `verilator --lint-only -Wall` accepts it and `pipeline.v` |
+| `pipeline.v` | registers around it for synthesis to retime, valid and stall; parameter LATENCY; assertions with `ASSERT` |
+| `unit_mapped.v`, `cells.v` | the netlist after synthesis, and models of its cells |
+| `unit_pipelined.v` | the netlist with registers every {DEPTH} gates; C and scales enter where they are read |
+| `{VECTORS}` | D by the bit-exact model on top, then the inputs, the first port lowest |
+| `testbench.v`, `testbench_stalls.v` | run the vectors, the second through `pipeline.v` with random stalls |
+| `*.f` | the files of each simulation |
+
+The vectors cross zero, cancelled, tiny, infinite and NaN sums with zero, infinite, NaN and overflowing pairs of scales and with
+special values of C; the others are random and adversarial operands. With Icarus Verilog, in this folder:
 
 ```sh
-iverilog -g2005 -o run testbench.v unit.v && vvp run
-iverilog -g2005 -o run testbench.v unit_mapped.v cells.v && vvp run
-iverilog -g2005 -DPIPELINED -o run testbench.v unit_pipelined.v cells.v && vvp run
+iverilog -g2005 -o run -c unit.f && vvp run
+iverilog -g2005 -o run -c mapped.f && vvp run
+iverilog -g2005 -o run -DPIPELINED -c pipelined.f && vvp run
+iverilog -g2005 -o run -DASSERT -c stalls.f && vvp run
 ```
 
 Areas are of gates alone: no wires, no placement, no sizing.

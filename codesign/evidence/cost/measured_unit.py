@@ -93,8 +93,12 @@ def measure_shared(
     from codesign.evidence.cost.rtl.shared import shared_unit
 
     rtlil = shared_unit(specs)
+    key = record_cache.key(specs[0], [rtlil, *map(design_sha256, specs)], library, workload, operands)
+    kept = record_cache.read(key)
+    if kept is not None:
+        return kept.model_copy(update={"commit": commit})
     netlist = synth.synthesise(rtlil, library).netlist
-    modes = [partial(_in_mode, mode=1 << i) for i in range(len(specs))]
+    modes = [partial(in_mode, mode=1 << i) for i in range(len(specs))]
     compared = [
         verify.compare(netlist, map(mode, (*adversarial(spec, 0, 60), *specials(spec))))
         for spec, mode in zip(specs, modes, strict=True)
@@ -114,10 +118,12 @@ def measure_shared(
         faults_caught=caught,
     )
     record = _record(specs[0], library, rtlil, netlist, modes[0](workload), operands, equivalence, _Share())
-    return record.model_copy(update={"name": name, "design_sha256": shared_sha256(specs), "commit": commit})
+    record = record.model_copy(update={"name": name, "design_sha256": shared_sha256(specs)})
+    record_cache.write(key, record)
+    return record.model_copy(update={"commit": commit})
 
 
-def _in_mode(vectors: UnitVectors, mode: int) -> UnitVectors:
+def in_mode(vectors: UnitVectors, mode: int) -> UnitVectors:
     """Return vectors for one instruction of a shared datapath."""
     import numpy as np
 
@@ -136,13 +142,14 @@ def _record(
 ) -> CostRecord:
     """Measure a proven netlist, and return its record."""
     from codesign.evidence.cost import synth
+    from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.energy import switched
     from codesign.evidence.cost.pipeline import pipeline
 
     nand2, fo4 = library.nand2.area, library.fo4
     staged = pipeline(netlist, DEPTH, widths(spec))
     low, high = switched(staged, workload)
-    blocks = synth.block_areas(rtlil, library) | share.blocks
+    blocks = synth.block_areas(rtlil, library) | share.blocks if library.name == Library.own().name else {}
     return CostRecord(
         name=spec.name,
         design_sha256=design_sha256(spec),

@@ -22,6 +22,15 @@ METRICS = (
         axis=Axis(judged=True, one_for=("software", "today")),
         topic="area",
     ),
+    *(
+        _metric(f"cost.area_of_{idea}", short, f"part of the area ratio that {what} adds")
+        for idea, short, what in (
+            ("bits", "area of fraction bits", "the width of the window and of the register"),
+            ("order", "area of order and rounding", "the order and rounding of sums"),
+            ("scaling", "area of scaling", "scaling"),
+            ("registers", "area of registers", "pipelining"),
+        )
+    ),
     _metric(
         "cost.delay_ratio",
         "longest path over the base",
@@ -55,8 +64,19 @@ METRICS = (
     _metric(
         "cost.extra_register_bits",
         "further pipeline registers",
-        "further pipeline register bits of the proposed dot-product unit, registers after as many gates as in the base",
+        "further pipeline register bits for as many products as the base's unit sums, registers after as many gates",
         unit="bit",
+    ),
+    _metric(
+        "cost.extra_loop_cycles",
+        "further latency of accumulation",
+        "further cycles from C to D, which other elements of D have to fill, registers after as many gates as in the base",
+        unit="cycles",
+    ),
+    _metric(
+        "cost.accumulator_traffic",
+        "accumulator bits over the base",
+        "bits of C read and of D written per product, over those of the base",
     ),
     _metric(
         "cost.scale_bandwidth",

@@ -86,8 +86,8 @@ def verilog(cut: Pipeline) -> str:
         return name[net] if net < 2 or when == stage[net] else f"r{net}_{when - stage[net]}"
 
     ports = {
-        **{p: ("input", n) for p, n in netlist.inputs.items()},
-        **{p: ("output", n) for p, n in netlist.outputs.items()},
+        **{p: ("input", n) for p, n in sorted(netlist.inputs.items())},
+        **{p: ("output", n) for p, n in sorted(netlist.outputs.items())},
     }
     lines = [f"module unit (input clk, {', '.join(f'{kind} [{len(n) - 1}:0] {p}' for p, (kind, n) in ports.items())});"]
     lines += [f"  wire n{gate.output};" for gate in netlist.gates]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from codesign.evidence.cost import sweep
+from codesign.evidence.cost import family, sweep
+from codesign.evidence.cost.attribution import IDEAS, parts_of
 from codesign.evidence.cost.records import CostRecord as Record
 from codesign.evidence.cost.records import design_sha256, find
 from codesign.evidence.cost.sweep import CostSweep as Sweep
@@ -38,6 +39,36 @@ def plots(proposal: Proposal) -> tuple[Plot, ...]:
         _pareto(shipped, proposal, today, own, total=False),
         _pareto(shipped, proposal, today, own, total=True),
     )
+
+
+def waterfall(proposal: Proposal) -> tuple[Plot, ...]:
+    """Return the plot of how the area grows with each idea of the proposal; none without records of all designs."""
+    parts = parts_of(proposal.today, proposal.proposed(), "neutral")
+    if not parts:
+        return ()
+    heights = [1.0]
+    for part in parts.values():
+        heights.append(heights[-1] + part)
+    names = ("today", *(f"+ {IDEAS[idea]}" for idea in parts))
+    series = Series(
+        label="area",
+        variant="area",
+        x=tuple(map(float, range(len(names)))),
+        y=tuple(round(100 * height, 2) for height in heights),
+    )
+    plot = Plot(
+        kind="modelled",
+        name="cost-attribution",
+        title="What each idea costs",
+        caption="Area per product over today's unit after each idea, in the neutral library. Each bar is a design that was "
+        "mapped and compared with the model; the last is with pipeline registers, over today's with its own.",
+        x_label="",
+        y_label="% of today's unit",
+        y_scale="linear",
+        categories=names,
+        series=(series,),
+    )
+    return (plot,)
 
 
 def _area(design: Record | Point, today: Record) -> float:
@@ -137,13 +168,15 @@ def _pareto(shipped: Sweep, proposal: Proposal, today: Record, own: Record | Non
     bits = shipped.curve("fraction-bits")
     scaled = [p for name in SCALES for p in shipped.curve(name)]
     others = [p for p in shipped.curve("proposals") if p.label != proposal.proposal]
+    kin = family.members(proposal)
     terms = [*shipped.curve("terms-13"), *shipped.curve("terms-25")]
-    everything = [*bits, *scaled, *terms, *shipped.curve("proposals")]
+    everything = [*bits, *scaled, *terms, *kin, *shipped.curve("proposals")]
     series = [
         of(_front(everything, error, today), "front", "front"),
         of(bits, "8 to 42 fraction bits", "area"),
         of(terms, "4 to 128 products", "energy_points"),
         of(scaled, "scales in the unit", "curve_points"),
+        of(kin, "FP32 scales per 128: the family", "family_points", named=True),
         of(others, "other proposals", "shipped", named=True),
     ]
     pick = 1 if total else 0

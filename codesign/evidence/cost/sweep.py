@@ -1,11 +1,12 @@
 """Curves of cost and accuracy over designs and the shipped proposals, which the report's plots show.
 
-`python pages/cost_curves.py` measures them and writes `records/curves/neutral.json`.
+`python pages/cost_curves.py` measures them and writes `records/curves/neutral.json`; with `--family`, `family.json`.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from codesign.evidence.cost.records import FOLDER, Toolchain, recipe_sha256
 from codesign.proposal.proposal import Quantisation
@@ -14,6 +15,7 @@ from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
 PATH = FOLDER / "curves" / "neutral.json"
+FAMILY = FOLDER / "curves" / "family.json"
 SUMMED = 4096
 """Length of K in the error figures."""
 
@@ -55,11 +57,11 @@ class CostSweep(Toolchain):
 
 
 @cache
-def shipped() -> CostSweep | None:
-    """Return the shipped curves; None if they were made with another synthesis script."""
-    if not PATH.exists():
+def shipped(path: Path = PATH) -> CostSweep | None:
+    """Return shipped curves; None if there are none, or if they were made with another synthesis script."""
+    if not path.exists():
         return None
-    sweep = CostSweep.model_validate_json(PATH.read_text(encoding="utf-8"))
+    sweep = CostSweep.model_validate_json(path.read_text(encoding="utf-8"))
     return sweep if sweep.recipe_sha256 == recipe_sha256() else None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codesign.evidence.cost import lint
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist
 from isa_model import processes
@@ -37,16 +38,16 @@ def synthesise(rtlil: str, library: Library) -> Synthesised:
 
 
 def readable(rtlil: str) -> str:
-    """Return the design before synthesis as Verilog, one module per block."""
+    """Return the design before synthesis as Verilog that linters accept, one module per block."""
     with scratch() as folder:
-        source, out = folder / "unit.il", folder / "unit.v"
-        source.write_text(rtlil)
+        source, out, nets = folder / "unit.il", folder / "unit.v", folder / "unit.json"
+        source.write_text(lint.widened(rtlil))
         run(
-            f"read_rtlil {source}; hierarchy -top unit; proc; opt_expr; opt_merge; opt_clean -purge; "
-            f"write_verilog -noattr {out}",
+            f"read_rtlil {source}; hierarchy -top unit; proc; opt_merge; opt_clean -purge; rename -enumerate -pattern w%; "
+            f"write_json {nets}; write_verilog -noattr {out}",
             folder,
         )
-        return out.read_text()
+        return lint.with_unused(out.read_text(), json.loads(nets.read_text())["modules"])
 
 
 def block_areas(rtlil: str, library: Library) -> dict[str, float]:
