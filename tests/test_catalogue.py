@@ -6,6 +6,7 @@ not mmasim's but that of the machine it ran on were written as the catalogue's.
 """
 
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -24,12 +25,15 @@ from isa_model.stimulus import draw
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle.npz"
 SIZES = {
-    "ada": 73,
-    "ampere": 57,
-    "blackwell": 4748,
+    "ada": 73 + 8,
+    "ampere": 57 + 8 + 3,
+    "amx": 4,
+    "arm": 11,
+    "blackwell": 4748 + 64,
     "cdna1": 20,
     "cdna2": 27,
     "cdna3": 32,
+    "cdna4": 14,
     "hopper": 32 * 12 + 24 + 18 * 8 + 48 + 4 + 572,
     "rtx_blackwell": 155,
     "turing": 21,
@@ -55,8 +59,49 @@ def test_every_instruction_loads_under_its_name():
         assert spec.name == name
         assert spec.source
         assert spec.checked
+        assert spec.known
     for architecture in architectures():
         assert sum(name.startswith(f"{architecture}.") for name in names) == SIZES[architecture], architecture
+
+
+def test_a_sparse_instruction_stores_as_many_products_as_its_dense_one():
+    """Every sparse instruction of the catalogue is the dense one of half the k, once the other operand is gathered."""
+    pairs = [(spec, load(dense_name(spec.name))) for spec in SPECS if ".sp." in spec.name]
+    assert len(pairs) == 572 + 8 + 8
+    for sparse, dense in pairs:
+        assert (sparse.dense.shape, sparse.dense.stages) == (dense.shape, dense.stages), sparse.name
+        assert sparse.known == ("silicon" if sparse.name.startswith("hopper.") else "assumed")
+
+
+def dense_name(name):
+    """Return the name of the dense instruction of half the k."""
+    return re.sub(r"\.sp\.(m\d+n\d+)k(\d+)", lambda x: f".{x[1]}k{int(x[2]) // 2}", name)
+
+
+def to_fp32(exact):
+    """Return a fraction rounded to the nearest FP32 number, ties to even."""
+    if exact == 0:
+        return exact
+    exponent = max(-126, (abs(exact).numerator.bit_length() - exact.denominator.bit_length()) - 1)
+    exponent += abs(exact) >= Fraction(2) ** (exponent + 1)
+    unit = Fraction(2) ** (exponent - 23)
+    return round(exact / unit) * unit
+
+
+@pytest.mark.parametrize("name", ["arm.bfmmla.ebf1.f32.bf16.bf16", "arm.fmopa.f32.f16.f16"])
+def test_arm_dot_products_round_each_pair_and_each_sum(name):
+    """Two products and their sum are rounded once, to nearest even, and added to the accumulator, which rounds again."""
+    spec, rng = load(name), np.random.default_rng(7)
+    for kind in ("wide", "cancellation", "subnormal"):
+        x = draw(spec, kind, rng, 4, 8, spec.shape.k)
+        d = decode_array(spec.accumulator, matmul(spec, x.a, x.b, x.c))
+        a, b, c = (decode_array(f, y) for f, y in ((spec.a, x.a), (spec.b, x.b), (spec.accumulator, x.c)))
+        for i, j in np.ndindex(d.shape):
+            total = Fraction(c[i, j])
+            for k in range(0, spec.shape.k, 2):
+                products = [Fraction(a[i, k + p]) * Fraction(b[k + p, j]) for p in (0, 1)]
+                total = to_fp32(total + to_fp32(sum(products)))
+            assert Fraction(d[i, j]) == total, (kind, i, j)
 
 
 @pytest.mark.parametrize(

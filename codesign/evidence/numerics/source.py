@@ -275,7 +275,7 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "Operands are drawn as BF16 and quantised as each instruction needs: in the groups of its scales, or, for an "
         "instruction without scales, with one scale for the whole tensor or row, which multiplies D after the sum, "
         "unrounded. Formats of 16 bits and more are scaled only if the baseline says so.",
-        f"Today's instruction alone is {proposal.base} over all of K.",
+        f"Today's instruction alone is {proposal.base} over all of K.{_knowledge(proposal)}",
         *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
@@ -289,6 +289,14 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         f"Shapes: {'; '.join(sorted({model_source(w) for w in proposal.workloads}))}.",
         *(f"Tensors `{name}`: {SOURCES[name].description}" for name in proposal.tensors),
     )
+
+
+def _knowledge(proposal: Proposal) -> str:
+    """Return a warning in words if the rules of the base were compared with no chip."""
+    return {
+        "documented": " Its rules are the vendor's; no output of the chip was compared.",
+        "assumed": " Its rules are assumed: no source gives them. What follows holds only as far as they do.",
+    }.get(proposal.today.known or "", "")
 
 
 ON_THE_WAY = (
