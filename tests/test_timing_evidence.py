@@ -209,7 +209,12 @@ def test_an_experts_gemm_has_no_cast_of_what_arrives_as_codes():
     the activation between them is made by the expert, and is."""
     today, _, _ = schemes_of(load_proposal(PROPOSALS / "warp-level-cast.yaml"))
     whats = {
-        name: [s.what for s in of_gemm(gemms()[f"deepseek-v3.{name}"], today, software(load_proposal(PROPOSALS / "warp-level-cast.yaml")))]
+        name: [
+            s.what
+            for s in of_gemm(
+                gemms()[f"deepseek-v3.{name}"], today, software(load_proposal(PROPOSALS / "warp-level-cast.yaml"))
+            )
+        ]
         for name in ("fprop.gate-up", "dgrad.down", "fprop.down", "dgrad.gate-up")
     }
     assert whats["fprop.gate-up"] == ["product"]

@@ -27,6 +27,9 @@ CLUSTERS = 32
 """Most clusters made of the rows of a captured tile."""
 PROBABILITY = 0.95
 """Quantile of the error's magnitude that is reported."""
+ROOM = 2.0**-20
+"""Share of the largest number up to which outputs are taken not to overflow: another sample would have to be a million times
+larger."""
 FEWEST_OUTPUTS = 256
 """Outputs below which no interval is given."""
 
@@ -46,6 +49,8 @@ class Errors:
     total2: Array
     original2: Array
     not_finite: Array
+    filled: Array
+    """Largest output over the largest number that its registers hold."""
     count: Array
     outputs: Array
     """Effective number of outputs, given their weights (Kish)."""
@@ -127,6 +132,7 @@ def errors_of(outcome: Outcome) -> Errors:
         total2=summed(total**2),
         original2=original2,
         not_finite=summed(~finite),
+        filled=np.full(len(d), outcome.filled),
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
         excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
@@ -211,7 +217,8 @@ def estimates(errors: Errors) -> dict[str, Estimate]:
         "numerics.underflow_share": largest(
             share(e.lost_a, e.nonzero_a, units_a), share(e.lost_b, e.nonzero_b, units_b)
         ),
-        "numerics.overflow_share": added(cut, bad),
+        # Outputs far below every register's largest number say that none overflows, however few they are.
+        "numerics.overflow_share": added(cut, bad) if (e.filled > ROOM).any() or e.not_finite.any() else cut,
     }
     if e.not_finite.any():
         found |= {name: Estimate(inf, 0.0 * e.count) for name in ("numerics.median_row_error", "numerics.p95_error")}
