@@ -4,7 +4,7 @@
 
 `[tool.mutmut]` in pyproject.toml lists the modules that are mutated and the tests that must fail; a mutant runs only the tests
 that reach its function. Needs the extra `mutation`. A run continues where the last one ended, so that it can be made in parts,
-by time or by module, and tries survivors again; without the folder mutants/ it starts anew. Writes mutation.json to this folder:
+by time or by module, and tries survivors again; without the folder mutants/ it starts anew. Writes mutation.json here:
 by module the mutants there are, those tried and those killed, and every survivor with the reason in mutation.yaml why it
 computes the same. The exit code is 1 if less than 95 % of those tried are killed, a survivor has no reason, or some were not
 tried.
