@@ -1,16 +1,23 @@
-"""Check with mutmut that the tests notice changes of the code that judges: `python checks/mutation.py [MODULE ...]`.
+"""Check with mutmut that the tests notice changes of the code that judges.
 
-`[tool.mutmut]` in pyproject.toml lists the modules that are mutated and the tests that must fail. Needs the extra `mutation`;
-half an hour on two cores. Writes mutation.json to this folder: the number of mutants by module, and every survivor with the
-reason in mutation.yaml why it computes the same. A run continues where the last one ended and tries survivors again; without
-the folder mutants/ it runs everything. The exit code is 1 if less than 95 % are killed or a survivor has no reason.
+    python checks/mutation.py [--minutes N] [MODULE ...]
+
+`[tool.mutmut]` in pyproject.toml lists the modules that are mutated and the tests that must fail; a mutant runs only the tests
+that reach its function. Needs the extra `mutation`. A run continues where the last one ended, so that it can be made in parts,
+by time or by module, and tries survivors again; without the folder mutants/ it starts anew. Writes mutation.json here:
+by module the mutants there are, those tried and those killed, and every survivor with the reason in mutation.yaml why it
+computes the same. The exit code is 1 if less than 95 % of those tried are killed, a survivor has no reason, or some were not
+tried.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,19 +36,26 @@ SURVIVED, UNTESTED = 0, 33
 """Exit codes of mutmut: tests pass; no test calls the function."""
 
 
-def mutmut(*arguments: str) -> str:
-    """Run mutmut and return its output."""
-    command = [sys.executable, "-m", "mutmut", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout
+def mutmut(minutes: float | None, modules: list[str]) -> None:
+    """Run the mutants of some modules, or of all, for so long; what was tried by then is kept."""
+    command = [sys.executable, "-m", "mutmut", "run", *(f"{m}*" for m in modules)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        try:
+            process.wait(None if minutes is None else 60 * minutes)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def results(modules: list[str]) -> dict[str, dict[str, int]]:
-    """Return the exit codes of the tests by module and mutant, for the mutants that were run."""
+def results() -> dict[str, dict[str, int | None]]:
+    """Return the exit codes of the tests by module and mutant; None for mutants that were not tried."""
     found = {}
     for path in sorted((ROOT / "mutants").rglob("*.py.meta")):
         name = ".".join(path.relative_to(ROOT / "mutants").with_suffix("").with_suffix("").parts)
-        codes = {k: c for k, c in json.loads(path.read_text())["exit_code_by_key"].items() if c is not None}
-        if codes and (not modules or name in modules):
+        if codes := json.loads(path.read_text())["exit_code_by_key"]:
             found[name] = codes
     return found
 
@@ -63,7 +77,7 @@ def _functions(path: Path) -> dict[str, list[str]]:
     return {n.name: ast.unparse(n).splitlines()[1:] for n in nodes if "__mutmut_" in n.name}
 
 
-def survivors(found: dict[str, dict[str, int]]) -> Iterator[dict[str, str]]:
+def survivors(found: dict[str, dict[str, int | None]]) -> Iterator[dict[str, str]]:
     """Yield every survivor with the reason why no test can notice it."""
     reasons = yaml.safe_load(REASONS.read_text()) if REASONS.exists() else []
     known = {(r["in"], r["old"], r["new"]): r["because"] for r in reasons}
@@ -89,27 +103,38 @@ def forget_survivors() -> None:
         path.write_text(json.dumps(held))
 
 
-def main(modules: list[str]) -> int:
+def main(modules: list[str], minutes: float | None) -> int:
     """Run the mutants of some modules, or of all; return the exit code."""
     forget_survivors()
-    mutmut("run", *(f"{m}*" for m in modules))
-    found = results(modules)
+    mutmut(minutes, modules)
+    found = results()
+    tried = {m: [c for c in codes.values() if c is not None] for m, codes in found.items()}
+    counts = {
+        m: {
+            "mutants": len(codes),
+            "tried": len(tried[m]),
+            "killed": sum(c not in (SURVIVED, UNTESTED) for c in tried[m]),
+        }
+        for m, codes in found.items()
+    }
     alive = list(survivors(found))
-    killed = {m: sum(c not in (SURVIVED, UNTESTED) for c in codes.values()) for m, codes in found.items()}
-    counts = {m: {"mutants": len(codes), "killed": killed[m]} for m, codes in found.items()}
-    total = sum(len(codes) for codes in found.values())
-    record: dict[str, Any] = {"mutants": total, "killed": sum(killed.values()), "modules": counts, "survivors": alive}
-    if not modules:
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    total = {name: sum(count[name] for count in counts.values()) for name in ("mutants", "tried", "killed")}
+    record: dict[str, Any] = {**total, "modules": counts, "survivors": alive}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
     for name, count in counts.items():
-        print(f"{name:32} {count['killed']:5} of {count['mutants']:5} {count['killed'] / count['mutants']:7.1%}")
+        print(f"{name:40} {count['killed']:5} of {count['tried']:5} tried, of {count['mutants']:5}")
     unexplained = [s for s in alive if not s["because"]]
     for s in unexplained:
         print(f"\n{s['in']}\n- {s['old']}\n+ {s['new']}")
-    share = sum(killed.values()) / max(total, 1)
-    print(f"\n{share:.1%} of {total} killed; {len(alive)} survive, {len(unexplained)} of them without a reason")
-    return int(share < LEAST or bool(unexplained))
+    share = total["killed"] / max(total["tried"], 1)
+    print(f"\n{share:.1%} of {total['tried']} tried are killed, of {total['mutants']}; {len(alive)} survive, ", end="")
+    print(f"{len(unexplained)} of them without a reason")
+    return int(share < LEAST or bool(unexplained) or total["tried"] < total["mutants"])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as codesign.figures.intervals; default: all")
+    parser.add_argument("--minutes", type=float, help="time after which to stop; the next run goes on from there")
+    given = parser.parse_args()
+    sys.exit(main(given.modules, given.minutes))

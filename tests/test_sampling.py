@@ -318,3 +318,17 @@ def test_every_synthetic_source_and_role_has_a_tensor():
     """Sources are captured, or have a distribution for every role."""
     for name, source in SOURCES.items():
         assert source.tensors is None or set(source.tensors) == {"activation", "weight", "gradient"}, name
+
+
+def test_outputs_far_below_the_largest_number_do_not_overflow_however_few_they_are():
+    """With room of a million, only elements that are cut count; near the largest number the outputs' share has an upper limit,
+    and infinite outputs always count."""
+    few = np.ones((16, 16))
+    far, near = (
+        estimates(errors_of(outcome(few, few, few, filled=filled)))["numerics.overflow_share"]
+        for filled in (2.0**-30, 0.1)
+    )
+    assert far.plus is None
+    assert near.plus is not None
+    d = np.where(np.eye(16) > 0, np.inf, 1.0)
+    assert estimates(errors_of(outcome(d, few, few, filled=2.0**-30)))["numerics.overflow_share"].total == 1 / 16

@@ -108,17 +108,22 @@ def test_two_processes_train_like_one(tmp_path):
         port = free.getsockname()[1]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [*command, "--work", str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=180)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
+    logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
+    started = []
+    for rank, log in enumerate(logs):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path}
+        with log.open("wb") as file:
+            job = [*command, "--work", str(tmp_path)]
+            started.append(
+                subprocess.Popen(job, env={**os.environ, **shared, **own}, stdout=file, stderr=subprocess.STDOUT)
+            )
+    try:
+        codes = [process.wait(timeout=180) for process in started]
+    finally:
+        for process, log in zip(started, logs, strict=True):
+            process.kill()  # a rank waits for ever for one that has ended
+            print(f"--- {log.name}, exit code {process.wait()}\n{log.read_text(errors='replace')}")
+    assert codes == [0, 0]
     record = read(tmp_path / "record.json")
     assert "2 processes" in record.machine
     (run,) = record.runs

@@ -73,7 +73,8 @@ def attention(
     if attn_mask is not None:
         p = p.nan_to_num(0.0)  # a row without any key, which torch makes zero
     p = functional.dropout(p, dropout_p) if dropout_p else p
-    return _batched_product(p, v.mT, rules).to(query.dtype)
+    product: Tensor = _batched_product(p, v.mT, rules).to(query.dtype)
+    return product
 
 
 class EmulatedAttention(TorchFunctionMode):

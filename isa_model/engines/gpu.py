@@ -59,7 +59,7 @@ def matmul(
 
 @in_ieee_mode
 def matmul_on_device(
-    spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None, seed: int = 0
+    spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None, *, seed: int = 0
 ) -> Any:
     """Return D as `matmul` does, for torch tensors of codes on the GPU (int8 to int64): int32 codes, int64 for FP64.
 

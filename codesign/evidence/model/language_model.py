@@ -110,7 +110,7 @@ def load_text(file: Path | None) -> tuple[str, str]:
 
         return f"pydoc_data.topics of Python {platform.python_version()}", "\n\n".join(map(topics.get, sorted(topics)))
     try:
-        return file.name, read_text(file)
+        return file.name, read_text(file, LARGEST_TEXT)
     except (OSError, ValueError) as error:
         said = reason(error) if isinstance(error, OSError) else "not text in UTF-8"
         raise InputError.of(f"{file}: {said}") from None

@@ -29,6 +29,9 @@ CLUSTERS = 32
 """Most clusters made of the rows of a captured tile."""
 PROBABILITY = 0.95
 """Quantile of the error's magnitude that is reported."""
+ROOM = 2.0**-20
+"""Share of the largest number up to which outputs are taken not to overflow: another sample would have to be a million times
+larger."""
 FEWEST_OUTPUTS = 256
 """Outputs below which no interval is given."""
 
@@ -48,6 +51,8 @@ class Errors:
     total2: Array
     original2: Array
     not_finite: Array
+    filled: Array
+    """Largest output over the largest number that its registers hold."""
     count: Array
     outputs: Array
     """Effective number of outputs, given their weights (Kish)."""
@@ -129,6 +134,7 @@ def errors_of(outcome: Outcome) -> Errors:
         total2=summed(total**2),
         original2=original2,
         not_finite=summed(~finite),
+        filled=np.full(len(d), outcome.filled),
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
         excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
@@ -202,6 +208,8 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
 
     def overflow() -> Estimate:
         cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
+        if (e.filled <= ROOM).all() and not e.not_finite.any():
+            return cut  # outputs so far below every register's largest number say that none overflows, however few they are
         return added(cut, share(e.not_finite, e.count, outputs))
 
     made: dict[str, Callable[[], Estimate]] = {

@@ -215,15 +215,15 @@ def pruned(operand: Operand, sparsity: Sparsity) -> Operand:
     import numpy as np
 
     seeds, lines, width = operand.values.shape
-    flat = operand.values.reshape(-1, width)
-    kept, positions = sparse.pruned(sparsity, flat)
-    ks, values = sparse.elements(sparsity, positions), np.zeros_like(flat)
-    np.put_along_axis(values, ks, kept, 1)
+    _, positions = sparse.pruned(sparsity, operand.values.reshape(-1, width))
+    ks, every = sparse.elements(sparsity, positions), operand.elements.reshape(-1, width)
+    elements = np.zeros_like(every)
+    np.put_along_axis(elements, ks, np.take_along_axis(every, ks, 1), 1)
     codes = np.take_along_axis(operand.codes.reshape(-1, width), ks, 1)
     return replace(
         operand,
         codes=codes.reshape(seeds, lines, -1),
-        values=values.reshape(operand.values.shape),
+        elements=elements.reshape(operand.elements.shape),
         positions=positions.reshape(seeds, lines, -1),
     )
 

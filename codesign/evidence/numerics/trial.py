@@ -60,8 +60,22 @@ class Outcome:
     operands: tuple[Operand, Operand]
     expected: Float64 | None = None
     """Expectation of the mean square of a seed's original products, given its scales along K."""
+    filled: float = 1.0
+    """Largest output over the largest number of any register behind it, or of D; 1 if unknown."""
     captured: bool = False
     """True for a whole captured tile, whose rows are the clusters; false for sampled lines of each seed's tensors."""
+
+
+def _filled(instruction: Instruction, output: Format, sums: Float64, d: Float64) -> float:
+    """Return the largest magnitude of sums over the largest number of any register, or of D over its format's, if larger."""
+    import numpy as np
+
+    registers = [
+        instruction.accumulator,
+        *(r.format for stage in instruction.stages.values() for r in stage.result or ()),
+    ]
+    room = min(r.max_exponent for r in registers), output.max_exponent
+    return max(float(np.ldexp(np.abs(x).max(initial=0.0), -most)) for x, most in zip((sums, d), room, strict=True))
 
 
 class Trial:
@@ -180,11 +194,13 @@ class Trial:
     def _outcome(self, instruction: Instruction, flows: Flows, d: Float64) -> Outcome:
         a, b = self.operands(instruction, flows)
         factor = a.factor[:, :, None] * b.factor[:, None, :]
+        output = FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"]
         return Outcome(
             d=d * factor,
             exact=self.exact(instruction, flows) * factor,
             original=self.original,
-            output=FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"],
+            output=output,
+            filled=_filled(instruction, output, d, d * factor),
             rows=self.a.weights,
             columns=self.b.weights,
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
