@@ -138,12 +138,16 @@ def compare(
             autocompletion=complete_proposals,
         ),
     ],
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric that the Pareto front is on, besides the total error; repeat for more.", metavar="METRIC"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("codesign-reports/compare"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
 ) -> int:
     """Compare the results of proposals.
 
-    Shows accuracy, cost, traffic and speed side by side, and marks the proposals that no other one dominates.
+    Shows accuracy, cost, traffic and speed side by side, and marks the proposals on the Pareto front of the objectives.
     """
     from codesign.report.comparison import show, write
     from codesign.report.lookup import result_of
@@ -152,7 +156,7 @@ def compare(
 
     files, found = zip(*map(result_of, results), strict=True)
     with drawing(*files):
-        comparison = put_together(found)
+        comparison = put_together(found, objective or ())
         page = write(comparison, out)
     if as_json:
         print(comparison.model_dump_json(indent=1))
