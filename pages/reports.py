@@ -140,8 +140,8 @@ def index(rows: Sequence[Asked]) -> str:
     lines = ["# Reports: what was asked of hardware, what shipped since, and what our evidence says", ""]
     lines += [
         "Each page is one file: download it and open it in a browser, or open [index.html](index.html) in a clone. `codesign "
-        "evaluate NAME` makes a page again, with result.json, report.md and the pictures beside; `python pages/reports.py` makes "
-        "all of them. Figures are the worst over GEMMs and tensors.",
+        "evaluate NAME` makes a page again, with result.json, report.md and the pictures beside; `python pages/reports.py` "
+        "makes all of them. Figures are the worst over GEMMs and tensors.",
         "",
     ]
     lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]

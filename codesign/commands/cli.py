@@ -165,12 +165,18 @@ def compare(
             autocompletion=complete_proposals,
         ),
     ],
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A metric that the Pareto front is on, besides the total error; repeat for more.", metavar="METRIC"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the page; default: codesign-reports/compare.")] = None,
     form: Form = "table",
 ) -> int:
     """Compare the results of proposals.
 
-    Shows accuracy, cost, traffic and speed side by side, and marks the proposals that no other one dominates.
+    Shows accuracy, cost, traffic and speed side by side, and marks the proposals on the Pareto front of the objectives.
     """
     from codesign.report.comparison import show, write
     from codesign.report.lookup import FOLDER, result_of
@@ -181,7 +187,7 @@ def compare(
 
     files, found = zip(*map(result_of, results), strict=True)
     with drawing(*files):
-        comparison = put_together(found)
+        comparison = put_together(found, objective or ())
         page = write(comparison, out or FOLDER / "compare")
     if out is None:
         untracked(FOLDER)

@@ -1,0 +1,285 @@
+"""What a report's first screen says and draws, its heat maps, the objectives of a comparison, and the index, on toy results."""
+
+import re
+import sys
+from math import inf
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from codesign.figures.evidence import heat_map
+from codesign.figures.figure import Figure
+from codesign.figures.metric import metric_named
+from codesign.proposal.proposal import Claim
+from codesign.proposal.shipped import names
+from codesign.report import page, summary
+from codesign.report.comparison import MOST_COLUMNS, cell, columns, notes, profile
+from codesign.report.tables import draw
+from codesign.verdicts.compare import compare
+from codesign.verdicts.verdict import Bar, BreakEven, Verdict
+from isa_model import InputError
+
+ROOT = Path(__file__).parent.parent
+TOTAL, SUMS, AREA = "numerics.total_error", "numerics.relative_frobenius", "cost.area_ratio"
+
+
+def figure(metric, value, variant="proposal", workload="llama.fprop.o", half=0.0, **more):
+    ends = {"low": None if value is None else value - half, "high": None if value is None else value + half}
+    about = {"tensors": "normal", "kind": "computed", "source": "toy"}
+    return Figure(
+        **{"metric": metric, "variant": variant, "workload": workload, "value": value, **ends, **about, **more}
+    )
+
+
+def verdict(judgement="supported", deciding=None, metric=SUMS, **more):
+    bounds = (
+        {"at_most": 1.0}
+        if not {"at_most", "at_least"} & set(more)
+        else {k: more.pop(k) for k in ("at_most", "at_least") if k in more}
+    )
+    return Verdict(
+        claim=Claim(metric=metric, **bounds),
+        statement=f"{metric} at most 1",
+        judgement=judgement,
+        reason="",
+        deciding=deciding,
+        **more,
+    )
+
+
+def result(*figures, verdicts=(), name="a", **more):
+    proposal = SimpleNamespace(proposal=name, title=name, base="hopper", multiplies_as_today=False)
+    return SimpleNamespace(**{"figures": figures, "verdicts": verdicts, "headline": "", "proposal": proposal, **more})
+
+
+# -- the first screen ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_screen_says_what_is_bought_and_what_it_costs():
+    """The total error leads, changed or not; bytes of a whole layer, area and cycles follow, each with its kind."""
+    made = result(
+        figure(TOTAL, 0.05, half=0.01),
+        figure(TOTAL, 0.05, "software", half=0.01),
+        figure(SUMS, 1e-6),
+        figure(SUMS, 1e-3, "software"),
+        figure("traffic.hbm_bytes", 9e9, workload="llama", tensors="", kind="modelled"),
+        figure("traffic.hbm_bytes", 10e9, "software", workload="llama", tensors=""),
+        figure("traffic.hbm_bytes", 99e9, workload="llama.fprop", tensors=""),
+        figure(AREA, 2.0, half=0.5, workload="", tensors="", kind="modelled"),
+        figure("cost.extra_cycles", 16.0, workload="", tensors="", kind="assumed"),
+    )
+    said = {line.question: line for line in summary.lines(made)}
+    assert list(said) == ["Error of D", "Bytes", "Area", "Latency", "How sure"]
+    assert said["Error of D"].answers == (
+        "as with today's software: total error 0.05 [0.04, 0.06]",
+        "accumulation error 1.00e-06, 1,000 times smaller; today's software has 0.001",
+    )
+    assert said["Bytes"].answers == ("HBM bytes 9 GB, 10% less; today's software has 10 GB",)
+    assert said["Area"].answers == ("area over the base ×2 [1.5, 2.5]",)
+    assert (said["Latency"].answers, said["Latency"].kinds) == (("further latency 16 cycles",), ("assumed",))
+
+
+def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
+    """Kinds of what decided, open claims, assumptions that turn a verdict, and the parameter that would keep a claim."""
+    bar = Bar(assumption="promotion", low=0.9, low_case="x", high=2.0, high_case="never", reversed_by=("never",))
+    need = BreakEven(parameter="bits", own=13, limit=15, tried={"15": 1.0}, condition="normal data")
+    spare = need.model_copy(update={"limit": 11})
+    verdicts = (
+        verdict(deciding=figure(SUMS, 0.5), break_even=(spare,)),
+        verdict("refuted", figure(SUMS, 2.0, kind="modelled"), bars=(bar,), break_even=(need,)),
+        verdict("undetermined", figure(SUMS, 1.0), again=2, break_even=(spare,)),
+    )
+    said = {line.question: line.answers for line in summary.lines(result(verdicts=verdicts))}
+    assert said["How sure"] == (
+        "the verdicts rest on 2 computed and 1 modelled figures; brackets are 95 % intervals, or ranges over other assumptions",
+        "2 figures that looked bad were measured again on fresh seeds",
+        "open: claim 3",
+    )
+    assert said["What would change it"] == (
+        "claim 2 (refuted) turns with promotion: never",
+        "claim 2 (refuted) would hold with bits 15 instead of 13 on normal data",
+    )
+
+
+def test_outputs_changed_are_those_in_bf16():
+    """FP32 shows the last bit of every sum, so wgrad does not count in a summary."""
+    changed = "numerics.changed_share"
+    made = result(figure(changed, 0.1), figure(changed, 0.9, workload="llama.wgrad.o"))
+    (found,) = summary.compared(made)
+    assert found.own.value == 0.1
+
+
+def test_gains_lie_right_of_today_and_costs_left():
+    """An error ten times smaller and a speedup are further right, a larger area further left; intervals turn with them."""
+    made = result(
+        figure(TOTAL, 0.1, half=0.05),
+        figure(TOTAL, 1.0, "software"),
+        figure(TOTAL, 2.0, "today"),
+        figure("timing.step_speedup", 1.25, workload="llama", tensors=""),
+        figure(AREA, 2.0, half=0.5, workload="", tensors=""),
+    )
+    rows = {strip.name: strip for strip in summary.gains_and_costs(made).strips}
+    better, worse, _ = summary.GROUPS
+    assert [row.group for row in rows.values()] == [better, better, worse]
+    marks = {mark.variant: mark for mark in rows["total error"].marks}
+    assert marks["proposal"].value == pytest.approx(10)
+    assert (marks["proposal"].low, marks["proposal"].high) == (pytest.approx(1 / 0.15), pytest.approx(20))
+    assert (marks["software"].value, marks["today"].value) == (1.0, 0.5)
+    assert {m.variant: m.value for m in rows["area over the base"].marks} == {
+        "software": 1.0,
+        "today": 1.0,
+        "proposal": 0.5,
+    }
+    assert rows["speedup of a layer's Linears"].marks[-1].value == 1.25
+    assert rows["total error"].value == "1 → 0.1"
+    assert summary.gains_and_costs(result()) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds", "ends", "room"),
+    [
+        (SUMS, {"at_most": 1.0}, (0.5, 0.25, 2.0), (2.0, 0.5, 4.0)),
+        ("timing.step_speedup", {"at_least": 1.1}, (2.2, 1.1, 4.4), (2.0, 1.0, 4.0)),
+        (SUMS, {"at_most": 1.0}, (0.0, 0.0, 0.5), (inf, 2.0, inf)),
+        ("traffic.sm_share", {"at_most": 0.0}, (0.0, 0.0, 0.1), (1.0, 0.0, 1.0)),
+        ("numerics.sqnr_db", {"at_least": 20.0}, (26.0, 20.0, 40.0), (1.995, 1.0, 10.0)),
+        ("numerics.bias", {"at_most": 0.1}, (-0.05, -0.1, 0.02), (2.0, 1.0, inf)),
+        (SUMS, {"at_most": 1.0}, (None, None, None), (0.0, None, None)),
+    ],
+)
+def test_the_room_to_a_bound_is_above_one_where_it_is_kept(metric, bounds, ends, room):
+    """Whichever side is good: 1 is at the bound, 0 breaks it without measure, and infinity keeps it without measure."""
+    value, low, high = ends
+    found = verdict(
+        deciding=figure(metric, value).model_copy(update={"low": low, "high": high}), metric=metric, **bounds
+    )
+    assert summary.headroom(found) == tuple(None if r is None else pytest.approx(r, rel=1e-3) for r in room)
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"),
+    [
+        (0.0, "the value is at the bound"),
+        (0.004, "the value is at the bound"),
+        (-0.004, "the value just misses the bound"),
+        (0.25, "the value keeps the bound with 25% of it to spare"),
+        (-0.25, "the value misses the bound by 25% of it"),
+    ],
+)
+def test_a_value_at_its_bound_is_not_said_to_have_nothing_to_spare(margin, words):
+    """Less than half a percent either way is at the bound."""
+    assert page.margin(verdict(deciding=figure(SUMS, 1.0), margin=margin)) == words
+
+
+# -- heat maps -------------------------------------------------------------------------------------------------------
+
+
+def test_a_heat_map_has_a_column_for_each_tensor_source_and_shades_what_changes():
+    """Better is blue, worse orange, the deeper the more; the pointer shows both figures."""
+
+    def pair(tensors, own, before):
+        return (figure(TOTAL, own, tensors=tensors, half=0.1), figure(TOTAL, before, "software", tensors=tensors))
+
+    figures = (*pair("normal", 1.0, 1.0), *pair("uniform", 1.0, 3.0), *pair("outliers", 1.3, 1.0))
+    table = heat_map("Heat", [metric_named(TOTAL)], ["normal", "uniform", "outliers", "captured"], "Note.")
+    drawn = draw(table, figures)
+    (row,) = drawn.rows
+    assert row.names == ("llama.fprop.o",)
+    assert row.cells == ("1", "1", "1.3", "—")
+    assert row.shades == ("", "better-3", "worse-2", "")
+    assert row.about[1] == "1 [0.9, 1.1]; today's software 3 [3, 3]"
+
+
+# -- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def design(name, error, area, speed=None):
+    errors = [
+        figure(TOTAL, v, variant, half=0.001) for variant, v in (("proposal", error), ("software", 0.5), ("today", 0.9))
+    ]
+    more = [figure("timing.step_speedup", speed, workload="llama", tensors="")] if speed else []
+    return result(*errors, figure(AREA, area, workload="", tensors=""), *more, name=name)
+
+
+def test_the_front_is_on_the_objectives_asked_for():
+    """A larger area does not count where nobody asks for it; the total error always does; an unknown objective is refused."""
+    results = [design("small", 0.1, 1.1), design("large", 0.1, 2.0, 1.5)]
+    assert {e.proposal: e.front for e in compare(results).entries}["large"] is False
+    made = compare(results, ["cost.energy_ratio"])
+    assert made.judged == (TOTAL,)
+    assert {e.proposal: e.front for e in made.entries}["large"] is True
+    assert "Not judged, as not all have it in common: energy of the unit over the base." in notes(made)
+    with pytest.raises(InputError, match=r"`cost\.area` is no objective\n *= .*cost\.area_ratio"):
+        compare(results, ["cost.area"])
+
+
+def test_a_design_is_beaten_only_by_designs_that_nothing_beats():
+    """Intervals make certainty intransitive: c beats b and b beats a, but c is not certainly better than a."""
+
+    def wide(name, low, high, area):
+        made = design(name, (low + high) / 2, area)
+        own = made.figures[0].model_copy(update={"low": low, "high": high})
+        return result(own, *made.figures[1:], name=name)
+
+    made = compare([wide("a", 0.10, 0.30, 1.0), wide("b", 0.25, 0.35, 0.9), wide("c", 0.20, 0.24, 0.95)])
+    found = {e.proposal: e for e in made.entries}
+    assert found["a"].beaten_by == ("b", "c") or found["a"].beaten_by == ("c",)
+    assert found["c"].front
+    assert all(found[other].front for e in made.entries for other in e.beaten_by)
+
+
+def test_a_cell_shows_a_figure_and_its_ratio_to_today():
+    """At the same GEMM and tensors, with its interval; of a ratio to today's unit, that alone."""
+    made = compare([design("a", 0.25, 1.5), design("b", 0.1, 1.0)])
+    a, b = made.entries[:2]
+    assert (cell(a, TOTAL).figure, cell(a, TOTAL).shade) == ("0.25 [0.249, 0.251]", "better-3")
+    assert cell(a, TOTAL).ratio == "×0.5 [0.497, 0.503]"
+    assert (cell(a, AREA).figure, cell(a, AREA).ratio, cell(a, AREA).shade) == ("×1.5", "", "worse-2")
+    assert cell(b, "timing.step_speedup").figure == "—"
+    assert a.places == {"llama.fprop.o, normal": 0.25}
+    rows = {strip.name: strip for strip in profile(made).strips}
+    assert [m.value for m in rows["total error"].marks[:2]] == [2.0, 5.0]
+
+
+def test_a_table_has_at_most_eight_columns_and_today_in_each():
+    """Ten designs take two tables; each begins with today's software."""
+    made = compare([design(f"d{i}", 0.1 + i / 100, 1.0 + i / 10) for i in range(8)])
+    tables = columns(made.entries)
+    assert [len(t) for t in tables] == [MOST_COLUMNS - 1, 4]
+    assert all(t[0].role == "software" for t in tables)
+    assert {e.proposal for t in tables for e in t} == {e.proposal for e in made.entries}
+
+
+# -- the index -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reports():
+    sys.path.insert(0, str(ROOT))
+    from pages import reports
+
+    return reports
+
+
+def test_each_shipped_proposal_answers_an_ask(reports):
+    """Every proposal is in one row of the index, and every row cites its source and says what shipped."""
+    rows = yaml.safe_load(reports.ASKS.read_text(encoding="utf-8"))
+    assert sorted(name for row in rows for name in row["proposals"]) == sorted(names())
+    assert all(re.search(r"\d\.\d", row["source"]) and row["shipped"].endswith(".") for row in rows)
+
+
+def test_the_index_keeps_findings_of_pages_that_were_not_made_again(reports, tmp_path):
+    """Read from its own text; a title with markup or brackets comes back as it was; the page links to each report."""
+    row = reports.Asked(
+        "More bits",
+        "a report, 3.5",
+        "Nothing.",
+        (reports.Found("e5m6-storage", "E5M6 `and` <more>", "D is as before."),),
+    )
+    text = reports.index([row])
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    again = [found for asked in reports.asked(tmp_path, tmp_path / "README.md") for found in asked.found]
+    assert again == list(row.found)
+    assert '<a href="e5m6-storage.html">E5M6 `and` &lt;more&gt;</a>: D is as before.' in reports.index_page([row])
