@@ -178,7 +178,6 @@ def validate(
     Every fault is shown with its line and a remedy. Exit code 2 if there is one.
     """
     from codesign.proposal.load import parse_proposal
-    from codesign.proposal.recipe import parse_recipe
     from codesign.proposal.shipped import proposal_file
     from isa_model.diagnostics import read_yaml
     from isa_model.library import validated
@@ -190,6 +189,8 @@ def validate(
             if is_instruction(document.data):
                 validated(document)
             elif "recipe" in document.data:
+                from codesign.proposal.recipe import parse_recipe
+
                 parse_recipe(document)
             else:
                 parse_proposal(document)
