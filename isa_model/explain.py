@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from isa_model.diagnostics import MAX_SHOWN, SLUG, Document, Loc, Problem, closest, suggest
+from isa_model.field_docs import field_docs
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -194,7 +195,7 @@ def fields_at(model: Any, loc: Loc) -> dict[str, str]:
     fields: dict[str, str] = {}
     for m in models:
         if hasattr(m, "model_fields"):
-            fields |= {name: (info.description or "").split("\n")[0] for name, info in m.model_fields.items()}
+            fields |= {name: field_docs(m).get(name, "").split("\n")[0] for name in m.model_fields}
     return fields
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from isa_model.aliases import our_name
 from isa_model.diagnostics import InputError, at, suggest
+from isa_model.field_docs import Described
 from isa_model.limits import HIGHEST_POWER, LOWEST_POWER, Range
 from isa_model.tables import MOST_VALUES, TABLES, Entry, entry, extent, finite
 
@@ -33,7 +34,7 @@ def later(default: Any, **fields: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default, **fields)
 
 
-class Format(BaseModel):
+class Format(Described):
     """One number format: binary floating point, two's complement integer, or a table of numbers.
 
     A floating-point code with exponent field `x > 0` and mantissa field `f` has the magnitude
@@ -42,7 +43,7 @@ class Format(BaseModel):
     Source of the rules: IEEE 754-2019 3.4; OCP 8-bit floating point 1.0 and microscaling (MX) 1.0; PTX ISA 9.7.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_printable)]
     kind: Literal["float", "integer", "table"] = "float"

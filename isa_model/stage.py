@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from isa_model.diagnostics import InputError, at, suggest, together
+from isa_model.field_docs import Described
 from isa_model.formats import Format, Overflow, later, named
 from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, FractionBits, Range
 from isa_model.rounding import Rounding
@@ -71,10 +71,10 @@ def _known(rounding: Any) -> Any:
     return rounding if rounding == Rounding.STOCHASTIC else _deterministic(rounding)
 
 
-class Spec(BaseModel):
+class Spec(Described):
     """Base of every part of a spec: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Register(Spec):

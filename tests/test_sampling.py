@@ -156,7 +156,7 @@ def test_one_scale_for_a_tensor_is_of_the_whole_tensor():
 def operand(lines, lost=0.0, nonzero=4.0):
     ones = np.ones((1, lines))
     codes = np.zeros((1, lines, 4), np.uint8)
-    return Operand(codes, None, codes.astype("f8"), ones, nonzero * ones, lost * ones, 0 * ones)
+    return Operand(codes, None, codes.astype("f8"), None, ones, nonzero * ones, lost * ones, 0 * ones)
 
 
 def outcome(d, exact, original, output="fp32", **more):

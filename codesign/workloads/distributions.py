@@ -47,11 +47,13 @@ class Element:
 
         counts = np.asarray(count, np.float64)
         depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
+        largest = self._magnitude(-depth - np.log(-np.expm1(-depth)))
+        if (counts <= 1).all():  # one element is both
+            return np.where(counts > 0, largest, 0.0), np.where(counts > 0, largest, np.inf)
         top = np.exp(-depth)
         # Below the largest, at probability `top`, the others are independent and uniform in probability.
         rest = np.maximum(counts - 1.0, 1.0)
         least = np.where(counts > 1, -np.expm1(-rng.standard_exponential(counts.shape) / rest), 1.0) * top
-        largest = self._magnitude(-depth - np.log(-np.expm1(-depth)))
         smallest = self._magnitude(np.log(least) - np.log1p(-np.minimum(least, 1 - 1e-16)))
         return np.where(counts > 0, largest, 0.0), np.where(counts > 0, np.minimum(smallest, largest), np.inf)
 

@@ -128,11 +128,19 @@ class DrawnLines(Lines):
         for stream, along in zip(self.streams, self.along, strict=True):
             rng = np.random.default_rng([*stream, count])
             scales, counts = self.across.others(rng, self.x.shape[1], count)
-            shape = (*counts.shape, len(along))
-            largest, smallest = self.tensor.element.ends(rng, np.broadcast_to(counts[:, :, None], shape))
-            largest, smallest = (largest * scales[:, :, None]).max(axis=1), (smallest * scales[:, :, None]).min(axis=1)
-            parts.append(np.stack([largest, smallest], axis=1) * along)
+            if (counts == 1).all():  # a line at a time takes the same random numbers, and less memory
+                found = [self._ends(rng, s[None], c[None], len(along)) for s, c in zip(scales, counts, strict=True)]
+                parts.append(np.concatenate(found) * along)
+            else:
+                parts.append(self._ends(rng, scales, counts, len(along)) * along)
         return to_bf16(self.tensor.unit * np.stack(parts))
+
+    def _ends(self, rng: np.random.Generator, scales: Float64, counts: Float64, k: int) -> Float64:
+        import numpy as np
+
+        largest, smallest = self.tensor.element.ends(rng, np.broadcast_to(counts[:, :, None], (*counts.shape, k)))
+        largest, smallest = (largest * scales[:, :, None]).max(axis=1), (smallest * scales[:, :, None]).min(axis=1)
+        return np.stack([largest, smallest], axis=1)
 
 
 def drawn(

@@ -1,0 +1,163 @@
+"""Compiled exact sums and casts: the same numbers as Python's integers and as numpy, in bounded memory, and without a compiler."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isa_model import elements, exact
+from isa_model.cast import Cast, quantise
+from isa_model.elements import elements_of
+from isa_model.formats import FORMATS, named
+from isa_model.rounding import Rounding
+
+FP32 = FORMATS["fp32"]
+TARGETS = [f for f in (*FORMATS.values(), named("e5m6"), named("e3m3fnuz")) if elements._compiles(f, Rounding.NEAREST_EVEN)]
+BITS = st.integers(0, (1 << 32) - 1)
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    if exact._function() is None:
+        pytest.skip("no C compiler")
+
+
+def odd(value):
+    """Return a fraction rounded to odd in float64."""
+    near = float(value)
+    if Fraction(near) == value:
+        return near
+    toward = np.nextafter(near, np.inf if Fraction(near) < value else -np.inf)
+    low, high = sorted((near, float(toward)))
+    return low if np.float64(low).view(np.int64) & 1 else high
+
+
+def fractions(x):
+    return [[Fraction(float(v)) for v in row] for row in x]
+
+
+@given(
+    st.integers(0, 1 << 32),
+    st.sampled_from([(1, 1), (3, 2)]),
+    st.sampled_from([1, 7, 40]),
+    st.sampled_from([0.0, 2.0, 6.0]),
+    st.sampled_from(["f4", "f8"]),
+    st.sampled_from([None, "fp32", "powers"]),
+)
+def test_compiled_sums_are_those_of_integers(seed, shape, k, spread, dtype, scales):
+    """Dot products of any magnitudes, with scales by group or without, are the exact fraction rounded to odd."""
+    rng = np.random.default_rng(seed)
+    (m, n), drawn = shape, {}
+    for name, rows in (("a", m), ("b", n)):
+        x = rng.standard_normal((rows, k)) * np.exp(spread * rng.standard_normal((rows, k)))
+        x[rng.random((rows, k)) < 0.1] = 0.0
+        if scales:  # elements of a narrow format, as scales belong to
+            x = np.round(rng.standard_normal((rows, k)) * 4) * 2.0 ** rng.integers(-3, 4, (rows, k))
+        drawn[name] = x.astype(dtype)
+    by_group = {"fp32": lambda s: rng.random(s).astype("f4"), "powers": lambda s: 2.0 ** rng.integers(-9, 9, s)}
+    groups = 1 if k % 2 else 2
+    given_scales = [by_group[scales]((rows, groups)).astype("f8") for rows in (m, n)] if scales else [None, None]
+    a, b = (
+        fractions(x if s is None else x.astype("f8") * np.repeat(s, k // groups, axis=1))
+        for x, s in zip(drawn.values(), given_scales, strict=True)
+    )
+    scale_b = None if given_scales[1] is None else given_scales[1].T
+    got = exact.dot(drawn["a"], drawn["b"].T, given_scales[0], scale_b)
+    for i in range(m):
+        for j in range(n):
+            assert got[i, j] == odd(sum(x * y for x, y in zip(a[i], b[j], strict=True)))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_whole_tiles_and_chunks_are_summed_as_slices_are(scaled):
+    """More rows, columns and products than the C code takes at a time give what matrix products of slices give."""
+    rng = np.random.default_rng(8)
+    a, b = rng.integers(-15, 16, (2, 18, 768)) * 2.0 ** rng.integers(-9, 5, (2, 18, 768)), rng.standard_normal((2, 768, 19))
+    scales = (rng.random((2, 18, 6)).astype("f4"), rng.random((2, 12, 19)).astype("f4")) if scaled else (None, None)
+    b = np.round(4 * b) if scaled else b
+    sliced = exact._sliced_dot(exact._times(a, scales[0], -1), exact._times(b, scales[1], -2))
+    assert np.array_equal(exact._compiled_dot(a, b, *scales), sliced)
+
+
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**120])
+def test_the_ends_of_the_range_are_summed_exactly(scale):
+    """Products near FP32's ends and their square in float64 neither overflow nor vanish."""
+    a = np.array([[1.0, 1.0 + 2.0**-23, -1.0]], "f4") * np.float32(scale)
+    got = exact.dot(a, np.ascontiguousarray(a.T))
+    assert got[0, 0] == odd(sum(Fraction(float(x)) ** 2 for x in a[0]))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_compiled_sums_refuse_what_is_not_finite(bad):
+    """An infinity or NaN in an element or a scale is refused, wherever it is."""
+    x, ones = np.ones((2, 300), "f4"), np.ones((2, 3))
+    worse, scales = x.copy(), ones.copy()
+    worse[1, 299] = scales[1, 2] = bad
+    for arguments in ((worse, x.T), (x, worse.T), (x, x.T, scales, None), (x, x.T, None, scales.T)):
+        with pytest.raises(ValueError, match="finite"):
+            exact.dot(*arguments)
+
+
+def test_sums_without_a_compiler_are_the_same(monkeypatch):
+    """numpy computes the same sums where there is no C compiler, only more slowly."""
+    rng = np.random.default_rng(3)
+    x, scales = rng.integers(-9, 9, (2, 4, 256)).astype("f4"), rng.random((2, 4, 2)).astype("f4")
+    arguments = (x, np.swapaxes(x, 1, 2), scales, np.swapaxes(scales, 1, 2))
+    compiled = exact.dot(*arguments)
+    monkeypatch.setattr(exact, "_function", lambda: None)
+    assert np.array_equal(exact.dot(*arguments), compiled)
+
+
+@given(
+    st.sampled_from(TARGETS), st.lists(BITS, min_size=1, max_size=40), BITS, st.sampled_from([None, (1, 7), (1, 16), (2, 3)])
+)
+def test_compiled_casts_are_those_of_numpy(to, codes, scale, group):
+    """Every bit pattern, over any scale, gets the code, number and counts that numpy gives it."""
+    x = np.array([codes, codes[::-1]], np.uint32).view("f4")
+    scales = np.full((1, 1) if group is None else (-(-2 // group[0]), -(-len(codes) // group[1])), scale, np.uint32)
+    arguments = (to, Rounding.NEAREST_EVEN, group, x, scales.view("f4").astype("f8"), FP32)
+    with np.errstate(all="ignore"):
+        expected, got = elements._by_numpy(*arguments), elements_of(*arguments)
+    assert np.array_equal(got.codes, expected.codes)
+    assert np.array_equal(got.numbers, expected.numbers, equal_nan=True)
+    for counted in ("nonzero", "lost", "beyond"):
+        assert np.array_equal(getattr(got, counted), getattr(expected, counted))
+
+
+def test_casts_without_a_compiler_are_the_same(monkeypatch):
+    """A tensor quantises to the same codes, scales and shares where there is no C compiler."""
+    x = np.random.default_rng(0).standard_normal((8, 300)).astype("f4") * np.float32(1e-3)
+    cast = Cast(scale=named("ue8m0"), scale_rounding=Rounding.DOWN, group=(1, 32))
+    compiled = quantise(cast, x)
+    monkeypatch.setattr(elements, "_function", lambda: None)
+    plain = quantise(cast, x)
+    assert np.array_equal(compiled.codes, plain.codes)
+    assert np.array_equal(compiled.scales, plain.scales)
+    assert (compiled.underflow, compiled.overflow) == (plain.underflow, plain.overflow)
+
+
+LONG = """
+import resource
+from codesign.evidence.numerics.source import Job, run
+from codesign.evidence.sampling import Sampling
+from codesign.proposal.load import load_proposal
+from codesign.proposal.variants import variants
+from codesign.workloads.gemms import Gemm
+proposal = load_proposal("proposals/group-scaled-mma.yaml")
+compared = tuple(c for c in variants(proposal) if c.variant in ("software", "proposal", "exact"))
+gemm = Gemm("long", 4096, 4096, 1_000_000, "activation", "weight", False, "")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+errors = run(Job(gemm, "normal", Sampling(rows=4, columns=4, seeds=(0, 1)), proposal.rule, compared))
+assert all(e.exact2.shape == (2,) for e in errors)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_gemm_of_a_million_products_takes_little_memory():
+    """Two seeds of 16 outputs with k = 10**6 take a few hundred MB, whatever the number of seeds."""
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400
