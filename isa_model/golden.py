@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Any
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
@@ -212,12 +213,11 @@ def scaled(
     """Return each term multiplied by the scales of its groups; term number i sums the `span` products from first + i * span."""
     scale = spec.scale
     assert scale is not None
-    levels: list[tuple[ScaleLevel, int, Sequence[int]]] = []
+    levels: list[tuple[ScaleLevel, int, Any]] = []
     for side, axis, codes in ((scale.a, 1, scale_a), (scale.b, 0, scale_b)):
         if side:
-            levels += [
-                (level, axis, own) for level, own in zip(side.levels, codes if side.coarser else [codes], strict=True)
-            ]  # type: ignore[list-item, misc]
+            of_levels = codes if side.coarser else [codes]
+            levels += [(level, axis, own) for level, own in zip(side.levels, of_levels, strict=True)]
     result = []
     for i, value in enumerate(terms):
         k = first + i * span

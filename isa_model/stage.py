@@ -233,7 +233,9 @@ class Stage(Spec):
                 message, hint = "an exact sum shortens or drops no accumulator", "accumulator: true"
                 raise at("accumulator", message=message, hint=hint)
         if self.interleave and self.interleave.to == "chains" and (self.chain or 1) < 2:
-            raise at("interleave", "to", message="there are no chains of several blocks", hint="`to: blocks`, or a `chain`")
+            raise at(
+                "interleave", "to", message="there are no chains of several blocks", hint="`to: blocks`, or a `chain`"
+            )
         if self.interleave and max(self.terms, self.interleave.run) % min(self.terms, self.interleave.run):
             message = f"runs of {self.interleave.run} and blocks of {self.terms} terms do not divide one another"
             raise at("interleave", "run", message=message, hint="a divisor or a multiple of `terms`")
