@@ -138,7 +138,8 @@ def values_of_all_codes(fmt: Format) -> Float64:
 def _decode_array(fmt: Format, codes: Codes) -> Float64:
     if fmt.kind == "table":
         table: Float64 = np.array(numbers_of_table(fmt.values))
-        return table[codes & codes.dtype.type((1 << fmt.bits) - 1)]
+        found: Float64 = table[codes & codes.dtype.type((1 << fmt.bits) - 1)]
+        return found
     field = codes.astype(np.uint64) >> np.uint64(fmt.low_padding)
     if fmt.name == "fp64":
         return field.view(np.float64).copy()

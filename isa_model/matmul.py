@@ -90,8 +90,8 @@ def matmul(
         return from_codes(instruction.accumulator, codes)
     if positions is not None:
         raise ValueError("positions is given, but the instruction is not sparse")
-    seed = _seed(instruction, seed) if instruction.is_stochastic or seed is not None else 0
-    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales, seed=seed))
+    known = _seed(instruction, seed) if instruction.is_stochastic or seed is not None else 0
+    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales, known))
 
 
 def _seed(instruction: Instruction, seed: int | None) -> int:
@@ -148,7 +148,9 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
     _registered[engine] = compute
 
 
-def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scales: Any, seed: int = 0) -> Codes:
+def _run(
+    engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Any, scale_b: Any, seed: int = 0
+) -> Codes:
     from isa_model.engines.plan import Unsupported
 
     if not c.size:
@@ -156,39 +158,34 @@ def _run(engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, *scale
     if not a.shape[1]:
         engine = "auto"  # no instruction is issued
     if engine == "golden":
-        return _golden(spec, a, b, c, *scales, seed=seed)
-    given, sides = scales, (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    if any(side and side.coarser for side in sides):
-        from isa_model.engines.operands import nested
-
-        scales = tuple(nested(side, x) if side and side.coarser else x for side, x in zip(sides, scales, strict=True))
+        return _golden(spec, a, b, c, scale_a, scale_b, seed=seed)
     if engine == "native":
         if engine not in _registered:
             raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
-        return _registered[engine](spec, a, b, c, *scales)
+        return _registered[engine](spec, a, b, c, scale_a, scale_b)
     try:
         if engine == "gpu":
             from isa_model.engines import gpu
 
-            return gpu.matmul(spec, a, b, c, *scales, seed=seed)
+            return gpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
         from isa_model.engines import portable
 
         if engine != "portable" and c.size * a.shape[1] >= WORTH_COMPILING:
             from isa_model.engines import cpu
 
             try:
-                return cpu.matmul(spec, a, b, c, *scales, seed=seed)
+                return cpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
             except cpu.NoCompiler as reason:
                 if reason.broken:
                     warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
-        return portable.matmul(spec, a, b, c, *scales, seed=seed)
+        return portable.matmul(spec, a, b, c, scale_a, scale_b, seed)
     except Unsupported as reason:
         if engine != "gpu" and spec.is_integer:
             from isa_model.engines import integers
 
             return integers.matmul(spec, a, b, c)
         if engine == "auto":
-            return _golden(spec, a, b, c, *given, seed=seed)
+            return _golden(spec, a, b, c, scale_a, scale_b, seed=seed)
         raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
 
 

@@ -133,13 +133,13 @@ def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand, on_cpu: 
     b_codes = torch.nn.functional.pad(_unsigned(b.codes()), (0, 0, 0, fill))
     (m, k), n = a_codes.shape, b_codes.shape[1]
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
-    scales = [
+    scale_a, scale_b = [
         _instruction_scales(x, side, shape) for x, side, shape in zip((a, b), sides, ((m, k), (k, n)), strict=True)
     ]
     if a.elements.is_cuda and not on_cpu:
         from isa_model.engines import gpu
 
-        codes = gpu.matmul_on_device(spec, a_codes, b_codes, None, *scales)
+        codes = gpu.matmul_on_device(spec, a_codes, b_codes, None, scale_a, scale_b)
         return codes.view(torch.float32) if spec.accumulator == FP32 else _numbers(spec.accumulator, codes)
     formats = [spec.a, spec.b, *(side.format if side else FP32 for side in sides)]
     arrays = [

@@ -20,7 +20,7 @@ from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import FLAGS, load
 from isa_model.engines.c_library import NoCompiler as NoCompiler
 from isa_model.engines.emit import Emitter, mode, step
-from isa_model.engines.operands import NestedScales, Scales, of_side
+from isa_model.engines.operands import NestedScales, joined, of_side
 from isa_model.engines.plan import Plan
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
@@ -45,8 +45,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Scales = None,
-    scale_b: Scales = None,
+    scale_a: Any = None,
+    scale_b: Any = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
@@ -63,10 +63,11 @@ def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = N
     """
     function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
-    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Scales = None, scale_b: Scales = None, seed: int = 0) -> Codes:
+    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Any = None, scale_b: Any = None, seed: int = 0) -> Codes:
         (m, n), k = c.shape, a.shape[1]
         d = np.empty((m, n), dtype)
-        matrices = [a, b, c, d, *(_packed(x) if isinstance(x, NestedScales) else x for x in (scale_a, scale_b))]
+        scales = joined(spec, scale_a, scale_b)
+        matrices: list[Any] = [a, b, c, d, *(_packed(x) if isinstance(x, NestedScales) else x for x in scales)]
         strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
         pointers = [None if x is None else x.ctypes.data for x in matrices]
         threads = min(most_threads or cores(), 1 + m * n * k // WORK_OF_A_THREAD)

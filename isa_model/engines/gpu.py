@@ -17,7 +17,7 @@ from isa_model.array_codec import code_dtype, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import CudaCores, CudaTarget
 from isa_model.engines.fragments import fragments
-from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, of_side, read
+from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, joined, of_side, read
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
 from isa_model.formats import Format
@@ -34,8 +34,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Scales = None,
-    scale_b: Scales = None,
+    scale_a: Any = None,
+    scale_b: Any = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group; arrays are numpy's.
@@ -52,7 +52,8 @@ def matmul(
         x = np.require(x, requirements=["C", "W"])  # torch warns about read-only arrays
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
-    d = matmul_on_device(spec, *(upload(x) for x in (a, b, c, scale_a, scale_b)), seed=seed).cpu().numpy()
+    arrays = [upload(x) for x in (a, b, c, *joined(spec, scale_a, scale_b))]
+    d = matmul_on_device(spec, *arrays, seed).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 

@@ -60,6 +60,15 @@ Scales = Codes | NestedScales | None
 """Scales of an operand as engines take them: codes of one level, or products of all levels."""
 
 
+def joined(spec: Instruction, scale_a: Any, scale_b: Any) -> tuple[Scales, Scales]:
+    """Return the scales of both operands as engines take them, from codes: of one level, or a list of those of each level."""
+    a, b = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
+    return (
+        nested(a, scale_a) if a and a.coarser else scale_a,
+        nested(b, scale_b) if b and b.coarser else scale_b,
+    )
+
+
 def nested(side: ScaleOperand, codes: Sequence[Any]) -> NestedScales:
     """Return the exact products of scales, from the codes of each level, the finest first. Arrays are numpy's."""
     rows, columns = (np.arange(n) * g for n, g in zip(codes[0].shape, side.group, strict=True))

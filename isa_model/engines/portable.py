@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
-from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, Scales, decode, read, times_exponents
+from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, joined, read, times_exponents
 from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
@@ -59,8 +59,8 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Scales = None,
-    scale_b: Scales = None,
+    scale_a: Any = None,
+    scale_b: Any = None,
     seed: int = 0,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
@@ -68,6 +68,7 @@ def matmul(
     Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
     """
     plan = Plan(spec)
+    scale_a, scale_b = joined(spec, scale_a, scale_b)
     side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane)
     side_b = decode(plan, False, b, scale_b, plan.lane)
     c_values = read(spec.c_format, c, spec.flush_inputs)
