@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from codesign.evidence.cost import records, sweep
+from codesign.evidence.cost import family, records, sweep
+from codesign.evidence.cost.attribution import parts_of, shared, steps
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.plots import plots
+from codesign.evidence.cost.plots import plots, waterfall
 from codesign.evidence.cost.rtl.ports import shared_uses
 from codesign.evidence.cost.rtl.unit import unit
 from codesign.evidence.cost.source import SOURCE
@@ -57,7 +58,10 @@ def test_every_shipped_proposal_has_records_and_figures(path):
         )
     figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
     ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
-    per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits"}
+    per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits", "cost.accumulator_traffic"}
+    if all(r and r.pipelined.loop is not None for r in records.pair(proposal.proposed(), proposal.today, "neutral")):
+        per_unit.add("cost.extra_loop_cycles")
+    per_unit |= {f"cost.area_of_{idea}" for idea in parts_of(proposal.today, proposal.proposed(), "neutral")}
     per_sm = {"cost.scale_traffic", "cost.scale_bandwidth", "cost.scale_storage"}
     if proposal.base.startswith("hopper."):  # the only chip whose SM's area has a source
         per_sm.add("cost.sm_area_ratio")
@@ -70,6 +74,67 @@ def test_every_shipped_proposal_has_records_and_figures(path):
     ]
     assert verdicts or not proposal.change  # what already shipped need claim nothing of its cost
     assert all(v.deciding is not None for v in verdicts)
+
+
+def test_an_area_is_split_into_the_ideas_of_the_proposal():
+    """The parts add up to the ratio; bits are charged to bits, and scales in exponents to scaling alone."""
+    proposal = load_proposal(ROOT / "proposals/group-scaled-mma-ue8m0.yaml")
+    ideas = steps(proposal.today, proposal.proposed())
+    assert list(ideas) == ["bits", "scaling"]
+    assert records.design_sha256(ideas["bits"]) == records.design_sha256(
+        load_proposal(ROOT / "proposals/configurable-accumulation.yaml").proposed(25)
+    )
+    parts = parts_of(proposal.today, proposal.proposed(), "neutral")
+    figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures}
+    gates = 1 + parts["bits"] + parts["scaling"]
+    assert gates == pytest.approx(figures["cost.area_ratio"].value, abs=1e-3)
+    assert parts["scaling"] < 0.06 < parts["bits"]
+    assert figures["cost.area_of_scaling"].value == pytest.approx(parts["scaling"], abs=1e-3)
+    (plot,) = (p for p in waterfall(proposal))
+    assert plot.series[0].y[0] == 100
+    assert len(plot.categories) == len(parts) + 1
+
+
+def test_steps_lead_from_the_base_to_the_proposal():
+    """Bits come first, then order without scales, then scales; a base with scales has no steps."""
+    proposal = load_proposal(ROOT / "proposals/group-scaled-mma.yaml")
+    ideas = steps(proposal.today, proposal.proposed())
+    assert list(ideas) == ["bits", "order", "scaling"]
+    assert ideas["bits"].scale is None
+    assert ideas["order"].scale is None
+    assert ideas["order"].span == 128
+    assert ideas["scaling"] == proposal.proposed()
+    blackwell = load_proposal(ROOT / "proposals/blackwell-mxf8f6f4.yaml")
+    assert steps(blackwell.today, blackwell.proposed()) == {}
+    assert shared(blackwell.today) is None
+
+
+def test_a_family_names_its_cheapest_member_for_each_claim(monkeypatch):
+    """The report names the cheapest member for each claim, and says whether one keeps all of them."""
+    proposal = load_proposal(ROOT / "proposals/group-scaled-mma.yaml")
+    today = records.find(proposal.today, "neutral")
+    some = sweep.shipped().points[0]
+
+    def member(label, area, error):
+        return some.model_copy(update={"label": label, "area": area * today.area, "accumulation": {"normal": error}})
+
+    monkeypatch.setattr(family, "members", lambda _: [member("small", 1.1, 1e-3), member("large", 1.4, 1e-7)])
+    cheap, accurate, together = family.sentences(proposal, today)
+    assert "relative_frobenius at most 0.0002: large" in cheap + accurate
+    assert "area_ratio at most 1.15: small" in cheap + accurate
+    assert together == "No member of the family keeps all of these."
+
+
+def test_records_of_two_schemas_are_compared_by_gates_alone(monkeypatch):
+    """Registers and energy of an older record, measured by other rules, are not compared with a newer one's."""
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
+    newer = new.model_copy(update={"schema_version": 3})
+    others = [r for r in records.shipped() if r.design_sha256 not in (new.design_sha256, old.design_sha256)]
+    monkeypatch.setattr(records, "shipped", lambda: (*others, newer, old))
+    figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
+    assert figures["cost.area_ratio"].value == pytest.approx(new.area / old.area, abs=1e-4)
+    assert not {"cost.energy_ratio", "cost.extra_register_bits"} & figures.keys()
 
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
@@ -85,7 +150,7 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
             raise InputError.of("no hardware")
         return records.find(spec, "neutral")
 
-    monkeypatch.setattr(evidence, "find", lambda *_: None)
+    monkeypatch.setattr(evidence, "pair", lambda *_: (None, None))
     monkeypatch.setattr(evidence, "measure", measured)
     assert SOURCE.gather(Subject(proposal)).figures == ()
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
