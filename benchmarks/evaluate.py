@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py --before ad3ee9d --out benchmarks/records/evaluate.json --write docs/engines.md
 
-Each evaluation is a process of its own, from a tree of the given commit or from this one; the two take turns. Compiled code is
-cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds need an idle machine;
+Each evaluation is a process of its own, from a tree of the given commit or from this one; the two take turns. Compiled code
+is cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds need an idle machine;
 seconds of CPU, of the process and its children, need it less.
 """
 
@@ -116,7 +116,9 @@ def main() -> None:
         if given.before:
             trees = {"before": Path(folder) / "before", **trees}
             trees["before"].mkdir()
-            archive = subprocess.run(["git", "-C", str(ROOT), "archive", given.before], stdout=subprocess.PIPE, check=True)
+            archive = subprocess.run(
+                ["git", "-C", str(ROOT), "archive", given.before], stdout=subprocess.PIPE, check=True
+            )
             subprocess.run(["tar", "x", "-C", str(trees["before"])], input=archive.stdout, check=True)
         for name in given.names:
             for tree, where in trees.items():

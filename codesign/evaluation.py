@@ -138,7 +138,9 @@ class SideBySide(Comparison):
         from codesign.report.comparison import FRONT, cell, heading, notes
 
         headings = ("", "proposal", *(heading(axis) for axis in self.axes))
-        rows = [(FRONT if e.front else "", e.proposal, *(cell(e, axis).figure for axis in self.axes)) for e in self.entries]
+        rows = [
+            (FRONT if e.front else "", e.proposal, *(cell(e, axis).figure for axis in self.axes)) for e in self.entries
+        ]
         return _html_table(headings, rows) + "".join(f"\n<p>{escape(note)}</p>" for note in notes(self))
 
     def __repr__(self) -> str:

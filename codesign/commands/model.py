@@ -78,10 +78,10 @@ def model(
             text,
             sequences,
             length,
-            engine,
+            engine,  # type: ignore[arg-type]  # checked above
             1,
             lambda name, done, total: progress.phase(name, done, total),
-            old,  # type: ignore[arg-type]
+            old,
         )
     if out is not None:
         write(record, out)

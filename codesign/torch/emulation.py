@@ -185,8 +185,9 @@ class _Seen:
 
     def slow_path(self, module: nn.Module, restore: list[Callable[[], None]]) -> None:
         """Keep torch's fused encoder layers, which read their parameters past `forward`, from skipping a module."""
-        for layer in self.fast.get(id(module), []):
-            was: Any = layer.activation_relu_or_gelu
+        layers: list[Any] = self.fast.get(id(module), [])
+        for layer in layers:
+            was = layer.activation_relu_or_gelu
             layer.activation_relu_or_gelu = 0
             restore.append(lambda layer=layer, was=was: setattr(layer, "activation_relu_or_gelu", was))  # type: ignore[misc]
 

@@ -144,7 +144,7 @@ def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand, on_cpu: 
     formats = [spec.a, spec.b, *(side.format if side else FP32 for side in sides)]
     arrays = [
         None if x is None else x.contiguous().cpu().numpy().view(code_dtype(fmt))
-        for x, fmt in zip((a_codes, b_codes, *scales), formats, strict=True)
+        for x, fmt in zip((a_codes, b_codes, scale_a, scale_b), formats, strict=True)
     ]
     d = _on_cpu(spec, np.zeros((m, n), code_dtype(spec.c_format)), *arrays)
     where = a.elements.device

@@ -53,7 +53,7 @@ def matmul(
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
     arrays = [upload(x) for x in (a, b, c, *joined(spec, scale_a, scale_b))]
-    d = matmul_on_device(spec, *arrays, seed).cpu().numpy()
+    d = matmul_on_device(spec, *arrays, seed=seed).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 

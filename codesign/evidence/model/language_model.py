@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from isa_model.diagnostics import InputError, Unavailable
 from isa_model.input_files import read_text, reason
 
+LARGEST_TEXT = 1 << 26
+"""Most bytes of a text file that are read."""
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -108,7 +111,9 @@ def load_text(file: Path | None) -> tuple[str, str]:
     if file is None:
         from pydoc_data.topics import topics
 
-        return f"pydoc_data.topics of Python {platform.python_version()}", "\n\n".join(map(topics.get, sorted(topics)))
+        return f"pydoc_data.topics of Python {platform.python_version()}", "\n\n".join(
+            topics[name] for name in sorted(topics)
+        )
     try:
         return file.name, read_text(file, LARGEST_TEXT)
     except (OSError, ValueError) as error:

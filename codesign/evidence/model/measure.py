@@ -112,7 +112,9 @@ class _Reference:
         ) as emulation:
             names = [row.name for row in emulation.replaced] if arm.layers else []
             with _listening(self.model, names) as sums:
-                for part, base, logits in zip(torch.split(self.tokens, self.batch), self.logits, self._logits(), strict=True):
+                for part, base, logits in zip(
+                    torch.split(self.tokens, self.batch), self.logits, self._logits(), strict=True
+                ):
                     p = logits.float().log_softmax(-1)
                     losses += (-p.gather(-1, part[:, 1:, None])).squeeze(-1).mean(1).tolist()
                     kls += (base.exp() * (base - p)).sum(-1).mean(1).tolist()
