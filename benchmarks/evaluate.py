@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("group-scaled-mma", "fused-tma-cast", "blackwell-nvf4")
-BEGIN, END = "<!-- evaluate: begin -->\n", "<!-- evaluate: end -->\n"
+BEGIN, END = "<!-- evaluation times -->\n", "<!-- end of evaluation times -->\n"
 DRIVER = r"""
 import json, os, sys, time
 from pathlib import Path
