@@ -116,7 +116,9 @@ def main() -> None:
         if given.before:
             trees = {"before": Path(folder) / "before", **trees}
             trees["before"].mkdir()
-            archive = subprocess.run(["git", "-C", str(ROOT), "archive", given.before], stdout=subprocess.PIPE, check=True)
+            archive = subprocess.run(
+                ["git", "-C", str(ROOT), "archive", given.before], stdout=subprocess.PIPE, check=True
+            )
             subprocess.run(["tar", "x", "-C", str(trees["before"])], input=archive.stdout, check=True)
         for name in given.names:
             for tree, where in trees.items():

@@ -16,7 +16,9 @@ from isa_model.formats import FORMATS, named
 from isa_model.rounding import Rounding
 
 FP32 = FORMATS["fp32"]
-TARGETS = [f for f in (*FORMATS.values(), named("e5m6"), named("e3m3fnuz")) if elements._compiles(f, Rounding.NEAREST_EVEN)]
+TARGETS = [
+    f for f in (*FORMATS.values(), named("e5m6"), named("e3m3fnuz")) if elements._compiles(f, Rounding.NEAREST_EVEN)
+]
 BITS = st.integers(0, (1 << 32) - 1)
 
 
@@ -76,7 +78,10 @@ def test_compiled_sums_are_those_of_integers(seed, shape, k, spread, dtype, scal
 def test_whole_tiles_and_chunks_are_summed_as_slices_are(scaled):
     """More rows, columns and products than the C code takes at a time give what matrix products of slices give."""
     rng = np.random.default_rng(8)
-    a, b = rng.integers(-15, 16, (2, 18, 768)) * 2.0 ** rng.integers(-9, 5, (2, 18, 768)), rng.standard_normal((2, 768, 19))
+    a, b = (
+        rng.integers(-15, 16, (2, 18, 768)) * 2.0 ** rng.integers(-9, 5, (2, 18, 768)),
+        rng.standard_normal((2, 768, 19)),
+    )
     scales = (rng.random((2, 18, 6)).astype("f4"), rng.random((2, 12, 19)).astype("f4")) if scaled else (None, None)
     b = np.round(4 * b) if scaled else b
     sliced = exact._sliced_dot(exact._times(a, scales[0], -1), exact._times(b, scales[1], -2))
@@ -113,7 +118,10 @@ def test_sums_without_a_compiler_are_the_same(monkeypatch):
 
 
 @given(
-    st.sampled_from(TARGETS), st.lists(BITS, min_size=1, max_size=40), BITS, st.sampled_from([None, (1, 7), (1, 16), (2, 3)])
+    st.sampled_from(TARGETS),
+    st.lists(BITS, min_size=1, max_size=40),
+    BITS,
+    st.sampled_from([None, (1, 7), (1, 16), (2, 3)]),
 )
 def test_compiled_casts_are_those_of_numpy(to, codes, scale, group):
     """Every bit pattern, over any scale, gets the code, number and counts that numpy gives it."""
