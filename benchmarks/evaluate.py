@@ -3,8 +3,8 @@
     python benchmarks/evaluate.py --before ad3ee9d --out benchmarks/records/evaluate.json --write docs/engines.md
 
 Each evaluation is a process of its own, from a tree of the given commit or from this one; the two take turns. Compiled code
-is cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds need an idle machine;
-seconds of CPU, of the process and its children, need it less.
+is cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds need an idle
+machine; seconds of CPU, of the process and its children, need it less.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("group-scaled-mma", "fused-tma-cast", "blackwell-nvf4")
-BEGIN, END = "<!-- evaluate: begin -->\n", "<!-- evaluate: end -->\n"
+BEGIN, END = "<!-- evaluation times -->\n", "<!-- end of evaluation times -->\n"
 DRIVER = r"""
 import json, os, sys, time
 from pathlib import Path

@@ -74,7 +74,7 @@ def _known(rounding: Any) -> Any:
 class Spec(Described):
     """Base of every part of a spec: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Register(Spec):

@@ -1,4 +1,4 @@
-"""Compiled exact sums and casts: the same numbers as Python's integers and numpy, in bounded memory, and without a compiler."""
+"""Compiled exact sums and casts: the numbers of Python's integers and of numpy, in bounded memory, and without a compiler."""
 
 import subprocess
 import sys

@@ -40,7 +40,7 @@ BESIDE = (
 """Metrics reported for baselines other than today's software; a baseline that a claim names has all."""
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
-BATCH = 1 << 19
+BATCH = 1 << 21
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
 MOST_HELD = 1 << 26
 """Most elements of operands whose codes are kept for the next question of a search."""
