@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from codesign.verdicts.compare import Comparison
+from codesign.verdicts.compare import ComparedProposal, Comparison, axis_of
 from codesign.verdicts.evaluate import Result
 from isa_model.diagnostics import InputError, Unavailable, suggest
 
@@ -135,18 +135,30 @@ class SideBySide(Comparison):
         return page
 
     def _repr_html_(self) -> str:
-        from codesign.report.comparison import FRONT, cell, heading, notes
+        from codesign.report.comparison import FRONT, heading, notes
 
-        headings = ("", "proposal", *(heading(axis) for axis in self.axes))
-        rows = [
-            (FRONT if e.front else "", e.proposal, *(cell(e, axis).figure for axis in self.axes)) for e in self.entries
-        ]
+        headings = ("", *(f"{FRONT} {e.proposal}" if e.front else e.proposal for e in self.entries))
+        rows = [(heading(axis), *(_value(entry, axis) for entry in self.entries)) for axis in self.axes]
         return _html_table(headings, rows) + "".join(f"\n<p>{escape(note)}</p>" for note in notes(self))
 
     def __repr__(self) -> str:
         return f"<SideBySide of {', '.join(e.proposal for e in self.entries if e.role == 'proposal')}>"
 
     __str__ = __repr__
+
+
+def _value(entry: ComparedProposal, axis: str) -> str:
+    """Return a proposal's figure on an axis with its interval; a dash for none."""
+    from codesign.figures.metric import metric_named
+    from codesign.report.tables import number
+
+    if axis not in entry.values:
+        return "—"
+    unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
+    value, low, high = entry.values[axis], entry.low.get(axis), entry.high.get(axis)
+    if value is None or low is None or low == high:
+        return number(value, unit)
+    return f"{number(value, unit)} [{number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
 
 
 def _frame(rows: list[Row]) -> pandas.DataFrame:
