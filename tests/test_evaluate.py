@@ -16,16 +16,16 @@ from codesign.evidence.numerics.source import BESIDE
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.figures.drawing import svg
+from codesign.figures.escape import literal
 from codesign.figures.estimates import norm
 from codesign.figures.figure import Kind, Plot, Series
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.proposal import Quantisation
 from codesign.proposal.quantisation import cast_of
 from codesign.proposal.variants import LABELS, labels
-from codesign.figures.escape import literal
 from codesign.report import page as report_page
 from codesign.report import write as report
-from codesign.report.summary import in_words
+from codesign.report.pictures import in_words
 from codesign.report.tables import number
 from codesign.verdicts.evaluate import Result, evaluate, spec_sha256
 from codesign.workloads.gemms import gemms

@@ -140,7 +140,9 @@ def compare(
     ],
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="A metric that the Pareto front is on, besides the total error; repeat for more.", metavar="METRIC"),
+        typer.Option(
+            help="A metric that the Pareto front is on, besides the total error; repeat for more.", metavar="METRIC"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("codesign-reports/compare"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
