@@ -25,7 +25,7 @@ from codesign.proposal.quantisation import cast_of
 from codesign.proposal.variants import LABELS, labels
 from codesign.report import page as report_page
 from codesign.report import write as report
-from codesign.report.summary import in_words
+from codesign.report.pictures import in_words
 from codesign.report.tables import number
 from codesign.verdicts.evaluate import Result, evaluate, spec_sha256
 from codesign.workloads.gemms import gemms

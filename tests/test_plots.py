@@ -1,4 +1,4 @@
-"""Plots and pages without a browser: nothing leaves the axes, text has one size and stands upright, colours have contrast."""
+"""Plots without a browser: nothing leaves the axes, all text has one size and stands upright, colours have contrast."""
 
 import re
 from math import inf
@@ -159,7 +159,7 @@ def themes():
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_keep_wcag_aa(theme):
-    """Text has a contrast of 4.5 to everything it stands on, marks and lines of plots 3 to paper (WCAG 2.2, 1.4.3, 1.4.11)."""
+    """Text has a contrast of 4.5 to everything it stands on, marks of plots 3 to the paper (WCAG 2.2, 1.4.3, 1.4.11)."""
     colours = themes()[theme]
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
     for text in ("ink", "soft", "good", "bad", "open", "link"):

@@ -14,7 +14,7 @@ from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim
 from codesign.proposal.shipped import names
-from codesign.report import page, summary
+from codesign.report import page, pictures, summary
 from codesign.report.comparison import MOST_COLUMNS, cell, columns, notes, profile
 from codesign.report.tables import draw
 from codesign.verdicts.compare import compare
@@ -120,8 +120,8 @@ def test_gains_lie_right_of_today_and_costs_left():
         figure("timing.step_speedup", 1.25, workload="llama", tensors=""),
         figure(AREA, 2.0, half=0.5, workload="", tensors=""),
     )
-    rows = {strip.name: strip for strip in summary.gains_and_costs(made).strips}
-    better, worse, _ = summary.GROUPS
+    rows = {strip.name: strip for strip in pictures.gains_and_costs(made).strips}
+    better, worse, _ = pictures.GROUPS
     assert [row.group for row in rows.values()] == [better, better, worse]
     marks = {mark.variant: mark for mark in rows["total error"].marks}
     assert marks["proposal"].value == pytest.approx(10)
@@ -134,7 +134,7 @@ def test_gains_lie_right_of_today_and_costs_left():
     }
     assert rows["speedup of a layer's Linears"].marks[-1].value == 1.25
     assert rows["total error"].value == "1 → 0.1"
-    assert summary.gains_and_costs(result()) is None
+    assert pictures.gains_and_costs(result()) is None
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_room_to_a_bound_is_above_one_where_it_is_kept(metric, bounds, ends,
     found = verdict(
         deciding=figure(metric, value).model_copy(update={"low": low, "high": high}), metric=metric, **bounds
     )
-    assert summary.headroom(found) == tuple(None if r is None else pytest.approx(r, rel=1e-3) for r in room)
+    assert pictures.headroom(found) == tuple(None if r is None else pytest.approx(r, rel=1e-3) for r in room)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from codesign.proposal.proposal import Claim
 from codesign.proposal.shipped import names
 from codesign.report import rules
 from codesign.verdicts.verdict import Bar, BreakEven, Verdict
+from isa_model import load
 
 TOTAL, SUMS, QUANTISED = "numerics.total_error", "numerics.relative_frobenius", "numerics.quantisation_error"
 
@@ -31,8 +32,9 @@ def bits(own, limit, condition="normal data", **more):
     )
 
 
-def result(*figures, verdicts=(), plots=(), name="mine"):
+def result(*figures, verdicts=(), plots=(), name="mine", proposed=None):
     return SimpleNamespace(
+        proposed=proposed,
         figures=figures,
         verdicts=verdicts,
         evidence=(SimpleNamespace(plots=plots),),
@@ -57,6 +59,19 @@ def test_more_bits_that_would_keep_a_refuted_claim_are_named():
     assert said(rules.within_reach, result(verdicts=(verdict("refuted", break_even=none),))) == []
     open_claim = verdict("undetermined", break_even=(bits(25, 11),))  # its own 25 bits keep it; samples are missing
     assert said(rules.within_reach, result(verdicts=(open_claim,))) == []
+
+
+def test_a_register_that_limits_the_sums_is_named():
+    """Hopper's sums leave in 13 bits, whatever its fraction bits; an FP32 register, or bits that help, limit nothing."""
+    none = verdict("refuted", break_even=(bits(13, None), bits(13, 14, "outliers data")))
+    hopper = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    (text,) = said(rules.register_limits, result(verdicts=(none,), proposed=hopper))
+    assert text.startswith("No number of fraction bits keeps claim 1 on all data, while stage fuse rounds to e8m13")
+    blackwell = load("blackwell.tcgen05.m128n128k32.kind::f8f6f4.f32.e4m3.e4m3")
+    assert said(rules.register_limits, result(verdicts=(none,), proposed=blackwell)) == []
+    helped = verdict("refuted", break_even=(bits(13, 14),))
+    held = verdict("supported", break_even=(bits(13, None),))
+    assert said(rules.register_limits, result(verdicts=(helped, held), proposed=hopper)) == []
 
 
 def test_a_smaller_group_that_would_keep_a_claim_is_no_number_of_bits():

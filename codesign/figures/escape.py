@@ -1,10 +1,10 @@
-"""Escape the text of authors and files for Markdown and plots. Jinja escapes HTML (report/write.py)."""
+"""Escape the text of authors and files for Markdown. Jinja escapes HTML (report/write.py), and a canvas its own text."""
 
 from __future__ import annotations
 
 import re
 
-from isa_model.printable import visible, visible_lines
+from isa_model.printable import visible
 
 _SPECIAL = re.compile(r"[\\`*<>\[\]|#~&]|(?<![^\W_])_|_(?![^\W_])")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -40,8 +40,3 @@ def fenced(text: str, language: str) -> Markdown:
     """Return a block of code, its fence longer than any in `text`."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return Markdown(f"{fence}{language}\n{text}{fence}")
-
-
-def drawn(text: str) -> str:
-    """Return `text` as matplotlib draws it literally: `$` begins no formula."""
-    return visible_lines(text).replace("$", r"\$")

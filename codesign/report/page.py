@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from codesign.figures.evidence import Evidence, Section
 from codesign.figures.figure import Kind, Plot
 from codesign.figures.words import listed
-from codesign.report.summary import FARTHEST, ROOM, by_parameter, compared, in_words
+from codesign.report.pictures import FARTHEST, ROOM, in_words
+from codesign.report.summary import by_parameter, compared
 from codesign.report.tables import DrawnTable, draw, interval, number
 from codesign.verdicts.break_even import sentences
 from codesign.verdicts.evaluate import Result

@@ -49,6 +49,28 @@ def within_reach(result: Result) -> Iterator[Advice]:
             yield Advice("A claim within reach", text)
 
 
+def register_limits(result: Result) -> Iterator[Advice]:
+    """Name the register that a stage's sum is rounded to, where no number of fraction bits keeps a claim."""
+    for i, verdict in enumerate(result.verdicts, 1):
+        parameters = [
+            p for p, found in by_parameter(verdict.break_even).items() if any(one.limit is None for one in found)
+        ]
+        if verdict.judgement == "supported" or not any(p.endswith(".fraction_bits") for p in parameters):
+            continue
+        narrow = [
+            f"{name} rounds to {rounding.format.name}"
+            for name, stage in result.proposed.stages.items()
+            for rounding in stage.result or ()
+            if rounding.format.mantissa_bits < FP32_BITS
+        ]
+        if narrow:
+            yield Advice(
+                "A register limits",
+                f"No number of fraction bits keeps claim {i} on all data, while stage {listed(narrow)}: widen its "
+                "`result` first.",
+            )
+
+
 def unused_precision(result: Result) -> Iterator[Advice]:
     """Name the cheapest value of a parameter that keeps every claim that depends on it, if the proposal has a dearer one."""
     all_found: dict[str, list[BreakEven]] = {}
@@ -230,6 +252,7 @@ def cheaper_scales(result: Result) -> Iterator[Advice]:
 
 RULES: tuple[Callable[[Result], Iterator[Advice]], ...] = (
     within_reach,
+    register_limits,
     more_samples,
     fragile,
     assumed,
@@ -246,6 +269,8 @@ RULES: tuple[Callable[[Result], Iterator[Advice]], ...] = (
 """All rules, in the order of the report."""
 MOST_SEEDS = 64
 """Largest factor of seeds that is worth proposing."""
+FP32_BITS = 23
+"""Mantissa bits of FP32; a register with fewer may limit the sums."""
 FEWEST_PLACES = 6
 """Fewest pairs of GEMM and tensors of which one can stand out."""
 

@@ -11,8 +11,9 @@ from codesign.figures.escape import fenced, literal, sentence
 from codesign.figures.palette import plot_rules, standalone, themes
 from codesign.figures.strips import strips
 from codesign.report import page
+from codesign.report.pictures import claims_picture, gains_and_costs, tornado
 from codesign.report.rules import advice
-from codesign.report.summary import claims_picture, gains_and_costs, lines, tornado
+from codesign.report.summary import lines
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import drawing, read_result
 from isa_model.output_files import check_folder, json_lines, write_folder
