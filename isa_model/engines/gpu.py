@@ -52,8 +52,8 @@ def matmul(
         x = np.require(x, requirements=["C", "W"])  # torch warns about read-only arrays
         return torch.from_numpy(x.view(f"i{x.itemsize}")).cuda()
 
-    arrays = [upload(x) for x in (a, b, c, *joined(spec, scale_a, scale_b))]
-    d = matmul_on_device(spec, *arrays, seed).cpu().numpy()
+    of_a, of_b, of_c, *scales = (upload(x) for x in (a, b, c, *joined(spec, scale_a, scale_b)))
+    d = matmul_on_device(spec, of_a, of_b, of_c, scales[0], scales[1], seed).cpu().numpy()
     codes: Codes = d.view(f"u{d.itemsize}").astype(code_dtype(spec.accumulator))
     return codes
 
