@@ -160,11 +160,11 @@ SPECS = {
     "two chains in turn": instruction(
         {
             "s": {"terms": 1, "accumulator": True, "chain": 2, "interleave": {"run": 1, "parts": 2, "to": "chains"}}
-            | {"zero": "ieee", "result": FP32},
-            "t": {"terms": 2, "zero": "ieee", **FUSED},
+            | {"result": {"format": "e4m3", "rounding": "nearest-even"}},
+            "t": aligned(2, 12, **FUSED),
         },
-        a="bf16",
-        b="bf16",
+        a="e2m1",
+        b="e2m1",
         k=4,
     ),
     "scaled groups of integers": instruction(

@@ -150,7 +150,10 @@ def without(mapping, key):
     [
         ({"a": "ue8m0"}, "needs a zero: ue8m0 is for scales"),
         ({"accumulator": "int32"}, "cannot hold floating-point products"),
-        ({"a": "int8", "b": "int8", "accumulator": "int32", "nan": None}, "integer sums need integer registers"),
+        (
+            {"a": "int8", "b": "int8", "accumulator": "int32", "nan": None},
+            "accumulator int32 does not hold every number of the register e8m13",
+        ),
         ({"a": "int8", "widen": "fp16"}, "int8 has no subnormals to be widened"),
         ({"accumulator": "fp16", "nan": 0x7FFF}, "fp16 does not hold every number of the register e8m13"),
         ({"nan": 0x3F800000}, "0x3f800000 is not a NaN of fp32"),
