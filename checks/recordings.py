@@ -47,7 +47,7 @@ def instruction(gpu: str, operand: str, accumulator: str, k: int) -> str:
     if starts_from_zero(gpu, operand, accumulator):
         return f"hopper.wgmma.m64n8k32.f32.{OPERANDS[operand]}.{OPERANDS[operand]}"
     tail = ".".join([ACCUMULATORS[accumulator], *[OPERANDS[operand]] * 2, ACCUMULATORS[accumulator]])
-    names = [n for n in catalogue() if n.startswith(f"{ARCHITECTURES[gpu]}.mma.") and n.endswith(f".{tail}")]
+    names = [n for n in catalogue() if n.startswith(f"{ARCHITECTURES[gpu]}.mma.m") and n.endswith(f".{tail}")]
     return min((n for n in names if load(n).shape.k >= k), key=lambda n: load(n).shape.k)
 
 

@@ -35,6 +35,7 @@ def families() -> list[tuple[str, str]]:
         for family in _read(architecture)["families"]:
             values = "; ".join(f"{key}: {_listed(choices)}" for key, choices in family.get("each", {}).items())
             about = family["description"] + (f" ({values})" if values else "")
+            about += "; also sparse, as .sp with twice the k" if "sparse" in family else ""
             found.append((f"{architecture}.{family['name']}", about))
     return found
 

@@ -57,7 +57,7 @@ def kinds():
     for name in catalogue():
         spec = raw(name)
         a, b = spec["a"], spec["b"]
-        if a == b or "e4m3" in (a, b) or not str(a).startswith("e"):
+        if a != "uint1" and (a == b or "e4m3" in (a, b) or not str(a).startswith("e")):
             found.setdefault(str((a, b, spec["accumulator"], spec.get("scale"))), name)
     return list(found.values())
 

@@ -47,7 +47,7 @@ def different(specs):
 
 
 SPECS = [load(name) for name in catalogue()]
-INTEGERS = different(spec for spec in SPECS if spec.a.kind == "integer")
+INTEGERS = different(spec for spec in SPECS if spec.a.kind == "integer" and not spec.sparsity)
 FP64 = different(spec for spec in SPECS if spec.a.name == "fp64")
 
 
@@ -118,7 +118,7 @@ def test_unknown_names_get_a_suggestion(wrong, right):
         load(wrong)
 
 
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", sorted({key.split(".")[0] for key in np.load(ORACLE).files}))
 def test_every_instruction_of_mmasim_is_reproduced(architecture):
     """The engine returns mmasim's codes for operands of every kind, for every instruction that mmasim has."""
     for result in conform(architecture, ORACLE):

@@ -113,6 +113,17 @@ def test_a_rate_needs_an_instruction_that_changes(tmp_path):
     assert (line, "today's rate" in message) == (6, True)
 
 
+def test_single_bits_are_no_base(tmp_path):
+    """An instruction on single bits is refused as a base where it is named: no tensor is quantised to one bit."""
+    bits = "ampere.mma.m16n8k256.s32.b1.b1.s32.and.popc"
+    line, _, message = fault(
+        tmp_path,
+        ("hopper.wgmma.m64n256k32.f32.e4m3.e4m3", bits),
+        ("change: {stages: {fuse: {fraction_bits: 20}}}", "change: {}"),
+    )
+    assert (line, "single bits" in message) == (4, True)
+
+
 def test_gemms_by_their_shape(tmp_path):
     """A GEMM may be given by its shape, batched and of any pass; a claim names it the same way."""
     shape = "{m: 512, n: 1024, k: 2048, batch: 4}"

@@ -124,6 +124,17 @@ def by_name(value: Any) -> Any:
 
 _SHAPE = ("m", "n", "k", "batch", "pass")
 """Fields of a GEMM by its shape."""
+
+
+def _base(name: str) -> None:
+    """Raise InputError unless a name is of an instruction that tensors can be quantised for."""
+    spec = raw(name)
+    if "uint1" in (spec["a"], spec["b"]):
+        raise InputError.of(
+            f"`{name}` multiplies single bits, to which no tensor is quantised", "a base of 4 bits or more"
+        )
+
+
 WorkloadName = Annotated[
     str,
     BeforeValidator(by_name),
@@ -151,7 +162,7 @@ WorkloadName = Annotated[
 """A workload by name, or a GEMM by its shape, which becomes its name."""
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
-BaseName = Annotated[str, _found(raw)]
+BaseName = Annotated[str, _found(_base)]
 GpuName = Annotated[str, _known("GPU", lambda: list(dict.fromkeys(r.gpu for r in load())))]
 """Name of a GPU with a record of the bench."""
 OWN_VARIANTS = ("today", "software", "proposal", "exact")

@@ -107,7 +107,8 @@ class Plan:
     """Bounds that the engines need to compute a spec exactly. Raises Unsupported if they cannot."""
 
     def __init__(self, spec: Instruction) -> None:
-        assert spec.sparsity is None, "engines compute `spec.dense`"
+        if spec.sparsity is not None:
+            raise Unsupported(f"{spec.sparsity.operand} is sparse: an engine computes lines of the dense instruction")
         self.spec = spec
         self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:
