@@ -1,12 +1,5 @@
-"""Hardware cost: units equal to the model in every part of the language, injected faults, synthesis and export."""
+"""Hardware cost: units equal to the model in every part of the language, injected faults, synthesis and energy."""
 
-import importlib
-import json
-import shutil
-import subprocess
-import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,182 +8,26 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from amaranth.hdl import Const
-from simple_gates import GATES, elaborate
+from cost_specs import FUSED, INT32, OWN, SPECS, aligned, instruction
+from simple_gates import elaborate
 
-from codesign.__main__ import run
 from codesign.evidence.cost import records
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import switched, workload_vectors
-from codesign.evidence.cost.export import export
-from codesign.evidence.cost.measured_unit import in_mode
 from codesign.evidence.cost.netlist import Netlist, pack, unpack
 from codesign.evidence.cost.pipeline import pipeline
 from codesign.evidence.cost.rtl.block import UnitDesign
 from codesign.evidence.cost.rtl.ports import shared_uses
-from codesign.evidence.cost.rtl.shared import shared_unit
 from codesign.evidence.cost.rtl.unit import scale_product, unit
 from codesign.evidence.cost.synth import block_areas, synthesise
-from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices, shipped, specials
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, of_matrices, specials
 from codesign.evidence.cost.verify import against_golden, compare, faults_caught, outputs, prove
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import gemms
 from isa_model import InputError, load
-from isa_model.codec import decode
-from isa_model.instruction import Instruction
 
 ROOT = Path(__file__).parent.parent
-FP32 = {"format": "fp32", "rounding": "nearest-even"}
-INT32 = {"format": "int32", "rounding": "nearest-even"}
-TRUNCATED = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
-
-
-def instruction(stages, a="e4m3", b="e4m3", k=None, accumulator="fp32", **fields):
-    body = {"name": "test", "a": a, "b": b, "accumulator": accumulator, "stages": stages, **fields}
-    span = 1
-    for stage in stages.values():
-        span *= stage["terms"] * stage.get("chain", 1)
-    return Instruction.model_validate({**body, "shape": {"m": 8, "n": 8, "k": k or span}})
-
-
-def aligned(terms, bits, rounding="toward-zero", **fields):
-    return {"terms": terms, "fraction_bits": bits, "rounding": rounding, **fields}
-
-
-OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
-FUSED = {"accumulator": True, "result": FP32}
-MODES = ["toward-zero", "nearest-even", "nearest-away", "up", "down", "to-odd"]
-SPECS = {
-    **{f"aligned {mode}": instruction({"s": aligned(8, 12, mode, **FUSED)}) for mode in MODES},
-    **{
-        f"register {mode}": instruction(
-            {"s": aligned(4, 20, accumulator=True, result={"format": "fp16", "rounding": mode})}, accumulator="fp16"
-        )
-        for mode in MODES
-    },
-    "zeros that count": instruction({"s": aligned(4, 9, zero_exponent=2, **FUSED)}),
-    "no more bits than a product": instruction({"s": aligned(4, 2, "nearest-even", **FUSED)}, a="e5m2", b="e5m2"),
-    "a wider accumulator": instruction(
-        {"s": aligned(4, 10, accumulator={"fraction_bits": 14, "drop_beyond": 12}, result=FP32, zero="ieee")}
-    ),
-    "infinities in operands": instruction({"s": aligned(4, 13, **FUSED)}, a="e5m2", b="bf16"),
-    "subnormals flushed": instruction(
-        {"s": aligned(4, 13, accumulator=True, result={**FP32, "subnormals": "flush"})}, flush_inputs=True
-    ),
-    "registers that saturate": instruction(
-        {
-            "s": {"terms": 2, "result": {"format": "bf16", "rounding": "up", "overflow": "saturate"}},
-            "t": aligned(2, 20, accumulator=True, result=[{"format": "e6m11", "rounding": "down"}, FP32]),
-        },
-        a="bf16",
-        b="bf16",
-    ),
-    "an exact sum": instruction({"s": {"terms": 8, **FUSED}}),
-    "a float tree": instruction(
-        {
-            "p": {"terms": 1, "result": FP32},
-            "s": {"terms": 2, "result": FP32, "zero": "ieee"},
-            "c": {"terms": 1, **FUSED},
-        },
-        a="bf16",
-        b="bf16",
-    ),
-    "a fused multiply-add": instruction({"s": {"terms": 1, "zero": "ieee", **FUSED}}, a="fp32", b="fp32"),
-    "two interleaved steps": load("hopper.mma.m16n8k16.f32.e4m3.e4m3.f32").model_copy(update={"widen": None}),
-    "fp16 accumulation": load("hopper.mma.m16n8k16.f16.e5m2.e5m2.f16"),
-    "scales added to exponents": instruction(
-        {"s": aligned(8, 14, accumulator=True, result=TRUNCATED)},
-        scale={"a": {"group": [1, 4], "format": "ue8m0"}, "b": {"group": [4, 1], "format": "ue8m0"}},
-    ),
-    "scales multiplied onto exact sums": instruction(
-        {
-            "dot": {"terms": 4, "exponent": 0},
-            "fuse": aligned(2, 35, accumulator=True, zero_exponent=-139, result=TRUNCATED),
-        },
-        a="e2m1",
-        b="e2m1",
-        scale={
-            "a": {"group": [1, 4], "format": "ue4m3"},
-            "b": {"group": [4, 1], "format": "ue4m3"},
-            "onto": "dot",
-        },
-    ),
-    "a rounded scaled sum": instruction(
-        {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}},
-        scale={
-            "a": {"group": [1, 4], "format": "fp32"},
-            "b": {"group": [4, 1], "format": "fp32"},
-            "onto": "s",
-            "product": FP32,
-            "result": {"format": "bf16", "rounding": "nearest-even"},
-        },
-    ),
-    "scales that are infinite or zero on sums that cancel": instruction(
-        {"s": aligned(4, 13, zero_exponent=-30), "c": {"terms": 1, "zero": "ieee", **FUSED}},
-        a="e5m2",
-        b="e5m2",
-        scale={"a": {"group": [1, 4], "format": "fp16"}, "b": {"group": [4, 1], "format": "fp16"}, "onto": "s"},
-    ),
-    "names and formats of one's own": instruction(
-        {
-            "my_stage": aligned(2, 13, result={"format": {**OWN, "bias": 30}, "rounding": "to-odd"}),
-            "my-stage": aligned(1, 20, **FUSED),
-        },
-        a=OWN,
-    ),
-    "widened operands": load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32"),
-    "widened by fewer places than a mantissa has": instruction(
-        {"s": aligned(4, 13, **FUSED)}, b="e3m2", widen={**OWN, "exponent_bits": 6, "mantissa_bits": 9, "bias": 8}
-    ),
-    "products beyond a power of two": instruction({"s": aligned(4, 13, **FUSED)}, infinite_from=5),
-    "C in a format of its own": load("volta.mma.m8n8k4.f32.f16.f16.f16"),
-    **{
-        f"integers, {a} by {b}, {overflow}": instruction(
-            {"s": {"terms": 4, "accumulator": True, "result": {**INT32, "overflow": overflow}}},
-            a,
-            b,
-            accumulator="int32",
-        )
-        for a, b, overflow in (("int8", "uint8", "wrap"), ("int8", "int8", "saturate"), ("uint4", "int4", "saturate"))
-    },
-    "a constant scale": instruction(
-        {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}}, scale={"power": -7, "onto": "s"}
-    ),
-    "two chains in turn": instruction(
-        {
-            "s": {"terms": 1, "accumulator": True, "chain": 2, "interleave": {"run": 1, "parts": 2, "to": "chains"}}
-            | {"result": {"format": "e4m3", "rounding": "nearest-even"}},
-            "t": aligned(2, 12, **FUSED),
-        },
-        a="e2m1",
-        b="e2m1",
-        k=4,
-    ),
-    "scaled groups of integers": instruction(
-        {"s": {"terms": 2, "accumulator": True, "chain": 2, "result": INT32}, "t": {"terms": 1, "result": FP32}}
-        | {"c": {"terms": 1, "zero": "ieee", **FUSED}},
-        a="int8",
-        b="int8",
-        scale={"a": {"group": [1, 4], "format": "fp32"}, "b": {"group": [4, 1], "format": "fp32"}, "onto": "t"}
-        | {"product": FP32},
-    ),
-    "clamped integers of both kinds, scaled by powers of two": instruction(
-        {
-            "s": {"terms": 8, "accumulator": True, "chain": 1, "result": {"format": "int8", "rounding": "up"}},
-            "c": aligned(2, 16, **FUSED),
-        },
-        a="uint4",
-        b="int4",
-        scale={"b": {"group": [8, 1], "format": "ue8m0"}, "onto": "s"},
-    ),
-    "integers by floating point": instruction({"s": aligned(4, 13, **FUSED)}, a="int4", b="e4m3"),
-    "integers that are aligned": instruction(
-        {"s": {"terms": 4, "zero": "ieee", "accumulator": True, "result": FP32}}, a="int4", b="int8", c="bf16"
-    ),
-    "4 terms": instruction({"s": aligned(4, 13, **FUSED)}),
-    "128 terms": instruction({"s": aligned(128, 13, **FUSED)}, a="e2m1", b="e2m1"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -210,67 +47,6 @@ def test_a_unit_computes_what_the_model_does(name):
     result = compare(elaborate(unit(spec)), (*adversarial(spec, 0, 16), *specials(spec)))
     assert result.vectors >= 1280
     assert result.mismatches == 0, result.first
-
-
-SCALED = instruction(
-    {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}},
-    scale={
-        "a": {"group": [1, 4], "format": "fp32"},
-        "b": {"group": [4, 1], "format": "fp32"},
-        "onto": "s",
-        "product": FP32,
-    },
-)
-"""A small unit with everything that special values can meet: sums that cancel, scales whose product overflows, C."""
-
-
-def test_special_vectors_hold_every_case_of_zero_times_infinity():
-    """Zero, cancelled and tiny sums meet infinite, NaN, zero and overflowing pairs of scales, and every special C."""
-    met = set()
-    for batch in specials(SCALED):
-        for a, x, y, c in zip(
-            *(batch.operands[name].tolist() for name in ("a", "scale_a", "scale_b", "c")), strict=True
-        ):
-            numbers = [decode(SCALED.a, code) for code in a]
-            if not any(n.special for n in numbers):
-                terms = [n.exact() for n in numbers]
-                kind = "zero" if not any(terms) else "other" if sum(terms) else "cancelled"
-                met.add((kind, *x, *y, *c))
-    special = [0, 0x7F800000, 0x7FC00000, 0x7F7FFFFF]
-    signed = [0, 1 << 31, 0x7F800000, 0xFF800000]
-    for kind in ("zero", "cancelled", "other"):
-        for x in special:
-            for y in special:
-                assert all((kind, x, y, c) in met for c in signed), (kind, x, y)
-
-
-PLANTED = {
-    "a cancelled sum is no zero": ("decode", "_is_zero", lambda block, term: term.none),
-    "an infinite scale of a zero is infinite": ("decode", "_is_zero", lambda block, term: Const(0, 1)),
-    "a product of scales never overflows": ("registers", "_magnitude", lambda *x, real: (*real(*x)[:2], Const(0, 1))),
-    "infinities of both signs add to one": (
-        "term_sums",
-        "with_specials",
-        lambda block, total, terms, real: replace(real(block, total, terms), nan=total.nan),
-    ),
-    "C's specials are ignored": (
-        "term_sums",
-        "with_specials",
-        lambda block, total, terms, real: real(block, total, terms[:1]),
-    ),
-}
-"""Faults of the generator: module, function, and what replaces it; `real` is the function itself."""
-
-
-@pytest.mark.parametrize("fault", PLANTED)
-def test_shipped_vectors_notice_planted_faults_of_special_values(fault, monkeypatch):
-    """The vectors that an export ships show every fault planted in how the generator treats special values."""
-    module, name, wrong = PLANTED[fault]
-    module = importlib.import_module(f"codesign.evidence.cost.rtl.{module}")
-    real = getattr(module, name)
-    assert compare(elaborate(unit(SCALED)), shipped(SCALED)).mismatches == 0
-    monkeypatch.setattr(module, name, partial(wrong, real=real) if "real" in wrong.__code__.co_varnames else wrong)
-    assert compare(elaborate(unit(SCALED)), shipped(SCALED)).mismatches > 0
 
 
 def test_a_small_unit_is_right_for_every_input():
@@ -318,29 +94,6 @@ def test_a_shared_product_of_scales_feeds_the_unit_to_the_same_bits():
     assert result.mismatches == 0, result.first
     assert alone.area < elaborate(unit(spec)).area
     assert shared_uses(SPECS["scales added to exponents"]) == 1
-
-
-def _together():
-    """Return small instructions of one datapath: FP8, FP16, BF16 and integers."""
-    window = {"accumulator": True, "zero_exponent": -133, "result": TRUNCATED}
-    narrow = {**window, "result": {**TRUNCATED, "format": "e8m13"}}
-    whole = {"s": {"terms": 2, "accumulator": True, "result": {**INT32, "overflow": "saturate"}}}
-    return (
-        instruction({"s": aligned(2, 13, **narrow)}),
-        instruction({"s": aligned(1, 25, **window)}, a="fp16", b="fp16"),
-        instruction({"s": aligned(1, 25, **window)}, a="bf16", b="bf16"),
-        instruction(whole, a="int8", b="int8", accumulator="int32"),
-    )
-
-
-def test_one_datapath_equals_each_of_its_instructions():
-    """A datapath of FP8, FP16, BF16 and INT8 gives the model's bits in each mode, special values included."""
-    specs = _together()
-    netlist = elaborate(shared_unit(specs))
-    for i, spec in enumerate(specs):
-        batches = [in_mode(batch, 1 << i) for batch in (*adversarial(spec, 0, 24), *specials(spec))]
-        result = compare(netlist, batches)
-        assert result.mismatches == 0, (spec.a.name, result.first)
 
 
 @pytest.mark.parametrize("recoded", [False, True])
@@ -495,119 +248,3 @@ def test_energy_is_a_band_and_zero_for_a_unit_at_rest(small):
     same = type(vectors)({n: np.repeat(c[:1], 70, axis=0) for n, c in vectors.operands.items()}, vectors.d[:70])
     rest = switched(cut, same)
     assert rest[0] == rest[1] < low / 2
-
-
-# -- records and files -----------------------------------------------------------------------------------------------
-
-
-def _simulate(folder, files, *options):
-    """Return the output of a test bench, run by Icarus Verilog or by the Verilator of the extra `test`."""
-    if shutil.which("iverilog"):
-        subprocess.run(["iverilog", "-g2005", "-o", "run", *options, "-c", files], cwd=folder, check=True)
-        return subprocess.run(["vvp", "run"], cwd=folder, capture_output=True, text=True).stdout
-    verilator = Path(sys.executable).with_name("verilator-cli")
-    if not (verilator.exists() and shutil.which("g++") and shutil.which("make")):
-        pytest.skip("neither Icarus Verilog nor Verilator with a C++ compiler is installed")
-    command = [verilator, "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O0"]
-    command += ["--output-split", "0"]  # one file, since the wheel's makefile does not find its precompiled header
-    command += ["--top-module", "testbench", "-o", "run", *options, "-f", files]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return subprocess.run(["obj_dir/run"], cwd=folder, capture_output=True, text=True).stdout
-
-
-def test_exported_files_run_under_an_open_simulator(tmp_path):
-    """The test bench passes with the design and the mapped netlist, and fails with a wrong vector."""
-    spec = SPECS["scales added to exponents"]
-    export(spec, tmp_path / "rtl", Library.own())
-    files = {p.name for p in (tmp_path / "rtl").iterdir()}
-    assert files == {
-        "unit.v",
-        "unit_mapped.v",
-        "unit_pipelined.v",
-        "pipeline.v",
-        "cells.v",
-        "testbench.v",
-        "testbench_stalls.v",
-        "unit.f",
-        "mapped.f",
-        "pipelined.f",
-        "stalls.f",
-        "vectors.hex",
-        "README.md",
-        "SHA256SUMS",
-    }
-    assert records.design_sha256(spec) in (tmp_path / "rtl/unit.v").read_text()[:400]
-    count = sum(map(len, shipped(spec)))
-    assert f"are noticed by the {count} vectors" in (tmp_path / "rtl/README.md").read_text()
-    simulate = partial(_simulate, tmp_path / "rtl")
-    assert f"PASS: {count} vectors" in simulate("unit.f")
-    assert f"PASS: {count} vectors" in simulate("mapped.f")
-    assert f"PASS: {count} vectors" in simulate("pipelined.f", "-DPIPELINED")
-    stalled = simulate("stalls.f", "-DASSERT")
-    assert f"PASS: {count} vectors" in stalled
-    assert "ASSERT" not in stalled
-    vectors = (tmp_path / "rtl/vectors.hex").read_text()
-    flipped = ("1" if vectors[0] != "1" else "2") + vectors[1:]
-    (tmp_path / "rtl/vectors.hex").write_text(flipped)
-    assert f"FAIL: 1 of {count} vectors" in simulate("unit.f")
-
-
-def test_exported_verilog_is_clean_under_lint(tmp_path):
-    """Verilator accepts the design and its pipeline with all warnings; ports have the order of their names."""
-    from codesign.evidence.cost.export import header
-    from codesign.evidence.cost.stalled import wrapper
-    from codesign.evidence.cost.synth import readable
-
-    verilator = Path(sys.executable).with_name("verilator-cli")
-    if not verilator.exists():
-        pytest.skip("Verilator is not installed")
-    rtlil = unit(SCALED)
-    (tmp_path / "unit.v").write_text(header(SCALED, rtlil) + readable(rtlil))
-    (tmp_path / "unit_pipeline.v").write_text(wrapper(SCALED, 3))
-    command = [verilator, "--lint-only", "-Wall", "--top-module", "unit_pipeline", "unit_pipeline.v", "unit.v"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:2000]
-    assert "module unit(a, b, c, scale_a, scale_b, d_out);" in (tmp_path / "unit.v").read_text()
-
-
-def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):
-    """The exported Verilog, read by Yosys, equals the model."""
-    from codesign.evidence.cost.synth import readable
-    from codesign.evidence.cost.synth import run as yosys
-
-    spec = SPECS["4 terms"]
-    (tmp_path / "unit.v").write_text(readable(unit(spec)))
-    yosys(
-        "read_verilog unit.v; hierarchy -top unit; proc; flatten -noscopeinfo; opt; alumacc; techmap; opt; "
-        "write_json out.json",
-        str(tmp_path),
-    )
-    data = json.loads((tmp_path / "out.json").read_text())["modules"]["unit"]
-    netlist = Netlist.of_json(data, GATES)
-    assert compare(netlist, adversarial(spec, 1, 12)).mismatches == 0
-
-
-def test_the_command_writes_and_refuses(tmp_path, capsys):
-    """`codesign rtl` prints the figures; an unsupported spec and a missing library give exit code 2."""
-    (tmp_path / "s.yaml").write_text("""shape: {m: 4, n: 4, k: 2}
-a: e2m1
-b: e2m1
-accumulator: fp16
-stages: {s: {terms: 2, accumulator: true, fraction_bits: 4, rounding: down, result: {format: fp16, rounding: down}}}
-""")
-    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "rtl")]) == 0
-    assert "0 mismatches" in capsys.readouterr().out
-    assert run(["rtl", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "r"), "--liberty", "nowhere.lib"]) == 2
-    assert "cannot read nowhere.lib" in capsys.readouterr().err
-    text = (tmp_path / "s.yaml").read_text().replace("fraction_bits: 4, rounding: down, ", "").replace("e2m1", "fp32")
-    (tmp_path / "i.yaml").write_text(text)
-    assert run(["rtl", str(tmp_path / "i.yaml"), "--out", str(tmp_path / "r")]) == 2
-    assert "not supported in hardware" in capsys.readouterr().err
-    assert not (tmp_path / "r").exists()
-
-
-def test_an_export_leaves_foreign_folders_alone(tmp_path):
-    """An export does not write to a folder with other files."""
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="not from codesign"):
-        export(SPECS["4 terms"], tmp_path, Library.own())

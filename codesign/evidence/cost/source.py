@@ -137,9 +137,10 @@ def _figures(
         if metric == "cost.area_ratio":
             shared = [on_shared(proposal.today, spec, r.library) for r, _ in both]
             ratios += [ratio for ratio in shared if ratio is not None]
+            source += "; base: its unit alone"
             if shared[0] is not None:
                 others += (Alternative(assumption="base unit", other=SHARED_NAME, value=round(shared[0], 4)),)
-                source += f"; base: its unit alone, or {SHARED_NAME}"
+                source += f", or {SHARED_NAME}"
         low, high = min(ratios) * (1 - TIE), max(ratios) * (1 + TIE)
         found.append(ChipFigure(metric, ratios[0], low, high, "modelled", source, others))
     found += list(attributed(proposal.today, spec, [r.library for r, _ in both]))
