@@ -638,6 +638,13 @@ def refused(claims, **more):
     return str(error.value)
 
 
+def test_decibels_and_loss_gaps_may_be_below_zero():
+    """A level of -3 dB, a difference of -1 dB and a loss gap of -0.1 % are bounds like others."""
+    for about in ("numerics.sqnr_db", "training.loss_gap"):
+        assert Claim(metric=about, at_least=-3.0).at_least == -3
+    assert Claim(metric="numerics.sqnr_db", at_least=-1.0, relative_to="software").at_least == -1
+
+
 @pytest.mark.parametrize(
     ("claim", "words", "remedy"),
     [
@@ -661,6 +668,9 @@ def refused(claims, **more):
         ("{metric: numerics.bias, at_least: -0.1, at_most: 0.2}", "judged by its magnitude", "at_most: 0.1"),
         ("{metric: numerics.bias, at_most: -0.1}", "judged by its magnitude", "at_most: 0.1"),
         ("{metric: numerics.total_error, relative_to: today, at_most: -1}", "a ratio of magnitudes", "at_most: 1"),
+        ("{metric: numerics.total_error, at_most: -1}", "is never below zero", "a bound above zero, such as 1"),
+        ("{metric: cost.area_ratio, at_least: -1}", "is never below zero", "a bound above zero"),
+        ("{metric: timing.speedup_over_software, at_least: -0.5}", "is never below zero", "a bound above zero"),
         ("{metric: numerics.total_error, relative_to: proposal, at_most: 1}", "relative to itself", ""),
         ("{metric: numerics.total_error}", "a claim needs a bound", "`at_most: 0.1` or `at_least: 0.1`"),
         ("{metric: numerics.total_error, at_least: 2, at_most: 1}", "at_least 2 is above at_most 1", ""),

@@ -325,7 +325,7 @@ app.command()(tabular(train))
 
 app.command()(tabular(doctor))
 
-app.command()(model)
+app.command()(tabular(model))
 
 
 @app.command()

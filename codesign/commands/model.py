@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codesign.commands.progress import Progress
+from codesign.commands.tabular import Form, Row, emit
 from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError
 
@@ -45,6 +46,7 @@ def model(
         bool, typer.Option("--leave-out", help="Also leave out the sums, the cast of activations and that of weights.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Record to write, or to extend.")] = None,
+    form: Form = "table",
 ) -> int:
     """Run a language model on a proposal's numerics.
 
@@ -86,8 +88,24 @@ def model(
     if out is not None:
         write(record, out)
         print(f"record: {out}", file=sys.stderr)
-    _show(record, {arm.name: numerics_of(arm.recipe, attention) for arm in arms})
+    names = {arm.name: numerics_of(arm.recipe, attention) for arm in arms}
+    if form == "table":
+        _show(record, names)
+    else:
+        emit(form, data_rows(record, names), record.model_dump_json(indent=1))
     return 0
+
+
+def data_rows(record: ModelRecord, names: dict[str, str]) -> list[Row]:
+    """Return a row per numerics and metric, BF16 first, with 95 % intervals over sequences."""
+    from codesign.evidence.model.estimates import estimates
+
+    rows: list[Row] = []
+    for name, run in (("BF16", record.reference), *((name, record.find(key)) for name, key in names.items())):
+        for metric, found in estimates(record, run).items() if run else ():
+            low, high = found.interval(0.95) or (None, None)
+            rows.append({"numerics": name, "metric": metric, "value": found.value, "low": low, "high": high})
+    return rows
 
 
 def _numerics(on: str) -> dict[str, Recipe]:

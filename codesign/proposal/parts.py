@@ -201,16 +201,18 @@ class Claim(Spec):
             raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
-        by_size = metric.signed or (self.relative_to is not None and metric.comparison == "ratio")
+        sized = metric.comparison != "difference"  # decibels and loss gaps may be below zero
         mirrored = metric.signed and self.relative_to is None and self.at_least == -(self.at_most or 0.0)
         for name, bound in (("at_most", self.at_most), ("at_least", self.at_least)):
-            if by_size and bound is not None and bound < 0 and not (name == "at_least" and mirrored):
-                what = "a ratio of magnitudes" if self.relative_to else "its magnitude"
-                raise at(
-                    name,
-                    message=f"`{self.metric}` is judged by {what}, which is never below zero",
-                    hint=f"at_most: {abs(bound):g} bounds it on both sides",
-                )
+            if sized and bound is not None and bound < 0 and not (name == "at_least" and mirrored):
+                what, hint = "is never below zero", f"a bound above zero, such as {abs(bound):g}"
+                if self.relative_to or metric.signed:
+                    judged = "a ratio of magnitudes" if self.relative_to else "its magnitude"
+                    what, hint = (
+                        f"is judged by {judged}, which {what}",
+                        f"at_most: {abs(bound):g} bounds it on both sides",
+                    )
+                raise at(name, message=f"`{self.metric}` {what}", hint=hint)
         return self
 
     @model_validator(mode="after")

@@ -140,8 +140,10 @@ def of_gemm(gemm: Gemm, scheme: Scheme, multiply: Multiply) -> list[TimedStep]:
     """Return the operations of a single GEMM: the writes and casts of its operands, and the product.
 
     A tensor that arrives at an expert as codes was written and cast before it was sent, once for all experts, as in `of_layer`.
+    Its GEMM is timed with the scales of the kernel that records have.
     """
-    arriving: dict[Role, Flow] = {role: getattr(scheme, role).dispatched for role in sent(gemm) or ()}
+    flows: dict[Role, Flow] = {role: getattr(scheme, role) for role in sent(gemm) or ()}
+    arriving = {role: replace(flow.dispatched, bits=flow.bits) for role, flow in flows.items()}
     scheme = replace(scheme, **arriving)
     codes = {PASS_OF[role] for role, flow in arriving.items() if flow.at == "dispatch"}
     step = gemm.name.split(".")[1]  # the name is model.pass.gemm, or layer.pass for a layer of the proposal
