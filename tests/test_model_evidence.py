@@ -186,20 +186,21 @@ with codesign.torch.emulate(model, on="bf16", attention=True) as emulation:
 assert emulation.attention.calls == 1 and len(emulation.replaced) == 7, emulation
 assert torch.allclose(got, expected, atol=0.01) and not torch.equal(got, expected)
 from codesign.__main__ import run
-raise SystemExit(run(["model", "group-scaled-mma", "--model", sys.argv[1], "--length", "16", "--out", sys.argv[2]]))
+folder, out, on = sys.argv[1:]
+raise SystemExit(run(["model", on, "--model", folder, "--length", "8", "--out", out]))
 """
 
 
-def test_a_folder_of_hugging_face_runs_on_a_proposal(tmp_path):
-    """An encoder is emulated as it is; `codesign model` runs a causal model of a folder on a proposal and writes a record."""
+def test_models_of_hugging_face_run_on_an_instruction(tmp_path):
+    """An encoder is emulated as it is; `codesign model` runs a folder's causal model, and writes a record."""
     pytest.importorskip("torch", reason="needs the extra `model`")
     pytest.importorskip("transformers", reason="needs the extra `model`")
     folder, out = tmp_path / "tiny", tmp_path / "record.json"
-    done = subprocess.run([sys.executable, "-c", TINY, str(folder), str(out)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", TINY, str(folder), str(out), HOPPER], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "proposal" in done.stdout
+    assert "perplexity" in done.stdout
     found = read(out)
-    assert {r.name for r in found.runs} >= {"bf16", "today", "software", "proposal"}
+    assert {r.name for r in found.runs} == {"bf16", HOPPER}
     assert all(r.kl[0] > 0 for r in found.runs if r.name != "bf16")
     assert json.loads(out.read_text())["text"].startswith("pydoc_data.topics")
 
