@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import language
 from commands import commands_text
 from compared import architectures_text, compared_text
+from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from units import units_text
 
@@ -65,6 +66,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
     ("cost", "units"): units_text,
+    ("models", "answers"): answers_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 
