@@ -56,9 +56,11 @@ RULES = Path(__file__).with_name("plot.css")
 
 
 def colour_of(variant: str) -> str:
-    """Return the name of a variant's colour; grey for an unknown one. Points alone (`..._points`) have that of their line."""
+    """Return the name of a variant's colour; `..._points` have that of their line. Raises KeyError for an unknown one."""
     name = variant.removesuffix("_points")
-    return name if name in MARKS or name in PAGE else "grey"
+    if name not in MARKS and name not in PAGE:
+        raise KeyError(name)
+    return name
 
 
 def variables(dark: bool) -> str:
