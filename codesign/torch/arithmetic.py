@@ -41,8 +41,8 @@ class Arithmetic:
     def dgrad(self, dy: Tensor, weight: Tensor, taken: Cast | None = None) -> Tensor:
         """Return dX in BF16. `taken` is the cast with which dY was sent over the network, if any."""
         rule = self.recipe.dgrad
-        dy = quantise(received(rule.gradient, taken), dy, rule.tensor_scale)
-        return self.product(rule, dy, quantise(rule.weight, weight, rule.tensor_scale)).to(BF16)
+        gradient = quantise(received(rule.gradient, taken), dy, rule.tensor_scale)
+        return self.product(rule, gradient, quantise(rule.weight, weight, rule.tensor_scale)).to(BF16)
 
     def wgrad(self, dy: Tensor, x: Tensor, power_of_two: bool = False) -> Tensor:
         """Return dW in FP32 from the cached input, which is cast with power-of-two scales if `power_of_two`."""
