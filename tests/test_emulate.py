@@ -24,20 +24,9 @@ from isa_model.cast import quantise  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 HOPPER = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
-EXACT = {
-    "base": HOPPER,
-    "change": {
-        "shape": {"k": 96},
-        "stages": {
-            "fuse": {
-                "terms": 96,
-                "fraction_bits": None,
-                "rounding": None,
-                "result": {"format": "fp32", "rounding": "nearest-even"},
-            }
-        },
-    },
-}
+NOTHING_LOST = {"terms": 96, "fraction_bits": None, "rounding": None, "zero_exponent": None}
+NOTHING_LOST["result"] = {"format": "fp32", "rounding": "nearest-even"}
+EXACT = {"base": HOPPER, "change": {"shape": {"k": 96}, "stages": {"fuse": NOTHING_LOST}}}
 
 
 class ViT(nn.Module):

@@ -166,6 +166,19 @@ def test_promotion_in_the_recipe_and_in_the_instruction_are_one_numerics():
     assert numerics_of(recipe) == numerics_of(around)
 
 
+def test_a_text_of_your_own_is_read_and_a_missing_one_is_reported(tmp_path):
+    """`--text` reads UTF-8; a file that is not there, or not text, is one message."""
+    from codesign.evidence.model.language_model import load_text
+
+    (tmp_path / "a.txt").write_text("words, wörds")
+    (tmp_path / "b.bin").write_bytes(b"\xff\xfe\x00")
+    assert load_text(tmp_path / "a.txt") == ("a.txt", "words, wörds")
+    assert load_text(None)[1]
+    for name in ("b.bin", "c.txt"):
+        with pytest.raises(InputError, match=name):
+            load_text(tmp_path / name)
+
+
 TINY = """
 import sys, torch
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -73,8 +73,8 @@ def attention(
     if attn_mask is not None:
         p = p.nan_to_num(0.0)  # a row without any key, which torch makes zero
     p = functional.dropout(p, dropout_p) if dropout_p else p
-    product: Tensor = _batched_product(p, v.mT, rules).to(query.dtype)
-    return product
+    o: Tensor = _batched_product(p, v.mT, rules)
+    return o.to(query.dtype)
 
 
 class EmulatedAttention(TorchFunctionMode):

@@ -185,11 +185,11 @@ class _Seen:
 
     def slow_path(self, module: nn.Module, restore: list[Callable[[], None]]) -> None:
         """Keep torch's fused encoder layers, which read their parameters past `forward`, from skipping a module."""
-        layers: list[Any] = self.fast.get(id(module), [])
-        for layer in layers:
-            was = layer.activation_relu_or_gelu
-            layer.activation_relu_or_gelu = 0
-            restore.append(lambda layer=layer, was=was: setattr(layer, "activation_relu_or_gelu", was))  # type: ignore[misc]
+        name = "activation_relu_or_gelu"
+        for layer in self.fast.get(id(module), []):
+            was: Any = getattr(layer, name)
+            setattr(layer, name, 0)
+            restore.append(lambda layer=layer, was=was: setattr(layer, name, was))  # type: ignore[misc]
 
 
 def _reason(module: nn.Module, name: str, seen: _Seen) -> str | None:

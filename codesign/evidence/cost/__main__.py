@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.commit import commit
-from codesign.evidence.cost.attribution import SHARED_NAME, shared, steps
+from codesign.evidence.cost.attribution import shared, steps
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.measured_unit import measure, measure_shared
-from codesign.evidence.cost.records import CostRecord, design_sha256, shared_sha256, write
+from codesign.evidence.cost.records import design_sha256, shared_sha256, write
+from codesign.evidence.cost.shipped_record import Job, record_of
 from codesign.proposal.load import load_proposal
-from isa_model.instruction import Instruction
 from isa_model.processes import pool
-
-Job = tuple[Instruction | Sequence[Instruction], Library]
-"""An instruction, or those of a shared datapath, and a library."""
 
 
 def main() -> None:
@@ -39,19 +33,9 @@ def main() -> None:
                 designs.setdefault(design_sha256(spec), (spec, library))
         for together in shared(proposal.today) or ():
             designs.setdefault(shared_sha256(together), (together, library))
-    with pool(arguments.jobs, main=True) as workers:
-        for record in workers.map(_record, designs.values()):
+    with pool(arguments.jobs) as workers:
+        for record in workers.map(record_of, designs.values()):
             print(f"{write(record)}: {record.area:.0f} NAND2, {record.delay_fo4:.0f} FO4", file=sys.stderr)
-
-
-def _record(job: Job) -> CostRecord:
-    from codesign.evidence.cost.energy import energy_vectors
-
-    spec, library = job
-    if isinstance(spec, Instruction):
-        return measure(spec, library, *energy_vectors(spec), commit())
-    name = f"{SHARED_NAME}, {next(iter(spec[0].stages.values())).fraction_bits} fraction bits of FP8"
-    return measure_shared(spec, library, *energy_vectors(spec[0]), name, commit())
 
 
 if __name__ == "__main__":

