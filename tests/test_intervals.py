@@ -338,3 +338,11 @@ def test_a_quantile_is_that_of_the_weighted_values():
     assert quantile(0 * values, np.ones((9, 10)), 0.95).interval(0.95) == (0.0, 0.0)
     assert quantile(values + inf, np.ones((9, 10)), 0.5).value == inf
     assert isinstance(quantile(values, np.ones((9, 10)), 0.5), Estimate)
+
+
+def test_one_hit_has_a_lower_limit():
+    """One hit of 100, or a part of one, is not none: the lower limit is where so many or more have the tail's probability."""
+    low, high = clopper_pearson(1, 100, 0.95)
+    assert low == pytest.approx(1 - 0.975 ** (1 / 100))
+    assert high == pytest.approx(0.05446, rel=1e-3)
+    assert 0 < clopper_pearson(0.5, 100, 0.95)[0] < low
