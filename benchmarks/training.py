@@ -233,8 +233,8 @@ def compare_engines(size: Size) -> None:
     """Compare the chip with the model on every GEMM of a step and print the counts."""
     import torch
 
-    from codesign.evidence.training import engines, linear
     from codesign.evidence.training.loop import Trainer, TrainingJob
+    from codesign.torch import arithmetic, engines
 
     counts = {}
 
@@ -245,7 +245,7 @@ def compare_engines(size: Size) -> None:
             counts[arm][not same] += 1
         return d
 
-    linear.multiply = both
+    arithmetic.multiply = both
     try:
         for arm in ("tensor-unpromoted", "tensor-promoted", "framework"):
             counts[arm] = [0, 0]
@@ -254,7 +254,7 @@ def compare_engines(size: Size) -> None:
                 f"{arm}: GEMMs of a step that equal the model bit for bit, and that differ: {counts[arm]}", flush=True
             )
     finally:
-        linear.multiply = engines.multiply
+        arithmetic.multiply = engines.multiply
 
 
 def compare_graphs() -> bool:

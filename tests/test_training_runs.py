@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `kernels`")
 
-from codesign.evidence.training import engines, loop  # noqa: E402
+from codesign.evidence.training import loop  # noqa: E402
 from codesign.evidence.training.experiments import arms  # noqa: E402
 from codesign.evidence.training.loop import TrainingJob, train  # noqa: E402
 from codesign.evidence.training.model import Transformer  # noqa: E402
@@ -22,7 +22,7 @@ from codesign.evidence.training.records import read  # noqa: E402
 from codesign.evidence.training.size import find_size, sizes  # noqa: E402
 from codesign.evidence.training.text import batch, text  # noqa: E402
 from codesign.proposal.recipe import load_recipe, parse_recipe  # noqa: E402
-from codesign.torch import arithmetic  # noqa: E402
+from codesign.torch import arithmetic, engines  # noqa: E402
 from codesign.torch.arithmetic import Arithmetic  # noqa: E402
 from codesign.workloads import tensor_file  # noqa: E402
 from codesign.workloads.gemms import Recorded  # noqa: E402
