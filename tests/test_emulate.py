@@ -266,3 +266,38 @@ def test_int8_with_a_scale_per_token_is_exact_between_its_casts():
     a, b = (t / (t.abs().amax(1, keepdim=True) / 127) for t in (x, model.weight.detach()))
     scale = (x.abs().amax(1, keepdim=True) / 127) * (model.weight.detach().abs().amax(1, keepdim=True) / 127).T
     assert torch.equal(got, (a.round() @ b.round().T) * scale)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "FSDP2", "torch.compile"])
+def test_loss_and_gradients_are_the_same_under_a_wrapper(wrapper, process_group):
+    """A wrapped model has the loss and the gradients of the same model alone, bit for bit."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    wrappers = {
+        "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+        "FSDP2": lambda model: fully_shard(model, mesh=init_device_mesh("cpu", (1,))),
+        "torch.compile": lambda model: torch.compile(model, backend="aot_eager", fullgraph=True),
+    }
+    alone, x = Mlp(), torch.randn(16, 96)
+    model = copy.deepcopy(alone)
+    wrapped = wrappers[wrapper](model)
+    losses = []
+    for each, called in ((alone, alone), (model, wrapped)):
+        with emulator.emulate(each, on="group-scaled-mma"):
+            losses.append(called(x).float().pow(2).mean())
+            losses[-1].backward()
+    assert torch.equal(*losses)
+    for expected, got in zip(alone.parameters(), model.parameters(), strict=True):
+        grad = got.grad.full_tensor() if hasattr(got.grad, "full_tensor") else got.grad
+        assert torch.equal(expected.grad, grad)
