@@ -99,7 +99,7 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline():
         ("hopper.wgmma.m64n256k16.f16.f16.f16", "fp16-headroom", {"plain"}),
         (MX, "transformer-engine-mxfp8", {"ocp-mx"}),
         (NV, "transformer-engine-nvfp4", set()),
-        ("ampere.mma.m16n8k32.s32.s8.s8.s32", "w8a8", set()),
+        ("ampere.mma.m16n8k32.s32.s8.s8.s32", "w8a8", {"int8-group-scaled"}),
         (
             "cdna3.mfma.f32_16x16x32_fp8_fp8",
             "deepseek-v3",

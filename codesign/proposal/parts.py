@@ -25,7 +25,6 @@ from isa_model.diagnostics import InputError, at, suggest, together
 from isa_model.library import merge, raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
-from kernels.bench.records import load
 
 MOST = 256
 """Largest number of entries in a list of a proposal."""
@@ -135,6 +134,13 @@ def _base(name: str) -> None:
         )
 
 
+def _gpus() -> list[str]:
+    """Return the GPUs with a record of the bench. The kernels import numpy, which a proposal without `gpu` does not need."""
+    from kernels.bench.records import load
+
+    return list(dict.fromkeys(record.gpu for record in load()))
+
+
 WorkloadName = Annotated[
     str,
     BeforeValidator(by_name),
@@ -163,7 +169,7 @@ WorkloadName = Annotated[
 SourceName = Annotated[str, _known("tensor source", lambda: list(SOURCES))]
 MetricName = Annotated[str, _known("metric", lambda: list(metrics()))]
 BaseName = Annotated[str, _found(_base)]
-GpuName = Annotated[str, _known("GPU", lambda: list(dict.fromkeys(r.gpu for r in load())))]
+GpuName = Annotated[str, _known("GPU", _gpus)]
 """Name of a GPU with a record of the bench."""
 OWN_VARIANTS = ("today", "software", "proposal", "exact")
 Variant = Annotated[str, _known("variant", lambda: [*OWN_VARIANTS, *baselines()])]
