@@ -14,7 +14,7 @@ import pytest
 
 from codesign.__main__ import run
 from codesign.evidence.cost.cell_library import Library, neutral
-from codesign.evidence.cost.export import _header
+from codesign.evidence.cost.export import header
 from codesign.evidence.sampling import Sampling
 from codesign.figures.drawing import svg
 from codesign.figures.escape import Markdown, fenced, literal, sentence
@@ -139,8 +139,8 @@ def test_a_comment_in_verilog_ends_with_its_line():
     """A line break in a name or description starts no Verilog."""
     name = "hopper.wgmma.m64n8k16.f32.f16.f16"
     spec = load(name).model_copy(update={"name": "x\nendmodule", "description": "a\r\nmodule evil; */\u2028initial"})
-    lines = _header(spec, "").rstrip("\n").split("\n")
-    assert all(line.startswith("// ") and len(line.splitlines()) == 1 for line in lines)
+    lines = header(spec, "").rstrip("\n").split("\n")
+    assert all((line.startswith(("// ", "/* verilator")) or not line) and len(line.splitlines()) == 1 for line in lines)
 
 
 # -- results ---------------------------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def _sharing(spec: Instruction) -> dict[str, str]:
 
 
 def header(spec: Instruction, rtlil: str) -> str:
+    """Return the comment at the head of a Verilog file: the unit, its digests, and how codes are packed."""
     lines = [
         f"Dot-product unit of {spec.name}: one element of D, one step of {spec.span} products and C.",
         *([spec.description] if spec.description else []),
