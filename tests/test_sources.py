@@ -153,7 +153,7 @@ def test_html_and_markdown_show_the_same_parts(results):
     pictures = [x for p in parts for x in p.pictures]
     assert len(pictures) + 2 == files["report.html"].count("<figure>") > 5  # gain against cost, and claims
     for picture in pictures:
-        assert f"]({picture.name}.svg)\n\n({picture.kind}) " in files["report.md"]
+        assert f"]({picture.name}.svg)\n\n({', '.join(picture.kinds)}) " in files["report.md"]
     for listing in (x for p in parts for x in p.listings if x.title):
         assert f"<h3>{listing.title}</h3>" in html
         assert f"### {listing.title}\n" in files["report.md"]

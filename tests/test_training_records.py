@@ -69,8 +69,8 @@ def test_gaps_along_training_are_drawn_for_every_arm_but_the_reference():
     """Each experiment with runs has a panel that names its arms except BF16, whose noise is drawn beneath."""
     record = record_of(bf16=[2.0, 2.0], bf16_nudged=[2.01, 1.96], framework=[2.1, 2.2], bits_8=[2.2])
     drawn = svg(record, ["framework", "bits", "moments", "groups"])
-    assert drawn.count("framework (2 seeds)") == 3
-    assert drawn.count("bits-8 (1 seed)") == 1
+    assert drawn.count(">framework (2 seeds)</text>") == 3
+    assert drawn.count(">bits-8 (1 seed)</text>") == 1
     assert drawn.count("BF16, nudged") == 4
     assert ">bf16<" not in drawn
     assert "bits-10" not in drawn
