@@ -78,7 +78,7 @@ def model(
             text,
             sequences,
             length,
-            engine,  # type: ignore[arg-type]  # checked above
+            engine,
             1,
             lambda name, done, total: progress.phase(name, done, total),
             old,
