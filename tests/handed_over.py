@@ -35,7 +35,7 @@ def misaligned(x):
 
 
 def read_only(x):
-    x = x.copy()
+    x = np.array(x)
     x.flags.writeable = False
     return x
 

@@ -230,7 +230,7 @@ def test_lower_bounds_look_at_the_smallest():
     low, high = figure(1.0, 0.9, 1.1), figure(3.0, 2.9, 3.1, workload="deepseek-v3.fprop.down")
     assert verdict({"at_least": 2.0}, low, high).deciding == low
     assert verdict({"at_least": 0.5}, low, high).judgement == "supported"
-    assert verdict({"at_least": -1.0, "at_most": 2.0}, low, high).deciding == high
+    assert verdict({"at_least": 0.5, "at_most": 2.0}, low, high).deciding == high
 
 
 def test_relative_claims_bound_the_ratio_per_gemm():
@@ -322,10 +322,11 @@ def test_the_package_loads_evaluates_and_compares(tmp_path):
 
 
 def test_importing_the_package_imports_nothing_else():
-    """The package imports what a function needs on its first call; its names are the public ones."""
-    code = "import codesign, sys; print(*codesign.__all__, *(m for m in ('numpy', 'pydantic') if m in sys.modules))"
+    """The package imports what a function needs on its first call."""
+    code = "import codesign, sys; print(*(m for m in ('numpy', 'pydantic') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["__version__", "compare", "evaluate", "load"]
+    assert not done.stdout.split()
+    assert {"__version__", "compare", "evaluate", "load"} <= set(codesign.__all__)
     assert codesign.__version__
     with pytest.raises(AttributeError, match="no attribute"):
         _ = codesign.judge
