@@ -11,7 +11,7 @@ from typing import Any
 
 from codesign.evaluation import Evaluation, SideBySide
 from codesign.evidence.progress import Phase
-from codesign.evidence.sampling import Sampling
+from codesign.evidence.sampling import COLUMNS, MOST_SEEDS, ROWS, Sampling
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import proposal_file
@@ -133,19 +133,13 @@ def _path(target: Any) -> str:
     raise InputError.of(f"expected a file or a name, not a value of type {type(target).__name__}")
 
 
-LIMITS = {"rows": (2, 4096), "columns": (1, 128)}
-"""Least and most rows and columns of a sample."""
-MOST_SEEDS = 1024
-"""Largest number of seeds of an evaluation."""
-
-
 def _sampling(given: Mapping[str, Any]) -> Sampling:
     """Return the sampling with the values that are not None. Raises InputError for values that no evaluation takes."""
     from isa_model.arguments import whole_number
 
     values = {name: value for name, value in given.items() if value is not None}
     try:
-        for name, (least, most) in LIMITS.items():
+        for name, (least, most) in (("rows", ROWS), ("columns", COLUMNS)):
             if name in values and not least <= whole_number(name, values[name]) <= most:
                 raise ValueError(f"{name} is {values[name]}; from {least} to {most}")
         if "seeds" in values:

@@ -130,7 +130,13 @@ def run_together(ranks, script, *arguments):
     started = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                **shared,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path)),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -161,7 +167,11 @@ def test_the_benchmark_of_the_exchange_makes_a_record_that_can_be_shown(tmp_path
         assert row["bytes"] == row["copies"] * 8 * ep.WIRES[row["wire"]].row_bytes(K)
     script = [sys.executable, str(ROOT / "benchmarks" / "exchange.py"), "--show", str(file)]
     shown = subprocess.run(
-        script, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        script,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path))},
     )
     assert shown.stdout == printed
     assert printed.count("| equal |") == 6
@@ -265,7 +275,7 @@ for wire in WIRES.values():
 def test_triton_kernels_in_the_interpreter_do_as_isa_model_says():
     """LogFMT's codes are as near to the numbers as the definition's, and sums are those of the decoded rows, in FP32."""
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path))}
     subprocess.run([sys.executable, "-c", INTERPRETED], check=True, cwd=ROOT, env=environment)
 
 

@@ -332,3 +332,13 @@ def test_outputs_far_below_the_largest_number_do_not_overflow_however_few_they_a
     assert near.plus is not None
     d = np.where(np.eye(16) > 0, np.inf, 1.0)
     assert estimates(errors_of(outcome(d, few, few, filled=2.0**-30)))["numerics.overflow_share"].total == 1 / 16
+
+
+def test_seeds_draw_random_bits_of_their_own():
+    """A stochastic register gives a seed the same D alone and among others, however seeds are dealt to batches."""
+    register = "{format: bf16, rounding: stochastic, random_bits: 16}"
+    made = proposal(more=f"change: {{accumulator: bf16, stages: {{fuse: {{result: {register}}}}}}}")
+    spec, gemm = made.proposed(), Gemm("g", 512, 512, 256, "activation", "weight", False, "")
+    several = Trial(gemm, "normal", range(5, 9), 4, 4, made.rule).outcome(spec)
+    for i, seed in enumerate(range(5, 9)):
+        assert np.array_equal(Trial(gemm, "normal", seed, 4, 4, made.rule).outcome(spec).d[0], several.d[i])

@@ -103,13 +103,13 @@ def folder_of(kind: str, instruction: Instruction) -> Path:
     return Path(f"codesign-{kind}") / instruction.name.replace(":", "-").replace(" ", "-")
 
 
-MOST_SEEDS = 1024
-"""Largest number of seeds that a command accepts."""
 _SEEDS = re.compile(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
     """Return the seeds of a list such as `0-15` or `3,5,8`. Raises InputError for other text or too many seeds."""
+    from codesign.evidence.sampling import MOST_SEEDS
+
     parts = [_SEEDS.fullmatch(part) for part in text.split(",")]
     ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
     if len(ends) < len(parts):

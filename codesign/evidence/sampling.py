@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from isa_model.stage import Spec
 
+ROWS, COLUMNS = (2, 4096), (1, 128)
+"""Least and most rows and columns of a sample."""
+MOST_SEEDS = 1024
+"""Most seeds of a sample."""
+
 
 class Sampling(Spec):
     """Sample of each GEMM that is computed: rows of A and columns of B over the full K, for each seed."""

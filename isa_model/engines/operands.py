@@ -117,11 +117,17 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
 def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> tuple[Any, Any]:
     """Return the scales of `columns` columns and their alignment exponents; columns beyond the last group get its scale."""
     if isinstance(codes, NestedScales):
-        groups = np.minimum(np.arange(columns) // group, codes.values.shape[1] - 1)
+        groups = _group_of(codes.values, columns, group)
         return contiguous(codes.values[:, groups]), contiguous(codes.exponents[:, groups])
-    groups = np.minimum(np.arange(columns) // group, codes.shape[1] - 1)
-    scales = contiguous(numbers(scale.format, codes)[:, groups])
+    scales = contiguous(numbers(scale.format, codes)[:, _group_of(codes, columns, group)])
     return scales, exponents_of(scales, scale.format)
+
+
+def _group_of(scales: Any, columns: int, group: int) -> Any:
+    """Return the group of each column, on the device of the scales: a CUDA graph cannot capture a copy from the CPU."""
+    xp = library(scales)
+    steps = np.arange(columns) if xp is np else xp.arange(columns, device=scales.device)
+    return xp.clip(steps // group, None, scales.shape[1] - 1)
 
 
 def read(fmt: Format, codes: Any, flush: bool) -> Any:

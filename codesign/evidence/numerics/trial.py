@@ -94,6 +94,7 @@ class Trial:
         """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again."""
         self.gemm, self.quantisation = gemm, quantisation
         self._keys = {} if keys is None else keys
+        self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         self.a: Lines
         self.b: Lines
         if tensors == CAPTURED:
@@ -104,8 +105,7 @@ class Trial:
         else:
             # Every GEMM and source has a stream of its own, the same in every run.
             stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
-            listed = [seeds] if isinstance(seeds, int) else list(seeds)
-            streams = [[[seed, stream, which] for seed in listed] for which in (0, 1)]
+            streams = [[[seed, stream, which] for seed in self.seeds] for which in (0, 1)]
             source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
             self.a = drawn(source_a, streams[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
             self.b = drawn(source_b, streams[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
@@ -171,12 +171,14 @@ class Trial:
         a, b = self.operands(instruction, flows)
         d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
         multiply = multiplier(instruction.per_line())
-        for seed in range(len(d)):
-            scale_a = None if a.scales is None else a.scales[seed]
-            scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[seed].T)
-            places = next((x.positions[seed] for x in (a, b) if x.positions is not None), None)
-            codes = multiply(a.codes[seed], np.ascontiguousarray(b.codes[seed].T), scale_a, scale_b, seed, places)
-            d[seed] = decode_array(instruction.accumulator, codes)
+        for i, seed in zip(
+            range(len(d)), self.seeds, strict=False
+        ):  # a captured tile is one matrix, under the first seed
+            scale_a = None if a.scales is None else a.scales[i]
+            scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
+            places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
+            codes = multiply(a.codes[i], np.ascontiguousarray(b.codes[i].T), scale_a, scale_b, seed, places)
+            d[i] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]

@@ -201,8 +201,8 @@ def summary(record: TrainingRecord, names: Sequence[str]) -> Iterator[tuple[str,
             "" if name == REFERENCE or g is None else gap_words(g.validation),
             _drift([r.drift_at_start for r in runs]),
             _drift([r.drift for r in runs]),
-            f"{1000 * record.model.tokens / speed:.3g}",
-            f"{speed:.3g}" + (f" ({speed / reference:.2f})" if reference else ""),
+            f"{1000 * record.model.tokens / speed:.3g}" if speed else "",
+            "" if not speed else f"{speed:.3g}" + (f" ({speed / reference:.2f})" if reference else ""),
             "/".join(dict.fromkeys(runs[0].engines)),
         )
 
@@ -232,7 +232,7 @@ def gap_words(gap: Spread | None) -> str:
 
 
 def _speed(runs: Sequence[TrainingRun]) -> float:
-    """Return the tokens per second of the fastest run; 0 if there is none."""
+    """Return the tokens per second of the fastest run; 0 if none was timed: a run may end before its warm-up does."""
     return max((r.tokens_per_second for r in runs), default=0.0)
 
 
