@@ -176,8 +176,7 @@ class BudgetedRuns:
             return
         took = time.monotonic() - begun
         made = next(r for r in record.runs if (r.arm, r.seed) == (arm, seed))
-        if made.tokens_per_second:  # a run may end before its steps are timed
-            self.overhead[arm] = took - self.size.steps * self.size.tokens / made.tokens_per_second
+        self.overhead[arm] = took - self.size.steps * self.size.tokens / made.tokens_per_second
         loss = "diverged" if made.tail is None else f"loss {made.tail:.4f}"
         speed = f"{made.tokens_per_second:.3g} tokens/s, {'replayed' if made.replayed else 'launched'}"
         print(f"{arm} seed {seed}: {loss}, {speed}; {took:.0f} s, {self.left:.0f} s left", flush=True)

@@ -106,7 +106,7 @@ def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> 
     if scale is not None:
         scales, scale_exponents = decode_scales(scale, scale_codes, codes.shape[1], group)
     if folds:
-        of_k = np.arange(codes.shape[0]) // k_group
+        of_k = _steps(codes.shape[0], scales) // k_group
         with np.errstate(invalid="ignore"):
             values = values * scales[of_k]
         exponents = times_exponents(exponents, scale_exponents[of_k])
@@ -125,9 +125,12 @@ def decode_scales(scale: ScaleOperand, codes: Any, columns: int, group: int) -> 
 
 def _group_of(scales: Any, columns: int, group: int) -> Any:
     """Return the group of each column, on the device of the scales: a CUDA graph cannot capture a copy from the CPU."""
-    xp = library(scales)
-    steps = np.arange(columns) if xp is np else xp.arange(columns, device=scales.device)
-    return xp.clip(steps // group, None, scales.shape[1] - 1)
+    return library(scales).clip(_steps(columns, scales) // group, None, scales.shape[1] - 1)
+
+
+def _steps(count: int, like: Any) -> Any:
+    """Return the numbers from 0 up in an array like another one."""
+    return np.arange(count) if library(like) is np else _torch().arange(count, device=like.device)
 
 
 def read(fmt: Format, codes: Any, flush: bool) -> Any:

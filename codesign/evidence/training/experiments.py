@@ -232,7 +232,7 @@ def gap_words(gap: Spread | None) -> str:
 
 
 def _speed(runs: Sequence[TrainingRun]) -> float:
-    """Return the tokens per second of the fastest run; 0 if none was timed: a run may end before its warm-up does."""
+    """Return the tokens per second of the fastest run; 0 if there is none, or in a record that says so."""
     return max((r.tokens_per_second for r in runs), default=0.0)
 
 

@@ -306,7 +306,8 @@ class Trainer:
             torch.cuda.synchronize()
         now = time.monotonic()
         self.seconds += now - self.started
-        since, when = self.clock or (0, self.started)
+        # A run that ends at the first look is timed from its start.
+        since, when = self.clock if self.clock and self.clock[0] < self.step else (0, self.started)
         steps, curve, tail = summarise(self.seen)
         diverged = self.diverged_at is not None
         validation = float("nan") if diverged else self.validate()
