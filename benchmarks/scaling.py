@@ -52,7 +52,6 @@ def trained(name: str, scaling: str, recipe: str, size: Size, graphs: bool = Fal
         trainer.advance()
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    since, when = trainer.clock or (0, trainer.started)
     row = {
         "ranks": trainer.world,
         "size": name,
@@ -62,7 +61,7 @@ def trained(name: str, scaling: str, recipe: str, size: Size, graphs: bool = Fal
         "engines": list(trainer.engines),
         "tokens": size.tokens,
         "micro_batches": size.micro_batches,
-        "tokens_per_second": round((trainer.step - since) * size.tokens / max(time.monotonic() - when, 1e-9)),
+        "tokens_per_second": trainer.tokens_per_second(time.monotonic()),
         "losses": [round(loss, 6) for loss in trainer.seen],
     }
     if trainer.rank == 0:

@@ -306,8 +306,6 @@ class Trainer:
             torch.cuda.synchronize()
         now = time.monotonic()
         self.seconds += now - self.started
-        # A run that ends at the first look is timed from its start.
-        since, when = self.clock if self.clock and self.clock[0] < self.step else (0, self.started)
         steps, curve, tail = summarise(self.seen)
         diverged = self.diverged_at is not None
         validation = float("nan") if diverged else self.validate()
@@ -329,8 +327,13 @@ class Trainer:
             replayed=self.graphs is not None,
             dropped=round(lost / max(all_choices, 1), 6),
             seconds=round(self.seconds, 1),
-            tokens_per_second=round((self.step - since) * self.job.size.tokens / max(now - when, 1e-9)),
+            tokens_per_second=self.tokens_per_second(now),
         )
+
+    def tokens_per_second(self, now: float) -> int:
+        """Return the tokens per second up to a time: since the first look, or since the start if no step came after it."""
+        since, when = self.clock if self.clock and self.clock[0] < self.step else (0, self.started)
+        return round((self.step - since) * self.job.size.tokens / max(now - when, 1e-9))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
