@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import codesign
 from codesign.__main__ import run
-from codesign.api import LIMITS
+from codesign.evidence.sampling import ROWS
 from codesign.verdicts.diff import diff
 from isa_model import FORMATS, Cast, load, named, quantise
 from isa_model.array_codec import code_dtype, decode_array, encode_array
@@ -255,7 +255,7 @@ def test_faults_of_given_fields_have_a_place_and_a_remedy():
     "sampling",
     [
         {"rows": 1},
-        {"rows": LIMITS["rows"][1] + 1},
+        {"rows": ROWS[1] + 1},
         {"columns": 0},
         {"rows": 2.5},
         {"rows": True},

@@ -48,10 +48,10 @@ def spanning(values: Iterable[float], start: float, end: float, log: bool, room:
     kept = [v for v in values if isfinite(v) and (v > 0 or not log)]
     low, high = (min(kept), max(kept)) if kept else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
-        if high < low * 1.2:
-            low, high = low / 1.5, high * 1.5
-        more = (high / low) ** room
-        return Axis(low / more, high * more, start, end, log=True)
+        ends = log10(low), log10(high)
+        more = max(room * (ends[1] - ends[0]), 0.0 if high >= low * 1.2 else log10(1.5))
+        low, high = (10 ** min(max(e, -307.0), 308.0) for e in (ends[0] - more, ends[1] + more))
+        return Axis(low, high, start, end, log=True)
     if high - low < 1e-9 * max(abs(high), abs(low), 1e-300):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     more = (high - low) * room
