@@ -1,5 +1,6 @@
 """Proposals: reading, merging into an instruction, and judging claims."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_shipped_proposals_are_valid_and_cite_a_source(path):
     assert loaded.proposal == path.stem
     assert "arXiv" in loaded.source
     assert loaded.path or loaded.proposed().stages != load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3").stages
+
+
+@pytest.mark.parametrize("name", ["fp8-dispatch", "logfmt8-combine", "logfmt10-combine"])
+def test_number_formats_of_the_network_are_cited_where_their_source_has_them(name):
+    """"Insights into DeepSeek-V3" has FP8 dispatch and LogFMT in 3.2; LogFMT it tries for combine alone."""
+    loaded = load_proposal(ROOT / "proposals" / f"{name}.yaml")
+    cited = " ".join([loaded.source, *(claim.source for claim in loaded.claims if claim.source)])
+    assert re.search(r"2505\.09343\), 3\.2\b", cited)
+    assert "4.3" not in cited
+    assert all(step.at == "combine" for step in loaded.path.steps if step.logfmt)
 
 
 def test_only_a_changed_instruction_is_called_unbuilt():
