@@ -1,10 +1,12 @@
-"""Docstrings of fields, read from the source when they are asked for: reading them at import would take a quarter of it."""
+"""The base of all models: docstrings of fields, read from the source when they are asked for (at import they would take a
+quarter of it), and copies without what was computed from the original."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, GetJsonSchemaHandler
 
@@ -38,7 +40,7 @@ def field_docs(model: type) -> dict[str, str]:
 
 
 class Described(BaseModel):
-    """A model whose JSON Schema has the docstrings of its fields."""
+    """A model whose JSON Schema has the docstrings of its fields, and whose copies compute their cached properties anew."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -48,3 +50,10 @@ class Described(BaseModel):
             if name in properties:
                 properties[name].setdefault("description", text)
         return schema
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed; what was computed from the fields is computed anew."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in vars(copy).keys() - type(self).model_fields.keys():
+            del vars(copy)[name]
+        return copy

@@ -10,6 +10,7 @@ A code is an unsigned integer laid out, from the top, as
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -158,12 +159,12 @@ class Format(Described):
 
     # -- what the fields imply ------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def magnitude_bits(self) -> int:
         """Width of the exponent and mantissa fields together, in bits."""
         return self.exponent_bits + self.mantissa_bits
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Width of a code in bits, ignored bits included."""
         if self.kind == "table":
@@ -171,19 +172,19 @@ class Format(Described):
         sign = int(self.signed and self.kind == "float")
         return self.high_padding + sign + self.magnitude_bits + self.low_padding
 
-    @property
+    @cached_property
     def storage_bits(self) -> int:
         """Width of the unsigned integer that holds one code in memory: 8, 16, 32 or 64 bits."""
         return next((size for size in (8, 16, 32) if size >= self.bits), 64)
 
-    @property
+    @cached_property
     def min_exponent(self) -> int:
         """Exponent of the smallest normal number; subnormals share it. In a table, that of the smallest number but zero."""
         if self.kind == "table":
             return extent(self.values)[0]
         return 1 - self.bias if self.zero else -self.bias
 
-    @property
+    @cached_property
     def max_finite_magnitude(self) -> int:
         """Exponent and mantissa fields of the largest finite number, as one integer; in a table, its code."""
         if self.kind == "table":
@@ -201,7 +202,7 @@ class Format(Described):
         """Lowest number of an integer format."""
         return -self.max_finite_magnitude - 1 if self.signed else 0
 
-    @property
+    @cached_property
     def max_exponent(self) -> int:
         """Largest exponent of a finite number; for an integer, that of its top bit's weight."""
         if self.kind == "table":
@@ -210,7 +211,7 @@ class Format(Described):
             return self.mantissa_bits - 1
         return (self.max_finite_magnitude >> self.mantissa_bits) - self.bias
 
-    @property
+    @cached_property
     def min_lsb_exponent(self) -> int:
         """Exponent of the smallest unit: every finite number is a multiple of 2 to this power."""
         if self.kind == "table":

@@ -20,6 +20,7 @@ def instructions(code: bytes) -> list[static.Op]:
 
 
 def assert_no_stack(code: bytes, name: str = "") -> None:
-    """Fail if a cubin's one function uses the stack."""
-    (used,) = static.usage(dump("-res-usage", code)).values()
-    assert used["STACK"] == used["LOCAL"] == 0, name
+    """Fail if a function of a cubin uses the stack."""
+    found = static.usage(dump("-res-usage", code))
+    assert found
+    assert all(used["STACK"] == used["LOCAL"] == 0 for used in found.values()), name

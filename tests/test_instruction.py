@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from strategies import instructions
 
-from isa_model import InputError, load, matmul, promoted
+from isa_model import InputError, load, matmul, named, promoted
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import FORMATS
@@ -286,3 +286,13 @@ def test_promotion_refuses_what_does_not_fit():
     scale = Scaling(a=ScaleOperand(group=(1, 128), format=fp32))
     with pytest.raises(InputError, match="scale them twice"):
         promoted(promoted(base, 128, scale), 128)
+
+
+def test_a_changed_copy_computes_what_follows_from_its_fields_anew():
+    """What was computed from the original's fields does not stay with a copy that has others."""
+    spec = load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
+    assert spec.span == 32
+    stages = {name: stage.model_copy(update={"terms": 16}) for name, stage in spec.stages.items()}
+    assert spec.model_copy(update={"stages": stages}).span == 16
+    wide = named("e4m3").model_copy(update={"name": "wide", "mantissa_bits": 5})
+    assert (named("e4m3").bits, wide.bits) == (8, 10)

@@ -9,13 +9,18 @@ from isa_model import golden, load
 
 SPECS = [
     "hopper.wgmma.m64n8k32.f32.e4m3.e4m3",
-    "hopper.mma.m16n8k16.f16.e5m2.e4m3.f16",
-    "hopper.wgmma.m64n8k8.f32.tf32.tf32",
     "volta.mma.m8n8k4.f32.f16.f16.f16",
     "hopper.mma.m16n8k16.s32.s8.u8.s32.satfinite",
-    "ada.mma.m16n8k32.s32.u8.u8.s32",
-    "blackwell.tcgen05.m64n8k32.kind::f8f6f4.f16.e3m2.e2m1",
     "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e5m2.e3m2.ue8m0",
+    *(
+        pytest.param(name, marks=pytest.mark.sweep)
+        for name in (
+            "hopper.mma.m16n8k16.f16.e5m2.e4m3.f16",
+            "hopper.wgmma.m64n8k8.f32.tf32.tf32",
+            "ada.mma.m16n8k32.s32.u8.u8.s32",
+            "blackwell.tcgen05.m64n8k32.kind::f8f6f4.f16.e3m2.e2m1",
+        )
+    ),
 ]
 
 
