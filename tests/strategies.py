@@ -242,15 +242,10 @@ def integer_instructions(draw):
     return Instruction.model_validate(spec | {"stages": body})
 
 
-def can_be_sparse(spec):
-    """Return whether a dense instruction can be made sparse: it draws no random bits and has one level of scales."""
-    return not (spec.is_stochastic or any(side.coarser for side in spec.scales))
-
-
 @st.composite
 def sparse_instructions(draw):
     """A valid instruction of any kind with structured sparsity in A or in B."""
-    spec = draw(st.one_of(instructions(), integer_instructions()).filter(can_be_sparse))
+    spec = draw(st.one_of(instructions(), integer_instructions()))
     kept, of, run = draw(st.sampled_from([(1, 2, 1), (2, 4, 1), (2, 4, 2), (1, 4, 1), (3, 5, 1), (1, 2, 4)]))
     fill = lcm(spec.shape.k, kept * run)
     data = spec.model_dump() | {
@@ -259,9 +254,12 @@ def sparse_instructions(draw):
     data["shape"] = {"m": 4, "n": 4, "k": fill // kept * of}
     for side, axis in (("a", 1), ("b", 0)):
         if data["scale"] and data["scale"][side]:
-            group = list(data["scale"][side]["group"])
-            group[axis] = data["shape"]["k"] * draw(st.sampled_from([1, 2]))
-            data["scale"][side]["group"] = group
+            along = data["shape"]["k"] * draw(st.sampled_from([1, 2]))
+            for i, level in enumerate([data["scale"][side], *data["scale"][side].get("coarser", ())]):
+                if level["group"]:
+                    group = list(level["group"])
+                    group[axis] = along << i
+                    level["group"] = group
     return Instruction.model_validate(data)
 
 

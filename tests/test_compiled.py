@@ -92,6 +92,22 @@ def test_panels_that_are_not_full_change_nothing(shape):
 
 
 @needs_compiler
+@pytest.mark.parametrize("operand", ["a", "b"])
+def test_each_line_of_a_sparse_operand_picks_its_elements(quick_to_compile, operand):
+    """Lines of several tiles and chunks, with scales and random bits, give the portable engine's codes."""
+    scale = {"a": {"group": (3, 12), "format": "ue8m0"}, "b": {"group": (6, 5), "format": "ue4m3"}, "onto": "pairs"}
+    register = {"format": "fp32", "rounding": "stochastic", "random_bits": 8}
+    pairs = {"terms": 4, "fraction_bits": 9, "rounding": "down", "zero_exponent": -3}
+    stages = {"pairs": pairs, "sum": {"terms": 1, "accumulator": True, "result": register}}
+    sparsity = {"operand": operand, "kept": 2, "of": 3, "run": 2}
+    spec = one_product(shape={"m": 1, "n": 1, "k": 6}, stages=stages, scale=scale, sparsity=sparsity)
+    a, b, c, others = operands(spec, 1, "like", m=131, n=67, steps=100)
+    places = others.pop("positions")
+    others["positions"] = places if operand == "a" else places.T
+    assert np.array_equal(cpu.matmul(spec, a, b, c, **others), portable.matmul(spec, a, b, c, **others))
+
+
+@needs_compiler
 def test_an_exponent_beyond_single_precision_leaves_nothing_of_products(quick_to_compile):
     """Zeros that count with 2**500, or a C of 2**200, align products so far down that all of them are cut."""
     register = {"format": "e10m12", "rounding": "nearest-even"}

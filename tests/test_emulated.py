@@ -28,7 +28,7 @@ torch = pytest.importorskip("torch", reason="the extra `kernels` is not installe
 compiler = shutil.which("g++")
 pytestmark = pytest.mark.skipif(compiler is None, reason="no g++")
 
-FLAGS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-frounding-math", "-ffp-contract=off", "-shared", "-fPIC")
+FLAGS = ("-std=c++20", "-O1", "-w", "-fno-strict-aliasing", "-frounding-math", "-ffp-contract=off", "-fPIC", "-pthread")
 DRIVER = """
 template <int I, class... A> auto arg(void (*)(A...)) -> std::tuple_element_t<I, std::tuple<A...>>;
 extern "C" void drive(int gx, int gy, int threads, int in_warps, long *v) {{
@@ -55,6 +55,15 @@ class OnThisMachine:
         return function
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder for kernels, with emulated.h compiled once for all of them."""
+    path = tmp_path_factory.mktemp("kernels")
+    shutil.copy(Path(__file__).parent / "emulated.h", path)
+    subprocess.run([compiler, *FLAGS, "-x", "c++-header", path / "emulated.h"], check=True)
+    return path
+
+
 def compiled(text, name, folder):
     """The kernel of a CUDA file as a C function, and whether it has Tensor Core instructions."""
     in_warps = "mma.sync" in text
@@ -66,20 +75,19 @@ def compiled(text, name, folder):
     parameters = re.search(rf"\n?{name}\((.*?)\)\s*\{{", text[text.index('extern "C"') :], re.DOTALL)[1].split(",")
     call = ", ".join(f"(decltype(arg<{i}>(&{name})))v[{i}]" for i in range(len(parameters)))
     source, library = folder / "kernel.cpp", folder / f"{len(list(folder.iterdir()))}.so"
-    header = Path(__file__).parent / "emulated.h"
-    source.write_text(f'#include "{header}"\n{text}{DRIVER.format(call=f"{name}({call})")}')
-    subprocess.run([compiler, *FLAGS, "-pthread", "-o", library, source], check=True)
+    source.write_text(f'#include "emulated.h"\n{text}{DRIVER.format(call=f"{name}({call})")}')
+    subprocess.run([compiler, *FLAGS, "-shared", "-o", library, source], check=True)
     return ctypes.CDLL(str(library)).drive, in_warps
 
 
 @pytest.fixture
-def emulated(monkeypatch, tmp_path):
+def emulated(monkeypatch, folder):
     """gpu.py with kernels that run here."""
     known = {}
 
     def kernel(text, name="run"):
         if (text, name) not in known:
-            known[text, name] = compiled(text, name, tmp_path)
+            known[text, name] = compiled(text, name, folder)
         return known[text, name]
 
     def launch(kernel, grid, threads, sizes, arrays):
