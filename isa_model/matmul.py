@@ -175,7 +175,9 @@ def _run(
             if positions is None:
                 return gpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
             if spec.is_stochastic:
-                raise Unsupported("it multiplies sparse operands line by line, and random bits are those of whole matrices")
+                raise Unsupported(
+                    "it multiplies sparse operands line by line, and random bits are those of whole matrices"
+                )
             multiply: Callable[..., Codes] = partial(gpu.matmul, spec.dense)
             return sparse.matmul(multiply, spec, a, b, c, scale_a, scale_b, positions)
         from isa_model.engines import portable

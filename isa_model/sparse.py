@@ -87,7 +87,7 @@ def matmul(
 
 
 def scales_of_line(side: ScaleOperand, scales: Any, axis: int, i: int) -> Any:
-    """Return the codes of the scales of row (axis 0) or column `i`, a matrix of one line, of each level if there are several."""
+    """Return the codes of the scales of row (axis 0) or column `i`, one line; a list of them if there are several levels."""
     lines = [
         np.take(own, [i // level.along(axis)], axis)
         for level, own in zip(side.levels, scales if side.coarser else [scales], strict=True)

@@ -138,7 +138,9 @@ def source(plan: Plan, width: int = WIDTH) -> str:
     burst = max(1, 32 // spec.shape.k) * spec.shape.k
     sparsity, columns_pick = plan.sparsity, _columns_pick(plan)
     chunk = max(1, (sparsity.stored(CHUNK) if sparsity else CHUNK) // burst) * burst
-    whole = f"(k) * {sparsity.of}L / {sparsity.kept}" if sparsity else "(k)"  # elements of the operand that is picked from
+    whole = (
+        f"(k) * {sparsity.of}L / {sparsity.kept}" if sparsity else "(k)"
+    )  # elements of the operand that is picked from
     of_a = "((k) - k0) * W + j" if columns_pick else "(k) - k0"
     defines = {
         "W": width,

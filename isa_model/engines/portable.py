@@ -85,7 +85,9 @@ def matmul(
         with np.errstate(all="ignore"):
             lines = rows if plan.sparsity and plan.sparsity.operand == "a" else columns
             own = None if picks is None else picks[lines]
-            tile = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner, own)
+            tile = OperandTile(
+                plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner, own
+            )
             values = tile.d()
             codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
