@@ -131,7 +131,8 @@ class OperandTile:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
         self.depth = len(a.values) if picks is None else picks.shape[1]
         by_rows = plan.sparsity is not None and plan.sparsity.operand == "a"
-        self.picks_of_rows, self.picks_of_columns = (picks, None) if by_rows else (None, picks)
+        self.picks_of_rows = picks if by_rows else None
+        self.picks_of_columns = None if by_rows else picks
         self.stages = plan.stages
         self.shape, self.seed = c.shape, seed
         self.rows, self.columns = (
