@@ -76,13 +76,14 @@ def conform(architecture: str | None, vectors: str | Path, engine: Any = "auto")
     if vectors.suffix == ".npz":
         if architecture is None:
             raise InputError.of(f"{vectors} needs the architecture of its instructions", "for instance hopper")
-        cases = _recordings(architecture, vectors, engine)
+        with npz.opened(vectors) as file:
+            for instruction, results in _recordings(architecture, file, engine):
+                yield _compare(instruction, results)
     else:
         if architecture is not None:
             raise InputError.of(f"{vectors} names the instruction of its vectors itself", f"leave `{architecture}` out")
-        cases = _vectors(vectors, engine)
-    for instruction, results in cases:
-        yield _compare(instruction, results)
+        for instruction, results in _vectors(vectors, engine):
+            yield _compare(instruction, results)
 
 
 def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
@@ -95,10 +96,9 @@ def _vectors(path: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]
         yield vectors.spec.name, iter([Results(f"{name} vector", expected, got)])
 
 
-def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
-    file = npz.arrays(vectors)
+def _recordings(architecture: str, file: npz.Archive, engine: Any) -> Iterator[tuple[str, Iterator[Results]]]:
     cases: dict[str, dict[str, None]] = {}
-    for name in file:
+    for name in file.arrays:
         parts = name.split("/")
         if (
             unprintable(name)
@@ -108,16 +108,16 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
             or parts[3] not in ("A", "B", "C", "D", "SA", "SB")
         ):
             raise InputError.of(
-                f"{vectors} holds `{name}`",
+                f"{file.path} holds `{name}`",
                 "arrays are called <instruction>/<distribution>/<steps>/A, B, C, D, and SA, SB for scales",
             )
         if not is_known(parts[0]) or parts[0].startswith(f"{architecture}."):
             cases.setdefault(find(architecture, parts[0]), {})["/".join(parts[:3])] = None
     if not cases:
-        raise InputError.of(f"{vectors} holds no results of {architecture}")
+        raise InputError.of(f"{file.path} holds no results of {architecture}")
     for instruction, keys in cases.items():
         spec = load(instruction)
-        yield spec.name, (result for key in keys for result in _recorded(spec, _Case(vectors, file, key), engine))
+        yield spec.name, (result for key in keys for result in _recorded(spec, _Case(file, key), engine))
 
 
 def _compare(instruction: str, results: Iterator[Results]) -> ConformanceResult:
@@ -155,24 +155,23 @@ def find(architecture: str, short: str) -> str:
 class _Case:
     """One case of a recording. Its arrays are checked as they are read, by the last part of their name."""
 
-    path: Path
-    file: dict[str, npz.Array]
+    file: npz.Archive
     key: str
 
     def wrong(self, name: str, what: str, hint: str = "") -> InputError:
-        return InputError.of(f"{self.path}: {self.key}/{name} {what}", hint)
+        return InputError.of(f"{self.file.path}: {self.key}/{name} {what}", hint)
 
     def read(self, name: str) -> NDArray[Any]:
         """Return an array. Raises InputError if it is missing, too large, damaged, or not three-dimensional."""
         full = f"{self.key}/{name}"
-        if full not in self.file:
+        if full not in self.file.arrays:
             raise self.wrong(name, "is missing", "every case has A, B, C and D, and SA and SB where it is scaled")
-        about = self.file[full]
+        about = self.file.arrays[full]
         if about.size > MOST_BYTES:
             raise self.wrong(name, f"has {about.size} bytes", f"at most {MOST_BYTES}")
         if not npz.width_of(about.dtype):
             raise self.wrong(name, f"has elements of type {about.dtype}", "numbers")
-        array = npz.read(self.path, about)
+        array = self.file.read(full)
         if array.ndim != 3:
             raise self.wrong(name, f"is {array.shape}", "three dimensions, the first for blocks")
         return array
@@ -189,7 +188,7 @@ class _Case:
 
     def codes(self, name: str, fmt: Format, array: NDArray[Any]) -> NDArray[Any]:
         try:
-            return to_codes(fmt, array, f"{self.path}: {self.key}/{name}")
+            return to_codes(fmt, array, f"{self.file.path}: {self.key}/{name}")
         except ValueError as error:
             raise InputError.of(str(error)) from None
 
@@ -220,7 +219,7 @@ def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
         raise case.wrong("A", message)
     scaled = {"SA": scale.a if scale else None, "SB": scale.b if scale else None}
     for name, side in scaled.items():
-        if not side and f"{case.key}/{name}" in case.file:
+        if not side and f"{case.key}/{name}" in case.file.arrays:
             raise case.wrong(name, f"is given, but {spec.name} takes none")
     for name, array, expected in (("B", b, (blocks, n, k)), ("C", c, (blocks, m, n)), ("D", d, (blocks, m, n))):
         if array.shape != expected:
@@ -237,7 +236,7 @@ def _recorded(spec: Instruction, case: _Case, engine: Any) -> Iterator[Results]:
         try:
             result = matmul(spec, a[block], b[block].T, start[block], scale_a, scale_b, engine=engine)
         except ValueError as error:
-            raise InputError.of(f"{case.path}: {case.key} block {block}: {error}") from None
+            raise InputError.of(f"{case.file.path}: {case.key} block {block}: {error}") from None
         got = result.view(expected_d.dtype)
         ignored = np.isnan(d[block]) & np.isnan(decode_array(spec.accumulator, got)) if widened else False
         yield Results(f"{case.key} block {block}", expected_d[block], got, ignored)

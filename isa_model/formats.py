@@ -175,7 +175,7 @@ class Format(Described):
     @cached_property
     def storage_bits(self) -> int:
         """Width of the unsigned integer that holds one code in memory: 8, 16, 32 or 64 bits."""
-        return next((size for size in (8, 16, 32) if size >= self.bits), 64)
+        return max(8, 1 << (self.bits - 1).bit_length())
 
     @cached_property
     def min_exponent(self) -> int:

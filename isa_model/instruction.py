@@ -51,6 +51,15 @@ class ScaleOperand(Spec):
         """All levels of scales, the finest first."""
         return (ScaleLevel(group=self.group, format=self.format), *self.coarser)
 
+    def stored(self, sparsity: Sparsity, k_axis: int) -> ScaleOperand:
+        """Return the scales of an operand without the elements that sparsity leaves out along axis `k_axis`."""
+
+        def group(whole: tuple[int, int]) -> tuple[int, int]:
+            return tuple(sparsity.stored(g) if axis == k_axis else g for axis, g in enumerate(whole))  # type: ignore[return-value]
+
+        coarser = tuple(x.model_copy(update={"group": x.group and group(x.group)}) for x in self.coarser)
+        return self.model_copy(update={"group": group(self.group), "coarser": coarser})
+
     @model_validator(mode="after")
     def _nested(self) -> ScaleOperand:
         below = self.group
@@ -212,11 +221,7 @@ class Instruction(Spec):
             return self
         change: dict[str, Any] = {"sparsity": None, "shape": self.shape.model_copy(update={"k": self.stored_k})}
         if scale:
-            a, b = scale.a, scale.b
-            sides = {
-                "a": a and a.model_copy(update={"group": (a.group[0], sparsity.stored(a.group[1]))}),
-                "b": b and b.model_copy(update={"group": (sparsity.stored(b.group[0]), b.group[1])}),
-            }
+            sides = {"a": scale.a and scale.a.stored(sparsity, 1), "b": scale.b and scale.b.stored(sparsity, 0)}
             change["scale"] = scale.model_copy(update=sides)
         return self.model_copy(update=change)
 
@@ -264,12 +269,6 @@ class Instruction(Spec):
             message = f"k = {self.shape.k} is not a multiple of the {group} elements of a sparse group"
             raise at("shape", "k", message=message, hint=f"`k: {-(-self.shape.k // group) * group}`")
         self._check_stages()
-        if self.sparsity and any(side.coarser for side in self.scales):
-            message = "a sparse instruction has one level of scales"
-            raise at("sparsity", message=message, hint="drop `sparsity`, or `coarser` of the scales")
-        if self.sparsity and self.is_stochastic:
-            message = "random bits belong to outputs of dense matrices; sparse ones are multiplied line by line"
-            raise at("sparsity", message=message, hint="drop `sparsity`, or another rounding than stochastic")
         self._check_scale()
         return self
 

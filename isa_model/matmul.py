@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "golden", "portable", "cpu", "gpu", "native"]
 ENGINES = get_args(Engine)
-WORTH_LINES = 64
-"""Lines of a sparse operand, each a product of its own, from which the cpu engine compiles."""
 _registered: dict[str, Callable[..., Codes]] = {}
 WORTH_COMPILING = 1 << 25
 """Multiply-accumulates from which the cpu engine compiles; for fewer, numpy is faster than a compiler."""
@@ -84,14 +81,14 @@ def matmul(
     scales = scales_of(instruction, scale_a, scale_b, (m, k), (k, n))
     if engine not in ENGINES:
         raise ValueError(f"unknown engine `{engine}`; one of: {', '.join(ENGINES)}")
+    places = None
     if sparsity := instruction.sparsity:
         places = sparse.checked(sparsity, positions, a_codes if sparsity.operand == "a" else b_codes)
-        codes = _sparse(engine, instruction, a_codes, b_codes, c_codes, *scales, places)
-        return from_codes(instruction.accumulator, codes)
-    if positions is not None:
+    elif positions is not None:
         raise ValueError("positions is given, but the instruction is not sparse")
     known = _seed(instruction, seed) if instruction.is_stochastic or seed is not None else 0
-    return from_codes(instruction.accumulator, _run(engine, instruction, a_codes, b_codes, c_codes, *scales, known))
+    codes = _run(engine, instruction, a_codes, b_codes, c_codes, *scales, known, places)
+    return from_codes(instruction.accumulator, codes)
 
 
 def _seed(instruction: Instruction, seed: int | None) -> int:
@@ -149,7 +146,15 @@ def register(engine: Engine, compute: Callable[..., Codes]) -> None:
 
 
 def _run(
-    engine: Engine, spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Any, scale_b: Any, seed: int = 0
+    engine: Engine,
+    spec: Instruction,
+    a: Codes,
+    b: Codes,
+    c: Codes,
+    scale_a: Any,
+    scale_b: Any,
+    seed: int,
+    positions: Codes | None,
 ) -> Codes:
     from isa_model.engines.plan import Unsupported
 
@@ -158,75 +163,49 @@ def _run(
     if not a.shape[1]:
         engine = "auto"  # no instruction is issued
     if engine == "golden":
-        return _golden(spec, a, b, c, scale_a, scale_b, seed=seed)
+        return _golden(spec, a, b, c, scale_a, scale_b, seed, positions)
     if engine == "native":
         if engine not in _registered:
             raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
-        return _registered[engine](spec, a, b, c, scale_a, scale_b)
+        return _registered[engine](spec, a, b, c, scale_a, scale_b, *([] if positions is None else [positions]))
     try:
         if engine == "gpu":
             from isa_model.engines import gpu
 
-            return gpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
+            if positions is None:
+                return gpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
+            if spec.is_stochastic:
+                raise Unsupported(
+                    "it multiplies sparse operands line by line, and random bits are those of whole matrices"
+                )
+            multiply: Callable[..., Codes] = partial(gpu.matmul, spec.dense)
+            return sparse.matmul(multiply, spec, a, b, c, scale_a, scale_b, positions)
         from isa_model.engines import portable
 
         if engine != "portable" and c.size * a.shape[1] >= WORTH_COMPILING:
             from isa_model.engines import cpu
 
             try:
-                return cpu.matmul(spec, a, b, c, scale_a, scale_b, seed)
+                return cpu.matmul(spec, a, b, c, scale_a, scale_b, seed, positions)
             except cpu.NoCompiler as reason:
                 if reason.broken:
                     warn(f"{reason}; numpy computes instead, more slowly", RuntimeWarning, stacklevel=4)
-        return portable.matmul(spec, a, b, c, scale_a, scale_b, seed)
+        return portable.matmul(spec, a, b, c, scale_a, scale_b, seed, positions)
     except Unsupported as reason:
         if engine != "gpu" and spec.is_integer:
             from isa_model.engines import integers
 
-            return integers.matmul(spec, a, b, c)
+            if positions is None:
+                return integers.matmul(spec, a, b, c)
+            multiply = lambda *line: integers.matmul(spec.dense, *line[:3])  # noqa: E731
+            return sparse.matmul(multiply, spec, a, b, c, None, None, positions)
         if engine == "auto":
-            return _golden(spec, a, b, c, scale_a, scale_b, seed=seed)
+            return _golden(spec, a, b, c, scale_a, scale_b, seed, positions)
         raise ValueError(f"the {engine} engine cannot compute {spec.name}: {reason}") from None
 
 
-def _sparse(
-    engine: Engine,
-    spec: Instruction,
-    a: Codes,
-    b: Codes,
-    c: Codes,
-    scale_a: Codes | None,
-    scale_b: Codes | None,
-    positions: Codes,
-) -> Codes:
-    """Compute a sparse instruction: by its definition, on the chip, or line by line with an engine."""
-    if not c.size:
-        return c.astype(code_dtype(spec.accumulator))
-    if engine == "native" and len(b):
-        if engine not in _registered:
-            raise ValueError("the native engine, the GPU's own instruction, needs `import kernels`")
-        return _registered[engine](spec, a, b, c, scale_a, scale_b, positions)
-    if engine == "golden":
-        return _golden(spec, a, b, c, scale_a, scale_b, positions)
-    multiply: Callable[..., Codes] = partial(_run, engine, spec.dense)
-    if engine in ("auto", "cpu") and (len(positions) >= WORTH_LINES or c.size * len(b) >= WORTH_COMPILING):
-        from isa_model.engines import cpu
-        from isa_model.engines.plan import Unsupported
-
-        with suppress(cpu.NoCompiler, Unsupported):
-            multiply = cpu.prepared(spec.dense)
-    return sparse.matmul(multiply, spec, a, b, c, scale_a, scale_b, positions)
-
-
 def _golden(
-    spec: Instruction,
-    a: Codes,
-    b: Codes,
-    c: Codes,
-    scale_a: Any = None,
-    scale_b: Any = None,
-    positions: Codes | None = None,
-    seed: int = 0,
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Any, scale_b: Any, seed: int, positions: Codes | None
 ) -> Codes:
     by_a = spec.sparsity is None or spec.sparsity.operand == "a"
     d = np.empty(c.shape, code_dtype(spec.accumulator))
@@ -236,22 +215,19 @@ def _golden(
             row_scales: Any = []
             column_scales: Any = []
             if spec.scale and spec.scale.a:
-                row_scales = _line(spec.scale.a, scale_a, 0, i)
+                row_scales = _along_k(spec.scale.a, scale_a, 0, i)
             if spec.scale and spec.scale.b:
-                column_scales = _line(spec.scale.b, scale_b, 1, j)
+                column_scales = _along_k(spec.scale.b, scale_b, 1, j)
             places = [] if positions is None else positions[i if by_a else j].tolist()
             draw = partial(philox, seed, i, j)
             d[i, j] = golden.dot(spec, rows[i], columns[j], int(c[i, j]), row_scales, column_scales, places, draw)
     return d
 
 
-def _line(side: ScaleOperand, scales: Any, axis: int, i: int) -> Any:
+def _along_k(side: ScaleOperand, scales: Any, axis: int, i: int) -> Any:
     """Return the codes of the scales of row (axis 0) or column `i` along K, of each level if there are several."""
-    lines = [
-        np.take(own, i // level.along(axis), axis).tolist()
-        for level, own in zip(side.levels, scales if side.coarser else [scales], strict=True)
-    ]
-    return lines if side.coarser else lines[0]
+    lines = sparse.scales_of_line(side, scales, axis, i)
+    return [line.ravel().tolist() for line in lines] if side.coarser else lines.ravel().tolist()
 
 
 def _matrix(name: str, fmt: Any, x: Any) -> Codes:

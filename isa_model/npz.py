@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -52,40 +52,52 @@ class Array:
     """Size of the elements, in bytes."""
 
 
-def arrays(path: Path) -> dict[str, Array]:
-    """Return every array of an .npz file by name. Raises InputError with what is wrong with the file, and where."""
-    with _archive(path) as archive:
-        return {info.filename[:-4]: _header(path, archive, info) for info in archive.infolist()}
+class Archive:
+    """An open .npz file whose directory and headers have been checked."""
 
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self._archive = path, archive
+        self.arrays = {info.filename[:-4]: _header(path, archive, info) for info in archive.infolist()}
+        """Arrays by name."""
 
-def check(path: Path, array: Array) -> None:
-    """Read an array without keeping it. Raises InputError if its checksum is wrong."""
-    with _archive(path) as archive, archive.open(array.member) as member:
-        while member.read(MIB):
-            pass
+    def check(self, name: str) -> None:
+        """Read an array without keeping it. Raises InputError if its checksum is wrong."""
+        with _told(self.path), self._archive.open(self.arrays[name].member) as member:
+            while member.read(MIB):
+                pass
 
+    def read(self, name: str) -> NDArray[Any]:
+        """Return the elements of an array. Raises InputError if its checksum is wrong."""
+        import numpy as np
 
-def read(path: Path, array: Array) -> NDArray[Any]:
-    """Return the elements of one of a file's `arrays`. Raises InputError if its checksum is wrong."""
-    import numpy as np
-
-    with _archive(path) as archive, archive.open(array.member) as member:
-        member.read(array.start)
-        content = member.read(array.size + 1)
-    if len(content) != array.size:
-        raise _damaged(path, array.member, "it is shorter than its header says")
-    values = np.frombuffer(content, array.dtype)
-    return values.reshape(array.shape, order="F" if array.fortran else "C")
+        array = self.arrays[name]
+        with _told(self.path), self._archive.open(array.member) as member:
+            member.read(array.start)
+            content = member.read(array.size + 1)
+        if len(content) != array.size:
+            raise _damaged(self.path, array.member, "it is shorter than its header says")
+        values = np.frombuffer(content, array.dtype)
+        return values.reshape(array.shape, order="F" if array.fortran else "C")
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive whose directory has been checked."""
-    try:
-        with open_file(path) as file, zipfile.ZipFile(bounded := _Bounded(file)) as archive:
+def opened(path: Path) -> Iterator[Archive]:
+    """Open an .npz file for reading. Raises InputError with what is wrong with the file, and where."""
+    with ExitStack() as stack:
+        with _told(path):
+            file = stack.enter_context(open_file(path))
+            archive = stack.enter_context(zipfile.ZipFile(bounded := _Bounded(file)))
             bounded.directory = False
             _check_directory(path, archive.infolist(), file.seek(0, 2))
-            yield archive
+            opened = Archive(path, archive)
+        yield opened
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raise InputError in place of what zipfile raises for a damaged archive."""
+    try:
+        yield
     except InputError:
         raise
     except OSError as error:

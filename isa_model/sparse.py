@@ -1,8 +1,8 @@
 """Structured sparsity over whole matrices: positions checked, products reduced to dense ones, matrices pruned.
 
 A sparse instruction computes what a dense one does (`Instruction.dense`) on the stored elements of one operand and on the
-elements of the other that they are multiplied by. These differ from line to line of the sparse operand, so that engines
-multiply one line at a time.
+elements of the other that they are multiplied by. These differ from line to line of the sparse operand. The portable and the
+cpu engine gather them as they go; for others, `matmul` multiplies one line at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.instruction import Instruction, Sparsity
+from isa_model.instruction import Instruction, ScaleOperand, Sparsity
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -62,29 +62,37 @@ def matmul(
     a: Codes,
     b: Codes,
     c: Codes,
-    scale_a: Codes | None,
-    scale_b: Codes | None,
+    scale_a: Any,
+    scale_b: Any,
     positions: Codes,
 ) -> Codes:
-    """Return the codes of D, line by line of the sparse operand; `multiply` computes one line with `spec.dense`.
+    """Return the codes of D, line by line of the sparse operand; `multiply` computes one line with the dense instruction.
 
     `positions` is (lines, runs), as `checked` returns it.
     """
     assert spec.sparsity is not None
     ks, is_a = elements(spec.sparsity, positions), spec.sparsity.operand == "a"
+    side = spec.scale and (spec.scale.a if is_a else spec.scale.b)
     d: list[Codes] = []
     for i in range(len(ks)):
         line = slice(i, i + 1)
         if is_a:
-            group = spec.scale.a.group[0] if spec.scale and spec.scale.a else 1
-            own = None if scale_a is None else scale_a[i // group : i // group + 1]
+            own = side and scales_of_line(side, scale_a, 0, i)
             d.append(multiply(a[line], np.ascontiguousarray(b[ks[i]]), c[line], own, scale_b))
         else:
-            group = spec.scale.b.group[1] if spec.scale and spec.scale.b else 1
-            own = None if scale_b is None else np.ascontiguousarray(scale_b[:, i // group : i // group + 1])
+            own = side and scales_of_line(side, scale_b, 1, i)
             column, start = (np.ascontiguousarray(x[:, line]) for x in (b, c))
             d.append(multiply(np.ascontiguousarray(a[:, ks[i]]), column, start, scale_a, own))
     return np.concatenate(d, axis=0 if is_a else 1)
+
+
+def scales_of_line(side: ScaleOperand, scales: Any, axis: int, i: int) -> Any:
+    """Return the codes of the scales of row (axis 0) or column `i`, one line; a list of them if there are several levels."""
+    lines = [
+        np.take(own, [i // level.along(axis)], axis)
+        for level, own in zip(side.levels, scales if side.coarser else [scales], strict=True)
+    ]
+    return lines if side.coarser else lines[0]
 
 
 def pruned(sparsity: Sparsity, lines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint8]]:

@@ -148,6 +148,34 @@ SPECS = {
         b="int4",
         scale={"b": {"group": [8, 1], "format": "ue8m0"}, "onto": "s"},
     ),
+    "tables of numbers": instruction(
+        {"s": aligned(4, 13, zero="ieee"), "c": {"terms": 1, "zero": "ieee", **FUSED}},
+        a="posit8",
+        b={"name": "lut", "kind": "table", "values": [0, 0.5, -1, 1.75, "infinity", "nan", -3, "-infinity"]},
+        scale={"a": {"group": [1, 4], "format": {"name": "twos", "kind": "table", "values": [1, 4]}}, "onto": "s"},
+    ),
+    "scales of several levels": instruction(
+        {"s": aligned(2, 13), "c": {"terms": 2, "accumulator": True, "result": FP32}},
+        a="e2m1",
+        b="e2m1",
+        scale={
+            "a": {"group": [1, 2], "format": "e3m2", "coarser": [{"group": [1, 4], "format": "ue8m0"}]},
+            "b": {"group": [4, 1], "format": "ue4m3", "coarser": [{"group": None, "format": "fp16"}]},
+            "onto": "s",
+        },
+    ),
+    "random bits": instruction(
+        {
+            "s": aligned(2, 13, result={"format": "e4m3", "rounding": "stochastic", "random_bits": 2}),
+            "c": {"terms": 2, "accumulator": True, "zero": "ieee"}
+            | {"result": [{**FP32, "rounding": "stochastic", "random_bits": 9, "overflow": "ieee"}]},
+        },
+        a="e5m2",
+    ),
+    "random bits for subnormals": instruction(
+        {"s": aligned(4, 20, accumulator=True, result={"format": "e5m2", "rounding": "stochastic", "random_bits": 7})},
+        accumulator="e5m2",
+    ),
     "integers by floating point": instruction({"s": aligned(4, 13, **FUSED)}, a="int4", b="e4m3"),
     "integers that are aligned": instruction(
         {"s": {"terms": 4, "zero": "ieee", "accumulator": True, "result": FP32}}, a="int4", b="int8", c="bf16"

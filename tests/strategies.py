@@ -48,14 +48,40 @@ def float_formats(draw, most_exponent=8, most_mantissa=12):
         assume(False)
 
 
-INTEGERS = ["int8", "uint8", "int4", "int12"]
+@st.composite
+def integer_formats(draw, most=64):
+    """An integer of up to `most` bits, often one of a usual width."""
+    usual = [bits for bits in (4, 8, 16, 32, 53, 63, 64) if bits <= most]
+    bits = draw(st.one_of(st.sampled_from(usual), st.integers(2, most)))
+    padding = {"low_padding": draw(st.sampled_from([0, 0, 3])) if bits <= 61 else 0}
+    rule = draw(st.sampled_from(["saturate", "wrap"]))
+    return Format(name="i", kind="integer", mantissa_bits=bits, signed=draw(st.booleans()), overflow=rule, **padding)
 
 
 @st.composite
-def operand_formats(draw, others=()):
-    """A format of A or B, mostly one with a name; `others` are names that count as much as all floating-point formats."""
-    if others and draw(st.booleans()):
-        return named(draw(st.sampled_from(others)))
+def table_formats(draw):
+    """A table with a zero and up to 15 other numbers: small ones and large ones, of few bits and of many, or specials."""
+    numbers = st.one_of(
+        st.integers(-20, 20).map(float),
+        st.builds(lambda x, e: x * 2.0**e, st.integers(-9, 9), st.integers(-40, 40)),
+        st.floats(-4, 4, allow_subnormal=False, width=32),
+        st.sampled_from(["nan", "infinity", "-infinity"]),
+    )
+    count = draw(st.sampled_from([2, 4, 8, 16]))
+    values = [0.0, 1.0, *draw(st.lists(numbers, min_size=count - 2, max_size=count - 2))]
+    try:
+        return Format(name="t", kind="table", values=draw(st.permutations(values)))
+    except ValidationError:
+        assume(False)
+
+
+@st.composite
+def operand_formats(draw, kind):
+    """A format of A or B, mostly one with a name, and half of them of a kind: `float`, `integer` or `table`."""
+    if kind != "float" and draw(st.booleans()):
+        several = draw(integer_formats(20)) if kind == "integer" else draw(table_formats())
+        names = ["int8", "uint8", "int4", "uint4"] if kind == "integer" else ["nf4", "hif8", "posit8"]
+        return draw(st.sampled_from([several, several, *map(named, names)]))
     return named(draw(st.sampled_from(FLOAT_OPERANDS))) if draw(st.integers(0, 3)) else draw(float_formats(6, 10))
 
 
@@ -114,21 +140,25 @@ def interleaved(draw, terms):
     return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}
 
 
-POWERS = Format(name="powers", kind="table", values=[1, 2, 0.5, "nan"])
-SCALES = [
-    ("fp32", "fp32"),
-    ("ue8m0", "ue8m0"),
-    ("ue4m3", "ue4m3"),
-    ("fp32", None),
-    (None, "ue8m0"),
-    ("uint4", "int8"),
-    ("e5m3", "e4m3fnuz"),
-    ("hif8", POWERS),
-]
+@st.composite
+def scale_formats(draw):
+    """A format of scales, of any kind, signed or not, with and without a zero."""
+    if draw(st.booleans()):
+        return named(draw(st.sampled_from(["fp32", "ue8m0", "ue4m3", "uint4", "e5m3", "e4m3fnuz", "hif8"])))
+    return draw(st.one_of(float_formats(5, 8), integer_formats(10), table_formats()))
 
 
-WHOLE = [named("int32"), named("int16"), Format(name="i", kind="integer", mantissa_bits=20, overflow="wrap")]
-"""Registers of sums of integers."""
+@st.composite
+def scale_operands(draw, group):
+    """The scales of an operand in groups, of one level or of several."""
+    side = {"group": group, "format": draw(scale_formats()), "coarser": []}
+    if draw(st.integers(0, 3)) == 0:
+        side["coarser"] = [
+            {"group": [g * draw(st.sampled_from([2, 3])) for g in group], "format": draw(scale_formats())}
+        ]
+        if draw(st.booleans()):
+            side["coarser"] += [{"group": None, "format": draw(scale_formats())}]
+    return side
 
 
 @st.composite
@@ -137,8 +167,8 @@ def instructions(draw):
 
     In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits.
     """
-    others = draw(st.sampled_from([(), (), INTEGERS, ["nf4", "hif8", "posit8", "uint4"]]))
-    a, b = draw(operand_formats(others)), draw(operand_formats(others))
+    kind = draw(st.sampled_from(["float", "float", "integer", "table"]))
+    a, b = draw(operand_formats(kind)), draw(operand_formats(kind))
     stochastic = draw(st.integers(0, 3)) == 0
     depth = draw(st.integers(1, 3))
     sizes = [draw(st.sampled_from([1, 2, 4, 8])) for _ in range(depth)]
@@ -159,7 +189,8 @@ def instructions(draw):
             if draw(st.booleans()) or (body[name].get("result") and not draw(st.booleans())):
                 break
             if body[name].get("result"):
-                body[name]["result"] = [{"format": draw(st.sampled_from(WHOLE)), "rounding": "nearest-even"}]
+                count, whole = draw(st.integers(1, 2)), integer_formats(50)
+                body[name]["result"] = [{"format": draw(whole), "rounding": "nearest-even"} for _ in range(count)]
             if name == onto:
                 break
     register = body[f"s{depth - 1}"]["result"][-1]["format"]
@@ -170,48 +201,34 @@ def instructions(draw):
     k = span * parts * draw(st.sampled_from([1, 1, 1, 2]))
     if onto:
         group = k * draw(st.sampled_from([1, 1, 2]))
-        formats = draw(st.sampled_from(SCALES))
-        scale = {"onto": onto}
-        if formats[0]:
-            scale["a"] = {"group": [draw(st.sampled_from([1, 2])), group], "format": formats[0]}
-        if formats[1]:
-            scale["b"] = {"group": [group, draw(st.sampled_from([1, 3]))], "format": formats[1]}
-        for name in ("a", "b"):
-            if name in scale and draw(st.integers(0, 3)) == 0:
-                scale[name]["coarser"] = [{"group": [g * 2 for g in scale[name]["group"]], "format": "ue4m3"}]
-                if draw(st.booleans()):
-                    scale[name]["coarser"] += [
-                        {"group": None, "format": draw(st.sampled_from(["e5m3", "ue8m0", POWERS]))}
-                    ]
-        if None not in formats and draw(st.booleans()):
+        scale, sides = {"onto": onto}, draw(st.sampled_from(["a", "b", "ab", "ab", ""]))
+        if "a" in sides:
+            scale["a"] = draw(scale_operands([draw(st.sampled_from([1, 2])), group]))
+        if "b" in sides:
+            scale["b"] = draw(scale_operands([group, draw(st.sampled_from([1, 3]))]))
+        if sum(1 + len(scale[side]["coarser"]) for side in sides) > 1 and draw(st.booleans()):
             scale["product"] = draw(registers(["fp32", "bf16"]))
-        if draw(st.integers(0, 3)) == 0:
+        if not sides or draw(st.integers(0, 3)) == 0:
             scale["power"] = draw(st.sampled_from([-3, 7, -40]))
-            if draw(st.booleans()):
-                scale = {"onto": onto, "power": scale["power"]}
         if draw(st.booleans()):
             scale["result"] = draw(registers(["fp32", "e8m17"]))
         spec["scale"] = scale
     if draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128, -3, -2000]))
     if a.kind == b.kind == "float":
-        spec["widen"] = draw(st.sampled_from([None, None, "fp64"]))
+        wider = [fmt for fmt in map(named, ("fp64", "fp32", "fp16")) if fmt.holds(a) and fmt.holds(b)]
+        spec["widen"] = draw(st.sampled_from([None, None, *wider]))
+        assume(spec["widen"] is None or not a == b == spec["widen"])
     spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
     if draw(st.integers(0, 9)) == 0:
         spec["c"] = draw(float_formats(8, 12))
+    if accumulator.nan == "ieee" and draw(st.booleans()):  # any NaN, such as NVIDIA's of ones
+        spec["nan"] = (
+            (1 << accumulator.magnitude_bits) - draw(st.integers(1, (1 << accumulator.mantissa_bits) - 1))
+        ) << (accumulator.low_padding)
     spec["shape"] = {"m": 4, "n": 4, "k": k}
     return Instruction.model_validate(spec)
-
-
-@st.composite
-def integer_formats(draw, least=1):
-    """An integer of up to 64 bits, often one of a usual width."""
-    bits = draw(st.one_of(st.sampled_from([4, 8, 16, 32, 64, 53, 63]), st.integers(2, 64)))
-    bits, signed = max(bits, least), draw(st.booleans())
-    padding = {"low_padding": draw(st.sampled_from([0, 0, 3])) if bits <= 61 else 0}
-    rule = draw(st.sampled_from(["saturate", "wrap"]))
-    return Format(name="i", kind="integer", mantissa_bits=bits, signed=signed, overflow=rule, **padding)
 
 
 @st.composite
@@ -242,15 +259,10 @@ def integer_instructions(draw):
     return Instruction.model_validate(spec | {"stages": body})
 
 
-def can_be_sparse(spec):
-    """Return whether a dense instruction can be made sparse: it draws no random bits and has one level of scales."""
-    return not (spec.is_stochastic or any(side.coarser for side in spec.scales))
-
-
 @st.composite
 def sparse_instructions(draw):
     """A valid instruction of any kind with structured sparsity in A or in B."""
-    spec = draw(st.one_of(instructions(), integer_instructions()).filter(can_be_sparse))
+    spec = draw(st.one_of(instructions(), integer_instructions()))
     kept, of, run = draw(st.sampled_from([(1, 2, 1), (2, 4, 1), (2, 4, 2), (1, 4, 1), (3, 5, 1), (1, 2, 4)]))
     fill = lcm(spec.shape.k, kept * run)
     data = spec.model_dump() | {
@@ -259,9 +271,12 @@ def sparse_instructions(draw):
     data["shape"] = {"m": 4, "n": 4, "k": fill // kept * of}
     for side, axis in (("a", 1), ("b", 0)):
         if data["scale"] and data["scale"][side]:
-            group = list(data["scale"][side]["group"])
-            group[axis] = data["shape"]["k"] * draw(st.sampled_from([1, 2]))
-            data["scale"][side]["group"] = group
+            along = data["shape"]["k"] * draw(st.sampled_from([1, 2]))
+            for i, level in enumerate([data["scale"][side], *data["scale"][side].get("coarser", ())]):
+                if level["group"]:
+                    group = list(level["group"])
+                    group[axis] = along << i
+                    level["group"] = group
     return Instruction.model_validate(data)
 
 

@@ -7,7 +7,7 @@ not mmasim's but that of the machine it ran on were written as the catalogue's.
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from fractions import Fraction
 from itertools import pairwise
@@ -126,20 +126,26 @@ def test_every_instruction_of_mmasim_is_reproduced(architecture):
         assert result.mismatches == 0, f"{result.instruction}: {result.first}"
 
 
-def products(spec):
+@pytest.fixture(scope="module")
+def oracle():
+    """The fixture's arrays."""
+    with np.load(ORACLE) as file:
+        yield file
+
+
+def products(file, spec):
     """The fixture's products of an instruction: A, B, C and the scales if any as `matmul` takes them, and D."""
-    file = np.load(ORACLE)
     a, b, c, d = (file[f"{spec.name}/all/1/{x}"] for x in "ABCD")
     for i in range(len(c)):
         scales = [file[f"{spec.name}/all/1/SA"][i], file[f"{spec.name}/all/1/SB"][i].T] if spec.scale else []
         yield (a[i].view(code_dtype(spec.a)), b[i].view(code_dtype(spec.b)).T, c[i], *scales), d[i]
 
 
-def test_golden_reproduces_a_sample_of_mmasim():
+def test_golden_reproduces_a_sample_of_mmasim(oracle):
     """The golden model returns mmasim's codes too, on one element of every product."""
-    for name in sorted({key.split("/")[0] for key in np.load(ORACLE).files}):
+    for name in sorted({key.split("/")[0] for key in oracle.files}):
         spec = load(name)
-        for number, ((a, b, c, *scales), d) in enumerate(products(spec)):
+        for number, ((a, b, c, *scales), d) in enumerate(products(oracle, spec)):
             i, j = number % 4, number // 2 % 4
             along_k = [side.tolist() for side in (scales[0][i], scales[1][:, j])] if scales else []
             assert golden.dot(spec, a[i].tolist(), b[:, j].tolist(), int(c[i, j]), *along_k) == d[i, j], name
@@ -156,12 +162,12 @@ def test_golden_reproduces_a_sample_of_mmasim():
         ("cdna3.mfma.f32_16x16x32_fp8_bf8", "join", {"rounding": Rounding.TOWARD_ZERO}),
     ],
 )
-def test_a_rule_that_is_a_little_off_is_caught(name, stage, change):
+def test_a_rule_that_is_a_little_off_is_caught(oracle, name, stage, change):
     """The fixture's operands distinguish each rule from similar ones."""
     spec = load(name)
     wrong = spec.model_copy(update={"stages": {**spec.stages, stage: spec.stages[stage].model_copy(update=change)}})
     differs = 0
-    for x, d in products(spec):
+    for x, d in products(oracle, spec):
         right, off = (to_codes(s.accumulator, matmul(s, *x)) for s in (spec, wrong))
         assert np.array_equal(right, d)
         differs += int((off != d).sum())
@@ -183,8 +189,9 @@ def test_integers_are_exact_and_overflow_once(spec):
             d = d + a[:, first:end] @ b[first:end]
             clamped += int(((d < low) | (d >= low + size)).sum())
             d = np.clip(d, low, low + size - 1) if saturates else (d - low) % size + low
-        for engine in ("cpu", "golden"):
-            assert np.array_equal(matmul(spec, x.a, x.b, x.c, engine=engine), d.astype(np.int64)), (kind, engine)
+        d = d.astype(np.int64)
+        assert np.array_equal(matmul(spec, x.a, x.b, x.c), d), kind
+        assert np.array_equal(matmul(spec, x.a[:1], x.b[:, :2], x.c[:1, :2], engine="golden"), d[:1, :2]), kind
     assert clamped > 0
 
 
@@ -251,7 +258,7 @@ def test_pages_say_what_recordings_of_others_show():
         assert f"{count:,} outputs recorded by others" in load(name).checked
 
 
-def test_recordings_are_compared_output_by_output(tmp_path):
+def test_recordings_are_compared_output_by_output(tmp_path, monkeypatch, capsys):
     """A folder of published recordings is read: correct outputs agree, and one wrong bit is counted."""
     spec, folder = load("ampere.mma.m16n8k8.f32.f16.f16.f32"), tmp_path / "A100" / "fp16"
     folder.mkdir(parents=True)
@@ -266,11 +273,18 @@ def test_recordings_are_compared_output_by_output(tmp_path):
             (folder / f"{name}_A100_fp16.txt").write_text("\n".join(lines))
         for name, codes in (("c", c.diagonal().view(np.uint32)), ("d", d)):
             (folder / f"{name}_A100_fp32.txt").write_text("\n".join(f"{x:032b}" for x in codes))
-        return subprocess.run([sys.executable, RECORDINGS, tmp_path], capture_output=True, text=True, check=False)
+        return printed()
 
-    assert (run().returncode, run().stdout.splitlines()[-1]) == (0, "0 of 60 outputs differ")
+    def printed():
+        monkeypatch.setattr(sys, "argv", ["recordings.py", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(RECORDINGS), run_name="__main__")
+        text = capsys.readouterr()
+        return ended.value.code, (text.out + text.err).splitlines()[-1]
+
+    assert run() == (0, "0 of 60 outputs differ")
     d[7] += 1
-    assert (run().returncode, run().stdout.splitlines()[-1]) == (1, "1 of 60 outputs differ")
+    assert run() == (1, "1 of 60 outputs differ")
     (folder / "d_A100_fp32.txt").unlink()
-    empty = subprocess.run([sys.executable, RECORDINGS, tmp_path], capture_output=True, text=True, check=False)
-    assert (empty.returncode, "holds no recordings" in empty.stderr) == (2, True)
+    code, message = printed()
+    assert (code, "holds no recordings" in message) == (2, True)

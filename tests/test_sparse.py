@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from strategies import KINDS, codes, sparse_instructions
+from strategies import KINDS, sparse_instructions
+from test_engine import operands as engine_operands
 
-from isa_model import gemm, golden, load, matmul
+from isa_model import gemm, load, matmul
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -24,30 +25,10 @@ def made(**change):
     return Instruction.model_validate(changed(raw(DENSE), {"sparsity": sparsity, "shape": {"k": 64}}))
 
 
-def operands(spec, seed, kind="like", m=2, n=3, steps=2):
+def operands(spec, seed, kind="like", m=2, n=2):
     """Random operands of a sparse instruction, by the names of matmul's arguments."""
-    rng, k = np.random.default_rng(seed), spec.shape.k * steps
-    sparsity, stored = spec.sparsity, spec.stored_k * steps
-    is_a = sparsity.operand == "a"
-    a, b = codes(spec.a, rng, (m, stored if is_a else k), kind), codes(spec.b, rng, (k if is_a else stored, n), kind)
-    lines = m if is_a else n
-    each = np.tile(np.arange(sparsity.of, dtype=np.uint8), (lines, stored // sparsity.run // sparsity.kept, 1))
-    positions = np.sort(rng.permuted(each, axis=2)[..., : sparsity.kept], axis=2).reshape(lines, -1)
-    found = {
-        "a": a,
-        "b": b,
-        "c": codes(spec.c_format, rng, (m, n), kind),
-        "positions": positions if is_a else positions.T,
-    }
-    for name, side, shape in (
-        ("scale_a", spec.scale and spec.scale.a, (m, k)),
-        ("scale_b", spec.scale and spec.scale.b, (k, n)),
-    ):
-        if side:
-            found[name] = codes(
-                side.format, rng, tuple(-(-s // g) for s, g in zip(shape, side.group, strict=True)), kind
-            )
-    return found
+    a, b, c, others = engine_operands(spec, seed, kind, m, n)
+    return {"a": a, "b": b, "c": c, **others}
 
 
 @given(sparse_instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS))
@@ -58,21 +39,20 @@ def test_engines_give_golden_bits_of_random_sparse_instructions(spec, seed, kind
     assert np.array_equal(auto, reference)
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(sparse_instructions(), st.integers(0, 1 << 30))
 def test_a_sparse_instruction_is_the_dense_one_on_gathered_operands(spec, seed):
     """One element of D is the dense instruction's on the stored elements and those picked by hand."""
     x = operands(spec, seed, m=1, n=1)
-    a, b, places = x["a"][0].tolist(), x["b"][:, 0].tolist(), x["positions"].ravel().tolist()
-    s = spec.sparsity
-    ks = [(i // s.kept * s.of + p) * s.run + j for i, p in enumerate(places) for j in range(s.run)]
-    assert elements(s, np.array([places]))[0].tolist() == ks
-    whole, other = (a, b) if s.operand == "a" else (b, a)
-    picked = [other[k] for k in ks]
-    scales = [x.get("scale_a", np.empty((1, 0)))[0].tolist(), x.get("scale_b", np.empty((0, 1)))[:, 0].tolist()]
-    dense = golden.dot(
-        spec.dense, *((whole, picked) if s.operand == "a" else (picked, whole)), int(x["c"][0, 0]), *scales
-    )
-    assert int(matmul(spec, **x).view(code_dtype(spec.accumulator))[0, 0]) == dense
+    places, sparsity = x.pop("positions").ravel().tolist(), spec.sparsity
+    kept, of, run = sparsity.kept, sparsity.of, sparsity.run
+    ks = [(i // kept * of + p) * run + j for i, p in enumerate(places) for j in range(run)]
+    picked = {"b": x["b"][ks]} if sparsity.operand == "a" else {"a": x["a"][:, ks]}
+    dense = matmul(spec.dense, **x | picked, engine="golden")
+    positions = np.array([places], np.uint8)
+    assert elements(sparsity, positions)[0].tolist() == ks
+    d = matmul(spec, **x, positions=positions if sparsity.operand == "a" else positions.T)
+    assert np.array_equal(d.view(code_dtype(spec.accumulator)), dense.view(code_dtype(spec.accumulator)))
 
 
 def test_elements_left_out_do_not_matter():

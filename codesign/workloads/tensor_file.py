@@ -45,8 +45,8 @@ class TensorEntry:
 def entries(path: Path) -> dict[str, TensorEntry]:
     """Return the tensors of a file by name. Raises InputError if it is missing, damaged, or of another type."""
     if path.suffix == ".npz":
-        found = npz.arrays(path)
-        return {name: TensorEntry(_NUMPY.get(array.dtype, array.dtype), array.shape) for name, array in found.items()}
+        with npz.opened(path) as file:
+            return {name: TensorEntry(_NUMPY.get(x.dtype, x.dtype), x.shape) for name, x in file.arrays.items()}
     if path.suffix != ".safetensors":
         raise InputError.of(f"{path} is not a file of tensors", "a .safetensors or .npz file")
     with _opened(path) as raw:
@@ -79,7 +79,8 @@ def entry(path: Path, name: str) -> TensorEntry:
 def check(path: Path, name: str) -> None:
     """Verify the checksum of a tensor if its file has checksums. Raises InputError if it is wrong."""
     if path.suffix == ".npz":
-        npz.check(path, npz.arrays(path)[name])
+        with npz.opened(path) as file:
+            file.check(name)
 
 
 def read(path: Path, name: str) -> NDArray[np.float32]:
@@ -88,7 +89,8 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
 
     tensor = entry(path, name)
     if path.suffix == ".npz":
-        values: NDArray[np.float32] = npz.read(path, npz.arrays(path)[name]).astype(np.float32)
+        with npz.opened(path) as file:
+            values: NDArray[np.float32] = file.read(name).astype(np.float32)
     else:
         import ml_dtypes
 

@@ -2,15 +2,20 @@
  *
  * A thread takes the next free tile, at most ROWS by W elements, and goes along K in chunks. It decodes a chunk of A and
  * B, in any strides, to numbers and alignment exponents in its own buffers. Threads therefore share nothing, and memory
- * does not depend on K. This file is the second half of a translation unit. The first half is prelude.h and the text that
- * cpu.py writes: types and formats of the operands, constants, and `step`.
+ * does not depend on K. Of a sparse instruction, `k` counts products, and each line of the sparse operand picks the elements
+ * of the other one that its own are multiplied by. This file is the second half of a translation unit. The first half is
+ * prelude.h and the text that cpu.py writes: types and formats of the operands, constants, and `step`.
  */
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, MATRICES };
+enum { OF_A, OF_B, OF_C, OF_D, SCALES_A, SCALES_B, PICKED, MATRICES };
+#define OF_ROWS 1
+#define OF_COLUMNS 2
+#define CHUNK_A ALONG_A(CHUNK)
+#define CHUNK_B ALONG_B(CHUNK)
 
 typedef struct {
   long m, n, k, rows;    /* sizes, and rows of a tile */
@@ -22,11 +27,15 @@ typedef struct {
 } Job;
 
 typedef struct {
-  lane a[ROWS * CHUNK], b[CHUNK * W];
-  short ea[ROWS * CHUNK], eb[CHUNK * W];
+  lane a[ROWS * CHUNK_A], b[CHUNK_B * W];
+  short ea[ROWS * CHUNK_A], eb[CHUNK_B * W];
+#if PICKS
+  lane picked[CHUNK * W];
+  short picked_exponents[CHUNK * W];
+#endif
   double sa[ROWS * GROUPS_A], sb[GROUPS_B * W], c[ROWS * W];
   int esa[ROWS * GROUPS_A], esb[GROUPS_B * W];
-  uint64_t codes[(ROWS > W ? ROWS : W) * CHUNK];
+  uint64_t codes[(ROWS > W ? ROWS : W) * (CHUNK_A > CHUNK_B ? CHUNK_A : CHUNK_B)];
 } Buffers;
 
 /* Decode a code by moving its fields to those of a double. `padding` bits are ignored; `unit` is the smallest subnormal
@@ -66,12 +75,13 @@ FN void take(const Job *job, int which, long row, long column, long rows, long c
 
 /* Read a chunk of A, with K along rows; multiply by the scales if they fold into the numbers. */
 static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long depth) {
-  TAKE(OF_A, code_a, row, k, rows, depth, CHUNK);
+  const long elements = ALONG_A(depth);
+  TAKE(OF_A, code_a, row, ALONG_A(k), rows, elements, CHUNK_A);
   for (long i = 0; i < rows; ++i) {
-    const code_a *restrict codes = (const code_a *)x->codes + i * CHUNK;
-    lane *restrict values = x->a + i * CHUNK;
-    short *restrict exponents = x->ea + i * CHUNK;
-    _Pragma("omp simd") for (long j = 0; j < depth; ++j) {
+    const code_a *restrict codes = (const code_a *)x->codes + i * CHUNK_A;
+    lane *restrict values = x->a + i * CHUNK_A;
+    short *restrict exponents = x->ea + i * CHUNK_A;
+    _Pragma("omp simd") for (long j = 0; j < elements; ++j) {
       const double v = NUMBER_A(codes[j]);
       values[j] = v;
       exponents[j] = larger(ALIGN_A(v), OPERAND_NONE);
@@ -102,9 +112,9 @@ static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long
 
 /* Read a chunk of B, with N along rows, filled up with zeros. */
 static void read_b(const Job *job, Buffers *x, long k, long column, long depth, long columns) {
-  TAKE(OF_B, code_b, k, column, depth, columns, W);
+  TAKE(OF_B, code_b, ALONG_B(k), column, ALONG_B(depth), columns, W);
   const code_b *restrict codes = (const code_b *)x->codes;
-  _Pragma("omp simd") for (long j = 0; j < depth * W; ++j) {
+  _Pragma("omp simd") for (long j = 0; j < ALONG_B(depth) * W; ++j) {
     const double v = j % W < columns ? NUMBER_B(codes[j]) : 0.0;
     x->b[j] = v;
     x->eb[j] = larger(ALIGN_B(v), OPERAND_NONE);
@@ -135,6 +145,28 @@ static void read_b(const Job *job, Buffers *x, long k, long column, long depth, 
 #endif
 }
 
+#if PICKS
+/* Copy the elements that row `i` of a tile, or each of its columns, picks for the products `from` to `to` of a chunk. */
+static void pick(const Job *job, Buffers *x, long i, long row, long column, long k, long from, long to) {
+  const int *picks = (const int *)job->codes[PICKED];
+  const long down = job->strides[2 * PICKED], right = job->strides[2 * PICKED + 1];
+  for (long s = from; s < to; ++s) {
+#if PICKS == OF_ROWS
+    const long at = picks[(row + i) * down + (k + s) * right] - ALONG_B(k);
+    memcpy(x->picked + s * W, x->b + at * W, W * sizeof *x->b);
+    memcpy(x->picked_exponents + s * W, x->eb + at * W, W * sizeof *x->eb);
+#else
+    for (long j = 0; j < W; ++j) {
+      const long own = column + j < job->n ? column + j : column;
+      const long at = i * CHUNK_A + picks[own * down + (k + s) * right] - ALONG_A(k);
+      x->picked[s * W + j] = x->a[at];
+      x->picked_exponents[s * W + j] = x->ea[at];
+    }
+#endif
+  }
+}
+#endif
+
 static void tile(const Job *job, Buffers *x, long row, long column) {
   const long rows = job->m - row < job->rows ? job->m - row : job->rows;
   const long columns = job->n - column < W ? job->n - column : W;
@@ -146,10 +178,22 @@ static void tile(const Job *job, Buffers *x, long row, long column) {
     read_a(job, x, row, k, rows, depth);
     read_b(job, x, k, column, depth, columns);
     for (long from = 0; from < depth; from += BURST) /* a burst of B stays in the first cache for all rows */
-      for (long i = 0; i < rows; ++i)
-        for (long j = from; j < from + BURST && j < depth; j += STEP)
-          step(k + j, k, x->a + i * CHUNK, x->ea + i * CHUNK, x->b, x->eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A,
-               x->sb, x->esb, x->c + i * W, row + i, column, job->seed);
+      for (long i = 0; i < rows; ++i) {
+        const long to = from + BURST < depth ? from + BURST : depth;
+        const lane *a = x->a + i * CHUNK_A, *b = x->b;
+        const short *ea = x->ea + i * CHUNK_A, *eb = x->eb;
+#if PICKS
+        pick(job, x, i, row, column, k, from, to);
+#if PICKS == OF_ROWS
+        b = x->picked, eb = x->picked_exponents;
+#else
+        a = x->picked, ea = x->picked_exponents;
+#endif
+#endif
+        for (long j = from; j < to; j += STEP)
+          step(k + j, k, a, ea, b, eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A, x->sb, x->esb, x->c + i * W, row + i,
+               column, job->seed);
+      }
   }
   for (long i = 0; i < rows; ++i) {
     code_d *restrict d = (code_d *)job->codes[OF_D] + (row + i) * job->n + column;

@@ -26,6 +26,7 @@ from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
+from isa_model.sparse import elements
 
 WIDTH, NARROW = 64, 16
 """Columns of D computed together, and those for products of few columns; multiples of every vector unit's width."""
@@ -48,12 +49,14 @@ def matmul(
     scale_a: Any = None,
     scale_b: Any = None,
     seed: int = 0,
+    positions: Codes | None = None,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
+    `positions` (lines, runs) are those of a sparse operand, as `sparse.checked` returns them.
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
-    return prepared(spec)(a, b, c, scale_a, scale_b, seed)
+    return prepared(spec)(a, b, c, scale_a, scale_b, seed, positions)
 
 
 def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = None) -> Callable[..., Codes]:
@@ -63,11 +66,23 @@ def prepared(spec: Instruction, width: int = WIDTH, most_threads: int | None = N
     """
     function, dtype = compiled(Plan(spec), width), code_dtype(spec.accumulator)
 
-    def multiply(a: Codes, b: Codes, c: Codes, scale_a: Any = None, scale_b: Any = None, seed: int = 0) -> Codes:
+    def multiply(
+        a: Codes,
+        b: Codes,
+        c: Codes,
+        scale_a: Any = None,
+        scale_b: Any = None,
+        seed: int = 0,
+        positions: Codes | None = None,
+    ) -> Codes:
         (m, n), k = c.shape, a.shape[1]
         d = np.empty((m, n), dtype)
         scales = joined(spec, scale_a, scale_b)
-        matrices: list[Any] = [a, b, c, d, *(_packed(x) if isinstance(x, NestedScales) else x for x in scales)]
+        picks = None
+        if spec.sparsity and positions is not None:
+            picks = elements(spec.sparsity, positions).astype(np.int32, "F" if spec.sparsity.operand == "b" else "C")
+            k = picks.shape[1]
+        matrices: list[Any] = [a, b, c, d, *(_packed(x) if isinstance(x, NestedScales) else x for x in scales), picks]
         strides = [0 if x is None else x.strides[axis] // x.itemsize for x in matrices for axis in (0, 1)]
         pointers = [None if x is None else x.ctypes.data for x in matrices]
         threads = min(most_threads or cores(), 1 + m * n * k // WORK_OF_A_THREAD)
@@ -121,7 +136,12 @@ def source(plan: Plan, width: int = WIDTH) -> str:
     """Return the C file of a plan: prelude.h, the types and sizes of this spec, its step, and cpu.c."""
     spec, here = plan.spec, Path(__file__).parent
     burst = max(1, 32 // spec.shape.k) * spec.shape.k
-    chunk = max(1, CHUNK // burst) * burst
+    sparsity, columns_pick = plan.sparsity, _columns_pick(plan)
+    chunk = max(1, (sparsity.stored(CHUNK) if sparsity else CHUNK) // burst) * burst
+    whole = (
+        f"(k) * {sparsity.of}L / {sparsity.kept}" if sparsity else "(k)"
+    )  # elements of the operand that is picked from
+    of_a = "((k) - k0) * W + j" if columns_pick else "(k) - k0"
     defines = {
         "W": width,
         "ROWS": ROWS,
@@ -130,8 +150,11 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         "CHUNK": chunk,
         "MOST_THREADS": 1024,
         "LANES": '_Pragma("omp simd") for (int j = 0; j < W; ++j)',
-        "A(k, j)": "a[(k) - k0]",
-        "EA(k, j)": "ea[(k) - k0]",
+        "PICKS": "0" if sparsity is None else "OF_COLUMNS" if columns_pick else "OF_ROWS",
+        "ALONG_A(k)": whole if columns_pick else "(k)",
+        "ALONG_B(k)": "(k)" if columns_pick else whole,
+        "A(k, j)": f"a[{of_a}]",
+        "EA(k, j)": f"ea[{of_a}]",
         "B(k, j)": "b[((k) - k0) * W + j]",
         "EB(k, j)": "eb[((k) - k0) * W + j]",
         "SA(g, j)": "sa[(g) - k0 / GROUP_A_K]",
@@ -174,6 +197,11 @@ def source(plan: Plan, width: int = WIDTH) -> str:
     )
 
 
+def _columns_pick(plan: Plan) -> bool:
+    """Return whether B is sparse, so that each of its columns picks elements of A."""
+    return plan.sparsity is not None and plan.sparsity.operand == "b"
+
+
 def _type(fmt: Format) -> str:
     return f"uint{fmt.storage_bits}_t"
 
@@ -203,7 +231,7 @@ class Cpu(Target):
 
     def largest(self, block: BlockCode, out: str, smallest: str = "") -> str:
         lines = ["{", f"const short *xs = &EA({block.base}, 0), *ys = &EB({block.base}, 0);", "LANES {"]
-        lines += [f"const short x{t} = (short)(xs[{k}] + ys[{k} * W + j]);" for t, k in enumerate(block.offsets)]
+        lines += [f"const short x{t} = (short)({self._x(k)} + ys[{k} * W + j]);" for t, k in enumerate(block.offsets)]
         for name, compare in ((out, ">"), (smallest, "<")):
             if name:
                 best = f"best_{name}"
@@ -211,6 +239,10 @@ class Cpu(Target):
                 lines += [f"{best} = x{t} {compare} {best} ? x{t} : {best};" for t in range(1, len(block.offsets))]
                 lines.append(f"{name}[j] = {best};")
         return "\n".join([*lines, "}", "}"])
+
+    def _x(self, k: int) -> str:
+        """Return the C expression of what `xs` has of A, `k` products further."""
+        return f"xs[{k} * W + j]" if _columns_pick(self.plan) else f"xs[{k}]"
 
     def cut_sum(self, block: BlockCode, inverse: str, out: str) -> str:
         whole = "wholef" if self.lane == "float" else "whole"
@@ -227,7 +259,7 @@ class Cpu(Target):
         lines = ["{", f"const lane *xs = &A({block.base}, 0), *ys = &B({block.base}, 0);"]
         lines += ["LANES {", *before, *(f"lane s{i} = {zero};" for i in range(sums))]
         for t, k in enumerate(block.offsets):
-            product = f"(xs[{k}] * ys[{k} * W + j])"
+            product = f"({self._x(k)} * ys[{k} * W + j])"
             if self.plan.infinite_from is not None:
                 product = f"(lane)infinite_from({product}, {self.plan.infinite_from!r})"
             lines.append(f"s{t % sums} += {term.format(product=product)};")

@@ -68,6 +68,8 @@ def matmul_on_device(
     a code above the format's are ignored.
     """
     torch = _torch()
+    if spec.sparsity:
+        raise Unsupported("a sparse operand: `isa_model.matmul` multiplies it line by line")
     check_tensors(spec, a, b, c, scale_a, scale_b)
     chain = fma.is_chain(spec)
     if spec.accumulator.storage_bits > 32 and not chain:

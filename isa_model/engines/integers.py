@@ -35,14 +35,15 @@ def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
         for j in range(0, d.shape[1], side):
             rows, columns = slice(i, i + side), slice(j, j + side)
             running: Whole = start[rows, columns]
+            fmt = spec.c_format
             for k in range(0, a.shape[1], spec.shape.k):
                 ks = slice(k, k + spec.shape.k)
-                running = _instruction(spec, left[rows, ks], right[ks, columns], running)
+                running, fmt = _instruction(spec, left[rows, ks], right[ks, columns], running, fmt), spec.accumulator
             d[rows, columns] = _codes(spec.accumulator, running)
     return np.asarray(d)
 
 
-def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
+def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole, c_format: Format) -> Whole:
     """Compute one instruction for every element as golden.instruction does, with bounds in bits from stage to stage."""
     bits = spec.a.mantissa_bits + spec.b.mantissa_bits
     values: Sequence[Any] = range(a.shape[1])
@@ -54,7 +55,7 @@ def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole) -> Whole:
         sums = [add(a, b, block, bits) for block in blocks]
         chain = len(blocks) if stage is last else stage.chain or 1
         if stage.accumulator:
-            start = (c, spec.c_format) if stage is last else (np.zeros_like(c), stage.result[0].format)
+            start = (c, c_format) if stage is last else (np.zeros_like(c), stage.result[0].format)
             values = [_run(stage, sums[i : i + chain], bits, *start) for i in range(0, len(sums), chain)]
         else:
             values = [_put(stage, total, bits) for total in sums]

@@ -107,9 +107,8 @@ class Plan:
     """Bounds that the engines need to compute a spec exactly. Raises Unsupported if they cannot."""
 
     def __init__(self, spec: Instruction) -> None:
-        if spec.sparsity is not None:
-            raise Unsupported(f"{spec.sparsity.operand} is sparse: an engine computes lines of the dense instruction")
-        self.spec = spec
+        self.sparsity = spec.sparsity
+        spec = self.spec = spec.dense
         self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
@@ -139,6 +138,7 @@ class Plan:
             and scale.result is None
             and folded_bits <= LANE_BITS
             and self.infinite_from is None
+            and self.sparsity is None  # a scale's group has more elements of one operand than of the other
         )
         if self.scales_fold and scale:
             self.min_product_exponent += sum(fmt.min_exponent for fmt in scale_formats)

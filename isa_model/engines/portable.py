@@ -37,6 +37,7 @@ from isa_model.float64 import (
 from isa_model.instruction import Instruction
 from isa_model.philox import philox
 from isa_model.rounding import round_integer
+from isa_model.sparse import elements
 from isa_model.stage import Stage
 
 TILE_M, TILE_N = 128, 256
@@ -62,9 +63,11 @@ def matmul(
     scale_a: Any = None,
     scale_b: Any = None,
     seed: int = 0,
+    positions: Codes | None = None,
 ) -> Codes:
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
+    `positions` (lines, runs) are those of a sparse operand, as `sparse.checked` returns them.
     Raises plan.Unsupported for a spec whose values float64 lanes cannot carry exactly.
     """
     plan = Plan(spec)
@@ -74,12 +77,17 @@ def matmul(
     c_values = read(spec.c_format, c, spec.flush_inputs)
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
+    picks = None if plan.sparsity is None or positions is None else elements(plan.sparsity, positions)
     tile_m, tile_n = tile_size(plan)
 
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
-            tile = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner)
+            lines = rows if plan.sparsity and plan.sparsity.operand == "a" else columns
+            own = None if picks is None else picks[lines]
+            tile = OperandTile(
+                plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner, own
+            )
             values = tile.d()
             codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
             if spec.nan_code is not None:
@@ -105,7 +113,10 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 
 
 class OperandTile:
-    """Rows of A and columns of B for one tile of D, with the computation of each stage."""
+    """Rows of A and columns of B for one tile of D, with the computation of each stage.
+
+    `picks` (lines, K) are, for the lines of a sparse operand, the elements of the other one that theirs are multiplied by.
+    """
 
     def __init__(
         self,
@@ -115,8 +126,13 @@ class OperandTile:
         c: Float64,
         seed: int = 0,
         corner: tuple[int, int] = (0, 0),
+        picks: NDArray[np.intp] | None = None,
     ) -> None:
         self.plan, self.spec, self.a, self.b = plan, plan.spec, a, b
+        self.depth = len(a.values) if picks is None else picks.shape[1]
+        by_rows = plan.sparsity is not None and plan.sparsity.operand == "a"
+        self.picks_of_rows = picks if by_rows else None
+        self.picks_of_columns = None if by_rows else picks
         self.stages = plan.stages
         self.shape, self.seed = c.shape, seed
         self.rows, self.columns = (
@@ -171,20 +187,30 @@ class OperandTile:
     def blocks(self, index: int) -> Iterator[Any]:
         """Yield the blocks of a stage: lists of Values, or of indices k of products that are never formed one by one."""
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
-        source: Iterator[Any] = iter(range(len(self.a.values))) if fused else self.results(index - 1)
+        source: Iterator[Any] = iter(range(self.depth)) if fused else self.results(index - 1)
         while span := list(islice(source, stage.dealt)):
             yield from golden.deal(stage, span)
 
     def products(self) -> Iterator[Value]:
-        for k in range(len(self.a.values)):
-            x, y = self.a.values[k][:, None], self.b.values[k][None, :]
+        for k in range(self.depth):
+            x, y = self.of_a(self.a.values, [k])[0], self.of_b(self.b.values, [k])[0]
             parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
             if self.plan.whole_products:
                 parts[0] = parts[0] + 0.0
             self._make_infinite(parts[0])
-            exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
+            exponent = self.of_a(self.a.exponents, [k])[0] + self.of_b(self.b.exponents, [k])[0].astype(np.int32)
             exponent[exponent <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
             yield self.scaled(Value(parts, exponent), k, -1)
+
+    def of_a(self, x: NDArray[Any], ks: Sequence[int]) -> NDArray[Any]:
+        """Return what `x` (K, M) has at some k, to be broadcast over the tile: (k, M, 1), or (k, M, N) if columns pick."""
+        picks = self.picks_of_columns
+        return x[ks][:, :, None] if picks is None else x[picks[:, ks]].transpose(1, 2, 0)
+
+    def of_b(self, x: NDArray[Any], ks: Sequence[int]) -> NDArray[Any]:
+        """Return what `x` (K, N) has at some k, to be broadcast over the tile: (k, 1, N), or (k, M, N) if rows pick."""
+        picks = self.picks_of_rows
+        return x[ks][:, None, :] if picks is None else x[picks[:, ks]].transpose(1, 0, 2)
 
     def _make_infinite(self, product: NDArray[np.floating[Any]]) -> None:
         if self.plan.infinite_from is not None:
@@ -261,15 +287,16 @@ class OperandTile:
         """Return the largest alignment exponent among the products of a block."""
         a, b = self.a.exponents, self.b.exponents
         best = np.full(self.shape, 2 * OPERAND_NO_EXPONENT, np.int16)
+        has_zero = np.zeros(self.shape, bool)
         for some in self.chunks(ks):
-            sums = np.add(a[some][:, :, None], b[some][:, None, :], out=self.exponent_buffer[: len(some)])
+            sums = np.add(self.of_a(a, some), self.of_b(b, some), out=self.exponent_buffer[: len(some)])
             np.maximum(best, np.maximum.reduce(sums, axis=0), out=best)
+            if stage.zero_exponent is not None:  # a product is zero where either operand is
+                for operand in (self.of_a(a, some), self.of_b(b, some)):
+                    has_zero |= (operand == OPERAND_NO_EXPONENT).any(axis=0)
         largest = best.astype(np.int32)
         largest[best <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
-        if stage.zero_exponent is not None:  # a product is zero where either operand is
-            zero_a = (a[ks] == OPERAND_NO_EXPONENT).any(axis=0)
-            zero_b = (b[ks] == OPERAND_NO_EXPONENT).any(axis=0)
-            has_zero = zero_a[:, None] | zero_b[None, :]
+        if stage.zero_exponent is not None:
             largest = np.where(has_zero, np.maximum(largest, stage.zero_exponent), largest)
         return largest
 
@@ -322,8 +349,8 @@ class OperandTile:
     def chunks_of_products(self, ks: Sequence[int]) -> Iterator[NDArray[np.floating[Any]]]:
         """Yield the products of a block, some k at a time (k, M, N), in a buffer that the next ones overwrite."""
         for some in self.chunks(ks):
-            a, b = self.a.values[some], self.b.values[some]
-            product = np.multiply(a[:, :, None], b[:, None, :], out=self.buffer[: len(some)])
+            a, b = self.of_a(self.a.values, some), self.of_b(self.b.values, some)
+            product = np.multiply(a, b, out=self.buffer[: len(some)])
             self._make_infinite(product)
             yield product
 

@@ -14,6 +14,7 @@ from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
 from isa_model.rounding import Rounding
+from isa_model.tables import finite
 
 
 class Vector(NamedTuple):
@@ -127,6 +128,14 @@ class Specials:
             self.codes = {"0": 0, "1": 1, "largest": fmt.max_finite_magnitude}
             if fmt.signed:
                 self.codes |= {"-1": (1 << bits) - 1, "smallest": 1 << (bits - 1)}
+        elif fmt.kind == "table":
+            ends = [(x, code) for x, code in finite(fmt.values) if x]
+            order = sorted(ends, key=lambda entry: abs(entry[0]))
+            for sign, own in (("+", [e for e in order if e[0] > 0]), ("-", [e for e in order if e[0] < 0])):
+                if own:
+                    self.codes |= {f"{sign}smallest normal": own[0][1], f"{sign}largest normal": own[-1][1]}
+            words = {"+0": 0.0, "NaN": "nan", "+Inf": "infinity", "-Inf": "-infinity"}
+            self.codes |= {name: fmt.values.index(word) for name, word in words.items() if word in fmt.values}
         else:
             if fmt.nan_code is not None:
                 self.codes["NaN"] = fmt.nan_code

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.cost.rtl.ports import ports, scale_counts
+from codesign.evidence.cost.rtl.ports import ScalePort, draw_bits, draws, ports, scale_inputs
 from isa_model.array_codec import code_dtype, to_codes
 from isa_model.codec import Number
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
+from isa_model.philox import philox
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = ("bits", "like", "sparse", "cancel", "ends")
 """Kinds of operands: random bits, numbers of similar size, many zeros, pairs that cancel, both ends of the range."""
+SEED = 2**40 + 1
+"""Seed of the random bits of registers that round stochastically."""
 SAMPLED = 200
 """Vectors of a test bench from each random batch."""
 
@@ -54,17 +58,17 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVe
         b = codes(spec.b, rng, (spec.span, side), "like" if kind == "cancel" else kind)
         if kind == "cancel":
             b[spec.span // 2 : spec.span // 2 * 2] = b[: spec.span // 2]
-        scales = [
-            None if not count else codes(fmt, rng, shape, kind if kind != "cancel" else "like")
-            for count, fmt, shape in _scale_shapes(spec, side)
-        ]
+        scales = {
+            port.name: codes(port.level.format, rng, _scale_shape(port, side), kind if kind != "cancel" else "like")
+            for port in scale_inputs(spec)
+        }
         c = codes(spec.c_format, rng, (side, side), kind)
-        yield of_matrices(spec, a, b, c, *scales)
+        yield of_matrices(spec, a, b, c, scales)
         if spec.c_format == spec.accumulator:
-            sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), scales[0], scales[1]))
+            sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), **arguments(step, scales)))
             nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
             c = negated(spec.accumulator, sum_alone) + nearby
-            yield of_matrices(spec, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), *scales)
+            yield of_matrices(spec, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), scales)
 
 
 def shipped(spec: Instruction) -> list[UnitVectors]:
@@ -94,14 +98,20 @@ def specials(spec: Instruction) -> Iterator[UnitVectors]:
     one = one_step(spec).per_line()
     rows = np.array(list(_special_rows(spec.a, spec.span)), code_dtype(spec.a))
     columns = np.full((spec.span, 1), _one(spec.b), code_dtype(spec.b))
-    scale_a, scale_b = (_special_scales(fmt, count) for count, fmt, _ in _scale_shapes(one, 1))
-    if scale_a is not None:
-        rows, scale_a = np.repeat(rows, len(scale_a), axis=0), np.tile(scale_a, (len(rows), 1))
-    if scale_b is not None:
-        columns, scale_b = np.repeat(columns, len(scale_b), axis=1), scale_b.T
+    inputs = scale_inputs(one)
+    finest = {port.is_a: _special_scales(port) for port in reversed(inputs)}
+    if True in finest:
+        rows, finest[True] = np.repeat(rows, len(finest[True]), axis=0), np.tile(finest[True], (len(rows), 1))
+    if False in finest:
+        columns, finest[False] = np.repeat(columns, len(finest[False]), axis=1), finest[False].T
+    scales = {}
+    for port in inputs:  # coarser scales are ones
+        shape = _scale_shape(port, len(rows) if port.is_a else columns.shape[1])
+        ones = np.full(shape, _one(port.level.format), code_dtype(port.level.format))
+        scales[port.name] = finest[port.is_a] if port.name in ("scale_a", "scale_b") else ones
     for code in dict.fromkeys((*Specials(spec.c_format).codes.values(), _one(spec.c_format))):
         c = np.full((len(rows), columns.shape[1]), code, code_dtype(spec.c_format))
-        yield of_matrices(one, rows, columns, c, scale_a, scale_b)
+        yield of_matrices(one, rows, columns, c, scales)
 
 
 def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
@@ -113,7 +123,7 @@ def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
     for name in ("+0", "-0"):
         if name in named:
             yield [named[name]] * span
-    if fmt.signed and span > 1:
+    if fmt.signed and span > 1 and fmt.kind == "float":
         minus = one ^ 1 << (fmt.bits - 1 - fmt.high_padding)
         yield [one, minus, *[zero] * (span - 2)]
         yield [*[one, minus] * (span // 2), *[zero] * (span % 2)]
@@ -124,14 +134,13 @@ def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
         yield [code, *[zero] * (span - 1)]
 
 
-def _special_scales(fmt: Format | None, count: int) -> Any:
-    """Return rows of the scales of a step, whose first takes every special code; None without scales."""
+def _special_scales(port: ScalePort) -> Any:
+    """Return rows of the scales of a step, whose first takes every special code."""
     import numpy as np
 
     from isa_model.vectors.vector import Specials
 
-    if fmt is None or not count:
-        return None
+    fmt, count = port.level.format, port.per_step
     one, named = _one(fmt), Specials(fmt).codes
     wanted = ("+0", "+smallest subnormal", "+smallest normal", "+largest normal", "+Inf", "NaN")
     codes = dict.fromkeys((one, *(named[name] for name in wanted if name in named)))
@@ -152,29 +161,47 @@ def negated(fmt: Format, codes: Any) -> Any:
     return -wide if fmt.kind == "integer" else wide ^ 1 << (fmt.bits - 1 - fmt.high_padding)
 
 
-def _scale_shapes(spec: Instruction, side: int) -> list[tuple[int, Any, tuple[int, int]]]:
-    """Return number along K, format and shape of the scales of A and of B, for `side` rows and columns."""
-    count_a, count_b = scale_counts(spec)
-    scale = spec.scale
-    a, b = (scale.a, scale.b) if scale else (None, None)
-    return [
-        (count_a, a and a.format, (-(-side // a.group[0]) if a else 0, count_a)),
-        (count_b, b and b.format, (count_b, -(-side // b.group[1]) if b else 0)),
-    ]
+def _scale_shape(port: ScalePort, lines: int) -> tuple[int, int]:
+    """Return the shape of the scales of an operand with this number of rows (of A) or columns (of B), for one step."""
+    across = -(-lines // port.level.along(0 if port.is_a else 1))
+    return (across, port.per_step) if port.is_a else (port.per_step, across)
 
 
-def of_matrices(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, scale_b: Any = None) -> UnitVectors:
-    """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and their scales."""
+def arguments(spec: Instruction, scales: Mapping[str, Any], seed: bool = True) -> dict[str, Any]:
+    """Return scales by port, and the seed of random bits if asked for, as arguments of `matmul` or `golden.dot`."""
+    given: dict[str, Any] = {"seed": SEED} if seed and spec.is_stochastic else {}
+    for name in ("scale_a", "scale_b"):
+        levels = [scales[port.name] for port in scale_inputs(spec) if port.name.startswith(name)]
+        if levels:
+            given[name] = levels if len(levels) > 1 else levels[0]
+    return given
+
+
+def of_matrices(
+    spec: Instruction, a: Any, b: Any, c: Any, scales: Mapping[str, Any] = MappingProxyType({})
+) -> UnitVectors:
+    """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and of scales by port."""
     import numpy as np
 
     step = one_step(spec)
-    d = to_codes(step.accumulator, matmul(step, a, b, c, scale_a, scale_b))
+    d = to_codes(step.accumulator, matmul(step, a, b, c, **arguments(step, scales)))
     rows, columns = (x.ravel() for x in np.indices(d.shape))
     operands = {"a": a[rows], "b": b.T[columns], "c": c.reshape(-1, 1)}
-    if scale_a is not None and step.scale and step.scale.a:
-        operands["scale_a"] = scale_a[rows // step.scale.a.group[0]]
-    if scale_b is not None and step.scale and step.scale.b:
-        operands["scale_b"] = scale_b.T[columns // step.scale.b.group[1]]
+    if step.is_stochastic:
+        words = [
+            philox(
+                SEED,
+                rows.astype("u8"),
+                columns.astype("u8"),
+                place.block,
+                spec.register_number(place.stage) + place.register,
+            )
+            for place in draws(step)
+        ]
+        operands["random"] = np.stack(words, axis=1) >> np.uint64(32 - draw_bits(step))
+    for port in scale_inputs(step):
+        lines = scales[port.name] if port.is_a else scales[port.name].T
+        operands[port.name] = lines[(rows if port.is_a else columns) // port.level.along(0 if port.is_a else 1)]
     mask = (1 << step.accumulator.bits) - 1
     return UnitVectors({k: v.astype("u8") for k, v in operands.items()}, d.ravel().astype("u8") & np.uint64(mask))
 
@@ -182,10 +209,9 @@ def of_matrices(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any = None, 
 def widths(spec: Instruction) -> dict[str, int]:
     """Return the bits of one element, by port."""
     result = {"a": spec.a.bits, "b": spec.b.bits, "c": spec.c_format.bits}
-    if spec.scale and spec.scale.a:
-        result["scale_a"] = spec.scale.a.format.bits
-    if spec.scale and spec.scale.b:
-        result["scale_b"] = spec.scale.b.format.bits
+    if spec.is_stochastic:
+        result["random"] = draw_bits(spec)
+    result |= {port.name: port.level.format.bits for port in scale_inputs(spec)}
     assert result.keys() == ports(spec).keys()
     return result
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost.netlist import Netlist, unpack
-from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, one_step, shipped, specials
+from codesign.evidence.cost.rtl.ports import draw_bits, draws
+from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, arguments, one_step, shipped, specials
 from isa_model.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -55,12 +56,16 @@ def against_golden(spec: Instruction, count: int) -> EquivalenceResult:
     from isa_model import golden
 
     step, rng = one_step(spec).per_line(), np.random.default_rng(1)
+    places = {(d.block, step.register_number(d.stage) + d.register): i for i, d in enumerate(draws(step))}
     total = wrong = 0
     for vectors in (*adversarial(spec, 1, 32), *specials(spec)):
         for i in rng.choice(len(vectors), min(count // 10, len(vectors)), replace=False):
             operands = {name: codes[i].tolist() for name, codes in vectors.operands.items()}
-            scales = (operands.get("scale_a", []), operands.get("scale_b", []))
-            d = golden.dot(step, operands["a"], operands["b"], operands["c"][0], *scales)
+            scales = arguments(step, operands, seed=False)
+            words = [bits << (32 - draw_bits(step)) for bits in operands.get("random", [])]
+            d = golden.dot(
+                step, operands["a"], operands["b"], operands["c"][0], **scales, draw=lambda *p, w=words: w[places[p]]
+            )
             total, wrong = total + 1, wrong + (d != int(vectors.d[i]))
     return EquivalenceResult(total, wrong, "the fast engine differs from the golden model" if wrong else "")
 

@@ -20,7 +20,6 @@ from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
-from isa_model import sparse
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS, Format
@@ -279,21 +278,10 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     from isa_model.engines.plan import Unsupported
     from isa_model.matmul import matmul
 
-    if instruction.sparsity:
-        dense, form = multiplier(instruction.dense), code_dtype(instruction.c_format)
-
-        def line(a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-            return dense(a, b, scale_a, scale_b, 0, None)
-
-        def gathered(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, positions: Any) -> Any:
-            c = np.zeros((len(a), b.shape[1]), form)
-            return sparse.matmul(line, instruction, a, b, c, scale_a, scale_b, positions)
-
-        return gathered
-
-    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, _: Any) -> Any:
+    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, positions: Any) -> Any:
         own = seed if instruction.is_stochastic else None
-        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b, seed=own)
+        places = positions.T if instruction.sparsity and instruction.sparsity.operand == "b" else positions
+        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b, seed=own, positions=places)
         return d.view(code_dtype(instruction.accumulator))
 
     try:
@@ -301,8 +289,8 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
     except (cpu.NoCompiler, Unsupported):
         return portable
     dtype = code_dtype(instruction.c_format)
-    return lambda a, b, scale_a, scale_b, seed, _: compiled(
-        a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b, seed
+    return lambda a, b, scale_a, scale_b, seed, positions: compiled(
+        a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b, seed, positions
     )
 
 

@@ -19,7 +19,10 @@ from codesign.evidence.cost.rtl.block import (
     shift_left,
 )
 from codesign.evidence.cost.rtl.carry_save import multiply
+from isa_model.codec import decode as number_in
 from isa_model.formats import Format
+from isa_model.rounding import Rounding
+from isa_model.rounding import shift_right as shift_number
 from isa_model.stage import is_named
 
 
@@ -30,6 +33,9 @@ def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Fo
     """
     if fmt.kind == "integer":
         return _integer(block, fmt, code[fmt.low_padding :][: fmt.mantissa_bits])
+    if fmt.kind == "table":
+        out = block.call(f"decode_{label(fmt)}", lambda inner, code: _entries(inner, fmt, code), code=code)
+        return from_fields(fmt, **out)
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
     places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
@@ -60,24 +66,49 @@ def from_fields(
     fmt: Format, sign: Wire, exponent: Wire, significand: Wire, zero: Wire, nan: Wire, infinity: Wire
 ) -> TermWires:
     """Return the term with decoded fields."""
-    position = Exponent(
-        exponent,
-        -fmt.bias - fmt.mantissa_bits,
-        int(fmt.zero),
-        fmt.max_finite_magnitude >> fmt.mantissa_bits,
-    )
+    low, high = int(fmt.zero), fmt.max_finite_magnitude >> fmt.mantissa_bits
+    if fmt.kind == "table":
+        low, high = 0, fmt.max_exponent - fmt.min_exponent
+    position = Exponent(exponent, fmt.min_exponent - fmt.mantissa_bits - low, low, high)
     return TermWires(
         sign if fmt.signed else Const(0, 1),
-        significand if fmt.mantissa_bits else Const(1, 1),
+        significand if fmt.mantissa_bits or fmt.zero else Const(1, 1),
         position,
         position.plus(fmt.mantissa_bits),
         depth=fmt.mantissa_bits,
         height=1,
         none=zero if fmt.zero else Const(0, 1),
-        nan=() if fmt.nan == "none" else (nan,),
-        infinite=(infinity,) if fmt.infinity else (),
+        nan=() if fmt.nan_code is None else (nan,),
+        infinite=(infinity,) if fmt.infinity or {"infinity", "-infinity"} & set(fmt.values) else (),
         normal=True,
     )
+
+
+def _entries(block: Block, fmt: Format, code: Wire) -> dict[str, Wire]:
+    """Return the fields and flags of a code of a table, its numbers normalised: a read-only memory."""
+    found: dict[str, list[int]] = {}
+    for i in range(1 << fmt.bits):
+        number = number_in(fmt, i)
+        counts = not number.special and not number.is_zero
+        exponent = number.leading_exponent if counts else fmt.min_exponent
+        significand = shift_number(number.significand, exponent - fmt.mantissa_bits - number.exponent, Rounding.DOWN)
+        entry = {
+            "sign": int(number.negative),
+            "exponent": exponent - fmt.min_exponent,
+            "significand": significand,
+            "zero": int(number.is_zero),
+            "nan": int(number.special == "nan"),
+            "infinity": int(number.special == "infinity"),
+        }
+        for name, value in entry.items():
+            found.setdefault(name, []).append(value)
+    chosen = [block.let("chosen", code == i) for i in range(1 << fmt.bits)]
+    widths = {"exponent": (fmt.max_exponent - fmt.min_exponent).bit_length() or 1, "significand": fmt.mantissa_bits + 1}
+
+    def bit(values: list[int], place: int) -> Wire:
+        return any_of(block, "bit", [chosen[i] for i, value in enumerate(values) if value >> place & 1])
+
+    return {name: Cat(*[bit(x, place) for place in range(widths.get(name, 1))]) for name, x in found.items()}
 
 
 def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> dict[str, Wire]:

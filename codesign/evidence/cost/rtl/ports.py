@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from isa_model.diagnostics import InputError
-from isa_model.instruction import Instruction
+from isa_model.instruction import Instruction, ScaleLevel
 
 
-def scale_counts(spec: Instruction) -> tuple[int, int]:
-    """Return the numbers of scales of A and of B that one step uses."""
-    if spec.scale is None:
-        return 0, 0
-    a, b = spec.scale.a, spec.scale.b
-    return -(-spec.span // a.group[1]) if a else 0, -(-spec.span // b.group[0]) if b else 0
+class ScalePort(NamedTuple):
+    """An input for the scales of one level of an operand."""
+
+    name: str
+    is_a: bool
+    level: ScaleLevel
+    k_group: int
+    """Products along K that share a scale."""
+    per_step: int
+    """Number of scales that one step uses."""
+
+
+def scale_inputs(spec: Instruction) -> list[ScalePort]:
+    """Return the inputs for scales: those of A, then those of B, the finest level first."""
+    scale, found = spec.scale, []
+    for name, side, axis in (("scale_a", scale and scale.a, 1), ("scale_b", scale and scale.b, 0)):
+        for i, level in enumerate(side.levels if side else ()):
+            group = level.along(axis)
+            found.append(ScalePort(f"{name}_{i}" if i else name, axis == 1, level, group, -(-spec.span // group)))
+    return found
+
+
+class Draw(NamedTuple):
+    """A place of a step where random bits are drawn, by numbers counted from 0."""
+
+    stage: int
+    block: int
+    register: int
+    """Register of the stage."""
+
+
+def draws(spec: Instruction) -> list[Draw]:
+    """Return the draws of one step, in the order of the elements of the input `random`."""
+    found = []
+    for index, stage in enumerate(spec.stages.values()):
+        blocks = spec.span // spec.products_per_result(index) * (stage.chain or 1)
+        places = [i for i, register in enumerate(stage.result) if register.random_bits]
+        found += [Draw(index, block, i) for block in range(blocks) for i in places]
+    return found
+
+
+def draw_bits(spec: Instruction) -> int:
+    """Return the bits of an element of the input `random`, of which a register takes the upper ones."""
+    return max((r.random_bits or 0 for stage in spec.stages.values() for r in stage.result), default=0)
 
 
 def shared_uses(spec: Instruction) -> int:
@@ -26,7 +66,8 @@ def shared_uses(spec: Instruction) -> int:
     assert scale.a
     assert scale.b
     steps = min(scale.a.group[1], scale.b.group[0]) // spec.span
-    return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if scale_counts(spec) == (1, 1) else 1
+    alone = all(port.per_step == 1 for port in scale_inputs(spec))
+    return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if alone else 1
 
 
 def sums_integers(spec: Instruction) -> bool:
@@ -47,6 +88,8 @@ def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
     If `shared`, the unit has one input `scale` for the product of its scales.
     """
     widths = {"a": spec.span * spec.a.bits, "b": spec.span * spec.b.bits, "c": spec.c_format.bits}
+    if spec.is_stochastic:
+        widths["random"] = len(draws(spec)) * draw_bits(spec)
     if shared:
         assert spec.scale
         assert spec.scale.product
@@ -56,12 +99,7 @@ def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
 
 def scale_ports(spec: Instruction) -> dict[str, int]:
     """Return the bits of the inputs for scales."""
-    widths = {}
-    if spec.scale and spec.scale.a:
-        widths["scale_a"] = scale_counts(spec)[0] * spec.scale.a.format.bits
-    if spec.scale and spec.scale.b:
-        widths["scale_b"] = scale_counts(spec)[1] * spec.scale.b.format.bits
-    return widths
+    return {port.name: port.per_step * port.level.format.bits for port in scale_inputs(spec)}
 
 
 def check(spec: Instruction) -> None:
@@ -70,22 +108,6 @@ def check(spec: Instruction) -> None:
         raise InputError.of(
             f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
         )
-    if spec.is_stochastic:
-        raise InputError.of(
-            f"{spec.name}: a register that rounds stochastically is not supported in hardware",
-            "the same instruction with another rounding, which has all but the generator and the adder of random bits",
-        )
-    if any(side.coarser for side in spec.scales):
-        raise InputError.of(
-            f"{spec.name}: several levels of scales are not supported in hardware",
-            "the same instruction without `coarser`, whose scales are the products of all levels",
-        )
-    for fmt in (spec.a, spec.b, *(side.format for side in spec.scales)):
-        if fmt.kind == "table":
-            raise InputError.of(
-                f"{spec.name}: {fmt.name} is a table of numbers, whose decoder is not supported in hardware",
-                "the floating-point format whose numbers the table selects from: the unit behind the decoder",
-            )
     for index, (name, stage) in enumerate(spec.stages.items()):
         whole = any(register.format.kind == "integer" for register in stage.result)
         if whole and not spec.is_integer and not (index == 0 and sums_integers(spec)):

@@ -27,10 +27,13 @@ SHORT = 8
 """Largest number of zeros put above a sum to avoid a second shifter for subnormal results."""
 
 
-def rounded(block: Block, term: TermWires, register: Register, positive_zero: bool) -> TermWires:
-    """Return the term rounded to the register's format. If `positive_zero`, a zero result is +0."""
+def rounded(block: Block, term: TermWires, register: Register, positive_zero: bool, random: Wire = None) -> TermWires:
+    """Return the term rounded to the register's format. If `positive_zero`, a zero result is +0.
+
+    A stochastic register takes the upper ones of the bits `random`.
+    """
     fmt = register.format
-    sign, magnitude, over = _magnitude(block, term, register)
+    sign, magnitude, over = _magnitude(block, term, register, random)
     rule = register.overflow or fmt.overflow
     largest = fmt.max_finite_magnitude
     infinite = any_of(block, "infinite", term.infinite)
@@ -40,6 +43,7 @@ def rounded(block: Block, term: TermWires, register: Register, positive_zero: bo
         away = {
             Rounding.NEAREST_EVEN: Const(1, 1),
             Rounding.NEAREST_AWAY: Const(1, 1),
+            Rounding.STOCHASTIC: Const(1, 1),
             Rounding.UP: ~sign,
             Rounding.DOWN: sign,
         }.get(register.rounding, Const(0, 1))
@@ -91,10 +95,11 @@ def encode(block: Block, fmt: Format, term: TermWires, kept: Format, nan_code: i
     return block.let("code", code)
 
 
-def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire, Wire, Wire]:
+def _magnitude(block: Block, term: TermWires, register: Register, random: Wire) -> tuple[Wire, Wire, Wire]:
     """Return the sign, the exponent and mantissa fields of the rounded number, and whether it exceeds the largest number."""
     fmt, rounding = register.format, register.rounding
-    precision = fmt.mantissa_bits + 1
+    precision, draw = fmt.mantissa_bits + 1, register.random_bits or 0
+    below = max(draw, 2)  # places below the last that count one by one; in lower ones, only whether a bit is set
     position = term.position.alone(block)
     # The field whose value is the biased exponent of a number that fills the significand, less `spare`.
     spare = position.offset + term.width - 1 - fmt.min_exponent
@@ -102,11 +107,11 @@ def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire,
     above = 0 if deep else max(0, -(spare + position.low))
     name = (
         f"round_{term.width}_{position.low}_{position.top}_{spare}_{label(fmt)}_{rounding.value.replace('-', '_')}"
-        f"_{len(position.field)}"
+        f"_{len(position.field)}" + (f"_{draw}" if draw else "")
     )
     width = term.width + above
 
-    def body(inner: Block, sign: Wire, significand: Wire, field: Wire) -> dict[str, Wire]:
+    def body(inner: Block, sign: Wire, significand: Wire, field: Wire, random: Wire = None) -> dict[str, Wire]:
         wide = pad(significand, width)
         zeros = inner.let("zeros", leading_zeros(inner, wide))
         # Places by which the exponent may decrease before the number is subnormal.
@@ -116,13 +121,9 @@ def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire,
             normal = shift_left(inner, wide, zeros, width)
             missing = inner.let("missing", zeros - room)  # places below the smallest normal number
             subnormal = inner.let("subnormal", ~missing[-1] & (missing != 0))
-            short = normal[max(width - precision - 2, 0) :]
-            rest = (
-                inner.let("rest", normal[: max(width - precision - 2, 0)].any())
-                if width > precision + 2
-                else Const(0, 1)
-            )
-            short = pad(short, precision + 2, below=precision + 2 - len(short))
+            cut = max(width - precision - below, 0)
+            short, rest = normal[cut:], inner.let("rest", normal[:cut].any()) if cut else Const(0, 1)
+            short = pad(short, precision + below, below=precision + below - len(short))
             short, lost = shift_right(inner, short, gate(missing, subnormal), True)
             digits = Cat(rest | lost, short)
             biased = inner.let("biased", room - zeros + 1)
@@ -135,11 +136,14 @@ def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire,
             biased = inner.let("biased", room - amount + 1)
             exponent = gate(biased, digits[-1])
         cut = len(digits) - precision
-        if cut < 2:
-            digits, cut = Cat(Const(0, 2 - cut), digits), 2
+        if cut < below:
+            digits, cut = Cat(Const(0, below - cut), digits), below
         kept, half, rest = digits[cut:], digits[cut - 1], inner.let("below", digits[: cut - 1].any())
         remainder = rest if rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY) else rest | half
-        step = rounding_step(rounding, sign, kept[0], half, remainder)
+        if draw:
+            step = inner.let("drawn", digits[cut - draw : cut] + random)[draw]
+        else:
+            step = rounding_step(rounding, sign, kept[0], half, remainder)
         if rounding is Rounding.TO_ODD:
             kept = Cat(kept[0] | remainder, kept[1:])
         magnitude = inner.let("magnitude", Cat(kept[:-1], exponent) + step)
@@ -148,5 +152,6 @@ def _magnitude(block: Block, term: TermWires, register: Register) -> tuple[Wire,
         over = excess | (magnitude[:bits] > fmt.max_finite_magnitude)
         return {"magnitude": pad(magnitude, bits), "over": over}
 
-    out = block.call(name, body, sign=term.sign, significand=term.significand, field=position.field)
+    own = {"random": random[len(random) - draw :]} if draw else {}
+    out = block.call(name, body, sign=term.sign, significand=term.significand, field=position.field, **own)
     return term.sign, out["magnitude"], out["over"]

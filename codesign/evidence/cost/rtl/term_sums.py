@@ -185,10 +185,11 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: TermWires, y: TermWir
     """Return x + y for any exponents, exact up to a difference that the stage's first register cannot represent.
 
     x is fixed, and y is shifted relative to it. Far below x, y becomes a sticky bit. Far above x, y is fixed and x becomes
-    negligible. The margins keep the sticky bit below half a unit in the last place of the result.
+    negligible. The margins keep the sticky bit below half a unit in the last place of the result and below the places to which
+    random bits are added.
     """
     register = stage.result[0].format
-    precision = register.mantissa_bits + 1
+    precision = register.mantissa_bits + 1 + (stage.result[0].random_bits or 0)
     y_position = y.position.alone(block)
     if not (x.normal and y_position.least >= x.position.least):
         x = normalised(block, x)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial, reduce
 
 from amaranth.hdl import Const
 
 from codesign.evidence.cost.rtl import integer
 from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
 from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
-from codesign.evidence.cost.rtl.ports import check, ports, scale_counts, scale_ports, sums_integers
+from codesign.evidence.cost.rtl.ports import Draw, check, draws, ports, scale_inputs, scale_ports, sums_integers
 from codesign.evidence.cost.rtl.registers import encode, rounded
 from codesign.evidence.cost.rtl.term_sums import add
 from isa_model.instruction import Instruction
@@ -22,7 +23,7 @@ TOP = "unit"
 
 
 def unit(spec: Instruction, shared: bool = False) -> str:
-    """Return the RTLIL of the combinational module `unit`, with inputs a, b, c, scale_a, scale_b and output d_out.
+    """Return the RTLIL of the combinational module `unit`, with the inputs of `ports` and output d_out.
 
     It sums `span` products and C. If `shared`, an input `scale` replaces the scales; the unit of `scale_product` drives it.
     Raises InputError if the generator does not support the instruction.
@@ -31,7 +32,7 @@ def unit(spec: Instruction, shared: bool = False) -> str:
     design = UnitDesign()
 
     def body(
-        block: Block, a: Wire, b: Wire, c: Wire, scale_a: Wire = None, scale_b: Wire = None, scale: Wire = None
+        block: Block, a: Wire, b: Wire, c: Wire, random: Wire = None, scale: Wire = None, **scale_codes: Wire
     ) -> dict[str, Wire]:
         operands = _split(a, spec.span), _split(b, spec.span)
         if spec.is_integer:
@@ -39,8 +40,8 @@ def unit(spec: Instruction, shared: bool = False) -> str:
         whole = sums_integers(spec)
         terms = [] if whole else _products(block, spec, *operands)
         running = decode(block, spec.c_format, c, spec.flush_inputs)
-        a_scales, b_scales = scale_counts(spec)
-        scales = StepScales(block, spec, _split(scale_a, a_scales), _split(scale_b, b_scales), scale)
+        scales = StepScales(block, spec, scale_codes, scale)
+        drawn = dict(zip(draws(spec), _split(random, len(draws(spec))), strict=True))
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
         names = _labels(list(spec.stages))
@@ -54,10 +55,13 @@ def unit(spec: Instruction, shared: bool = False) -> str:
             name = names[index]
             blocks, chain = deal(stage, terms), stage.chain or 1
             zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
-            terms = [_run(block, name, stage, blocks[i : i + chain], zero) for i in range(0, len(blocks), chain)]
+            own = _drawn(spec, drawn, index)
+            terms = [
+                _run(block, name, stage, blocks[i : i + chain], zero, own[i:]) for i in range(0, len(blocks), chain)
+            ]
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
-        result = _run(block, names[-1], last, deal(last, terms), running)
+        result = _run(block, names[-1], last, deal(last, terms), running, _drawn(spec, drawn, len(inner)))
         return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
 
     design.define(TOP, body, ports(spec, shared))
@@ -96,15 +100,15 @@ def _integer_sums(
 
 
 def scale_product(spec: Instruction) -> str:
-    """Return the RTLIL of the multiplier of scales that many steps share, with inputs scale_a, scale_b and output d_out."""
+    """Return the RTLIL of the multiplier of scales that many steps share, with the inputs of `scale_ports` and output d_out."""
     design = UnitDesign()
     scale = spec.scale
     assert scale
     assert scale.product
     kept = scale.product.format
 
-    def body(block: Block, scale_a: Wire, scale_b: Wire) -> dict[str, Wire]:
-        scales = StepScales(block, spec, [scale_a], [scale_b])
+    def body(block: Block, **scale_codes: Wire) -> dict[str, Wire]:
+        scales = StepScales(block, spec, scale_codes)
         return {"d": encode(block, kept, scales.factor(0), kept, kept.nan_code)}
 
     design.define(TOP, body, scale_ports(spec))
@@ -120,18 +124,17 @@ def _labels(names: list[str]) -> list[str]:
 class StepScales:
     """The group scales of a step and their products, each formed once, or the product that the unit receives."""
 
-    def __init__(
-        self, block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], product: Wire = None
-    ) -> None:
-        self.block, self.spec = block, spec
-        scale = spec.scale
-        self.a = [decode(block, scale.a.format, code) for code in a] if scale and scale.a else []
-        self.b = [decode(block, scale.b.format, code) for code in b] if scale and scale.b else []
-        self.factors: dict[tuple[int, int], TermWires] = {}
+    def __init__(self, block: Block, spec: Instruction, codes: Mapping[str, Wire], product: Wire = None) -> None:
+        self.block, self.spec, self.inputs = block, spec, scale_inputs(spec)
+        self.scales = {
+            port.name: [decode(block, port.level.format, code) for code in _split(codes.get(port.name), port.per_step)]
+            for port in self.inputs
+        }
+        self.factors: dict[tuple[int, ...], TermWires] = {}
         if product is not None:
-            assert scale
-            assert scale.product
-            self.factors[0, 0] = decode(block, scale.product.format, product)
+            assert spec.scale
+            assert spec.scale.product
+            self.factors[(0,) * len(self.inputs)] = decode(block, spec.scale.product.format, product)
 
     def onto(self, terms: Sequence[TermWires]) -> list[TermWires]:
         """Return each term times the scales of its group, rounded if the spec says so."""
@@ -149,10 +152,10 @@ class StepScales:
         """Return the product of the scales of product `k` of a step."""
         scale = self.spec.scale
         assert scale is not None
-        key = (k // scale.a.group[1] if scale.a else 0, k // scale.b.group[0] if scale.b else 0)
+        key = tuple(k // port.k_group for port in self.inputs)
         if key not in self.factors:
-            present = [side[i] for side, i in zip((self.a, self.b), key, strict=True) if side]
-            factor = present[0] if len(present) == 1 else times(self.block, *present)
+            present = [self.scales[port.name][i] for port, i in zip(self.inputs, key, strict=True)]
+            factor = reduce(partial(times, self.block), present)
             if scale.product:
                 factor = rounded(self.block, factor, scale.product, positive_zero=False)
             self.factors[key] = factor
@@ -166,21 +169,36 @@ def deal(stage: Stage, terms: Sequence[TermWires]) -> list[Sequence[TermWires]]:
     return golden.deal(stage, terms)  # type: ignore[arg-type, return-value]  # it only moves terms
 
 
-def _run(block: Block, name: str, stage: Stage, blocks: Sequence[Sequence[TermWires]], running: TermWires) -> TermWires:
+def _drawn(spec: Instruction, drawn: Mapping[Draw, Wire], index: int) -> list[dict[int, Wire]]:
+    """Return the random bits of each block of a stage, by register."""
+    own: list[dict[int, Wire]] = [{} for _ in range(spec.span)]
+    for place, bits in drawn.items():
+        if place.stage == index:
+            own[place.block][place.register] = bits
+    return own
+
+
+def _run(
+    block: Block,
+    name: str,
+    stage: Stage,
+    blocks: Sequence[Sequence[TermWires]],
+    running: TermWires,
+    drawn: Sequence[Mapping[int, Wire]],
+) -> TermWires:
     """Sum the blocks one after the other, each with the running value if the stage has one."""
     for i, terms in enumerate(blocks):
         first = "_first" if len(blocks) > 1 and i == 0 else ""
-        running = _put(
-            block, stage, add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None)
-        )
+        total = add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None)
+        running = _put(block, stage, total, drawn[i])
     return running
 
 
-def _put(block: Block, stage: Stage, total: TermWires) -> TermWires:
+def _put(block: Block, stage: Stage, total: TermWires, drawn: Mapping[int, Wire]) -> TermWires:
     """Round a sum into the registers of a stage."""
     for i, register in enumerate(stage.result):
         last = i == len(stage.result) - 1
-        total = rounded(block, total, register, positive_zero=last and stage.zero == "positive")
+        total = rounded(block, total, register, last and stage.zero == "positive", drawn.get(i))
     return total
 
 
