@@ -78,8 +78,26 @@ def test_a_swept_value_holds_where_its_worst_gemm_does_with_its_interval():
     (found,) = judge(toy(at=19), figures)[0].break_even
     assert (found.limit, found.own, found.tried) == (19, 19, {"17": 1.0, "19": 0.3})
     assert next(sentences([found])).endswith("on normal data, the proposal's own value")
-    assert judge(toy(of="today"), figures)[0].break_even == ()
     assert judge(toy(metric="cast.relative_error"), figures)[0].break_even == ()
+    today = [figure(0.5, variant="today"), *figures]
+    assert [v.break_even for v in judge(toy(of="today"), today)] == [()]
+    narrow = judge(toy(workload="deepseek-v3.fprop.o"), figures)[0].break_even[0]
+    assert (narrow.limit, narrow.tried) == (17, {"17": 0.9, "19": 0.2})
+
+
+def test_variants_that_change_several_fields_have_no_own_value():
+    """Named changes, and two sweeps combined, are compared with the proposal as a whole; values that have names are listed."""
+    field = "sweep: {field: stages.fuse.fraction_bits, values: [19, 13, 15, 17]}"
+    changes = (
+        "sweep: {changes: {few: {stages: {fuse: {fraction_bits: 13}}}, many: {stages: {fuse: {fraction_bits: 25}}}}}"
+    )
+    (found,) = judge(toy(TEXT.replace(field, changes)), swept({"few": 1.5, "many": 0.5}))[0].break_even
+    assert (found.parameter, found.own, found.limit, found.holds) == ("change", "own", None, ("many",))
+    across = field.replace("17]}", "17], across: {field: stages.fuse.rounding, values: [down, up]}}")
+    text = TEXT.replace(field, across).replace("fraction_bits: 20,", "fraction_bits: 20, rounding: toward-zero,")
+    (found,) = judge(toy(text), swept({"13, down": 1.5, "13, up": 0.5}))[0].break_even
+    assert (found.parameter, found.own) == ("stages.fuse.fraction_bits and stages.fuse.rounding", "own")
+    assert found.tried == {"13, down": 1.5, "13, up": 0.5}
 
 
 def test_values_without_an_order_have_no_cheapest_one():
@@ -94,6 +112,10 @@ def test_values_without_an_order_have_no_cheapest_one():
     assert next(sentences([found])) == (
         "stages.fuse.rounding: toward-zero and down keep the bound on normal data, up does not; the proposal "
         "has toward-zero"
+    )
+    (one,) = judge(toy(text), swept({"toward-zero": 1.5, "down": 0.4, "up": 1.5}))[0].break_even
+    assert next(sentences([one])) == (
+        "stages.fuse.rounding: down keeps the bound on normal data, toward-zero and up do not; the proposal has toward-zero"
     )
 
 

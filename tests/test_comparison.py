@@ -195,6 +195,140 @@ def test_intervals_that_touch_are_no_order():
         assert ("a" in rows(made)["b"].beaten_by) == beaten
 
 
+AXES = (TOTAL, "cost.area_ratio", "timing.step_speedup", "traffic.hbm_bytes")
+
+
+def beating(*pairs):
+    """Return the comparison of designs of which each pair has an axis: there the first is better than the second, and no
+    other order is certain."""
+
+    def on(axis, name):
+        good, bad = pairs[axis] if axis < len(pairs) else ("", "")
+        value, half = {good: (1.0, 0.0), bad: (2.0, 0.0)}.get(name, (1.5, 0.75))
+        return 3.0 - value if AXES[axis].startswith("timing") else value, half
+
+    def design(name):
+        (total, half), size, (speed, around), (new, within) = (on(axis, name) for axis in range(len(AXES)))
+        timing = [figure("timing.step_speedup", speed, around, workload="deepseek-v3", tensors="")]
+        made = errors(total, software=50.0, today=90.0, half=half)
+        return result(name, made, [area(*size)], moved(AXES[3], new, 1.0, half=within), timing)
+
+    return rows(compare([design(name) for name in sorted({n for pair in pairs for n in pair})]))
+
+
+def test_only_rows_of_the_front_beat():
+    """What only a beaten row beats is on the front itself, and so on down a chain: nobody names a beaten row."""
+    found = beating(("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"))
+    assert {n: found[n].beaten_by for n in "abcde"} == {"a": (), "b": ("a",), "c": (), "d": ("c",), "e": ()}
+    assert {n: found[n].front for n in "abcde"} == {"a": True, "b": False, "c": True, "d": False, "e": True}
+    backwards = beating(("d", "c"), ("c", "b"), ("b", "a"))
+    assert [n for n in "abcd" if backwards[n].front] == ["b", "d"]
+
+
+def test_in_a_circle_none_is_on_the_front():
+    """Each is beaten by another, and what they beat is not on the front either; each names what beats it."""
+    found = beating(("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"))
+    assert {n: found[n].beaten_by for n in "abcd"} == {"a": ("c",), "b": ("a",), "c": ("b",), "d": ("a",)}
+    assert not any(found[n].front for n in "abcd")
+
+
+def test_a_row_names_only_those_of_the_front_that_beat_it():
+    """The best of three beats both others; the second beats the third, but is named nowhere."""
+    made = rows(compare([result(n, errors(v)) for n, v in (("c", 0.3), ("b", 0.2), ("a", 0.1))]))
+    assert made["c"].beaten_by == made["b"].beaten_by == ("a",)
+
+
+def test_objectives_take_the_place_of_the_usual_axes():
+    """The total error stays, and what is no objective is shown and not judged."""
+
+    def energy(value):
+        return figure("cost.energy_ratio", value, workload="", tensors="")
+
+    both = [result("a", errors(0.1), [area(1.2), energy(0.9)]), result("b", errors(0.1), [area(1.1), energy(1.0)])]
+    made = compare(both, ["cost.energy_ratio"])
+    assert (made.objectives, made.judged) == (("cost.energy_ratio",), (TOTAL, "cost.energy_ratio"))
+    assert (rows(made)["a"].front, rows(made)["b"].beaten_by) == (True, ("a",))
+    usual = compare(both)
+    assert (usual.objectives, usual.judged, usual.axes) == ((), (TOTAL, "cost.area_ratio"), made.axes)
+    assert rows(usual)["a"].beaten_by == ("b",)
+    with pytest.raises(InputError, match=r"`cost.area_rati` is no objective\n *= .*`cost.area_ratio`"):
+        compare(both, [TOTAL, "cost.area_rati"])
+    with pytest.raises(InputError, match=rf"`x` is no objective\n *= one of: {TOTAL}, {SUMS}, "):
+        compare(both, ["x"])
+
+
+def ratios(made, name):
+    return {axis: (r.value, r.low, r.high) for axis, r in rows(made)[name].against.items()}
+
+
+def test_each_figure_stands_beside_its_ratio_to_today():
+    """Errors by the interval of the ratio; areas and bytes are ratios already; today's software is 1, whatever its interval."""
+    both = [
+        result("a", errors(0.1, half=0.02), [area(1.2, 0.125)], moved("traffic.hbm_bytes", 5.0, 10.0)),
+        result("b", errors(0.1, half=0.02), [area(1.3)], moved("traffic.hbm_bytes", 5.0, 10.0)),
+    ]
+    made = compare(both)
+    assert ratios(made, "a") == {
+        TOTAL: (0.2, 0.153846, 0.25),
+        "cost.area_ratio": (1.2, 1.075, 1.325),
+        "traffic.hbm_bytes": (0.5, 0.5, 0.5),
+    }
+    assert set(ratios(made, "today's software").values()) == {(1.0, 1.0, 1.0)}
+    assert ratios(made, "today's instruction alone") == {TOTAL: (1.8, 1.69231, 1.91667), "cost.area_ratio": (1, 1, 1)}
+
+
+def test_a_figure_has_no_ratio_to_what_is_not_there_or_not_finite_either():
+    """Alone not finite is infinitely worse; software alone, infinitely better; without an interval there is a value."""
+    made = compare(
+        [
+            result("lost", errors(None)),
+            result("won", errors(0.1, software=None)),
+            result("both", errors(None, software=None)),
+            result("alone", [figure(TOTAL, 0.1), figure(TOTAL, 0.9, variant="today")]),
+            result("bare", errors(0.1, half=None)),
+            result("wide", errors(0.5, half=0.1)[:1] + errors(0.5, half=0.2)[1:]),
+        ]
+    )
+    found = {name: ratios(made, name).get(TOTAL) for name in ("lost", "won", "both", "alone", "bare", "wide")}
+    assert found == {
+        "lost": (None, None, None),
+        "won": (0.0, 0.0, 0.0),
+        "both": None,
+        "alone": None,
+        "bare": (0.2, None, None),
+        "wide": (1.0, 0.571429, 2.0),
+    }
+    assert ratios(made, "today's software, for won and 1 more") == {}
+
+
+def test_errors_are_listed_by_place():
+    """Each row's own error on every pair that all have, and not that of a swept value."""
+    places = ("normal", "uniform", "outliers")
+    both = [
+        result(
+            name,
+            [f for v, t in zip(values, places, strict=False) for f in errors(v, software=v + 0.5, tensors=t)]
+            + [figure(TOTAL, 9.0, at=13)],
+        )
+        for name, values in (("a", (0.1, 0.2, 0.3)), ("b", (0.4, 0.1)))
+    ]
+    found = rows(compare(both))
+    assert found["a"].places == {"llama.fprop.o, normal": 0.1, "llama.fprop.o, uniform": 0.2}
+    assert found["b"].places == {"llama.fprop.o, normal": 0.4, "llama.fprop.o, uniform": 0.1}
+    assert found["today's software, for a"].places == {"llama.fprop.o, normal": 0.6, "llama.fprop.o, uniform": 0.7}
+
+
+def test_places_are_those_of_the_first_error_in_common():
+    """Without a total error in common, those of sums; areas have no place."""
+    made = compare(
+        [result(n, [figure(TOTAL, 0.1, tensors=t), figure(SUMS, 0.2)]) for n, t in (("a", "normal"), ("b", "uniform"))]
+    )
+    assert (made.covered, made.apart) == (("llama.fprop.o, normal",), (TOTAL,))
+    assert (rows(made)["a"].places, rows(made)["b"].places) == ({"llama.fprop.o, normal": 0.1}, {})
+    areas = compare([result(n, costs=[area(1.2)]) for n in "ab"])
+    assert (areas.covered, areas.axes, areas.judged) == ((), ("cost.area_ratio",), ())
+
+
 def test_todays_rows_are_told_apart_where_bases_or_casts_differ():
     """One row for each way of today, named after the proposals it belongs to."""
     made = compare(

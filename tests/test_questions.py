@@ -68,13 +68,16 @@ def test_questions_on_the_same_data_are_answered_together():
     class Counted(Question):
         @classmethod
         def answers(cls, questions, sampling):
-            together.append([q.gemm.k for q in questions])
+            together.append(([q.gemm.k for q in questions], sampling.rows))
             return [[[figure(q.gemm.k)]] for q in questions]
 
     about = toy(PLAIN)
-    trials = [about.trials[i] for i in (0, 2, 0)]
+    long, short = sorted({g for g, _ in about.trials}, key=lambda g: -g.k)[:2]
     with ThreadPoolExecutor(1) as executor:
-        found = asker(Sampling(), executor)([Counted(about, g, "normal") for g, _ in trials])
-    same, other = trials[0][0].k, trials[1][0].k
-    assert together == sorted([[same, same], [other]], reverse=True)
-    assert [f[0][0].value for f in found] == [same, other, same]
+        ask = asker(Sampling(rows=5), executor)
+        found = ask([Counted(about, g, t) for g, t in ((short, "normal"), (long, "normal"), (short, "normal"))])
+        assert together == [([long.k], 5), ([short.k] * 2, 5)]
+        assert [f[0][0].value for f in found] == [short.k, long.k, short.k]
+        together.clear()
+        ask([Counted(about, short, t) for t in ("normal", "uniform")])
+        assert together == [([short.k], 5)] * 2

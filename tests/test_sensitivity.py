@@ -4,8 +4,9 @@ import pytest
 from toy_sweep import ERROR, PLAIN, figure, swept, toy
 
 from codesign.evidence.casts.source import Delivered
-from codesign.evidence.numerics.other_cases import with_groups
+from codesign.evidence.numerics.other_cases import other_cases, with_groups
 from codesign.evidence.numerics.source import SOURCE, multiplying
+from codesign.figures.figure import Alternative
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
 from codesign.verdicts.claims import judge
@@ -45,10 +46,44 @@ def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
     (found,) = refine(about, judge(about, figures), figures, lab)
     limits = {b.condition: b.limit for b in found.break_even}
     assert limits == {"normal data, K = 1536": 17, "uniform data, K = 16384": 21}
+    assert {b.among for b in found.break_even} == {"1 to 40"}
+    for tensors in ("normal", "uniform"):  # bisected: 40 values in 7 questions at most
+        assert sum(q.tensors == tensors for q in lab.asked if bits(q) != 20) <= 7
     assert {(q.gemm.name, q.tensors) for q in lab.asked if bits(q) != 20} == {
         ("deepseek-v3.fprop.q-b", "normal"),
         ("deepseek-v3.fprop.o", "uniform"),
     }
+
+
+def test_of_equally_bad_gemms_the_first_is_searched():
+    """Two GEMMs with the same figure have one break-even, at the first of them."""
+    about = toy(PLAIN, workload="deepseek-v3")
+    figures = [figure(0.4), figure(0.4, workload="deepseek-v3.fprop.q-b")]
+    (found,) = refine(about, judge(about, figures), figures, Lab(lambda q: 0.5))
+    assert [b.condition for b in found.break_even] == ["normal data, K = 16384"]
+
+
+def test_a_case_that_was_evaluated_already_is_not_computed_again():
+    """Uniform data are among the proposal's tensors: their figure is taken as it is, others are asked for."""
+    about = toy(PLAIN, workload="deepseek-v3.fprop.o", tensors="normal")
+    figures = [figure(0.4), figure(0.75, tensors="uniform", half=0.25), figure(9.0, tensors="uniform", workload="gone")]
+    lab = Lab(lambda q: 0.5)
+    (found,) = refine(about, judge(about, figures), figures, lab)
+    cases = {a.other: (a.value, a.low, a.high) for a in found.deciding.alternatives if a.assumption == "tensor source"}
+    assert cases["uniform"] == (0.75, 0.5, 1.0)
+    assert cases["outliers"] == (0.5, 0.5, 0.5)
+    assert "outliers" in {q.tensors for q in lab.asked}
+    assert "uniform" not in {q.tensors for q in lab.asked}
+
+
+def test_cases_that_the_evidence_has_are_kept():
+    """A source that computes no further cases leaves the deciding figure's own, with their bars."""
+    case = Alternative(assumption="tile", other="64", value=1.5)
+    bytes_ = figure(0.5, metric="traffic.hbm_bytes", tensors="", workload="deepseek-v3", alternatives=(case,))
+    about = toy(PLAIN, metric="traffic.hbm_bytes")
+    (found,) = refine(about, judge(about, [bytes_]), [bytes_], Lab(lambda q: 0.5))
+    assert found.deciding == bytes_
+    assert [b.reversed_by for b in found.bars] == [("64",)]
 
 
 def test_bars_are_computed_with_their_intervals_and_turn_only_beyond_them():
@@ -97,6 +132,28 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         assert len(captured) == (tensors == "outliers")
 
 
+def test_the_casts_tried_differ_from_the_proposals():
+    """The other floor than the rule's, both if it has a third, and row-wise weights against blocks, whichever it has not."""
+    about = toy(PLAIN)
+    gemm, _ = about.trials[0]
+    assert gemm.b == "weight"
+
+    def casts(**rule):
+        rule = about.rule.model_copy(update=rule)
+        for case in other_cases("numerics.total_error", gemm, "normal", rule):
+            if case.assumption == "outputs that share a weight's scale":
+                yield case.other, case.rule.weight_columns, case.rule.floor == rule.floor
+            elif case.rule != rule:
+                yield case.other.split(" ")[0], case.rule.floor, case.rule.weight_columns == rule.weight_columns
+
+    small, large = ("1e-30", 1e-30, True), ("1e-4", 1e-4, True)
+    blocks, rows = ("128", 128, True), ("1", 1, True)
+    assert list(casts(floor=1e-30, weight_columns=None)) == [large, blocks]
+    assert list(casts(floor=1e-4, weight_columns=1)) == [small, blocks]
+    assert list(casts(floor=1e-5, weight_columns=128)) == [small, large, rows]
+    assert list(casts(floor=1e-4, weight_columns=2)) == [small, rows]
+
+
 def test_scale_groups_are_tried_where_the_instruction_scales():
     """The search finds the coarsest group from which on all finer ones hold, without lengths that the stages forbid."""
     shipped = load_proposal("proposals/group-scaled-mma-ue8m0.yaml")
@@ -108,6 +165,7 @@ def test_scale_groups_are_tried_where_the_instruction_scales():
     (groups,) = found.break_even
     assert (groups.parameter, groups.own, groups.limit, groups.rising) == ("scale groups along K", 32, 32, False)
     assert set(groups.tried) <= {"512", "256", "128", "64", "32", "16"}
+    assert (groups.among, len(groups.tried) > 3) == ("", True)
     assert with_groups(about.proposed(), 32) == about.proposed()
     for side in ("a", "b"):
         change = about.change | {"scale": {side: about.change["scale"][side]}}
