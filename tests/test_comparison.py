@@ -1,68 +1,15 @@
-"""Proposals side by side, and what an evaluation is said to have found, on toy evidence."""
+"""Proposals side by side, on toy evidence."""
 
 from types import SimpleNamespace
 
 import pytest
+from toy_results import HOPPER, OTHER, SUMS, TOTAL, area, errors, figure, moved, result, rows
 
-from codesign.evidence.casts.source import ARRIVES
-from codesign.evidence.numerics import sections
-from codesign.evidence.traffic.source import _finding as moves
-from codesign.figures.evidence import Column, Table
-from codesign.figures.figure import Alternative, Figure
-from codesign.figures.words import compared, worst
-from codesign.proposal.variants import LABELS
+from codesign.figures.figure import Alternative
 from codesign.report import lookup as report_lookup
 from codesign.report.comparison import heading, notes
-from codesign.report.tables import draw
 from codesign.verdicts.compare import OVERFLOW, compare
-from codesign.verdicts.evaluate import headline
 from isa_model import InputError
-
-TOTAL, SUMS = "numerics.total_error", "numerics.relative_frobenius"
-HOPPER, OTHER = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "hopper.wgmma.m64n256k32.f16.e4m3.e4m3"
-
-
-def figure(metric, value, half=0.0, variant="proposal", workload="llama.fprop.o", tensors="normal", **more):
-    ends = {"low": None, "high": None} if value is None or half is None else {"low": value - half, "high": value + half}
-    kind = "computed" if metric.startswith(("numerics", "cast")) else "modelled"
-    about = {
-        "metric": metric,
-        "variant": variant,
-        "workload": workload,
-        "tensors": tensors,
-        "value": value,
-        "kind": kind,
-    }
-    return Figure(**{**about, **ends, "source": "toy", **more})
-
-
-def area(value, half=0.01, **more):
-    return figure("cost.area_ratio", value, half, workload="", tensors="", **more)
-
-
-def moved(metric, new, old, model="deepseek-v3", **more):
-    return (
-        figure(metric, new, workload=model, tensors="", **more),
-        figure(metric, old, variant="software", workload=model, tensors=""),
-    )
-
-
-def result(name, figures=(), costs=(), traffic=(), timing=(), casts=(), base=HOPPER, today=False):
-    """What a comparison needs of a result; software and today have the errors given, or twice the proposal's."""
-    return SimpleNamespace(
-        proposal=SimpleNamespace(proposal=name, title=name.upper(), base=base, multiplies_as_today=today),
-        headline=f"about {name}",
-        figures=(*figures, *casts, *costs, *traffic, *timing),
-    )
-
-
-def errors(own, software=0.5, today=0.9, half=0.001, **more):
-    pairs = (("proposal", own), ("software", software), ("today", today))
-    return [figure(TOTAL, value, half, variant=v, **more) for v, value in pairs]
-
-
-def rows(made):
-    return {e.proposal: e for e in made.entries}
 
 
 def test_a_smaller_area_at_the_same_error_beats():
@@ -248,6 +195,140 @@ def test_intervals_that_touch_are_no_order():
         assert ("a" in rows(made)["b"].beaten_by) == beaten
 
 
+AXES = (TOTAL, "cost.area_ratio", "timing.step_speedup", "traffic.hbm_bytes")
+
+
+def beating(*pairs):
+    """Return the comparison of designs of which each pair has an axis: there the first is better than the second, and no
+    other order is certain."""
+
+    def on(axis, name):
+        good, bad = pairs[axis] if axis < len(pairs) else ("", "")
+        value, half = {good: (1.0, 0.0), bad: (2.0, 0.0)}.get(name, (1.5, 0.75))
+        return 3.0 - value if AXES[axis].startswith("timing") else value, half
+
+    def design(name):
+        (total, half), size, (speed, around), (new, within) = (on(axis, name) for axis in range(len(AXES)))
+        timing = [figure("timing.step_speedup", speed, around, workload="deepseek-v3", tensors="")]
+        made = errors(total, software=50.0, today=90.0, half=half)
+        return result(name, made, [area(*size)], moved(AXES[3], new, 1.0, half=within), timing)
+
+    return rows(compare([design(name) for name in sorted({n for pair in pairs for n in pair})]))
+
+
+def test_only_rows_of_the_front_beat():
+    """What only a beaten row beats is on the front itself, and so on down a chain: nobody names a beaten row."""
+    found = beating(("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"))
+    assert {n: found[n].beaten_by for n in "abcde"} == {"a": (), "b": ("a",), "c": (), "d": ("c",), "e": ()}
+    assert {n: found[n].front for n in "abcde"} == {"a": True, "b": False, "c": True, "d": False, "e": True}
+    backwards = beating(("d", "c"), ("c", "b"), ("b", "a"))
+    assert [n for n in "abcd" if backwards[n].front] == ["b", "d"]
+
+
+def test_in_a_circle_none_is_on_the_front():
+    """Each is beaten by another, and what they beat is not on the front either; each names what beats it."""
+    found = beating(("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"))
+    assert {n: found[n].beaten_by for n in "abcd"} == {"a": ("c",), "b": ("a",), "c": ("b",), "d": ("a",)}
+    assert not any(found[n].front for n in "abcd")
+
+
+def test_a_row_names_only_those_of_the_front_that_beat_it():
+    """The best of three beats both others; the second beats the third, but is named nowhere."""
+    made = rows(compare([result(n, errors(v)) for n, v in (("c", 0.3), ("b", 0.2), ("a", 0.1))]))
+    assert made["c"].beaten_by == made["b"].beaten_by == ("a",)
+
+
+def test_objectives_take_the_place_of_the_usual_axes():
+    """The total error stays, and what is no objective is shown and not judged."""
+
+    def energy(value):
+        return figure("cost.energy_ratio", value, workload="", tensors="")
+
+    both = [result("a", errors(0.1), [area(1.2), energy(0.9)]), result("b", errors(0.1), [area(1.1), energy(1.0)])]
+    made = compare(both, ["cost.energy_ratio"])
+    assert (made.objectives, made.judged) == (("cost.energy_ratio",), (TOTAL, "cost.energy_ratio"))
+    assert (rows(made)["a"].front, rows(made)["b"].beaten_by) == (True, ("a",))
+    usual = compare(both)
+    assert (usual.objectives, usual.judged, usual.axes) == ((), (TOTAL, "cost.area_ratio"), made.axes)
+    assert rows(usual)["a"].beaten_by == ("b",)
+    with pytest.raises(InputError, match=r"`cost.area_rati` is no objective\n *= .*`cost.area_ratio`"):
+        compare(both, [TOTAL, "cost.area_rati"])
+    with pytest.raises(InputError, match=rf"`x` is no objective\n *= one of: {TOTAL}, {SUMS}, "):
+        compare(both, ["x"])
+
+
+def ratios(made, name):
+    return {axis: (r.value, r.low, r.high) for axis, r in rows(made)[name].against.items()}
+
+
+def test_each_figure_stands_beside_its_ratio_to_today():
+    """Errors by the interval of the ratio; areas and bytes are ratios already; today's software is 1, whatever its interval."""
+    both = [
+        result("a", errors(0.1, half=0.02), [area(1.2, 0.125)], moved("traffic.hbm_bytes", 5.0, 10.0)),
+        result("b", errors(0.1, half=0.02), [area(1.3)], moved("traffic.hbm_bytes", 5.0, 10.0)),
+    ]
+    made = compare(both)
+    assert ratios(made, "a") == {
+        TOTAL: (0.2, 0.153846, 0.25),
+        "cost.area_ratio": (1.2, 1.075, 1.325),
+        "traffic.hbm_bytes": (0.5, 0.5, 0.5),
+    }
+    assert set(ratios(made, "today's software").values()) == {(1.0, 1.0, 1.0)}
+    assert ratios(made, "today's instruction alone") == {TOTAL: (1.8, 1.69231, 1.91667), "cost.area_ratio": (1, 1, 1)}
+
+
+def test_a_figure_has_no_ratio_to_what_is_not_there_or_not_finite_either():
+    """Alone not finite is infinitely worse; software alone, infinitely better; without an interval there is a value."""
+    made = compare(
+        [
+            result("lost", errors(None)),
+            result("won", errors(0.1, software=None)),
+            result("both", errors(None, software=None)),
+            result("alone", [figure(TOTAL, 0.1), figure(TOTAL, 0.9, variant="today")]),
+            result("bare", errors(0.1, half=None)),
+            result("wide", errors(0.5, half=0.1)[:1] + errors(0.5, half=0.2)[1:]),
+        ]
+    )
+    found = {name: ratios(made, name).get(TOTAL) for name in ("lost", "won", "both", "alone", "bare", "wide")}
+    assert found == {
+        "lost": (None, None, None),
+        "won": (0.0, 0.0, 0.0),
+        "both": None,
+        "alone": None,
+        "bare": (0.2, None, None),
+        "wide": (1.0, 0.571429, 2.0),
+    }
+    assert ratios(made, "today's software, for won and 1 more") == {}
+
+
+def test_errors_are_listed_by_place():
+    """Each row's own error on every pair that all have, and not that of a swept value."""
+    places = ("normal", "uniform", "outliers")
+    both = [
+        result(
+            name,
+            [f for v, t in zip(values, places, strict=False) for f in errors(v, software=v + 0.5, tensors=t)]
+            + [figure(TOTAL, 9.0, at=13)],
+        )
+        for name, values in (("a", (0.1, 0.2, 0.3)), ("b", (0.4, 0.1)))
+    ]
+    found = rows(compare(both))
+    assert found["a"].places == {"llama.fprop.o, normal": 0.1, "llama.fprop.o, uniform": 0.2}
+    assert found["b"].places == {"llama.fprop.o, normal": 0.4, "llama.fprop.o, uniform": 0.1}
+    assert found["today's software, for a"].places == {"llama.fprop.o, normal": 0.6, "llama.fprop.o, uniform": 0.7}
+
+
+def test_places_are_those_of_the_first_error_in_common():
+    """Without a total error in common, those of sums; areas have no place."""
+    made = compare(
+        [result(n, [figure(TOTAL, 0.1, tensors=t), figure(SUMS, 0.2)]) for n, t in (("a", "normal"), ("b", "uniform"))]
+    )
+    assert (made.covered, made.apart) == (("llama.fprop.o, normal",), (TOTAL,))
+    assert (rows(made)["a"].places, rows(made)["b"].places) == ({"llama.fprop.o, normal": 0.1}, {})
+    areas = compare([result(n, costs=[area(1.2)]) for n in "ab"])
+    assert (areas.covered, areas.axes, areas.judged) == ((), ("cost.area_ratio",), ())
+
+
 def test_todays_rows_are_told_apart_where_bases_or_casts_differ():
     """One row for each way of today, named after the proposals it belongs to."""
     made = compare(
@@ -302,136 +383,3 @@ def test_a_comparison_takes_two_proposals_each_once():
         compare([a])
     with pytest.raises(InputError, match=r"`b` is there twice\n *= each proposal once"):
         compare([a, b, b])
-
-
-# -- what was found --------------------------------------------------------------------------------------------------
-
-
-def judged(*judgements):
-    return [SimpleNamespace(judgement=j) for j in judgements]
-
-
-@pytest.mark.parametrize(
-    ("judgements", "words"),
-    [
-        (("supported",) * 2, "2 of 2 claims hold, none are refuted."),
-        (("supported", "refuted"), "1 of 2 claims holds, 1 is refuted."),
-        (("refuted", "refuted", "undetermined"), "0 of 3 claims hold, 2 are refuted, 1 is undetermined."),
-        (("undetermined", "undetermined"), "0 of 2 claims hold, none are refuted, 2 are undetermined."),
-    ],
-)
-def test_the_headline_counts_verdicts(judgements, words):
-    """What holds, what is refuted, and what is not known."""
-    assert headline(judged(*judgements)) == words
-
-
-def test_the_headline_says_that_outputs_overflow():
-    """Of the proposal and of what it is compared with, and where."""
-    lost = [*errors(None, software=None), *errors(0.1, software=None, tensors="uniform")]
-    assert list(sections.alarms(lost)) == [
-        "Outputs with the proposal overflow on 1 of 2 pairs of GEMM and tensors: infinite or NaN.",
-        "Outputs with today's software overflow everywhere: infinite or NaN.",
-    ]
-    assert list(sections.alarms(errors(0.1))) == []
-
-
-def finding(figures, shown, monkeypatch, path=False):
-    monkeypatch.setattr(sections, "labels", lambda proposal: shown)
-    return " ".join(sections.finding(SimpleNamespace(multiplies_as_today=path), figures))
-
-
-def test_the_finding_begins_with_d_and_says_what_stays(monkeypatch):
-    """Total error comes first, with its interval, then the share of sums and rounding in it, then sums before rounding."""
-    made = [
-        *errors(0.0485, software=0.0485),
-        figure("numerics.output_error", 1.6257e-3),
-        figure("numerics.output_error", 1.6286e-3, variant="software"),
-        figure("numerics.changed_share", 0.001),
-        figure("numerics.changed_share", 0.065, variant="software"),
-        figure("numerics.output_error", 3e-7, workload="llama.wgrad.o"),
-        figure("numerics.output_error", 3.2e-4, variant="software", workload="llama.wgrad.o"),
-        figure(SUMS, 5.8e-7),
-        figure(SUMS, 3.2e-4, variant="software"),
-        figure(SUMS, 4.8e-3, variant="today"),
-    ]
-    assert finding(made, LABELS, monkeypatch) == (
-        "Total error of D (worst GEMM): 0.049 [0.048, 0.05] with the proposal and with today's software. "
-        "Error of the sums and of rounding D, without quantisation: 0.0016 with the proposal and with today's software "
-        "where D is BF16; 3e-07 with the proposal and 0.00032 with today's software where D is FP32. "
-        "BF16 outputs that differ from exact sums: 0.1 % with the proposal and 6.5 % with today's software. "
-        "Error of the sums alone, before D is rounded: 5.8e-07 with the proposal, 0.00032 with today's software and "
-        "0.0048 with today's instruction alone."
-    )
-    assert finding([figure(SUMS, 0.1)], {"proposal": ""}, monkeypatch) == (
-        "Error of the sums alone, before D is rounded: 0.1 with the proposal; today's software and instruction are the same."
-    )
-    assert "not finite with the proposal" in finding(errors(None), LABELS, monkeypatch)
-    assert finding(errors(0.1, half=None), {"proposal": ""}, monkeypatch) == (
-        "Total error of D (worst GEMM): 0.1 (no interval) with the proposal."
-    )
-    two = [figure(SUMS, 0.1), figure(SUMS, 0.2, variant="software")]
-    assert finding(two, {"proposal": "", "software": ""}, monkeypatch).endswith(
-        "0.1 with the proposal and 0.2 with today's software."
-    )
-    assert finding([], LABELS, monkeypatch) == ""
-
-
-def test_the_finding_of_a_path_begins_with_d_too(monkeypatch):
-    """The total error of each pass, then the tensor, then what is moved; changes under half a percent are none."""
-    arrived = [
-        figure("cast.relative_error", v, variant=w)
-        for w, v in (("proposal", 0.02), ("software", 0.03), ("exact", 0.02))
-    ]
-    products = [*errors(0.05, software=0.05), *errors(0.04, software=0.06, workload="llama.wgrad.o")]
-    traffic = [*moved("traffic.hbm_bytes", 9.0, 10.0), *moved("traffic.l2_bytes", 12.0, 10.0)]
-    traffic += moved("traffic.network_bytes", 5.0, 10.0)
-    traffic += [*moved("traffic.hbm_bytes", 1.0, 10.0, "llama"), *moved("traffic.smem_bytes", 1.0, 10.0)]
-    assert finding(products, LABELS, monkeypatch, path=True) == (
-        "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal and with today's software in fprop; 0.04 "
-        "[0.039, 0.041] with the proposal and 0.06 [0.059, 0.061] with today's software in wgrad."
-    )
-    assert compared("cast.relative_error", arrived, ARRIVES, ARRIVES) == (
-        "0.02 along the proposed path and after one cast straight from BF16 and 0.03 with today's software"
-    )
-    assert list(moves(traffic)) == [
-        "A layer's step of deepseek-v3 moves 10% fewer bytes through HBM, 20% more bytes from L2 to the SMs and 50% "
-        "fewer bytes over the network."
-    ]
-    small = [*moved("traffic.hbm_bytes", 10.04, 10.0), *moved("traffic.l2_bytes", 9.94, 10.0)]
-    small += moved("traffic.network_bytes", 1.0, 0.0)
-    small.insert(1, figure("traffic.network_bytes", 1.0, workload="llama", tensors=""))
-    assert list(moves(small)) == ["A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."]
-    assert finding(errors(0.05), {"proposal": ""}, monkeypatch, path=True) == (
-        "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal in fprop; today's software is the same."
-    )
-    assert finding([], LABELS, monkeypatch, path=True) == ""
-
-
-def test_the_worst_is_the_largest_error_the_least_db_the_largest_bias():
-    """Whichever way is better; swept values are not of the proposal itself; not finite is worst."""
-    made = [
-        figure(TOTAL, 0.1),
-        figure(TOTAL, 0.3, tensors="uniform"),
-        figure(TOTAL, 0.9, at=13),
-        figure("numerics.sqnr_db", 20.0),
-        figure("numerics.sqnr_db", 10.0, tensors="uniform"),
-        figure("numerics.bias", -0.2),
-        figure("numerics.bias", 0.1, tensors="uniform"),
-        figure(SUMS, 0.5, variant="exact"),
-        figure(SUMS, None, variant="exact", tensors="uniform"),
-    ]
-    columns = [Column(heading=name, metric=name) for name in (TOTAL, "numerics.sqnr_db", "numerics.bias", SUMS)]
-    table = Table(rows=("variant",), headings=("variant",), columns=tuple(columns), labels=LABELS)
-    found = {row.names: row.cells for row in draw(table, made).rows}
-    assert found == {
-        ("proposal",): ("0.3", "10.0 dB", "-0.2", "—"),
-        ("exact accumulator",): ("—", "—", "—", "not finite"),
-    }
-    assert worst([]) is None
-    by_pass = Table(
-        rows=("variant",),
-        headings=("variant",),
-        columns=tuple(Column(heading=s, metric=TOTAL, step=s) for s in ("fprop", "wgrad")),
-    )
-    (row,) = draw(by_pass, [*made, figure(TOTAL, 0.2, workload="llama.wgrad.o")]).rows
-    assert row.cells == ("0.3", "0.2")

@@ -54,7 +54,7 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
 
     `covered` returns the figures that a claim covers.
     """
-    if proposal.sweep is None or claim.of != "proposal" or not metric_named(claim.metric).swept:
+    if proposal.sweep is None:
         return ()
     by_value = {v: covered(claim.model_copy(update={"at": v})) for v in proposal.swept}
     own = _swept_value(proposal) if claim.at is None else claim.at

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import isfinite
+from sys import float_info
 
 from codesign.evidence.source import Answer, Question, source_of
 from codesign.figures.figure import Alternative, Figure
@@ -90,11 +91,8 @@ def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> l
 
 
 def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measured | None:
-    if not claim.relative_to:
-        reading = read(figure)
-        return Measured(figure, reading, figure.value is None)
-    found = relative(claim.relative_to, figure, figures)
-    return Measured(*found, figure.value is None and found[1].value == found[1].value) if found else None
+    found = relative(claim.relative_to, figure, figures) if claim.relative_to else (figure, read(figure))
+    return Measured(*found, certain=figure.value is None) if found else None
 
 
 def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Iterator[Figure]:
@@ -155,8 +153,8 @@ def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enqu
         deciding=decides.figure,
         covered=len(covered),
         again=again,
-        margin=_margin(claim, decides),
-        bars=bars(claim, decides.figure),
+        margin=_margin(claim, decides.reading.value),
+        bars=bars(claim, judgement, decides.figure),
         break_even=swept(proposal, claim, lambda there: covered_by(proposal, there, figures)),
     )
 
@@ -205,9 +203,9 @@ def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> 
 
     `kept` are the figures that kept the bound at first, `tested` the others.
     """
-    broken = [t for t in tested if t.wide and breaks(claim, t.wide)]
+    broken = [(nearest(claim, t.wide), t.measured) for t in tested if t.wide and breaks(claim, t.wide)]
     if broken:
-        decides = max(broken, key=lambda t: nearest(claim, t.wide or t.measured.reading)).measured
+        _, decides = max(broken, key=lambda found: found[0])
         return "refuted", decides, _broken(claim, decides, [t.measured for t in tested])
     now = [*kept, *(t.measured for t in tested)]
     doubtful = [m for m in now if not keeps(claim, m.reading)]
@@ -245,25 +243,30 @@ def _open(doubtful: Sequence[Measured]) -> tuple[str, Sequence[Measured]]:
     return "the bound lies inside the interval", doubtful
 
 
-def _margin(claim: Claim, decides: Measured) -> float | None:
-    kept = -excess(claim, decides.reading.value)
-    bounds = [abs(b) for b in (claim.at_most, claim.at_least) if b]
-    return float(f"{kept / min(bounds, default=1.0):.4g}") if isfinite(kept) else None
+def _margin(claim: Claim, value: float) -> float | None:
+    """Return the distance to the bound that is broken most, or kept least, in parts of it; None if it is not finite.
+
+    A bound of zero is measured in parts of the other bound, or, if there is none, in the metric's unit.
+    """
+    sides = [(1.0, claim.at_most), (-1.0, claim.at_least)]
+    bounds = [(sign * (value - bound), abs(bound)) for sign, bound in sides if bound is not None]
+    over, size = max(bounds)
+    return float(f"{-over / (size or max(s for _, s in bounds) or 1.0):.4g}") if isfinite(over) else None
 
 
 # -- the figure in other cases ------------------------------------------------------------------------------
 
 
-def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
-    """Return a bar for each assumption of a figure: the range of its other cases, and the cases that reverse the verdict.
+def bars(claim: Claim, judgement: Judgement, figure: Figure) -> tuple[Bar, ...]:
+    """Return a bar for each assumption of the deciding figure, with the cases that reverse the verdict.
 
-    A case reverses the verdict if its whole interval and the figure's lie on opposite sides of the bound. Assumptions with
-    such a case come first, then the longest bars.
+    A case reverses the verdict if its whole interval breaks the bound of a supported claim, or keeps that of a refuted one.
+    Assumptions with such a case come first, then the longest bars.
     """
+    opposite = {"supported": breaks, "refuted": keeps}.get(judgement)
     by_assumption: dict[str, list[Alternative]] = {}
     for other in figure.alternatives:
         by_assumption.setdefault(other.assumption, []).append(other)
-    own = read(figure)
     made = []
     for assumption, others in by_assumption.items():
         # A case that is not finite is worse than any number.
@@ -276,16 +279,12 @@ def bars(claim: Claim, figure: Figure) -> tuple[Bar, ...]:
                 low_case=low.other,
                 high=high.value,
                 high_case=high.other,
-                reversed_by=tuple(o.other for o in others if _reverses(claim, own, read_case(o, figure))),
+                reversed_by=tuple(o.other for o in others if opposite and opposite(claim, read_case(o, figure))),
             )
         )
 
     def length(bar: Bar) -> float:
-        ends = [inf if v is None else v for v in (bar.low, bar.high, figure.value)]
-        return max(ends) - min(ends) if isfinite(min(ends)) else 0.0
+        ends = [float_info.max if v is None else v for v in (bar.low, bar.high, figure.value)]
+        return max(ends) - min(ends)
 
     return tuple(sorted(made, key=lambda bar: (not bar.reversed_by, -length(bar))))
-
-
-def _reverses(claim: Claim, own: Reading, other: Reading) -> bool:
-    return (keeps(claim, own) and breaks(claim, other)) or (breaks(claim, own) and keeps(claim, other))

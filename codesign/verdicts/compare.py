@@ -157,7 +157,7 @@ class ComparisonRow:
     role: Role
     headline: str
     figures: dict[str, Figure]
-    all: Sequence[Figure] = ()
+    all: Sequence[Figure]
     """Every figure of the result."""
 
 
@@ -217,16 +217,11 @@ def _front(rows: Sequence[ComparisonRow], judged: Sequence[str]) -> list[tuple[b
         if judged and all(a in row.figures and decided(read(row.figures[a])) for a in judged)
     ]
     lost = {i for i in candidates if any(rows[i].figures[a].value is None for a in judged)}
-    beats = {
-        i: {j for j in candidates if j != i and _beats(rows[j].figures, rows[i].figures, judged)}
-        for i in candidates
-        if i not in lost
-    }
+    sound = [i for i in candidates if i not in lost]
+    beats = {i: {j for j in sound if _beats(rows[j].figures, rows[i].figures, judged)} for i in sound}
     front: set[int] = set()
-    beaten: set[int] = set(lost)
-    while new := {i for i in beats if i not in front | beaten and beats[i] <= beaten}:
+    while new := {i for i in sound if i not in front and all(beats[j] & front for j in beats[i])}:
         front |= new
-        beaten |= {i for i in beats if i not in front and beats[i] & front}
     found = []
     for i in range(len(rows)):
         by = beats.get(i, set())
@@ -255,14 +250,9 @@ def _entry(row: ComparisonRow, front: bool, beaten: tuple[str, ...], covered: Se
 
 
 def _against(row: ComparisonRow, figure: Figure) -> Against | None:
-    """Return the ratio of a row's figure to today; None if a ratio says nothing of it."""
-    metric = metric_named(figure.metric)
-    if axis_of(figure.metric).over_software or (metric.comparison == "none" and metric.unit == "1"):
-        found: Reading | None = read(figure)
-    elif metric.comparison == "ratio":
-        found = against_software(figure, row.all)
-    else:
-        found = None
+    """Return the ratio of a row's figure to today; None without a figure of today's software, or if neither is finite."""
+    is_ratio = axis_of(figure.metric).over_software or metric_named(figure.metric).comparison == "none"
+    found = read(figure) if is_ratio else against_software(figure, row.all)
     if found is None or found.value != found.value:
         return None
     low, high = found.ends or (None, None)
@@ -285,7 +275,7 @@ def _finite(x: float | None) -> float | None:
 
 def _places(row: ComparisonRow, covered: Sequence[Place]) -> dict[str, float | None]:
     """Return a row's error on each pair of GEMM and tensors that all have."""
-    required = next((name for name, metric in metrics().items() if metric.axis and metric.axis.required), "")
+    required = next(name for name, metric in metrics().items() if metric.axis and metric.axis.required)
     found = {
         (f.workload, f.tensors): f.value for f in row.all if (f.metric, f.variant, f.at) == (required, row.role, None)
     }
@@ -294,8 +284,6 @@ def _places(row: ComparisonRow, covered: Sequence[Place]) -> dict[str, float | N
 
 def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]) -> bool:
     """Return whether `one` is certainly better on an axis and certainly worse on none."""
-    if any(a not in one or one[a].value is None or not decided(read(one[a])) for a in axes):
-        return False
     return any(_better(one[a], other[a]) for a in axes) and not any(_better(other[a], one[a]) for a in axes)
 
 

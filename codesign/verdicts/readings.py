@@ -68,6 +68,8 @@ def ratio(own: Reading, other: Reading) -> Reading:
     """Return the ratio of two magnitudes: 1 if both are zero, infinite if only `other` is zero, NaN if neither is finite."""
     if isinf(own.value):
         return Reading.point(nan if isinf(other.value) else inf)
+    if isinf(other.value):
+        return Reading.point(0.0)
     value = _over(own.value, other.value)
     if own.value == other.value == 0:
         return Reading.point(value)

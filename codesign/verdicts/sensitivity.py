@@ -32,7 +32,7 @@ def refine(proposal: Proposal, verdicts: Sequence[Verdict], figures: Sequence[Fi
         limits = tuple(f for (of, *_), f in zip(searches, found[len(verdicts) :], strict=True) if of == i)
         update: dict[str, Any] = {"break_even": verdict.break_even or limits}
         if deciding:
-            update |= {"deciding": deciding, "bars": bars(verdict.claim, deciding)}
+            update |= {"deciding": deciding, "bars": bars(verdict.claim, verdict.judgement, deciding)}
         refined.append(verdict.model_copy(update=update))
     return tuple(refined)
 
