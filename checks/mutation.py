@@ -38,7 +38,11 @@ SURVIVED, UNTESTED = 0, 33
 
 def mutmut(minutes: float | None, modules: list[str]) -> None:
     """Run the mutants of some modules, or of all, for so long; what was tried by then is kept."""
-    command = [sys.executable, "-m", "mutmut", "run", *(f"{m}*" for m in modules)]
+    found = results()
+    names = [n for m in modules for n in ([k for k, c in found[m].items() if c is None] if m in found else [f"{m}.*"])]
+    if modules and not names:
+        return
+    command = [sys.executable, "-m", "mutmut", "run", *names]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
         try:
             process.wait(None if minutes is None else 60 * minutes)

@@ -1,6 +1,7 @@
 """What a path leaves of a tensor: counted on tensors worked by hand, and drawn or captured for the seeds asked."""
 
 import zlib
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -62,7 +63,9 @@ def test_the_sums_of_a_tensor_worked_by_hand():
     assert found.error2 == pytest.approx([error])
     assert found.original2 == pytest.approx([256.0])
     assert (found.lost, found.nonzero, found.changed, found.count) == ([1], [7], [0], [256])
+    assert found.excess == [0]  # a seed's own norm is its unit
     runs = sums(x, run=1)
+    assert np.isnan(runs.excess).all()
     assert runs.error2 == pytest.approx([0.0625**2 + 2.0**-40, 0.03125**2])
     assert list(runs.lost) == [1, 0]
     assert list(runs.nonzero) == [5, 2]
@@ -96,6 +99,17 @@ def test_metrics_of_sums_of_several_tensors():
             "cast.requantised_share": 0.1,
         }
     )
+
+
+def test_a_tile_that_one_run_of_tokens_holds_spans_its_runs():
+    """An error that is in one of nine parts of a tile alone is anything between those of the parts; of nine seeds it is not."""
+    columns = {f.name: np.ones(9) for f in fields(casts.Sums)}
+    columns |= {"error2": np.where(np.arange(9) == 3, 1.0, 0.01)}
+    tile = estimates(casts.Sums(**{**columns, "excess": np.full(9, np.nan)}))["cast.relative_error"]
+    assert tile.held
+    assert tile.interval(0.95) == pytest.approx((0.1, 1))
+    seeds = estimates(casts.Sums(**{**columns, "excess": np.zeros(9)}))["cast.relative_error"]
+    assert not seeds.held
 
 
 def test_each_seed_has_a_tensor_of_its_own_and_what_was_captured_is_there_once():

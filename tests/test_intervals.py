@@ -1,73 +1,25 @@
-"""Intervals from clusters: against published quantiles, against closed forms, and by simulation."""
+"""Intervals from clusters, against published quantiles and worked by hand."""
 
-from math import inf, isfinite
+from dataclasses import replace
+from math import exp, fsum, inf, isfinite, log, log10, nan, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from codesign.figures.estimates import LOSSLESS, _halves, added, decibel, largest, norm, quantile, quotient, share
-from codesign.figures.intervals import Estimate, changed, difference, figures, reach
-from codesign.figures.quantiles import beta_below, beta_quantile, clopper_pearson, student_t
-
-
-@pytest.mark.parametrize(
-    ("probability", "degrees", "expected"),
-    [
-        (0.975, 1, 12.7062047362),
-        (0.975, 2, 4.3026527297),
-        (0.975, 10, 2.2281388520),
-        (0.975, 15, 2.1314495456),
-        (0.975, 30, 2.0422724563),
-        (0.995, 23, 2.8073356838),
-        (0.95, 7, 1.8945786051),
-        (0.025, 15, -2.1314495456),
-        (0.5, 4, 0.0),
-    ],
+from codesign.figures.estimates import added, decibel, largest, norm, quantile, share
+from codesign.figures.intervals import (
+    FEWEST_CLUSTERS,
+    SMALL_CHANGE,
+    Estimate,
+    Ranks,
+    changed,
+    difference,
+    figures,
+    finite,
+    hangs,
+    reach,
 )
-def test_students_t_has_its_published_quantiles(probability, degrees, expected):
-    """Quantiles agree with published tables to ten digits, at every degree of freedom and not at a round figure."""
-    assert student_t(probability, degrees) == pytest.approx(expected, abs=1e-9)
-
-
-@given(st.floats(0.001, 0.999), st.floats(0.3, 300), st.floats(0.3, 300))
-def test_a_beta_quantile_undoes_its_distribution_function(probability, a, b):
-    """The distribution function at a quantile is the probability it was asked for."""
-    x = beta_quantile(probability, a, b)
-    assert x == 0 or beta_below(x, a, b) == pytest.approx(probability, abs=1e-6) or x > 1 - 1e-12
-
-
-def test_the_interval_of_a_share_is_clopper_and_pearsons():
-    """Closed forms where none or all are hits, and the textbook interval of 3 in 10; hits need not be whole."""
-    assert clopper_pearson(0, 100, 0.95) == (0.0, pytest.approx(1 - 0.025**0.01))
-    assert clopper_pearson(10, 10, 0.95) == (pytest.approx(0.025**0.1), 1.0)
-    assert clopper_pearson(3, 10, 0.95) == (pytest.approx(0.0667, abs=1e-4), pytest.approx(0.6525, abs=1e-4))
-    low, high = clopper_pearson(2.5, 10, 0.95)
-    assert clopper_pearson(2, 10, 0.95)[0] < low < 0.25 < high < clopper_pearson(3, 10, 0.95)[1]
-
-
-@given(st.lists(st.floats(0.1, 10), min_size=8, max_size=40), st.floats(0.5, 0.999), st.floats(0.01, 100))
-def test_an_interval_holds_its_value_grows_with_its_level_and_scales(sums, level, unit):
-    """Every interval lies around its value, a higher level is wider, and a factor on all sums is one on the interval."""
-    error = np.array(sums)
-    exact = np.roll(error, 1) + 1
-    found, scaled = norm(error, exact), norm(unit**2 * error, exact)
-    low, high = found.interval(level)
-    wider = found.interval((1 + level) / 2)
-    assert wider[0] <= low <= found.value <= high <= wider[1]
-    assert scaled.interval(level) == (pytest.approx(unit * low), pytest.approx(unit * high))
-
-
-def test_no_error_is_zero_even_of_nothing_and_an_error_of_nothing_is_infinite():
-    """0 over 0 is no error; an error where the exact product is zero, or that is infinite, is infinite; and so in dB."""
-    nothing, some = np.zeros(9), np.ones(9)
-    assert norm(nothing, nothing).value == norm(nothing, some).value == 0
-    assert norm(some, nothing).value == norm(np.where(np.arange(9) == 3, inf, 1.0), some).value == inf
-    assert norm(some, nothing).interval(0.95) is None
-    assert decibel(norm(nothing, some)).value == LOSSLESS
-    assert not isfinite(decibel(norm(some, nothing)).value)
-    assert decibel(norm(some / 100, some)).value == pytest.approx(20)
+from codesign.figures.quantiles import clopper_pearson, student_t
 
 
 def test_a_norm_that_one_cluster_holds_is_hardly_known():
@@ -79,26 +31,6 @@ def test_a_norm_that_one_cluster_holds_is_hardly_known():
     assert decibel(mine).interval(0.95) == (pytest.approx(-20 * np.log10(0.2)), pytest.approx(30))
     low, high = norm(np.where(held > 1, 1.0, 0.0), np.ones(32)).interval(0.95)
     assert 0 < low < np.sqrt(1 / 32) < high <= 1
-
-
-def test_a_known_mean_square_takes_the_place_of_one_that_was_drawn():
-    """A cluster that drew twice the product without more error does not change the error; one whose error grew alike does
-    not either. With fewer than 8 clusters nothing is corrected."""
-    excess = np.where(np.arange(16) == 3, 4.0, -0.01)
-    alone = norm(np.ones(16), 1 + excess, excess)
-    assert alone.value == pytest.approx(1)
-    assert norm(np.ones(16), 1 + excess).value < 0.95
-    assert norm(0.04 * (1 + excess), 1 + excess, excess).value == pytest.approx(0.2)
-    low, high = norm(np.ones(16), 1 + excess, 0 * excess).interval(0.95)
-    assert high - low > 10 * (alone.interval(0.95)[1] - alone.interval(0.95)[0])
-    assert norm(np.ones(7), 1 + excess[:7], excess[:7]).value == norm(np.ones(7), 1 + excess[:7]).value
-
-
-def test_a_correction_that_leaves_less_than_nothing_is_not_made():
-    """Where the error grows faster than the product, the line through the clusters falls below zero: the sums stay."""
-    excess = 0.5 + np.arange(16) / 10
-    error = (1 + excess) ** 8
-    assert norm(error, 1 + excess, excess).value == norm(error, 1 + excess).value
 
 
 def test_no_weighting_of_a_held_tile_leaves_its_interval():
@@ -141,8 +73,17 @@ def test_a_small_change_has_the_interval_of_its_own_logarithm_too():
     assert low == pytest.approx(0.02 - below)
     assert high == pytest.approx(0.02 * np.exp(above / 0.02))
     assert changed(-0.02, -influence, 0.95) == (pytest.approx(-high), pytest.approx(-low))
-    for value in (0.001, 0.2):  # not certainly a change; not a small one
+    for value in (0.001, SMALL_CHANGE, 0.2):  # not certainly a change; not small ones
         assert changed(value, influence, 0.95) == (pytest.approx(value - below), pytest.approx(value + above))
+
+
+def test_a_small_change_with_skewed_influences_is_wider_on_its_far_side_alone():
+    """The near side keeps the logarithm's reach; the far side, above for an increase, grows with its own."""
+    influence = 8e-4 * np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 6])
+    below, above = reach(influence, 0.95)
+    assert 1.2 * below < above < 0.09
+    assert changed(0.09, influence, 0.95) == pytest.approx((0.09 - below, 0.09 * exp(above / 0.09)))
+    assert changed(-0.09, influence, 0.95) == pytest.approx((-0.09 * exp(below / 0.09), -0.09 + above))
 
 
 def test_a_quantile_has_the_interval_of_its_rank():
@@ -185,17 +126,6 @@ def test_a_tile_of_nearly_empty_parts_has_no_interval(filled):
     assert not any(map(isfinite, difference(decibel(mine), decibel(base), 0.95)))
     full = np.where(np.arange(32) < 8, 1.0, 0.0)
     assert norm(full * np.linspace(1, 2, 32), full, unknown).interval(0.95) is not None
-
-
-@pytest.mark.parametrize("clusters", [8, 16, 32, 63])
-def test_half_samples_show_the_variance_of_a_sum_exactly(clusters):
-    """Each cluster counts twice or not at all, and the mean square of what that changes is the sum of the clusters' squares."""
-    halves = _halves(clusters)
-    assert set(halves.ravel()) == {0.0, 2.0}
-    values = np.random.default_rng(0).standard_normal(clusters)
-    moved = halves @ values - values.sum()
-    assert (moved**2).mean() == pytest.approx((values**2).sum())
-    assert _halves(200).shape == (64, 200)
 
 
 def test_two_zeros_are_equal_and_nothing_is_a_finite_multiple_of_zero():
@@ -264,85 +194,521 @@ def test_a_variance_held_by_one_cluster_is_known_to_few_degrees_of_freedom():
     assert above > below
 
 
-def _held(estimate, truth, times=600):
-    ends = [estimate().interval(0.95) for _ in range(times)]
-    return sum(low <= truth <= high for low, high in ends) / times
+# -- how far an interval reaches -------------------------------------------------------------------------------------
+
+EVEN = np.resize([1.0, -1.0], 16)
+REACH = student_t(0.975, 15) * sqrt(15)
+"""Reach of sixteen influences of plus and minus one: their jackknife variance is 15/16 of 16."""
 
 
-def test_intervals_hold_the_truth_of_toy_clusters():
-    """Simulated on clusters that differ in size and in error: a norm, a signed quotient, shares, and a quantile over a norm."""
-    rng = np.random.default_rng(1)
-
-    def clusters(n=16):
-        x = rng.standard_normal((16, n)) * np.exp(0.3 * rng.standard_normal((16, 1)))
-        return x, 0.1 * rng.standard_normal((16, n)) * (1 + 0.5 * np.abs(rng.standard_normal((16, 1))))
-
-    def error():
-        x, e = clusters()
-        return norm((e**2).sum(axis=1), (x**2).sum(axis=1))
-
-    scale2 = 1 + 2 * 0.5 * np.sqrt(2 / np.pi) + 0.25
-    assert 0.92 < _held(error, 0.1 * np.sqrt(scale2 / np.exp(2 * 0.09))) < 0.98
-
-    def bias():
-        x, _ = clusters()
-        return quotient((x + 0.02 * np.abs(x)).sum(axis=1), np.abs(x).sum(axis=1))
-
-    assert 0.92 < _held(bias, 0.02) < 0.98
-    for p in (0.2, 0.02, 0.004):
-
-        def hits(p=p):
-            rates = np.minimum(p * rng.gamma(4, 0.25, 16), 1)
-            return share(rng.binomial(200, rates).astype(float), np.full(16, 200.0), 3200)
-
-        assert 0.92 < _held(hits, p) < 0.99
-
-    def high():
-        x, _ = clusters(64)
-        return quantile(np.abs(x), np.ones_like(x), 0.95, ((x**2).sum(axis=1), np.full(16, 64.0)))
-
-    many = rng.standard_normal(400_000) * np.exp(0.3 * rng.standard_normal(400_000))
-    truth = np.quantile(np.abs(many), 0.95) / np.sqrt(np.exp(2 * 0.09))
-    assert 0.92 < _held(high, truth, 300) < 0.99
+def degrees(values):
+    """Return degrees of freedom from the kurtosis by k-statistics (Fisher 1929): k4 over k2 squared is its unbiased G2."""
+    n, squares, fourths = len(values), fsum(x**2 for x in values), fsum(x**4 for x in values)
+    k4 = (n * (n + 1) * fourths - 3 * (n - 1) * squares**2) / ((n - 1) * (n - 2) * (n - 3))
+    excess = k4 / (squares / (n - 1)) ** 2
+    return min(max(round(2 * n / (excess + 2)), 3), n - 1) if excess > -2 else n - 1
 
 
-def test_intervals_hold_the_truth_where_the_product_has_heavy_tails_and_its_error_has_none():
-    """The rarest elements add to the product and not to its error: 16 clusters that met none show too large an error. With the
-    product's mean square known, narrower intervals hold the truth as often."""
-    rng = np.random.default_rng(2)
-
-    def draw():
-        squares = rng.standard_t(4, (16, 12)) ** 2
-        return np.minimum(squares, 4.0).sum(axis=1), squares.sum(axis=1)
-
-    many = rng.standard_t(4, 1_000_000) ** 2
-    truth = np.sqrt(np.minimum(many, 4.0).mean() / 2)
-
-    def known():
-        error, exact = draw()
-        return norm(error, exact, exact / 24 - 1)
-
-    def width(of):
-        ends = [of().interval(0.95) for _ in range(100)]
-        return np.median([high - low for low, high in ends])
-
-    assert 0.93 < _held(known, truth) < 0.98
-    assert width(known) < 0.8 * width(lambda: norm(*draw()))
-
-
-def test_a_quantile_is_that_of_the_weighted_values():
-    """A weight counts as so many copies; a quantile of zeros is zero, of infinities infinite."""
-    values = np.arange(90.0).reshape(9, 10)
-    assert quantile(values, np.ones((9, 10)), 0.5).value == 44
-    assert quantile(values, np.where(values == 89, 91.0, 1.0), 0.5).value == 89
-    assert quantile(0 * values, np.ones((9, 10)), 0.95).interval(0.95) == (0.0, 0.0)
-    assert quantile(values + inf, np.ones((9, 10)), 0.5).value == inf
-    assert isinstance(quantile(values, np.ones((9, 10)), 0.5), Estimate)
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ([1] * 8, 15),
+        ([1] * 7 + [3], 15),
+        ([1] * 7 + [4], 8),
+        ([1] * 7 + [5], 6),
+        ([1] * 3 + [2], 7),
+        ([1] * 3 + [6], 4),
+        ([1, 1, 2, 4, 8], 7),
+        ([0] * 5 + [1], 3),
+        ([1] * 19 + [100], 4),
+        ([0] * 99 + [1], 4),
+        *((sorted(np.random.default_rng(i).lognormal(0, 1.2, 4 + i % 13)), None) for i in range(60)),
+    ],
+)
+def test_degrees_of_freedom_follow_the_kurtosis(sides, expected):
+    """Symmetric influences reach Student's t of 2n / (G2 + 2) degrees, at least 3 and at most one less than the clusters."""
+    values = np.array([*sides, *(-x for x in sides)], float)
+    assert expected in (degrees(values), None)
+    expected = degrees(values)
+    half = student_t(0.975, expected) * sqrt((1 - 1 / len(values)) * (values**2).sum())
+    assert reach(values, 0.95) == pytest.approx((half, half))
+    assert reach(values + 7, 0.95) == pytest.approx((half, half))  # a shift of all is none
+    assert reach(1e-3 * values, 0.9)[0] == pytest.approx(
+        1e-3 * half / student_t(0.975, expected) * student_t(0.95, expected)
+    )
 
 
-def test_one_hit_has_a_lower_limit():
-    """One hit of 100, or a part of one, is not none: the lower limit is where so many or more have the tail's probability."""
-    low, high = clopper_pearson(1, 100, 0.95)
-    assert low == pytest.approx(1 - 0.975 ** (1 / 100))
-    assert high == pytest.approx(0.05446, rel=1e-3)
-    assert 0 < clopper_pearson(0.5, 100, 0.95)[0] < low
+def test_no_influence_reaches_nowhere():
+    """Clusters that change nothing leave a point."""
+    assert reach(np.zeros(16), 0.95) == (0, 0)
+    assert reach(np.full(16, 3.0), 0.95) == (0, 0)
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0, 1, 1, 1, 2, 2, 3, 6], [0] * 11 + [1], [1, 2, 3, 4, 5, 6, 7, 9]])
+def test_skewed_influences_reach_as_halls_transformation_does(values):
+    """Hall's g(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6 has the quantiles of t; s is the skewness over the root of the count.
+    The long side takes g's inverse, the short one Student's t."""
+    values = np.array(values, float)
+    spread = values - values.mean()
+    skew = (spread**3).mean() / (spread**2).mean() ** 1.5 / sqrt(len(values))
+    deviation = sqrt((1 - 1 / len(values)) * (spread**2).sum())
+    t = student_t(0.975, degrees(spread))
+    below, above = reach(values, 0.95)
+    assert skew > 0
+    assert below == pytest.approx(t * deviation)
+    far = -above / deviation
+    assert far + skew * far**2 / 3 + skew**2 * far**3 / 27 + skew / 6 == pytest.approx(-t)
+    assert reach(-values, 0.95) == pytest.approx((above, below))
+
+
+def test_one_cluster_holds_a_variance_beyond_two_fifths():
+    """Sixteen parts after taking off their mean: shares of the variance of exactly two fifths do not hang on one, more do."""
+    values = np.array([2.0, -2, 1, -1, *[0] * 6])  # 4 of 10
+    assert not hangs(values)
+    assert hangs(values + np.array([0.1, -0.1, 0, 0, *[0] * 6]))
+    assert not hangs(EVEN + 100)
+    assert hangs(np.where(np.arange(16) == 3, 101.0, 100.0))
+
+
+# -- intervals of one estimate ---------------------------------------------------------------------------------------
+
+
+def test_a_plain_value_reaches_to_both_sides_and_a_norm_by_factors():
+    """A plain value adds its reach, one with a logarithm is multiplied by the reach's exponential."""
+    plain, norms = Estimate(3.0, 0.1 * EVEN, "plain"), Estimate(3.0, 0.1 * EVEN)
+    assert plain.interval(0.95) == pytest.approx((3 - 0.1 * REACH, 3 + 0.1 * REACH))
+    assert norms.interval(0.95) == pytest.approx((3 * np.exp(-0.1 * REACH), 3 * np.exp(0.1 * REACH)))
+    assert norms.interval(0.9) == pytest.approx(
+        tuple(3 * np.exp(s * 0.1 * sqrt(15) * student_t(0.95, 15)) for s in (-1, 1))
+    )
+    skewed = Estimate(3.0, np.where(np.arange(16) == 0, 0.15, -0.01), "plain")
+    low, high = skewed.interval(0.95)
+    assert (3 - low, high - 3) == pytest.approx(reach(skewed.influence, 0.95))
+    wide = Estimate(3.0, 1e4 * EVEN).interval(0.95)
+    assert wide == (0, 3 * exp(700))
+
+
+def test_an_interval_ends_at_the_span_of_single_clusters():
+    """No weighting of the clusters leaves the span, so the interval does not either; a value beyond it is an end itself."""
+    for scale in ("plain", "log"):
+        ends = Estimate(3.0, EVEN, scale, span=(2.5, 3.25)).interval(0.95)
+        assert ends == (2.5, 3.25)
+        assert Estimate(3.0, EVEN, scale, span=(3.5, 4.0)).interval(0.95) == (3, 4)
+        assert Estimate(3.0, EVEN, scale, span=(1.0, 2.0)).interval(0.95) == (1, 3)
+    inner = Estimate(3.0, 1e-3 * EVEN, span=(2.0, 4.0)).interval(0.95)
+    assert inner == pytest.approx((3 * np.exp(-1e-3 * REACH), 3 * np.exp(1e-3 * REACH)))
+
+
+def test_an_interval_takes_eight_clusters_and_a_finite_value():
+    """Eight clusters are enough; half samples count as the clusters they are made of."""
+    assert FEWEST_CLUSTERS == 8
+    assert Estimate(1.0, EVEN[:7]).interval(0.95) is None
+    assert Estimate(1.0, EVEN[:8]).interval(0.95) is not None
+    assert Estimate(inf, EVEN).interval(0.95) is None
+    assert Estimate(1.0, EVEN, halved=7).interval(0.95) is None
+    assert Estimate(1.0, EVEN, halved=8).interval(0.95) is not None
+
+
+def test_a_held_estimate_spans_its_parts_if_both_ends_are_known():
+    """The span is the interval at every level; a span open on one side is none."""
+    assert Estimate(3.0, EVEN, held=True, span=(1.0, 9.0)).interval(0.5) == (1, 9)
+    for span in ((0.0, inf), (-inf, 9.0), (-inf, inf)):
+        found = Estimate(3.0, EVEN, held=True, span=span)
+        assert found.unknown
+        assert found.interval(0.95) is None
+    assert not Estimate(3.0, EVEN, span=(1.0, 9.0)).unknown
+
+
+def test_half_samples_reach_by_their_own_mean_square():
+    """The sum of squares of half samples is the variance as it is, without taking off a mean, at the clusters' degrees."""
+    influence = np.full(16, 0.1)
+    assert Estimate(3.0, influence, "plain", halved=9).interval(0.95) == pytest.approx(
+        (3 - 0.4 * student_t(0.975, 8), 3 + 0.4 * student_t(0.975, 8))
+    )
+
+
+def test_the_largest_of_shares_is_no_smaller_than_any():
+    """Both ends are the largest of the parts' ends; an added share adds its own ends, and none if it has no interval."""
+    high = Estimate(3.0, 0.1 * EVEN, "plain")
+    beside = Estimate(2.9, 0.5 * EVEN, "plain"), Estimate(2.95, 0.01 * EVEN, "plain")
+    both = replace(high, beside=beside)
+    assert both.interval(0.95) == pytest.approx((2.95 - 0.01 * REACH, 2.9 + 0.5 * REACH))
+    more = replace(high, plus=Estimate(10.0, 0.2 * EVEN, "plain"))
+    assert more.total == 13
+    assert more.interval(0.95) == pytest.approx((13 - 0.3 * REACH, 13 + 0.3 * REACH))
+    few = replace(high, plus=Estimate(10.0, EVEN[:7], "plain"))
+    assert few.interval(0.95) == high.interval(0.95)
+
+
+# -- shares ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_share_counts_its_effective_units():
+    """A share of 0.2 with a variance of 0.001 has 160 effective units, times (t(n - 1) / t(clusters - 1))^2 of its n units,
+    but never more than it has."""
+    influence = EVEN * sqrt(0.001 / 15)
+    for units, other in ((1000.0, 999), (170.0, 169)):
+        effective = 160 * (student_t(0.975, other) / student_t(0.975, 15)) ** 2
+        found = Estimate(0.2, influence, "share", units)
+        assert found.interval(0.95) == pytest.approx(clopper_pearson(0.2 * effective, effective, 0.95))
+    assert Estimate(0.2, influence, "share", 100.0).interval(0.95) == pytest.approx(clopper_pearson(20, 100, 0.95))
+    assert Estimate(0.2, influence, "share", 1000.0).interval(0.9) == pytest.approx(
+        clopper_pearson(0.2 * (e := 160 * (student_t(0.95, 999) / student_t(0.95, 15)) ** 2), e, 0.9)
+    )
+
+
+def test_a_share_of_all_of_none_or_without_spread_has_its_units():
+    """Where nothing varies the exact interval of all units holds; half samples or clusters of less than two units, too."""
+    assert Estimate(1.0, EVEN, "share", 50.0).interval(0.95) == (pytest.approx(0.025 ** (1 / 50)), 1)
+    assert Estimate(0.0, EVEN, "share", 50.0).interval(0.95) == (0, pytest.approx(1 - 0.025 ** (1 / 50)))
+    assert Estimate(0.5, np.zeros(16), "share", 50.0).interval(0.95) == clopper_pearson(25, 50, 0.95)
+    # 1.5 units count as 2, with one degree of freedom: 0.25 / 1 units times (t(1) / t(15))^2 are more than 1.5.
+    single = Estimate(0.5, EVEN / sqrt(15), "share", 1.5).interval(0.95)
+    assert single == pytest.approx(clopper_pearson(0.75, 1.5, 0.95))
+    less = Estimate(0.5, 3 * EVEN / sqrt(15), "share", 1.5).interval(0.95)
+    effective = 0.25 / 9 * (student_t(0.975, 1) / student_t(0.975, 15)) ** 2
+    assert less[1] == pytest.approx(clopper_pearson(effective / 2, effective, 0.95)[1])
+
+
+def test_a_lower_end_that_is_nothing_is_zero():
+    """Where a share counts a hundredth of a unit its lower end is far below any figure: it is zero, not 1e-100."""
+    assert Estimate(0.5, 30 * EVEN, "share", 50.0).interval(0.95)[0] == 0
+    assert 0 < clopper_pearson(0.05, 0.1, 0.95)[0] < 1e-20
+    assert Estimate(0.5, EVEN * sqrt(2.5 / 15), "share", 50.0).interval(0.95)[0] == 0
+    low = Estimate(0.5, 0.5 * EVEN / sqrt(15), "share", 50.0).interval(0.95)[0]
+    assert 1e-9 * 0.5 < low < 0.1
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+TENTHS = Ranks(np.arange(10.0, 110, 10), np.cumsum(np.full(10, 0.1)), 0.5, 0.01 * EVEN)
+
+
+def test_a_rank_has_the_value_at_which_it_is_reached():
+    """Tenths that do not add up exactly in binary reach their rank nonetheless; beyond the last there is the last."""
+    assert [TENTHS.at(x) for x in (0.0, 0.05, 0.1, 0.3, 0.31, 0.8, 1.0, 1.2)] == [10, 10, 10, 30, 40, 80, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("probability", "expected"),
+    [(0.5, (40.0, 60.0)), (0.58, (40.0, 70.0)), (0.02, (10.0, 20.0)), (0.98, (80.0, 100.0))],
+)
+def test_a_quantiles_interval_is_from_rank_to_rank(probability, expected):
+    """With a reach of 0.0825 of the share: the value at its upper end, and one below that at its lower end."""
+    assert 0.08 < 0.01 * REACH < 0.085
+    ranks = replace(TENTHS, probability=probability)
+    assert ranks.interval(0.95) == expected
+    assert Estimate(50.0, np.zeros(64), halved=16, ranks=ranks).interval(0.95) == expected
+
+
+def test_a_rank_reached_exactly_counts():
+    """Without any spread the interval is the value of the rank and the one below."""
+    still = replace(TENTHS, influence=np.zeros(16))
+    assert still.interval(0.95) == (40, 50)
+    assert replace(still, probability=0.3).interval(0.95) == (20, 30)
+    assert replace(still, probability=0.1).interval(0.95) == (10, 10)
+    narrow = replace(TENTHS, influence=EVEN * 0.1 / REACH)  # reaches exactly 0.1
+    assert narrow.interval(0.95) == (30, 60)
+    assert narrow.interval(0.9) == (40, 60)
+
+
+# -- ratios ----------------------------------------------------------------------------------------------------------
+
+HALF = np.resize([1.0, 1.0, -1.0, -1.0], 16)
+
+
+def test_a_ratio_of_norms_has_the_spread_of_the_difference_of_influences():
+    """Influences that both share cancel, others add up; far from 1 the ratio reaches by factors."""
+    mine, base = Estimate(6.0, 0.02 * (EVEN + HALF)), Estimate(2.0, 0.02 * HALF)
+    ratio, ends = mine.over(base, 0.95)
+    assert ratio == 3
+    assert ends == pytest.approx((3 * np.exp(-0.02 * REACH), 3 * np.exp(0.02 * REACH)))
+    assert mine.over(base, 0.9)[1][0] == pytest.approx(3 * np.exp(-0.02 * sqrt(15) * student_t(0.95, 15)))
+    assert Estimate(6.0, 1e3 * EVEN).over(base, 0.95)[1] == (0, exp(700))
+
+
+def test_a_small_but_certain_change_of_a_norm_spreads_with_itself():
+    """2 % with a reach of 0.5 % takes the wider of both scales."""
+    mine, base = Estimate(1.02, 0.005 / REACH * EVEN), Estimate(1.0, np.zeros(16))
+    low, high = changed(log(1.02), 0.005 / REACH * EVEN, 0.95)
+    assert mine.over(base, 0.95) == (1.02, pytest.approx((exp(low), exp(high))))
+    low, high = changed(log(0.98), 0.005 / REACH * EVEN, 0.95)
+    assert replace(mine, value=0.98).over(base, 0.95) == (0.98, pytest.approx((exp(low), exp(high))))
+
+
+def test_plain_values_are_compared_by_their_relative_influences():
+    """Where both are far from zero, a ratio's relative spread is that of the difference of relative influences; a ratio below
+    zero has its ends in order."""
+    mine, base = Estimate(-6.0, 0.12 * EVEN, "plain"), Estimate(2.0, 0.04 * HALF, "plain")
+    apart = -0.02 * EVEN - 0.02 * HALF
+    below, above = reach(apart, 0.95)
+    ratio, ends = mine.over(base, 0.95)
+    assert ratio == -3
+    assert ends == pytest.approx((-3 * np.exp(above), -3 * np.exp(-below)))
+    opposite = Estimate(6.0, 0.12 * EVEN, "plain").over(base, 0.95)[1]
+    assert opposite == pytest.approx(tuple(np.exp(x) for x in changed(log(3), 0.02 * EVEN - 0.02 * HALF, 0.95)))
+    skewed = Estimate(-6.0, np.where(np.arange(16) == 0, 0.6, 0.06), "plain")
+    below, above = reach(-np.where(np.arange(16) == 0, 0.1, 0.01) - 0.02 * HALF, 0.95)
+    assert below > above
+    assert skewed.over(base, 0.95)[1] == pytest.approx((-3 * np.exp(above), -3 * np.exp(-below)))
+
+
+def test_half_samples_have_ratios_by_their_own_mean_square():
+    """The spread of the ratio is that of the differences half sample by half sample."""
+    mine, base = (Estimate(value, np.full(16, i), halved=9) for value, i in ((6.0, 0.05), (2.0, 0.03)))
+    half = student_t(0.975, 8) * 4 * 0.02
+    assert mine.over(base, 0.95) == (3, pytest.approx((3 * np.exp(-half), 3 * np.exp(half))))
+    far = Estimate(6.0, np.full(16, 1e4), halved=9)
+    assert far.over(base, 0.95)[1] == (0, 3 * exp(700))
+
+
+def test_the_same_estimate_is_one_without_doubt_and_an_equal_value_is_not():
+    """Equal values with equal influences are one and the same; with other influences, or without any, they may differ."""
+    mine = Estimate(2.0, 0.1 * EVEN)
+    assert mine.over(Estimate(2.0, 0.1 * EVEN), 0.95) == (1, (1, 1))
+    assert mine.over(Estimate(2.0, 0.1 * HALF), 0.95)[1][0] < 0.9
+    assert mine.over(Estimate(2.0, -0.1 * EVEN), 0.95)[1][0] < 0.9
+    partly = np.where(np.arange(16) < 8, EVEN, HALF)
+    assert mine.over(Estimate(2.0, 0.1 * partly), 0.95)[1][0] < 0.9
+    some, again = (Estimate(1.0, np.zeros(16), "share", 50.0) for _ in range(2))
+    low, high = some.interval(0.975)
+    assert some.over(again, 0.95)[1] == pytest.approx((low / high, high / low))
+    twice = Estimate(4.0, 0.1 * EVEN)
+    assert twice.over(mine, 0.95) == (2, pytest.approx((2, 2)))
+    assert Estimate(2.0, EVEN[:7]).over(Estimate(1.0, EVEN[:7]), 0.95) == (2, None)
+    assert Estimate(2.0, EVEN[:8]).over(Estimate(1.0, EVEN[:8]), 0.95) == (2, pytest.approx((2, 2)))
+
+
+def test_values_near_zero_are_compared_by_their_own_intervals():
+    """Where a value is within one and a half of its reach of zero, the ratio spans the quotients of both intervals, each at
+    half the error probability; a base that may be zero leaves none."""
+    base = Estimate(2.0, 0.1 * HALF)
+    low, high = base.interval(0.975)
+    for value, paired in ((1.501, True), (1.499, False)):
+        mine = Estimate(value, EVEN / REACH, "plain")
+        start, end = mine.interval(0.975)
+        expected = start / low if start < 0 else start / high, end / low
+        assert (mine.over(base, 0.95)[1] != pytest.approx(expected)) is paired
+        opposite = replace(mine, value=-value).over(base, 0.95)[1]
+        assert (opposite != pytest.approx((-expected[1], -expected[0]))) is paired
+    assert base.over(Estimate(1.3, EVEN / REACH, "plain"), 0.95)[1] == pytest.approx(
+        (low / (1.3 + (r := student_t(0.9875, 15) / student_t(0.975, 15))), high / (1.3 - r))
+    )
+    assert base.over(Estimate(1.0, EVEN / REACH, "plain"), 0.95) == (2, None)
+    assert base.over(Estimate(-1.0, EVEN / REACH, "plain"), 0.95) == (-2, None)
+    assert Estimate(2.6, EVEN, held=True).over(Estimate(1.3, EVEN / REACH, "plain"), 0.95) == (2, None)
+    assert Estimate(2.6, EVEN, "plain").over(Estimate(1.3, EVEN, held=True), 0.95) == (2, None)
+    assert base.over(Estimate(0.1, EVEN, "share", 50.0), 0.95) == (20, None)  # its lower end is zero
+    assert base.over(Estimate(-1.0, EVEN, "plain", span=(-2.0, 0.0)), 0.95) == (-2, None)  # and here its upper end
+
+
+def test_zero_and_few_clusters_with_an_influence_are_compared_apart():
+    """Seven clusters that change a value at all say too little of its spread; a norm of zero has no relative spread."""
+    base = Estimate(2.0, 0.1 * HALF)
+    low, high = base.interval(0.975)
+    for seen, paired in ((7, False), (8, True)):
+        mine = Estimate(5.0, np.where(np.arange(16) < seen, 0.01 * EVEN, 0), "plain")
+        start, end = mine.interval(0.975)
+        assert (mine.over(base, 0.95)[1] != pytest.approx((start / high, end / low))) is paired
+        start, end = 1 / end, 1 / start
+        assert (base.over(mine, 0.95)[1] != pytest.approx((start * low, end * high))) is paired
+    assert Estimate(0.0, EVEN).over(base, 0.95) == (0, (0, 0))
+    nothing = Estimate(0.0, 0.01 * EVEN, "plain")
+    assert nothing.over(base, 0.95)[1] == pytest.approx(
+        (nothing.interval(0.975)[0] / low, nothing.interval(0.975)[1] / low)
+    )
+
+
+def test_added_shares_are_compared_by_their_own_intervals():
+    """An added share on either side has influences of its own, and the total counts."""
+    base, more = Estimate(2.0, 0.01 * EVEN), Estimate(4.0, 0.01 * HALF)
+    added = replace(more, plus=base)
+    for mine, its in ((added, base), (base, added)):
+        ratio, ends = mine.over(its, 0.95)
+        one, other = mine.interval(0.975), its.interval(0.975)
+        assert ratio == mine.total / its.total
+        assert ends == pytest.approx((one[0] / other[1], one[1] / other[0]))
+    nothing = replace(Estimate(0.0, EVEN, "plain"), plus=Estimate(0.0, EVEN, "plain"))
+    assert nothing.over(nothing, 0.95) == (1, (1, 1))
+    infinite = Estimate(inf, EVEN)
+    assert infinite.over(infinite, 0.95) == (inf, None)
+    assert nothing.over(infinite, 0.95) == (0, None)
+    assert infinite.over(nothing, 0.95) == (inf, None)
+
+
+# -- tiles -----------------------------------------------------------------------------------------------------------
+
+
+def tile(value, influence, span=(0.5, 8.0), **more):
+    return Estimate(value, influence, tile=True, span=span, **more)
+
+
+ONE = np.where(np.arange(16) == 3, 1.0, -1 / 15)
+
+
+def test_a_ratio_on_a_tile_hangs_where_the_difference_does():
+    """A part that holds both estimates alike does not hold their ratio; one that holds either of them does."""
+    mine, base = tile(6.0, 0.1 * ONE + 0.01 * EVEN), tile(2.0, 0.1 * ONE)
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 * np.exp(-0.01 * REACH), 3 * np.exp(0.01 * REACH)))
+    assert not mine.by_span(base)
+    other = tile(2.0, 0.01 * HALF)
+    assert mine.over(other, 0.95)[1] == mine._apart(other, 0.95)
+    assert not tile(6.0, 0.02 * EVEN).by_span(other)
+    assert tile(6.0, 0.5 * ONE).by_span(other)
+    assert not replace(mine, tile=False).by_span(other)
+    assert replace(mine, tile=False).over(tile(2.0, 0.01 * EVEN), 0.95)[1] == pytest.approx(
+        tuple(np.exp(x) for x in changed(log(3), 0.1 * ONE, 0.95))
+    )
+
+
+def test_a_figure_is_by_span_if_it_or_its_base_is_held():
+    """Alone a figure is by span if it is held; a ratio if either is, or if its influences hang on one part."""
+    mine, base = tile(6.0, 0.02 * EVEN), tile(2.0, 0.02 * HALF)
+    assert not mine.by_span()
+    assert replace(mine, held=True).by_span()
+    assert not mine.by_span(base)
+    assert replace(mine, held=True).by_span(base)
+    assert mine.by_span(replace(base, held=True))
+    assert not replace(mine, tile=False, held=True).by_span(base)
+    level = replace(base, scale="plain")
+    assert not mine.by_span(level)
+    assert replace(mine, influence=0.02 * ONE).by_span(level)
+    assert replace(mine, influence=0.02 * ONE + 0.02 * HALF).by_span(base)
+    plain = replace(mine, scale="plain", influence=0.02 * ONE + 0.12 * HALF)
+    assert not plain.by_span(replace(base, influence=0.02 * ONE))
+
+
+def test_a_tile_of_unknown_span_has_ratios_from_single_parts():
+    """Where empty parts leave a tile's span open, the ratio of two errors of one product spans the parts that have any error,
+    if at least eight have."""
+    exact = np.ones(16)
+    its = 0.01 * np.where(np.arange(16) < 8, np.linspace(1, 2, 16), 0.0)
+    ratios = np.linspace(2, 3, 16) ** 2
+    mine = tile(6.0, 0.02 * EVEN, (0.0, inf), squares=(its * ratios, exact))
+    base = tile(2.0, 0.02 * HALF, (0.0, inf), squares=(its, exact.copy()))
+    assert mine.over(base, 0.95)[1] == pytest.approx((2, np.sqrt(ratios[7])))
+    nothing = replace(mine, squares=(its * ratios * (np.arange(16) > 0), exact))
+    assert nothing.over(base, 0.95)[1] == pytest.approx((0, np.sqrt(ratios[7])))
+    for squares in (
+        None,
+        (its * (np.arange(16) > 0), exact),  # fewer than eight
+        (its * (np.arange(16) > 0) + 1e-9 * (np.arange(16) == 9), exact),
+        (its, 2 * exact),
+    ):
+        assert mine.over(replace(base, squares=squares), 0.95)[1] != pytest.approx((2, np.sqrt(ratios[7])))
+    fewer = its * (np.arange(16) > 0)
+    assert mine._span_over(replace(base, squares=(its * (np.arange(16) > 0), exact))) is None  # an error over none
+    assert replace(mine, squares=(fewer, exact))._span_over(replace(base, squares=(fewer, exact))) is None
+    assert replace(mine, squares=None)._span_over(base) is None
+    assert mine._span_over(replace(base, squares=None)) is None
+    assert mine._span_over(replace(base, squares=(its, 2 * exact))) is None
+    full = 0.01 * np.linspace(1, 2, 16)
+    gap = replace(base, squares=(full * (np.arange(16) > 0), exact))
+    assert replace(mine, squares=(full, exact))._span_over(gap) is None  # a small error over none
+    more = its + (np.arange(16) == 9)
+    assert mine._span_over(replace(base, squares=(more, exact))) == (0, pytest.approx(np.sqrt(ratios[7])))
+
+
+# -- differences in dB -----------------------------------------------------------------------------------------------
+
+NEPER = 20 / log(10)
+
+
+def test_a_difference_of_levels_is_that_of_the_logarithms_of_errors():
+    """A difference of 6 dB reaches as the logarithm of the factor does, in units of 8.686 dB."""
+    mine, base = Estimate(26.0, NEPER * 0.02 * (EVEN + HALF), "plain"), Estimate(20.0, NEPER * 0.02 * HALF, "plain")
+    assert difference(mine, base, 0.95) == pytest.approx((6 - NEPER * 0.02 * REACH, 6 + NEPER * 0.02 * REACH))
+    near = replace(mine, value=20.2)
+    low, high = changed(0.2 / NEPER, 0.005 / REACH * EVEN, 0.95)
+    small = replace(near, influence=NEPER * (0.005 / REACH * EVEN + 0.02 * HALF))
+    assert difference(small, base, 0.95) == pytest.approx((NEPER * low, NEPER * high))
+    assert difference(mine, base, 0.9)[0] == pytest.approx(6 - NEPER * 0.02 * sqrt(15) * student_t(0.95, 15))
+
+
+def test_a_difference_takes_eight_clusters_and_finite_levels():
+    """Too few clusters, or an infinite error on either side, have no interval."""
+    eight, infinite = Estimate(26.0, EVEN[:8], "plain"), Estimate(-inf, EVEN[:8], "plain")
+    assert difference(eight, eight, 0.95) == (0, 0)
+    assert difference(Estimate(26.0, EVEN[:7], "plain"), Estimate(26.0, EVEN[:7], "plain"), 0.95) is None
+    assert difference(eight, infinite, 0.95) is None
+    assert difference(infinite, eight, 0.95) is None
+
+
+def test_a_difference_on_a_tile_spans_where_it_hangs_on_one_part():
+    """Of one product the span is that of the ratios of single parts, an end without error open; of two it is between the ends
+    of both spans; of seeds there is none."""
+    exact, its = np.ones(16), np.linspace(1, 2, 16)
+    mine = replace(tile(26.0, ONE, (10.0, 30.0), squares=(4 * its, exact)), scale="plain")
+    base = replace(tile(20.0, 0.1 * HALF, (5.0, 25.0), squares=(its, exact)), scale="plain")
+    down = pytest.approx(-20 * log10(2))
+    assert difference(mine, base, 0.95) == (down, down)
+    assert difference(mine, replace(base, squares=(its, 2 * exact)), 0.95) == (10 - 25, 30 - 5)
+    nothing = replace(mine, squares=(4 * its * (np.arange(16) > 0), exact))
+    assert difference(nothing, base, 0.95) == (down, inf)
+    even = replace(mine, influence=0.1 * HALF + 0.1 * EVEN)
+    assert difference(even, base, 0.95) == pytest.approx((6 - 0.1 * REACH, 6 + 0.1 * REACH))
+    unknown = replace(even, span=(10.0, inf))
+    assert difference(unknown, base, 0.95) == (down, down)
+    seeds = replace(mine, tile=False)
+    assert difference(seeds, base, 0.95) == pytest.approx(
+        tuple(NEPER * x for x in changed(6 / NEPER, (ONE - 0.1 * HALF) / NEPER, 0.95))
+    )
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_figures_have_all_that_their_estimates_say():
+    """A figure a variant and metric, with value and ends to six digits and ratios to every other base that is there."""
+    errors = {
+        "numerics.total_error": Estimate(1 / 3, 0.01 * EVEN),
+        "numerics.sqnr_db": Estimate(9.5424251, 0.1 * EVEN, "plain"),
+    }
+    worse = {
+        "numerics.total_error": Estimate(2 / 3, 0.01 * HALF),
+        "numerics.sqnr_db": Estimate(3.5218252, 0.1 * HALF, "plain"),
+    }
+    found = {("proposal", None): errors, ("proposal", 13): errors, ("software", None): worse}
+    made = list(figures("g", "normal", found, ["software", "proposal", "absent"]))
+    assert [(f.variant, f.at, f.metric.removeprefix("numerics.")) for f in made] == [
+        ("proposal", None, "total_error"),
+        ("proposal", None, "sqnr_db"),
+        ("proposal", 13, "total_error"),
+        ("proposal", 13, "sqnr_db"),
+        ("software", None, "total_error"),
+        ("software", None, "sqnr_db"),
+    ]
+    first = made[0]
+    assert (first.workload, first.tensors, first.kind, first.source) == ("g", "normal", "computed", "bit-exact model")
+    assert first.value == 0.333333
+    mine, base = errors["numerics.total_error"], worse["numerics.total_error"]
+    assert (first.low, first.high) == tuple(float(f"{x:.6g}") for x in mine.interval(0.95))
+    assert first.ratios == {"software": tuple(float(f"{x:.6g}") for x in mine.over(base, 0.95)[1])}
+    apart = difference(errors["numerics.sqnr_db"], worse["numerics.sqnr_db"], 0.95)
+    assert made[1].ratios == {"software": tuple(float(f"{x:.6g}") for x in apart)}
+    assert list(made[4].ratios) == ["proposal"]
+    (wide,) = (f for f in figures("g", "normal", {("proposal", None): errors}, [], 0.99) if f.metric == first.metric)
+    assert (wide.low, wide.high) == tuple(float(f"{x:.6g}") for x in mine.interval(0.99))
+    wider = next(figures("g", "normal", found, ["software"], 0.99))
+    assert wider.ratios == {"software": tuple(float(f"{x:.6g}") for x in mine.over(base, 0.99)[1])}
+
+
+def test_figures_of_too_few_outputs_have_ratios_of_what_is_the_same_alone():
+    """A figure's total counts; without enough outputs only a ratio that is certainly 1 is said."""
+    name = "numerics.overflow_share"
+    share_of = Estimate(0.25, 0.01 * EVEN, "share", 50.0)
+    more = replace(share_of, plus=share_of)
+    found = {("proposal", None): {name: more}, ("software", None): {name: share_of}, ("exact", None): {name: share_of}}
+    few = {f.variant: f for f in figures("g", "t", found, ["software"], enough=False)}
+    assert (few["proposal"].value, few["proposal"].low, few["proposal"].high) == (0.5, None, None)
+    assert few["proposal"].ratios == {"software": (None, None)}
+    assert few["exact"].ratios == {"software": (1, 1)}
+    assert few["software"].ratios == {}
+    assert {f.variant: f for f in figures("g", "t", found, ["software"])}["proposal"].low is not None
+
+
+def test_figures_keep_six_digits():
+    """More digits than a figure deserves are cut, and what is not finite is none."""
+    assert finite(1 / 3) == 0.333333
+    assert finite(123456789.0) == 123457000
+    assert [finite(x) for x in (inf, -inf, nan)] == [None] * 3

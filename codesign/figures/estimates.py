@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from math import exp, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +87,7 @@ def _left_out(x: Array) -> Array:
     import numpy as np
 
     total = x.sum()
-    return np.where(x == total, total / len(x), total - x) if len(x) > 1 else x
+    return np.where(x == total, total / len(x), total - x)
 
 
 def decibel(error: Estimate) -> Estimate:
@@ -107,24 +106,23 @@ def decibel(error: Estimate) -> Estimate:
 
 def quotient(part: Array, whole: Array) -> Estimate:
     """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0."""
-    total = float(whole.sum())
-    if not isfinite(float(part.sum())):
-        return Estimate(inf, 0.0 * whole, "plain")
-    value = float(part.sum()) / total if total else 0.0
-    kept = (total - whole) / total if total else 1.0 + 0 * whole
-    return Estimate(value, (part - value * whole) / (total or 1.0) / kept.clip(1 / len(whole)), "plain")
+    found, total = float(part.sum()), float(whole.sum())
+    if not isfinite(found) or total == 0:
+        return Estimate(inf if found else 0.0, 0.0 * whole, "plain")
+    value = found / total
+    kept = (1 - whole / total).clip(1 / len(whole))
+    return Estimate(value, (part - value * whole) / (total * kept), "plain")
 
 
 def share(hits: Array, counts: Array, units: float) -> Estimate:
     """Estimate a share from the weighted hits and counts of each cluster, over `units` in all."""
-    found = quotient(hits, counts)
-    return Estimate(min(max(found.value, 0.0), 1.0), found.influence, "share", units)
+    return replace(quotient(hits, counts), scale="share", units=units)
 
 
-def largest(first: Estimate, *others: Estimate) -> Estimate:
+def largest(*shares: Estimate) -> Estimate:
     """Return the largest of several shares as one estimate."""
-    parts = sorted((first, *others), key=lambda e: -e.value)
-    return Estimate(parts[0].value, parts[0].influence, parts[0].scale, parts[0].units, tuple(parts[1:]))
+    largest, *others = sorted(shares, key=lambda e: e.value, reverse=True)
+    return replace(largest, beside=tuple(others))
 
 
 def added(first: Estimate, second: Estimate) -> Estimate:
@@ -154,7 +152,7 @@ def quantile(
     def of(counts: Array) -> Array:
         """Return the quantile for each row of `counts`, the number of times that each cluster counts."""
         reach = np.cumsum(counts[:, cluster] * mass, axis=1)
-        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1).clip(max=len(ordered) - 1)]
+        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1)]
         if over is None:
             return np.asarray(found)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -166,23 +164,21 @@ def quantile(
         return Estimate(value if isfinite(value) else inf, np.zeros(clusters))
     halves, block = _halves(clusters), max((1 << 20) // len(ordered), 1)
     again = np.concatenate([of(halves[i : i + block]) for i in range(0, len(halves), block)])
-    scale: Literal["log", "plain"] = "log" if value > 0 and (again > 0).all() and np.isfinite(again).all() else "plain"
-    with np.errstate(invalid="ignore"):
-        moved = np.log(again / value) if scale == "log" else again - value
+    scale: Literal["log", "plain"] = "log" if (again > 0).all() and np.isfinite(again).all() else "plain"
+    moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
     held = over is not None and _tile(excess) and hangs(over[0])
     # Scaled so that, as for influences, the sum of squares is the variance.
     ranks = None
     if over is None:
         whole, below = weights.sum(axis=1), (weights * (values <= value)).sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(invalid="ignore"):
             influence = below.sum() / whole.sum() - (below.sum() - below) / (whole.sum() - whole)
         if np.isfinite(influence).all():
             ranks = Ranks(ordered, np.cumsum(mass) / mass.sum(), probability, influence)
     return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held, ranks=ranks)
 
 
-@cache
 def _halves(clusters: int) -> Array:
     """Return the count of each cluster in each half sample, 0 or 2 (samples, clusters).
 

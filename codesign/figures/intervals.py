@@ -44,7 +44,7 @@ class Ranks:
     def at(self, share: float) -> float:
         """Return the value at which a share of the weights is reached."""
         index = int(self.reached.searchsorted(share - 1e-12))
-        return float(self.values[min(max(index, 0), len(self.values) - 1)])
+        return float(self.values[min(index, len(self.values) - 1)])
 
     def interval(self, level: float) -> Ends:
         """Return the values at the ends of the share's interval, one value wider below since values are whole steps."""
@@ -235,16 +235,16 @@ def _decibel(ratio: float) -> float:
 def changed(value: float, influence: Array, level: float) -> Ends:
     """Return the interval of the logarithm of a ratio.
 
-    A small change that is certainly one often comes from a few large errors. Its spread then grows with it, and its interval
-    is the wider, on each side, of that of the logarithm and that of the change on a logarithmic scale of its own.
+    A small change that is certainly one often comes from a few large errors. Its spread then grows with it, and away from zero
+    its interval is that of the change on a logarithmic scale of its own, which there is the wider one.
     """
     below, above = reach(influence, level)
     low, high = value - below, value + above
     if not max(below, above) < abs(value) < SMALL_CHANGE:
         return low, high
-    less, more = reach(influence / value, level)
-    ends = value * exp(-less), value * exp(min(more, 700.0))
-    return min(low, *ends), max(high, *ends)
+    if value < 0:
+        return value * exp(below / -value), high
+    return low, value * exp(above / value)
 
 
 def reach(influence: Array, level: float) -> Ends:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import exp, expm1, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
@@ -10,7 +10,6 @@ Ends = tuple[float, float]
 """Lower and upper end of an interval."""
 
 
-@cache
 def student_t(probability: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution at `probability`, strictly between 0 and 1."""
     if probability == 0.5:

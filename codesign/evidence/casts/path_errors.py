@@ -93,15 +93,15 @@ def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
 
     original = x.astype(np.float64)
     alone = run == len(x)
-    unit = float((original**2).mean()) if alone else 1.0
+    unit = (float((original**2).mean()) or 1.0) if alone else 1.0
 
     def summed(values: Any) -> Array:
         rows = values.sum(axis=1, dtype=np.float64)
         return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
 
     return Sums(
-        error2=summed((arrived - original) ** 2) / (unit or 1.0),
-        original2=summed(original**2) / (unit or 1.0),
+        error2=summed((arrived - original) ** 2) / unit,
+        original2=summed(original**2) / unit,
         lost=summed((arrived == 0) & (original != 0)),
         nonzero=summed(original != 0),
         changed=summed(arrived != once),

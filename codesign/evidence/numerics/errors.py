@@ -117,15 +117,16 @@ def errors_of(outcome: Outcome) -> Errors:
             return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
 
     row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # errors of nothing, and infinite ones
         row_errors = np.where(row_total2 == 0, 0.0, np.sqrt(row_total2 / row_original2))
+        signed = error * np.sign(exact)
     original2, size = summed(original**2), d[0].size
     known = None if outcome.expected is None else outcome.expected / np.where(power > 0, power, 1.0)
     a, b = outcome.operands
     return Errors(
         error2=summed(error**2),
         exact2=summed(exact**2),
-        signed=summed(error * np.sign(exact)),
+        signed=summed(signed),
         magnitude=summed(np.abs(exact)),
         over_ulp=summed(over),
         output2=summed((out - exact) ** 2),
