@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
+from codesign.evidence.numerics.arrival import arrived
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
-from codesign.evidence.numerics.operands import Operand, Scaled, arrived, pruned, quantised
+from codesign.evidence.numerics.operands import Operand, Scaled, pruned, quantised
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
