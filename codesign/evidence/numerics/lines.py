@@ -167,5 +167,6 @@ def drawn(
         values = tensor.element.draw(rng, (count, k))
         if down != Scales():
             values *= along[i]
-        x[i] = values * (tensor.unit * scales[:, None])
-    return DrawnLines(to_bf16(x), total, tensor, across, along, weights, streams)
+        values *= tensor.unit * scales[:, None]
+        x[i] = to_bf16(values)  # while they are in a cache
+    return DrawnLines(x, total, tensor, across, along, weights, streams)
