@@ -217,6 +217,9 @@ def _encode(
         quick = _encode_by_ml_dtypes(fmt, flat)
         if quick is not None:
             return quick
+    directed = flat.dtype == np.float32 and rounding in (Rounding.UP, Rounding.DOWN) and rule == "saturate"
+    if fmt == FORMATS["ue8m0"] and directed and (flat > 0).all():
+        return _encode_powers_of_two(flat, rounding is Rounding.UP)
     if fmt == FORMATS["fp32"] and rounding is Rounding.NEAREST_EVEN and rule in ("ieee", "saturate"):
         return _encode_fp32(flat, rule)
     values = flat.astype(np.float64, copy=False)
@@ -303,6 +306,14 @@ def _encode_fp32(x: NDArray[np.floating[Any]], rule: Overflow) -> Codes:
         found = np.where(np.isinf(found), np.copysign(np.finfo(np.float32).max, found), found)
     nan = np.uint32(FORMATS["fp32"].nan_code or 0)
     return np.where(np.isnan(found), nan, found.view(np.uint32))
+
+
+def _encode_powers_of_two(x: NDArray[np.float32], up: bool) -> Codes:
+    """Return the codes in ue8m0 of positive numbers rounded up or down; those beyond its numbers become the nearest one."""
+    bits = x.view(np.uint32)
+    field, fraction = bits >> 23, bits & 0x7FFFFF
+    above = np.where(field == 0, fraction > 0x400000, fraction != 0)  # 2**-127 is a subnormal number of FP32
+    return np.minimum(field + above if up else field, 254).astype(np.uint8)
 
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:

@@ -11,7 +11,7 @@ from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS, later
-from isa_model.groups import count, largest_of_groups, spread
+from isa_model.groups import count, spread
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import ScaleLevel, ScaleOperand
 from isa_model.limits import MOST_LEVELS
@@ -132,6 +132,17 @@ class Quantised:
             )
         return values
 
+    def passed_on(self) -> NDArray[np.float32]:
+        """Return `values` rounded to FP32, to nearest even, as the next kernel takes them."""
+        import numpy as np
+
+        if not (FP32.holds(self.cast.scale or FP32) and self.made.numbers.dtype == np.float32):
+            return self.values().astype(np.float32)
+        scales = spread(self.scale_values().astype(np.float32), self.cast.group, self.codes.shape)
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            passed: NDArray[np.float32] = self.made.numbers * scales
+        return passed
+
     def elements(self) -> NDArray[np.float64]:
         """Return the elements without their scales, (R, C)."""
         return self.made.numbers.astype("f8")
@@ -176,7 +187,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
         return _nested(cast, x)
     fmt = cast.scale or FP32
     if scales is None:
-        scales = _scales(cast, x) if cast.scale else encode_array(fmt, np.ones((1, 1)))
+        scales = scales_of_groups(cast, x) if cast.scale else encode_array(fmt, np.ones((1, 1)))
     scales = to_codes(fmt, scales, "scales")
     expected = count(cast.group, x.shape)
     if scales.shape != expected:
@@ -197,7 +208,7 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
     full = cast.full
     for fmt in (cast.scale, *(level.format for level in finer)):
         full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
-    codes = _scales(cast.model_copy(update={"group": top.group, "scale": top.format}), x, full)
+    codes = scales_of_groups(cast.model_copy(update={"group": top.group, "scale": top.format}), x, full)
     divisor = spread(decode_array(top.format, codes), top.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         quotients = (x / divisor).astype(np.float32)
@@ -208,19 +219,34 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
     return Quantised(cast, [*(rest.scales if finer else [rest.scales]), codes], made)
 
 
-def _scales(cast: Cast, x: NDArray[np.float32], full: float | None = None) -> Codes:
+@in_ieee_mode
+def scales_of_groups(cast: Cast, x: NDArray[np.float32], full: float | None = None) -> Codes:
     """Return the codes of the scales of a matrix's groups, which map the largest magnitude to `full` (default: the cast's)."""
+    from isa_model.largest import largest_magnitudes
+
+    return scales_of(cast, largest_magnitudes(x, cast.group), full)
+
+
+@in_ieee_mode
+def scales_of(cast: Cast, largest: NDArray[np.float32], full: float | None = None) -> Codes:
+    """Return the codes of the scales that map the largest magnitudes of groups to `full` (default: the cast's).
+
+    The result has the shape of `largest`. An infinity or NaN makes a NaN.
+    """
     import numpy as np
 
     from isa_model.array_codec import encode_array
 
     assert cast.scale is not None
-    largest = largest_of_groups(np.abs(x), cast.group)
-    largest[~np.isfinite(largest)] = np.nan
-    with np.errstate(over="ignore"):
-        exact = np.maximum(largest, np.float32(cast.floor)).astype(np.float64) / (full or cast.full)
-        quotient = exact.astype(np.float32)
-    small = exact < 2.0**-126
-    quotient[small] = np.ceil(exact[small] * 2.0**149) * 2.0**-149
+    full = full or cast.full
+    largest = np.maximum(np.where(np.isfinite(largest), largest, np.float32(np.nan)), np.float32(cast.floor))
+    with np.errstate(over="ignore", under="ignore"):
+        if np.float32(full) == full:
+            quotient = largest / np.float32(full)
+        else:
+            quotient = (largest.astype(np.float64) / full).astype(np.float32)
+    small = quotient < 2.0**-126
+    if small.any():
+        quotient[small] = np.ceil(largest[small].astype(np.float64) / full * 2.0**149) * 2.0**-149
     rounding = Rounding.NEAREST_EVEN if cast.scale.name == "fp32" else cast.scale_rounding
     return encode_array(cast.scale, quotient, rounding, "saturate")

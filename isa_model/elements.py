@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.codec import largest_finite
+from isa_model.engines.c_library import shipped
 from isa_model.formats import FORMATS, Format
 from isa_model.groups import Group, extent, spread
 from isa_model.rounding import Rounding, round_integer
@@ -51,7 +51,7 @@ def elements_of(
     Quotients are IEEE FP32, nearest even. An element over a scale of zero is zero; negative elements of an unsigned format
     become zero, and those beyond the largest number become it.
     """
-    function = _function() if FP32.holds(scale_format) and _compiles(to, rounding) else None
+    function = shipped("cast.c") if FP32.holds(scale_format) and _compiles(to, rounding) else None
     if function is None:
         return _by_numpy(to, rounding, group, x, scales, scale_format)
     x, divisors = np.ascontiguousarray(x), np.ascontiguousarray(scales, np.float32)
@@ -143,14 +143,3 @@ def _format(to: Format) -> _Format:
         1.0 if to.kind == "integer" else 2.0 ** (to.mantissa_bits - to.max_exponent),
         top if to.nan_code is None else float("nan"),
     )
-
-
-@cache
-def _function() -> Any:
-    """Return the compiled function; None without a C compiler."""
-    from isa_model.engines.c_library import FLAGS, NoCompiler, load
-
-    try:
-        return load((Path(__file__).parent / "engines" / "cast.c").read_text(), FLAGS)
-    except NoCompiler:
-        return None

@@ -8,12 +8,11 @@ float64 matrix products are exact integers.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isa_model.engines.c_library import shipped
 from isa_model.float64 import leading_exponent, to_odd
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class _Matrix(ctypes.Structure):
 
 def _compiled_dot(a: Any, b: Any, scale_a: Any, scale_b: Any) -> Float64 | None:
     """Return `dot` by exact.c; None without a C compiler, and for operands that it does not take."""
-    function = _function()
+    function = shipped("exact.c")
     if function is None or a.shape[:-2] != b.shape[:-2]:
         return None
     shape = a.shape[:-2]
@@ -100,17 +99,6 @@ def _plain(x: Any) -> Any:
     wide = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     x = x.astype(wide.newbyteorder("="), copy=False)
     return x if all(s % x.itemsize == 0 for s in x.strides) else x.copy()
-
-
-@cache
-def _function() -> Any:
-    """Return the compiled function; None without a C compiler."""
-    from isa_model.engines.c_library import FLAGS, NoCompiler, load
-
-    try:
-        return load((Path(__file__).parent / "engines" / "exact.c").read_text(), FLAGS)
-    except NoCompiler:
-        return None
 
 
 # -- by matrix products of slices ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ A code is an unsigned integer laid out, from the top, as
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -354,10 +354,15 @@ def named(name: str) -> Format:
         hint = _meant(name) or f"with 0 mantissa bits write `{name}fn` or `{name}f`"
         raise InputError.of(f"format `{name}` has no code left for a NaN", hint)
     try:
-        return Format(name=name, **fields)
+        return _inline(name)
     except ValidationError as error:
         fault = error.errors()[0]
         raise InputError.of(f"format `{name}`: {fault['msg']}", fault.get("ctx", {}).get("hint", "")) from None
+
+
+@cache
+def _inline(name: str) -> Format:
+    return Format(name=name, **(_fields_of(name) or {}))
 
 
 def _meant(name: str) -> str:

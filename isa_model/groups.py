@@ -30,8 +30,9 @@ def spread(scales: NDArray[Any], group: Group, shape: tuple[int, ...]) -> NDArra
     """Return the scale of each element of a matrix, from one scale per group."""
     import numpy as np
 
-    rows, columns = extent(group, shape)
-    return np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)[: shape[0], : shape[1]]
+    for axis, each in enumerate(extent(group, shape)):
+        scales = np.repeat(scales, each, axis) if each > 1 else scales
+    return scales[: shape[0], : shape[1]]
 
 
 def largest_of_groups(x: NDArray[T], group: Group) -> NDArray[T]:

@@ -7,6 +7,7 @@ has no value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,27 +42,43 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
     A number becomes the nearest in linear space, of two equally near the one of larger magnitude.
     Raises ValueError for fewer than 3 or more than 16 bits, and for numbers that are not finite.
     """
+    index, _, minimum, step = _nearest(bits, tiles, None)
+    codes = index.astype(np.uint16) | (np.signbit(tiles).astype(np.uint16) << (bits - 1))
+    return LogTiles(bits, codes, minimum, step)
+
+
+@in_ieee_mode
+def round_log(bits: int, tiles: Float64, ends: Sequence[Float64] | None = None) -> Float64:
+    """Return numbers (T, L) rounded to those that `encode_log` has codes for.
+
+    `ends` are the largest and the smallest nonzero magnitude of each tile, (T,), if it has more numbers than these.
+    Raises ValueError as `encode_log`.
+    """
+    return np.copysign(_nearest(bits, tiles, ends)[1], tiles)
+
+
+def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> tuple[Float64, Float64, Float64, Float64]:
+    """Return indices and magnitudes (T, L) of the nearest numbers, and the minimum and the step of each tile (T,)."""
     if not 3 <= bits <= 16:
         raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
     if not np.isfinite(tiles).all():
         raise ValueError("LogFMT has finite numbers only")
     magnitude = np.abs(tiles)
-    logs = np.log(magnitude, out=np.full(tiles.shape, -np.inf), where=magnitude > 0)
-    maximum = logs.max(axis=1)
-    smallest = np.where(magnitude > 0, logs, np.inf).min(axis=1)
-    empty = np.isinf(maximum)
-    maximum, smallest = np.where(empty, 0.0, maximum), np.where(empty, 0.0, smallest)
+    if ends is None:
+        ends = magnitude.max(axis=1), np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
+    empty = ends[0] == 0
+    maximum, smallest = (np.log(np.where(empty, 1.0, end)) for end in ends)
     minimum = np.maximum(smallest, maximum - LARGEST_RANGE)
     top = (1 << (bits - 1)) - 1
     step = (maximum - minimum) / (top - 1)
+    logs = np.log(magnitude, out=np.full(tiles.shape, -np.inf), where=magnitude > 0)
     position = (logs - minimum[:, None]) / np.where(step > 0, step, 1.0)[:, None]
     lower = np.clip(np.floor(np.maximum(position, 0.0)), 0, top - 1)
-    values = [np.exp(minimum[:, None] + step[:, None] * np.minimum(i, top - 1)) for i in (lower, lower + 1)]
-    index = lower + 1 + (magnitude - values[0] >= values[1] - magnitude) * (lower < top - 1)
+    below, above = (np.exp(minimum[:, None] + step[:, None] * np.minimum(i, top - 1)) for i in (lower, lower + 1))
+    up = (magnitude - below >= above - magnitude) & (lower < top - 1)
     # A number below half of the smallest magnitude is nearer to zero.
-    index = np.where(magnitude < np.exp(minimum)[:, None] / 2, 0, index).astype(np.uint16)
-    codes = index | (np.signbit(tiles).astype(np.uint16) << (bits - 1))
-    return LogTiles(bits, codes, minimum, step)
+    zero = magnitude < np.exp(minimum)[:, None] / 2
+    return np.where(zero, 0.0, lower + 1 + up), np.where(zero, 0.0, np.where(up, above, below)), minimum, step
 
 
 @in_ieee_mode

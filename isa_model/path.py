@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from isa_model.arguments import fp32_of
-from isa_model.cast import Cast, Quantised, quantise
+from isa_model.cast import Cast, Quantised, quantise, scales_of_groups
 from isa_model.diagnostics import at
 from isa_model.groups import largest_of_groups, spread
 from isa_model.ieee import in_ieee_mode
@@ -22,6 +22,8 @@ from isa_model.ieee import in_ieee_mode
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    from isa_model.float64 import Codes
 
 Place = Literal["kernel", "register", "copy-engine", "near-memory", "operand-read", "cache", "dispatch", "combine"]
 PLACES: dict[str, str] = {
@@ -119,19 +121,23 @@ def walk(steps: tuple[Step, ...], x: ArrayLike) -> Arrived:
     original = fp32_of("x", x)
     if original.ndim != 2 or not np.isfinite(original).all():
         raise ValueError(f"x is {original.shape}; expected a matrix of finite numbers")
-    values: NDArray[np.float64] = original.astype(np.float64)
+    passed, values = original, original.astype(np.float64)
     before: Quantised | None = None
     overflow = 0.0
-    for step in steps:
-        source = original if step.reads == "original" else values.astype(np.float32)
+    for i, step in enumerate(steps):
+        source, last = original if step.reads == "original" else passed, i == len(steps) - 1
         if step.reads == "original":
             overflow = 0.0
         if step.logfmt is not None:
-            values, before = _logarithmic(step, source), None
+            values, before = logarithmic(step, source), None
+            passed = values.astype(np.float32)
             continue
-        scales = _largest_scales(step, before, original.shape) if step.scale_from == "scales" else None
-        before = quantise(step, source, scales)
-        values, overflow = before.values(), overflow + before.overflow
+        before = quantise(step, source, scales_of_step(step, source, before))
+        overflow += before.overflow
+        if last:
+            values = before.values()
+        else:
+            passed = before.passed_on()
     lost = (values == 0) & (original != 0)
     return Arrived(values, before, float(lost.sum() / max(np.count_nonzero(original), 1)), overflow)
 
@@ -143,22 +149,29 @@ def exactly_once(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return (steps[-1].model_copy(update={"reads": "original", "scale_from": "elements"}),)
 
 
-def _logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
+def logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
     """Return a matrix rounded to LogFMT. The last tile is filled up with zeros, which do not affect its range."""
     import numpy as np
 
-    from isa_model.logfmt import decode_log, encode_log
+    from isa_model.logfmt import round_log
 
     assert step.logfmt is not None
     assert step.group is not None
     length = step.group[1]
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, -x.shape[1] % length)))
-    tiles = decode_log(encode_log(step.logfmt, padded.reshape(-1, length)))
+    tiles = round_log(step.logfmt, padded.reshape(-1, length))
     return tiles.reshape(padded.shape)[:, : x.shape[1]]
 
 
-def _largest_scales(step: Step, before: Quantised | None, shape: tuple[int, ...]) -> Any:
-    """Return the code of the largest of the old scales in each new group."""
+def scales_of_step(step: Step, x: NDArray[np.float32], before: Quantised | None) -> Codes | None:
+    """Return the codes of the scales with which a step casts `x`, the result of `before`; None if it has no scales.
+
+    Raises ValueError if they are to be the largest old scales of new groups, and `before` left none of this format.
+    """
+    if step.scale is None:
+        return None
+    if step.scale_from == "elements":
+        return scales_of_groups(step, x)
     if before is None or before.cast.scale is None or before.cast.scale != step.scale:
         raise ValueError("the step before left no scales of this format")
-    return largest_of_groups(spread(before.scales, before.cast.group, shape), step.group)
+    return largest_of_groups(spread(before.scales, before.cast.group, x.shape), step.group)

@@ -73,19 +73,21 @@ def lines(result: Result) -> list[Line]:
 def compared(result: Result) -> list[Compared]:
     """Return each metric of the first screen for which the proposal has a figure, beside today's, in the order of topics."""
     found = []
+    by_metric: dict[str, list[Figure]] = {}
+    for figure in result.figures:
+        by_metric.setdefault(figure.metric, []).append(figure)
     for metric in metrics().values():
-        own = worst(f for f in _summed(metric, result.figures) if f.variant == "proposal")
+        figures = by_metric.get(metric.name, [])
+        own = worst(f for f in _summed(metric, figures) if f.variant == "proposal")
         if not metric.topic or own is None:
             continue
         at = (own.workload, own.tensors)
-        others = {
-            f.variant: f for f in result.figures if (f.metric, f.at, f.workload, f.tensors) == (metric.name, None, *at)
-        }
+        others = {f.variant: f for f in figures if (f.at, f.workload, f.tensors) == (None, *at)}
         ratio = None
         if metric.comparison == "none" and metric.unit == "1":
             ratio = read(own)  # the metric compares with today already
         elif metric.comparison == "ratio" and "software" in others:
-            ratio = against_software(own, result.figures)
+            ratio = against_software(own, figures)
         found.append(Compared(metric, own, others.get("software"), others.get("today"), ratio))
     order = list(QUESTIONS)
     return sorted(found, key=lambda c: (order.index(c.metric.topic), not (c.metric.axis and c.metric.axis.judged)))

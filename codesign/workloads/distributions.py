@@ -39,7 +39,7 @@ class Element:
         counts = np.asarray(count, np.float64)
         # The largest of n is where the distribution function is U**(1/n); E = -log U is exponential.
         depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
-        return np.where(counts > 0, self._magnitude(-depth - np.log(-np.expm1(-depth))), 0.0)
+        return np.where(counts > 0, self._magnitude(_logit(depth)), 0.0)
 
     def ends(self, rng: np.random.Generator, count: Any) -> tuple[Float64, Float64]:
         """Draw the largest and smallest magnitude of `count` elements for each entry; 0 and infinity where `count` is 0."""
@@ -47,7 +47,7 @@ class Element:
 
         counts = np.asarray(count, np.float64)
         depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
-        largest = self._magnitude(-depth - np.log(-np.expm1(-depth)))
+        largest = self._magnitude(_logit(depth))
         if (counts <= 1).all():  # one element is both
             return np.where(counts > 0, largest, 0.0), np.where(counts > 0, largest, np.inf)
         top = np.exp(-depth)
@@ -62,12 +62,23 @@ class Element:
         import numpy as np
 
         magnitudes, steps = _table(self)
-        at = (np.clip(logit, LEAST, MOST) - LEAST) * PER_UNIT
+        at = np.clip(logit, LEAST, MOST)
+        at -= LEAST
+        at *= PER_UNIT
         index = at.astype(np.int32)
         at -= index
         at *= steps[index]
         at += magnitudes[index]
         return at
+
+
+def _logit(depth: Float64) -> Float64:
+    """Return log(p / (1 - p)) of the probability p = exp(-depth)."""
+    import numpy as np
+
+    rest = np.negative(depth)
+    np.log(np.negative(np.expm1(rest, out=rest), out=rest), out=rest)
+    return np.subtract(np.negative(depth), rest, out=rest)
 
 
 LEAST, MOST, PER_UNIT = -45.0, 45.0, 256
@@ -134,7 +145,13 @@ def normal(mean: float = 0.0) -> Element:
     def beyond(u: Float64) -> Float64:
         return (_erfc((u - mean) / _ROOT) + _erfc((u + mean) / _ROOT)) / 2
 
-    return Element(lambda rng, shape: rng.standard_normal(shape) + mean, within, beyond, mean, 1 + mean**2)
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
+        x = rng.standard_normal(shape)
+        if mean:
+            x += mean
+        return x
+
+    return Element(draw, within, beyond, mean, 1 + mean**2)
 
 
 def _uniform_within(u: Float64) -> Float64:
@@ -147,8 +164,11 @@ def _student(rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
     import numpy as np
 
     # Chi-square with 4 degrees of freedom is twice the sum of two exponentials.
-    chi = rng.standard_exponential(shape) + rng.standard_exponential(shape)
-    x: Float64 = rng.standard_normal(shape) / np.sqrt(chi / 2)
+    chi = rng.standard_exponential(shape)
+    chi += rng.standard_exponential(shape)
+    chi /= 2
+    x = rng.standard_normal(shape)
+    x /= np.sqrt(chi, out=chi)
     return x
 
 

@@ -108,8 +108,13 @@ def to_bf16(x: Any) -> NDArray[np.float32]:
     """Return numbers rounded to the nearest BF16, ties to even, as float32."""
     import numpy as np
 
-    bits = np.asarray(x, np.float32).view(np.uint32)
-    rounded: NDArray[np.float32] = ((bits + (0x7FFF + (bits >> 16 & 1))) & 0xFFFF0000).view(np.float32)
+    rounded = np.array(x, np.float32)
+    bits = rounded.view(np.uint32)
+    step = bits >> 16
+    step &= 1
+    step += 0x7FFF
+    bits += step
+    bits &= 0xFFFF0000
     return rounded
 
 

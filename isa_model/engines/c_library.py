@@ -80,6 +80,15 @@ def load(text: str, flags: tuple[str, ...]) -> Any:
     return function
 
 
+@cache
+def shipped(name: str) -> Any:
+    """Return the function of a C file in this folder; None without a C compiler."""
+    try:
+        return load((Path(__file__).parent / name).read_text(), FLAGS)
+    except NoCompiler:
+        return None
+
+
 def _compile(command: list[str], flags: tuple[str, ...], text: str, built: Path) -> None:
     """Write the library of a text. Raises NoCompiler if the compiler fails or is too slow, or the library cannot be loaded."""
     name = shlex.join(command)

@@ -71,7 +71,8 @@ int run(const float *x, long rows, long columns, const float *divisors, const lo
     for (long first = 0; first < columns; first += CHUNK) {
       const long length = columns - first < CHUNK ? columns - first : CHUNK;
       const float *row = x + i * columns + first, *scales = divisors + i / group[0] * across;
-      for (long j = 0; j < length;) {
+      if (group[1] == 1) memcpy(divisor, scales + first, length * sizeof *divisor);
+      else for (long j = 0; j < length;) {
         const long of = (first + j) / group[1], end = (of + 1) * group[1] - first;
         for (; j < end && j < length; ++j) divisor[j] = scales[of];
       }

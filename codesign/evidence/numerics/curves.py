@@ -42,7 +42,8 @@ def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: s
 
 
 def _error(outcome: Outcome) -> float | None:
-    return finite(estimates(errors_of(outcome))["numerics.relative_frobenius"].value)
+    metric = "numerics.relative_frobenius"
+    return finite(estimates(errors_of(outcome), (metric,))[metric].value)
 
 
 def _square(name: str, k: int) -> Gemm:

@@ -96,13 +96,11 @@ def errors_of(outcome: Outcome) -> Errors:
 
     from isa_model.float64 import round_to
 
-    def rounded(x: Any) -> Any:
-        return round_to(x, Register(format=outcome.output, rounding=Rounding.NEAREST_EVEN))
-
+    register = Register(format=outcome.output, rounding=Rounding.NEAREST_EVEN)
     d, exact, original = (_clustered(outcome, x) for x in (outcome.d, outcome.exact, outcome.original))
     rows, columns, power = _weights(outcome, len(d))
     weights = rows[:, :, None] * columns[:, None, :]
-    out, out_exact = rounded(d), rounded(exact)
+    out, out_exact = round_to(d, register), round_to(exact, register)
     finite = np.isfinite(out)
     d, out = np.where(finite, d, np.inf), np.where(finite, out, np.inf)
     over = np.abs(d - exact) > bf16_ulp(exact)

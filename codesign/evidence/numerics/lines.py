@@ -120,8 +120,11 @@ class DrawnLines(Lines):
         largest: Float64 = (found * scales[:, :, None, None] * values).max(axis=(1, 2))
         return largest
 
-    def ends(self, count: int) -> Float32:
-        """Draw the largest and the smallest magnitude that `count` other lines have at each k (seeds, lines, 2, K)."""
+    def ends(self, count: int, smallest: bool = True) -> Float32:
+        """Draw the largest and, if asked for, the smallest magnitude that `count` other lines have at each k.
+
+        The result is (seeds, lines, 2 or 1, K); the largest one does not depend on `smallest`.
+        """
         import numpy as np
 
         parts = []
@@ -129,18 +132,22 @@ class DrawnLines(Lines):
             rng = np.random.default_rng([*stream, count])
             scales, counts = self.across.others(rng, self.x.shape[1], count)
             if (counts == 1).all():  # a line at a time takes the same random numbers, and less memory
-                found = [self._ends(rng, s[None], c[None], len(along)) for s, c in zip(scales, counts, strict=True)]
+                found = [
+                    self._ends(rng, s[None], c[None], len(along), smallest) for s, c in zip(scales, counts, strict=True)
+                ]
                 parts.append(np.concatenate(found) * along)
             else:
-                parts.append(self._ends(rng, scales, counts, len(along)) * along)
+                parts.append(self._ends(rng, scales, counts, len(along), smallest) * along)
         return to_bf16(self.tensor.unit * np.stack(parts))
 
-    def _ends(self, rng: np.random.Generator, scales: Float64, counts: Float64, k: int) -> Float64:
+    def _ends(self, rng: np.random.Generator, scales: Float64, counts: Float64, k: int, smallest: bool) -> Float64:
         import numpy as np
 
-        largest, smallest = self.tensor.element.ends(rng, np.broadcast_to(counts[:, :, None], (*counts.shape, k)))
-        largest, smallest = (largest * scales[:, :, None]).max(axis=1), (smallest * scales[:, :, None]).min(axis=1)
-        return np.stack([largest, smallest], axis=1)
+        at_each, scales = np.broadcast_to(counts[:, :, None], (*counts.shape, k)), scales[:, :, None]
+        if not smallest:
+            return np.asarray((self.tensor.element.largest(rng, at_each) * scales).max(axis=1, keepdims=True))
+        largest, least = self.tensor.element.ends(rng, at_each)
+        return np.stack([(largest * scales).max(axis=1), (least * scales).min(axis=1)], axis=1)
 
 
 def drawn(
@@ -160,5 +167,6 @@ def drawn(
         values = tensor.element.draw(rng, (count, k))
         if down != Scales():
             values *= along[i]
-        x[i] = values * (tensor.unit * scales[:, None])
-    return DrawnLines(to_bf16(x), total, tensor, across, along, weights, streams)
+        values *= tensor.unit * scales[:, None]
+        x[i] = to_bf16(values)  # while they are in a cache
+    return DrawnLines(x, total, tensor, across, along, weights, streams)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from codesign.evidence.numerics.lines import DrawnLines, Lines
 from isa_model import sparse
 from isa_model.array_codec import decode_array, encode_array
-from isa_model.cast import Cast, quantise
+from isa_model.cast import Cast, quantise, scales_of
 from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
-from isa_model.groups import spread
 from isa_model.instruction import Sparsity
-from isa_model.path import Step, walk
+from isa_model.largest import largest_magnitudes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,16 +71,16 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
 
     The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
     largest group takes the largest scale; its largest magnitude is taken to be at least the floor. Scales with a wide range
-    do not need this (`_narrow`).
+    do not need this (`is_narrow`).
     """
     import numpy as np
 
     if cast.to.kind == "integer" and not cast.to.signed:
         return _unsigned(cast, lines, width)
-    x = _filled(lines.x, width)
+    x = filled(lines.x, width)
     factor = np.ones((*x.shape[:2], 1), np.float32)
-    if scaled is not None and tensor_floor is not None and _narrow(scaled.format):
-        factor = _tensor_factor(cast, scaled, x, lines, tensor_floor)
+    if scaled is not None and tensor_floor is not None and is_narrow(scaled.format):
+        factor = tensor_factor(cast, scaled, x, lines, tensor_floor)
         x = x / factor
     flat = x.reshape(-1, width)
     across, along = cast.group or (lines.total, width)
@@ -91,8 +90,7 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         scales = np.repeat(made.scales, across, axis=0)[: len(flat)]
     else:
         maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
-        # The scale of a group is the scale of its largest element alone.
-        scales = quantise(cast.model_copy(update={"group": (1, 1)}), maxima).scales
+        scales = scales_of(cast, maxima)
         made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
     numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
     elements = made.made.numbers
@@ -120,94 +118,19 @@ def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
     return replace(signed, codes=(signed.values + zero).astype(signed.codes.dtype), zero=zero)
 
 
-def _narrow(fmt: Format) -> bool:
+def is_narrow(fmt: Format) -> bool:
     """Return whether tensors can exceed the range of a scale format. With 7 exponent bits (2**64) or more they do not, and a
     tensor scaled up to the largest scale would overflow FP32 in its products."""
     return fmt.exponent_bits < 7
 
 
-def _tensor_factor(cast: Cast, scaled: Scaled, x: Any, lines: Lines, floor: float) -> Any:
+def tensor_factor(cast: Cast, scaled: Scaled, x: Any, lines: Lines, floor: float) -> Any:
     """Return the FP32 scale of each seed's tensor under which its largest group takes the largest scale, (seeds, lines, 1)."""
     import numpy as np
 
     full = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(scaled.format))
     ones = np.ones((*x.shape[:2], 1), np.float32)
     return np.maximum(_largest(x, lines, lines.total, x.shape[2], ones), np.float32(floor)) / full
-
-
-def arrived(
-    steps: tuple[Step, ...],
-    cast: Cast,
-    scaled: Scaled | None,
-    lines: Lines,
-    width: int,
-    tensor_floor: float | None,
-    tokens_along_k: bool,
-) -> Operand:
-    """Return lines of a tensor after the steps of a path, in an instruction's formats; otherwise as `quantised`.
-
-    The result of the last step is multiplied as it is if the instruction takes its format and scales. Otherwise it is cast
-    once more, as any other operand. If groups of the path include lines that are not computed, the largest and the smallest
-    element of those lines at each k pass through the steps, too.
-    """
-    import numpy as np
-
-    x = _filled(lines.x, width)
-    factor = np.ones((*x.shape[:2], 1), np.float32)
-    narrow = scaled is not None and _narrow(scaled.format)
-    if tensor_floor is not None and scaled and narrow and any(s.scale and _narrow(s.scale) for s in steps):
-        # A narrow scale format on the path needs the tensor's scale, too.
-        factor, tensor_floor = _tensor_factor(cast, scaled, x, lines, tensor_floor), None
-        x = x / factor
-    outside = factor[..., 0].astype(np.float64)
-    whole = (lines.total, width)
-
-    def group_of(step: Step) -> tuple[int, int]:
-        if step.scale is None and step.logfmt is None:
-            return 1, width
-        return whole if step.group is None else step.group[::-1] if tokens_along_k else step.group
-
-    across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
-    each = 1
-    if across > 1:
-        assert isinstance(lines, DrawnLines)
-        x = np.concatenate([x[:, :, None], _filled(lines.ends(across - 1), width) / factor[..., None]], axis=2)
-        each = x.shape[2]
-
-    def regrouped(step: Step) -> Step:
-        if step.scale is None and step.logfmt is None:
-            return step  # elements are cast as they are
-        reach, along = group_of(step)
-        group = (each if reach > 1 else 1, along)
-        return step.model_copy(update={"group": group[::-1] if tokens_along_k else group})
-
-    def picked(matrix: Any) -> Any:
-        return (matrix.T if tokens_along_k else matrix)[::each].reshape((*lines.x.shape[:2], width))
-
-    flat = x.reshape(-1, width)
-    sent = flat.T if tokens_along_k else flat
-    walked = walk(steps if lines.whole else tuple(map(regrouped, steps)), sent)
-    values, original = picked(walked.values), picked(sent)
-    last, (reach, along) = walked.last, group_of(steps[-1])
-    suits = (
-        last is not None
-        and scaled is not None
-        and last.cast.to == cast.to
-        and last.cast.scale is not None
-        and (last.cast.scale == scaled.format or scaled.format.name == "fp32")
-        and reach % scaled.lines == 0
-        and along % scaled.elements == 0
-    )
-    nonzero, lost = _lost(original, values)
-    cut = np.full(nonzero.shape, walked.overflow * width)
-    if suits and last is not None and scaled is not None:
-        numbers = picked(spread(last.scale_values(), last.cast.group, sent.shape))[:, :, :: scaled.elements]
-        scales = encode_array(scaled.format, numbers)
-        return Operand(picked(last.codes), scales, picked(last.made.numbers), numbers, outside, nonzero, lost, cut)
-    again = replace(lines, x=values.astype(np.float32)[:, :, : lines.x.shape[2]])
-    made = quantised(cast, scaled, again, width, tensor_floor)
-    nonzero, lost = _lost(original, made.values)
-    return replace(made, factor=made.factor * outside, nonzero=nonzero, lost=lost, cut=made.cut + cut)
 
 
 def pruned(operand: Operand, sparsity: Sparsity) -> Operand:
@@ -228,7 +151,7 @@ def pruned(operand: Operand, sparsity: Sparsity) -> Operand:
     )
 
 
-def _filled(x: Any, width: int) -> Any:
+def filled(x: Any, width: int) -> Any:
     """Return lines padded with zeros, as TMA pads a tensor."""
     import numpy as np
 
@@ -241,8 +164,7 @@ def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
     """Return the largest magnitudes of groups of `across` lines by `along` elements of K: (seeds, lines, groups), float32."""
     import numpy as np
 
-    magnitudes = _filled(np.abs(x), -(-x.shape[2] // along) * along)
-    own = magnitudes.reshape(*x.shape[:2], -1, along).max(axis=3)
+    own = _along(x, along)
     if lines.whole:  # here, for a whole tensor only
         return np.broadcast_to(own.max(axis=1, keepdims=True), own.shape)
     across = min(across, lines.total)
@@ -254,7 +176,12 @@ def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:
     return own
 
 
-def _lost(x: Any, values: Any) -> tuple[Float64, Float64]:
+def _along(x: Any, along: int) -> Any:
+    """Return the largest magnitude of each group of `along` elements of each line: (seeds, lines, groups)."""
+    return largest_magnitudes(x.reshape(-1, x.shape[2]), (1, along)).reshape(*x.shape[:2], -1)
+
+
+def lost_elements(x: Any, values: Any) -> tuple[Float64, Float64]:
     """Return the counts of nonzero elements of each line, and of those whose value became zero."""
     import numpy as np
 

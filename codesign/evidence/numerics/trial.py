@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
+from codesign.evidence.numerics.arrival import arrived
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
-from codesign.evidence.numerics.operands import Operand, Scaled, arrived, pruned, quantised
+from codesign.evidence.numerics.operands import Operand, Scaled, pruned, quantised
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
@@ -176,7 +177,7 @@ class Trial:
             scale_a = None if a.scales is None else a.scales[i]
             scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
             places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
-            codes = multiply(a.codes[i], np.ascontiguousarray(b.codes[i].T), scale_a, scale_b, seed, places)
+            codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
             d[i] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))

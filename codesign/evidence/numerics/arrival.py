@@ -1,0 +1,148 @@
+"""Operands at the end of a path: the lines of a trial after the steps of a proposal or of today's software."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from codesign.evidence.numerics.lines import DrawnLines, Lines
+from codesign.evidence.numerics.operands import (
+    Operand,
+    Scaled,
+    filled,
+    is_narrow,
+    lost_elements,
+    quantised,
+    tensor_factor,
+)
+from isa_model.array_codec import encode_array
+from isa_model.cast import Cast, Quantised, quantise
+from isa_model.groups import spread
+from isa_model.logfmt import round_log
+from isa_model.path import Step, logarithmic, scales_of_step
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float64 = NDArray[np.float64]
+
+
+def arrived(
+    steps: tuple[Step, ...],
+    cast: Cast,
+    scaled: Scaled | None,
+    lines: Lines,
+    width: int,
+    tensor_floor: float | None,
+    tokens_along_k: bool,
+) -> Operand:
+    """Return lines of a tensor after the steps of a path, in an instruction's formats; otherwise as `quantised`.
+
+    The result of the last step is multiplied as it is if the instruction takes its format and scales. Otherwise it is cast
+    once more, as any other operand. If groups of the path include lines that are not computed, the largest element of those
+    lines at each k passes through the steps, too; with LogFMT, whose tiles have a range, so does the smallest.
+    """
+    import numpy as np
+
+    x = filled(lines.x, width)
+    factor = np.ones((*x.shape[:2], 1), np.float32)
+    narrow = scaled is not None and is_narrow(scaled.format)
+    if tensor_floor is not None and scaled and narrow and any(s.scale and is_narrow(s.scale) for s in steps):
+        # A narrow scale format on the path needs the tensor's scale, too.
+        factor, tensor_floor = tensor_factor(cast, scaled, x, lines, tensor_floor), None
+        x = x / factor
+    shape, outside = x.shape, factor[..., 0].astype(np.float64)
+
+    def group_of(step: Step) -> tuple[int, int]:
+        """Return the lines and elements of K that share a scale or a tile of a step."""
+        if step.scale is None and step.logfmt is None:
+            return 1, width
+        group = step.group or ((width, lines.total) if tokens_along_k else (lines.total, width))
+        return group[::-1] if tokens_along_k else group
+
+    across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
+    each = 1
+    """Rows of a line: itself, and what stands for the lines that share its groups."""
+    if across > 1:
+        assert isinstance(lines, DrawnLines)
+        ends = lines.ends(across - 1, smallest=any(s.logfmt is not None for s in steps))
+        x = np.concatenate([x[:, :, None], filled(ends, width) / factor[..., None]], axis=2)
+        each = x.shape[2]
+
+    def regrouped(step: Step) -> Step:
+        reach, along = group_of(step)
+        rows = reach if lines.whole else each if reach > 1 else 1
+        return step.model_copy(update={"group": (rows, along)}) if step.scale else step
+
+    original = passed = x.reshape(-1, width)
+    before: Quantised | None = None
+    overflow = 0.0
+    for step in steps[:-1]:
+        if step.reads == "original":
+            passed, overflow = original, 0.0
+        if step.logfmt is not None:
+            passed, before = _logarithmic(step, passed, lines, each, tokens_along_k).astype(np.float32), None
+            continue
+        own = regrouped(step)
+        before = quantise(own, passed, scales_of_step(own, passed, before))
+        passed, overflow = before.passed_on(), overflow + before.overflow
+    last, (reach, along) = steps[-1], group_of(steps[-1])
+    if last.reads == "original":
+        passed, overflow = original, 0.0
+    start = original[::each].reshape(shape)
+    cut: Any = np.full(shape[:2], overflow * width)
+    if last.logfmt is not None:
+        values = _logarithmic(last, passed, lines, each, tokens_along_k, alone=True).astype(np.float32)
+    else:
+        made = _alone(regrouped(last), passed, before, each)
+        cut = cut + made.made.beyond.reshape(shape[:2])
+        suits = (
+            scaled is not None
+            and last.to == cast.to
+            and last.scale is not None
+            and (last.scale == scaled.format or scaled.format.name == "fp32")
+            and reach % scaled.lines == 0
+            and along % scaled.elements == 0
+        )
+        if suits and scaled is not None:
+            rows, columns = made.cast.group or shape[1:]
+            numbers = spread(
+                made.scale_values(), (rows, columns // scaled.elements), (len(made.codes), width // scaled.elements)
+            ).reshape(*shape[:2], -1)
+            elements = made.made.numbers.reshape(shape)
+            nonzero, lost = lost_elements(start, elements)
+            scales = encode_array(scaled.format, numbers)
+            return Operand(made.codes.reshape(shape), scales, elements, numbers, outside, nonzero, lost, cut)
+        values = made.passed_on()
+    again = replace(lines, x=values.reshape(shape)[:, :, : lines.x.shape[2]])
+    operand = quantised(cast, scaled, again, width, tensor_floor)
+    nonzero, lost = lost_elements(start, operand.elements)
+    return replace(operand, factor=operand.factor * outside, nonzero=nonzero, lost=lost, cut=operand.cut + cut)
+
+
+def _alone(step: Step, x: Any, before: Quantised | None, each: int) -> Quantised:
+    """Return the first of each `each` rows after a step whose scales may depend on all of them."""
+    scales = scales_of_step(step, x, before)
+    if each == 1:
+        return quantise(step, x, scales)
+    if scales is not None and step.group is not None:
+        scales = scales if step.group[0] > 1 else scales[::each]
+        step = step.model_copy(update={"group": (1, step.group[1])})
+    return quantise(step, x[::each], scales)
+
+
+def _logarithmic(step: Step, x: Any, lines: Lines, each: int, tokens_along_k: bool, alone: bool = False) -> Float64:
+    """Return rows rounded to LogFMT; with `alone`, only the first of each `each` rows."""
+    import numpy as np
+
+    if not tokens_along_k:
+        return logarithmic(step, x[::each] if alone else x)
+    if lines.whole:
+        return logarithmic(step, x.T).T
+    magnitudes = np.abs(x.reshape(-1, each, x.shape[1]))
+    largest, smallest = magnitudes.max(axis=1), np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
+    ends = [np.repeat(end, 1 if alone else each, axis=0).astype(np.float64).reshape(-1) for end in (largest, smallest)]
+    rows = x[::each] if alone else x
+    assert step.logfmt is not None
+    return round_log(step.logfmt, rows.astype(np.float64).reshape(-1, 1), ends).reshape(rows.shape)
