@@ -22,7 +22,7 @@ from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import MOST_SIZE, PASSES, select, shaped
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError, at, suggest, together
-from isa_model.library import merge, raw
+from isa_model.library import raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
 
@@ -263,6 +263,9 @@ class Software(Spec):
     """Products along K that the instruction sums before promotion to FP32 on CUDA cores; null: all of K."""
     group: PositiveInt | AsBaseline | None = "baseline"
     """Elements along K that share an FP32 scale, applied at promotion; null: one scale for the whole tensor."""
+    split_k: bool = True
+    """False if no kernel splits K over CTAs, so that the bits of a row do not depend on the rows beside it. It affects times
+    alone."""
     quantisation: Quantisation | None = None
     """Quantisation rules that differ from the baseline's."""
     path: Steps = ()
@@ -306,17 +309,17 @@ class Sweep(Spec):
     """Second sweep: every variant of this one is combined with every variant of it, under both names, such as `17, e5m2`."""
 
     @property
-    def points(self) -> dict[Value, dict[str, Any]]:
-        """Changes of the instruction by the name of the variant, which is the value of the field if there is one."""
-        own = dict(self.changes)
+    def points(self) -> dict[Value, tuple[dict[str, Any], ...]]:
+        """Changes of the instruction, to be made in order, by the name of the variant: the value of the field if there is one."""
+        own: dict[Value, tuple[dict[str, Any], ...]] = {name: (change,) for name, change in self.changes.items()}
         for value in self.values:
             change: Any = value
             for step in reversed((self.field or "").split(".")):
                 change = {step: change}
-            own[value] = change
+            own[value] = (change,)
         if self.across is None:
             return own
-        return {f"{x}, {y}": merge(a, b) for x, a in own.items() for y, b in self.across.points.items()}
+        return {f"{x}, {y}": (*a, *b) for x, a in own.items() for y, b in self.across.points.items()}
 
     @property
     def about(self) -> str:

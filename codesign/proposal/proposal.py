@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ from codesign.proposal.parts import Variant as Variant
 from codesign.proposal.quantisation import Quantisation as Quantisation
 from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
+from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, at, suggest, together
 from isa_model.instruction import Instruction
 from isa_model.library import changed, raw
@@ -56,6 +58,9 @@ class Proposal(Spec):
     """Casts, transposed reads and communication that operands pass through before they are multiplied."""
     open_questions: tuple[str, ...] = ()
     """Questions that the hardware team would have to settle."""
+    weights: Cast | None = None
+    """Cast that the model's weights have gone through before any variant takes them, as those of a model trained in a narrow
+    format; default: BF16. Groups are (output features, input features). Errors are against the product of these weights."""
     quantisation: Quantisation = Quantisation()
     """Rules by which operands are quantised."""
     software: Software = Software()
@@ -93,7 +98,9 @@ class Proposal(Spec):
     @property
     def trials(self) -> list[tuple[Gemm, str]]:
         """Pairs of a GEMM and a tensor source that has operands for it."""
-        gemms = dict.fromkeys(g for workload in self.workloads for g in self.select(workload))
+        gemms = dict.fromkeys(
+            replace(g, weights=self.weights) for workload in self.workloads for g in self.select(workload)
+        )
         return [(g, tensors) for g in gemms for tensors in self.tensors if tensors != CAPTURED or g.recorded]
 
     @model_validator(mode="after")
@@ -103,9 +110,23 @@ class Proposal(Spec):
             faults.append(
                 at("rate", message="only the path changes: the instruction has today's rate", hint="drop `rate`")
             )
+        faults += self._weight_faults()
         if faults:
             raise together(faults)
         return self
+
+    def _weight_faults(self) -> Iterator[PydanticCustomError]:
+        """Yield an error for each use of `weights` that evidence cannot follow."""
+        if self.weights is None:
+            return
+        if self.weights.coarser or self.weights.group is None or self.weights.group[0] != 1:
+            message = "weights in a narrow format have one level of scales, in groups within an output feature"
+            yield at("weights", "group", message=message, hint="group: [1, 32]")
+        for i, workload in enumerate(self.workloads):
+            if any(g.a != "activation" for g in self.select(workload)):
+                message = "groups of `weights` run along K in fprop alone"
+                hint = f"{workload.split('.')[0]}.fprop, or `weights` left out"
+                yield at("workloads", i, message=message, hint=hint)
 
     @property
     def multiplies_as_today(self) -> bool:
@@ -200,8 +221,8 @@ class Proposal(Spec):
             about["checked"] = "proposed: no hardware computes this"
             spec.pop("known", None)
         merged = changed({**spec, **about}, self.change)
-        if self.sweep and value is not None:
-            merged = changed(merged, self.sweep.points[value])
+        for change in self.sweep.points[value] if self.sweep and value is not None else ():
+            merged = changed(merged, change)
         return merged
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codesign.workloads import tensor_file
+from isa_model.cast import Cast
 from isa_model.diagnostics import InputError, read_yaml, suggest
 
 Role = Literal["activation", "weight", "gradient"]
@@ -53,6 +54,8 @@ class Gemm:
     """Captured tensors; None if there are none."""
     batch: int = 1
     """Number of GEMMs of this shape in one launch."""
+    weights: Cast | None = None
+    """Cast that the weights went through before any GEMM takes them, with groups (lines of B, elements of K); None: BF16."""
 
 
 @dataclass(frozen=True)

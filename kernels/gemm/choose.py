@@ -100,8 +100,13 @@ def estimate_us(p: GemmProblem, tile: Tile, sms: int) -> float:
 
 
 @cache
-def choose(p: GemmProblem, sms: int) -> Tile:
-    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets its kernel's tile."""
+def choose(p: GemmProblem, sms: int, split_k: bool = True) -> Tile:
+    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets its kernel's tile.
+
+    Without `split_k`, only tiles whose CTAs sum all of K: the bits of a row then do not depend on the other rows.
+    """
     if p.is_twin:
-        return replace(choose(replace(p, promote=PROMOTE_128), sms), promote=0)
-    return min(candidates(p), key=lambda tile: estimate_us(p, tile, sms))
+        return replace(choose(replace(p, promote=PROMOTE_128), sms, split_k), promote=0)
+    return min(
+        (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, sms)
+    )

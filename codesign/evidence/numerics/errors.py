@@ -48,6 +48,8 @@ class Errors:
     output2: Array
     changed: Array
     quantisation2: Array
+    quantisation_along: Array
+    """Errors of quantisation times the original products."""
     total2: Array
     original2: Array
     not_finite: Array
@@ -130,6 +132,7 @@ def errors_of(outcome: Outcome) -> Errors:
         output2=summed((out - exact) ** 2),
         changed=summed(changed),
         quantisation2=summed((exact - original) ** 2),
+        quantisation_along=summed((exact - original) * original),
         total2=summed(total**2),
         original2=original2,
         not_finite=summed(~finite),
@@ -218,6 +221,7 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
         "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess)),
         "numerics.median_row_error": lambda: finite(lambda: quantile(e.row_errors, e.row_weights, 0.5)),
         "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess),
+        "numerics.quantisation_bias": lambda: quotient(e.quantisation_along, e.original2),
         "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess),
         "numerics.p95_error": lambda: finite(
             lambda: quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.workloads.distributions import Scales
 from codesign.workloads.tensors import Tensor, to_bf16
+from isa_model.cast import Cast, quantise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,10 @@ class Lines:
 
         return np.ones((len(self.x), self.x.shape[2]))
 
+    def after(self, cast: Cast) -> Lines:
+        """Return the lines after a cast whose groups, (1, elements of K), are within one line."""
+        return replace(self, x=_after(cast, self.x))
+
     def without_numbers(self) -> Lines:
         """Return all that is known of the lines but their elements, if it takes much less memory."""
         return self
@@ -65,6 +70,8 @@ class DrawnLines(Lines):
     weight: Float64
     streams: Sequence[Sequence[int]]
     """Random seed of each tensor, for magnitudes of the lines that are not computed."""
+    cast: Cast | None = None
+    """Cast that all lines of the tensor have gone through."""
     _hidden: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -81,6 +88,10 @@ class DrawnLines(Lines):
     def scales(self) -> Float64:
         """Scales of each seed's tensor along K, (seeds, K)."""
         return self.along
+
+    def after(self, cast: Cast) -> Lines:
+        """Return the lines after a cast whose groups, (1, elements of K), are within one line."""
+        return replace(self, x=_after(cast, self.x), cast=cast)
 
     def without_numbers(self) -> Lines:
         """Return all that is known of the lines but their elements, if it takes much less memory."""
@@ -101,9 +112,12 @@ class DrawnLines(Lines):
             for stream, along in zip(self.streams, self.along, strict=True):
                 rng = np.random.default_rng([*stream, count, group])
                 parts.append(self._largest(rng, along, count, group))
-            self._hidden[key] = to_bf16(self.tensor.unit * np.stack(parts))
-        found: Float32 = self._hidden[key]
-        return found
+            found = to_bf16(self.tensor.unit * np.stack(parts))
+            if self.cast:  # the largest number of a group has the group's scale
+                found = _after(self.cast.model_copy(update={"group": (1, 1)}), found)
+            self._hidden[key] = found
+        largest: Float32 = self._hidden[key]
+        return largest
 
     def _largest(self, rng: np.random.Generator, along: Float64, count: int, group: int) -> Float64:
         import numpy as np
@@ -148,6 +162,14 @@ class DrawnLines(Lines):
             return np.asarray((self.tensor.element.largest(rng, at_each) * scales).max(axis=1, keepdims=True))
         largest, least = self.tensor.element.ends(rng, at_each)
         return np.stack([(largest * scales).max(axis=1), (least * scales).min(axis=1)], axis=1)
+
+
+def _after(cast: Cast, x: Float32) -> Float32:
+    """Return lines (seeds, lines, K) after a cast whose groups are within one line, rounded to FP32."""
+    import numpy as np
+
+    made = quantise(cast, x.reshape(-1, x.shape[-1])).values()
+    return np.asarray(made.reshape(x.shape), np.float32)
 
 
 def drawn(

@@ -59,6 +59,12 @@ METRICS = (
         "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
     ),
     _metric(
+        "numerics.quantisation_bias",
+        "bias of quantisation",
+        "part of the quantised operands' exact product along that of the original ones, less 1; negative shrinks results",
+        better="zero",
+    ),
+    _metric(
         "numerics.relative_frobenius",
         "accumulation error",
         "accumulation error before D is rounded to its output format: Frobenius norm of D minus the exact product "

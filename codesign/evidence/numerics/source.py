@@ -275,6 +275,7 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "Operands are drawn as BF16 and quantised as each instruction needs: in the groups of its scales, or, for an "
         "instruction without scales, with one scale for the whole tensor or row, which multiplies D after the sum, "
         "unrounded. Formats of 16 bits and more are scaled only if the baseline says so.",
+        *_given(proposal),
         f"Today's instruction alone is {proposal.base} over all of K.{_knowledge(proposal)}",
         *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
@@ -289,6 +290,19 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         f"Shapes: {'; '.join(sorted({model_source(w) for w in proposal.workloads}))}.",
         *(f"Tensors `{name}`: {SOURCES[name].description}" for name in proposal.tensors),
     )
+
+
+def _given(proposal: Proposal) -> list[str]:
+    """Return a sentence on the format that weights are given in, if it is not BF16."""
+    cast = proposal.weights
+    if cast is None:
+        return []
+    assert cast.scale
+    assert cast.group
+    return [
+        f"Weights are numbers of {cast.to.name} times {cast.scale.name} scales, one for {cast.group[1]} input features, before "
+        "any variant quantises them; errors are against the product of these numbers."
+    ]
 
 
 def _knowledge(proposal: Proposal) -> str:

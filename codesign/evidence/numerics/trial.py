@@ -109,6 +109,8 @@ class Trial:
             source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
             self.a = drawn(source_a, streams[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
             self.b = drawn(source_b, streams[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
+        if gemm.weights is not None and gemm.b == "weight":
+            self.b = self.b.after(gemm.weights)
         self._operands: dict[Any, Operand] = {}
         self._exact: dict[Any, Float64] = {}
 
@@ -121,9 +123,10 @@ class Trial:
 
     @property
     def expected(self) -> Float64 | None:
-        """Expectation of the mean square of the original products, given the scales along K (seeds,); None if captured."""
+        """Expectation of the mean square of the original products, given the scales along K (seeds,); None if captured, or if
+        weights had been cast."""
         a, b = self.a, self.b
-        if not (isinstance(a, DrawnLines) and isinstance(b, DrawnLines)):
+        if not (isinstance(a, DrawnLines) and isinstance(b, DrawnLines)) or b.cast is not None:
             return None
         along = a.scales * b.scales
         alone = (along**2).sum(axis=1)

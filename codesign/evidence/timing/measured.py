@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 from codesign.evidence.timing.model import Operation, Product, Stream
-from kernels.bench.records import BenchRecord, BenchRow, load
+from kernels.bench.records import FOLDER, BenchRecord, BenchRow, load, read
 from kernels.gemm.choose import candidates
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, Tile
 
@@ -76,6 +76,25 @@ def _tile(p: GemmProblem, name: str) -> Tile | None:
         if tile.name == name:
             return tile
     raise LookupError(f"no tile is called {name} today: the record is of other kernels")
+
+
+@cache
+def tiles(gpu: str) -> tuple[BenchRecord, ...]:
+    """Return the records of a GPU with times of every tile that a GEMM could have (benchmarks/tiles.py)."""
+    found = (read(path) for path in sorted(FOLDER.glob("tiles-*.json")))
+    return tuple(record for record in found if record.gpu == gpu)
+
+
+def whole_k(gpu: str) -> Iterator[tuple[BenchRow, Operation]]:
+    """Yield the row of the fastest tile whose CTAs sum all of K, for each GEMM of which all tiles were measured."""
+    fastest: dict[Operation, tuple[float, BenchRow]] = {}
+    for record in tiles(gpu):
+        for row, found, us in rows(record):
+            if isinstance(found, Product) and found.tile and found.tile.split == 1:
+                key = replace(found, tile=None, split_k=False)
+                fastest[key] = min(fastest.get(key, (us, row)), (us, row), key=lambda x: x[0])
+    for whole, (_, row) in fastest.items():
+        yield row, whole
 
 
 def rows(record: BenchRecord) -> Iterator[tuple[BenchRow, Operation, float]]:

@@ -80,6 +80,8 @@ class Product:
     """SMs occupied by other work."""
     tile: Tile | None = None
     """Tile of the kernel; None: the choice of kernels/gemm."""
+    split_k: bool = True
+    """False if CTAs may not share out K."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
 
 def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     sms = machine.sms - x.taken
-    p, tile = x.problem, x.tile or choose(x.problem, sms)
+    p, tile = x.problem, x.tile or choose(x.problem, sms, x.split_k)
     slots = sms // tile.cluster * tile.cluster
     ctas = tiles_of(p, tile) * tile.split
     rounds, active = waves(ctas, slots), min(ctas, slots)

@@ -14,10 +14,10 @@ from codesign.evidence.traffic.count import (
     Move,
     Scheme,
     TrafficAssumptions,
-    element_bits,
     moves,
     parts,
     schemes,
+    weight_bits,
 )
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Linear, Model, Role, models, sent, shape_of
@@ -52,6 +52,8 @@ class Multiply:
     """SMs occupied by communication."""
     powers_of_2: bool = False
     """True if scales are powers of two."""
+    split_k: bool = True
+    """True if CTAs may share out K."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def software(proposal: Proposal, taken: int = 0) -> Multiply:
         fast_forward=practice.fast_forward,
         taken=taken,
         powers_of_2=bool(practice.quantisation.powers_of_two),
+        split_k=proposal.software.split_k,
     )
 
 
@@ -128,9 +131,7 @@ def schemes_of(proposal: Proposal) -> tuple[Scheme, Scheme, Scheme]:
     Today's kernels have weights in 128x128 blocks, whatever groups the proposal uses.
     """
     found = schemes(proposal)
-    blocks = Flow(
-        bits=element_bits(proposal.software_instruction, "b", proposal.practice.quantisation.weight_columns or 1)
-    )
+    blocks = Flow(bits=weight_bits(proposal, proposal.software_instruction, proposal.practice.quantisation))
     today, plain = (replace(found[name], weight=blocks) for name in ("software", "plain"))
     new = replace(found["proposal"], weight=blocks) if proposal.multiplies_as_today else found["proposal"]
     return today, new, plain
@@ -231,5 +232,6 @@ def _product(step: str, linear: Linear, count: int, tokens: int, a: Flow, b: Flo
     problem = GemmProblem(rows, n, k, groups=groups, scales=scales, promote=promote, out=out, add=wgrad)
     widest = max(int(a.bits), int(b.bits))
     clocks = how.clocks if how.stated else how.clocks * _operand_clocks(widest)
-    x = Product(problem, (a.read / 8, b.read / 8), clocks, how.energy, taken=how.taken)
+    widths = a.read / 8, b.read / 8
+    x = Product(problem, widths, clocks, how.energy, taken=how.taken, split_k=how.split_k)
     return TimedStep(step, "product", x, 1 if groups else count, linear.name)

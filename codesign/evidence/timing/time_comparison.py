@@ -87,10 +87,12 @@ def compare(timer: Timer, old: Sequence[TimedStep], new: Sequence[TimedStep]) ->
             return TimedPart(s, found.us, found)
         root = products[s.step, x.problem.groups, x.problem.m, x.problem.n, x.problem.k]
         tile = choose(root.problem, timer.machine.sms)
-        twin = replace(root, problem=replace(root.problem, promote=0))
+        twin = replace(root, split_k=x.split_k, problem=replace(root.problem, promote=0))
         known: Ends = (1.0, 1.0)
         if not x.problem.promote and timer.row(twin) and timer.time(twin).us < timer.time(root).us:
             known, root = timer.ratios.of_chips(pair(root, twin)), twin
+            if tile.split > 1:  # the kernels without scales do not split K, but the twin does
+                x = min(x, replace(x, tile=replace(tile, promote=0)), key=timer.modelled)
         elif x.problem.promote != root.problem.promote:
             # The tile of today's kernel without promotion is always possible, too.
             x = min(x, replace(x, tile=replace(tile, promote=0, depth=1)), key=timer.modelled)

@@ -96,6 +96,8 @@ def timer(gpu: str = "") -> Timer:
     rows: dict[Operation, BenchRow] = {}
     for row, operation, _ in measured.rows(bench):
         rows.setdefault(_key(operation), row)
+    for row, operation in measured.whole_k(bench.gpu):
+        rows.setdefault(_key(operation), row)
     return Timer(
         bench, machine_constants.machine(machine_constants.shipped()[bench.gpu]), fit, ratio_errors.shipped(), rows
     )

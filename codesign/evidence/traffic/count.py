@@ -156,7 +156,7 @@ def schemes(proposal: Proposal) -> dict[str, Scheme]:
         made[variant] = Scheme(
             activation=carried if "activation" in touched else plain,
             gradient=carried if "gradient" in touched else plain,
-            weight=replace(plain, bits=element_bits(spec, "b", rule.weight_columns or 1)),
+            weight=replace(plain, bits=weight_bits(proposal, spec, rule)),
         )
     today = _usual(practice, software, practice.quantisation)
     return {**made, "plain": Scheme(today, today, made["software"].weight)}
@@ -185,6 +185,19 @@ def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
     across = side.group[1] if operand == "b" else side.group[0]
     shared = columns // across if columns % across == 0 else 1
     return bits + side.format.bits / (side.group[0] * side.group[1] * shared)
+
+
+def weight_bits(proposal: Proposal, spec: Instruction, rule: Quantisation) -> float:
+    """Return the bits of a weight in memory with its share of the scale.
+
+    A kernel reads narrow `weights` as they are and widens them on its way to an instruction that takes them wider.
+    """
+    bits, narrow = element_bits(spec, "b", rule.weight_columns or 1), proposal.weights
+    if narrow is None:
+        return bits
+    assert narrow.scale
+    assert narrow.group
+    return min(bits, narrow.to.bits + narrow.scale.bits / narrow.group[1])
 
 
 # -- counting --------------------------------------------------------------------------------------------------------
