@@ -56,10 +56,10 @@ def mutmut(minutes: float | None, modules: list[str]) -> None:
 def untried(module: str) -> list[str]:
     """Return the mutants of a module that were not tried; a pattern for all of them if its source has changed."""
     source = module.replace(".", "/") + ".py"
-    made = ROOT / "mutants" / source
-    if not made.exists() or made.stat().st_mtime <= (ROOT / source).stat().st_mtime:
+    made, codes = ROOT / "mutants" / source, results().get(module)
+    if not codes or made.stat().st_mtime <= (ROOT / source).stat().st_mtime:
         return [f"{module}.*"]
-    return [mutant for mutant, code in results()[module].items() if code is None]
+    return [mutant for mutant, code in codes.items() if code is None]
 
 
 def results() -> dict[str, dict[str, int | None]]:
