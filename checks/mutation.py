@@ -38,8 +38,7 @@ SURVIVED, UNTESTED = 0, 33
 
 def mutmut(minutes: float | None, modules: list[str]) -> None:
     """Run the mutants of some modules, or of all, for so long; what was tried by then is kept."""
-    found = results()
-    names = [n for m in modules for n in ([k for k, c in found[m].items() if c is None] if m in found else [f"{m}.*"])]
+    names = [name for module in modules for name in untried(module)]
     if modules and not names:
         return
     command = [sys.executable, "-m", "mutmut", "run", *names]
@@ -52,6 +51,15 @@ def mutmut(minutes: float | None, modules: list[str]) -> None:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def untried(module: str) -> list[str]:
+    """Return the mutants of a module that were not tried; a pattern for all of them if its source has changed."""
+    source = module.replace(".", "/") + ".py"
+    made, codes = ROOT / "mutants" / source, results().get(module)
+    if not codes or made.stat().st_mtime <= (ROOT / source).stat().st_mtime:
+        return [f"{module}.*"]
+    return [mutant for mutant, code in codes.items() if code is None]
 
 
 def results() -> dict[str, dict[str, int | None]]:
@@ -99,7 +107,8 @@ def _without_strict(line: str) -> str:
 
 
 def forget_survivors() -> None:
-    """Mark the survivors of an earlier run as not run, since tests may have been added."""
+    """Mark the survivors of an earlier run as not run, and find again which test reaches what: tests may have been added."""
+    (ROOT / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     for path in (ROOT / "mutants").rglob("*.py.meta"):
         held = json.loads(path.read_text())
         codes = held["exit_code_by_key"]

@@ -5,7 +5,14 @@ from math import asin, comb, exp, pi, sqrt
 
 import pytest
 
+from codesign.figures import quantiles
 from codesign.figures.quantiles import _density, beta_below, beta_quantile, clopper_pearson, student_t
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    """Compute every quantile, whatever other tests asked for."""
+    beta_quantile.cache_clear()
 
 
 def at_least(hits, units, share):
@@ -98,12 +105,36 @@ def test_the_density_is_the_published_one():
 
 
 @pytest.mark.parametrize("probability", [1e-9, 0.001, 0.3, 0.5, 0.9, 0.999999])
-@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (2.0, 5.0), (100.0, 3.0), (0.5, 40.0), (1e4, 2e4)])
+@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (2.0, 5.0), (100.0, 3.0), (0.5, 40.0), (1.0, 1000.0), (0.05, 10.0)])
 def test_a_quantile_has_the_probability_below_it(probability, a, b):
-    """The distribution function at a quantile is the probability, to ten digits of the smaller tail."""
-    beta_quantile.cache_clear()
+    """The distribution function has the probability between the quantile less and more a part in 10^10."""
     x = beta_quantile(probability, a, b)
-    assert beta_below(x, a, b) == pytest.approx(probability, rel=1e-10)
+    assert beta_below(x * (1 - 1e-10), a, b) < probability < beta_below(x * (1 + 1e-10), a, b)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "evaluations"),
+    [
+        ([(3.5, 0.5), (7.5, 0.5), (15.5, 0.5)], 264),  # Student's t
+        ([(1, 100), (5, 96), (50, 51), (100, 1)], 216),  # shares
+        ([(0.5, 0.5), (0.05, 10), (1e6, 1e6)], 362),  # where a step may leave the bracket
+    ],
+)
+def test_a_quantile_takes_few_evaluations(shapes, evaluations, monkeypatch):
+    """Newton's steps from a nearly normal start double their digits: no more evaluations of the distribution function than
+    counted once, those of its mirror image counted apart."""
+    made = []
+    monkeypatch.setattr(quantiles, "beta_below", lambda *of: made.append(of) or beta_below(*of))
+    for a, b in shapes:
+        for probability in (0.001, 0.025, 0.5, 0.975, 0.999):
+            quantiles.beta_quantile(probability, a, b)
+    assert len(made) <= evaluations
+
+
+def test_a_quantile_below_the_least_number_is_zero():
+    """Half of the distribution of a = 1/1000 lies below 1e-300."""
+    assert beta_quantile(0.5, 0.001, 1) == 0
+    assert beta_quantile(0.9, 0.001, 1) == pytest.approx(0.9**1000, rel=1e-9)
 
 
 def test_the_tails_of_students_t_mirror_each_other():

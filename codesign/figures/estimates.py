@@ -87,7 +87,7 @@ def _left_out(x: Array) -> Array:
     import numpy as np
 
     total = x.sum()
-    return np.where(x == total, total / len(x), total - x)
+    return np.asarray(np.where(x == total, total / len(x), total - x))
 
 
 def decibel(error: Estimate) -> Estimate:

@@ -33,21 +33,25 @@ def clopper_pearson(hits: float, units: float, level: float) -> Ends:
 
 @lru_cache(1 << 14)
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Return the quantile of the beta distribution: Newton's steps within a bracket, to about 12 digits."""
+    """Return the quantile of the beta distribution, to about 12 digits."""
+    return _by_newton(probability, a, b)
+
+
+def _by_newton(probability: float, a: float, b: float) -> float:
+    """Return the quantile of the beta distribution by Newton's steps within a bracket."""
     low, high = 1e-300, 1.0
-    logit = log(a / b) + NormalDist().inv_cdf(probability) * sqrt(1 / a + 1 / b)  # nearly normal
-    x = 1 / (1 + exp(-max(min(logit, 30.0), -300.0)))
     if beta_below(low, a, b) >= probability:
         return 0.0
+    logit = log(a / b) + NormalDist().inv_cdf(probability) * sqrt(1 / a + 1 / b)  # nearly normal
+    x = 1 / (1 + exp(-max(min(logit, 30.0), -300.0)))
     for _ in range(300):
         beyond = beta_below(x, a, b) - probability
         low, high = (low, x) if beyond > 0 else (x, high)
         density = _density(x, a, b)
-        step = x - beyond / density if density else -1.0
-        if not low < step < high:
-            step = (low + high) / 2 if low > high / 4 else sqrt(low) * sqrt(high)
-        if abs(step - x) <= 1e-13 * x:
-            return step
+        newton = x - beyond / density if density else -1.0
+        step = newton if low < newton < high else sqrt(low) * sqrt(high)
+        if min(abs(newton - x), abs(step - x)) <= 1e-13 * x:
+            break
         x = step
     return x
 
