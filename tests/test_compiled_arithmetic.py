@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isa_model import elements, exact
+from isa_model import elements, exact, largest
+from isa_model.array_codec import encode_array
 from isa_model.cast import Cast, quantise
 from isa_model.elements import elements_of
+from isa_model.engines.c_library import shipped
 from isa_model.formats import FORMATS, named
+from isa_model.groups import largest_of_groups
 from isa_model.rounding import Rounding
 
 FP32 = FORMATS["fp32"]
@@ -24,7 +27,7 @@ BITS = st.integers(0, (1 << 32) - 1)
 
 @pytest.fixture(autouse=True)
 def _compiler():
-    if exact._function() is None:
+    if shipped("exact.c") is None:
         pytest.skip("no C compiler")
 
 
@@ -113,7 +116,7 @@ def test_sums_without_a_compiler_are_the_same(monkeypatch):
     x, scales = rng.integers(-9, 9, (2, 4, 256)).astype("f4"), rng.random((2, 4, 2)).astype("f4")
     arguments = (x, np.swapaxes(x, 1, 2), scales, np.swapaxes(scales, 1, 2))
     compiled = exact.dot(*arguments)
-    monkeypatch.setattr(exact, "_function", lambda: None)
+    monkeypatch.setattr(exact, "shipped", lambda name: None)
     assert np.array_equal(exact.dot(*arguments), compiled)
 
 
@@ -141,11 +144,31 @@ def test_casts_without_a_compiler_are_the_same(monkeypatch):
     x = np.random.default_rng(0).standard_normal((8, 300)).astype("f4") * np.float32(1e-3)
     cast = Cast(scale=named("ue8m0"), scale_rounding=Rounding.DOWN, group=(1, 32))
     compiled = quantise(cast, x)
-    monkeypatch.setattr(elements, "_function", lambda: None)
+    for module in (elements, largest):
+        monkeypatch.setattr(module, "shipped", lambda name: None)
     plain = quantise(cast, x)
     assert np.array_equal(compiled.codes, plain.codes)
     assert np.array_equal(compiled.scales, plain.scales)
     assert (compiled.underflow, compiled.overflow) == (plain.underflow, plain.overflow)
+
+
+@given(
+    st.lists(st.lists(BITS, min_size=5, max_size=5), min_size=1, max_size=5),
+    st.sampled_from([None, (1, 1), (1, 2), (2, 1), (2, 3), (9, 9)]),
+)
+def test_compiled_largest_magnitudes_are_those_of_numpy(codes, group):
+    """A group's largest magnitude is found among all bit patterns; a NaN makes it NaN."""
+    x = np.array(codes, np.uint32).view("f4")
+    expected = largest_of_groups(np.abs(x), group)
+    assert np.array_equal(largest.largest_magnitudes(x, group), expected, equal_nan=True)
+
+
+@given(st.lists(st.integers(1, 0x7F800000), min_size=1, max_size=40), st.sampled_from([Rounding.UP, Rounding.DOWN]))
+def test_powers_of_two_above_and_below_numbers(codes, rounding):
+    """Numbers of FP32 become the powers of two that the general rule gives, subnormal and infinite ones included."""
+    x, ue8m0 = np.array(codes, np.uint32).view("f4"), named("ue8m0")
+    general = encode_array(ue8m0, x.astype("f8"), rounding, "saturate")  # FP32 numbers have a rule of their own
+    assert np.array_equal(encode_array(ue8m0, x, rounding, "saturate"), general)
 
 
 LONG = """

@@ -24,6 +24,8 @@ typedef struct { long nonzero, lost, beyond; } Counts;
 
 static inline uint64_t to_bits(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
 static inline double from_bits(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
+static inline uint32_t float_to_bits(float x) { uint32_t b; memcpy(&b, &x, 4); return b; }
+static inline float float_from_bits(uint32_t b) { float x; memcpy(&x, &b, 4); return x; }
 
 /* Round quotients to a floating-point format; return the number beyond its largest number. */
 static long round_floats(const Format *to, const float *restrict x, long count, float *restrict numbers, int32_t *restrict codes) {
@@ -47,6 +49,27 @@ static long round_floats(const Format *to, const float *restrict x, long count, 
   return beyond;
 }
 
+/* `round_floats` for a format of few bits whose numbers lie well inside FP32's: in float, twice as many at a time. */
+static long round_few_bits(const Format *to, const float *restrict x, long count, float *restrict numbers, int32_t *restrict codes) {
+  const float top = to->top, per_step = to->per_step, top_step = top * per_step, nan = to->nan;
+  const int mantissa_bits = to->mantissa_bits, sign_place = to->sign_place, nan_code = to->nan_code, padding = to->low_padding;
+  const int min_exponent = to->min_exponent, zero_has_sign = to->zero_has_sign;
+  int beyond = 0;
+  for (long i = 0; i < count; ++i) {
+    const float size = fabsf(x[i]), kept = size < top ? size : top;
+    beyond += rintf(size * per_step) > top_step;
+    const int field = (int)(float_to_bits(kept) >> 23) - 127, exponent = field > min_exponent ? field : min_exponent;
+    const uint32_t magic = (uint32_t)(exponent + (127 + 23) - mantissa_bits) << 23 | 1u << 22;
+    const float shifted = kept + float_from_bits(magic), rounded = shifted - float_from_bits(magic);
+    const int magnitude = (int)(float_to_bits(shifted) - magic) + ((exponent - min_exponent) << mantissa_bits);
+    const int sign = (int)(float_to_bits(x[i]) >> 31) & (zero_has_sign | (magnitude != 0));
+    const int code = (magnitude | sign << sign_place) << padding;
+    codes[i] = x[i] == x[i] ? code : nan_code;
+    numbers[i] = x[i] == x[i] ? copysignf(rounded, x[i]) : nan;
+  }
+  return beyond;
+}
+
 static long round_integers(const Format *to, const float *restrict x, long count, float *restrict numbers, int32_t *restrict codes) {
   const double top = to->top, low = to->is_signed ? -to->top - 1 : 0.0;
   const int mask = to->mask, padding = to->low_padding;
@@ -66,6 +89,9 @@ int run(const float *x, long rows, long columns, const float *divisors, const lo
         char *codes, float *numbers, Counts *counts) {
   float divisor[CHUNK], quotient[CHUNK], number[CHUNK];
   int32_t code[CHUNK];
+  const int few_bits = to->mantissa_bits <= 10 && to->min_exponent > -100 && to->top < 0x1p100;
+  long (*round)(const Format *, const float *, long, float *, int32_t *) =
+      to->is_integer ? round_integers : few_bits ? round_few_bits : round_floats;
   for (long i = 0; i < rows; ++i) {
     Counts found = {0, 0, 0};
     for (long first = 0; first < columns; first += CHUNK) {
@@ -82,7 +108,7 @@ int run(const float *x, long rows, long columns, const float *divisors, const lo
         quotient[j] = divisor[j] == 0 && row[j] - row[j] == 0 ? 0.0f : by;
       }
       float *made = numbers ? numbers + i * columns + first : number;
-      found.beyond += to->is_integer ? round_integers(to, quotient, length, made, code) : round_floats(to, quotient, length, made, code);
+      found.beyond += round(to, quotient, length, made, code);
       int nonzero = 0, lost = 0;
       for (long j = 0; j < length; ++j) {
         nonzero += row[j] != 0;

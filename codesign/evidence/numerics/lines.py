@@ -124,8 +124,8 @@ class DrawnLines(Lines):
 
         scales, counts = self.across.others(rng, self.x.shape[1], count)
         groups = np.pad(along, (0, -len(along) % group)).reshape(-1, group)
-        distinct = np.unique(along)
-        if len(distinct) <= 2:  # draw once for all elements of one scale
+        distinct = np.unique([along.min(), along.max()])
+        if ((along == distinct[0]) | (along == distinct[-1])).all():  # draw once for all elements of one scale
             sizes = np.stack([(groups == each).sum(axis=1) for each in distinct]).astype(np.float64)
             values = distinct[:, None]
         else:
