@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import language
+from asks import asks_text
 from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
@@ -67,6 +68,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("conformance", "architectures"): architectures_text,
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
+    ("asks", "asks"): asks_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from jinja2 import FileSystemLoader
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from asks import asks
 
 import codesign.report
 from codesign.figures.escape import literal
@@ -28,7 +31,7 @@ from codesign.verdicts.read_result import read_result
 from isa_model.output_files import write_file
 
 HERE = Path(__file__).resolve().parent
-ROOT, ASKS = HERE.parent, HERE / "asks.yaml"
+ROOT = HERE.parent
 MADE, REPORTS = ROOT / "codesign-reports", ROOT / "reports"
 COMPARED = {
     "compare-instructions": (
@@ -118,14 +121,14 @@ class Asked:
 def asked(folder: Path = MADE, page: Path = REPORTS / "README.md") -> list[Asked]:
     """Return the rows of the index: findings from the results in `folder`; of one that is not there, its finding of before."""
     before = page.read_text(encoding="utf-8") if page.exists() else ""
-    rows = yaml.safe_load(ASKS.read_text(encoding="utf-8"))
     return [
-        Asked(row["ask"], row["source"], row["shipped"], tuple(_found(row["proposals"], folder, before)))
-        for row in rows
+        Asked(row.ask, row.source, row.shipped, tuple(_found(row.proposals, folder, before)))
+        for row in asks()
+        if row.proposals
     ]
 
 
-def _found(names: list[str], folder: Path, before: str) -> Iterator[Found]:
+def _found(names: Sequence[str], folder: Path, before: str) -> Iterator[Found]:
     for name in names:
         path = folder / name / "result.json"
         if path.exists():

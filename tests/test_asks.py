@@ -1,6 +1,7 @@
-"""What the proposals of later asks rest on: FP4 weights as FP8, weights in a narrow format."""
+"""What the proposals of later asks rest on: FP4 held by FP8, narrow weights, exact sums, kernels without split K."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,16 +10,23 @@ import pytest
 
 from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.trial import Trial
-from codesign.evidence.timing.operations import schemes_of
+from codesign.evidence.timing.measured import tiles
+from codesign.evidence.timing.model import Product
+from codesign.evidence.timing.operations import of_gemm, schemes_of, software
+from codesign.evidence.timing.times import timer
 from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.quantisation import Quantisation
 from codesign.proposal.variants import variants
-from isa_model import Cast, InputError, quantise
+from codesign.workloads.gemms import select, shaped
+from isa_model import Cast, InputError, load, matmul, quantise
 from isa_model.array_codec import decode_array
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import FORMATS
+from kernels.gemm.choose import choose
+from kernels.gemm.tile import GemmProblem
 
 ROOT = Path(__file__).parent.parent
-FP4 = load_proposal(ROOT / "proposals/fp4-weights.yaml")
+FP4, SPLIT = (load_proposal(ROOT / f"proposals/{name}.yaml") for name in ("fp4-weights", "batch-invariant-split-k"))
 
 
 def numbers(fmt):
@@ -94,3 +102,68 @@ def test_weights_that_evidence_cannot_follow_are_refused(old, new, expected):
     assert old in text
     with pytest.raises(InputError, match=re.escape(expected)):
         parse_proposal(parse_yaml(text.replace(old, new), "mine.yaml"))
+
+
+def test_exact_sums_are_the_same_in_every_split_and_order():
+    """Halves of K in one accumulator or in two, and K shuffled, give the same bits; today's sums do not."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 127, shape, dtype=np.uint8) for shape in ((16, 1024), (1024, 16)))
+    a |= rng.integers(0, 2, a.shape, dtype=np.uint8) << 7
+    order = rng.permutation(1024)
+    same = {}
+    for spec in (SPLIT.proposed(), SPLIT.today):
+        whole = matmul(spec, a, b)
+        resumed = matmul(spec, a[:, 512:], b[512:], matmul(spec, a[:, :512], b[:512]))
+        shuffled = matmul(spec, a[:, order], b[order])
+        halves = [decode_array(spec.accumulator, matmul(spec, a[:, k], b[k])) for k in (slice(512), slice(512, 1024))]
+        added = np.array_equal(sum(halves), decode_array(spec.accumulator, whole))
+        same[spec.name] = [np.array_equal(whole, resumed), np.array_equal(whole, shuffled), added]
+    assert same[SPLIT.proposal] == [True, True, True]
+    assert same[SPLIT.base] == [True, False, False]
+
+
+def test_kernels_that_split_no_k_are_timed_by_the_fastest_such_tile():
+    """As measured of every tile; where the fastest tile does not split K, nothing is lost, and the proposal may split it."""
+    clock = timer("NVIDIA H200")
+    (record,) = tiles("NVIDIA H200")
+    for shape, loses in (({"m": 64, "n": 2112, "k": 7168}, True), ({"m": 64, "n": 7168, "k": 2048}, False)):
+        measured = {r.implementation: r.timing.us for r in record.cases if r.shape == shape and r.timing}
+        whole = min(us for tile, us in measured.items() if "split" not in tile)
+        step = shape_of_step(SPLIT, shape)
+        assert not step.split_k
+        assert clock.time(step).us == pytest.approx(whole, rel=0.05)
+        assert (clock.time(step).us > 1.2 * clock.time(replace(step, split_k=True)).us) == loses
+        assert choose(step.problem, 132, split_k=False).split == 1
+    assert choose(GemmProblem(64, 2112, 7168), 132).split == 2
+
+
+def shape_of_step(proposal, shape):
+    """Return the product of today's software for a GEMM of a shape."""
+    (gemm,) = proposal.select(shaped(shape["m"], shape["n"], shape["k"]))
+    steps = of_gemm(gemm, schemes_of(proposal)[0], software(proposal))
+    return next(s.operation for s in steps if isinstance(s.operation, Product))
+
+
+def test_a_null_in_a_combined_sweep_removes_a_field():
+    """Each change of a combination is merged into the instruction after the other, so that null removes what the first left."""
+    mine = load_proposal(ROOT / "proposals/stochastic-accumulator.yaml")
+    (register,) = mine.proposed("e6m9, nearest").stages["fuse"].result
+    assert (register.format.name, register.rounding, register.random_bits) == ("e6m9", "nearest-even", None)
+
+
+def test_the_bias_of_quantisation_is_the_part_along_the_product():
+    """Operands of E2M1 rounded toward zero shrink products; the same numbers rounded up in magnitude stretch them."""
+    gemm, instruction = shaped_gemm(), load("blackwell.tcgen05.m128n128k32.kind::f8f6f4.f32.e2m1.e2m1")
+    found = {}
+    for rounding in ("toward-zero", "nearest-even"):
+        outcome = Trial(gemm, "normal", range(4), 8, 8, Quantisation(rounding=rounding)).outcome(instruction)
+        along = ((outcome.exact - outcome.original) * outcome.original).sum() / (outcome.original**2).sum()
+        found[rounding] = estimates(errors_of(outcome))["numerics.quantisation_bias"].value
+        assert found[rounding] == pytest.approx(along, rel=0.2)
+    assert found["toward-zero"] < -0.2 < found["nearest-even"] < 0.1
+
+
+def shaped_gemm():
+    """Return a small GEMM of fprop."""
+    (gemm,) = select(shaped(64, 64, 256))
+    return gemm

@@ -310,7 +310,7 @@ class Sweep(Spec):
 
     @property
     def points(self) -> dict[Value, tuple[dict[str, Any], ...]]:
-        """Changes of the instruction, to be made in order, by the name of the variant: the value of the field if there is one."""
+        """Changes of the instruction, made in order, by the name of the variant: the value of the field if there is one."""
         own: dict[Value, tuple[dict[str, Any], ...]] = {name: (change,) for name, change in self.changes.items()}
         for value in self.values:
             change: Any = value

@@ -409,8 +409,8 @@ def _method(about: Timed) -> tuple[str, ...]:
         )
     if about.proposal.weights:
         said.append(
-            "Today's kernel reads weights from memory in the proposal's narrow format and widens them on the way; that is assumed "
-            "to take no time, which favours today's software."
+            "Today's kernel reads weights from memory in the proposal's narrow format and widens them on the way, which is "
+            "assumed to take no time; that favours today's software."
         )
     if about.taken[0]:
         said.append(
