@@ -79,12 +79,8 @@ def matmul(
     def work(corner: tuple[int, int]) -> None:
         rows, columns = slice(corner[0], corner[0] + tile_m), slice(corner[1], corner[1] + tile_n)
         with np.errstate(all="ignore"):
-            tile = OperandTile(plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner)
-            values = tile.d()
-            codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
-            if spec.nan_code is not None:
-                codes[np.isnan(values)] = spec.nan_code
-            d[rows, columns] = codes
+            a_tile, b_tile = side_a.tile(rows).along(2), side_b.tile(columns).along(1)
+            d[rows, columns] = OperandTile(plan, a_tile, b_tile, c_values[rows, columns], seed, corner).d()
 
     corners = [(i, j) for i in range(0, d.shape[0], tile_m) for j in range(0, d.shape[1], tile_n)]
     threads = min(len(corners), os.cpu_count() or 1)
@@ -96,6 +92,23 @@ def matmul(
     return np.asarray(d)
 
 
+def lines(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
+    """Return D of dot products of their own, as codes (L,): of rows of `a` and `b` (L, K), elements of `c` (L,).
+
+    `scale_a` and `scale_b` (L, groups of K) are those of each line. Raises plan.Unsupported as `matmul` does, and for random
+    bits, which belong to places of a matrix.
+    """
+    if spec.is_stochastic:
+        raise Unsupported("random bits belong to places of a matrix, which lines have not")
+    plan = Plan(spec.per_line())
+    side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane).along(2)
+    side_b = decode(plan, False, b.T, None if scale_b is None else scale_b.T, plan.lane).along(2)
+    with np.errstate(all="ignore"):
+        return OperandTile(plan, side_a, side_b, read(spec.c_format, c[:, None], spec.flush_inputs)).d()[:, 0]
+
+
 def tile_size(plan: Plan) -> tuple[int, int]:
     """Return the rows and columns of a tile; fewer if a stage holds many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
@@ -105,7 +118,10 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 
 
 class OperandTile:
-    """Rows of A and columns of B for one tile of D, with the computation of each stage."""
+    """Rows of A and columns of B for one tile of D, with the computation of each stage.
+
+    Operands are (K, M, 1) and (K, 1, N), or (K, L, 1) both for L dot products of their own.
+    """
 
     def __init__(
         self,
@@ -127,9 +143,14 @@ class OperandTile:
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
         self.exponent_buffer = np.empty((self.chunk, *c.shape), np.int16)
 
-    def d(self) -> Float64:
+    def d(self) -> Codes:
+        """Return the codes of the tile."""
         (result,) = self.results(len(self.stages) - 1)
-        return result.parts[0]
+        values, fmt = result.parts[0], self.spec.accumulator
+        codes: Codes = encode_array(fmt, values, overflow=fmt.kept_infinity)
+        if self.spec.nan_code is not None:
+            codes[np.isnan(values)] = self.spec.nan_code
+        return codes
 
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
@@ -177,12 +198,12 @@ class OperandTile:
 
     def products(self) -> Iterator[Value]:
         for k in range(len(self.a.values)):
-            x, y = self.a.values[k][:, None], self.b.values[k][None, :]
+            x, y = self.a.values[k], self.b.values[k]
             parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
             if self.plan.whole_products:
                 parts[0] = parts[0] + 0.0
             self._make_infinite(parts[0])
-            exponent = self.a.exponents[k][:, None] + self.b.exponents[k][None, :].astype(np.int32)
+            exponent = self.a.exponents[k] + self.b.exponents[k].astype(np.int32)
             exponent[exponent <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
             yield self.scaled(Value(parts, exponent), k, -1)
 
@@ -201,10 +222,9 @@ class OperandTile:
             if scales is not None:
                 assert operand.scales is not None
                 assert operand.scale_exponents is not None
-                where: Any = np.s_[:, None] if k_axis else np.s_[None, :]
                 group = k // scales.group[k_axis]
-                factor = factor * operand.scales[group][where]
-                exponent = times_exponents(exponent, operand.scale_exponents[group][where])
+                factor = factor * operand.scales[group]
+                exponent = times_exponents(exponent, operand.scale_exponents[group])
         if scale.product:
             factor = round_to(factor, scale.product)
             exponent = exponent_of(factor, scale.product.format)
@@ -262,15 +282,14 @@ class OperandTile:
         a, b = self.a.exponents, self.b.exponents
         best = np.full(self.shape, 2 * OPERAND_NO_EXPONENT, np.int16)
         for some in self.chunks(ks):
-            sums = np.add(a[some][:, :, None], b[some][:, None, :], out=self.exponent_buffer[: len(some)])
+            sums = np.add(a[some], b[some], out=self.exponent_buffer[: len(some)])
             np.maximum(best, np.maximum.reduce(sums, axis=0), out=best)
         largest = best.astype(np.int32)
         largest[best <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
         if stage.zero_exponent is not None:  # a product is zero where either operand is
             zero_a = (a[ks] == OPERAND_NO_EXPONENT).any(axis=0)
             zero_b = (b[ks] == OPERAND_NO_EXPONENT).any(axis=0)
-            has_zero = zero_a[:, None] | zero_b[None, :]
-            largest = np.where(has_zero, np.maximum(largest, stage.zero_exponent), largest)
+            largest = np.where(zero_a | zero_b, np.maximum(largest, stage.zero_exponent), largest)
         return largest
 
     def aligned_parts(
@@ -323,7 +342,7 @@ class OperandTile:
         """Yield the products of a block, some k at a time (k, M, N), in a buffer that the next ones overwrite."""
         for some in self.chunks(ks):
             a, b = self.a.values[some], self.b.values[some]
-            product = np.multiply(a[:, :, None], b[:, None, :], out=self.buffer[: len(some)])
+            product = np.multiply(a, b, out=self.buffer[: len(some)])
             self._make_infinite(product)
             yield product
 
