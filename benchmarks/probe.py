@@ -57,7 +57,13 @@ def random_specs(count: int) -> list[Instruction]:
     found: list[Instruction] = []
 
     @seed(20)
-    @settings(max_examples=4 * count, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(
+        max_examples=4 * count,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+    )
     @given(st.data())
     def draw(data: Any) -> None:
         spec = data.draw(strategies.instructions())
@@ -99,7 +105,7 @@ def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
     began = process_time()
     try:
         certificate = probe(SpecBox(Signature(hidden), hidden), seconds, 4000)
-    except Exception as error:  # noqa: BLE001 - a crash of one box is a row of the record
+    except Exception as error:
         return {"kind": kind, "name": name, "outcome": f"crash: {type(error).__name__}: {error}"[:200]}
     row = {"kind": kind, "name": name, "verdict": certificate.verdict, **judge(hidden, certificate, outputs)}
     row |= {"questions": certificate.counts["questions"], "hypotheses": certificate.counts["hypotheses"]}
@@ -141,7 +147,10 @@ def outside() -> list[dict[str, Any]]:
     """Probe boxes that no spec of the language describes."""
     spec = load("ampere.mma.m16n8k8.f32.f16.f16.f32")
     rows = []
-    for name, box in (("one's complement adder", OnesComplement(Signature(spec))), ("noise", Noise(Signature(spec), spec))):
+    for name, box in (
+        ("one's complement adder", OnesComplement(Signature(spec))),
+        ("noise", Noise(Signature(spec), spec)),
+    ):
         certificate = probe(box, 20.0, 1000)
         witness = certificate.witness or {}
         row = {"kind": "outside", "name": name, "verdict": certificate.verdict, "outcome": certificate.verdict}

@@ -27,7 +27,9 @@ def probe(
     ] = None,
     operands: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Instruction or YAML file with the box's shape and formats; its sums are not read."),
+        typer.Option(
+            metavar="NAME", help="Instruction or YAML file with the box's shape and formats; its sums are not read."
+        ),
     ] = None,
     write_questions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the first questions for a box elsewhere.")
@@ -65,7 +67,10 @@ def probe(
     try:
         certificate = fit(opened, seconds, outputs, seed)
     except Unanswered as waiting:
-        print(f"questions: {waiting.folder}/questions.txt; put answers.txt beside it, then --read-answers", file=sys.stderr)
+        print(
+            f"questions: {waiting.folder}/questions.txt; put answers.txt beside it, then --read-answers",
+            file=sys.stderr,
+        )
         return 0
     import json
 

@@ -32,12 +32,12 @@ class Lines(NamedTuple):
 
     def pick(self, which: Any) -> Lines:
         """Return some of the lines, by index or mask."""
-        return Lines(*(None if x is None else x[which] for x in self))
+        return Lines(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]
 
     @staticmethod
     def join(parts: list[Lines]) -> Lines:
         """Return the lines of several arrays of them, one after the other."""
-        return Lines(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))
+        return Lines(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ class Signature:
         def full(fmt: Format, shape: tuple[int, ...], code: int) -> Codes:
             return np.full(shape, code, code_dtype(fmt))
 
-        scales = [
-            None if s is None else full(s[0], (count, s[1]), one_of(s[0])) for s in self.scale_formats
-        ]
+        scales = [None if s is None else full(s[0], (count, s[1]), one_of(s[0])) for s in self.scale_formats]
         a, b = (full(f, (count, k), f.zero_code) for f in (spec.a, spec.b))
         return Lines(a, b, full(spec.c_format, (count,), 0), *scales)
 
@@ -135,8 +133,6 @@ class Session:
     """A box with all that was asked of it: the questions, the answers, and the experiment that each belongs to."""
 
     box: Box
-    most: int = 1 << 20
-    """Most questions that may be asked."""
     pool: Lines | None = None
     d: Codes | None = None
     experiments: list[str] = field(default_factory=list)

@@ -1,8 +1,8 @@
-"""Boxes by name: `python:module:function`, `exe:path`, `spec:NAME`, `vectors:FILE`, `gpu:INSTRUCTION`, `mmasim:NAME`; and folders of questions.
+"""Boxes by name, such as `python:module:function`, `exe:path` and `gpu:INSTRUCTION`, and folders of questions.
 
-Questions and answers are exchanged as text, for RTL simulators and for machines elsewhere. `questions.txt` has a line a question:
-the codes of the row of A, of the column of B, of the scales of A and of B if there are any, and of C, in hexadecimal, separated by
-spaces. `answers.txt` has as many lines, each with the code of D in hexadecimal. `signature.yaml` names formats and sizes.
+Questions and answers are exchanged as text, for RTL simulators and for machines elsewhere. `questions.txt` has a line for each
+question: the codes of the row of A, of the column of B, of the scales of A and of B if there are any, and of C, in hexadecimal,
+separated by spaces. `answers.txt` has as many lines, each with the code of D in hexadecimal. `signature.yaml` names formats.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from isa_model.float64 import Codes
 from isa_model.instruction import Instruction
 from isa_model.library import load
 
+TILES = 64
+"""Tiles along M and along N in one product of matrices; those off the diagonal are computed in vain."""
+MOST_OF_A_CASE = 400
+"""Dot products that are taken of each case of a recording."""
 TIME_LIMIT = 600
 """Seconds that an executable may take for one round of questions."""
 
@@ -66,26 +70,20 @@ class MatrixBox:
     signature: Signature
     function: Callable[[Codes, Codes, Codes], Codes]
     """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature; returns D (M, N)."""
-    tiles: int = 64
-    """Products along M in one call; lines of one tile share nothing with those of another."""
 
     def ask(self, lines: Lines) -> Codes:
-        """Return the diagonal of every product."""
+        """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
         shape = self.signature.spec.shape
-        side, count = min(shape.m, shape.n), len(lines.c)
-        d = np.empty(count, code_dtype(self.signature.spec.accumulator))
-        for start in range(0, count, side * self.tiles):
-            some = lines.pick(slice(start, start + side * self.tiles))
-            for first in range(0, len(some.c), side):
-                part = some.pick(slice(first, first + side))
-                n = len(part.c)
-                a, b = (np.zeros((m, shape.k), x.dtype) for m, x in ((shape.m, part.a), (shape.n, part.b)))
-                c = np.zeros((shape.m, shape.n), part.c.dtype)
-                a[:n], b[:n] = part.a, part.b
-                c[np.arange(n), np.arange(n)] = part.c
-                got = self.function(a, np.ascontiguousarray(b.T), c)
-                at = start + first
-                d[at : at + n] = np.asarray(got)[np.arange(n), np.arange(n)]
+        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
+        for first in range(0, len(d), side * TILES):
+            part = lines.pick(slice(first, first + side * TILES))
+            n = np.arange(len(part.c))
+            row, column = (n // side * size + n % side for size in (shape.m, shape.n))
+            tiles = -(-len(n) // side)
+            a, b = (np.zeros((tiles * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
+            c = np.zeros((tiles * shape.m, tiles * shape.n), part.c.dtype)
+            a[row], b[column], c[row, column] = part.a, part.b, part.c
+            d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
         return d
 
 
@@ -115,11 +113,15 @@ class ExecutableBox:
             write_round(Path(folder), self.signature, lines)
             command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
             try:
-                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+                done = subprocess.run(
+                    command, cwd=folder, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise InputError.of(f"{self.command}: {error}", "a program that takes two files") from None
             if done.returncode:
-                raise InputError.of(f"{self.command} failed with exit code {done.returncode}: {done.stderr.strip()[:300]}")
+                raise InputError.of(
+                    f"{self.command} failed with exit code {done.returncode}: {done.stderr.strip()[:300]}"
+                )
             return read_round(Path(folder), self.signature, len(lines.c))
 
 
@@ -180,7 +182,9 @@ def read_round(folder: Path, signature: Signature, count: int) -> Codes:
     except OSError as error:
         raise InputError.of(f"{path}: {error.strerror}") from None
     if len(texts) != count:
-        raise InputError.of(f"{path} has {len(texts)} answers to {count} questions", "one code of D a line, in hexadecimal")
+        raise InputError.of(
+            f"{path} has {len(texts)} answers to {count} questions", "one code of D a line, in hexadecimal"
+        )
     for number, text in enumerate(texts, 1):
         try:
             fits = 0 <= int(text, 16) < 1 << fmt.storage_bits
@@ -237,6 +241,8 @@ def _spec(name: str, operands: str | None) -> Box:
 
 
 def _vectors(path: str, operands: str | None) -> Box:
+    if path.endswith(".npz"):
+        return _recording(Path(path), operands)
     from isa_model.vectors.vector_files import read
 
     ((_, vectors),) = list(read(Path(path)))[:1]
@@ -254,24 +260,39 @@ def _vectors(path: str, operands: str | None) -> Box:
     return VectorsBox(signature, lines, column("d", spec.accumulator))
 
 
+def _recording(path: Path, operands: str | None) -> Box:
+    """Return the dot products of one instruction in a recording: a few hundred of each case."""
+    from isa_model.conformance import dot_products
+
+    signature, rng = signature_of(operands), np.random.default_rng(0)
+    cases = dot_products(path, signature.spec)
+    some = [rng.permutation(len(d))[:MOST_OF_A_CASE] for *_, d in cases]
+    a, b, c, d = (
+        np.concatenate([x[i] for x, i in zip(parts, some, strict=True)]) for parts in zip(*cases, strict=True)
+    )
+    return VectorsBox(signature, Lines(a, b, c), d)
+
+
 def _gpu(name: str, operands: str | None) -> Box:
     from kernels import native
 
     spec = load(name)
     if spec.sparsity:
         raise InputError.of(f"{name} is sparse", "its dense instruction; checks/sparsity.py compares sparse ones")
-    return MatrixBox(Signature(load(operands).dense if operands else spec), lambda a, b, c: native.matmul(name, a, b, c))
+    return MatrixBox(
+        Signature(load(operands).dense if operands else spec), lambda a, b, c: native.matmul(name, a, b, c)
+    )
 
 
 def _mmasim(name: str, operands: str | None) -> Box:
     try:
-        from checks.oracle import Oracle
+        oracles = importlib.import_module("checks.oracle")
     except ImportError as error:
         raise InputError.of(f"mmasim:{name}: {error}", "pip install -e '.[oracle]' in a checkout") from None
     from isa_model.stimulus import StressOperands
 
     spec = load(name)
-    oracle = Oracle(spec)
+    oracle = oracles.Oracle(spec)
     return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
 
 

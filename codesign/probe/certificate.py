@@ -69,7 +69,9 @@ class Certificate:
         if self.spec is None:
             return ""
         data = self.spec.model_dump(mode="json", exclude_defaults=True)
-        checked = f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
+        checked = (
+            f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
+        )
         if self.verdict == "refused":
             checked = f"REFUSED: {self.reason}. This is the nearest spec, not the box's."
         about = {"source": "Fitted to a black box by `codesign probe`.", "checked": checked}
@@ -178,7 +180,12 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
     name, nothing = path[-1], f"no difference in {searched} questions searched"
     if spec.is_integer and name in ("rounding", "zero"):
         return "proved: sums of whole numbers are whole, and have one zero"
-    if path[0] != "stages" or len(path) < 2 or not isinstance(path[1], int) or name not in ("zero_exponent", "fraction_bits"):
+    if (
+        path[0] != "stages"
+        or len(path) < 2
+        or not isinstance(path[1], int)
+        or name not in ("zero_exponent", "fraction_bits")
+    ):
         return nothing
     try:
         plans = [Plan(x.per_line()) for x in (spec, other)]

@@ -13,14 +13,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import process_time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.probe.box import Lines, Refusal, Session, answers, is_fast
 from codesign.probe.questions import adversarial, experiments, mutated
-from codesign.probe.space import Data, Path, Space, at, changed, fits, interleaved, profiles, size, structures
+from codesign.probe.space import Data, Path, Space, at, changed, fits, size
+from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
 from isa_model.instruction import Instruction
@@ -128,7 +128,7 @@ class Fit:
         base = self.base()
         every = list(structures(k))
         rules = list(profiles(self.space))
-        first = [h for s in every for _, inner, last in rules for h in self._with(base, s, inner, last)]
+        first = [h for s in every for inner, last in rules for h in self._with(base, s, inner, last)]
         best = self._best(first, which[:96], 4 * BEAM)
         more = []
         for scored in best:
@@ -215,7 +215,11 @@ class Fit:
         return np.unique(np.concatenate([*some, hard]))
 
     def _note(self, x: Scored) -> None:
-        if self.best is None or len(self.best.wrong) < len(x.wrong) or (x.loss, x.size) < (self.best.loss, self.best.size):
+        if (
+            self.best is None
+            or len(self.best.wrong) < len(x.wrong)
+            or (x.loss, x.size) < (self.best.loss, self.best.size)
+        ):
             self.best = x
 
     def search(self, starts: list[Scored]) -> Scored:
@@ -239,7 +243,7 @@ class Fit:
                     better = next((y for y in third if y.loss < end.loss - 1e-12), None)
                     if better or self.is_over:
                         break
-            if better is not None:
+            if better is not None and not better.wrong.any():
                 return better
         raise Refusal("no spec that was tried gives the box's answers")
 

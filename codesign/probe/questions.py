@@ -95,7 +95,7 @@ class Builder:
         if c is not None:
             self.rows.append((row, c))
 
-    def lines(self, filled: bool = False) -> Lines:
+    def lines(self) -> Lines:
         """Return the lines; of those that are scaled, half have scales other than one."""
         result = self.signature.empty(len(self.rows))
         for i, (row, c) in enumerate(self.rows):
@@ -133,7 +133,7 @@ def singles(x: Builder, count: int) -> None:
 
 
 def masked(x: Builder, count: int) -> None:
-    """A large term and its negative at two places, small ones elsewhere: which are lost shows what fuses, and in which order."""
+    """A large term and its negative at two places, small ones elsewhere: what is lost shows what fuses, and the order."""
     k = x.k
     steps = sorted({1 << i for i in range(k.bit_length())} | {1, 2, 3})
     pairs = [(i, i + s) for i in range(k + 1) for s in steps if i + s <= k] + [(i, k) for i in range(k)]
@@ -211,7 +211,8 @@ def halfway(x: Builder, count: int) -> None:
         code = (((e + c.bias) << bits) + mantissa | (signs & 1) << c.magnitude_bits) << c.low_padding
         turn = (-1) ** signs
         p, q, *_ = [*x.places(2), 0]
-        x.add({p: (turn * (-1) ** (signs >> 1), e - first, 1.0), q: (turn * (-1) ** (signs >> 2), e - second, x.fraction())}, code)
+        near = (turn * (-1) ** (signs >> 1), e - first, 1.0)
+        x.add({p: near, q: (turn * (-1) ** (signs >> 2), e - second, x.fraction())}, code)
 
 
 def bottom(x: Builder, count: int) -> None:

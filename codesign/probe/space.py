@@ -49,8 +49,15 @@ class Space:
     @property
     def register(self) -> Data:
         """The register that needs no other: D's format, rounded to nearest."""
+        return {"format": self.own, "rounding": "nearest-even"}
+
+    @property
+    def own(self) -> Any:
+        """D's format, by name or by its fields; without ignored bits."""
         d = self.signature.spec.accumulator
-        return {"format": self.formats()[1] if d.kind == "float" else d.name, "rounding": "nearest-even"}
+        if FORMATS.get(d.name) == d:
+            return d.name
+        return _named({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
 
     @property
     def is_float(self) -> bool:
@@ -165,7 +172,7 @@ class Space:
             elif part is bool:
                 yield from (False, True)
             elif isinstance(part, type) and issubclass(part, Enum):
-                yield from (str(x) for x in part if x != "stochastic")
+                yield from (str(x.value) for x in part if x is not Rounding.STOCHASTIC)
             elif isinstance(part, tuple):
                 yield from part
             elif isinstance(part, Range):
@@ -203,9 +210,11 @@ class Space:
             for m in range(20, 45)
         ]
         known = [f.name for f in FORMATS.values() if f.kind == "float" and f.infinity and f.storage_bits in (16, 32)]
-        first = ["fp32", d.name if FORMATS.get(d.name) == d else _named(fields)]
-        every = [*first, *known, *own, *(f"e8m{m}" for m in range(1, 31)), *wide]
-        return list({meaning(f): f for f in reversed(every)}.values())[::-1]
+        every = [self.own, "fp32", *known, *own, *(f"e8m{m}" for m in range(1, 31)), *wide]
+        found: dict[str, Any] = {}
+        for fmt in every:
+            found.setdefault(meaning(fmt), fmt)
+        return list(found.values())
 
     def formats(self, near: Any = None) -> list[Any]:
         """Return formats of registers; with `near`, those with a few bits more or fewer than a format."""
@@ -250,10 +259,9 @@ def _named(fields: Data) -> Any:
 def at(data: Any, path: Path) -> Any:
     """Return the value of plain data at a path; None if there is none."""
     for key in path:
-        if isinstance(data, list):
-            data = data[key] if isinstance(key, int) and key < len(data) else None
-        else:
-            data = data.get(key) if data else None
+        known: Any = data or {}
+        inside = key < len(known) if isinstance(known, list) and isinstance(key, int) else key in known
+        data = known[key] if inside else None
     return data
 
 
@@ -335,69 +343,9 @@ def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-# -- structures ------------------------------------------------------------------------------------------------------
-
-
 def stage_names(stages: list[Data]) -> list[str]:
     """Return names of stages: what the last does with C, numbers below."""
     if len(stages) == 1:
         return ["fuse"]
     below = ["sum"] if len(stages) == 2 else [f"sum{i + 1}" for i in range(len(stages) - 1)]
     return [*below, "add" if stages[-1]["terms"] == 1 else "fuse"]
-
-
-def _divisors(k: int) -> list[int]:
-    return [d for d in range(1, k + 1) if k % d == 0]
-
-
-def structures(k: int) -> Iterator[list[Data]]:
-    """Yield how stages can share out k products, without interleaving: terms, chains and where the running value is."""
-    for terms in _divisors(k):
-        yield [{"terms": terms, "accumulator": True}]
-    for terms in _divisors(k):
-        for above in _divisors(k // terms):
-            last = {"terms": above, "accumulator": True}
-            yield [{"terms": terms}, last]
-            for chain in _divisors(k // terms // above)[1:]:
-                yield [{"terms": terms, "accumulator": True, "chain": chain}, last]
-            for middle in _divisors(k // terms // above)[1:]:
-                if above == 1 or terms * middle * above == k:
-                    yield [{"terms": terms}, {"terms": middle}, last]
-                    if middle == 2:
-                        for more in (2, 4):
-                            if k % (terms * 2**more * above) == 0:
-                                yield [{"terms": terms}, *({"terms": 2} for _ in range(more)), last]
-
-
-def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
-    """Yield a structure with the terms of its first stage dealt out in turn, in every way that k allows."""
-    first, *rest = stages
-    for to in ("blocks", "chains"):
-        hand = first["terms"] * (first.get("chain", 1) if to == "chains" else 1)
-        if to == "chains" and first.get("chain", 1) < 2:
-            continue
-        for parts in _divisors(k // hand)[1:]:
-            for run in _divisors(hand)[:-1]:
-                interleave = {"run": run, "parts": parts} | ({"to": to} if to == "chains" else {})
-                yield [{**first, "interleave": interleave}, *rest]
-
-
-def profiles(space: Space) -> Iterator[tuple[str, Data, Data]]:
-    """Yield rules to try a structure with: a name, the fields of inner stages, and those of the last."""
-    d = space.signature.spec.accumulator
-    if d.kind == "integer":
-        for rule in ("wrap", "saturate"):
-            register = {**space.register, "overflow": rule}
-            yield f"whole numbers, {rule}", {}, {"result": [register]}
-        return
-    nearest, cut = space.register, {**space.register, "rounding": "toward-zero"}
-    exact: Data = {"zero": "ieee"}
-    aligned = {"fraction_bits": 24, "rounding": "toward-zero"}
-    yield "aligned", aligned, {**aligned, "result": [nearest if d.mantissa_bits < 12 else cut]}
-    yield "aligned, then rounded", aligned, {**exact, "result": [nearest]}
-    yield "exact, then aligned", {}, {**aligned, "result": [cut]}
-    if space.scale:
-        yield "fixed point, then aligned", {"exponent": 0}, {**aligned, "fraction_bits": 36, "result": [cut]}
-    yield "aligned into registers, then rounded", {**aligned, "result": [cut]}, {"result": [nearest]}
-    yield "exact sums", {}, {**exact, "result": [nearest]}
-    yield "rounded sums", {**exact, "result": [nearest]}, {**exact, "result": [nearest]}

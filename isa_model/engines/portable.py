@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, joined, read, times_exponents
-from isa_model.engines.plan import RANGE, Handover, Plan
+from isa_model.engines.plan import RANGE, Handover, Plan, Unsupported
 from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
