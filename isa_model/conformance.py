@@ -121,7 +121,7 @@ def _recordings(architecture: str, vectors: Path, engine: Any) -> Iterator[tuple
 
 
 def dot_products(path: Path, spec: Instruction) -> list[tuple[NDArray[Any], ...]]:
-    """Return the dot products that a recording holds of one instruction of the catalogue: its cases of one step, without scales.
+    """Return the dot products that a recording holds of one instruction: its cases of one step, without scales.
 
     Each case is A and B (L, K), C and D (L,) as codes, a line for each element of D. Raises InputError as `conform`, and if
     there is none.
