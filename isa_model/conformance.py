@@ -120,6 +120,33 @@ def _recordings(architecture: str, file: npz.Archive, engine: Any) -> Iterator[t
         yield spec.name, (result for key in keys for result in _recorded(spec, _Case(file, key), engine))
 
 
+def dot_products(path: Path, spec: Instruction) -> list[tuple[NDArray[Any], ...]]:
+    """Return the dot products that a recording holds of one instruction: its cases of one step, without scales.
+
+    Each case is A and B (L, K), C and D (L,) as codes, a line for each element of D. Raises InputError as `conform`, and if
+    there is none.
+    """
+    found: list[tuple[NDArray[Any], ...]] = []
+    with npz.opened(path) as file:
+        for key in dict.fromkeys(name.rpartition("/")[0] for name in file.arrays):
+            short, _, steps = key.split("/") if key.count("/") == 2 else ("", "", "")
+            if steps != "1" or find(spec.name.split(".")[0], short) != spec.name:
+                continue
+            case = _Case(file, key)
+            a, b = case.operand("A", spec.a), case.operand("B", spec.b)
+            c = case.accumulators("C", spec.c_format, case.read("C"))
+            d = case.accumulators("D", spec.accumulator, case.read("D"))
+            if a.shape[2] != spec.shape.k or d.shape != (*a.shape[:2], b.shape[1]):
+                raise case.wrong("A", f"is {a.shape}; expected K = {spec.shape.k}, and D {(*a.shape[:2], b.shape[1])}")
+            block, i, j = (x.reshape(-1) for x in np.indices(d.shape))
+            found.append((a[block, i], b[block, j], c.reshape(-1), d.reshape(-1)))
+    if not found:
+        raise InputError.of(
+            f"{path} holds no dot products of {spec.name}", "cases of one step: <instruction>/<kind>/1/A"
+        )
+    return found
+
+
 def _compare(instruction: str, results: Iterator[Results]) -> ConformanceResult:
     outputs = mismatches = 0
     first = ""

@@ -12,10 +12,11 @@ ROOMS = {
     "figures": set(),
     "proposal": {"workloads", "figures"},
     "torch": {"workloads", "figures", "proposal"},
+    "probe": set(),
     "evidence": {"workloads", "figures", "proposal", "torch"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
-    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report"},
+    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report", "probe"},
 }
 """Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))

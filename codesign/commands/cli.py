@@ -19,6 +19,7 @@ from codesign.commands.conform import conform
 from codesign.commands.diff import diff
 from codesign.commands.doctor import doctor
 from codesign.commands.model import model
+from codesign.commands.probe import probe
 from codesign.commands.progress import Progress
 from codesign.commands.rtl import rtl
 from codesign.commands.step import step
@@ -314,6 +315,8 @@ def show(target: Target) -> int:
 app.command()(rtl)
 
 app.command()(tabular(conform))
+
+app.command()(tabular(probe))
 
 app.command()(tabular(bench))
 

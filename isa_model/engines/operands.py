@@ -40,6 +40,11 @@ class DecodedOperand:
         arrays = (self.values, self.exponents, self.scales, self.scale_exponents)
         return DecodedOperand(*(None if x is None else contiguous(x[:, part]) for x in arrays))
 
+    def along(self, axis: int) -> DecodedOperand:
+        """Return the operand with one more axis of length 1, for the other operand's columns."""
+        arrays = (self.values, self.exponents, self.scales, self.scale_exponents)
+        return DecodedOperand(*(None if x is None else np.expand_dims(x, axis) for x in arrays))
+
 
 @dataclass(frozen=True, slots=True)
 class NestedScales:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, joined, read, times_exponents
-from isa_model.engines.plan import RANGE, Handover, Plan
+from isa_model.engines.plan import RANGE, Handover, Plan, Unsupported
 from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
@@ -85,14 +85,8 @@ def matmul(
         with np.errstate(all="ignore"):
             lines = rows if plan.sparsity and plan.sparsity.operand == "a" else columns
             own = None if picks is None else picks[lines]
-            tile = OperandTile(
-                plan, side_a.tile(rows), side_b.tile(columns), c_values[rows, columns], seed, corner, own
-            )
-            values = tile.d()
-            codes = encode_array(spec.accumulator, values, overflow=spec.accumulator.kept_infinity)
-            if spec.nan_code is not None:
-                codes[np.isnan(values)] = spec.nan_code
-            d[rows, columns] = codes
+            a_tile, b_tile = side_a.tile(rows).along(2), side_b.tile(columns).along(1)
+            d[rows, columns] = OperandTile(plan, a_tile, b_tile, c_values[rows, columns], seed, corner, own).d()
 
     corners = [(i, j) for i in range(0, d.shape[0], tile_m) for j in range(0, d.shape[1], tile_n)]
     threads = min(len(corners), os.cpu_count() or 1)
@@ -102,6 +96,23 @@ def matmul(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
     return np.asarray(d)
+
+
+def lines(
+    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
+) -> Codes:
+    """Return D of dot products of their own, as codes (L,): of rows of `a` and `b` (L, K), elements of `c` (L,).
+
+    `scale_a` and `scale_b` (L, groups of K) are those of each line. Raises plan.Unsupported as `matmul` does, and for random
+    bits, which belong to places of a matrix.
+    """
+    if spec.is_stochastic:
+        raise Unsupported("random bits belong to places of a matrix, which lines have not")
+    plan = Plan(spec.per_line())
+    side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane).along(2)
+    side_b = decode(plan, False, b.T, None if scale_b is None else scale_b.T, plan.lane).along(2)
+    with np.errstate(all="ignore"):
+        return OperandTile(plan, side_a, side_b, read(spec.c_format, c[:, None], spec.flush_inputs)).d()[:, 0]
 
 
 def tile_size(plan: Plan) -> tuple[int, int]:
@@ -115,7 +126,8 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage.
 
-    `picks` (lines, K) are, for the lines of a sparse operand, the elements of the other one that theirs are multiplied by.
+    Operands are (K, M, 1) and (K, 1, N), or (K, L, 1) both for L dot products of their own. `picks` (lines, K) are, for the
+    lines of a sparse operand, the elements of the other one that theirs are multiplied by.
     """
 
     def __init__(
@@ -143,9 +155,14 @@ class OperandTile:
         self.buffer = np.empty((self.chunk, *c.shape), plan.lane)
         self.exponent_buffer = np.empty((self.chunk, *c.shape), np.int16)
 
-    def d(self) -> Float64:
+    def d(self) -> Codes:
+        """Return the codes of the tile."""
         (result,) = self.results(len(self.stages) - 1)
-        return result.parts[0]
+        values, fmt = result.parts[0], self.spec.accumulator
+        codes: Codes = encode_array(fmt, values, overflow=fmt.kept_infinity)
+        if self.spec.nan_code is not None:
+            codes[np.isnan(values)] = self.spec.nan_code
+        return codes
 
     # -- the stages, as golden.dot has them --------------------------------------------------------------------------
 
@@ -203,14 +220,14 @@ class OperandTile:
             yield self.scaled(Value(parts, exponent), k, -1)
 
     def of_a(self, x: NDArray[Any], ks: Sequence[int]) -> NDArray[Any]:
-        """Return what `x` (K, M) has at some k, to be broadcast over the tile: (k, M, 1), or (k, M, N) if columns pick."""
+        """Return what `x` (K, M, 1) has at some k, or, if columns pick, what each column picks of it: (k, M, N)."""
         picks = self.picks_of_columns
-        return x[ks][:, :, None] if picks is None else x[picks[:, ks]].transpose(1, 2, 0)
+        return x[ks] if picks is None else x[picks[:, ks], :, 0].transpose(1, 2, 0)
 
     def of_b(self, x: NDArray[Any], ks: Sequence[int]) -> NDArray[Any]:
-        """Return what `x` (K, N) has at some k, to be broadcast over the tile: (k, 1, N), or (k, M, N) if rows pick."""
+        """Return what `x` (K, 1, N) has at some k, or, if rows pick, what each row picks of it: (k, M, N)."""
         picks = self.picks_of_rows
-        return x[ks][:, None, :] if picks is None else x[picks[:, ks]].transpose(1, 0, 2)
+        return x[ks] if picks is None else x[picks[:, ks], 0, :].transpose(1, 0, 2)
 
     def _make_infinite(self, product: NDArray[np.floating[Any]]) -> None:
         if self.plan.infinite_from is not None:
@@ -227,10 +244,9 @@ class OperandTile:
             if scales is not None:
                 assert operand.scales is not None
                 assert operand.scale_exponents is not None
-                where: Any = np.s_[:, None] if k_axis else np.s_[None, :]
                 group = k // scales.group[k_axis]
-                factor = factor * operand.scales[group][where]
-                exponent = times_exponents(exponent, operand.scale_exponents[group][where])
+                factor = factor * operand.scales[group]
+                exponent = times_exponents(exponent, operand.scale_exponents[group])
         if scale.product:
             factor = round_to(factor, scale.product)
             exponent = exponent_of(factor, scale.product.format)

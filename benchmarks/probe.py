@@ -1,0 +1,199 @@
+"""How much a blind probe finds out: `python benchmarks/probe.py --record benchmarks/records/probe.json`.
+
+Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of tests/strategies.py, and
+boxes outside the language. Each fitted spec is compared with the hidden one on outputs that the probe did not see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import warnings
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from codesign.commit import commit  # noqa: E402
+from codesign.probe.box import Lines, Signature, answers, is_fast  # noqa: E402
+from codesign.probe.boxes import SpecBox  # noqa: E402
+from codesign.probe.certificate import Certificate, probe  # noqa: E402
+from codesign.probe.questions import adversarial, mutated  # noqa: E402
+from codesign.probe.space import canonical  # noqa: E402
+from isa_model.instruction import Instruction  # noqa: E402
+from isa_model.library import catalogue, load  # noqa: E402
+from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
+
+COMMAND = "python benchmarks/probe.py"
+
+
+def kinds(all_formats: bool) -> list[str]:
+    """Return an instruction of each kind of sums in the catalogue; operand formats count as kinds only if asked for."""
+    found: dict[str, str] = {}
+    for name in catalogue():
+        spec = load(name).dense
+        about = canonical(spec)
+        if not all_formats:
+            about |= {"a": spec.a.storage_bits, "b": spec.b.storage_bits, "nan": 0}
+        found.setdefault(json.dumps(about, sort_keys=True), name)
+    return list(found.values())
+
+
+def random_specs(count: int) -> list[Instruction]:
+    """Return random specs of the language without random bits, as tests/strategies.py draws them."""
+    import strategies
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from hypothesis import strategies as st
+
+    found: list[Instruction] = []
+
+    @seed(20)
+    @settings(
+        max_examples=4 * count,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+    )
+    @given(st.data())
+    def draw(data: Any) -> None:
+        spec = data.draw(strategies.instructions())
+        if len(found) < count and not spec.is_stochastic and not any(side.coarser for side in spec.scales):
+            found.append(spec)
+
+    draw()
+    return found
+
+
+def unseen(signature: Signature, hidden: Instruction, count: int) -> Lines:
+    """Return questions that no probe asked."""
+    rng = np.random.default_rng(99)
+    fresh = adversarial(signature, rng, min(count // 4, 8000))
+    return Lines.join([fresh, *(mutated(signature, rng, fresh, 20_000) for _ in range(count // 20_000))])
+
+
+def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[str, Any]:
+    """Return how a fitted spec compares with the hidden one."""
+    if certificate.verdict == "refused" or certificate.spec is None:
+        return {"outcome": "refused", "unlike": None, "compared": 0}
+    if canonical(certificate.spec) == canonical(hidden):
+        return {"outcome": "same spec", "unlike": 0, "compared": 0}
+    lines = unseen(Signature(hidden), hidden, outputs if is_fast(hidden) else 20_000)
+    if not is_fast(hidden):
+        lines = lines.pick(slice(0, 3000))
+    unlike = compared = 0
+    for start in range(0, len(lines.c), 20_000):
+        some = lines.pick(slice(start, start + 20_000))
+        unlike += int((answers(hidden, some) != answers(certificate.spec, some)).sum())
+        compared += len(some.c)
+    return {"outcome": "same bits" if not unlike else "wrong", "unlike": unlike, "compared": compared}
+
+
+def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
+    """Probe one hidden spec."""
+    kind, name, hidden, seconds, outputs = task
+    warnings.simplefilter("ignore")
+    began = process_time()
+    try:
+        certificate = probe(SpecBox(Signature(hidden), hidden), seconds, 4000)
+    except Exception as error:
+        return {"kind": kind, "name": name, "outcome": f"crash: {type(error).__name__}: {error}"[:200]}
+    row = {"kind": kind, "name": name, "verdict": certificate.verdict, **judge(hidden, certificate, outputs)}
+    row |= {"questions": certificate.counts["questions"], "hypotheses": certificate.counts["hypotheses"]}
+    row |= {"unshown": sum(bool(x.alike) for x in certificate.fields), "processor_s": round(process_time() - began, 1)}
+    return row
+
+
+class OnesComplement:
+    """RDNA gfx1151's fault: opposing terms are negated by inverting bits without the increment (ROCm/rocm-systems 12056)."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+
+    def ask(self, lines: Lines) -> Any:
+        """Return FP32 sums of 32 fraction bits, of which negative terms are one unit too low."""
+        from isa_model.array_codec import decode_array, encode_array
+
+        spec = self.signature.spec
+        with np.errstate(all="ignore"):
+            a, b, c = (decode_array(f, x) for f, x in zip((spec.a, spec.b, spec.c_format), lines[:3], strict=True))
+            terms = np.concatenate([a * b, c[:, None]], axis=1)
+            largest = np.max(np.abs(terms), axis=1, keepdims=True)
+            unit = 2.0 ** (np.floor(np.log2(np.where(largest > 0, largest, 1.0))) - 25)
+            steps = np.floor(np.abs(terms) / unit)
+            total = np.where(terms < 0, -steps - 1, steps).sum(axis=1) * unit[:, 0]
+            return encode_array(spec.accumulator, total)
+
+
+class Noise(SpecBox):
+    """A box that now and then gives the neighbouring code."""
+
+    def ask(self, lines: Lines) -> Any:
+        """Return answers of which one in a hundred is off by one."""
+        d = super().ask(lines)
+        return d ^ (np.random.default_rng().random(d.shape) < 0.01).astype(d.dtype)
+
+
+def outside(kind: str) -> dict[str, Any]:
+    """Probe a box that no spec of the language describes."""
+    spec = load("ampere.mma.m16n8k8.f32.f16.f16.f32")
+    box = OnesComplement(Signature(spec)) if kind == "one's complement adder" else Noise(Signature(spec), spec)
+    certificate = probe(box, 20.0, 1000)
+    witness = certificate.witness or {}
+    row = {"kind": "outside", "name": kind, "verdict": certificate.verdict, "outcome": certificate.verdict}
+    return {**row, "reason": certificate.reason, "terms": witness.get("terms"), "c": witness.get("c")}
+
+
+def either(task: Any) -> dict[str, Any]:
+    """Probe a hidden spec, or a box outside the language."""
+    return outside(task) if isinstance(task, str) else one(task)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="file for the record")
+    parser.add_argument("--catalogue", type=int, default=10_000, help="most instructions of the catalogue")
+    parser.add_argument("--random", type=int, default=300, help="number of random specs")
+    parser.add_argument("--all-formats", action="store_true", help="every pair of operand formats as a kind")
+    parser.add_argument("--seconds", type=float, default=25.0, help="processor time of a search")
+    parser.add_argument("--outputs", type=int, default=1_000_000, help="outputs compared where specs differ")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    names = kinds(options.all_formats)
+    random.Random(1).shuffle(names)
+    tasks: list[Any] = [
+        ("catalogue", n, load(n).dense, options.seconds, options.outputs) for n in names[: options.catalogue]
+    ]
+    hidden = random_specs(options.random) if options.random else []
+    tasks += [("random", f"{i}", spec, options.seconds, options.outputs) for i, spec in enumerate(hidden)]
+    tasks = [*tasks[:20], "one's complement adder", "noise", *tasks[20:]]
+    rows: list[dict[str, Any]] = []
+    with get_context("fork").Pool(options.processes) as pool:
+        for row in pool.imap_unordered(either, tasks):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if options.record:
+                record = {
+                    "schema_version": 1,
+                    "command": " ".join([COMMAND, *sys.argv[1:]]),
+                    "date": datetime.now(UTC).date().isoformat(),
+                    "commit": commit(),
+                    "kinds_of_the_catalogue": len(names),
+                    "seconds": options.seconds,
+                    "outputs": options.outputs,
+                    "rows": sorted(rows, key=lambda r: (r["kind"], r["name"])),
+                }
+                write_file(options.record, json_lines(record) + "\n", *of_command(COMMAND))
+
+
+if __name__ == "__main__":
+    main()

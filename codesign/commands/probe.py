@@ -1,0 +1,125 @@
+"""`codesign probe`: fit a spec to a black box, and write a certificate of what decided it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.terminal import console
+from isa_model.diagnostics import InputError
+
+if TYPE_CHECKING:
+    from codesign.probe.certificate import Certificate
+
+
+def probe(
+    box: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="BOX",
+            help="python:MODULE:FUNCTION, exe:PATH, vectors:FILE, gpu:INSTRUCTION, mmasim:INSTRUCTION or spec:NAME.",
+        ),
+    ] = None,
+    operands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Instruction or YAML file with the box's shape and formats; its sums are not read."
+        ),
+    ] = None,
+    write_questions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the first questions for a box elsewhere.")
+    ] = None,
+    read_answers: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with the answers put there; may write more questions.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the certificate; default: codesign-probe/<box>.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Processor time for the search.")] = 60.0,
+    outputs: Annotated[int, typer.Option(min=0, help="Questions of the last check.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
+    form: Form = "table",
+) -> int:
+    """Fit a spec to a black box, and certify what decided it.
+
+    Exit code 1 if no spec that was tried gives the box's answers; the smallest operands and the nearest spec are shown.
+    """
+    from codesign.probe.boxes import FolderBox, Unanswered, open_box, signature_of
+    from codesign.probe.certificate import probe as fit
+    from isa_model.output_files import check_folder, untracked, write_folder
+
+    given = [x for x in (box, write_questions, read_answers) if x is not None]
+    if len(given) != 1:
+        raise InputError.of("probe needs one box", "BOX, or --write-questions DIR, or --read-answers DIR")
+    name = box or str(given[0])
+    folder = out or Path("codesign-probe") / (re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "box")
+    check_folder(folder, KIND)
+    if box:
+        opened = open_box(box, operands)
+    else:
+        rounds = Path(str(given[0]))
+        if write_questions and rounds.exists() and any(rounds.iterdir()):
+            raise InputError.of(f"{rounds} is not empty", f"--read-answers {rounds} goes on with it")
+        opened = FolderBox(signature_of(operands), rounds)
+    try:
+        certificate = fit(opened, seconds, outputs, seed)
+    except Unanswered as waiting:
+        print(
+            f"questions: {waiting.folder}/questions.txt; put answers.txt beside it, then --read-answers",
+            file=sys.stderr,
+        )
+        return 0
+    import json
+
+    log = json.dumps(certificate.log) + "\n"
+    write_folder(folder, {"spec.yaml": certificate.text, "certificate.json": certificate.json(), "log.json": log}, KIND)
+    if out is None:
+        untracked(folder.parent)
+    if form == "table":
+        show(certificate)
+    else:
+        emit(form, rows(certificate), certificate.json())
+    print(f"certificate: {folder}", file=sys.stderr)
+    return int(certificate.verdict == "refused")
+
+
+KIND = "a certificate of `codesign probe`"
+
+
+def rows(certificate: Certificate) -> list[Row]:
+    """Return a row for each field of a certificate."""
+    return [
+        {
+            "field": x.field,
+            "value": None if x.value is None else str(x.value),
+            "excluded": len(x.excluded),
+            "alike": ", ".join(str(y["value"]) for y in x.alike),
+        }
+        for x in certificate.fields
+    ]
+
+
+def show(certificate: Certificate) -> None:
+    """Print the verdict, the spec and what decided each of its fields."""
+    from rich.table import Table
+
+    terminal = console()
+    counts = certificate.counts
+    terminal.print(
+        f"{certificate.verdict}: {counts['kept']} answers, {counts['checked']} outputs checked, {counts['hypotheses']} "
+        f"hypotheses run, {counts['processor_s']} s",
+        highlight=False,
+    )
+    if certificate.reason:
+        terminal.print(f"{certificate.reason}; nearest spec and smallest question:", highlight=False)
+        for key, value in (certificate.witness or {}).items():
+            terminal.print(f"  {key}: {value}", highlight=False, markup=False)
+    print(certificate.text)
+    if certificate.fields:
+        table = Table("field", "value", "excluded values", "values no question tells apart", header_style="bold")
+        for row in rows(certificate):
+            table.add_row(row["field"], str(row["value"] or "default"), str(row["excluded"]), row["alike"] or "none")
+        terminal.print(table)

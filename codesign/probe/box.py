@@ -1,0 +1,176 @@
+"""Black boxes: what one takes and returns, the questions put to it, and the log of what it answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from isa_model import golden
+from isa_model.array_codec import code_dtype
+from isa_model.engines import portable
+from isa_model.engines.plan import Unsupported
+from isa_model.float64 import Codes
+from isa_model.formats import Format
+from isa_model.instruction import Instruction, ScaleOperand
+
+
+class Lines(NamedTuple):
+    """Questions as codes: each line is one dot product, a row of A and a column of B, with its element of C."""
+
+    a: Codes
+    """Row of A for each line (L, K)."""
+    b: Codes
+    """Column of B for each line (L, K)."""
+    c: Codes
+    """Element of C for each line (L,)."""
+    scale_a: Codes | None = None
+    """Scales of A along K (L, groups), if the box takes them."""
+    scale_b: Codes | None = None
+    """Scales of B along K (L, groups), if the box takes them."""
+
+    def pick(self, which: Any) -> Lines:
+        """Return some of the lines, by index or mask."""
+        return Lines(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]
+
+    @staticmethod
+    def join(parts: list[Lines]) -> Lines:
+        """Return the lines of several arrays of them, one after the other."""
+        return Lines(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a box is known to take: shape, formats, groups of scales. It says nothing of how the box computes."""
+
+    spec: Instruction
+    """An instruction of this shape and these formats, without sparsity. Its other fields are not read."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of a spec that the signature determines."""
+        return self.spec.model_dump(mode="json", include={"shape", "a", "b", "c", "accumulator"})
+
+    @property
+    def sides(self) -> tuple[ScaleOperand | None, ScaleOperand | None]:
+        """Group scales of A and B."""
+        scale = self.spec.scale
+        return (scale.a, scale.b) if scale else (None, None)
+
+    @property
+    def scale_formats(self) -> tuple[tuple[Format, int] | None, ...]:
+        """Format and number of the scales along K of A and B; None for an operand without scales."""
+        k = self.spec.shape.k
+        return tuple(
+            (side.format, -(-k // side.group[axis])) if side else None
+            for side, axis in zip(self.sides, (1, 0), strict=True)
+        )
+
+    def empty(self, count: int) -> Lines:
+        """Return `count` lines of zeros, with scales of one where there are any."""
+        spec, k = self.spec, self.spec.shape.k
+
+        def full(fmt: Format, shape: tuple[int, ...], code: int) -> Codes:
+            return np.full(shape, code, code_dtype(fmt))
+
+        scales = [None if s is None else full(s[0], (count, s[1]), one_of(s[0])) for s in self.scale_formats]
+        a, b = (full(f, (count, k), f.zero_code) for f in (spec.a, spec.b))
+        return Lines(a, b, full(spec.c_format, (count,), 0), *scales)
+
+
+def one_of(fmt: Format) -> int:
+    """Return the code of 1, or of the number nearest to it."""
+    from isa_model.codec import encode, number_of
+
+    return encode(fmt, number_of(1))
+
+
+class Box(Protocol):
+    """A function from operands to D, of which nothing else is known."""
+
+    signature: Signature
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return the codes of D (L,), one for each line."""
+        ...
+
+
+class Refusal(Exception):
+    """The box cannot be described: its answers vary, or no spec that was tried gives them. The certificate says which."""
+
+
+def answers(spec: Instruction, lines: Lines) -> Codes:
+    """Return the codes of D that a spec gives to questions: on numpy, or by the definition where doubles do not carry it."""
+    try:
+        return portable.lines(spec, *lines)
+    except Unsupported:
+        return by_definition(spec, lines)
+
+
+def by_definition(spec: Instruction, lines: Lines) -> Codes:
+    """Return the codes of D by golden.py, line by line."""
+    a, b, c = (x.tolist() for x in lines[:3])
+    nothing: list[list[int]] = [[]] * len(c)
+    scales = [nothing if x is None else x.tolist() for x in lines[3:]]
+    rows = zip(a, b, c, *scales, strict=True)
+    return np.array([golden.dot(spec, *row) for row in rows], code_dtype(spec.accumulator))
+
+
+def is_fast(spec: Instruction) -> bool:
+    """Return whether numpy computes a spec; the definition is hundreds of times slower."""
+    from isa_model.engines.plan import Plan
+
+    try:
+        Plan(spec.per_line())
+    except Unsupported:
+        return False
+    return not spec.is_stochastic
+
+
+@dataclass
+class Session:
+    """A box with all that was asked of it: the questions, the answers, and the experiment that each belongs to."""
+
+    box: Box
+    pool: Lines | None = None
+    d: Codes | None = None
+    experiments: list[str] = field(default_factory=list)
+    """Experiment of each question of the pool."""
+    asked: int = 0
+    """Number of questions put to the box, those asked twice and those of the last check included."""
+    rounds: int = 0
+    """Number of times that the box was called."""
+    conflict: tuple[Lines, int, int] | None = None
+    """A question that the box answered in two ways, with both answers."""
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return the box's answers, without keeping them."""
+        self.asked += len(lines.c)
+        self.rounds += 1
+        d = self.box.ask(lines)
+        if d.shape != lines.c.shape:
+            raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
+        return d
+
+    def add(self, experiment: str, lines: Lines) -> None:
+        """Ask questions of one experiment and keep the answers."""
+        self.keep([experiment] * len(lines.c), lines, self.ask(lines))
+
+    def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
+        """Keep questions with their answers."""
+        self.experiments += experiments
+        self.pool = lines if self.pool is None else Lines.join([self.pool, lines])
+        self.d = d if self.d is None else np.concatenate([self.d, d])
+
+    def ask_again(self, count: int = 64) -> None:
+        """Ask some questions again in another order. Raises Refusal if an answer changes: the box is no function."""
+        assert self.pool is not None
+        assert self.d is not None
+        some = np.random.default_rng(7).permutation(len(self.d))[:count]
+        again = self.ask(self.pool.pick(some))
+        differs = np.flatnonzero(again != self.d[some])
+        if differs.size:
+            at = some[differs[0]]
+            self.conflict = (self.pool.pick(slice(at, at + 1)), int(self.d[at]), int(again[differs[0]]))
+            raise Refusal("the box answers the same question differently: it is no function of its operands")

@@ -1,0 +1,307 @@
+"""Boxes by name, such as `python:module:function`, `exe:path` and `gpu:INSTRUCTION`, and folders of questions.
+
+Questions and answers are exchanged as text, for RTL simulators and for machines elsewhere. `questions.txt` has a line for each
+question: the codes of the row of A, of the column of B, of the scales of A and of B if there are any, and of C, in hexadecimal,
+separated by spaces. `answers.txt` has as many lines, each with the code of D in hexadecimal. `signature.yaml` names formats.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from codesign.probe.box import Box, Lines, Signature, answers
+from isa_model.array_codec import code_dtype
+from isa_model.diagnostics import InputError
+from isa_model.float64 import Codes
+from isa_model.instruction import Instruction
+from isa_model.library import load
+
+TILES = 64
+"""Tiles along M and along N in one product of matrices; those off the diagonal are computed in vain."""
+MOST_OF_A_CASE = 400
+"""Dot products that are taken of each case of a recording."""
+TIME_LIMIT = 600
+"""Seconds that an executable may take for one round of questions."""
+
+
+@dataclass
+class FunctionBox:
+    """A Python function from codes to codes: `function(a, b, c)`, or with `scale_a` and `scale_b` as well, line by line."""
+
+    signature: Signature
+    function: Callable[..., Any]
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return what the function returns, as codes of D."""
+        d = np.asarray(self.function(*(x for x in lines if x is not None)))
+        dtype = code_dtype(self.signature.spec.accumulator)
+        if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize:
+            message = f"the function returned {d.dtype} {d.shape}; expected {dtype} {lines.c.shape}, a code of D for each line"
+            raise InputError.of(message)
+        return d.view(dtype)
+
+
+@dataclass
+class SpecBox:
+    """A spec of the language as a box: to probe what is known, and in tests."""
+
+    signature: Signature
+    hidden: Instruction
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return the answers of the hidden spec."""
+        return answers(self.hidden, lines)
+
+
+@dataclass
+class MatrixBox:
+    """A function of whole matrices, D = f(A, B, C) on codes: lines go onto the diagonal of products of m by n."""
+
+    signature: Signature
+    function: Callable[[Codes, Codes, Codes], Codes]
+    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature; returns D (M, N)."""
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
+        shape = self.signature.spec.shape
+        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
+        for first in range(0, len(d), side * TILES):
+            part = lines.pick(slice(first, first + side * TILES))
+            n = np.arange(len(part.c))
+            row, column = (n // side * size + n % side for size in (shape.m, shape.n))
+            tiles = -(-len(n) // side)
+            a, b = (np.zeros((tiles * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
+            c = np.zeros((tiles * shape.m, tiles * shape.n), part.c.dtype)
+            a[row], b[column], c[row, column] = part.a, part.b, part.c
+            d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
+        return d
+
+
+@dataclass
+class VectorsBox:
+    """Recorded vectors: only what is in them can be asked, so the fit takes them all at once."""
+
+    signature: Signature
+    recorded: Lines
+    d: Codes
+
+    def ask(self, lines: Lines) -> Codes:
+        """Refuse: a recording answers nothing else."""
+        raise InputError.of("a recording has no answers to other questions")
+
+
+@dataclass
+class ExecutableBox:
+    """A program called as `program questions.txt answers.txt` once a round of questions."""
+
+    signature: Signature
+    command: Path
+
+    def ask(self, lines: Lines) -> Codes:
+        """Run the program on the questions and read its answers."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_round(Path(folder), self.signature, lines)
+            command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
+            try:
+                done = subprocess.run(
+                    command, cwd=folder, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise InputError.of(f"{self.command}: {error}", "a program that takes two files") from None
+            if done.returncode:
+                raise InputError.of(
+                    f"{self.command} failed with exit code {done.returncode}: {done.stderr.strip()[:300]}"
+                )
+            return read_round(Path(folder), self.signature, len(lines.c))
+
+
+class Unanswered(Exception):
+    """A round of questions was written and waits for its answers."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+@dataclass
+class FolderBox:
+    """Rounds of questions in a folder, answered elsewhere. The same answers lead to the same questions, so a run goes on
+    where the last one stopped."""
+
+    signature: Signature
+    folder: Path
+    rounds: int = 0
+
+    def ask(self, lines: Lines) -> Codes:
+        """Return the answers of the next round; without them, write its questions and raise Unanswered."""
+        self.rounds += 1
+        round_folder = self.folder / f"round-{self.rounds:02}"
+        if (round_folder / "answers.txt").exists():
+            if (round_folder / "questions.txt").read_text() != question_text(lines):
+                message = f"{round_folder} holds other questions than this probe asks"
+                raise InputError.of(message, "the same version, signature and seed, or an empty folder")
+            return read_round(round_folder, self.signature, len(lines.c))
+        round_folder.mkdir(parents=True, exist_ok=True)
+        write_round(round_folder, self.signature, lines)
+        raise Unanswered(round_folder)
+
+
+# -- the exchange ----------------------------------------------------------------------------------------------------
+
+
+def question_text(lines: Lines) -> str:
+    """Return questions as text, a line each."""
+    columns = [lines.a, lines.b, *(x for x in lines[3:] if x is not None), lines.c[:, None]]
+    rows = np.concatenate([x.astype(np.uint64) for x in columns], axis=1).tolist()
+    return "".join(" ".join(f"{code:x}" for code in row) + "\n" for row in rows)
+
+
+def write_round(folder: Path, signature: Signature, lines: Lines) -> None:
+    """Write the questions of one round and what they mean."""
+    scales = [{"format": s[0].name, "count": s[1]} if s else None for s in signature.scale_formats]
+    about = {**signature.fields, "scale_a": scales[0], "scale_b": scales[1], "questions": len(lines.c)}
+    (folder / "signature.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+    (folder / "questions.txt").write_text(question_text(lines))
+
+
+def read_round(folder: Path, signature: Signature, count: int) -> Codes:
+    """Return the answers of a round. Raises InputError unless there is a code of D for each question."""
+    path, fmt = folder / "answers.txt", signature.spec.accumulator
+    try:
+        texts = path.read_text().split()
+    except OSError as error:
+        raise InputError.of(f"{path}: {error.strerror}") from None
+    if len(texts) != count:
+        raise InputError.of(
+            f"{path} has {len(texts)} answers to {count} questions", "one code of D a line, in hexadecimal"
+        )
+    for number, text in enumerate(texts, 1):
+        try:
+            fits = 0 <= int(text, 16) < 1 << fmt.storage_bits
+        except ValueError:
+            fits = False
+        if not fits:
+            message = f"{path}:{number}: `{text[:40]}` is no code of {fmt.name}"
+            raise InputError.of(message, f"up to {fmt.storage_bits // 4} hexadecimal digits")
+    return np.array([int(text, 16) for text in texts], code_dtype(fmt))
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def open_box(name: str, operands: str | None) -> Box:
+    """Return the box that a name on the command line means; `operands` names an instruction with its shape and formats.
+
+    Raises InputError for a name that means none, for a function or file that is not there, and for missing operands.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in OPEN or not rest:
+        raise InputError.of(f"no box is called `{name}`", f"one of: {', '.join(f'{k}:...' for k in OPEN)}")
+    return OPEN[kind](rest, operands)
+
+
+def signature_of(name: str | None) -> Signature:
+    """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales."""
+    if name is None:
+        hint = "--operands NAME, an instruction or YAML file with its shape and formats; its sums are not read"
+        raise InputError.of("a box does not say which formats it takes", hint)
+    return Signature(load(name).dense)
+
+
+def _python(name: str, operands: str | None) -> Box:
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError.of(f"python:{name}: {error}", "python:module:function") from None
+    return FunctionBox(signature_of(operands), found)
+
+
+def _exe(path: str, operands: str | None) -> Box:
+    if not Path(path).is_file():
+        raise InputError.of(f"{path} is no file", "exe:PATH of a program")
+    return ExecutableBox(signature_of(operands), Path(path))
+
+
+def _spec(name: str, operands: str | None) -> Box:
+    spec = load(name).dense
+    return SpecBox(Signature(load(operands).dense if operands else spec), spec)
+
+
+def _vectors(path: str, operands: str | None) -> Box:
+    if path.endswith(".npz"):
+        return _recording(Path(path), operands)
+    from isa_model.vectors.vector_files import read
+
+    ((_, vectors),) = list(read(Path(path)))[:1]
+    spec = vectors.spec
+
+    def column(name: str, fmt: Any) -> Codes:
+        return np.array([getattr(v, name) for v in vectors.vectors], code_dtype(fmt))
+
+    signature = Signature(load(operands).dense if operands else spec)
+    scales = [
+        None if s is None else column(n, s[0])
+        for n, s in zip(("scale_a", "scale_b"), signature.scale_formats, strict=True)
+    ]
+    lines = Lines(column("a", spec.a), column("b", spec.b), column("c", spec.c_format), *scales)
+    return VectorsBox(signature, lines, column("d", spec.accumulator))
+
+
+def _recording(path: Path, operands: str | None) -> Box:
+    """Return the dot products of one instruction in a recording: a few hundred of each case."""
+    from isa_model.conformance import dot_products
+
+    signature, rng = signature_of(operands), np.random.default_rng(0)
+    cases = dot_products(path, signature.spec)
+    some = [rng.permutation(len(d))[:MOST_OF_A_CASE] for *_, d in cases]
+    a, b, c, d = (
+        np.concatenate([x[i] for x, i in zip(parts, some, strict=True)]) for parts in zip(*cases, strict=True)
+    )
+    return VectorsBox(signature, Lines(a, b, c), d)
+
+
+def _gpu(name: str, operands: str | None) -> Box:
+    from kernels import native
+
+    spec = load(name)
+    if spec.sparsity:
+        raise InputError.of(f"{name} is sparse", "its dense instruction; checks/sparsity.py compares sparse ones")
+    return MatrixBox(
+        Signature(load(operands).dense if operands else spec), lambda a, b, c: native.matmul(name, a, b, c)
+    )
+
+
+def _mmasim(name: str, operands: str | None) -> Box:
+    try:
+        oracles = importlib.import_module("checks.oracle")
+    except ImportError as error:
+        raise InputError.of(f"mmasim:{name}: {error}", "pip install -e '.[oracle]' in a checkout") from None
+    from isa_model.stimulus import StressOperands
+
+    spec = load(name)
+    oracle = oracles.Oracle(spec)
+    return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
+
+
+OPEN: dict[str, Callable[[str, str | None], Box]] = {
+    "python": _python,
+    "exe": _exe,
+    "spec": _spec,
+    "vectors": _vectors,
+    "gpu": _gpu,
+    "mmasim": _mmasim,
+}
+"""What opens a box, by the first part of its name."""

@@ -1,0 +1,260 @@
+"""The certificate: the spec fitted to a box, what decided each field, what no question could show, and a log to replay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from time import process_time
+from typing import Any
+
+import numpy as np
+import yaml
+
+from codesign.probe.box import Box, Lines, Refusal, Session
+from codesign.probe.boxes import VectorsBox, question_text
+from codesign.probe.fit import Fit, Scored
+from codesign.probe.questions import DIRECTED
+from codesign.probe.space import Data, Path, at
+from isa_model.engines.plan import Plan, Unsupported
+from isa_model.instruction import Instruction
+from isa_model.stimulus import KINDS
+
+EXPERIMENTS = {
+    **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
+    "alone": "C alone over all its codes, with products that are zeros of either sign.",
+    **{name: f"At random: {text}." for name, text in KINDS.items()},
+    "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
+    "last check": "Questions of every kind, answered otherwise than the spec says.",
+    "recorded": "Recorded vectors.",
+}
+"""What each experiment asks, by its name."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One field of the spec, and what other values would have given."""
+
+    field: str
+    """Path of the field."""
+    value: Any
+    """Value in the spec; None for the default."""
+    excluded: tuple[dict[str, Any], ...]
+    """Other values, each with a question, the box's answer and the answer that the value would have given."""
+    alike: tuple[dict[str, Any], ...]
+    """Other values that no question told from this one, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a probe found out about a box."""
+
+    verdict: str
+    """`determined`: every other value tried is excluded. `ambiguous`: some are not, and are listed. `refused`: no spec."""
+    spec: Instruction | None
+    """The simplest spec that gives every answer; if refused, the nearest."""
+    hypothesis: Data
+    fields: tuple[Decided, ...]
+    reason: str
+    """Why the probe refused; empty if it did not."""
+    witness: dict[str, Any] | None
+    """The smallest operands that the nearest spec does not explain, with both answers; or two answers to one question."""
+    counts: dict[str, Any]
+    """Questions asked, rounds, answers kept, outputs of the last check, hypotheses run, seconds of processor time."""
+    log: dict[str, Any]
+    """Every question kept, with its experiment and answer."""
+
+    @property
+    def text(self) -> str:
+        """The spec as YAML, ready for a file that `codesign` reads."""
+        if self.spec is None:
+            return ""
+        data = self.spec.model_dump(mode="json", exclude_defaults=True)
+        checked = (
+            f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
+        )
+        if self.verdict == "refused":
+            checked = f"REFUSED: {self.reason}. This is the nearest spec, not the box's."
+        about = {"source": "Fitted to a black box by `codesign probe`.", "checked": checked}
+        return yaml.safe_dump(data | about, sort_keys=False, width=100, default_flow_style=None)
+
+    def json(self) -> str:
+        """Return the certificate as JSON, without the log."""
+        data = {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "witness": self.witness,
+            "counts": self.counts,
+            "fields": [vars(x) for x in self.fields],
+            "experiments": EXPERIMENTS,
+            "spec": self.spec.model_dump(mode="json", exclude_defaults=True) if self.spec else None,
+        }
+        return json.dumps(data, indent=1) + "\n"
+
+
+def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0) -> Certificate:
+    """Fit a spec to a box, and say what decided it.
+
+    `seconds` of processor time bound the search, `outputs` the questions of the last check; a seed repeats the questions.
+    """
+    began = process_time()
+    session = Session(box)
+    fit = Fit(session, seconds, seed)
+    found: Scored | None = None
+    reason, checked = "", 0
+    try:
+        if isinstance(box, VectorsBox):
+            session.keep(["recorded"] * len(box.d), box.recorded, box.d)
+            found = fit.settle()
+        else:
+            fit.ask_all()
+            found = fit.solve()
+            checked = fit.check(found, outputs)
+    except Refusal as refusal:
+        reason, found = str(refusal), None
+    nearest = found or fit.best
+    fields = decided(fit, found) if found else ()
+    witness = None if found else (_conflict(session) or _witness(fit, nearest))
+    counts = {
+        "questions": session.asked,
+        "rounds": session.rounds,
+        "kept": len(session.experiments),
+        "checked": checked,
+        "hypotheses": fit.tried,
+        "processor_s": round(process_time() - began, 1),
+        "seed": seed,
+    }
+    verdict = "refused" if not found else "ambiguous" if any(x.alike for x in fields) else "determined"
+    hypothesis = nearest.hypothesis if nearest else {}
+    return Certificate(
+        verdict, nearest.spec if nearest else None, hypothesis, fields, reason, witness, counts, _log(session)
+    )
+
+
+# -- fields ----------------------------------------------------------------------------------------------------------
+
+
+def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
+    """Return every field of a spec with the values that answers exclude, and those that they do not."""
+    pool, d = fit.session.pool, fit.session.d
+    assert pool is not None
+    assert d is not None
+    order = np.argsort(weight(fit, pool), kind="stable")
+    rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
+    alike = {json.dumps(h, sort_keys=True): (path, h) for path, h in fit.alike.values()}
+    others = {json.dumps(h, sort_keys=True): (p, h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
+    for key, (path, hypothesis) in (others | alike).items():
+        spec = fit.space.spec(hypothesis)
+        if spec is None or spec == found.spec:
+            continue
+        value = at(hypothesis, path)
+        row = rows.setdefault(".".join(map(str, path)), (at(found.hypothesis, path), [], []))
+        if key in alike:
+            row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
+            continue
+        got = fit.run(spec, pool)
+        wrong = order[got[order] != d[order]]
+        if wrong.size:
+            number = int(wrong[0])
+            row[1].append(
+                {
+                    "value": value,
+                    "question": number,
+                    "experiment": fit.session.experiments[number],
+                    "box": f"{int(d[number]):#x}",
+                    "would_give": f"{int(got[number]):#x}",
+                }
+            )
+        else:
+            row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
+    return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
+
+
+def weight(fit: Fit, lines: Lines) -> Any:
+    """Return how large the operands of each question are: its terms that are no zeros."""
+    spec = fit.signature.spec
+    return ((lines.a != spec.a.zero_code) & (lines.b != spec.b.zero_code)).sum(axis=1) + (lines.c != 0)
+
+
+def because(spec: Instruction, other: Instruction, path: Path, searched: int) -> str:
+    """Return why no question can tell two specs apart, as far as it is proved; otherwise how many were searched."""
+    name, nothing = path[-1], f"no difference in {searched} questions searched"
+    if spec.is_integer and name in ("rounding", "zero"):
+        return "proved: sums of whole numbers are whole, and have one zero"
+    if (
+        path[0] != "stages"
+        or len(path) < 2
+        or not isinstance(path[1], int)
+        or name not in ("zero_exponent", "fraction_bits")
+    ):
+        return nothing
+    try:
+        plans = [Plan(x.per_line()) for x in (spec, other)]
+    except Unsupported:
+        return nothing
+    for plan in plans:
+        stage, terms = plan.stages[path[1]], plan.addends[path[1]]
+        if stage.fraction_bits is None:
+            continue
+        lowest, highest = min(t.lsb for t in terms), max(t.top for t in terms)
+        unit = highest if name == "fraction_bits" else stage.zero_exponent
+        if unit is not None and unit - stage.fraction_bits > lowest:
+            return nothing
+    if name == "zero_exponent":
+        return "proved: zeros of this exponent cut no bit that a term can have"
+    return "proved: every bit that a term can have is kept"
+
+
+# -- what is not explained -------------------------------------------------------------------------------------------
+
+
+def _conflict(session: Session) -> dict[str, Any] | None:
+    if session.conflict is None:
+        return None
+    lines, first, again = session.conflict
+    return {"question": question_text(lines).strip(), "answers": [f"{first:#x}", f"{again:#x}"]}
+
+
+def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
+    """Return the smallest question that the nearest spec does not explain: terms are taken away while it stays so."""
+    pool, d = fit.session.pool, fit.session.d
+    if nearest is None or pool is None or d is None:
+        return None
+    wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)
+    if not wrong.size:
+        return None
+    number = int(wrong[np.argmin(weight(fit, pool)[wrong])])
+    best, answer = pool.pick(slice(number, number + 1)), int(d[number])
+    spec = fit.signature.spec
+    while not isinstance(fit.session.box, VectorsBox):
+        places = np.flatnonzero((best.a[0] != spec.a.zero_code) | (best.b[0] != spec.b.zero_code))
+        fewer = best.pick(np.zeros(len(places) + 1, int))
+        fewer.a[np.arange(len(places)), places] = spec.a.zero_code
+        fewer.b[np.arange(len(places)), places] = spec.b.zero_code
+        fewer.c[-1] = 0
+        got = fit.session.ask(fewer)
+        smaller = weight(fit, fewer) + (fewer.a != spec.a.zero_code).sum(axis=1)
+        here = weight(fit, best)[0] + (best.a != spec.a.zero_code).sum()
+        still = np.flatnonzero((got != fit.run(nearest.spec, fewer)) & (smaller < here))
+        if not still.size:
+            break
+        best, answer = fewer.pick(slice(still[0], still[0] + 1)), int(got[still[0]])
+    terms = {int(k): f"{int(best.a[0, k]):#x} * {int(best.b[0, k]):#x}" for k in np.flatnonzero(best.a[0] | best.b[0])}
+    return {
+        "question": question_text(best).strip(),
+        "terms": terms,
+        "c": f"{int(best.c[0]):#x}",
+        "box": f"{answer:#x}",
+        "nearest_spec": f"{int(fit.run(nearest.spec, best)[0]):#x}",
+        "unexplained": int(wrong.size),
+    }
+
+
+def _log(session: Session) -> dict[str, Any]:
+    if session.pool is None or session.d is None:
+        return {}
+    return {
+        "signature": session.box.signature.fields,
+        "experiments": session.experiments,
+        "questions": question_text(session.pool).splitlines(),
+        "answers": [f"{int(x):x}" for x in session.d],
+    }

@@ -1,0 +1,326 @@
+"""Directed experiments: questions whose answers differ between values of the fields of a spec.
+
+Masked sums that show what fuses and in which order follow FPRev (arXiv 2411.00442); ladders of powers of two that show how many
+bits are kept, and the order of the experiments, follow Khattak and Mikaitis (2512.07004) and Hawkeye (2603.20421). Questions
+are built from the formats alone; their answers are read by running hypotheses, not by rules of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from codesign.probe.box import Lines, Signature
+from isa_model.codec import decode, encode, number_of
+from isa_model.formats import Format
+from isa_model.rounding import Rounding
+from isa_model.stimulus import KINDS, draw
+
+Rng = np.random.Generator
+
+
+def code_of(fmt: Format, sign: int, exponent: int, fraction: float = 1.0) -> int | None:
+    """Return the code of `sign * fraction * 2**exponent`, or None if the format lacks the number."""
+    if not -1080 < exponent < 1024:
+        return None
+    value = sign * fraction * 2.0**exponent
+    if value == 0:
+        return None
+    code = encode(fmt, number_of(value), Rounding.TOWARD_ZERO, "saturate")
+    got = decode(fmt, code)
+    return code if not got.special and got.exact() == number_of(value).exact() else None
+
+
+@cache
+def powers(fmt: Format) -> dict[int, int]:
+    """Return the code of each power of two of a format, by its exponent."""
+    found = {e: code_of(fmt, 1, e) for e in range(fmt.min_lsb_exponent, fmt.max_exponent + 1)}
+    return {e: code for e, code in found.items() if code is not None}
+
+
+class Builder:
+    """Lines of one experiment: a few chosen terms, zeros elsewhere."""
+
+    def __init__(self, signature: Signature, rng: Rng) -> None:
+        self.signature, self.rng = signature, rng
+        self.spec = spec = signature.spec
+        self.k = spec.shape.k
+        self.ends = [(min(powers(f)), max(powers(f))) for f in (spec.a, spec.b)]
+        (a_low, a_high), (b_low, b_high) = self.ends
+        self.lowest, self.highest = a_low + b_low, a_high + b_high
+        self.signs = (1, -1) if spec.a.signed or spec.b.signed else (1,)
+        self.rows: list[tuple[dict[int, tuple[int, int]], int]] = []
+        self._codes: dict[tuple[str, int, int, float], int | None] = {}
+
+    def code(self, which: str, sign: int, exponent: int, fraction: float = 1.0) -> int | None:
+        """Return the code of a number in the format of `a`, `b` or `c`, or None."""
+        key = (which, sign, exponent, fraction)
+        if key not in self._codes:
+            fmt = {"a": self.spec.a, "b": self.spec.b, "c": self.spec.c_format}[which]
+            self._codes[key] = code_of(fmt, sign, exponent, fraction)
+        return self._codes[key]
+
+    def product(self, sign: int, exponent: int, fraction: float = 1.0) -> tuple[int, int] | None:
+        """Return codes of A and B whose product is `sign * fraction * 2**exponent`, or None."""
+        spec, ((a_low, a_high), (b_low, b_high)) = self.spec, self.ends
+        low, high = max(a_low, exponent - b_high), min(a_high, exponent - b_low)
+        if low > high:
+            return None
+        # Mostly factors of similar size, so normal numbers; sometimes a subnormal one and a large one.
+        x = (exponent + spec.a.min_exponent - spec.b.min_exponent) // 2 + int(self.rng.integers(0, 3))
+        if self.rng.random() < 0.3:
+            x = int(self.rng.integers(low, high + 1))
+        x = min(max(x, low), high)
+        y = exponent - x
+        of_a = sign if spec.a.signed else 1
+        code_a, code_b = self.code("a", of_a, x, fraction), self.code("b", sign * of_a, y)
+        if code_a is None:
+            code_a, code_b = self.code("a", of_a, x), self.code("b", sign * of_a, y, fraction)
+        return None if code_a is None or code_b is None else (code_a, code_b)
+
+    def add(self, terms: dict[int, tuple[int, int, float]], c: int | None = 0) -> None:
+        """Add a line, unless a term is no number of the formats. Place K stands for C."""
+        row: dict[int, tuple[int, int]] = {}
+        for place, (sign, exponent, fraction) in terms.items():
+            if place == self.k:
+                c = self.code("c", sign, exponent, fraction)
+                continue
+            codes = self.product(sign, exponent, fraction)
+            if codes is None:
+                return
+            row[place] = codes
+        if c is not None:
+            self.rows.append((row, c))
+
+    def lines(self) -> Lines:
+        """Return the lines; of those that are scaled, half have scales other than one."""
+        result = self.signature.empty(len(self.rows))
+        for i, (row, c) in enumerate(self.rows):
+            result.c[i] = c
+            for place, (x, y) in row.items():
+                result.a[i, place], result.b[i, place] = x, y
+        for scales, of in zip(result[3:], self.signature.scale_formats, strict=True):
+            if scales is not None and of is not None:
+                choices = np.array([code for e, code in powers(of[0]).items() if abs(e) <= 8], scales.dtype)
+                ends = np.array([powers(of[0])[e] for e in (min(powers(of[0])), max(powers(of[0])))], scales.dtype)
+                lottery = self.rng.random((len(scales), 1))
+                scales[...] = np.where(lottery < 0.3, self.rng.choice(choices, scales.shape), scales)
+                scales[...] = np.where(lottery > 0.7, self.rng.choice(ends, scales.shape), scales)
+        return result
+
+    def place(self) -> int:
+        """Return a random place of a product."""
+        return int(self.rng.integers(0, self.k))
+
+    def places(self, count: int) -> list[int]:
+        """Return different places of products, at random; fewer if there are not so many."""
+        return [int(p) for p in self.rng.permutation(self.k)[:count]]
+
+    def sign(self) -> int:
+        return int(self.rng.choice(self.signs))
+
+    def fraction(self) -> float:
+        return float(self.rng.choice([1.0, 1.0, 1.5, 1.25, 1.75, 1.875]))
+
+
+def singles(x: Builder, count: int) -> None:
+    """One product alone, over the whole range of exponents: registers, overflow, subnormals, zeros, infinite products."""
+    for e in x.rng.integers(x.lowest, x.highest + 1, count):
+        x.add({x.place(): (x.sign(), int(e), x.fraction())})
+
+
+def masked(x: Builder, count: int) -> None:
+    """A large term and its negative at two places, small ones elsewhere: what is lost shows what fuses, and the order."""
+    k = x.k
+    steps = sorted({1 << i for i in range(k.bit_length())} | {1, 2, 3})
+    pairs = [(i, i + s) for i in range(k + 1) for s in steps if i + s <= k] + [(i, k) for i in range(k)]
+    pairs = list(dict.fromkeys(pairs))
+    for i, j in [pairs[p] for p in x.rng.permutation(len(pairs))[:count]]:
+        top = x.highest - int(x.rng.integers(0, 3))
+        if k in (i, j):
+            top = min(top, x.spec.c_format.max_exponent)
+        gap = int(x.rng.choice([6, 12, 16, 20, 23, 24, 25, 26, 30, 34, 40, top - x.lowest]))
+        sign, small = x.sign(), max(top - gap, x.lowest)
+        rest = {p: (1, small, 1.0) for p in range(k) if p not in (i, j)}
+        if x.rng.random() < 0.3:
+            kept = set(x.places(max(1, k // 4)))
+            rest = {p: term for p, term in rest.items() if p in kept}
+        x.add(rest | {i: (sign, top, 1.0), j: (-sign, top, 1.0)})
+
+
+def ladder(x: Builder, count: int) -> None:
+    """A large term, one further and further below, and mostly the large one's negative: bits kept, and how terms are cut."""
+    for _ in range(count):
+        c = x.k
+        pattern = int(x.rng.integers(0, 6))
+        big, small, back = [*x.places(3), c, c, c][:3]
+        if pattern == 1:
+            big = c
+        elif pattern == 2:
+            small = c
+        elif pattern == 3:
+            back = c
+        top = int(x.rng.integers(x.lowest + 1, x.highest + 1))
+        if x.rng.random() < 0.6:
+            top = x.highest - int(x.rng.integers(0, max(1, min(8, x.highest - x.lowest))))
+        if c in (big, back):
+            top = min(top, x.spec.c_format.max_exponent)
+        n = int(x.rng.integers(0, 45))
+        sign = x.sign()
+        terms = {big: (sign, top, 1.0), small: (x.sign(), top - n, x.fraction())}
+        if pattern != 4 and len({big, small, back}) == 3:
+            terms[back] = (-sign, top, 1.0)
+        for p in x.places(int(x.rng.integers(0, 4))):
+            terms.setdefault(p, (x.sign(), top - n - int(x.rng.integers(0, 3)), 1.0))
+        x.add(terms)
+
+
+def ties(x: Builder, count: int) -> None:
+    """C or a product with a few terms near half of its last place: the register's width and rounding."""
+    fmt = x.spec.accumulator
+    for _ in range(count):
+        e = int(x.rng.integers(max(x.lowest, fmt.min_exponent), min(x.highest, fmt.max_exponent) + 1))
+        n = int(x.rng.integers(1, fmt.mantissa_bits + 5))
+        first, *others = x.places(3)
+        terms = {x.k if x.rng.random() < 0.5 else first: (x.sign(), e, x.fraction())}
+        for p in others:
+            terms[p] = (x.sign(), e - n - int(x.rng.integers(0, 3)), x.fraction())
+        x.add(terms)
+
+
+def halfway(x: Builder, count: int) -> None:
+    """C of many bits with a term near half of D's last place and one far below: what is kept for rounding, and of what."""
+    c, kept = x.spec.c_format, x.spec.accumulator.mantissa_bits
+    bits = c.mantissa_bits
+    low, high = max(x.lowest + bits + 14, c.min_exponent), min(x.highest + kept - 2, c.max_exponent)
+    cases = [
+        (full, first, second, signs)
+        for full in (0, 1, 2, None)
+        for first in (kept - 1, kept, kept + 1)
+        for second in range(kept + 1, kept + 15)
+        for signs in range(8)
+    ]
+    carries = [case for case in cases if case[:2] == (0, kept - 1)]
+    others = [cases[i] for i in x.rng.permutation(len(cases))]
+    for full, first, second, signs in [*carries, *others][: count if low < high else 0]:
+        e = int(x.rng.integers(low, min(low + 12, high))) if x.rng.random() < 0.3 else min(high - 1, max(low, 0))
+        mantissa = int(x.rng.integers(1 << bits)) if full is None else max((1 << bits) - 1 - full, 0)
+        code = (((e + c.bias) << bits) + mantissa | (signs & 1) << c.magnitude_bits) << c.low_padding
+        turn = (-1) ** signs
+        p, q, *_ = [*x.places(2), 0]
+        near = (turn * (-1) ** (signs >> 1), e - first, 1.0)
+        x.add({p: near, q: (turn * (-1) ** (signs >> 2), e - second, x.fraction())}, code)
+
+
+def bottom(x: Builder, count: int) -> None:
+    """Terms at the bottom of the range with zeros beside: exponent of zeros, subnormals, smallest results."""
+    fmt = x.spec.accumulator
+    low = max(x.lowest, min(fmt.min_lsb_exponent - 3, x.highest - 4))
+    high = max(low, min(x.highest, fmt.min_exponent + 12))
+    for _ in range(count):
+        e = int(x.rng.integers(low, high + 1))
+        terms = {x.place(): (x.sign(), e, x.fraction())}
+        for p in x.places(int(x.rng.integers(0, 3))):
+            terms.setdefault(p, (x.sign(), e - int(x.rng.integers(0, 30)), x.fraction()))
+        c = 0
+        if x.rng.random() < 0.4:
+            c = int(x.rng.integers(0, 1 << min(x.spec.c_format.mantissa_bits + 2, x.spec.c_format.magnitude_bits)))
+            c <<= x.spec.c_format.low_padding
+        x.add(terms, c)
+
+
+def top(x: Builder, count: int) -> None:
+    """Terms at the top of the range: overflow of registers, and of products of their own."""
+    fmt = x.spec.accumulator
+    high = min(x.highest, fmt.max_exponent + 3)
+    for _ in range(count):
+        terms: dict[int, tuple[int, int, float]] = {}
+        for p in x.places(int(x.rng.integers(1, 5))):
+            terms[p] = (x.sign(), high - int(x.rng.integers(0, 5)), x.fraction())
+        if x.rng.random() < 0.5:
+            terms[x.k] = (x.sign(), x.spec.c_format.max_exponent - int(x.rng.integers(0, 2)), x.fraction())
+        x.add(terms)
+
+
+DIRECTED: dict[str, Callable[[Builder, int], None]] = {
+    f.__name__: f for f in (singles, masked, ladder, ties, halfway, bottom, top)
+}
+
+
+def alone(signature: Signature, rng: Rng, count: int) -> Lines:
+    """Return lines with C alone, over all its codes; products are zeros of either sign."""
+    spec, lines = signature.spec, signature.empty(count)
+    lines.c[...] = rng.integers(0, 1 << spec.c_format.bits, count, np.uint64).astype(lines.c.dtype)
+    few = np.arange(count) < count // 2
+    magnitude = rng.integers(0, 4, count).astype(np.uint64) << np.uint64(spec.c_format.low_padding)
+    sign = rng.integers(0, 2, count).astype(np.uint64) << np.uint64(spec.c_format.bits - 1)
+    lines.c[few] = (magnitude | sign)[few].astype(lines.c.dtype)
+    for x, fmt in ((lines.a, spec.a), (lines.b, spec.b)):
+        if fmt.kind == "float" and fmt.signed and fmt.nan != "negative-zero":
+            minus = rng.choice([0.0, 0.0, 1.0, 0.5], (count, 1)) > rng.random(x.shape)
+            x[minus] = x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding))
+    return lines
+
+
+def random_lines(signature: Signature, rng: Rng, kind: str, count: int) -> Lines:
+    """Return lines of one kind of stimulus.py; in some of them most products are zeros."""
+    spec = signature.spec.per_line()
+    k, parts = spec.shape.k, []
+    for start in range(0, count, 64):
+        some = min(64, count - start)
+        x = draw(spec, kind, rng, some, some, k)
+        scale_b = None if x.scale_b is None else np.ascontiguousarray(x.scale_b.T)
+        parts.append(Lines(x.a, np.ascontiguousarray(x.b.T), np.diagonal(x.c).copy(), x.scale_a, scale_b))
+    lines = Lines.join(parts)
+    zeros = (rng.random((count, k)) < 0.8) & (rng.random((count, 1)) < 0.4)
+    lines.a[zeros] = spec.a.zero_code
+    lines.c[rng.random(count) < 0.2] = 0
+    return lines
+
+
+def experiments(signature: Signature, rng: Rng, effort: float) -> Iterator[tuple[str, Lines]]:
+    """Yield the name and the lines of every experiment; `effort` multiplies their numbers."""
+
+    def some(count: int) -> int:
+        return max(4, round(count * effort))
+
+    spec = signature.spec
+    if spec.a.kind == spec.b.kind == "float" and spec.accumulator.kind == "float":
+        for name, build in DIRECTED.items():
+            builder = Builder(signature, rng)
+            build(builder, some({"masked": 260, "ladder": 420, "halfway": 300, "bottom": 240}.get(name, 140)))
+            if builder.rows:
+                yield name, builder.lines()
+    yield "alone", alone(signature, rng, some(80))
+    for kind in KINDS:
+        yield kind, random_lines(signature, rng, kind, some(64))
+
+
+def adversarial(signature: Signature, rng: Rng, count: int) -> Lines:
+    """Return about `count` lines of every experiment, for a search of disagreements or a last check."""
+    parts = [lines for _, lines in experiments(signature, rng, count / 2200)]
+    return Lines.join(parts)
+
+
+def mutated(signature: Signature, rng: Rng, pool: Lines, count: int) -> Lines:
+    """Return lines of a pool with terms exchanged and single bits of some codes flipped."""
+    spec = signature.spec
+    lines = pool.pick(rng.integers(0, len(pool.c), count))
+    order = np.argsort(rng.random(lines.a.shape), axis=1)
+    stays = rng.random((count, 1)) < 0.5
+    order = np.where(stays, np.arange(lines.a.shape[1]), order)
+    a, b = (np.take_along_axis(x, order, 1) for x in (lines.a, lines.b))
+    formats = (spec.a, spec.b, spec.c_format, *(s[0] if s else None for s in signature.scale_formats))
+    flipped: list[Any] = []
+    for x, fmt in zip((a, b, *lines[2:]), formats, strict=True):
+        if x is None or fmt is None:
+            flipped.append(None)
+            continue
+        some = rng.random(x.shape) < (1.5 / x.shape[1] if x.ndim == 2 else 0.4)
+        some &= (rng.random(count) < 0.6).reshape(-1, *[1] * (x.ndim - 1))
+        bit = np.uint64(1) << rng.integers(0, fmt.bits, x.shape, np.uint64)
+        flipped.append(np.where(some, x ^ bit.astype(x.dtype), x))
+    return Lines(*flipped)

@@ -1,0 +1,64 @@
+"""The structures of hypotheses: how stages share out products, and rules to try each structure with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from codesign.probe.space import Data, Space
+
+
+def _divisors(k: int) -> list[int]:
+    return [d for d in range(1, k + 1) if k % d == 0]
+
+
+def structures(k: int) -> Iterator[list[Data]]:
+    """Yield how stages can share out k products, without interleaving: terms, chains and where the running value is."""
+    for terms in _divisors(k):
+        yield [{"terms": terms, "accumulator": True}]
+    for terms in _divisors(k):
+        for above in _divisors(k // terms):
+            last = {"terms": above, "accumulator": True}
+            yield [{"terms": terms}, last]
+            for chain in _divisors(k // terms // above)[1:]:
+                yield [{"terms": terms, "accumulator": True, "chain": chain}, last]
+            for middle in _divisors(k // terms // above)[1:]:
+                if above == 1 or terms * middle * above == k:
+                    yield [{"terms": terms}, {"terms": middle}, last]
+                    if middle == 2:
+                        for more in (2, 4):
+                            if k % (terms * 2**more * above) == 0:
+                                yield [{"terms": terms}, *({"terms": 2} for _ in range(more)), last]
+
+
+def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
+    """Yield a structure with the terms of its first stage dealt out in turn, in every way that k allows."""
+    first, *rest = stages
+    for to in ("blocks", "chains"):
+        hand = first["terms"] * (first.get("chain", 1) if to == "chains" else 1)
+        if to == "chains" and first.get("chain", 1) < 2:
+            continue
+        for parts in _divisors(k // hand)[1:]:
+            for run in _divisors(hand)[:-1]:
+                interleave = {"run": run, "parts": parts} | ({"to": to} if to == "chains" else {})
+                yield [{**first, "interleave": interleave}, *rest]
+
+
+def profiles(space: Space) -> Iterator[tuple[Data, Data]]:
+    """Yield rules to try a structure with: the fields of inner stages, and those of the last."""
+    d = space.signature.spec.accumulator
+    if d.kind == "integer":
+        for rule in ("wrap", "saturate"):
+            register = {**space.register, "overflow": rule}
+            yield {}, {"result": [register]}
+        return
+    nearest, cut = space.register, {**space.register, "rounding": "toward-zero"}
+    exact: Data = {"zero": "ieee"}
+    aligned = {"fraction_bits": 24, "rounding": "toward-zero"}
+    yield aligned, {**aligned, "result": [nearest if d.mantissa_bits < 12 else cut]}
+    yield aligned, {**exact, "result": [nearest]}
+    yield {}, {**aligned, "result": [cut]}
+    if space.scale:
+        yield {"exponent": 0}, {**aligned, "fraction_bits": 36, "result": [cut]}
+    yield {**aligned, "result": [cut]}, {"result": [nearest]}
+    yield {}, {**exact, "result": [nearest]}
+    yield {**exact, "result": [nearest]}, {**exact, "result": [nearest]}
