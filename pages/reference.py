@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bounds
 import language
 from commands import commands_text
 from compared import architectures_text, compared_text
@@ -67,6 +68,9 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("conformance", "architectures"): architectures_text,
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
+    ("bounds", "example"): bounds.example_text,
+    ("bounds", "modes"): bounds.modes_text,
+    ("bounds", "table"): bounds.table_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

@@ -91,7 +91,7 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     sums = products(spec, normal)
     mass = k * exp2(sums.highest)
     steps, spanned = [], 1
-    overflow = 2.0**spec.infinite_from if spec.infinite_from is not None else inf
+    overflow = inf if spec.infinite_from is None else power_of_two(spec.infinite_from) * (1 - 2.0**-50)
     for index, (name, stage) in enumerate(spec.stages.items()):
         if spec.scaled_stage == index - 1:
             sums = scaled(spec, sums, spanned)
@@ -252,6 +252,10 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     if stage.zero_exponent is not None and (block.worst or running.worst):
         lost += _every(stage) * power_of_two(stage.zero_exponent)
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
+    if (
+        spec.flush_inputs and list(spec.stages.values())[-1] is stage
+    ):  # the next instruction reads a subnormal D as zero
+        underflow += power_of_two(spec.accumulator.min_exponent)
     absolute = (n * sums.absolute + lost + underflow) * blocks * grown
     errors = Errors(worst, mean, variance * grown * grown, inward)
     made = replace(sums, errors=errors, absolute=absolute, highest=sums.highest + log2(n * blocks))

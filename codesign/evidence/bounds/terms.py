@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from math import floor, inf, ldexp, log2
+from math import floor, gcd, inf, ldexp, log2
 
 from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, of_registers
 from isa_model.codec import largest_finite
@@ -146,7 +146,7 @@ def scaled(spec: Instruction, sums: Sums, spanned: int) -> Sums:
         highest=sums.highest + highest + power,
         top=sums.top + sum(f.top for f in factors) + power,
         least=sums.least + sum(f.low for f in factors) + power,
-        shared=max(min(along, default=1) // spanned, 1),
+        shared=max(gcd(*along) // spanned, 1),
         unscaled=replace(sums, lowest=sums.lowest - bits, weight=sums.weight * grown),
     )
     return in_registers((scale.result,), made) if scale.result else made

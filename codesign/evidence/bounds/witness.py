@@ -6,7 +6,7 @@ instruction loses as much as it can. Where stages below the last round, each of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor, inf, log2
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 LEAD, BESIDE, FIRST, ODD, FILL, NONE = range(6)
 """Places of products: the lead; those with its scales; the others of its block; one of every later block; the others there."""
-ROUNDS = 2
-"""Rounds of the search over the small products."""
+REFINED = 4
+"""Inputs found first whose small products are then chosen place by place."""
 
 Layout = tuple[int, int]
 """`level` and `heads` of a Witness."""
@@ -125,21 +125,18 @@ class Bench:
         found[self.products :] = NONE
         return found
 
-    def small(self, witness: Witness, both: bool, many: bool = True) -> list[Pair]:
-        """Return codes of products smaller than the lead: powers of two, and the largest below each; of either sign if `both`.
+    def small(self, witness: Witness) -> list[Pair]:
+        """Return codes of products smaller than the lead: zero, powers of two, and the largest below each.
 
-        They start where the first bit can be lost; unless `many`, they are a few powers of two about there.
+        They start where the first bit can be lost; without a compiled engine, they are a few powers of two about there.
         """
         spec, (a, b) = self.spec, witness.pairs[LEAD]
         largest = abs(_value(spec, spec.a, a) * _value(spec, spec.b, b)) * max(witness.heads * spec.span, 1)
-        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if many else (Fraction(1),)
+        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if self.fast else (Fraction(1),)
         leading = _leading(largest) + witness.boost
-        targets = (factor * Fraction(2) ** (leading - t) for t in _binades(spec, many) for factor in factors)
-        found = [pair for target in targets if (pair := _pair(spec, target))]
-        if both and spec.a.signed and spec.a.kind == "float":
-            sign = 1 << (spec.a.magnitude_bits + spec.a.low_padding)
-            found += [(x ^ sign, y) for x, y in found]
-        return [(spec.a.zero_code, spec.b.zero_code), *dict.fromkeys(found)]
+        targets = (factor * Fraction(2) ** (leading - t) for t in _binades(spec, self.fast) for factor in factors)
+        found = dict.fromkeys(pair for target in targets if (pair := _pair(spec, target)))
+        return [(spec.a.zero_code, spec.b.zero_code), *found]
 
     def operands(self, witness: Witness) -> tuple[NDArray[Any], NDArray[Any], list[Any]]:
         """Return the codes of A (1, K), of B (K, 1), and of their scales (None without)."""
@@ -212,31 +209,31 @@ def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bou
     bench = Bench(instruction, k)
     thorough = thorough and bench.fast
     most = Fraction(min(limits.overflow, 1e300)) / 2
-    best: tuple[float, Witness] = (-1.0, Witness(-1, 0, 0, ()))
     zero = (spec.a.zero_code, spec.b.zero_code)
 
-    def consider(candidates: Iterator[Witness]) -> None:
-        nonlocal best
-        for candidate in candidates:
-            made = bench.run(candidate)
-            if made and made.mass <= most and (share := made.attained(limits)) > best[0]:
-                best = share, made
+    def best(candidates: Iterable[Witness]) -> Witness:
+        made = [m for c in candidates if (m := bench.run(c)) and m.mass <= most]
+        return max(made, key=lambda m: m.attained(limits), default=Witness(-1, 0, 0, ((0, 0),) * NONE))
 
+    found = []
     for level, heads in bench.places:
         for boost in _boosts(spec) if level < 0 else [0]:
             leads = _leads(spec, limits)
             for lead in [_largest(spec), leads[0]] if heads else leads[: None if thorough else 1]:
                 start = Witness(level, heads, boost, (lead,) * NONE)
-                small = bench.small(start, False, bench.fast)
-                consider(replace(start, pairs=(lead, zero if boost else x, x, x, x)) for x in small)
-                if heads:
-                    consider(replace(start, pairs=(lead, zero, zero, x, zero)) for x in small)
-    for _ in range(ROUNDS if thorough else 0):
+                small = bench.small(start)
+                alone = [replace(start, pairs=(lead, zero, zero, x, zero)) for x in small] if heads else []
+                found.append(
+                    best([*alone, *(replace(start, pairs=(lead, zero if boost else x, x, x, x)) for x in small)])
+                )
+    found.sort(key=lambda m: -m.attained(limits))
+    for i in range(min(REFINED, len(found)) if thorough else 0):
         for place in (BESIDE, FIRST, ODD, FILL):
-            found = best[1]
-            if place in bench.places[found.layout]:
-                consider(replace(found, pairs=_with(found.pairs, place, x)) for x in bench.small(found, True))
-    return limits, best[1] if best[0] >= 0 else None
+            if place in bench.places[found[i].layout]:
+                one = found[i]
+                found[i] = best([one, *(replace(one, pairs=_with(one.pairs, place, x)) for x in bench.small(one))])
+    chosen = best(found)
+    return limits, chosen if chosen.mass else None
 
 
 def _with(pairs: tuple[Pair, ...], place: int, pair: Pair) -> tuple[Pair, ...]:
