@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bounds
 import language
 from asks import asks_text
 from commands import commands_text
@@ -69,6 +70,9 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
     ("asks", "asks"): asks_text,
+    ("bounds", "example"): bounds.example_text,
+    ("bounds", "modes"): bounds.modes_text,
+    ("bounds", "table"): bounds.table_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

@@ -15,6 +15,7 @@ import typer
 from codesign.commands.app import ProposalName, Target, app, complete_proposals, seeds_of
 from codesign.commands.app import run_app as run_app
 from codesign.commands.bench import bench
+from codesign.commands.bound import bound
 from codesign.commands.conform import conform
 from codesign.commands.diff import diff
 from codesign.commands.doctor import doctor
@@ -323,6 +324,8 @@ app.command()(tabular(bench))
 app.command()(tabular(step))
 
 app.command()(tabular(vectors))
+
+app.command()(tabular(bound))
 
 app.command()(tabular(train))
 

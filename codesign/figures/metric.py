@@ -9,7 +9,7 @@ from importlib import import_module
 from math import inf
 from typing import Literal
 
-KINDS = ("numerics", "casts", "cost", "traffic", "timing", "training", "model")
+KINDS = ("numerics", "bounds", "casts", "cost", "traffic", "timing", "training", "model")
 """Kinds of evidence, in the order in which they are gathered and shown.
 
 Each is a folder of codesign/evidence with its metrics in `metrics.py` and its source in `source.py`.

@@ -275,7 +275,7 @@ def changed(hypothesis: Data, path: Path, value: Any) -> Data:
     copy: Data = json.loads(json.dumps(hypothesis))
     part: Any = copy
     for key in path[:-1]:
-        part = part[key] if isinstance(part, list) else part.setdefault(key, {})
+        part = part[key] if isinstance(key, int) else part.setdefault(key, {})
     if value is None or value == []:
         part.pop(path[-1], None)
     else:

@@ -1,0 +1,121 @@
+"""The table of docs/bounds.md, and the record behind it: `python pages/bounds.py` searches inputs for every instruction.
+
+It takes ten minutes on two cores. `python pages/reference.py` writes the table from the record alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from models import row
+
+from codesign.__main__ import run
+from codesign.commit import commit
+from codesign.evidence.bounds.derive import bound
+from codesign.evidence.bounds.formula import formulas
+from codesign.evidence.bounds.rounding_errors import of_mode
+from codesign.evidence.bounds.witness import search
+from codesign.proposal.shipped import names
+from codesign.proposal.target import instruction_of
+from isa_model.instruction import Instruction
+from isa_model.library import catalogue, load
+from isa_model.rounding import Rounding
+
+RECORD = Path(__file__).with_name("bounds.json")
+K = 4096
+
+
+def arithmetics() -> dict[str, tuple[str, int]]:
+    """Return a name for each arithmetic of the catalogue and of the proposals that change one, and how many names share it."""
+    found: dict[str, tuple[str, int]] = {}
+    changed = [name for name, path in names().items() if "\nchange:" in path.read_text(encoding="utf-8")]
+    for name in (*catalogue(), *changed):
+        spec: Instruction = load(name) if "." in name else instruction_of(name)
+        data = spec.canonical({"name", "description", "source", "checked", "shape"})
+        key = json.dumps(data, sort_keys=True)
+        first, count = found.get(key, (name, 0))
+        found[key] = first, count + 1
+    return found
+
+
+def example_text() -> str:
+    """Return the output of the command for Hopper's FP8 instruction."""
+    command = ["bound", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"]
+    with redirect_stdout(StringIO()) as written:
+        run(command)
+    return f"```console\n$ codesign {' '.join(command)} | cat\n{written.getvalue()}```"
+
+
+def modes_text() -> str:
+    """Return the table of the errors of one rounding, by rounding mode."""
+    lines = ["| rounding | worst | mean | spread | never outwards |", "|---|---:|---:|---:|---|"]
+    for mode in Rounding:
+        errors = of_mode(mode, 32)
+        mean = "2^-random_bits" if mode is Rounding.STOCHASTIC else f"{errors.mean:g}"
+        lines.append(
+            row(f"`{mode}`", f"{errors.worst:g}", mean, f"{errors.variance**0.5:g}", "yes" if errors.inward else "")
+        )
+    return "\n".join(lines)
+
+
+def table_text() -> str:
+    """Return the table of bounds: a row for each formula, with its instructions and the worst input found."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    exact = 0
+    for about in record["rows"]:
+        if not about["worst"]:
+            exact += about["names"]
+            continue
+        groups.setdefault("; ".join(formulas(bound(instruction_of(about["instruction"]), K))), []).append(about)
+    lines = [
+        "| instruction | R | at K = 4096 | normal operands | input found |",
+        "|---|---|---:|---:|---:|",
+        *(_row(formula, members) for formula, members in groups.items()),
+        "",
+        f"Sums of the other {exact:,} instructions are exact: of whole numbers, or of formats too narrow to leave the window. "
+        f"Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
+        "`python pages/bounds.py`.",
+    ]
+    return "\n".join(lines)
+
+
+def _row(formula: str, members: list[dict[str, Any]]) -> str:
+    """Return the row of instructions with one formula."""
+    first = members[0]["instruction"]
+    more = sum(about["names"] for about in members) - 1
+    instruction = instruction_of(first)
+    shares = [about["attained"] for about in members if "attained" in about]
+    return row(
+        f"`{first}`" + (f" and {more:,} more" if more else ""),
+        formula,
+        f"{bound(instruction, K).worst:.3g}",
+        f"{bound(instruction, K, normal=True).worst:.3g}",
+        f"{min(shares):.0%}" if shares else "",
+    )
+
+
+def main() -> None:
+    """Search an input for every arithmetic and write the record."""
+    rows = []
+    for name, count in arithmetics().values():
+        limits, found = search(instruction_of(name), K)
+        about: dict[str, Any] = {"instruction": name, "names": count, "worst": limits.worst}
+        if found:
+            about |= {"found": found.relative, "attained": round(found.attained(limits), 4)}
+            about |= {"level": found.level, "heads": found.heads, "boost": found.boost, "pairs": found.pairs}
+        rows.append(about)
+        print(name, about.get("attained"), file=sys.stderr, flush=True)
+    record = {"k": K, "date": datetime.now(UTC).date().isoformat(), "commit": commit(), "rows": rows}
+    head = json.dumps({k: v for k, v in record.items() if k != "rows"})[:-1]
+    RECORD.write_text(head + ', "rows": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
