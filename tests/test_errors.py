@@ -149,6 +149,7 @@ def test_the_sums_of_a_seed_worked_by_hand():
         "output2": (2 / 4 + 6 + 3 / 16) / 4,
         "changed": 11,
         "quantisation2": (2 + 3) / 4,
+        "quantisation_along": (2 * (1 - 2) * 2 - 3) / 4,
         "total2": (2 / 4 + 6 + 3 * 9 / 16) / 4,
         "original2": (8 + 4 + 96 + 3) / 4,
         "not_finite": 0,
@@ -186,6 +187,7 @@ def test_the_sums_of_a_seed_with_an_infinite_output_and_scales_of_zero():
         "changed": 1,
         "total2": np.inf,
         "original2": 26,
+        "quantisation_along": 0,
     }
     sums |= {"quantisation2": 1, "not_finite": 1, "count": 4, "outputs": 4, "excess": 26 / (4 * 2) - 1, "filled": 0.25}
     assert {name: float(getattr(found, name)) for name in sums} == pytest.approx(sums)
@@ -348,9 +350,10 @@ def test_every_metric_is_estimated_from_its_own_sums():
         "sqnr_db": decibel(norm(e.total2, e.original2, e.excess)),
         "median_row_error": quantile(e.row_errors, e.row_weights, 0.5),
         "quantisation_error": norm(e.quantisation2, e.original2, e.excess),
+        "quantisation_bias": quotient(e.quantisation_along, e.original2, e.excess),
         "relative_frobenius": norm(e.error2, e.exact2, e.excess),
         "p95_error": quantile(e.sizes, e.weights, 0.95, (e.exact2, e.count), e.excess),
-        "bias": quotient(e.signed, e.magnitude),
+        "bias": quotient(e.signed, e.magnitude, e.excess),
         "share_over_1_bf16_ulp": share(e.over_ulp, e.count, 360),
         "underflow_share": largest(share(*a), share(*b)),
         "overflow_share": added(largest(share(*cut_a), share(*cut_b)), share(e.not_finite, e.count, 360)),

@@ -223,6 +223,18 @@ def test_a_quotient_is_one_of_sums_with_its_jackknife():
     assert held.influence == pytest.approx([1 / 5, (1 - 0.4 * 5) / (5 / 4), 0, 0])
 
 
+def test_a_quotient_of_a_tile_that_one_part_holds_has_the_span_of_its_parts():
+    """One of nine parts holds the variance: the interval reaches from the least part's own quotient to the largest's."""
+    part, whole = np.array([0.0, 1, -1, 0, 1, -1, 0, 1, 30]), np.array([4.0, 5, 4, 5, 4, 5, 4, 0, 10])
+    part[7] = 0
+    found = quotient(part, whole, TILE)
+    assert (found.tile, found.held, found.span) == (True, True, (-0.25, 3.0))
+    assert found.interval(0.95) == (-0.25, 3.0)
+    even = quotient(np.array([1.0, -1, 2, -2, 1, -1, 2, -2, 1]), np.full(9, 4.0), TILE)
+    assert (even.tile, even.held, even.span) == (True, False, (-0.5, 0.5))
+    assert not quotient(part, whole).tile
+
+
 def test_a_quotient_of_nothing_is_nothing_and_of_infinities_infinite():
     """0 / 0 is 0; an infinite part, or one of nothing, is infinite; the clusters have no influence then."""
     for part, whole, value in ((np.zeros(8), np.zeros(8), 0), (np.ones(8), np.zeros(8), inf), (TILE, np.ones(8), inf)):

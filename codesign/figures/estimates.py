@@ -104,14 +104,22 @@ def decibel(error: Estimate) -> Estimate:
     return replace(error, value=level(error.value), influence=-20 / log(10) * error.influence, scale="plain", span=span)
 
 
-def quotient(part: Array, whole: Array) -> Estimate:
-    """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0."""
+def quotient(part: Array, whole: Array, excess: Array | None = None) -> Estimate:
+    """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0.
+
+    `excess` is NaN for the parts of one tile, as in `norm`. Where one part holds most of the variance, the interval is the span.
+    """
     found, total = float(part.sum()), float(whole.sum())
     if not isfinite(found) or total == 0:
         return Estimate(inf if found else 0.0, 0.0 * whole, "plain")
     value = found / total
     kept = (1 - whole / total).clip(1 / len(whole))
-    return Estimate(value, (part - value * whole) / (total * kept), "plain")
+    influence = (part - value * whole) / (total * kept)
+    if not _tile(excess):
+        return Estimate(value, influence, "plain")
+    each = part[whole > 0] / whole[whole > 0]
+    span = float(each.min()), float(each.max())
+    return Estimate(value, influence, "plain", tile=True, held=hangs(influence), span=span)
 
 
 def share(hits: Array, counts: Array, units: float) -> Estimate:

@@ -221,12 +221,12 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
         "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess)),
         "numerics.median_row_error": lambda: finite(lambda: quantile(e.row_errors, e.row_weights, 0.5)),
         "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess),
-        "numerics.quantisation_bias": lambda: quotient(e.quantisation_along, e.original2),
+        "numerics.quantisation_bias": lambda: quotient(e.quantisation_along, e.original2, e.excess),
         "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess),
         "numerics.p95_error": lambda: finite(
             lambda: quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess)
         ),
-        "numerics.bias": lambda: quotient(e.signed, e.magnitude),
+        "numerics.bias": lambda: quotient(e.signed, e.magnitude, e.excess),
         "numerics.share_over_1_bf16_ulp": lambda: share(e.over_ulp, e.count, outputs),
         "numerics.underflow_share": lambda: largest(
             share(e.lost_a, e.nonzero_a, units_a), share(e.lost_b, e.nonzero_b, units_b)
