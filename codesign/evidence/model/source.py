@@ -118,22 +118,22 @@ def _sentences(records: list[tuple[str, ModelRecord]], found: Numerics) -> Itera
 
 
 def _plots(records: list[tuple[str, ModelRecord]], found: Numerics) -> Iterator[Plot]:
-    """Yield bar charts for each record: errors by layer, and the divergence with one layer emulated."""
+    """Yield plots for each record: errors by layer, and the divergence with one layer emulated."""
     for name, record in records:
         slug = f"{record.model}-{name.removesuffix('.json').replace(' ', '-')}"
         runs = {v: run for v in BASES if (run := run_of(record, found, v))}
-        errors = {v: blocks(run) for v, run in runs.items() if run.layers}
-        if errors:
-            yield _bars(
+        errors = {v: {n: e for n, e in blocks(run).items() if n.isdigit()} for v, run in runs.items()}
+        if any(errors.values()):
+            yield _by_layer(
                 f"model-layers-{slug}",
                 f"Error of each layer's Linears, {record.model}",
                 "Relative Frobenius error of the outputs of a layer's Linears on their own inputs, root of the mean square.",
                 "relative error",
-                errors,
+                {v: values for v, values in errors.items() if values},
             )
         alone = {v: _alone(record, run) for v, run in runs.items()}
         if any(alone.values()):
-            yield _bars(
+            yield _by_layer(
                 f"model-damage-{slug}",
                 f"Damage of each layer alone, {record.model}",
                 "Divergence of the next-token distribution from BF16's where one layer alone runs on the numerics.",
@@ -152,24 +152,16 @@ def _alone(record: ModelRecord, run: ModelRun) -> dict[str, float | None]:
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
-def _bars(name: str, title: str, caption: str, y: str, found: dict[str, dict[str, float | None]]) -> Plot:
-    """Return a bar chart with a group for each layer and a bar for each variant."""
-    categories = tuple(next(iter(found.values())))
+def _by_layer(name: str, title: str, caption: str, y: str, found: dict[str, dict[str, float | None]]) -> Plot:
+    """Return a plot over the number of the layer, with a line for each variant."""
     return Plot(
         name=name,
         title=title,
         caption=caption,
         x_label="layer",
         y_label=y,
-        y_scale="linear",
-        categories=categories,
         series=tuple(
-            Series(
-                label=LABELS[variant],
-                variant=variant,
-                x=tuple(map(float, range(len(categories)))),
-                y=tuple(values.get(c) for c in categories),
-            )
+            Series(label=LABELS[variant], variant=variant, x=tuple(map(float, values)), y=tuple(values.values()))
             for variant, values in found.items()
         ),
     )
