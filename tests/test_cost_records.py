@@ -49,6 +49,15 @@ def has_hardware(path):
     return not proposal.multiplies_as_today
 
 
+def generated_sha256(spec):
+    """Return the hash of the unit that the generator writes today; a base that proposals share is generated once."""
+    design = records.design_sha256(spec)
+    if design not in _generated:
+        _generated[design] = hashlib.sha256(unit(spec, shared_uses(spec) > 1).encode()).hexdigest()
+    return _generated[design]
+
+
+_generated = {}
 NEW_INSTRUCTIONS = [p for p in sorted((ROOT / "proposals").glob("*.yaml")) if has_hardware(p)]
 
 
@@ -62,10 +71,7 @@ def test_every_shipped_proposal_has_records_and_figures(path):
         assert record.equivalence.vectors >= 100_000
         assert record.equivalence.mismatches == 0
         assert not record.commit.endswith("+")
-        rtlil = unit(spec, shared_uses(spec) > 1)
-        assert hashlib.sha256(rtlil.encode()).hexdigest() == record.rtlil_sha256, (
-            "the generator writes another unit today"
-        )
+        assert generated_sha256(spec) == record.rtlil_sha256, "the generator writes another unit today"
     figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
     ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
     per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits", "cost.accumulator_traffic"}

@@ -330,7 +330,8 @@ def _shares(about: Timed) -> tuple[float, ...]:
 
 def _second_tile(x: Product, sms: int) -> Product:
     """Return the GEMM on the tile that kernels/gemm would choose second."""
-    ranked = sorted(candidates(x.problem), key=lambda tile: estimate_us(x.problem, tile, sms - x.taken))
+    possible = (tile for tile in candidates(x.problem) if x.split_k or tile.split == 1)
+    ranked = sorted(possible, key=lambda tile: estimate_us(x.problem, tile, sms - x.taken))
     return replace(x, tile=ranked[min(1, len(ranked) - 1)])
 
 
