@@ -170,8 +170,9 @@ class Instruction(Spec):
     infinite_from: Exponent | None = None
     """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
     products are exact, however large."""
-    flush_inputs: bool = False
-    """True if subnormals and negative zeros of A, B and C are read as +0."""
+    flush_inputs: bool | Literal["keep-sign"] = False
+    """True if subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals are read as zeros of their
+    sign."""
     source: str = ""
     """Source of the rules."""
     checked: str = ""
@@ -277,6 +278,8 @@ class Instruction(Spec):
             for field in ("flush_inputs", "infinite_from"):
                 if getattr(self, field) not in (None, False):
                     raise at(field, message="integers have neither subnormals nor infinities", hint=f"drop `{field}`")
+        if self.infinite_from is not None and self.a.kind == self.b.kind == "integer":
+            raise at("infinite_from", message="products of integers are never infinite", hint="drop `infinite_from`")
         if not (self.a.zero and self.b.zero):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")
