@@ -179,7 +179,8 @@ def read(spec: Instruction, fmt: Format, code: int) -> Term:
     """Return an element of A, B or C as a term."""
     value = term(fmt, code)
     tiny = fmt.kind == "float" and not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
-    return Term(Number(False, 0, 0), None) if spec.flush_inputs and tiny else value
+    negative = spec.flush_inputs == "keep-sign" and value.number.negative
+    return Term(Number(negative, 0, 0), None) if spec.flush_inputs and tiny else value
 
 
 def operand(spec: Instruction, fmt: Format, code: int) -> Term:

@@ -53,12 +53,12 @@ class ScaleOperand(Spec):
 
     def stored(self, sparsity: Sparsity, k_axis: int) -> ScaleOperand:
         """Return the scales of an operand without the elements that sparsity leaves out along axis `k_axis`."""
-
-        def group(whole: tuple[int, int]) -> tuple[int, int]:
-            return tuple(sparsity.stored(g) if axis == k_axis else g for axis, g in enumerate(whole))  # type: ignore[return-value]
-
-        coarser = tuple(x.model_copy(update={"group": x.group and group(x.group)}) for x in self.coarser)
-        return self.model_copy(update={"group": group(self.group), "coarser": coarser})
+        groups = [
+            x.group and tuple(sparsity.stored(g) if i == k_axis else g for i, g in enumerate(x.group))
+            for x in self.levels
+        ]
+        coarser = tuple(x.model_copy(update={"group": g}) for x, g in zip(self.coarser, groups[1:], strict=True))
+        return self.model_copy(update={"group": groups[0], "coarser": coarser})
 
     @model_validator(mode="after")
     def _nested(self) -> ScaleOperand:
@@ -170,8 +170,8 @@ class Instruction(Spec):
     infinite_from: Exponent | None = None
     """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
     products are exact, however large."""
-    flush_inputs: bool = False
-    """True if subnormals and negative zeros of A, B and C are read as +0."""
+    flush_inputs: bool | Literal["keep-sign"] = False
+    """True: subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals as zeros of their sign."""
     source: str = ""
     """Source of the rules."""
     checked: str = ""
@@ -273,10 +273,10 @@ class Instruction(Spec):
         return self
 
     def _check_operands(self) -> None:
-        if self.is_integer:
-            for field in ("flush_inputs", "infinite_from"):
-                if getattr(self, field) not in (None, False):
-                    raise at(field, message="integers have neither subnormals nor infinities", hint=f"drop `{field}`")
+        if self.is_integer and self.flush_inputs:
+            raise at("flush_inputs", message="integers have no subnormals", hint="drop `flush_inputs`")
+        if self.infinite_from is not None and self.a.kind == self.b.kind == "integer":
+            raise at("infinite_from", message="products of integers are never infinite", hint="drop `infinite_from`")
         if not (self.a.zero and self.b.zero):
             offender = "b" if self.a.zero else "a"
             raise at(offender, message="an operand format needs a zero: ue8m0 is for scales")

@@ -213,13 +213,13 @@ def instructions(draw):
         if draw(st.booleans()):
             scale["result"] = draw(registers(["fp32", "e8m17"]))
         spec["scale"] = scale
-    if draw(st.integers(0, 3)) == 0:
+    if not a.kind == b.kind == "integer" and draw(st.integers(0, 3)) == 0:
         spec["infinite_from"] = draw(st.sampled_from([4, 128, -3, -2000]))
     if a.kind == b.kind == "float":
         wider = [fmt for fmt in map(named, ("fp64", "fp32", "fp16")) if fmt.holds(a) and fmt.holds(b)]
         spec["widen"] = draw(st.sampled_from([None, None, *wider]))
         assume(spec["widen"] is None or not a == b == spec["widen"])
-    spec["flush_inputs"] = draw(st.integers(0, 3)) == 0
+    spec["flush_inputs"] = draw(st.sampled_from([False] * 6 + [True, "keep-sign"]))
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
     if draw(st.integers(0, 9)) == 0:
         spec["c"] = draw(float_formats(8, 12))

@@ -27,8 +27,8 @@ ORACLE = Path(__file__).parent / "fixtures" / "oracle.npz"
 SIZES = {
     "ada": 73 + 8,
     "ampere": 57 + 8 + 3,
-    "amx": 4,
-    "arm": 11,
+    "amx": 6,
+    "arm": 13,
     "blackwell": 4748 + 64,
     "cdna1": 20,
     "cdna2": 27,
@@ -76,6 +76,72 @@ def test_a_sparse_instruction_stores_as_many_products_as_its_dense_one():
 def dense_name(name):
     """Return the name of the dense instruction of half the k."""
     return re.sub(r"\.sp\.(m\d+n\d+)k(\d+)", lambda x: f".{x[1]}k{int(x[2]) // 2}", name)
+
+
+def flushing(x):
+    """Return a float64 array with zeros for the subnormals of FP32, and its elements as fractions."""
+    return np.vectorize(Fraction, otypes=[object])(np.where(np.abs(x) < 2.0**-126, 0.0, x))
+
+
+def to_odd(exact):
+    """Return a fraction rounded to FP32 to odd, subnormals flushed."""
+    if abs(exact) < Fraction(2) ** -126:
+        return Fraction(0)
+    unit = Fraction(2) ** (abs(exact).numerator.bit_length() - abs(exact).denominator.bit_length() - 24)
+    unit *= 2 if abs(exact) >= unit * 2**24 else 1
+    steps = abs(exact) // unit
+    return (steps | (steps * unit != abs(exact))) * unit * (1 if exact > 0 else -1)
+
+
+def to_nearest(exact):
+    """Return a fraction rounded to FP32 to nearest even, subnormals flushed."""
+    rounded = to_fp32(exact)
+    return Fraction(0) if abs(rounded) < Fraction(2) ** -126 else rounded
+
+
+def unfused(c, products):
+    """Arm's BFMatMulAdd with FPCR.EBF = 0."""
+    for first in range(0, len(products), 2):
+        c = to_odd(c + to_odd(to_odd(products[first]) + to_odd(products[first + 1])))
+    return c
+
+
+def even_and_odd(c, products):
+    """Intel's TDPBF16PS."""
+    sums = [Fraction(0), Fraction(0)]
+    for k, product in enumerate(products):
+        sums[k % 2] = to_nearest(sums[k % 2] + product)
+    return to_nearest(c + to_nearest(sum(sums)))
+
+
+def one_chain(c, products):
+    """Intel's TMMULTF32PS."""
+    for product in products:
+        c = to_nearest(c + product)
+    return c
+
+
+@pytest.mark.parametrize(
+    ("name", "sums"),
+    [
+        ("arm.bfmmla.ebf0.f32.bf16.bf16", unfused),
+        ("arm.bfmopa.ebf0.f32.bf16.bf16", unfused),
+        ("amx.tdpbf16ps", even_and_odd),
+        ("amx.tmmultf32ps", one_chain),
+    ],
+)
+def test_sums_that_flush_follow_their_manuals(name, sums):
+    """Every product and sum is rounded where the vendor's pseudocode says, with zeros for subnormals of A, B, C and sums."""
+    spec, rng = load(name), np.random.default_rng(8)
+    flushed = 0
+    for kind in ("normal", "cancellation", "subnormal"):
+        x = draw(spec, kind, rng, 3, 4, spec.shape.k)
+        d = decode_array(spec.accumulator, matmul(spec, x.a, x.b, x.c))
+        a, b, c = (flushing(decode_array(f, y)) for f, y in ((spec.a, x.a), (spec.b, x.b), (spec.accumulator, x.c)))
+        for i, j in np.ndindex(d.shape):
+            assert Fraction(d[i, j]) == sums(c[i, j], [a[i, k] * b[k, j] for k in range(spec.shape.k)]), (kind, i, j)
+            flushed += int(d[i, j] == 0)
+    assert flushed > 0
 
 
 def to_fp32(exact):

@@ -173,8 +173,8 @@ def test_a_stage_has_a_plain_name(name):
     [
         ({"stages": {"top": {**TOP, "terms": 4, "interleave": {"run": 4, "parts": 2}}}}, "nothing is interleaved"),
         ({"stages": {"top": {**TOP, "terms": 1, "interleave": {"run": 1, "parts": 2}}}}, "nothing is interleaved"),
-        ({"flush_inputs": True}, "neither subnormals nor infinities"),
-        ({"infinite_from": 20}, "neither subnormals nor infinities"),
+        ({"flush_inputs": True}, "integers have no subnormals"),
+        ({"infinite_from": 20}, "products of integers are never infinite"),
         ({"stages": {"top": {**TOP, "result": {**TOP["result"], "subnormals": "flush"}}}}, "an integer has no subnormals"),
         ({"stages": {"pair": {"terms": 8, "exponent": 3}, "top": {**TOP, "terms": 1}}}, "summed exactly"),
     ],

@@ -261,11 +261,10 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
-    lines.append(
-        "Subnormals and negative zeros of A, B and C are read as +0."
-        if spec.flush_inputs
-        else "Subnormals of A, B and C are honoured."
-    )
+    flushed = "Subnormals of A, B and C are read as zeros of their sign."
+    if spec.flush_inputs != "keep-sign":
+        flushed = "Subnormals and negative zeros of A, B and C are read as +0."
+    lines.append(flushed if spec.flush_inputs else "Subnormals of A, B and C are honoured.")
     if spec.widen is not None:
         lines.append(
             f"A and B are widened to {spec.widen.name} first: a subnormal that is a normal number there aligns with its "

@@ -57,7 +57,9 @@ FN double whole_number(uint64_t code, int bits, int is_signed) {
   return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
 }
 
-FN double flushed(double x, double smallest) { return fabs(x) < smallest ? 0.0 : x; }
+FN double flushed(double x, double smallest, int keep_sign) {
+  return fabs(x) < smallest ? keep_sign ? copysign(0.0, x) : 0.0 : x;
+}
 
 /* Copy a block of a matrix to rows of `pitch` elements. */
 FN void take(const Job *job, int which, long row, long column, long rows, long columns, long pitch, long size, char *to) {

@@ -213,7 +213,7 @@ def _table(fmt: Format) -> str:
     return f"(const double[]){{{', '.join(numbers)}}}"
 
 
-def _number(fmt: Format, flush: bool) -> str:
+def _number(fmt: Format, flush: bool | str) -> str:
     """Return the C expression that decodes `code`."""
     if fmt.kind == "table":
         return f"({_table(fmt)})[(code) & {(1 << fmt.bits) - 1}]"
@@ -222,7 +222,7 @@ def _number(fmt: Format, flush: bool) -> str:
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
     rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
     text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
-    return f"flushed({text}, {(2.0**fmt.min_exponent).hex()})" if flush else text
+    return f"flushed({text}, {(2.0**fmt.min_exponent).hex()}, {int(flush == 'keep-sign')})" if flush else text
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class Emitter(CText):
         if not how.has_minus_zero:
             value = self.let("double", f"{value} + 0.0")
         if how.smallest:
-            value = self.let("double", f"fabs({value}) < {how.smallest!r} ? 0.0 : {value}")
+            zero = f"copysign(0.0, {value})" if how.keeps_sign else "0.0"
+            value = self.let("double", f"fabs({value}) < {how.smallest!r} ? {zero} : {value}")
         # The first step has its C already; reading it twice does no harm if only zeros change.
         again = self.spec.c_format == self.spec.accumulator and how.keeps_specials
         self.write(f"state[j] = {value};" if again else f"state[j] = k == 0 ? state[j] : {value};")

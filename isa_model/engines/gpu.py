@@ -17,7 +17,7 @@ from isa_model.array_codec import code_dtype, values_of_all_codes
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import CudaCores, CudaTarget
 from isa_model.engines.fragments import fragments
-from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, joined, of_side, read
+from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, flushed, joined, of_side, read
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
 from isa_model.formats import Format
@@ -225,15 +225,13 @@ def _packed(
 
 
 @cache
-def _words(fmt: Format, aligned_as: Format, flush: bool, elements: int, step: int, shift: int) -> Any:
+def _words(fmt: Format, aligned_as: Format, flush: bool | str, elements: int, step: int, shift: int) -> Any:
     """Return the table that `pack` reads: a word for each code and digit, then each code's magnitude in FP32.
 
     With a step the word is 2**(step * exponent + shift) in BF16. Otherwise it is the number. Four elements to a register:
     digits, the lowest first; two: BF16; one: the upper half of FP64.
     """
-    values = values_of_all_codes(fmt)
-    if flush:
-        values = np.where(np.abs(values) < 2.0**fmt.min_exponent, 0.0, values)
+    values = flushed(fmt, values_of_all_codes(fmt), flush)
     magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
     if step:
         exponents = exponent_of(values, aligned_as)

@@ -138,12 +138,20 @@ def _steps(count: int, like: Any) -> Any:
     return np.arange(count) if library(like) is np else _torch().arange(count, device=like.device)
 
 
-def read(fmt: Format, codes: Any, flush: bool) -> Any:
-    """Return elements of A, B or C in float64; `flush` makes subnormal numbers zeros."""
-    values = numbers(fmt, codes)
+def read(fmt: Format, codes: Any, flush: bool | str) -> Any:
+    """Return elements of A, B or C in float64; `flush` is `Instruction.flush_inputs`."""
+    return flushed(fmt, numbers(fmt, codes), flush)
+
+
+def flushed(fmt: Format, values: Any, flush: bool | str) -> Any:
+    """Return numbers of a format with zeros for subnormals if `flush` says so."""
     if not flush or fmt.kind != "float":
         return values
-    return library(codes).where(abs(values) < 2.0**fmt.min_exponent, 0.0, values)
+    xp = library(values)
+    zeros = xp.zeros_like(values)
+    if flush == "keep-sign":
+        zeros = xp.copysign(zeros, values)
+    return xp.where(abs(values) < 2.0**fmt.min_exponent, zeros, values)
 
 
 def numbers(fmt: Format, codes: Any) -> Any:
@@ -211,7 +219,7 @@ def _index(fmt: Format, codes: Any) -> Any:
 
 
 @cache
-def _tables(fmt: Format, aligned_as: Format, flush: bool, dtype: str, device: Any) -> tuple[Any, Any]:
+def _tables(fmt: Format, aligned_as: Format, flush: bool | str, dtype: str, device: Any) -> tuple[Any, Any]:
     """Return the number of every code in `dtype`, and its alignment exponent in 16 bits."""
     values = read(fmt, np.arange(1 << fmt.storage_bits, dtype=code_dtype(fmt)), flush)
     tables = values.astype(dtype), _short(exponents_of(values, aligned_as))

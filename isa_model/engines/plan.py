@@ -50,7 +50,9 @@ class Handover:
     """Change of the running value between two instructions along K: the first writes it as D, the next reads it as C."""
 
     smallest: float = 0.0
-    """Magnitude below which a number is read as +0."""
+    """Magnitude below which a number is read as a zero."""
+    keeps_sign: bool = False
+    """True if that zero has the number's sign; otherwise it is +0."""
     has_minus_zero: bool = True
     infinity: float = inf
     """Value that an infinity becomes, without its sign: a magnitude or NaN."""
@@ -70,6 +72,7 @@ def handover(spec: Instruction) -> Handover:
     largest = largest_finite(fmt)
     return Handover(
         smallest=2.0**fmt.min_exponent if spec.flush_inputs else 0.0,
+        keeps_sign=spec.flush_inputs == "keep-sign",
         has_minus_zero=fmt.nan != "negative-zero",
         infinity=inf if fmt.infinity else nan if fmt.overflow == "nan" else largest,
         nan=largest if fmt.nan_code is None else nan,

@@ -198,7 +198,7 @@ class OperandTile:
             x = np.where(np.isinf(x), np.copysign(how.infinity, x), x)
             x = np.where(np.isnan(x), how.nan, x)
             x = x if how.has_minus_zero else x + 0.0
-            x = np.where(np.abs(x) < how.smallest, 0.0, x)
+            x = np.where(np.abs(x) < how.smallest, np.copysign(0.0, x) if how.keeps_sign else 0.0, x)
         return Value([x], exponent_of(x, self.spec.accumulator))
 
     def blocks(self, index: int) -> Iterator[Any]:

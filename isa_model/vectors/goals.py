@@ -277,7 +277,7 @@ class Goals:
             return "a zero of the stage below is positive"
         if stage.accumulator and i < len(self.stages) - 1:
             return "the running value starts at +0"
-        if stage.accumulator and (spec.flush_inputs or "-0" not in Specials(spec.accumulator).codes):
+        if stage.accumulator and (spec.flush_inputs is True or "-0" not in Specials(spec.accumulator).codes):
             return "C is never a negative zero"
         return ""
 

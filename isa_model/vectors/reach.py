@@ -47,7 +47,7 @@ class Reach:
         return Term(self.largest, self.hi)
 
 
-def of_format(fmt: Format, flush: bool = False) -> Reach:
+def of_format(fmt: Format, flush: bool | str = False) -> Reach:
     """Return the bounds of a format's numbers; with `flush`, without its subnormals."""
     top = decode(fmt, fmt.max_finite_magnitude << fmt.low_padding)
     m, lo, hi = fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent

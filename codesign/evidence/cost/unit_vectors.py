@@ -68,7 +68,8 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVe
             sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), **arguments(step, scales)))
             nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
             c = negated(spec.accumulator, sum_alone) + nearby
-            yield of_matrices(spec, a, b, (c & ((1 << spec.accumulator.bits) - 1)).astype(sum_alone.dtype), scales)
+            mask = np.uint64((1 << spec.accumulator.bits) - 1)
+            yield of_matrices(spec, a, b, (c.astype("i8").view("u8") & mask).astype(sum_alone.dtype), scales)
 
 
 def shipped(spec: Instruction) -> list[UnitVectors]:

@@ -26,8 +26,8 @@ from isa_model.rounding import shift_right as shift_number
 from isa_model.stage import is_named
 
 
-def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Format | None = None) -> TermWires:
-    """Return the number of a code. If `flush`, subnormals and negative zeros are read as +0.
+def decode(block: Block, fmt: Format, code: Wire, flush: bool | str = False, widen: Format | None = None) -> TermWires:
+    """Return the number of a code; `flush` is `Instruction.flush_inputs`.
 
     A subnormal is normalised as far as the exponents of the format `widen` allow.
     """
@@ -39,7 +39,8 @@ def decode(block: Block, fmt: Format, code: Wire, flush: bool = False, widen: Fo
     bits = fmt.magnitude_bits + int(fmt.signed)
     code = code[fmt.low_padding :][:bits]
     places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
-    name = f"decode_{label(fmt)}" + ("_flushed" if flush else f"_up_to_{places}" if places else "")
+    flushed = "_flushed_keep_sign" if flush == "keep-sign" else "_flushed"
+    name = f"decode_{label(fmt)}" + (flushed if flush else f"_up_to_{places}" if places else "")
     out = block.call(name, lambda inner, code: _fields(inner, fmt, code, flush, places), code=code)
     term = from_fields(fmt, **out)
     if not places:
@@ -66,7 +67,8 @@ def from_fields(
     fmt: Format, sign: Wire, exponent: Wire, significand: Wire, zero: Wire, nan: Wire, infinity: Wire
 ) -> TermWires:
     """Return the term with decoded fields."""
-    low, high = int(fmt.zero), fmt.max_finite_magnitude >> fmt.mantissa_bits
+    low = int(fmt.zero)
+    high = max(low, fmt.max_finite_magnitude >> fmt.mantissa_bits)  # a format may have subnormals alone
     if fmt.kind == "table":
         low, high = 0, fmt.max_exponent - fmt.min_exponent
     position = Exponent(exponent, fmt.min_exponent - fmt.mantissa_bits - low, low, high)
@@ -111,7 +113,7 @@ def _entries(block: Block, fmt: Format, code: Wire) -> dict[str, Wire]:
     return {name: Cat(*[bit(x, place) for place in range(widths.get(name, 1))]) for name, x in found.items()}
 
 
-def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> dict[str, Wire]:
+def _fields(block: Block, fmt: Format, code: Wire, flush: bool | str, places: int) -> dict[str, Wire]:
     """Return the fields and flags of a code."""
     m = fmt.mantissa_bits
     magnitude, fraction, biased = code[: fmt.magnitude_bits], code[:m], code[m : fmt.magnitude_bits]
@@ -134,7 +136,7 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool, places: int) -> 
     if fmt.zero:
         normal = block.let("normal", biased.any())
         if flush:
-            sign, is_zero = sign & normal, ~normal
+            sign, is_zero = sign if flush == "keep-sign" else sign & normal, ~normal
             fraction = Cat(*[bit & normal for bit in fraction])
         exponent, significand = Cat(biased[0] | ~normal, biased[1:]), Cat(fraction, normal)
     if places:

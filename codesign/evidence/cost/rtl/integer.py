@@ -17,8 +17,14 @@ def dot(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire], c
     """Return the code of D of an integer instruction with one stage."""
     (stage,) = spec.stages.values()
     register = stage.result[-1]
-    code = summed(block, spec, a, b, register, c, spec.c_format)
-    return block.let("code", _extended(code, register.format, spec.accumulator.bits))
+    value = summed(block, spec, a, b, register, bare(spec.c_format, c), spec.c_format)
+    padding = Const(0, spec.accumulator.low_padding)
+    return block.let("code", Cat(padding, _extended(value, register.format, spec.accumulator.mantissa_bits)))
+
+
+def bare(fmt: Format, code: Wire) -> Wire:
+    """Return the code of an integer without ignored bits."""
+    return code[fmt.low_padding :][: fmt.mantissa_bits]
 
 
 def summed(
@@ -30,7 +36,10 @@ def summed(
     c: Wire = None,
     c_format: Format | None = None,
 ) -> Wire:
-    """Return the code of the sum of products, and of `c` in `c_format` if given, in an integer register."""
+    """Return the sum of products, and of `c` in `c_format` if given, in an integer register; codes, of `c` and of the sum,
+    are without ignored bits.
+    """
+    a, b = ([bare(fmt, x) for x in codes] for fmt, codes in ((spec.a, a), (spec.b, b)))
     wraps = (register.overflow or register.format.overflow) == "wrap"
     signed = spec.a.signed or spec.b.signed
     values = [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(a, b, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 
-from amaranth.hdl import Const
+from amaranth.hdl import Cat, Const
 
 from codesign.evidence.cost.rtl import integer
 from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
@@ -95,7 +95,7 @@ def _integer_sums(
             of_a, of_b = ([x[k] for k in ks] for x in (a, b))  # type: ignore[call-overload]
             running = (code, register.format) if stage.accumulator and code is not None else ()
             code = integer.summed(block, spec, of_a, of_b, register, *running)
-        results.append(decode(block, register.format, code))
+        results.append(decode(block, register.format, Cat(Const(0, register.format.low_padding), code)))
     return results
 
 
