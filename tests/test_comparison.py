@@ -319,12 +319,14 @@ def test_errors_are_listed_by_place():
 
 
 def test_places_are_those_of_the_first_error_in_common():
-    """Without a total error in common, those of sums; areas have no place."""
+    """Without a total error in common, those of sums; areas have no place, and what one has alone is not in common."""
     made = compare(
         [result(n, [figure(TOTAL, 0.1, tensors=t), figure(SUMS, 0.2)]) for n, t in (("a", "normal"), ("b", "uniform"))]
     )
     assert (made.covered, made.apart) == (("llama.fprop.o, normal",), (TOTAL,))
     assert (rows(made)["a"].places, rows(made)["b"].places) == ({"llama.fprop.o, normal": 0.1}, {})
+    alone = compare([result("a", errors(0.1)), result("b", costs=[area(1.2)])])
+    assert (alone.covered, alone.apart, rows(alone)["a"].values[TOTAL]) == ((), (), 0.1)
     areas = compare([result(n, costs=[area(1.2)]) for n in "ab"])
     assert (areas.covered, areas.axes, areas.judged) == ((), ("cost.area_ratio",), ())
 
