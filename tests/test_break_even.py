@@ -8,6 +8,7 @@ from toy_sweep import ERROR, TEXT, figure, swept, toy
 from codesign.evidence.numerics.other_cases import BITS
 from codesign.evidence.source import Search
 from codesign.figures.words import listed
+from codesign.proposal.parts import Sweep
 from codesign.proposal.proposal import Claim
 from codesign.verdicts.break_even import _swept_value, cheapest, each, fewest, rising, sentences
 from codesign.verdicts.claims import judge
@@ -93,6 +94,9 @@ def test_variants_that_change_several_fields_have_no_own_value():
     )
     (found,) = judge(toy(TEXT.replace(field, changes)), swept({"few": 1.5, "many": 0.5}))[0].break_even
     assert (found.parameter, found.own, found.limit, found.holds) == ("change", "own", None, ("many",))
+    mixed = Sweep(changes={bits: {"stages": {"fuse": {"fraction_bits": 13}}} for bits in (13, "many")})
+    (found,) = judge(toy().model_copy(update={"sweep": mixed}), swept({13: 0.4, "many": 0.5}))[0].break_even
+    assert (found.limit, found.holds) == (None, ("13", "many"))
     across = field.replace("17]}", "17], across: {field: stages.fuse.rounding, values: [down, up]}}")
     text = TEXT.replace(field, across).replace("fraction_bits: 20,", "fraction_bits: 20, rounding: toward-zero,")
     (found,) = judge(toy(text), swept({"13, down": 1.5, "13, up": 0.5}))[0].break_even

@@ -17,6 +17,9 @@ from isa_model.diagnostics import parse_yaml
         ({"at_least": 0.01, "at_most": 1}, "numerics.total_error at least 0.01 and at most 1"),
         ({"at_most": 1, "relative_to": "software", "at": 13}, "numerics.total_error, relative to software, at most 1 at 13"),
         ({"metric": "numerics.bias", "at_most": 0.1}, "magnitude of numerics.bias at most 0.1"),
+        ({"at_most": 1, "workload": "deepseek-v3.fprop"}, "numerics.total_error at most 1 on deepseek-v3.fprop"),
+        ({"at_most": 1, "tensors": "normal"}, "numerics.total_error at most 1 with normal tensors"),
+        ({"metric": "numerics.sqnr_db", "at_least": -3}, "numerics.sqnr_db at least -3 dB"),
         ({"metric": "numerics.bias", "at_most": 0}, "magnitude of numerics.bias at most 0"),
         ({"metric": "numerics.bias", "at_most": 0.1, "at_least": -0.1}, "magnitude of numerics.bias at most 0.1"),
         (

@@ -79,6 +79,9 @@ def test_only_the_same_gemms_and_tensors_are_compared():
     said = notes(apart)
     assert said[0] == "Not comparable: they have no total error on the same GEMM and tensors, so none is starred."
     assert "total error: not comparable, as no two have it on the same GEMM." in said
+    software = [*errors(0.1), figure(TOTAL, 0.5, variant="software", tensors="uniform")]
+    half = compare([result("a", software), result("b", errors(0.2) + errors(0.9, tensors="uniform"))])
+    assert (half.covered, rows(half)["b"].values[TOTAL]) == (("llama.fprop.o, normal",), 0.2)
     tensors = compare([result("a", errors(0.1, tensors="uniform")), result("b", errors(0.2))])
     assert tensors.judged == ()
 
@@ -101,6 +104,7 @@ def test_bytes_are_ratios_to_software_over_models_that_both_have():
     assert metric not in found["today's instruction alone"].values
     lone = compare([result("a", errors(0.1), traffic=a), result("b", errors(0.1), traffic=moved(metric, 8, 10, "x"))])
     assert metric not in lone.axes
+    assert metric not in rows(lone)["today's software"].values
     assert "HBM bytes over software's: not comparable, as no two have it on the same model." in notes(lone)
 
 
@@ -130,6 +134,7 @@ def test_what_one_has_alone_is_shown_and_not_judged():
     assert "cost.area_ratio" in made.axes
     assert made.judged == (TOTAL,)
     assert rows(made)["b"].beaten_by == ("a",)
+    assert rows(made)["today's software"].values["cost.area_ratio"] == 1
 
 
 def test_speed_is_better_above_and_compared_under_the_same_assumptions():
@@ -313,18 +318,21 @@ def test_errors_are_listed_by_place():
         for name, values in (("a", (0.1, 0.2, 0.3)), ("b", (0.4, 0.1)))
     ]
     found = rows(compare(both))
+    assert (found["a"].values[TOTAL], found["b"].values[TOTAL]) == (0.2, 0.4)
     assert found["a"].places == {"llama.fprop.o, normal": 0.1, "llama.fprop.o, uniform": 0.2}
     assert found["b"].places == {"llama.fprop.o, normal": 0.4, "llama.fprop.o, uniform": 0.1}
     assert found["today's software, for a"].places == {"llama.fprop.o, normal": 0.6, "llama.fprop.o, uniform": 0.7}
 
 
 def test_places_are_those_of_the_first_error_in_common():
-    """Without a total error in common, those of sums; areas have no place."""
+    """Without a total error in common, those of sums; areas have no place, and what one has alone is not in common."""
     made = compare(
         [result(n, [figure(TOTAL, 0.1, tensors=t), figure(SUMS, 0.2)]) for n, t in (("a", "normal"), ("b", "uniform"))]
     )
     assert (made.covered, made.apart) == (("llama.fprop.o, normal",), (TOTAL,))
     assert (rows(made)["a"].places, rows(made)["b"].places) == ({"llama.fprop.o, normal": 0.1}, {})
+    alone = compare([result("a", errors(0.1)), result("b", costs=[area(1.2)])])
+    assert (alone.covered, alone.apart, rows(alone)["a"].values[TOTAL]) == ((), (), 0.1)
     areas = compare([result(n, costs=[area(1.2)]) for n in "ab"])
     assert (areas.covered, areas.axes, areas.judged) == ((), ("cost.area_ratio",), ())
 
@@ -348,6 +356,7 @@ def test_sums_of_a_path_are_todays():
     both = [*errors(0.1), figure(SUMS, 0.01)]
     made = compare([result("a", both, today=True), result("b", both)])
     assert SUMS not in rows(made)["a"].values
+    assert rows(made)["a"].values[TOTAL] == 0.1
     assert rows(made)["b"].values[SUMS] == 0.01
 
 

@@ -48,6 +48,8 @@ def test_too_small_a_sample_says_how_to_sample_more():
     assert found.reason == "too few rows, columns or seeds for an interval"
     counted = figure(0.5, None, None, metric="cost.area_ratio", kind="modelled", workload="", tensors="")
     assert verdict(counted, metric="cost.area_ratio").judgement == "supported"
+    found = verdict(counted, metric="cost.area_ratio", at_most=0.4)
+    assert (found.judgement, found.reason) == ("refuted", "its whole interval breaks the bound")
 
 
 def test_an_infinite_error_meets_a_lower_bound():
@@ -101,6 +103,8 @@ def test_the_figure_that_decides_breaks_the_bound_by_its_nearer_end():
     found = verdict(wide, clear)
     assert found.deciding == clear
     assert found.reason.endswith(f"({wide.workload}, {wide.tensors} looks worse, but is not certain)")
+    lost = figure(None, None, None, place=3)
+    assert verdict(clear, lost, lost.model_copy(update={"workload": PLACES[4][0]})).deciding == lost
     tested = [
         claims.Tested(Measured(f, read(f)), read(figure(1.5, *ends)))
         for f, ends in ((clear, (1.05, 2)), (wide, (1.08, 2)))
@@ -212,18 +216,18 @@ def test_bars_name_their_ends_and_the_longest_comes_first():
     others = (
         alternative("a", "one", 0.8),
         alternative("b", "one", 0.6),
-        alternative("b", "two", 0.9),
-        alternative("b", "three", 0.4),
+        alternative("b", "two", 0.9, 0.05),
+        alternative("b", "three", 0.1, 0.05),
         alternative("c", "one", 0.05),
         alternative("d", "one", 1.1),
         alternative("e", "one", 1.5),
         alternative("e", "lost", None),
     )
-    found = bars(WITHIN_ONE, "supported", figure(0.5, alternatives=others))
+    found = bars(WITHIN_ONE, "supported", figure(0.5, 0.4, 0.6, alternatives=others))
     assert [b.assumption for b in found] == ["e", "d", "b", "c", "a"]
     ends = [(b.low, b.low_case, b.high, b.high_case) for b in found]
     assert ends[0] == (1.5, "one", None, "lost")
-    assert ends[2] == (0.4, "three", 0.9, "two")
+    assert ends[2] == (0.1, "three", 0.9, "two")
     assert found[0].reversed_by == ("one", "lost")
     lost = bars(WITHIN_ONE, "refuted", figure(None, None, None, alternatives=others))
     assert [b.assumption for b in lost if b.reversed_by] == ["a", "b", "c"]

@@ -143,6 +143,7 @@ def test_a_ratio_takes_the_paired_interval_where_there_is_one():
     assert found.deciding.ratios == {}
     assert found.deciding.source == "toy; ratio to software (2)"
     assert against(own, software(None, None, None)).deciding.source == "toy; ratio to software (not finite)"
+    assert against(own, software(2.0, None, None)).deciding.source == "toy; ratio to software (2)"
     half_open = own.model_copy(update={"ratios": {"software": (0.45, None)}})
     assert against(half_open, other, at_most=0.7).judgement == "undetermined"
     assert against(half_open, other, at_most=0.4).judgement == "refuted"

@@ -66,12 +66,8 @@ def _read(metric: Metric, value: float | None, low: float | None, high: float | 
 
 def ratio(own: Reading, other: Reading) -> Reading:
     """Return the ratio of two magnitudes: 1 if both are zero, infinite if only `other` is zero, NaN if neither is finite."""
-    if isinf(own.value):
-        return Reading.point(nan if isinf(other.value) else inf)
-    if isinf(other.value):
-        return Reading.point(0.0)
     value = _over(own.value, other.value)
-    if own.value == other.value == 0:
+    if isinf(own.value) or isinf(other.value) or own.value == other.value == 0:
         return Reading.point(value)
     if own.ends is None or other.ends is None:
         return Reading(value, None)
@@ -82,10 +78,8 @@ def ratio(own: Reading, other: Reading) -> Reading:
 
 def difference(own: Reading, other: Reading) -> Reading:
     """Return the difference of two numbers; NaN if neither is finite."""
-    if isinf(own.value) and isinf(other.value):
-        return Reading.point(nan)
     value = own.value - other.value
-    if isinf(value):
+    if not isfinite(value):
         return Reading.point(value)
     if own.ends is None or other.ends is None:
         return Reading(value, None)
