@@ -27,7 +27,7 @@ from isa_model.instruction import Instruction
 from isa_model.library import load
 
 TILES = 64
-"""Tiles along M and along N in one product of matrices; those off the diagonal are computed in vain."""
+"""Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
 MOST_OF_A_CASE = 400
 """Dot products that are taken of each case of a recording."""
 TIME_LIMIT = 600
@@ -79,9 +79,8 @@ class MatrixBox:
             part = lines.pick(slice(first, first + side * TILES))
             n = np.arange(len(part.c))
             row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            tiles = -(-len(n) // side)
-            a, b = (np.zeros((tiles * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
-            c = np.zeros((tiles * shape.m, tiles * shape.n), part.c.dtype)
+            a, b = (np.zeros((TILES * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
+            c = np.zeros((TILES * shape.m, TILES * shape.n), part.c.dtype)
             a[row], b[column], c[row, column] = part.a, part.b, part.c
             d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
         return d
