@@ -16,6 +16,7 @@ from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
+from probed import probed_text
 from units import units_text
 
 from codesign.figures.metric import metrics
@@ -67,6 +68,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("conformance", "architectures"): architectures_text,
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
+    ("probe", "found"): probed_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

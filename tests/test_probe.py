@@ -20,6 +20,8 @@ from codesign.probe.boxes import (
     SpecBox,
     Unanswered,
     VectorsBox,
+    open_box,
+    parse_questions,
     read_round,
 )
 from codesign.probe.certificate import probe
@@ -174,18 +176,13 @@ def test_a_box_without_c_is_asked_with_zeros():
 def test_questions_can_be_answered_elsewhere(tmp_path):
     """Each round waits for its answers; the same answers lead to the same certificate as a box at hand."""
     direct, rounds = hidden(INTEGERS), 0
-    k = direct.signature.spec.shape.k
     while True:
         try:
             found = probe(FolderBox(direct.signature, tmp_path), outputs=200)
             break
         except Unanswered as waiting:
             rounds += 1
-            rows = [line.split() for line in (waiting.folder / "questions.txt").read_text().splitlines()]
-            codes = np.array([[int(x, 16) for x in row] for row in rows])
-            lines = Lines(
-                *(x.astype(t) for x, t in ((codes[:, :k], "u1"), (codes[:, k:-1], "u1"), (codes[:, -1], "u4")))
-            )
+            lines = parse_questions(direct.signature, (waiting.folder / "questions.txt").read_text().splitlines())
             (waiting.folder / "answers.txt").write_text("".join(f"{int(x):x}\n" for x in direct.ask(lines)))
     assert rounds == found.counts["rounds"] <= 6
     assert canonical(found.spec) == canonical(probe(direct, outputs=200).spec)
@@ -231,3 +228,5 @@ def test_the_command_writes_a_certificate(tmp_path):
     assert canonical(load(out / "spec.yaml")) == canonical(load(INTEGERS))
     log = json.loads((out / "log.json").read_text())
     assert len(log["questions"]) == len(log["answers"]) == certificate["counts"]["kept"]
+    again = probe(open_box(f"vectors:{out / 'log.json'}", INTEGERS))
+    assert canonical(again.spec) == canonical(load(INTEGERS))
