@@ -126,7 +126,8 @@ def dot_products(path: Path, spec: Instruction) -> list[tuple[NDArray[Any], ...]
     Each case is A and B (L, K), C and D (L,) as codes, a line for each element of D. Raises InputError as `conform`, and if
     there is none.
     """
-    file, found = npz.arrays(path), []
+    file = npz.arrays(path)
+    found: list[tuple[NDArray[Any], ...]] = []
     keys = dict.fromkeys(name.rpartition("/")[0] for name in file)
     for key in keys:
         short, _, steps = key.split("/") if key.count("/") == 2 else ("", "", "")
