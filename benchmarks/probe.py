@@ -175,7 +175,8 @@ def main() -> None:
     ]
     hidden = random_specs(options.random) if options.random else []
     tasks += [("random", f"{i}", spec, options.seconds, options.outputs) for i, spec in enumerate(hidden)]
-    tasks = [*tasks[:20], "one's complement adder", "noise", *tasks[20:]]
+    random.Random(2).shuffle(tasks)
+    tasks = ["one's complement adder", "noise", *tasks]
     rows: list[dict[str, Any]] = []
     with get_context("fork").Pool(options.processes) as pool:
         for row in pool.imap_unordered(either, tasks):

@@ -18,6 +18,7 @@ from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
+from probed import probed_text
 from units import units_text
 
 from codesign.figures.metric import metrics
@@ -73,6 +74,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("bounds", "example"): bounds.example_text,
     ("bounds", "modes"): bounds.modes_text,
     ("bounds", "table"): bounds.table_text,
+    ("probe", "found"): probed_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

@@ -46,6 +46,8 @@ class Signature:
 
     spec: Instruction
     """An instruction of this shape and these formats, without sparsity. Its other fields are not read."""
+    takes_c: bool = True
+    """False for a box without C, which is asked with C = 0 alone."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -153,24 +155,23 @@ class Session:
             raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
         return d
 
-    def add(self, experiment: str, lines: Lines) -> None:
-        """Ask questions of one experiment and keep the answers."""
-        self.keep([experiment] * len(lines.c), lines, self.ask(lines))
+    def add(self, experiments: list[str], lines: Lines, again: int = 0) -> None:
+        """Ask questions, each of an experiment, and keep the answers; ask some of them `again` in the same round.
+
+        Raises Refusal if an answer changes: the box is no function of its operands.
+        """
+        some = np.random.default_rng(7).permutation(len(lines.c))[:again]
+        d = self.ask(Lines.join([lines, lines.pick(some)]))
+        first, repeated = d[: len(lines.c)], d[len(lines.c) :]
+        self.keep(experiments, lines, first)
+        differs = np.flatnonzero(repeated != first[some])
+        if differs.size:
+            at = some[differs[0]]
+            self.conflict = (lines.pick(slice(at, at + 1)), int(first[at]), int(repeated[differs[0]]))
+            raise Refusal("the box answers the same question differently: it is no function of its operands")
 
     def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
         """Keep questions with their answers."""
         self.experiments += experiments
         self.pool = lines if self.pool is None else Lines.join([self.pool, lines])
         self.d = d if self.d is None else np.concatenate([self.d, d])
-
-    def ask_again(self, count: int = 64) -> None:
-        """Ask some questions again in another order. Raises Refusal if an answer changes: the box is no function."""
-        assert self.pool is not None
-        assert self.d is not None
-        some = np.random.default_rng(7).permutation(len(self.d))[:count]
-        again = self.ask(self.pool.pick(some))
-        differs = np.flatnonzero(again != self.d[some])
-        if differs.size:
-            at = some[differs[0]]
-            self.conflict = (self.pool.pick(slice(at, at + 1)), int(self.d[at]), int(again[differs[0]]))
-            raise Refusal("the box answers the same question differently: it is no function of its operands")

@@ -8,6 +8,7 @@ separated by spaces. `answers.txt` has as many lines, each with the code of D in
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from isa_model.instruction import Instruction
 from isa_model.library import load
 
 TILES = 64
-"""Tiles along M and along N in one product of matrices; those off the diagonal are computed in vain."""
+"""Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
 MOST_OF_A_CASE = 400
 """Dot products that are taken of each case of a recording."""
 TIME_LIMIT = 600
@@ -79,9 +80,8 @@ class MatrixBox:
             part = lines.pick(slice(first, first + side * TILES))
             n = np.arange(len(part.c))
             row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            tiles = -(-len(n) // side)
-            a, b = (np.zeros((tiles * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
-            c = np.zeros((tiles * shape.m, tiles * shape.n), part.c.dtype)
+            a, b = (np.zeros((TILES * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
+            c = np.zeros((TILES * shape.m, TILES * shape.n), part.c.dtype)
             a[row], b[column], c[row, column] = part.a, part.b, part.c
             d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
         return d
@@ -166,6 +166,25 @@ def question_text(lines: Lines) -> str:
     return "".join(" ".join(f"{code:x}" for code in row) + "\n" for row in rows)
 
 
+def parse_questions(signature: Signature, rows: list[str]) -> Lines:
+    """Return the questions that lines of text hold. Raises ValueError for a line with too many or too few codes."""
+    spec, k = signature.spec, signature.spec.shape.k
+    scales = [(s[0], s[1]) if s else None for s in signature.scale_formats]
+    parts = [(spec.a, k), (spec.b, k), *scales, (spec.c_format, 1)]
+    widths = [part[1] if part else 0 for part in parts]
+    codes = np.array([[int(code, 16) for code in row.split()] for row in rows], np.uint64).reshape(
+        len(rows), sum(widths)
+    )
+    columns = np.split(codes, np.cumsum(widths)[:-1], axis=1)
+    a, b, scale_a, scale_b, c = (
+        x.astype(code_dtype(part[0])) if part else None for x, part in zip(columns, parts, strict=True)
+    )
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    return Lines(a, b, c[:, 0], scale_a, scale_b)
+
+
 def write_round(folder: Path, signature: Signature, lines: Lines) -> None:
     """Write the questions of one round and what they mean."""
     scales = [{"format": s[0].name, "count": s[1]} if s else None for s in signature.scale_formats]
@@ -243,6 +262,8 @@ def _spec(name: str, operands: str | None) -> Box:
 def _vectors(path: str, operands: str | None) -> Box:
     if path.endswith(".npz"):
         return _recording(Path(path), operands)
+    if path.endswith("log.json"):
+        return _log(Path(path), signature_of(operands))
     from isa_model.vectors.vector_files import read
 
     ((_, vectors),) = list(read(Path(path)))[:1]
@@ -271,6 +292,19 @@ def _recording(path: Path, operands: str | None) -> Box:
         np.concatenate([x[i] for x, i in zip(parts, some, strict=True)]) for parts in zip(*cases, strict=True)
     )
     return VectorsBox(signature, Lines(a, b, c), d)
+
+
+def _log(path: Path, signature: Signature) -> Box:
+    """Return what an earlier probe asked and was answered."""
+    try:
+        log = json.loads(path.read_text())
+        lines = parse_questions(signature, log["questions"])
+        d = np.array([int(x, 16) for x in log["answers"]], code_dtype(signature.spec.accumulator))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError.of(
+            f"{path} is no log of a probe of these operands: {error}", "log.json of a certificate"
+        ) from None
+    return VectorsBox(signature, lines, d)
 
 
 def _gpu(name: str, operands: str | None) -> Box:

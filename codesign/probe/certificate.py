@@ -112,6 +112,8 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     except Refusal as refusal:
         reason, found = str(refusal), None
     nearest = found or fit.best
+    if not found and session.conflict is None and _changes(fit, nearest):
+        reason = "the box answers the same question differently: it is no function of its operands"
     fields = decided(fit, found) if found else ()
     witness = None if found else (_conflict(session) or _witness(fit, nearest))
     counts = {
@@ -205,6 +207,19 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
 
 
 # -- what is not explained -------------------------------------------------------------------------------------------
+
+
+def _changes(fit: Fit, nearest: Scored | None) -> bool:
+    """Return whether the box, asked again what a spec does not explain, answers otherwise; the session notes the question."""
+    session, pool, d = fit.session, fit.session.pool, fit.session.d
+    if nearest is None or pool is None or d is None or isinstance(session.box, VectorsBox):
+        return False
+    wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)[:256]
+    for number, again in zip(wrong, session.ask(pool.pick(wrong)), strict=True):
+        if again != d[number]:
+            session.conflict = (pool.pick(slice(number, number + 1)), int(d[number]), int(again))
+            return True
+    return False
 
 
 def _conflict(session: Session) -> dict[str, Any] | None:

@@ -112,10 +112,14 @@ class Fit:
     # -- 1. structures -----------------------------------------------------------------------------------------------
 
     def ask_all(self) -> None:
-        """Put the directed experiments to the box, and some questions twice."""
-        for name, lines in experiments(self.signature, self.rng, self.effort):
-            self.session.add(name, lines)
-        self.session.ask_again()
+        """Put all directed experiments to the box in one round, some questions twice."""
+        named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, self.effort)]
+        names = [name for name, lines in named for _ in lines.c]
+        self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+
+    def asked(self, lines: Lines) -> Lines:
+        """Return questions as the box takes them: with C = 0 if it takes none."""
+        return lines if self.signature.takes_c else lines._replace(c=np.zeros_like(lines.c))
 
     def start(self) -> list[Scored]:
         """Return the best structures, each under its best rules."""
@@ -282,14 +286,17 @@ class Fit:
         return current
 
     def check(self, current: Scored, outputs: int) -> int:
-        """Compare a spec with the box on mutated and random questions, at most as many as asked for; return their number.
+        """Compare a spec with the box on about as many further questions as asked for; return their number.
 
         Raises Refusal at the first difference, which then is in the pool.
         """
         assert self.session.pool is not None
+        if not outputs:
+            return 0
         outputs = round(outputs * self.effort)
         fresh = adversarial(self.signature, self.rng, outputs // 4)
-        lines = Lines.join([fresh, mutated(self.signature, self.rng, self.session.pool, outputs - outputs // 4)])
+        more = mutated(self.signature, self.rng, self.session.pool, outputs - outputs // 4)
+        lines = self.asked(Lines.join([fresh, more]))
         d = self.session.ask(lines)
         differs = np.flatnonzero(self.run(current.spec, lines) != d)[:8]
         if differs.size:
@@ -368,7 +375,7 @@ class Fit:
         rivals = self.rivals(current)
         assert self.session.pool is not None
         fresh = adversarial(self.signature, self.rng, questions // 3)
-        lines = Lines.join([fresh, mutated(self.signature, self.rng, self.session.pool, questions)])
+        lines = self.asked(Lines.join([fresh, mutated(self.signature, self.rng, self.session.pool, questions)]))
         expected = self.run(current.spec, lines)
         chosen: list[int] = []
         undecided: dict[str, tuple[Path, Data]] = {}
@@ -387,7 +394,7 @@ class Fit:
         chosen += [int(x) for x in self.rng.permutation(len(lines.c))[: questions // 2]]
         which = np.unique(chosen)
         asked = lines.pick(which)
-        self.session.add("disagreement", asked)
+        self.session.add(["disagreement"] * len(asked.c), asked)
         self._weights = self.weights()
         x = self.score(current.hypothesis)
         assert x is not None

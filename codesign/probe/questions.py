@@ -218,7 +218,14 @@ def halfway(x: Builder, count: int) -> None:
 def bottom(x: Builder, count: int) -> None:
     """Terms at the bottom of the range with zeros beside: exponent of zeros, subnormals, smallest results."""
     fmt = x.spec.accumulator
-    low = max(x.lowest, min(fmt.min_lsb_exponent - 3, x.highest - 4))
+    unit = fmt.min_lsb_exponent
+    for half in (0, 1):  # D's last place or half of it, and a term that may be cut as if the zeros were larger
+        for e in range(unit - 2, max(x.lowest, unit - 60) - 1, -1):
+            for sign in x.signs:
+                first, second = [*x.places(2), x.k][:2]
+                q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
+                x.add({first: (x.sign(), unit - half + up, q), second: (sign, e, 1.0)})
+    low = max(x.lowest, min(unit - 3, x.highest - 4))
     high = max(low, min(x.highest, fmt.min_exponent + 12))
     for _ in range(count):
         e = int(x.rng.integers(low, high + 1))
@@ -291,7 +298,7 @@ def experiments(signature: Signature, rng: Rng, effort: float) -> Iterator[tuple
     if spec.a.kind == spec.b.kind == "float" and spec.accumulator.kind == "float":
         for name, build in DIRECTED.items():
             builder = Builder(signature, rng)
-            build(builder, some({"masked": 260, "ladder": 420, "halfway": 300, "bottom": 240}.get(name, 140)))
+            build(builder, some({"masked": 260, "ladder": 420, "halfway": 300, "bottom": 180}.get(name, 140)))
             if builder.rows:
                 yield name, builder.lines()
     yield "alone", alone(signature, rng, some(80))

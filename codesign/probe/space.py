@@ -258,11 +258,12 @@ def _named(fields: Data) -> Any:
 
 def at(data: Any, path: Path) -> Any:
     """Return the value of plain data at a path; None if there is none."""
+    known: Any = data
     for key in path:
-        known: Any = data or {}
-        inside = key < len(known) if isinstance(known, list) and isinstance(key, int) else key in known
-        data = known[key] if inside else None
-    return data
+        step: Any = key
+        inside = step < len(known) if isinstance(known, list) else step in (known or {})
+        known = known[step] if inside else None
+    return known
 
 
 def fits(hypothesis: Data, path: Path) -> bool:

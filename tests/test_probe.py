@@ -1,0 +1,238 @@
+"""Probe: hidden specs are found from answers alone, what no question shows is listed, and what no spec explains is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import strategies
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from codesign.commands.cli import app
+from codesign.probe.box import Lines, Session, Signature, answers, by_definition, is_fast
+from codesign.probe.boxes import (
+    ExecutableBox,
+    FolderBox,
+    FunctionBox,
+    MatrixBox,
+    SpecBox,
+    Unanswered,
+    VectorsBox,
+    open_box,
+    parse_questions,
+    read_round,
+)
+from codesign.probe.certificate import probe
+from codesign.probe.fit import Fit
+from codesign.probe.questions import adversarial, experiments, mutated
+from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
+from isa_model.array_codec import to_codes
+from isa_model.diagnostics import InputError
+from isa_model.instruction import Instruction, Scaling
+from isa_model.library import load
+from isa_model.matmul import matmul
+from isa_model.stage import Register, Stage
+
+VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
+INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
+
+
+def hidden(name):
+    spec = load(name)
+    return SpecBox(Signature(spec), spec)
+
+
+def unseen(signature, count=6000):
+    rng = np.random.default_rng(5)
+    fresh = adversarial(signature, rng, 1500)
+    return Lines.join([fresh, mutated(signature, rng, fresh, count)])
+
+
+@settings(max_examples=8)
+@given(st.data())
+def test_lines_are_what_golden_computes(data):
+    """Dot products of their own, with scales of their own, have golden's codes."""
+    spec = data.draw(strategies.instructions().filter(lambda s: is_fast(s) and not any(x.coarser for x in s.scales)))
+    lines = adversarial(Signature(spec), np.random.default_rng(data.draw(st.integers(0, 99))), 60)
+    some = lines.pick(np.random.default_rng(1).permutation(len(lines.c))[:8])
+    assert (answers(spec, some) == by_definition(spec, some)).all()
+
+
+@pytest.fixture(scope="module")
+def volta():
+    """The certificate of one floating-point instruction."""
+    return probe(hidden(VOLTA), outputs=300)
+
+
+@pytest.mark.parametrize("name", ["arm.fmopa.f32.f32.f32", INTEGERS])
+def test_a_hidden_instruction_is_found(name):
+    """The fitted spec gives the hidden one's answers on questions that were not asked."""
+    box = hidden(name)
+    found = probe(box, outputs=300)
+    assert found.verdict in ("determined", "ambiguous")
+    lines = unseen(box.signature)
+    assert (answers(found.spec, lines) == answers(box.hidden, lines)).all()
+
+
+def test_fields_are_decided_by_questions(volta):
+    """Every excluded value gives another answer to the question named; fields that decide sums are the hidden ones."""
+    found = volta
+    lines = unseen(Signature(load(VOLTA)))
+    assert (answers(found.spec, lines) == answers(load(VOLTA), lines)).all()
+    stage, wanted = found.spec.stages["fuse"], load(VOLTA).stages["fuse"]
+    assert (stage.terms, stage.fraction_bits, stage.rounding) == (wanted.terms, wanted.fraction_bits, wanted.rounding)
+    bits = next(x for x in found.fields if x.field == "stages.0.fraction_bits")
+    assert {22, 24} <= {x["value"] for x in bits.excluded}
+    assert not bits.alike
+    for x in bits.excluded:
+        assert found.log["answers"][x["question"]] == x["box"][2:] != x["would_give"][2:]
+    zero = next(x for x in found.fields if x.field == "stages.0.zero_exponent")
+    assert any(x["value"] == -131 and x["reason"].startswith("proved") for x in zero.alike)
+    assert canonical(Instruction.model_validate(yaml.safe_load(found.text))) == canonical(found.spec)
+
+
+def test_every_field_of_the_language_is_an_axis():
+    """A field that the language gains is varied without a change here, unless it is a structure or given."""
+    spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0")
+    register = {"format": "fp32", "rounding": "nearest-even"}
+    stages = [{"terms": 32}, {"terms": 1, "accumulator": {"fraction_bits": 3}, "fraction_bits": 24, "rounding": "down"}]
+    stages[1]["result"] = [register]
+    space = Space(Signature(spec))
+    hypothesis = {"stages": stages, "nan": 0x7FFFFFFF, "scale": {"onto": -1}}
+    varied = {path[-1] for path, _ in space.neighbours(hypothesis, 1)}
+    every = {f for kind in (Instruction, Scaling, Stage, Register) for f in kind.model_fields}
+    assert every - STRUCTURAL - GIVEN - {"scale", "random_bits"} <= varied
+
+
+class Noise(SpecBox):
+    """A box that gives another code now and then."""
+
+    share = 0.3
+
+    def ask(self, lines):
+        d = super().ask(lines)
+        return d ^ (np.random.default_rng().random(d.shape) < self.share).astype(d.dtype)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.004])
+def test_a_box_with_noise_is_refused_with_two_answers_to_one_question(share):
+    """Answers that vary are not fitted, however rarely they do."""
+    spec = load(INTEGERS)
+    box = Noise(Signature(spec), spec)
+    box.share = share
+    found = probe(box, seconds=1.0)
+    assert found.verdict == "refused"
+    assert "same question differently" in found.reason
+    assert len(set(found.witness["answers"])) == 2
+
+
+def test_a_box_outside_the_language_is_refused_with_its_smallest_operands():
+    """A box that negates by inverting bits has a witness of few terms, and no certificate."""
+    spec = load(VOLTA)
+
+    def inverting(a, b, c):
+        d = answers(spec, Lines(a, b, c))
+        return d - ((d >> 31 == 1) & (d << 1 != 0) & (d & 0x7F800000 != 0x7F800000)).astype(d.dtype)
+
+    found = probe(FunctionBox(Signature(spec), inverting), seconds=1.0)
+    assert found.verdict == "refused"
+    assert found.witness["box"] != found.witness["nearest_spec"]
+    assert len(found.witness["terms"]) <= 2
+    assert "REFUSED" in found.text
+
+
+def test_a_search_without_time_is_no_result():
+    """A budget that is spent leads to a refusal, never to a spec that leaves answers unexplained."""
+    spec = load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32")
+    found = probe(SpecBox(Signature(spec), spec), seconds=0.2)
+    assert found.verdict == "refused"
+
+
+def test_recorded_answers_are_enough():
+    """Questions that were not chosen by the probe lead to a spec too."""
+    spec = load(VOLTA)
+    box = SpecBox(Signature(spec), spec)
+    lines = Lines.join([x for _, x in experiments(box.signature, np.random.default_rng(3), 0.5)])
+    found = probe(VectorsBox(box.signature, lines, box.ask(lines)))
+    assert found.verdict == "ambiguous"
+    assert found.spec.stages["fuse"].fraction_bits == 23
+
+
+def test_matrices_give_the_lines_on_their_diagonal():
+    """A function of whole matrices answers as the instruction line by line."""
+    spec = load(VOLTA)
+
+    def product(a, b, c):
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, engine="portable"))
+
+    lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
+    assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
+
+
+def test_a_box_without_c_is_asked_with_zeros():
+    """`takes_c: false` asks no question with another C."""
+    spec = load(VOLTA)
+    session = Session(SpecBox(Signature(spec, takes_c=False), spec))
+    Fit(session).ask_all()
+    assert not session.pool.c.any()
+
+
+def test_questions_can_be_answered_elsewhere(tmp_path):
+    """Each round waits for its answers; the same answers lead to the same certificate as a box at hand."""
+    direct, rounds = hidden(INTEGERS), 0
+    while True:
+        try:
+            found = probe(FolderBox(direct.signature, tmp_path), outputs=200)
+            break
+        except Unanswered as waiting:
+            rounds += 1
+            lines = parse_questions(direct.signature, (waiting.folder / "questions.txt").read_text().splitlines())
+            (waiting.folder / "answers.txt").write_text("".join(f"{int(x):x}\n" for x in direct.ask(lines)))
+    assert rounds == found.counts["rounds"] <= 6
+    assert canonical(found.spec) == canonical(probe(direct, outputs=200).spec)
+
+
+def test_a_program_answers_files(tmp_path):
+    """A program reads questions.txt and writes a code a line; one that fails is reported with what it said."""
+    program = tmp_path / "box.sh"
+    program.write_text('#!/bin/sh\nwhile read -r line; do echo "${line##* }"; done < "$1" > "$2"\n')
+    program.chmod(0o755)
+    signature = Signature(load(VOLTA))
+    lines = adversarial(signature, np.random.default_rng(0), 50)
+    assert (ExecutableBox(signature, program).ask(lines) == lines.c).all()
+    program.write_text("#!/bin/sh\necho no license >&2\nexit 3\n")
+    with pytest.raises(InputError, match="exit code 3: no license"):
+        ExecutableBox(signature, program).ask(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [("1\n2\n", "2 answers to 3"), ("1\nzz\n3\n", "answers.txt:2: `zz` is no code")]
+)
+def test_wrong_answers_are_reported_at_their_line(text, fault, tmp_path):
+    """The message names the file, the line, and what a code is."""
+    (tmp_path / "answers.txt").write_text(text)
+    with pytest.raises(InputError, match=fault):
+        read_round(tmp_path, Signature(load(VOLTA)), 3)
+
+
+def test_answers_of_another_shape_are_reported():
+    """A function that returns another shape is a user's error with both shapes."""
+    signature = Signature(load(VOLTA))
+    with pytest.raises(InputError, match="expected uint32"):
+        FunctionBox(signature, lambda a, b, c: c[:2]).ask(signature.empty(3))
+
+
+def test_the_command_writes_a_certificate(tmp_path):
+    """`codesign probe` writes the spec, the certificate and the log."""
+    out = tmp_path / "found"
+    done = CliRunner().invoke(app, ["probe", f"spec:{INTEGERS}", "--outputs", "300", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    certificate = json.loads((out / "certificate.json").read_text())
+    assert certificate["verdict"] == "ambiguous"
+    assert canonical(load(out / "spec.yaml")) == canonical(load(INTEGERS))
+    log = json.loads((out / "log.json").read_text())
+    assert len(log["questions"]) == len(log["answers"]) == certificate["counts"]["kept"]
+    again = probe(open_box(f"vectors:{out / 'log.json'}", INTEGERS))
+    assert canonical(again.spec) == canonical(load(INTEGERS))
