@@ -58,7 +58,7 @@ def test_shipped_proposals_are_valid_and_cite_a_source(path):
 
 @pytest.mark.parametrize("name", ["fp8-dispatch", "logfmt8-combine", "logfmt10-combine"])
 def test_number_formats_of_the_network_are_cited_where_their_source_has_them(name):
-    """"Insights into DeepSeek-V3" has FP8 dispatch and LogFMT in 3.2; LogFMT it tries for combine alone."""
+    """ "Insights into DeepSeek-V3" has FP8 dispatch and LogFMT in 3.2; LogFMT it tries for combine alone."""
     loaded = load_proposal(ROOT / "proposals" / f"{name}.yaml")
     cited = " ".join([loaded.source, *(claim.source for claim in loaded.claims if claim.source)])
     assert re.search(r"2505\.09343\), 3\.2\b", cited)
