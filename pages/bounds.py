@@ -103,7 +103,7 @@ def _row(formula: str, members: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Search an input for every arithmetic and write the record."""
-    rows = []
+    rows, made_at = [], commit()
     for name, count in arithmetics().values():
         limits, found = search(instruction_of(name), K)
         about: dict[str, Any] = {"instruction": name, "names": count, "worst": limits.worst}
@@ -112,7 +112,7 @@ def main() -> None:
             about |= {"level": found.level, "heads": found.heads, "boost": found.boost, "pairs": found.pairs}
         rows.append(about)
         print(name, about.get("attained"), file=sys.stderr, flush=True)
-    record = {"k": K, "date": datetime.now(UTC).date().isoformat(), "commit": commit(), "rows": rows}
+    record = {"k": K, "date": datetime.now(UTC).date().isoformat(), "commit": made_at, "rows": rows}
     head = json.dumps({k: v for k, v in record.items() if k != "rows"})[:-1]
     RECORD.write_text(head + ', "rows": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]}\n", encoding="utf-8")
 
