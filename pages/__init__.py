@@ -7,7 +7,7 @@
 | cost_curves.py | the cost curves of reports, and their table in docs/cost.md | designs measured anew (extra `cost`) |
 | timing_tables.py | docs/timing.md; timing_fit.py the fits in codesign/evidence/timing/records | kernels/records |
 | communication.py | docs/communication.md | kernels/records: exchange and scaling |
-| reference.py | tables of language.md, proposals.md, metrics.md, commands.md, conformance.md, cost.md, bounds.md, probe.md | the code |
+| reference.py | tables of language, proposals, metrics, commands, conformance, cost, bounds and probe.md | the code |
 | bounds.py | bounds.json, from which reference.py writes the table of bounds.md | inputs searched on the exact model |
 | console.py | outputs of commands in README.md and docs/tutorial.md | the commands, and codesign-reports/ |
 | site.py | the site, from docs/ | zensical.toml |

@@ -107,7 +107,8 @@ def decibel(error: Estimate) -> Estimate:
 def quotient(part: Array, whole: Array, excess: Array | None = None) -> Estimate:
     """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0.
 
-    `excess` is NaN for the parts of one tile, as in `norm`. Where one part holds most of the variance, the interval is the span.
+    `excess` is NaN for the parts of one tile, as in `norm`. Where one of them holds most of the variance, the interval is their
+    span.
     """
     found, total = float(part.sum()), float(whole.sum())
     if not isfinite(found) or total == 0:
