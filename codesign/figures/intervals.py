@@ -83,6 +83,8 @@ class Estimate:
     """Sums of squares of each part of a tile, of which the value is the root of the ratio; for the span of ratios."""
     ranks: Ranks | None = None
     """Ordered values, if the value is one of their quantiles."""
+    skew: float = 0.0
+    """Least skewness that the influences are taken to have, of either sign."""
 
     @property
     def total(self) -> float:
@@ -137,7 +139,7 @@ class Estimate:
         if self.halved:
             half = _t(level, self.halved - 1) * sqrt(float(influence @ influence))
             return half, half
-        return reach(influence, level)
+        return reach(influence, level, self.skew)
 
     def over(self, base: Estimate, level: float) -> tuple[float, Ends | None]:
         """Return the ratio of this estimate to `base` on the same clusters, and its interval.
@@ -161,7 +163,7 @@ class Estimate:
         if self.tile and (hangs(apart) or self.unknown):
             return ratio, self._span_over(base) or self._apart(base, level)
         if ratio > 0 and not self.halved:
-            low, high = changed(log(ratio), apart, level)
+            low, high = changed(log(ratio), apart, level, self.skew)
             return ratio, (exp(low), exp(min(high, 700.0)))
         below, above = self._reach(apart, level)
         low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
@@ -220,7 +222,7 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
         if ends := mine._span_over(base):
             return -_decibel(ends[1]), -_decibel(ends[0])
         return mine.span[0] - base.span[1], mine.span[1] - base.span[0]
-    low, high = changed((mine.value - base.value) / PER_NEPER, apart / PER_NEPER, level)
+    low, high = changed((mine.value - base.value) / PER_NEPER, apart / PER_NEPER, level, mine.skew)
     return low * PER_NEPER, high * PER_NEPER
 
 
@@ -232,13 +234,13 @@ def _decibel(ratio: float) -> float:
     return 20 * log10(ratio) if ratio else -inf
 
 
-def changed(value: float, influence: Array, level: float) -> Ends:
+def changed(value: float, influence: Array, level: float, least: float = 0.0) -> Ends:
     """Return the interval of the logarithm of a ratio.
 
     A small change that is certainly one often comes from a few large errors. Its spread then grows with it, and away from zero
     its interval is that of the change on a logarithmic scale of its own, which there is the wider one.
     """
-    below, above = reach(influence, level)
+    below, above = reach(influence, level, least)
     low, high = value - below, value + above
     if not max(below, above) < abs(value) < SMALL_CHANGE:
         return low, high
@@ -247,8 +249,10 @@ def changed(value: float, influence: Array, level: float) -> Ends:
     return low, value * exp(above / value)
 
 
-def reach(influence: Array, level: float) -> Ends:
+def reach(influence: Array, level: float, least: float = 0.0) -> Ends:
     """Return how far below and above a value its interval reaches, from the influences of its clusters.
+
+    `least` is a skewness, of either sign, that the influences have at least: clusters that met nothing large show none.
 
     A variance that a few clusters dominate has fewer degrees of freedom than there are clusters. They follow from the kurtosis,
     corrected for few observations (G2 in Joanes & Gill, The Statistician 47, 1998). For skewed influences the interval takes
@@ -265,13 +269,17 @@ def reach(influence: Array, level: float) -> Ends:
     deviation = sqrt(_variance(influence))
     skew = float((spread**3).mean() / second**1.5 / sqrt(count))
 
-    def bent(y: float) -> float:
-        if abs(skew) < 1e-6:
-            return y
-        inner = 1 + skew * (y - skew / 6)
-        return 3 / skew * (copysign(cbrt(abs(inner)), inner) - 1)
+    least /= sqrt(count)
+    skews = (skew, max(skew, least) if least > 0 else min(skew, least))
+    return deviation * max(t, *(_bent(t, s) for s in skews)), deviation * max(t, *(-_bent(-t, s) for s in skews))
 
-    return deviation * max(t, bent(t)), deviation * max(t, -bent(-t))
+
+def _bent(y: float, skew: float) -> float:
+    """Return a quantile of a mean's standardised deviation after Hall's cubic transformation is undone."""
+    if abs(skew) < 1e-6:
+        return y
+    inner = 1 + skew * (y - skew / 6)
+    return 3 / skew * (copysign(cbrt(abs(inner)), inner) - 1)
 
 
 def figures(
