@@ -313,7 +313,8 @@ def _encode_powers_of_two(x: NDArray[np.float32], up: bool) -> Codes:
     bits = x.view(np.uint32)
     field, fraction = bits >> 23, bits & 0x7FFFFF
     above = np.where(field == 0, fraction > 0x400000, fraction != 0)  # 2**-127 is a subnormal number of FP32
-    return np.minimum(field + above if up else field, 254).astype(np.uint8)
+    codes: Codes = np.minimum(field + above if up else field, 254).astype(np.uint8)
+    return codes
 
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
