@@ -43,7 +43,7 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
     Raises ValueError for fewer than 3 or more than 16 bits, and for numbers that are not finite.
     """
     index, _, minimum, step = _nearest(bits, tiles, None)
-    codes: Codes = index.astype(np.uint16) | (np.signbit(tiles).astype(np.uint16) << np.uint16(bits - 1))
+    codes = index.astype(np.uint16) | np.signbit(tiles).astype(np.uint16) << np.uint16(bits - 1)
     return LogTiles(bits, codes, minimum, step)
 
 

@@ -122,7 +122,7 @@ def test_a_record_without_these_numerics_gives_no_figure(subject, monkeypatch):
 
 
 def test_the_operand_that_does_the_damage_and_the_layers_are_shown(subject, monkeypatch):
-    """A sentence has the divergence with each part left out; bar charts have a bar for each layer."""
+    """A sentence has the divergence with each part left out; plots have a point for each layer."""
     recipe = numerics(subject.proposal)["proposal", None]
     parts = [run(p, numerics_of(without(recipe, p)), 1.0, kl=0.001 * i) for i, p in enumerate(store.LEFT_OUT, 1)]
     alone = [run("p", key(subject), 1.0, kl=0.002 * (i + 1), only=f"*.layers.{i}.*") for i in range(2)]
@@ -134,7 +134,7 @@ def test_the_operand_that_does_the_damage_and_the_layers_are_shown(subject, monk
         in section.sentences[0]
     )
     errors, damage = section.plots
-    assert (errors.categories, errors.series[0].y) == (("0", "1"), (0.03, 0.04))
+    assert (errors.series[0].x, errors.series[0].y) == ((0.0, 1.0), (0.03, 0.04))
     assert damage.series[0].y == pytest.approx((0.002, 0.004))
 
 

@@ -97,8 +97,8 @@ def result_of(name):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The pages of a changed instruction and of a changed path, and the two compared."""
-    results = [result_of(name) for name in ("group-scaled-mma", "fused-tma-cast")]
+    """The pages of a changed instruction (the longest report) and of a changed path, and the two compared."""
+    results = [result_of(name) for name in ("group-scaled-mma-ue8m0", "fused-tma-cast")]
     folder = tmp_path_factory.mktemp("pages")
     made = [report.write(result, folder / result.proposal.proposal) for result in results]
     return [*made, comparison.write(compare(results), folder / "compared")]
