@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
-LEAST_SKEW = 1.2
+LEAST_SKEW = 1.0
 """Least skewness of the squared errors of seeds: sixteen that met no rare large error show none (docs/statistics.md)."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
