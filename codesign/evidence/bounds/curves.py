@@ -16,7 +16,10 @@ SIDE = 16
 def growth(instruction: Instruction, seed: int) -> Plot | None:
     """Return the plot for an instruction; None if its sums are exact, or if only a slow engine computes it."""
     limits = [bound(instruction, k) for k in LENGTHS]
-    if not limits[-1].worst or not Bench(instruction, LENGTHS[0]).fast:
+    if not limits[-1].worst:
+        return None
+    benches = [Bench(instruction, k) for k in LENGTHS]
+    if not benches[0].fast:
         return None
     _, found = search(instruction, LENGTHS[3], thorough=False)
     lines: dict[str, tuple[str, list[float | None]]] = {
@@ -24,9 +27,9 @@ def growth(instruction: Instruction, seed: int) -> Plot | None:
         "bound, but for one output in 100,000": ("sky", [b.probable() for b in limits]),
     }
     if found:
-        runs = [Bench(instruction, k).run(found) for k in LENGTHS]
+        runs = [bench.run(found) for bench in benches]
         lines["worst input found"] = ("vermilion", [r.relative if r else None for r in runs])
-    lines["99 % of sums of normal operands"] = ("green", [sampled(instruction, k, seed) for k in LENGTHS])
+    lines["99 % of sums of normal operands"] = ("green", [sampled(bench, seed) for bench in benches])
     return Plot(
         name="bounds",
         title="Error bounds against K",
@@ -43,24 +46,23 @@ def growth(instruction: Instruction, seed: int) -> Plot | None:
     )
 
 
-def sampled(instruction: Instruction, k: int, seed: int) -> float | None:
+def sampled(bench: Bench, seed: int) -> float | None:
     """Return the 99 % quantile of the error over the sum of magnitudes, for normally distributed operands.
 
     None if a sum overflows, and for scales of several levels.
     """
     import numpy as np
 
-    from isa_model.array_codec import decode_array, to_codes
+    from isa_model.array_codec import code_dtype, decode_array
     from isa_model.exact import dot
     from isa_model.groups import spread
-    from isa_model.matmul import matmul
     from isa_model.stimulus import draw
 
-    spec = instruction.dense
+    spec = bench.spec
     if any(side.coarser for side in spec.scales):
         return None
-    x = draw(spec, "normal", np.random.default_rng(seed), SIDE, SIDE, -(-k // instruction.shape.k) * spec.shape.k)
-    d = matmul(spec, x.a, x.b, None, x.scale_a, x.scale_b, seed=seed if spec.is_stochastic else None)
+    x = draw(spec, "normal", np.random.default_rng(seed), SIDE, SIDE, bench.filled)
+    d = bench.multiply(x.a, x.b, np.zeros((SIDE, SIDE), code_dtype(spec.c_format)), x.scale_a, x.scale_b)
     a, b = decode_array(spec.a, x.a), decode_array(spec.b, x.b)
     if spec.scale:
         if spec.scale.a and x.scale_a is not None:
@@ -68,6 +70,5 @@ def sampled(instruction: Instruction, k: int, seed: int) -> float | None:
         if spec.scale.b and x.scale_b is not None:
             b = b * spread(decode_array(spec.scale.b.format, x.scale_b), spec.scale.b.group, b.shape)
         a = a * 2.0**spec.scale.power
-    found = decode_array(spec.accumulator, to_codes(spec.accumulator, d))
-    errors = np.abs(found - dot(a, b)) / (np.abs(a) @ np.abs(b))
+    errors = np.abs(decode_array(spec.accumulator, d) - dot(a, b)) / (np.abs(a) @ np.abs(b))
     return float(np.quantile(errors, 0.99)) if np.isfinite(errors).all() else None
