@@ -212,5 +212,5 @@ def test_every_metric_says_how_it_is_compared():
     assert all(rule == "none" for n, rule in rules.items() if n.startswith("cost.") or "speedup" in n)
     assert all(m.comparison == "ratio" or (m.comparison, m.unit) == ("none", "1") for m in metrics().values() if m.axis)
     signed = {m.name for m in metrics().values() if m.signed}
-    assert signed == {"numerics.bias", "numerics.quantisation_bias", "training.gradient_bias"}
+    assert signed == {"bounds.bias", "numerics.bias", "numerics.quantisation_bias", "training.gradient_bias"}
     assert read(figure(None, None, None)).value == inf
