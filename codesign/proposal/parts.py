@@ -22,6 +22,7 @@ from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import MOST_SIZE, PASSES, select, shaped
 from codesign.workloads.tensors import SOURCES
 from isa_model.diagnostics import InputError, at, suggest, together
+from isa_model.formats import later
 from isa_model.library import raw
 from isa_model.path import Steps
 from isa_model.stage import Spec
@@ -263,7 +264,7 @@ class Software(Spec):
     """Products along K that the instruction sums before promotion to FP32 on CUDA cores; null: all of K."""
     group: PositiveInt | AsBaseline | None = "baseline"
     """Elements along K that share an FP32 scale, applied at promotion; null: one scale for the whole tensor."""
-    split_k: bool = True
+    split_k: bool = later(True)
     """False if no kernel splits K over CTAs, so that the bits of a row do not depend on the rows beside it. It affects times
     alone."""
     quantisation: Quantisation | None = None

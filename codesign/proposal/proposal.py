@@ -26,6 +26,7 @@ from codesign.workloads.gemms import Gemm, own, select
 from codesign.workloads.tensors import CAPTURED
 from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, at, suggest, together
+from isa_model.formats import later
 from isa_model.instruction import Instruction
 from isa_model.library import changed, raw
 from isa_model.stage import Spec
@@ -58,7 +59,7 @@ class Proposal(Spec):
     """Casts, transposed reads and communication that operands pass through before they are multiplied."""
     open_questions: tuple[str, ...] = ()
     """Questions that the hardware team would have to settle."""
-    weights: Cast | None = None
+    weights: Cast | None = later(None)
     """Cast that the model's weights have gone through before any variant takes them, as those of a model trained in a narrow
     format; default: BF16. Groups are (output features, input features). Errors are against the product of these weights."""
     quantisation: Quantisation = Quantisation()
