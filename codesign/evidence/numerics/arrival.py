@@ -62,8 +62,7 @@ def arrived(
         return group[::-1] if tokens_along_k else group
 
     across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
-    each = 1
-    """Rows of a line: itself, and what stands for the lines that share its groups."""
+    each = 1  # rows of a line: itself, and what stands for the lines that share its groups
     if across > 1:
         assert isinstance(lines, DrawnLines)
         ends = lines.ends(across - 1, smallest=any(s.logfmt is not None for s in steps))
