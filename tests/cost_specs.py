@@ -23,6 +23,7 @@ def aligned(terms, bits, rounding="toward-zero", **fields):
 
 
 OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
+PADDED = {"name": "padded", "kind": "integer", "mantissa_bits": 5, "low_padding": 3, "overflow": "saturate"}
 FUSED = {"accumulator": True, "result": FP32}
 MODES = ["toward-zero", "nearest-even", "nearest-away", "up", "down", "to-odd"]
 SPECS = {
@@ -118,6 +119,28 @@ SPECS = {
         )
         for a, b, overflow in (("int8", "uint8", "wrap"), ("int8", "int8", "saturate"), ("uint4", "int4", "saturate"))
     },
+    "integers with ignored bits": instruction(
+        {
+            "s": {
+                "terms": 2,
+                "accumulator": True,
+                "result": {"format": {**PADDED, "mantissa_bits": 9}, "rounding": "up"},
+            }
+        },
+        a=PADDED,
+        b="uint4",
+        accumulator={**PADDED, "mantissa_bits": 11},
+    ),
+    "subnormals alone": instruction(
+        {
+            "s": {
+                "terms": 1,
+                "accumulator": True,
+                "result": {"format": "e1m3ieee", "rounding": "up", "overflow": "saturate"},
+            }
+        },
+        accumulator="e1m3ieee",
+    ),
     "a constant scale": instruction(
         {"s": aligned(4, 13), "c": {"terms": 1, "zero": "ieee", **FUSED}}, scale={"power": -7, "onto": "s"}
     ),

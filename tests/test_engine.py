@@ -97,6 +97,38 @@ def test_a_long_k_is_a_chain_of_instructions(spec, seed, kind):
     assert np.array_equal(d, matmul(spec, a, b, c, engine="golden", **scales).view(d.dtype))
 
 
+def whole(bits, **fields):
+    """A format of integers."""
+    return {"name": "whole", "kind": "integer", "mantissa_bits": bits, "overflow": "saturate", **fields}
+
+
+def test_integer_scales_of_integer_products_align_with_exponent_zero():
+    """A scale that is multiplied into its operand leaves the last place of a product where the golden model has it."""
+    register = {"format": "e5m1", "rounding": "nearest-even"}
+    stage = {"terms": 1, "accumulator": True, "fraction_bits": 0, "rounding": "nearest-even", "result": register}
+    spec = {
+        "a": "uint4",
+        "b": "uint4",
+        "accumulator": "e5m1",
+        "shape": {"m": 1, "n": 1, "k": 1},
+        "stages": {"s": stage},
+    }
+    spec = Instruction.model_validate(spec | {"scale": {"a": {"group": [1, 1], "format": "uint4"}}})
+    assert Plan(spec).scales_fold
+    a, b, c, scales = operands(spec, 0, "bits", m=16, n=16)
+    assert_same(spec, a, b, c, scales)
+
+
+def test_d_of_a_wide_integer_instruction_is_no_longer_in_the_format_of_c():
+    """The second instruction along K reads an unsigned 64-bit D, though the first C was a signed byte."""
+    register = {"format": whole(64, signed=False), "rounding": "nearest-even", "overflow": "wrap"}
+    stage = {"terms": 1, "accumulator": True, "result": register}
+    spec = {"a": "uint4", "b": "uint4", "c": "int8", "accumulator": register["format"], "stages": {"s": stage}}
+    spec = Instruction.model_validate(spec | {"shape": {"m": 1, "n": 1, "k": 1}})
+    a, b = np.array([[1, 1]], np.uint8), np.array([[0], [1]], np.uint8)
+    assert_same(spec, a, b, np.array([[0xFF]], np.uint8), {})  # -1, then 2**64 - 1, then 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "name",

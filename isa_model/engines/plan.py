@@ -144,7 +144,7 @@ class Plan:
             and self.sparsity is None  # a scale's group has more elements of one operand than of the other
         )
         if self.scales_fold and scale:
-            self.min_product_exponent += sum(fmt.min_exponent for fmt in scale_formats)
+            self.min_product_exponent += sum(lowest_exponent(fmt, None) for fmt in scale_formats)
         self.product_bits = significand_bits(spec.a) + significand_bits(spec.b)
         self.product_growth = product.growth
         self.scaled_bits = 0
