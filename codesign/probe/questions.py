@@ -225,6 +225,11 @@ def bottom(x: Builder, count: int) -> None:
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
                 x.add({first: (x.sign(), unit - half + up, q), second: (sign, e, 1.0)})
+    for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
+        p, q = x.places(2)
+        sign, near = x.sign(), fmt.min_exponent + x.rng.integers(-1, 4, 3)
+        c_term = (x.sign(), int(near[2]), x.fraction())
+        x.add({p: (sign, int(near[0]), x.fraction()), q: (-sign, int(near[1]), x.fraction()), x.k: c_term})
     low = max(x.lowest, min(unit - 3, x.highest - 4))
     high = max(low, min(x.highest, fmt.min_exponent + 12))
     for _ in range(count):
