@@ -9,6 +9,9 @@ from isa_model.instruction import Instruction, Scaling, Shape
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
+MOST_PRODUCTS = 1 << 16
+"""Products of K in one promotion, as many as a shape can have."""
+
 
 def promoted(instruction: Instruction, every: int, scale: Scaling | None = None) -> Instruction:
     """Return the instruction together with its promotion to FP32 on CUDA cores, as one Instruction.
@@ -18,12 +21,14 @@ def promoted(instruction: Instruction, every: int, scale: Scaling | None = None)
     converted to FP32, to nearest even.
     If the instruction reads subnormals as zero, so does the promotion with those of C.
     Source: DeepSeek-V3 3.3.2 and 3.5.2; DeepGEMM's FP8 kernels do the same.
-    Raises InputError if `every` is not a multiple of the instruction's span, if the instruction scales its terms itself, or
-    if FP32 cannot hold its result (FP64); ValueError for arguments of another type.
+    Raises InputError if `every` is not a multiple of the instruction's span or over MOST_PRODUCTS, if the instruction scales
+    its terms itself, or if FP32 cannot hold its result (FP64); ValueError for arguments of another type.
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     every = whole_number("every", every)
     sparsity = instruction.sparsity
+    if every > MOST_PRODUCTS:
+        raise InputError.of(f"promotion every {every} products is too rare", f"at most {MOST_PRODUCTS}")
     stored = sparsity.stored(every) if sparsity and every % sparsity.group == 0 else every
     if stored % instruction.span or stored < instruction.span:
         raise InputError.of(

@@ -373,3 +373,11 @@ def test_a_bound_needs_a_number_of_products(capsys):
     assert run(["bound", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "--k", "0"]) == 2
     with pytest.raises(ValueError, match="k = 0: expected at least 1"):
         bound(load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"), 0)
+
+
+def test_promotion_that_no_shape_can_hold_is_refused(capsys):
+    """Promotion over more products than a shape can have is a user's error, said in a sentence."""
+    name = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
+    assert run(["bound", name, "--promote", "65536"]) == 0
+    assert run(["bound", name, "--promote", "131072"]) == 2
+    assert "at most 65536" in capsys.readouterr().err
