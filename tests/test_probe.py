@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from codesign.__main__ import run
 from codesign.commands.cli import app
 from codesign.probe.box import Lines, Session, Signature, answers, by_definition, is_fast
 from codesign.probe.boxes import (
@@ -236,3 +237,158 @@ def test_the_command_writes_a_certificate(tmp_path):
     assert len(log["questions"]) == len(log["answers"]) == certificate["counts"]["kept"]
     again = probe(open_box(f"vectors:{out / 'log.json'}", INTEGERS))
     assert canonical(again.spec) == canonical(load(INTEGERS))
+
+
+def test_a_function_that_fails_is_reported_with_what_it_said():
+    """An error in the user's function is no fault of codesign, and is named with what was expected."""
+    signature = Signature(load(VOLTA))
+
+    def fails(a, b, c):
+        raise KeyError("weights")
+
+    def leaves(a, b, c):
+        raise SystemExit(0)
+
+    for function, said in ((fails, "KeyError: 'weights'"), (leaves, "SystemExit: 0"), (lambda a, b: a, "TypeError")):
+        with pytest.raises(InputError, match=f"the function failed with {said}"):
+            FunctionBox(signature, function).ask(signature.empty(3))
+
+
+@pytest.mark.parametrize("values", [["a"] * 3, np.zeros(3, np.float32), [[1], [1, 2], [3]]])
+def test_what_a_function_returns_has_to_be_codes(values):
+    """Text, ragged lists and floats are refused; floats of the size of a code would be read as codes otherwise."""
+    signature = Signature(load(VOLTA))
+    with pytest.raises(InputError):
+        FunctionBox(signature, lambda a, b, c: values).ask(signature.empty(3))
+
+
+def test_a_function_may_change_its_arguments():
+    """A function that works in place leaves the questions as they were asked."""
+    signature = Signature(load(VOLTA))
+    lines = adversarial(signature, np.random.default_rng(0), 50)
+    before = lines.a.copy()
+
+    def in_place(a, b, c):
+        a[:] = 0
+        return c
+
+    FunctionBox(signature, in_place).ask(lines)
+    assert (lines.a == before).all()
+
+
+def test_the_smallest_question_has_no_codes_to_spare():
+    """Codes that do not matter are zeros in the witness, those of B beside a zero of A too."""
+    signature = Signature(load(VOLTA))
+    found = probe(FunctionBox(signature, lambda a, b, c: np.zeros_like(c)), seconds=1.0)
+    assert found.verdict == "refused"
+    assert len(found.witness["terms"]) <= 1
+
+
+def test_a_program_without_answers_is_named(tmp_path):
+    """A program that writes nothing, writes bytes, or says bytes is reported by its own name."""
+    program = tmp_path / "box.sh"
+    signature = Signature(load(VOLTA))
+    for text, fault in (
+        ("exit 0", "answers.txt of .*box.sh cannot be read"),
+        ("printf '\\377' > $2", "answers.txt of .*box.sh is no text"),
+        ("printf '\\377' >&2; exit 3", "exit code 3"),
+    ):
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        with pytest.raises(InputError, match=fault):
+            ExecutableBox(signature, program).ask(signature.empty(3))
+
+
+def test_answers_without_their_questions_are_refused(tmp_path):
+    """A round whose questions are missing or damaged is not guessed at."""
+    box = hidden(VOLTA)
+    folder = tmp_path / "round-01"
+    folder.mkdir()
+    (folder / "answers.txt").write_text("1\n")
+    with pytest.raises(InputError, match=r"questions\.txt cannot be read"):
+        FolderBox(box.signature, tmp_path).ask(box.signature.empty(1))
+    (folder / "questions.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="is no text"):
+        FolderBox(box.signature, tmp_path).ask(box.signature.empty(1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda log: log["answers"].pop(),
+        lambda log: log["answers"].__setitem__(0, "fffffffff"),
+        lambda log: log["answers"].__setitem__(0, "-1"),
+        lambda log: log["questions"].__setitem__(0, log["questions"][0] + " 0"),
+        lambda log: log["questions"].__setitem__(0, "12345" + log["questions"][0]),
+        lambda log: log["questions"].__setitem__(0, "-" + log["questions"][0]),
+        lambda log: log.update(questions=[], answers=[]),
+        lambda log: log.update(answers=3),
+    ],
+)
+def test_a_damaged_log_is_refused(change, tmp_path):
+    """A log with missing, spare or impossible codes is an error of the input, never read some other way."""
+    path = tmp_path / "log.json"
+    log = {"questions": ["1 0 0 0 1 0 0 0 0", "2 0 0 0 1 0 0 0 0"], "answers": ["0", "1"]}
+    path.write_text(json.dumps(log))
+    assert len(open_box(f"vectors:{path}", VOLTA).d) == 2
+    change(log)
+    path.write_text(json.dumps(log))
+    with pytest.raises(InputError, match=r"log\.json"):
+        open_box(f"vectors:{path}", VOLTA)
+
+
+@pytest.mark.parametrize("name", [f"spec:{INTEGERS}", "gpu:hopper.wgmma.m64n8k32.f32.e4m3.e4m3"])
+def test_operands_that_contradict_a_box_are_refused(name):
+    """A box that has its own shape and formats is not asked with others."""
+    with pytest.raises(InputError, match="another shape"):
+        open_box(name, VOLTA)
+
+
+def test_the_gpu_box_takes_hoppers_instructions_alone():
+    """Another architecture's instruction is refused by name."""
+    with pytest.raises(InputError, match="not a Hopper instruction"):
+        open_box(f"gpu:{VOLTA}", None)
+
+
+@pytest.mark.parametrize("text", ["def f(:", "1 / 0", "raise SystemExit(0)", "f = 3"])
+def test_a_module_that_cannot_be_used_is_reported(text, tmp_path, monkeypatch):
+    """A module with an error of any kind, or without a function, is the user's to mend."""
+    (tmp_path / "unusable_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "unusable_module", raising=False)
+    with pytest.raises(InputError, match="python:unusable_module:f"):
+        open_box("python:unusable_module:f", VOLTA)
+
+
+@pytest.mark.parametrize(
+    ("option", "make", "said"),
+    [
+        ("--write-questions", lambda path: path.write_text(""), "is not a folder"),
+        ("--read-answers", lambda path: path.write_text(""), "is not a folder"),
+        ("--read-answers", lambda path: None, "does not exist"),
+    ],
+)
+def test_a_folder_of_rounds_is_checked_first(option, make, said, tmp_path):
+    """A file in the place of the folder, or a folder to go on with that is not there, is an error; nothing is written."""
+    path = tmp_path / "rounds"
+    make(path)
+    done = CliRunner().invoke(app, ["probe", "--operands", VOLTA, option, str(path)])
+    assert isinstance(done.exception, InputError)
+    assert said in str(done.exception)
+    assert not path.is_dir()
+
+
+def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeypatch, capsys):
+    """A search that ends before its first spec says why it ended, and writes no empty spec.yaml."""
+    found = probe(hidden("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), seconds=0.001)
+    assert "the time of 0.001 s was spent" in found.reason
+    assert found.spec is None
+    monkeypatch.setattr("codesign.probe.certificate.probe", lambda *_: found)
+    assert run(["probe", f"spec:{VOLTA}", "--out", str(tmp_path / "found")]) == 1
+    assert "smallest question" not in capsys.readouterr().out
+    assert sorted(x.name for x in (tmp_path / "found").iterdir()) == ["SHA256SUMS", "certificate.json", "log.json"]
+
+
+def test_a_last_check_of_endless_size_is_refused():
+    """More questions than memory holds are refused before the box is opened."""
+    assert CliRunner().invoke(app, ["probe", f"spec:{VOLTA}", "--outputs", "10000000000"]).exit_code == 2

@@ -39,7 +39,7 @@ def probe(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificate; default: codesign-probe/<box>.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Processor time for the search.")] = 60.0,
-    outputs: Annotated[int, typer.Option(min=0, help="Questions of the last check.")] = 20_000,
+    outputs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Questions of the last check.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
     form: Form = "table",
 ) -> int:
@@ -61,8 +61,12 @@ def probe(
         opened = open_box(box, operands)
     else:
         rounds = Path(str(given[0]))
+        if rounds.exists() and not rounds.is_dir():
+            raise InputError.of(f"{rounds} is not a folder", "a folder of rounds of questions")
         if write_questions and rounds.exists() and any(rounds.iterdir()):
             raise InputError.of(f"{rounds} is not empty", f"--read-answers {rounds} goes on with it")
+        if read_answers and not rounds.exists():
+            raise InputError.of(f"{rounds} does not exist", f"--write-questions {rounds} begins it")
         opened = FolderBox(signature_of(operands), rounds)
     try:
         certificate = fit(opened, seconds, outputs, seed)
@@ -74,8 +78,10 @@ def probe(
         return 0
     import json
 
-    log = json.dumps(certificate.log) + "\n"
-    write_folder(folder, {"spec.yaml": certificate.text, "certificate.json": certificate.json(), "log.json": log}, KIND)
+    files = {"certificate.json": certificate.json(), "log.json": json.dumps(certificate.log) + "\n"}
+    if certificate.spec is not None:
+        files["spec.yaml"] = certificate.text
+    write_folder(folder, files, KIND)
     if out is None:
         untracked(folder.parent)
     if form == "table":
@@ -102,6 +108,17 @@ def rows(certificate: Certificate) -> list[Row]:
     ]
 
 
+def _what_follows(certificate: Certificate) -> str:
+    """Return what is printed after the reason of a refusal, as the end of its sentence."""
+    if certificate.witness is None:
+        return "."
+    return (
+        "; the question and both answers:"
+        if "answers" in certificate.witness
+        else "; smallest question and nearest spec:"
+    )
+
+
 def show(certificate: Certificate) -> None:
     """Print the verdict, the spec and what decided each of its fields."""
     from rich.table import Table
@@ -114,10 +131,11 @@ def show(certificate: Certificate) -> None:
         highlight=False,
     )
     if certificate.reason:
-        terminal.print(f"{certificate.reason}; nearest spec and smallest question:", highlight=False)
+        terminal.print(f"{certificate.reason}{_what_follows(certificate)}", highlight=False)
         for key, value in (certificate.witness or {}).items():
             terminal.print(f"  {key}: {value}", highlight=False, markup=False)
-    print(certificate.text)
+    if certificate.text:
+        print(certificate.text)
     if certificate.fields:
         table = Table("field", "value", "excluded values", "values no question tells apart", header_style="bold")
         for row in rows(certificate):

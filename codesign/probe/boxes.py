@@ -24,8 +24,10 @@ from codesign.probe.box import Box, Lines, Signature, answers
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.float64 import Codes
+from isa_model.input_files import MIB, read_text, reason
 from isa_model.instruction import Instruction
 from isa_model.library import load
+from isa_model.output_files import write_file
 
 TILES = 64
 """Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
@@ -33,6 +35,8 @@ MOST_OF_A_CASE = 400
 """Dot products that are taken of each case of a recording."""
 TIME_LIMIT = 600
 """Seconds that an executable may take for one round of questions."""
+MOST_TEXT = 1024 * MIB
+"""Bytes of a file of questions or answers that are read."""
 
 
 @dataclass
@@ -43,12 +47,16 @@ class FunctionBox:
     function: Callable[..., Any]
 
     def ask(self, lines: Lines) -> Codes:
-        """Return what the function returns, as codes of D."""
-        d = np.asarray(self.function(*(x for x in lines if x is not None)))
+        """Return what the function returns, as codes of D. It gets copies, which it may change."""
         dtype = code_dtype(self.signature.spec.accumulator)
-        if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize:
-            message = f"the function returned {d.dtype} {d.shape}; expected {dtype} {lines.c.shape}, a code of D for each line"
-            raise InputError.of(message)
+        expected = f"expected {dtype} {lines.c.shape}, a code of D for each line"
+        try:
+            d = np.asarray(self.function(*(x.copy() for x in lines if x is not None)))
+        except (Exception, SystemExit) as error:
+            raise InputError.of(f"the function failed with {_said(error)}", expected) from None
+        if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize or d.dtype.kind not in "iu":
+            hint = f".view(np.{dtype}) gives the codes of floats" if d.dtype.kind == "f" else ""
+            raise InputError.of(f"the function returned {d.dtype} {d.shape}; {expected}", hint)
         return d.view(dtype)
 
 
@@ -113,16 +121,18 @@ class ExecutableBox:
             write_round(Path(folder), self.signature, lines)
             command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
             try:
-                done = subprocess.run(
-                    command, cwd=folder, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise InputError.of(f"{self.command}: {error}", "a program that takes two files") from None
+                done = subprocess.run(command, cwd=folder, capture_output=True, timeout=TIME_LIMIT, check=False)
+            except OSError as error:
+                hint = "an executable file, called as PATH questions.txt answers.txt"
+                raise InputError.of(f"{self.command} cannot be run: {reason(error)}", hint) from None
+            except subprocess.TimeoutExpired:
+                message = f"{self.command} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
+                raise InputError.of(message) from None
             if done.returncode:
-                raise InputError.of(
-                    f"{self.command} failed with exit code {done.returncode}: {done.stderr.strip()[:300]}"
-                )
-            return read_round(Path(folder), self.signature, len(lines.c))
+                said = done.stderr.decode(errors="replace").strip()[:300]
+                code = f"{self.command} failed with exit code {done.returncode}"
+                raise InputError.of(f"{code}: {said}" if said else code)
+            return read_round(Path(folder), self.signature, len(lines.c), f"answers.txt of {self.command}")
 
 
 class Unanswered(Exception):
@@ -147,11 +157,11 @@ class FolderBox:
         self.rounds += 1
         round_folder = self.folder / f"round-{self.rounds:02}"
         if (round_folder / "answers.txt").exists():
-            if (round_folder / "questions.txt").read_text() != question_text(lines):
+            if _text(round_folder / "questions.txt") != question_text(lines):
                 message = f"{round_folder} holds other questions than this probe asks"
-                raise InputError.of(message, "the same version, signature and seed, or an empty folder")
+                hint = "the version, --operands, --seconds, --outputs and --seed of the first call, or a new folder"
+                raise InputError.of(message, hint)
             return read_round(round_folder, self.signature, len(lines.c))
-        round_folder.mkdir(parents=True, exist_ok=True)
         write_round(round_folder, self.signature, lines)
         raise Unanswered(round_folder)
 
@@ -167,14 +177,21 @@ def question_text(lines: Lines) -> str:
 
 
 def parse_questions(signature: Signature, rows: list[str]) -> Lines:
-    """Return the questions that lines of text hold. Raises ValueError for a line with too many or too few codes."""
+    """Return the questions that lines of text hold.
+
+    Raises ValueError for lines with too many or too few codes, and for a code that is too large.
+    """
     spec, k = signature.spec, signature.spec.shape.k
     scales = [(s[0], s[1]) if s else None for s in signature.scale_formats]
     parts = [(spec.a, k), (spec.b, k), *scales, (spec.c_format, 1)]
     widths = [part[1] if part else 0 for part in parts]
-    codes = np.array([[int(code, 16) for code in row.split()] for row in rows], np.uint64).reshape(
-        len(rows), sum(widths)
-    )
+    table = [[int(code, 16) for code in row.split()] for row in rows]
+    if any(len(row) != sum(widths) for row in table):
+        raise ValueError(f"a question has {sum(widths)} codes")
+    bits = [part[0].storage_bits for part in parts if part for _ in range(part[1])]
+    if any(not 0 <= code < 1 << size for row in table for code, size in zip(row, bits, strict=True)):
+        raise ValueError("a code is too large for its format")
+    codes = np.array(table, np.uint64).reshape(len(rows), sum(widths))
     columns = np.split(codes, np.cumsum(widths)[:-1], axis=1)
     a, b, scale_a, scale_b, c = (
         x.astype(code_dtype(part[0])) if part else None for x, part in zip(columns, parts, strict=True)
@@ -186,33 +203,53 @@ def parse_questions(signature: Signature, rows: list[str]) -> Lines:
 
 
 def write_round(folder: Path, signature: Signature, lines: Lines) -> None:
-    """Write the questions of one round and what they mean."""
+    """Write the questions of one round and what they mean. Raises InputError if the folder cannot be written."""
     scales = [{"format": s[0].name, "count": s[1]} if s else None for s in signature.scale_formats]
     about = {**signature.fields, "scale_a": scales[0], "scale_b": scales[1], "questions": len(lines.c)}
-    (folder / "signature.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
-    (folder / "questions.txt").write_text(question_text(lines))
+    write_file(folder / "signature.yaml", yaml.safe_dump(about, sort_keys=False))
+    write_file(folder / "questions.txt", question_text(lines))
 
 
-def read_round(folder: Path, signature: Signature, count: int) -> Codes:
-    """Return the answers of a round. Raises InputError unless there is a code of D for each question."""
-    path, fmt = folder / "answers.txt", signature.spec.accumulator
-    try:
-        texts = path.read_text().split()
-    except OSError as error:
-        raise InputError.of(f"{path}: {error.strerror}") from None
+def read_round(folder: Path, signature: Signature, count: int, name: str = "") -> Codes:
+    """Return the answers of a round; `name` is what errors call their file.
+
+    Raises InputError unless there is a code of D for each question.
+    """
+    path = folder / "answers.txt"
+    return parse_answers(signature, _text(path, name).split(), count, name or str(path))
+
+
+def parse_answers(signature: Signature, texts: list[str], count: int, name: str) -> Codes:
+    """Return the codes of D that texts hold. Raises InputError, with the file's `name`, unless there are `count` of them."""
+    fmt = signature.spec.accumulator
     if len(texts) != count:
-        raise InputError.of(
-            f"{path} has {len(texts)} answers to {count} questions", "one code of D a line, in hexadecimal"
-        )
+        message = f"{name} has {len(texts)} answers to {count} questions"
+        raise InputError.of(message, "one code of D a line, in hexadecimal")
     for number, text in enumerate(texts, 1):
         try:
             fits = 0 <= int(text, 16) < 1 << fmt.storage_bits
         except ValueError:
             fits = False
         if not fits:
-            message = f"{path}:{number}: `{text[:40]}` is no code of {fmt.name}"
-            raise InputError.of(message, f"up to {fmt.storage_bits // 4} hexadecimal digits")
+            message = f"{name}:{number}: `{text[:40]}` is no code of {fmt.name}"
+            raise InputError.of(message, f"up to {-(-fmt.storage_bits // 4)} hexadecimal digits")
     return np.array([int(text, 16) for text in texts], code_dtype(fmt))
+
+
+def _text(path: Path, name: str = "") -> str:
+    """Return the text of a file. Raises InputError, with its `name`, if it cannot be read."""
+    try:
+        return read_text(path, MOST_TEXT)
+    except OSError as error:
+        raise InputError.of(f"{name or path} cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError:
+        raise InputError.of(f"{name or path} is no text", "hexadecimal codes") from None
+
+
+def _said(error: BaseException) -> str:
+    """Return the kind of an error of the user's code, and the first line of what it says."""
+    first = next(iter(str(error).splitlines()), "")[:300]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -237,14 +274,27 @@ def signature_of(name: str | None) -> Signature:
     return Signature(load(name).dense)
 
 
+def _signature(spec: Instruction, operands: str | None) -> Signature:
+    """Return the signature of a spec. Raises InputError if `operands` names another one."""
+    own = Signature(spec)
+    if operands is not None:
+        given = signature_of(operands)
+        if (given.fields, given.sides) != (own.fields, own.sides):
+            message = f"{operands} has another shape, other formats or other scales than {spec.name}"
+            raise InputError.of(message, "leave --operands out: this box has its own")
+    return own
+
+
 def _python(name: str, operands: str | None) -> Box:
     module, _, function = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError.of(f"python:{name}: {error}", "python:module:function") from None
+    except (Exception, SystemExit) as error:
+        raise InputError.of(f"python:{name}: {_said(error)}", "python:module:function") from None
+    if not callable(found):
+        raise InputError.of(f"python:{name} is no function", "python:module:function")
     return FunctionBox(signature_of(operands), found)
 
 
@@ -256,7 +306,7 @@ def _exe(path: str, operands: str | None) -> Box:
 
 def _spec(name: str, operands: str | None) -> Box:
     spec = load(name).dense
-    return SpecBox(Signature(load(operands).dense if operands else spec), spec)
+    return SpecBox(_signature(spec, operands), spec)
 
 
 def _vectors(path: str, operands: str | None) -> Box:
@@ -272,7 +322,7 @@ def _vectors(path: str, operands: str | None) -> Box:
     def column(name: str, fmt: Any) -> Codes:
         return np.array([getattr(v, name) for v in vectors.vectors], code_dtype(fmt))
 
-    signature = Signature(load(operands).dense if operands else spec)
+    signature = _signature(spec, operands)
     scales = [
         None if s is None else column(n, s[0])
         for n, s in zip(("scale_a", "scale_b"), signature.scale_formats, strict=True)
@@ -296,15 +346,16 @@ def _recording(path: Path, operands: str | None) -> Box:
 
 def _log(path: Path, signature: Signature) -> Box:
     """Return what an earlier probe asked and was answered."""
+    text = _text(path)
     try:
-        log = json.loads(path.read_text())
-        lines = parse_questions(signature, log["questions"])
-        d = np.array([int(x, 16) for x in log["answers"]], code_dtype(signature.spec.accumulator))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError.of(
-            f"{path} is no log of a probe of these operands: {error}", "log.json of a certificate"
-        ) from None
-    return VectorsBox(signature, lines, d)
+        log = json.loads(text)
+        lines, given = parse_questions(signature, log["questions"]), [str(x) for x in log["answers"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{path} is no log of a probe of these operands: {_said(error)}"
+        raise InputError.of(message, "log.json of a certificate") from None
+    if not given:
+        raise InputError.of(f"{path} holds no answers", "log.json of a certificate")
+    return VectorsBox(signature, lines, parse_answers(signature, given, len(lines.c), str(path)))
 
 
 def _gpu(name: str, operands: str | None) -> Box:
@@ -313,9 +364,11 @@ def _gpu(name: str, operands: str | None) -> Box:
     spec = load(name)
     if spec.sparsity:
         raise InputError.of(f"{name} is sparse", "its dense instruction; checks/sparsity.py compares sparse ones")
-    return MatrixBox(
-        Signature(load(operands).dense if operands else spec), lambda a, b, c: native.matmul(name, a, b, c)
-    )
+    try:
+        native.parse(name)
+    except ValueError as error:
+        raise InputError.of(str(error), "`codesign list` shows those of Hopper") from None
+    return MatrixBox(_signature(spec, operands), lambda a, b, c: native.matmul(name, a, b, c))
 
 
 def _mmasim(name: str, operands: str | None) -> Box:

@@ -177,6 +177,12 @@ def weight(fit: Fit, lines: Lines) -> Any:
     return ((lines.a != spec.a.zero_code) & (lines.b != spec.b.zero_code)).sum(axis=1) + (lines.c != 0)
 
 
+def _codes_left(fit: Fit, lines: Lines) -> Any:
+    """Return how many codes of each question are no zeros."""
+    spec = fit.signature.spec
+    return (lines.a != spec.a.zero_code).sum(axis=1) + (lines.b != spec.b.zero_code).sum(axis=1) + (lines.c != 0)
+
+
 def because(spec: Instruction, other: Instruction, path: Path, searched: int) -> str:
     """Return why no question can tell two specs apart, as far as it is proved; otherwise how many were searched."""
     name, nothing = path[-1], f"no difference in {searched} questions searched"
@@ -247,9 +253,8 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
         fewer.b[np.arange(len(places)), places] = spec.b.zero_code
         fewer.c[-1] = 0
         got = fit.session.ask(fewer)
-        smaller = weight(fit, fewer) + (fewer.a != spec.a.zero_code).sum(axis=1)
-        here = weight(fit, best)[0] + (best.a != spec.a.zero_code).sum()
-        still = np.flatnonzero((got != fit.run(nearest.spec, fewer)) & (smaller < here))
+        smaller = _codes_left(fit, fewer) < _codes_left(fit, best)
+        still = np.flatnonzero((got != fit.run(nearest.spec, fewer)) & smaller)
         if not still.size:
             break
         best, answer = fewer.pick(slice(still[0], still[0] + 1)), int(got[still[0]])

@@ -82,6 +82,12 @@ class Fit:
         """True if the time is spent."""
         return process_time() > self.deadline
 
+    @property
+    def unexplained(self) -> str:
+        """Reason for a refusal of a box that no spec explains."""
+        reason = "no spec that was tried gives the box's answers"
+        return f"{reason}, and the time of {self.budget_s:g} s was spent" if self.is_over else reason
+
     # -- scoring -----------------------------------------------------------------------------------------------------
 
     def run(self, spec: Instruction, lines: Lines) -> Codes:
@@ -249,7 +255,7 @@ class Fit:
                         break
             if better is not None and not better.wrong.any():
                 return better
-        raise Refusal("no spec that was tried gives the box's answers")
+        raise Refusal(self.unexplained)
 
     def _sideways(self, current: Scored, focus: NDArray[np.int64]) -> list[Data]:
         """Return neighbours that explain an answer which a hypothesis does not, though not more in all."""
@@ -274,7 +280,7 @@ class Fit:
                 break
         if current.wrong.any():
             self.best = current
-            raise Refusal("no spec that was tried gives the box's answers")
+            raise Refusal(self.unexplained)
         return current
 
     def settle(self) -> Scored:
