@@ -381,3 +381,9 @@ def test_promotion_that_no_shape_can_hold_is_refused(capsys):
     assert run(["bound", name, "--promote", "65536"]) == 0
     assert run(["bound", name, "--promote", "131072"]) == 2
     assert "at most 65536" in capsys.readouterr().err
+
+
+def test_the_rounding_of_scales_is_in_the_formula(capsys):
+    """Exact sums under scales whose product is rounded have that rounding as a number in the formula."""
+    assert run(["bound", "int8-group-scaled", "--k", "256"]) == 0
+    assert "R(add) = (1 + 2^-24) (1 + 2^-24)^n - 1, n = K/128" in capsys.readouterr().out

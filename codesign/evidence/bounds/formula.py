@@ -25,8 +25,11 @@ def formulas(limits: Bound) -> Iterator[str]:
 
 
 def _formula(step: Step, before: str, n: str) -> str:
-    """Return the formula of one stage; `before` is the name of its terms' error, empty for none."""
+    """Return the formula of one stage; `before` is the name of the error of the stage below, empty for none."""
     further, rounded = (_count(n, step.steps - count) for count in (step.further, step.rounded))
+    before = before or binary(
+        step.terms.worst
+    )  # without a stage that rounds below, the rounding of the scales' product
     terms, block = (step.terms, before, ""), (step.block, binary(step.block.worst), "")
     parts = [
         terms,
