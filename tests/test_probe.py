@@ -26,7 +26,7 @@ from codesign.probe.boxes import (
     read_round,
 )
 from codesign.probe.certificate import probe
-from codesign.probe.fit import Fit
+from codesign.probe.fit import Fit, Scored
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
@@ -392,3 +392,26 @@ def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeyp
 def test_a_last_check_of_endless_size_is_refused():
     """More questions than memory holds are refused before the box is opened."""
     assert CliRunner().invoke(app, ["probe", f"spec:{VOLTA}", "--outputs", "10000000000"]).exit_code == 2
+
+
+def test_scales_come_after_c():
+    """A function takes the codes of A, B and C, then those of the scales."""
+    signature = Signature(load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0"))
+
+    def function(a, b, c, scale_a, scale_b):
+        assert (a.shape, b.shape, c.shape) == ((3, 32), (3, 32), (3,))
+        assert scale_a.shape == scale_b.shape == (3, 1)
+        return c
+
+    assert FunctionBox(signature, function).ask(signature.empty(3)).shape == (3,)
+
+
+def test_a_recording_is_fitted_from_every_structure():
+    """A structure that leaves few answers of a recording unexplained does not end the search of others."""
+    spec = load(VOLTA)
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.session.keep(["recorded"] * 4, fit.signature.empty(4), np.zeros(4, np.uint32))
+    near = Scored({}, spec, np.array([True, False, False, False]), 0.01)
+    right = Scored({}, spec, np.zeros(4, bool), 0.0)
+    fit.descend = lambda start: start
+    assert fit.search([near, right]) is right
