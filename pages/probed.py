@@ -30,9 +30,8 @@ def probed_text() -> str:
         "",
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
-    lines[-1] += (
-        f"Outputs compared with each hidden spec: {record['outputs']:,}. Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}."
-    )
+    lines[-1] += f"Outputs compared with each hidden spec: {record['outputs']:,}. "
+    lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}."
     return "\n".join(lines)
 
 
