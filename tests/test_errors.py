@@ -364,7 +364,15 @@ def test_every_metric_is_estimated_from_its_own_sums():
         assert same(found[f"numerics.{name}"], one), name
     assert norm(e.error2, e.exact2, e.excess).value != norm(e.error2, e.exact2).value
     tile = estimates(replace(e, excess=np.full(9, np.nan)))
-    of_tiles = "output_error total_error sqnr_db quantisation_error quantisation_bias relative_frobenius bias".split()
+    of_tiles = [
+        "output_error",
+        "total_error",
+        "sqnr_db",
+        "quantisation_error",
+        "quantisation_bias",
+        "relative_frobenius",
+        "bias",
+    ]
     assert [name for name, one in tile.items() if one.tile] == [f"numerics.{name}" for name in of_tiles]
 
 
