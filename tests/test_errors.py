@@ -374,6 +374,7 @@ def test_every_metric_is_estimated_from_its_own_sums():
         "bias",
     ]
     assert [name for name, one in tile.items() if one.tile] == [f"numerics.{name}" for name in of_tiles]
+    assert all(one.skew == 0 for one in tile.values())
 
 
 def test_metrics_are_computed_by_name():
