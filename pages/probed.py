@@ -1,4 +1,4 @@
-"""The table of docs/probe.md: what blind probes found out, from the record of benchmarks/probe.py."""
+"""The tables of docs/probe.md: what blind probes found out, from the records of benchmarks/probe.py and probe_live.py."""
 
 from __future__ import annotations
 
@@ -30,11 +30,53 @@ def probed_text() -> str:
         "",
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
-    lines[-1] += (
-        f"Outputs compared with each hidden spec: {record['outputs']:,}. "
-        f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}."
-    )
+    lines[-1] += f"Outputs compared with each hidden spec: {record['outputs']:,}. "
+    lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}."
     return "\n".join(lines)
 
 
 COUNTED = ("questions", "processor_s")
+
+
+LIVE = "kernels/records/probe_h200.json"
+
+
+def live_text() -> str:
+    """Return what a live probe found: instructions by their operands, and the sums of the library's GEMM."""
+    record = json.loads((Path(__file__).resolve().parent.parent / LIVE).read_text())
+    instructions = [row for row in record["rows"] if row["name"].startswith("hopper.")]
+    lines = ["| operands | instructions | same spec | same bits | refused | wrong |", "|---|---:|---:|---:|---:|---:|"]
+    for operands, names in LIVE_KINDS.items():
+        rows = [row for row in instructions if row["name"].split(".")[4] in names]
+        found = [row for row in rows if row["verdict"] != "refused"]
+        same = sum(row["same_spec_as_catalogue"] for row in found)
+        wrong = sum(row["unlike_catalogue"] > 0 for row in found)
+        counts = (len(rows), same, len(found) - same - wrong, len(rows) - len(found), wrong)
+        lines.append(f"| {operands} | " + " | ".join(map(str, counts)) + " |")
+    lines += [
+        "",
+        f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). Found as a whole GEMM:",
+        "",
+    ]
+    for row in record["rows"]:
+        if row not in instructions:
+            lines.append(f"- `{row['name']}`: " + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
+    return "\n".join(lines)
+
+
+LIVE_KINDS = {
+    "E4M3, E5M2": ("e4m3", "e5m2"),
+    "FP16": ("f16",),
+    "BF16, TF32": ("bf16", "tf32"),
+    "FP64": ("f64",),
+    "integers": ("s8", "u8", "s4", "u4"),
+}
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    """Return a stage of a spec in a few words."""
+    bits = f", cut to {stage['fraction_bits']} fraction bits" if "fraction_bits" in stage else ""
+    chain = f", {stage['chain']} times without C" if "chain" in stage else ""
+    (register,) = stage["result"]
+    term = "term" if stage["terms"] == 1 else "products"
+    return f"{stage['terms']} {term} and what was summed before{bits}{chain}, into {register['format']} {register['rounding']}"

@@ -18,7 +18,7 @@ from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
-from probed import probed_text
+from probed import live_text, probed_text
 from units import units_text
 
 from codesign.figures.metric import metrics
@@ -75,6 +75,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("bounds", "modes"): bounds.modes_text,
     ("bounds", "table"): bounds.table_text,
     ("probe", "found"): probed_text,
+    ("probe", "live"): live_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

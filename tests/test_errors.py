@@ -1,6 +1,6 @@
 """Errors of outcomes and their metrics, on numbers worked by hand."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -363,6 +363,18 @@ def test_every_metric_is_estimated_from_its_own_sums():
     for name, one in expected.items():
         assert same(found[f"numerics.{name}"], one), name
     assert norm(e.error2, e.exact2, e.excess).value != norm(e.error2, e.exact2).value
+    tile = estimates(replace(e, excess=np.full(9, np.nan)))
+    of_tiles = [
+        "output_error",
+        "total_error",
+        "sqnr_db",
+        "quantisation_error",
+        "quantisation_bias",
+        "relative_frobenius",
+        "bias",
+    ]
+    assert [name for name, one in tile.items() if one.tile] == [f"numerics.{name}" for name in of_tiles]
+    assert all(one.skew == 0 for one in tile.values())
 
 
 def test_metrics_are_computed_by_name():

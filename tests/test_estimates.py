@@ -228,7 +228,7 @@ def test_a_quotient_of_a_tile_that_one_part_holds_has_the_span_of_its_parts():
     part, whole = np.array([0.0, 1, -1, 0, 1, -1, 0, 1, 30]), np.array([4.0, 5, 4, 5, 4, 5, 4, 0, 10])
     part[7] = 0
     found = quotient(part, whole, TILE)
-    assert (found.tile, found.held, found.span) == (True, True, (-0.25, 3.0))
+    assert (found.tile, found.held, found.span, found.scale) == (True, True, (-0.25, 3.0), "plain")
     assert found.interval(0.95) == (-0.25, 3.0)
     even = quotient(np.array([1.0, -1, 2, -2, 1, -1, 2, -2, 1]), np.full(9, 4.0), TILE)
     assert (even.tile, even.held, even.span) == (True, False, (-0.5, 0.5))

@@ -738,3 +738,13 @@ def test_a_level_in_db_has_the_interval_of_the_error_behind_it():
     low, high = first.over(second, 0.95)[1]
     assert difference(decibel(first), decibel(second), 0.95) == pytest.approx((-20 * log10(high), -20 * log10(low)))
     assert (first.skew, decibel(first).skew) == (1.0, -1.0)
+
+
+def test_errors_and_their_ratios_have_a_least_skewness():
+    """It is 1 for norms; their logarithm reaches as far as `reach` says with it."""
+    mine, base = Estimate(3.0, 0.1 * EVEN, skew=1.0), Estimate(1.0, 0.02 * EVEN)
+    below, above = reach(0.1 * EVEN, 0.95, 1.0)
+    assert above > 1.1 * below
+    assert mine.interval(0.95) == pytest.approx((3 * exp(-below), 3 * exp(above)))
+    below, above = reach(0.08 * EVEN, 0.95, 1.0)
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 * exp(-below), 3 * exp(above)))

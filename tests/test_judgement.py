@@ -110,6 +110,8 @@ def test_the_figure_that_decides_breaks_the_bound_by_its_nearer_end():
         for f, ends in ((clear, (1.05, 2)), (wide, (1.08, 2)))
     ]
     assert decide(toy().claims[0], [], tested)[:2] == ("refuted", tested[1].measured)
+    equals = [claims.Tested(t.measured, tested[0].wide) for t in tested]
+    assert decide(toy().claims[0], [], equals)[1] == equals[0].measured  # the first of equals
 
 
 def test_undetermined_names_the_figure_that_reaches_farthest():

@@ -51,10 +51,10 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
         return norm(error2, exact2)
     few = tile and len(each) < FEWEST_CLUSTERS  # the other parts are empty, and say nothing of the spread
     span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
-    held = few or (tile and hangs(influence))
-    if tile:
-        return Estimate(exp(whole / 2), influence, span=span, tile=True, held=held, squares=(error2, exact2))
-    return Estimate(exp(whole / 2), influence, span=span, skew=LEAST_SKEW)
+    found = Estimate(exp(whole / 2), influence, span=span, skew=LEAST_SKEW)
+    if not tile:
+        return found
+    return replace(found, skew=0.0, tile=True, held=few or hangs(influence), squares=(error2, exact2))
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:
