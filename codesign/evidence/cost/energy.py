@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist, pack
 from codesign.evidence.cost.pipeline import Pipeline, last_reads
-from codesign.evidence.cost.unit_vectors import UnitVectors, one_step
-from isa_model.array_codec import code_dtype, to_codes
+from codesign.evidence.cost.unit_vectors import UnitVectors, of_matrices, one_step
+from isa_model.array_codec import code_dtype
 from isa_model.instruction import Instruction
-from isa_model.matmul import matmul
 
 if TYPE_CHECKING:
     from codesign.evidence.numerics.trial import Trial
@@ -42,36 +41,28 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     import numpy as np
 
     a, b = trial.operands(spec)  # codes of the first seed; one scale per row and column
-    a_scales, b_scales = (np.asarray(None) if x.scales is None else x.scales[0] for x in (a, b))
-    step, k = one_step(spec).per_line(), spec.span
+    step, k, scale = one_step(spec).per_line(), spec.span, spec.scale
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
-    m, n = a_codes.shape[0], b_codes.shape[1]
+    shape = a_codes.shape[0], b_codes.shape[1]
     steps = min(STEPS, a_codes.shape[1] // k)
-    c = np.zeros((m, n), code_dtype(spec.c_format))
+    c = np.zeros(shape, code_dtype(spec.c_format))
     chains = spec.c_format == spec.accumulator  # otherwise D cannot be the next C, and every step starts from zero
-    scale = spec.scale
-    rows, columns = (x.ravel() for x in np.indices((m, n)))
-    parts: list[dict[str, Any]] = []
-    results = []
+    parts = []
     for i in range(steps):
+        scales: dict[str, Any] = {}
+        for name, operand, along in (("scale_a", a, scale and scale.a), ("scale_b", b, scale and scale.b)):
+            if along and operand.scales is not None:
+                group = along.group[1] if name == "scale_a" else along.group[0]
+                own = operand.scales[0][:, i * k // group : -(-(i + 1) * k // group)]
+                scales[name] = own if name == "scale_a" else np.ascontiguousarray(own.T)
         window = slice(i * k, (i + 1) * k)
-        part = {"a": a_codes[:, window][rows], "b": b_codes[window].T[columns], "c": c.reshape(-1, 1)}
-        sides: list[Any] = [None, None]
-        if scale and scale.a:
-            groups = slice(i * k // scale.a.group[1], -(-(i + 1) * k // scale.a.group[1]))
-            sides[0] = a_scales[:, groups]
-            part["scale_a"] = sides[0][rows]
-        if scale and scale.b:
-            groups = slice(i * k // scale.b.group[0], -(-(i + 1) * k // scale.b.group[0]))
-            sides[1] = np.ascontiguousarray(b_scales.T[groups])
-            part["scale_b"] = sides[1].T[columns]
-        d = to_codes(spec.accumulator, matmul(step, a_codes[:, window], b_codes[window], c, *sides))
-        parts.append(part)
-        results.append(d.ravel())
-        c = d if chains else c
-    in_turn = {name: np.stack([p[name] for p in parts], axis=1) for name in parts[0]}
-    operands = {name: x.reshape(m * n * steps, -1).astype("u8") for name, x in in_turn.items()}
-    return UnitVectors(operands, np.stack(results, axis=1).ravel().astype("u8"))
+        parts.append(of_matrices(step, a_codes[:, window], b_codes[window], c, scales, seed=i))
+        c = parts[-1].d.reshape(shape).astype(c.dtype) if chains else c
+    count = shape[0] * shape[1] * steps
+    operands = {
+        name: np.stack([p.operands[name] for p in parts], axis=1).reshape(count, -1) for name in parts[0].operands
+    }
+    return UnitVectors(operands, np.stack([p.d for p in parts], axis=1).ravel())
 
 
 def switched(pipeline: Pipeline, vectors: UnitVectors) -> tuple[float, float]:

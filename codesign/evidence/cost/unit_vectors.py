@@ -179,19 +179,23 @@ def arguments(spec: Instruction, scales: Mapping[str, Any], seed: bool = True) -
 
 
 def of_matrices(
-    spec: Instruction, a: Any, b: Any, c: Any, scales: Mapping[str, Any] = MappingProxyType({})
+    spec: Instruction, a: Any, b: Any, c: Any, scales: Mapping[str, Any] = MappingProxyType({}), seed: int = SEED
 ) -> UnitVectors:
-    """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and of scales by port."""
+    """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and of scales by port.
+
+    `seed` is that of a stochastic instruction.
+    """
     import numpy as np
 
     step = one_step(spec)
-    d = to_codes(step.accumulator, matmul(step, a, b, c, **arguments(step, scales)))
+    given = arguments(step, scales) | ({"seed": seed} if step.is_stochastic else {})
+    d = to_codes(step.accumulator, matmul(step, a, b, c, **given))
     rows, columns = (x.ravel() for x in np.indices(d.shape))
     operands = {"a": a[rows], "b": b.T[columns], "c": c.reshape(-1, 1)}
     if step.is_stochastic:
         words = [
             philox(
-                SEED,
+                seed,
                 rows.astype("u8"),
                 columns.astype("u8"),
                 place.block,
