@@ -45,7 +45,7 @@ NOTHING = {"label": "", "variant": "today"}
         (
             (*SECTION, "plots", 0, "series"),
             [NOTHING | {"x": [0] * 2000, "y": [1] * 2000, "labels": [""] * 2000}],
-            "2,000 names of points",
+            "2,0.. names of points",
         ),
         ((*SECTION, "tables"), lambda tables: tables * 2000, "tables, more than"),
         (("evidence", 0, "sections", 0, "tables", 0, "columns"), [{"heading": ""}] * 400_000, "columns of its tables"),
