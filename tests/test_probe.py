@@ -415,3 +415,10 @@ def test_a_recording_is_fitted_from_every_structure():
     right = Scored({}, spec, np.zeros(4, bool), 0.0)
     fit.descend = lambda start: start
     assert fit.search([near, right]) is right
+
+
+def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path):
+    """A log from elsewhere is read as any JSON is: strictly, and to a depth."""
+    (tmp_path / "log.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested deeper"):
+        open_box(f"vectors:{tmp_path / 'log.json'}", "volta.mma.m8n8k4.f32.f16.f16.f32")

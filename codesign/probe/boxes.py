@@ -8,7 +8,6 @@ separated by spaces. `answers.txt` has as many lines, each with the code of D in
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from codesign.probe.box import Box, Lines, Signature, answers
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.float64 import Codes
-from isa_model.input_files import MIB, read_text, reason
+from isa_model.input_files import MIB, parse_json, read_text, reason
 from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.output_files import write_file
@@ -348,7 +347,7 @@ def _log(path: Path, signature: Signature) -> Box:
     """Return what an earlier probe asked and was answered."""
     text = _text(path)
     try:
-        log = json.loads(text)
+        log = parse_json(text)
         lines, given = parse_questions(signature, log["questions"]), [str(x) for x in log["answers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{path} is no log of a probe of these operands: {_said(error)}"

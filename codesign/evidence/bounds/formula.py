@@ -27,9 +27,8 @@ def formulas(limits: Bound) -> Iterator[str]:
 def _formula(step: Step, before: str, n: str) -> str:
     """Return the formula of one stage; `before` is the name of the error of the stage below, empty for none."""
     further, rounded = (_count(n, step.steps - count) for count in (step.further, step.rounded))
-    before = before or binary(
-        step.terms.worst
-    )  # without a stage that rounds below, the rounding of the scales' product
+    if not before:  # no stage below rounds: this is the rounding of the scales' product
+        before = binary(step.terms.worst)
     terms, block = (step.terms, before, ""), (step.block, binary(step.block.worst), "")
     parts = [
         terms,

@@ -62,7 +62,8 @@ def widened(spec: Instruction, fraction_bits: int, register: Format) -> Instruct
     ((name, stage),) = spec.stages.items()
     result = (*stage.result[:-1], stage.result[-1].model_copy(update={"format": register}))
     window = stage.model_copy(update={"fraction_bits": fraction_bits, "result": result})
-    return named(spec, f"{spec.name} with {fraction_bits} fraction bits", {"stages": {name: window}})
+    changed = f" into {register.name}" if register != stage.result[-1].format else ""
+    return named(spec, f"{spec.name} with {fraction_bits} fraction bits{changed}", {"stages": {name: window}})
 
 
 def named(spec: Instruction, name: str, change: dict[str, object]) -> Instruction:
