@@ -3,8 +3,8 @@
     python pages/cost_model.py [--designs N]
 
 Measures designs that span the parameters of instructions, fits the coefficients of `codesign.evidence.cost.predict` to them, to
-the shipped records and to the curves, and writes codesign/evidence/cost/records/model/neutral.json and the table of docs/cost.md.
-Measured designs are kept in the user's cache.
+the shipped records and to the curves, and writes codesign/evidence/cost/records/model/*.json and the table of docs/cost.md.
+Designs that the record has are not measured again.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cost_curves import FP32, NEAREST, TODAY, joined, scales, unit, window
+
 from codesign.commit import commit
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.predict import POINTS, MeasuredPoint, MeasuredPoints
 from codesign.evidence.cost.records import CostRecord, design_sha256, toolchain
-from cost_curves import FP32, NEAREST, TODAY, joined, scales, unit, window
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.output_files import write_file
@@ -89,7 +90,7 @@ def scaled(i: int) -> Instruction:
     """Return a unit with group scales on products or on partial sums."""
     fmt, terms = of(SCALES, i), of(TERMS, i + i // 5)
     group = of((terms, 4 * terms, max(terms // 2, 4)), i // 2)
-    onto = "products" if i % 3 == 0 and fmt != "fp32" or group < terms else "dot"
+    onto = "products" if (i % 3 == 0 and fmt != "fp32") or group < terms else "dot"
     rule = scales(fmt, group, onto, of(("ab", "ab", "a"), i // 3), NEAREST if fmt == "fp32" and i % 4 < 3 else None)
     if "b" not in rule:
         rule.pop("product", None)
@@ -143,7 +144,7 @@ def nested(i: int) -> Instruction:
     for side in "ab":
         group = (1, 4 * terms) if side == "a" else (4 * terms, 1)
         rule[side]["coarser"] = [{"group": group, "format": levels[1]}]
-    return typed(unit({"dot": {"terms": terms}, **window(25, 1)} if i % 2 else window(25, terms), rule), "e2m1", "e2m1")
+    return typed(unit(joined(25, terms, window(25, 1)) if i % 2 else window(25, terms), rule), "e2m1", "e2m1")
 
 
 def point_of(family: str, record: CostRecord) -> MeasuredPoint:
