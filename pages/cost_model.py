@@ -11,17 +11,34 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from cost_curves import FP32, NEAREST, TODAY, joined, scales, unit, window
+import cost_curves
+import numpy as np
+from cost_curves import FP32, NEAREST, PROPOSALS, TODAY, joined, scales, unit, window
 
 from codesign.commit import commit
+from codesign.evidence.cost import sweep
+from codesign.evidence.cost.attribution import steps
+from codesign.evidence.cost.block_sizes import sizes
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
-from codesign.evidence.cost.predict import POINTS, MeasuredPoint, MeasuredPoints
-from codesign.evidence.cost.records import CostRecord, design_sha256, toolchain
+from codesign.evidence.cost.predict import (
+    KINDS,
+    MODEL,
+    POINTS,
+    CostModel,
+    HeldOut,
+    Law,
+    MeasuredPoint,
+    MeasuredPoints,
+    family,
+)
+from codesign.evidence.cost.records import SCHEMA_VERSION, CostRecord, Toolchain, design_sha256, find, toolchain
+from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.output_files import write_file
@@ -51,6 +68,17 @@ REGISTERS = (
 ROUNDINGS = ("toward-zero", "toward-zero", "nearest-even", "to-odd")
 SCALES = ("ue8m0", "fp32", "ue4m3", "bf16", "ue5m3")
 INTEGERS = (("int8", "int8"), ("int4", "int4"), ("int8", "int4"))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A measured design: its family, the sizes of its blocks, and its figures."""
+
+    family: str
+    sizes: dict[str, float]
+    figures: dict[str, Any]
+
+
 ADDED = {"join": {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "ieee"}}
 
 
@@ -61,12 +89,12 @@ def designs() -> Iterator[tuple[str, Instruction]]:
     families = (window_of, scaled, chained, two_stages, whole, nested)
     counts = {window_of: 42, scaled: 30, chained: 14, two_stages: 14, whole: 12, nested: 6}
     for i in range(max(counts.values())):
-        for family in families:
-            if i < counts[family]:
+        for make in families:
+            if i < counts[make]:
                 try:
-                    yield family.__name__, family(i)
+                    yield make.__name__, make(i)
                 except InputError as error:
-                    print(f"{family.__name__} {i}: {error}", file=sys.stderr)
+                    print(f"{make.__name__} {i}: {error}", file=sys.stderr)
 
 
 def of(values: Any, i: int) -> Any:
@@ -165,33 +193,111 @@ def point_of(family: str, record: CostRecord) -> MeasuredPoint:
 
 
 def measured(most: int) -> MeasuredPoints:
-    """Return the points of at most so many designs; those that the shipped file has are not measured again."""
-    head = toolchain(Library.own(), commit("pages/cost_model.py"))
-    kept = MeasuredPoints.model_validate_json(POINTS.read_text()) if POINTS.exists() else None
-    same = kept is not None and kept.recipe_sha256 == head["recipe_sha256"] and kept.versions == head["versions"]
-    known = {p.design_sha256: p for p in kept.points} if kept is not None and same else {}
-    if kept is not None and known:
-        head["commit"] = kept.commit
-    points: dict[str, MeasuredPoint] = {}
-    for family, spec in list(designs())[:most]:
-        key = design_sha256(spec)
-        if key in known:
-            points[key] = known[key]
-        else:
-            record = measure(spec, Library.own(), *energy_vectors(spec), thorough=False)
-            points[key] = point_of(family, record)
-            print(f"{len(points)} {family}: {record.area:.0f} NAND2", file=sys.stderr, flush=True)
-        every = (*points.values(), *(p for k, p in known.items() if k not in points))
-        found = MeasuredPoints(**head, operands="deepseek-v3.fprop.qkv-a, normal tensors", points=every)
+    """Return the points, of at most so many designs measured now; those that the record has are not measured again."""
+    found = MeasuredPoints(
+        **toolchain(Library.own(), commit("pages/cost_model.py")),
+        operands=energy_vectors(next(designs())[1])[1],
+        points=(),
+    )
+    if POINTS.exists():
+        kept = MeasuredPoints.model_validate_json(POINTS.read_text(encoding="utf-8"))
+        if (kept.recipe_sha256, kept.versions) == (found.recipe_sha256, found.versions):
+            found = kept
+    missing = [x for x in designs() if design_sha256(x[1]) not in {p.design_sha256 for p in found.points}]
+    for kind, spec in missing[:most]:
+        record = measure(spec, Library.own(), *energy_vectors(spec), thorough=False)
+        found = found.model_copy(update={"points": (*found.points, point_of(kind, record))})
+        print(f"{len(found.points)} {kind}: {record.area:.0f} NAND2", file=sys.stderr, flush=True)
         write_file(POINTS, found.model_dump_json(indent=1) + "\n")
     return found
 
 
+def samples(points: MeasuredPoints) -> list[Sample]:
+    """Return all designs that have been measured: the points, the shipped records, and the curves."""
+    by_design = {p.design_sha256: p.model_dump() for p in points.points}
+    found = {key: (spec, by_design[key]) for _, spec in designs() if (key := design_sha256(spec)) in by_design}
+    for path in sorted(PROPOSALS.glob("*.yaml")):
+        proposal = load_proposal(path)
+        for new in map(proposal.proposed, (None, *proposal.swept)):
+            for spec in (proposal.today, new, *steps(proposal.today, new).values()):
+                record = find(spec, "neutral")
+                if record is not None:
+                    found[design_sha256(spec)] = spec, point_of("", record).model_dump(exclude=_older(record))
+    curves = sweep.shipped()
+    known = {(p.curve, p.label): p for p in curves.points} if curves else {}
+    for design in cost_curves.designs():
+        point = known.get((design.curve, design.label))
+        if point and design.share:
+            figures = point.model_dump(include={"area", "delay_fo4", "energy_low", "energy_high"})
+            found.setdefault(design_sha256(design.spec), (design.spec, figures))
+    return [Sample(family(spec), dict(sizes(spec)), figures) for spec, figures in found.values()]
+
+
+def _older(record: CostRecord) -> set[str]:
+    """Return the figures that a record of schema 1 measures in another way: it carries C and scales along."""
+    return {"cycles", "register_bits"} if record.schema_version < SCHEMA_VERSION else set()
+
+
+def fitted(quantity: str, among: Sequence[Sample]) -> dict[str, float]:
+    """Return the nonnegative coefficients of least squared relative error."""
+    kinds = KINDS[quantity]
+    rows = [[s.sizes.get(k, 0.0) / s.figures[quantity] for k in kinds] for s in among if s.figures.get(quantity)]
+    matrix = np.array(rows)
+    scale = np.sqrt((matrix**2).mean(axis=0))
+    scale[scale == 0] = 1
+    gram, towards = (matrix / scale).T @ (matrix / scale), (matrix / scale).sum(axis=0)
+    found = np.zeros(len(kinds))
+    for _ in range(5000):  # coordinate descent, each coordinate to its best value that is not negative
+        for j in np.flatnonzero(np.diag(gram)):
+            found[j] = max(0.0, found[j] + (towards[j] - gram[j] @ found) / gram[j, j])
+    return {k: float(f"{x:.5g}") for k, x in zip(kinds, found / scale, strict=True) if x > 0}
+
+
+def errors(quantity: str, law: dict[str, float], among: Iterable[Sample]) -> list[float]:
+    """Return the relative errors of a fit."""
+    return [
+        sum(x * s.sizes.get(k, 0.0) for k, x in law.items()) / s.figures[quantity] - 1
+        for s in among
+        if s.figures.get(quantity)
+    ]
+
+
+def held_out(quantity: str, parts: Iterable[Sequence[Sample]], every: Sequence[Sample]) -> list[list[float]]:
+    """Return the errors on each part of the samples, with the fit to the others."""
+    return [errors(quantity, fitted(quantity, [s for s in every if s not in part]), part) for part in parts]
+
+
+def summary(found: Sequence[float]) -> HeldOut:
+    """Return the mean and the worst of errors."""
+    size = np.abs(found)
+    mean, most, worst = (float(f"{x:.3g}") for x in (size.mean(), np.quantile(size, 0.95), size.max()))
+    return HeldOut(designs=len(found), mean=mean, most=most, worst=worst)
+
+
+def model_of(every: Sequence[Sample], head: dict[str, Any]) -> CostModel:
+    """Return the fit to all samples, with its errors on held-out ones."""
+    laws, names = {}, sorted({s.family for s in every})
+    for quantity in KINDS:
+        own = [s for s in every if s.figures.get(quantity)]
+        of_family = {name: [s for s in own if s.family == name] for name in names}
+        by = dict(zip(names, held_out(quantity, of_family.values(), own), strict=True))
+        at_random = held_out(quantity, [own[i::10] for i in range(10)], own)
+        laws[quantity] = Law(
+            coefficients=fitted(quantity, own),
+            random=summary([e for part in at_random for e in part]),
+            families=summary([e for part in by.values() for e in part]),
+            by_family={name: summary(part) for name, part in by.items() if part},
+        )
+    return CostModel(**head, laws=laws)
+
+
 def main() -> None:
-    """Measure the designs."""
+    """Measure the designs, fit the model, and write both."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--designs", type=int, default=len(list(designs())), help="measure only the first so many")
-    measured(parser.parse_args().designs)
+    parser.add_argument("--designs", type=int, default=len(list(designs())), help="measure at most so many more")
+    points = measured(parser.parse_args().designs)
+    head = points.model_dump(include=set(Toolchain.model_fields))
+    write_file(MODEL, model_of(samples(points), head).model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":

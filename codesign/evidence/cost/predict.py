@@ -1,11 +1,65 @@
-"""A model of the cost of an instruction's unit, fitted to synthesised designs."""
+"""A model of the cost of an instruction's unit, fitted to synthesised designs: milliseconds instead of minutes.
+
+Each quantity is a sum of the sizes of blocks (`block_sizes`) with coefficients that are not negative.
+`python pages/cost_model.py` fits them, and measures the error on designs that were held out.
+"""
 
 from __future__ import annotations
 
-from codesign.evidence.cost.records import FOLDER, Toolchain
+from collections.abc import Mapping
+from functools import cache
+
+from codesign.evidence.cost.block_sizes import sizes
+from codesign.evidence.cost.records import FOLDER, CostRecord, Toolchain, find
+from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 
 POINTS = FOLDER / "model" / "points.json"
+MODEL = FOLDER / "model" / "neutral.json"
+_GATES = (
+    "unit",
+    "decode",
+    "table",
+    "array",
+    "array sum",
+    "recoded",
+    "exponent",
+    "maximum",
+    "gated",
+    "difference",
+    "shift",
+    "sticky",
+    "flip",
+    "compress",
+    "carry",
+    "zeros",
+    "normalise",
+    "round",
+    "encode",
+    "flags",
+)
+_HELD = ("held products", "held shifted", "held sum", "held normal", "held factor")
+_PATH = (
+    "unit",
+    "path multiply",
+    "path maximum",
+    "path shift",
+    "path compress",
+    "path carry",
+    "path normalise",
+    "path round",
+    "path exponent",
+    "path scale",
+)
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "area": (*_GATES, "held factor"),
+    "delay_fo4": _PATH,
+    "cycles": _PATH,
+    "register_bits": (*_HELD, "unit", "round"),
+    "energy_low": (*_GATES, *_HELD),
+    "energy_high": (*_GATES, *_HELD),
+}
+"""Sizes that each quantity is a sum of."""
 
 
 class MeasuredPoint(Spec):
@@ -31,3 +85,127 @@ class MeasuredPoints(Toolchain):
     operands: str
     """Workload of the energy figures."""
     points: tuple[MeasuredPoint, ...]
+
+
+class HeldOut(Spec):
+    """Relative error of a quantity on designs that the fit did not see."""
+
+    designs: int
+    mean: float
+    """Mean of the absolute error."""
+    most: float
+    """95 % quantile of the absolute error."""
+    worst: float
+
+
+class Law(Spec):
+    """A quantity as a sum of sizes, and its errors."""
+
+    coefficients: dict[str, float]
+    """Coefficient of each size; those that are zero are left out."""
+    random: HeldOut
+    """Errors with a tenth of the designs held out at a time."""
+    families: HeldOut
+    """Errors with all designs of a family held out at a time."""
+    by_family: dict[str, HeldOut]
+    """Errors on each family, held out."""
+
+
+class CostModel(Toolchain):
+    """The fitted model."""
+
+    laws: dict[str, Law]
+
+
+class Estimate(Spec):
+    """A figure with the interval that holds 95 % of held-out designs."""
+
+    value: float
+    low: float
+    high: float
+
+
+class UnitCost(Spec):
+    """Cost of the unit of an instruction, and where it comes from."""
+
+    products: int
+    """Products summed by one step, which all figures are for."""
+    area: Estimate
+    """Area without registers, in NAND2 equivalents."""
+    delay_fo4: Estimate
+    """Longest path without registers, in FO4 inverter delays."""
+    cycles: Estimate
+    """Latency with registers every 24 gates."""
+    register_bits: Estimate
+    """Bits of these registers."""
+    energy_low: Estimate
+    """Capacitance switched per step without glitches, in inputs of the smallest inverter, on a GEMM of DeepSeek-V3."""
+    energy_high: Estimate
+    """The same with all glitches of gates of equal delay."""
+    origin: str
+    """`record NAME`, or that the figures are predicted, and with what error."""
+
+
+@cache
+def model() -> CostModel:
+    """Return the shipped model."""
+    return CostModel.model_validate_json(MODEL.read_text(encoding="utf-8"))
+
+
+def family(spec: Instruction) -> str:
+    """Return the kind of structure of an instruction, which is held out as a whole when the model's error is measured."""
+    scale, stages = spec.scale, list(spec.stages.values())
+    if spec.a.kind == "integer" or spec.b.kind == "integer":
+        return "integers"
+    if "table" in (spec.a.kind, spec.b.kind):
+        return "tables of numbers"
+    if spec.is_stochastic:
+        return "stochastic registers"
+    if scale and any(side.coarser for side in spec.scales):
+        return "nested scales"
+    if spec.scales:
+        powers = all(not (x.format.mantissa_bits or x.format.zero) for side in spec.scales for x in side.levels)
+        return "scales that are powers of two" if powers else "scales that are multiplied"
+    if any(stage.chain for stage in stages):
+        return "chains through a register"
+    if not all(stage.aligned for stage in stages):
+        return "exact sums"
+    return "one window" if len(stages) == 1 else "several windows"
+
+
+def predict(spec: Instruction) -> UnitCost:
+    """Return the cost of an instruction's unit as the model has it, in milliseconds.
+
+    Raises InputError if the generator does not support the instruction.
+    """
+    found, laws = sizes(spec), model().laws
+    estimates = {}
+    for quantity, law in laws.items():
+        value = sum(coefficient * found[kind] for kind, coefficient in law.coefficients.items())
+        most = law.families.most
+        estimates[quantity] = Estimate(value=value, low=value / (1 + most), high=value * (1 + most))
+    error = laws["area"].families
+    origin = f"predicted, mean error of areas on held-out families {100 * error.mean:.1f} %"
+    return UnitCost(products=spec.span, **estimates, origin=origin)
+
+
+def cost(spec: Instruction) -> UnitCost:
+    """Return the cost of an instruction's unit from its record, if one ships, and otherwise as predicted.
+
+    Raises InputError if the generator does not support the instruction.
+    """
+    record = find(spec, "neutral")
+    return predict(spec) if record is None else _recorded(record)
+
+
+def _recorded(record: CostRecord) -> UnitCost:
+    figures = {
+        "area": record.area,
+        "delay_fo4": record.delay_fo4,
+        "cycles": record.pipelined.cycles,
+        "register_bits": record.pipelined.register_bits,
+        "energy_low": record.energy.low,
+        "energy_high": record.energy.high,
+    }
+    estimates = {name: Estimate(value=value, low=value, high=value) for name, value in figures.items()}
+    return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")
