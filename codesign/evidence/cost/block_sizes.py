@@ -177,15 +177,13 @@ class _Walk:
         """Count multipliers, and return their products."""
         flags = x.flags + y.flags
         if y.power:
-            common = y.position if x.common is None else _sum(x.common, y.position)
-            if x.common is not None:
-                self.add("exponent", count * common.bits)
-            return replace(x, common=common, flags=flags, height=x.height)
+            scaled = y.position if x.common is None else self.plus(x.common, y.position, count)
+            return replace(x, common=scaled, flags=flags)
         if x.power:
             return self.times(y, x, count)
         self.multiply(x.width, y.width, count)
         position = self.plus(x.position, y.position, count)
-        align = x.align and self.plus(x.align, y.position, count)
+        align = None if x.align is None else self.plus(x.align, y.position, count)
         width = x.width + y.width - (min(x.width, y.width) == 1)
         common = x.common or y.common
         return Term(width, position, x.depth + y.depth, x.height + y.height, common, align, flags=flags)
