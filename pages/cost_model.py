@@ -204,7 +204,7 @@ def measured(most: int) -> MeasuredPoints:
         if (kept.recipe_sha256, kept.versions) == (found.recipe_sha256, found.versions):
             found = kept
     missing = [x for x in designs() if design_sha256(x[1]) not in {p.design_sha256 for p in found.points}]
-    for kind, spec in missing[:most]:
+    for kind, spec in sorted(missing, key=lambda x: x[1].span)[:most]:
         record = measure(spec, Library.own(), *energy_vectors(spec), thorough=False)
         found = found.model_copy(update={"points": (*found.points, point_of(kind, record))})
         print(f"{len(found.points)} {kind}: {record.area:.0f} NAND2", file=sys.stderr, flush=True)
