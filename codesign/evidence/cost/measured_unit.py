@@ -153,10 +153,18 @@ def _record(
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.energy import switched
     from codesign.evidence.cost.pipeline import pipeline
+    from codesign.evidence.cost.sized import has_sizes, sized
 
     nand2, fo4 = library.nand2.area, library.fo4
     staged = pipeline(netlist, DEPTH, widths(spec))
     low, high = switched(staged, workload)
+    at_clock = sized(netlist, widths(spec)) if has_sizes(library) else None
+    if at_clock is not None and share.record is not None:
+        shared = {
+            "area": round(at_clock.area + share.staged_area / nand2, 1),
+            "register_bits": at_clock.register_bits + share.register_bits,
+        }
+        at_clock = at_clock.model_copy(update=shared)
     told = blocks and library.name == Library.own().name
     areas = synth.block_areas(rtlil, library) | share.blocks if told else {}
     return CostRecord(
@@ -179,6 +187,7 @@ def _record(
             area=round((staged.area + share.staged_area) / nand2, 1),
             period_fo4=round(staged.period / fo4, 2),
         ),
+        sized=at_clock,
         energy=Energy(
             low=round(low + share.energy[0]),
             high=round(high + share.energy[1]),

@@ -68,6 +68,21 @@ class Pipelined(Spec):
     """Shortest cycle time, in FO4 inverter delays."""
 
 
+class Sized(Spec):
+    """The unit sized for a clock that all designs have in common (`sized.py`)."""
+
+    clock_fo4: float
+    """Period that it is sized for, in FO4 inverter delays."""
+    levels: int
+    """Largest number of gates between registers with which the clock is met."""
+    cycles: int
+    register_bits: int
+    area: float
+    """Area of gates, buffers and registers, in NAND2 equivalents of the library."""
+    period_fo4: float
+    """Period that the sized unit has, in FO4 inverter delays."""
+
+
 class Energy(Spec):
     """Capacitance switched per step of the pipelined unit, in input capacitances of the smallest inverter."""
 
@@ -136,6 +151,8 @@ class CostRecord(Spec):
     delay_fo4: float
     """Longest path of the combinational unit, in FO4 inverter delays."""
     pipelined: Pipelined
+    sized: Sized | None = None
+    """The unit sized for a common clock; None: not measured, or the library has one size of each gate."""
     energy: Energy
     equivalence: Equivalence
 

@@ -65,7 +65,8 @@ class Cost(Source):
                 "Cost is that of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
                 "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
                 "summed. The value is that of the technology-neutral library without registers, over the base's own unit. "
-                "The interval covers the pipelined unit, every other library with records, and, for FP8 of Hopper, a "
+                "The interval covers the pipelined unit, every other library with records, units sized for a common clock "
+                "there, and, for FP8 of Hopper, a "
                 f"datapath with {SHARED_NAME}; it is 1 % wider for the mapper's noise. What order and scales add to the "
                 "unit of FP8 alone is added to that datapath unchanged. "
                 "Energy is switched capacitance on the workload's operands: the value without glitches, the interval "
@@ -135,6 +136,12 @@ def _figures(
         )
         others = tuple(_alternatives(both, rule, cases))
         if metric == "cost.area_ratio":
+            at_clock = [(r.library, x) for r, o in both if (x := _sized(r, o)) is not None]
+            ratios += [ratio for _, ratio in at_clock]
+            others += tuple(
+                Alternative(assumption="recipe", other=f"sized for a clock, {library}", value=round(ratio, 4))
+                for library, ratio in at_clock
+            )
             shared = [on_shared(proposal.today, spec, r.library) for r, _ in both]
             ratios += [ratio for ratio in shared if ratio is not None]
             source += "; base: its unit alone"
@@ -191,6 +198,13 @@ def _areas(new: CostRecord, old: CostRecord) -> list[float]:
     per = old.products / new.products
     staged = [new.pipelined.area / old.pipelined.area * per] if new.schema_version == old.schema_version else []
     return [new.area / old.area * per, *staged]
+
+
+def _sized(new: CostRecord, old: CostRecord) -> float | None:
+    """Return the ratio of areas with registers, of units sized for the same clock; None if one was not."""
+    if new.sized is None or old.sized is None:
+        return None
+    return new.sized.area / old.sized.area * old.products / new.products
 
 
 def _delays(new: CostRecord, old: CostRecord) -> list[float]:
