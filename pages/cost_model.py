@@ -230,7 +230,21 @@ def samples(points: MeasuredPoints) -> list[Sample]:
         if point and design.share:
             figures = point.model_dump(include={"area", "delay_fo4", "energy_low", "energy_high"})
             found.setdefault(design_sha256(design.spec), (design.spec, figures))
+    for spec, figures in found.values():
+        if not _switches(spec):
+            figures.pop("energy_low", None)
+            figures.pop("energy_high", None)
     return [Sample(family(spec), dict(sizes(spec)), figures) for spec, figures in found.values()]
+
+
+def _switches(spec: Instruction) -> bool:
+    """Return whether the workload of the energy figures moves a unit as its use would.
+
+    It has no coarser scales, and its operands fill their formats: sums overflow in registers of little range, and stay there.
+    """
+    registers = [r.format for stage in spec.stages.values() for r in stage.result if r.format.kind == "float"]
+    largest = 2.0 ** (spec.a.max_exponent + spec.b.max_exponent + 8)
+    return not any(side.coarser for side in spec.scales) and all(2.0**f.max_exponent >= largest for f in registers)
 
 
 def _older(record: CostRecord) -> set[str]:

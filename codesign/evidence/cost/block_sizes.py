@@ -25,6 +25,8 @@ WIDEST = 128
 """As in `rtl.term_sums`: largest width of a fixed-point sum, in bits."""
 SHORT = 8
 """As in `rtl.registers`: largest number of zeros above a sum that avoid a second shifter."""
+_CUT = (Rounding.TOWARD_ZERO, Rounding.TO_ODD)
+"""Roundings without a carry."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ class _Walk:
             count //= stage.terms * chain
             if index == 0 and sums_integers(spec):
                 register = stage.result[0].format
-                self.integers(stage.terms, register.mantissa_bits, count * chain)
-                term = self.decode(register, count)
+                least = min(f.lowest for f in (spec.a, spec.b)) * max(f.max_finite_magnitude for f in (spec.a, spec.b))
+                used = (abs(least) * stage.terms * chain).bit_length() + 1
+                bits = min(register.mantissa_bits, used)
+                self.integers(stage.terms, bits, count * chain)
+                term = replace(self.decode(register, count), width=bits, height=bits)
             else:
                 zero = self.from_fields(stage.result[-1].format) if stage.accumulator else None
                 below = spec.span // count // chain // stage.terms
@@ -192,6 +197,7 @@ class _Walk:
         """Count multipliers of integers or significands."""
         self.add("recoded" if min(x, y) >= WIDE else "array", count * x * y)
         self.add("array sum", count * (x - 1) * (y - 1) * (min(x, y) < WIDE))
+        self.add("held array", count * x * y)
 
     def plus(self, x: Range, y: Range, count: float) -> Range:
         """Count adders of exponents, and return the sums."""
@@ -290,25 +296,30 @@ class _Walk:
         self.add("maximum", count * ((stage.terms - groups) * aligns[0].bits + (candidates - 1) * largest.bits))
         self.add("exponent", count * (groups if term.common else 0) * largest.bits)
         self.add("gated", count * sum(n * a.bits for n, a in zip((stage.terms, 1), aligns, strict=False)))
-        levels = log2(max(stage.terms, 2)) * (1 + aligns[0].bits / 2)
-        self.add("path maximum", levels + largest.bits)
+        own_levels = log2(max(stage.terms // groups, 1)) * (1 + aligns[0].bits / 2)
+        levels = own_levels + log2(candidates) * (1 + largest.bits / 2) + (term.common is not None) * largest.bits
+        self.add("path maximum", levels)
         self.add("held products", count * stage.terms * (term.width + aligns[0].bits) * levels)
-        lengths = [self.shifters(stage, term, stage.fraction_bits, groups, count, stage.terms)] * stage.terms
+        # Terms of one group lie as far apart as their own exponents can be, others as far as the largest exponents.
+        reach = aligns[0].bits if candidates == 1 else largest.bits
+        lengths = [self.shifters(stage, term, stage.fraction_bits, groups, count, stage.terms, reach)] * stage.terms
         weights = [finest - stage.fraction_bits] * stage.terms
         if running is not None:
-            lengths.append(self.shifters(stage, running, own, 1, count, 1))
+            lengths.append(self.shifters(stage, running, own, 1, count, 1, reach))
             weights.append(finest - own)
         step = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.UP, Rounding.DOWN)
         width = self.signed_sum(lengths, weights, not step, count)
         return Term(width, replace(largest, offset=largest.offset - finest), finest, width - finest)
 
-    def shifters(self, stage: Stage, term: Term, fraction_bits: int, groups: int, count: int, terms: int) -> int:
+    def shifters(
+        self, stage: Stage, term: Term, fraction_bits: int, groups: int, count: int, terms: int, reach: int
+    ) -> int:
         """Count the shifters of terms that are alike, and return the bits that each keeps."""
         assert stage.rounding is not None
         nearest = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         sticky = stage.rounding not in (Rounding.TOWARD_ZERO, Rounding.NEAREST_AWAY)
         beyond = term.width + max(fraction_bits - term.depth, 0) + 2
-        amount = (term.position.top + beyond).bit_length()
+        amount = min((term.position.top + beyond).bit_length(), reach)
         self.add("difference", count * (groups * amount + terms * amount))
         above = fraction_bits + nearest - term.depth
         width = max(term.width + above, 1)
@@ -316,6 +327,7 @@ class _Walk:
         self.add("shift", count * terms * muxes)
         self.add("sticky", count * terms * lost * sticky)
         self.add("path shift", stages if terms > 1 else 0)
+        self.add("path fanout", stages * log2(width + 1) if terms > 1 else 0)
         self.add("held shifted", count * terms * width * stages)
         return max(fraction_bits + term.height, 1)
 
@@ -386,6 +398,7 @@ class _Walk:
         self.add("normalise", count * width * levels)
         if path:
             self.add("path normalise", 2 * levels)
+            self.add("path fanout", levels * log2(width))
             self.add("held normal", count * width * 2 * levels)
 
     def rounded(self, term: Term, register: Register, count: float, path: bool = True) -> Term:
@@ -405,10 +418,11 @@ class _Walk:
             self.add("sticky", count * (lost + max(width - short, 0)))
             if path:
                 self.add("path shift", stages)
+                self.add("path deep", position.bits)
         else:
             self.add("sticky", count * max(width - precision, 0))
         if path:
-            self.add("path round", fmt.magnitude_bits)
+            self.add("path round", 0 if register.rounding in _CUT else fmt.magnitude_bits + (register.random_bits or 0))
             self.add("path exponent", position.bits)
             self.add("held normal", count * fmt.bits * 4)
         return self.from_fields(fmt)
@@ -419,6 +433,7 @@ class _Walk:
         recoded = min(a, b) >= WIDE - 2 * (self.spec.b.signed or self.spec.a.signed)
         self.add("recoded" if recoded else "array", count * terms * a * b)
         self.add("array sum", count * terms * (a - 1) * (b - 1) * (not recoded))
+        self.add("held array", count * terms * a * b)
         self.add("compress", count * ((terms - 1) * (a + b) + terms))
         self.add("carry", count * bits)
         self.add("path multiply", a + b)

@@ -38,7 +38,7 @@ _GATES = (
     "encode",
     "flags",
 )
-_HELD = ("held products", "held shifted", "held sum", "held normal", "held factor")
+_HELD = ("held array", "held products", "held shifted", "held sum", "held normal", "held factor")
 _PATH = (
     "unit",
     "path multiply",
@@ -50,6 +50,8 @@ _PATH = (
     "path round",
     "path exponent",
     "path scale",
+    "path fanout",
+    "path deep",
 )
 KINDS: Mapping[str, tuple[str, ...]] = {
     "area": (*_GATES, "held factor"),
