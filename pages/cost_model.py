@@ -262,8 +262,11 @@ def fitted(quantity: str, among: Sequence[Sample]) -> dict[str, float]:
     gram, towards = (matrix / scale).T @ (matrix / scale), (matrix / scale).sum(axis=0)
     found = np.zeros(len(kinds))
     for _ in range(5000):  # coordinate descent, each coordinate to its best value that is not negative
+        before = found.copy()
         for j in np.flatnonzero(np.diag(gram)):
             found[j] = max(0.0, found[j] + (towards[j] - gram[j] @ found) / gram[j, j])
+        if np.abs(found - before).max() < 1e-7:
+            break
     return {k: float(f"{x:.5g}") for k, x in zip(kinds, found / scale, strict=True) if x > 0}
 
 

@@ -19,7 +19,7 @@ from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
-from units import units_text
+from units import model_text, units_text
 
 from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Proposal
@@ -68,6 +68,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
+    ("cost", "model"): model_text,
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
     ("asks", "asks"): asks_text,

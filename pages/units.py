@@ -1,7 +1,8 @@
-"""The table of dot-product units in docs/cost.md, from the shipped records."""
+"""The tables of dot-product units and of the model of their cost in docs/cost.md, from the shipped records."""
 
 from __future__ import annotations
 
+from codesign.evidence.cost.predict import model
 from codesign.evidence.cost.records import CostRecord, shipped
 
 BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -37,6 +38,32 @@ def units_text() -> str:
         loop = f", {p.loop} from C to D" if p.loop is not None else ""
         energy = f"{new.energy.low / base.energy.low * per:.2f}"
         lines.append(f"| {what} | {new.area * per:,.0f} | {area} | {registers}{loop} | {energy} |")
+    return "\n".join(lines)
+
+
+QUANTITIES = {
+    "area": "area",
+    "delay_fo4": "longest path",
+    "cycles": "cycles, with registers every 24 gates",
+    "register_bits": "bits of these registers",
+    "energy_low": "energy, no glitches",
+    "energy_high": "energy, all glitches",
+}
+
+
+def model_text() -> str:
+    """Return the table of errors of the fitted model on designs that were held out."""
+    lines = [
+        "| quantity | designs | a tenth held out: mean, worst | a family held out: mean, 19 of 20 within, worst | worst family |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, law in model().laws.items():
+        tenth, whole = law.random, law.families
+        family, its = max(law.by_family.items(), key=lambda item: item[1].mean)
+        lines.append(
+            f"| {QUANTITIES[name]} | {whole.designs} | {tenth.mean:.1%}, {tenth.worst:.0%} | "
+            f"{whole.mean:.1%}, {whole.most:.0%}, {whole.worst:.0%} | {family}: {its.mean:.0%} |"
+        )
     return "\n".join(lines)
 
 
