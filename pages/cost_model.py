@@ -37,7 +37,7 @@ from codesign.evidence.cost.predict import (
     MeasuredPoints,
     family,
 )
-from codesign.evidence.cost.records import SCHEMA_VERSION, CostRecord, Toolchain, design_sha256, find, toolchain
+from codesign.evidence.cost.records import CostRecord, Toolchain, design_sha256, find, toolchain
 from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -222,7 +222,7 @@ def samples(points: MeasuredPoints) -> list[Sample]:
             for spec in (proposal.today, new, *steps(proposal.today, new).values()):
                 record = find(spec, "neutral")
                 if record is not None:
-                    found[design_sha256(spec)] = spec, point_of("", record).model_dump(exclude=_older(record))
+                    found[design_sha256(spec)] = spec, point_of("", record).model_dump()
     curves = sweep.shipped()
     known = {(p.curve, p.label): p for p in curves.points} if curves else {}
     for design in cost_curves.designs():
@@ -245,11 +245,6 @@ def _switches(spec: Instruction) -> bool:
     registers = [r.format for stage in spec.stages.values() for r in stage.result if r.format.kind == "float"]
     largest = 2.0 ** (spec.a.max_exponent + spec.b.max_exponent + 8)
     return not any(side.coarser for side in spec.scales) and all(2.0**f.max_exponent >= largest for f in registers)
-
-
-def _older(record: CostRecord) -> set[str]:
-    """Return the figures that a record of schema 1 measures in another way: it carries C and scales along."""
-    return {"cycles", "register_bits"} if record.schema_version < SCHEMA_VERSION else set()
 
 
 def fitted(quantity: str, among: Sequence[Sample]) -> dict[str, float]:

@@ -11,7 +11,7 @@ UNITS = {
     "configurable-accumulation": "17 fraction bits, FP32 register",
     "configurable-accumulation at 25": "25 fraction bits, FP32 register",
     "higher-precision-accumulation": "32 fraction bits, FP32 register, rounded to nearest",
-    "group-scaled-mma-ue8m0": "25 fraction bits, UE8M0 scales added to exponents",
+    "blackwell.tcgen05.m128n128k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0": "25 fraction bits, UE8M0 scales in exponents",
     "group-scaled-mma without scales": "128 products in a window of 13 bits, C joined by an FP32 addition",
     "group-scaled-mma": "the same with FP32 scales multiplied onto the sum",
     "FP8, FP16, BF16 and INT8 in one datapath, 13 fraction bits of FP8": "FP8 as today, FP16, BF16 and INT8 in one datapath",
@@ -35,7 +35,7 @@ def units_text() -> str:
         area = " / ".join(f"{x.area / y.area * y.products / x.products:.2f}" for x, y in found)
         p = new.pipelined
         registers = f"{p.cycles} cycles of {p.period_fo4:.0f} FO4, {p.register_bits * per:,.0f} bits"
-        loop = f", {p.loop} from C to D" if p.loop is not None else ""
+        loop = f", {p.loop} from C to D"
         energy = f"{new.energy.low / base.energy.low * per:.2f}"
         lines.append(f"| {what} | {new.area * per:,.0f} | {area} | {registers}{loop} | {energy} |")
     return "\n".join(lines)
@@ -72,8 +72,6 @@ def _libraries() -> list[str]:
 
 
 def _pairs(name: str, library: str) -> list[tuple[CostRecord, CostRecord]]:
-    """Return the newest record under a name with the base's of the same schema; none without both."""
+    """Return the record under a name with the base's; none without both."""
     records = [r for r in shipped() if r.library == library]
-    both = [(x, y) for x in records for y in records if (x.name, y.name) == (name, BASE)]
-    same = [(x, y) for x, y in both if x.schema_version == y.schema_version]
-    return [max(same, key=lambda pair: pair[0].schema_version)] if same else []
+    return [(x, y) for x in records for y in records if (x.name, y.name) == (name, BASE)]

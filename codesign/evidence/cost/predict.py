@@ -73,7 +73,7 @@ class MeasuredPoint(Spec):
     """Area without registers, with the share of a shared multiplier of scales, in NAND2 equivalents."""
     delay_fo4: float
     cycles: int
-    loop: int | None
+    loop: int
     register_bits: int
     staged_area: float
     energy_low: float

@@ -10,7 +10,7 @@ from codesign.evidence.cost.attribution import SHARED_NAME
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure, measure_shared
-from codesign.evidence.cost.records import SCHEMA_VERSION, CostRecord, toolchain
+from codesign.evidence.cost.records import CostRecord, toolchain
 from isa_model.instruction import Instruction
 
 Job = tuple[Instruction | Sequence[Instruction], Library, bool]
@@ -18,12 +18,12 @@ Job = tuple[Instruction | Sequence[Instruction], Library, bool]
 
 
 def is_current(record: CostRecord | None, job: Job) -> bool:
-    """Return whether a shipped record is of this design's RTL, library and tools, in the present schema and a known commit."""
+    """Return whether a shipped record is of this design's RTL, library and tools, and of a known commit."""
     from codesign.evidence.cost.rtl.ports import shared_uses
     from codesign.evidence.cost.rtl.shared import shared_unit
     from codesign.evidence.cost.rtl.unit import unit
 
-    if record is None or record.schema_version < SCHEMA_VERSION or not record.commit or "+" in record.commit:
+    if record is None or not record.commit or "+" in record.commit:
         return False
     spec, library, _ = job
     tools = toolchain(library, record.commit)

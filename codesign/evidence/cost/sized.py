@@ -33,36 +33,46 @@ def sized(netlist: Netlist, elements: Mapping[str, int]) -> Sized | None:
     `elements` is as for `pipeline`.
     """
     library = netlist.library
-    flop = library.flip_flop
-    register = flop.intrinsic + flop.resistance * 4 * library.inverter.inputs[0].capacitance
-    budget = CLOCK_FO4 * library.fo4 - register
+    flop, most = library.flip_flop, budget(library)
     for depth in DEPTHS:
         cut = pipeline(netlist, depth, elements)
-        area, delay = buffered(cut, budget)
-        if delay <= budget:
+        area, delay = buffered(cut, most)
+        if delay <= most:
             return Sized(
                 clock_fo4=CLOCK_FO4,
                 levels=depth,
                 cycles=cut.latency,
                 register_bits=cut.register_bits,
                 area=round((area + cut.register_bits * flop.area) / library.nand2.area, 1),
-                period_fo4=round((delay + register) / library.fo4, 2),
+                period_fo4=round(CLOCK_FO4 - (most - delay) / library.fo4, 2),
             )
     return None
 
 
-def buffered(cut: Pipeline, budget: float) -> tuple[float, float]:
-    """Return the area of a pipeline's gates, and the longest delay between registers, once sized for a delay."""
+def budget(library: Library) -> float:
+    """Return what the clock leaves for gates: the period less a flip-flop that drives four inverters, in the library's unit."""
+    flop = library.flip_flop
+    register = flop.intrinsic + flop.resistance * 4 * library.inverter.inputs[0].capacitance
+    return CLOCK_FO4 * library.fo4 - register
+
+
+def buffered(cut: Pipeline, most: float) -> tuple[float, float]:
+    """Return the area of a pipeline's gates, and the longest delay between registers, once sized for a delay.
+
+    Raises RuntimeError if abc fails, or finds that the sized gates compute something else.
+    """
     with scratch() as folder:
         paths = {name: folder / name for name in ("cells.lib", "unit.blif")}
         paths["cells.lib"].write_text(cut.netlist.library.text)
         paths["unit.blif"].write_text(blif(cut))
         scale = _picoseconds(cut.netlist.library.text)
-        script = SCRIPT.format(budget=round(budget * scale))
-        script = f"read_lib -w {paths['cells.lib']}; read_blif {paths['unit.blif']}; {script}"
+        script = SCRIPT.format(budget=round(most * scale))
+        script = (
+            f"read_lib -w {paths['cells.lib']}; read_blif {paths['unit.blif']}; {script}; cec -n {paths['unit.blif']}"
+        )
         done = processes.run([str(_abc()), "-c", script], folder)
         found = re.findall(r"Area\s*=\s*([\d.]+).*?Delay\s*=\s*([\d.]+) ps", done.stdout)
-        if done.returncode or not found:
+        if done.returncode or not found or "Networks are equivalent" not in done.stdout:
             raise RuntimeError(f"abc failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         area, delay = map(float, found[-1])
         return area, delay / scale

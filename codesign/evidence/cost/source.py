@@ -25,7 +25,7 @@ from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.family import sentences
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.plots import plots, waterfall
-from codesign.evidence.cost.records import CostRecord, design_sha256, find, pair, shipped
+from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped
 from codesign.evidence.source import Source, Subject
 from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure
@@ -114,7 +114,7 @@ def _figures(
 ) -> Iterator[Figure]:
     spec = proposal.proposed(value)
     libraries = sorted({"neutral", *(r.library for r in shipped())}, key=lambda name: (name != "neutral", name))
-    pairs = [pair(spec, proposal.today, name) for name in libraries]
+    pairs = [(find(spec, name), find(proposal.today, name)) for name in libraries]
     if needed:
         pairs[0] = (pairs[0][0] or _synthesised(spec, made), pairs[0][1] or _synthesised(proposal.today, made))
     both = [(new, old) for new, old in pairs if new is not None and old is not None]
@@ -128,8 +128,6 @@ def _figures(
         ("cost.energy_ratio", _energies, ("switching: no glitches", "switching: all glitches")),
     ):
         ratios = [r for records in both for r in rule(*records)]
-        if not ratios:
-            continue
         source = (
             f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
             f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
@@ -151,11 +149,7 @@ def _figures(
         low, high = min(ratios) * (1 - TIE), max(ratios) * (1 + TIE)
         found.append(ChipFigure(metric, ratios[0], low, high, "modelled", source, others))
     found += list(attributed(proposal.today, spec, [r.library for r, _ in both]))
-    found += [extra_cycles(new, old), cycle_ratio(new, old)]
-    if new.schema_version == old.schema_version:
-        found.append(extra_register_bits(new, old))
-    if new.pipelined.loop is not None and old.pipelined.loop is not None:
-        found.append(extra_loop_cycles(new, old, new.pipelined.loop - old.pipelined.loop))
+    found += [extra_cycles(new, old), cycle_ratio(new, old), extra_register_bits(new, old), extra_loop_cycles(new, old)]
     found.append(accumulator_traffic(proposal.today, spec))
     found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     if proposal.base.startswith("hopper."):
@@ -196,8 +190,7 @@ def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostR
 
 def _areas(new: CostRecord, old: CostRecord) -> list[float]:
     per = old.products / new.products
-    staged = [new.pipelined.area / old.pipelined.area * per] if new.schema_version == old.schema_version else []
-    return [new.area / old.area * per, *staged]
+    return [new.area / old.area * per, new.pipelined.area / old.pipelined.area * per]
 
 
 def _sized(new: CostRecord, old: CostRecord) -> float | None:
@@ -212,7 +205,5 @@ def _delays(new: CostRecord, old: CostRecord) -> list[float]:
 
 
 def _energies(new: CostRecord, old: CostRecord) -> list[float]:
-    if new.schema_version != old.schema_version:
-        return []
     per = old.products / new.products
     return [new.energy.low / old.energy.low * per, new.energy.high / old.energy.high * per]
