@@ -141,7 +141,7 @@ def test_a_family_names_its_cheapest_member_for_each_claim(monkeypatch):
 
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
-    """Claimed designs without a record are measured, the base once; unsupported ones have no figure."""
+    """Claimed designs without a record are measured, the base once; what cannot be measured is predicted, and says so."""
     from codesign.evidence.cost import source as evidence
 
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
@@ -155,7 +155,10 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
 
     monkeypatch.setattr(evidence, "find", lambda *_: None)
     monkeypatch.setattr(evidence, "measure", measured)
-    assert SOURCE.gather(Subject(proposal)).figures == ()
+    figures = SOURCE.gather(Subject(proposal)).figures
+    ratios = [f for f in figures if f.metric == "cost.area_ratio"]
+    assert all(f.source.startswith("predicted") and f.low < f.value < f.high for f in ratios)
+    assert len(ratios) == len((None, *proposal.swept))
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
 
 
