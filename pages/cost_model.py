@@ -22,7 +22,6 @@ from cost_curves import FP32, NEAREST, PROPOSALS, TODAY, joined, scales, unit, w
 from codesign.commit import commit
 from codesign.evidence.cost import sweep
 from codesign.evidence.cost.attribution import steps
-from codesign.evidence.cost.block_sizes import sizes
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.measured_unit import measure
@@ -38,6 +37,7 @@ from codesign.evidence.cost.predict import (
     family,
 )
 from codesign.evidence.cost.records import CostRecord, Toolchain, design_sha256, find, toolchain
+from codesign.evidence.cost.rtl.block_sizes import sizes
 from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction

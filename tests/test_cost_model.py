@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 pytest.importorskip("amaranth")
 
 from codesign.evidence.cost.attribution import widened
-from codesign.evidence.cost.block_sizes import sizes
 from codesign.evidence.cost.predict import KINDS, POINTS, MeasuredPoints, cost, family, model, predict
 from codesign.evidence.cost.records import design_sha256, find, recipe_sha256
+from codesign.evidence.cost.rtl.block_sizes import sizes
 from codesign.proposal.load import load_proposal
 from isa_model import InputError, load
 from isa_model.formats import named

@@ -1,6 +1,6 @@
 """A model of the cost of an instruction's unit, fitted to synthesised designs: milliseconds instead of minutes.
 
-Each quantity is a sum of the sizes of blocks (`block_sizes`) with coefficients that are not negative.
+Each quantity is a sum of the sizes of blocks (`rtl.block_sizes`) with coefficients that are not negative.
 `python pages/cost_model.py` fits them, and measures the error on designs that were held out.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
-from codesign.evidence.cost.block_sizes import sizes
 from codesign.evidence.cost.chip import ChipFigure
 from codesign.evidence.cost.records import FOLDER, CostRecord, Toolchain, find
+from codesign.evidence.cost.rtl.block_sizes import sizes
 from isa_model.instruction import Instruction
 from isa_model.stage import Spec
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log, log2
 
 from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers
+from codesign.evidence.cost.rtl.widths import Range, Term, reach_of, sum_of
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -27,55 +28,6 @@ SHORT = 8
 """As in `rtl.registers`: largest number of zeros above a sum that avoid a second shifter."""
 _CUT = (Rounding.TOWARD_ZERO, Rounding.TO_ODD)
 """Roundings without a carry."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """A variable exponent `field + offset`, with the field from `low` to `top`."""
-
-    low: int
-    top: int
-    offset: int
-
-    @property
-    def bits(self) -> int:
-        """Bits of the field; 0 for a constant."""
-        return self.top.bit_length()
-
-
-@dataclass(frozen=True)
-class Term:
-    """Widths and ranges of a number on wires, as in `rtl.block.TermWires`."""
-
-    width: int
-    position: Range
-    depth: int
-    height: int
-    common: Range | None = None
-    """Exponent of a scale that is a power of two, common to a group of terms."""
-    align: Range | None = None
-    """Alignment exponent, if it is no constant above the position."""
-    power: bool = False
-    """True for a power of two, whose significand is the constant 1."""
-    normal: bool = False
-    flags: int = 0
-    """Number of flags for NaN and infinities."""
-
-    @property
-    def whole(self) -> Range:
-        """Position with the common exponent added."""
-        p, c = self.position, self.common
-        return p if c is None else Range(p.low + c.low, p.top + c.top, p.offset + c.offset)
-
-    @property
-    def least(self) -> int:
-        """Smallest position of the last digit."""
-        return self.whole.offset + self.whole.low
-
-    @property
-    def most(self) -> int:
-        """Largest position of the last digit."""
-        return self.whole.offset + self.whole.top
 
 
 def sizes(spec: Instruction) -> Counter[str]:
@@ -110,7 +62,9 @@ class _Walk:
                 register = stage.result[0].format
                 least = min(f.lowest for f in (spec.a, spec.b)) * max(f.max_finite_magnitude for f in (spec.a, spec.b))
                 used = (abs(least) * stage.terms * chain).bit_length() + 1
-                bits = min(register.mantissa_bits, used)
+                bits = (
+                    register.mantissa_bits + min(register.mantissa_bits, used)
+                ) // 2  # what synthesis makes of signs
                 self.integers(stage.terms, bits, count * chain)
                 term = replace(self.decode(register, count), width=bits, height=bits)
             else:
@@ -201,7 +155,7 @@ class _Walk:
 
     def plus(self, x: Range, y: Range, count: float) -> Range:
         """Count adders of exponents, and return the sums."""
-        total = _sum(x, y)
+        total = sum_of(x, y)
         if x.top and y.top:
             self.add("exponent", count * total.bits)
         return total
@@ -266,15 +220,15 @@ class _Walk:
             total = self.aligned_sum(stage, term, running, count, groups)
         elif len(everything) == 1 and stage.exponent is None:
             return term
-        elif _reach(everything) <= WIDEST:
+        elif reach_of(everything) <= WIDEST:
             total = self.fixed_point_sum(stage, everything, count)
         elif len(everything) == 2 and stage.result:
             total = self.sliding_sum(stage, everything[0], everything[1], count)
-        elif running is not None and _reach(terms) <= WIDEST and stage.result:
+        elif running is not None and reach_of(terms) <= WIDEST and stage.result:
             total = self.sliding_sum(stage, self.fixed_point_sum(stage, terms, count), running, count)
         else:
             raise InputError.of(
-                f"an exact sum of {len(everything)} terms over {_reach(everything)} bits is not supported in hardware; "
+                f"an exact sum of {len(everything)} terms over {reach_of(everything)} bits is not supported in hardware; "
                 f"fixed-point sums go up to {WIDEST} bits",
                 "give the stage fraction_bits, or fewer terms and a result",
             )
@@ -308,8 +262,14 @@ class _Walk:
             lengths.append(self.shifters(stage, running, own, 1, count, 1, reach))
             weights.append(finest - own)
         step = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.UP, Rounding.DOWN)
+        # Where the terms reach no further down than their exponents can differ, the places below hold zeros.
+        unused = 0
+        if candidates == 1:
+            unused = max(lengths[0] - term.width - aligns[0].top, 0)
+            lengths = [n - unused for n in lengths]
         width = self.signed_sum(lengths, weights, not step, count)
-        return Term(width, replace(largest, offset=largest.offset - finest), finest, width - finest)
+        low = finest - unused
+        return Term(width, replace(largest, offset=largest.offset - low), low, width - low)
 
     def shifters(
         self, stage: Stage, term: Term, fraction_bits: int, groups: int, count: int, terms: int, reach: int
@@ -353,9 +313,9 @@ class _Walk:
         for term in own:
             width = term.most + term.width - unit
             self.add("shift", count * _left(term.width, width, (term.most - unit).bit_length()))
-            lengths.append(width)
+            lengths.append(term.most + term.width - term.least)
         self.add("path shift", (max(t.most for t in own) - unit).bit_length())
-        width = self.signed_sum(lengths, [0] * len(lengths), True, count)
+        width = self.signed_sum(lengths, [t.least - unit for t in own], True, count)
         align = None
         if stage.exponent is None and not stage.result:
             positions = [t.align or t.position for t in own]
@@ -391,14 +351,15 @@ class _Walk:
         top = max(y.most - furthest, x.most)
         return Term(total, Range(0, top - low, low - below), 0, total)
 
-    def normalise(self, width: int, count: float, path: bool = True) -> None:
-        """Count leading-zero counters and shifters to the left."""
+    def normalise(self, width: int, count: float, path: bool = True, furthest: int | None = None) -> None:
+        """Count leading-zero counters and shifters to the left, by `furthest` places at most."""
         levels = max((width - 1).bit_length(), 1)
-        self.add("zeros", count * width)
-        self.add("normalise", count * width * levels)
+        shifts = levels if furthest is None else min(levels, max(furthest, 0).bit_length())
+        self.add("zeros", count * width * (shifts > 0))
+        self.add("normalise", count * width * shifts)
         if path:
             self.add("path normalise", 2 * levels)
-            self.add("path fanout", levels * log2(width))
+            self.add("path fanout", levels * log2(max(width, 1)))
             self.add("held normal", count * width * 2 * levels)
 
     def rounded(self, term: Term, register: Register, count: float, path: bool = True) -> Term:
@@ -407,8 +368,9 @@ class _Walk:
         precision, below = fmt.mantissa_bits + 1, max(register.random_bits or 0, 2)
         spare = position.offset + term.width - 1 - fmt.min_exponent
         deep = spare + position.low < -SHORT
-        width = term.width + (0 if deep else max(0, -(spare + position.low)))
-        self.normalise(width, count, path)
+        above = 0 if deep else max(0, -(spare + position.low))
+        width = term.width + above
+        self.normalise(width, count, path, None if deep else position.top + spare + above)
         self.add("round", count * (fmt.magnitude_bits + (register.random_bits or 0)))
         self.add("exponent", count * 3 * position.bits)
         if deep:
@@ -441,17 +403,6 @@ class _Walk:
         self.add("path carry", bits)
         self.add("held sum", count * terms * (a + b))
         self.add("unit" if self.spec.is_integer else "encode", 0)
-
-
-def _sum(x: Range, y: Range) -> Range:
-    return Range(x.low + y.low, x.top + y.top, x.offset + y.offset)
-
-
-def _reach(terms: Sequence[Term]) -> int:
-    """Return the number of bits between the lowest and the highest digit of terms, without a common exponent."""
-    if all(t.common == terms[0].common for t in terms):
-        terms = [replace(t, common=None) for t in terms]
-    return max(t.most + t.width for t in terms) - min(t.least for t in terms)
 
 
 def _right(live: int, width: int, amount: int) -> tuple[int, int, int]:
