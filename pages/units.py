@@ -23,7 +23,7 @@ UNITS = {
 def units_text() -> str:
     """Return the table, of the units that have records."""
     lines = [
-        "| unit, per 32 products | area | ratio, neutral / others | with registers every 24 gates | energy, no glitches |",
+        "| unit, per 32 products | area | ratio, neutral / others; sized | with registers every 24 gates | energy, no glitches |",
         "|---|---:|---:|---|---:|",
     ]
     for name, what in UNITS.items():
@@ -33,6 +33,8 @@ def units_text() -> str:
         new, base = found[0]
         per = base.products / new.products
         area = " / ".join(f"{x.area / y.area * y.products / x.products:.2f}" for x, y in found)
+        sized = [x.sized.area / y.sized.area * y.products / x.products for x, y in found if x.sized and y.sized]
+        area += "".join(f"; {ratio:.2f}" for ratio in sized)
         p = new.pipelined
         registers = f"{p.cycles} cycles of {p.period_fo4:.0f} FO4, {p.register_bits * per:,.0f} bits"
         loop = f", {p.loop} from C to D"
