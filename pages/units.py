@@ -23,7 +23,7 @@ UNITS = {
 def units_text() -> str:
     """Return the table, of the units that have records."""
     lines = [
-        "| unit, per 32 products | area | ratio, neutral / others; sized | with registers every 24 gates | energy, no glitches |",
+        "| unit, per 32 products | area | ratio, neutral / others; sized | registers every 24 gates | energy, no glitches |",
         "|---|---:|---:|---|---:|",
     ]
     for name, what in UNITS.items():
