@@ -25,7 +25,9 @@ def is_current(record: CostRecord | None, job: Job) -> bool:
 
     if record is None or not record.commit or "+" in record.commit:
         return False
-    spec, library, _ = job
+    spec, library, thorough = job
+    if thorough and not record.equivalence.faults:
+        return False
     tools = toolchain(library, record.commit)
     if any(getattr(record, field) != value for field, value in tools.items()):
         return False
