@@ -74,7 +74,7 @@ def test_a_wider_window_is_predicted_to_cost_no_less(bits, register):
 
 @pytest.mark.parametrize("name", ["group-scaled-mma", "blackwell-nvf4", "int8-group-scaled", "stochastic-accumulator"])
 def test_predictions_of_shipped_units_are_within_the_worst_published_error(name):
-    """A prediction is off from the record by no more than the error published for held-out families."""
+    """A prediction is off from the record by no more than the worst error published for held-out families."""
     spec = load_proposal(ROOT / f"proposals/{name}.yaml").proposed()
     found, record = predict(spec), find(spec, "neutral")
     assert found.products == spec.span

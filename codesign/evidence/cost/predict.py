@@ -121,7 +121,7 @@ class CostModel(Toolchain):
 
 
 class Estimate(Spec):
-    """A figure with the interval that holds 95 % of held-out designs."""
+    """A figure with its interval, which holds 95 % of designs held out at random, and 95 % of its family held out together."""
 
     value: float
     low: float
@@ -181,29 +181,35 @@ def predict(spec: Instruction) -> UnitCost:
 
     Raises InputError if the generator does not support the instruction.
     """
-    found, laws = sizes(spec), model().laws
+    found, kind = sizes(spec), family(spec)
     estimates = {}
-    for quantity, law in laws.items():
-        value = sum(coefficient * found[kind] for kind, coefficient in law.coefficients.items())
-        most = law.families.most
+    for quantity, law in model().laws.items():
+        value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
+        most = max(law.random.most, law.by_family[kind].most)
         estimates[quantity] = Estimate(value=value, low=value / (1 + most), high=value * (1 + most))
-    error = laws["area"].families
-    origin = f"predicted, mean error of areas on held-out families {100 * error.mean:.1f} %"
-    return UnitCost(products=spec.span, **estimates, origin=origin)
+    return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
+
+
+def _error(quantity: str, kind: str) -> str:
+    """Return the errors of a quantity on held-out designs, in words."""
+    law = model().laws[quantity]
+    return (
+        f"mean error on held-out designs {100 * law.random.mean:.1f} %, "
+        f"on {kind}, held out together, {100 * law.by_family[kind].mean:.1f} %"
+    )
 
 
 def predicted(new: Instruction, old: Instruction) -> Iterator[ChipFigure]:
     """Yield the figures of a unit over another, per product, as the model has both.
 
-    An interval holds 95 % of the ratios of held-out designs to a known one. Raises InputError as `predict` does.
+    Intervals are those of the new unit's estimates, over the old one's value. Raises InputError as `predict` does.
     """
     x, y = predict(new), predict(old)
     per = y.products / x.products
 
     def figure(metric: str, quantity: str, of: Callable[[float, float], float]) -> ChipFigure:
         its, base = getattr(x, quantity), getattr(y, quantity).value
-        error = model().laws[quantity].families.mean
-        source = f"predicted, {100 * error:.1f} % mean error on held-out families, commit {model().commit}"
+        source = f"predicted, {_error(quantity, family(new))}, commit {model().commit}"
         value, low, high = (of(end, base) for end in (its.value, its.low, its.high))
         return ChipFigure(metric, value, low, high, "modelled", source)
 

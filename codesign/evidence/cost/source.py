@@ -72,7 +72,7 @@ class Cost(Source):
                 "unit of FP8 alone is added to that datapath unchanged. "
                 "Energy is switched capacitance on the workload's operands: the value without glitches, the interval "
                 "with and without them. Units without a record have figures of a model fitted to synthesised designs; the "
-                "interval holds 95 % of designs of structures that the fit had not seen. A rounded product of two scales is "
+                "interval holds 95 % of designs that the fit had not seen. A rounded product of two scales is "
                 "computed outside the unit, once for all steps that share it; the unit is charged its share and a register.",
             ),
         )
