@@ -185,7 +185,7 @@ def predict(spec: Instruction) -> UnitCost:
     estimates = {}
     for quantity, law in model().laws.items():
         value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
-        most = max(law.random.most, law.by_family[kind].most)
+        most = max(law.random.most, law.by_family.get(kind, law.families).most)
         estimates[quantity] = Estimate(value=value, low=value / (1 + most), high=value * (1 + most))
     return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
 
@@ -193,9 +193,10 @@ def predict(spec: Instruction) -> UnitCost:
 def _error(quantity: str, kind: str) -> str:
     """Return the errors of a quantity on held-out designs, in words."""
     law = model().laws[quantity]
+    alone = law.by_family.get(kind, law.families)
     return (
         f"mean error on held-out designs {100 * law.random.mean:.1f} %, "
-        f"on {kind}, held out together, {100 * law.by_family[kind].mean:.1f} %"
+        f"on {kind}, held out together, {100 * alone.mean:.1f} %"
     )
 
 
