@@ -39,7 +39,7 @@ _GATES = (
     "encode",
     "flags",
 )
-_HELD = ("held array", "held products", "held shifted", "held sum", "held normal", "held factor")
+_HELD = ("held array", "held products", "held shifted", "held sum", "held normal", "held chain", "held factor")
 _PATH = (
     "unit",
     "path multiply",

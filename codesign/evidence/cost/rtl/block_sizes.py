@@ -197,6 +197,7 @@ class _Walk:
 
     def run(self, stage: Stage, term: Term, running: Term | None, count: int, chain: int, below: int) -> Term:
         """Count `count` chains of sums, each of `chain` blocks of terms of `below` products, and return the results."""
+        self.add("held chain", count * (chain - 1) * stage.terms * (term.width + term.position.bits))
         for _ in range(chain):
             total = self.sum(stage, term, running, count, below)
             for register in stage.result:
