@@ -74,6 +74,8 @@ def _libraries() -> list[str]:
 
 
 def _pairs(name: str, library: str) -> list[tuple[CostRecord, CostRecord]]:
-    """Return the record under a name with the base's; none without both."""
-    records = [r for r in shipped() if r.library == library]
-    return [(x, y) for x in records for y in records if (x.name, y.name) == (name, BASE)]
+    """Return the record in a library of the design that has a name in the neutral one, with the base's; none without both."""
+    designs = {r.name: r.design_sha256 for r in shipped() if r.library == "neutral"}
+    by_design = {r.design_sha256: r for r in shipped() if r.library == library}
+    new, base = (by_design.get(designs.get(n, "")) for n in (name, BASE))
+    return [(new, base)] if new and base else []
