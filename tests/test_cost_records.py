@@ -140,6 +140,18 @@ def test_a_family_names_its_cheapest_member_for_each_claim(monkeypatch):
     assert together == "No member of the family keeps all of these."
 
 
+def test_units_sized_for_a_clock_are_compared_at_like_periods():
+    """The ratio of sized areas is per product; a unit much faster than the clock is not compared."""
+    from codesign.evidence.cost import source
+
+    proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
+    new, old = (records.find(s, "Nangate45_typ") for s in (proposal.proposed(), proposal.today))
+    assert source._sized(new, old) == pytest.approx(new.sized.area / old.sized.area)
+    faster = new.sized.model_copy(update={"period_fo4": 0.8 * old.sized.period_fo4})
+    assert source._sized(new.model_copy(update={"sized": faster}), old) is None
+    assert source._sized(records.find(proposal.proposed(), "neutral"), old) is None
+
+
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
     """Claimed designs without a record are measured, the base once; what cannot be measured is predicted, and says so."""
     from codesign.evidence.cost import source as evidence

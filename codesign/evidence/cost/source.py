@@ -229,8 +229,12 @@ def _areas(new: CostRecord, old: CostRecord) -> list[float]:
 
 
 def _sized(new: CostRecord, old: CostRecord) -> float | None:
-    """Return the ratio of areas with registers, of units sized for the same clock; None if one was not."""
-    if new.sized is None or old.sized is None:
+    """Return the ratio of areas with registers, of units sized for the same clock.
+
+    It is None if one was not sized, or if their periods differ by over a tenth: depths are tried in steps, and a unit that just
+    misses the clock has more registers than it needs.
+    """
+    if new.sized is None or old.sized is None or abs(new.sized.period_fo4 / old.sized.period_fo4 - 1) > 0.1:
         return None
     return new.sized.area / old.sized.area * old.products / new.products
 
