@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from codesign.evidence.cost.predict import model
 from codesign.evidence.cost.records import CostRecord, shipped
+from codesign.evidence.cost.source import sized_ratio
 
 BASE = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
 UNITS = {
@@ -33,8 +34,7 @@ def units_text() -> str:
         new, base = found[0]
         per = base.products / new.products
         area = " / ".join(f"{x.area / y.area * y.products / x.products:.2f}" for x, y in found)
-        sized = [x.sized.area / y.sized.area * y.products / x.products for x, y in found if x.sized and y.sized]
-        area += "".join(f"; {ratio:.2f}" for ratio in sized)
+        area += "".join(f"; {ratio:.2f}" for x, y in found if (ratio := sized_ratio(x, y)) is not None)
         p = new.pipelined
         registers = f"{p.cycles} cycles of {p.period_fo4:.0f} FO4, {p.register_bits * per:,.0f} bits"
         loop = f", {p.loop} from C to D"

@@ -146,10 +146,10 @@ def test_units_sized_for_a_clock_are_compared_at_like_periods():
 
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
     new, old = (records.find(s, "Nangate45_typ") for s in (proposal.proposed(), proposal.today))
-    assert source._sized(new, old) == pytest.approx(new.sized.area / old.sized.area)
+    assert source.sized_ratio(new, old) == pytest.approx(new.sized.area / old.sized.area)
     faster = new.sized.model_copy(update={"period_fo4": 0.8 * old.sized.period_fo4})
-    assert source._sized(new.model_copy(update={"sized": faster}), old) is None
-    assert source._sized(records.find(proposal.proposed(), "neutral"), old) is None
+    assert source.sized_ratio(new.model_copy(update={"sized": faster}), old) is None
+    assert source.sized_ratio(records.find(proposal.proposed(), "neutral"), old) is None
 
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):

@@ -154,7 +154,7 @@ def _of_records(
         )
         others = tuple(_alternatives(both, rule, cases))
         if metric == "cost.area_ratio":
-            at_clock = [(r.library, x) for r, o in both if (x := _sized(r, o)) is not None]
+            at_clock = [(r.library, x) for r, o in both if (x := sized_ratio(r, o)) is not None]
             ratios += [ratio for _, ratio in at_clock]
             others += tuple(
                 Alternative(assumption="recipe", other=f"sized for a clock, {library}", value=round(ratio, 4))
@@ -189,7 +189,7 @@ def _moved(proposal: Proposal) -> str:
         return ""
     plain = ", ".join(f"{_areas(new, old)[0]:.2f} ({new.library})" for new, old in both)
     staged = ", ".join(f"{_areas(new, old)[1]:.2f}" for new, old in both)
-    at_clock = ", ".join(f"{r:.2f} ({new.library})" for new, old in both if (r := _sized(new, old)) is not None)
+    at_clock = ", ".join(f"{r:.2f} ({new.library})" for new, old in both if (r := sized_ratio(new, old)) is not None)
     sized = f"; sized for a common clock {at_clock}" if at_clock else ""
     alone = " No other library has records of both units." if len(both) == 1 else ""
     return f"Ratio of areas by library and recipe: gates alone {plain}; with registers every 24 gates {staged}{sized}.{alone}"
@@ -228,7 +228,7 @@ def _areas(new: CostRecord, old: CostRecord) -> list[float]:
     return [new.area / old.area * per, new.pipelined.area / old.pipelined.area * per]
 
 
-def _sized(new: CostRecord, old: CostRecord) -> float | None:
+def sized_ratio(new: CostRecord, old: CostRecord) -> float | None:
     """Return the ratio of areas with registers, of units sized for the same clock.
 
     It is None if one was not sized, or if their periods differ by over a tenth: depths are tried in steps, and a unit that just
