@@ -115,7 +115,7 @@ def gpu_of(name: str, sms: int = 132) -> Gpu:
     `python -m kernels.bench.machine --out kernels/records/machine-NAME.json` makes the record; without one the bandwidths
     are an H100's, too.
     """
-    found = Gpu(sms, **OWN.get(name, {}))
+    found = replace(Gpu(sms), **OWN.get(name, {}))
     if name in _measured():
         here, there = _measured()[name], _measured()[FITTED]
         found = replace(
