@@ -266,8 +266,8 @@ static Term times(const Term *x, const Term *y) {
   return t;
 }
 
-static Term product(const Spec *s, uint64_t a, uint64_t b) {
-  const Term x = operand(s, &s->a, a), y = operand(s, &s->b, b);
+static Term product(const Spec *s, const Format *of_a, const Format *of_b, uint64_t a, uint64_t b) {
+  const Term x = operand(s, of_a, a), y = operand(s, of_b, b);
   Term t = times(&x, &y);
   if (is_zero(&t.number) && s->a.kind == INTEGER && s->b.kind == INTEGER) t.number.negative = 0;
   if (s->infinite_from != NONE && !t.number.special && !is_zero(&t.number) && golden_leading(&t.number) >= s->infinite_from)
@@ -315,7 +315,7 @@ static Term scaled(const Spec *s, const Operands *in, Term value, int k, ScaledT
 /* -- sums ---------------------------------------------------------------------------------------------------------------- */
 
 static int is_at(const Fault *f, int kind, int stage, int term) {
-  return f && f->kind == kind && f->stage == stage && f->term == term;
+  return f && f->kind == kind && f->stage == stage && (f->term == term || f->term == ALL_TERMS);
 }
 
 /* golden.add: the sum of a block whose terms, and the running value, are the last entries of the trace. */
@@ -339,7 +339,8 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
   }
   for (int i = 0; i < sum->count; ++i) {
     const int running = sum->running && i == sum->count - 1;
-    int fraction_bits = running ? s->accumulator_fraction_bits : s->fraction_bits, rounding = s->rounding;
+    const Fault *here = running && fault && fault->term == ALL_TERMS ? 0 : fault;
+    int fraction_bits = running ? s->accumulator_fraction_bits : s->fraction_bits, rounding = s->rounding, further = 0;
     if (running && s->drop_beyond != NONE && t[i].align != NONE && sum->largest != NONE &&
         t[i].align < sum->largest - s->drop_beyond) {
       kept[i].special = NONE; /* takes no part, not even as a zero's sign */
@@ -347,14 +348,16 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     }
     kept[i] = t[i].number;
     if (s->fraction_bits != NONE && sum->largest != NONE) {
-      if (is_at(fault, BITS_KEPT, sum->stage, i)) fraction_bits += fault->amount;
-      if (is_at(fault, ROUNDED, sum->stage, i)) rounding = fault->amount;
-      const int place = sum->largest - fraction_bits;
-      kept[i].significand = shift_right(&t[i].number.significand, place - t[i].number.exponent, rounding, t[i].number.negative, 0, 0);
+      if (is_at(here, BITS_KEPT, sum->stage, i)) fraction_bits += fault->amount;
+      if (is_at(here, ROUNDED, sum->stage, i)) rounding = fault->amount;
+      if (is_at(here, SHIFTED, sum->stage, i)) further = -fault->amount;
+      const int place = sum->largest - fraction_bits, right = place - t[i].number.exponent + further;
+      kept[i].significand = shift_right(&t[i].number.significand, right, rounding, t[i].number.negative, 0, 0);
       kept[i].exponent = place;
     }
-    if (is_at(fault, SIGN_FLIPPED, sum->stage, i)) kept[i].negative ^= 1;
-    if (is_at(fault, LEFT_OUT, sum->stage, i)) kept[i].significand = natural(0);
+    if (is_at(here, SIGN_FLIPPED, sum->stage, i)) kept[i].negative ^= 1;
+    const int beyond = is_at(here, NOT_COMPARED, sum->stage, i) && fault->amount && t[i].align > sum->largest;
+    if (beyond || is_at(here, LEFT_OUT, sum->stage, i)) kept[i].significand = natural(0);
     all_negative &= kept[i].negative;
     if (kept[i].significand.count && kept[i].exponent < unit) unit = kept[i].exponent;
   }
@@ -391,9 +394,23 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
   int count = s->k;
   trace->sums = trace->entries = trace->scaled_terms = 0;
   for (int k = 0; k < count; ++k) {
-    terms[k] = product(s, in->a[k], in->b[k]);
+    uint64_t codes[2] = {in->a[k], in->b[k]};
+    Format formats[2] = {s->a, s->b};
+    for (int i = 0; fault && i < 2; ++i) {
+      Format *f = &formats[i];
+      if (fault->amount == (i ? OF_A : OF_B)) continue;
+      if (is_at(fault, SPECIAL_MISSED, -1, k)) f->largest = UINT64_MAX, f->nan_for_minus_zero = 0;
+      if (is_at(fault, SUBNORMAL_MISSED, -1, k) && f->kind == FLOAT && !(codes[i] >> f->low_padding & ones(f->magnitude_bits) & ~ones(f->mantissa_bits)))
+        codes[i] &= ~(ones(f->mantissa_bits) << f->low_padding);
+    }
+    terms[k] = product(s, &formats[0], &formats[1], codes[0], codes[1]);
+    if (is_at(fault, SIGN_FLIPPED, -1, k) && fault->amount != OF_BOTH) {
+      const Number other = golden_decode(&formats[fault->amount == OF_A], codes[fault->amount == OF_A]);
+      terms[k].number.negative ^= other.negative; /* the sign of one operand alone */
+    } else if (is_at(fault, SIGN_FLIPPED, -1, k)) {
+      terms[k].number.negative ^= 1;
+    }
     if (is_at(fault, LEFT_OUT, -1, k)) terms[k].number = number(0, 0, 0), terms[k].align = NONE;
-    if (is_at(fault, SIGN_FLIPPED, -1, k)) terms[k].number.negative ^= 1;
     if (is_at(fault, SHIFTED, -1, k)) terms[k].number.exponent += fault->amount;
     if ((is_at(fault, SHIFTED, -1, k) || is_at(fault, ALIGNED, -1, k)) && terms[k].align != NONE) terms[k].align += fault->amount;
   }

@@ -103,9 +103,11 @@ typedef struct {
   uint64_t d;
 } Trace;
 
-/* A fault in one place, for hypotheses on a wrong D: of one term (its number in the block, all blocks alike) of a stage, or of
- * product number `term` with stage -1. */
-enum { NO_FAULT, LEFT_OUT, SIGN_FLIPPED, BITS_KEPT, ROUNDED, NOT_COMPARED, ALIGNED, SHIFTED, FAULTS };
+/* A fault in one place, for hypotheses on a wrong D: of one term of a stage (its number in the block, all blocks alike), of all its
+ * terms but the running value, or, with stage -1, of one product or all products. */
+enum { NO_FAULT, LEFT_OUT, SIGN_FLIPPED, SHIFTED, BITS_KEPT, ROUNDED, NOT_COMPARED, ALIGNED, SPECIAL_MISSED, SUBNORMAL_MISSED, FAULTS };
+enum { ALL_TERMS = -1 };
+enum { OF_BOTH, OF_A, OF_B }; /* amounts of faults of products: which operand is read wrongly */
 typedef struct {
   int kind, stage, term, amount;
 } Fault;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -226,10 +226,10 @@ def spec_table(spec: Instruction, prefix: str) -> tuple[str, str]:
         "power": scale.power if scale else 0,
         "scale_product": int(bool(scale and scale.product)),
         "scale_result": int(bool(scale and scale.result)),
-        **({"level": _braces(f"{{{form(x.format)}, {group}}}" for x, group in levels(spec))} if levels(spec) else {}),
+        **({"level": braces(f"{{{form(x.format)}, {group}}}" for x, group in levels(spec))} if levels(spec) else {}),
         **({"product": _register(scale.product, form)} if scale and scale.product else {}),
         **({"result": _register(scale.result, form)} if scale and scale.result else {}),
-        "stage": _braces(stages),
+        "stage": braces(stages),
     }
     return _struct(fields, "\n  "), "".join(text % name for text, name in tables.items())
 
@@ -269,7 +269,7 @@ def _format(fmt: Format, values: str) -> str:
 
 def _stage(name: str, s: Stage, count: int, deal: str, scaled: bool, form: Callable[[Format], str]) -> str:
     fields = {
-        "name": f'"{_escaped(name)}"',
+        "name": c_string(name),
         "terms": s.terms,
         "chain": s.chain or 1,
         "blocks": count,
@@ -283,7 +283,7 @@ def _stage(name: str, s: Stage, count: int, deal: str, scaled: bool, form: Calla
         "ieee_zero": int(s.zero == "ieee"),
         "registers": len(s.result),
         "scaled": int(scaled),
-        **({"result": _braces(_register(r, form) for r in s.result)} if s.result else {}),
+        **({"result": braces(_register(r, form) for r in s.result)} if s.result else {}),
         "deal": deal,
     }
     return _struct(fields, "\n    ")
@@ -297,10 +297,11 @@ def _register(r: Register, form: Callable[[Format], str]) -> str:
 
 
 def _struct(fields: dict[str, Any], gap: str = " ") -> str:
-    return _braces((f".{name} = {value}" for name, value in fields.items()), gap)
+    return braces((f".{name} = {value}" for name, value in fields.items()), gap)
 
 
-def _braces(parts: Any, gap: str = " ") -> str:
+def braces(parts: Iterable[str], gap: str = " ") -> str:
+    """Return a C initialiser of several parts."""
     return "{" + gap.lstrip(" ") + f",{gap}".join(parts) + "}"
 
 
@@ -320,8 +321,10 @@ def _overflow(rule: str) -> str:
     return f"OVER_{rule.upper()}"
 
 
-def _escaped(name: str) -> str:
-    return visible(name).replace("\\", "\\\\").replace('"', '\\"').replace("?", "\\?")
+def c_string(text: str) -> str:
+    """Return a C string literal, in which a line end, a tab and other control characters are escaped."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("?", "\\?").replace("\t", "\\t")
+    return f'"{visible(escaped)}"'
 
 
 # -- running it ------------------------------------------------------------------------------------------------------
@@ -347,7 +350,7 @@ def variations_table(variations: Sequence[Instruction]) -> str:
     """Return C text that defines `golden_variations`, an array of instructions."""
     written = [spec_table(spec, f"variation{i}") for i, spec in enumerate(variations)]
     before = "".join(tables for _, tables in written)
-    rows = _braces([table for table, _ in written] or ["{0}"], "\n")
+    rows = braces([table for table, _ in written] or ["{0}"], "\n")
     return f"{before}static const Spec golden_variations[] = {rows};\n"
 
 
