@@ -76,7 +76,9 @@ static int same(const Number *x, const Number *y) {
 /* got - expected in units of the finer one's last place. */
 static void print_difference(const Number *got, const Number *expected) {
   char text[96];
-  const int unit = got->exponent < expected->exponent ? got->exponent : expected->exponent;
+  int unit = got->exponent < expected->exponent ? got->exponent : expected->exponent;
+  if (got->special || expected->special) return;
+  if (!got->significand.count || !expected->significand.count) unit = got->significand.count ? got->exponent : expected->exponent;
   const Natural x = shifted(&got->significand, got->exponent - unit), y = shifted(&expected->significand, expected->exponent - unit);
   Number d = *got;
   d.exponent = unit;
@@ -87,7 +89,7 @@ static void print_difference(const Number *got, const Number *expected) {
     d.significand = order < 0 ? minus(&y, &x) : minus(&x, &y);
     d.negative ^= order < 0;
   }
-  if (!got->special && !expected->special) printf(" (differs by %s)", text_of(&d, text, sizeof text));
+  printf(" (differs by %s)", text_of(&d, text, sizeof text));
 }
 
 static void print_term(const Spec *s, const Sum *sum, int i) {
@@ -113,7 +115,7 @@ static void print_first_difference(const Trace *got, const Trace *expected) {
       printf("  stage %d `%s`, block %d: aligned to 2^%d, expected 2^%d\n", b->stage, stage->name, b->block, a->largest, b->largest), ++shown;
     for (int i = 0; i < b->count && i < a->count; ++i) {
       const Number *p = &got->kept[a->first + i], *q = &expected->kept[b->first + i];
-      if (same(p, q) || (p->special == NONE && q->special == NONE) || ++differ > 3) continue;
+      if (a->total.special || b->total.special || same(p, q) || (nothing(p) && nothing(q)) || ++differ > 3) continue;
       printf("  stage %d `%s`, block %d: ", b->stage, stage->name, b->block);
       print_term(s, b, i);
       if (p->special == NONE || q->special == NONE) {
@@ -242,6 +244,26 @@ static void print_hypothesis(const Hypothesis *h) {
   }
 }
 
+/* Print the bins that most set the wrong vectors apart from all. */
+static void print_common(int of_wrong) {
+  static uint64_t all[BINS + 1];
+  memcpy(all, hits, sizeof hits);
+  memset(hits, 0, sizeof hits);
+  for (int i = 0; i < of_wrong; ++i) {
+    golden_run(&golden_spec, &wrong[i].in, 0, &trace);
+    cover(UINT64_MAX - (uint64_t)i, &golden_spec, &wrong[i].in, &trace);
+  }
+  for (int shown = 0; shown < 3; ++shown) {
+    int best = -1;
+    for (int i = 0; i < BINS; ++i)
+      if (8 * hits[i] >= (uint64_t)of_wrong && all[i] && (best < 0 || hits[i] * all[best] > hits[best] * all[i])) best = i;
+    if (best < 0) break;
+    printf("  %llu of %d mismatches, %llu of all vectors: %s\n", (unsigned long long)hits[best], of_wrong, (unsigned long long)all[best], bins[best].name);
+    hits[best] = 0;
+  }
+  memcpy(hits, all, sizeof hits);
+}
+
 static void print_blame(void) {
   enum { BEST = 4 };
   Hypothesis best[BEST], h = {-1, {0, 0, 0, 0}, 0, 0};
@@ -261,6 +283,7 @@ static void print_blame(void) {
     }
   }
   const int whole = found && best[0].wrong == of_wrong && best[0].right == of_right;
+  if (!whole) print_common(of_wrong);
   if (!found) printf("blame: no single field of the spec and no fault of a single term explains any mismatch\n");
   for (int i = 0; i < found; ++i) {
     printf(i ? "   or: " : whole ? "blame: " : "blame, not of everything: ");
@@ -268,12 +291,12 @@ static void print_blame(void) {
     printf(" (explains %d of %d mismatches, keeps %d of %d matches)\n", best[i].wrong, of_wrong, best[i].right, of_right);
   }
   if (alike > found) printf("   and %d more that these vectors cannot tell apart\n", alike - found);
-  for (int i = 0; i < of_wrong && found; ++i) {
-    if (!explains(&best[0], &wrong[i])) continue;
+  for (int i = 0; i < of_wrong; ++i) {
+    if (found && !explains(&best[0], &wrong[i])) continue;
     golden_run(&golden_spec, &wrong[i].in, 0, &trace);
-    printf("vector %llu: d = %0*llx, expected %0*llx; as blamed:\n", (unsigned long long)wrong[i].number, (D_BITS + 3) / 4,
-           (unsigned long long)wrong[i].d, (D_BITS + 3) / 4, (unsigned long long)wrong[i].expected);
-    print_first_difference(&other, &trace);
+    printf("vector %llu: d = %0*llx, expected %0*llx%s\n", (unsigned long long)wrong[i].number, (D_BITS + 3) / 4,
+           (unsigned long long)wrong[i].d, (D_BITS + 3) / 4, (unsigned long long)wrong[i].expected, found ? "; as blamed:" : "");
+    if (found) print_first_difference(&other, &trace);
     return;
   }
 }

@@ -20,7 +20,7 @@ class SpecVariation(NamedTuple):
 
 
 def variations(spec: Instruction) -> list[SpecVariation]:
-    """Return the specs one field away from a dense instruction: field by field, without it, then other values, near ones first."""
+    """Return the specs one field away from a dense instruction: by field, first without it, then with other values."""
     space, own = Space(Signature(spec)), _plain(spec)
     known, found = {_arithmetic(spec)}, []
     for path, hypothesis in space.neighbours(own, 0):
