@@ -14,7 +14,7 @@ ROOMS = {
     "torch": {"workloads", "figures", "proposal"},
     "probe": set(),
     "evidence": {"workloads", "figures", "proposal", "torch"},
-    "verification": {"figures", "evidence", "probe"},
+    "verification": {"figures", "proposal", "evidence", "probe"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
     "commands": {

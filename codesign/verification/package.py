@@ -115,9 +115,14 @@ def _unit(step: Instruction) -> str:
 
 
 def _has_goals(step: Instruction) -> bool:
-    """Return whether `codesign vectors` covers an instruction: not tables, levels of scales and random bits."""
-    formats = (step.a, step.b, *(s.format for s in step.scales))
-    return not (step.is_stochastic or any(f.kind == "table" for f in formats) or any(s.coarser for s in step.scales))
+    """Return whether `codesign vectors` covers an instruction."""
+    from isa_model.vectors import make
+
+    try:
+        make.check(step)
+    except InputError:
+        return False
+    return True
 
 
 def _vectors(step: Instruction, count: int) -> list[UnitVectors]:

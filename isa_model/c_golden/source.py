@@ -362,7 +362,11 @@ def compiled(*specs: Instruction) -> Callable[..., Codes]:
     """
     first, *others = (spec.dense for spec in specs)
     text = source(first).replace('#include "golden.h"\n', header(first, others)) + variations_table(others)
-    function = load(text + _RUN, FLAGS)
+    return caller(load(text + _RUN, FLAGS))
+
+
+def caller(function: Any) -> Callable[..., Codes]:
+    """Return the function of `compiled` for a loaded library."""
 
     def run(which: int, a: Any, b: Any, c: Any, scales: Any = None, random: Any = None) -> Codes:
         arrays = [None if x is None else np.ascontiguousarray(x, np.uint64) for x in (a, b, c, scales)]
