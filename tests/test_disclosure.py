@@ -21,7 +21,9 @@ from isa_model.vectors import vector_files
 HOPPER = "hopper.wgmma.m64n8k32.f32.e4m3.e4m3"
 
 
-@pytest.mark.parametrize("name", ["arm.bfmmla.ebf1.f32.bf16.bf16", "blackwell-nvf4"])
+@pytest.mark.parametrize(
+    "name", ["arm.bfmmla.ebf1.f32.bf16.bf16", pytest.param("blackwell-nvf4", marks=pytest.mark.sweep)]
+)
 def test_a_disclosure_reads_back_and_its_reference_gives_its_vectors(name, tmp_path):
     """disclosure.json holds the whole instruction; golden.c of the folder, compiled, computes D of every vector beside it."""
     try:

@@ -1,4 +1,4 @@
-/* -- coverage: the bins that a vector falls into, as isa_model/vectors/observer.py names them --------------------------------- */
+/* -- coverage: the bins that a vector falls into, named as in isa_model/vectors/observer.py ------------------------------- */
 
 enum { NEAR = 2, HAIR = 6, APART = 4 };
 
@@ -175,7 +175,7 @@ static void cover_rounding(uint64_t vector, const char *point, const Register *r
       Natural one = natural(1), half = shifted(&one, half_place - unit), place = shifted(&one, half_place + 1 - unit);
       const Natural beyond = minus(&a, &b);
       const int by_half = compare(&beyond, &half);
-      const char *what = over == 0                        ? "largest finite"
+      const char *what = over == 0                       ? "largest finite"
                          : compare(&beyond, &place) >= 0 ? "over by a last place or more"
                          : by_half == 0                  ? "over by half a last place"
                          : by_half < 0                   ? "over by less than half a last place"
@@ -188,10 +188,10 @@ static void cover_rounding(uint64_t vector, const char *point, const Register *r
   const Natural magnitude = shifted(&after->significand, after->exponent - (f->min_exponent - m));
   const uint64_t value = bits_from(&magnitude, 0), normal = 1ull << m;
   hit(vector, "subnormal result", point, "%s%s", sign_of(x),
-      r->flush           ? "flushed"
-      : nothing(after)    ? "to zero"
-      : value == 1        ? "smallest"
-      : value == normal   ? "up to the smallest normal"
+      r->flush              ? "flushed"
+      : nothing(after)      ? "to zero"
+      : value == 1          ? "smallest"
+      : value == normal     ? "up to the smallest normal"
       : value == normal - 1 ? "largest"
                             : "between");
 }
@@ -206,7 +206,8 @@ static void cover_scales(uint64_t vector, const Spec *s, const Operands *in, con
     const uint64_t *codes = in->scale;
     for (int level = 0; level < s->levels; ++level) {
       const int is_b = level == 1 || !scaled_a;
-      name[is_b] = special_name(is_b ? names_scale_b : names_scale_a, &s->level[level].format, codes[i * span / s->level[level].group]);
+      name[is_b] =
+          special_name(is_b ? names_scale_b : names_scale_a, &s->level[level].format, codes[i * span / s->level[level].group]);
       codes += (s->k + s->level[level].group - 1) / s->level[level].group;
     }
     if (name[0]) hit(vector, "scale extremes", "scale of A x term", "%s x %s", name[0], term);
@@ -231,7 +232,8 @@ static void cover(uint64_t vector, const Spec *s, const Operands *in, const Trac
       cover_places(vector, stage, sum, t);
     }
     for (int i = 0; i < stage->registers; ++i)
-      cover_rounding(vector, register_points[sum->stage][i], &stage->result[i], i ? &sum->after[i - 1] : &sum->total, &sum->after[i]);
+      cover_rounding(vector, register_points[sum->stage][i], &stage->result[i], i ? &sum->after[i - 1] : &sum->total,
+                     &sum->after[i]);
   }
   cover_scales(vector, s, in, t);
 }

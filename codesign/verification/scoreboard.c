@@ -62,7 +62,8 @@ static const char *text_of(const Number *x, char *text, size_t size) {
   } else if (!x->significand.count) {
     snprintf(text, size, "%s0", x->negative ? "-" : "");
   } else if (bit_length(&x->significand) <= 64) {
-    snprintf(text, size, "%s%llu x 2^%d", x->negative ? "-" : "", (unsigned long long)bits_from(&x->significand, 0), x->exponent);
+    snprintf(text, size, "%s%llu x 2^%d", x->negative ? "-" : "", (unsigned long long)bits_from(&x->significand, 0),
+             x->exponent);
   } else {
     snprintf(text, size, "%sabout 2^%d", x->negative ? "-" : "", golden_leading(x));
   }
@@ -78,8 +79,10 @@ static void print_difference(const Number *got, const Number *expected) {
   char text[96];
   int unit = got->exponent < expected->exponent ? got->exponent : expected->exponent;
   if (got->special || expected->special) return;
-  if (!got->significand.count || !expected->significand.count) unit = got->significand.count ? got->exponent : expected->exponent;
-  const Natural x = shifted(&got->significand, got->exponent - unit), y = shifted(&expected->significand, expected->exponent - unit);
+  if (!got->significand.count || !expected->significand.count)
+    unit = got->significand.count ? got->exponent : expected->exponent;
+  const Natural x = shifted(&got->significand, got->exponent - unit),
+                y = shifted(&expected->significand, expected->exponent - unit);
   Number d = *got;
   d.exponent = unit;
   if (got->negative != expected->negative) {
@@ -112,14 +115,17 @@ static void print_first_difference(const Trace *got, const Trace *expected) {
     const Stage *stage = &s->stage[b->stage];
     int shown = 0, differ = 0;
     if (a->largest != b->largest && a->largest != NONE && b->largest != NONE)
-      printf("  stage %d `%s`, block %d: aligned to 2^%d, expected 2^%d\n", b->stage, stage->name, b->block, a->largest, b->largest), ++shown;
+      printf("  stage %d `%s`, block %d: aligned to 2^%d, expected 2^%d\n", b->stage, stage->name, b->block, a->largest,
+             b->largest),
+          ++shown;
     for (int i = 0; i < b->count && i < a->count; ++i) {
       const Number *p = &got->kept[a->first + i], *q = &expected->kept[b->first + i];
       if (a->total.special || b->total.special || same(p, q) || (nothing(p) && nothing(q)) || ++differ > 3) continue;
       printf("  stage %d `%s`, block %d: ", b->stage, stage->name, b->block);
       print_term(s, b, i);
       if (p->special == NONE || q->special == NONE) {
-        printf(p->special == NONE ? " was dropped, expected %s" : " kept as %s, expected to be dropped", text_of(p->special == NONE ? q : p, x, sizeof x));
+        printf(p->special == NONE ? " was dropped, expected %s" : " kept as %s, expected to be dropped",
+               text_of(p->special == NONE ? q : p, x, sizeof x));
       } else {
         printf(" entered the sum as %s, expected %s", text_of(p, x, sizeof x), text_of(q, y, sizeof y));
         if (a->largest != NONE && b->largest != NONE && a->largest - p->exponent != b->largest - q->exponent)
@@ -130,14 +136,16 @@ static void print_first_difference(const Trace *got, const Trace *expected) {
     }
     if (differ > 3) printf("  and %d more terms\n", differ - 3);
     if (!same(&a->total, &b->total)) {
-      printf("  stage %d `%s`, block %d: the sum is %s, expected %s", b->stage, stage->name, b->block, text_of(&a->total, x, sizeof x), text_of(&b->total, y, sizeof y));
+      printf("  stage %d `%s`, block %d: the sum is %s, expected %s", b->stage, stage->name, b->block,
+             text_of(&a->total, x, sizeof x), text_of(&b->total, y, sizeof y));
       print_difference(&a->total, &b->total);
       printf("\n");
       ++shown;
     }
     for (int i = 0; i < stage->registers; ++i)
       if (!same(&a->after[i], &b->after[i])) {
-        printf("  stage %d `%s`, block %d, register %d: %s, expected %s", b->stage, stage->name, b->block, i, text_of(&a->after[i], x, sizeof x), text_of(&b->after[i], y, sizeof y));
+        printf("  stage %d `%s`, block %d, register %d: %s, expected %s", b->stage, stage->name, b->block, i,
+               text_of(&a->after[i], x, sizeof x), text_of(&b->after[i], y, sizeof y));
         print_difference(&a->after[i], &b->after[i]);
         printf("\n");
         ++shown;
@@ -158,8 +166,10 @@ int golden_check_inside(int stage, int block, int term, int exponent, uint64_t m
     const Number got = {expected->negative, FINITE, exponent, natural(magnitude)};
     if (!expected->special && golden_compare(&got, expected) == 0) return 1;
     printf("stage %d `%s`, block %d: ", stage, golden_spec.stage[stage].name, block);
-    if (term < 0) printf("the sum");
-    else print_term(&golden_spec, sum, term);
+    if (term < 0)
+      printf("the sum");
+    else
+      print_term(&golden_spec, sum, term);
     printf(" is %s, expected %s", text_of(&got, x, sizeof x), text_of(expected, y, sizeof y));
     print_difference(&got, expected);
     printf("\n");
@@ -189,7 +199,8 @@ static int count_of(uint64_t n, int most) { return n < (uint64_t)most ? (int)n :
 
 /* Set the next hypothesis; return 0 after the last. Specs come first, then faults of one term, from the products up. */
 static int next(Hypothesis *h) {
-  static const int amounts[2][FAULTS] = {{0, 1, 3, 2, 0, 0, 0, 2, 3, 3}, {0, 1, 1, 2, 4, 6, 2, 0, 0, 0}}; /* of products, of sums */
+  static const int amounts[2][FAULTS] = {{0, 1, 3, 2, 0, 0, 0, 2, 3, 3},
+                                         {0, 1, 1, 2, 4, 6, 2, 0, 0, 0}}; /* of products, of sums */
   Fault *f = &h->fault;
   if (!f->kind && ++h->variation < VARIATIONS) return 1;
   if (!f->kind) h->variation = -1, f->kind = 1, f->stage = -1, f->term = ALL_TERMS, f->amount = -1;
@@ -221,26 +232,51 @@ static void print_hypothesis(const Hypothesis *h) {
   static const char *const sides[] = {"A or B", "A", "B"};
   const Fault *f = &h->fault;
   if (h->variation >= 0) {
-    if (variations[h->variation].stage >= 0) printf("stage %d `%s`, ", variations[h->variation].stage, golden_spec.stage[variations[h->variation].stage].name);
+    if (variations[h->variation].stage >= 0)
+      printf("stage %d `%s`, ", variations[h->variation].stage, golden_spec.stage[variations[h->variation].stage].name);
     printf("%s", variations[h->variation].text);
     return;
   }
-  if (f->stage < 0 && f->term == ALL_TERMS) printf("products, all: ");
-  else if (f->stage < 0) printf("products, a[%d] * b[%d]: ", f->term, f->term);
-  else if (f->term == ALL_TERMS) printf("stage %d `%s`, all terms but the running value: ", f->stage, golden_spec.stage[f->stage].name);
-  else if (f->term == golden_spec.stage[f->stage].terms) printf("stage %d `%s`, the running value: ", f->stage, golden_spec.stage[f->stage].name);
-  else printf("stage %d `%s`, term %d of a block: ", f->stage, golden_spec.stage[f->stage].name, f->term);
+  if (f->stage < 0 && f->term == ALL_TERMS)
+    printf("products, all: ");
+  else if (f->stage < 0)
+    printf("products, a[%d] * b[%d]: ", f->term, f->term);
+  else if (f->term == ALL_TERMS)
+    printf("stage %d `%s`, all terms but the running value: ", f->stage, golden_spec.stage[f->stage].name);
+  else if (f->term == golden_spec.stage[f->stage].terms)
+    printf("stage %d `%s`, the running value: ", f->stage, golden_spec.stage[f->stage].name);
+  else
+    printf("stage %d `%s`, term %d of a block: ", f->stage, golden_spec.stage[f->stage].name, f->term);
   switch (f->kind) {
-    case LEFT_OUT: printf("left out"); break;
-    case SIGN_FLIPPED: printf(f->amount == OF_A ? "sign of A alone" : f->amount == OF_B ? "sign of B alone" : "sign flipped"); break;
-    case BITS_KEPT: printf("%+d fraction bits", f->amount); break;
-    case ROUNDED: printf("cut with rounding %s", roundings[f->amount]); break;
-    case NOT_COMPARED: printf("not compared for the largest exponent%s", f->amount ? ", and lost where it is above" : ""); break;
-    case ALIGNED: printf("aligned %+d places off", f->amount); break;
-    case SHIFTED: printf(f->stage < 0 ? "exponent %+d off" : "shifted %+d places off", f->amount); break;
-    case SPECIAL_MISSED: printf("an infinity or a NaN of %s read as a number", sides[f->amount]); break;
-    case SUBNORMAL_MISSED: printf("a subnormal of %s read as zero", sides[f->amount]); break;
-    default: break;
+    case LEFT_OUT:
+      printf("left out");
+      break;
+    case SIGN_FLIPPED:
+      printf(f->amount == OF_A ? "sign of A alone" : f->amount == OF_B ? "sign of B alone" : "sign flipped");
+      break;
+    case BITS_KEPT:
+      printf("%+d fraction bits", f->amount);
+      break;
+    case ROUNDED:
+      printf("cut with rounding %s", roundings[f->amount]);
+      break;
+    case NOT_COMPARED:
+      printf("not compared for the largest exponent%s", f->amount ? ", and lost where it is above" : "");
+      break;
+    case ALIGNED:
+      printf("aligned %+d places off", f->amount);
+      break;
+    case SHIFTED:
+      printf(f->stage < 0 ? "exponent %+d off" : "shifted %+d places off", f->amount);
+      break;
+    case SPECIAL_MISSED:
+      printf("an infinity or a NaN of %s read as a number", sides[f->amount]);
+      break;
+    case SUBNORMAL_MISSED:
+      printf("a subnormal of %s read as zero", sides[f->amount]);
+      break;
+    default:
+      break;
   }
 }
 
@@ -258,7 +294,8 @@ static void print_common(int of_wrong) {
     for (int i = 0; i < BINS; ++i)
       if (8 * hits[i] >= (uint64_t)of_wrong && all[i] && (best < 0 || hits[i] * all[best] > hits[best] * all[i])) best = i;
     if (best < 0) break;
-    printf("  %llu of %d mismatches, %llu of all vectors: %s\n", (unsigned long long)hits[best], of_wrong, (unsigned long long)all[best], bins[best].name);
+    printf("  %llu of %d mismatches, %llu of all vectors: %s\n", (unsigned long long)hits[best], of_wrong,
+           (unsigned long long)all[best], bins[best].name);
     hits[best] = 0;
   }
   memcpy(hits, all, sizeof hits);
@@ -295,7 +332,8 @@ static void print_blame(void) {
     if (found && !explains(&best[0], &wrong[i])) continue;
     golden_run(&golden_spec, &wrong[i].in, 0, &trace);
     printf("vector %llu: d = %0*llx, expected %0*llx%s\n", (unsigned long long)wrong[i].number, (D_BITS + 3) / 4,
-           (unsigned long long)wrong[i].d, (D_BITS + 3) / 4, (unsigned long long)wrong[i].expected, found ? "; as blamed:" : "");
+           (unsigned long long)wrong[i].d, (D_BITS + 3) / 4, (unsigned long long)wrong[i].expected,
+           found ? "; as blamed:" : "");
     if (found) print_first_difference(&other, &trace);
     return;
   }
@@ -314,7 +352,6 @@ int golden_report(void) {
   return mismatches > INT32_MAX ? INT32_MAX : (int)mismatches;
 }
 
-/* Vectors in bin number `bin`; -1 after the last. For benches that keep coverage themselves. */
 int64_t golden_bin(int bin, const char **name, int *is_reachable) {
   if (bin < 0 || bin >= BINS) return -1;
   *name = bins[bin].name, *is_reachable = bins[bin].reachable;

@@ -29,10 +29,12 @@ typedef struct {
 int golden_check(const uint32_t *operands, const uint32_t *d);
 /* D that the model expects for the last vector checked. */
 uint64_t golden_expected(void);
-/* Compare a value inside a unit with the last vector checked: magnitude * 2**exponent of term `term` of a block as it enters the
- * adder, or with term -1 of the sum. Print what differs. Return 1 if it is right. */
+/* Compare a value inside a unit with the last vector checked: magnitude * 2**exponent of term `term` of a block as it enters
+ * the adder, or with term -1 of the sum. Print what differs. Return 1 if it is right. */
 int golden_check_inside(int stage, int block, int term, int exponent, uint64_t magnitude);
 /* Print mismatches with their blame, then coverage. Return the number of mismatches. */
 int golden_report(void);
+/* Vectors in bin number `bin`, its name, and whether operands can reach it; -1 after the last bin. */
+int64_t golden_bin(int bin, const char **name, int *is_reachable);
 /* Forget all vectors. */
 void golden_reset(void);

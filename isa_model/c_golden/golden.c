@@ -162,8 +162,7 @@ Number golden_decode(const Format *f, uint64_t code) {
   }
   const int negative = f->is_signed && field >> f->magnitude_bits & 1;
   if (f->nan_for_minus_zero && negative && !magnitude) return special(NOT_A_NUMBER, 0);
-  if (magnitude > f->largest)
-    return f->has_infinity && !fraction ? special(INFINITE, negative) : special(NOT_A_NUMBER, 0);
+  if (magnitude > f->largest) return f->has_infinity && !fraction ? special(INFINITE, negative) : special(NOT_A_NUMBER, 0);
   const int biased = (int)(magnitude >> f->mantissa_bits);
   if (!biased && f->has_zero) return number(negative, fraction, f->min_exponent - f->mantissa_bits);
   return number(negative, fraction + (1ull << f->mantissa_bits), biased - f->bias - f->mantissa_bits);
@@ -400,7 +399,8 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
       Format *f = &formats[i];
       if (fault->amount == (i ? OF_A : OF_B)) continue;
       if (is_at(fault, SPECIAL_MISSED, -1, k)) f->largest = UINT64_MAX, f->nan_for_minus_zero = 0;
-      if (is_at(fault, SUBNORMAL_MISSED, -1, k) && f->kind == FLOAT && !(codes[i] >> f->low_padding & ones(f->magnitude_bits) & ~ones(f->mantissa_bits)))
+      if (is_at(fault, SUBNORMAL_MISSED, -1, k) && f->kind == FLOAT &&
+          !(codes[i] >> f->low_padding & ones(f->magnitude_bits) & ~ones(f->mantissa_bits)))
         codes[i] &= ~(ones(f->mantissa_bits) << f->low_padding);
     }
     terms[k] = product(s, &formats[0], &formats[1], codes[0], codes[1]);
@@ -412,7 +412,8 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
     }
     if (is_at(fault, LEFT_OUT, -1, k)) terms[k].number = number(0, 0, 0), terms[k].align = NONE;
     if (is_at(fault, SHIFTED, -1, k)) terms[k].number.exponent += fault->amount;
-    if ((is_at(fault, SHIFTED, -1, k) || is_at(fault, ALIGNED, -1, k)) && terms[k].align != NONE) terms[k].align += fault->amount;
+    if ((is_at(fault, SHIFTED, -1, k) || is_at(fault, ALIGNED, -1, k)) && terms[k].align != NONE)
+      terms[k].align += fault->amount;
   }
   if (s->scaled_products)
     for (int k = 0; k < count; ++k) terms[k] = scaled(s, in, terms[k], k, &trace->scaled[trace->scaled_terms++]);
@@ -425,8 +426,7 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
       if (block % chain == 0) running = last ? read_code(s, &s->c, in->c) : term_of(&s->d, 0);
       sum->stage = index, sum->block = block, sum->first = trace->entries;
       sum->count = stage->terms + stage->accumulator, sum->running = stage->accumulator;
-      for (int i = 0; i < stage->terms; ++i)
-        trace->entry[trace->entries++] = terms[stage->deal[block * stage->terms + i]];
+      for (int i = 0; i < stage->terms; ++i) trace->entry[trace->entries++] = terms[stage->deal[block * stage->terms + i]];
       if (stage->accumulator) trace->entry[trace->entries++] = running;
       add(stage, fault, trace, sum);
       running = put(stage, sum, &random);

@@ -103,9 +103,21 @@ typedef struct {
   uint64_t d;
 } Trace;
 
-/* A fault in one place, for hypotheses on a wrong D: of one term of a stage (its number in the block, all blocks alike), of all its
- * terms but the running value, or, with stage -1, of one product or all products. */
-enum { NO_FAULT, LEFT_OUT, SIGN_FLIPPED, SHIFTED, BITS_KEPT, ROUNDED, NOT_COMPARED, ALIGNED, SPECIAL_MISSED, SUBNORMAL_MISSED, FAULTS };
+/* A fault in one place, for hypotheses on a wrong D: of one term of a stage (its number in the block, all blocks alike), of all
+ * its terms but the running value, or, with stage -1, of one product or all products. */
+enum {
+  NO_FAULT,
+  LEFT_OUT,
+  SIGN_FLIPPED,
+  SHIFTED,
+  BITS_KEPT,
+  ROUNDED,
+  NOT_COMPARED,
+  ALIGNED,
+  SPECIAL_MISSED,
+  SUBNORMAL_MISSED,
+  FAULTS
+};
 enum { ALL_TERMS = -1 };
 enum { OF_BOTH, OF_A, OF_B }; /* amounts of faults of products: which operand is read wrongly */
 typedef struct {
@@ -119,5 +131,5 @@ uint64_t golden_run(const Spec *spec, const Operands *operands, const Fault *fau
 
 /* Read a code. */
 Number golden_decode(const Format *format, uint64_t code);
-int golden_leading(const Number *x);          /* exponent of the leading bit of a nonzero number */
+int golden_leading(const Number *x);                  /* exponent of the leading bit of a nonzero number */
 int golden_compare(const Number *x, const Number *y); /* of magnitudes of finite numbers: -1, 0 or 1 */

@@ -25,7 +25,7 @@ from isa_model.tables import SPECIALS
 FOLDER = Path(__file__).parent
 MOST_BYTES = 1 << 26
 """Largest trace of one instruction in bytes."""
-FLAGS = ("-O2", "-std=c99")
+FLAGS = ("-O1", "-std=c99")
 SLACK = 48
 """Bits above the widest sum, for carries and for terms that a hypothetical fault keeps longer."""
 
