@@ -95,7 +95,7 @@ MUTANTS = [
         "(" + WINDOW + "term|" + PRODUCT + r"a\[)",
     ),
     Mutant(
-        "a product's exponent is one too large",
+        "an exponent is one too large",
         "unit",
         r"(assign \\exponent\$\d+ +=.*?\+.*?);",
         r"\1 + 1'b1;",
@@ -123,7 +123,7 @@ MUTANTS = [
         WINDOW + r"term \d+ of a block: not compared",
     ),
     Mutant(
-        "a NaN of B is read as a number",
+        "a NaN is read as a number",
         "unit",
         r"(assign any_nan = \| \{ [^,]*), [^,]*,",
         r"\1,",
