@@ -35,10 +35,11 @@ except NoCompiler as missing:
 
 SLOW = pytest.mark.sweep
 COVERED = [
-    *("zeros that count", "integers, int8 by int8, saturate", "a wider accumulator"),
+    *("zeros that count", "integers, int8 by int8, saturate"),
     *(
         pytest.param(name, marks=SLOW)
         for name in (
+            "a wider accumulator",
             "a rounded scaled sum",
             "registers that saturate",
             "subnormals flushed",
