@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bounds
 import language
 from asks import asks_text
+from blamed import blamed_text
 from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
@@ -77,6 +78,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("bounds", "table"): bounds.table_text,
     ("probe", "found"): probed_text,
     ("probe", "live"): live_text,
+    ("verification", "blame"): blamed_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 
