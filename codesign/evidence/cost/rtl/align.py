@@ -16,6 +16,7 @@ from codesign.evidence.cost.rtl.block import (
     any_of,
     gate,
     pad,
+    recorded,
     shift_right,
     tree,
 )
@@ -24,6 +25,7 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 
+@recorded
 def largest_exponent(block: Block, stage: Stage, terms: Sequence[TermWires]) -> tuple[Exponent, Wire]:
     """Return the exponent that a block is aligned to, and whether no term has one.
 
@@ -31,14 +33,14 @@ def largest_exponent(block: Block, stage: Stage, terms: Sequence[TermWires]) -> 
     with offsets and common exponents added.
     """
     zero = stage.zero_exponent
-    groups = _groups(terms, [t.align for t in terms])
+    members_of = groups(terms, [t.align for t in terms])
     base = min(t.align.least for t in terms)
     if zero is not None and not stage.result:
         base = min(base, zero)  # the next stage uses the exponent, even for a block of zeros
     candidates, none = [], []
-    for members in groups:
+    for members in members_of:
         fields = [_zero_if(block, t.none, t.align.field) for t in members]
-        winner = tree(fields, lambda x, y: _maximum(block, x, y))
+        winner = group_maximum(block, fields)
         empty = all_of(block, "empty", [t.none for t in members])
         align = members[0].align
         exponent = Exponent(winner, align.offset, min(t.align.low for t in members), max(t.align.top for t in members))
@@ -58,13 +60,20 @@ def largest_exponent(block: Block, stage: Stage, terms: Sequence[TermWires]) -> 
     return Exponent(block.let("largest", field), base, 0, top), all_none if zero is None else Const(0, 1)
 
 
+@recorded
+def group_maximum(block: Block, fields: Sequence[Wire]) -> Wire:
+    """Return the largest field of terms whose exponents differ only in their fields."""
+    return tree(fields, lambda x, y: _maximum(block, x, y))
+
+
+@recorded
 def aligned(
     block: Block, stage: Stage, terms: Sequence[TermWires], largest: Exponent, fraction_bits: int, unit_bits: int
 ) -> list[Addend]:
     """Return the terms cut to `fraction_bits` below the largest exponent, in units of `unit_bits` below it."""
     assert stage.rounding is not None
     addends: dict[int, Addend] = {}
-    for members in _groups(terms, [t.position for t in terms]):
+    for members in groups(terms, [t.position for t in terms]):
         position = members[0].position
         common = position.common.alone(block) if position.common else None
         # largest - align, with constants and the common exponent subtracted once per group
@@ -82,7 +91,7 @@ def aligned(
     return [addends[id(t)] for t in terms]
 
 
-def _groups(terms: Sequence[TermWires], exponents: Sequence[Exponent]) -> list[list[TermWires]]:
+def groups(terms: Sequence[TermWires], exponents: Sequence[Exponent]) -> list[list[TermWires]]:
     """Return groups of terms whose exponents differ only in their fields."""
     groups: dict[tuple[int, int], list[TermWires]] = {}
     for term, exponent in zip(terms, exponents, strict=True):

@@ -3,17 +3,49 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from typing import Any
+from functools import reduce, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from amaranth.back import rtlil
 from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
 Wire = Any
 """An Amaranth value."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a function of the generator, whose wires a proof observes."""
+
+    name: str
+    args: tuple[Any, ...]
+    result: Any
+    depth: int
+    """Number of recorded functions that the call is inside of."""
+
+
+def recorded(function: Callable[P, T]) -> Callable[P, T]:
+    """Note the calls of a function, whose first argument is a block, in the block's design."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        given = signature.bind(*args, **options)
+        design = given.args[0].design
+        design.depth += 1
+        result = function(*args, **options)
+        design.depth -= 1
+        given.apply_defaults()
+        design.calls.append(Call(function.__name__, given.args[1:], result, design.depth))
+        return result
+
+    return call
 
 
 @dataclass
@@ -22,6 +54,10 @@ class UnitDesign:
 
     modules: dict[str, tuple[Module, list[Signal]]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    """Calls of the functions that are `recorded`, in the order in which they ended."""
+    depth: int = 0
+    """Number of recorded functions that are being called."""
 
     def rtlil(self) -> str:
         """Return all modules in the intermediate language of Yosys."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const
 
-from codesign.evidence.cost.rtl.block import Block, Wire, flip, gate, pad
+from codesign.evidence.cost.rtl.block import Block, Wire, flip, gate, pad, recorded
 
 WIDE = 10
 """Width of the narrower operand from which recoding needs less area than a row per bit; 2 bits less if it is signed."""
@@ -102,6 +102,7 @@ class Addend:
     weight: int = 0
 
 
+@recorded
 def signed_sum(block: Block, name: str, addends: Sequence[Addend]) -> tuple[Wire, Wire]:
     """Return the sign (0 for a zero) and the magnitude of a sum."""
     exact = all(isinstance(a.step, Const) for a in addends)

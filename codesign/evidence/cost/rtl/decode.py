@@ -16,6 +16,7 @@ from codesign.evidence.cost.rtl.block import (
     any_of,
     constant,
     leading_zeros,
+    recorded,
     shift_left,
 )
 from codesign.evidence.cost.rtl.carry_save import multiply
@@ -26,6 +27,7 @@ from isa_model.rounding import shift_right as shift_number
 from isa_model.stage import is_named
 
 
+@recorded
 def decode(block: Block, fmt: Format, code: Wire, flush: bool | str = False, widen: Format | None = None) -> TermWires:
     """Return the number of a code; `flush` is `Instruction.flush_inputs`.
 
@@ -155,6 +157,7 @@ def _fields(block: Block, fmt: Format, code: Wire, flush: bool | str, places: in
     }
 
 
+@recorded
 def times(block: Block, x: TermWires, y: TermWires) -> TermWires:
     """Return the exact product of two terms. A power of two is added to the exponent, as a part common to many terms."""
     nan = (*x.nan, *y.nan)
@@ -190,6 +193,7 @@ def times(block: Block, x: TermWires, y: TermWires) -> TermWires:
     )
 
 
+@recorded
 def infinite_from(block: Block, product: TermWires, power: int) -> TermWires:
     """Return the product as an infinity if its magnitude is at least `2**power`."""
     position, width = product.position, product.width

@@ -15,6 +15,7 @@ from codesign.evidence.cost.rtl.block import (
     gate,
     leading_zeros,
     pad,
+    recorded,
     shift_left,
     shift_right,
 )
@@ -27,6 +28,7 @@ SHORT = 8
 """Largest number of zeros put above a sum to avoid a second shifter for subnormal results."""
 
 
+@recorded
 def rounded(block: Block, term: TermWires, register: Register, positive_zero: bool, random: Wire = None) -> TermWires:
     """Return the term rounded to the register's format. If `positive_zero`, a zero result is +0.
 
@@ -72,6 +74,7 @@ def rounded(block: Block, term: TermWires, register: Register, positive_zero: bo
     return replace(result, nan=nan, infinite=(infinity,))
 
 
+@recorded
 def encode(block: Block, fmt: Format, term: TermWires, kept: Format, nan_code: int | None) -> Wire:
     """Return the code of a term that the format can represent. A NaN is written as `nan_code`."""
     same = (kept.exponent_bits, kept.bias) == (fmt.exponent_bits, fmt.bias)

@@ -23,6 +23,7 @@ from codesign.evidence.cost.rtl.block import (
     gate,
     leading_zeros,
     pad,
+    recorded,
     shift_left,
     shift_right,
 )
@@ -34,6 +35,7 @@ WIDEST = 128
 """Largest width of a fixed-point sum, in bits."""
 
 
+@recorded
 def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], running: TermWires | None) -> TermWires:
     """Return the sum of a block of terms and the running value, if any, before it is rounded into a register.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 
@@ -28,6 +28,13 @@ def unit(spec: Instruction, shared: bool = False) -> str:
     It sums `span` products and C. If `shared`, an input `scale` replaces the scales; the unit of `scale_product` drives it.
     Raises InputError if the generator does not support the instruction.
     """
+    return unit_design(spec, shared).rtlil()
+
+
+def unit_design(
+    spec: Instruction, shared: bool = False, observe: Callable[[UnitDesign], dict[str, Wire]] | None = None
+) -> UnitDesign:
+    """Return the modules of `unit`. `observe` names wires of the finished unit that become outputs, too."""
     check(spec)
     design = UnitDesign()
 
@@ -62,10 +69,11 @@ def unit(spec: Instruction, shared: bool = False) -> str:
             if spec.scaled_stage == index:
                 terms = scales.onto(terms)
         result = _run(block, names[-1], last, deal(last, terms), running, _drawn(spec, drawn, len(inner)))
-        return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
+        d = encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)
+        return {"d": d, **(observe(design) if observe else {})}
 
     design.define(TOP, body, ports(spec, shared))
-    return design.rtlil()
+    return design
 
 
 def _products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:

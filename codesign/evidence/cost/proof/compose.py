@@ -1,0 +1,158 @@
+"""The composition: golden's own code runs on the wires of a unit, and each of its steps asks for the theorem of a block.
+
+`golden.instruction` decides which terms meet in which step. Its steps are replaced in a copy of the module: each looks for the
+call of the generator that read exactly these wires, proves the block, and goes on with the wires that the block drives.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, TypeVar
+
+from codesign.evidence.cost.proof import blocks, semantics
+from codesign.evidence.cost.proof.netlist_terms import Bit
+from codesign.evidence.cost.proof.observed import ANY, NotProvable, Observed
+from codesign.evidence.cost.proof.sums import add
+from codesign.evidence.cost.rtl.block import TermWires
+from codesign.evidence.cost.rtl.ports import draws, scale_inputs
+from isa_model import golden
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.stage import Register, Stage
+
+Code = tuple[Bit, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A product of terms that the unit brackets otherwise: a term, and factors that it may multiply first."""
+
+    terms: tuple[TermWires, ...]
+
+
+def prove_unit(spec: Instruction, unit: Observed) -> None:
+    """Prove that the unit computes `golden.instruction` of one step, block by block. Raises NotProvable where it cannot."""
+    steps = _Steps(spec, unit)
+    if spec.infinite_from is not None or spec.a.kind == "integer" or spec.is_integer:
+        raise NotProvable("operands that are integers, or products that become infinite")
+    on_wires = _copy_of_golden()
+    for name in ("operand", "read", "term", "times", "add", "put", "rounded", "written"):
+        setattr(on_wires, name, getattr(steps, name))
+    a, b, c = (steps.elements(name, count) for name, count in (("a", spec.span), ("b", spec.span), ("c", 1)))
+    scales: dict[bool, list[list[Code]]] = {True: [], False: []}
+    for port in scale_inputs(spec):
+        scales[port.is_a].append(steps.elements(port.name, port.per_step))
+    of_a, of_b = (own if len(own) > 1 else own[0] if own else () for own in (scales[True], scales[False]))
+    random = steps.elements("random", len(draws(spec))) if spec.is_stochastic else []
+    places = {
+        (d.block, spec.register_number(d.stage) + d.register): code for d, code in zip(draws(spec), random, strict=True)
+    }
+    running = steps.read(spec, spec.c_format, c[0])
+    value = on_wires.instruction(spec, a, b, running, of_a, of_b, 0, lambda *place: places[place])
+    if list(steps.written(spec, value)) != unit.netlist.ports["d_out"]:
+        raise NotProvable("wiring: D is not the code of the last register")
+
+
+def _copy_of_golden() -> ModuleType:
+    """Return a module of golden's code with names of its own."""
+    found = importlib.util.find_spec(golden.__name__)
+    assert found is not None
+    assert found.loader is not None
+    copy = importlib.util.module_from_spec(found)
+    found.loader.exec_module(copy)
+    return copy
+
+
+class _Steps:
+    """The steps of golden on wires. Each has the signature of the function it replaces."""
+
+    def __init__(self, spec: Instruction, unit: Observed) -> None:
+        self.spec, self.unit = spec, unit
+        self.done: dict[tuple[str, int], Any] = {}
+
+    def elements(self, port: str, count: int) -> list[Code]:
+        bits = self.unit.netlist.ports[port]
+        size = len(bits) // count
+        return [tuple(bits[i * size : (i + 1) * size]) for i in range(count)]
+
+    def _once(self, prove: Callable[[Observed, int], T], i: int) -> T:
+        """Return the result of a theorem on a call, which is proved the first time."""
+        key = (prove.__name__, i)
+        if key not in self.done:
+            self.done[key] = prove(self.unit, i)
+        result: T = self.done[key]
+        return result
+
+    def _decode(self, fmt: Format, code: Code, flush: bool | str, widen: Format | None) -> TermWires:
+        for i, call in enumerate(self.unit.calls):
+            same = call.name == "decode" and call.args[0] == fmt and call.args[2:] == (flush, widen)
+            if same and tuple(self.unit.bits(call.args[1])) == code:
+                return self._once(blocks.decode, i)
+        raise NotProvable(f"wiring: an element of {fmt.name} is not decoded")
+
+    def operand(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
+        return self._decode(fmt, code, spec.flush_inputs, spec.widen)
+
+    def read(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
+        return self._decode(fmt, code, spec.flush_inputs, None)
+
+    def term(self, fmt: Format, code: Code | int) -> TermWires:
+        bits = tuple(str(code >> i & 1) for i in range(fmt.bits)) if isinstance(code, int) else code
+        return self._decode(fmt, bits, False, None)
+
+    def times(self, x: Any, y: Any) -> Any:
+        if not isinstance(y, TermWires):  # the constant scale 2**power
+            power = y.number.exponent
+            return replace(x, position=x.position.plus(power), align=x.align.plus(power)) if power else x
+        terms = (*(x.terms if isinstance(x, Factors) else (x,)), y)
+        direct = self._call("times", x, y)
+        if direct is not None:
+            return self._once(blocks.times, direct)
+        if len(terms) < 3:
+            return Factors(terms)
+        first, *others = terms
+        factor = others[0]
+        for other in others[1:]:
+            factor = self._once(blocks.times, self.unit.find("times", factor, other))
+        self.rebracketed(terms)
+        return self._once(blocks.times, self.unit.find("times", first, factor))
+
+    def _call(self, name: str, *args: Any) -> int | None:
+        """Return the number of the call that read these terms; None if there is none."""
+        with suppress(NotProvable):
+            return None if any(isinstance(x, Factors) for x in args) else self.unit.find(name, *args)
+        return None
+
+    def rebracketed(self, terms: Sequence[TermWires]) -> None:
+        """Prove that (x * y) * z = x * (y * z) for terms as those of some wires, specials included."""
+        reader = self.unit.reader()
+        x, y, z = (self.unit.term(reader, t) for t in terms)
+        given = [claim for t, s in zip(terms, (x, y, z), strict=True) for claim in self.unit.kept(reader, t, s)]
+        times = semantics.times
+        claims = semantics.same(times(times(x, y), z), times(x, times(y, z)))
+        self.unit.prove("product of scales first", reader, given, claims)
+
+    def add(self, stage: Stage, block: Sequence[TermWires], running: TermWires | None) -> tuple[TermWires, None]:
+        i = self.unit.find("add", ANY, stage, block, running)
+        return self._once(add, i), None
+
+    def put(self, stage: Stage, total: TermWires, _: None, draw: Callable[[int], Any]) -> TermWires:
+        for i, register in enumerate(stage.result):
+            zero = i == len(stage.result) - 1 and stage.zero == "positive"
+            total = self._rounded(total, register, zero, draw(i) if register.random_bits else None)
+        return total
+
+    def rounded(self, value: TermWires, register: Register) -> TermWires:
+        return self._rounded(value, register, False, None)
+
+    def _rounded(self, value: TermWires, register: Register, positive_zero: bool, random: Any) -> TermWires:
+        return self._once(blocks.rounded, self.unit.find("rounded", value, register, positive_zero, random))
+
+    def written(self, spec: Instruction, value: TermWires) -> list[Bit]:
+        kept = list(spec.stages.values())[-1].result[-1].format
+        return self._once(blocks.written, self.unit.find("encode", spec.accumulator, value, kept, spec.nan_code))

@@ -1,0 +1,238 @@
+"""Theorems of sums: the exponent they are aligned to, each addend, the tree, and what the whole stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Const
+
+from codesign.evidence.cost.proof import semantics
+from codesign.evidence.cost.proof.netlist_terms import Bit, Reader
+from codesign.evidence.cost.proof.observed import NotProvable, Observed, every
+from codesign.evidence.cost.proof.semantics import EXPONENT, Term
+from codesign.evidence.cost.proof.smt import Bits, choose, either
+from codesign.evidence.cost.rtl.align import groups
+from codesign.evidence.cost.rtl.block import Exponent, TermWires
+from codesign.evidence.cost.rtl.carry_save import Addend
+from isa_model.stage import Stage
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What a sum's wires are relative to, for one theorem."""
+
+    position: Bits
+    """Exponent of the sum's last bit."""
+    none: Bits
+    exponent: Bits
+    given: Sequence[Bits]
+
+
+def add(unit: Observed, i: int) -> TermWires:
+    """Prove call number `i` of `term_sums.add`, and return the wires of the sum."""
+    _, stage, block, running = unit.calls[i].args
+    result: TermWires = unit.calls[i].result
+    terms: list[TermWires] = [*block, *([running] if running is not None else [])]
+    sums = unit.inside(i, "signed_sum")
+    exact = not stage.aligned
+    if not sums or (exact and not isinstance(result.position.field, Const)):
+        unit.leave_open(f"exact sum of {len(terms)} of any exponents")
+        return result
+    addends: Sequence[Addend] = unit.calls[sums[0]].args[1]
+    maxima = unit.inside(i, "largest_exponent")
+    if maxima:
+        largest(unit, stage, terms, maxima[0])
+    if exact:
+        if stage.exponent is None and not stage.result:
+            raise NotProvable("an exact sum that goes up with the exponent of its largest term")
+        for term, addend in zip(terms, addends, strict=True):
+            placed(unit, term, addend, result.position)
+    else:
+        if stage.drop_beyond is not None:
+            raise NotProvable("a running value that is dropped")
+        top = unit.calls[maxima[0]].result[0]
+        own = [stage.accumulator_fraction_bits if t is running else stage.fraction_bits for t in terms]
+        for term, addend, bits in zip(terms, addends, own, strict=True):
+            if addend.weight != max(own) - bits:
+                raise NotProvable("an addend of another weight")
+            aligned(unit, stage, term, top, addend, bits)
+    signed_sum(unit, sums[0])
+
+    def anchor(reader: Reader) -> Anchor:
+        if not exact:
+            top, none = unit.calls[maxima[0]].result
+            exponent = unit.exponent(reader, top, bind=True)
+            given = Observed.in_range(reader.bind(unit.bits(top.field)), top)
+            return Anchor(exponent - max(own), reader.bind(unit.bits(none)), exponent, given)
+        position = unit.exponent(reader, result.position, bind=True)
+        none = every([reader.bind(unit.bits(t.none)) for t in terms])
+        exponent = position if stage.exponent is None else reader.script.const(stage.exponent, EXPONENT)
+        common, given = result.position.common, []
+        while common:
+            given += Observed.in_range(reader.bind(unit.bits(common.field)), common)
+            common = common.common
+        return Anchor(position, none, exponent, given)
+
+    assembled(unit, stage, terms, anchor, unit.calls[sums[0]].result, result)
+    return result
+
+
+def largest(unit: Observed, stage: Stage, terms: Sequence[TermWires], i: int) -> None:
+    """Prove that an exponent is the largest of finite terms: first among the fields of a group, then among groups."""
+    block = f"exponent maximum of {len(terms)}"
+    exponent, flag = unit.calls[i].result
+    winners = [unit.calls[k].result for k in unit.inside(i, "group_maximum")]
+    members_of = groups(terms, [t.align for t in terms])
+    for members, winner in zip(members_of, winners, strict=True):
+        reader = unit.reader()
+        nones = [reader.bind(unit.bits(t.none)) for t in members]
+        fields = [reader.bind(unit.bits(t.align.field)).extended(EXPONENT) for t in members]
+        largest = reader.word(unit.bits(winner)).extended(EXPONENT)
+        one_of = either([~n & f.eq(largest) for n, f in zip(nones, fields, strict=True)], reader.script)
+        claims = [n | ~largest.less(f) for n, f in zip(nones, fields, strict=True)]
+        unit.prove(f"{block}: fields", reader, [], [*claims, one_of | every(nones)])
+
+    reader = unit.reader()
+    script = reader.script
+    given, counting = [], []
+    nones = [reader.bind(unit.bits(t.none)) for t in terms]
+    for members, winner in zip(members_of, winners, strict=True):
+        empty = every([reader.bind(unit.bits(t.none)) for t in members])
+        align = members[0].align
+        field = Exponent(winner, align.offset, min(t.align.low for t in members), max(t.align.top for t in members))
+        value = unit.exponent(reader, field, bind=True)
+        given += [empty | claim for claim in Observed.in_range(reader.bind(unit.bits(winner)), field)]
+        common = align.common
+        if common:
+            value = value + unit.exponent(reader, common, bind=True)
+        while common:
+            given += Observed.in_range(reader.bind(unit.bits(common.field)), common)
+            common = common.common
+        counting.append((~empty, value))
+    if stage.zero_exponent is not None:
+        counting.append((either(nones, script), script.const(stage.zero_exponent, EXPONENT)))
+    word = reader.word(unit.bits(exponent.field))
+    top = word.extended(EXPONENT) + exponent.offset
+    none = ~either([counts for counts, _ in counting], script)
+    # Of zeros alone, a register keeps no exponent.
+    idle = none | every(nones) if stage.result else none
+    claims = [
+        reader.word(unit.bits(flag)).eq(none),
+        *Observed.in_range(word, exponent),
+        idle | either([counts & own.eq(top) for counts, own in counting], script),
+        *(idle | ~counts | ~top.less(own) for counts, own in counting),
+    ]
+    unit.prove(f"{block}: groups", reader, given, claims)
+
+
+def aligned(unit: Observed, stage: Stage, wires: TermWires, largest: Exponent, addend: Addend, bits: int) -> None:
+    """Prove that a finite term is shifted right to the largest exponent and cut, given that its own is not larger."""
+    reader = unit.reader()
+    term = unit.term(reader, wires)
+    top = unit.exponent(reader, largest, bind=True)
+    given = [*unit.kept(reader, wires, term), term.finite, term.none | ~top.less(term.exponent)]
+    given += Observed.in_range(reader.bind(unit.bits(largest.field)), largest)
+    assert stage.rounding is not None
+    meant = semantics.cut(term, top - bits, stage.rounding, len(addend.magnitude) + 2)
+    magnitude, step = (reader.word(unit.bits(w)).extended(meant.width) for w in (addend.magnitude, addend.step))
+    claims = [(magnitude + step).eq(meant), reader.word(unit.bits(addend.sign)).eq(term.negative)]
+    unit.prove(f"shift and round, {wires.width} bits", reader, given, claims)
+
+
+def placed(unit: Observed, wires: TermWires, addend: Addend, last: Exponent) -> None:
+    """Prove that a finite term is shifted left to its place in an exact sum, whose last bit has the exponent `last`."""
+    reader = unit.reader()
+    term = unit.term(reader, wires)
+    distance = term.position - unit.exponent(reader, last, bind=True)
+    size = max(len(addend.magnitude), term.significand.width, EXPONENT) + 1
+    meant = term.significand.extended(size) << distance.extended(size)
+    fits = (
+        ~distance.less(0)
+        & distance.less(size)
+        & ((meant >> distance.extended(size)).eq(term.significand.extended(size)))
+    )
+    claims = [
+        reader.word(unit.bits(addend.magnitude)).extended(size).eq(meant),
+        term.significand.eq(0) | fits,
+        reader.word(unit.bits(addend.sign)).eq(term.negative),
+    ]
+    if not isinstance(addend.step, Const) or addend.weight:
+        raise NotProvable("an exact addend that is rounded")
+    given = [*unit.kept(reader, wires, term), term.finite]
+    unit.prove(f"shift to its place, {wires.width} bits", reader, given, claims)
+
+
+def signed_sum(unit: Observed, i: int) -> None:
+    """Prove that a tree gives the sign and magnitude of a sum."""
+    _, addends = unit.calls[i].args
+    sign, magnitude = unit.calls[i].result
+    block = f"sum of {len(addends)}"
+    width = len(magnitude) + 1
+    bound = sum((1 << len(a.magnitude)) - isinstance(a.step, Const) << a.weight for a in addends)
+    if bound >= 1 << (width - 1):
+        raise NotProvable(f"{block}: {width} bits are not enough")
+    (bit,) = unit.bits(sign)
+    total = unit.netlist.cells[unit.netlist.driver[bit][0]]["connections"]["Y"][1 : width + 1]
+    leaves = unit.linear(block, total)
+    owners: dict[Bit, int] = {}
+    for k, a in enumerate(addends):
+        for wire in (a.sign, a.magnitude, a.step):
+            owners |= {b: owners.get(b, k) for b in unit.bits(wire) if not isinstance(b, str)}
+    groups_of: dict[int, list[tuple[Bit, ...]]] = {}
+    constant = 0
+    for leaf in leaves:
+        owner = {owners[b] for b in unit.support(leaf, set(owners)) if b in owners}
+        if all(isinstance(b, str) for b in leaf):
+            constant += sum((b == "1") << place for place, b in enumerate(leaf))
+        else:
+            groups_of.setdefault(min(owner, default=0), []).append(leaf)
+    for k, a in enumerate(addends):
+        # A row is the inverted magnitude of a negative number, its inverted sign above it, and a carry.
+        top = len(a.magnitude) + a.weight
+        constant += 1 << top
+        reader = unit.reader()
+        negative, value, step = (reader.bind(unit.bits(w)) for w in (a.sign, a.magnitude, a.step))
+        number = (value.extended(width) + step.extended(width)) << a.weight
+        row = unit.total(reader, groups_of.get(k, []), width) - (1 << top)
+        unit.prove(f"{block}: rows", reader, [], [row.eq(choose(negative, -number, number))])
+    if constant % (1 << width):
+        raise NotProvable(f"{block}: the constants of the rows do not cancel")
+    reader = unit.reader()
+    value = reader.bind(total)
+    claims = [
+        reader.word(unit.bits(sign)).eq(value[-1]),
+        reader.word(unit.bits(magnitude)).eq(choose(value[-1], -value, value)[: width - 1]),
+    ]
+    unit.prove(f"{block}: sign and magnitude", reader, [value.eq(1 << (width - 1)).eq(0)], claims)
+
+
+def assembled(
+    unit: Observed,
+    stage: Stage,
+    terms: Sequence[TermWires],
+    anchor: Callable[[Reader], Anchor],
+    total: tuple[Any, Any],
+    result: TermWires,
+) -> None:
+    """Prove the specials, the zero and the exponent of a sum, given its sign and magnitude."""
+    reader = unit.reader()
+    parts = [unit.term(reader, t) for t in terms]
+    at = anchor(reader)
+    negative, magnitude = (reader.bind(unit.bits(w)) for w in total)
+    given = [
+        ~(negative & magnitude.eq(0)),
+        ~at.none | magnitude.eq(0),  # if no term has an exponent, all are zeros
+        *at.given,
+    ]
+    if stage.zero == "ieee":
+        negative = negative | (magnitude.eq(0) & every([t.negative for t in parts]))
+    off = reader.script.const(0, 1)
+    meant = semantics.add_specials(parts, Term(off, off, negative, magnitude, at.position, at.none, at.exponent))
+    built = unit.term(reader, result, bind=False)
+    claims = [
+        *semantics.same(built, meant, align=not stage.result),
+        *unit.kept(reader, result, built, bind=False),
+    ]
+    unit.prove(f"specials of a sum of {len(terms)}", reader, given, claims)
