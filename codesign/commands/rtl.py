@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codesign.commands.app import Target, folder_of
 from codesign.commands.progress import Progress
+from codesign.commands.terminal import console, wrapped
+
+if TYPE_CHECKING:
+    from codesign.evidence.cost.proof.proof_record import ProofRecord
 
 
 def rtl(
@@ -24,11 +28,16 @@ def rtl(
     liberty: Annotated[
         Path | None, typer.Option(help="Liberty file of a cell library; default: a technology-neutral library.")
     ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Prove the RTL, block by block, and the mapped netlist; writes proof.json.")
+    ] = False,
+    seconds: Annotated[int, typer.Option(min=1, help="Time that a theorem may take before it counts as open.")] = 300,
 ) -> int:
     """Write the dot-product unit of an instruction as Verilog.
 
     A test bench and a mapped netlist are written with it. The netlist is compared with the model on at least 100,000
-    vectors; a mismatch is an error. With --package nothing is synthesised.
+    vectors; a mismatch is an error. With --package nothing is synthesised. With --prove, exit code 1 says that something is
+    refuted.
     """
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.export import export
@@ -40,8 +49,8 @@ def rtl(
     if package:
         from codesign.verification.package import write
 
-        if out or liberty:
-            given = "--out" if out else "--liberty"
+        if out or liberty or prove:
+            given = "--out" if out else "--liberty" if liberty else "--prove"
             raise InputError.of(f"{given} is for the unit's own files, --package writes others", "one of the two")
         with Progress(f"verification package of {instruction.name}"):
             print(write(instruction, package))
@@ -49,11 +58,46 @@ def rtl(
         return 0
     library = Library.read(liberty) if liberty else Library.own()
     folder = out or folder_of("rtl", instruction)
+    proof = None
+    if prove:
+        from codesign.evidence.cost.proof.unit_proof import prove as prove_unit
+
+        with Progress(f"hardware of {instruction.name}: proof"):
+            proof = prove_unit(instruction, seconds)
+        if proof.status == "refuted":
+            _show(proof)
+            return 1
     with Progress(f"hardware of {instruction.name}: synthesis and comparison with the model"):
-        figures = export(instruction, folder, library)
+        figures, proof = export(instruction, folder, library, proof)
+    if proof:
+        _show(proof)
     for name, figure in figures.items():
         print(f"{name}: {figure}")
     if out is None:
         untracked(folder.parent)
     print(f"files: {folder}", file=sys.stderr)
     return 0
+
+
+def _show(proof: ProofRecord) -> None:
+    """Print what is proved of each block, and of the whole."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("block")
+    table.add_column("")
+    for title in ("theorems", "places", "seconds"):
+        table.add_column(title, justify="right")
+    for b in proof.blocks:
+        table.add_row(b.block, b.status, str(b.theorems), str(b.places), f"{b.seconds:.1f}")
+    for name in proof.open:
+        table.add_row(name, "tested only", "", "", "")
+    if proof.mapped:
+        table.add_row("mapped netlist", proof.mapped.status, "", "", f"{proof.mapped.seconds:.1f}")
+    console().print(table)
+    versions = ", ".join(f"{name} {version}" for name, version in proof.versions.items())
+    print(wrapped(f"{proof.name}: {proof.words}; {versions}; {proof.seconds:.0f} s", ""))
+    if proof.counterexample:
+        found = proof.counterexample
+        operands = ", ".join(f"{name} = {' '.join(codes)}" for name, codes in found.operands.items())
+        print(wrapped(f"operands that show it: {operands}: the unit gives {found.unit}, golden {found.golden}", ""))

@@ -9,6 +9,7 @@ from pathlib import Path
 from codesign.evidence.cost import stalled
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.pipeline import Pipeline
+from codesign.evidence.cost.proof.proof_record import ProofRecord
 from codesign.evidence.cost.records import DEPTH, design_sha256
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
@@ -30,8 +31,12 @@ FILELISTS = {
 """Files of each simulation."""
 
 
-def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
+def export(
+    spec: Instruction, folder: Path, library: Library, proof: ProofRecord | None = None
+) -> tuple[dict[str, str], ProofRecord | None]:
     """Write the files of an instruction's unit into `folder`, replacing older ones, and return its figures as text by name.
+
+    With the proof of its RTL, the mapped netlist is proved, too, and the whole is written and returned.
 
     Needs the extra `cost`. Raises InputError if the generator does not support the instruction or the folder cannot be
     written, RuntimeError if the mapped netlist differs from the model.
@@ -47,6 +52,11 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
     proof = verify.prove(mapped.netlist, spec)
     if proof.mismatches:
         raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {proof.first}")
+    cells = cell_models(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates})
+    if proof:
+        from codesign.evidence.cost.proof.unit_proof import prove_mapped
+
+        proof = proof.model_copy(update={"mapped": prove_mapped(rtlil, mapped.verilog + cells)})
     staged = pipeline(mapped.netlist, DEPTH)  # whole ports enter at once
     vectors = shipped(spec)
     faults, shown = verify.faults_shown(mapped.netlist, vectors, FAULTS)
@@ -66,7 +76,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "unit.v": head + synth.readable(rtlil),
         "unit_mapped.v": head + mapped.verilog,
         "unit_pipelined.v": head + verilog(staged),
-        "cells.v": _cells(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates}),
+        "cells.v": cells,
         "pipeline.v": head + stalled.wrapper(spec, staged.latency),
         "testbench.v": _testbench(spec, sum(map(len, vectors)), staged),
         "testbench_stalls.v": stalled.testbench(spec, sum(map(len, vectors)), staged.latency, VECTORS),
@@ -74,8 +84,10 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "README.md": _readme(spec, figures),
         VECTORS: "".join(line for batch in vectors for line in lines(spec, batch)),
     }
+    if proof:
+        files["proof.json"] = proof.model_dump_json(indent=1) + "\n"
     write_folder(folder, files, KIND)
-    return figures
+    return figures, proof
 
 
 def _sharing(spec: Instruction) -> dict[str, str]:
@@ -174,7 +186,7 @@ endmodule
 """
 
 
-def _cells(library: Library, used: set[str]) -> str:
+def cell_models(library: Library, used: set[str]) -> str:
     """Return Verilog models of the cells of a netlist, from their Liberty functions."""
     modules = []
     for name in sorted(used):

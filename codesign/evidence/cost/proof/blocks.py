@@ -83,7 +83,7 @@ def rounded(unit: Observed, i: int) -> TermWires:
     result: TermWires = unit.calls[i].result
     reader = unit.reader()
     value = unit.term(reader, term)
-    given = unit.kept(reader, term, value)
+    given = unit.kept(reader, term, value, align=False)
     draw = reader.bind(unit.bits(random)[-register.random_bits :]) if random is not None else None
     meant = semantics.rounded(value, register, positive_zero, draw)
     built = unit.term(reader, result, bind=False)

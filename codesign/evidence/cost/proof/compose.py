@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from codesign.evidence.cost.proof import blocks, semantics
 from codesign.evidence.cost.proof.netlist_terms import Bit
 from codesign.evidence.cost.proof.observed import ANY, NotProvable, Observed
+from codesign.evidence.cost.proof.smt import Bits
 from codesign.evidence.cost.proof.sums import add
 from codesign.evidence.cost.rtl.block import TermWires
 from codesign.evidence.cost.rtl.ports import draws, scale_inputs
@@ -129,12 +130,21 @@ class _Steps:
         return None
 
     def rebracketed(self, terms: Sequence[TermWires]) -> None:
-        """Prove that (x * y) * z = x * (y * z) for terms as those of some wires, specials included."""
+        """Prove that (x * y) * z = x * (y * z) for terms as those of some wires: specials, signs, zeros and exponents.
+
+        That whole significands associate is taken for granted: they are free words that are zero where a factor is.
+        """
         reader = self.unit.reader()
         x, y, z = (self.unit.term(reader, t) for t in terms)
         given = [claim for t, s in zip(terms, (x, y, z), strict=True) for claim in self.unit.kept(reader, t, s)]
-        times = semantics.times
-        claims = semantics.same(times(times(x, y), z), times(x, times(y, z)))
+        width = sum(t.width for t in terms)
+
+        def times(p: semantics.Term, q: semantics.Term, product: Bits) -> semantics.Term:
+            given.append(product.eq(0).eq(p.significand.eq(0) | q.significand.eq(0)))
+            return semantics.times(p, q, product)
+
+        one, other, whole = (reader.script.input(width) for _ in range(3))
+        claims = semantics.same(times(times(x, y, one), z, whole), times(x, times(y, z, other), whole))
         self.unit.prove("product of scales first", reader, given, claims)
 
     def add(self, stage: Stage, block: Sequence[TermWires], running: TermWires | None) -> tuple[TermWires, None]:

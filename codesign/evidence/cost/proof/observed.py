@@ -134,28 +134,31 @@ class Observed:
             self.exponent(reader, wires.align, bind),
         )
 
-    def kept(self, reader: Reader, wires: TermWires, term: Term, bind: bool = True) -> list[Bits]:
-        """Return what the generator takes for granted of a finite term: `TermWires` and `Exponent` say so."""
+    def kept(self, reader: Reader, wires: TermWires, term: Term, bind: bool = True, align: bool = True) -> list[Bits]:
+        """Return what the generator takes for granted of a term: `TermWires` and `Exponent` say so.
+
+        Without `align`, the alignment exponent is left out: what only rounds a number does not read it.
+        """
         read = reader.bind if bind else reader.word
         special, zero = ~term.finite, term.significand.eq(0)
-        claims = []
-        exponents: list[Exponent | None] = [wires.position, wires.align]
-        while exponents:
-            exponent = exponents.pop()
-            if exponent is not None:
-                claims += self.in_range(read(self.bits(exponent.field)), exponent)
-                exponents.append(exponent.common)
+        claims = [~term.infinite | ~term.none]
+        for exponent, idle in ((wires.position, zero), (wires.align, term.none))[: 1 + align]:
+            at: Exponent | None = exponent
+            while at:
+                claims += [special | idle | claim for claim in self.in_range(read(self.bits(at.field)), at)]
+                at = at.common
         gap = term.exponent - term.position
         reach = gap + wires.height
         size = max(term.significand.width, EXPONENT)
         fits = ~reach.less(0) & (term.significand.extended(size) >> reach.extended(size)).eq(0)
-        claims += [zero | ~gap.less(wires.depth), zero | fits, ~term.none | zero]
+        numbers = [zero | ~gap.less(wires.depth), zero | fits] if align else []
+        numbers.append(~term.none | zero)
         if not wires.summed:
-            claims.append(~zero | term.none)
+            numbers.append(~zero | term.none)
         if wires.normal:
             lowest = read(self.bits(wires.position.field)).extended(EXPONENT).eq(wires.position.low)
-            claims.append(zero | term.significand[-1] | lowest)
-        return [special | claim for claim in claims]
+            numbers.append(zero | term.significand[-1] | lowest)
+        return [*claims, *(special | claim for claim in numbers)]
 
     @staticmethod
     def in_range(word: Bits, exponent: Exponent) -> list[Bits]:

@@ -67,17 +67,18 @@ class ProofRecord(Spec):
     def status(self) -> Status:
         """`refuted` if a block is; `proved` if every block and the composition is."""
         states = {b.status for b in self.blocks} | ({"unknown"} if self.open else set())
+        states |= {self.mapped.status} if self.mapped else set()
         return "refuted" if "refuted" in states else "unknown" if "unknown" in states else "proved"
 
     @property
     def words(self) -> str:
         """What is proved, as a report says it."""
-        if self.status == "refuted":
-            return "refuted: " + ", ".join(b.block for b in self.blocks if b.status == "refuted")
-        if self.status == "proved":
-            return "proved"
-        missing = [*(b.block for b in self.blocks if b.status == "unknown"), *self.open]
-        return f"proved but for {', '.join(missing)}"
+        states = [(b.block, b.status) for b in self.blocks] + [(block, "unknown") for block in self.open]
+        states += [("mapped netlist", self.mapped.status)] if self.mapped else []
+        refuted, missing = ([block for block, s in states if s == x] for x in ("refuted", "unknown"))
+        if refuted:
+            return f"refuted: {', '.join(refuted)}"
+        return f"proved but for {', '.join(missing)}" if missing else "proved"
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from amaranth.hdl import Const
@@ -16,6 +16,7 @@ from codesign.evidence.cost.proof.smt import Bits, choose, either
 from codesign.evidence.cost.rtl.align import groups
 from codesign.evidence.cost.rtl.block import Exponent, TermWires
 from codesign.evidence.cost.rtl.carry_save import Addend
+from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 
@@ -37,7 +38,8 @@ def add(unit: Observed, i: int) -> TermWires:
     terms: list[TermWires] = [*block, *([running] if running is not None else [])]
     sums = unit.inside(i, "signed_sum")
     exact = not stage.aligned
-    if not sums or (exact and not isinstance(result.position.field, Const)):
+    sliding = exact and not isinstance(result.position.field, Const)
+    if len(sums) != 1 or (sliding and len(terms) != 2):
         unit.leave_open(f"exact sum of {len(terms)} of any exponents")
         return result
     addends: Sequence[Addend] = unit.calls[sums[0]].args[1]
@@ -47,7 +49,9 @@ def add(unit: Observed, i: int) -> TermWires:
     if exact:
         if stage.exponent is None and not stage.result:
             raise NotProvable("an exact sum that goes up with the exponent of its largest term")
-        for term, addend in zip(terms, addends, strict=True):
+        if sliding:
+            slid(unit, stage, terms, addends, result, unit.inside(i, "normalised"))
+        for term, addend in zip(terms, addends, strict=True) if not sliding else ():
             placed(unit, term, addend, result.position)
     else:
         if stage.drop_beyond is not None:
@@ -69,10 +73,11 @@ def add(unit: Observed, i: int) -> TermWires:
         position = unit.exponent(reader, result.position, bind=True)
         none = every([reader.bind(unit.bits(t.none)) for t in terms])
         exponent = position if stage.exponent is None else reader.script.const(stage.exponent, EXPONENT)
-        common, given = result.position.common, []
-        while common:
-            given += Observed.in_range(reader.bind(unit.bits(common.field)), common)
-            common = common.common
+        at: Exponent | None = result.position
+        given = []
+        while at:
+            given += Observed.in_range(reader.bind(unit.bits(at.field)), at)
+            at = at.common
         return Anchor(position, none, exponent, given)
 
     assembled(unit, stage, terms, anchor, unit.calls[sums[0]].result, result)
@@ -164,6 +169,80 @@ def placed(unit: Observed, wires: TermWires, addend: Addend, last: Exponent) -> 
     unit.prove(f"shift to its place, {wires.width} bits", reader, given, claims)
 
 
+def normalised(unit: Observed, i: int) -> TermWires:
+    """Prove call number `i` of `term_sums.normalised`: the same number with its top bit set. Its exponent is of no use."""
+    (wires,) = unit.calls[i].args
+    result: TermWires = unit.calls[i].result
+    reader = unit.reader()
+    term = unit.term(reader, wires)
+    built = unit.term(reader, result, bind=False)
+    claims = [*semantics.same(built, term, align=False), *unit.kept(reader, result, built, False, align=False)]
+    unit.prove(f"normalise {wires.width} bits", reader, unit.kept(reader, wires, term, align=False), claims)
+    return result
+
+
+def slid(
+    unit: Observed,
+    stage: Stage,
+    terms: Sequence[TermWires],
+    addends: Sequence[Addend],
+    result: TermWires,
+    moved: Sequence[int],
+) -> None:
+    """Prove that a sum of two numbers of any exponents, formed in a window, rounds to the register as the exact sum does.
+
+    The window holds the sum itself; or x and, for the bits of y below it, a last bit that is set if one of them is; or y and,
+    for an x far below it, some number in its place. Then no number at which rounding changes, a multiple of half a unit in
+    the last place of the result, lies between the sum in the window and the exact one: both are between two neighbouring
+    multiples of 2**position * `cell`, and half a unit is such a multiple.
+    """
+    register = stage.result[0]
+    if register.random_bits:
+        raise NotProvable("a stochastic register for a sum of any exponents")
+    wires = [normalised(unit, moved[0]) if moved else terms[0], terms[1]]
+    reader = unit.reader()
+    x, y = (unit.term(reader, w) for w in wires)
+    given = [
+        claim for w, t in zip(wires, (x, y), strict=True) for claim in [*unit.kept(reader, w, t, align=False), t.finite]
+    ]
+    a, b = (reader.word(unit.bits(addend.magnitude)) for addend in addends)
+    signs = [reader.word(unit.bits(addend.sign)) for addend in addends]
+    field = result.position
+    last = unit.exponent(reader, field, bind=False)
+    precision = register.format.mantissa_bits + 1
+    width = max(a.width, b.width) + 2
+    a_wide, b_wide = a.extended(width), b.extended(width)
+
+    def has_bits(magnitude: Bits, cell: int) -> Bits:
+        """Return whether half a unit of a number from `magnitude` on is a multiple of 2**cell, or the format has none finer."""
+        finest = (last + (cell + 1)).less(register.format.min_lsb_exponent + 1)
+        return ~magnitude.below(1 << (cell + precision)) | finest
+
+    def value(magnitude: Bits, term: Term) -> list[Bits]:
+        off = reader.script.const(0, 1)
+        return semantics.same(Term(off, off, off, magnitude, last, off, last), replace(term, negative=off), align=False)
+
+    x_exact, y_exact = every(value(a, x)), every(value(b, y))
+    jammed = semantics.shift_right(
+        y.significand.extended(width), last - y.position, Rounding.TO_ODD, reader.script.const(0, 1)
+    )
+    below = jammed.eq(b_wide) & y.position.less(last) & ~a[0] & b_wide.below(a_wide) & has_bits(a_wide - b_wide, 1)
+    cell = a.width
+    low = b_wide[:cell].eq(0) & a.any() & ~x.significand.eq(0) & ~y.significand.eq(0)
+    far = low & ~(last + cell).less(x.position + x.significand.width)
+    far = far & has_bits(b_wide - (1 << cell), cell)
+    claims = [
+        signs[0].eq(x.negative),
+        signs[1].eq(y.negative),
+        (x_exact & (y_exact | below)) | (y_exact & far),
+        *(~(a.any() | b.any()) | claim for claim in Observed.in_range(reader.word(unit.bits(field.field)), field)),
+    ]
+    for addend in addends:
+        if not isinstance(addend.step, Const) or addend.weight:
+            raise NotProvable("an exact addend that is rounded")
+    unit.prove(f"window of two numbers, {wires[0].width} and {wires[1].width} bits", reader, given, claims)
+
+
 def signed_sum(unit: Observed, i: int) -> None:
     """Prove that a tree gives the sign and magnitude of a sum."""
     _, addends = unit.calls[i].args
@@ -221,11 +300,10 @@ def assembled(
     parts = [unit.term(reader, t) for t in terms]
     at = anchor(reader)
     negative, magnitude = (reader.bind(unit.bits(w)) for w in total)
-    given = [
-        ~(negative & magnitude.eq(0)),
-        ~at.none | magnitude.eq(0),  # if no term has an exponent, all are zeros
-        *at.given,
-    ]
+    zero = magnitude.eq(0)
+    given = [~(negative & zero), ~at.none | zero]  # if no term has an exponent, all are zeros
+    given += [claim if stage.aligned else zero | claim for claim in at.given]
+    given += [~t.infinite | ~t.none for t in parts]
     if stage.zero == "ieee":
         negative = negative | (magnitude.eq(0) & every([t.negative for t in parts]))
     off = reader.script.const(0, 1)
@@ -233,6 +311,6 @@ def assembled(
     built = unit.term(reader, result, bind=False)
     claims = [
         *semantics.same(built, meant, align=not stage.result),
-        *unit.kept(reader, result, built, bind=False),
+        *unit.kept(reader, result, built, False, align=not stage.result),
     ]
     unit.prove(f"specials of a sum of {len(terms)}", reader, given, claims)

@@ -144,7 +144,7 @@ def d_of_unit(unit: Observed, operands: dict[str, list[int]]) -> int:
 # -- the mapped netlist ----------------------------------------------------------------------------------------------
 
 
-def prove_mapped(rtlil: str, verilog: str, seconds: float) -> MappedProof:
+def prove_mapped(rtlil: str, verilog: str, seconds: float = 1800) -> MappedProof:
     """Prove by abc's `cec` that a mapped netlist, with models of its cells, equals the design it was mapped from."""
     with scratch() as folder:
         (folder / "unit.il").write_text(rtlil)

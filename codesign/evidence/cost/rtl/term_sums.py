@@ -165,6 +165,7 @@ def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term
     return replace(total, sign=_signed_zero(block, stage, total, terms))
 
 
+@recorded
 def normalised(block: Block, term: TermWires) -> TermWires:
     """Return the number with the top bit of its significand set, unless it is zero. Its alignment exponent is lost."""
     position = term.position.alone(block)
@@ -188,7 +189,7 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: TermWires, y: TermWir
 
     x is fixed, and y is shifted relative to it. Far below x, y becomes a sticky bit. Far above x, y is fixed and x becomes
     negligible. The margins keep the sticky bit below half a unit in the last place of the result and below the places to which
-    random bits are added.
+    random bits are added. At least one place below x keeps the sticky bit from carrying into it.
     """
     register = stage.result[0].format
     precision = register.mantissa_bits + 1 + (stage.result[0].random_bits or 0)
@@ -196,7 +197,7 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: TermWires, y: TermWir
     if not (x.normal and y_position.least >= x.position.least):
         x = normalised(block, x)
     x_position = x.position.alone(block)
-    below = max(0, max(precision + 3, y.width + 2) - x.width)
+    below = max(1, max(precision + 3, y.width + 2) - x.width)
     coarse = y.normal and precision <= y.width and register.min_lsb_exponent >= y.position.least
     above = 2 if coarse else precision + 2
     furthest = x.width + above  # largest distance between the last digits of x and y
