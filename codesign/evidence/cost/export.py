@@ -49,9 +49,9 @@ def export(
 
     rtlil = unit(spec)
     mapped = synth.synthesise(rtlil, library)
-    proof = verify.prove(mapped.netlist, spec)
-    if proof.mismatches:
-        raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {proof.first}")
+    compared = verify.prove(mapped.netlist, spec)
+    if compared.mismatches:
+        raise RuntimeError(f"{spec.name}: the mapped netlist differs from the model: {compared.first}")
     cells = cell_models(mapped.netlist.library, {gate.cell for gate in mapped.netlist.gates})
     if proof:
         from codesign.evidence.cost.proof.unit_proof import prove_mapped
@@ -67,7 +67,7 @@ def export(
         f"with registers every {DEPTH} gates": f"{staged.latency} cycles of {staged.period / fo4:.0f} FO4, "
         f"{staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
         **_sharing(spec),
-        "equivalence": f"{proof.vectors} vectors, {proof.mismatches} mismatches of the mapped netlist with the model",
+        "equivalence": f"{compared.vectors} vectors, {compared.mismatches} mismatches of the mapped netlist with the model",
         "planted faults": f"{shown} of {faults} nets held at 0 or 1 are noticed by the {sum(map(len, vectors))} vectors here; "
         "the others are in redundant logic, or need other operands",
     }

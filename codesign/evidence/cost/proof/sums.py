@@ -69,7 +69,9 @@ def add(unit: Observed, i: int) -> TermWires:
             top, none = unit.calls[maxima[0]].result
             exponent = unit.exponent(reader, top, bind=True)
             given = Observed.in_range(reader.bind(unit.bits(top.field)), top)
-            return Anchor(exponent - max(own), reader.bind(unit.bits(none)), exponent, given)
+            flag, nones = reader.bind(unit.bits(none)), [reader.bind(unit.bits(t.none)) for t in terms]
+            given.append(flag.eq(every(nones)) if stage.zero_exponent is None else ~flag)
+            return Anchor(exponent - max(own), flag, exponent, given)
         position = unit.exponent(reader, result.position, bind=True)
         none = every([reader.bind(unit.bits(t.none)) for t in terms])
         exponent = position if stage.exponent is None else reader.script.const(stage.exponent, EXPONENT)
