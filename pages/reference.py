@@ -20,6 +20,7 @@ from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
+from proofs import proofs_text
 from units import model_text, units_text
 
 from codesign.figures.metric import metrics
@@ -71,6 +72,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("conformance", "architectures"): architectures_text,
     ("cost", "model"): model_text,
     ("cost", "units"): units_text,
+    ("proofs", "proofs"): proofs_text,
     ("models", "answers"): answers_text,
     ("asks", "asks"): asks_text,
     ("bounds", "example"): bounds.example_text,

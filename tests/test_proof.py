@@ -65,9 +65,7 @@ def all_hold(script, claims):
     assert solve(script.text([], claims), 30).status == "proved"
 
 
-@pytest.mark.parametrize(
-    "name", ["e4m3", "e5m2", "e2m1", "ue8m0", "ue4m3", "e4m3fnuz", "e3m2", "nf4", "e1m2f"]
-)
+@pytest.mark.parametrize("name", ["e4m3", "e5m2", "e2m1", "ue8m0", "ue4m3", "e4m3fnuz", "e3m2", "nf4", "e1m2f"])
 def test_every_code_means_what_golden_says(name):
     """The bit vectors of a format's decoder equal golden's term of every code."""
     fmt, script = named(name), Script()

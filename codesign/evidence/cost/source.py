@@ -26,6 +26,7 @@ from codesign.evidence.cost.family import sentences
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.plots import plots, waterfall
 from codesign.evidence.cost.predict import predicted
+from codesign.evidence.cost.proof.proof_record import sentence
 from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped
 from codesign.evidence.source import Source, Subject
 from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
@@ -91,10 +92,11 @@ def _finding(proposal: Proposal) -> tuple[str, ...]:
 
 
 def _section(proposal: Proposal) -> Section:
-    today = find(proposal.today, "neutral")
+    today, new = find(proposal.today, "neutral"), find(proposal.proposed(), "neutral")
+    proved = (sentence(proposal.proposed(), new.equivalence.vectors),) if new else ()
     return Section(
         title="Hardware cost",
-        sentences=(*filter(None, (_moved(proposal),)), *(sentences(proposal, today) if today else ())),
+        sentences=(*filter(None, (_moved(proposal),)), *(sentences(proposal, today) if today else ()), *proved),
         plots=(*waterfall(proposal), *plots(proposal)),
         tables=(
             Table(

@@ -95,6 +95,19 @@ def find(spec: Instruction) -> ProofRecord | None:
 
 def write(record: ProofRecord, folder: Path = FOLDER) -> Path:
     """Write a record to a file named after its design, and return the path."""
-    path = folder / f"{record.name}.json"
+    name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
+    path = folder / f"{name}.json"
     write_file(path, record.model_dump_json(indent=1) + "\n")
     return path
+
+
+def sentence(spec: Instruction, vectors: int) -> str:
+    """Return what a report says of a unit: what is proved of it, and how many vectors its mapped netlist was compared on."""
+    record = find(spec)
+    compared = f"its mapped netlist is tested on {vectors:,} vectors"
+    if record is None:
+        return f"The proposed unit's RTL is not proved; {compared}."
+    if record.mapped and record.mapped.status == "proved":
+        compared = "its mapped netlist is proved equal to it"
+    words = record.model_copy(update={"mapped": None}).words
+    return f"The proposed unit's RTL is {words} (docs/proofs.md); {compared}."
