@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from amaranth.hdl import Cat, Const
+from cost_specs import aligned, instruction
 
 PLANTED = {
     "a cancelled sum is no zero": ("decode", "_is_zero", lambda block, term: term.none),
@@ -62,3 +63,23 @@ def plant(monkeypatch, fault):
     module = importlib.import_module(f"codesign.evidence.cost.rtl.{module}")
     real = getattr(module, name)
     monkeypatch.setattr(module, name, partial(wrong, real=real) if "real" in wrong.__code__.co_varnames else wrong)
+
+
+_REGISTER = {"format": "e5m4", "rounding": "nearest-even"}
+SMALL = instruction(
+    {"s": aligned(2, 5, "nearest-even", accumulator=True, result=_REGISTER)}, a="e5m2", b="e3m2", accumulator="e5m4"
+)
+"""A unit with infinities, NaN and subnormals that is proved in seconds."""
+SMALL_SCALED = instruction(
+    {"s": aligned(2, 5), "c": {"terms": 1, "zero": "ieee", "accumulator": True, "result": _REGISTER}},
+    a="e2m1",
+    b="e3m2",
+    accumulator="e5m4",
+    scale={
+        "a": {"group": [1, 2], "format": "e5m2"},
+        "b": {"group": [2, 1], "format": "e5m2"},
+        "onto": "s",
+        "product": _REGISTER,
+    },
+)
+"""The same for scales whose product overflows, on sums that cancel."""

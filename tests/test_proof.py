@@ -6,10 +6,9 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 pytest.importorskip("bitwuzla")
 
-from cost_specs import aligned, instruction
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import ARITHMETIC, PLANTED, plant
+from planted import ARITHMETIC, PLANTED, SMALL, plant
 
 from codesign.evidence.cost.proof import semantics
 from codesign.evidence.cost.proof.proof_record import shipped
@@ -21,12 +20,6 @@ from isa_model.codec import Number, infinity
 from isa_model.formats import named
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register
-
-REGISTER = {"format": "e5m4", "rounding": "nearest-even"}
-SMALL = instruction(
-    {"s": aligned(2, 5, "nearest-even", accumulator=True, result=REGISTER)}, a="e5m2", b="e3m2", accumulator="e5m4"
-)
-"""A unit with infinities, NaN and subnormals that is proved in two seconds."""
 
 
 def values(script, terms):

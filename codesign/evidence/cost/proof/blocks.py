@@ -27,12 +27,14 @@ def decode(unit: Observed, i: int) -> TermWires:
 def times(unit: Observed, i: int) -> TermWires:
     x, y = unit.calls[i].args
     result: TermWires = unit.calls[i].result
+    multiplies = not isinstance(y.significand, Const)
+    if multiplies:
+        product(unit, x, y, result)
     reader = unit.reader()
     of_x, of_y = unit.term(reader, x), unit.term(reader, y)
     given = [*unit.kept(reader, x, of_x), *unit.kept(reader, y, of_y)]
     significand = None
-    if not isinstance(y.significand, Const):
-        product(unit, x, y, result)
+    if multiplies:
         significand = reader.bind(unit.bits(result.significand))
         zero = of_x.significand.eq(0) | of_y.significand.eq(0)
         given.append(significand.eq(0).eq(zero))  # of every product
