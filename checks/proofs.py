@@ -2,8 +2,8 @@
 
     python checks/proofs.py
 
-Takes minutes. Writes proofs.json here: by fault and unit the blocks refuted and the operands. A fault that a unit cannot have, since
-it has no such block or no operands reach it, is proved or refuted without operands there; every fault must be confirmed in one unit.
+Takes minutes. Writes proofs.json here: by fault and unit the blocks refuted and the operands. Where a unit has no such block, or
+no operands reach the fault, it is proved, or refuted without operands; every fault must be confirmed in one unit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pytest
 from planted import ARITHMETIC, PLANTED, SMALL, SMALL_SCALED, plant
@@ -23,6 +22,7 @@ from codesign.commit import commit
 from codesign.evidence.cost.proof.unit_proof import prove
 from isa_model.output_files import write_file
 
+ROOT = Path(__file__).resolve().parents[1]
 UNITS = {"small": SMALL, "small, scaled": SMALL_SCALED}
 
 
