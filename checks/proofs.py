@@ -2,8 +2,8 @@
 
     python checks/proofs.py
 
-Takes minutes. Writes proofs.json here: by fault and unit the blocks refuted and the operands. Where a unit has no such block, or
-no operands reach the fault, it is proved, or refuted without operands; every fault must be confirmed in one unit.
+Takes minutes. Writes proofs.json here: by fault and unit the blocks refuted and the operands. Where a unit has no such block,
+or no operands reach the fault, it is proved, or refuted without operands; every fault must be confirmed in one unit.
 """
 
 from __future__ import annotations
