@@ -9,6 +9,7 @@ def commit(*also: str) -> str:
     """Return the commit of the source, with a `+` if files that affect an evaluation, or `also`, were changed since."""
     records = (
         ":!codesign/evidence/cost/records",
+        ":!codesign/evidence/cost/proof/records",
         ":!codesign/evidence/timing/records",
         ":!codesign/evidence/training/records",
     )
