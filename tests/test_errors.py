@@ -167,6 +167,10 @@ def test_the_sums_of_a_seed_worked_by_hand():
         "size_b": 3 * 6,
         "elements_b": 6 * 3**2 / (4 + 1),
         "excess": 111 / 4 / (4 * 9 / 4) - 1,
+        "error_most": 6 / 4,
+        "output_most": 6 / 4,
+        "quantisation_most": 3 / 4,
+        "total_most": 6 / 4,
     }
     assert {name: float(getattr(found, name)) for name in by_hand} == pytest.approx(by_hand)
     assert found.sizes.tolist() == [0.25, 0, 0.5, 0.125]
@@ -188,6 +192,10 @@ def test_the_sums_of_a_seed_with_an_infinite_output_and_scales_of_zero():
         "total2": np.inf,
         "original2": 26,
         "quantisation_along": 0,
+        "error_most": np.inf,
+        "output_most": np.inf,
+        "quantisation_most": 1,
+        "total_most": np.inf,
     }
     sums |= {"quantisation2": 1, "not_finite": 1, "count": 4, "outputs": 4, "excess": 26 / (4 * 2) - 1, "filled": 0.25}
     assert {name: float(getattr(found, name)) for name in sums} == pytest.approx(sums)
