@@ -120,15 +120,9 @@ def errors_of(outcome: Outcome) -> Errors:
     d, out, exact, original = d / unit, out / unit, exact / unit, original / unit
     error, total = d - exact, out - original
 
-    def weighted(x: Any) -> Any:
+    def summed(x: Any, of: Callable[..., Any] = np.sum) -> Array:
         with np.errstate(invalid="ignore"):  # infinite errors of both signs
-            return np.where(weights > 0, weights * x, 0.0)
-
-    def summed(x: Any) -> Array:
-        return np.asarray(weighted(x).sum(axis=(1, 2)))
-
-    def most(x: Any) -> Array:
-        return np.asarray(weighted(x).max(axis=(1, 2)))
+            return np.asarray(of(np.where(weights > 0, weights * x, 0.0), axis=(1, 2)))
 
     error2, output2, quantisation2, total2 = (x**2 for x in (error, out - exact, exact - original, total))
     row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
@@ -155,10 +149,10 @@ def errors_of(outcome: Outcome) -> Errors:
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
         excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
-        error_most=most(error2),
-        output_most=most(output2),
-        quantisation_most=most(quantisation2),
-        total_most=most(total2),
+        error_most=summed(error2, np.max),
+        output_most=summed(output2, np.max),
+        quantisation_most=summed(quantisation2, np.max),
+        total_most=summed(total2, np.max),
         sizes=np.abs(error).reshape(len(d), -1),
         weights=weights.reshape(len(d), -1),
         row_errors=row_errors,
