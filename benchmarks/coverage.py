@@ -95,13 +95,13 @@ def measure(task: Task) -> list[dict[str, Any]]:
             about["evaluations"] = evaluations
             expected = _fewest(true) / evaluations if true.scale == "share" else None
             ends = [e.interval(0.95) for e in estimated]
-            if true.interval(0.95) is not None and not true.by_span():
+            if true.interval(0.95) is not None and not true.by_span() and _varies(true):
                 rows.append({**about, "relative_to": None, "expected": expected, **_held(true.total, ends)})
             if variant == BASE or BASE not in found:
                 continue
             base_whole, base_each = found[BASE]
             base = base_whole[metric]
-            if true.by_span(base) or true.interval(0.95) is None:
+            if true.by_span(base) or true.interval(0.95) is None or not (_varies(true) or _varies(base)):
                 continue
             if metric_named(metric).unit == "dB":
                 ratio = true.value - base.value
@@ -114,6 +114,11 @@ def measure(task: Task) -> list[dict[str, Any]]:
                 fewest = min(_fewest(true), _fewest(base)) / evaluations
             rows.append({**about, "relative_to": BASE, "expected": fewest, **_held(ratio, ends)})
     return rows
+
+
+def _varies(true: Estimate) -> bool:
+    """Return whether any cluster changes the value; the columns of a tile's B are the same in all of its clusters."""
+    return bool(np.abs(true.influence).max() > 1e-9 * abs(true.value))
 
 
 def _fewest(share: Estimate) -> float:

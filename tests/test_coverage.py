@@ -90,6 +90,14 @@ def test_a_share_of_nearly_all_is_known_by_its_misses():
     assert coverage._fewest(Estimate(0.9, some, "share", 100.0, plus=Estimate(0.2, some, "share", 9.0))) == 0
 
 
+def test_a_value_that_no_cluster_changes_does_not_vary():
+    """Digits lost in sums are no change."""
+    changes = np.where(np.arange(16) == 3, 1.0, 0.0)
+    assert coverage._varies(Estimate(-2.0, -1e-3 * changes))
+    assert not coverage._varies(Estimate(-2.0, 1e-10 * changes))
+    assert not coverage._varies(Estimate(0.0, 0 * changes))
+
+
 def test_figures_that_are_conservative_by_design_are_not_judged():
     """Ratios that are 1 by construction and shares of fewer than ten expected hits are left out."""
     about = record(1.0, 1.0, 0.5)

@@ -332,12 +332,12 @@ def test_a_held_estimate_spans_its_parts_if_both_ends_are_known():
     assert not Estimate(3.0, EVEN, span=(1.0, 9.0)).unknown
 
 
-def test_half_samples_reach_by_their_own_mean_square():
-    """The sum of squares of half samples is the variance as it is, without taking off a mean, at the clusters' degrees."""
-    influence = np.full(16, 0.1)
-    assert Estimate(3.0, influence, "plain", halved=9).interval(0.95) == pytest.approx(
-        (3 - 0.4 * student_t(0.975, 8), 3 + 0.4 * student_t(0.975, 8))
-    )
+def test_half_samples_reach_by_their_own_spread():
+    """The sum of squares of half samples about their mean is the variance, at the clusters' degrees."""
+    for shift in (0.0, 0.3):
+        assert Estimate(3.0, 0.1 * EVEN + shift, "plain", halved=9).interval(0.95) == pytest.approx(
+            (3 - 0.4 * student_t(0.975, 8), 3 + 0.4 * student_t(0.975, 8))
+        )
 
 
 def test_the_largest_of_shares_is_no_smaller_than_any():
@@ -470,6 +470,8 @@ def test_plain_values_are_compared_as_fieller_does():
         for r in ends:
             apart = first.influence - r * base.influence
             assert abs(first.value - r * 2) == pytest.approx(student_t(0.975, 15) * sqrt(15 / 16 * apart @ apart))
+    shifted = replace(mine, influence=mine.influence + 3).over(replace(base, influence=base.influence - 1), 0.95)
+    assert shifted[1] == pytest.approx(mine.over(base, 0.95)[1])
     near = replace(base, influence=0.01 * HALF)
     alike = replace(mine, influence=-0.03 * HALF + 0.01 * EVEN)
     assert alike.over(near, 0.95)[1] == pytest.approx((-3 - 0.005 * REACH, -3 + 0.005 * REACH), rel=1e-3)
@@ -482,6 +484,9 @@ def test_a_plain_base_that_may_be_zero_leaves_no_ratio():
         assert (mine.over(Estimate(value, EVEN / REACH, "plain"), 0.95)[1] is not None) is known
     low, high = Estimate(0.0, EVEN, "plain").over(mine, 0.95)[1]
     assert low == pytest.approx(-high)
+    factor = 15 / 16 * student_t(0.975, 15) ** 2  # a base exactly at its reach of zero may be zero
+    spread, value = next((i, v) for i in range(1, 99) if (v := sqrt(factor * 16 * i * i)) ** 2 == factor * 16.0 * i * i)
+    assert Estimate(2.0, HALF, "plain").over(Estimate(value, spread * EVEN, "plain"), 0.95)[1] is None
     assert mine.over(Estimate(0.99, EVEN / REACH, "plain"), 0.9)[1] is not None
 
 
@@ -501,12 +506,16 @@ def test_shares_are_compared_by_their_relative_influences():
     assert mine.over(base, 0.95)[1] == pytest.approx((3 * exp(-below), 3 * exp(above)))
 
 
-def test_half_samples_have_ratios_by_their_own_mean_square():
-    """The spread of the ratio is that of the differences half sample by half sample."""
-    mine, base = (Estimate(value, np.full(16, i), halved=9) for value, i in ((6.0, 0.05), (2.0, 0.03)))
+def test_half_samples_have_ratios_by_their_own_spread():
+    """The spread of the ratio is that of the differences half sample by half sample, for small changes, too."""
+    mine, base = (Estimate(value, i * EVEN, halved=9) for value, i in ((6.0, 0.05), (2.0, 0.03)))
     half = student_t(0.975, 8) * 4 * 0.02
     assert mine.over(base, 0.95) == (3, pytest.approx((3 * np.exp(-half), 3 * np.exp(half))))
-    far = Estimate(6.0, np.full(16, 1e4), halved=9)
+    small = Estimate(2.1, 0.031 * EVEN, halved=9).over(base, 0.95)[1]
+    half = student_t(0.975, 8) * 4 * 0.001
+    assert half < log(1.05) < SMALL_CHANGE
+    assert small == pytest.approx((1.05 * np.exp(-half), 1.05 * np.exp(half)))
+    far = Estimate(6.0, 1e4 * EVEN, halved=9)
     assert far.over(base, 0.95)[1] == (0, exp(700))
 
 
@@ -540,6 +549,7 @@ def test_shares_near_zero_are_compared_by_their_own_intervals():
     assert Estimate(2.6, EVEN, held=True).over(Estimate(0.1, 0.1 * EVEN, "share", 50.0), 0.95)[1] is None
     assert Estimate(0.1, 0.1 * EVEN, "share", 50.0).over(Estimate(1.3, EVEN, held=True), 0.95)[1] is None
     assert base.over(Estimate(0.1, EVEN, "share", 50.0), 0.95) == (20, None)  # its lower end is zero
+    assert base.over(Estimate(-1.0, EVEN, "plain", span=(-2.0, 0.0)), 0.95) == (-2, None)  # and here its upper end
 
 
 def test_zero_and_few_clusters_with_an_influence_are_compared_apart():
@@ -596,6 +606,24 @@ def test_a_ratio_on_a_tile_hangs_where_the_difference_does():
     assert replace(mine, tile=False).over(tile(2.0, 0.01 * EVEN), 0.95)[1] == pytest.approx(
         tuple(np.exp(x) for x in changed(log(3), *reach(0.1 * ONE + 0.01 * EVEN - 0.01 * EVEN, 0.95)))
     )
+
+
+def test_a_quotient_of_a_tile_hangs_where_what_sets_it_apart_does():
+    """Where one part holds what sets two quotients apart, their ratio spans those of their intervals; else it is Fieller's."""
+    mine, base = (tile(value, i, scale="plain") for value, i in ((6.0, 0.3 * ONE + 0.02 * EVEN), (2.0, 0.1 * ONE)))
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 - 0.01 * REACH, 3 + 0.01 * REACH), rel=1e-2)
+    assert mine.over(base, 0.95)[1] == replace(mine, tile=False).over(replace(base, tile=False), 0.95)[1]
+    other = replace(base, influence=0.02 * EVEN)
+    assert mine.over(other, 0.95)[1] == mine._apart(other, 0.95) != mine._apart(other, 0.9)
+    assert mine.over(other, 0.9)[1] == mine._apart(other, 0.9)
+
+
+def test_levels_of_a_tile_hang_where_their_difference_does():
+    """In dB, too, a part that holds both alike does not hold their difference."""
+    mine, base = (tile(value, i, scale="level") for value, i in ((6.0, 0.1 * ONE + 0.01 * EVEN), (2.0, 0.1 * ONE)))
+    assert not mine.by_span(base)
+    assert mine.by_span(replace(base, influence=0.01 * HALF))
+    assert mine.by_span(replace(base, scale="log"))
 
 
 def test_a_figure_is_by_span_if_it_or_its_base_is_held():

@@ -140,7 +140,8 @@ class Estimate:
         if self.scale != "plain" and not self.halved:
             return reach(influence, level, most)
         if self.halved:
-            half = _t(level, self.halved - 1) * sqrt(float(influence @ influence))
+            spread = influence - influence.mean()
+            half = _t(level, self.halved - 1) * sqrt(float(spread @ spread))
         else:  # of either sign, and so not skewed to a side known beforehand
             half = _t(level, degrees(influence)) * sqrt(_variance(influence))
         return half, half
