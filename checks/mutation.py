@@ -6,8 +6,8 @@
 that reach its function. Needs the extra `mutation`. A run continues where the last one ended, so that it can be made in parts,
 by time or by module, and tries survivors again; without the folder mutants/ it starts anew. Writes mutation.json here:
 by module the mutants there are, those tried and those killed, and every survivor with the reason in mutation.yaml why it
-computes the same. The exit code is 1 if less than 95 % of those tried are killed, a survivor has no reason, or some were not
-tried.
+computes the same; of modules of which nothing was tried, what the record said before. The exit code is 1 if less than 95 % of
+those tried are killed, a survivor has no reason, or some were not tried.
 """
 
 from __future__ import annotations
@@ -131,6 +131,11 @@ def main(modules: list[str], minutes: float | None) -> int:
         for m, codes in found.items()
     }
     alive = list(survivors(found))
+    earlier = json.loads(RECORD.read_text()) if RECORD.exists() else {"modules": {}, "survivors": []}
+    for module in [m for m, c in counts.items() if not c["tried"]]:
+        if earlier["modules"].get(module, {}).get("mutants") == counts[module]["mutants"]:
+            counts[module] = earlier["modules"][module]
+            alive += [s for s in earlier["survivors"] if s["in"].startswith(f"{module}.")]
     total = {name: sum(count[name] for count in counts.values()) for name in ("mutants", "tried", "killed")}
     record: dict[str, Any] = {**total, "modules": counts, "survivors": alive}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")

@@ -4,7 +4,10 @@ import sys
 from math import comb
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from codesign.figures.intervals import Estimate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -20,7 +23,15 @@ def record(*held, evaluations=400):
         "relative_to": None,
     }
     rows = [
-        {**row, "evaluations": evaluations, "expected": None, "truth": 1.0, "coverage": h, "half_width": 0.1}
+        {
+            **row,
+            "evaluations": evaluations,
+            "expected": None,
+            "truth": 1.0,
+            "coverage": h,
+            "half_width": 0.1,
+            "without": 0,
+        }
         for h in held
     ]
     return {"evaluations": evaluations, "rows": rows}
@@ -48,12 +59,43 @@ def test_few_figures_just_outside_the_bar_are_chance_and_one_far_outside_is_not(
     assert "0.850, truth 1" in coverage.outside(record(0.85))[0]
 
 
-def test_the_counts_say_what_is_outside_and_what_beyond_chance():
-    """Raw counts below and above the bar stand beside those beyond chance."""
-    said = coverage.counts(record(0.85, 0.925, 0.99, 0.95))
-    assert (
-        "Of 4 figures 2 are held less often than 0.93 and 1 more often than 0.98; 1 and 0 of them beyond chance" in said
-    )
+def test_the_counts_say_what_is_outside_by_chance_and_beyond_chance():
+    """Raw counts below and above the bar stand beside those that chance would put there if all were 0.95."""
+    about = record(0.85, 0.925, 0.99, 0.95)
+    said = coverage.counts(about)
+    assert "Of 4 figures 2 are held less often than 0.93 and 1 more often than 0.98, on average 0.929." in said
+    assert "If each were held 95 times in 100, 0 and 0 would be by chance. 1 and 0 are outside beyond chance" in said
+
+    def share(among):
+        return sum(comb(400, k) * 0.95**k * 0.05 ** (400 - k) for k in among)
+
+    assert coverage.by_chance(about) == pytest.approx((4 * share(range(372)), 4 * share(range(393, 401))))
+
+
+def test_a_figure_without_an_interval_in_some_evaluations_counts_the_others():
+    """Of 400 evaluations a quarter have no interval: 300 are behind the coverage; with more than half it is not judged."""
+    about = record(0.9, 0.9)
+    about["rows"][0]["without"], about["rows"][1]["without"] = 100, 201
+    (row,) = coverage.judged(about)
+    assert coverage.independent(row, about) == 300
+    about["rows"][1]["without"] = 200
+    assert len(coverage.judged(about)) == 2
+
+
+def test_a_share_of_nearly_all_is_known_by_its_misses():
+    """99 of 100 units are one miss, 1 of 100 is one hit, and a share beyond one has no misses."""
+    some = np.zeros(16)
+    assert coverage._fewest(Estimate(0.99, some, "share", 100.0)) == pytest.approx(1)
+    assert coverage._fewest(Estimate(0.01, some, "share", 100.0)) == pytest.approx(1)
+    assert coverage._fewest(Estimate(0.9, some, "share", 100.0, plus=Estimate(0.2, some, "share", 9.0))) == 0
+
+
+def test_a_value_that_no_cluster_changes_does_not_vary():
+    """Digits lost in sums are no change."""
+    changes = np.where(np.arange(16) == 3, 1.0, 0.0)
+    assert coverage._varies(Estimate(-2.0, -1e-3 * changes))
+    assert not coverage._varies(Estimate(-2.0, 1e-10 * changes))
+    assert not coverage._varies(Estimate(0.0, 0 * changes))
 
 
 def test_figures_that_are_conservative_by_design_are_not_judged():
@@ -61,5 +103,5 @@ def test_figures_that_are_conservative_by_design_are_not_judged():
     about = record(1.0, 1.0, 0.5)
     about["rows"][0] |= {"relative_to": "software", "half_width": 0}
     about["rows"][1] |= {"expected": 3.0}
-    about["rows"][2] |= {"coverage": None}
+    about["rows"][2] |= {"coverage": None, "without": 400}
     assert coverage.judged(about) == []

@@ -80,6 +80,18 @@ def test_a_norm_is_the_root_of_a_ratio_of_sums_with_the_jackknife_of_its_logarit
     assert found.span == pytest.approx((0.0, sqrt(0.2)))
 
 
+def test_a_norm_knows_how_much_the_largest_error_of_each_cluster_adds():
+    """Once more in the sum of 49, each changes half of its logarithm; in dB that is 20 / ln 10 times as much, downwards.
+    A tile has all of its outputs, and a sum that cannot be corrected keeps them."""
+    large = np.array([1.0, 1, 5, 2, 20, 3, 0, 5])
+    found = norm(ERROR2, EXACT2, None, large)
+    assert found.most == pytest.approx([log(sqrt((49 + x) / 49)) for x in large])
+    assert decibel(found).most == pytest.approx(-20 / log(10) * found.most)
+    assert norm(ERROR2, EXACT2).most == norm(ERROR2, EXACT2, TILE, large).most == 0
+    excess = np.arange(1.0, 9)
+    assert norm(excess, np.ones(8), excess, large).most == pytest.approx(np.log1p(large / 36) / 2)
+
+
 def test_the_span_of_a_norm_leaves_out_empty_clusters_and_not_errors_of_nothing():
     """A cluster of 0 over 0 says nothing of the spread, one of 1 over 0 has an infinite error."""
     empty = np.where(np.arange(8) == 2, 0.0, 1.0)
@@ -197,7 +209,7 @@ def test_a_level_in_decibels_is_twenty_logarithms_upside_down():
     assert found.value == pytest.approx(20)
     assert found.span == pytest.approx((0, 40))
     assert found.influence == pytest.approx(-8.685889638 * np.arange(8.0))
-    assert (found.scale, found.tile, found.held) == ("plain", True, True)
+    assert (found.scale, found.tile, found.held) == ("level", True, True)
     assert found.squares is error.squares
     assert decibel(Estimate(1.0, np.zeros(8))).value == 0
 
@@ -205,9 +217,9 @@ def test_a_level_in_decibels_is_twenty_logarithms_upside_down():
 def test_levels_of_no_error_and_of_an_infinite_one():
     """No error at all is 400 dB, also of one cluster in a span; an infinite error lies below every level."""
     none, infinite = decibel(norm(np.zeros(9), np.ones(9))), decibel(norm(np.ones(9), np.zeros(9)))
-    assert (none.value, none.scale, len(none.influence)) == (LOSSLESS, "plain", 9)
+    assert (none.value, none.scale, len(none.influence)) == (LOSSLESS, "level", 9)
     assert LOSSLESS == 400
-    assert (infinite.value, infinite.scale, len(infinite.influence)) == (-inf, "plain", 9)
+    assert (infinite.value, infinite.scale, len(infinite.influence)) == (-inf, "level", 9)
     assert decibel(norm(ERROR2, EXACT2)).span == (pytest.approx(-10 * log(0.2) / log(10)), LOSSLESS)
 
 

@@ -1,7 +1,7 @@
 """Intervals from clusters, against published quantiles and worked by hand."""
 
 from dataclasses import replace
-from math import cbrt, exp, fsum, inf, isfinite, log, log10, nan, sqrt
+from math import exp, fsum, hypot, inf, isfinite, log, log10, nan, sqrt
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from codesign.figures.intervals import (
     Estimate,
     Ranks,
     changed,
+    degrees,
     difference,
     figures,
     finite,
@@ -66,24 +67,14 @@ def test_a_ratio_on_a_held_tile_spans_the_ratios_of_its_parts():
 
 
 def test_a_small_change_has_the_interval_of_its_own_logarithm_too():
-    """A change of 2 % with a deviation of 0.6 %: at sixteen even clusters its logarithm reaches further on the far side."""
-    influence = 0.006 / 4 * np.resize([1.0, -1.0], 16)
-    below, above = reach(influence, 0.95)
-    low, high = changed(0.02, influence, 0.95)
-    assert low == pytest.approx(0.02 - below)
-    assert high == pytest.approx(0.02 * np.exp(above / 0.02))
-    assert changed(-0.02, -influence, 0.95) == (pytest.approx(-high), pytest.approx(-low))
-    for value in (0.001, SMALL_CHANGE, 0.2):  # not certainly a change; not small ones
-        assert changed(value, influence, 0.95) == (pytest.approx(value - below), pytest.approx(value + above))
-
-
-def test_a_small_change_with_skewed_influences_is_wider_on_its_far_side_alone():
-    """The near side keeps the logarithm's reach; the far side, above for an increase, grows with its own."""
-    influence = 8e-4 * np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 6])
-    below, above = reach(influence, 0.95)
-    assert 1.2 * below < above < 0.09
-    assert changed(0.09, influence, 0.95) == pytest.approx((0.09 - below, 0.09 * exp(above / 0.09)))
-    assert changed(-0.09, influence, 0.95) == pytest.approx((-0.09 * exp(below / 0.09), -0.09 + above))
+    """A change of 2 % with a reach of 0.4 % below and 0.6 % above: its logarithm reaches further on the far side."""
+    low, high = changed(0.02, 0.004, 0.006)
+    assert low == pytest.approx(0.02 - 0.004)
+    assert high == pytest.approx(0.02 * exp(0.006 / 0.02))
+    assert changed(-0.02, 0.006, 0.004) == (pytest.approx(-high), pytest.approx(-low))
+    for value in (0.005, SMALL_CHANGE, 0.2):  # not certainly a change; not small ones
+        assert changed(value, 0.004, 0.006) == pytest.approx((value - 0.004, value + 0.006))
+    assert changed(0.005, 0.006, 0.004) == pytest.approx((-0.001, 0.009))
 
 
 def test_a_quantile_has_the_interval_of_its_rank():
@@ -184,14 +175,13 @@ def test_too_few_clusters_or_outputs_have_no_interval():
 
 
 def test_a_variance_held_by_one_cluster_is_known_to_few_degrees_of_freedom():
-    """One cluster far from the others widens the interval by more than its deviation, on its own side most."""
+    """One cluster far from the others widens the interval by more than its deviation, on its own side."""
     even = np.linspace(-1, 1, 16)
     assert reach(even, 0.95) == (pytest.approx(reach(even, 0.95)[1]), pytest.approx(reach(-even, 0.95)[0]))
     single = np.where(np.arange(16) == 0, 15.0, -1.0)
-    deviation = np.sqrt(15 / 16 * single @ single)
+    half = student_t(0.975, 3) * np.sqrt(15 / 16 * single @ single)
     below, above = reach(single, 0.95)
-    assert below == pytest.approx(student_t(0.975, 3) * deviation)
-    assert above > below
+    assert below < half < above
 
 
 # -- how far an interval reaches -------------------------------------------------------------------------------------
@@ -201,7 +191,7 @@ REACH = student_t(0.975, 15) * sqrt(15)
 """Reach of sixteen influences of plus and minus one: their jackknife variance is 15/16 of 16."""
 
 
-def degrees(values):
+def by_k_statistics(values):
     """Return degrees of freedom from the kurtosis by k-statistics (Fisher 1929): k4 over k2 squared is its unbiased G2."""
     n, squares, fourths = len(values), fsum(x**2 for x in values), fsum(x**4 for x in values)
     k4 = (n * (n + 1) * fourths - 3 * (n - 1) * squares**2) / ((n - 1) * (n - 2) * (n - 3))
@@ -228,8 +218,9 @@ def degrees(values):
 def test_degrees_of_freedom_follow_the_kurtosis(sides, expected):
     """Symmetric influences reach Student's t of 2n / (G2 + 2) degrees, at least 3 and at most one less than the clusters."""
     values = np.array([*sides, *(-x for x in sides)], float)
-    assert expected in (degrees(values), None)
-    expected = degrees(values)
+    assert expected in (by_k_statistics(values), None)
+    expected = by_k_statistics(values)
+    assert degrees(values) == degrees(3 * values + 7) == expected
     half = student_t(0.975, expected) * sqrt((1 - 1 / len(values)) * (values**2).sum())
     assert reach(values, 0.95) == pytest.approx((half, half))
     assert reach(values + 7, 0.95) == pytest.approx((half, half))  # a shift of all is none
@@ -241,24 +232,41 @@ def test_degrees_of_freedom_follow_the_kurtosis(sides, expected):
 def test_no_influence_reaches_nowhere():
     """Clusters that change nothing leave a point."""
     assert reach(np.zeros(16), 0.95) == (0, 0)
-    assert reach(np.full(16, 3.0), 0.95) == (0, 0)
+    assert reach(np.full(16, 3.0), 0.95, 0.1) == (0, 0)
+    assert degrees(np.full(16, 3.0)) == 15
 
 
 @pytest.mark.parametrize("values", [[0, 0, 0, 1, 1, 1, 2, 2, 3, 6], [0] * 11 + [1], [1, 2, 3, 4, 5, 6, 7, 9]])
 def test_skewed_influences_reach_as_halls_transformation_does(values):
-    """Hall's g(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6 has the quantiles of t; s is the skewness over the root of the count.
-    The long side takes g's inverse, the short one Student's t."""
+    """Hall's g(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6 has the quantiles of t; s is the skewness over the root of the count,
+    by k-statistics (Fisher 1929): k3 over k2^1.5 is G1. Both sides take g's inverse."""
     values = np.array(values, float)
-    spread = values - values.mean()
-    skew = (spread**3).mean() / (spread**2).mean() ** 1.5 / sqrt(len(values))
-    deviation = sqrt((1 - 1 / len(values)) * (spread**2).sum())
-    t = student_t(0.975, degrees(spread))
+    count, spread = len(values), values - values.mean()
+    k2, k3 = (spread**2).sum() / (count - 1), count * (spread**3).sum() / ((count - 1) * (count - 2))
+    skew, deviation = k3 / k2**1.5 / sqrt(count), sqrt((1 - 1 / count) * (spread**2).sum())
+    t = student_t(0.975, by_k_statistics(spread))
     below, above = reach(values, 0.95)
     assert skew > 0
-    assert below == pytest.approx(t * deviation)
-    far = -above / deviation
-    assert far + skew * far**2 / 3 + skew**2 * far**3 / 27 + skew / 6 == pytest.approx(-t)
+    assert below < t * deviation < above
+    for end, quantile_of_t in ((below, t), (-above, -t)):
+        x = end / deviation
+        assert x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6 == pytest.approx(quantile_of_t)
     assert reach(-values, 0.95) == pytest.approx((above, below))
+
+
+@pytest.mark.parametrize("values", [EVEN, np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 6.0])])
+def test_the_largest_error_counts_once_more(values):
+    """Fay and Feuer: the upper limit is of a value larger by the largest term, with a variance larger by its square. Errors
+    that are divided by count on the other side, and neither does where nothing is large."""
+    deviation = sqrt((1 - 1 / len(values)) * ((values - values.mean()) ** 2).sum())
+    below, above = reach(values, 0.95)
+    most = np.linspace(-0.5, 2.0, len(values))
+    less, more = reach(values, 0.95, most)
+    assert less == pytest.approx(0.5 + hypot(deviation, 0.5) * below / deviation)
+    assert more == pytest.approx(2.0 + hypot(deviation, 2.0) * above / deviation)
+    assert reach(values, 0.95, 0 * most) == (below, above)
+    assert reach(values, 0.95, most + 3)[0] == below
+    assert reach(values, 0.95, most - 3)[1] == above
 
 
 def test_one_cluster_holds_a_variance_beyond_two_fifths():
@@ -281,9 +289,14 @@ def test_a_plain_value_reaches_to_both_sides_and_a_norm_by_factors():
     assert norms.interval(0.9) == pytest.approx(
         tuple(3 * np.exp(s * 0.1 * sqrt(15) * student_t(0.95, 15)) for s in (-1, 1))
     )
-    skewed = Estimate(3.0, np.where(np.arange(16) == 0, 0.15, -0.01), "plain")
-    low, high = skewed.interval(0.95)
-    assert (3 - low, high - 3) == pytest.approx(reach(skewed.influence, 0.95))
+    skewed = Estimate(3.0, np.where(np.arange(16) == 0, 0.15, -0.01), "plain")  # of either sign: alike on both sides
+    half = student_t(0.975, degrees(skewed.influence)) * sqrt(15 / 16 * skewed.influence @ skewed.influence)
+    assert skewed.interval(0.95) == pytest.approx((3 - half, 3 + half))
+    level = replace(skewed, scale="level")
+    assert (3 - level.interval(0.95)[0], level.interval(0.95)[1] - 3) == pytest.approx(reach(skewed.influence, 0.95))
+    large = Estimate(3.0, 0.1 * EVEN, most=np.linspace(0, 0.2, 16))
+    below, above = reach(0.1 * EVEN, 0.95, 0.2)
+    assert large.interval(0.95) == pytest.approx((3 * exp(-below), 3 * exp(above)))
     wide = Estimate(3.0, 1e4 * EVEN).interval(0.95)
     assert wide == (0, 3 * exp(700))
 
@@ -319,12 +332,12 @@ def test_a_held_estimate_spans_its_parts_if_both_ends_are_known():
     assert not Estimate(3.0, EVEN, span=(1.0, 9.0)).unknown
 
 
-def test_half_samples_reach_by_their_own_mean_square():
-    """The sum of squares of half samples is the variance as it is, without taking off a mean, at the clusters' degrees."""
-    influence = np.full(16, 0.1)
-    assert Estimate(3.0, influence, "plain", halved=9).interval(0.95) == pytest.approx(
-        (3 - 0.4 * student_t(0.975, 8), 3 + 0.4 * student_t(0.975, 8))
-    )
+def test_half_samples_reach_by_their_own_spread():
+    """The sum of squares of half samples about their mean is the variance, at the clusters' degrees."""
+    for shift in (0.0, 0.3):
+        assert Estimate(3.0, 0.1 * EVEN + shift, "plain", halved=9).interval(0.95) == pytest.approx(
+            (3 - 0.4 * student_t(0.975, 8), 3 + 0.4 * student_t(0.975, 8))
+        )
 
 
 def test_the_largest_of_shares_is_no_smaller_than_any():
@@ -430,36 +443,80 @@ def test_a_ratio_of_norms_has_the_spread_of_the_difference_of_influences():
 def test_a_small_but_certain_change_of_a_norm_spreads_with_itself():
     """2 % with a reach of 0.5 % takes the wider of both scales."""
     mine, base = Estimate(1.02, 0.005 / REACH * EVEN), Estimate(1.0, np.zeros(16))
-    low, high = changed(log(1.02), 0.005 / REACH * EVEN, 0.95)
+    low, high = changed(log(1.02), 0.005, 0.005)
     assert mine.over(base, 0.95) == (1.02, pytest.approx((exp(low), exp(high))))
-    low, high = changed(log(0.98), 0.005 / REACH * EVEN, 0.95)
+    low, high = changed(log(0.98), 0.005, 0.005)
     assert replace(mine, value=0.98).over(base, 0.95) == (0.98, pytest.approx((exp(low), exp(high))))
 
 
-def test_plain_values_are_compared_by_their_relative_influences():
-    """Where both are far from zero, a ratio's relative spread is that of the difference of relative influences; a ratio below
-    zero has its ends in order."""
-    mine, base = Estimate(-6.0, 0.12 * EVEN, "plain"), Estimate(2.0, 0.04 * HALF, "plain")
-    apart = -0.02 * EVEN - 0.02 * HALF
-    below, above = reach(apart, 0.95)
-    ratio, ends = mine.over(base, 0.95)
-    assert ratio == -3
-    assert ends == pytest.approx((-3 * np.exp(above), -3 * np.exp(-below)))
-    opposite = Estimate(6.0, 0.12 * EVEN, "plain").over(base, 0.95)[1]
-    assert opposite == pytest.approx(tuple(np.exp(x) for x in changed(log(3), 0.02 * EVEN - 0.02 * HALF, 0.95)))
-    skewed = Estimate(-6.0, np.where(np.arange(16) == 0, 0.6, 0.06), "plain")
-    below, above = reach(-np.where(np.arange(16) == 0, 0.1, 0.01) - 0.02 * HALF, 0.95)
+def test_the_largest_error_of_either_counts_once_more_in_a_ratio():
+    """What is large in both, in the same cluster, cancels; what is large in one counts on its side."""
+    large, other = np.linspace(0, 0.2, 16), np.linspace(0.3, 0, 16)
+    mine, base = Estimate(6.0, 0.1 * EVEN, most=large), Estimate(2.0, 0.02 * EVEN, most=other)
+    below, above = reach(0.08 * EVEN, 0.95, large - other)
     assert below > above
-    assert skewed.over(base, 0.95)[1] == pytest.approx((-3 * np.exp(above), -3 * np.exp(-below)))
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 * exp(-below), 3 * exp(above)))
+    alike = mine.over(replace(base, most=large), 0.95)[1]
+    assert alike == pytest.approx((3 * exp(-0.08 * REACH), 3 * exp(0.08 * REACH)))
 
 
-def test_half_samples_have_ratios_by_their_own_mean_square():
-    """The spread of the ratio is that of the differences half sample by half sample."""
-    mine, base = (Estimate(value, np.full(16, i), halved=9) for value, i in ((6.0, 0.05), (2.0, 0.03)))
+def test_plain_values_are_compared_as_fieller_does():
+    """The ends are the values r at which the interval of one value less r times the other ends at zero."""
+    mine, base = Estimate(-6.0, 1.2 * EVEN, "plain"), Estimate(2.0, 0.2 * HALF, "plain")
+    for first in (mine, replace(mine, value=6.0), replace(mine, value=0.1)):
+        ratio, ends = first.over(base, 0.95)
+        assert ratio == first.value / 2
+        assert ends[0] < ratio < ends[1]
+        for r in ends:
+            apart = first.influence - r * base.influence
+            assert abs(first.value - r * 2) == pytest.approx(student_t(0.975, 15) * sqrt(15 / 16 * apart @ apart))
+    shifted = replace(mine, influence=mine.influence + 3).over(replace(base, influence=base.influence - 1), 0.95)
+    assert shifted[1] == pytest.approx(mine.over(base, 0.95)[1])
+    near = replace(base, influence=0.01 * HALF)
+    alike = replace(mine, influence=-0.03 * HALF + 0.01 * EVEN)
+    assert alike.over(near, 0.95)[1] == pytest.approx((-3 - 0.005 * REACH, -3 + 0.005 * REACH), rel=1e-3)
+
+
+def test_a_plain_base_that_may_be_zero_leaves_no_ratio():
+    """The values that Fieller's interval holds are then all but some; a value that may be zero is no hindrance."""
+    mine = Estimate(2.0, 0.1 * HALF, "plain")
+    for value, known in ((1.01, True), (-1.01, True), (0.99, False), (-0.99, False)):
+        assert (mine.over(Estimate(value, EVEN / REACH, "plain"), 0.95)[1] is not None) is known
+    low, high = Estimate(0.0, EVEN, "plain").over(mine, 0.95)[1]
+    assert low == pytest.approx(-high)
+    factor = 15 / 16 * student_t(0.975, 15) ** 2  # a base exactly at its reach of zero may be zero
+    spread, value = next((i, v) for i in range(1, 99) if (v := sqrt(factor * 16 * i * i)) ** 2 == factor * 16.0 * i * i)
+    assert Estimate(2.0, HALF, "plain").over(Estimate(value, spread * EVEN, "plain"), 0.95)[1] is None
+    assert mine.over(Estimate(0.99, EVEN / REACH, "plain"), 0.9)[1] is not None
+
+
+def test_a_ratio_of_plain_values_has_the_degrees_of_what_sets_them_apart():
+    """One cluster holds the difference of both: its kurtosis counts, not that of either value."""
+    single = np.where(np.arange(16) == 0, 0.15, -0.01)
+    mine, base = Estimate(6.0, 3 * 0.04 * EVEN + single, "plain"), Estimate(2.0, 0.04 * EVEN, "plain")
+    low, high = mine.over(base, 0.95)[1]
+    assert high - 3 == pytest.approx(student_t(0.975, 3) * sqrt(15 / 16 * single @ single) / 2, rel=0.05)
+    assert 3 - low == pytest.approx(high - 3, rel=0.2)
+
+
+def test_shares_are_compared_by_their_relative_influences():
+    """Where both are far from zero, a ratio's relative spread is that of the difference of relative influences."""
+    mine, base = Estimate(0.6, 0.012 * EVEN, "share", 500.0), Estimate(0.2, 0.004 * HALF, "share", 500.0)
+    below, above = reach(0.02 * EVEN - 0.02 * HALF, 0.95)
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 * exp(-below), 3 * exp(above)))
+
+
+def test_half_samples_have_ratios_by_their_own_spread():
+    """The spread of the ratio is that of the differences half sample by half sample, for small changes, too."""
+    mine, base = (Estimate(value, i * EVEN, halved=9) for value, i in ((6.0, 0.05), (2.0, 0.03)))
     half = student_t(0.975, 8) * 4 * 0.02
     assert mine.over(base, 0.95) == (3, pytest.approx((3 * np.exp(-half), 3 * np.exp(half))))
-    far = Estimate(6.0, np.full(16, 1e4), halved=9)
-    assert far.over(base, 0.95)[1] == (0, 3 * exp(700))
+    small = Estimate(2.1, 0.031 * EVEN, halved=9).over(base, 0.95)[1]
+    half = student_t(0.975, 8) * 4 * 0.001
+    assert half < log(1.05) < SMALL_CHANGE
+    assert small == pytest.approx((1.05 * np.exp(-half), 1.05 * np.exp(half)))
+    far = Estimate(6.0, 1e4 * EVEN, halved=9)
+    assert far.over(base, 0.95)[1] == (0, exp(700))
 
 
 def test_the_same_estimate_is_one_without_doubt_and_an_equal_value_is_not():
@@ -479,25 +536,18 @@ def test_the_same_estimate_is_one_without_doubt_and_an_equal_value_is_not():
     assert Estimate(2.0, EVEN[:8]).over(Estimate(1.0, EVEN[:8]), 0.95) == (2, pytest.approx((2, 2)))
 
 
-def test_values_near_zero_are_compared_by_their_own_intervals():
-    """Where a value is within one and a half of its reach of zero, the ratio spans the quotients of both intervals, each at
+def test_shares_near_zero_are_compared_by_their_own_intervals():
+    """Where a share is within one and a half of its reach of zero, the ratio spans the quotients of both intervals, each at
     half the error probability; a base that may be zero leaves none."""
     base = Estimate(2.0, 0.1 * HALF)
     low, high = base.interval(0.975)
-    for value, paired in ((1.501, True), (1.499, False)):
-        mine = Estimate(value, EVEN / REACH, "plain")
+    for value, paired in ((0.1501, True), (0.1499, False)):
+        mine = Estimate(value, 0.1 * EVEN / REACH, "share", 1e3)
         start, end = mine.interval(0.975)
-        expected = start / low if start < 0 else start / high, end / low
-        assert (mine.over(base, 0.95)[1] != pytest.approx(expected)) is paired
-        opposite = replace(mine, value=-value).over(base, 0.95)[1]
-        assert (opposite != pytest.approx((-expected[1], -expected[0]))) is paired
-    assert base.over(Estimate(1.3, EVEN / REACH, "plain"), 0.95)[1] == pytest.approx(
-        (low / (1.3 + (r := student_t(0.9875, 15) / student_t(0.975, 15))), high / (1.3 - r))
-    )
-    assert base.over(Estimate(1.0, EVEN / REACH, "plain"), 0.95) == (2, None)
-    assert base.over(Estimate(-1.0, EVEN / REACH, "plain"), 0.95) == (-2, None)
-    assert Estimate(2.6, EVEN, held=True).over(Estimate(1.3, EVEN / REACH, "plain"), 0.95) == (2, None)
-    assert Estimate(2.6, EVEN, "plain").over(Estimate(1.3, EVEN, held=True), 0.95) == (2, None)
+        assert (mine.over(base, 0.95)[1] != pytest.approx((start / high, end / low))) is paired
+        assert (base.over(mine, 0.95)[1] != pytest.approx((low / end, high / start))) is paired
+    assert Estimate(2.6, EVEN, held=True).over(Estimate(0.1, 0.1 * EVEN, "share", 50.0), 0.95)[1] is None
+    assert Estimate(0.1, 0.1 * EVEN, "share", 50.0).over(Estimate(1.3, EVEN, held=True), 0.95)[1] is None
     assert base.over(Estimate(0.1, EVEN, "share", 50.0), 0.95) == (20, None)  # its lower end is zero
     assert base.over(Estimate(-1.0, EVEN, "plain", span=(-2.0, 0.0)), 0.95) == (-2, None)  # and here its upper end
 
@@ -507,16 +557,13 @@ def test_zero_and_few_clusters_with_an_influence_are_compared_apart():
     base = Estimate(2.0, 0.1 * HALF)
     low, high = base.interval(0.975)
     for seen, paired in ((7, False), (8, True)):
-        mine = Estimate(5.0, np.where(np.arange(16) < seen, 0.01 * EVEN, 0), "plain")
+        mine = Estimate(0.5, np.where(np.arange(16) < seen, 0.001 * EVEN, 0), "share", 50.0)
         start, end = mine.interval(0.975)
         assert (mine.over(base, 0.95)[1] != pytest.approx((start / high, end / low))) is paired
-        start, end = 1 / end, 1 / start
-        assert (base.over(mine, 0.95)[1] != pytest.approx((start * low, end * high))) is paired
+        assert (base.over(mine, 0.95)[1] != pytest.approx((low / end, high / start))) is paired
     assert Estimate(0.0, EVEN).over(base, 0.95) == (0, (0, 0))
-    nothing = Estimate(0.0, 0.01 * EVEN, "plain")
-    assert nothing.over(base, 0.95)[1] == pytest.approx(
-        (nothing.interval(0.975)[0] / low, nothing.interval(0.975)[1] / low)
-    )
+    nothing = Estimate(0.0, np.zeros(16), "share", 50.0)
+    assert nothing.over(base, 0.95) == (0, (0, pytest.approx(nothing.interval(0.975)[1] / low)))
 
 
 def test_added_shares_are_compared_by_their_own_intervals():
@@ -557,8 +604,26 @@ def test_a_ratio_on_a_tile_hangs_where_the_difference_does():
     assert tile(6.0, 0.5 * ONE).by_span(other)
     assert not replace(mine, tile=False).by_span(other)
     assert replace(mine, tile=False).over(tile(2.0, 0.01 * EVEN), 0.95)[1] == pytest.approx(
-        tuple(np.exp(x) for x in changed(log(3), 0.1 * ONE, 0.95))
+        tuple(np.exp(x) for x in changed(log(3), *reach(0.1 * ONE + 0.01 * EVEN - 0.01 * EVEN, 0.95)))
     )
+
+
+def test_a_quotient_of_a_tile_hangs_where_what_sets_it_apart_does():
+    """Where one part holds what sets two quotients apart, their ratio spans those of their intervals; else it is Fieller's."""
+    mine, base = (tile(value, i, scale="plain") for value, i in ((6.0, 0.3 * ONE + 0.02 * EVEN), (2.0, 0.1 * ONE)))
+    assert mine.over(base, 0.95)[1] == pytest.approx((3 - 0.01 * REACH, 3 + 0.01 * REACH), rel=1e-2)
+    assert mine.over(base, 0.95)[1] == replace(mine, tile=False).over(replace(base, tile=False), 0.95)[1]
+    other = replace(base, influence=0.02 * EVEN)
+    assert mine.over(other, 0.95)[1] == mine._apart(other, 0.95) != mine._apart(other, 0.9)
+    assert mine.over(other, 0.9)[1] == mine._apart(other, 0.9)
+
+
+def test_levels_of_a_tile_hang_where_their_difference_does():
+    """In dB, too, a part that holds both alike does not hold their difference."""
+    mine, base = (tile(value, i, scale="level") for value, i in ((6.0, 0.1 * ONE + 0.01 * EVEN), (2.0, 0.1 * ONE)))
+    assert not mine.by_span(base)
+    assert mine.by_span(replace(base, influence=0.01 * HALF))
+    assert mine.by_span(replace(base, scale="log"))
 
 
 def test_a_figure_is_by_span_if_it_or_its_base_is_held():
@@ -619,7 +684,7 @@ def test_a_difference_of_levels_is_that_of_the_logarithms_of_errors():
     mine, base = Estimate(26.0, NEPER * 0.02 * (EVEN + HALF), "plain"), Estimate(20.0, NEPER * 0.02 * HALF, "plain")
     assert difference(mine, base, 0.95) == pytest.approx((6 - NEPER * 0.02 * REACH, 6 + NEPER * 0.02 * REACH))
     near = replace(mine, value=20.2)
-    low, high = changed(0.2 / NEPER, 0.005 / REACH * EVEN, 0.95)
+    low, high = changed(0.2 / NEPER, 0.005, 0.005)
     small = replace(near, influence=NEPER * (0.005 / REACH * EVEN + 0.02 * HALF))
     assert difference(small, base, 0.95) == pytest.approx((NEPER * low, NEPER * high))
     assert difference(mine, base, 0.9)[0] == pytest.approx(6 - NEPER * 0.02 * sqrt(15) * student_t(0.95, 15))
@@ -651,7 +716,7 @@ def test_a_difference_on_a_tile_spans_where_it_hangs_on_one_part():
     assert difference(unknown, base, 0.95) == (down, down)
     seeds = replace(mine, tile=False)
     assert difference(seeds, base, 0.95) == pytest.approx(
-        tuple(NEPER * x for x in changed(6 / NEPER, (ONE - 0.1 * HALF) / NEPER, 0.95))
+        tuple(NEPER * x for x in changed(6 / NEPER, *reach((ONE - 0.1 * HALF) / NEPER, 0.95)))
     )
 
 
@@ -714,37 +779,11 @@ def test_figures_keep_six_digits():
     assert [finite(x) for x in (inf, -inf, nan)] == [None] * 3
 
 
-def test_a_skewness_that_clusters_have_at_least_reaches_further_on_its_side():
-    """Sixteen symmetric influences and a skewness of 1.2, of their mean 0.3: with t = 2.1314, on its side Hall's transformation
-    reaches 10 (1 - cbrt(1 - 0.3 (t + 0.05))) deviations. On the other side, and where they have more skewness of their own,
-    nothing changes."""
-    even = np.array([1.0, -1] * 8)
-    deviation = sqrt(15 / 16 * 16)
-    far = deviation * 10 * (1 - cbrt(1 - 0.3 * (2.131449 + 0.05)))
-    assert reach(even, 0.95) == pytest.approx((2.131449 * deviation,) * 2)
-    assert reach(even, 0.95, 1.2) == pytest.approx((2.131449 * deviation, far))
-    assert reach(even, 0.95, -1.2) == pytest.approx((far, 2.131449 * deviation))
-    skewed = np.array([10.0, *[-1.0] * 10, *[0.0] * 5])
-    assert reach(skewed, 0.95, 1.2) == reach(skewed, 0.95)
-    assert reach(skewed, 0.95, -1.2)[0] > reach(skewed, 0.95)[0]
-
-
 def test_a_level_in_db_has_the_interval_of_the_error_behind_it():
-    """Skewness of errors is that of their levels, with the other sign; so are intervals, ratios and differences."""
+    """Skewness and the largest error are those of errors, with the other sign; so are intervals, ratios and differences."""
     rng = np.random.default_rng(4)
-    first, second = (norm(rng.gamma(3, 1, 16), rng.gamma(9, 1, 16)) for _ in range(2))
+    first, second = (norm(rng.gamma(3, 1, 16), rng.gamma(9, 1, 16), None, rng.uniform(0, 0.5, 16)) for _ in range(2))
     low, high = first.interval(0.95)
     assert decibel(first).interval(0.95) == pytest.approx((-20 * log10(high), -20 * log10(low)))
     low, high = first.over(second, 0.95)[1]
     assert difference(decibel(first), decibel(second), 0.95) == pytest.approx((-20 * log10(high), -20 * log10(low)))
-    assert (first.skew, decibel(first).skew) == (1.0, -1.0)
-
-
-def test_errors_and_their_ratios_have_a_least_skewness():
-    """It is 1 for norms; their logarithm reaches as far as `reach` says with it."""
-    mine, base = Estimate(3.0, 0.1 * EVEN, skew=1.0), Estimate(1.0, 0.02 * EVEN)
-    below, above = reach(0.1 * EVEN, 0.95, 1.0)
-    assert above > 1.1 * below
-    assert mine.interval(0.95) == pytest.approx((3 * exp(-below), 3 * exp(above)))
-    below, above = reach(0.08 * EVEN, 0.95, 1.0)
-    assert mine.over(base, 0.95)[1] == pytest.approx((3 * exp(-below), 3 * exp(above)))

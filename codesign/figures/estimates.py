@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import exp, inf, isfinite, log, log10, sqrt
+from math import exp, inf, isfinite, log10, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, Ranks, hangs
+from codesign.figures.intervals import FEWEST_CLUSTERS, PER_NEPER, Estimate, Ranks, hangs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
-LEAST_SKEW = 1.0
-"""Least skewness of the squared errors of seeds: sixteen that met no rare large error show none (docs/statistics.md)."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
 
-def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
+def norm(error2: Array, exact2: Array, excess: Array | None = None, most: Array | None = None) -> Estimate:
     """Estimate the root of a ratio of sums of squares, such as a relative Frobenius error, from the sums of each cluster.
 
     `excess` is the relative excess of each cluster's sum of squares over its known expectation; NaN for the parts of one tile.
-    The result is 0 without any error, and infinite for an error relative to zero.
+    `most` is the largest term of each cluster's `error2`; None where every term is small, and without effect in a tile, which
+    has all of its outputs. The result is 0 without any error, and infinite for an error relative to zero.
     """
     import numpy as np
 
@@ -48,13 +47,13 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None) -> Estimate:
     tile = _tile(excess)
     whole, kept = (_logarithm(of, error2, exact2, excess) for of in (np.sum, _left_out))
     if excess is not None and not (np.isfinite(whole) and np.isfinite(kept).all()):  # corrected to below zero
-        return norm(error2, exact2)
+        return norm(error2, exact2, None, most)
     few = tile and len(each) < FEWEST_CLUSTERS  # the other parts are empty, and say nothing of the spread
     span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
-    found = Estimate(exp(whole / 2), influence, span=span, skew=LEAST_SKEW)
+    found = Estimate(exp(whole / 2), influence, span=span)
     if not tile:
-        return found
-    return replace(found, skew=0.0, tile=True, held=few or hangs(influence), squares=(error2, exact2))
+        return found if most is None else replace(found, most=np.log1p(most / error) / 2)
+    return replace(found, tile=True, held=few or hangs(influence), squares=(error2, exact2))
 
 
 def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, excess: Array | None) -> Any:
@@ -95,16 +94,16 @@ def _left_out(x: Array) -> Array:
 def decibel(error: Estimate) -> Estimate:
     """Return a relative error as a signal-to-noise ratio in dB; `LOSSLESS` for no error."""
     if error.value == 0:
-        return Estimate(LOSSLESS, error.influence, "plain")
+        return Estimate(LOSSLESS, error.influence, "level")
     if not isfinite(error.value):
-        return Estimate(-inf, error.influence, "plain")
+        return Estimate(-inf, error.influence, "level")
 
     def level(x: float) -> float:
         return LOSSLESS if x <= 0 else -20 * log10(x)
 
     span = level(error.span[1]), level(error.span[0])
-    influence = -20 / log(10) * error.influence
-    return replace(error, value=level(error.value), influence=influence, scale="plain", span=span, skew=-error.skew)
+    influence, most = -PER_NEPER * error.influence, -PER_NEPER * error.most
+    return replace(error, value=level(error.value), influence=influence, scale="level", span=span, most=most)
 
 
 def quotient(part: Array, whole: Array, excess: Array | None = None) -> Estimate:

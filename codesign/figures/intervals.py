@@ -3,15 +3,16 @@
 The influence of a cluster is the change of an estimate when that cluster is left out (the jackknife). The sum of squares of
 an estimate's influences is its variance (Wolter, Introduction to Variance Estimation, 2007, ch. 4). The ratio of two
 estimates on the same clusters has the variance of the differences of their influences. Norms are treated on a logarithmic
-scale, and quantiles on that of their rank. Shares take Clopper and Pearson's limits on their effective number of units (Korn
-& Graubard, Survey Methodology 24, 1998), so that a share with no hits has an upper limit, too.
+scale, and quantiles on that of their rank. Quotients of either sign are compared as Fieller does. Shares take Clopper and
+Pearson's limits on their effective number of units (Korn & Graubard, Survey Methodology 24, 1998), so that a share with no
+hits has an upper limit, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import cbrt, copysign, exp, inf, isfinite, log, log10, sqrt
+from math import cbrt, copysign, exp, hypot, inf, isfinite, log, log10, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from codesign.figures.figure import At, Figure
@@ -57,13 +58,13 @@ class Ranks:
 class Estimate:
     """A value estimated from clusters.
 
-    `influence` holds the change of the value (scales `plain` and `share`) or of its logarithm (`log`), one per cluster; with
-    `halved`, one per half sample. The value is infinite if an error is.
+    `influence` holds the change of the value, or of its logarithm on the scale `log`, one per cluster; with `halved`, one per
+    half sample. A `level`, in dB, is a logarithm itself. The value is infinite if an error is.
     """
 
     value: float
     influence: Array
-    scale: Literal["plain", "log", "share"] = "log"
+    scale: Literal["plain", "log", "level", "share"] = "log"
     units: float = 0.0
     """Independent units over which a share was counted."""
     beside: tuple[Estimate, ...] = ()
@@ -83,8 +84,8 @@ class Estimate:
     """Sums of squares of each part of a tile, of which the value is the root of the ratio; for the span of ratios."""
     ranks: Ranks | None = None
     """Ordered values, if the value is one of their quantiles."""
-    skew: float = 0.0
-    """Least skewness that the influences are taken to have, of either sign."""
+    most: Array | float = 0.0
+    """Change if the largest squared error of each cluster counted once more, as that of `influence`; 0 where none is large."""
 
     @property
     def total(self) -> float:
@@ -118,7 +119,7 @@ class Estimate:
             return self._of_share(level)
         if self.ranks:
             return self.ranks.interval(level)
-        below, above = self._reach(self.influence, level)
+        below, above = self._reach(self.influence, level, self.most)
         low, high = self.value - below, self.value + above
         if self.scale == "log":
             low, high = self.value * exp(-below), self.value * exp(min(above, 700.0))
@@ -128,18 +129,22 @@ class Estimate:
         units, variance = self.units, _variance(self.influence)
         if 0 < self.value < 1 and variance > 0:
             effective = self.value * (1 - self.value) / variance
-            # The variance is itself an estimate, with `clusters - 1` degrees of freedom.
-            effective *= (_t(level, max(units, 2) - 1) / _t(level, self.clusters - 1)) ** 2
+            # The variance is itself an estimate, with few degrees of freedom.
+            effective *= (_t(level, max(units, 2) - 1) / _t(level, degrees(self.influence))) ** 2
             units = min(effective, units)
         low, high = clopper_pearson(self.value * units, units, level)
         return (low if low > 1e-9 * self.value else 0.0), high
 
-    def _reach(self, influence: Array, level: float) -> Ends:
+    def _reach(self, influence: Array, level: float, most: Array | float) -> Ends:
         """Return how far the interval reaches below and above the value."""
+        if self.scale != "plain" and not self.halved:
+            return reach(influence, level, most)
         if self.halved:
-            half = _t(level, self.halved - 1) * sqrt(float(influence @ influence))
-            return half, half
-        return reach(influence, level, self.skew)
+            spread = influence - influence.mean()
+            half = _t(level, self.halved - 1) * sqrt(float(spread @ spread))
+        else:  # of either sign, and so not skewed to a side known beforehand
+            half = _t(level, degrees(influence)) * sqrt(_variance(influence))
+        return half, half
 
     def over(self, base: Estimate, level: float) -> tuple[float, Ends | None]:
         """Return the ratio of this estimate to `base` on the same clusters, and its interval.
@@ -157,23 +162,40 @@ class Estimate:
             return ratio, None
         if ratio == 1 and self.influence.any() and (self.influence == base.influence).all():
             return ratio, (1.0, 1.0)
+        if self.scale == base.scale == "plain" and not self.halved:
+            return ratio, self._fieller(base, ratio, level)
         if self.plus or base.plus or not (self._steady(level) and base._steady(level)):
             return ratio, self._apart(base, level)
         apart = self._relative() - base._relative()
         if self.tile and (hangs(apart) or self.unknown):
             return ratio, self._span_over(base) or self._apart(base, level)
-        if ratio > 0 and not self.halved:
-            low, high = changed(log(ratio), apart, level, self.skew)
-            return ratio, (exp(low), exp(min(high, 700.0)))
-        below, above = self._reach(apart, level)
-        low, high = sorted((ratio * exp(-below), ratio * exp(min(above, 700.0))))
-        return ratio, (low, high)
+        below, above = self._reach(apart, level, self.most - base.most)
+        low, high = (log(ratio) - below, log(ratio) + above) if self.halved else changed(log(ratio), below, above)
+        return ratio, (exp(low), exp(min(high, 700.0)))
+
+    def _fieller(self, base: Estimate, ratio: float, level: float) -> Ends | None:
+        """Return every r for which this value less r times the base's may be zero (Fieller, JRSS B 16, 1954).
+
+        None if the base may be zero: these are then all numbers but some.
+        """
+        apart = self.influence - ratio * base.influence
+        if self.tile and hangs(apart):
+            return self._apart(base, level)
+        mine, its = (x.influence - x.influence.mean() for x in (self, base))
+        factor = _t(level, degrees(apart)) ** 2 * (1 - 1 / len(apart))
+        square = base.value**2 - factor * float(its @ its)
+        if square <= 0:
+            return None
+        middle = (self.value * base.value - factor * float(mine @ its)) / square
+        half = sqrt(max(middle**2 - (self.value**2 - factor * float(mine @ mine)) / square, 0.0))
+        return middle - half, middle + half
 
     def by_span(self, base: Estimate | None = None) -> bool:
         """Return whether the interval of the value, or of its ratio to `base`, is a span of the parts of a tile or none."""
         if base is None:
             return self.held
-        apart = self._relative() - base._relative() if self.scale == base.scale == "log" else self.influence
+        paired = self.scale == base.scale and self.scale in ("log", "level")
+        apart = self._relative() - base._relative() if paired else self.influence
         return self.tile and (self.held or base.held or hangs(apart))
 
     def _span_over(self, base: Estimate) -> Ends | None:
@@ -194,7 +216,7 @@ class Estimate:
         return float(ratios.min()), float(ratios.max())
 
     def _relative(self) -> Array:
-        return self.influence if self.scale == "log" else self.influence / self.value
+        return self.influence if self.scale in ("log", "level") else self.influence / self.value
 
     def _steady(self, level: float) -> bool:
         """Return whether the value is so far from zero that its relative influences describe its spread."""
@@ -202,7 +224,7 @@ class Estimate:
             return self.value != 0
         seen = int((self._relative() != 0).sum())
         half = _t(level, self.clusters - 1) * sqrt(_variance(self.influence))
-        return seen >= FEWEST_CLUSTERS and abs(self.value) > 1.5 * half
+        return seen >= FEWEST_CLUSTERS and self.value > 1.5 * half
 
     def _apart(self, base: Estimate, level: float) -> Ends | None:
         """Return the interval of the ratio from the two separate intervals, each at half the error probability."""
@@ -222,7 +244,8 @@ def difference(mine: Estimate, base: Estimate, level: float) -> Ends | None:
         if ends := mine._span_over(base):
             return -_decibel(ends[1]), -_decibel(ends[0])
         return mine.span[0] - base.span[1], mine.span[1] - base.span[0]
-    low, high = changed((mine.value - base.value) / PER_NEPER, apart / PER_NEPER, level, mine.skew)
+    below, above = reach(apart / PER_NEPER, level, (mine.most - base.most) / PER_NEPER)
+    low, high = changed((mine.value - base.value) / PER_NEPER, below, above)
     return low * PER_NEPER, high * PER_NEPER
 
 
@@ -234,13 +257,12 @@ def _decibel(ratio: float) -> float:
     return 20 * log10(ratio) if ratio else -inf
 
 
-def changed(value: float, influence: Array, level: float, least: float = 0.0) -> Ends:
-    """Return the interval of the logarithm of a ratio.
+def changed(value: float, below: float, above: float) -> Ends:
+    """Return the interval of the logarithm of a ratio from how far it reaches below and above.
 
     A small change that is certainly one often comes from a few large errors. Its spread then grows with it, and away from zero
     its interval is that of the change on a logarithmic scale of its own, which there is the wider one.
     """
-    below, above = reach(influence, level, least)
     low, high = value - below, value + above
     if not max(below, above) < abs(value) < SMALL_CHANGE:
         return low, high
@@ -249,29 +271,39 @@ def changed(value: float, influence: Array, level: float, least: float = 0.0) ->
     return low, value * exp(above / value)
 
 
-def reach(influence: Array, level: float, least: float = 0.0) -> Ends:
-    """Return how far below and above a value its interval reaches, from the influences of its clusters.
+def reach(influence: Array, level: float, most: Array | float = 0.0) -> Ends:
+    """Return how far below and above the logarithm of an error, or of a ratio of errors or shares, its interval reaches.
 
-    `least` is a skewness, of either sign, that the influences have at least: clusters that met nothing large show none.
-
-    A variance that a few clusters dominate has fewer degrees of freedom than there are clusters. They follow from the kurtosis,
-    corrected for few observations (G2 in Joanes & Gill, The Statistician 47, 1998). For skewed influences the interval takes
-    the wider of Student's t and Hall's transformation of it, which allows for skewness (Hall, JRSS B 54, 1992).
+    Sums of what is never negative are skewed, which Hall's transformation of Student's t allows for (Hall, JRSS B 54, 1992).
+    Rare errors may be missing from the sample: as in the upper limit of a weighted sum of rare events, the largest one counts
+    once more, in the value and in its variance (Fay & Feuer, Statistics in Medicine 16, 1997). `most` is what that changes in
+    each cluster, below zero for errors that are divided by.
     """
-    count = len(influence)
+    import numpy as np
+
     spread = influence - influence.mean()
-    second = float(spread @ spread) / count
+    second = float((spread**2).mean())
     if second == 0:
         return 0.0, 0.0
+    # Of the clusters' mean; corrected for few observations (G1 in Joanes & Gill, The Statistician 47, 1998).
+    skew = float((spread**3).mean()) / second**1.5 * sqrt(len(spread) - 1) / (len(spread) - 2)
+    t, deviation = _t(level, degrees(influence)), sqrt(_variance(influence))
+    less, more = max(-float(np.min(most)), 0.0), max(float(np.max(most)), 0.0)
+    return less + hypot(deviation, less) * _bent(t, skew), more - hypot(deviation, more) * _bent(-t, skew)
+
+
+def degrees(influence: Array) -> float:
+    """Return the degrees of freedom of a variance: fewer than there are clusters where a few of them dominate it.
+
+    They follow from the kurtosis, corrected for few observations (G2 in Joanes & Gill, The Statistician 47, 1998).
+    """
+    count, spread = len(influence), influence - influence.mean()
+    second = float((spread**2).mean())
+    if second == 0:
+        return count - 1.0
     beyond = float((spread**4).mean()) / second**2 - 3
     beyond = (count - 1) / ((count - 2) * (count - 3)) * ((count + 1) * beyond + 6)
-    t = _t(level, min(count - 1.0, max(round(2 * count / max(beyond + 2, 0.1)), 3)))
-    deviation = sqrt(_variance(influence))
-    skew = float((spread**3).mean() / second**1.5 / sqrt(count))
-
-    least /= sqrt(count)
-    skews = (skew, max(skew, least) if least > 0 else min(skew, least))
-    return deviation * max(t, *(_bent(t, s) for s in skews)), deviation * max(t, *(-_bent(-t, s) for s in skews))
+    return min(count - 1.0, max(round(2 * count / max(beyond + 2, 0.1)), 3))
 
 
 def _bent(y: float, skew: float) -> float:

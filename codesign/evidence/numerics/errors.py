@@ -72,6 +72,14 @@ class Errors:
     """Effective number of elements of B."""
     excess: Array
     """Relative excess of the mean square of the original products over its known expectation; NaN in a tile."""
+    error_most: Array
+    """Largest term of `error2`: that of one output."""
+    output_most: Array
+    """Largest term of `output2`."""
+    quantisation_most: Array
+    """Largest term of `quantisation2`."""
+    total_most: Array
+    """Largest term of `total2`."""
     sizes: Array
     """Magnitudes of errors (clusters, outputs of a cluster)."""
     weights: Array
@@ -112,10 +120,11 @@ def errors_of(outcome: Outcome) -> Errors:
     d, out, exact, original = d / unit, out / unit, exact / unit, original / unit
     error, total = d - exact, out - original
 
-    def summed(x: Any) -> Array:
+    def summed(x: Any, of: Callable[..., Any] = np.sum) -> Array:
         with np.errstate(invalid="ignore"):  # infinite errors of both signs
-            return np.asarray(np.where(weights > 0, weights * x, 0.0).sum(axis=(1, 2)))
+            return np.asarray(of(np.where(weights > 0, weights * x, 0.0), axis=(1, 2)))
 
+    error2, output2, quantisation2, total2 = (x**2 for x in (error, out - exact, exact - original, total))
     row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
     with np.errstate(divide="ignore", invalid="ignore"):  # errors of nothing, and infinite ones
         row_errors = np.where(row_total2 == 0, 0.0, np.sqrt(row_total2 / row_original2))
@@ -124,22 +133,26 @@ def errors_of(outcome: Outcome) -> Errors:
     known = None if outcome.expected is None else outcome.expected / np.where(power > 0, power, 1.0)
     a, b = outcome.operands
     return Errors(
-        error2=summed(error**2),
+        error2=summed(error2),
         exact2=summed(exact**2),
         signed=summed(signed),
         magnitude=summed(np.abs(exact)),
         over_ulp=summed(over),
-        output2=summed((out - exact) ** 2),
+        output2=summed(output2),
         changed=summed(changed),
-        quantisation2=summed((exact - original) ** 2),
+        quantisation2=summed(quantisation2),
         quantisation_along=summed((exact - original) * original),
-        total2=summed(total**2),
+        total2=summed(total2),
         original2=original2,
         not_finite=summed(~finite),
         filled=np.full(len(d), outcome.filled),
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
         excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
+        error_most=summed(error2, np.max),
+        output_most=summed(output2, np.max),
+        quantisation_most=summed(quantisation2, np.max),
+        total_most=summed(total2, np.max),
         sizes=np.abs(error).reshape(len(d), -1),
         weights=weights.reshape(len(d), -1),
         row_errors=row_errors,
@@ -215,14 +228,14 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
         return added(cut, share(e.not_finite, e.count, outputs))
 
     made: dict[str, Callable[[], Estimate]] = {
-        "numerics.output_error": lambda: norm(e.output2, e.exact2, e.excess),
+        "numerics.output_error": lambda: norm(e.output2, e.exact2, e.excess, e.output_most),
         "numerics.changed_share": lambda: share(e.changed, e.count, outputs),
-        "numerics.total_error": lambda: norm(e.total2, e.original2, e.excess),
-        "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess)),
+        "numerics.total_error": lambda: norm(e.total2, e.original2, e.excess, e.total_most),
+        "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess, e.total_most)),
         "numerics.median_row_error": lambda: finite(lambda: quantile(e.row_errors, e.row_weights, 0.5)),
-        "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess),
+        "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess, e.quantisation_most),
         "numerics.quantisation_bias": lambda: quotient(e.quantisation_along, e.original2, e.excess),
-        "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess),
+        "numerics.relative_frobenius": lambda: norm(e.error2, e.exact2, e.excess, e.error_most),
         "numerics.p95_error": lambda: finite(
             lambda: quantile(e.sizes, e.weights, PROBABILITY, (e.exact2, e.count), e.excess)
         ),
