@@ -16,7 +16,8 @@ ROOMS = {
     "evidence": {"workloads", "figures", "proposal", "torch"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
-    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report", "probe"},
+    "explore": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
+    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report", "probe", "explore"},
 }
 """Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))

@@ -95,7 +95,12 @@ class Point:
 
 
 def known(
-    space: Space, base: Base, settings: Settings, sampling: Sampling, results: Mapping[str, Any], failed: Mapping[str, str]
+    space: Space,
+    base: Base,
+    settings: Settings,
+    sampling: Sampling,
+    results: Mapping[str, Any],
+    failed: Mapping[str, str],
 ) -> Point:
     """Return a point with what the results say of it, as evidence with a sampling."""
     point, data = Point(settings, seeds=len(sampling.seeds)), patched(space, base, settings)
@@ -108,8 +113,8 @@ def known(
             if task.key in failed:
                 point.status, point.note = "failed", failed[task.key]
                 return point
-            for gemm, tensors, *numbers in found.get("readings", {}).get(objective.metric, ()):
-                value = Value(*numbers, where=" ".join(filter(None, (gemm, tensors))))
+            for gemm, tensors, value, low, high, kind, source in found.get("readings", {}).get(objective.metric, ()):
+                value = Value(value, low, high, kind, source, " ".join(filter(None, (gemm, tensors))))
                 point.rows.setdefault(name, []).append(Row(gemm, tensors, value))
         if rows := point.rows.get(name):
             point.values[name] = max((row.value for row in rows), key=lambda v: v.badness(objective.about)[1])
@@ -148,7 +153,10 @@ def badness(space: Space, points: Sequence[Point]) -> Array:
     import numpy as np
 
     metrics = {name: o.about for name, o in space.objectives.items()}
-    found = [[p.values[name].badness(m) if name in p.values else (-inf, inf, inf) for name, m in metrics.items()] for p in points]
+    found = [
+        [p.values[name].badness(m) if name in p.values else (-inf, inf, inf) for name, m in metrics.items()]
+        for p in points
+    ]
     return np.moveaxis(np.array(found, dtype=np.float64).reshape(len(points), len(metrics), 3), 2, 0)
 
 
@@ -166,10 +174,9 @@ def front(x: Array) -> Array:
     return on
 
 
-def dominated_by(row: Array, others: Array) -> Array:
+def dominated_by(row: Array, others: Array) -> Any:
     """Return which of `others` dominate a row."""
-    found: Array = (others <= row).all(axis=1) & (others < row).any(axis=1)
-    return found
+    return (others <= row).all(axis=1) & (others < row).any(axis=1)
 
 
 def beaten(best: Array, worst: Array) -> Array:

@@ -75,21 +75,25 @@ def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
     Raises Unavailable without the extra `explore`, InputError if no scheduler answers.
     """
     try:
-        from distributed import Client, LocalCluster
+        from importlib import import_module
+
+        distributed: Any = import_module("distributed")
     except ImportError:
         raise Unavailable("Dask is not installed: pip install 'codesign[explore]'") from None
     cluster = None
     try:
         if address is None:
-            cluster = LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0")
+            cluster = distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0")
             cluster.adapt(minimum=1, maximum=processes)
-            client = Client(cluster)
+            client = distributed.Client(cluster)
         elif Path(address).is_file():
-            client = Client(scheduler_file=address)
+            client = distributed.Client(scheduler_file=address)
         else:
-            client = Client(address)
+            client = distributed.Client(address)
     except (OSError, ValueError, TimeoutError) as error:
-        raise InputError.of(f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file") from None
+        raise InputError.of(
+            f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file"
+        ) from None
     try:
         with client, client.get_executor(retries=TRIES, pure=False) as executor:
             yield executor, 4 * max(processes, sum(client.nthreads().values()))
@@ -171,11 +175,10 @@ def fulfil(
 class Engine:
     """A way to compute rounds, and the reasons for the tasks that failed."""
 
-    def __init__(
-        self, store: Store, start: Callable[[], Any] | None, tell: Callable[[int, int], None] = lambda done, total: None
-    ) -> None:
+    def __init__(self, store: Store, start: Callable[[], Any] | None, size: int = BATCH, by: Compute = compute) -> None:
         """`start` returns a context manager of an executor and its width; None leaves everything to plain workers."""
-        self.store, self.start, self.tell = store, start, tell
+        self.store, self.start, self.size, self.by = store, start, size, by
+        self.tell: Callable[[int, int], None] = lambda done, total: None
         self.failed: dict[str, str] = {}
 
     def complete(self, wanted: Round) -> None:
@@ -186,12 +189,12 @@ class Engine:
             return
         if self.start is None:
             with self.store.opened(wanted.model_dump(mode="json")):
-                self.failed |= fulfil(self.store, todo, None, 0, self.tell)
+                self.failed |= fulfil(self.store, todo, None, 0, self.tell, size=self.size)
             return
         for attempt in range(TRIES):
             try:
                 with self.start() as (executor, width):
-                    self.failed |= fulfil(self.store, todo, executor, width, self.tell)
+                    self.failed |= fulfil(self.store, todo, executor, width, self.tell, self.by, self.size)
                 return
             except (BrokenExecutor, Unavailable) as error:  # a process was killed: its batch is computed again
                 if attempt + 1 == TRIES or "installed" in str(error):
@@ -200,8 +203,10 @@ class Engine:
                     ) from None
 
 
-def work(store: Store, idle: float, tell: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return the tasks done."""
+def work(
+    store: Store, idle: float, tell: Callable[[int, int], None] = lambda done, total: None, size: int = BATCH
+) -> int:
+    """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return the number done."""
     ended, before = time.monotonic() + idle, 0
     while time.monotonic() < ended:
         store.refresh()
@@ -212,7 +217,7 @@ def work(store: Store, idle: float, tell: Callable[[int, int], None] = lambda do
             except FileNotFoundError:
                 continue  # just completed
             if any(t.key not in store.results for t in wanted):
-                fulfil(store, wanted, Here(), 1, tell)
+                fulfil(store, wanted, Here(), 1, tell, size=size)
                 ended = time.monotonic() + idle
         time.sleep(min(1.0, idle / 10))
     return len(store.results) - before

@@ -6,9 +6,8 @@
    gets no more.
 4. The rest gets all seeds.
 
-Nothing of this depends on when a result arrives, so that a search that was killed finds the same points again: it is run again
-from its seed, and every result that it asks for is there already. That replaces a storage of the search's own state, which could
-not restore its random numbers.
+Nothing of this depends on when a result arrives. A search that was killed is run again from its seed and finds the same points,
+whose results are there already. That replaces a storage of the search's own state, which could not restore its random numbers.
 """
 
 from __future__ import annotations
@@ -81,7 +80,9 @@ class Search:
         screened = self.space.screening
         if screened is None:
             return
-        open_points = [p for p in self.points.values() if p.status == "not known" and len(p.values) == len(self.space.objectives)]
+        open_points = [
+            p for p in self.points.values() if p.status == "not known" and len(p.values) == len(self.space.objectives)
+        ]
         if not open_points:
             return
         best, _, worst = badness(self.space, open_points)
@@ -130,7 +131,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
             constraints_func=lambda trial: trial.user_attrs.get("constraints", (1.0,)),
         )
     study = optuna.create_study(directions=["minimize"] * len(space.objectives), sampler=sampler)
-    choices = {
+    choices: dict[str, Any] = {
         name: optuna.distributions.IntDistribution(0, len(axis.choices) - 1)
         if axis.ordered
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
@@ -138,7 +139,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
     }
     asked = 0
     while len(seen) < budget.points and asked < MOST_ASKED * budget.points:
-        trials = []
+        trials: list[tuple[Any, dict[str, Any]]] = []
         while len(trials) < budget.generation and asked < MOST_ASKED * budget.points:
             asked += 1
             trial = study.ask(choices)

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from codesign.evidence.sampling import COLUMNS, MOST_SEEDS, ROWS, Sampling
 from codesign.figures.metric import Metric, metric_named
@@ -76,7 +76,11 @@ class Axis(Spec):
             raise at(message=f"an axis has one of `values`, `range` and `alternatives`, got {what}")
         if (self.field is None) != (given == ["alternatives"]):
             hint = "`field: change.stages.fuse.fraction_bits`" if self.field is None else "drop `field`"
-            raise at(given[0], message=f"`{given[0]}` {'of which field?' if self.field is None else 'name no field'}", hint=hint)
+            raise at(
+                given[0],
+                message=f"`{given[0]}` {'of which field?' if self.field is None else 'name no field'}",
+                hint=hint,
+            )
         if self.range is not None:
             first, last, step = (*self.range, 1)[:3]
             if step < 1 or not first <= last or (last - first) // step >= MOST_VALUES:
@@ -97,7 +101,9 @@ class Objective(Claim):
     @model_validator(mode="after")
     def _of_points(self) -> Objective:
         if self.at is not None:
-            raise at("at", message="a point has no swept values", hint="leave `at` out: an axis takes the sweep's place")
+            raise at(
+                "at", message="a point has no swept values", hint="leave `at` out: an axis takes the sweep's place"
+            )
         return self
 
     @property
@@ -193,8 +199,33 @@ class Space(Spec):
 
 
 _ALLOWED = (
-    *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult),
-    *(ast.Div, ast.FloorDiv, ast.Mod, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn),
+    *(
+        ast.Expression,
+        ast.BoolOp,
+        ast.And,
+        ast.Or,
+        ast.UnaryOp,
+        ast.Not,
+        ast.USub,
+        ast.BinOp,
+        ast.Add,
+        ast.Sub,
+        ast.Mult,
+    ),
+    *(
+        ast.Div,
+        ast.FloorDiv,
+        ast.Mod,
+        ast.Compare,
+        ast.Eq,
+        ast.NotEq,
+        ast.Lt,
+        ast.LtE,
+        ast.Gt,
+        ast.GtE,
+        ast.In,
+        ast.NotIn,
+    ),
     *(ast.Name, ast.Load, ast.Constant, ast.Tuple, ast.List),
 )
 """What conditions may be made of: names, numbers, text, arithmetic and comparisons, but no calls, attributes or powers."""
@@ -209,7 +240,12 @@ def _compiled(condition: str, names: frozenset[str], index: int = 0) -> Any:
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             what = type(node).__name__.lower()
-            raise at("where", index, message=f"`{condition}`: a condition has no {what}", hint="comparisons of axes and values")
+            raise at(
+                "where",
+                index,
+                message=f"`{condition}`: a condition has no {what}",
+                hint="comparisons of axes and values",
+            )
         if isinstance(node, ast.Name) and node.id not in names:
             hint = suggest(node.id, names) or f"axes: {', '.join(sorted(names))}"
             raise at("where", index, message=f"no axis is called `{node.id}`", hint=hint)
@@ -243,7 +279,9 @@ def parse_space(document: Document) -> tuple[Space, Base]:
         base = read_yaml(beside if beside.is_file() else proposal_file(space.base))
         parse_proposal(base)
     except InputError as error:
-        raise InputError([document.problem(("base",), p.message if not p.line else str(p), p.hint) for p in error.problems]) from None
+        raise InputError(
+            [document.problem(("base",), p.message if not p.line else str(p), p.hint) for p in error.problems]
+        ) from None
     about = {"workloads": space.workloads, "tensors": space.tensors}
     data = written({k: v for k, v in base.data.items() if k != "sweep"}, space.change)
     data |= {name: list(value) for name, value in about.items() if value is not None}
@@ -300,7 +338,10 @@ def _value_problems(document: Document, space: Space, base: Base) -> Iterator[Pr
                 fault = fault or error
         else:
             if fault:
-                yield from (document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint) for p in fault.problems)
+                yield from (
+                    document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
+                    for p in fault.problems
+                )
 
 
 def _some(space: Space) -> Iterator[dict[str, Value]]:
@@ -320,5 +361,3 @@ def proposal_data(data: dict[str, Any], space: Space, name: str = "point", title
         claims = [{k: v for k, v in claim.items() if k != "at"} for claim in data["claims"]]
         claims = [claim for i, claim in enumerate(claims) if claim not in claims[:i]]
     return {**data, "proposal": f"{space.space}-{name}", "title": title or space.title, "claims": claims}
-
-

@@ -101,9 +101,13 @@ def _key(data: dict[str, Any], file: str, kind: str, of: str, base: str | None, 
     spec = changed(raw(data["base"]), data.get("change", {}))
     depends = {
         "evaluator": evaluator(kind),
-        "instruction": {name: value for name, value in spec.items() if name not in ("description", "source", "checked")},
+        "instruction": {
+            name: value for name, value in spec.items() if name not in ("description", "source", "checked")
+        },
         "proposal": {name: value for name, value in data.items() if name not in PROSE},
-        "files": {layer["file"]: _sha256_of(Path(file).parent / layer["file"]) for layer in data.get("layers", {}).values()},
+        "files": {
+            layer["file"]: _sha256_of(Path(file).parent / layer["file"]) for layer in data.get("layers", {}).values()
+        },
         "kind": [kind, of, base],
         "workloads": workload or data.get("workloads"),
         "tensors": tensors,
@@ -125,7 +129,9 @@ def evaluator(kind: str) -> str:
     folders += [home / "evidence" / name for name in dict.fromkeys((kind, "numerics"))]
     digest = hashlib.sha256(np.__version__.encode())
     digest.update((home / "evidence" / "source.py").read_bytes() + Path(__file__).read_bytes())
-    for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h", ".yaml", ".json")):
+    for path in sorted(
+        p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h", ".yaml", ".json")
+    ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -176,7 +182,9 @@ def _readings(proposal: Proposal, task: Task, figures: Sequence[Figure]) -> Iter
     for metric in declared:
         if task.relative_to and metric.comparison == "none":
             continue
-        claim = Claim.model_construct(metric=metric.name, of=task.of, relative_to=task.relative_to, workload=None, tensors=None, at=None)
+        claim = Claim.model_construct(
+            metric=metric.name, of=task.of, relative_to=task.relative_to, workload=None, tensors=None, at=None
+        )
         found = covered_by(proposal, claim, figures)
         rows = []
         for m in found:
@@ -267,4 +275,3 @@ def _operands(gemm: Any, tensors: str, sampling: Sampling) -> Operands:
 
 MOST_DRAWN = 2
 """Most GEMMs whose operands a process keeps."""
-

@@ -127,8 +127,8 @@ def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, s
 
     def side(is_a: bool, x: Codes, scales: Codes | None) -> DecodedOperand:
         """Return an operand (K, S, M, 1) or (K, S, 1, N) from arrays (lines, K) of all products."""
-        flat = (None if y is None else y.reshape(-1, y.shape[2]).T for y in (x, scales))
-        made = decode(plan, is_a, *flat, plan.lane)
+        codes, of_groups = (None if y is None else y.reshape(-1, y.shape[2]).T for y in (x, scales))
+        made = decode(plan, is_a, codes, of_groups, plan.lane)
         shape = (*x.shape[:2], 1) if is_a else (len(x), 1, x.shape[1])
         arrays = (made.values, made.exponents, made.scales, made.scale_exponents)
         return DecodedOperand(*(None if y is None else y.reshape(len(y), *shape) for y in arrays))
