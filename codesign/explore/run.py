@@ -152,7 +152,11 @@ def fulfil(
                 elif executor is None or not store.claim(name):
                     tried[name] = now + again
                 else:
-                    running[executor.submit(by, todo)] = name
+                    store.refresh()  # the batch may have been done by who held the claim before
+                    if todo := [t for t in todo if t.key not in store.results]:
+                        running[executor.submit(by, todo)] = name
+                    else:
+                        store.release(name)
                     del waiting[name]
             done = wait(running, timeout=again, return_when=FIRST_COMPLETED).done if running else set()
             for future in done:
@@ -204,20 +208,25 @@ class Engine:
 
 
 def work(
-    store: Store, idle: float, tell: Callable[[int, int], None] = lambda done, total: None, size: int = BATCH
+    store: Store,
+    idle: float,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    by: Compute = compute,
+    size: int = BATCH,
 ) -> int:
-    """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return the number done."""
-    ended, before = time.monotonic() + idle, 0
+    """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return how many."""
+    ended = time.monotonic() + idle
+    store.refresh()
+    before = len(store.results)
     while time.monotonic() < ended:
         store.refresh()
-        before = before or len(store.results)
         for path in store.rounds():
             try:
                 wanted = Round.model_validate(json.loads(path.read_bytes())).tasks()
             except FileNotFoundError:
                 continue  # just completed
             if any(t.key not in store.results for t in wanted):
-                fulfil(store, wanted, Here(), 1, tell, size=size)
+                fulfil(store, wanted, Here(), 1, tell, by, size)
                 ended = time.monotonic() + idle
         time.sleep(min(1.0, idle / 10))
     return len(store.results) - before

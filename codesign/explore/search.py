@@ -119,17 +119,9 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
     except ImportError:
         message = f"a space of {space.size} points is over its budget of {space.budget.points} and needs a search"
         raise Unavailable(f"{message}: pip install 'codesign[explore]', or raise budget.points") from None
-    from warnings import catch_warnings, simplefilter
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget, seen = space.budget, dict[tuple[Any, ...], Point]()
-    with catch_warnings():
-        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.NSGAIISampler(
-            population_size=budget.generation,
-            seed=budget.seed,
-            constraints_func=lambda trial: trial.user_attrs.get("constraints", (1.0,)),
-        )
+    sampler = optuna.samplers.NSGAIISampler(population_size=budget.generation, seed=budget.seed)
     study = optuna.create_study(directions=["minimize"] * len(space.objectives), sampler=sampler)
     choices: dict[str, Any] = {
         name: optuna.distributions.IntDistribution(0, len(axis.choices) - 1)
@@ -157,6 +149,6 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
             if point is None or values is None or not (abs(values) < float("inf")).all():
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
-            trial.set_user_attr("constraints", (1.0,) if point.status != "not known" else (-1.0,))
+            trial.set_constraint("bounds", float(point.status != "not known"))
             study.tell(trial, [float(v) for v in values])
         yield len(seen)

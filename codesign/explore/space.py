@@ -286,7 +286,8 @@ def parse_space(document: Document) -> tuple[Space, Base]:
     data = written({k: v for k, v in base.data.items() if k != "sweep"}, space.change)
     data |= {name: list(value) for name, value in about.items() if value is not None}
     found = Base(name=base.name, data=data)
-    if problems := [*_field_problems(document, space, found)] or [*_value_problems(document, space, found)]:
+    problems = [*_own_problems(document, space, found), *_field_problems(document, space, found)]
+    if problems := problems or [*_value_problems(document, space, found)]:
         raise InputError(problems)
     return space, found
 
@@ -304,6 +305,16 @@ def patched(space: Space, base: Base, settings: Settings) -> dict[str, Any]:
     for name, value in settings.items():
         data = written(data, space.axes[name].patches[value])
     return data
+
+
+def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
+    """Yield the problems of the space's own workloads and tensors with the base."""
+    try:
+        parse_proposal(Document(base.name, proposal_data(base.data, space), []))
+    except InputError as error:
+        for p in error.problems:
+            if p.path[:1] in (("workloads",), ("tensors",)) and p.path[:1] in document.keys:
+                yield document.problem(p.path, p.message, p.hint)
 
 
 def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
@@ -325,39 +336,28 @@ def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Pr
 
 
 def _value_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield a problem for each axis none of whose values gives a proposal, at some point that the conditions allow."""
+    """Yield a problem for each axis none of whose values gives a proposal, the others at their first or last values."""
     for name, axis in space.axes.items():
         fault: InputError | None = None
-        for value in axis.choices[:MOST]:
-            settings = next((s for s in _some(space) if s[name] == value), None)
-            data = patched(space, base, settings or {name: value})
+        for value, end in product(axis.choices[:MOST], (0, -1)):
+            settings = {other: own.choices[end] for other, own in space.axes.items()} | {name: value}
+            if not space.allows(settings):
+                continue
             try:
-                parse_proposal(Document(base.name, proposal_data(data, space), []))
+                parse_proposal(Document(base.name, proposal_data(patched(space, base, settings), space), []))
                 break
             except InputError as error:
                 fault = fault or error
         else:
-            if fault:
-                yield from (
-                    document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
-                    for p in fault.problems
-                )
-
-
-def _some(space: Space) -> Iterator[dict[str, Value]]:
-    """Yield points in which one axis varies and the others have their first values, if the conditions allow them."""
-    first = {name: axis.choices[0] for name, axis in space.axes.items()}
-    for name, axis in space.axes.items():
-        for value in axis.choices[:MOST]:
-            if space.allows({**first, name: value}):
-                yield {**first, name: value}
+            for p in fault.problems if fault else ():
+                yield document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
 
 
 def proposal_data(data: dict[str, Any], space: Space, name: str = "point", title: str = "") -> dict[str, Any]:
     """Return the data of a point as a proposal of its own, whose claims are the bounds of the space's objectives."""
     bounded = [o for o in space.objectives.values() if o.at_most is not None or o.at_least is not None]
     claims = [o.model_dump(mode="json", exclude_defaults=True) for o in bounded]
-    if not claims:  # a proposal claims something
-        claims = [{k: v for k, v in claim.items() if k != "at"} for claim in data["claims"]]
-        claims = [claim for i, claim in enumerate(claims) if claim not in claims[:i]]
+    # A proposal claims something: what the base claims of all its GEMMs and tensors, or to be no worse than today's software.
+    claims = claims or [claim for claim in data["claims"] if not {"at", "tensors", "workload"} & claim.keys()]
+    claims = claims or [{"metric": "numerics.total_error", "relative_to": "software", "at_most": 1.0}]
     return {**data, "proposal": f"{space.space}-{name}", "title": title or space.title, "claims": claims}

@@ -1,6 +1,6 @@
 """Results in files, shared by every space and every machine that sees the folder; there is no database and no server.
 
-    points/ab/<hash>.jsonl   results, a line each: written whole under a name of their own content, never changed
+    points/a/<hash>.jsonl    results, a line each: written whole under a name of their own content, never changed
     claims/ab/<batch>        a batch that some process works on; its time of change is a heartbeat
     queue/<round>.json       points that plain workers should compute (`run.py`)
 
@@ -93,7 +93,7 @@ class Store:
         content = "".join(json.dumps(fresh[key], sort_keys=True) + "\n" for key in sorted(fresh)).encode()
         name = _name(content)
         with self.told():
-            put(self.folder / "points" / name[:2] / f"{name}.jsonl", content)
+            put(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
         self._packs.add(f"{name}.jsonl")
         self.results.update(fresh)
 
@@ -107,7 +107,7 @@ class Store:
             if not self._created(path) and not (self._take_over(path) and self._created(path)):
                 return False
         self._held.add(path)
-        if self._beating is None:
+        if self._beating is None or not self._beating.is_alive():
             self._beating = threading.Thread(target=self._beat, daemon=True)
             self._beating.start()
         return True
@@ -156,12 +156,12 @@ class Store:
         return age > self.stale or ended
 
     def _beat(self) -> None:
-        """Renew the time of change of every claim held."""
-        while True:
-            time.sleep(min(BEAT, self.stale / 5))
+        """Renew the time of change of every claim, as long as there is one."""
+        while self._held:
             for path in list(self._held):
                 with suppress(OSError):
                     os.utime(path)
+            time.sleep(min(BEAT, self.stale / 5))
 
     def _clock(self) -> float:
         """Return the time of the file system, which is that of its server: clocks of machines differ."""
@@ -181,7 +181,7 @@ class Store:
     @contextmanager
     def opened(self, content: Any) -> Iterator[None]:
         """Keep a round open for plain workers during the block."""
-        text = json.dumps(content, sort_keys=True).encode()
+        text = json.dumps(content).encode()
         path = self.folder / "queue" / f"{_name(text)}.json"
         with self.told():
             put(path, text)

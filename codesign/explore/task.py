@@ -109,7 +109,7 @@ def _key(data: dict[str, Any], file: str, kind: str, of: str, base: str | None, 
             layer["file"]: _sha256_of(Path(file).parent / layer["file"]) for layer in data.get("layers", {}).values()
         },
         "kind": [kind, of, base],
-        "workloads": workload or data.get("workloads"),
+        "workloads": workload or (None if kind == "cost" else data.get("workloads")),
         "tensors": tensors,
         "sampling": sampling and sampling.model_dump(mode="json"),
     }
