@@ -203,7 +203,7 @@ def _gathered(proposal: Proposal, task: Task) -> list[Figure]:
     """Return the figures of a source, as an evaluation gathers them."""
     with ThreadPoolExecutor(1) as executor:
         subject = Subject(proposal, task.sampling or Sampling(), executor)
-        return list(sources()[task.kind].gather(subject).figures)
+        return list(sources()[task.kind].figures(subject))
 
 
 def _numerics(proposal: Proposal, task: Task) -> list[Figure]:
@@ -273,5 +273,5 @@ def _operands(gemm: Any, tensors: str, sampling: Sampling) -> Operands:
     return found
 
 
-MOST_DRAWN = 2
+MOST_DRAWN = 4
 """Most GEMMs whose operands a process keeps."""
