@@ -3,8 +3,8 @@
     python benchmarks/explore.py --guided --processor --overhead --claims --killed
     python benchmarks/explore.py --show
 
-Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` reads the results
-of `codesign explore studies/accumulator.yaml` in `--results`, and computes what is missing there.
+Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` takes the
+results of `codesign explore studies/accumulator.yaml` in the folder `--results`, and computes what is missing there.
 """
 
 from __future__ import annotations
@@ -68,24 +68,19 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 def guided(results: Path) -> list[Row]:
     """The whole study with all seeds; with screening; and NSGA-II with a tenth of the points, for several seeds."""
     space, base = load_space(STUDY)
-    whole = space.model_copy(update={"screen": 0})
     tenth = space.size // 10
     store = Store(results)
-    store.refresh()
 
-    def explored(which: Space) -> tuple[list[Point], Search]:
-        engine = Engine(store, lambda: nullcontext((Here(), 1)))
-        search = Search(which, base, engine)
-        return search.run(), search
+    def explored(which: Space) -> list[Point]:
+        return Search(which, base, Engine(store, lambda: nullcontext((Here(), 1)))).run()
 
-    screened, _ = explored(space)
+    screened = explored(space)
     full = sum(p.seeds == space.seeds for p in screened)
-    reference = screened
     rows: list[Row] = []
-    kept = [p for p in reference if p.status in ("front", "dominated", "screened out")]
+    kept = [p for p in screened if p.status in ("front", "dominated", "screened out")]
     logs = np.log(badness(space, kept)[1])
     scale = logs.min(axis=0), logs.max(axis=0) - logs.min(axis=0)
-    best, own = volume_of(space, reference, scale), {p.name for p in reference if p.status == "front"}
+    best, own = volume_of(space, screened, scale), {p.name for p in screened if p.status == "front"}
     rows.append(
         {
             "part": "guided",
@@ -98,7 +93,7 @@ def guided(results: Path) -> list[Row]:
     )
     for seed in range(5):
         budget = space.budget.model_copy(update={"points": tenth, "generation": 24, "seed": seed})
-        few, _ = explored(whole.model_copy(update={"budget": budget, "screen": space.screen}))
+        few = explored(space.model_copy(update={"budget": budget}))
         found = {p.name for p in few if p.status == "front"}
         rows.append(
             {
