@@ -119,7 +119,8 @@ def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, s
     """Return D as codes (S, M, N) of S products of one shape with C = 0, from codes: `a` (S, M, K), `b` (S, K, N).
 
     Scales are one per line and group of K: `scale_a` (S, M, groups), `scale_b` (S, groups, N). Small products take much less
-    time together than one by one, and none to compile. Raises plan.Unsupported as `lines` does, for sparse operands, and for several levels of scales.
+    time together than one by one, and none to compile. Raises plan.Unsupported as `lines` does, for sparse operands, and for
+    several levels of scales.
     """
     if spec.is_stochastic or spec.sparsity or any(scale.coarser for scale in spec.scales):
         raise Unsupported("random bits, positions and several levels of scales are those of one product")
