@@ -186,7 +186,7 @@ def _claiming(folder: str, worker: int, seconds: float) -> tuple[int, int]:
         if not store.claim(name):
             lost += 1
             continue
-        store.write([{"key": f"{name} {done}", "readings": {}}])
+        store.write([{"key": f"{name} {worker} {done}", "readings": {}}])
         store.release(name)
         done += 1
     return done, lost

@@ -213,8 +213,9 @@ def judge(space: Space, points: Sequence[Point]) -> None:
     some = [i for i in range(len(judged)) if on[i]]
     for i, point in enumerate(judged):
         if on[i]:
-            rivals = dominated_by(worst[i], best)
-            rivals[i] = False
+            rivals = dominated_by(worst[i], best) & (values != values[i]).any(
+                axis=1
+            )  # equal points are one design twice
             point.status, point.sure = "front", not rivals.any()
         elif by[i] >= 0:
             point.status, point.note = "dominated", f"certainly, by {judged[by[i]].name}"

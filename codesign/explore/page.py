@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from codesign.commit import commit
 from codesign.explore import picture, table
 from codesign.explore.answer import Point, Value, knee
 from codesign.explore.break_even import Surface, surfaces
 from codesign.explore.space import Base, Space, proposal_data
+from codesign.explore.task import evaluator
+from codesign.figures.metric import kind_of
 from codesign.report.write import environment
 from isa_model.output_files import write_folder
 
@@ -146,4 +147,6 @@ def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
             sources.setdefault(f"{name}: {value.kind}, {origin}", []).append(point.name)
     most = sorted(sources.items(), key=lambda found: -len(found[1]))[:12]
     yield "Origin of figures: " + "; ".join(f"{text} ({len(names)} points)" for text, names in most) + "."
-    yield f"Evaluator: commit {commit() or 'unknown'}. `table.csv` names the source of every figure."
+    kinds = dict.fromkeys(kind_of(o.metric) for o in space.objectives.values())
+    versions = ", ".join(f"{kind} {evaluator(kind)[:12]}" for kind in kinds)
+    yield f"Evaluator, by the SHA-256 of its code and data: {versions}. `table.csv` names the source of every figure."

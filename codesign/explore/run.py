@@ -7,6 +7,7 @@ drivers and workers can do so on one folder at once.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
@@ -95,6 +96,7 @@ def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
             f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file"
         ) from None
     try:
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
         with client, client.get_executor(retries=TRIES, pure=False) as executor:
             yield executor, 4 * max(processes, sum(client.nthreads().values()))
     finally:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from isa_model.diagnostics import InputError
 from isa_model.input_files import reason
@@ -133,7 +134,7 @@ class Store:
 
     def _take_over(self, path: Path) -> bool:
         """Return whether a stale claim was removed. Of several processes that see it, one renames it."""
-        aside = path.with_name(f".{path.name}.{os.getpid()}.{platform.node()}")
+        aside = path.with_name(f".{path.name}.{uuid4().hex}")
         try:
             if not self._is_stale(path):
                 return False
@@ -165,7 +166,7 @@ class Store:
 
     def _clock(self) -> float:
         """Return the time of the file system, which is that of its server: clocks of machines differ."""
-        path = self.folder / "claims" / f".clock.{os.getpid()}.{platform.node()}"
+        path = self.folder / "claims" / f".clock.{uuid4().hex}"
         path.write_bytes(b"")
         changed = path.stat().st_mtime
         path.unlink()
@@ -192,7 +193,7 @@ class Store:
 
 def put(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, under a name that only the same content has."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{platform.node()}.{threading.get_ident()}")
+    fresh = path.with_name(f".{path.name}.{uuid4().hex}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(fresh, "wb") as file:
