@@ -119,7 +119,7 @@ def processor(_: Path) -> list[Row]:
     rows = []
     for rows_, seeds in ((8, 8), (16, 16)):
         for processes in sorted({1, os.cpu_count() or 1}):
-            points = tuple(random.Random(processes).sample(every, 64))
+            points = tuple(random.Random(processes).sample(every, 24))
             sampled = space.model_copy(update={"rows": rows_, "columns": rows_})
             wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
             with tempfile.TemporaryDirectory() as folder:

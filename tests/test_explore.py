@@ -293,12 +293,12 @@ def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
     text = TEXT.replace("relative_frobenius}", "relative_frobenius, at_most: 2.0e-5}").replace("[13, 24]", "[13, 30]")
     made, _, points = points_of(tmp_path, text)
     found = {(s.axis, s.other): s for s in surfaces(made, points)}["bits", "terms"]
-    assert [cells for _, _, cells in found.rows] == [(29, 28, 28)]
-    assert found.sentence == "bits: 29 is the least that keeps error in bounds, K = 4096."
+    assert [cells for *_, cells in found.rows] == [(29, 28, 28)]
+    assert list(found.sentences) == ["The least bits that keeps error in bounds on normal data: 29 at K = 4096."]
     wide, _, points = points_of(
         tmp_path, text.replace(", narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}", ", same: {rate: 1}")
     )
-    assert next(s for s in surfaces(wide, points) if s.axis == "bits").rows[0][2] == (17, 16, 16)
+    assert next(s for s in surfaces(wide, points) if s.axis == "bits").rows[0][-1] == (17, 16, 16)
 
 
 def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monkeypatch):

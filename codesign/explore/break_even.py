@@ -28,25 +28,30 @@ class Surface:
     columns: tuple[Value, ...]
     least: bool
     """True if larger values keep the bound, so that the least one is shown; false for the largest."""
-    rows: tuple[tuple[str, int | None, tuple[Value | None, ...]], ...]
-    """GEMM with tensors, its K if known, and for each column the break-even at all values of the remaining axes."""
+    rows: tuple[tuple[str, str, int | None, tuple[Value | None, ...]], ...]
+    """GEMM, tensor source, K if known, and for each column the break-even at all values of the remaining axes."""
 
     @property
-    def sentence(self) -> str:
-        """The break-even over K, where all columns agree or there is one column: `bits: 17 up to K = 4096, 19 from there`."""
-        found = {(k, (max if self.least else min)(_filled(cells), default=None)) for _, k, cells in self.rows if k}
-        by_k = sorted((k, value) for k, value in found if value is not None)
-        if not by_k or len(by_k) < len(found) or len({k for k, _ in by_k}) < len(by_k):
-            return ""
-        runs = [(value, [k for k, _ in run]) for value, run in groupby(by_k, key=lambda found: found[1])]
-        word = "least" if self.least else "most"
-        if len(runs) == 1:
-            over = f"K = {by_k[0][0]} to {by_k[-1][0]}" if len(by_k) > 1 else f"K = {by_k[0][0]}"
-            return f"{self.axis}: {runs[0][0]} is the {word} that keeps {self.objective} in bounds, {over}."
-        parts = [f"{value} up to K = {ks[-1]}" for value, ks in runs[:-1]] + [
-            f"{runs[-1][0]} at K = {runs[-1][1][0]} and above"
-        ]
-        return f"{self.axis}, the {word} that keeps {self.objective} in bounds: {', '.join(parts)}."
+    def sentences(self) -> Iterator[str]:
+        """The break-even over K for each tensor source: `17 up to K = 4096, 19 at K = 8192 and above`; none without one."""
+        for tensors in dict.fromkeys(row[1] for row in self.rows):
+            found = {
+                (k, (max if self.least else min)(_filled(c), default=None))
+                for _, t, k, c in self.rows
+                if k and t == tensors
+            }
+            by_k = sorted((k, value) for k, value in found if value is not None)
+            if not by_k or len(by_k) < len(found) or len({k for k, _ in by_k}) < len(by_k):
+                continue
+            runs = [(value, [k for k, _ in run]) for value, run in groupby(by_k, key=lambda found: found[1])]
+            parts = [f"{value:g} up to K = {ks[-1]}" for value, ks in runs[:-1]]
+            value, ks = runs[-1]
+            parts.append(
+                f"{value:g} at K = {ks[0]}" + (" and above" if parts else f" to {ks[-1]}" if len(ks) > 1 else "")
+            )
+            word = "least" if self.least else "largest"
+            where = f" on {tensors} data" if tensors else ""
+            yield f"The {word} {self.axis} that keeps {self.objective} in bounds{where}: {', '.join(parts)}."
 
 
 def _filled(cells: Sequence[Value | None]) -> list[float]:
@@ -63,21 +68,21 @@ def surfaces(space: Space, points: Sequence[Point]) -> Iterator[Surface]:
             others = sorted((n for n in space.axes if n != axis), key=lambda n: len(space.axes[n].choices))
             other = next((n for n in reversed(others) if 1 < len(space.axes[n].choices) <= MOST_COLUMNS), "")
             found = _surface(space, points, objective, axis, other)
-            if found and any(cell is not None for _, _, cells in found.rows for cell in cells):
+            if found and any(cell is not None for *_, cells in found.rows for cell in cells):
                 yield found
 
 
 def _surface(space: Space, points: Sequence[Point], objective: str, axis: str, other: str) -> Surface | None:
     columns = space.axes[other].choices if other else ("",)
     values = sorted(space.axes[axis].choices, key=lambda v: float(v))
-    kept: dict[tuple[str, Value, Value], list[bool]] = {}
+    kept: dict[tuple[tuple[str, str], Value, Value], list[bool]] = {}
     """Whether each setting of the remaining axes keeps the bound, by row, column and value."""
     for point in points:
         rows = point.rows.get(objective, ())
         column = point.settings[other] if other else ""
         for row in rows:
             keeps = excess(space.objectives[objective], row.value)[2] <= 0
-            kept.setdefault((row.value.where, column, point.settings[axis]), []).append(keeps)
+            kept.setdefault(((row.gemm, row.tensors), column, point.settings[axis]), []).append(keeps)
     all_kept = {key for key, found in kept.items() if all(found)}
     if not all_kept or len(all_kept) == len(kept):
         return None
@@ -92,14 +97,13 @@ def _surface(space: Space, points: Sequence[Point], objective: str, axis: str, o
             for c in columns
             for tried in [[v for v in order if (place, c, v) in kept]]
         )
-        found.append((place, _k_of(place), cells))
-    found.sort(key=lambda row: (row[1] or 0, row[0]))
+        found.append((*place, _k_of(place[0]), cells))
+    found.sort(key=lambda row: (row[1], row[2] or 0, row[0]))
     return Surface(objective, axis, other, columns, least, tuple(found))
 
 
-def _k_of(place: str) -> int | None:
+def _k_of(name: str) -> int | None:
     """Return the K of a GEMM by its name; None for one of a file of tensors, or for no GEMM."""
-    name = place.split(" ")[0]
     try:
         (gemm,) = select(name)
     except (InputError, ValueError):

@@ -77,7 +77,7 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     if not on:
         return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
     certain = "whatever the intervals hold"
-    return f"Of {visited} points {len(on)} are on the front, {sure} of them {certain}; {judged} could be judged."
+    return f"Of {visited} points {len(on)} {'is' if len(on) == 1 else 'are'} on the front, {sure} of them {certain}; {judged} could be judged."
 
 
 def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -> Iterator[str]:
@@ -93,8 +93,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
             never = [str(v) for v in axis.choices if v not in taken]
             yield f"No point of the front has {name} = {', '.join(never[:8])}{' ...' if len(never) > 8 else ''}."
     for surface in found:
-        if surface.sentence:
-            yield surface.sentence
+        yield from surface.sentences
 
 
 def interval(value: Value) -> str:

@@ -105,7 +105,7 @@ class Store:
         path = self.folder / "claims" / batch[:2] / batch
         with self.told():
             path.parent.mkdir(exist_ok=True)
-            if not self._created(path) and not (self._take_over(path) and self._created(path)):
+            if not self._created(path) and not self._take_over(path):
                 return False
         self._held.add(path)
         if self._beating is None or not self._beating.is_alive():
@@ -133,21 +133,26 @@ class Store:
         return True
 
     def _take_over(self, path: Path) -> bool:
-        """Return whether a stale claim was removed. Of several processes that see it, one renames it."""
-        aside = path.with_name(f".{path.name}.{uuid4().hex}")
+        """Return whether this process now holds a claim that was stale. A gate lets one process at a time try."""
+        gate = path.with_name(f".{path.name}.gate")
         try:
             if not self._is_stale(path):
                 return False
-            path.rename(aside)
+            if not self._created(gate):
+                if self._is_stale(gate):  # its process died meanwhile
+                    gate.unlink()
+                return False
         except FileNotFoundError:
-            return True  # released, or taken over by another process
-        if not self._is_stale(aside):  # another process was faster, and this is its new claim
-            with suppress(FileExistsError):
-                os.link(aside, path)
-            aside.unlink()
-            return False
-        aside.unlink()
-        return True
+            return False  # released
+        try:
+            if self._is_stale(path):
+                path.unlink()
+            return self._created(path)
+        except FileNotFoundError:
+            return self._created(path)
+        finally:
+            with suppress(OSError):
+                gate.unlink()
 
     def _is_stale(self, path: Path) -> bool:
         """Return whether a claim has had no heartbeat for long, or its process on this machine has ended."""
