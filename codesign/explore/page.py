@@ -76,8 +76,8 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     visited = f"{len(points)} of {space.size}" if len(points) < space.size else f"{space.size}"
     if not on:
         return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
-    certain = "whatever the intervals hold"
-    return f"Of {visited} points {len(on)} {'is' if len(on) == 1 else 'are'} on the front, {sure} of them {certain}; {judged} could be judged."
+    verb, certain = "is" if len(on) == 1 else "are", "whatever the intervals hold"
+    return f"Of {visited} points {len(on)} {verb} on the front, {sure} of them {certain}; {judged} could be judged."
 
 
 def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -> Iterator[str]:
@@ -87,11 +87,11 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
     on = [p for p in points if p.status == "front"]
     for name, axis in space.axes.items():
         taken = [v for v in axis.choices if any(p.settings[name] == v for p in on)]
-        if on and len(taken) == 1:
-            yield f"Every point of the front has {name} = {taken[0]}."
-        elif on and len(taken) < len(axis.choices):
-            never = [str(v) for v in axis.choices if v not in taken]
-            yield f"No point of the front has {name} = {', '.join(never[:8])}{' ...' if len(never) > 8 else ''}."
+        never = [v for v in axis.choices if v not in taken]
+        if on and never and len(taken) <= max(len(never), 1):
+            yield f"All points of the front have {name} = {'; or '.join(map(str, taken))}."
+        elif on and never:
+            yield f"No point of the front has {name} = {'; or '.join(map(str, never))}."
     for surface in found:
         yield from surface.sentences
 
