@@ -65,7 +65,7 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 
 
 def guided(results: Path) -> list[Row]:
-    """The whole study with all seeds; with screening; and NSGA-II with a tenth of the points, for several seeds."""
+    """The whole study with all seeds; with screening; and TPE with a tenth of the points, for several seeds."""
     space, base = load_space(STUDY)
     tenth = space.size // 10
     store = Store(results)
@@ -91,13 +91,13 @@ def guided(results: Path) -> list[Row]:
         }
     )
     for seed in range(5):
-        budget = space.budget.model_copy(update={"points": tenth, "generation": 24, "seed": seed})
+        budget = space.budget.model_copy(update={"points": tenth, "seed": seed})
         few = explored(space.model_copy(update={"budget": budget}))
         found = {p.name for p in few if p.status == "front"}
         rows.append(
             {
                 "part": "guided",
-                "search": f"NSGA-II, seed {seed}",
+                "search": f"TPE, seed {seed}",
                 "points": len(few),
                 "in_full": sum(p.seeds == space.seeds for p in few),
                 "front": len(found & own),

@@ -253,7 +253,7 @@ def test_a_bound_on_the_area_spares_samples(tmp_path):
 
 
 def test_a_large_space_is_searched_within_its_budget(tmp_path):
-    """NSGA-II visits as many points as the budget has, the same ones again in a second run, which computes nothing."""
+    """The search visits as many points as the budget has, the same ones again in a second run, which computes nothing."""
     pytest.importorskip("optuna")
     budget = "budget: {points: 24, generation: 8}\nwhere: [bits + terms < 54]\n"
     first, again = Counting(), Counting()

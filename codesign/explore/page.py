@@ -135,8 +135,8 @@ def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
         )
     if space.size > space.budget.points and len(points) < space.size:
         yield (
-            f"Points were proposed by NSGA-II of Optuna, {space.budget.generation} at a time, seed {space.budget.seed}, up to "
-            f"{space.budget.points} points: the front is that of the points visited."
+            f"Points were proposed by Optuna's multi-objective TPE, {space.budget.generation} at a time, seed "
+            f"{space.budget.seed}, up to {space.budget.points} points: the front is that of the points visited."
         )
     sources: dict[str, list[str]] = {}
     for point in points:

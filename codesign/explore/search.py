@@ -1,6 +1,6 @@
 """Search: which points are computed, with how much evidence, and which are ruled out before.
 
-1. Points: all of a space that fits the budget; of a larger one those that Optuna's NSGA-II proposes, a generation at a time.
+1. Points: all of a space that fits the budget; of a larger one those that Optuna's TPE proposes, a generation at a time.
 2. Kinds of evidence that take no samples come first. A point that breaks a bound there gets no samples.
 3. With `screen`, the others get few seeds. A point whose whole intervals another one beats, or that certainly breaks a bound,
    gets no more.
@@ -23,6 +23,8 @@ from codesign.explore.task import CHEAP
 from codesign.figures.metric import kind_of
 from isa_model.diagnostics import Unavailable
 
+AT_RANDOM = 24
+"""Points drawn at random before the search learns from them."""
 MOST_ASKED = 20
 """Times the budget that a search may propose points, known ones and impossible ones included."""
 Phase = Callable[[str, int, int], None]
@@ -109,19 +111,28 @@ class Search:
 
 
 def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> Iterator[int]:
-    """Visit points that Optuna's NSGA-II proposes until the budget is spent; yield the number of points after each generation.
+    """Visit points that Optuna's TPE proposes until the budget is spent; yield the number of points after each generation.
 
-    Objectives are minimised (Deb et al., IEEE Trans. Evolutionary Computation 6, 2002); a point that breaks a bound loses to
-    one that does not. Raises Unavailable without the extra `explore`.
+    Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
+    that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`.
     """
     try:
         import optuna
     except ImportError:
         message = f"a space of {space.size} points is over its budget of {space.budget.points} and needs a search"
         raise Unavailable(f"{message}: pip install 'codesign[explore]', or raise budget.points") from None
+    from warnings import catch_warnings, simplefilter
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget, seen = space.budget, dict[tuple[Any, ...], Point]()
-    sampler = optuna.samplers.NSGAIISampler(population_size=budget.generation, seed=budget.seed)
+    with catch_warnings():
+        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=budget.seed,
+            n_startup_trials=max(AT_RANDOM, budget.generation),
+            multivariate=True,  # axes act together
+            constant_liar=True,  # points of a generation keep away from each other
+        )
     study = optuna.create_study(directions=["minimize"] * len(space.objectives), sampler=sampler)
     choices: dict[str, Any] = {
         name: optuna.distributions.IntDistribution(0, len(axis.choices) - 1)

@@ -117,8 +117,8 @@ class Budget(Spec):
 
     points: int = Field(default=10_000, ge=1)
     """Most points to evaluate. A space of no more points is evaluated as a whole, a larger one is searched."""
-    generation: int = Field(default=64, ge=2, le=4096)
-    """Points that a search proposes at a time, which are evaluated side by side."""
+    generation: int = Field(default=8, ge=2, le=4096)
+    """Points that a search proposes at a time, which are evaluated side by side. The more, the less each learns from others."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search."""
 
