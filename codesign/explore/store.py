@@ -164,10 +164,10 @@ class Store:
     def _beat(self) -> None:
         """Renew the time of change of every claim, as long as there is one."""
         while self._held:
+            time.sleep(min(BEAT, self.stale / 5))
             for path in list(self._held):
                 with suppress(OSError):
                     os.utime(path)
-            time.sleep(min(BEAT, self.stale / 5))
 
     def _clock(self) -> float:
         """Return the time of the file system, which is that of its server: clocks of machines differ."""
