@@ -26,7 +26,7 @@ from kernels.bench.records import BenchRecord, BenchRow
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.table import table
 from kernels.gemm import cases as gemms
-from kernels.gemm.choose import candidates, choose, estimate_us
+from kernels.gemm.choose import Gpu, candidates, choose, estimate_us, gpu_of
 from kernels.gemm.tile import PROMOTE_128, SharedOperand, Tile, kernel_text
 from kernels.nvrtc import cached_cubin
 from kernels.quantise import cases as quantise
@@ -206,38 +206,38 @@ def changed(step: Ablation | CastAblation, text: str) -> str:
     return text
 
 
-def without(step: Ablation, shape: BenchGemm, sms: int) -> tuple[Tile, str]:
+def without(step: Ablation, shape: BenchGemm, gpu: Gpu) -> tuple[Tile, str]:
     """Return tile and kernel text without an optimisation. Raises ValueError if the kernel does not have it anyway."""
     promote = 0 if step.kind == "native" else PROMOTE_128
     p, text = gemms.problem_of(step.kind, shape, promote=promote), changed(step, kernel_text())
-    tile = choose(p, sms)
+    tile = choose(p, gpu)
     others = [t for t in candidates(p) if not (step.unlike and step.unlike(t))]
     if step.unlike and tile not in others:
-        tile = min(others, key=lambda t: estimate_us(p, t, sms))
+        tile = min(others, key=lambda t: estimate_us(p, t, gpu))
     tile = step.tile(tile)
-    if (tile, text) == (choose(p, sms), kernel_text()) and not step.alone:
+    if (tile, text) == (choose(p, gpu), kernel_text()) and not step.alone:
         raise ValueError(f"step {step.name}: the kernel of {shape} is without it anyway")
     return tile, text
 
 
-def cases(sms: int) -> Iterator[list[Case]]:
+def cases(gpu: Gpu) -> Iterator[list[Case]]:
     """Yield the cases of each GEMM and each cast: the kernel as it is, and without each optimisation."""
     for kind, shape in dict.fromkeys((step.kind, shape) for step in STEPS for shape in step.at):
         steps = [step for step in STEPS if step.kind == kind and shape in step.at]
         of_kind = {"fprop": partial(gemms.blocks_cases, "gemm.fprop"), "wgrad": gemms.wgrad_cases}.get(kind)
         ours = next(iter(of_kind(shape))) if of_kind else gemms.native_case(shape)
-        yield [ours, *(_gemm(ours, step, shape, sms) for step in steps)]
+        yield [ours, *(_gemm(ours, step, shape, gpu) for step in steps)]
     for name in dict.fromkeys(step.kernel for step in CASTS):
         kernel = next(kernel for kernel in quantise.cast_kernels() if kernel.name == name)
         ours = replace(quantise.cast_case(kernel, *MATRIX), implementation="ours")
         yield [ours, *(_cast(ours, step) for step in CASTS if step.kernel == name)]
 
 
-def _gemm(ours: Case, step: Ablation, shape: BenchGemm, sms: int) -> Case:
+def _gemm(ours: Case, step: Ablation, shape: BenchGemm, gpu: Gpu) -> Case:
     from kernels.gemm import launches
     from kernels.launch import Launch, stream
 
-    tile, text = without(step, shape, sms)
+    tile, text = without(step, shape, gpu)
     made: dict[int, Launch] = {}
 
     def launch(x: Any) -> None:
@@ -294,10 +294,11 @@ def measured(name: str) -> BenchRecord:
 
     from kernels.bench.measure import Sampler, measure
 
-    sms = torch.cuda.get_device_properties(0).multi_processor_count
+    about = torch.cuda.get_device_properties(0)
+    gpu = gpu_of(about.name, about.multi_processor_count)
     rows: list[BenchRow] = []
     with Sampler() as sampler:
-        for group in cases(sms):
+        for group in cases(gpu):
             rows += measure(group, 0, sampler)
         return BenchRecord(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
 

@@ -1,8 +1,7 @@
 """Times of every tile that kernels/gemm can choose for a GEMM: `python benchmarks/tiles.py RECORD.json`.
 
 Shows where the chosen tile (kernels/gemm/choose.py) is not the fastest, by how much, and what the model estimates: the figures
-to fit its constants to on another GPU. The record has the bench's schema. `--show` prints the table of an existing record and
-needs no GPU.
+to fit its constants to. The record has the bench's schema. `--show` prints the table of an existing record and needs no GPU.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ import argparse
 from collections.abc import Iterator, Sequence
 from math import exp, log
 from pathlib import Path
+from statistics import fmean
 
 from kernels.bench.case import Case
 from kernels.bench.gemm_cases import BenchOperands, scaled_case
 from kernels.bench.records import BenchRecord, BenchRow, read
 from kernels.bench.shapes import TOKENS, BenchGemm, deepseek_v3
 from kernels.gemm.cases import by_group, problem_of
-from kernels.gemm.choose import candidates, choose, estimate_us
-from kernels.gemm.tile import Tile
+from kernels.gemm.choose import Gpu, candidates, choose, estimate_us, gpu_of
+from kernels.gemm.tile import GemmProblem, Tile
 
 COMMAND = "python benchmarks/tiles.py"
 
@@ -64,29 +64,43 @@ def measured(name: str, tokens: Sequence[int]) -> BenchRecord:
         return BenchRecord(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
 
 
+Measured = dict[BenchGemm, tuple[GemmProblem, dict[Tile, float]]]
+
+
+def times(record: BenchRecord) -> Measured:
+    """Return the problem and the microseconds of every tile of each shape."""
+    found: Measured = {}
+    for shape in dict.fromkeys(BenchGemm(**row.shape) for row in record.find("gemm.fprop", "ours")):
+        rows = record.find("gemm.fprop", "ours", shape=shape._asdict())
+        us = {row.implementation: row.timing.us for row in rows if row.timing}
+        p = problem_of("fprop", shape)
+        tiles = {tile: us[tile.name] for tile in candidates(p) if tile.name in us}
+        if tiles:
+            found[shape] = p, tiles
+    return found
+
+
+def loss(found: Measured, gpu: Gpu) -> float:
+    """Return the mean logarithm of the chosen tiles' times over the fastest ones'."""
+    return fmean(
+        log(tiles[min(tiles, key=lambda tile: estimate_us(p, tile, gpu))] / min(tiles.values()))
+        for p, tiles in found.values()
+    )
+
+
 def lines(record: BenchRecord) -> Iterator[str]:
     """Yield a line per shape: the fastest and the chosen tile with estimates in brackets, and the time that the choice loses.
 
     The last line is the geometric mean of the losses.
     """
-    losses = []
-    for shape in dict.fromkeys(BenchGemm(**row.shape) for row in record.find("gemm.fprop", "ours")):
-        us = {
-            row.implementation: row.timing.us
-            for row in record.find("gemm.fprop", "ours", shape=shape._asdict())
-            if row.timing
-        }
-        p = problem_of("fprop", shape)
-        tiles = {tile.name: tile for tile in candidates(p) if tile.name in us}
-        if not tiles:
-            continue
-        best, chosen = min(tiles, key=lambda name: us[name]), choose(p, record.sms).name
-        said = [f"{name} {us[name]:.1f} us ({estimate_us(p, tiles[name], record.sms):.1f})" for name in (best, chosen)]
-        losses.append(us[chosen] / us[best])
-        words = "chosen" if best == chosen else f"chosen {said[1]}, {losses[-1] - 1:.0%} slower"
+    gpu, found = gpu_of(record.gpu, record.sms), times(record)
+    for shape, (p, tiles) in found.items():
+        best, chosen = min(tiles, key=lambda tile: tiles[tile]), choose(p, gpu)
+        said = [f"{tile.name} {tiles[tile]:.1f} us ({estimate_us(p, tile, gpu):.1f})" for tile in (best, chosen)]
+        words = "chosen" if best == chosen else f"chosen {said[1]}, {tiles[chosen] / tiles[best] - 1:.0%} slower"
         yield f"{'x'.join(map(str, shape))}: {said[0]}; {words}"
-    if losses:
-        yield f"the choice is {exp(sum(map(log, losses)) / len(losses)) - 1:.1%} slower than the fastest tiles"
+    if found:
+        yield f"the choice is {exp(loss(found, gpu)) - 1:.1%} slower than the fastest tiles"
 
 
 def main() -> None:
@@ -94,6 +108,9 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), help="rows of A, separated by commas")
     parser.add_argument("--show", action="store_true", help="print the table of an existing record")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the GPU's constants to it first, in kernels/gemm/gpus.json"
+    )
     arguments = parser.parse_args()
     if arguments.show:
         record = read(arguments.record)

@@ -1,10 +1,14 @@
 """Training experiments (a) to (g) on one Hopper GPU, 480 seconds per call: `python benchmarks/training.py RECORD.json`.
 
-First the bits are checked: the chip against the model in a training step, CUDA graphs against launches. Then a few steps of
-each arm of (a) to (e) are timed, and the number of steps is chosen so that all arms fit the budget with two seeds. Arms that
-the chip computes run first, then those that the model computes, quickest first, with both seeds of an arm together, since one
-seed is no evidence. The remaining time goes to moments, group scales and further seeds. Every run is recorded when it ends,
-and another call makes the missing runs. An arm that fails is left out with its reason.
+First the bits are checked: the chip against the model in a training step, CUDA graphs against launches. Without `--steps`, a
+few steps of each arm of (a) to (e) are then timed, and as many steps are chosen as let all arms fit the budget with two seeds.
+Arms that the chip computes run first, then those that the model computes, quickest first, with both seeds of an arm together,
+since one seed is no evidence. The remaining time goes to further seeds, and then to the other experiments. Every run is
+recorded when it ends, and another call makes the missing runs. An arm that fails is left out with its reason.
+
+`--part 1/4` makes a quarter of the runs; one process a GPU, each with its part, fill one record at the same time:
+
+    for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i python benchmarks/training.py RECORD.json --steps 300 --part $i/4 & done
 
 `--size tiny --tokens 512 --budget 60` tries the script without a GPU.
 """
@@ -42,6 +46,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--seeds", default="0,1,2", help="at least two; further ones run last")
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for all runs")
+    parser.add_argument("--experiments", default=",".join(CORE), help="experiments that are made first")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th run from the I-th on")
     parser.add_argument(
         "--without", default="", help="arms to leave out, or `check` to skip the bits; separated by commas"
     )
@@ -49,26 +55,25 @@ def main() -> None:
     changes = {k: v for k in ("steps", "tokens") if (v := getattr(arguments, k)) is not None}
     size = Size.model_validate({**find_size(arguments.size).model_dump(), **changes})
     bench = BudgetedRuns(arguments.record, arguments.size, size, arguments.budget, arguments.without.split(","))
-    core = arms_of(CORE)
+    core = arms_of(arguments.experiments.split(","))
+    part, parts = map(int, arguments.part.split("/"))
     if arguments.record.exists():
         bench.size = read(arguments.record).model
     bench.check()
-    bench.probe(core)
     chosen = [int(s) for s in arguments.seeds.split(",")]
     first, further = chosen[:2], chosen[2:]
     if not arguments.record.exists() and arguments.steps is None:
+        bench.probe(core)
         bench.choose_steps(core, len(first))
     native, emulated = bench.by_engine(core)
-    others = arms_of(experiments())
-    for seed in first:
-        for arm in native:
-            bench.run(arm, seed)
-    plan = [(arm, seed) for arm in emulated for seed in first]
-    plan += [(arm, seed) for arm in arms_of(["moments"]) for seed in first]
-    plan += [(arm, seed) for seed in further for arm in native]
-    plan += [(arm, seed) for arm in others for seed in chosen]
+    plan = [(arm, seed) for seed in first for arm in native]
+    plan += [(arm, seed) for arm in emulated for seed in first]
+    plan += [(arm, seed) for seed in further for arm in core]
+    plan += [(arm, seed) for arm in arms_of(experiments()) for seed in chosen]
+    mine = sorted(set(plan))[part::parts]
     for arm, seed in dict.fromkeys(plan):
-        bench.run(arm, seed)
+        if (arm, seed) in mine:
+            bench.run(arm, seed)
     bench.report()
 
 
@@ -151,10 +156,9 @@ class BudgetedRuns:
         )
 
     def by_engine(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the arms that the GPU computes, in order, and those that the model computes, quickest first."""
-        known = [arm for arm in names if arm in self.seconds]
-        emulated = sorted((a for a in known if self.engine[a] == "model"), key=lambda a: self.seconds[a])
-        return [arm for arm in known if arm not in emulated], emulated
+        """Return the arms that the model was found to compute, quickest first, behind all others, in order."""
+        emulated = sorted((a for a in names if self.engine.get(a) == "model"), key=lambda a: self.seconds[a])
+        return [arm for arm in names if arm not in emulated], emulated
 
     def run(self, arm: str, seed: int) -> None:
         """Make a run unless the record has it or it would exceed the budget."""

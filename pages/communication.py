@@ -9,8 +9,9 @@ from isa_model.output_files import put
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "communication.md"
 SCRIPTS = {
-    "exchange": ("benchmarks/exchange.py", "kernels/records/exchange-h200-x2.json"),
-    "scaling": ("benchmarks/scaling.py", "kernels/records/scaling-h200-x2.json"),
+    f"{name}-x{gpus}": (f"benchmarks/{script}.py", f"kernels/records/{name}-h200-x{gpus}.json")
+    for name, script in (("exchange", "exchange"), ("expert-step", "expert_step"), ("scaling", "scaling"))
+    for gpus in (4, 2)
 }
 
 

@@ -18,7 +18,7 @@ from codesign.evidence.timing.ratio_errors import Ratio, pair
 from codesign.evidence.timing.records import Error, ErrorFactors, Fit
 from isa_model.diagnostics import InputError
 from kernels.bench.records import BenchRecord
-from kernels.gemm.choose import choose
+from kernels.gemm.choose import choose, gpu_of
 from kernels.gemm.tile import ScaleLayout
 
 Vector = NDArray[np.float64]
@@ -116,7 +116,7 @@ def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
 
 def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
     """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
-    p, tile = x.problem, x.tile or choose(x.problem, machine.sms)
+    p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, machine.sms))
     ctas = tiles_of(p, tile) * tile.split
     rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
     a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))

@@ -13,11 +13,23 @@ ROOMS = {
     "proposal": {"workloads", "figures"},
     "torch": {"workloads", "figures", "proposal"},
     "probe": set(),
+    "explore": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
     "evidence": {"workloads", "figures", "proposal", "torch"},
+    "verification": {"figures", "proposal", "evidence", "probe"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
-    "explore": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
-    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report", "probe", "explore"},
+    "commands": {
+        "workloads",
+        "figures",
+        "proposal",
+        "torch",
+        "evidence",
+        "verdicts",
+        "report",
+        "probe",
+        "explore",
+        "verification",
+    },
 }
 """Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))

@@ -3,12 +3,23 @@
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from codesign.evidence.source import Subject
 from codesign.evidence.training import source as evidence
 from codesign.evidence.training.experiments import arms, gap_words
-from codesign.evidence.training.gaps import NUDGED, Spread, _sum_bits, assay, drift_ratio, first_drifts, gap, summarise
+from codesign.evidence.training.gaps import (
+    NUDGED,
+    Spread,
+    _sum_bits,
+    assay,
+    drift_ratio,
+    first_drifts,
+    gap,
+    seeds_to_decide,
+    summarise,
+)
 from codesign.evidence.training.records import Drift, TrainingRecord, TrainingRun, shipped
 from codesign.evidence.training.size import find_size
 from codesign.figures.figure import Figure
@@ -61,6 +72,18 @@ def test_the_gap_of_sixteen_seeds_takes_fifteen_degrees():
     """The framework's gap on 16 seeds of the shipped record is [-0.41, +0.11] percent, with 15 degrees of freedom."""
     found = gap(dict(shipped())["tiny.json"], "framework").training
     assert gap_words(found) == "-0.15% [-0.41%, +0.11%]"
+
+
+def test_as_many_seeds_as_are_said_to_decide_a_bound_decide_it_four_times_in_five():
+    """Simulated gaps of zero with the record's deviation have their interval's upper end below the bound in 0.8 of cases."""
+    each = (0.004, -0.003, 0.001, -0.002, 0.002)
+    runs = [run("bf16", s, 2.0, 3.0) for s in range(5)]
+    runs += [run("bits-8", s, 2 * (1 + gap_), 3.0) for s, gap_ in enumerate(each)]
+    seeds = seeds_to_decide(record(*runs), "bits-8")
+    drawn = np.random.default_rng(0).normal(0, np.std(each, ddof=1), (20000, seeds))
+    upper = drawn.mean(1) + student_t(0.975, seeds - 1) * drawn.std(1, ddof=1) / np.sqrt(seeds)
+    assert np.mean(upper < 0.0025) == pytest.approx(0.8, abs=0.03)
+    assert seeds_to_decide(record(*runs[:6]), "bits-8") is None
 
 
 def test_a_gap_is_over_the_seeds_that_both_have():

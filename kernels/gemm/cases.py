@@ -22,9 +22,8 @@ from kernels.bench.gemm_cases import (
 )
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
-from kernels.gemm.choose import choose
+from kernels.gemm.choose import choose, gpu_of
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout
-from kernels.launch import SMS
 from kernels.nvrtc import cached_cubin
 
 INTERVALS = (32, 64, 128, 256, 512)
@@ -66,7 +65,7 @@ def problem_of(
 
 def tile_name(p: GemmProblem) -> str:
     """Return the name of the machine code that a GEMM gets on an H200."""
-    return choose(p, SMS).name
+    return choose(p, gpu_of("NVIDIA H200")).name
 
 
 def cubins() -> Iterator[Cubin]:
@@ -83,7 +82,7 @@ def cubins() -> Iterator[Cubin]:
         problem_of("grouped", large, groups=GROUPS),
     ]
     for p in problems:
-        tile = choose(p, SMS)
+        tile = choose(p, gpu_of("NVIDIA H200"))
         yield Cubin(tile.name, cached_cubin(tile.source), tile.shared_bytes(p.groups))
 
 

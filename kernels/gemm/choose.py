@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 
@@ -53,60 +55,108 @@ def _depth(p: GemmProblem) -> int:
     return 2 if grouped_scales or not p.promote else 1
 
 
-# Constants of the model for an H100, fitted to runs of these tiles on DeepSeek-V3's shapes; each also absorbs effects that are
-# not modelled. `python benchmarks/tiles.py kernels/records/tiles-h100.json --show` compares the choice with the fastest tile.
-START_US = 1.6
-SPLIT_US = 1.0
-CLUSTER_OF_FOUR_US = 1.0
-CLUSTERS_OF_FOUR = 30
-"""Clusters of four CTAs resident on the GPU at once."""
-L2_BYTES = 12e6
-"""Bytes per microsecond from L2."""
-SM_BYTES_A_CLOCK = 47.0
-"""Bytes one SM can load, per clock."""
-MEMORY_BYTES = 3.2e6
-"""Bytes per microsecond from HBM."""
-MEMORY_BYTES_IN_STEP = 3.4e6
-"""Bytes per microsecond from HBM if four CTAs share A; they advance together and read adjacent rows of B."""
-CLOCKS, CLOCKS_OF_MANY = 1950.0, 1600.0
-"""Clocks per microsecond; from MANY rows on, the power limit sets the clock."""
-RAGGED_US = 2.0
-"""Time to store the last 8 columns of a tile, which no bulk store covers, microseconds."""
+FITTED = "NVIDIA H100 80GB HBM3"
+RECORDS = Path(__file__).parent.parent / "records"
 MANY = 1024
+"""Rows from which on the power limit sets the clock."""
 
 
-def estimate_us(p: GemmProblem, tile: Tile, sms: int) -> float:
-    """Return the estimated duration on a GPU with `sms` SMs, microseconds."""
-    clusters = CLUSTERS_OF_FOUR if tile.cluster == 4 else sms // tile.cluster
+@dataclass(frozen=True)
+class Gpu:
+    """Constants of the model of a GPU, by default an H100's.
+
+    They were fitted to runs of all tiles on DeepSeek-V3's shapes (kernels/records/tiles-h100.json), and each also absorbs
+    effects that are not modelled. `python benchmarks/tiles.py RECORD.json --show` compares the choice with the fastest tile.
+    """
+
+    sms: int = 132
+    start_us: float = 1.6
+    split_us: float = 1.0
+    cluster_of_four_us: float = 1.0
+    clusters_of_four: int = 30
+    """Clusters of four CTAs resident on the GPU at once."""
+    l2_bytes: float = 12e6
+    """Bytes per microsecond from L2."""
+    sm_bytes_a_clock: float = 47.0
+    """Bytes one SM can load, per clock."""
+    memory_bytes: float = 3.2e6
+    """Bytes per microsecond from HBM."""
+    memory_bytes_in_step: float = 3.4e6
+    """Bytes per microsecond from HBM if four CTAs share A; they advance together and read adjacent rows of B."""
+    clocks: float = 1950.0
+    """Clocks per microsecond below MANY rows."""
+    clocks_of_many: float = 1600.0
+    """Clocks per microsecond from MANY rows on."""
+    ragged_us: float = 2.0
+    """Time to store the last 8 columns of a tile, which no bulk store covers."""
+
+
+OWN = {"NVIDIA H200": {"split_us": 1.5}}
+"""Constants of a GPU that its own record of all tiles asks for."""
+BANDWIDTHS = {
+    "l2_bytes": "tma-l2-read.gbps",
+    "memory_bytes": "tma-memory-read.gbps",
+    "memory_bytes_in_step": "tma-memory-read.gbps",
+}
+"""Constants that follow a bandwidth of kernels.bench.machine, and that bandwidth's name."""
+
+
+@cache
+def _measured() -> dict[str, dict[str, float]]:
+    """Return the microbenchmarks of the shipped records, by GPU and name."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in RECORDS.glob("machine-*.json")]
+    return {r["gpu"]: {constant["name"]: constant["value"] for constant in r["constants"]} for r in records}
+
+
+@cache
+def gpu_of(name: str, sms: int = 132) -> Gpu:
+    """Return the constants of a GPU by name: an H100's, with bandwidths in proportion to its machine record, and its own.
+
+    `python -m kernels.bench.machine --out kernels/records/machine-NAME.json` makes the record; without one the bandwidths
+    are an H100's, too.
+    """
+    found = replace(Gpu(sms), **OWN.get(name, {}))
+    if name in _measured():
+        here, there = _measured()[name], _measured()[FITTED]
+        found = replace(
+            found, **{field: getattr(found, field) * here[of] / there[of] for field, of in BANDWIDTHS.items()}
+        )
+    return found
+
+
+def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
+    """Return the estimated duration on a GPU, microseconds."""
+    clusters = gpu.clusters_of_four if tile.cluster == 4 else gpu.sms // tile.cluster
     slots = tile.cluster * clusters
     ctas = tile.tiles(p) * tile.split
     active = min(ctas, slots)
-    clocks = CLOCKS_OF_MANY if p.m >= MANY else CLOCKS
+    clocks = gpu.clocks_of_many if p.m >= MANY else gpu.clocks
     math = tile.bm * tile.bn / 32 / clocks
     if p.promote and tile.depth == 1:
         math *= (1.1 if tile.bm == 256 else 1.13) * (1.0 if tile.bn % 64 == 0 else 1.04)
     a_rows = tile.bm / (tile.sharers if tile.share == SharedOperand.A else 1)
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
-    load = (tile.bm + tile.bn) * 128 / (SM_BYTES_A_CLOCK * clocks)
-    step = max(math, load, active * (a_rows + b_rows) * 128 / L2_BYTES)
+    load = (tile.bm + tile.bn) * 128 / (gpu.sm_bytes_a_clock * clocks)
+    step = max(math, load, active * (a_rows + b_rows) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
-    store += RAGGED_US if tile.bn % 16 else 0.0
+    store += gpu.ragged_us if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
     moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
-    memory = moved / (MEMORY_BYTES_IN_STEP if tile.cluster == 4 and waves == 1 else MEMORY_BYTES)
-    start = START_US + (SPLIT_US if tile.split > 1 else 0.0) + (CLUSTER_OF_FOUR_US if tile.cluster == 4 else 0.0)
+    memory = moved / (gpu.memory_bytes_in_step if tile.cluster == 4 and waves == 1 else gpu.memory_bytes)
+    start = gpu.start_us + (gpu.split_us if tile.split > 1 else 0.0)
+    start += gpu.cluster_of_four_us if tile.cluster == 4 else 0.0
     return start + max(busy, memory) + 0.2 * min(busy, memory)
 
 
 @cache
-def choose(p: GemmProblem, sms: int, split_k: bool = True) -> Tile:
-    """Return the tile with the shortest estimate on a GPU with `sms` SMs; a timing twin gets its kernel's tile.
+def choose(p: GemmProblem, gpu: Gpu, split_k: bool = True) -> Tile:
+    """Return the tile with the shortest estimate on a GPU; a timing twin gets its kernel's tile.
 
     Without `split_k`, only tiles whose CTAs sum all of K: the bits of a row then do not depend on the other rows.
     """
     if p.is_twin:
-        return replace(choose(replace(p, promote=PROMOTE_128), sms, split_k), promote=0)
+        return replace(choose(replace(p, promote=PROMOTE_128), gpu, split_k), promote=0)
     return min(
-        (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, sms)
+        (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, gpu)
     )

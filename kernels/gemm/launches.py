@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from kernels.gemm.choose import choose
+from kernels.gemm.choose import Gpu, choose, gpu_of
 from kernels.gemm.tensor_map import TensorMap, tensor_map
 from kernels.gemm.tile import MAX_GROUPS, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 from kernels.launch import Kernel, Launch, require_tensor, stream
@@ -92,10 +92,10 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
     assert x.out is not None
     (m, k), n = x.a.shape, x.b.shape[-2]
     groups = x.b.shape[0] if x.b.dim() == 3 else 0
-    sms = _sms(x.a.device.index)
+    gpu = _gpu(x.a.device.index)
     out = OutputType(x.out.element_size())
     problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=add)
-    tile = (tile or choose(problem, sms)).sized
+    tile = (tile or choose(problem, gpu)).sized
     a_box = (128, tile.bm // (tile.sharers if tile.share == SharedOperand.A else 1))
     b_box = (128, tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1))
     maps = [
@@ -125,7 +125,7 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
         k=k,
         groups=groups,
     )
-    return _kernel(tile).launch((tile.ctas(problem, sms), 1), [*maps, arguments], tile.shared_bytes(groups))
+    return _kernel(tile).launch((tile.ctas(problem, gpu.sms), 1), [*maps, arguments], tile.shared_bytes(groups))
 
 
 def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
@@ -139,10 +139,11 @@ def _kernel(tile: Tile) -> Kernel:
 
 
 @cache
-def _sms(device: int) -> int:
+def _gpu(device: int) -> Gpu:
     import torch
 
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+    about = torch.cuda.get_device_properties(device)
+    return gpu_of(about.name, about.multi_processor_count)
 
 
 def require(condition: bool, message: str) -> None:

@@ -16,7 +16,7 @@ from math import ceil
 
 from codesign.evidence.timing.machine_constants import Machine
 from isa_model.stage import Spec
-from kernels.gemm.choose import choose
+from kernels.gemm.choose import choose, gpu_of
 from kernels.gemm.tile import GemmProblem, ScaleLayout, Tile
 
 STEP = 128
@@ -150,7 +150,7 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
 
 def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     sms = machine.sms - x.taken
-    p, tile = x.problem, x.tile or choose(x.problem, sms, x.split_k)
+    p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, sms), x.split_k)
     slots = sms // tile.cluster * tile.cluster
     ctas = tiles_of(p, tile) * tile.split
     rounds, active = waves(ctas, slots), min(ctas, slots)

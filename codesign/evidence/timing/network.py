@@ -1,4 +1,4 @@
-"""Time of dispatch and combine over NVLink: a line through the rows of the newest record of benchmarks/exchange.py."""
+"""Time of dispatch and combine over NVLink: a line through the rows of a record of benchmarks/exchange.py."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ class Link:
 
 
 @cache
-def measured() -> Link:
-    """Return the link with the least squared relative errors of the newest record. Raises LookupError if there is none."""
+def measured(gpus: int = 0) -> Link:
+    """Return the link with the least squared relative errors on a record's rows.
+
+    The record is the newest of that many GPUs, or of the most. Raises LookupError if there is none.
+    """
     records = [json.loads(path.read_text()) for path in FOLDER.glob("exchange-*.json")]
+    records = [record for record in records if gpus in (0, record["ranks"])]
     if not records:
         raise LookupError("no record of an exchange over NVLink: `torchrun benchmarks/exchange.py` makes one")
-    record = max(records, key=lambda r: str(r["date"]))
+    record = max(records, key=lambda r: (r["ranks"], str(r["date"])))
     rows = [(float(row["bytes"]), float(row["exchange"]["us"])) for row in record["rows"]]
     # (start + bytes / rate) / us = 1 for every row, by its normal equations.
     starts, sizes = [1 / us for _, us in rows], [size / us for size, us in rows]

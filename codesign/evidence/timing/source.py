@@ -9,6 +9,7 @@ from math import inf
 from codesign.evidence.source import Source, Subject
 from codesign.evidence.timing import layer_step
 from codesign.evidence.timing.amdahl import Gain, gain
+from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.model import SHOWN, Constants, Product
 from codesign.evidence.timing.operations import (
     NO_MODEL,
@@ -31,7 +32,7 @@ from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section
 from codesign.figures.figure import Alternative, Figure, Kind, Plot
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Model, models
-from kernels.gemm.choose import candidates, estimate_us
+from kernels.gemm.choose import candidates, estimate_us, gpu_of
 from kernels.gemm.tile import ScaleLayout
 
 CERTAIN: tuple[Kind, ...] = ("computed", "measured", "modelled", "assumed")
@@ -291,7 +292,7 @@ def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple
     found = []
     for assumption, other, constants in _constants(about):
         found.append((assumption, other, modelled(timer, compared, constants)))
-    tiled = modelled(timer, compared, timer.fit.constants, lambda x: _second_tile(x, timer.machine.sms))
+    tiled = modelled(timer, compared, timer.fit.constants, lambda x: _second_tile(x, timer.machine))
     found.append(("tile of the GEMM", "the second best", tiled))
     if about.energy and not about.proposal.multiplies_as_today:
         for share in _shares(about):
@@ -328,10 +329,11 @@ def _shares(about: Timed) -> tuple[float, ...]:
     return tuple(min(float(end) / whole, 1.0) for end in ENERGIES["multiply"][:3])
 
 
-def _second_tile(x: Product, sms: int) -> Product:
+def _second_tile(x: Product, machine: Machine) -> Product:
     """Return the GEMM on the tile that kernels/gemm would choose second."""
     possible = (tile for tile in candidates(x.problem) if x.split_k or tile.split == 1)
-    ranked = sorted(possible, key=lambda tile: estimate_us(x.problem, tile, sms - x.taken))
+    gpu = gpu_of(machine.gpu, machine.sms - x.taken)
+    ranked = sorted(possible, key=lambda tile: estimate_us(x.problem, tile, gpu))
     return replace(x, tile=ranked[min(1, len(ranked) - 1)])
 
 

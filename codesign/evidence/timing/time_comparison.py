@@ -11,7 +11,7 @@ from codesign.evidence.timing.operations import TimedStep
 from codesign.evidence.timing.ratio_errors import pair
 from codesign.evidence.timing.times import Time, Timer
 from codesign.figures.quantiles import Ends
-from kernels.gemm.choose import choose
+from kernels.gemm.choose import choose, gpu_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def compare(timer: Timer, old: Sequence[TimedStep], new: Sequence[TimedStep]) ->
             found = timer.time(x)
             return TimedPart(s, found.us, found)
         root = products[s.step, x.problem.groups, x.problem.m, x.problem.n, x.problem.k]
-        tile = choose(root.problem, timer.machine.sms)
+        tile = choose(root.problem, gpu_of(timer.machine.gpu, timer.machine.sms))
         twin = replace(root, split_k=x.split_k, problem=replace(root.problem, promote=0))
         known: Ends = (1.0, 1.0)
         if not x.problem.promote and timer.row(twin) and timer.time(twin).us < timer.time(root).us:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from math import fsum, inf, isfinite, sqrt
 from typing import Literal
 
@@ -132,9 +133,25 @@ def _spread(values: Sequence[float | None], noise: float = 0.0) -> Spread | None
 
 def _half(values: Sequence[float]) -> float:
     """Return half the 95 % interval of the mean of at least two values, by Student's t."""
-    count = len(values)
-    mean = fsum(values) / count
-    return student_t(0.975, count - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
+    n = len(values)
+    mean = fsum(values) / n
+    return student_t(0.975, n - 1) * sqrt(fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
+
+
+def seeds_to_decide(record: TrainingRecord, arm: str, bound: float = 0.0025, power: float = 0.8) -> int | None:
+    """Return the seeds with which a gap of zero would be shown to lie below `bound`, with probability `power`.
+
+    As many as make Student's interval and the quantile of `power` together no wider than the bound, with the standard
+    deviation of the gaps in the record (Cohen, Statistical Power Analysis, 2nd ed., 2.4). None for fewer than two seeds.
+    """
+    found = gap(record, arm)
+    each = [g for g in found.each if g is not None] if found else []
+    if found is None or len(each) < max(2, len(found.each)):
+        return None
+    deviation = sqrt(len(each)) * _half(each) / student_t(0.975, len(each) - 1)
+    return next(
+        n for n in count(2) if (student_t(0.975, n - 1) + student_t(power, n - 1)) * deviation <= bound * sqrt(n)
+    )
 
 
 def _noise(record: TrainingRecord, field: Literal["tail", "validation"]) -> float:
