@@ -64,7 +64,7 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
         raise InputError.of(f"{folder}, the current folder, would be replaced", "run this from a folder above it")
 
 
-def write_folder(folder: Path, contents: Mapping[str, str], kind: str, source: Path | None = None) -> None:
+def write_folder(folder: Path, contents: Mapping[str, str | bytes], kind: str, source: Path | None = None) -> None:
     """Write files and their SHA256SUMS into `folder`, replacing an older one of its kind as a whole (see `check_folder`).
 
     Raises InputError if the folder cannot be written or holds something else, or if a name is no plain file name.
@@ -72,7 +72,7 @@ def write_folder(folder: Path, contents: Mapping[str, str], kind: str, source: P
     for name in contents:
         if not _PLAIN.fullmatch(name) or name == SUMS:
             raise InputError.of(f"`{name}` cannot name a file of {kind}", "letters, digits, `.`, `_`, `+` and `-`")
-    encoded = {name: text.encode("utf-8") for name, text in contents.items()}
+    encoded = {name: x.encode("utf-8") if isinstance(x, str) else x for name, x in contents.items()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in encoded.items())
     encoded[SUMS] = f"# codesign: {kind}\n{sums}".encode()
     with _replacing(folder, lambda: check_folder(folder, kind, source)) as (fresh, target):

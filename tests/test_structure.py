@@ -13,6 +13,7 @@ ROOMS = {
     "proposal": {"workloads", "figures"},
     "torch": {"workloads", "figures", "proposal"},
     "probe": set(),
+    "explore": {"workloads", "figures", "proposal", "evidence", "verdicts", "report"},
     "evidence": {"workloads", "figures", "proposal", "torch"},
     "verification": {"figures", "proposal", "evidence", "probe"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
@@ -26,6 +27,7 @@ ROOMS = {
         "verdicts",
         "report",
         "probe",
+        "explore",
         "verification",
     },
 }

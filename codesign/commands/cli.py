@@ -20,6 +20,7 @@ from codesign.commands.conform import conform
 from codesign.commands.diff import diff
 from codesign.commands.disclose import disclose
 from codesign.commands.doctor import doctor
+from codesign.commands.explore import explore
 from codesign.commands.model import model
 from codesign.commands.probe import probe
 from codesign.commands.progress import Progress
@@ -204,6 +205,8 @@ def compare(
 
 app.command()(tabular(diff))
 
+app.command()(tabular(explore))
+
 
 @app.command()
 @tabular
@@ -246,7 +249,7 @@ def validate(
 @app.command()
 def schema(
     kind: Annotated[
-        Literal["proposal", "instruction", "recipe", "result"], typer.Argument(help="Kind of file.")
+        Literal["proposal", "instruction", "recipe", "result", "space"], typer.Argument(help="Kind of file.")
     ] = "proposal",
 ) -> int:
     """Print the JSON Schema of a kind of file."""

@@ -16,7 +16,7 @@ SCHEMA = ('"title": "Proposal"', "the schema of proposals")
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """Return the JSON Schema of a kind of file: proposal, instruction, recipe or result."""
+    """Return the JSON Schema of a kind of file: proposal, instruction, recipe, result or space."""
     if kind == "recipe":
         from codesign.proposal.recipe import Recipe
 
@@ -27,6 +27,10 @@ def json_schema(kind: str) -> dict[str, Any]:
         from codesign.verdicts.evaluate import Result
 
         return Result.model_json_schema(mode="serialization")
+    if kind == "space":
+        from codesign.explore.space import Space
+
+        return Space.model_json_schema()
     from codesign.proposal.baselines import baselines
     from codesign.proposal.proposal import Proposal
 

@@ -115,6 +115,10 @@ class Source:
         """Return all evidence on a subject; without figures if there is none."""
         raise NotImplementedError
 
+    def figures(self, subject: Subject) -> Sequence[Figure]:
+        """Return the figures alone, without what a report shows beside them."""
+        return self.gather(subject).figures
+
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
         """Return the question that computes a claim's figure again; None if that would only give the same figure."""
         return None

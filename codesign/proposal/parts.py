@@ -204,8 +204,7 @@ class Claim(Spec):
     @model_validator(mode="after")
     def _bounded(self) -> Claim:
         metric = metric_named(self.metric)
-        if self.at_most is None and self.at_least is None:
-            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
+        self._has_bound()
         if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             raise at("at_least", message=f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
         sized = metric.comparison != "difference"  # decibels and loss gaps may be below zero
@@ -221,6 +220,11 @@ class Claim(Spec):
                     )
                 raise at(name, message=f"`{self.metric}` {what}", hint=hint)
         return self
+
+    def _has_bound(self) -> None:
+        """Refuse a claim without a bound."""
+        if self.at_most is None and self.at_least is None:
+            raise at(message="a claim needs a bound", hint="`at_most: 0.1` or `at_least: 0.1`, for instance")
 
     @model_validator(mode="after")
     def _sensible(self) -> Claim:

@@ -115,6 +115,31 @@ def lines(
         return OperandTile(plan, side_a, side_b, read(spec.c_format, c[:, None], spec.flush_inputs)).d()[:, 0]
 
 
+def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
+    """Return D as codes (S, M, N) of S products of one shape with C = 0, from codes: `a` (S, M, K), `b` (S, K, N).
+
+    Scales are one per line and group of K: `scale_a` (S, M, groups), `scale_b` (S, groups, N). Small products take much less
+    time together than one by one, and none to compile. Raises plan.Unsupported as `lines` does, for sparse operands, and for
+    several levels of scales.
+    """
+    if spec.is_stochastic or spec.sparsity or any(scale.coarser for scale in spec.scales):
+        raise Unsupported("random bits, positions and several levels of scales are those of one product")
+    plan, c = Plan(spec.per_line()), np.zeros((*a.shape[:2], b.shape[2]))
+
+    def side(is_a: bool, x: Codes, scales: Codes | None) -> DecodedOperand:
+        """Return an operand (K, S, M, 1) or (K, S, 1, N) from arrays (lines, K) of all products."""
+        codes, of_groups = (None if y is None else y.reshape(-1, y.shape[2]).T for y in (x, scales))
+        made = decode(plan, is_a, codes, of_groups, plan.lane)
+        shape = (*x.shape[:2], 1) if is_a else (len(x), 1, x.shape[1])
+        arrays = (made.values, made.exponents, made.scales, made.scale_exponents)
+        return DecodedOperand(*(None if y is None else y.reshape(len(y), *shape) for y in arrays))
+
+    turned = None if scale_b is None else scale_b.swapaxes(1, 2)
+    side_a, side_b = side(True, a, scale_a), side(False, b.swapaxes(1, 2), turned)
+    with np.errstate(all="ignore"):
+        return OperandTile(plan, side_a, side_b, read(spec.c_format, c.astype(code_dtype(spec.c_format)), False)).d()
+
+
 def tile_size(plan: Plan) -> tuple[int, int]:
     """Return the rows and columns of a tile; fewer if a stage holds many terms of every element."""
     stages = plan.stages[int(plan.fused_products) :]
@@ -126,7 +151,8 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage.
 
-    Operands are (K, M, 1) and (K, 1, N), or (K, L, 1) both for L dot products of their own. `picks` (lines, K) are, for the
+    Operands are (K, M, 1) and (K, 1, N), or (K, L, 1) both for L dot products of their own, or (K, S, M, 1) and (K, S, 1, N)
+    for S products. `picks` (lines, K) are, for the
     lines of a sparse operand, the elements of the other one that theirs are multiplied by.
     """
 
@@ -148,7 +174,7 @@ class OperandTile:
         self.stages = plan.stages
         self.shape, self.seed = c.shape, seed
         self.rows, self.columns = (
-            np.arange(n, dtype=np.uint64) + np.uint64(i) for n, i in zip(c.shape, corner, strict=True)
+            np.arange(n, dtype=np.uint64) + np.uint64(i) for n, i in zip(c.shape[-2:], corner, strict=True)
         )
         self.c = Value([c], exponent_of(c, plan.spec.c_format))
         self.chunk = max(1, CHUNK // c.size)

@@ -57,8 +57,7 @@ class Bounds(Source):
         proposal = subject.proposal
         if proposal.multiplies_as_today:
             return Evidence(source="bounds", figures=())
-        gemms = list(dict.fromkeys(g for g, _ in proposal.trials))
-        figures = tuple(f for c in variants(proposal) if c.variant in VARIANTS for g in gemms for f in figures_of(c, g))
+        figures = tuple(self.figures(subject))
         plot = growth(proposal.proposed(), subject.sampling.seeds[0])
         said = compared("bounds.worst_relative", figures, WITH, WITH)
         return Evidence(
@@ -85,6 +84,13 @@ class Bounds(Source):
             ),
             method=(METHOD,),
         )
+
+    def figures(self, subject: Subject) -> Sequence[Figure]:
+        """Return the figures alone."""
+        proposal = subject.proposal
+        compared = () if proposal.multiplies_as_today else variants(proposal)
+        gemms = list(dict.fromkeys(g for g, _ in proposal.trials))
+        return [f for c in compared if c.variant in VARIANTS for g in gemms for f in figures_of(c, g)]
 
     def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
         """Return the figure's cases with other lengths of K."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,12 @@ class Cost(Source):
                 "computed outside the unit, once for all steps that share it; the unit is charged its share and a register.",
             ),
         )
+
+    def figures(self, subject: Subject) -> Sequence[Figure]:
+        """Return the figures alone; nothing is synthesised for them."""
+        proposal = subject.proposal
+        values = () if proposal.multiplies_as_today else (None, *proposal.swept)
+        return [figure for value in values for figure in _figures(proposal, value, False, {})]
 
 
 SOURCE = Cost()

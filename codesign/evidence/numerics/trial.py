@@ -90,8 +90,13 @@ class Trial:
         columns: int,
         quantisation: Quantisation,
         keys: dict[Any, tuple[Key, Any]] | None = None,
+        compiled: bool = True,
     ) -> None:
-        """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again."""
+        """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again.
+
+        `compiled` is false where an instruction is used so little that compiling it would take longer than it saves.
+        """
+        self.compiled = compiled
         self.gemm, self.quantisation = gemm, quantisation
         self._keys = {} if keys is None else keys
         self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
@@ -161,6 +166,13 @@ class Trial:
             self._operands[key] = replace(operand, elements=nothing)
         self.a, self.b = self.a.without_numbers(), self.b.without_numbers()
 
+    def forget(self, most: int) -> None:
+        """Forget all instructions, and all operands and products if there are more than `most` operands."""
+        self._keys.clear()
+        if len(self._operands) > most:
+            self._operands.clear()
+            self._exact.clear()
+
     def under(self, rule: Quantisation) -> Trial:
         """Return the same tensors, quantised by another rule."""
         other = copy(self)
@@ -172,16 +184,18 @@ class Trial:
         import numpy as np
 
         a, b = self.operands(instruction, flows)
-        d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
-        multiply = multiplier(instruction.per_line())
-        for i, seed in zip(
-            range(len(d)), self.seeds, strict=False
-        ):  # a captured tile is one matrix, under the first seed
-            scale_a = None if a.scales is None else a.scales[i]
-            scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
-            places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
-            codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
-            d[i] = decode_array(instruction.accumulator, codes)
+        d = None if self.compiled else _together(instruction, a, b)
+        if d is None:
+            d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
+            multiply = multiplier(instruction.per_line())
+            for i, seed in zip(
+                range(len(d)), self.seeds, strict=False
+            ):  # a captured tile is one matrix, under the first seed
+                scale_a = None if a.scales is None else a.scales[i]
+                scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
+                places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
+                codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
+                d[i] = decode_array(instruction.accumulator, codes)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]
@@ -259,6 +273,28 @@ class Trial:
         whole = lcm(instruction.shape.k, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
         return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole, sparsity
+
+
+def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | None:
+    """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
+    import numpy as np
+
+    from isa_model.engines.plan import Unsupported
+    from isa_model.engines.portable import batch
+
+    outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
+    if outputs > MOST_TOGETHER:
+        return None
+    scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
+    try:
+        codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
+    except Unsupported:
+        return None
+    return np.asarray(decode_array(instruction.accumulator, codes))
+
+
+MOST_TOGETHER = 1 << 16
+"""Most outputs that the portable engine computes as one tile; more are worth compiling for."""
 
 
 def multiplier(instruction: Instruction) -> Callable[..., Any]:

@@ -1,0 +1,308 @@
+"""Explorations measured: guided against exhaustive, points a second, overheads, claims by many processes, killed runs.
+
+    python benchmarks/explore.py --guided --processor --overhead --claims --killed
+    python benchmarks/explore.py --show
+
+Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` takes the
+results of `codesign explore studies/accumulator.yaml` in the folder `--results`, and computes what is missing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.explore import run
+from codesign.explore.answer import Point, badness, front
+from codesign.explore.run import Engine, Here, Round
+from codesign.explore.search import Search
+from codesign.explore.space import Space, load_space
+from codesign.explore.store import Store
+from isa_model.checkout import commit_of
+from isa_model.output_files import json_lines, of_command, put, write_file
+
+ROOT = Path(__file__).parent.parent
+RECORD = ROOT / "benchmarks" / "records" / "explore.json"
+STUDY = ROOT / "studies" / "accumulator.yaml"
+TOY = ROOT / "tests" / "toy_space.py"
+COMMAND = "python benchmarks/explore.py"
+Row = dict[str, Any]
+
+
+# -- guided against exhaustive -----------------------------------------------------------------------------------------
+
+
+def hypervolume(values: Any, reference: Any) -> float:
+    """Area that points dominate below a reference, both objectives larger for worse."""
+    kept = values[(values <= reference).all(axis=1)]
+    kept = kept[front(kept)] if len(kept) else kept
+    kept = kept[np.argsort(kept[:, 0])]
+    edges = [*kept[1:, 0], reference[0]]
+    return float(sum((right - x) * (reference[1] - y) for (x, y), right in zip(kept, edges, strict=True)))
+
+
+def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> float:
+    """Hypervolume of the points that keep every bound: logarithms of the objectives, from 0 to 1 over the exhaustive points."""
+    kept = [p for p in points if p.status in ("front", "dominated", "screened out")]
+    low, spread = scale
+    values = (np.log(badness(space, kept)[1]) - low) / spread if kept else np.empty((0, 2))
+    return hypervolume(values, np.ones(2))
+
+
+def guided(results: Path) -> list[Row]:
+    """The whole study with all seeds; with screening; and TPE with a tenth of the points, for several seeds."""
+    space, base = load_space(STUDY)
+    tenth = space.size // 10
+    store = Store(results)
+
+    def explored(which: Space) -> list[Point]:
+        return Search(which, base, Engine(store, lambda: nullcontext((Here(), 1)))).run()
+
+    screened = explored(space)
+    full = sum(p.seeds == space.seeds for p in screened)
+    rows: list[Row] = []
+    kept = [p for p in screened if p.status in ("front", "dominated", "screened out")]
+    logs = np.log(badness(space, kept)[1])
+    scale = logs.min(axis=0), logs.max(axis=0) - logs.min(axis=0)
+    best, own = volume_of(space, screened, scale), {p.name for p in screened if p.status == "front"}
+    rows.append(
+        {
+            "part": "guided",
+            "search": f"all points, screened with {space.screen} of {space.seeds} seeds",
+            "points": len(screened),
+            "in_full": full,
+            "front": len(own),
+            "hypervolume": 1.0,
+        }
+    )
+    for seed in range(5):
+        budget = space.budget.model_copy(update={"points": tenth, "seed": seed})
+        few = explored(space.model_copy(update={"budget": budget}))
+        found = {p.name for p in few if p.status == "front"}
+        rows.append(
+            {
+                "part": "guided",
+                "search": f"TPE, seed {seed}",
+                "points": len(few),
+                "in_full": sum(p.seeds == space.seeds for p in few),
+                "front": len(found & own),
+                "hypervolume": round(volume_of(space, few, scale) / best, 5),
+            }
+        )
+    return rows
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def processor(_: Path) -> list[Row]:
+    """Points of the study a second, one kind of sampled evidence on one GEMM, on one process and on all cores."""
+    space, base = load_space(STUDY)
+    space = space.model_copy(update={"workloads": ("deepseek-v3.wgrad.down",)})
+    base = base.model_copy(update={"data": {**base.data, "workloads": ["deepseek-v3.wgrad.down"]}})
+    every = [tuple(s.values()) for s in space.points()]
+    rows = []
+    for rows_, seeds in ((8, 8), (16, 16)):
+        for processes in sorted({1, os.cpu_count() or 1}):
+            points = tuple(random.Random(processes).sample(every, 24))
+            sampled = space.model_copy(update={"rows": rows_, "columns": rows_})
+            wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
+            with tempfile.TemporaryDirectory() as folder:
+                engine = Engine(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
+                wanted.tasks()
+                wall, own = time.perf_counter(), os.times()
+                engine.complete(wanted)
+                wall, now = time.perf_counter() - wall, os.times()
+            used = sum(now[:4]) - sum(own[:4])
+            rows.append(
+                {
+                    "part": "processor",
+                    "processes": processes,
+                    "rows": rows_,
+                    "seeds": seeds,
+                    "points": len(points),
+                    "seconds": round(wall, 2),
+                    "processor_seconds_a_point": round(used / len(points), 4),
+                    "load": round(os.getloadavg()[0], 1),
+                }
+            )
+    return rows
+
+
+def overhead(_: Path) -> list[Row]:
+    """Seconds that an empty task takes: here, in a pool of processes, and in Dask."""
+    # Processes find the module by these.
+    sys.path.insert(0, str(TOY.parent))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(TOY.parent)])
+    from toy_space import Empty, nothing
+
+    ways: dict[str, Callable[[], Any]] = {
+        "this process": lambda: run.cores(1),
+        "2 processes": lambda: run.cores(2),
+        "Dask, 2 local workers": lambda: run.dask(None, 2),
+    }
+    rows = []
+    for name, start in ways.items():
+        for size in (1, run.BATCH):
+            tasks = [Empty(f"{name} {size} {i}") for i in range(100 * size)]
+            with tempfile.TemporaryDirectory() as folder, start() as (executor, width):
+                run.fulfil(Store(Path(folder) / "first"), tasks[:width], executor, width, by=nothing, size=1)
+                wall = time.perf_counter()
+                run.fulfil(Store(Path(folder)), tasks, executor, width, by=nothing, size=size)
+                wall = time.perf_counter() - wall
+            rows.append(
+                {
+                    "part": "overhead",
+                    "way": name,
+                    "batch": size,
+                    "milliseconds_a_task": round(1000 * wall / len(tasks), 3),
+                }
+            )
+    return rows
+
+
+def _claiming(folder: str, worker: int, seconds: float) -> tuple[int, int]:
+    """Claim, write and release batches of one result for some seconds; return how many, and how many claims failed."""
+    store, draw = Store(Path(folder)), random.Random(worker)
+    done = lost = 0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        name = f"{draw.randrange(16**8):08x}{worker:04x}" if draw.random() < 0.9 else f"{draw.randrange(16):040x}"
+        if not store.claim(name):
+            lost += 1
+            continue
+        store.write([{"key": f"{name} {worker} {done}", "readings": {}}])
+        store.release(name)
+        done += 1
+    return done, lost
+
+
+def claims(_: Path) -> list[Row]:
+    """Batches a second that processes claim, write and release in one folder, a tenth of the claims on contested names."""
+    rows, seconds = [], 4.0
+    for workers in (1, 4, 16):
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(workers) as pool:
+            list(pool.map(time.sleep, [0.2] * workers))
+            found = list(pool.map(_claiming, [folder] * workers, range(workers), [seconds] * workers))
+            store = Store(Path(folder))
+            store.refresh()
+        done = sum(d for d, _ in found)
+        rows.append(
+            {
+                "part": "claims",
+                "processes": workers,
+                "batches_a_second": round(done / seconds, 1),
+                "claims_lost": sum(x for _, x in found),
+                "results_missing": done - len(store.results),
+                "load": round(os.getloadavg()[0], 1),
+            }
+        )
+    return rows
+
+
+# -- killed runs -------------------------------------------------------------------------------------------------------
+
+
+def killed(_: Path, moments: int = 50) -> list[Row]:
+    """Runs of a toy space, each killed (SIGKILL) at a random moment, two of them at a time; then the table of the last one."""
+    draw = random.Random(0)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TOY.parent)])}
+
+    def started(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, str(TOY), str(folder)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole, hurt = Path(folder) / "whole", Path(folder) / "hurt"
+        undisturbed = started(whole).communicate()[0]
+        kills = ended = 0
+        while kills < moments:
+            both = [started(hurt), started(hurt)]
+            for process in both:
+                assert process.stdout
+                process.stdout.readline()
+            time.sleep(draw.uniform(0.0, 0.5))
+            for process in both:
+                ended += process.poll() is not None
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                kills += 1
+            if ended:  # all results are there: begin again
+                same = started(hurt).communicate()[0] == undisturbed
+                assert same
+                hurt, ended = Path(folder) / f"hurt-{kills}", 0
+        after = started(hurt).communicate()[0]
+        left = [path for path in hurt.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    return [{"part": "killed", "moments": kills, "table_is_the_same": after == undisturbed, "leftovers": len(left)}]
+
+
+# -- record ------------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[Path], list[Row]]] = {
+    "guided": guided,
+    "processor": processor,
+    "overhead": overhead,
+    "claims": claims,
+    "killed": killed,
+}
+
+
+def table(record: Row) -> str:
+    """The record as Markdown."""
+    lines = []
+    for part in PARTS:
+        rows = [r for r in record["rows"] if r["part"] == part]
+        if rows:
+            columns = [name for name in rows[0] if name != "part"]
+            lines += [
+                "",
+                f"**{part}** ({record['dates'][part]})",
+                "",
+                f"| {' | '.join(c.replace('_', ' ') for c in columns)} |",
+            ]
+            lines += [f"|{'---|' * len(columns)}"]
+            lines += [f"| {' | '.join(str(r[c]) for c in columns)} |" for r in rows]
+    return "\n".join([f"`{COMMAND}`; {record['machine']}.", *lines])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part, function in PARTS.items():
+        parser.add_argument(f"--{part}", action="store_true", help=function.__doc__)
+    parser.add_argument("--show", action="store_true", help="only write the record's table into docs/explore.md")
+    parser.add_argument("--results", type=Path, default=Path("codesign-explore"), help="folder of results of the study")
+    arguments = parser.parse_args()
+    record: Row = json.loads(RECORD.read_text()) if RECORD.exists() else {"command": COMMAND, "dates": {}, "rows": []}
+    record["machine"] = (
+        f"{os.cpu_count()} cores of a shared machine, Python {sys.version.split()[0]}, numpy {np.__version__}"
+    )
+    for part, function in PARTS.items():
+        if getattr(arguments, part):
+            made = function(arguments.results)
+            record["rows"] = [r for r in record["rows"] if r["part"] != part] + made
+            commit = commit_of("isa_model", "codesign", "benchmarks/explore.py", "studies")
+            record["dates"][part] = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}"
+            write_file(RECORD, json_lines(record), *of_command(COMMAND))
+    text = table(record)
+    put(ROOT / "docs" / "explore.md", "measured", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

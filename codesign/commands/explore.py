@@ -1,0 +1,123 @@
+"""`codesign explore`: the Pareto front of a space of proposals; plain workers for it; a point as a proposal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codesign.commands.progress import Progress
+from codesign.commands.tabular import Form, emit
+from codesign.commands.terminal import console
+from isa_model.diagnostics import InputError
+
+if TYPE_CHECKING:
+    from codesign.explore.answer import Point
+    from codesign.explore.space import Space
+
+FOLDER = Path("codesign-explore")
+"""Default folder of results, which all spaces share."""
+
+
+def explore(
+    target: Annotated[
+        str, typer.Argument(metavar="SPACE|work|export", help="A space file (YAML); `work DIR`; or `export DIR POINT`.")
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="DIR POINT", help="Of `work` and `export`.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of results, which all spaces and workers share; reports go into folders in it.")
+    ] = FOLDER,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, max=1024, help="Processes on this machine; default: one per core."),
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler: an address, a scheduler file, or `local`.")
+    ] = None,
+    workers: Annotated[
+        bool, typer.Option("--workers", help="Compute nothing here: leave it to `codesign explore work DIR` elsewhere.")
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Tasks that are claimed and written together; default: 32.")
+    ] = None,
+    idle: Annotated[float, typer.Option(min=0.1, help="Of `work`: seconds without work after which it ends.")] = 60.0,
+    form: Form = "table",
+) -> int:
+    """Explore a space of proposals, and write its Pareto front as a page.
+
+    Results are files: a command that was killed goes on where it stopped, and a larger space computes only what is new. `work`
+    computes for others, on any machine that sees the folder. `export` prints the proposal of a point. --csv has all points.
+    """
+    from codesign.explore import run
+    from codesign.explore.store import Store
+
+    if target == "export":
+        from codesign.explore.table import exported
+
+        if more is None or len(more) != 2:
+            raise InputError.of(
+                "export takes a folder and a point", f"codesign explore export {FOLDER} POINT > proposal.yaml"
+            )
+        print(exported(Path(more[0]), more[1]), end="")
+        return 0
+    size = batch or run.BATCH
+    if target == "work":
+        if more is None or len(more) != 1:
+            raise InputError.of("work takes a folder", f"codesign explore work {FOLDER}")
+        with Progress("exploring as a worker") as progress:
+            done = run.work(Store(Path(more[0])), idle, progress.update, size=size)
+        print(f"{done} results", file=sys.stderr)
+        return 0
+    if more:
+        raise InputError.of(f"a space takes no further argument, but there is `{more[0]}`", "one space at a time")
+    from codesign.explore.page import KIND, write
+    from codesign.explore.search import Search
+    from codesign.explore.space import load_space
+    from isa_model.output_files import check_folder, untracked
+    from isa_model.processes import cores
+
+    space, base = load_space(target)
+    check_folder(out / space.space, KIND)
+    store, count = Store(out), processes or cores()
+
+    def start() -> AbstractContextManager[Any]:
+        return run.cores(count) if dask is None else run.dask(None if dask == "local" else dask, count)
+
+    with Progress(f"exploring {space.space}") as progress:
+        engine = run.Engine(store, None if workers else start, size)
+        points = Search(space, base, engine, progress.phase).run()
+        progress.phase("writing the report")
+        page = write(space, base, points, out / space.space)
+    if out == FOLDER:
+        untracked(out)
+    _show(space, points, form)
+    print(f"report: {page}", file=sys.stderr)
+    return int(bool(engine.failed))
+
+
+def _show(space: Space, points: list[Point], form: Form) -> None:
+    """Print the front as a table, or all points as data."""
+    from codesign.explore.page import headline, interval
+    from codesign.explore.table import rows
+
+    if form != "table":
+        emit(form, rows(space, points))
+        return
+    from rich.table import Table
+
+    print(headline(space, points))
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("point", *space.axes, *space.objectives):
+        table.add_column(name, justify="right" if name in space.objectives else "left")
+    for point in points:
+        if point.status == "front":
+            values = (interval(v) for v in point.values.values())
+            table.add_row(point.name, *map(str, point.settings.values()), *values)
+    if table.row_count:
+        console().print(table)
+    for point in points:
+        if point.status == "failed":
+            print(f"failed: {point.label}: {point.note}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""The report on a space: verdict first, then the picture, the front, break-even, what was left out, and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from codesign.explore import picture, table
+from codesign.explore.answer import Point, Value, knee
+from codesign.explore.break_even import Surface, surfaces
+from codesign.explore.space import Base, Space, proposal_data
+from codesign.explore.task import evaluator
+from codesign.figures.metric import kind_of
+from codesign.report.write import environment
+from isa_model.output_files import write_folder
+
+KIND = "an exploration"
+
+
+def write(space: Space, base: Base, points: Sequence[Point], folder: Path) -> Path:
+    """Write index.html, table.csv, table.parquet and space.json into a folder, as a whole. Returns the page's path.
+
+    Raises InputError if the folder cannot be written, or holds something else.
+    """
+    rows = table.rows(space, points)
+    files: dict[str, str | bytes] = {
+        "index.html": page(space, base, points),
+        "table.csv": table.as_csv(rows),
+        "space.json": table.as_json(space, base, points),
+    }
+    if (parquet := table.as_parquet(rows)) is not None:
+        files["table.parquet"] = parquet
+    write_folder(folder, files, KIND)
+    return folder / "index.html"
+
+
+def page(space: Space, base: Base, points: Sequence[Point]) -> str:
+    """Return the page as HTML."""
+    on = [p for p in points if p.status == "front"]
+    on.sort(key=lambda p: [v.value or 0.0 for v in reversed(list(p.values.values()))])
+    found = list(surfaces(space, points))
+    patches = {name: {str(v): patch for v, patch in axis.patches.items()} for name, axis in space.axes.items()}
+    script = picture.script()
+    drawn: dict[str, Any] = {
+        "space": space,
+        "headline": headline(space, points),
+        "findings": list(_findings(space, points, found)),
+        "pictures": picture.static(space, points),
+        "front": on,
+        "knee": knee(space, points),
+        "headings": [picture.heading(name, o) for name, o in space.objectives.items()],
+        "interval": interval,
+        "surfaces": found,
+        "counts": list(_counts(space, points)),
+        "method": list(_method(space, points)),
+        "yaml": yaml.safe_dump(space.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=120),
+        "script_code": script,
+    }
+    if script:
+        drawn["spec"] = picture.embedded(picture.interactive(space, points))
+        parts = {"base": proposal_data(base.data, space), "axes": patches, "name": space.space}
+        drawn["parts"] = picture.embedded(parts)
+    template = (Path(__file__).with_name("page.html.j2")).read_text(encoding="utf-8")
+    text: str = environment(html=True).from_string(template).render(drawn)
+    return text
+
+
+def headline(space: Space, points: Sequence[Point]) -> str:
+    """Return what was found in a sentence."""
+    on = [p for p in points if p.status == "front"]
+    sure = sum(p.sure for p in on)
+    judged = sum(p.status in ("front", "dominated", "breaks a bound", "screened out") for p in points)
+    visited = f"{len(points)} of {space.size}" if len(points) < space.size else f"{space.size}"
+    if not on:
+        return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
+    verb, certain = "is" if len(on) == 1 else "are", "whatever the intervals hold"
+    return f"Of {visited} points {len(on)} {verb} on the front, {sure} of them {certain}; {judged} could be judged."
+
+
+def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -> Iterator[str]:
+    if best := knee(space, points):
+        values = ", ".join(f"{name} {interval(v)}" for name, v in best.values.items())
+        yield f"Knee of the front: {best.label} ({values})."
+    on = [p for p in points if p.status == "front"]
+    for name, axis in space.axes.items():
+        taken = [v for v in axis.choices if any(p.settings[name] == v for p in on)]
+        never = [v for v in axis.choices if v not in taken]
+        if on and never and len(taken) <= max(len(never), 1):
+            yield f"All points of the front have {name} = {'; or '.join(map(str, taken))}."
+        elif on and never:
+            yield f"No point of the front has {name} = {'; or '.join(map(str, never))}."
+    for surface in found:
+        yield from surface.sentences
+
+
+def interval(value: Value) -> str:
+    """Return a value with its interval."""
+    if value.value is None:
+        return "not finite"
+    text = f"{value.value:.3g}"
+    if value.low is None or value.low == value.high:
+        return text
+    return f"{text} [{value.low:.3g}, {'∞' if value.high is None else f'{value.high:.3g}'}]"
+
+
+def _counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
+    """Yield each state with its number of points and an example of the reason."""
+    for status in ("front", "dominated", "screened out", "breaks a bound", "not known", "no proposal", "failed"):
+        some = [p for p in points if p.status == status]
+        if some:
+            yield status, len(some), f"{some[0].label}: {some[0].note}" if some[0].note else ""
+    left = space.size - len(points)
+    if left:
+        kept = sum(1 for _ in space.points()) if space.size <= 1_000_000 else None
+        if kept is None or kept > len(points):
+            yield "not visited", (kept or space.size) - len(points), "the search spent its budget elsewhere"
+        if kept is not None and kept < space.size:
+            yield "excluded by `where`", space.size - kept, "; ".join(space.where)
+
+
+def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
+    """Yield sentences on how the points were evaluated."""
+    yield (
+        f"Sampled figures are computed by the bit-exact model on {space.rows} rows of A and {space.columns} columns of B for "
+        f"each of {space.seeds} seeds over the full K, with the values and intervals that `codesign evaluate` gives for it. "
+        "An objective has the worst figure of the GEMMs and tensor sources that it covers."
+    )
+    if space.screening:
+        yield (
+            f"All points were screened with {space.screen} seeds. Those that another point beats with its whole intervals, or "
+            "that break a bound with their whole interval, got no more; the others got all seeds, the first ones included."
+        )
+    if space.size > space.budget.points and len(points) < space.size:
+        yield (
+            f"Points were proposed by Optuna's multi-objective TPE, {space.budget.generation} at a time, seed "
+            f"{space.budget.seed}, up to {space.budget.points} points: the front is that of the points visited."
+        )
+    sources: dict[str, list[str]] = {}
+    for point in points:
+        for name, value in point.values.items():
+            origin = value.source.split(";")[0].split("(")[0].strip()
+            origin = origin.split(" ")[0] if origin.startswith("records ") else origin
+            sources.setdefault(f"{name}: {value.kind}, {origin}", []).append(point.name)
+    most = sorted(sources.items(), key=lambda found: -len(found[1]))[:12]
+    yield "Origin of figures: " + "; ".join(f"{text} ({len(names)} points)" for text, names in most) + "."
+    kinds = dict.fromkeys(kind_of(o.metric) for o in space.objectives.values())
+    versions = ", ".join(f"{kind} {evaluator(kind)[:12]}" for kind in kinds)
+    yield f"Evaluator, by the SHA-256 of its code and data: {versions}. `table.csv` names the source of every figure."

@@ -1,0 +1,234 @@
+"""Ways to compute tasks: the cores of this machine, Dask, or plain workers that share nothing but a folder.
+
+`fulfil` is what all of them do: take a batch that nobody works on, hand it to an executor, write its results. Several
+drivers and workers can do so on one folder at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from codesign.explore.space import Base, Settings, Space
+from codesign.explore.store import Store, batch_name
+from codesign.explore.task import Result, Task, compute, tasks
+from isa_model.diagnostics import InputError, Unavailable
+from isa_model.stage import Spec
+
+BATCH = 32
+"""Tasks of a batch: one claim, one pack of results. Larger ones for more workers (docs/explore.md)."""
+TRIES = 3
+"""Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
+
+
+class Keyed(Protocol):
+    """Something to compute, under the key of its result."""
+
+    @property
+    def key(self) -> str: ...
+
+
+Work = TypeVar("Work", bound=Keyed)
+Compute = Callable[[Sequence[Any]], list[Result]]
+
+
+class Round(Spec):
+    """Points of a space that are to be computed, as plain workers read them."""
+
+    space: Space
+    base: Base
+    points: tuple[tuple[int | float | str, ...], ...]
+    """Values of the axes, in their order."""
+    seeds: int
+    kinds: tuple[str, ...] = ()
+    """Kinds of evidence; empty: all that the objectives need."""
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks of all points, those on the same tensors one after the other."""
+        sampling = self.space.sampling.model_copy(update={"seeds": tuple(range(self.seeds))})
+        settings: list[Settings] = [dict(zip(self.space.axes, values, strict=True)) for values in self.points]
+        found = {t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds)}
+        return sorted(found.values(), key=lambda t: (t.kind, t.workload or "", t.tensors or ""))
+
+
+@contextmanager
+def cores(processes: int) -> Iterator[tuple[Executor, int]]:
+    """Yield an executor over processes of this machine, and how many batches it takes at a time."""
+    from isa_model.processes import pool
+
+    if processes == 1:
+        yield Here(), 1
+        return
+    with pool(processes) as executor:
+        yield executor, processes + 1
+
+
+@contextmanager
+def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
+    """Yield an executor over the workers of a Dask scheduler: at an address, in a scheduler file, or started here.
+
+    Raises Unavailable without the extra `explore`, InputError if no scheduler answers.
+    """
+    try:
+        from importlib import import_module
+
+        distributed: Any = import_module("distributed")
+    except ImportError:
+        raise Unavailable("Dask is not installed: pip install 'codesign[explore]'") from None
+    cluster = None
+    try:
+        if address is None:
+            cluster = distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0")
+            cluster.adapt(minimum=1, maximum=processes)
+            client = distributed.Client(cluster)
+        elif Path(address).is_file():
+            client = distributed.Client(scheduler_file=address)
+        else:
+            client = distributed.Client(address)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise InputError.of(
+            f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file"
+        ) from None
+    try:
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+        with client, client.get_executor(retries=TRIES, pure=False) as executor:
+            yield executor, 4 * max(processes, sum(client.nthreads().values()))
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+class Here(Executor):
+    """An executor that computes at once, in this process."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def fulfil(
+    store: Store,
+    wanted: Sequence[Work],
+    executor: Executor | None,
+    width: int,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    by: Compute = compute,
+    size: int = BATCH,
+    pause: float = 0.5,
+) -> dict[str, str]:
+    """Compute what the store lacks, until it has all of `wanted`; return the reason for each task that failed.
+
+    Batches that another process holds are left to it, and taken over if it dies. Without an executor everything is left to
+    others. Raises BrokenExecutor if a process of the executor dies, InputError if results cannot be written.
+    """
+    store.refresh()
+    parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
+    first = int(batch_name([store.owner]), 16) % max(len(parts), 1)  # processes begin at different batches
+    waiting = {batch_name(t.key for t in part): part for part in (*parts[first:], *parts[:first])}
+    running: dict[Future[list[Result]], str] = {}
+    failed: dict[str, str] = {}
+    tried: dict[str, float] = {}
+    """When a batch that another process holds is looked at again."""
+    try:
+        while waiting or running:
+            now, before = time.monotonic(), len(waiting)
+            again = pause * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
+            for name in list(waiting):
+                if executor is not None and len(running) >= width:
+                    break
+                if tried.get(name, now) > now:
+                    continue
+                todo = [t for t in waiting[name] if t.key not in store.results and t.key not in failed]
+                if not todo:
+                    del waiting[name]
+                elif executor is None or not store.claim(name):
+                    tried[name] = now + again
+                else:
+                    store.refresh()  # the batch may have been done by who held the claim before
+                    if todo := [t for t in todo if t.key not in store.results]:
+                        running[executor.submit(by, todo)] = name
+                    else:
+                        store.release(name)
+                    del waiting[name]
+            done = wait(running, timeout=again, return_when=FIRST_COMPLETED).done if running else set()
+            for future in done:
+                results = future.result()
+                failed |= {r["key"]: r["failed"] for r in results if "failed" in r}
+                store.write([r for r in results if "failed" not in r])
+                store.release(running.pop(future))
+            tell(max(len(wanted) - (len(waiting) + len(running)) * size, 0), len(wanted))
+            if waiting and not running and len(waiting) == before:
+                time.sleep(again)
+            if waiting and not done:
+                store.refresh()
+    finally:
+        for future, name in running.items():
+            future.cancel()
+            store.release(name)
+    return failed
+
+
+class Engine:
+    """A way to compute rounds, and the reasons for the tasks that failed."""
+
+    def __init__(self, store: Store, start: Callable[[], Any] | None, size: int = BATCH, by: Compute = compute) -> None:
+        """`start` returns a context manager of an executor and its width; None leaves everything to plain workers."""
+        self.store, self.start, self.size, self.by = store, start, size, by
+        self.tell: Callable[[int, int], None] = lambda done, total: None
+        self.failed: dict[str, str] = {}
+
+    def complete(self, wanted: Round) -> None:
+        """Compute a round. Raises Unavailable if processes keep dying, InputError if results cannot be written."""
+        todo = wanted.tasks()
+        self.store.refresh()
+        if all(t.key in self.store.results for t in todo):
+            return
+        if self.start is None:
+            with self.store.opened(wanted.model_dump(mode="json")):
+                self.failed |= fulfil(self.store, todo, None, 0, self.tell, size=self.size)
+            return
+        for attempt in range(TRIES):
+            try:
+                with self.start() as (executor, width):
+                    self.failed |= fulfil(self.store, todo, executor, width, self.tell, self.by, self.size)
+                return
+            except (BrokenExecutor, Unavailable) as error:  # a process was killed: its batch is computed again
+                if attempt + 1 == TRIES or "installed" in str(error):
+                    raise Unavailable(
+                        "worker processes keep being killed, probably for lack of memory; results so far are kept"
+                    ) from None
+
+
+def work(
+    store: Store,
+    idle: float,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    by: Compute = compute,
+    size: int = BATCH,
+) -> int:
+    """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return how many."""
+    ended = time.monotonic() + idle
+    store.refresh()
+    before = len(store.results)
+    while time.monotonic() < ended:
+        store.refresh()
+        for path in store.rounds():
+            try:
+                wanted = Round.model_validate(json.loads(path.read_bytes())).tasks()
+            except FileNotFoundError:
+                continue  # just completed
+            if any(t.key not in store.results for t in wanted):
+                fulfil(store, wanted, Here(), 1, tell, by, size)
+                ended = time.monotonic() + idle
+        time.sleep(min(1.0, idle / 10))
+    return len(store.results) - before

@@ -1,0 +1,165 @@
+"""Search: which points are computed, with how much evidence, and which are ruled out before.
+
+1. Points: all of a space that fits the budget; of a larger one those that Optuna's TPE proposes, a generation at a time.
+2. Kinds of evidence that take no samples come first. A point that breaks a bound there gets no samples.
+3. With `screen`, the others get few seeds. A point whose whole intervals another one beats, or that certainly breaks a bound,
+   gets no more.
+4. The rest gets all seeds.
+
+Nothing of this depends on when a result arrives. A search that was killed is run again from its seed and finds the same points,
+whose results are there already. That replaces a storage of the search's own state, which could not restore its random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from codesign.evidence.sampling import Sampling
+from codesign.explore.answer import Point, badness, beaten, broken, judge, known
+from codesign.explore.run import Engine, Round
+from codesign.explore.space import Base, Settings, Space
+from codesign.explore.task import CHEAP
+from codesign.figures.metric import kind_of
+from isa_model.diagnostics import Unavailable
+
+AT_RANDOM = 24
+"""Points drawn at random before the search learns from them."""
+MOST_ASKED = 20
+"""Times the budget that a search may propose points, known ones and impossible ones included."""
+Phase = Callable[[str, int, int], None]
+
+
+class Search:
+    """A search of a space, and what it knows of the points visited so far."""
+
+    def __init__(self, space: Space, base: Base, engine: Engine, phase: Phase = lambda name, done, total: None) -> None:
+        self.space, self.base, self.engine, self.phase = space, base, engine, phase
+        self.points: dict[tuple[Any, ...], Point] = {}
+
+    def run(self) -> list[Point]:
+        """Compute and judge the points; return them in the order of the axes' values. Raises as `Engine.complete` does."""
+        if self.space.size <= self.space.budget.points or self._fits():
+            self.visit(list(self.space.points()))
+        else:
+            for _ in propose(self.space, self.visit):
+                pass
+        self._confirm()
+        judge(self.space, list(self.points.values()))
+        place = {name: {v: i for i, v in enumerate(axis.choices)} for name, axis in self.space.axes.items()}
+        return sorted(self.points.values(), key=lambda p: [place[name][v] for name, v in p.settings.items()])
+
+    def _fits(self) -> bool:
+        """Return whether the points that keep the conditions fit the budget."""
+        return all(i < self.space.budget.points for i, _ in enumerate(self.space.points()))
+
+    def visit(self, settings: Sequence[Settings]) -> list[Point]:
+        """Return the points with their first evidence: without samples, then screened or, without screening, in full."""
+        kinds = {kind_of(o.metric) for o in self.space.objectives.values()}
+        cheap, sampled = sorted(kinds & set(CHEAP)), sorted(kinds - set(CHEAP))
+        first = self.space.screening or self.space.sampling
+        if cheap and sampled:
+            self._compute("bounds and costs", settings, first, cheap)
+            told = self._known(settings, first)
+            settings_of_samples = [s for s, p in zip(settings, told, strict=True) if not self._ruled_out(p)]
+        else:
+            settings_of_samples = list(settings)
+        self._compute("screening" if self.space.screening else "sampling", settings_of_samples, first, sampled or cheap)
+        points = self._known(settings, first)
+        for point in points:
+            self._ruled_out(point)
+            self.points[tuple(point.settings.values())] = point
+        return points
+
+    def _ruled_out(self, point: Point) -> bool:
+        """Return whether a point needs no more evidence, and note why."""
+        if point.status == "not known" and (why := broken(self.space, point, certainly=True)):
+            point.status, point.note = "breaks a bound", f"{why}; no more was computed"
+        return point.status != "not known"
+
+    def _confirm(self) -> None:
+        """Compute all seeds for the screened points that may still be on the front."""
+        screened = self.space.screening
+        if screened is None:
+            return
+        open_points = [
+            p for p in self.points.values() if p.status == "not known" and len(p.values) == len(self.space.objectives)
+        ]
+        if not open_points:
+            return
+        best, _, worst = badness(self.space, open_points)
+        by = beaten(best, worst)
+        for point, other in zip(open_points, by, strict=True):
+            if other >= 0:
+                point.status = "screened out"
+                point.note = f"certainly dominated by {open_points[other].name} with {len(screened.seeds)} seeds"
+        left = [p.settings for p, other in zip(open_points, by, strict=True) if other < 0]
+        self._compute("all seeds", left, self.space.sampling, ())
+        for point in self._known(left, self.space.sampling):
+            self.points[tuple(point.settings.values())] = point
+
+    def _compute(self, name: str, settings: Sequence[Settings], sampling: Sampling, kinds: Sequence[str]) -> None:
+        self.phase(name, 0, 0)
+        self.engine.tell = lambda done, total: self.phase(name, done, total)
+        points = tuple(tuple(s.values()) for s in settings)
+        seeds = len(sampling.seeds)
+        self.engine.complete(Round(space=self.space, base=self.base, points=points, seeds=seeds, kinds=tuple(kinds)))
+
+    def _known(self, settings: Sequence[Settings], sampling: Sampling) -> list[Point]:
+        about = sampling, self.engine.store.results, self.engine.failed
+        return [known(self.space, self.base, s, *about) for s in settings]
+
+
+def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> Iterator[int]:
+    """Visit points that Optuna's TPE proposes until the budget is spent; yield the number of points after each generation.
+
+    Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
+    that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`.
+    """
+    try:
+        import optuna
+    except ImportError:
+        message = f"a space of {space.size} points is over its budget of {space.budget.points} and needs a search"
+        raise Unavailable(f"{message}: pip install 'codesign[explore]', or raise budget.points") from None
+    from warnings import catch_warnings, simplefilter
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    budget, seen = space.budget, dict[tuple[Any, ...], Point]()
+    with catch_warnings():
+        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=budget.seed,
+            n_startup_trials=max(AT_RANDOM, budget.generation),
+            multivariate=True,  # axes act together
+            constant_liar=True,  # points of a generation keep away from each other
+        )
+    study = optuna.create_study(directions=["minimize"] * len(space.objectives), sampler=sampler)
+    choices: dict[str, Any] = {
+        name: optuna.distributions.IntDistribution(0, len(axis.choices) - 1)
+        if axis.ordered
+        else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
+        for name, axis in space.axes.items()
+    }
+    asked = 0
+    while len(seen) < budget.points and asked < MOST_ASKED * budget.points:
+        trials: list[tuple[Any, dict[str, Any]]] = []
+        while len(trials) < budget.generation and asked < MOST_ASKED * budget.points:
+            asked += 1
+            trial = study.ask(choices)
+            settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}
+            if space.allows(settings):
+                trials.append((trial, settings))
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        fresh = {tuple(s.values()): s for _, s in trials if tuple(s.values()) not in seen}
+        some = list(fresh.items())[: budget.points - len(seen)]
+        seen |= dict(zip(dict(some), visit([s for _, s in some]), strict=True))
+        for trial, settings in trials:
+            point = seen.get(tuple(settings.values()))
+            values = None if point is None else badness(space, [point])[1][0]
+            if point is None or values is None or not (abs(values) < float("inf")).all():
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            trial.set_constraint("bounds", float(point.status != "not known"))
+            study.tell(trial, [float(v) for v in values])
+        yield len(seen)

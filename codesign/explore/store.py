@@ -1,0 +1,235 @@
+"""Results in files, shared by every space and every machine that sees the folder; there is no database and no server.
+
+    points/a/<hash>.jsonl    results, a line each: written whole under a name of their own content, never changed
+    claims/ab/<batch>        a batch that some process works on; its time of change is a heartbeat
+    queue/<round>.json       points that plain workers should compute (`run.py`)
+
+Results alone decide what is done, and every process computes the same bytes for the same key. Claims only spare work: if one is
+lost, or two processes hold it, a batch is computed twice and its results are the same. A killed process loses the batches that
+it was computing; whole files only are seen. Results come in packs of a batch each, so that a million of them are thousands of
+files, and a process writes, claims and releases once in many results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from isa_model.diagnostics import InputError
+from isa_model.input_files import reason
+
+STALE = 300.0
+"""Seconds without a heartbeat after which a claim is taken over."""
+BEAT = STALE / 5
+"""Seconds between heartbeats: network file systems may show a time of change a minute late."""
+GRANULARITY = 2_000_000_000
+"""Nanoseconds within which two changes of a folder may have the same time."""
+
+
+class Store:
+    """Results by key in a folder, and claims on batches of them."""
+
+    def __init__(self, folder: Path, stale: float = STALE) -> None:
+        """Raises InputError if the folder cannot be made or written to."""
+        self.folder, self.stale = folder, stale
+        self.results: dict[str, dict[str, Any]] = {}
+        """Results read or written so far."""
+        self.owner = f"{platform.node()} {os.getpid()} {_started(os.getpid())}"
+        self._seen: dict[str, int] = {}
+        self._packs: set[str] = set()
+        self._held: set[Path] = set()
+        self._beating: threading.Thread | None = None
+        with self.told():
+            for name in ("points", "claims", "queue"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            self._ahead = self._clock() - time.time()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise InputError for every OSError in the block: no room, no right, no folder."""
+        try:
+            yield
+        except OSError as error:
+            hint = "results so far are kept; the same command goes on with them"
+            raise InputError.of(f"cannot write in {self.folder}: {reason(error)}", hint) from None
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the results that other processes have written since the last time."""
+        with self.told():
+            for shard in sorted(os.scandir(self.folder / "points"), key=lambda entry: entry.name):
+                changed = shard.stat().st_mtime_ns
+                if self._seen.get(shard.name) == changed or not shard.is_dir():
+                    continue
+                for pack in sorted(os.scandir(shard.path), key=lambda entry: entry.name):
+                    if pack.name.endswith(".jsonl") and pack.name not in self._packs:
+                        self._read(Path(pack.path))
+                if time.time() * 1e9 + self._ahead * 1e9 - changed > GRANULARITY:
+                    self._seen[shard.name] = changed
+
+    def _read(self, pack: Path) -> None:
+        """Read a pack; one that a crash of the machine damaged is left aside, and its results are computed again."""
+        content = pack.read_bytes()
+        if pack.stem == _name(content):
+            self._packs.add(pack.name)
+            for line in content.splitlines():
+                result = json.loads(line)
+                self.results.setdefault(result["key"], result)
+
+    def write(self, results: Sequence[dict[str, Any]]) -> None:
+        """Keep results that are not there yet, as one pack. Raises InputError if they cannot be written."""
+        fresh = {r["key"]: r for r in results if r["key"] not in self.results}
+        if not fresh:
+            return
+        content = "".join(json.dumps(fresh[key], sort_keys=True) + "\n" for key in sorted(fresh)).encode()
+        name = _name(content)
+        with self.told():
+            put(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
+        self._packs.add(f"{name}.jsonl")
+        self.results.update(fresh)
+
+    # -- claims --------------------------------------------------------------------------------------------------------
+
+    def claim(self, batch: str) -> bool:
+        """Return whether this process now holds the claim on a batch; a stale one is taken over."""
+        path = self.folder / "claims" / batch[:2] / batch
+        with self.told():
+            path.parent.mkdir(exist_ok=True)
+            if not self._created(path) and not self._take_over(path):
+                return False
+        self._held.add(path)
+        if self._beating is None or not self._beating.is_alive():
+            self._beating = threading.Thread(target=self._beat, daemon=True)
+            self._beating.start()
+        return True
+
+    def release(self, batch: str) -> None:
+        """Give up the claim on a batch."""
+        path = self.folder / "claims" / batch[:2] / batch
+        self._held.discard(path)
+        with suppress(OSError):
+            path.unlink()
+
+    def _created(self, path: Path) -> bool:
+        """Return whether this process made the claim, which only one can."""
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(handle, self.owner.encode())
+        finally:
+            os.close(handle)
+        return True
+
+    def _take_over(self, path: Path) -> bool:
+        """Return whether this process now holds a claim that was stale. A gate lets one process at a time try."""
+        gate = path.with_name(f".{path.name}.gate")
+        try:
+            if not self._is_stale(path):
+                return False
+            if not self._created(gate):
+                if self._is_stale(gate):  # its process died meanwhile
+                    gate.unlink()
+                return False
+        except FileNotFoundError:
+            return False  # released
+        try:
+            if self._is_stale(path):
+                path.unlink()
+            return self._created(path)
+        except FileNotFoundError:
+            return self._created(path)
+        finally:
+            with suppress(OSError):
+                gate.unlink()
+
+    def _is_stale(self, path: Path) -> bool:
+        """Return whether a claim has had no heartbeat for long, or its process on this machine has ended."""
+        age = time.time() + self._ahead - path.stat().st_mtime
+        node, *rest = path.read_text().split() or [""]
+        ended = node == platform.node() and len(rest) == 2 and _started(int(rest[0])) != rest[1]
+        return age > self.stale or ended
+
+    def _beat(self) -> None:
+        """Renew the time of change of every claim, as long as there is one."""
+        while self._held:
+            time.sleep(min(BEAT, self.stale / 5))
+            for path in list(self._held):
+                with suppress(OSError):
+                    os.utime(path)
+
+    def _clock(self) -> float:
+        """Return the time of the file system, which is that of its server: clocks of machines differ."""
+        path = self.folder / "claims" / f".clock.{uuid4().hex}"
+        path.write_bytes(b"")
+        changed = path.stat().st_mtime
+        path.unlink()
+        return changed
+
+    # -- rounds for plain workers --------------------------------------------------------------------------------------
+
+    def rounds(self) -> list[Path]:
+        """Return the files of the open rounds."""
+        with self.told():
+            return sorted((self.folder / "queue").glob("*.json"))
+
+    @contextmanager
+    def opened(self, content: Any) -> Iterator[None]:
+        """Keep a round open for plain workers during the block."""
+        text = json.dumps(content).encode()
+        path = self.folder / "queue" / f"{_name(text)}.json"
+        with self.told():
+            put(path, text)
+        yield
+        with suppress(OSError):
+            path.unlink()
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, under a name that only the same content has."""
+    fresh = path.with_name(f".{path.name}.{uuid4().hex}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(fresh, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        with suppress(OSError):
+            fresh.unlink()
+
+
+def _name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:40]
+
+
+def _started(process: int) -> str:
+    """Return when a process of this machine started, in clock ticks; empty if it has ended, `?` where that is not known."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        return "?"
+    return "?"
+
+
+def batch_name(keys: Iterable[str]) -> str:
+    """Return the name of a batch of results."""
+    return _name("".join(keys).encode())

@@ -1,0 +1,360 @@
+"""Spaces of proposals: their files, the keys of their points, search, fronts, break-even, and the page."""
+
+import csv
+import io
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from strategies import KINDS, codes, instructions
+from toy_space import TEXT, Counting, explored, space, toy
+
+from codesign.__main__ import run
+from codesign.evidence.numerics.source import Multiplied
+from codesign.evidence.sampling import Sampling
+from codesign.explore import page, picture, task
+from codesign.explore.answer import Value, beaten, front, knee, known
+from codesign.explore.break_even import surfaces
+from codesign.explore.space import load_space, patched, written
+from codesign.explore.table import exported
+from codesign.explore.task import compute, tasks
+from codesign.proposal.load import parse_proposal
+from codesign.proposal.variants import variants
+from codesign.verdicts.claims import covered_by
+from isa_model import matmul
+from isa_model.array_codec import code_dtype
+from isa_model.diagnostics import Document, InputError, parse_yaml
+from isa_model.engines.plan import Unsupported
+from isa_model.engines.portable import batch
+
+# -- space files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        (("fraction_bits", "fraction_bit"), "toy.yaml:5:17", "no field `fraction_bit` in stages.fuse"),
+        (("range: [13, 24]", "range: [24, 13]"), "toy.yaml:5", "a range has a first value"),
+        (("range: [13, 24]", "values: []"), "toy.yaml:5", "one of `values`, `range` and `alternatives`, got nothing"),
+        (("relative_frobenius", "relative_frobenus"), "toy.yaml:11:19", "unknown metric"),
+        (("base: configurable-accumulation", "base: nothing"), "toy.yaml:3:7", "no proposal is called `nothing`"),
+        (("wide: {}", "wide: {chnge: {}}"), "", ""),
+        (("tensors: [normal]", "tensors: [normal]\nwhere: [bit > 3]"), "toy.yaml:10", "no axis is called `bit`"),
+        (("tensors: [normal]", "tensors: [normal]\nwhere: ['open(1)']"), "toy.yaml:10", "a condition has no call"),
+        (("tensors: [normal]", "tensors: [normal]\nwhere: ['bits >']"), "toy.yaml:10", "is not an expression"),
+        (("wgrad.o]", "wgrad.oo]"), "toy.yaml:8:13", "unknown workload `deepseek-v3.wgrad.oo`"),
+        (("[8, 16, 32]", "[-1, -2]"), "toy.yaml:6", "no value gives a proposal"),
+        (("relative_frobenius}", "relative_frobenius, at: 3}"), "toy.yaml:11", "a point has no swept values"),
+    ],
+)
+def test_faults_of_a_space_are_told_at_their_place(change, place, message):
+    """Each names the line, and what is wrong. An alternative may be wrong as long as another one gives a proposal."""
+    text = TEXT.replace(*change)
+    assert text != TEXT
+    if not message:
+        space(text)
+        return
+    with pytest.raises(InputError) as error:
+        space(text)
+    told = "\n".join(map(str, error.value.problems))
+    assert place in told
+    assert message in told
+
+
+def test_conditions_compare_axes_and_leave_points_out():
+    """`where` keeps the points for which every condition holds; text compared with a number is a fault."""
+    made, _ = space(
+        TEXT.replace(
+            "tensors: [normal]", "tensors: [normal]\nwhere: [\"bits > 20 or register == 'narrow'\", 'terms in (8, 16)']"
+        )
+    )
+    points = list(made.points())
+    assert points == [p for p in points if (p["bits"] > 20 or p["register"] == "narrow") and p["terms"] < 32]
+    assert len(points) == 4 * 2 * 2 + 8 * 2
+    made, _ = space(TEXT.replace("tensors: [normal]", "tensors: [normal]\nwhere: [bits > 3 or register < 3]"))
+    assert len(list(made.points())) == made.size
+    with pytest.raises(InputError, match="cannot be computed"):
+        made.model_copy(update={"where": ("register < 3",)}).allows({"register": "wide"})
+
+
+def test_patches_are_written_into_the_proposal():
+    """Mappings merge, other values replace, and null stays null: in a proposal it removes a field of the base."""
+    assert written({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": None}, "d": [2]}) == {
+        "a": {"b": None, "c": 2},
+        "d": [2],
+    }
+    made, base = space()
+    data = patched(made, base, {"bits": 15, "terms": 8, "register": "narrow"})
+    assert data["change"]["stages"]["fuse"]["fraction_bits"] == 15
+    assert data["change"]["stages"]["fuse"]["result"]["format"] == "e8m13"
+    assert "sweep" not in data
+
+
+# -- keys and figures --------------------------------------------------------------------------------------------------
+
+
+def keys(text, **point):
+    made, base = space(text)
+    return {t.kind: t.key for t in tasks(made, base, point, made.sampling)}
+
+
+def test_keys_depend_on_what_figures_depend_on():
+    """Names and prose of a space change no key; workloads, sampling, the specification and the evaluator do."""
+    point = {"bits": 15, "terms": 8, "register": "wide"}
+    own = keys(TEXT, **point)
+    assert keys(TEXT.replace("space: toy", "space: other").replace("A toy", "Another"), **point) == own
+    assert keys(TEXT.replace("range: [13, 24]", "values: [15]"), **point) == own
+    other = keys(TEXT.replace("wgrad.o", "wgrad.down"), **point)
+    assert other["cost"] == own["cost"]
+    assert other["numerics"] != own["numerics"]
+    assert keys(TEXT + "seeds: 8\n", **point)["numerics"] != own["numerics"]
+    assert keys(TEXT, **{**point, "bits": 16})["cost"] != own["cost"]
+
+
+def test_keys_depend_on_the_code_that_computes(monkeypatch):
+    """A changed evaluator gives new keys, and a process with another version refuses to compute."""
+    made, base = space()
+    (one, *_) = tasks(made, base, next(made.points()), made.sampling)
+    monkeypatch.setattr(task, "evaluator", lambda kind: "changed")
+    (other, *_) = tasks(made, base, next(made.points()), made.sampling)
+    assert one.key != other.key
+    assert "another version" in compute([one])[0]["failed"]
+
+
+@settings(max_examples=40, phases=[Phase.generate])
+@given(instructions(), st.integers(0, 2**32 - 1), st.sampled_from(KINDS))
+def test_products_computed_together_equal_each_alone(spec, seed, kind):
+    """For any instruction, `batch` returns the codes that `matmul` does for each product; or refuses the instruction."""
+    rng, k = np.random.default_rng(seed), 2 * spec.shape.k
+    a, b = codes(spec.a, rng, (2, 3, k), kind), codes(spec.b, rng, (2, k, 2), kind)
+    scales = []
+    for side, axis, shape in ((spec.scale and spec.scale.a, 1, (2, 3)), (spec.scale and spec.scale.b, 0, (2, 2))):
+        groups = -(-k // side.group[axis]) if side else 0
+        made = codes(side.format, rng, (*shape, groups), kind) if side else None
+        scales.append(made if made is None or axis else made.swapaxes(1, 2))
+    try:
+        together = batch(spec, a, b, *scales)
+    except Unsupported:
+        return
+    for i in range(2):
+        own = [None if s is None else s[i] for s in scales]
+        alone = matmul(spec.per_line(), a[i], b[i], scale_a=own[0], scale_b=own[1], engine="portable")
+        assert (together[i] == alone.view(code_dtype(spec.accumulator))).all()
+
+
+def test_figures_are_those_of_an_evaluation():
+    """A task's readings equal those of the question that an evaluation asks about the same claim, intervals included."""
+    text = TEXT.replace("relative_frobenius}", "relative_frobenius, relative_to: software, at_most: 1}")
+    made, base = space(text.replace("wgrad.o]", "fprop.kv-b]") + "rows: 8\ncolumns: 8\nseeds: 8\n")
+    point = {"bits": 15, "terms": 32, "register": "wide"}
+    (own,) = (t for t in tasks(made, base, point, made.sampling) if t.kind == "numerics")
+    data = {
+        **own.data,
+        "proposal": "p",
+        "title": "t",
+        "claims": [{"metric": "numerics.relative_frobenius", "at_most": 1}],
+    }
+    proposal = parse_proposal(Document(own.file, data, []))
+    compared = tuple(c for c in variants(proposal) if c.variant in ("proposal", "software"))
+    ((gemm, tensors),) = proposal.trials
+    question = Multiplied(proposal, gemm, tensors, "software", compared=compared)
+    ((figures,),) = Multiplied.answers([question], Sampling(rows=8, columns=8, seeds=tuple(range(8))))
+    (measured,) = covered_by(proposal, made.objectives["error"], figures)
+    ((name, source, value, low, high, kind, _),) = compute([own])[0]["readings"]["numerics.relative_frobenius"]
+    assert (name, source, kind) == (gemm.name, "normal", "computed")
+    assert (value, low, high) == pytest.approx((measured.reading.value, *measured.reading.ends), rel=1e-5)
+
+
+def test_a_point_that_is_no_proposal_says_why():
+    """The reason is a result, which is kept; it ends nothing."""
+    made, base = space()
+    (own, *_) = tasks(made, base, {"bits": 15, "terms": 8, "register": "wide"}, made.sampling)
+    broken = replace(own, data=written(own.data, {"change": {"stages": {"fuse": {"terms": 7}}}}))
+    (found,) = compute([broken])
+    assert "invalid" in found
+    results = {
+        t.key: {"key": t.key, "invalid": "no"}
+        for t in tasks(made, base, {"bits": 13, "terms": 8, "register": "wide"}, made.sampling)
+    }
+    assert (
+        known(made, base, {"bits": 13, "terms": 8, "register": "wide"}, made.sampling, results, {}).status
+        == "no proposal"
+    )
+
+
+# -- fronts ------------------------------------------------------------------------------------------------------------
+
+boxes = st.lists(st.tuples(*[st.tuples(st.integers(0, 9), st.integers(0, 3))] * 2), min_size=1, max_size=30)
+
+
+@given(boxes)
+def test_the_front_holds_what_nothing_dominates(found):
+    """By the definition, for any points, equal ones included."""
+    x = np.array([[a for a, _ in row] for row in found], float)
+    dominated = [any((y <= row).all() and (y < row).any() for y in x) for row in x]
+    assert front(x).tolist() == [not d for d in dominated]
+
+
+@given(boxes)
+def test_certainly_beaten_points_are_beaten_whatever_the_intervals_hold(found):
+    """Another point's worse ends dominate their better ends; and every point for which that holds is found."""
+    best = np.array([[a for a, _ in row] for row in found], float)
+    worst = best + np.array([[w for _, w in row] for row in found], float)
+    for i, j in enumerate(beaten(best, worst)):
+        rivals = [k for k in range(len(found)) if k != i and (worst[k] <= best[i]).all() and (worst[k] < best[i]).any()]
+        assert (j in rivals) if rivals else j == -1
+
+
+def test_values_order_by_the_metric():
+    """Not finite is worst, more decibels are better, and figures that are not sampled count with their value."""
+    made, _ = space(TEXT.replace("numerics.relative_frobenius", "numerics.sqnr_db"))
+    sqnr, area = (o.about for o in made.objectives.values())
+    assert Value(30.0, 28.0, 33.0, "computed", "", "").badness(sqnr) == (-33.0, -30.0, -28.0)
+    assert Value(1.1, 0.9, 1.3, "modelled", "", "").badness(area) == (1.1, 1.1, 1.1)
+    assert Value(None, None, None, "computed", "", "").badness(sqnr) == (inf, inf, inf)
+    assert Value(30.0, None, None, "computed", "", "").badness(sqnr) == (-inf, -30.0, inf)
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def on_front(text):
+    return {row["point"] for row in table(text) if row["status"] == "front"}
+
+
+def test_screening_finds_the_same_front_with_less_evidence(tmp_path):
+    """Points that are certainly beaten with few seeds get no more, and the table says which point beats them."""
+    full, few = Counting(), Counting()
+    all_of_it = explored(tmp_path / "full", TEXT + "seeds: 16\n", full)
+    screened = explored(tmp_path / "few", TEXT + "seeds: 16\nscreen: 8\n", few)
+    assert on_front(screened) == on_front(all_of_it)
+    left = [row for row in table(screened) if row["status"] == "screened out"]
+    assert left
+    assert all(row["seeds"] == "8" and "certainly dominated by" in row["note"] for row in left)
+    assert len(few.keys) < len(full.keys) + 72
+
+
+def test_a_bound_on_the_area_spares_samples(tmp_path):
+    """A point that is too large gets no samples, and the table says so."""
+    counting = Counting()
+    text = explored(tmp_path, TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}"), counting)
+    large = [row for row in table(text) if row["status"] == "breaks a bound"]
+    assert large
+    assert all("area is 1" in row["note"] and not row["error"] for row in large)
+    assert len(counting.keys) == 2 * 72 - len(large)
+
+
+def test_a_large_space_is_searched_within_its_budget(tmp_path):
+    """The search visits as many points as the budget has, the same ones again in a second run, which computes nothing."""
+    pytest.importorskip("optuna")
+    budget = "budget: {points: 24, generation: 8}\nwhere: [bits + terms < 54]\n"
+    first, again = Counting(), Counting()
+    text = explored(tmp_path, TEXT + budget, first)
+    assert len(table(text)) == 24
+    assert all(int(row["bits"]) + int(row["terms"]) < 54 for row in table(text))
+    assert explored(tmp_path, TEXT + budget, again) == text
+    assert not again.keys
+    assert explored(tmp_path / "anew", TEXT + budget) == text
+
+
+def test_a_grown_space_computes_only_what_is_new(tmp_path):
+    """Results are shared by all spaces of a folder."""
+    explored(tmp_path, TEXT.replace("[13, 24]", "[13, 20]"))
+    counting = Counting()
+    grown = explored(tmp_path, TEXT, counting)
+    assert len(counting.keys) == len(set(counting.keys)) == 2 * 4 * 3 * 2
+    assert grown == explored(tmp_path / "anew")
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def points_of(tmp_path, text):
+    from contextlib import nullcontext
+
+    from codesign.explore.run import Engine, Here
+    from codesign.explore.search import Search
+    from codesign.explore.store import Store
+
+    made, base = space(text)
+    return made, base, Search(made, base, Engine(Store(tmp_path), lambda: nullcontext((Here(), 1)), by=toy)).run()
+
+
+def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
+    """At all settings of the remaining axes, with the whole interval: 2^-bits, 12 bits more where the register is narrow."""
+    text = TEXT.replace("relative_frobenius}", "relative_frobenius, at_most: 2.0e-5}").replace("[13, 24]", "[13, 30]")
+    made, _, points = points_of(tmp_path, text)
+    found = {(s.axis, s.other): s for s in surfaces(made, points)}["bits", "terms"]
+    assert [cells for *_, cells in found.rows] == [(29, 28, 28)]
+    assert list(found.sentences) == ["The least bits that keeps error in bounds on normal data: 29 at K = 4096."]
+    wide, _, points = points_of(
+        tmp_path, text.replace(", narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}", ", same: {rate: 1}")
+    )
+    assert next(s for s in surfaces(wide, points) if s.axis == "bits").rows[0][-1] == (17, 16, 16)
+
+
+def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monkeypatch):
+    """Verdict, static picture, front and reasons are plain HTML; the script is added where the extra is installed."""
+    made, base, points = points_of(tmp_path, TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}"))
+    monkeypatch.setattr(picture, "script", lambda: None)
+    plain = page.page(made, base, points)
+    assert page.headline(made, points) in plain
+    assert "<svg" in plain
+    assert "vegaEmbed" not in plain
+    best = knee(made, points)
+    assert f"◆ {best.name}" in plain
+    assert "area is 1.5" in plain
+    monkeypatch.setattr(picture, "script", lambda: "QQ==")
+    assert "vegaEmbed" in page.page(made, base, points)
+    hostile = made.model_copy(update={"title": "</script><b>", "space": "x"})
+    assert "</script><b>" not in page.page(hostile, base, points)
+
+
+def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
+    """Its claims are the space's bounds, and its instruction has the point's settings."""
+    text = TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}")
+    made, base, points = points_of(tmp_path, text)
+    monkeypatch.setattr(picture, "script", lambda: None)
+    page.write(made, base, points, tmp_path / "toy")
+    chosen = next(p for p in points if p.settings == {"bits": 17, "terms": 16, "register": "narrow"})
+    proposal = parse_proposal(parse_yaml(exported(tmp_path, chosen.name), "point.yaml"))
+    fuse = proposal.proposed().stages["fuse"]
+    assert (fuse.fraction_bits, fuse.terms, fuse.result[-1].format.name) == (17, 16, "e8m13")
+    assert [(c.metric, c.at_most) for c in proposal.claims] == [("cost.area_ratio", 1.5)]
+    with pytest.raises(InputError, match="no point `abc`"):
+        exported(tmp_path, "abc")
+
+
+def test_the_command_explores_and_exports(tmp_path, capsys, monkeypatch):
+    """One real point from the command line: the front, the files, and the proposal of the point."""
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        TEXT.replace("range: [13, 24]", "values: [13]")
+        .replace("[8, 16, 32]", "[32]")
+        .replace("wgrad.o]", "fprop.kv-b]")
+        + "rows: 8\ncolumns: 8\nseeds: 8\n"
+    )
+    monkeypatch.setattr(picture, "script", lambda: None)
+    out = tmp_path / "out"
+    assert run(["explore", str(file), "--out", str(out), "--processes", "1", "--csv"]) == 0
+    name = capsys.readouterr().out.splitlines()[1].split(",")[0]
+    assert {p.name for p in (out / "toy").iterdir()} == {
+        "index.html",
+        "table.csv",
+        "table.parquet",
+        "space.json",
+        "SHA256SUMS",
+    }
+    assert run(["explore", "export", str(out), name]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["change"]["stages"]["fuse"]["fraction_bits"] == 13
+    assert run(["explore", "export", str(out)]) == 2
+    assert run(["explore", "work", str(out), "--idle", "0.1"]) == 0
+    assert load_space(file)[0].size == 2

@@ -1,0 +1,202 @@
+"""Results of explorations as files: nothing is lost where processes are killed, folders are full, or several work at once."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from toy_space import Counting, explored, slow, space, toy
+
+from codesign.explore import store as store_module
+from codesign.explore.run import Engine, Here, Round, fulfil, work
+from codesign.explore.store import Store, batch_name
+from isa_model.diagnostics import InputError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The table of a run that nothing disturbed."""
+    return explored(tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_results_are_read_by_others_and_damaged_packs_are_not(tmp_path):
+    """A pack is named after its content; what a crash of the machine damaged is as if it were not there."""
+    own, results = Store(tmp_path), [{"key": "a", "readings": {}}, {"key": "b", "invalid": "no"}]
+    own.write(results)
+    own.write(results)
+    (pack,) = (tmp_path / "points").rglob("*.jsonl")
+    other = Store(tmp_path)
+    other.refresh()
+    assert list(other.results.values()) == results
+    pack.write_bytes(pack.read_bytes()[:-3])
+    third = Store(tmp_path)
+    third.refresh()
+    assert not third.results
+
+
+def test_one_process_holds_a_claim_until_it_is_released_or_stale(tmp_path):
+    """A claim without a heartbeat is taken over by exactly one of those that see it."""
+    one, other = Store(tmp_path), Store(tmp_path, stale=10.0)
+    name = batch_name(["a"])
+    assert one.claim(name)
+    assert not other.claim(name)
+    one.release(name)
+    assert other.claim(name)
+    other.release(name)
+    assert one.claim(name)
+    path = tmp_path / "claims" / name[:2] / name
+    os.utime(path, (time.time() - 20, time.time() - 20))
+    taken, start = [], threading.Barrier(8)
+
+    def take():
+        mine = Store(tmp_path, stale=10.0)
+        start.wait()
+        taken.append(mine.claim(name))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sum(taken) == 1
+    assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+def test_the_claim_of_a_process_that_ended_is_free_at_once(tmp_path):
+    """On the same machine nobody waits for the heartbeat of a process that is gone."""
+    own, name = Store(tmp_path), batch_name(["a"])
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    path = tmp_path / "claims" / name[:2] / name
+    path.parent.mkdir()
+    node, _, started = own.owner.split()
+    path.write_text(f"{node} {ended.stdout.strip()} {started}")
+    assert own.claim(name)
+
+
+def test_killed_runs_go_on_where_they_stopped(tmp_path, undisturbed):
+    """Killed at random moments, then left alone: the table has the same bytes, and kept results were not computed again."""
+    draw = random.Random(0)
+    command = [sys.executable, str(HERE / "toy_space.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    counts = []
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(draw.uniform(0.2, 0.7))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        left = Store(tmp_path)
+        left.refresh()
+        counts.append(len(left.results))
+    assert counts == sorted(counts)
+    counting = Counting()
+    assert explored(tmp_path, by=counting) == undisturbed
+    assert len(counting.keys) == 144 - counts[-1]
+
+
+def test_two_drivers_at_once_share_the_work(tmp_path, undisturbed):
+    """Both end with the whole table, and batches are computed by one of them."""
+    tables, counts = [], [Counting(), Counting()]
+
+    def drive(counting):
+        tables.append(explored(tmp_path, by=lambda batch: (slow(batch), counting(batch))[1], size=8))
+
+    threads = [threading.Thread(target=drive, args=(c,)) for c in counts]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert tables == [undisturbed] * 2
+    assert all(c.keys for c in counts)
+    assert len([k for c in counts for k in c.keys]) == 144
+
+
+def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
+    """The driver computes nothing; a worker that only sees the folder does, and ends when there is nothing left."""
+    from codesign.explore.search import Search
+    from codesign.explore.table import as_csv, rows
+
+    (made, base), done, over = space(), [], threading.Event()
+
+    def worker():
+        while not over.is_set():
+            done.append(work(Store(tmp_path), 0.2, by=toy, size=16))
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    try:
+        points = Search(made, base, Engine(Store(tmp_path), None, 16)).run()
+    finally:
+        over.set()
+        thread.join()
+    assert sum(done) == 144
+    assert as_csv(rows(made, points)) == undisturbed
+    assert not list((tmp_path / "queue").iterdir())
+
+
+def test_a_round_names_its_points_alone(tmp_path):
+    """The file of a round has settings, not proposals, so that a million points are a file of megabytes."""
+    made, base = space()
+    points = tuple(tuple(s.values()) for s in made.points())
+    text = json.dumps(Round(space=made, base=base, points=points, seeds=16).model_dump(mode="json"))
+    assert Round.model_validate(json.loads(text)).points == points
+    assert len(text) < 5000 + 40 * len(points)
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_told_in_one_message(tmp_path, monkeypatch, fault, undisturbed):
+    """No room, a read-only file system, no right: the message names the folder and the reason; results so far are kept."""
+    writes, put = [], store_module.put
+
+    def failing(path, content):
+        writes.append(path)
+        if len(writes) > 3:
+            raise OSError(fault, os.strerror(fault), str(path))
+        put(path, content)
+
+    monkeypatch.setattr(store_module, "put", failing)
+    with pytest.raises(InputError) as error:
+        explored(tmp_path, size=8)
+    (problem,) = error.value.problems
+    assert str(tmp_path) in problem.message
+    monkeypatch.setattr(store_module, "put", put)
+    counting = Counting()
+    assert explored(tmp_path, by=counting) == undisturbed
+    assert len(counting.keys) == 144 - 24
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    """Before anything is computed."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write in"):
+        Store(tmp_path / "file" / "results")
+
+
+def test_a_fault_of_the_program_ends_no_other_point(tmp_path):
+    """It is told, not kept, and tried again by the next run."""
+    made, base = space()
+    wanted = Round(space=made, base=base, points=((13, 8, "wide"), (14, 8, "wide")), seeds=16).tasks()
+
+    def faulty(batch):
+        return [
+            {"key": t.key, "failed": "ValueError: no"} if t is wanted[0] else r
+            for t, r in zip(batch, toy(batch), strict=True)
+        ]
+
+    own = Store(tmp_path)
+    assert fulfil(own, wanted, Here(), 1, by=faulty) == {wanted[0].key: "ValueError: no"}
+    assert len(own.results) == len(wanted) - 1
+    assert fulfil(own, wanted, Here(), 1, by=toy) == {}
+    assert not [path for path in (tmp_path / "claims").rglob("*") if path.is_file()]

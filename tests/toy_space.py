@@ -1,0 +1,102 @@
+"""A space whose points cost nothing to evaluate: errors and areas by formula; and a process that evaluates it, to be killed."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from codesign.explore.run import BATCH, Engine, Here
+from codesign.explore.search import Search
+from codesign.explore.space import parse_space
+from codesign.explore.store import Store
+from codesign.explore.table import as_csv, rows
+from isa_model.diagnostics import parse_yaml
+
+TEXT = """\
+space: toy
+title: A toy
+base: configurable-accumulation
+axes:
+  bits: {field: change.stages.fuse.fraction_bits, range: [13, 24]}
+  terms: {field: change.stages.fuse.terms, values: [8, 16, 32]}
+  register: {alternatives: {wide: {}, narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}}}
+workloads: [deepseek-v3.wgrad.o]
+tensors: [normal]
+objectives:
+  error: {metric: numerics.relative_frobenius}
+  area: {metric: cost.area_ratio}
+"""
+
+
+def space(text=TEXT):
+    """The space and base of a text."""
+    return parse_space(parse_yaml(text, "toy.yaml"))
+
+
+def toy(batch):
+    """Errors halve with each bit, intervals narrow with seeds, areas grow with bits and shrink with terms."""
+    made = []
+    for task in batch:
+        fuse = task.data["change"]["stages"]["fuse"]
+        bits, terms = fuse["fraction_bits"], fuse.get("terms", 32)
+        narrow = fuse["result"]["format"] == "e8m13"
+        if task.kind == "numerics":
+            value, width = 2.0**-bits * (4096 if narrow else 1) * (1 + 1 / terms), 0.8 / len(task.sampling.seeds) ** 0.5
+            ends = [value * (1 - width), value * (1 + width)]
+            row = ["deepseek-v3.wgrad.o", "normal", value, *ends, "computed", "toy"]
+            made.append({"key": task.key, "readings": {"numerics.relative_frobenius": [row]}})
+        else:
+            value = 1 + bits / 50 + 1 / terms - 0.1 * narrow
+            made.append(
+                {"key": task.key, "readings": {"cost.area_ratio": [["", "", value, value, value, "modelled", "toy"]]}}
+            )
+    return made
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A task that computes nothing."""
+
+    key: str
+
+
+def nothing(batch):
+    """Results of empty tasks."""
+    return [{"key": task.key, "readings": {}} for task in batch]
+
+
+class Counting:
+    """The toy evaluation, which notes what it was asked."""
+
+    def __init__(self):
+        self.keys = []
+
+    def __call__(self, batch):
+        self.keys += [task.key for task in batch]
+        return toy(batch)
+
+
+def explored(folder, text=TEXT, by=toy, size=BATCH, stale=300.0):
+    """Explore a toy in a folder; return its table as text."""
+    made, base = space(text)
+
+    def here():
+        from contextlib import nullcontext
+
+        return nullcontext((Here(), 1))
+
+    points = Search(made, base, Engine(Store(Path(folder), stale), here, size, by)).run()
+    return as_csv(rows(made, points))
+
+
+def slow(batch):
+    """The toy, slowly enough to be killed between two batches."""
+    time.sleep(0.01)
+    return toy(batch)
+
+
+if __name__ == "__main__":
+    print("started", flush=True)
+    text = explored(sys.argv[1], by=slow, size=2)
+    print(json.dumps(text), flush=True)
