@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from random_specs import random_specs  # noqa: E402
 
 from codesign.commit import commit  # noqa: E402
-from codesign.probe.box import Lines, Signature, answers, is_fast  # noqa: E402
+from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import SpecBox  # noqa: E402
 from codesign.probe.certificate import Certificate, probe  # noqa: E402
 from codesign.probe.questions import adversarial, mutated  # noqa: E402
@@ -48,33 +50,7 @@ def kinds(all_formats: bool) -> list[str]:
     return list(found.values())
 
 
-def random_specs(count: int) -> list[Instruction]:
-    """Return random specs of the language without random bits, as tests/strategies.py draws them."""
-    import strategies
-    from hypothesis import HealthCheck, Phase, given, seed, settings
-    from hypothesis import strategies as st
-
-    found: list[Instruction] = []
-
-    @seed(20)
-    @settings(
-        max_examples=4 * count,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        deadline=None,
-    )
-    @given(st.data())
-    def draw(data: Any) -> None:
-        spec = data.draw(strategies.instructions())
-        if len(found) < count and not spec.is_stochastic and not any(side.coarser for side in spec.scales):
-            found.append(spec)
-
-    draw()
-    return found
-
-
-def unseen(signature: Signature, hidden: Instruction, count: int) -> Lines:
+def unseen(signature: Signature, count: int) -> Lines:
     """Return questions that no probe asked."""
     rng = np.random.default_rng(99)
     fresh = adversarial(signature, rng, min(count // 4, 8000))
@@ -87,9 +63,7 @@ def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[s
         return {"outcome": "refused", "unlike": None, "compared": 0}
     if canonical(certificate.spec) == canonical(hidden):
         return {"outcome": "same spec", "unlike": 0, "compared": 0}
-    lines = unseen(Signature(hidden), hidden, outputs if is_fast(hidden) else 20_000)
-    if not is_fast(hidden):
-        lines = lines.pick(slice(0, 3000))
+    lines = unseen(Signature(hidden), outputs)
     unlike = compared = 0
     for start in range(0, len(lines.c), 20_000):
         some = lines.pick(slice(start, start + 20_000))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from codesign.probe.box import Box, Lines, Refusal, Session
-from codesign.probe.boxes import VectorsBox, question_text
+from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
+from codesign.probe.boxes import question_text
 from codesign.probe.fit import Fit, Scored
 from codesign.probe.questions import DIRECTED
 from codesign.probe.space import Data, Path, at
@@ -23,6 +23,8 @@ EXPERIMENTS = {
     **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
     "alone": "C alone over all its codes, with products that are zeros of either sign.",
     **{name: f"At random: {text}." for name, text in KINDS.items()},
+    "orders": "Products near each other, of which an exchange changes D.",
+    "sums": "Products near each other, of which an exchange does not change D.",
     "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
     "last check": "Questions of every kind, answered otherwise than the spec says.",
     "recorded": "Recorded vectors.",
@@ -102,13 +104,12 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     found: Scored | None = None
     reason, checked = "", 0
     try:
-        if isinstance(box, VectorsBox):
+        if isinstance(box, Recorded):
             session.keep(["recorded"] * len(box.d), box.recorded, box.d)
             found = fit.settle()
         else:
             fit.ask_all()
-            found = fit.solve()
-            checked = fit.check(found, outputs)
+            found, checked = fit.solve(outputs)
     except Refusal as refusal:
         reason, found = str(refusal), None
     nearest = found or fit.best
@@ -218,7 +219,7 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
 def _changes(fit: Fit, nearest: Scored | None) -> bool:
     """Return whether the box, asked again what a spec does not explain, answers otherwise; the session notes the question."""
     session, pool, d = fit.session, fit.session.pool, fit.session.d
-    if nearest is None or pool is None or d is None or isinstance(session.box, VectorsBox):
+    if nearest is None or pool is None or d is None or isinstance(session.box, Recorded):
         return False
     wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)[:256]
     for number, again in zip(wrong, session.ask(pool.pick(wrong)), strict=True):
@@ -246,7 +247,7 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     number = int(wrong[np.argmin(weight(fit, pool)[wrong])])
     best, answer = pool.pick(slice(number, number + 1)), int(d[number])
     spec = fit.signature.spec
-    while not isinstance(fit.session.box, VectorsBox):
+    while not isinstance(fit.session.box, Recorded):
         places = np.flatnonzero((best.a[0] != spec.a.zero_code) | (best.b[0] != spec.b.zero_code))
         fewer = best.pick(np.zeros(len(places) + 1, int))
         fewer.a[np.arange(len(places)), places] = spec.a.zero_code

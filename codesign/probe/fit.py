@@ -1,8 +1,9 @@
-"""The search: structures and rules that explain the answers, then questions on which what is left disagrees.
+"""The search: orders and rules that explain the answers, then questions on which what is left disagrees.
 
-1. `Fit.start` runs every structure under a few sets of rules on all answers, and keeps the best.
-2. `Fit.descend` changes one field after the other as long as more answers are explained.
+1. `Fit.start` finds the orders of sums from symmetries, and the last register from C alone; it keeps the best of both.
+2. `Fit.descend` changes one field after the other, then two, as long as more answers are explained.
 3. `Fit.challenge` looks for questions on which the spec and its neighbours differ, and asks them, until none is left.
+4. `Fit.check` asks many questions more; those that the spec does not answer as the box does lead back to 2.
 
 A spec that leaves one answer unexplained is no result: `Refusal` carries the nearest.
 """
@@ -17,20 +18,22 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Refusal, Session, answers, is_fast
+from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
+from codesign.probe.orders import Orders
 from codesign.probe.questions import adversarial, experiments, mutated
-from codesign.probe.space import Data, Path, Space, at, changed, fits, size
+from codesign.probe.space import Data, Path, Space, changed, moved, size
 from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
+from isa_model.formats import Format
 from isa_model.instruction import Instruction
 
-BEAM = 6
+BEAM = 8
 """Structures that are refined."""
 REACHES = (0, 1, 2)
-"""How far a change of a field goes: to the nearest values, to all values, and with a register more."""
-STRUCTURAL = ("masked", "ladder", "halfway", "normal", "wide", "cancellation", "disagreement")
-"""Experiments on which structures are compared first."""
+"""How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
+QUESTIONS = 3000
+"""Questions searched at a time for one on which specs differ."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,19 @@ class Scored:
     hypothesis: Data
     spec: Instruction
     wrong: NDArray[np.bool_]
-    """True for each question of the pool whose answer differs."""
+    """True for each question whose answer differs."""
     loss: float
-    """Sum over experiments of the share of wrong answers."""
+    """Sum over experiments of how wrong the answers are on average."""
 
     @property
     def size(self) -> tuple[float, ...]:
         """Measure of how simple a spec is (space.size): of two that explain the same, the simpler is kept."""
         return size(self.hypothesis)
+
+    @property
+    def rank(self) -> tuple[float, tuple[float, ...]]:
+        """What is explained, then how simple it is: less is better."""
+        return self.loss, self.size
 
 
 @dataclass
@@ -73,9 +81,6 @@ class Fit:
         self.misses: NDArray[np.float64] = np.zeros(0)
         """How often each question was among the few that a hypothesis did not explain."""
         self.deadline = process_time() + self.budget_s
-        plain = {"stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
-        spec = self.space.spec(plain)
-        self.effort = 1.0 if spec is not None and is_fast(spec) else 0.12
 
     @property
     def is_over(self) -> bool:
@@ -95,12 +100,18 @@ class Fit:
         self.tried += 1
         return answers(spec, lines)
 
-    def weights(self) -> NDArray[np.float64]:
-        """Return the weight of each question: every experiment counts the same."""
+    def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
+        """Add answered questions to those that hypotheses are scored on."""
+        self.session.keep(experiments, lines, d)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Weigh the questions: every experiment counts the same."""
         names, which = np.unique(self.session.experiments, return_inverse=True)
-        counts = np.bincount(which, minlength=len(names))
-        weights: NDArray[np.float64] = 1.0 / counts[which]
-        return weights
+        self._weights: NDArray[np.float64] = 1.0 / np.bincount(which, minlength=len(names))[which]
+        self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
+        assert self.session.d is not None
+        self._places = _ordered(self.signature.spec.accumulator, self.session.d)
 
     def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None) -> Scored | None:
         """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec."""
@@ -108,20 +119,38 @@ class Fit:
         pool, d = self.session.pool, self.session.d
         if spec is None or pool is None or d is None:
             return None
-        lines, expected = (pool, d) if which is None else (pool.pick(which), d[which])
-        wrong = self.run(spec, lines) != expected
-        weights = self._weights if which is None else self._weights[which]
+        some = slice(None) if which is None else which
+        got = self.run(spec, pool if which is None else pool.pick(which))
+        wrong = got != d[some]
+        fmt = self.signature.spec.accumulator
+        # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
+        steps = np.abs(_ordered(fmt, got[wrong]) - self._places[some][wrong])
+        amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
         if which is None:
-            self.misses = np.pad(self.misses, (0, len(wrong) - len(self.misses))) + wrong / max(int(wrong.sum()), 1)
-        return Scored(hypothesis, spec, wrong, float(weights[wrong].sum()))
+            self.misses += wrong / max(int(wrong.sum()), 1)
+        return Scored(hypothesis, spec, wrong, float(self._weights[some][wrong] @ amount))
+
+    def explains(self, hypothesis: Data) -> Scored | None:
+        """Return a hypothesis if it explains every answer; the questions that most hypotheses miss are tried first."""
+        hard = np.argsort(-self.misses, kind="stable")[:150]
+        first = self.score(hypothesis, hard)
+        if first is None or first.wrong.any():
+            return None
+        x = self.score(hypothesis)
+        return x if x is not None and not x.wrong.any() else None
 
     # -- 1. structures -----------------------------------------------------------------------------------------------
 
     def ask_all(self) -> None:
         """Put all directed experiments to the box in one round, some questions twice."""
-        named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, self.effort)]
+        named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
         names = [name for name, lines in named for _ in lines.c]
         self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        self.orders = Orders(self.session, self.rng)
+        self.structures = self.orders.structures()
+        for name, lines, d in self.orders.told(800):
+            self.session.keep([name] * len(d), lines, d)
+        self._weigh()
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -129,25 +158,31 @@ class Fit:
 
     def start(self) -> list[Scored]:
         """Return the best structures, each under its best rules."""
-        k = self.signature.spec.shape.k
-        self._weights = self.weights()
-        which = np.flatnonzero(np.isin(self.session.experiments, STRUCTURAL))
-        if not which.size:
-            which = np.arange(len(self.session.experiments))
-        which = self.rng.permutation(which)[: round(256 * max(self.effort, 0.2))]
-        base = self.base()
-        every = list(structures(k))
-        rules = list(profiles(self.space))
-        first = [h for s in every for inner, last in rules for h in self._with(base, s, inner, last)]
-        best = self._best(first, which[:96], 4 * BEAM)
-        more = []
-        for scored in best:
-            for dealt in interleaved(scored.hypothesis["stages"], k):
-                more.append({**scored.hypothesis, "stages": dealt})
-        best = self._best([*more, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
-        best = self._best([x.hypothesis for x in best], which, 3 * BEAM)
+        k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
+        every = list(structures(k)) if recorded else self.structures
+        base, registers = self.base(), self.registers()
+        rules = list(profiles(self.space, registers))
+        first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
+        which = self.rng.permutation(len(self.session.experiments))[:400]
+        best = self._best(first, which[:64], 8 * BEAM)
+        if recorded:
+            dealt = (
+                {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
+            )
+            best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
+        best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
-        return _distinct(sorted(whole, key=lambda x: (x.loss, x.size)))[:BEAM]
+        return _distinct(sorted(whole, key=lambda x: x.rank))[:BEAM]
+
+    def registers(self) -> list[Data]:
+        """Return the registers of the last stage, as far as C alone shows them."""
+        plain = {**self.base(), "stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
+        first = self.score(plain)
+        assert first is not None
+        self._note(first)
+        current = self.descend(first, REACHES, np.flatnonzero(np.array(self.session.experiments) == "alone"))
+        registers: list[Data] = current.hypothesis["stages"][0]["result"]
+        return registers
 
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
@@ -168,6 +203,7 @@ class Fit:
             rule = dict(inner)
             if stage.get("chain") and "result" not in rule:
                 rule["result"] = last["result"]
+                rule.pop("exponent", None)
             stages.append({**stage, **rule})
         stages.append({**end, **last})
         for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
@@ -181,138 +217,184 @@ class Fit:
                 break
             if (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
-        return _distinct(sorted(scored, key=lambda x: (x.loss, x.size)))[:count]
+        return _distinct(sorted(scored, key=lambda x: x.rank))[:count]
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
-    def descend(self, current: Scored) -> Scored:
-        """Return a hypothesis after changes of single fields, each of which explains more answers."""
-        while True:
-            self._note(current)
-            if not current.wrong.any() or self.is_over:
-                break
-            better = next((x for reach in REACHES if (x := self._step(current, reach)) is not None), None)
+    def descend(
+        self, current: Scored, reaches: tuple[int, ...] = REACHES, which: NDArray[np.int64] | None = None
+    ) -> Scored:
+        """Return a hypothesis after changes, each of which explains more answers, of all questions or of some."""
+        if which is not None:
+            current = self.score(current.hypothesis, which) or current
+        while current.wrong.any() and not self.is_over:
+            better = next((x for reach in reaches if (x := self._step(current, reach, which)) is not None), None)
             if better is None:
                 break
             current = better
+        if which is None:
+            self._note(current)
         return current
 
-    def _step(self, current: Scored, reach: int) -> Scored | None:
+    def _step(self, current: Scored, reach: int, which: NDArray[np.int64] | None = None) -> Scored | None:
         """Return a hypothesis after as many changes within a reach as help; None if none does."""
-        focus, start = self.focus(current), current
-        here = float(self._weights[focus][current.wrong[focus]].sum())
+        focus, start = self.focus(current) if which is None else which, current
+        at_focus = self.score(current.hypothesis, focus)
+        assert at_focus is not None
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
             x = self.score(hypothesis, focus)
-            if x is not None and x.loss < here - 1e-12:
-                found.append((x.loss, x.size, path, hypothesis))
+            if x is not None and x.loss < at_focus.loss - 1e-12:
+                found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
-        found.sort(key=lambda x: x[:2])
-        for _, _, path, hypothesis in found[:12]:
-            change = changed(current.hypothesis, path, at(hypothesis, path)) if fits(current.hypothesis, path) else None
-            y = self.score(change) if change else None
+        found.sort(key=lambda x: x[0])
+        for _, path, hypothesis in found[:12]:
+            change = moved(current.hypothesis, path, hypothesis)
+            y = self.score(change, which) if change else None
             if y is not None and y.loss < current.loss - 1e-12:
                 current = y
         return None if current is start else current
 
-    def focus(self, current: Scored, count: int = 32) -> NDArray[np.int64]:
+    def focus(self, current: Scored, count: int = 40) -> NDArray[np.int64]:
         """Return some questions that a hypothesis does not explain, and more that it does: random ones, and hard ones."""
         wrong, right = np.flatnonzero(current.wrong), np.flatnonzero(~current.wrong)
-        count = count if self.effort == 1 else count // 3
         hard = right[np.argsort(-self.misses[right], kind="stable")[:count]]
-        some = [self.rng.permutation(x)[:count] for x in (wrong, right)]
-        return np.unique(np.concatenate([*some, hard]))
+        # Of each experiment a few wrong answers, so that a field that few questions show is not crowded out.
+        names = np.array(self.session.experiments)[wrong]
+        order = self.rng.permutation(len(wrong))
+        ranks = np.zeros(len(wrong), int)
+        for name in np.unique(names):
+            own = order[names[order] == name]
+            ranks[own] = np.arange(len(own))
+        some = wrong[np.argsort(ranks, kind="stable")[: 2 * count]]
+        return np.unique(np.concatenate([some, self.rng.permutation(right)[:count], hard]))
 
     def _note(self, x: Scored) -> None:
-        if (
-            self.best is None
-            or len(self.best.wrong) < len(x.wrong)
-            or (x.loss, x.size) < (self.best.loss, self.best.size)
-        ):
+        if self.best is None or len(self.best.wrong) < len(x.wrong) or x.rank < self.best.rank:
             self.best = x
 
     def search(self, starts: list[Scored]) -> Scored:
         """Return a hypothesis that explains every answer. Raises Refusal with the nearest in `best`."""
-        ends: list[Scored] = []
-        # A recording is one experiment: a wrong structure can leave a small share of its answers unexplained.
-        several = len(set(self.session.experiments)) > 1
+        ends = []
         for start in starts:
-            ends.append(self.descend(start))
+            ends.append(self.descend(start, REACHES[:2]))
             if not ends[-1].wrong.any():
                 return ends[-1]
-            if several and ends[-1].loss < 0.2:
-                break
+        ends = _distinct(sorted(ends, key=lambda x: x.rank))
+        for i, end in enumerate(ends[:4]):
+            ends[i] = self.descend(end)
+            if not ends[i].wrong.any():
+                return ends[i]
         # Two fields may have to change at once: one that explains an answer but loses others, then one that regains them.
-        for end in sorted(ends, key=lambda x: (x.loss, x.size))[:2]:
+        for end in sorted(ends, key=lambda x: x.rank)[:3]:
             better: Scored | None = end
             while better is not None and better.wrong.any() and not self.is_over:
-                end, better = better, None
-                for first in self._sideways(end, self.focus(end)):
-                    x = self.score(first)
-                    seconds = [self._step(x, reach) for reach in reversed(REACHES)] if x else []
-                    third = [self.descend(y) for y in seconds if y and y.loss < 1.5 * end.loss + 0.05][:1]
-                    better = next((y for y in third if y.loss < end.loss - 1e-12), None)
-                    if better or self.is_over:
-                        break
+                end, better = better, self._around(better)
             if better is not None and not better.wrong.any():
                 return better
         raise Refusal(self.unexplained)
 
-    def _sideways(self, current: Scored, focus: NDArray[np.int64]) -> list[Data]:
-        """Return neighbours that explain an answer which a hypothesis does not, though not more in all."""
+    def _around(self, end: Scored) -> Scored | None:
+        """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
+        focus = self.focus(end)
         scored = []
-        for _, hypothesis in self.space.neighbours(current.hypothesis, REACHES[1]):
+        for _, hypothesis in self.space.neighbours(end.hypothesis, REACHES[1]):
             x = self.score(hypothesis, focus)
-            if x is not None and (current.wrong[focus] & ~x.wrong).any():
+            if x is not None and (end.wrong[focus] & ~x.wrong).any():
                 scored.append(x)
-        scored.sort(key=lambda x: (x.loss, x.size))
-        return [x.hypothesis for x in scored[:8]]
+            if self.is_over:
+                return None
+        for x in sorted(scored, key=lambda x: x.rank)[:8]:
+            y = self.score(x.hypothesis)
+            found = self.descend(y, REACHES[:2]) if y else None
+            if found is not None and found.loss < end.loss - 1e-12:
+                return found
+            if self.is_over:
+                break
+        return None
 
     # -- 3. disagreements --------------------------------------------------------------------------------------------
 
-    def solve(self, rounds: int = 6, questions: int = 3000) -> Scored:
-        """Return the shortest hypothesis that no answer contradicts, once no neighbour is left to tell it from."""
-        self._weights = self.weights()
-        current = self.search(self.start())
-        for _ in range(rounds):
+    def solve(self, outputs: int) -> tuple[Scored, int]:
+        """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
+        of outputs that it was compared with in the end. Raises Refusal if there is none."""
+        current, compared = self.search(self.start()), 0
+        while not self.is_over:
             current = self.shorten(current)
-            current, settled = self.challenge(current, round(questions * self.effort))
-            if settled:
-                break
-        if current.wrong.any():
-            self.best = current
-            raise Refusal(self.unexplained)
-        return current
+            if not self.challenge(current) or not (compared := self.check(current, outputs)):
+                current = self.again(current)
+            elif not any(size(hypothesis) < current.size for _, hypothesis in self.alike.values()):
+                return current, compared
+        self.best = self.score(current.hypothesis)
+        raise Refusal(self.unexplained)
+
+    def again(self, current: Scored) -> Scored:
+        """Return a hypothesis that explains the new answers as well."""
+        near = [current.hypothesis, *(hypothesis for _, hypothesis in self.alike.values())]
+        starts = [x for x in (self.score(h) for h in near) if x is not None]
+        self.best = None
+        for start in sorted(starts, key=lambda x: x.rank)[:3]:
+            end = self.descend(start)
+            if not end.wrong.any():
+                return end
+        return self.search([*sorted(starts, key=lambda x: x.rank)[:2], *self.start()])
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
-        self._weights = self.weights()
+        self._weigh()
         current = self.shorten(self.search(self.start()))
         self.alike = self.rivals(current)
         self.searched = len(self.session.experiments)
         return current
 
-    def check(self, current: Scored, outputs: int) -> int:
-        """Compare a spec with the box on about as many further questions as asked for; return their number.
+    def challenge(self, current: Scored) -> bool:
+        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers."""
+        rivals = self.rivals(current)
+        lines = self.fresh(QUESTIONS)
+        expected = self.run(current.spec, lines)
+        chosen: list[int] = []
+        undecided: dict[str, tuple[Path, Data]] = {}
+        for key, (path, hypothesis) in rivals.items():
+            spec = self.space.spec(hypothesis)
+            assert spec is not None
+            differs = self.run(spec, lines) != expected
+            if not differs.any():
+                undecided[key] = (path, hypothesis)
+            elif not differs[chosen].any():
+                chosen += [int(x) for x in self.rng.permutation(np.flatnonzero(differs))[:3]]
+        self.searched = len(lines.c)
+        # With them, questions at random: what no neighbour explains shows here.
+        chosen += [int(x) for x in self.rng.permutation(len(lines.c))[: QUESTIONS // 4]]
+        which = np.unique(chosen)
+        asked = lines.pick(which)
+        d = self.session.ask(asked)
+        self.keep(["disagreement"] * len(d), asked, d)
+        holds = bool((d == expected[which]).all())
+        self.alike = undecided if holds else rivals
+        return holds
 
-        Raises Refusal at the first difference, which then is in the pool.
-        """
+    def fresh(self, count: int) -> Lines:
+        """Return questions that were not asked: of every experiment, sums of a few terms, and variations of those asked."""
         assert self.session.pool is not None
-        if not outputs:
-            return 0
-        outputs = round(outputs * self.effort)
-        fresh = adversarial(self.signature, self.rng, outputs // 4)
-        more = mutated(self.signature, self.rng, self.session.pool, outputs - outputs // 4)
-        lines = self.asked(Lines.join([fresh, more]))
-        d = self.session.ask(lines)
-        differs = np.flatnonzero(self.run(current.spec, lines) != d)[:8]
-        if differs.size:
-            self.session.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
-            self._weights = self.weights()
-            self.best = self.score(current.hypothesis)
-            raise Refusal("the last check found an answer that the spec does not give")
-        return len(lines.c)
+        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000))]
+        parts.append(self.orders.few(count // 3))
+        parts.append(mutated(self.signature, self.rng, self.session.pool, count - sum(len(x.c) for x in parts)))
+        return self.asked(Lines.join(parts))
+
+    def check(self, current: Scored, outputs: int) -> int:
+        """Compare a spec with the box on about as many further questions as asked for; return their number, or 0 if one
+        differs, which then is in the pool."""
+        compared = 0
+        while compared < outputs:
+            lines = self.fresh(min(20_000, outputs))
+            d = self.session.ask(lines)
+            differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
+            if differs.size:
+                self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
+                return 0
+            compared += len(d)
+        return max(compared, 1)
 
     def shorten(self, current: Scored) -> Scored:
         """Return the shortest hypothesis among those that explain every answer as well, field by field."""
@@ -320,10 +402,7 @@ class Fit:
         while shorter and not self.is_over:
             shorter = False
             for _, hypothesis in [*self._smaller(current.hypothesis), *self.space.neighbours(current.hypothesis, 0)]:
-                if size(hypothesis) >= current.size:
-                    continue
-                x = self.score(hypothesis)
-                if x is not None and not x.wrong.any():
+                if size(hypothesis) < current.size and (x := self.explains(hypothesis)) is not None:
                     current, shorter = x, True
                     break
         return current
@@ -348,17 +427,11 @@ class Fit:
         found: dict[str, tuple[Path, Data]] = {}
         near = [*self.space.neighbours(current.hypothesis, 0), *self._smaller(current.hypothesis)]
         near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
-        spec = self.space.spec(current.hypothesis)
-        some = self.rng.permutation(len(self.session.experiments))[: round(400 * max(self.effort, 0.1))]
         for path, hypothesis in near:
             key = json.dumps(hypothesis, sort_keys=True)
-            if key in found or self.space.spec(hypothesis) in (None, spec):
+            if key in found or self.is_over:
                 continue
-            x = self.score(hypothesis, some)
-            if x is None or x.wrong.any():
-                continue
-            x = self.score(hypothesis)
-            if x is not None and not x.wrong.any():
+            if self.explains(hypothesis) is not None:
                 found[key] = (path, hypothesis)
         return found
 
@@ -378,45 +451,15 @@ class Fit:
             others += [{**hypothesis, "stages": dealt} for dealt in interleaved(stages, k)]
         return others
 
-    def challenge(self, current: Scored, questions: int) -> tuple[Scored, bool]:
-        """Ask questions on which rivals disagree with a hypothesis; return what is left, and whether that settles it."""
-        rivals = self.rivals(current)
-        assert self.session.pool is not None
-        fresh = adversarial(self.signature, self.rng, questions // 3)
-        lines = self.asked(Lines.join([fresh, mutated(self.signature, self.rng, self.session.pool, questions)]))
-        expected = self.run(current.spec, lines)
-        chosen: list[int] = []
-        undecided: dict[str, tuple[Path, Data]] = {}
-        for key, (path, hypothesis) in rivals.items():
-            spec = self.space.spec(hypothesis)
-            assert spec is not None
-            differs = self.run(spec, lines) != expected
-            if not differs.any():
-                undecided[key] = (path, hypothesis)
-            elif not differs[chosen].any():
-                chosen += [int(x) for x in self.rng.permutation(np.flatnonzero(differs))[:3]]
-            if self.is_over:
-                break
-        self.alike, self.searched = undecided, len(lines.c)
-        # With them, questions at random: what no neighbour explains shows here.
-        chosen += [int(x) for x in self.rng.permutation(len(lines.c))[: questions // 2]]
-        which = np.unique(chosen)
-        asked = lines.pick(which)
-        self.session.add(["disagreement"] * len(asked.c), asked)
-        self._weights = self.weights()
-        x = self.score(current.hypothesis)
-        assert x is not None
-        if not x.wrong.any():
-            shorter = any(size(hypothesis) < x.size for _, hypothesis in undecided.values())
-            return x, not shorter
-        self.best = x
-        again = [y for y in (self.score(h) for _, h in rivals.values()) if y is not None]
-        starts = sorted([x, *again], key=lambda s: (s.loss, s.size))[:3]
-        for y in starts:
-            end = self.descend(y)
-            if not end.wrong.any():
-                return end, False
-        return self.search([*starts, *self.start()]), False
+
+def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
+    """Return codes as numbers in the order of what they mean."""
+    if fmt.kind == "integer":
+        whole = codes.astype(np.float64)
+        return np.where(whole >= 2.0 ** (fmt.bits - 1), whole - 2.0**fmt.bits, whole) if fmt.signed else whole
+    sign = codes.dtype.type(1 << (fmt.bits - 1))
+    magnitude = (codes & ~sign).astype(np.float64) / (1 << fmt.low_padding)
+    return np.where(codes & sign, -magnitude, magnitude)
 
 
 def _distinct(scored: list[Scored]) -> list[Scored]:
