@@ -11,7 +11,7 @@ A spec that leaves one answer unexplained is no result: `Refusal` carries the ne
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import process_time
 
@@ -159,9 +159,11 @@ class Fit:
     def start(self) -> list[Scored]:
         """Return the best structures, each under its best rules."""
         k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
-        every = list(structures(k)) if recorded else self.structures
-        base, registers = self.base(), self.registers()
-        rules = list(profiles(self.space, registers))
+        if recorded:
+            self.structures = list(structures(k))
+        every = self.structures
+        base = self.registers()
+        rules = list(profiles(self.space, base["stages"][0]["result"]))
         first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
         best = self._best(first, which[:64], 8 * BEAM)
@@ -174,15 +176,14 @@ class Fit:
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
         return _distinct(sorted(whole, key=lambda x: x.rank))[:BEAM]
 
-    def registers(self) -> list[Data]:
-        """Return the registers of the last stage, as far as C alone shows them."""
+    def registers(self) -> Data:
+        """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
         plain = {**self.base(), "stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
         first = self.score(plain)
         assert first is not None
         self._note(first)
         current = self.descend(first, REACHES, np.flatnonzero(np.array(self.session.experiments) == "alone"))
-        registers: list[Data] = current.hypothesis["stages"][0]["result"]
-        return registers
+        return current.hypothesis
 
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
@@ -256,7 +257,7 @@ class Fit:
                 current = y
         return None if current is start else current
 
-    def focus(self, current: Scored, count: int = 40) -> NDArray[np.int64]:
+    def focus(self, current: Scored, count: int = 24) -> NDArray[np.int64]:
         """Return some questions that a hypothesis does not explain, and more that it does: random ones, and hard ones."""
         wrong, right = np.flatnonzero(current.wrong), np.flatnonzero(~current.wrong)
         hard = right[np.argsort(-self.misses[right], kind="stable")[:count]]
@@ -275,25 +276,63 @@ class Fit:
             self.best = x
 
     def search(self, starts: list[Scored]) -> Scored:
-        """Return a hypothesis that explains every answer. Raises Refusal with the nearest in `best`."""
-        ends = []
-        for start in starts:
-            ends.append(self.descend(start, REACHES[:2]))
-            if not ends[-1].wrong.any():
-                return ends[-1]
-        ends = _distinct(sorted(ends, key=lambda x: x.rank))
-        for i, end in enumerate(ends[:4]):
-            ends[i] = self.descend(end)
-            if not ends[i].wrong.any():
-                return ends[i]
-        # Two fields may have to change at once: one that explains an answer but loses others, then one that regains them.
-        for end in sorted(ends, key=lambda x: x.rank)[:3]:
-            better: Scored | None = end
-            while better is not None and better.wrong.any() and not self.is_over:
-                end, better = better, self._around(better)
-            if better is not None and not better.wrong.any():
-                return better
+        """Return a hypothesis that explains every answer: the most promising one is changed, in ever wider steps as long as
+        none helps. Raises Refusal with the nearest in `best`."""
+        steps: list[Callable[[Scored], Scored | None]] = [
+            lambda x: self._step(x, 0),
+            lambda x: self._step(x, 1),
+            self._reordered,
+            lambda x: self._step(x, 2),
+            self._around,
+        ]
+        queue = [(x, 0) for x in starts]
+        seen: set[str] = set()
+        while queue and not self.is_over:
+            # A wider step costs more: another hypothesis that explains somewhat less comes first.
+            queue.sort(key=lambda item: (item[0].loss * 1.4 ** item[1], item[1], item[0].size))
+            current, width = queue.pop(0)
+            self._note(current)
+            if not current.wrong.any():
+                return current
+            better = steps[width](current)
+            if better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
+                seen.add(key)
+                queue.append((better, 0))
+            elif width + 1 < len(steps):
+                queue.append((current, width + 1))
+        if self.best is not None and not self.best.wrong.any():
+            return self.best
         raise Refusal(self.unexplained)
+
+    def _reordered(self, current: Scored) -> Scored | None:
+        """Return a better hypothesis of another order of sums under the rules of this one; None if there is none."""
+        focus = self.focus(current)
+        stages = current.hypothesis["stages"]
+        rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
+        *inner, last = rules
+        exact: Data = {n: v for n, v in last.items() if n == "zero"}
+        choices = [*inner, {**exact, "result": last["result"]}, exact]
+        found = []
+        for order in self.structures:
+            *below, end = order
+            depth = len(below)
+            options = [inner] if len(inner) == depth else []
+            options += [[rule] * depth for rule in choices if depth]
+            options += [[*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1]
+            options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
+            for option in options or [[]]:
+                merged = [{**_inner(rule, last, shape), **shape} for rule, shape in zip(option, below, strict=True)]
+                both = {**last, **end, "accumulator": last.get("accumulator", True)}
+                x = self.score({**current.hypothesis, "stages": [*merged, both]}, focus)
+                if x is not None and (current.wrong[focus] & ~x.wrong).any():
+                    found.append(x)
+            if self.is_over:
+                break
+        for x in sorted(found, key=lambda x: x.rank)[:10]:
+            y = self.score(x.hypothesis)
+            if y is not None and y.loss < current.loss - 1e-12:
+                return y
+        return None
 
     def _around(self, end: Scored) -> Scored | None:
         """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
@@ -334,11 +373,7 @@ class Fit:
         near = [current.hypothesis, *(hypothesis for _, hypothesis in self.alike.values())]
         starts = [x for x in (self.score(h) for h in near) if x is not None]
         self.best = None
-        for start in sorted(starts, key=lambda x: x.rank)[:3]:
-            end = self.descend(start)
-            if not end.wrong.any():
-                return end
-        return self.search([*sorted(starts, key=lambda x: x.rank)[:2], *self.start()])
+        return self.search(sorted(starts, key=lambda x: x.rank)[:4])
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
@@ -450,6 +485,14 @@ class Fit:
         if "interleave" not in stages[0]:
             others += [{**hypothesis, "stages": dealt} for dealt in interleaved(stages, k)]
         return others
+
+
+def _inner(rule: Data, last: Data, shape: Data) -> Data:
+    """Return the rules of a stage below the last for another shape: only a chain has a running value, which needs a register."""
+    rule = {n: v for n, v in rule.items() if n != "accumulator" or "chain" in shape}
+    if "chain" in shape and not rule.get("result"):
+        rule = {n: v for n, v in rule.items() if n != "exponent"} | {"result": last["result"]}
+    return rule
 
 
 def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:

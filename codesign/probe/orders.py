@@ -23,8 +23,8 @@ from isa_model.formats import Format
 
 Items = list[list[int]]
 """Terms of one level, in order: the products that each sums."""
-TRIES = 48
-"""Questions for each exchange."""
+TRIES = (24, 160)
+"""Questions for each exchange, and as many more while it changes nothing."""
 PLACES = 10
 """Products of a question that are not zeros, at most: those that change places, and others."""
 MOST = 96
@@ -71,7 +71,7 @@ class Orders:
             top = highest - rng.integers(0, min(8, highest - lowest + 1), (count, 1))
             if d.kind == "float" and highest - 4 > d.max_exponent:
                 top = np.minimum(top, d.max_exponent - 4 - rng.integers(0, 8, (count, 1)))
-            spread = rng.choice([2, 6, 14, 28, 40], (count, 1))
+            spread = rng.choice([3, 10, 18, 24, 30, 40], (count, 1))
             e = np.clip(top - rng.integers(0, 64, (count, some)) * spread // 64, lowest, highest)
             least, most = np.maximum(low_a, e - low_b - len(table_b) + 1), np.minimum(low_a + len(table_a) - 1, e - low_b)
             e_a = least + (rng.random(e.shape) * (most - least + 1)).astype(np.int64)
@@ -84,7 +84,7 @@ class Orders:
             a, b = (rng.integers(0, 1 << f.bits, places.shape, np.uint64) for f in (spec.a, spec.b))
             d = spec.accumulator
         rows = np.arange(count)[:, None]
-        few = (rng.random(a.shape) < 0.4) & (np.arange(some) >= 4)
+        few = (rng.random(a.shape) < 0.3) & (np.arange(some) >= 4)
         a = np.where(few, spec.a.zero_code, a)
         lines.a[rows, places], lines.b[rows, places] = a.astype(lines.a.dtype), b.astype(lines.b.dtype)
         c_low, table_c = by_exponent(spec.c_format) if spec.c_format.kind == "float" else (0, None)
@@ -116,29 +116,35 @@ class Orders:
 
     def exchangeable(self, pairs: list[tuple[list[int], list[int]]]) -> list[bool]:
         """Return, for each pair of equally many products, whether D stayed the same whenever they changed places."""
-        k = self.session.box.signature.spec.shape.k
         keys = [(tuple(x), tuple(y)) for x, y in pairs]
         new = [key for key in dict.fromkeys(keys) if key not in self.known]
-        if new:
-            orders = np.tile(np.arange(k), (len(new), 1))
-            places = np.empty((len(new), TRIES, PLACES), np.int64)
-            for i, (x, y) in enumerate(new):
-                orders[i, list(x)], orders[i, list(y)] = y, x
-                for column, choice in enumerate((x, y, x, y)):
-                    places[i, :, column] = self.rng.choice(choice, TRIES)
-                beside = [np.arange(max(0, p - 4), min(k, p + 5)) for p in (x[0], y[0], x[-1], y[-1])]
-                places[i, :, 4:7] = self.rng.choice(np.concatenate(beside), (TRIES, 3))
-                places[i, :, 7:] = self.rng.choice(k, (TRIES, PLACES - 7))
-            lines = self.operands(places.reshape(-1, PLACES))
-            order = np.repeat(orders, TRIES, axis=0)
-            lines = self.scaled(lines, order)
-            moved = lines._replace(a=np.take_along_axis(lines.a, order, 1), b=np.take_along_axis(lines.b, order, 1))
-            d = self.session.ask(Lines.join([lines, moved]))
-            first = d[: len(lines.c)]
-            same = first == d[len(lines.c) :]
-            self.asked.append((lines, first, ~same))
-            self.known.update(zip(new, same.reshape(len(new), TRIES).all(axis=1).tolist(), strict=True))
+        for tries in TRIES:
+            if new:
+                same = self._exchanged(new, tries)
+                self.known.update(zip(new, same, strict=True))
+                new = [key for key, holds in zip(new, same, strict=True) if holds]
         return [self.known[key] for key in keys]
+
+    def _exchanged(self, pairs: list[Any], tries: int) -> list[bool]:
+        """Return, for each pair, whether D stayed the same in some questions."""
+        k = self.session.box.signature.spec.shape.k
+        orders = np.tile(np.arange(k), (len(pairs), 1))
+        places = np.empty((len(pairs), tries, PLACES), np.int64)
+        for i, (x, y) in enumerate(pairs):
+            orders[i, list(x)], orders[i, list(y)] = y, x
+            for column, choice in enumerate((x, y, x, y)):
+                places[i, :, column] = self.rng.choice(choice, tries)
+            beside = [np.arange(max(0, p - 4), min(k, p + 5)) for p in (x[0], y[0], x[-1], y[-1])]
+            places[i, :, 4:7] = self.rng.choice(np.concatenate(beside), (tries, 3))
+            places[i, :, 7:] = self.rng.choice(k, (tries, PLACES - 7))
+        order = np.repeat(orders, tries, axis=0)
+        lines = self.scaled(self.operands(places.reshape(-1, PLACES)), order)
+        moved = lines._replace(a=np.take_along_axis(lines.a, order, 1), b=np.take_along_axis(lines.b, order, 1))
+        d = self.session.ask(Lines.join([lines, moved]))
+        first = d[: len(lines.c)]
+        same = first == d[len(lines.c) :]
+        self.asked.append((lines, first, ~same))
+        return [bool(x) for x in same.reshape(len(pairs), tries).all(axis=1)]
 
     def told(self, count: int) -> list[tuple[str, Lines, Codes]]:
         """Return some of the questions with their answers by experiment: those that an exchange changed, and others."""

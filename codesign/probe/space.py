@@ -112,6 +112,7 @@ class Space:
         yield from self._of(hypothesis, (), Instruction, hypothesis, near)
         if hypothesis.get("scale") or self.scale:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
+        yield from self._everywhere(hypothesis)
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -130,6 +131,19 @@ class Space:
                 if "chain" in stage:
                     other = {k: v for k, v in stage.items() if k not in ("accumulator", "chain")}
                 yield self._set(hypothesis, ("stages", i), other)
+
+    def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages."""
+        if len(hypothesis["stages"]) < 2:
+            return
+        for name, value in (("zero", "ieee"), ("zero", None), ("subnormals", "flush"), ("overflow", "infinity")):
+            copy = json.loads(json.dumps(hypothesis))
+            for stage in copy["stages"]:
+                for part in [stage] if name == "zero" else stage.get("result", []):
+                    part.pop(name, None)
+                    if value:
+                        part[name] = value
+            yield ("stages",), copy
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
