@@ -92,7 +92,11 @@ def _data(rng: np.random.Generator) -> dict[str, Any]:
         span *= stage["terms"] * stage.get("chain", 1)
     k = span * parts * one([1, 2], [0.7, 0.3])
     data: dict[str, Any] = {
-        "shape": {"m": 4, "n": 4, "k": k}, "a": a, "b": b, "accumulator": accumulator, "stages": stages
+        "shape": {"m": 4, "n": 4, "k": k},
+        "a": a,
+        "b": b,
+        "accumulator": accumulator,
+        "stages": stages,
     }
     if chance(0.25):
         fmt, group = one(["ue8m0", "ue4m3", "fp32"]), one([k, k, max(1, k // 2)])

@@ -14,7 +14,9 @@ from isa_model.library import load
 
 def operands(spec, count, rng, kind):
     scale = spec.scale
-    groups = [side and -(-spec.shape.k // side.group[axis]) for side, axis in ((scale.a, 1), (scale.b, 0))] if scale else []
+    groups = (
+        [side and -(-spec.shape.k // side.group[axis]) for side, axis in ((scale.a, 1), (scale.b, 0))] if scale else []
+    )
     scales = [
         strategies.codes(side.format, rng, (count, n), "bits") if side else None
         for side, n in zip((scale.a, scale.b) if scale else (), groups, strict=True)
@@ -36,7 +38,9 @@ def test_lines_have_goldens_codes(data):
     spec = data.draw(drawn.filter(lambda s: not s.is_stochastic and not any(x.coarser for x in s.scales)))
     if spec.shape.k > 200:
         return
-    given_lines = operands(spec, 8, np.random.default_rng(data.draw(st.integers(0, 99))), data.draw(st.sampled_from(strategies.KINDS)))
+    given_lines = operands(
+        spec, 8, np.random.default_rng(data.draw(st.integers(0, 99))), data.draw(st.sampled_from(strategies.KINDS))
+    )
     assert lines.dots(spec, *given_lines).tolist() == by_definition(spec, *given_lines)
 
 

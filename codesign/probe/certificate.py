@@ -22,9 +22,11 @@ from isa_model.stimulus import KINDS
 EXPERIMENTS = {
     **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
     "alone": "C alone over all its codes, with products that are zeros of either sign.",
+    "zeros": "Zeros of either sign with the smallest numbers and a few others.",
     **{name: f"At random: {text}." for name, text in KINDS.items()},
     "orders": "Products near each other, of which an exchange changes D.",
     "sums": "Products near each other, of which an exchange does not change D.",
+    "variations": "Variations of questions that the best spec so far did not explain.",
     "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
     "last check": "Questions of every kind, answered otherwise than the spec says.",
     "recorded": "Recorded vectors.",

@@ -11,7 +11,8 @@ A spec that leaves one answer unexplained is no result: `Refusal` carries the ne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import process_time
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
 from codesign.probe.orders import Orders
 from codesign.probe.questions import adversarial, experiments, mutated
-from codesign.probe.space import Data, Path, Space, changed, moved, size
+from codesign.probe.space import MODES, Data, Path, Space, changed, moved, size
 from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
@@ -34,6 +35,13 @@ REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 QUESTIONS = 3000
 """Questions searched at a time for one on which specs differ."""
+
+
+RULES: list[Data] = [
+    *({"result": [{"format": f"e8m{m}", "rounding": mode}]} for m in (5, 8, 11, 15, 20, 26) for mode in MODES[:3:2]),
+    *({"fraction_bits": bits, "rounding": mode} for bits in (8, 14, 20, 26) for mode in MODES[:3:2]),
+]
+"""Rules to try for a stage below the last when those found so far do not do."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,9 @@ class Fit:
     """Neighbours of the result that no question told from it, by their data."""
     searched: int = 0
     """Questions searched for one on which they differ."""
+
+    amplified: int = 0
+    """Rounds of questions like those that the best spec so far did not explain."""
 
     def __post_init__(self) -> None:
         self.signature = self.session.box.signature
@@ -283,10 +294,12 @@ class Fit:
             lambda x: self._step(x, 1),
             self._reordered,
             lambda x: self._step(x, 2),
+            lambda x: self._reordered(x, RULES),
             self._around,
         ]
         queue = [(x, 0) for x in starts]
         seen: set[str] = set()
+        stuck: Counter[bytes] = Counter()
         while queue and not self.is_over:
             # A wider step costs more: another hypothesis that explains somewhat less comes first.
             queue.sort(key=lambda item: (item[0].loss * 1.4 ** item[1], item[1], item[0].size))
@@ -294,8 +307,15 @@ class Fit:
             self._note(current)
             if not current.wrong.any():
                 return current
+            if width == 1:
+                stuck[current.wrong.tobytes()] += 1
+            if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
+                continue
             better = steps[width](current)
-            if better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
+            if better is None and width == 1 and self._amplify(current):
+                queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
+                self.best = None
+            elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
                 seen.add(key)
                 queue.append((better, 0))
             elif width + 1 < len(steps):
@@ -304,23 +324,42 @@ class Fit:
             return self.best
         raise Refusal(self.unexplained)
 
-    def _reordered(self, current: Scored) -> Scored | None:
-        """Return a better hypothesis of another order of sums under the rules of this one; None if there is none."""
+    def _amplify(self, current: Scored) -> bool:
+        """Ask variations of questions that a hypothesis does not explain, where they are too few to show the way.
+
+        Returns whether questions were added.
+        """
+        wrong = np.flatnonzero(current.wrong)
+        if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
+            return False
+        assert self.session.pool is not None
+        self.amplified += 1
+        lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
+        d = self.session.ask(lines)
+        self.keep([f"variations {self.amplified}"] * len(d), lines, d)
+        return True
+
+    def _reordered(self, current: Scored, more: Sequence[Data] = ()) -> Scored | None:
+        """Return a better hypothesis of another order of sums under the rules of this one, and under `more` for the stages
+        below the last; None if there is none."""
         focus = self.focus(current)
         stages = current.hypothesis["stages"]
         rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
         *inner, last = rules
         exact: Data = {n: v for n, v in last.items() if n == "zero"}
-        choices = [*inner, {**exact, "result": last["result"]}, exact]
+        choices = [{**exact, **rule} for rule in more] or [*inner, {**exact, "result": last["result"]}, exact]
         found = []
         for order in self.structures:
             *below, end = order
             depth = len(below)
-            options = [inner] if len(inner) == depth else []
+            options = [inner] if len(inner) == depth and not more else []
             options += [[rule] * depth for rule in choices if depth]
-            options += [[*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1]
-            options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
-            for option in options or [[]]:
+            options += [
+                [*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1
+            ]
+            if not more:
+                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
+            for option in options or ([] if more else [[]]):
                 merged = [{**_inner(rule, last, shape), **shape} for rule, shape in zip(option, below, strict=True)]
                 both = {**last, **end, "accumulator": last.get("accumulator", True)}
                 x = self.score({**current.hypothesis, "stages": [*merged, both]}, focus)
@@ -488,7 +527,7 @@ class Fit:
 
 
 def _inner(rule: Data, last: Data, shape: Data) -> Data:
-    """Return the rules of a stage below the last for another shape: only a chain has a running value, which needs a register."""
+    """Return the rules of a stage below the last for another shape: only a chain has a running value, in a register."""
     rule = {n: v for n, v in rule.items() if n != "accumulator" or "chain" in shape}
     if "chain" in shape and not rule.get("result"):
         rule = {n: v for n, v in rule.items() if n != "exponent"} | {"result": last["result"]}

@@ -1,8 +1,8 @@
-"""The order of a box's sums, found from its symmetries: operands that change places without a change of D are summed together.
+"""The order of a box's sums, found from its symmetries: products that may change places are terms of one sum.
 
-Terms of one sum are exchangeable, however it rounds; so are whole sums that are terms of a sum above. What is added one after the
-other is not. An exchange that changes D is a proof; one that never did is evidence, so that several orders are returned, the
-likeliest first. FPRev (arXiv 2411.00442) finds trees of ordinary additions by masks instead.
+Terms of one sum are exchangeable, however it rounds; so are whole sums that are terms of a sum above. What is added one after
+the other is not. An exchange that changes D is a proof; one that never did is evidence, so that several orders are returned,
+the likeliest first. FPRev (arXiv 2411.00442) finds trees of ordinary additions by masks instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from codesign.probe.box import Lines, Session
 from codesign.probe.space import Data
-from isa_model.codec import decode
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 
@@ -60,7 +59,7 @@ class Orders:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def operands(self, places: NDArray[np.int64]) -> Lines:
-        """Return lines whose products lie at `places` (L, P) and are zeros elsewhere, near each other, some of them opposite."""
+        """Return lines whose products lie at `places` (L, P) and are zeros elsewhere, near each other, some opposite."""
         signature, rng = self.session.box.signature, self.rng
         spec, (count, some) = signature.spec, places.shape
         lines = signature.empty(count)
@@ -73,7 +72,10 @@ class Orders:
                 top = np.minimum(top, d.max_exponent - 4 - rng.integers(0, 8, (count, 1)))
             spread = rng.choice([3, 10, 18, 24, 30, 40], (count, 1))
             e = np.clip(top - rng.integers(0, 64, (count, some)) * spread // 64, lowest, highest)
-            least, most = np.maximum(low_a, e - low_b - len(table_b) + 1), np.minimum(low_a + len(table_a) - 1, e - low_b)
+            least, most = (
+                np.maximum(low_a, e - low_b - len(table_b) + 1),
+                np.minimum(low_a + len(table_a) - 1, e - low_b),
+            )
             e_a = least + (rng.random(e.shape) * (most - least + 1)).astype(np.int64)
             a = table_a[e_a - low_a, rng.integers(0, 8, e.shape)]
             b = table_b[e - e_a - low_b, rng.integers(0, 8, e.shape)]
@@ -89,7 +91,9 @@ class Orders:
         lines.a[rows, places], lines.b[rows, places] = a.astype(lines.a.dtype), b.astype(lines.b.dtype)
         c_low, table_c = by_exponent(spec.c_format) if spec.c_format.kind == "float" else (0, None)
         if table_c is not None and self.session.box.signature.takes_c:
-            near = np.clip((e[:, 0] if d.kind == "float" and spec.a.kind == "float" else 0) - c_low, 0, len(table_c) - 1)
+            near = np.clip(
+                (e[:, 0] if d.kind == "float" and spec.a.kind == "float" else 0) - c_low, 0, len(table_c) - 1
+            )
             c = table_c[near, rng.integers(0, 8, count)]
             c = np.where(rng.random(count) < 0.5, c | _sign(spec.c_format), c)
             lines.c[...] = np.where(rng.random(count) < 0.6, c, 0).astype(lines.c.dtype)
@@ -212,9 +216,10 @@ class Orders:
                 for dealt in _interleaves(chain * terms, len(items)):
                     if dealt["run"] % terms == 0:
                         hands = _blocks(chain * terms, dealt, len(items))
-                        yield level | {"interleave": dealt | {"to": "chains"}}, [
-                            sorted(k for i in hand for k in items[i]) for hand in hands
-                        ]
+                        yield (
+                            level | {"interleave": dealt | {"to": "chains"}},
+                            [sorted(k for i in hand for k in items[i]) for hand in hands],
+                        )
 
     def structures(self) -> list[list[Data]]:
         """Return the likeliest orders as stages; where C is added, and whether products are rounded first, is left open."""

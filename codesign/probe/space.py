@@ -182,6 +182,14 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
+                    if (
+                        name == "fraction_bits"
+                        and kind is Stage
+                        and value.get("accumulator") is True
+                        and now is not None
+                    ):
+                        own = self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
+                        yield path, own
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""
@@ -249,7 +257,9 @@ class Space:
         every = [self.own, "fp32", *(_named({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31))]
         for bits, bias in ((8, 127), (5, 15), (9, 127)):
             fields = {"exponent_bits": bits, "bias": bias, "infinity": True, "nan": "ieee"}
-            every += [_named({**fields, "mantissa_bits": m}) for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)]
+            every += [
+                _named({**fields, "mantissa_bits": m}) for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
+            ]
         return list({meaning(fmt): fmt for fmt in reversed(every)}.values())[::-1]
 
     def formats_near(self, fmt: Any, near: bool) -> list[Any]:

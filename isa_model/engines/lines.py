@@ -1,6 +1,7 @@
-"""Dot products of their own, by a compiled interpreter of specs (lines.c): exact for every spec, and no compiler runs for a new one.
+"""Dot products of their own, by a compiled interpreter of specs (lines.c), for many specs on a few thousand operands each.
 
-For many specs on the same few thousand operands. `golden.dot` is its definition, and takes its place without a C compiler.
+It is exact for every spec, and no compiler runs for a new one. `golden.dot` is its definition, and takes its place without a C
+compiler.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
-ROUNDINGS = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
+ROUNDINGS: list[Rounding] = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 OVERFLOWS = ["ieee", "infinity", "nan", "saturate", "wrap"]
 NANS = ["ieee", "all-ones", "negative-zero", "none"]
 NONE = -(1 << 63)
@@ -123,7 +124,12 @@ def _format(fmt: Format) -> tuple[int, ...]:
 
 def _register(register: Register) -> tuple[int, ...]:
     overflow = OVERFLOWS.index(register.overflow or register.format.overflow)
-    return (*_format(register.format), ROUNDINGS.index(register.rounding), overflow, int(register.subnormals == "flush"))
+    return (
+        *_format(register.format),
+        ROUNDINGS.index(register.rounding),
+        overflow,
+        int(register.subnormals == "flush"),
+    )
 
 
 @cache
@@ -168,4 +174,5 @@ def _order(spec: Instruction) -> Iterator[int]:
 
 @cache
 def _dealt(stage: Stage, count: int) -> list[int]:
-    return [i for block in golden.deal(stage, range(count)) for i in block]  # type: ignore[arg-type]
+    terms: Any = range(count)
+    return [i for block in golden.deal(stage, terms) for i in block]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, joined, read, times_exponents
-from isa_model.engines.plan import RANGE, Handover, Plan, Unsupported
+from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
@@ -109,8 +109,8 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage.
 
-    Operands are (K, M, 1) and (K, 1, N). `picks` (lines, K) are, for the
-    lines of a sparse operand, the elements of the other one that theirs are multiplied by.
+    Operands are (K, M, 1) and (K, 1, N). `picks` (lines, K) are, for the lines of a sparse operand, the elements of the other
+    one that theirs are multiplied by.
     """
 
     def __init__(
