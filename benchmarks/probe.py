@@ -173,6 +173,7 @@ def main() -> None:
         if before["commit"] != commit():
             parser.error(f"{options.record} is of commit {before['commit']}: its rows cannot be kept")
         rows = before["rows"]
+    of_commit = commit()
     done = {(row["kind"], row["name"]) for row in rows}
     tasks = [task for task in tasks if (("outside", task) if isinstance(task, str) else task[:2]) not in done]
     with get_context("fork").Pool(options.processes) as pool:
@@ -184,7 +185,7 @@ def main() -> None:
                     "schema_version": 1,
                     "command": " ".join([COMMAND, *sys.argv[1:]]),
                     "date": datetime.now(UTC).date().isoformat(),
-                    "commit": commit(),
+                    "commit": of_commit,
                     "kinds_of_the_catalogue": len(names),
                     "seconds": options.seconds,
                     "outputs": options.outputs,
