@@ -22,7 +22,7 @@ from codesign.probe.boxes import (
     read_round,
 )
 from codesign.probe.certificate import probe
-from codesign.probe.fit import Fit, Scored
+from codesign.probe.fit import Fit
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
@@ -177,7 +177,7 @@ def test_questions_can_be_answered_elsewhere(tmp_path):
             rounds += 1
             lines = parse_questions(direct.signature, (waiting.folder / "questions.txt").read_text().splitlines())
             (waiting.folder / "answers.txt").write_text("".join(f"{int(x):x}\n" for x in direct.ask(lines)))
-    assert rounds == found.counts["rounds"] <= 6
+    assert rounds == found.counts["rounds"] <= 10
     assert canonical(found.spec) == canonical(probe(direct, outputs=200).spec)
 
 
@@ -365,9 +365,10 @@ def test_a_folder_of_rounds_is_checked_first(option, make, said, tmp_path):
 
 
 def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeypatch, capsys):
-    """A search that ends before its first spec says why it ended, and writes no empty spec.yaml."""
+    """A search without time says so, and one that ends before its first spec writes no empty spec.yaml."""
     found = probe(hidden("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), seconds=0.001)
     assert "the time of 0.001 s was spent" in found.reason
+    found = probe(Noise(Signature(load(INTEGERS)), load(INTEGERS)))
     assert found.spec is None
     monkeypatch.setattr("codesign.probe.certificate.probe", lambda *_: found)
     assert run(["probe", f"spec:{VOLTA}", "--out", str(tmp_path / "found")]) == 1
@@ -390,17 +391,6 @@ def test_scales_come_after_c():
         return c
 
     assert FunctionBox(signature, function).ask(signature.empty(3)).shape == (3,)
-
-
-def test_a_recording_is_fitted_from_every_structure():
-    """A structure that leaves few answers of a recording unexplained does not end the search of others."""
-    spec = load(VOLTA)
-    fit = Fit(Session(SpecBox(Signature(spec), spec)))
-    fit.keep(["recorded"] * 4, fit.signature.empty(4), np.zeros(4, np.uint32))
-    near = Scored({}, spec, np.array([True, False, False, False]), 0.01)
-    right = Scored({}, spec, np.zeros(4, bool), 0.0)
-    fit.descend = lambda start, reaches=(): start
-    assert fit.search([near, right]) is right
 
 
 def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path):

@@ -172,16 +172,18 @@ class Orders:
 
     # -- levels ------------------------------------------------------------------------------------------------------
 
-    def siblings(self, items: Items, of: int) -> set[int]:
-        """Return the items that are exchangeable with item number `of`."""
-        others = [i for i in range(len(items)) if i != of]
-        found = self.exchangeable([(items[min(i, of)], items[max(i, of)]) for i in others])
-        return {of, *(i for i, same in zip(others, found, strict=True) if same)}
+    def siblings(self, items: Items, *of: int) -> list[set[int]]:
+        """Return, for some items by their numbers, the items that are exchangeable with each, in one round of questions."""
+        pairs = [(i, x) for x in of for i in range(len(items)) if i != x]
+        found = self.exchangeable([(items[min(pair)], items[max(pair)]) for pair in pairs])
+        same = [pair for pair, holds in zip(pairs, found, strict=True) if holds]
+        return [{x, *(i for i, other in same if other == x)} for x in of]
 
     def sums(self, items: Items) -> list[tuple[Data, Items]]:
         """Return how items may be shared out to sums, the largest sums first: the fields of a stage, and its sums in order."""
         n = len(items)
-        ends = {of: self.siblings(items, of) for of in {0, n - 1}}
+        numbers = sorted({0, n - 1})
+        ends = dict(zip(numbers, self.siblings(items, *numbers), strict=True))
         found = []
         for terms in (t for t in range(min(map(len, ends.values())), 0, -1) if n % t == 0):
             for interleave in [None, *_interleaves(terms, n)]:
@@ -195,13 +197,14 @@ class Orders:
 
     def trees(self, items: Items, depth: int = 0) -> Iterator[list[Data]]:
         """Yield the levels of sums above some items: terms, interleave, and the sums that are added one after the other."""
-        for stage, sums in self.sums(items)[:4]:
+        found = [(stage, sums) for stage, sums in self.sums(items)[:4] if not depth or stage["terms"] > 1]
+        chains = [list(self.chains(stage, sums, items)) if depth < 3 else [] for stage, sums in found]
+        self.exchangeable([pair for each in chains for _, above in each for pair in _of_ends(above)])  # in one round
+        for (stage, sums), levels in zip(found, chains, strict=True):
             n = len(sums)
-            if depth and stage["terms"] == 1:
-                continue
             yield [stage]
-            for level, above in self.chains(stage, sums, items):
-                if depth < 3 and len(self.siblings(above, len(above) - 1)) > 1:
+            for level, above in levels:
+                if len(self.siblings(above, len(above) - 1)[0]) > 1:
                     yield from ([level, *rest] for rest in self.trees(above, depth + 1))
             if n > 1 and depth < 3:
                 yield [stage | {"chain": n}, {"terms": 1}]
@@ -231,6 +234,12 @@ class Orders:
             if len(found) >= MOST:
                 break
         return list(found.values())
+
+
+def _of_ends(items: Items) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the pairs of the first item and of the last with each other one."""
+    for of in sorted({0, len(items) - 1}):
+        yield from ((items[min(i, of)], items[max(i, of)]) for i in range(len(items)) if i != of)
 
 
 def _sign(fmt: Format) -> np.uint64:
