@@ -174,7 +174,9 @@ class Fit:
             self.structures = list(structures(k))
         every = self.structures
         base = self.registers()
-        rules = list(profiles(self.space, base["stages"][0]["result"]))
+        rules = list(
+            profiles(self.space, {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")})
+        )
         first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
         best = self._best(first, which[:64], 8 * BEAM)
@@ -193,7 +195,11 @@ class Fit:
         first = self.score(plain)
         assert first is not None
         self._note(first)
-        current = self.descend(first, REACHES, np.flatnonzero(np.array(self.session.experiments) == "alone"))
+        alone = np.flatnonzero(np.array(self.session.experiments) == "alone")
+        # A register explains C alone as fraction bits do, and is what hardware always has.
+        current = self.descend(first, REACHES, alone, lambda h: "fraction_bits" not in h["stages"][0])
+        if current.wrong.any():
+            current = self.descend(current, REACHES, alone)
         return current.hypothesis
 
     def base(self) -> Data:
@@ -234,13 +240,19 @@ class Fit:
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
     def descend(
-        self, current: Scored, reaches: tuple[int, ...] = REACHES, which: NDArray[np.int64] | None = None
+        self,
+        current: Scored,
+        reaches: tuple[int, ...] = REACHES,
+        which: NDArray[np.int64] | None = None,
+        allowed: Callable[[Data], bool] = lambda _: True,
     ) -> Scored:
-        """Return a hypothesis after changes, each of which explains more answers, of all questions or of some."""
+        """Return a hypothesis after allowed changes, each of which explains more answers, of all questions or of some."""
         if which is not None:
             current = self.score(current.hypothesis, which) or current
         while current.wrong.any() and not self.is_over:
-            better = next((x for reach in reaches if (x := self._step(current, reach, which)) is not None), None)
+            better = next(
+                (x for reach in reaches if (x := self._step(current, reach, which, allowed)) is not None), None
+            )
             if better is None:
                 break
             current = better
@@ -248,14 +260,20 @@ class Fit:
             self._note(current)
         return current
 
-    def _step(self, current: Scored, reach: int, which: NDArray[np.int64] | None = None) -> Scored | None:
+    def _step(
+        self,
+        current: Scored,
+        reach: int,
+        which: NDArray[np.int64] | None = None,
+        allowed: Callable[[Data], bool] = lambda _: True,
+    ) -> Scored | None:
         """Return a hypothesis after as many changes within a reach as help; None if none does."""
         focus, start = self.focus(current) if which is None else which, current
         at_focus = self.score(current.hypothesis, focus)
         assert at_focus is not None
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
-            x = self.score(hypothesis, focus)
+            x = self.score(hypothesis, focus) if allowed(hypothesis) else None
             if x is not None and x.loss < at_focus.loss - 1e-12:
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
@@ -295,7 +313,8 @@ class Fit:
             self._reordered,
             lambda x: self._step(x, 2),
             lambda x: self._reordered(x, RULES),
-            self._around,
+            lambda x: self._around(x, REACHES[:2]),
+            lambda x: self._around(x, REACHES),
         ]
         queue = [(x, 0) for x in starts]
         seen: set[str] = set()
@@ -373,11 +392,11 @@ class Fit:
                 return y
         return None
 
-    def _around(self, end: Scored) -> Scored | None:
+    def _around(self, end: Scored, reaches: tuple[int, ...]) -> Scored | None:
         """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
         focus = self.focus(end)
         scored = []
-        for _, hypothesis in self.space.neighbours(end.hypothesis, REACHES[1]):
+        for _, hypothesis in self.space.neighbours(end.hypothesis, reaches[-1]):
             x = self.score(hypothesis, focus)
             if x is not None and (end.wrong[focus] & ~x.wrong).any():
                 scored.append(x)
@@ -385,7 +404,7 @@ class Fit:
                 return None
         for x in sorted(scored, key=lambda x: x.rank)[:8]:
             y = self.score(x.hypothesis)
-            found = self.descend(y, REACHES[:2]) if y else None
+            found = self.descend(y, reaches) if y else None
             if found is not None and found.loss < end.loss - 1e-12:
                 return found
             if self.is_over:

@@ -43,22 +43,22 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
                 yield [{**first, "interleave": interleave}, *rest]
 
 
-def profiles(space: Space, registers: list[Data]) -> Iterator[tuple[Data, Data]]:
-    """Yield rules to try a structure with: the fields of inner stages, and those of the last, with these registers."""
-    last: Data = {"result": registers}
+def profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
+    """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known."""
     yield {}, last
     if space.signature.spec.accumulator.kind == "integer":
         return
     nearest = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
-    same = {"result": registers[-1:]}
+    same = {"result": last["result"][-1:]}
     for zero in ({}, {"zero": "ieee"}):
         for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
             yield cut, {**zero, **last}
-            yield cut, {**cut, **zero, **last}
-            yield {}, {**cut, **zero, **last}
+            if "fraction_bits" not in last:
+                yield cut, {**cut, **zero, **last}
+                yield {}, {**cut, **zero, **last}
             yield {**cut, **same}, {**zero, **last}
         yield {}, {**zero, **last}
         yield {**zero, **same}, {**zero, **last}
         yield {**zero, **nearest}, {**zero, **last}
     if space.scale:
-        yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero", **last}
+        yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero"} | last
