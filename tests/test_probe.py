@@ -1,6 +1,7 @@
 """Probe: hidden specs are found from answers alone, what no question shows is listed, and what no spec explains is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from codesign.probe.boxes import (
 )
 from codesign.probe.certificate import probe
 from codesign.probe.fit import Fit
+from codesign.probe.library import FUNCTION
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
@@ -128,6 +130,67 @@ def test_a_box_outside_the_language_is_refused_with_its_smallest_operands():
     assert found.witness["box"] != found.witness["nearest_spec"]
     assert len(found.witness["terms"]) <= 2
     assert "REFUSED" in found.text
+
+
+def test_a_ones_complement_adder_is_refused_with_its_smallest_operands():
+    """RDNA gfx1151's fault (ROCm/rocm-systems 12056), negation by inverting bits without the increment, is no spec's sum."""
+    spec = load("arm.mopa.s32.s8.s8")
+
+    def adder(a, b, c):
+        terms = a.view(np.int8).astype(np.int64) * b.view(np.int8)
+        total = np.where(terms < 0, terms - 1, terms).sum(axis=1) + c.view(np.int32)
+        return total.astype(np.int32).view(np.uint32)
+
+    found = probe(FunctionBox(Signature(spec), adder), seconds=1.0)
+    assert found.verdict == "refused"
+    assert len(found.witness["terms"]) == 1
+    assert found.witness["c"] == "0x0"
+    assert int(found.witness["nearest_spec"], 16) - int(found.witness["box"], 16) in (1, 1 - 2**32)
+
+
+SUM = (
+    FUNCTION
+    + """ {
+  for (long i = 0; i < lines; ++i) {
+    int total = ((const int *)c)[i];
+    for (long j = 0; j < k; ++j) total += ((const signed char *)a)[i * k + j] * ((const signed char *)b)[i * k + j];
+    ((int *)d)[i] = total;
+  }
+  return RETURNED;
+}
+"""
+)
+
+
+@pytest.mark.parametrize(("suffix", "tool"), [(".c", "cc"), (".cu", "nvcc")])
+def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
+    """A file with the documented function is compiled and asked; its errors are said by the file's name."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    path, operands = tmp_path / f"kernel{suffix}", "arm.mopa.s32.s8.s8"
+    text = SUM if suffix == ".cu" else SUM.replace('extern "C" ', "")
+    path.write_text(text.replace("RETURNED", "0"))
+    box = open_box(f"cu:{path}", operands)
+    lines = adversarial(box.signature, np.random.default_rng(0), 100)
+    assert (box.ask(lines) == answers(load(operands), lines)).all()
+    for changed, said in (
+        (text.replace("RETURNED", "3"), "returned 3"),
+        (text.replace("RETURNED", "0").replace("int run(", "int other("), "no function `run`"),
+        ("int run(", "does not compile"),
+    )[: 3 if suffix == ".c" else 0]:
+        path.write_text(changed)
+        with pytest.raises(InputError, match=said):
+            open_box(f"cu:{path}", operands).ask(lines)
+
+
+def test_a_proposal_is_a_box(tmp_path):
+    """`spec:` takes a proposal as well as an instruction."""
+    out = tmp_path / "found"
+    done = CliRunner().invoke(
+        app, ["probe", "spec:group-scaled-mma", "--seconds", "1", "--outputs", "0", "--out", str(out), "--json"]
+    )
+    assert done.exit_code in (0, 1), done.output
+    assert yaml.safe_load((out / "spec.yaml").read_text())["scale"]["a"]["format"] == "fp32"
 
 
 def test_a_search_without_time_is_no_result():

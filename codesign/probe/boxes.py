@@ -290,9 +290,15 @@ def _exe(path: str, operands: str | None) -> Box:
     return ExecutableBox(signature_of(operands), Path(path))
 
 
-def _spec(name: str, operands: str | None) -> Box:
-    spec = load(name).dense
-    return SpecBox(_signature(spec, operands), spec)
+def spec_box(spec: Instruction, operands: str | None = None) -> Box:
+    """Return a spec as a box.
+
+    Raises InputError for random bits and several levels of scales, and if `operands` names one of another signature.
+    """
+    if spec.is_stochastic or any(side.coarser for side in spec.scales):
+        what = "draws random bits" if spec.is_stochastic else "has several levels of scales"
+        raise InputError.of(f"{spec.name} {what}, which no question sets", "a spec without them")
+    return SpecBox(_signature(spec.dense, operands), spec.dense)
 
 
 def _vectors(path: str, operands: str | None) -> Box:
@@ -369,10 +375,17 @@ def _mmasim(name: str, operands: str | None) -> Box:
     return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
 
 
+def _cu(path: str, operands: str | None) -> Box:
+    from codesign.probe.library import open_library
+
+    return open_library(path, signature_of(operands))
+
+
 OPEN: dict[str, Callable[[str, str | None], Box]] = {
     "python": _python,
     "exe": _exe,
-    "spec": _spec,
+    "cu": _cu,
+    "spec": lambda name, operands: spec_box(load(name), operands),
     "vectors": _vectors,
     "gpu": _gpu,
     "mmasim": _mmasim,
