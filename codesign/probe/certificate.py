@@ -12,8 +12,9 @@ import yaml
 
 from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
 from codesign.probe.boxes import question_text
-from codesign.probe.fit import Fit, Scored
+from codesign.probe.fit import Fit
 from codesign.probe.questions import DIRECTED
+from codesign.probe.search import Scored
 from codesign.probe.space import Data, Path, at
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
