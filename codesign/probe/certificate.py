@@ -153,7 +153,7 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
         if spec is None or spec == found.spec:
             continue
         value = at(hypothesis, path)
-        row = rows.setdefault(".".join(map(str, path)), (at(found.hypothesis, path), [], []))
+        row = rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
         if key in alike:
             row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
             continue
@@ -189,11 +189,12 @@ def _codes_left(fit: Fit, lines: Lines) -> Any:
 
 def because(spec: Instruction, other: Instruction, path: Path, searched: int) -> str:
     """Return why no question can tell two specs apart, as far as it is proved; otherwise how many were searched."""
-    name, nothing = path[-1], f"no difference in {searched} questions searched"
+    name, nothing = path[-1] if path else "", f"no difference in {searched} questions searched"
     if spec.is_integer and name in ("rounding", "zero"):
         return "proved: sums of whole numbers are whole, and have one zero"
     if (
-        path[0] != "stages"
+        not path
+        or path[0] != "stages"
         or len(path) < 2
         or not isinstance(path[1], int)
         or name not in ("zero_exponent", "fraction_bits")

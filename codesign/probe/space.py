@@ -133,9 +133,8 @@ class Space:
                 yield self._set(hypothesis, ("stages", i), other)
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
-        """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages."""
-        if len(hypothesis["stages"]) < 2:
-            return
+        """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
+        operands may be read otherwise."""
         for name, value in (("zero", "ieee"), ("zero", None), ("subnormals", "flush"), ("overflow", "infinity")):
             copy = json.loads(json.dumps(hypothesis))
             for stage in copy["stages"]:
@@ -144,6 +143,8 @@ class Space:
                     if value:
                         part[name] = value
             yield ("stages",), copy
+            for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
+                yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
@@ -318,6 +319,8 @@ def _named(fields: Data) -> Any:
 
 def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
     """Return a hypothesis with what another one has at a path; None if it lacks the part that the path leads to."""
+    if not path:
+        return other
     return changed(hypothesis, path, at(other, path)) if fits(hypothesis, path) else None
 
 
