@@ -164,9 +164,9 @@ def main() -> None:
     names = kinds(options.all_formats)
     random.Random(1).shuffle(names)
     budget = (options.seconds, options.outputs)
-    tasks: list[Any] = ["one's complement adder", "noise"]
-    tasks += [("catalogue", n, load(n).dense, *budget) for n in names[: options.catalogue]]
+    tasks: list[Any] = [("catalogue", n, load(n).dense, *budget) for n in names[: options.catalogue]]
     tasks += [("random", f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
+    tasks += ["one's complement adder", "noise"]
     rows: list[dict[str, Any]] = []
     if options.resume and options.record.exists():
         before = json.loads(options.record.read_text())
