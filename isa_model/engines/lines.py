@@ -175,4 +175,5 @@ def _order(spec: Instruction) -> Iterator[int]:
 @cache
 def _dealt(stage: Stage, count: int) -> list[int]:
     terms: Any = range(count)
-    return [i for block in golden.deal(stage, terms) for i in block]
+    blocks: Any = golden.deal(stage, terms)
+    return [i for block in blocks for i in block]
