@@ -44,7 +44,17 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
 
 
 def profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
-    """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known."""
+    """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
+
+    C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
+    """
+    yield from _profiles(space, last)
+    *before, register = last["result"]
+    if register.get("rounding") == "nearest-even" and space.signature.spec.accumulator.kind == "float":
+        yield from _profiles(space, {**last, "result": [*before, {**register, "rounding": "toward-zero"}]})
+
+
+def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
     yield {}, last
     if space.signature.spec.accumulator.kind == "integer":
         return
