@@ -6,6 +6,7 @@
 | recordings.py | the catalogue against recordings of real GPUs by others |
 | published_cost.py | known circuits (circuits.py) against published figures; writes tables of docs/cost.md |
 | record_mma.py, record_scaled_mm.py | record what a Hopper GPU computes, for conform and tests |
+| blame.py | whether the scoreboard blames mutants planted in RTL on the right stage (blame.json) |
 | kill.py | what commands leave behind when they are killed |
 | mutation.py | whether the tests notice changes of the code that judges (mutation.yaml explains survivors) |
 """

@@ -137,7 +137,7 @@ def scales(fmt: str, group: int, onto: str, sides: str = "ab", product: Any = No
 
 
 def unit(
-    stages: dict[str, Any], scale: dict[str, Any] | None = None, operand: str = "e4m3", to: str = "fp32"
+    stages: dict[str, Any], scale: dict[str, Any] | None = None, operand: str = "e4m3", to: Any = "fp32"
 ) -> Instruction:
     """Return the instruction of one step with these stages."""
     span = 1

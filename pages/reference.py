@@ -14,12 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bounds
 import language
 from asks import asks_text
+from blamed import blamed_text
 from commands import commands_text
 from compared import architectures_text, compared_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
-from units import units_text
+from units import model_text, units_text
 
 from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Proposal
@@ -68,6 +69,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
+    ("cost", "model"): model_text,
     ("cost", "units"): units_text,
     ("models", "answers"): answers_text,
     ("asks", "asks"): asks_text,
@@ -76,6 +78,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("bounds", "table"): bounds.table_text,
     ("probe", "found"): probed_text,
     ("probe", "live"): live_text,
+    ("verification", "blame"): blamed_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

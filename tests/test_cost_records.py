@@ -75,8 +75,7 @@ def test_every_shipped_proposal_has_records_and_figures(path):
     figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
     ratios = {"cost.area_ratio", "cost.delay_ratio", "cost.energy_ratio"}
     per_unit = {"cost.extra_cycles", "cost.cycle_ratio", "cost.extra_register_bits", "cost.accumulator_traffic"}
-    if all(r and r.pipelined.loop is not None for r in records.pair(proposal.proposed(), proposal.today, "neutral")):
-        per_unit.add("cost.extra_loop_cycles")
+    per_unit |= {"cost.extra_loop_cycles"}
     per_unit |= {f"cost.area_of_{idea}" for idea in parts_of(proposal.today, proposal.proposed(), "neutral")}
     per_sm = {"cost.scale_traffic", "cost.scale_bandwidth", "cost.scale_storage"}
     if proposal.base.startswith("hopper."):  # the only chip whose SM's area has a source
@@ -141,20 +140,20 @@ def test_a_family_names_its_cheapest_member_for_each_claim(monkeypatch):
     assert together == "No member of the family keeps all of these."
 
 
-def test_records_of_two_schemas_are_compared_by_gates_alone(monkeypatch):
-    """Registers and energy of an older record, measured by other rules, are not compared with a newer one's."""
+def test_units_sized_for_a_clock_are_compared_at_like_periods():
+    """The ratio of sized areas is per product; a unit much faster than the clock is not compared."""
+    from codesign.evidence.cost import source
+
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
-    new, old = (records.find(s, "neutral") for s in (proposal.proposed(), proposal.today))
-    newer = new.model_copy(update={"schema_version": 3})
-    others = [r for r in records.shipped() if r.design_sha256 not in (new.design_sha256, old.design_sha256)]
-    monkeypatch.setattr(records, "shipped", lambda: (*others, newer, old))
-    figures = {f.metric: f for f in SOURCE.gather(Subject(proposal)).figures if f.at is None}
-    assert figures["cost.area_ratio"].value == pytest.approx(new.area / old.area, abs=1e-4)
-    assert not {"cost.energy_ratio", "cost.extra_register_bits"} & figures.keys()
+    new, old = (records.find(s, "Nangate45_typ") for s in (proposal.proposed(), proposal.today))
+    assert source.sized_ratio(new, old) == pytest.approx(new.sized.area / old.sized.area)
+    faster = new.sized.model_copy(update={"period_fo4": 0.8 * old.sized.period_fo4})
+    assert source.sized_ratio(new.model_copy(update={"sized": faster}), old) is None
+    assert source.sized_ratio(records.find(proposal.proposed(), "neutral"), old) is None
 
 
 def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypatch):
-    """Claimed designs without a record are measured, the base once; unsupported ones have no figure."""
+    """Claimed designs without a record are measured, the base once; what cannot be measured is predicted, and says so."""
     from codesign.evidence.cost import source as evidence
 
     proposal = load_proposal(ROOT / "proposals/configurable-accumulation.yaml")
@@ -166,9 +165,12 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
             raise InputError.of("no hardware")
         return records.find(spec, "neutral")
 
-    monkeypatch.setattr(evidence, "pair", lambda *_: (None, None))
+    monkeypatch.setattr(evidence, "find", lambda *_: None)
     monkeypatch.setattr(evidence, "measure", measured)
-    assert SOURCE.gather(Subject(proposal)).figures == ()
+    figures = SOURCE.gather(Subject(proposal)).figures
+    ratios = [f for f in figures if f.metric == "cost.area_ratio"]
+    assert all(f.source.startswith("predicted") and f.low < f.value < f.high for f in ratios)
+    assert len(ratios) == len((None, *proposal.swept))
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
 
 

@@ -14,9 +14,20 @@ ROOMS = {
     "torch": {"workloads", "figures", "proposal"},
     "probe": set(),
     "evidence": {"workloads", "figures", "proposal", "torch"},
+    "verification": {"figures", "proposal", "evidence", "probe"},
     "verdicts": {"workloads", "figures", "proposal", "evidence"},
     "report": {"workloads", "figures", "proposal", "evidence", "verdicts"},
-    "commands": {"workloads", "figures", "proposal", "torch", "evidence", "verdicts", "report", "probe"},
+    "commands": {
+        "workloads",
+        "figures",
+        "proposal",
+        "torch",
+        "evidence",
+        "verdicts",
+        "report",
+        "probe",
+        "verification",
+    },
 }
 """Rooms of codesign, each with those that it may import."""
 SOURCES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))

@@ -18,6 +18,7 @@ from codesign.commands.bench import bench
 from codesign.commands.bound import bound
 from codesign.commands.conform import conform
 from codesign.commands.diff import diff
+from codesign.commands.disclose import disclose
 from codesign.commands.doctor import doctor
 from codesign.commands.model import model
 from codesign.commands.probe import probe
@@ -324,6 +325,9 @@ app.command()(tabular(bench))
 app.command()(tabular(step))
 
 app.command()(tabular(vectors))
+
+
+app.command()(disclose)
 
 app.command()(tabular(bound))
 

@@ -30,15 +30,7 @@ def make(
     Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that draws
     random bits or reads a table.
     """
-    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
-        message = f"{spec.name} reads a format given by a table: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction with a floating-point format")
-    if any(side.coarser for side in spec.scales):
-        message = f"{spec.name} has several levels of scales: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction without `coarser`")
-    if spec.is_stochastic:
-        message = f"{spec.name} rounds stochastically: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")
+    check(spec)
     spec = spec.dense
     built = directed(spec, Goals(spec), Observer(spec))
     if count < len(built):
@@ -54,6 +46,19 @@ def make(
         if n % 64 == 0:
             progress(n, count)
     return Vectors(spec, seed, tuple(done))
+
+
+def check(spec: Instruction) -> None:
+    """Raise InputError for an instruction that draws random bits, reads a table or has several levels of scales."""
+    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
+        message = f"{spec.name} reads a format given by a table: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction with a floating-point format")
+    if any(side.coarser for side in spec.scales):
+        message = f"{spec.name} has several levels of scales: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction without `coarser`")
+    if spec.is_stochastic:
+        message = f"{spec.name} rounds stochastically: no test vectors are made of it"
+        raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")
 
 
 def _random(spec: Instruction, rng: Random) -> Vector:

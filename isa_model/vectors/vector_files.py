@@ -47,11 +47,16 @@ def write(vectors: Vectors, coverage: Iterable[CoverageRow], folder: Path) -> No
     Raises InputError if the folder cannot be written or holds something else.
     """
     header = _header(vectors)
-    contents = {LINES: "\n".join(_lines(vectors, header)) + "\n"}
+    contents = {LINES: lines(vectors)}
     for name, shape in vectors.fields.items():
         contents[f"{name}.hex"] = "\n".join(_hex(vectors, header, name, shape)) + "\n"
     contents[COVERAGE] = json.dumps(coverage_document(vectors, coverage), indent=1) + "\n"
     write_folder(folder, contents, KIND)
+
+
+def lines(vectors: Vectors) -> str:
+    """Return the content of vectors.jsonl."""
+    return "\n".join(_lines(vectors, _header(vectors))) + "\n"
 
 
 def fingerprint(spec: Instruction) -> str:

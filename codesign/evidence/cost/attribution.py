@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from codesign.evidence.cost.chip import ChipFigure
-from codesign.evidence.cost.records import CostRecord, design_sha256, find, pair
+from codesign.evidence.cost.records import CostRecord, design_sha256, find
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.library import load
@@ -103,10 +103,7 @@ def parts_of(today: Instruction, proposed: Instruction, library: str) -> dict[st
         parts[idea], before = after - before, after
     if base is None or new is None or not parts:
         return {}
-    last, first = pair(proposed, today, library)
-    if last is None or first is None or last.schema_version != first.schema_version:
-        return parts
-    staged = _per_product(last.pipelined.area, last) / _per_product(first.pipelined.area, first)
+    staged = _per_product(new.pipelined.area, new) / _per_product(base.pipelined.area, base)
     return {**parts, "registers": staged - before}
 
 

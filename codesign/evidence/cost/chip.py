@@ -99,8 +99,9 @@ def extra_register_bits(new: CostRecord, old: CostRecord) -> ChipFigure:
     return ChipFigure("cost.extra_register_bits", bits, min(bits, 0.0), max(bits, 0.0), "modelled", source)
 
 
-def extra_loop_cycles(new: CostRecord, old: CostRecord, cycles: float) -> ChipFigure:
+def extra_loop_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
     """Return the additional cycles from C to D, which independent elements of D have to fill."""
+    cycles = float(new.pipelined.loop - old.pipelined.loop)
     source = f"{new.pipelined.loop} cycles from C to D against {old.pipelined.loop}, of {new.pipelined.levels} gates"
     return ChipFigure("cost.extra_loop_cycles", cycles, cycles, cycles, "modelled", source)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist, pack
 from codesign.evidence.cost.pipeline import Pipeline, last_reads
-from codesign.evidence.cost.unit_vectors import UnitVectors, of_matrices, one_step
+from codesign.evidence.cost.rtl.ports import scale_inputs
+from codesign.evidence.cost.unit_vectors import UnitVectors, code_of_one, of_matrices, one_step, scale_shape
 from isa_model.array_codec import code_dtype
 from isa_model.instruction import Instruction
 
@@ -55,6 +56,13 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
                 group = along.group[1] if name == "scale_a" else along.group[0]
                 own = operand.scales[0][:, i * k // group : -(-(i + 1) * k // group)]
                 scales[name] = own if name == "scale_a" else np.ascontiguousarray(own.T)
+        for port in scale_inputs(step):
+            if port.name not in scales:  # a cast gives the finest scales; coarser ones are ones
+                scales[port.name] = np.full(
+                    scale_shape(port, shape[not port.is_a]),
+                    code_of_one(port.level.format),
+                    code_dtype(port.level.format),
+                )
         window = slice(i * k, (i + 1) * k)
         parts.append(of_matrices(step, a_codes[:, window], b_codes[window], c, scales, seed=i))
         c = parts[-1].d.reshape(shape).astype(c.dtype) if chains else c

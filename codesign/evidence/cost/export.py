@@ -72,7 +72,7 @@ def export(spec: Instruction, folder: Path, library: Library) -> dict[str, str]:
         "testbench_stalls.v": stalled.testbench(spec, sum(map(len, vectors)), staged.latency, VECTORS),
         **{f"{name}.f": "".join(f"{file}\n" for file in files) for name, files in FILELISTS.items()},
         "README.md": _readme(spec, figures),
-        VECTORS: "".join(line for batch in vectors for line in _lines(spec, batch)),
+        VECTORS: "".join(line for batch in vectors for line in lines(spec, batch)),
     }
     write_folder(folder, files, KIND)
     return figures
@@ -103,7 +103,7 @@ def header(spec: Instruction, rtlil: str) -> str:
     return f"{head}/* verilator lint_off DECLFILENAME */  // one file holds a module per block\n\n"
 
 
-def _lines(spec: Instruction, batch: UnitVectors) -> list[str]:
+def lines(spec: Instruction, batch: UnitVectors) -> list[str]:
     """Return one hexadecimal word per vector: D in the top bits, the first input in the lowest."""
     bits = widths(spec)
     lines = []

@@ -30,29 +30,36 @@ if TYPE_CHECKING:
 
 
 def measure(
-    spec: Instruction, library: Library, workload: UnitVectors, operands: str, commit: str = "", share: bool = True
+    spec: Instruction,
+    library: Library,
+    workload: UnitVectors,
+    operands: str,
+    commit: str = "",
+    share: bool = True,
+    thorough: bool = True,
 ) -> CostRecord:
     """Return the record of an instruction's unit, from the user's cache or measured in half a minute.
 
     `workload` holds the steps whose energy is measured, and `operands` describes them. Without `share`, a product of scales
-    is formed in the unit at every step. Needs the extra `cost`. Raises InputError if the generator does not support the
-    instruction, RuntimeError if the netlist differs from the model.
+    is formed in the unit at every step. Without `thorough`, a tenth of the random vectors are compared, no faults are
+    injected, and areas of blocks are left out. Needs the extra `cost`. Raises InputError if the generator does not support
+    the instruction, RuntimeError if the netlist differs from the model.
     """
     check(spec)
     from codesign.evidence.cost.rtl.unit import scale_product, unit
 
     shared = share and shared_uses(spec) > 1
     sources = [unit(spec, shared), *([scale_product(spec)] if shared else [])]
-    key = record_cache.key(spec, sources, library, workload, operands)
+    key = record_cache.key(spec, sources, library, workload, operands if thorough else f"{operands}, quickly")
     record = record_cache.read(key)
     if record is None:
-        record = _measure(spec, library, workload, operands, sources)
+        record = _measure(spec, library, workload, operands, sources, thorough)
         record_cache.write(key, record)
     return record.model_copy(update={"name": spec.name, "commit": commit})
 
 
 def _measure(
-    spec: Instruction, library: Library, workload: UnitVectors, operands: str, sources: Sequence[str]
+    spec: Instruction, library: Library, workload: UnitVectors, operands: str, sources: Sequence[str], thorough: bool
 ) -> CostRecord:
     from codesign.evidence.cost import synth, verify
 
@@ -65,13 +72,13 @@ def _measure(
         whole = multiplier.feeding(netlist, "scale")
         scales = verify.outputs(multiplier, workload)
         on_unit = replace(workload, operands={**workload.operands, "scale": scales[:, None]})
-    proof = verify.prove(whole, spec)
+    proof = verify.prove(whole, spec, 100_000 if thorough else 10_000)
     on_workload = verify.compare(whole, [workload])
-    golden = verify.against_golden(spec, 200)
+    golden = verify.against_golden(spec, 200 if thorough else 50)
     for comparison in (proof, on_workload, golden):
         if comparison.mismatches:
             raise RuntimeError(f"{spec.name}: the netlist differs from the model: {comparison.first}")
-    faults, caught = verify.faults_caught(whole, spec, 40)
+    faults, caught = verify.faults_caught(whole, spec, 40) if thorough else (0, 0)
     equivalence = Equivalence(
         vectors=proof.vectors + on_workload.vectors,
         mismatches=0,
@@ -79,7 +86,7 @@ def _measure(
         faults=faults,
         faults_caught=caught,
     )
-    return _record(spec, library, rtlil, netlist, on_unit, operands, equivalence, share)
+    return _record(spec, library, rtlil, netlist, on_unit, operands, equivalence, share, blocks=thorough)
 
 
 def measure_shared(
@@ -139,17 +146,27 @@ def _record(
     operands: str,
     equivalence: Equivalence,
     share: _Share,
+    blocks: bool = True,
 ) -> CostRecord:
     """Measure a proven netlist, and return its record."""
     from codesign.evidence.cost import synth
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.energy import switched
     from codesign.evidence.cost.pipeline import pipeline
+    from codesign.evidence.cost.sized import has_sizes, sized
 
     nand2, fo4 = library.nand2.area, library.fo4
     staged = pipeline(netlist, DEPTH, widths(spec))
     low, high = switched(staged, workload)
-    blocks = synth.block_areas(rtlil, library) | share.blocks if library.name == Library.own().name else {}
+    at_clock = sized(netlist, widths(spec)) if has_sizes(library) else None
+    if at_clock is not None and share.record is not None:
+        shared = {
+            "area": round(at_clock.area + share.staged_area / nand2, 1),
+            "register_bits": at_clock.register_bits + share.register_bits,
+        }
+        at_clock = at_clock.model_copy(update=shared)
+    told = blocks and library.name == Library.own().name
+    areas = synth.block_areas(rtlil, library) | share.blocks if told else {}
     return CostRecord(
         name=spec.name,
         design_sha256=design_sha256(spec),
@@ -158,7 +175,7 @@ def _record(
         rtlil_sha256=hashlib.sha256(rtlil.encode()).hexdigest(),
         area=round((netlist.area + share.area) / nand2, 1),
         shared=share.record,
-        blocks={k: round(v / nand2, 1) for k, v in sorted(blocks.items())},
+        blocks={k: round(v / nand2, 1) for k, v in sorted(areas.items())},
         gates=len(netlist.gates),
         levels=max(netlist.levels),
         delay_fo4=round(netlist.delay / fo4, 2),
@@ -170,6 +187,7 @@ def _record(
             area=round((staged.area + share.staged_area) / nand2, 1),
             period_fo4=round(staged.period / fo4, 2),
         ),
+        sized=at_clock,
         energy=Energy(
             low=round(low + share.energy[0]),
             high=round(high + share.energy[1]),

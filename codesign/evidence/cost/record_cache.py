@@ -44,6 +44,7 @@ def _method() -> str:
         "netlist",
         "pipeline",
         "records",
+        "sized",
         "synth",
         "unit_vectors",
         "verify",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.evidence.cost.rtl.ports import shared_uses
 from isa_model.instruction import Instruction
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from codesign.evidence.cost.cell_library import Library
 
 FOLDER = Path(__file__).parent / "records"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 DEPTH = 24
 """Largest number of gates between registers of the pipelined unit."""
 
@@ -58,14 +58,29 @@ class Pipelined(Spec):
     """Largest number of gates between registers."""
     cycles: int
     """Latency from operands to D, in cycles."""
-    loop: int | None = None
-    """Fewest cycles from C to D, the latency of an accumulator's loop; None: not measured, in schema 1."""
+    loop: int
+    """Fewest cycles from C to D, the latency of an accumulator's loop."""
     register_bits: int
-    """Bits of the pipeline's registers. C and scales enter where they are read; in schema 1 with the operands."""
+    """Bits of the pipeline's registers. C and scales enter where they are read."""
     area: float
     """Area of gates and registers, in NAND2 equivalents."""
     period_fo4: float
     """Shortest cycle time, in FO4 inverter delays."""
+
+
+class Sized(Spec):
+    """The unit sized for a clock that all designs have in common (`sized.py`)."""
+
+    clock_fo4: float
+    """Period that it is sized for, in FO4 inverter delays."""
+    levels: int
+    """Largest number of gates between registers with which the clock is met."""
+    cycles: int
+    register_bits: int
+    area: float
+    """Area of gates, buffers and registers, in NAND2 equivalents of the library."""
+    period_fo4: float
+    """Period that the sized unit has, in FO4 inverter delays."""
 
 
 class Energy(Spec):
@@ -105,14 +120,13 @@ class Equivalence(Spec):
     faults: int
     """Injected faults: nets held at 0 or 1, one at a time."""
     faults_caught: int
-    """Faults that the vectors of an exported test bench show; in schema 1, 5,760 random and adversarial vectors. The others
-    are in redundant logic, or need other operands."""
+    """Faults that the vectors of an exported test bench show. The others are in redundant logic, or need other operands."""
 
 
 class CostRecord(Spec):
     """Cost of one design in one cell library."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     design_sha256: str
     products: int
@@ -136,6 +150,8 @@ class CostRecord(Spec):
     delay_fo4: float
     """Longest path of the combinational unit, in FO4 inverter delays."""
     pipelined: Pipelined
+    sized: Sized | None = None
+    """The unit sized for a common clock; None: not measured, or the library has one size of each gate."""
     energy: Energy
     equivalence: Equivalence
 
@@ -177,23 +193,13 @@ def shipped() -> tuple[CostRecord, ...]:
 
 
 def find(spec: Instruction | Sequence[Instruction], library: str) -> CostRecord | None:
-    """Return the newest shipped record of a design in a library, made with the present synthesis script, or None.
+    """Return the shipped record of a design in a library, made with the present synthesis script, or None.
 
     Several instructions are those of a shared datapath.
     """
-    return max(_all(spec, library), key=lambda r: r.schema_version, default=None)
-
-
-def pair(new: Instruction, old: Instruction, library: str) -> tuple[CostRecord | None, CostRecord | None]:
-    """Return the newest records of two designs in a library, of one schema if there are such."""
-    both = [(x, y) for x in _all(new, library) for y in _all(old, library) if x.schema_version == y.schema_version]
-    return max(both, key=lambda p: p[0].schema_version, default=(find(new, library), find(old, library)))
-
-
-def _all(spec: Instruction | Sequence[Instruction], library: str) -> list[CostRecord]:
     design = design_sha256(spec) if isinstance(spec, Instruction) else shared_sha256(spec)
     wanted = (design, library, recipe_sha256())
-    return [r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted]
+    return next((r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted), None)
 
 
 def write(record: CostRecord, folder: Path = FOLDER) -> Path:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codesign.evidence.cost import lint
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist
+from codesign.evidence.cost.rtl import lint
 from isa_model import processes
 from isa_model.output_files import scratch
 

@@ -59,7 +59,7 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVe
         if kind == "cancel":
             b[spec.span // 2 : spec.span // 2 * 2] = b[: spec.span // 2]
         scales = {
-            port.name: codes(port.level.format, rng, _scale_shape(port, side), kind if kind != "cancel" else "like")
+            port.name: codes(port.level.format, rng, scale_shape(port, side), kind if kind != "cancel" else "like")
             for port in scale_inputs(spec)
         }
         c = codes(spec.c_format, rng, (side, side), kind)
@@ -98,7 +98,7 @@ def specials(spec: Instruction) -> Iterator[UnitVectors]:
         return
     one = one_step(spec).per_line()
     rows = np.array(list(_special_rows(spec.a, spec.span)), code_dtype(spec.a))
-    columns = np.full((spec.span, 1), _one(spec.b), code_dtype(spec.b))
+    columns = np.full((spec.span, 1), code_of_one(spec.b), code_dtype(spec.b))
     inputs = scale_inputs(one)
     finest = {port.is_a: _special_scales(port) for port in reversed(inputs)}
     if True in finest:
@@ -107,10 +107,10 @@ def specials(spec: Instruction) -> Iterator[UnitVectors]:
         columns, finest[False] = np.repeat(columns, len(finest[False]), axis=1), finest[False].T
     scales = {}
     for port in inputs:  # coarser scales are ones
-        shape = _scale_shape(port, len(rows) if port.is_a else columns.shape[1])
-        ones = np.full(shape, _one(port.level.format), code_dtype(port.level.format))
+        shape = scale_shape(port, len(rows) if port.is_a else columns.shape[1])
+        ones = np.full(shape, code_of_one(port.level.format), code_dtype(port.level.format))
         scales[port.name] = finest[port.is_a] if port.name in ("scale_a", "scale_b") else ones
-    for code in dict.fromkeys((*Specials(spec.c_format).codes.values(), _one(spec.c_format))):
+    for code in dict.fromkeys((*Specials(spec.c_format).codes.values(), code_of_one(spec.c_format))):
         c = np.full((len(rows), columns.shape[1]), code, code_dtype(spec.c_format))
         yield of_matrices(one, rows, columns, c, scales)
 
@@ -119,7 +119,7 @@ def _special_rows(fmt: Format, span: int) -> Iterator[list[int]]:
     """Yield rows of A whose sums with ones are special."""
     from isa_model.vectors.vector import Specials
 
-    one, named = _one(fmt), Specials(fmt).codes
+    one, named = code_of_one(fmt), Specials(fmt).codes
     zero = named.get("+0", one)
     for name in ("+0", "-0"):
         if name in named:
@@ -142,13 +142,13 @@ def _special_scales(port: ScalePort) -> Any:
     from isa_model.vectors.vector import Specials
 
     fmt, count = port.level.format, port.per_step
-    one, named = _one(fmt), Specials(fmt).codes
+    one, named = code_of_one(fmt), Specials(fmt).codes
     wanted = ("+0", "+smallest subnormal", "+smallest normal", "+largest normal", "+Inf", "NaN")
     codes = dict.fromkeys((one, *(named[name] for name in wanted if name in named)))
     return np.array([[code, *[one] * (count - 1)] for code in codes], code_dtype(fmt))
 
 
-def _one(fmt: Format) -> int:
+def code_of_one(fmt: Format) -> int:
     """Return the code of one, or of the largest number if the format does not have one."""
     from isa_model.vectors.vector import exactly
 
@@ -162,7 +162,7 @@ def negated(fmt: Format, codes: Any) -> Any:
     return -wide if fmt.kind == "integer" else wide ^ 1 << (fmt.bits - 1 - fmt.high_padding)
 
 
-def _scale_shape(port: ScalePort, lines: int) -> tuple[int, int]:
+def scale_shape(port: ScalePort, lines: int) -> tuple[int, int]:
     """Return the shape of the scales of an operand with this number of rows (of A) or columns (of B), for one step."""
     across = -(-lines // port.level.along(0 if port.is_a else 1))
     return (across, port.per_step) if port.is_a else (port.per_step, across)

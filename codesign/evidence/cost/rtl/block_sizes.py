@@ -1,0 +1,427 @@
+"""Sizes of a unit's blocks, from an instruction alone: what the generator would build, counted instead of built.
+
+The walk follows `rtl/unit.py` with one number in place of all terms that are alike, and keeps only widths and ranges. Sizes
+count what a block is made of: bits of a multiplier's array, of a shifter's multiplexers, of compressors, of carries. A size
+whose name starts with `path` counts what a signal passes on its way, one with `held` bits times the time that they wait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log, log2
+
+from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers
+from codesign.evidence.cost.rtl.widths import Range, Term, reach_of, sum_of
+from isa_model.diagnostics import InputError
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+from isa_model.rounding import Rounding
+from isa_model.stage import Register, Stage
+
+WIDE = 10
+"""As in `rtl.carry_save`: multipliers of operands this wide are recoded."""
+WIDEST = 128
+"""As in `rtl.term_sums`: largest width of a fixed-point sum, in bits."""
+SHORT = 8
+"""As in `rtl.registers`: largest number of zeros above a sum that avoid a second shifter."""
+_CUT = (Rounding.TOWARD_ZERO, Rounding.TO_ODD)
+"""Roundings without a carry."""
+
+
+def sizes(spec: Instruction) -> Counter[str]:
+    """Return the sizes of the blocks of an instruction's unit, by kind.
+
+    Raises InputError if the generator does not support the instruction.
+    """
+    check(spec)
+    return _Walk(spec).sizes
+
+
+class _Walk:
+    """The generator's way through an instruction, counting."""
+
+    def __init__(self, spec: Instruction) -> None:
+        self.spec, self.sizes = spec, Counter[str]()
+        self.add("unit", 1)
+        if spec.is_integer:
+            (stage,) = spec.stages.values()
+            self.integers(spec.span, stage.result[-1].format.mantissa_bits, 1)
+            return
+        self.keys = self.factor_keys()
+        count, running = spec.span, self.decode(spec.c_format, 1)
+        term = self.products(count)
+        if spec.scaled_stage == -1:
+            term = self.onto(term, count)
+        *inner, last = spec.stages.values()
+        for index, stage in enumerate(inner):
+            chain = stage.chain or 1
+            count //= stage.terms * chain
+            if index == 0 and sums_integers(spec):
+                register = stage.result[0].format
+                least = min(f.lowest for f in (spec.a, spec.b)) * max(f.max_finite_magnitude for f in (spec.a, spec.b))
+                used = (abs(least) * stage.terms * chain).bit_length() + 1
+                bits = (
+                    register.mantissa_bits + min(register.mantissa_bits, used)
+                ) // 2  # what synthesis makes of signs
+                self.integers(stage.terms, bits, count * chain)
+                term = replace(self.decode(register, count), width=bits, height=bits)
+            else:
+                zero = self.from_fields(stage.result[-1].format) if stage.accumulator else None
+                below = spec.span // count // chain // stage.terms
+                term = self.run(stage, term, zero, count, chain, below)
+            if spec.scaled_stage == index:
+                term = self.onto(term, count)
+        count //= last.terms
+        result = self.run(last, term, running, 1, count, spec.span // count // last.terms)
+        kept = last.result[-1].format
+        if (kept.exponent_bits, kept.bias) != (spec.accumulator.exponent_bits, spec.accumulator.bias):
+            result = self.rounded(result, Register(format=spec.accumulator, rounding=Rounding.NEAREST_EVEN), 1)
+        self.add("encode", spec.accumulator.bits)
+
+    def add(self, kind: str, size: float) -> None:
+        """Count more of a kind of block."""
+        self.sizes[kind] += size  # type: ignore[assignment]  # a share of a multiplier is no whole number
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def decode(self, fmt: Format, count: float, operand: bool = False) -> Term:
+        """Count decoders of a format, and return its numbers."""
+        if fmt.kind == "integer":
+            self.add("decode", count * fmt.mantissa_bits * (2 if fmt.signed else 1))
+            return Term(fmt.mantissa_bits, Range(0, 0, 0), 0, fmt.mantissa_bits)
+        term = self.from_fields(fmt)
+        if fmt.kind == "table":
+            self.add("table", count * (1 << fmt.bits) * (term.width + term.position.bits) / 8)
+            return term
+        self.add("decode", count * fmt.bits)
+        widen = self.spec.widen if operand else None
+        flush = bool(self.spec.flush_inputs) and (operand or fmt == self.spec.c_format)
+        places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
+        if not places:
+            return term
+        self.add("zeros", count * term.width)
+        self.add("shift", count * term.width * places.bit_length())
+        p = term.position
+        return replace(term, position=Range(p.low, p.top + places, p.offset - places))
+
+    def from_fields(self, fmt: Format) -> Term:
+        """Return the numbers of a format."""
+        if fmt.kind == "integer":
+            return Term(fmt.mantissa_bits, Range(0, 0, 0), 0, fmt.mantissa_bits)
+        low = int(fmt.zero)
+        high = max(low, fmt.max_finite_magnitude >> fmt.mantissa_bits)
+        if fmt.kind == "table":
+            low, high = 0, fmt.max_exponent - fmt.min_exponent
+        flags = (fmt.nan_code is not None) + bool(fmt.infinity)
+        position = Range(low, high, fmt.min_exponent - fmt.mantissa_bits - low)
+        power = not (fmt.mantissa_bits or fmt.zero)
+        return Term(fmt.mantissa_bits + 1, position, fmt.mantissa_bits, 1, power=power, normal=True, flags=flags)
+
+    def products(self, count: int) -> Term:
+        """Count decoders and multipliers of the products, and return them."""
+        spec = self.spec
+        if sums_integers(spec):
+            return Term(0, Range(0, 0, 0), 0, 0)
+        x, y = self.decode(spec.a, count, True), self.decode(spec.b, count, True)
+        term = self.times(x, y, count)
+        if spec.infinite_from is not None:
+            self.add("decode", count * term.width)
+            term = replace(term, flags=term.flags + 1)
+        self.add("path multiply", x.width + y.width)
+        return term
+
+    def times(self, x: Term, y: Term, count: float) -> Term:
+        """Count multipliers, and return their products."""
+        flags = x.flags + y.flags
+        if y.power:
+            scaled = y.position if x.common is None else self.plus(x.common, y.position, count)
+            return replace(x, common=scaled, flags=flags)
+        if x.power:
+            return self.times(y, x, count)
+        self.multiply(x.width, y.width, count)
+        position = self.plus(x.position, y.position, count)
+        align = None if x.align is None else self.plus(x.align, y.position, count)
+        width = x.width + y.width - (min(x.width, y.width) == 1)
+        common = x.common or y.common
+        return Term(width, position, x.depth + y.depth, x.height + y.height, common, align, flags=flags)
+
+    def multiply(self, x: int, y: int, count: float) -> None:
+        """Count multipliers of integers or significands."""
+        self.add("recoded" if min(x, y) >= WIDE else "array", count * x * y)
+        self.add("array sum", count * (x - 1) * (y - 1) * (min(x, y) < WIDE))
+        self.add("held array", count * x * y)
+
+    def plus(self, x: Range, y: Range, count: float) -> Range:
+        """Count adders of exponents, and return the sums."""
+        total = sum_of(x, y)
+        if x.top and y.top:
+            self.add("exponent", count * total.bits)
+        return total
+
+    # -- scales --------------------------------------------------------------------------------------------------------
+
+    def factor_keys(self) -> list[tuple[int, ...]]:
+        """Return for each product of a step the numbers of its scales."""
+        inputs = scale_inputs(self.spec)
+        return [tuple(k // port.k_group for port in inputs) for k in range(self.spec.span)] if inputs else []
+
+    def onto(self, term: Term, count: int) -> Term:
+        """Count products of scales and their application, and return the scaled terms."""
+        spec, scale = self.spec, self.spec.scale
+        assert scale is not None
+        if self.keys:
+            span, uses = spec.span // count, shared_uses(spec)
+            factors = len({self.keys[i * span] for i in range(count)}) / uses
+            first, *others = scale_inputs(spec)
+            factor = self.decode(first.level.format, factors)
+            for port in others:
+                other = self.decode(port.level.format, factors)
+                powers = factor.power and other.power
+                if powers:
+                    factor = replace(factor, position=self.plus(factor.position, other.position, factors))
+                else:
+                    factor = self.times(factor, other, factors)
+            if scale.product:
+                factor = self.rounded(factor, scale.product, factors, path=uses == 1)
+            if uses > 1:
+                self.add("held factor", factor.width + factor.position.bits)
+            term = self.times(term, factor, count)
+            self.add("path scale", 1 if factor.power else term.width)
+        if scale.result:
+            term = self.rounded(term, scale.result, count)
+        return term
+
+    # -- sums ----------------------------------------------------------------------------------------------------------
+
+    def run(self, stage: Stage, term: Term, running: Term | None, count: int, chain: int, below: int) -> Term:
+        """Count `count` chains of sums, each of `chain` blocks of terms of `below` products, and return the results."""
+        self.add("held chain", count * (chain - 1) * stage.terms * (term.width + term.position.bits))
+        for _ in range(chain):
+            total = self.sum(stage, term, running, count, below)
+            for register in stage.result:
+                total = self.rounded(total, register, count)
+            if stage.accumulator:
+                running = total
+        return total
+
+    def sum(self, stage: Stage, term: Term, running: Term | None, count: int, below: int) -> Term:
+        """Count blocks that add terms and a running value, and return the sums."""
+        terms = [term] * stage.terms
+        everything = terms if running is None else [*terms, running]
+        self.add("flags", count * sum(t.flags for t in everything))
+        groups = 1
+        if term.common is not None and self.keys:
+            groups = len({self.keys[i * below] for i in range(stage.terms)})
+        if groups > 1 and not stage.aligned:
+            terms = [replace(term, position=term.whole, common=None)] * stage.terms
+            everything = terms if running is None else [*terms, running]
+        if stage.aligned:
+            total = self.aligned_sum(stage, term, running, count, groups)
+        elif len(everything) == 1 and stage.exponent is None:
+            return term
+        elif reach_of(everything) <= WIDEST:
+            total = self.fixed_point_sum(stage, everything, count)
+        elif len(everything) == 2 and stage.result:
+            total = self.sliding_sum(stage, everything[0], everything[1], count)
+        elif running is not None and reach_of(terms) <= WIDEST and stage.result:
+            total = self.sliding_sum(stage, self.fixed_point_sum(stage, terms, count), running, count)
+        else:
+            raise InputError.of(
+                f"an exact sum of {len(everything)} terms over {reach_of(everything)} bits is not supported in hardware; "
+                f"fixed-point sums go up to {WIDEST} bits",
+                "give the stage fraction_bits, or fewer terms and a result",
+            )
+        return replace(total, flags=3 if any(t.flags for t in everything) else 0)
+
+    def aligned_sum(self, stage: Stage, term: Term, running: Term | None, count: int, groups: int) -> Term:
+        """Count a window: the largest exponent, a shifter for each term, and an adder."""
+        assert stage.fraction_bits is not None
+        own = stage.accumulator_fraction_bits or 0
+        finest = max(stage.fraction_bits, own) if running is not None else stage.fraction_bits
+        aligns = [t.align or t.position for t in ((term,) if running is None else (term, running))]
+        base = min(t.least + t.depth for t in ((term,) if running is None else (term, running)))
+        tops = [t.most + t.depth - base for t in ((term,) if running is None else (term, running))]
+        if stage.zero_exponent is not None:
+            base = min(base, stage.zero_exponent) if not stage.result else base
+            tops.append(stage.zero_exponent - base)
+        largest = Range(0, max(tops), base)
+        candidates = groups + (running is not None)
+        self.add("maximum", count * ((stage.terms - groups) * aligns[0].bits + (candidates - 1) * largest.bits))
+        self.add("exponent", count * (groups if term.common else 0) * largest.bits)
+        self.add("gated", count * sum(n * a.bits for n, a in zip((stage.terms, 1), aligns, strict=False)))
+        own_levels = log2(max(stage.terms // groups, 1)) * (1 + aligns[0].bits / 2)
+        levels = own_levels + log2(candidates) * (1 + largest.bits / 2) + (term.common is not None) * largest.bits
+        self.add("path maximum", levels)
+        self.add("held products", count * stage.terms * (term.width + aligns[0].bits) * levels)
+        # Terms of one group lie as far apart as their own exponents can be, others as far as the largest exponents.
+        reach = aligns[0].bits if candidates == 1 else largest.bits
+        lengths = [self.shifters(stage, term, stage.fraction_bits, groups, count, stage.terms, reach)] * stage.terms
+        weights = [finest - stage.fraction_bits] * stage.terms
+        if running is not None:
+            lengths.append(self.shifters(stage, running, own, 1, count, 1, reach))
+            weights.append(finest - own)
+        step = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.UP, Rounding.DOWN)
+        # Where the terms reach no further down than their exponents can differ, the places below hold zeros.
+        unused = 0
+        if candidates == 1:
+            unused = max(lengths[0] - term.width - aligns[0].top, 0)
+            lengths = [n - unused for n in lengths]
+        width = self.signed_sum(lengths, weights, not step, count)
+        low = finest - unused
+        return Term(width, replace(largest, offset=largest.offset - low), low, width - low)
+
+    def shifters(
+        self, stage: Stage, term: Term, fraction_bits: int, groups: int, count: int, terms: int, reach: int
+    ) -> int:
+        """Count the shifters of terms that are alike, and return the bits that each keeps."""
+        assert stage.rounding is not None
+        nearest = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+        sticky = stage.rounding not in (Rounding.TOWARD_ZERO, Rounding.NEAREST_AWAY)
+        beyond = term.width + max(fraction_bits - term.depth, 0) + 2
+        amount = min((term.position.top + beyond).bit_length(), reach)
+        self.add("difference", count * (groups * amount + terms * amount))
+        above = fraction_bits + nearest - term.depth
+        width = max(term.width + above, 1)
+        muxes, lost, stages = _right(min(term.width, width), width, amount)
+        self.add("shift", count * terms * muxes)
+        self.add("sticky", count * terms * lost * sticky)
+        self.add("path shift", stages if terms > 1 else 0)
+        self.add("path fanout", stages * log2(width + 1) if terms > 1 else 0)
+        self.add("held shifted", count * terms * width * stages)
+        return max(fraction_bits + term.height, 1)
+
+    def signed_sum(self, lengths: Sequence[int], weights: Sequence[int], exact: bool, count: float) -> int:
+        """Count a carry-save adder of signed terms with its magnitude, and return the magnitude's bits."""
+        width = sum((1 << n) - exact << w for n, w in zip(lengths, weights, strict=True)).bit_length() + 1
+        rows, bits = len(lengths) + 1 + any(weights), sum(lengths)
+        self.add("flip", count * bits)
+        self.add("compress", count * (bits + rows - 2 * max(lengths)))
+        self.add("carry", count * width)
+        depth = log(rows / 2, 1.5) if rows > 2 else 0
+        self.add("path compress", depth)
+        self.add("path carry", width)
+        self.add("held sum", count * (bits + width * width / 4))
+        return width - 1
+
+    def fixed_point_sum(self, stage: Stage, terms: Sequence[Term], count: int) -> Term:
+        """Count an exact sum of numbers in fixed point, each shifted to its place."""
+        common = terms[0].common if all(t.common == terms[0].common for t in terms) else None
+        own = [t if common is None else replace(t, common=None) for t in terms]
+        unit = min(t.least for t in own)
+        lengths = []
+        for term in own:
+            width = term.most + term.width - unit
+            self.add("shift", count * _left(term.width, width, (term.most - unit).bit_length()))
+            lengths.append(term.most + term.width - term.least)
+        self.add("path shift", (max(t.most for t in own) - unit).bit_length())
+        width = self.signed_sum(lengths, [t.least - unit for t in own], True, count)
+        align = None
+        if stage.exponent is None and not stage.result:
+            positions = [t.align or t.position for t in own]
+            self.add("maximum", count * sum(p.bits for p in positions[1:]))
+            align = positions[0]
+        height = max(t.height for t in terms) + (len(terms) - 1).bit_length() if align else width
+        return Term(width, Range(0, 0, unit), 0, height, common, align)
+
+    def sliding_sum(self, stage: Stage, x: Term, y: Term, count: int) -> Term:
+        """Count an exact sum of two terms of wide range, one of which slides past the other."""
+        register = stage.result[0].format
+        precision = register.mantissa_bits + 1 + (stage.result[0].random_bits or 0)
+        if not (x.normal and y.least >= x.least):
+            self.normalise(x.width, count)
+            p = x.whole
+            reach = x.width - 1
+            x = replace(x, position=Range(p.low, p.top + reach, p.offset - reach), common=None, normal=True)
+        below = max(0, max(precision + 3, y.width + 2) - x.width)
+        coarse = y.normal and precision <= y.width and register.min_lsb_exponent >= y.position.offset + y.position.low
+        furthest = x.width + (2 if coarse else precision + 2)
+        reach = below + furthest
+        width = y.width + reach
+        muxes, lost, stages = _right(y.width, width, (furthest + y.width).bit_length())
+        self.add("shift", count * muxes)
+        self.add("sticky", count * lost)
+        self.add("path shift", stages)
+        bits = max(x.whole.bits, y.whole.bits)
+        self.add("exponent", count * 3 * bits)
+        self.add("path exponent", bits)
+        self.add("held shifted", count * (width + x.width) * stages)
+        total = self.signed_sum((x.width + below, width), (0, 0), True, count)
+        low = min(y.least - furthest, x.least)
+        top = max(y.most - furthest, x.most)
+        return Term(total, Range(0, top - low, low - below), 0, total)
+
+    def normalise(self, width: int, count: float, path: bool = True, furthest: int | None = None) -> None:
+        """Count leading-zero counters and shifters to the left, by `furthest` places at most."""
+        levels = max((width - 1).bit_length(), 1)
+        shifts = levels if furthest is None else min(levels, max(furthest, 0).bit_length())
+        self.add("zeros", count * width * (shifts > 0))
+        self.add("normalise", count * width * shifts)
+        if path:
+            self.add("path normalise", 2 * levels)
+            self.add("path fanout", levels * log2(max(width, 1)))
+            self.add("held normal", count * width * 2 * levels)
+
+    def rounded(self, term: Term, register: Register, count: float, path: bool = True) -> Term:
+        """Count rounders into a register, and return the rounded numbers."""
+        fmt, position = register.format, term.whole
+        precision, below = fmt.mantissa_bits + 1, max(register.random_bits or 0, 2)
+        spare = position.offset + term.width - 1 - fmt.min_exponent
+        deep = spare + position.low < -SHORT
+        above = 0 if deep else max(0, -(spare + position.low))
+        width = term.width + above
+        self.normalise(width, count, path, None if deep else position.top + spare + above)
+        self.add("round", count * (fmt.magnitude_bits + (register.random_bits or 0)))
+        self.add("exponent", count * 3 * position.bits)
+        if deep:
+            short = precision + below
+            muxes, lost, stages = _right(short, short, position.bits)
+            self.add("shift", count * muxes)
+            self.add("sticky", count * (lost + max(width - short, 0)))
+            if path:
+                self.add("path shift", stages)
+                self.add("path deep", position.bits)
+        else:
+            self.add("sticky", count * max(width - precision, 0))
+        if path:
+            self.add("path round", 0 if register.rounding in _CUT else fmt.magnitude_bits + (register.random_bits or 0))
+            self.add("path exponent", position.bits)
+            self.add("held normal", count * fmt.bits * 4)
+        return self.from_fields(fmt)
+
+    def integers(self, terms: int, bits: int, count: int) -> None:
+        """Count products of integers in two's complement, their sum and the register."""
+        a, b = self.spec.a.mantissa_bits, self.spec.b.mantissa_bits
+        recoded = min(a, b) >= WIDE - 2 * (self.spec.b.signed or self.spec.a.signed)
+        self.add("recoded" if recoded else "array", count * terms * a * b)
+        self.add("array sum", count * terms * (a - 1) * (b - 1) * (not recoded))
+        self.add("held array", count * terms * a * b)
+        self.add("compress", count * ((terms - 1) * (a + b) + terms))
+        self.add("carry", count * bits)
+        self.add("path multiply", a + b)
+        self.add("path compress", log((terms + 2) / 2, 1.5))
+        self.add("path carry", bits)
+        self.add("held sum", count * terms * (a + b))
+        self.add("unit" if self.spec.is_integer else "encode", 0)
+
+
+def _right(live: int, width: int, amount: int) -> tuple[int, int, int]:
+    """Return the multiplexers, the bits of a sticky bit and the levels of a shifter to the right of `live` upper bits."""
+    stages = min(amount, max((width - 1).bit_length(), 1))
+    muxes = lost = 0
+    for i in range(stages):
+        step = min(1 << i, width)
+        live = min(live + step, width)
+        muxes += live
+        lost += max(0, step - (width - live))
+    return muxes + (width if amount > stages else 0), lost, stages
+
+
+def _left(live: int, width: int, amount: int) -> int:
+    """Return the multiplexers of a shifter to the left of `live` lower bits."""
+    muxes = 0
+    for i in range(amount):
+        live = min(live + (1 << i), width)
+        muxes += live
+    return muxes

@@ -1,0 +1,67 @@
+"""Widths and ranges of numbers on wires, without the wires: what `block.TermWires` and `block.Exponent` say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Range:
+    """A variable exponent `field + offset`, with the field from `low` to `top`."""
+
+    low: int
+    top: int
+    offset: int
+
+    @property
+    def bits(self) -> int:
+        """Bits of the field; 0 for a constant."""
+        return self.top.bit_length()
+
+
+@dataclass(frozen=True)
+class Term:
+    """Widths and ranges of a number on wires, as in `rtl.block.TermWires`."""
+
+    width: int
+    position: Range
+    depth: int
+    height: int
+    common: Range | None = None
+    """Exponent of a scale that is a power of two, common to a group of terms."""
+    align: Range | None = None
+    """Alignment exponent, if it is no constant above the position."""
+    power: bool = False
+    """True for a power of two, whose significand is the constant 1."""
+    normal: bool = False
+    flags: int = 0
+    """Number of flags for NaN and infinities."""
+
+    @property
+    def whole(self) -> Range:
+        """Position with the common exponent added."""
+        p, c = self.position, self.common
+        return p if c is None else Range(p.low + c.low, p.top + c.top, p.offset + c.offset)
+
+    @property
+    def least(self) -> int:
+        """Smallest position of the last digit."""
+        return self.whole.offset + self.whole.low
+
+    @property
+    def most(self) -> int:
+        """Largest position of the last digit."""
+        return self.whole.offset + self.whole.top
+
+
+def sum_of(x: Range, y: Range) -> Range:
+    """Return the range of the sum of two exponents."""
+    return Range(x.low + y.low, x.top + y.top, x.offset + y.offset)
+
+
+def reach_of(terms: Sequence[Term]) -> int:
+    """Return the number of bits between the lowest and the highest digit of terms, without a common exponent."""
+    if all(t.common == terms[0].common for t in terms):
+        terms = [replace(t, common=None) for t in terms]
+    return max(t.most + t.width for t in terms) - min(t.least for t in terms)
