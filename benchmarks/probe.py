@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from random_specs import random_specs  # noqa: E402
 
 from codesign.commit import commit  # noqa: E402
-from codesign.probe.box import Lines, Signature, answers, is_fast  # noqa: E402
+from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import SpecBox  # noqa: E402
 from codesign.probe.certificate import Certificate, probe  # noqa: E402
 from codesign.probe.questions import adversarial, mutated  # noqa: E402
@@ -34,6 +37,8 @@ from isa_model.library import catalogue, load  # noqa: E402
 from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe.py"
+CHECKED = 60_000
+"""Outputs of each probe's last check."""
 
 
 def kinds(all_formats: bool) -> list[str]:
@@ -48,33 +53,7 @@ def kinds(all_formats: bool) -> list[str]:
     return list(found.values())
 
 
-def random_specs(count: int) -> list[Instruction]:
-    """Return random specs of the language without random bits, as tests/strategies.py draws them."""
-    import strategies
-    from hypothesis import HealthCheck, Phase, given, seed, settings
-    from hypothesis import strategies as st
-
-    found: list[Instruction] = []
-
-    @seed(20)
-    @settings(
-        max_examples=4 * count,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        deadline=None,
-    )
-    @given(st.data())
-    def draw(data: Any) -> None:
-        spec = data.draw(strategies.instructions())
-        if len(found) < count and not spec.is_stochastic and not any(side.coarser for side in spec.scales):
-            found.append(spec)
-
-    draw()
-    return found
-
-
-def unseen(signature: Signature, hidden: Instruction, count: int) -> Lines:
+def unseen(signature: Signature, count: int) -> Lines:
     """Return questions that no probe asked."""
     rng = np.random.default_rng(99)
     fresh = adversarial(signature, rng, min(count // 4, 8000))
@@ -82,20 +61,33 @@ def unseen(signature: Signature, hidden: Instruction, count: int) -> Lines:
 
 
 def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[str, Any]:
-    """Return how a fitted spec compares with the hidden one."""
+    """Return how a fitted spec compares with the hidden one: `unlike` outputs, and differences that no list of the
+    certificate has."""
     if certificate.verdict == "refused" or certificate.spec is None:
         return {"outcome": "refused", "unlike": None, "compared": 0}
-    if canonical(certificate.spec) == canonical(hidden):
+    found, wanted = (dict(leaves(canonical(x))) for x in (certificate.spec, hidden))
+    differ = {path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path)}
+    if not differ:
         return {"outcome": "same spec", "unlike": 0, "compared": 0}
-    lines = unseen(Signature(hidden), hidden, outputs if is_fast(hidden) else 20_000)
-    if not is_fast(hidden):
-        lines = lines.pick(slice(0, 3000))
+    listed = [x.field for x in certificate.fields if x.alike]
+    unlisted = sorted(path for path in differ if not any(path == x or path.startswith(f"{x}.") for x in listed))
+    lines = unseen(Signature(hidden), outputs)
     unlike = compared = 0
     for start in range(0, len(lines.c), 20_000):
         some = lines.pick(slice(start, start + 20_000))
         unlike += int((answers(hidden, some) != answers(certificate.spec, some)).sum())
         compared += len(some.c)
-    return {"outcome": "same bits" if not unlike else "wrong", "unlike": unlike, "compared": compared}
+    outcome = "wrong" if unlike else "same bits"
+    return {"outcome": outcome, "unlike": unlike, "compared": compared, "unlisted": unlisted}
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and value of everything in plain data that has no parts."""
+    if isinstance(node, dict | list) and node:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
 
 def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
@@ -104,7 +96,7 @@ def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     began = process_time()
     try:
-        certificate = probe(SpecBox(Signature(hidden), hidden), seconds, 4000)
+        certificate = probe(SpecBox(Signature(hidden), hidden), seconds, CHECKED)
     except Exception as error:
         return {"kind": kind, "name": name, "outcome": f"crash: {type(error).__name__}: {error}"[:200]}
     row = {"kind": kind, "name": name, "verdict": certificate.verdict, **judge(hidden, certificate, outputs)}
@@ -164,20 +156,26 @@ def main() -> None:
     parser.add_argument("--catalogue", type=int, default=10_000, help="most instructions of the catalogue")
     parser.add_argument("--random", type=int, default=300, help="number of random specs")
     parser.add_argument("--all-formats", action="store_true", help="every pair of operand formats as a kind")
-    parser.add_argument("--seconds", type=float, default=25.0, help="processor time of a search")
+    parser.add_argument("--seconds", type=float, default=10.0, help="processor time of a search")
     parser.add_argument("--outputs", type=int, default=1_000_000, help="outputs compared where specs differ")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--resume", action="store_true", help="keep the record's rows of this commit, add the others")
     options = parser.parse_args()
     names = kinds(options.all_formats)
     random.Random(1).shuffle(names)
-    tasks: list[Any] = [
-        ("catalogue", n, load(n).dense, options.seconds, options.outputs) for n in names[: options.catalogue]
-    ]
-    hidden = random_specs(options.random) if options.random else []
-    tasks += [("random", f"{i}", spec, options.seconds, options.outputs) for i, spec in enumerate(hidden)]
-    random.Random(2).shuffle(tasks)
-    tasks = ["one's complement adder", "noise", *tasks]
+    budget = (options.seconds, options.outputs)
+    tasks: list[Any] = [("catalogue", n, load(n).dense, *budget) for n in names[: options.catalogue]]
+    tasks += [("random", f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
+    tasks += ["one's complement adder", "noise"]
     rows: list[dict[str, Any]] = []
+    if options.resume and options.record.exists():
+        before = json.loads(options.record.read_text())
+        if before["commit"] != commit():
+            parser.error(f"{options.record} is of commit {before['commit']}: its rows cannot be kept")
+        rows = before["rows"]
+    of_commit = commit()
+    done = {(row["kind"], row["name"]) for row in rows}
+    tasks = [task for task in tasks if (("outside", task) if isinstance(task, str) else task[:2]) not in done]
     with get_context("fork").Pool(options.processes) as pool:
         for row in pool.imap_unordered(either, tasks):
             rows.append(row)
@@ -187,7 +185,7 @@ def main() -> None:
                     "schema_version": 1,
                     "command": " ".join([COMMAND, *sys.argv[1:]]),
                     "date": datetime.now(UTC).date().isoformat(),
-                    "commit": commit(),
+                    "commit": of_commit,
                     "kinds_of_the_catalogue": len(names),
                     "seconds": options.seconds,
                     "outputs": options.outputs,

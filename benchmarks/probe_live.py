@@ -70,7 +70,7 @@ def one(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "verdict": certificate.verdict, **certificate.counts}
     row |= {"reason": certificate.reason, "witness": certificate.witness, "spec": certificate.hypothesis}
     if not library and certificate.verdict != "refused" and certificate.spec:
-        lines = unseen(box.signature, load(name), 20_000)
+        lines = unseen(box.signature, 20_000)
         row["same_spec_as_catalogue"] = canonical(certificate.spec) == canonical(load(name))
         row["unlike_catalogue"] = int((answers(certificate.spec, lines) != answers(load(name), lines)).sum())
     return row

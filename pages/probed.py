@@ -23,6 +23,8 @@ def probed_text() -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for kind, about in KINDS.items():
         rows: list[dict[str, Any]] = [row for row in record["rows"] if row["kind"] == kind]
+        if not rows:
+            continue
         counts = [sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES]
         middles = [f"{median(found):,.0f}" if (found := [r[n] for r in rows if n in r]) else "" for n in COUNTED]
         lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, *middles])) + " |")
@@ -31,7 +33,10 @@ def probed_text() -> str:
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
     lines[-1] += f"Outputs compared with each hidden spec: {record['outputs']:,}. "
-    lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}."
+    lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}. "
+    same = [row for row in record["rows"] if row["outcome"] == "same bits"]
+    listed = sum(not row.get("unlisted", True) for row in same)
+    lines[-1] += f"Of the {len(same)} with the same bits, the certificates of {listed} list every field that differs."
     return "\n".join(lines)
 
 

@@ -1,18 +1,16 @@
 """Probe: hidden specs are found from answers alone, what no question shows is listed, and what no spec explains is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-import strategies
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from codesign.__main__ import run
 from codesign.commands.cli import app
-from codesign.probe.box import Lines, Session, Signature, answers, by_definition, is_fast
+from codesign.probe.box import Lines, Recorded, Session, Signature, answers
 from codesign.probe.boxes import (
     ExecutableBox,
     FolderBox,
@@ -20,13 +18,13 @@ from codesign.probe.boxes import (
     MatrixBox,
     SpecBox,
     Unanswered,
-    VectorsBox,
     open_box,
     parse_questions,
     read_round,
 )
 from codesign.probe.certificate import probe
-from codesign.probe.fit import Fit, Scored
+from codesign.probe.fit import Fit
+from codesign.probe.library import FUNCTION
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
@@ -49,16 +47,6 @@ def unseen(signature, count=6000):
     rng = np.random.default_rng(5)
     fresh = adversarial(signature, rng, 1500)
     return Lines.join([fresh, mutated(signature, rng, fresh, count)])
-
-
-@settings(max_examples=8)
-@given(st.data())
-def test_lines_are_what_golden_computes(data):
-    """Dot products of their own, with scales of their own, have golden's codes."""
-    spec = data.draw(strategies.instructions().filter(lambda s: is_fast(s) and not any(x.coarser for x in s.scales)))
-    lines = adversarial(Signature(spec), np.random.default_rng(data.draw(st.integers(0, 99))), 60)
-    some = lines.pick(np.random.default_rng(1).permutation(len(lines.c))[:8])
-    assert (answers(spec, some) == by_definition(spec, some)).all()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +90,7 @@ def test_every_field_of_the_language_is_an_axis():
     stages[1]["result"] = [register]
     space = Space(Signature(spec))
     hypothesis = {"stages": stages, "nan": 0x7FFFFFFF, "scale": {"onto": -1}}
-    varied = {path[-1] for path, _ in space.neighbours(hypothesis, 1)}
+    varied = {path[-1] for path, _ in space.neighbours(hypothesis, 1) if path}
     every = {f for kind in (Instruction, Scaling, Stage, Register) for f in kind.model_fields}
     assert every - STRUCTURAL - GIVEN - {"scale", "random_bits"} <= varied
 
@@ -144,6 +132,67 @@ def test_a_box_outside_the_language_is_refused_with_its_smallest_operands():
     assert "REFUSED" in found.text
 
 
+def test_a_ones_complement_adder_is_refused_with_its_smallest_operands():
+    """RDNA gfx1151's fault (ROCm/rocm-systems 12056), negation by inverting bits without the increment, is no spec's sum."""
+    spec = load("arm.mopa.s32.s8.s8")
+
+    def adder(a, b, c):
+        terms = a.view(np.int8).astype(np.int64) * b.view(np.int8)
+        total = np.where(terms < 0, terms - 1, terms).sum(axis=1) + c.view(np.int32)
+        return total.astype(np.int32).view(np.uint32)
+
+    found = probe(FunctionBox(Signature(spec), adder), seconds=1.0)
+    assert found.verdict == "refused"
+    assert len(found.witness["terms"]) == 1
+    assert found.witness["c"] == "0x0"
+    assert int(found.witness["nearest_spec"], 16) - int(found.witness["box"], 16) in (1, 1 - 2**32)
+
+
+SUM = (
+    FUNCTION
+    + """ {
+  for (long i = 0; i < lines; ++i) {
+    int total = ((const int *)c)[i];
+    for (long j = 0; j < k; ++j) total += ((const signed char *)a)[i * k + j] * ((const signed char *)b)[i * k + j];
+    ((int *)d)[i] = total;
+  }
+  return RETURNED;
+}
+"""
+)
+
+
+@pytest.mark.parametrize(("suffix", "tool"), [(".c", "cc"), (".cu", "nvcc")])
+def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
+    """A file with the documented function is compiled and asked; its errors are said by the file's name."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    path, operands = tmp_path / f"kernel{suffix}", "arm.mopa.s32.s8.s8"
+    text = SUM if suffix == ".cu" else SUM.replace('extern "C" ', "")
+    path.write_text(text.replace("RETURNED", "0"))
+    box = open_box(f"cu:{path}", operands)
+    lines = adversarial(box.signature, np.random.default_rng(0), 100)
+    assert (box.ask(lines) == answers(load(operands), lines)).all()
+    for changed, said in (
+        (text.replace("RETURNED", "3"), "returned 3"),
+        (text.replace("RETURNED", "0").replace("int run(", "int other("), "no function `run`"),
+        ("int run(", "does not compile"),
+    )[: 3 if suffix == ".c" else 0]:
+        path.write_text(changed)
+        with pytest.raises(InputError, match=said):
+            open_box(f"cu:{path}", operands).ask(lines)
+
+
+def test_a_proposal_is_a_box(tmp_path):
+    """`spec:` takes a proposal as well as an instruction."""
+    out = tmp_path / "found"
+    done = CliRunner().invoke(
+        app, ["probe", "spec:group-scaled-mma", "--seconds", "1", "--outputs", "0", "--out", str(out), "--json"]
+    )
+    assert done.exit_code in (0, 1), done.output
+    assert yaml.safe_load((out / "spec.yaml").read_text())["scale"]["a"]["format"] == "fp32"
+
+
 def test_a_search_without_time_is_no_result():
     """A budget that is spent leads to a refusal, never to a spec that leaves answers unexplained."""
     spec = load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32")
@@ -156,7 +205,7 @@ def test_recorded_answers_are_enough():
     spec = load(VOLTA)
     box = SpecBox(Signature(spec), spec)
     lines = Lines.join([x for _, x in experiments(box.signature, np.random.default_rng(3), 0.5)])
-    found = probe(VectorsBox(box.signature, lines, box.ask(lines)))
+    found = probe(Recorded(box.signature, lines, box.ask(lines)))
     assert found.verdict == "ambiguous"
     assert found.spec.stages["fuse"].fraction_bits == 23
 
@@ -191,7 +240,7 @@ def test_questions_can_be_answered_elsewhere(tmp_path):
             rounds += 1
             lines = parse_questions(direct.signature, (waiting.folder / "questions.txt").read_text().splitlines())
             (waiting.folder / "answers.txt").write_text("".join(f"{int(x):x}\n" for x in direct.ask(lines)))
-    assert rounds == found.counts["rounds"] <= 6
+    assert rounds == found.counts["rounds"] <= 10
     assert canonical(found.spec) == canonical(probe(direct, outputs=200).spec)
 
 
@@ -379,9 +428,10 @@ def test_a_folder_of_rounds_is_checked_first(option, make, said, tmp_path):
 
 
 def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeypatch, capsys):
-    """A search that ends before its first spec says why it ended, and writes no empty spec.yaml."""
+    """A search without time says so, and one that ends before its first spec writes no empty spec.yaml."""
     found = probe(hidden("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), seconds=0.001)
     assert "the time of 0.001 s was spent" in found.reason
+    found = probe(Noise(Signature(load(INTEGERS)), load(INTEGERS)))
     assert found.spec is None
     monkeypatch.setattr("codesign.probe.certificate.probe", lambda *_: found)
     assert run(["probe", f"spec:{VOLTA}", "--out", str(tmp_path / "found")]) == 1
@@ -404,17 +454,6 @@ def test_scales_come_after_c():
         return c
 
     assert FunctionBox(signature, function).ask(signature.empty(3)).shape == (3,)
-
-
-def test_a_recording_is_fitted_from_every_structure():
-    """A structure that leaves few answers of a recording unexplained does not end the search of others."""
-    spec = load(VOLTA)
-    fit = Fit(Session(SpecBox(Signature(spec), spec)))
-    fit.session.keep(["recorded"] * 4, fit.signature.empty(4), np.zeros(4, np.uint32))
-    near = Scored({}, spec, np.array([True, False, False, False]), 0.01)
-    right = Scored({}, spec, np.zeros(4, bool), 0.0)
-    fit.descend = lambda start: start
-    assert fit.search([near, right]) is right
 
 
 def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path):

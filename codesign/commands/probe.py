@@ -22,7 +22,7 @@ def probe(
         str | None,
         typer.Argument(
             metavar="BOX",
-            help="python:MODULE:FUNCTION, exe:PATH, vectors:FILE, gpu:INSTRUCTION, mmasim:INSTRUCTION or spec:NAME.",
+            help="python:MODULE:FUNCTION, cu:FILE, exe:PATH, vectors:FILE, gpu:INSTRUCTION, mmasim:INSTRUCTION or spec:NAME.",
         ),
     ] = None,
     operands: Annotated[
@@ -47,8 +47,9 @@ def probe(
 
     Exit code 1 if no spec that was tried gives the box's answers; the smallest operands and the nearest spec are shown.
     """
-    from codesign.probe.boxes import FolderBox, Unanswered, open_box, signature_of
+    from codesign.probe.boxes import FolderBox, Unanswered, open_box, signature_of, spec_box
     from codesign.probe.certificate import probe as fit
+    from codesign.proposal.target import instruction_of
     from isa_model.output_files import check_folder, untracked, write_folder
 
     given = [x for x in (box, write_questions, read_answers) if x is not None]
@@ -57,7 +58,9 @@ def probe(
     name = box or str(given[0])
     folder = out or Path("codesign-probe") / (re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "box")
     check_folder(folder, KIND)
-    if box:
+    if box and box.startswith("spec:"):
+        opened = spec_box(instruction_of(box.removeprefix("spec:")), operands)
+    elif box:
         opened = open_box(box, operands)
     else:
         rounds = Path(str(given[0]))

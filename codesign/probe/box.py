@@ -7,10 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from isa_model import golden
 from isa_model.array_codec import code_dtype
-from isa_model.engines import portable
-from isa_model.engines.plan import Unsupported
+from isa_model.diagnostics import InputError
+from isa_model.engines.lines import dots
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction, ScaleOperand
@@ -98,36 +97,26 @@ class Box(Protocol):
         ...
 
 
+@dataclass
+class Recorded:
+    """Recorded answers as a box: only what is in them can be asked, so the fit takes them all at once."""
+
+    signature: Signature
+    recorded: Lines
+    d: Codes
+
+    def ask(self, lines: Lines) -> Codes:
+        """Refuse: a recording answers nothing else."""
+        raise InputError.of("a recording has no answers to other questions")
+
+
 class Refusal(Exception):
     """The box cannot be described: its answers vary, or no spec that was tried gives them. The certificate says which."""
 
 
 def answers(spec: Instruction, lines: Lines) -> Codes:
-    """Return the codes of D that a spec gives to questions: on numpy, or by the definition where doubles do not carry it."""
-    try:
-        return portable.lines(spec, *lines)
-    except Unsupported:
-        return by_definition(spec, lines)
-
-
-def by_definition(spec: Instruction, lines: Lines) -> Codes:
-    """Return the codes of D by golden.py, line by line."""
-    a, b, c = (x.tolist() for x in lines[:3])
-    nothing: list[list[int]] = [[]] * len(c)
-    scales = [nothing if x is None else x.tolist() for x in lines[3:]]
-    rows = zip(a, b, c, *scales, strict=True)
-    return np.array([golden.dot(spec, *row) for row in rows], code_dtype(spec.accumulator))
-
-
-def is_fast(spec: Instruction) -> bool:
-    """Return whether numpy computes a spec; the definition is hundreds of times slower."""
-    from isa_model.engines.plan import Plan
-
-    try:
-        Plan(spec.per_line())
-    except Unsupported:
-        return False
-    return not spec.is_stochastic
+    """Return the codes of D that a spec gives to questions."""
+    return dots(spec, *lines)
 
 
 @dataclass

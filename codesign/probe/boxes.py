@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from codesign.probe.box import Box, Lines, Signature, answers
+from codesign.probe.box import Box, Lines, Recorded, Signature, answers
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.float64 import Codes
@@ -92,19 +92,6 @@ class MatrixBox:
             a[row], b[column], c[row, column] = part.a, part.b, part.c
             d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
         return d
-
-
-@dataclass
-class VectorsBox:
-    """Recorded vectors: only what is in them can be asked, so the fit takes them all at once."""
-
-    signature: Signature
-    recorded: Lines
-    d: Codes
-
-    def ask(self, lines: Lines) -> Codes:
-        """Refuse: a recording answers nothing else."""
-        raise InputError.of("a recording has no answers to other questions")
 
 
 @dataclass
@@ -303,9 +290,15 @@ def _exe(path: str, operands: str | None) -> Box:
     return ExecutableBox(signature_of(operands), Path(path))
 
 
-def _spec(name: str, operands: str | None) -> Box:
-    spec = load(name).dense
-    return SpecBox(_signature(spec, operands), spec)
+def spec_box(spec: Instruction, operands: str | None = None) -> Box:
+    """Return a spec as a box.
+
+    Raises InputError for random bits and several levels of scales, and if `operands` names one of another signature.
+    """
+    if spec.is_stochastic or any(side.coarser for side in spec.scales):
+        what = "draws random bits" if spec.is_stochastic else "has several levels of scales"
+        raise InputError.of(f"{spec.name} {what}, which no question sets", "a spec without them")
+    return SpecBox(_signature(spec.dense, operands), spec.dense)
 
 
 def _vectors(path: str, operands: str | None) -> Box:
@@ -327,7 +320,7 @@ def _vectors(path: str, operands: str | None) -> Box:
         for n, s in zip(("scale_a", "scale_b"), signature.scale_formats, strict=True)
     ]
     lines = Lines(column("a", spec.a), column("b", spec.b), column("c", spec.c_format), *scales)
-    return VectorsBox(signature, lines, column("d", spec.accumulator))
+    return Recorded(signature, lines, column("d", spec.accumulator))
 
 
 def _recording(path: Path, operands: str | None) -> Box:
@@ -340,7 +333,7 @@ def _recording(path: Path, operands: str | None) -> Box:
     a, b, c, d = (
         np.concatenate([x[i] for x, i in zip(parts, some, strict=True)]) for parts in zip(*cases, strict=True)
     )
-    return VectorsBox(signature, Lines(a, b, c), d)
+    return Recorded(signature, Lines(a, b, c), d)
 
 
 def _log(path: Path, signature: Signature) -> Box:
@@ -354,7 +347,7 @@ def _log(path: Path, signature: Signature) -> Box:
         raise InputError.of(message, "log.json of a certificate") from None
     if not given:
         raise InputError.of(f"{path} holds no answers", "log.json of a certificate")
-    return VectorsBox(signature, lines, parse_answers(signature, given, len(lines.c), str(path)))
+    return Recorded(signature, lines, parse_answers(signature, given, len(lines.c), str(path)))
 
 
 def _gpu(name: str, operands: str | None) -> Box:
@@ -382,10 +375,17 @@ def _mmasim(name: str, operands: str | None) -> Box:
     return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
 
 
+def _cu(path: str, operands: str | None) -> Box:
+    from codesign.probe.library import open_library
+
+    return open_library(path, signature_of(operands))
+
+
 OPEN: dict[str, Callable[[str, str | None], Box]] = {
     "python": _python,
     "exe": _exe,
-    "spec": _spec,
+    "cu": _cu,
+    "spec": lambda name, operands: spec_box(load(name), operands),
     "vectors": _vectors,
     "gpu": _gpu,
     "mmasim": _mmasim,

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from codesign.probe.box import Box, Lines, Refusal, Session
-from codesign.probe.boxes import VectorsBox, question_text
-from codesign.probe.fit import Fit, Scored
+from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
+from codesign.probe.boxes import question_text
+from codesign.probe.fit import Fit
 from codesign.probe.questions import DIRECTED
+from codesign.probe.search import Scored
 from codesign.probe.space import Data, Path, at
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
@@ -22,7 +23,11 @@ from isa_model.stimulus import KINDS
 EXPERIMENTS = {
     **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
     "alone": "C alone over all its codes, with products that are zeros of either sign.",
+    "zeros": "Zeros of either sign with the smallest numbers and a few others.",
     **{name: f"At random: {text}." for name, text in KINDS.items()},
+    "orders": "Products near each other, of which an exchange changes D.",
+    "sums": "Products near each other, of which an exchange does not change D.",
+    "variations": "Variations of questions that the best spec so far did not explain.",
     "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
     "last check": "Questions of every kind, answered otherwise than the spec says.",
     "recorded": "Recorded vectors.",
@@ -102,13 +107,12 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     found: Scored | None = None
     reason, checked = "", 0
     try:
-        if isinstance(box, VectorsBox):
+        if isinstance(box, Recorded):
             session.keep(["recorded"] * len(box.d), box.recorded, box.d)
             found = fit.settle()
         else:
             fit.ask_all()
-            found = fit.solve()
-            checked = fit.check(found, outputs)
+            found, checked = fit.solve(outputs)
     except Refusal as refusal:
         reason, found = str(refusal), None
     nearest = found or fit.best
@@ -149,7 +153,7 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
         if spec is None or spec == found.spec:
             continue
         value = at(hypothesis, path)
-        row = rows.setdefault(".".join(map(str, path)), (at(found.hypothesis, path), [], []))
+        row = rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
         if key in alike:
             row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
             continue
@@ -185,11 +189,12 @@ def _codes_left(fit: Fit, lines: Lines) -> Any:
 
 def because(spec: Instruction, other: Instruction, path: Path, searched: int) -> str:
     """Return why no question can tell two specs apart, as far as it is proved; otherwise how many were searched."""
-    name, nothing = path[-1], f"no difference in {searched} questions searched"
+    name, nothing = path[-1] if path else "", f"no difference in {searched} questions searched"
     if spec.is_integer and name in ("rounding", "zero"):
         return "proved: sums of whole numbers are whole, and have one zero"
     if (
-        path[0] != "stages"
+        not path
+        or path[0] != "stages"
         or len(path) < 2
         or not isinstance(path[1], int)
         or name not in ("zero_exponent", "fraction_bits")
@@ -218,7 +223,7 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
 def _changes(fit: Fit, nearest: Scored | None) -> bool:
     """Return whether the box, asked again what a spec does not explain, answers otherwise; the session notes the question."""
     session, pool, d = fit.session, fit.session.pool, fit.session.d
-    if nearest is None or pool is None or d is None or isinstance(session.box, VectorsBox):
+    if nearest is None or pool is None or d is None or isinstance(session.box, Recorded):
         return False
     wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)[:256]
     for number, again in zip(wrong, session.ask(pool.pick(wrong)), strict=True):
@@ -246,7 +251,7 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     number = int(wrong[np.argmin(weight(fit, pool)[wrong])])
     best, answer = pool.pick(slice(number, number + 1)), int(d[number])
     spec = fit.signature.spec
-    while not isinstance(fit.session.box, VectorsBox):
+    while not isinstance(fit.session.box, Recorded):
         places = np.flatnonzero((best.a[0] != spec.a.zero_code) | (best.b[0] != spec.b.zero_code))
         fewer = best.pick(np.zeros(len(places) + 1, int))
         fewer.a[np.arange(len(places)), places] = spec.a.zero_code

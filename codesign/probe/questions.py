@@ -277,6 +277,22 @@ def alone(signature: Signature, rng: Rng, count: int) -> Lines:
     return lines
 
 
+def zeros(signature: Signature, rng: Rng, count: int) -> Lines:
+    """Return lines of zeros of either sign with the smallest numbers and a few others: signs of zeros, and what is flushed."""
+    spec, lines = signature.spec, signature.empty(count)
+    for x, fmt in ((lines.a, spec.a), (lines.b, spec.b), (lines.c, spec.c_format)):
+        if fmt.kind != "float":
+            continue
+        normal = 1 << fmt.mantissa_bits
+        few = [0, 0, 0, 1, normal - 1, normal, normal + 1, fmt.max_finite_magnitude // 2]
+        magnitude = rng.choice(np.array([min(n, fmt.max_finite_magnitude) for n in few], np.uint64), x.shape)
+        magnitude[rng.random(x.shape) < rng.random((count, *[1] * (x.ndim - 1)))] = 0
+        sign = rng.random(x.shape) < rng.choice([0.0, 0.5, 1.0], (count, *[1] * (x.ndim - 1)))
+        codes = magnitude | (sign.astype(np.uint64) << np.uint64(fmt.magnitude_bits) if fmt.signed else np.uint64(0))
+        x[...] = (codes << np.uint64(fmt.low_padding)).astype(x.dtype)
+    return lines
+
+
 def random_lines(signature: Signature, rng: Rng, kind: str, count: int) -> Lines:
     """Return lines of one kind of stimulus.py; in some of them most products are zeros."""
     spec = signature.spec.per_line()
@@ -307,6 +323,7 @@ def experiments(signature: Signature, rng: Rng, effort: float) -> Iterator[tuple
             if builder.rows:
                 yield name, builder.lines()
     yield "alone", alone(signature, rng, some(80))
+    yield "zeros", zeros(signature, rng, some(120))
     for kind in KINDS:
         yield kind, random_lines(signature, rng, kind, some(64))
 

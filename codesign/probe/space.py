@@ -28,6 +28,7 @@ from isa_model.stage import Accumulator, Register, Stage
 Data = dict[str, Any]
 Path = tuple[str | int, ...]
 
+MODES = [str(mode) for mode in Rounding if mode is not Rounding.STOCHASTIC]
 STRUCTURAL = {"terms", "interleave", "chain", "stages"}
 """Fields that `structures` enumerates."""
 GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity", "source", "checked", "known"}
@@ -40,9 +41,11 @@ class Space:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
+        self.known_stages: dict[str, Stage] = {}
         spec = signature.spec
         floats = [f for f in FORMATS.values() if f.kind == "float" and f.mantissa_bits and f.zero and f.signed]
         self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if self.is_float else []
+        self.given = {name: getattr(spec, name) for name in signature.fields}
         sides = {name: side for name, side in zip("ab", signature.sides, strict=True) if side}
         self.scale = {name: side.model_dump(mode="json") for name, side in sides.items()}
 
@@ -74,12 +77,20 @@ class Space:
                 self.specs[key] = None
         return self.specs[key]
 
+    def stage(self, stage: Data) -> Stage:
+        """Return a stage of a hypothesis; each is checked once."""
+        key = json.dumps(stage, sort_keys=True)
+        if key not in self.known_stages:
+            self.known_stages[key] = Stage.model_validate(stage)
+        return self.known_stages[key]
+
     def data(self, hypothesis: Data) -> Data:
         """Return a hypothesis with the fields of the signature, as the data of an instruction; stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
         rest = {k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}
-        data = {**self.signature.fields, **rest, "stages": dict(zip(names, stages, strict=True))}
+        checked = [self.stage(stage) for stage in stages]
+        data = {**self.given, **rest, "stages": dict(zip(names, checked, strict=True))}
         scale = {**self.scale, **hypothesis.get("scale", {})}
         if "onto" in scale:  # an index of a stage, -1 for the products
             onto = scale["onto"]
@@ -91,15 +102,17 @@ class Space:
     def neighbours(self, hypothesis: Data, reach: int) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis that differs in the value of one field, with the path of that field.
 
-        Reach 0: of numbers and formats, the nearest values and a coarse grid. 1: all values. 2: a register more, alone.
+        Reach 0: of numbers and formats, the nearest values and a coarse grid. 1: all values. 2: pairs of values that act
+        together, and registers more.
         """
         near = reach == 0
         if reach == 2:
-            yield from self._registers(hypothesis)
+            yield from self._pairs(hypothesis)
             return
         yield from self._of(hypothesis, (), Instruction, hypothesis, near)
         if hypothesis.get("scale") or self.scale:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
+        yield from self._everywhere(hypothesis)
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -113,16 +126,46 @@ class Space:
                     for mode in ("nearest-even", "toward-zero"):
                         register = {"format": fmt, "rounding": mode}
                         yield self._set(hypothesis, ("stages", i, "result"), [register])
+            elif i < len(hypothesis["stages"]) - 1 and stage.get("chain", 1) == 1:
+                other = {**stage, "accumulator": True, "chain": 1}
+                if "chain" in stage:
+                    other = {k: v for k, v in stage.items() if k not in ("accumulator", "chain")}
+                yield self._set(hypothesis, ("stages", i), other)
 
-    def _registers(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
-        """Yield every hypothesis with one more register."""
+    def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
+        operands may be read otherwise."""
+        for name, value in (("zero", "ieee"), ("zero", None), ("subnormals", "flush"), ("overflow", "infinity")):
+            copy = json.loads(json.dumps(hypothesis))
+            for stage in copy["stages"]:
+                for part in [stage] if name == "zero" else stage.get("result", []):
+                    part.pop(name, None)
+                    if value:
+                        part[name] = value
+            yield ("stages",), copy
+            for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
+                yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
+
+    def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
+        fraction bits and rounding of one stage; the path is that of the stage."""
         for i, stage in enumerate(hypothesis["stages"]):
+            path: Path = ("stages", i)
             registers = stage.get("result", [])
-            for j in range(len(registers) or 1):
-                for fmt in self.formats():
-                    for mode in ("toward-zero", "down", "nearest-even"):
-                        more = [*registers[:j], {"format": fmt, "rounding": mode}, *registers[j:]]
-                        yield self._set(hypothesis, ("stages", i, "result"), more)
+            for fmt in self.formats():
+                for mode in MODES:
+                    register = {"format": fmt, "rounding": mode}
+                    for j, old in enumerate(registers):
+                        other = [*registers[:j], {**old, **register}, *registers[j + 1 :]]
+                        yield path, changed(hypothesis, (*path, "result"), other)
+                    for j in range(len(registers) + 1):
+                        more = [*registers[:j], register, *registers[j:]]
+                        yield path, changed(hypothesis, (*path, "result"), more)
+            for bits in range(48):
+                for mode in MODES:
+                    one = changed(hypothesis, (*path, "fraction_bits"), bits)
+                    one["stages"][i]["rounding"] = mode
+                    yield path, one
 
     def _of(self, hypothesis: Data, path: Path, kind: type[BaseModel], value: Data, near: bool) -> Iterator[Any]:
         """Yield a hypothesis for each other value of each field of one part of it."""
@@ -140,13 +183,21 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
+                    if (
+                        name == "fraction_bits"
+                        and kind is Stage
+                        and value.get("accumulator") is True
+                        and now is not None
+                    ):
+                        own = self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
+                        yield path, own
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""
         if name == "onto":
             yield from range(-1, 4)
         elif name == "format":
-            yield from self.formats(now if near else None)
+            yield from self.formats_near(now, near)
         elif name == "widen":
             yield from [None, *(f.name for f in self.widths)]
         elif kind is Scaling and name in ("product", "result"):
@@ -198,31 +249,30 @@ class Space:
         return max(low - 8, -340), min(high + 8, 300)
 
     @cache  # noqa: B019 - a space lives as long as its probe
-    def _all_formats(self) -> list[Any]:
+    def formats(self) -> list[Any]:
+        """Return formats of registers: integers, or floats by the exponents of D, FP32, FP16 and of nine bits."""
         d = self.signature.spec.accumulator
         if d.kind == "integer":
-            kinds = ("int32", "int64", "int16", d.name)
-            return list(dict.fromkeys(k for k in kinds))
-        fields = d.model_dump(mode="json", exclude_defaults=True) if d.kind == "float" else {}
-        own = [_named({**fields, "mantissa_bits": m, "low_padding": 0}) for m in range(1, min(d.mantissa_bits, 30) + 1)]
-        wide = [
-            {"name": "wide", "exponent_bits": 9, "mantissa_bits": m, "bias": 127, "infinity": True, "nan": "ieee"}
-            for m in range(20, 45)
-        ]
-        known = [f.name for f in FORMATS.values() if f.kind == "float" and f.infinity and f.storage_bits in (16, 32)]
-        every = [self.own, "fp32", *known, *own, *(f"e8m{m}" for m in range(1, 31)), *wide]
-        found: dict[str, Any] = {}
-        for fmt in every:
-            found.setdefault(meaning(fmt), fmt)
-        return list(found.values())
+            return list(dict.fromkeys(["int32", "int64", "int16", d.name]))
+        own = d.model_dump(mode="json", exclude_defaults=True)
+        every = [self.own, "fp32", *(_named({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31))]
+        for bits, bias in ((8, 127), (5, 15), (9, 127)):
+            fields = {"exponent_bits": bits, "bias": bias, "infinity": True, "nan": "ieee"}
+            every += [
+                _named({**fields, "mantissa_bits": m}) for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
+            ]
+        return list({meaning(fmt): fmt for fmt in reversed(every)}.values())[::-1]
 
-    def formats(self, near: Any = None) -> list[Any]:
-        """Return formats of registers; with `near`, those with a few bits more or fewer than a format."""
-        every = self._all_formats()
-        if near is None:
-            return every
-        bits = _bits(near)
-        return [f for f in every if abs(_bits(f) - bits) <= 2]
+    def formats_near(self, fmt: Any, near: bool) -> list[Any]:
+        """Return formats with other bits of the mantissa, two more or fewer if `near`, and with another exponent."""
+        this = _format(fmt)
+        reach = 2 if near else 64
+        return [
+            x
+            for x, other in ((x, _format(x)) for x in self.formats())
+            if (_range(other) == _range(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
+            or other.mantissa_bits == this.mantissa_bits
+        ]
 
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
@@ -230,16 +280,27 @@ class Space:
 
 
 def _format(fmt: Any) -> Format:
-    return named(fmt) if isinstance(fmt, str) else Format.model_validate(fmt)
+    return _known(json.dumps(fmt, sort_keys=True))
 
 
-def _bits(fmt: Any) -> int:
-    return _format(fmt).mantissa_bits
+def _range(fmt: Format) -> tuple[Any, ...]:
+    return fmt.kind, fmt.exponent_bits, fmt.bias, fmt.infinity, fmt.nan
+
+
+@cache
+def _meaning(text: str) -> str:
+    return json.dumps(_format(json.loads(text)).model_dump(mode="json", exclude={"name"}), sort_keys=True)
 
 
 def meaning(fmt: Any) -> str:
     """Return the fields of a format without its name, as text: formats of two names may be one."""
-    return json.dumps(_format(fmt).model_dump(mode="json", exclude={"name"}), sort_keys=True)
+    return _meaning(json.dumps(fmt if not isinstance(fmt, Format) else fmt.model_dump(mode="json"), sort_keys=True))
+
+
+@cache
+def _known(text: str) -> Format:
+    fmt = json.loads(text)
+    return named(fmt) if isinstance(fmt, str) else Format.model_validate(fmt)
 
 
 def _named(fields: Data) -> Any:
@@ -254,6 +315,13 @@ def _named(fields: Data) -> Any:
     except InputError:  # no inline format has these fields
         return fields
     return name if inline == {**fields, "name": name} else fields
+
+
+def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
+    """Return a hypothesis with what another one has at a path; None if it lacks the part that the path leads to."""
+    if not path:
+        return other
+    return changed(hypothesis, path, at(other, path)) if fits(hypothesis, path) else None
 
 
 def at(data: Any, path: Path) -> Any:

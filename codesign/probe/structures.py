@@ -43,22 +43,32 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
                 yield [{**first, "interleave": interleave}, *rest]
 
 
-def profiles(space: Space) -> Iterator[tuple[Data, Data]]:
-    """Yield rules to try a structure with: the fields of inner stages, and those of the last."""
-    d = space.signature.spec.accumulator
-    if d.kind == "integer":
-        for rule in ("wrap", "saturate"):
-            register = {**space.register, "overflow": rule}
-            yield {}, {"result": [register]}
+def profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
+    """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
+
+    C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
+    """
+    yield from _profiles(space, last)
+    *before, register = last["result"]
+    if register.get("rounding") == "nearest-even" and space.signature.spec.accumulator.kind == "float":
+        yield from _profiles(space, {**last, "result": [*before, {**register, "rounding": "toward-zero"}]})
+
+
+def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
+    yield {}, last
+    if space.signature.spec.accumulator.kind == "integer":
         return
-    nearest, cut = space.register, {**space.register, "rounding": "toward-zero"}
-    exact: Data = {"zero": "ieee"}
-    aligned = {"fraction_bits": 24, "rounding": "toward-zero"}
-    yield aligned, {**aligned, "result": [nearest if d.mantissa_bits < 12 else cut]}
-    yield aligned, {**exact, "result": [nearest]}
-    yield {}, {**aligned, "result": [cut]}
+    nearest = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
+    same = {"result": last["result"][-1:]}
+    for zero in ({}, {"zero": "ieee"}):
+        for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
+            yield cut, {**zero, **last}
+            if "fraction_bits" not in last:
+                yield cut, {**cut, **zero, **last}
+                yield {}, {**cut, **zero, **last}
+            yield {**cut, **same}, {**zero, **last}
+        yield {}, {**zero, **last}
+        yield {**zero, **same}, {**zero, **last}
+        yield {**zero, **nearest}, {**zero, **last}
     if space.scale:
-        yield {"exponent": 0}, {**aligned, "fraction_bits": 36, "result": [cut]}
-    yield {**aligned, "result": [cut]}, {"result": [nearest]}
-    yield {}, {**exact, "result": [nearest]}
-    yield {**exact, "result": [nearest]}, {**exact, "result": [nearest]}
+        yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero"} | last

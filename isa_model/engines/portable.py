@@ -98,29 +98,12 @@ def matmul(
     return np.asarray(d)
 
 
-def lines(
-    spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None
-) -> Codes:
-    """Return D of dot products of their own, as codes (L,): of rows of `a` and `b` (L, K), elements of `c` (L,).
-
-    `scale_a` and `scale_b` (L, groups of K) are those of each line. Raises plan.Unsupported as `matmul` does, and for random
-    bits, which belong to places of a matrix.
-    """
-    if spec.is_stochastic:
-        raise Unsupported("random bits belong to places of a matrix, which lines have not")
-    plan = Plan(spec.per_line())
-    side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane).along(2)
-    side_b = decode(plan, False, b.T, None if scale_b is None else scale_b.T, plan.lane).along(2)
-    with np.errstate(all="ignore"):
-        return OperandTile(plan, side_a, side_b, read(spec.c_format, c[:, None], spec.flush_inputs)).d()[:, 0]
-
-
 def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
     """Return D as codes (S, M, N) of S products of one shape with C = 0, from codes: `a` (S, M, K), `b` (S, K, N).
 
     Scales are one per line and group of K: `scale_a` (S, M, groups), `scale_b` (S, groups, N). Small products take much less
-    time together than one by one, and none to compile. Raises plan.Unsupported as `lines` does, for sparse operands, and for
-    several levels of scales.
+    time together than one by one, and none to compile. Raises plan.Unsupported as `matmul` does, for random bits, sparse
+    operands and several levels of scales.
     """
     if spec.is_stochastic or spec.sparsity or any(scale.coarser for scale in spec.scales):
         raise Unsupported("random bits, positions and several levels of scales are those of one product")
@@ -151,9 +134,8 @@ def tile_size(plan: Plan) -> tuple[int, int]:
 class OperandTile:
     """Rows of A and columns of B for one tile of D, with the computation of each stage.
 
-    Operands are (K, M, 1) and (K, 1, N), or (K, L, 1) both for L dot products of their own, or (K, S, M, 1) and (K, S, 1, N)
-    for S products. `picks` (lines, K) are, for the
-    lines of a sparse operand, the elements of the other one that theirs are multiplied by.
+    Operands are (K, M, 1) and (K, 1, N), or (K, S, M, 1) and (K, S, 1, N) for S products of one shape. `picks` (lines, K) are,
+    for the lines of a sparse operand, the elements of the other one that theirs are multiplied by.
     """
 
     def __init__(

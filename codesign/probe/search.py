@@ -1,0 +1,432 @@
+"""The search for a spec that explains the answers: orders of sums first, then one change after the other.
+
+`Search.start` finds the orders of sums from symmetries, and the last registers from C alone; it keeps the best of both.
+`Search.search` changes one field after the other, then two, as long as more answers are explained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import process_time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
+from codesign.probe.orders import Orders
+from codesign.probe.questions import experiments, mutated
+from codesign.probe.space import MODES, Data, Space, moved, size
+from codesign.probe.structures import interleaved, profiles, structures
+from isa_model.codec import decode
+from isa_model.float64 import Codes
+from isa_model.formats import Format
+from isa_model.instruction import Instruction
+
+BEAM = 8
+"""Structures that are refined."""
+REACHES = (0, 1, 2)
+"""How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
+
+
+RULES: list[Data] = [
+    *({"result": [{"format": f"e8m{m}", "rounding": mode}]} for m in (5, 8, 11, 15, 20, 26) for mode in MODES[:3:2]),
+    *({"fraction_bits": bits, "rounding": mode} for bits in (8, 14, 20, 26) for mode in MODES[:3:2]),
+]
+"""Rules to try for a stage below the last when those found so far do not do."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A hypothesis with the answers it does not explain."""
+
+    hypothesis: Data
+    spec: Instruction
+    wrong: NDArray[np.bool_]
+    """True for each question whose answer differs."""
+    loss: float
+    """Sum over experiments of how wrong the answers are on average."""
+
+    @property
+    def size(self) -> tuple[float, ...]:
+        """Measure of how simple a spec is (space.size): of two that explain the same, the simpler is kept."""
+        return size(self.hypothesis)
+
+    @property
+    def rank(self) -> tuple[float, tuple[float, ...]]:
+        """What is explained, then how simple it is: less is better."""
+        return self.loss, self.size
+
+
+@dataclass
+class Search:
+    """The box's answers, and the hypotheses run on them."""
+
+    session: Session
+    budget_s: float = 60.0
+    """Seconds of processor time after which the best spec so far counts as the nearest."""
+    seed: int = 0
+    tried: int = 0
+    """Number of hypotheses run."""
+    best: Scored | None = None
+
+    amplified: int = 0
+    """Rounds of questions like those that the best spec so far did not explain."""
+
+    def __post_init__(self) -> None:
+        self.signature = self.session.box.signature
+        self.space = Space(self.signature)
+        self.rng = np.random.default_rng(self.seed)
+        self.misses: NDArray[np.float64] = np.zeros(0)
+        """How often each question was among the few that a hypothesis did not explain."""
+        self.deadline = process_time() + self.budget_s
+
+    @property
+    def is_over(self) -> bool:
+        """True if the time is spent."""
+        return process_time() > self.deadline
+
+    @property
+    def unexplained(self) -> str:
+        """Reason for a refusal of a box that no spec explains."""
+        reason = "no spec that was tried gives the box's answers"
+        return f"{reason}, and the time of {self.budget_s:g} s was spent" if self.is_over else reason
+
+    # -- scoring -----------------------------------------------------------------------------------------------------
+
+    def run(self, spec: Instruction, lines: Lines) -> Codes:
+        """Return the answers of a spec."""
+        self.tried += 1
+        return answers(spec, lines)
+
+    def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
+        """Add answered questions to those that hypotheses are scored on."""
+        self.session.keep(experiments, lines, d)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Weigh the questions: every experiment counts the same."""
+        names, which = np.unique(self.session.experiments, return_inverse=True)
+        self._weights: NDArray[np.float64] = 1.0 / np.bincount(which, minlength=len(names))[which]
+        self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
+        assert self.session.d is not None
+        self._places = _ordered(self.signature.spec.accumulator, self.session.d)
+
+    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None) -> Scored | None:
+        """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec."""
+        spec = self.space.spec(hypothesis)
+        pool, d = self.session.pool, self.session.d
+        if spec is None or pool is None or d is None:
+            return None
+        some = slice(None) if which is None else which
+        got = self.run(spec, pool if which is None else pool.pick(which))
+        wrong = got != d[some]
+        fmt = self.signature.spec.accumulator
+        # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
+        steps = np.abs(_ordered(fmt, got[wrong]) - self._places[some][wrong])
+        amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
+        if which is None:
+            self.misses += wrong / max(int(wrong.sum()), 1)
+        return Scored(hypothesis, spec, wrong, float(self._weights[some][wrong] @ amount))
+
+    def explains(self, hypothesis: Data) -> Scored | None:
+        """Return a hypothesis if it explains every answer; the questions that most hypotheses miss are tried first."""
+        hard = np.argsort(-self.misses, kind="stable")[:150]
+        first = self.score(hypothesis, hard)
+        if first is None or first.wrong.any():
+            return None
+        x = self.score(hypothesis)
+        return x if x is not None and not x.wrong.any() else None
+
+    # -- 1. structures -----------------------------------------------------------------------------------------------
+
+    def ask_all(self) -> None:
+        """Put all directed experiments to the box in one round, some questions twice."""
+        named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
+        names = [name for name, lines in named for _ in lines.c]
+        self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        self.orders = Orders(self.session, self.rng)
+        self.structures = self.orders.structures()
+        for name, lines, d in self.orders.told(800):
+            self.session.keep([name] * len(d), lines, d)
+        self._weigh()
+
+    def asked(self, lines: Lines) -> Lines:
+        """Return questions as the box takes them: with C = 0 if it takes none."""
+        return lines if self.signature.takes_c else lines._replace(c=np.zeros_like(lines.c))
+
+    def start(self) -> list[Scored]:
+        """Return the best structures, each under its best rules."""
+        k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
+        if recorded:
+            self.structures = list(structures(k))
+        every = self.structures
+        base = self.registers()
+        rules = list(
+            profiles(self.space, {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")})
+        )
+        first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
+        which = self.rng.permutation(len(self.session.experiments))[:400]
+        best = self._best(first, which[:64], 8 * BEAM)
+        if recorded:
+            dealt = (
+                {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
+            )
+            best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
+        best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
+        whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
+        return _distinct(sorted(whole, key=lambda x: x.rank))[:BEAM]
+
+    def registers(self) -> Data:
+        """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
+        plain = {**self.base(), "stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
+        first = self.score(plain)
+        assert first is not None
+        self._note(first)
+        alone = np.flatnonzero(np.array(self.session.experiments) == "alone")
+        # A register explains C alone as fraction bits do, and is what hardware always has.
+        current = self.descend(first, REACHES, alone, lambda h: "fraction_bits" not in h["stages"][0])
+        if current.wrong.any():
+            current = self.descend(current, REACHES, alone)
+        return current.hypothesis
+
+    def base(self) -> Data:
+        """Return what answers say at once: the code of NaN."""
+        base: Data = {"stages": []}
+        d, fmt = self.session.d, self.signature.spec.accumulator
+        if d is not None and fmt.nan_code is not None:
+            codes, counts = np.unique(d, return_counts=True)
+            nans = [(n, int(c)) for c, n in zip(codes, counts, strict=True) if decode(fmt, int(c)).special == "nan"]
+            if nans and max(nans)[1] != fmt.nan_code:
+                base["nan"] = max(nans)[1]
+        return base
+
+    def _with(self, base: Data, structure: list[Data], inner: Data, last: Data) -> Iterator[Data]:
+        """Yield hypotheses of a structure, its inner stages under one rule, its last under another; scales apply anywhere."""
+        *below, end = structure
+        stages = []
+        for stage in below:
+            rule = dict(inner)
+            if stage.get("chain") and "result" not in rule:
+                rule["result"] = last["result"]
+                rule.pop("exponent", None)
+            stages.append({**stage, **rule})
+        stages.append({**end, **last})
+        for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
+            yield {**base, "stages": stages} | ({"scale": {"onto": onto}} if self.space.scale else {})
+
+    def _best(self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int) -> list[Scored]:
+        """Return the hypotheses that explain most of some answers, one a structure."""
+        scored = []
+        for hypothesis in {json.dumps(h, sort_keys=True): h for h in hypotheses}.values():
+            if self.is_over:
+                break
+            if (x := self.score(hypothesis, which)) is not None:
+                scored.append(x)
+        return _distinct(sorted(scored, key=lambda x: x.rank))[:count]
+
+    # -- 2. fields ---------------------------------------------------------------------------------------------------
+
+    def descend(
+        self,
+        current: Scored,
+        reaches: tuple[int, ...] = REACHES,
+        which: NDArray[np.int64] | None = None,
+        allowed: Callable[[Data], bool] = lambda _: True,
+    ) -> Scored:
+        """Return a hypothesis after allowed changes, each of which explains more answers, of all questions or of some."""
+        if which is not None:
+            current = self.score(current.hypothesis, which) or current
+        while current.wrong.any() and not self.is_over:
+            better = next(
+                (x for reach in reaches if (x := self._step(current, reach, which, allowed)) is not None), None
+            )
+            if better is None:
+                break
+            current = better
+        if which is None:
+            self._note(current)
+        return current
+
+    def _step(
+        self,
+        current: Scored,
+        reach: int,
+        which: NDArray[np.int64] | None = None,
+        allowed: Callable[[Data], bool] = lambda _: True,
+    ) -> Scored | None:
+        """Return a hypothesis after as many changes within a reach as help; None if none does."""
+        focus, start = self.focus(current) if which is None else which, current
+        at_focus = self.score(current.hypothesis, focus)
+        assert at_focus is not None
+        found = []
+        for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
+            x = self.score(hypothesis, focus) if allowed(hypothesis) else None
+            if x is not None and x.loss < at_focus.loss - 1e-12:
+                found.append((x.rank, path, hypothesis))
+            if self.is_over:
+                break
+        found.sort(key=lambda x: x[0])
+        for _, path, hypothesis in found[:12]:
+            change = moved(current.hypothesis, path, hypothesis)
+            y = self.score(change, which) if change else None
+            if y is not None and y.loss < current.loss - 1e-12:
+                current = y
+        return None if current is start else current
+
+    def focus(self, current: Scored, count: int = 24) -> NDArray[np.int64]:
+        """Return some questions that a hypothesis does not explain, and more that it does: random ones, and hard ones."""
+        wrong, right = np.flatnonzero(current.wrong), np.flatnonzero(~current.wrong)
+        hard = right[np.argsort(-self.misses[right], kind="stable")[:count]]
+        # Of each experiment a few wrong answers, so that a field that few questions show is not crowded out.
+        names = np.array(self.session.experiments)[wrong]
+        order = self.rng.permutation(len(wrong))
+        ranks = np.zeros(len(wrong), int)
+        for name in np.unique(names):
+            own = order[names[order] == name]
+            ranks[own] = np.arange(len(own))
+        some = wrong[np.argsort(ranks, kind="stable")[: 2 * count]]
+        return np.unique(np.concatenate([some, self.rng.permutation(right)[:count], hard]))
+
+    def _note(self, x: Scored) -> None:
+        if self.best is None or len(self.best.wrong) < len(x.wrong) or x.rank < self.best.rank:
+            self.best = x
+
+    def search(self, starts: list[Scored]) -> Scored:
+        """Return a hypothesis that explains every answer: the most promising one is changed, in ever wider steps as long as
+        none helps. Raises Refusal with the nearest in `best`."""
+        steps: list[Callable[[Scored], Scored | None]] = [
+            lambda x: self._step(x, 0),
+            lambda x: self._step(x, 1),
+            self._reordered,
+            lambda x: self._step(x, 2),
+            lambda x: self._reordered(x, RULES),
+            lambda x: self._around(x, REACHES[:2]),
+            lambda x: self._around(x, REACHES),
+        ]
+        queue = [(x, 0) for x in starts]
+        seen: set[str] = set()
+        stuck: Counter[bytes] = Counter()
+        while queue and not self.is_over:
+            # A wider step costs more: another hypothesis that explains somewhat less comes first.
+            queue.sort(key=lambda item: (item[0].loss * 1.4 ** item[1], item[1], item[0].size))
+            current, width = queue.pop(0)
+            self._note(current)
+            if not current.wrong.any():
+                return current
+            if width == 1:
+                stuck[current.wrong.tobytes()] += 1
+            if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
+                continue
+            better = steps[width](current)
+            if better is None and width == 1 and self._amplify(current):
+                queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
+                self.best = None
+            elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
+                seen.add(key)
+                queue.append((better, 0))
+            elif width + 1 < len(steps):
+                queue.append((current, width + 1))
+        if self.best is not None and not self.best.wrong.any():
+            return self.best
+        raise Refusal(self.unexplained)
+
+    def _amplify(self, current: Scored) -> bool:
+        """Ask variations of questions that a hypothesis does not explain, where they are too few to show the way.
+
+        Returns whether questions were added.
+        """
+        wrong = np.flatnonzero(current.wrong)
+        if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
+            return False
+        assert self.session.pool is not None
+        self.amplified += 1
+        lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
+        d = self.session.ask(lines)
+        self.keep([f"variations {self.amplified}"] * len(d), lines, d)
+        return True
+
+    def _reordered(self, current: Scored, more: Sequence[Data] = ()) -> Scored | None:
+        """Return a better hypothesis of another order of sums under the rules of this one, and under `more` for the stages
+        below the last; None if there is none."""
+        focus = self.focus(current)
+        stages = current.hypothesis["stages"]
+        rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
+        *inner, last = rules
+        exact: Data = {n: v for n, v in last.items() if n == "zero"}
+        choices = [{**exact, **rule} for rule in more] or [*inner, {**exact, "result": last["result"]}, exact]
+        found = []
+        for order in self.structures:
+            *below, end = order
+            depth = len(below)
+            options = [inner] if len(inner) == depth and not more else []
+            options += [[rule] * depth for rule in choices if depth]
+            options += [
+                [*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1
+            ]
+            if not more:
+                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
+            for option in options or ([] if more else [[]]):
+                merged = [{**_inner(rule, last, shape), **shape} for rule, shape in zip(option, below, strict=True)]
+                both = {**last, **end, "accumulator": last.get("accumulator", True)}
+                x = self.score({**current.hypothesis, "stages": [*merged, both]}, focus)
+                if x is not None and (current.wrong[focus] & ~x.wrong).any():
+                    found.append(x)
+            if self.is_over:
+                break
+        for x in sorted(found, key=lambda x: x.rank)[:10]:
+            y = self.score(x.hypothesis)
+            if y is not None and y.loss < current.loss - 1e-12:
+                return y
+        return None
+
+    def _around(self, end: Scored, reaches: tuple[int, ...]) -> Scored | None:
+        """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
+        focus = self.focus(end)
+        scored = []
+        for _, hypothesis in self.space.neighbours(end.hypothesis, reaches[-1]):
+            x = self.score(hypothesis, focus)
+            if x is not None and (end.wrong[focus] & ~x.wrong).any():
+                scored.append(x)
+            if self.is_over:
+                return None
+        for x in sorted(scored, key=lambda x: x.rank)[:8]:
+            y = self.score(x.hypothesis)
+            found = self.descend(y, reaches) if y else None
+            if found is not None and found.loss < end.loss - 1e-12:
+                return found
+            if self.is_over:
+                break
+        return None
+
+
+def _inner(rule: Data, last: Data, shape: Data) -> Data:
+    """Return the rules of a stage below the last for another shape: only a chain has a running value, in a register."""
+    rule = {n: v for n, v in rule.items() if n != "accumulator" or "chain" in shape}
+    if "chain" in shape and not rule.get("result"):
+        rule = {n: v for n, v in rule.items() if n != "exponent"} | {"result": last["result"]}
+    return rule
+
+
+def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
+    """Return codes as numbers in the order of what they mean."""
+    if fmt.kind == "integer":
+        whole = codes.astype(np.float64)
+        return np.where(whole >= 2.0 ** (fmt.bits - 1), whole - 2.0**fmt.bits, whole) if fmt.signed else whole
+    sign = codes.dtype.type(1 << (fmt.bits - 1))
+    magnitude = (codes & ~sign).astype(np.float64) / (1 << fmt.low_padding)
+    return np.where(codes & sign, -magnitude, magnitude)
+
+
+def _distinct(scored: list[Scored]) -> list[Scored]:
+    """Return the first of the hypotheses of each structure, and of those that give the same answers."""
+    found: dict[bytes, Scored] = {}
+    shapes = set()
+    for x in scored:
+        shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
+        if shape not in shapes and x.wrong.tobytes() not in found:
+            found[x.wrong.tobytes()] = x
+        shapes.add(shape)
+    return list(found.values())

@@ -1,0 +1,76 @@
+"""The interpreter of specs on dot products of their own: golden's codes for every spec, with and without a C compiler."""
+
+import numpy as np
+import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isa_model import golden
+from isa_model.engines import lines
+from isa_model.instruction import Instruction
+from isa_model.library import load
+
+
+def operands(spec, count, rng, kind):
+    scale = spec.scale
+    groups = (
+        [side and -(-spec.shape.k // side.group[axis]) for side, axis in ((scale.a, 1), (scale.b, 0))] if scale else []
+    )
+    scales = [
+        strategies.codes(side.format, rng, (count, n), "bits") if side else None
+        for side, n in zip((scale.a, scale.b) if scale else (), groups, strict=True)
+    ]
+    parts = [(spec.a, (count, spec.shape.k)), (spec.b, (count, spec.shape.k)), (spec.c_format, (count,))]
+    return [*(strategies.codes(fmt, rng, shape, kind) for fmt, shape in parts), *scales, None, None][:5]
+
+
+def by_definition(spec, a, b, c, scale_a, scale_b):
+    scales = [[[]] * len(c) if x is None else x.tolist() for x in (scale_a, scale_b)]
+    return [golden.dot(spec, *row) for row in zip(a.tolist(), b.tolist(), c.tolist(), *scales, strict=True)]
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_lines_have_goldens_codes(data):
+    """Any spec, FP64 and tables too, gives on every line what golden.py computes."""
+    drawn = st.one_of(strategies.instructions(), strategies.integer_instructions())
+    spec = data.draw(drawn.filter(lambda s: not s.is_stochastic and not any(x.coarser for x in s.scales)))
+    if spec.shape.k > 200:
+        return
+    given_lines = operands(
+        spec, 8, np.random.default_rng(data.draw(st.integers(0, 99))), data.draw(st.sampled_from(strategies.KINDS))
+    )
+    assert lines.dots(spec, *given_lines).tolist() == by_definition(spec, *given_lines)
+
+
+def test_lines_need_no_compiler(monkeypatch):
+    """Without a C compiler the definition itself computes."""
+    spec = load("volta.mma.m8n8k4.f32.f16.f16.f32")
+    given_lines = operands(spec, 30, np.random.default_rng(0), "cancel")
+    compiled = lines.dots(spec, *given_lines)
+    monkeypatch.setattr(lines, "shipped", lambda name: None)
+    assert (lines.dots(spec, *given_lines) == compiled).all()
+
+
+def test_a_place_of_rounding_above_every_word_is_left_to_the_definition():
+    """An exponent of zeros far above all values needs more words, and gives golden's codes."""
+    data = load("volta.mma.m8n8k4.f32.f16.f16.f32").model_dump(mode="json")
+    for exponent in (300, 9000):
+        data["stages"]["fuse"] |= {"zero_exponent": exponent, "rounding": "up"}
+        spec = Instruction.model_validate(data)
+        given_lines = operands(spec, 20, np.random.default_rng(1), "zeros")
+        assert lines.dots(spec, *given_lines).tolist() == by_definition(spec, *given_lines)
+
+
+@pytest.mark.parametrize("change", [{"sparsity": {"operand": "a", "kept": 2, "of": 4}}, "random bits"])
+def test_what_lines_have_no_place_for_is_refused(change):
+    """Sparse operands and random bits belong to matrices."""
+    data = load("volta.mma.m8n8k4.f32.f16.f16.f32").model_dump(mode="json", exclude_none=True)
+    if change == "random bits":
+        data["stages"]["fuse"]["result"][0] |= {"rounding": "stochastic", "random_bits": 4}
+    else:
+        data |= change | {"shape": {"m": 8, "n": 8, "k": 8}}
+    spec = Instruction.model_validate(data)
+    with pytest.raises(ValueError, match="places of a matrix"):
+        lines.dots(spec, *operands(spec.dense, 2, np.random.default_rng(0), "bits"))
