@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 
@@ -91,7 +92,7 @@ class Gpu:
     """Time to store the last 8 columns of a tile, which no bulk store covers."""
 
 
-OWN = {"NVIDIA H200": {"split_us": 1.5}}
+OWN: dict[str, dict[str, Any]] = {"NVIDIA H200": {"split_us": 1.5}}
 """Constants of a GPU that its own record of all tiles asks for."""
 BANDWIDTHS = {
     "l2_bytes": "tma-l2-read.gbps",
