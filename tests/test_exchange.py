@@ -108,7 +108,7 @@ def process(rank, ranks, folder):
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.sweep), 4])
+@pytest.mark.parametrize("ranks", [1, 4, *(pytest.param(n, marks=pytest.mark.sweep) for n in (2, 8))])
 def test_rows_arrive_as_they_were_sent_and_faults_are_found(ranks, tmp_path):
     """In every format rows equal the definition's, sums are those of all ranks, and a wrong split, rank or bit is found."""
     spawn = multiprocessing.get_context("spawn")
