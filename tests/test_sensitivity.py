@@ -1,10 +1,12 @@
 """The deciding figure in other cases, and what is asked for break-evens, on toy evidence."""
 
+from dataclasses import replace
+
 import pytest
 from toy_sweep import ERROR, PLAIN, figure, swept, toy
 
 from codesign.evidence.casts.source import Delivered
-from codesign.evidence.numerics.other_cases import other_cases, with_groups
+from codesign.evidence.numerics.other_cases import other_cases, other_lengths, with_groups
 from codesign.evidence.numerics.source import SOURCE, multiplying
 from codesign.figures.figure import Alternative
 from codesign.proposal.load import load_proposal
@@ -150,6 +152,13 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         assert "1e-30" in {a.other for a in other.deciding.alternatives}
         captured = [a for a in found.deciding.alternatives if a.other == "captured"]
         assert len(captured) == (tensors == "outliers")
+
+
+def test_a_length_of_one_to_three_is_not_shortened():
+    """A quarter of K = 3 is no length; of K = 4 it is 1."""
+    gemm, _ = toy(PLAIN).trials[0]
+    for k, others in ((1, [4]), (3, [12]), (4, [1, 16])):
+        assert [other.k for other in other_lengths(replace(gemm, k=k))] == others
 
 
 def test_the_casts_tried_differ_from_the_proposals():
