@@ -1,5 +1,6 @@
 """Break-even values, over a sweep and by search, on toy evidence."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -126,7 +127,10 @@ def test_values_without_an_order_have_no_cheapest_one():
 def test_break_even_in_words():
     """Sentences state the values searched rather than those tried, the most for costs, and lists as lists."""
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
-    assert list(sentences([BreakEven(**about, among="1 to 40")])) == ["bits: no value from 1 to 40 keeps the bound"]
+    searched = BreakEven(**about, among="1 to 40")
+    assert list(sentences([searched])) == ["bits: 40, tried of 1 to 40, does not keep the bound"]
+    searched = BreakEven(**about | {"tried": {"20": 2.0, "40": 2.0}}, among="1 to 40")
+    assert list(sentences([searched])) == ["bits: 20 and 40, tried of 1 to 40, do not keep the bound"]
     assert list(sentences([BreakEven(**about)])) == ["bits: 40, the only value tried, does not keep the bound"]
     two = BreakEven(**about | {"tried": {"13": 3.0, "40": 2.0}})
     assert list(sentences([two])) == ["bits: no value from 13 to 40 keeps the bound"]
@@ -171,7 +175,19 @@ def test_bisection_finds_the_least_number_that_keeps_the_bound(limit):
     assert list(found.tried) == [str(n) for n in sorted(asked)]
     assert found.holds == tuple(str(n) for n in sorted(asked) if n >= limit)
     nothing, asked = run(fewest(claim, search), lambda n: 1.5)
-    assert (nothing.limit, asked, nothing.holds) == (None, [40], ())
+    assert (nothing.limit, asked, nothing.holds) == (None, [40, 20], ())
+
+
+def test_a_value_that_keeps_the_bound_where_the_last_one_does_not_is_named():
+    """In front of a narrow register 13 bits may keep a bound that 40 do not; without a value of its own 40 alone is tried."""
+    claim = Claim(metric=ERROR, at_most=1)
+    search = Search("bits", 13, "normal data", BITS, None, bisected=True)
+    found, asked = run(fewest(claim, search), lambda n: 0.5 if n == 13 else 1.5)
+    assert (found.limit, found.holds, asked) == (None, ("13",), [40, 13])
+    assert next(sentences([found])) == "bits: 13 keeps the bound on normal data, 40 does not; the proposal has 13"
+    for own in (40, 64, "all"):
+        _, asked = run(fewest(claim, replace(search, own=own)), lambda n: 1.5)
+        assert asked == [40]
 
 
 def test_trying_each_value_finds_the_cheapest():

@@ -173,6 +173,18 @@ def test_k_that_is_no_multiple_is_filled_up_with_zeros(every, k):
         assert np.linalg.norm(of.d - exact) / np.linalg.norm(exact) < 0.06
 
 
+def test_a_gemm_of_fewer_lines_than_are_drawn_over_all_seeds_is_computed_unscaled():
+    """8 seeds of 8 rows are more than the 24 rows of the tensor; operands without scales are taken as they are."""
+    gemm = Gemm("g", 24, 40, 100, "activation", "weight", False, "")
+    for base in ("hopper.wgmma.m64n256k16.f32.bf16.bf16", "hopper.wgmma.m64n256k16.f16.f16.f16"):
+        made = proposal(base)
+        trial = Trial(gemm, "normal", range(8), 8, 8, made.rule)
+        for compared in variants(made):
+            of = trial.result(compared)
+            assert of.d.shape == (8, 8, 8)
+            assert np.linalg.norm(of.d - of.original) / np.linalg.norm(of.original) < 1e-2
+
+
 @pytest.mark.parametrize(
     "sampling",
     [Sampling(rows=2, columns=1), Sampling(seeds=(0,)), Sampling(seeds=tuple(range(7)))],

@@ -1,14 +1,17 @@
 """The deciding figure in other cases, and what is asked for break-evens, on toy evidence."""
 
+from dataclasses import replace
+
 import pytest
 from toy_sweep import ERROR, PLAIN, figure, swept, toy
 
 from codesign.evidence.casts.source import Delivered
-from codesign.evidence.numerics.other_cases import other_cases, with_groups
+from codesign.evidence.numerics.other_cases import other_cases, other_lengths, with_groups
 from codesign.evidence.numerics.source import SOURCE, multiplying
 from codesign.figures.figure import Alternative
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
+from codesign.verdicts.break_even import sentences
 from codesign.verdicts.claims import judge
 from codesign.verdicts.sensitivity import refine
 
@@ -53,6 +56,25 @@ def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
         ("deepseek-v3.fprop.q-b", "normal"),
         ("deepseek-v3.fprop.o", "uniform"),
     }
+
+
+def test_a_claim_that_worse_sums_keep_has_the_most_bits_that_keep_it():
+    """An error of at least 1 is kept by up to 16 bits; of a claim with bounds on both sides no break-even is searched, unless
+    they are those of a magnitude."""
+    figures = [figure(1.5)]
+    about = toy(PLAIN, workload="deepseek-v3.fprop.o", at_most=None, at_least=1.0)
+    lab = Lab(lambda q: 1.5 if bits(q) <= 16 else 0.5)
+    (found,) = refine(about, judge(about, figures), figures, lab)
+    (one,) = found.break_even
+    assert (one.limit, one.rising, one.among) == (16, False, "1 to 40")
+    assert next(sentences([one])).startswith("stages.fuse.fraction_bits: 16 is the most that keeps the bound")
+    window = toy(PLAIN, at_most=2.0, at_least=1.0)
+    assert refine(window, judge(window, figures), figures, lab)[0].break_even == ()
+    bias = "numerics.bias"
+    magnitude = toy(PLAIN, metric=bias, at_most=2.0, at_least=-2.0)
+    figures = [figure(1.5, metric=bias)]
+    (found,) = refine(magnitude, judge(magnitude, figures), figures, Lab(lambda q: 1.5, metric=bias))
+    assert [one.limit for one in found.break_even] == [1]
 
 
 def test_of_equally_bad_gemms_the_first_is_searched():
@@ -130,6 +152,13 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         assert "1e-30" in {a.other for a in other.deciding.alternatives}
         captured = [a for a in found.deciding.alternatives if a.other == "captured"]
         assert len(captured) == (tensors == "outliers")
+
+
+def test_a_length_of_one_to_three_is_not_shortened():
+    """A quarter of K = 3 is no length; of K = 4 it is 1."""
+    gemm, _ = toy(PLAIN).trials[0]
+    for k, others in ((1, [4]), (3, [12]), (4, [1, 16])):
+        assert [other.k for other in other_lengths(replace(gemm, k=k))] == others
 
 
 def test_the_casts_tried_differ_from_the_proposals():

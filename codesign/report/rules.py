@@ -50,7 +50,7 @@ def within_reach(result: Result) -> Iterator[Advice]:
 
 
 def register_limits(result: Result) -> Iterator[Advice]:
-    """Name the register that a stage's sum is rounded to, where no number of fraction bits keeps a claim."""
+    """Name the register that a stage's sum is rounded to, where more fraction bits do not keep a claim."""
     for i, verdict in enumerate(result.verdicts, 1):
         parameters = [
             p for p, found in by_parameter(verdict.break_even).items() if any(one.limit is None for one in found)
@@ -66,7 +66,7 @@ def register_limits(result: Result) -> Iterator[Advice]:
         if narrow:
             yield Advice(
                 "A register limits",
-                f"No number of fraction bits keeps claim {i} on all data, while stage {listed(narrow)}: widen its "
+                f"More fraction bits alone do not keep claim {i} on all data, while stage {listed(narrow)}: widen its "
                 "`result` first.",
             )
 

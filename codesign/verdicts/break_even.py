@@ -108,7 +108,11 @@ Trying = Generator[int, HasReading, BreakEven]
 
 
 def fewest(claim: Claim, search: Search) -> Trying:
-    """Bisect the values of a search for the smallest one that keeps the claim."""
+    """Bisect the values of a search for the first one that keeps the claim.
+
+    If the last value does not, the proposal's own is tried, too: where a narrow register rounds each sum, more bits in front of
+    it can make sums worse.
+    """
     tried: dict[int, HasReading] = {}
     values = search.values
     low, high = 0, len(values) - 1
@@ -120,7 +124,9 @@ def fewest(claim: Claim, search: Search) -> Trying:
             tried[values[middle]] = yield values[middle]
             low, high = (low, middle) if keeps(claim, tried[values[middle]].reading) else (middle + 1, high)
         limit = values[low]
-    return _of_search(claim, search, tried, limit, f"{values[0]} to {values[-1]}")
+    elif isinstance(search.own, int) and search.own in values[:high]:
+        tried[search.own] = yield search.own
+    return _of_search(claim, search, tried, limit, f"{min(values)} to {max(values)}")
 
 
 def each(claim: Claim, search: Search) -> Trying:
@@ -172,10 +178,11 @@ def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
             keep = "keeps" if len(one.holds) == 1 else "keep"
             does = "does" if len(worse) == 1 else "do"
             yield f"{one.parameter}: {listed(one.holds)} {keep} the bound{where}, {listed(worse)} {does} not; {own}"
-        elif len(tried) == 1 and not one.among:
-            yield f"{one.parameter}: {tried[0]}, the only value tried, does not keep the bound{where}"
+        elif one.among or len(tried) == 1:
+            of = f"tried of {one.among}" if one.among else "the only value tried"
+            yield f"{one.parameter}: {listed(tried)}, {of}, {'does' if len(tried) == 1 else 'do'} not keep the bound{where}"
         else:
-            yield f"{one.parameter}: no value from {one.among or f'{tried[0]} to {tried[-1]}'} keeps the bound{where}"
+            yield f"{one.parameter}: no value from {tried[0]} to {tried[-1]} keeps the bound{where}"
 
 
 def _beyond(value: str, found: BreakEven) -> bool:

@@ -7,12 +7,14 @@ seeds, so the source is asked for them only for the figures that decided.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from codesign.evidence.source import Question, Search, source_of
 from codesign.figures.figure import Alternative, Figure
+from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal
-from codesign.verdicts.break_even import each, fewest
+from codesign.verdicts.break_even import each, fewest, rising
 from codesign.verdicts.claims import Measured, bars, claimed, covered_by
 from codesign.verdicts.questions import Ask, Enquiry, pursue
 from codesign.verdicts.readings import excess
@@ -67,10 +69,11 @@ def _known(proposal: Proposal, question: Question, figures: Sequence[Figure]) ->
 def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -> list[Search]:
     """Return the searches for a claim's break-even, at the worst figure of each tensor source that it covers.
 
-    There is none if a sweep gave the break-even already, or if the claim is not about the proposal.
+    There is none if a sweep gave the break-even already, if the claim is not about the proposal, or if it has bounds on both
+    sides. A claim such as "the error is at least 2 %" is kept by worse values.
     """
     claim = verdict.claim
-    if claim.of != "proposal" or verdict.break_even:
+    if claim.of != "proposal" or verdict.break_even or _is_window(claim):
         return []
     worst: dict[str, Measured] = {}
     for m in covered_by(proposal, claim, figures):
@@ -78,7 +81,14 @@ def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -
         if known is None or excess(claim, m.reading.value) > excess(claim, known.reading.value):
             worst[m.figure.tensors] = m
     found = (source_of(claim.metric).search(proposal, claim, m.figure) for m in worst.values())
-    return [search for search in found if search]
+    return [s if rising(claim) else replace(s, values=s.values[::-1], rising=not s.rising) for s in found if s]
+
+
+def _is_window(claim: Claim) -> bool:
+    """Return whether a claim has bounds on both sides; a signed metric's -x and x bound its magnitude from above."""
+    if claim.at_least is None or claim.at_most is None:
+        return False
+    return not (metric_named(claim.metric).signed and claim.at_least < 0)
 
 
 def _search(claim: Claim, search: Search) -> Enquiry[BreakEven]:

@@ -9,7 +9,7 @@ from math import isfinite
 from codesign.evidence.bounds.curves import growth
 from codesign.evidence.bounds.derive import bound
 from codesign.evidence.bounds.metrics import METRICS
-from codesign.evidence.numerics.other_cases import LENGTHS, of_bits
+from codesign.evidence.numerics.other_cases import of_bits, other_lengths
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Answer, OtherCase, Question, Search, Source, Subject
 from codesign.figures.evidence import Column, Evidence, Section, Table
@@ -95,7 +95,7 @@ class Bounds(Source):
     def cases(self, proposal: Proposal, claim: Claim, figure: Figure) -> Sequence[OtherCase]:
         """Return the figure's cases with other lengths of K."""
         gemm = _gemm(proposal, figure)
-        lengths = [replace(gemm, k=int(gemm.k * factor)) for factor in LENGTHS] if gemm else []
+        lengths = other_lengths(gemm) if gemm else []
         return [OtherCase("length of the sums", f"K = {g.k}", _ask(proposal, claim, g)) for g in lengths]
 
     def search(self, proposal: Proposal, claim: Claim, figure: Figure) -> Search | None:

@@ -87,7 +87,7 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     across, along = min(across, lines.total), min(along, width)
     if cast.scale is None or lines.whole:
         made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat)
-        scales = np.repeat(made.scales, across, axis=0)[: len(flat)]
+        scales = np.repeat(made.scales, across if cast.group else len(flat), axis=0)[: len(flat)]
     else:
         maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
         scales = scales_of(cast, maxima)

@@ -43,9 +43,8 @@ def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> It
     for assumption, source in other_tensors(gemm, tensors):
         yield OtherTrial(assumption, source, gemm, source, rule)
     if tensors != CAPTURED:
-        for factor in LENGTHS:
-            k = int(gemm.k * factor)
-            yield OtherTrial("length of the sums", f"K = {k}", replace(gemm, k=k), tensors, rule)
+        for other in other_lengths(gemm):
+            yield OtherTrial("length of the sums", f"K = {other.k}", other, tensors, rule)
     if metric_named(metric).of_sums:
         return
     floors = {1e-30: "1e-30", 1e-4: "1e-4 (DeepSeek-V3's inference code)"}
@@ -57,6 +56,11 @@ def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> It
         columns = 1 if (rule.weight_columns or 1) > 1 else 128
         changed = rule.model_copy(update={"weight_columns": columns})
         yield OtherTrial("outputs that share a weight's scale", str(columns), gemm, tensors, changed)
+
+
+def other_lengths(gemm: Gemm) -> list[Gemm]:
+    """Return the GEMM with the other lengths of K; a K below 4 is not shortened."""
+    return [replace(gemm, k=int(gemm.k * factor)) for factor in LENGTHS if gemm.k * factor >= 1]
 
 
 def of_bits(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
