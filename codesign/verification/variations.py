@@ -24,6 +24,8 @@ def variations(spec: Instruction) -> list[SpecVariation]:
     space, own = Space(Signature(spec)), _plain(spec)
     known, found = {_arithmetic(spec)}, []
     for path, hypothesis in space.neighbours(own, 0):
+        if not _field(path):  # several fields at once, of a stage or of all stages
+            continue
         other = space.spec(hypothesis) if fits(hypothesis, path) else None
         if other is None or _arithmetic(other) in known:
             continue
@@ -57,11 +59,11 @@ def _arithmetic(spec: Instruction) -> str:
 
 
 def _stage(path: Path) -> int:
-    return int(path[1]) if path[0] == "stages" and len(path) > 1 else -1
+    return int(path[1]) if path[0] == "stages" else -1
 
 
 def _field(path: Path) -> str:
-    rest = path[2:] if path[0] == "stages" else path
+    rest = path[2:] if path[:1] == ("stages",) else path
     return ".".join(map(str, rest))
 
 
