@@ -294,7 +294,10 @@ def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
     made, _, points = points_of(tmp_path, text)
     found = {(s.axis, s.other): s for s in surfaces(made, points)}["bits", "terms"]
     assert [cells for *_, cells in found.rows] == [(29, 28, 28)]
-    assert list(found.sentences) == ["The least bits that keeps error in bounds on normal data: 29 at K = 4096."]
+    said = (
+        "The least bits that keeps error in bounds on normal data at every setting of the other axes: 29 at K = 4096."
+    )
+    assert list(found.sentences) == [said]
     wide, _, points = points_of(
         tmp_path, text.replace(", narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}", ", same: {rate: 1}")
     )

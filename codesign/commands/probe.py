@@ -142,5 +142,7 @@ def show(certificate: Certificate) -> None:
     if certificate.fields:
         table = Table("field", "value", "excluded values", "values no question tells apart", header_style="bold")
         for row in rows(certificate):
+            if str(row["value"]).startswith(("[", "{")):  # several fields at once: in certificate.json
+                continue
             table.add_row(row["field"], str(row["value"] or "default"), str(row["excluded"]), row["alike"] or "none")
         terminal.print(table)

@@ -28,6 +28,8 @@ class Surface:
     columns: tuple[Value, ...]
     least: bool
     """True if larger values keep the bound, so that the least one is shown; false for the largest."""
+    settings: str
+    """At which settings of the other axes the bound is kept, as a part of a sentence; empty: there are none."""
     rows: tuple[tuple[str, str, int | None, tuple[Value | None, ...]], ...]
     """GEMM, tensor source, K if known, and for each column the break-even at all values of the remaining axes."""
 
@@ -51,7 +53,7 @@ class Surface:
             )
             word = "least" if self.least else "largest"
             where = f" on {tensors} data" if tensors else ""
-            yield f"The {word} {self.axis} that keeps {self.objective} in bounds{where}: {', '.join(parts)}."
+            yield f"The {word} {self.axis} that keeps {self.objective} in bounds{where}{self.settings}: {', '.join(parts)}."
 
 
 def _filled(cells: Sequence[Value | None]) -> list[float]:
@@ -99,7 +101,8 @@ def _surface(space: Space, points: Sequence[Point], objective: str, axis: str, o
         )
         found.append((*place, _k_of(place[0]), cells))
     found.sort(key=lambda row: (row[1], row[2] or 0, row[0]))
-    return Surface(objective, axis, other, columns, least, tuple(found))
+    settings = " at every setting of the other axes" if len(space.axes) > 1 else ""
+    return Surface(objective, axis, other, columns, least, settings, tuple(found))
 
 
 def _k_of(name: str) -> int | None:

@@ -76,8 +76,12 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     visited = f"{len(points)} of {space.size}" if len(points) < space.size else f"{space.size}"
     if not on:
         return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
-    verb, certain = "is" if len(on) == 1 else "are", "whatever the intervals hold"
-    return f"Of {visited} points {len(on)} {verb} on the front, {sure} of them {certain}; {judged} could be judged."
+    verb, stay = "is" if len(on) == 1 else "are", str(sure)
+    if sure == len(on):
+        stay = "it" if sure == 1 else "all"
+    found = f"Of {visited} points, {len(on)} {verb} on the Pareto front"
+    text = f"{found}; {stay} would stay there at any values within the intervals."
+    return text if judged == len(points) else f"{text} {len(points) - judged} could not be judged."
 
 
 def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -> Iterator[str]:
@@ -94,6 +98,9 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
             yield f"No point of the front has {name} = {'; or '.join(map(str, never))}."
     for surface in found:
         yield from surface.sentences
+    for name in space.objectives:
+        if predicted := sum(p.values[name].source.startswith("predicted") for p in on):
+            yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
 
 
 def interval(value: Value) -> str:
@@ -118,14 +125,14 @@ def _counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, s
         if kept is None or kept > len(points):
             yield "not visited", (kept or space.size) - len(points), "the search spent its budget elsewhere"
         if kept is not None and kept < space.size:
-            yield "excluded by `where`", space.size - kept, "; ".join(space.where)
+            yield "excluded by where", space.size - kept, "; ".join(space.where)
 
 
 def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
     """Yield sentences on how the points were evaluated."""
     yield (
         f"Sampled figures are computed by the bit-exact model on {space.rows} rows of A and {space.columns} columns of B for "
-        f"each of {space.seeds} seeds over the full K, with the values and intervals that `codesign evaluate` gives for it. "
+        f"each of {space.seeds} seeds over the full K, with the values and intervals that codesign evaluate gives for it. "
         "An objective has the worst figure of the GEMMs and tensor sources that it covers."
     )
     if space.screening:
@@ -148,4 +155,4 @@ def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
     yield "Origin of figures: " + "; ".join(f"{text} ({len(names)} points)" for text, names in most) + "."
     kinds = dict.fromkeys(kind_of(o.metric) for o in space.objectives.values())
     versions = ", ".join(f"{kind} {evaluator(kind)[:12]}" for kind in kinds)
-    yield f"Evaluator, by the SHA-256 of its code and data: {versions}. `table.csv` names the source of every figure."
+    yield f"Evaluator, by the SHA-256 of its code and data: {versions}. table.csv names the source of every figure."

@@ -172,7 +172,7 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
         "data": {"values": rows},
         "params": menus,
         "hconcat": plots,
-        "config": {"background": "white", "font": "system-ui, sans-serif"},
+        "config": {"background": "white", "font": "system-ui, sans-serif", "legend": {"orient": "top", "title": None}},
     }
 
 
