@@ -80,7 +80,7 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     if sure == len(on):
         stay = "it" if sure == 1 else "all"
     found = f"Of {visited} points, {len(on)} {verb} on the Pareto front"
-    text = f"{found}; {stay} would stay there at any values within the intervals."
+    text = f"{found}; {stay} would stay there at any values within the sampled intervals."
     return text if judged == len(points) else f"{text} {len(points) - judged} could not be judged."
 
 
