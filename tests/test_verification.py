@@ -1,6 +1,7 @@
 """The package for verification teams: coverage and blame in C, benches under simulators, and planted mutants."""
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -188,16 +189,34 @@ def test_planted_mutants_are_blamed_on_their_stage(tmp_path):
     not (shutil.which("iverilog") and find_spec("cocotb")), reason="Icarus Verilog or cocotb is missing"
 )
 def test_the_cocotb_bench_passes_and_fails_with_the_unit(tmp_path):
-    """The same scoreboard under cocotb: the unit passes, a changed one fails."""
+    """The same scoreboard under cocotb: the unit passes, a changed one fails, though its file is older than what was built."""
     write(WINDOW, tmp_path / "package", 10)
     made = ["make", "cocotb", f"PYTHON={sys.executable}"]
     good = subprocess.run(made, cwd=tmp_path / "package", capture_output=True, text=True)
     assert good.returncode == 0, good.stdout[-3000:]
-    unit = tmp_path / "package/unit.v"
-    unit.write_text(re.sub(r"\.magnitude2\([^)]*\)", ".magnitude2(0)", unit.read_text()))
-    bad = subprocess.run(made, cwd=tmp_path / "package", capture_output=True, text=True)
+    unit, wrong = tmp_path / "package/unit.v", tmp_path / "package/wrong.v"
+    wrong.write_text(re.sub(r"\.magnitude2\([^)]*\)", ".magnitude2(0)", unit.read_text()))
+    os.utime(wrong, (0, 0))
+    bad = subprocess.run([*made, "RTL=wrong.v"], cwd=tmp_path / "package", capture_output=True, text=True)
     assert bad.returncode != 0
     assert "term 2 of a block: left out" in bad.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+def test_make_fails_where_the_unit_fails_and_builds_another_rtl_again(tmp_path):
+    """A stand-in for Verilator builds a run that prints PASS for right.v alone; wrong.v is older than what was built."""
+    write(WINDOW, tmp_path / "package", 10)
+    folder = tmp_path / "package"
+    (folder / "right.v").write_text("PASS: 10 vectors\n")
+    (folder / "wrong.v").write_text("FAIL: 10 of 10 vectors\n")
+    os.utime(folder / "wrong.v", (0, 0))
+    tool = folder / "tool"
+    tool.write_text("#!/bin/sh\nmkdir -p obj_dir; echo cat *$RTL > obj_dir/run; chmod +x obj_dir/run\n")
+    tool.chmod(0o755)
+    for name in ("right", "wrong", "right"):
+        made = ["make", "VERILATOR=RTL=$(RTL) ./tool", f"RTL={name}.v"]
+        done = subprocess.run(made, cwd=folder, capture_output=True, text=True)
+        assert (done.returncode == 0) == (name == "right"), done.stdout + done.stderr
 
 
 def test_the_command_writes_a_package_and_refuses_what_does_not_go_together(tmp_path, capsys):

@@ -290,7 +290,8 @@ if __name__ == "__main__":  # python test_scoreboard.py FILE.v ...
     from cocotb_tools.runner import get_results, get_runner
 
     runner = get_runner("icarus")
-    runner.build(sources=[Path(name).resolve() for name in sys.argv[1:]], hdl_toplevel="unit", build_dir=HERE / "sim")
+    sources = [Path(name).resolve() for name in sys.argv[1:]]
+    runner.build(sources=sources, hdl_toplevel="unit", build_dir=HERE / "sim", always=True)
     sys.exit(get_results(runner.test(hdl_toplevel="unit", test_module="test_scoreboard", test_dir=HERE))[1])
 '''
 
