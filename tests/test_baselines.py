@@ -138,6 +138,23 @@ def test_wide_formats_are_not_scaled():
         assert made.software_instruction == made.today
 
 
+def test_a_proposed_format_of_a_wide_exponent_does_not_overflow():
+    """E8M3 and E7M4 operands are not scaled to their largest number, 3e38 or 2e19, whose products overflow FP32.
+
+    With group scales, which the instruction applies, each group's largest element becomes 1.
+    """
+    gemm = gemms()["deepseek-v3.fprop.kv-b"]
+    for base, change in (
+        (W, "a: e8m3, b: e8m3"),
+        (W, "a: e7m4, b: e4m3"),
+        (MX, "a: e8m3, b: e4m3"),
+        (MX, "a: bf16, b: bf16"),
+    ):
+        found, _ = errors(proposal(base, f"change: {{{change}}}"), gemm, "normal")
+        assert found["proposal"]["numerics.total_error"] < 0.06, change
+        assert found["proposal"]["numerics.overflow_share"] == 0
+
+
 def test_bf16_sums_are_not_promoted_unless_the_baseline_says_so():
     """Over K = 7168 Hopper's BF16 sums are off by 8e-6 as cuBLAS leaves them, and by 1.7e-7 promoted every 128."""
     gemm = gemms()["deepseek-v3.fprop.qkv-a"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import KINDS, codes, instructions, integer_instructions
 
 from codesign.__main__ import run
+from codesign.evidence.bounds.curves import growth
 from codesign.evidence.bounds.derive import bound
 from codesign.evidence.bounds.source import SOURCE
 from codesign.evidence.bounds.witness import Bench, Witness
@@ -393,3 +394,15 @@ def test_the_rounding_of_scales_is_in_the_formula(capsys):
     """Exact sums under scales whose product is rounded have that rounding as a number in the formula."""
     assert run(["bound", "int8-group-scaled", "--k", "256"]) == 0
     assert "R(add) = (1 + 2^-24) (1 + 2^-24)^n - 1, n = K/128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("formats", [("e2m1", "e2m1"), ("e1m6", "e1m6"), ("ue4m3", "ue4m3"), ("e1m2", "e4m3")])
+def test_narrow_and_unsigned_operands_have_a_plot_of_their_bounds(formats):
+    """Their input may need more products than the shortest K has; normal operands that do not fit give no sample."""
+    changed = dict(zip("ab", formats, strict=True))
+    plot = growth(
+        Instruction.model_validate(load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3").model_dump(mode="json") | changed), 0
+    )
+    assert {"bound", "worst input found"} <= {line.label for line in plot.series}
+    sampled = "99 % of sums of normal operands" in {line.label for line in plot.series}
+    assert sampled == (formats == ("e2m1", "e2m1"))

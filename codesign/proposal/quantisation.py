@@ -16,6 +16,9 @@ from isa_model.stage import Deterministic, Spec
 
 WHOLE = 1 << 30
 """Length of a group that covers all of K."""
+WIDE = 7
+"""Exponent bits from which on a format has room for any tensor. Products of elements scaled to its largest number, 2**64 or
+more, would overflow FP32."""
 
 
 class Quantisation(Spec):
@@ -38,7 +41,7 @@ class Quantisation(Spec):
     scales: Literal["tensor", "row", "none"] | None = None
     """Elements that share a scale outside the sum if the instruction applies no scales: the whole `tensor` (default); a `row`
     of A or column of B, that is a token or an output feature; or `none`: operands are rounded unscaled. Formats of 16 bits
-    and more are scaled only for `headroom`."""
+    and more, or of 7 exponent bits and more, are scaled only for `headroom`."""
     headroom: bool | None = None
     """True if scales outside the sum prevent overflow: the largest element is scaled to a power of two so small that no sum of
     products exceeds the accumulator's range."""
@@ -73,15 +76,18 @@ def cast_of(
     """Return the cast of an operand whose axis `k_axis` is K.
 
     `side` holds the scales that the instruction applies, if any; the cast has their groups, and a weight has blocks if they
-    fit. Otherwise `rule.scales` decides. `limit` is the largest element without overflow (`largest_safe_element`).
+    fit; elements of a wide format are scaled to 1. Otherwise `rule.scales` decides. `limit` is the largest element without
+    overflow (`largest_safe_element`).
     """
-    group, scale, span = None, None, rule.range or "largest"
+    group, scale = None, None
+    span: Literal["largest", "binade"] | float = rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
         columns = rule.weight_columns if role == "weight" else None
         group = scale_group(side.group[k_axis], side.group[1 - k_axis], k_axis, columns)
         scale = side.format
-    elif rule.scales != "none" and (fmt.bits < 16 or limit is not None):
+        span = 1.0 if fmt.exponent_bits >= WIDE else span
+    elif rule.scales != "none" and ((fmt.bits < 16 and fmt.exponent_bits < WIDE) or limit is not None):
         scale = FORMATS["fp32"]
         if rule.scales == "row":
             group = (1, WHOLE) if k_axis == 1 else (WHOLE, 1)

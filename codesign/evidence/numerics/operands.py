@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines
+from codesign.proposal.quantisation import WIDE
 from isa_model import sparse
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise, scales_of
@@ -121,14 +122,15 @@ def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:
 def is_narrow(fmt: Format) -> bool:
     """Return whether tensors can exceed the range of a scale format. With 7 exponent bits (2**64) or more they do not, and a
     tensor scaled up to the largest scale would overflow FP32 in its products."""
-    return fmt.exponent_bits < 7
+    return fmt.exponent_bits < WIDE
 
 
 def tensor_factor(cast: Cast, scaled: Scaled, x: Any, lines: Lines, floor: float) -> Any:
     """Return the FP32 scale of each seed's tensor under which its largest group takes the largest scale, (seeds, lines, 1)."""
     import numpy as np
 
-    full = np.float32(largest_finite(cast.to)) * np.float32(largest_finite(scaled.format))
+    most = largest_finite(cast.to) if isinstance(cast.range, str) else cast.range
+    full = np.float32(most) * np.float32(largest_finite(scaled.format))
     ones = np.ones((*x.shape[:2], 1), np.float32)
     return np.maximum(_largest(x, lines, lines.total, x.shape[2], ones), np.float32(floor)) / full
 
