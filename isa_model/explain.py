@@ -163,7 +163,9 @@ class _Teller:
             words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
             count = context[key]
             entries = "entry" if count == 1 else "entries"
-            return self.problem(loc, f"needs {words} {count} {entries}, got {context['actual_length']}")
+            return self.problem(
+                loc, f"needs {words} {count} {entries}, got {context['actual_length'] or len(fault['input'])}"
+            )
         if kind == "int_parsing_size":
             return self.problem(loc, "is too large a number")
         if kind == "string_pattern_mismatch" and context["pattern"] == SLUG:

@@ -11,7 +11,7 @@ import yaml
 from codesign.explore import picture, table
 from codesign.explore.answer import Point, Value, knee
 from codesign.explore.break_even import Surface, surfaces
-from codesign.explore.space import Base, Space, proposal_data
+from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
 from codesign.report.write import environment
@@ -121,7 +121,7 @@ def _counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, s
             yield status, len(some), f"{some[0].label}: {some[0].note}" if some[0].note else ""
     left = space.size - len(points)
     if left:
-        kept = sum(1 for _ in space.points()) if space.size <= 1_000_000 else None
+        kept = sum(1 for _ in space.points()) if space.size <= MOST_COUNTED else None
         if kept is None or kept > len(points):
             yield "not visited", (kept or space.size) - len(points), "the search spent its budget elsewhere"
         if kept is not None and kept < space.size:

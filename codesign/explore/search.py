@@ -18,15 +18,17 @@ from typing import Any
 from codesign.evidence.sampling import Sampling
 from codesign.explore.answer import Point, badness, beaten, broken, judge, known
 from codesign.explore.run import Engine, Round
-from codesign.explore.space import Base, Settings, Space
+from codesign.explore.space import MOST_COUNTED, Base, Settings, Space
 from codesign.explore.task import CHEAP
 from codesign.figures.metric import kind_of
-from isa_model.diagnostics import Unavailable
+from isa_model.diagnostics import InputError, Unavailable
 
 AT_RANDOM = 24
 """Points drawn at random before the search learns from them."""
 MOST_ASKED = 20
 """Times the budget that a search may propose points, known ones and impossible ones included."""
+MOST_IN_VAIN = 2000
+"""Points that a search draws in vain before it gives up."""
 Phase = Callable[[str, int, int], None]
 
 
@@ -50,8 +52,10 @@ class Search:
         return sorted(self.points.values(), key=lambda p: [place[name][v] for name, v in p.settings.items()])
 
     def _fits(self) -> bool:
-        """Return whether the points that keep the conditions fit the budget."""
-        return all(i < self.space.budget.points for i, _ in enumerate(self.space.points()))
+        """Return whether the points that keep the conditions fit the budget, as far as they can be counted."""
+        return self.space.size <= MOST_COUNTED and all(
+            i < self.space.budget.points for i, _ in enumerate(self.space.points())
+        )
 
     def visit(self, settings: Sequence[Settings]) -> list[Point]:
         """Return the points with their first evidence: without samples, then screened or, without screening, in full."""
@@ -114,7 +118,8 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
     """Visit points that Optuna's TPE proposes until the budget is spent; yield the number of points after each generation.
 
     Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
-    that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`.
+    that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`, InputError if no point drawn
+    keeps the conditions.
     """
     try:
         import optuna
@@ -151,6 +156,9 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
                 trials.append((trial, settings))
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if not trials and not seen and asked >= MOST_IN_VAIN:
+                message = f"none of {asked} points drawn from {space.size} keeps the conditions of `where`"
+                raise InputError.of(message, "conditions that more points keep, or axes with fewer values")
         fresh = {tuple(s.values()): s for _, s in trials if tuple(s.values()) not in seen}
         some = list(fresh.items())[: budget.points - len(seen)]
         seen |= dict(zip(dict(some), visit([s for _, s in some]), strict=True))

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import product
+from keyword import iskeyword
 from math import prod
+from os.path import isfile  # as that of Path, but False for names that no file can have
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from codesign.evidence.sampling import COLUMNS, MOST_SEEDS, ROWS, Sampling
+from codesign.explore.conditions import compiled
 from codesign.figures.metric import Metric, metric_named
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.parts import MOST, Claim, Few, Once, SourceName, Value, by_name
 from codesign.proposal.shipped import proposal_file
-from isa_model.diagnostics import SLUG, Document, InputError, Problem, at, closest, read_yaml, suggest
+from codesign.workloads.gemms import select
+from isa_model.diagnostics import SLUG, Document, InputError, Problem, at, closest, read_yaml
 from isa_model.explain import explain
 from isa_model.library import changed, raw
 from isa_model.stage import Spec
 
 MOST_VALUES = 1 << 16
 """Most values of a range."""
+MOST_COUNTED = 1_000_000
+"""Most combinations of values of which those that keep the conditions are counted."""
 NAME = r"^[a-z][a-z0-9_]*$"
 """Pattern of names that constraints can use."""
+FOLDERS = ("claims", "points", "queue")
+"""Folders of results, beside which the report of a space has the space's name."""
+COLUMNS_OF_POINTS = ("point", "status", "sure", "note", "seeds", "state")
+"""Columns of tables and pictures that are neither axes nor objectives."""
+PARTS = ("low", "high", "kind", "where", "source")
+"""What tables have of each objective besides its value."""
+PROSE = ("proposal", "title", "motivation", "source", "open_questions", "claims", "workloads", "tensors", "sweep")
+"""Fields of a proposal that affect no figure, or that a space has fields of its own for."""
 Settings = Mapping[str, Value]
 """A value for each axis."""
 Name = Annotated[str, Field(pattern=NAME)]
@@ -42,7 +56,7 @@ class Axis(Spec):
     alternatives: dict[Value, dict[str, Any]] = Field(default_factory=dict, max_length=MOST)
     """Changes of the proposal by name, in place of a field: mappings merge, other values replace, null too."""
 
-    @property
+    @cached_property
     def patches(self) -> dict[Value, dict[str, Any]]:
         """Changes of the proposal, by the value or the name of the alternative."""
         if self.field is None:
@@ -55,7 +69,7 @@ class Axis(Spec):
             found[value] = change
         return found
 
-    @property
+    @cached_property
     def choices(self) -> tuple[Value, ...]:
         """Values that the axis takes, in order."""
         if self.range is not None:
@@ -63,7 +77,7 @@ class Axis(Spec):
             return tuple(range(first, last + 1, *step))
         return self.values or tuple(self.alternatives)
 
-    @property
+    @cached_property
     def ordered(self) -> bool:
         """True if the values are numbers, whose order means something."""
         return all(not isinstance(value, str) for value in self.choices)
@@ -81,6 +95,17 @@ class Axis(Spec):
                 message=f"`{given[0]}` {'of which field?' if self.field is None else 'name no field'}",
                 hint=hint,
             )
+        fields: dict[tuple[Value, ...], str] = {("field",): self.field.split(".")[0]} if self.field else {}
+        fields |= {("alternatives", name, key): key for name, change in self.alternatives.items() for key in change}
+        for path, field in fields.items():
+            if field in PROSE:
+                hint = "a field of the instruction or of the quantisation; the space has its own workloads, tensors and bounds"
+                raise at(*map(str, path), message=f"no point differs in `{field}`", hint=hint)
+        shown: set[str] = set()
+        for i, value in enumerate(self.values):
+            if str(value) in shown:
+                raise at("values", i, message=f"`{value}` is also there as text", hint="remove one of them")
+            shown.add(str(value))
         if self.range is not None:
             first, last, step = (*self.range, 1)[:3]
             if step < 1 or not first <= last or (last - first) // step >= MOST_VALUES:
@@ -119,14 +144,14 @@ class Budget(Spec):
     """Most points to evaluate. A space of no more points is evaluated as a whole, a larger one is searched."""
     generation: int = Field(default=8, ge=2, le=4096)
     """Points that a search proposes at a time, which are evaluated side by side. The more, the less each learns from others."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the search."""
 
 
 class Space(Spec):
     """Axes along which a proposal changes, constraints on them, and the objectives that its points are judged on."""
 
-    space: str = Field(pattern=SLUG)
+    space: str = Field(pattern=SLUG, max_length=100)
     """Short name in lower case."""
     title: str
     """One line on the question that the space answers."""
@@ -182,74 +207,36 @@ class Space(Spec):
 
     def allows(self, settings: Settings) -> bool:
         """Return whether a point keeps every condition. Raises InputError for one that compares text with numbers."""
-        for condition in self.where:
+        for i, condition in enumerate(self.where):
             try:
-                if not eval(_compiled(condition, frozenset(self.axes)), {"__builtins__": {}}, dict(settings)):
+                if not eval(compiled(condition, *self._names), {"__builtins__": {}}, dict(settings)):
                     return False
-            except (TypeError, ArithmeticError) as error:
+            except (TypeError, ArithmeticError, MemoryError) as error:
                 point = ", ".join(f"{name} = {value}" for name, value in settings.items())
-                raise InputError.of(f"`{condition}` cannot be computed at {point}: {error}") from None
+                message = f"`{condition}` cannot be computed at {point}: {error}"
+                raise InputError([Problem("", 0, 0, message, path=("where", i))]) from None
         return True
+
+    @cached_property
+    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of all axes, and of those that have text among their values."""
+        return frozenset(self.axes), frozenset(name for name, axis in self.axes.items() if not axis.ordered)
 
     @model_validator(mode="after")
     def _consistent(self) -> Space:
+        if self.space in FOLDERS:
+            raise at("space", message=f"`{self.space}` is a folder of results", hint="another name")
+        taken = dict.fromkeys(COLUMNS_OF_POINTS, "a column of every table")
+        for kind, names in (("axes", self.axes), ("objectives", self.objectives)):
+            for name in names:
+                for column in (name, *(f"{name}_{part}" for part in PARTS)) if kind == "objectives" else (name,):
+                    if iskeyword(column) or column in taken:
+                        why = taken.get(column, "a word of Python, which conditions cannot name")
+                        raise at(kind, name, message=f"`{column}` is {why}", hint="another name")
+                    taken[column] = f"the name of another column, that of `{name}`"
         for i, condition in enumerate(self.where):
-            _compiled(condition, frozenset(self.axes), i)
+            compiled(condition, *self._names, i)
         return self
-
-
-_ALLOWED = (
-    *(
-        ast.Expression,
-        ast.BoolOp,
-        ast.And,
-        ast.Or,
-        ast.UnaryOp,
-        ast.Not,
-        ast.USub,
-        ast.BinOp,
-        ast.Add,
-        ast.Sub,
-        ast.Mult,
-    ),
-    *(
-        ast.Div,
-        ast.FloorDiv,
-        ast.Mod,
-        ast.Compare,
-        ast.Eq,
-        ast.NotEq,
-        ast.Lt,
-        ast.LtE,
-        ast.Gt,
-        ast.GtE,
-        ast.In,
-        ast.NotIn,
-    ),
-    *(ast.Name, ast.Load, ast.Constant, ast.Tuple, ast.List),
-)
-"""What conditions may be made of: names, numbers, text, arithmetic and comparisons, but no calls, attributes or powers."""
-
-
-def _compiled(condition: str, names: frozenset[str], index: int = 0) -> Any:
-    """Return the code of a condition. Raises the error of a validator for one that is not an expression over `names`."""
-    try:
-        tree = ast.parse(condition.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError):
-        raise at("where", index, message=f"`{condition}` is not an expression", hint="such as `bits >= 13`") from None
-    for node in ast.walk(tree):
-        if not isinstance(node, _ALLOWED):
-            what = type(node).__name__.lower()
-            raise at(
-                "where",
-                index,
-                message=f"`{condition}`: a condition has no {what}",
-                hint="comparisons of axes and values",
-            )
-        if isinstance(node, ast.Name) and node.id not in names:
-            hint = suggest(node.id, names) or f"axes: {', '.join(sorted(names))}"
-            raise at("where", index, message=f"no axis is called `{node.id}`", hint=hint)
-    return compile(tree, "<where>", "eval")
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -276,7 +263,7 @@ def parse_space(document: Document) -> tuple[Space, Base]:
         raise InputError(explain(document, error, Space, document.data)) from None
     beside = Path(document.name).parent / space.base
     try:
-        base = read_yaml(beside if beside.is_file() else proposal_file(space.base))
+        base = read_yaml(beside if isfile(beside) else proposal_file(space.base))
         parse_proposal(base)
     except InputError as error:
         raise InputError(
@@ -287,7 +274,13 @@ def parse_space(document: Document) -> tuple[Space, Base]:
     data |= {name: list(value) for name, value in about.items() if value is not None}
     found = Base(name=base.name, data=data)
     problems = [*_own_problems(document, space, found), *_field_problems(document, space, found)]
-    if problems := problems or [*_value_problems(document, space, found)]:
+    try:
+        problems = problems or [*_value_problems(document, space, found)]
+        if not problems and space.size <= MOST_COUNTED and not any(True for _ in space.points()):
+            problems = [document.problem(("where",), "no point keeps these conditions", "drop one of them")]
+    except InputError as error:  # a condition that cannot be computed
+        problems = [document.problem(p.path, p.message, p.hint) for p in error.problems]
+    if problems:
         raise InputError(problems)
     return space, found
 
@@ -307,19 +300,44 @@ def patched(space: Space, base: Base, settings: Settings) -> dict[str, Any]:
     return data
 
 
+def specification(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a proposal's instruction. Raises InputError if there is none."""
+    base, change = data.get("base"), data.get("change", {})
+    if not isinstance(base, str):
+        raise InputError(
+            [Problem("", 0, 0, "`base` names no instruction", "`codesign list` shows them", path=("base",))]
+        )
+    if not isinstance(change, dict):
+        raise InputError([Problem("", 0, 0, "`change` is no mapping", "`change: {stages: ...}`", path=("change",))])
+    return changed(raw(base), change)
+
+
 def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield the problems of the space's own workloads and tensors with the base."""
+    """Yield the problems of the space's own workloads and tensors with the base, and of what no axis can put right."""
     try:
         parse_proposal(Document(base.name, proposal_data(base.data, space), []))
     except InputError as error:
         for p in error.problems:
             if p.path[:1] in (("workloads",), ("tensors",)) and p.path[:1] in document.keys:
                 yield document.problem(p.path, p.message, p.hint)
+            elif p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
+                yield document.problem(("change", *p.path), p.message, p.hint)
+    for name, objective in space.objectives.items():
+        try:
+            select(objective.workload) if objective.workload else None
+        except InputError as error:
+            yield document.problem(("objectives", name, "workload"), error.problems[0].message, error.problems[0].hint)
 
 
 def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
     """Yield a problem for each axis whose field the base's instruction does not have."""
-    spec = changed(raw(base.data["base"]), base.data.get("change", {}))
+    try:
+        spec = specification(base.data)
+    except InputError as error:
+        for p in error.problems:
+            place = ("change", *p.path) if p.path in (("base",), ("change",)) else ("change",)
+            yield document.problem(place, p.message, p.hint)
+        return
     for name, axis in space.axes.items():
         steps = (axis.field or "").split(".")
         node: Any = spec
@@ -358,6 +376,8 @@ def proposal_data(data: dict[str, Any], space: Space, name: str = "point", title
     bounded = [o for o in space.objectives.values() if o.at_most is not None or o.at_least is not None]
     claims = [o.model_dump(mode="json", exclude_defaults=True) for o in bounded]
     # A proposal claims something: what the base claims of all its GEMMs and tensors, or to be no worse than today's software.
-    claims = claims or [claim for claim in data["claims"] if not {"at", "tensors", "workload"} & claim.keys()]
-    claims = claims or [{"metric": "numerics.total_error", "relative_to": "software", "at_most": 1.0}]
-    return {**data, "proposal": f"{space.space}-{name}", "title": title or space.title, "claims": claims}
+    own = data.get("claims")
+    if not claims and isinstance(own, list) and all(isinstance(claim, dict) for claim in own):
+        claims = [claim for claim in own if not {"at", "tensors", "workload"} & claim.keys()]
+        claims = claims or [{"metric": "numerics.total_error", "relative_to": "software", "at_most": 1.0}]
+    return {**data, "proposal": f"{space.space}-{name}", "title": title or space.title, "claims": claims or own}

@@ -59,6 +59,7 @@ def as_parquet(table: Sequence[Row]) -> bytes | None:
     for name in table[0] if table else ():
         values = [row[name] for row in table]
         mixed = len({type(v) for v in values if v is not None} - {int, float}) > 0
+        mixed = mixed or any(isinstance(v, int) and abs(v) >= 1 << 63 for v in values)
         columns[name] = pyarrow.array(
             [None if v is None else str(v) if mixed and not isinstance(v, bool) else v for v in values]
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject, sources
-from codesign.explore.space import Base, Objective, Settings, Space, patched
+from codesign.explore.space import PROSE, Base, Objective, Settings, Space, patched, specification
 from codesign.figures.figure import Figure
 from codesign.figures.metric import Metric, kind_of
 from codesign.proposal.load import parse_proposal
@@ -27,14 +27,11 @@ from codesign.proposal.proposal import Claim, Proposal
 from codesign.proposal.variants import variants
 from codesign.workloads.tensors import CAPTURED
 from isa_model.diagnostics import Document, InputError
-from isa_model.library import changed, raw
 
 if TYPE_CHECKING:
     from codesign.evidence.numerics.errors import Errors
     from codesign.evidence.numerics.trial import Trial
 
-PROSE = ("proposal", "title", "motivation", "source", "open_questions", "claims", "workloads", "tensors", "change")
-"""Fields of a proposal that affect no figure, or that a task has fields of its own for."""
 CHEAP = ("cost", "bounds")
 """Kinds of evidence that need no samples; they are gathered first."""
 
@@ -98,22 +95,29 @@ def of_objective(objective: Objective, data: dict[str, Any], file: str, sampling
 def _key(data: dict[str, Any], file: str, kind: str, of: str, base: str | None, *about: Any) -> str:
     """Return the SHA-256 of everything that a task's result depends on, as canonical JSON."""
     workload, tensors, sampling = about
-    spec = changed(raw(data["base"]), data.get("change", {}))
+    try:
+        spec = specification(data)
+    except InputError:  # no proposal, as `compute` finds
+        spec = {"base": data.get("base"), "change": data.get("change")}
     depends = {
         "evaluator": evaluator(kind),
         "instruction": {
             name: value for name, value in spec.items() if name not in ("description", "source", "checked")
         },
-        "proposal": {name: value for name, value in data.items() if name not in PROSE},
-        "files": {
-            layer["file"]: _sha256_of(Path(file).parent / layer["file"]) for layer in data.get("layers", {}).values()
-        },
+        "proposal": {name: value for name, value in data.items() if name not in (*PROSE, "change")},
+        "files": {name: _sha256_of(Path(file).parent / name) for name in _files(data.get("layers"))},
         "kind": [kind, of, base],
         "workloads": workload or (None if kind == "cost" else data.get("workloads")),
         "tensors": tensors,
         "sampling": sampling and sampling.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def _files(layers: Any) -> list[str]:
+    """Return the files that layers name; none for what is not a mapping of layers."""
+    every = layers.values() if isinstance(layers, dict) else ()
+    return [layer["file"] for layer in every if isinstance(layer, dict) and isinstance(layer.get("file"), str)]
 
 
 @cache
@@ -141,7 +145,7 @@ def _sha256_of(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return ""  # the proposal's own check says what is wrong with it
 
 

@@ -1,0 +1,97 @@
+"""Hostile space files and folders of results: each fault is one message at its place, and nothing is written."""
+
+import io
+
+import pytest
+from toy_space import TEXT, space
+
+from codesign.explore import table
+from codesign.explore.conditions import MOST_CHARACTERS
+from codesign.explore.run import Round
+from isa_model.diagnostics import InputError
+
+ALTERNATIVE = "wide: {}"
+LAST = "tensors: [normal]"
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        (("space: toy", "space: points"), "1:1", "`points` is a folder of results"),
+        (("space: toy", f"space: {'a' * 300}"), "1:8", "at most 100 characters"),
+        (("configurable-accumulation", "x" * 5000), "3:7", "no proposal is called"),
+        (("  bits:", "  status:"), "5:3", "`status` is a column of every table"),
+        (("  bits:", "  area_low:"), "12:3", "`area_low` is the name of another column"),
+        (("  bits:", "  class:"), "5:3", "`class` is a word of Python"),
+        (("  error:", "  bits:"), "11:3", "`bits` is the name of another column"),
+        (
+            ("bits: {field: change.stages.fuse.fraction_bits", "bits: {field: claims.x"),
+            "5:10",
+            "no point differs in `claims`",
+        ),
+        ((ALTERNATIVE, "wide: {tensors: null}"), "7:36", "no point differs in `tensors`"),
+        (("[8, 16, 32]", "['8', 8, 16]"), "6:58", "`8` is also there as text"),
+        (("relative_frobenius}", "relative_frobenius, workload: no}"), "11:58", "unknown workload `no`"),
+        ((LAST, f"{LAST}\nchange: {{base: null}}"), "10:16", "`base` names no instruction"),
+        ((LAST, f"{LAST}\nchange: {{base: no}}"), "10:9", "no instruction is called `no`"),
+        ((LAST, f"{LAST}\nchange: {{change: [1]}}"), "10:18", "`change` is no mapping"),
+        ((LAST, f"{LAST}\nchange: {{claims: [1]}}"), "10:19", "expected a mapping, got 1"),
+        (("workloads: [deepseek-v3.wgrad.o]", "change: {workloads: 5}"), "8:21", "expected a list, got 5"),
+        ((LAST, f"{LAST}\nbudget: {{seed: 4294967296}}"), "10:16", "must be less than"),
+    ],
+)
+def test_faults_of_hostile_spaces_are_told_at_their_place(change, place, message):
+    """Names that collide, fields that no figure depends on, data of the wrong kind: never another error than InputError."""
+    text = TEXT.replace(*change)
+    assert text != TEXT
+    with pytest.raises(InputError) as error:
+        space(text)
+    told = "\n".join(map(str, error.value.problems))
+    assert f"toy.yaml:{place}" in told
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("'a' * 99999999999 == bits", "arithmetic with `'a'`"),
+        ("(1,) * 99999999999 == bits", "arithmetic with `(1,)`"),
+        ("register * 99999999999 == bits", "arithmetic with `register`"),
+        ("(register or 1) * 99999999999 == bits", "arithmetic with `register or 1`"),
+        ("'%999999999d' % bits == 'a'", "arithmetic with"),
+        ("b'a' == bits", "neither a number nor text"),
+        ("bits.__class__ == 1", "a condition has no attribute"),
+        ("9 ** 9 ** 9 > bits", "a condition has no pow"),
+        ("bits / 0 > 1", "cannot be computed at bits = 13"),
+        ("bits > 'a'", "cannot be computed"),
+        ("bits > 99", "no point keeps these conditions"),
+        (f"{'-' * (MOST_CHARACTERS - 4)}bits", "is not an expression"),
+        (" or ".join(["bits > 13"] * 5000), f"at most {MOST_CHARACTERS}"),
+    ],
+)
+def test_conditions_are_refused_before_they_take_memory_or_time(condition, message):
+    """A condition holds comparisons and arithmetic on numbers; each fault is told at the condition, in a few words."""
+    with pytest.raises(InputError) as error:
+        space(TEXT.replace(LAST, f'{LAST}\nwhere: ["{condition}"]'))
+    (problem,) = error.value.problems
+    assert message in problem.message
+    assert problem.line == 10
+    assert len(problem.message) < 300
+
+
+@pytest.mark.parametrize(
+    "change", ["{base: null}", "{base: [1]}", "{base: no}", "{change: 5}", "{layers: [1]}", "{layers: {x: {file: 1}}}"]
+)
+def test_an_alternative_that_gives_no_proposal_has_a_key_all_the_same(change):
+    """Its task says why there is no proposal; two of them do not share a key."""
+    made, base = space(TEXT.replace(ALTERNATIVE, f"wide: {change}"))
+    points = [(13, 8, "wide"), (14, 8, "wide")]
+    wanted = Round(space=made, base=base, points=points, seeds=16).tasks()
+    assert len({t.key for t in wanted}) == (4 if change != "{change: 5}" else len(wanted))
+
+
+def test_values_beyond_64_bits_are_written_as_text():
+    """Parquet has no whole numbers of that size."""
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    content = table.as_parquet([{"point": "a", "bits": 13}, {"point": "b", "bits": 1 << 63}])
+    assert pyarrow.read_table(io.BytesIO(content)).column("bits").to_pylist() == ["13", str(1 << 63)]
