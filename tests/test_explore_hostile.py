@@ -1,13 +1,16 @@
 """Hostile space files and folders of results: each fault is one message at its place, and nothing is written."""
 
+import hashlib
 import io
+import os
 
 import pytest
 from toy_space import TEXT, space
 
 from codesign.explore import table
 from codesign.explore.conditions import MOST_CHARACTERS
-from codesign.explore.run import Round
+from codesign.explore.run import Round, work
+from codesign.explore.store import Store, batch_name
 from isa_model.diagnostics import InputError
 
 ALTERNATIVE = "wide: {}"
@@ -95,3 +98,83 @@ def test_values_beyond_64_bits_are_written_as_text():
     pyarrow = pytest.importorskip("pyarrow.parquet")
     content = table.as_parquet([{"point": "a", "bits": 13}, {"point": "b", "bits": 1 << 63}])
     assert pyarrow.read_table(io.BytesIO(content)).column("bits").to_pylist() == ["13", str(1 << 63)]
+
+
+KEYED = '{"key": "k", "readings": {"cost.area_ratio": [["", "", %s, 1, 1, "computed", "x"]]}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            "no json",
+            "[1, 2]",
+            '{"nokey": 1}',
+            '{"key": [1]}',
+            '{"key": "k", "readings": 5}',
+            '{"key": "k", "invalid": 5}',
+        ),
+        *('{"key": "k", "readings": {"cost.area_ratio": [[1]]}}', KEYED % "NaN", KEYED % "1e400", "[" * 10_000, "\xff"),
+    ],
+)
+def test_a_pack_that_holds_no_results_is_left_aside(tmp_path, content):
+    """Under the name of its own content, too, as another version might write it."""
+    own, text = Store(tmp_path), content.encode("latin-1") + b"\n"
+    name = hashlib.sha256(text).hexdigest()[:40]
+    (tmp_path / "points" / name[:1]).mkdir()
+    (tmp_path / "points" / name[:1] / f"{name}.jsonl").write_bytes(text)
+    own.refresh()
+    assert not own.results
+
+
+def test_what_is_no_file_of_results_is_left_aside(tmp_path):
+    """Folders, pipes that never answer, links to nowhere and up, stray files."""
+    own, shard = Store(tmp_path), tmp_path / "points" / "a"
+    (shard / "folder.jsonl").mkdir(parents=True)
+    os.mkfifo(shard / "pipe.jsonl")
+    (shard / "link.jsonl").symlink_to("nowhere")
+    (shard / "endless.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "points" / "up").symlink_to("..")
+    (tmp_path / "points" / "nowhere").symlink_to("nowhere")
+    (tmp_path / "points" / "stray").write_text("x")
+    own.refresh()
+    assert not own.results
+
+
+@pytest.mark.parametrize("process", ["abc", "-1", "9" * 30, "../../etc/passwd"])
+def test_a_claim_with_an_odd_process_waits_until_it_is_stale(tmp_path, process):
+    """Whatever text a claim holds, it is free once its heartbeat is old."""
+    own, name = Store(tmp_path), batch_name(["a"])
+    path = tmp_path / "claims" / name[:2] / name
+    path.parent.mkdir()
+    path.write_bytes(f"{own.owner.split()[0]} {process} 5".encode())
+    os.utime(path, (1, 1))
+    assert own.claim(name)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"space": 1}', "[" * 100_000, "\xff"])
+def test_a_worker_names_the_file_that_is_no_round(tmp_path, content):
+    """Instead of a traceback, or of waiting for it."""
+    Store(tmp_path)
+    (tmp_path / "queue" / "odd.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"odd\.json is no round"):
+        work(Store(tmp_path), 0.1)
+
+
+@pytest.mark.parametrize(
+    "points", ["5", '{"p": 5}', '{"p": []}', '{"p": ["no", 8, "wide"]}', '{"p": [[1], 8, "wide"]}']
+)
+def test_export_names_the_file_that_is_no_space(tmp_path, points):
+    """A point that the space does not have is a fault of its space.json."""
+    made, base = space()
+    text = table.as_json(made, base, []).replace('"points": {\n\n }', f'"points": {points}')
+    (tmp_path / "space.json").write_text(text)
+    with pytest.raises(InputError, match=r"space\.json is no space"):
+        table.exported(tmp_path, "p")
+
+
+def test_an_exported_point_with_line_breaks_in_its_settings_is_a_proposal(tmp_path):
+    """The comment at its head stays one line."""
+    made, base = space(TEXT.replace("wide: {}", '"a\\nb: c": {}'))
+    text = table.proposal_text(made, base, {"bits": 13, "terms": 8, "register": "a\nb: c"}, "p", "register = a\nb: c")
+    assert [line[:1] for line in text.splitlines()[:2]] == ["#", "p"]

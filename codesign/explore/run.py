@@ -6,7 +6,6 @@ drivers and workers can do so on one folder at once.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pydantic import Field
+
+from codesign.evidence.sampling import MOST_SEEDS
 from codesign.explore.space import Base, Settings, Space
 from codesign.explore.store import Store, batch_name
 from codesign.explore.task import Result, Task, compute, tasks
 from isa_model.diagnostics import InputError, Unavailable
+from isa_model.input_files import MIB, parse_json, read_bytes, reason
 from isa_model.stage import Spec
 
 BATCH = 32
 """Tasks of a batch: one claim, one pack of results. Larger ones for more workers (docs/explore.md)."""
+MOST_ROUND = 1024 * MIB
+"""Bytes of the file of a round that are read."""
 TRIES = 3
 """Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
 
@@ -45,7 +50,7 @@ class Round(Spec):
     base: Base
     points: tuple[tuple[int | float | str, ...], ...]
     """Values of the axes, in their order."""
-    seeds: int
+    seeds: int = Field(ge=1, le=MOST_SEEDS)
     kinds: tuple[str, ...] = ()
     """Kinds of evidence; empty: all that the objectives need."""
 
@@ -209,6 +214,20 @@ class Engine:
                     ) from None
 
 
+def _read(path: Path) -> list[Task]:
+    """Return the tasks of a round; none of one that was just completed. Raises InputError for what is no round."""
+    try:
+        return Round.model_validate(parse_json(read_bytes(path, MOST_ROUND))).tasks()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        hint = "the driver's version of codesign; a file that no driver wrote can be removed"
+        raise InputError.of(
+            f"{path} is no round of points that this version can compute ({said[:200]})", hint
+        ) from None
+
+
 def work(
     store: Store,
     idle: float,
@@ -223,10 +242,7 @@ def work(
     while time.monotonic() < ended:
         store.refresh()
         for path in store.rounds():
-            try:
-                wanted = Round.model_validate(json.loads(path.read_bytes())).tasks()
-            except FileNotFoundError:
-                continue  # just completed
+            wanted = _read(path)
             if any(t.key not in store.results for t in wanted):
                 fulfil(store, wanted, Here(), 1, tell, by, size)
                 ended = time.monotonic() + idle

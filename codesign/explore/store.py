@@ -20,12 +20,20 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from os.path import isdir  # as that of an entry, but False for links that go round
 from pathlib import Path
-from typing import Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic asks for this one before Python 3.12
+)
 from uuid import uuid4
 
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
 from isa_model.diagnostics import InputError
-from isa_model.input_files import reason
+from isa_model.input_files import MIB, read_bytes, reason
 
 STALE = 300.0
 """Seconds without a heartbeat after which a claim is taken over."""
@@ -33,6 +41,21 @@ BEAT = STALE / 5
 """Seconds between heartbeats: network file systems may show a time of change a minute late."""
 GRANULARITY = 2_000_000_000
 """Nanoseconds within which two changes of a folder may have the same time."""
+
+MOST_PACK = 1024 * MIB
+"""Bytes of a pack that are read."""
+_Number = Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+class _Result(TypedDict):
+    """A result as packs have it (`task.Result`), to check what a file holds."""
+
+    key: str
+    readings: NotRequired[dict[str, list[tuple[str, str, _Number, _Number, _Number, str, str]]]]
+    invalid: NotRequired[str]
+
+
+_RESULT = TypeAdapter(_Result)
 
 
 class Store:
@@ -68,8 +91,7 @@ class Store:
         """Read the results that other processes have written since the last time."""
         with self.told():
             for shard in sorted(os.scandir(self.folder / "points"), key=lambda entry: entry.name):
-                changed = shard.stat().st_mtime_ns
-                if self._seen.get(shard.name) == changed or not shard.is_dir():
+                if not isdir(shard.path) or self._seen.get(shard.name) == (changed := shard.stat().st_mtime_ns):
                     continue
                 for pack in sorted(os.scandir(shard.path), key=lambda entry: entry.name):
                     if pack.name.endswith(".jsonl") and pack.name not in self._packs:
@@ -78,13 +100,13 @@ class Store:
                     self._seen[shard.name] = changed
 
     def _read(self, pack: Path) -> None:
-        """Read a pack; one that a crash of the machine damaged is left aside, and its results are computed again."""
-        content = pack.read_bytes()
-        if pack.stem == _name(content):
-            self._packs.add(pack.name)
-            for line in content.splitlines():
-                result = json.loads(line)
-                self.results.setdefault(result["key"], result)
+        """Read a pack; what a crash of the machine damaged, or is no pack of results, is computed again."""
+        with suppress(OSError, ValueError):
+            content = read_bytes(pack, MOST_PACK)
+            if pack.stem == _name(content):
+                self._packs.add(pack.name)
+                for result in [_RESULT.validate_json(line) for line in content.splitlines()]:
+                    self.results.setdefault(result["key"], dict(result))
 
     def write(self, results: Sequence[dict[str, Any]]) -> None:
         """Keep results that are not there yet, as one pack. Raises InputError if they cannot be written."""
@@ -157,8 +179,9 @@ class Store:
     def _is_stale(self, path: Path) -> bool:
         """Return whether a claim has had no heartbeat for long, or its process on this machine has ended."""
         age = time.time() + self._ahead - path.stat().st_mtime
-        node, *rest = path.read_text().split() or [""]
-        ended = node == platform.node() and len(rest) == 2 and _started(int(rest[0])) != rest[1]
+        node, *rest = read_bytes(path, MIB).decode(errors="replace").split() or [""]
+        named = node == platform.node() and len(rest) == 2 and rest[0].isdecimal()
+        ended = named and _started(int(rest[0][:18])) != rest[1]
         return age > self.stale or ended
 
     def _beat(self) -> None:
@@ -219,11 +242,11 @@ def _started(process: int) -> str:
     """Return when a process of this machine started, in clock ticks; empty if it has ended, `?` where that is not known."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except OSError:
+    except (OSError, IndexError):
         pass
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return ""
     except OSError:
         return "?"

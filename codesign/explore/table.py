@@ -14,7 +14,10 @@ import yaml
 from codesign.explore.answer import Point
 from codesign.explore.space import Base, Settings, Space, patched, proposal_data
 from isa_model.diagnostics import InputError, suggest
+from isa_model.input_files import MIB, parse_json, read_text, reason
 
+MOST_BYTES = 1024 * MIB
+"""Bytes of a space.json that are read."""
 Row = dict[str, Any]
 
 
@@ -72,7 +75,10 @@ def as_parquet(table: Sequence[Row]) -> bytes | None:
 def proposal_text(space: Space, base: Base, point: Settings, name: str, about: str) -> str:
     """Return the proposal file of a point."""
     data = proposal_data(patched(space, base, point), space, name, f"{space.title}: {about}")
-    return f"# Point {name} of the space {space.space}: {about}\n" + yaml.safe_dump(data, sort_keys=False, width=120)
+    head = " ".join(
+        f"# Point {name} of the space {space.space}: {about}".split()
+    )  # text of an axis may hold line breaks
+    return f"{head}\n" + yaml.safe_dump(data, sort_keys=False, width=120)
 
 
 def as_json(space: Space, base: Base, points: Sequence[Point]) -> str:
@@ -88,15 +94,20 @@ def exported(folder: Path, name: str) -> str:
     known: list[str] = []
     for file in sorted(folder.glob("*/space.json")) + sorted(folder.glob("space.json")):
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            space, base = Space.model_validate(data["space"]), Base.model_validate(data["base"])
-            points = data["points"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError.of(f"{file} cannot be read: {error}") from None
-        known += points
-        if name in points:
-            settings = dict(zip(space.axes, points[name], strict=True))
-            about = ", ".join(f"{axis} = {value}" for axis, value in settings.items())
-            return proposal_text(space, base, settings, name, about)
+            data = parse_json(read_text(file, MOST_BYTES))
+            space, base, points = (
+                Space.model_validate(data["space"]),
+                Base.model_validate(data["base"]),
+                dict(data["points"]),
+            )
+            known += points
+            if name in points:
+                settings = dict(zip(space.axes, points[name], strict=True))
+                about = ", ".join(f"{axis} = {value}" for axis, value in settings.items())
+                return proposal_text(space, base, settings, name, about)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
+            hint = "codesign explore SPACE writes it again"
+            raise InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint) from None
     hint = suggest(name, known) or "the column `point` of table.csv has the names"
     raise InputError.of(f"{folder} has no point `{name}`", hint if known else "codesign explore SPACE first")
