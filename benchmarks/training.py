@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="at least two; further ones run last")
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for all runs")
     parser.add_argument("--experiments", default=",".join(CORE), help="experiments that are made first")
-    parser.add_argument("--part", default="0/1", help="I/N: every N-th run from the I-th on")
+    parser.add_argument("--part", type=part_of, default="0/1", help="I/N: every N-th run from the I-th on")
     parser.add_argument(
         "--without", default="", help="arms to leave out, or `check` to skip the bits; separated by commas"
     )
@@ -56,7 +56,7 @@ def main() -> None:
     size = Size.model_validate({**find_size(arguments.size).model_dump(), **changes})
     bench = BudgetedRuns(arguments.record, arguments.size, size, arguments.budget, arguments.without.split(","))
     core = arms_of(arguments.experiments.split(","))
-    part, parts = map(int, arguments.part.split("/"))
+    part, parts = arguments.part
     if arguments.record.exists():
         bench.size = read(arguments.record).model
     bench.check()
@@ -75,6 +75,14 @@ def main() -> None:
         if (arm, seed) in mine:
             bench.run(arm, seed)
     bench.report()
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Return I and N of `I/N`. Raises ArgumentTypeError unless I is from 0 up and below N."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"`{text}` is not I/N with I from 0 to N - 1, such as 0/4")
+    return int(part), int(parts)
 
 
 def arms_of(names: Sequence[str]) -> list[str]:

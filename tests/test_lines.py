@@ -74,3 +74,44 @@ def test_what_lines_have_no_place_for_is_refused(change):
     spec = Instruction.model_validate(data)
     with pytest.raises(ValueError, match="places of a matrix"):
         lines.dots(spec, *operands(spec.dense, 2, np.random.default_rng(0), "bits"))
+
+
+def test_arrays_of_any_layout_and_width_have_the_same_answers():
+    """Columns first, strided, 64 bits wide, and no lines at all."""
+    spec = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    a, b, c, *_ = operands(spec, 5, np.random.default_rng(0), "bits")
+    expected = lines.dots(spec, a, b, c)
+    for x in (np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2], a.astype(np.int64), a.astype(">u2")):
+        assert (lines.dots(spec, x, b, c) == expected).all()
+    assert lines.dots(spec, a[:0], b[:0], c[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("change", ["k", "lines of a", "lines of b", "two axes of c", "float", "scales"])
+def test_arrays_that_do_not_fit_are_refused_before_memory_is_read(change):
+    """The compiled interpreter has no lengths but those of the spec and of c."""
+    spec = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    a, b, c, *_ = operands(spec, 5, np.random.default_rng(0), "bits")
+    arrays = {
+        "k": (a[:, :8], b[:, :8], c),
+        "lines of a": (a[:2], b, c),
+        "lines of b": (a, b[:2], c),
+        "two axes of c": (a, b, c[:, None]),
+        "float": (a.astype(float), b, c),
+        "scales": (a, b, c, a),
+    }[change]
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        lines.dots(spec, *arrays)
+
+
+def test_batches_of_odd_shapes_are_empty_or_refused():
+    """No products or no rows are an empty D; no K, other shapes and floats are errors."""
+    from isa_model.engines.portable import batch
+
+    spec, rng = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"), np.random.default_rng(0)
+    a, b = (strategies.codes(spec.a, rng, shape, "bits") for shape in ((3, 5, 64), (3, 64, 7)))
+    assert (batch(spec, np.asfortranarray(a), b.astype(np.int64)) == batch(spec, a, b)).all()
+    assert batch(spec, a[:0], b[:0]).shape == (0, 5, 7)
+    assert batch(spec, a[:, :0], b).shape == (3, 0, 7)
+    for x, y in ((a[:, :, :0], b[:, :0]), (a[:2], b), (a[:, :, :32], b), (a[0], b[0]), (a.astype(float), b)):
+        with pytest.raises(ValueError, match="expected codes"):
+            batch(spec, x, y)

@@ -38,10 +38,11 @@ def dots(
     """Return D as codes (L,) of rows of `a` and `b` (L, K) and elements of `c` (L,), K being that of one instruction.
 
     `scale_a` and `scale_b` (L, groups of K) are those of each line, of one level. Raises ValueError for a sparse spec and for
-    one with random bits, which belong to places of a matrix.
+    one with random bits, which belong to places of a matrix, and for arrays of another shape or of no whole numbers.
     """
     if spec.is_stochastic or spec.sparsity:
         raise ValueError("lines have no places of a matrix: neither random bits nor sparsity")
+    _check(spec, a, b, c, scale_a, scale_b)
     function = shipped("lines.c")
     described = program(spec)
     if function is not None and described is not None:
@@ -55,6 +56,19 @@ def dots(
     scales = [nothing if x is None else x.tolist() for x in (scale_a, scale_b)]
     rows = zip(a.tolist(), b.tolist(), c.tolist(), *scales, strict=True)
     return np.array([golden.dot(spec, *row) for row in rows], code_dtype(spec.accumulator))
+
+
+def _check(spec: Instruction, a: Codes, b: Codes, c: Codes, scale_a: Codes | None, scale_b: Codes | None) -> None:
+    """Raise ValueError unless arrays have the shapes of the spec: lines.c would read beyond them."""
+    k, scale = spec.shape.k, spec.scale
+    groups = [scale.a.group[1] if scale and scale.a else 0, scale.b.group[0] if scale and scale.b else 0]
+    scales = [(*c.shape[:1], -(-k // group)) if group else None for group in groups]
+    wanted = [(*c.shape[:1], k), (*c.shape[:1], k), c.shape[:1], *scales]
+    for name, x, shape in zip(("a", "b", "c", "scale_a", "scale_b"), (a, b, c, scale_a, scale_b), wanted, strict=True):
+        given = None if x is None else x.shape
+        if given != shape or (x is not None and x.dtype.kind not in "iu"):
+            kind = "" if x is None else f"{x.dtype} "
+            raise ValueError(f"{name} is {kind}{given}; expected whole numbers {shape}")
 
 
 def _wide(x: Codes | None) -> NDArray[np.uint64]:

@@ -103,11 +103,21 @@ def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, s
 
     Scales are one per line and group of K: `scale_a` (S, M, groups), `scale_b` (S, groups, N). Small products take much less
     time together than one by one, and none to compile. Raises plan.Unsupported as `matmul` does, for random bits, sparse
-    operands and several levels of scales.
+    operands and several levels of scales; ValueError for arrays of other shapes, or of no whole numbers.
     """
+    if (
+        a.ndim != 3
+        or b.ndim != 3
+        or a.shape[::2] != b.shape[:2]
+        or not a.shape[2]
+        or {a.dtype.kind, b.dtype.kind} - {*"iu"}
+    ):
+        raise ValueError(f"a is {a.dtype} {a.shape}, b is {b.dtype} {b.shape}; expected codes (S, M, K) and (S, K, N)")
     if spec.is_stochastic or spec.sparsity or any(scale.coarser for scale in spec.scales):
         raise Unsupported("random bits, positions and several levels of scales are those of one product")
     plan, c = Plan(spec.per_line()), np.zeros((*a.shape[:2], b.shape[2]))
+    if not c.size:
+        return c.astype(code_dtype(spec.accumulator))
 
     def side(is_a: bool, x: Codes, scales: Codes | None) -> DecodedOperand:
         """Return an operand (K, S, M, 1) or (K, S, 1, N) from arrays (lines, K) of all products."""
