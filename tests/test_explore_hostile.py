@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import json
 import os
 
 import pytest
 from toy_space import TEXT, space
 
 from codesign.explore import table
+from codesign.explore.picture import embedded
 from codesign.explore.conditions import MOST_CHARACTERS
 from codesign.explore.run import Round, work
 from codesign.explore.store import Store, batch_name
@@ -178,3 +180,11 @@ def test_an_exported_point_with_line_breaks_in_its_settings_is_a_proposal(tmp_pa
     made, base = space(TEXT.replace("wide: {}", '"a\\nb: c": {}'))
     text = table.proposal_text(made, base, {"bits": 13, "terms": 8, "register": "a\nb: c"}, "p", "register = a\nb: c")
     assert [line[:1] for line in text.splitlines()[:2]] == ["#", "p"]
+
+
+def test_data_in_a_page_end_no_script_and_stay_json():
+    """Markup in titles and names of alternatives is text, and a script can parse it."""
+    data = {"title": "</script><!--<script>alert(1)</script>", "<b>": [1, None]}
+    text = embedded(data)
+    assert "<" not in text
+    assert json.loads(text) == data

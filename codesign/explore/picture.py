@@ -188,4 +188,4 @@ def script() -> str | None:
 
 def embedded(data: Any) -> str:
     """Return data as JSON that a script element can hold."""
-    return json.dumps(data, separators=(",", ":"), sort_keys=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+    return json.dumps(data, separators=(",", ":"), sort_keys=False).replace("<", "\\u003c")
