@@ -9,8 +9,8 @@ import pytest
 from toy_space import TEXT, space
 
 from codesign.explore import table
-from codesign.explore.picture import embedded
 from codesign.explore.conditions import MOST_CHARACTERS
+from codesign.explore.picture import embedded
 from codesign.explore.run import Round, work
 from codesign.explore.store import Store, batch_name
 from isa_model.diagnostics import InputError
