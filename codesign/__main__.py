@@ -25,6 +25,7 @@ def _bringer(package: str | None) -> str:
     """Return the requirement that installs a package: codesign, or codesign with an extra."""
     extras = {
         "amaranth": "cost",
+        "bitwuzla": "cost",
         "pyosys": "cost",
         "torch": "kernels",
         "cuda": "kernels",
