@@ -126,7 +126,8 @@ def test_two_drivers_at_once_share_the_work(tmp_path, undisturbed):
 def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
     """The driver computes nothing; a worker that only sees the folder does, and ends when there is nothing left."""
     from codesign.explore.search import Search
-    from codesign.explore.table import as_csv, rows
+    from codesign.explore.table import rows
+    from codesign.figures.rows import as_csv
 
     (made, base), done, over = space(), [], threading.Event()
 
