@@ -18,41 +18,13 @@ from isa_model.stage import Spec
 POINTS = FOLDER / "model" / "points.json"
 MODEL = FOLDER / "model" / "neutral.json"
 _GATES = (
-    "unit",
-    "decode",
-    "table",
-    "array",
-    "array sum",
-    "recoded",
-    "exponent",
-    "maximum",
-    "gated",
-    "difference",
-    "shift",
-    "sticky",
-    "flip",
-    "compress",
-    "carry",
-    "zeros",
-    "normalise",
-    "round",
-    "encode",
-    "flags",
+    *("unit", "decode", "table", "array", "array sum", "recoded", "exponent", "maximum", "gated", "difference"),
+    *("shift", "sticky", "flip", "compress", "carry", "zeros", "normalise", "round", "encode", "flags"),
 )
 _HELD = ("held array", "held products", "held shifted", "held sum", "held normal", "held chain", "held factor")
 _PATH = (
-    "unit",
-    "path multiply",
-    "path maximum",
-    "path shift",
-    "path compress",
-    "path carry",
-    "path normalise",
-    "path round",
-    "path exponent",
-    "path scale",
-    "path fanout",
-    "path deep",
+    *("unit", "path multiply", "path maximum", "path shift", "path compress", "path carry", "path normalise"),
+    *("path round", "path exponent", "path scale", "path fanout", "path deep"),
 )
 KINDS: Mapping[str, tuple[str, ...]] = {
     "area": (*_GATES, "held factor"),
@@ -231,7 +203,13 @@ def cost(spec: Instruction) -> UnitCost:
 
 
 def _recorded(record: CostRecord) -> UnitCost:
-    figures = {
+    estimates = {name: Estimate(value=value, low=value, high=value) for name, value in quantities(record).items()}
+    return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")
+
+
+def quantities(record: CostRecord) -> dict[str, float]:
+    """Return the measured value of each quantity of `KINDS`."""
+    return {
         "area": record.area,
         "delay_fo4": record.delay_fo4,
         "cycles": record.pipelined.cycles,
@@ -239,5 +217,3 @@ def _recorded(record: CostRecord) -> UnitCost:
         "energy_low": record.energy.low,
         "energy_high": record.energy.high,
     }
-    estimates = {name: Estimate(value=value, low=value, high=value) for name, value in figures.items()}
-    return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")
