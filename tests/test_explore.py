@@ -17,8 +17,8 @@ from codesign.__main__ import run
 from codesign.evidence.numerics.source import Multiplied
 from codesign.evidence.sampling import Sampling
 from codesign.explore import page, picture, task
-from codesign.explore.answer import Value, beaten, front, knee, known
 from codesign.explore.break_even import surfaces
+from codesign.explore.points import ObjectiveFigure, beaten, front, knee, known
 from codesign.explore.space import load_space, patched, written
 from codesign.explore.table import exported
 from codesign.explore.task import compute, tasks
@@ -213,10 +213,10 @@ def test_values_order_by_the_metric():
     """Not finite is worst, more decibels are better, and figures that are not sampled count with their value."""
     made, _ = space(TEXT.replace("numerics.relative_frobenius", "numerics.sqnr_db"))
     sqnr, area = (o.about for o in made.objectives.values())
-    assert Value("", "", 30.0, 28.0, 33.0, "computed", "").badness(sqnr) == (-33.0, -30.0, -28.0)
-    assert Value("", "", 1.1, 0.9, 1.3, "modelled", "").badness(area) == (1.1, 1.1, 1.1)
-    assert Value("", "", None, None, None, "computed", "").badness(sqnr) == (inf, inf, inf)
-    assert Value("", "", 30.0, None, None, "computed", "").badness(sqnr) == (-inf, -30.0, inf)
+    assert ObjectiveFigure("", "", 30.0, 28.0, 33.0, "computed", "").badness(sqnr) == (-33.0, -30.0, -28.0)
+    assert ObjectiveFigure("", "", 1.1, 0.9, 1.3, "modelled", "").badness(area) == (1.1, 1.1, 1.1)
+    assert ObjectiveFigure("", "", None, None, None, "computed", "").badness(sqnr) == (inf, inf, inf)
+    assert ObjectiveFigure("", "", 30.0, None, None, "computed", "").badness(sqnr) == (-inf, -30.0, inf)
 
 
 def test_a_value_that_is_not_finite_breaks_bounds_alone(tmp_path):

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from codesign.explore.run import BATCH, Engine, Here
+from codesign.explore.run import BATCH, Runner, SerialExecutor
 from codesign.explore.search import Search
 from codesign.explore.space import parse_space
 from codesign.explore.store import Store
@@ -82,8 +82,8 @@ class Counting:
 def points_of(folder, text=TEXT, by=toy, size=BATCH):
     """Explore a toy in a folder; return its space, its base and its points."""
     made, base = space(text)
-    engine = Engine(Store(Path(folder)), lambda: nullcontext((Here(), 1)), size, by)
-    return made, base, Search(made, base, engine).run()
+    runner = Runner(Store(Path(folder)), lambda: nullcontext((SerialExecutor(), 1)), size, by)
+    return made, base, Search(made, base, runner).run()
 
 
 def explored(folder, text=TEXT, by=toy, size=BATCH):

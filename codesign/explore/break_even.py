@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from codesign.explore.answer import Point
+from codesign.explore.points import Point
 from codesign.explore.space import Space
 from codesign.proposal.parts import Value
 from codesign.verdicts.break_even import cheapest

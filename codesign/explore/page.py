@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from codesign.explore import picture, table
-from codesign.explore.answer import Point, Value, knee
 from codesign.explore.break_even import Surface, surfaces
+from codesign.explore.points import ObjectiveFigure, Point, knee
 from codesign.explore.space import Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
@@ -105,7 +105,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
 
 
-def interval(value: Value) -> str:
+def interval(value: ObjectiveFigure) -> str:
     """Return a value with its interval."""
     if value.value is None:
         return "not finite"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from codesign.explore.answer import Point
+from codesign.explore.points import Point
 from codesign.explore.space import Base, Settings, Space, patched, proposal_data
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest

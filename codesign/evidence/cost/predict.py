@@ -92,7 +92,7 @@ class CostModel(Toolchain):
     laws: dict[str, Law]
 
 
-class Estimate(Spec):
+class CostEstimate(Spec):
     """A figure with its interval, which holds 95 % of designs held out at random, and 95 % of its family held out together."""
 
     value: float
@@ -105,17 +105,17 @@ class UnitCost(Spec):
 
     products: int
     """Products summed by one step, which all figures are for."""
-    area: Estimate
+    area: CostEstimate
     """Area without registers, in NAND2 equivalents."""
-    delay_fo4: Estimate
+    delay_fo4: CostEstimate
     """Longest path without registers, in FO4 inverter delays."""
-    cycles: Estimate
+    cycles: CostEstimate
     """Latency with registers every 24 gates."""
-    register_bits: Estimate
+    register_bits: CostEstimate
     """Bits of these registers."""
-    energy_low: Estimate
+    energy_low: CostEstimate
     """Capacitance switched per step without glitches, in inputs of the smallest inverter, on a GEMM of DeepSeek-V3."""
-    energy_high: Estimate
+    energy_high: CostEstimate
     """The same with all glitches of gates of equal delay."""
     origin: str
     """`record NAME`, or that the figures are predicted, and with what error."""
@@ -158,7 +158,7 @@ def predict(spec: Instruction) -> UnitCost:
     for quantity, law in model().laws.items():
         value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
         most = max(law.random.most, law.by_family.get(kind, law.families).most)
-        estimates[quantity] = Estimate(value=value, low=value / (1 + most), high=value * (1 + most))
+        estimates[quantity] = CostEstimate(value=value, low=value / (1 + most), high=value * (1 + most))
     return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
 
 
@@ -203,7 +203,7 @@ def cost(spec: Instruction) -> UnitCost:
 
 
 def _recorded(record: CostRecord) -> UnitCost:
-    estimates = {name: Estimate(value=value, low=value, high=value) for name, value in quantities(record).items()}
+    estimates = {name: CostEstimate(value=value, low=value, high=value) for name, value in quantities(record).items()}
     return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")
 
 

@@ -25,7 +25,7 @@ Status = Literal["front", "dominated", "breaks a bound", "screened out", "not kn
 
 
 @dataclass(frozen=True)
-class Value:
+class ObjectiveFigure:
     """One figure that an objective covers at a point, as a claim reads it."""
 
     gemm: str
@@ -76,9 +76,9 @@ class Point:
     """A point of a space with what is known of it."""
 
     settings: Settings
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, ObjectiveFigure] = field(default_factory=dict)
     """Worst figure by objective; none for objectives without a figure."""
-    figures: dict[str, list[Value]] = field(default_factory=dict)
+    figures: dict[str, list[ObjectiveFigure]] = field(default_factory=dict)
     """All figures by objective."""
     status: Status = "not known"
     note: str = ""
@@ -119,7 +119,7 @@ def known(
                 point.status, point.note = "failed", failed[task.key]
                 return point
             for row in found.get("readings", {}).get(objective.metric, ()):
-                point.figures.setdefault(name, []).append(Value(*row))
+                point.figures.setdefault(name, []).append(ObjectiveFigure(*row))
         if figures := point.figures.get(name):
             point.values[name] = max(figures, key=lambda v: v.badness(objective.about)[1])
     return point
