@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from codesign.explore import run
-from codesign.explore.answer import Point, badness, front
-from codesign.explore.run import Engine, Here, Round
+from codesign.explore.points import Point, badness, front
+from codesign.explore.run import Round, Runner, SerialExecutor
 from codesign.explore.search import Search
 from codesign.explore.space import Space, load_space
 from codesign.explore.store import Store
@@ -71,7 +71,7 @@ def guided(results: Path) -> list[Row]:
     store = Store(results)
 
     def explored(which: Space) -> list[Point]:
-        return Search(which, base, Engine(store, lambda: nullcontext((Here(), 1)))).run()
+        return Search(which, base, Runner(store, lambda: nullcontext((SerialExecutor(), 1)))).run()
 
     screened = explored(space)
     full = sum(p.seeds == space.seeds for p in screened)
@@ -123,10 +123,10 @@ def processor(_: Path) -> list[Row]:
             sampled = space.model_copy(update={"rows": rows_, "columns": rows_})
             wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
             with tempfile.TemporaryDirectory() as folder:
-                engine = Engine(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
+                runner = Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
                 wanted.tasks()
                 wall, own = time.perf_counter(), os.times()
-                engine.complete(wanted)
+                runner.complete(wanted)
                 wall, now = time.perf_counter() - wall, os.times()
             used = sum(now[:4]) - sum(own[:4])
             rows.append(

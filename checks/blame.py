@@ -42,114 +42,50 @@ class Mutant(NamedTuple):
 SUM = {"terms": 4, "fraction_bits": 9, "rounding": "toward-zero", "zero_exponent": -10, "accumulator": True}
 SCALES = {"a": {"group": [1, 4], "format": "ue8m0"}, "b": {"group": [4, 1], "format": "ue8m0"}, "onto": "dot"}
 BODY: dict[str, Any] = {"shape": {"m": 1, "n": 1, "k": 4}, "a": "e4m3", "b": "e4m3"}
+FP16, FP32 = ({"format": name, "rounding": "nearest-even"} for name in ("fp16", "fp32"))
+WINDOW_STAGES = {"fuse": {**SUM, "result": FP16}}
+SCALED_STAGES = {
+    "dot": {"terms": 4, "fraction_bits": 13, "rounding": "toward-zero"},
+    "add": {"terms": 1, "accumulator": True, "zero": "ieee", "result": FP32},
+}
+SCALED = {**BODY, "name": "scaled", "accumulator": "fp32", "scale": SCALES, "stages": SCALED_STAGES}
 DESIGNS = {
     "one window, FP16 register": Instruction.model_validate(
-        {
-            **BODY,
-            "name": "window",
-            "accumulator": "fp16",
-            "stages": {"fuse": {**SUM, "result": {"format": "fp16", "rounding": "nearest-even"}}},
-        }
+        {**BODY, "name": "window", "accumulator": "fp16", "stages": WINDOW_STAGES}
     ),
-    "scaled sums, then C": Instruction.model_validate(
-        {
-            **BODY,
-            "name": "scaled",
-            "accumulator": "fp32",
-            "scale": SCALES,
-            "stages": {
-                "dot": {"terms": 4, "fraction_bits": 13, "rounding": "toward-zero"},
-                "add": {
-                    "terms": 1,
-                    "accumulator": True,
-                    "zero": "ieee",
-                    "result": {"format": "fp32", "rounding": "nearest-even"},
-                },
-            },
-        }
-    ),
+    "scaled sums, then C": Instruction.model_validate(SCALED),
     "Hopper's FP8 unit": load("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"),
 }
 WINDOW = r"stage 0 `(fuse|dot)`, "
 PRODUCT = "products, "
+CUT = r"assign magnitude_out = (.*);", r"assign magnitude_out = (\1) & ~1;"
+EXPONENT = r"(assign \\exponent\$\d+ +=.*?\+.*?);", r"\1 + 1'b1;"
+COUNTED = r"(assign \\counted\$\d+ += [^;]*\? )(\d+)'h\w+ : \\exponent\$\d+ *;", r"\1\2'h0 : \2'h0;"
+TIE = r"assign (w\d+) = (\\shifted\$\d+ \[\d+\]) & w\d+;", r"assign \1 = \2;"
+SUBNORMAL = (
+    r"(?s)(assign zero_out = ~\| code\[6:)0(\];.*assign significand_out = \{ normal, code\[2:0\]) \}",
+    r"\g<1>3\2 & {3{normal}} }",
+)
+OVERFLOW = r"(assign w\d+ = \\infinite\$\d+ +\? )31'h7f800000", r"\g<1>31'h7f7fffff"
+SIGN = f"({PRODUCT}a\\[\\d+\\]|{WINDOW}term \\d+).*sign"
+LEFT_OUT = f"({PRODUCT}a\\[2\\]|{WINDOW}term 2).*left out"
+NAN = PRODUCT + r"a\[\d+\].*of [AB] read as a number"
+LARGEST = r"stage \d `\w+`, result.0.overflow|no single field"  # Hopper: no number of its register
 MUTANTS = [
+    Mutant("products keep a bit fewer", "align_8_", *CUT, WINDOW + ".*fraction"),
+    Mutant("C keeps a bit fewer", "align_(24|14|11)_", *CUT, WINDOW + ".*(accumulator|running value).*"),
     Mutant(
-        "products keep a bit fewer",
-        "align_8_",
-        r"assign magnitude_out = (.*);",
-        r"assign magnitude_out = (\1) & ~1;",
-        WINDOW + ".*fraction",
+        *("a term is shifted a place too far", "unit", r"(\.amount\(\\shift\$\d+ )\)", r"\1 + 1'b1)"),
+        f"({WINDOW}term|{PRODUCT}a\\[)",
     ),
-    Mutant(
-        "C keeps a bit fewer",
-        "align_(24|14|11)_",
-        r"assign magnitude_out = (.*);",
-        r"assign magnitude_out = (\1) & ~1;",
-        WINDOW + ".*(accumulator|running value).*",
-    ),
-    Mutant(
-        "a term is shifted a place too far",
-        "unit",
-        r"(\.amount\(\\shift\$\d+ )\)",
-        r"\1 + 1'b1)",
-        "(" + WINDOW + "term|" + PRODUCT + r"a\[)",
-    ),
-    Mutant(
-        "an exponent is one too large",
-        "unit",
-        r"(assign \\exponent\$\d+ +=.*?\+.*?);",
-        r"\1 + 1'b1;",
-        "scale.power|" + PRODUCT,
-    ),
-    Mutant(
-        "a product's sign is that of A",
-        "unit",
-        r"(assign \\sign\$\d+ += \S+) +\^ .*;",
-        r"\1 ;",
-        "(" + PRODUCT + r"a\[\d+\]|" + WINDOW + r"term \d+).*sign",
-    ),
-    Mutant(
-        "a term is left out of the sum",
-        "unit",
-        r"\.magnitude2\([^)]*\)",
-        ".magnitude2(15'h0)",
-        "(" + PRODUCT + r"a\[2\]|" + WINDOW + "term 2).*left out",
-    ),
-    Mutant(
-        "a term is not compared",
-        "unit",
-        r"(assign \\counted\$\d+ += [^;]*\? )(\d+)'h\w+ : \\exponent\$\d+ *;",
-        r"\1\2'h0 : \2'h0;",
-        WINDOW + r"term \d+ of a block: not compared",
-    ),
-    Mutant(
-        "a NaN is read as a number",
-        "unit",
-        r"(assign any_nan = \| \{ [^,]*), [^,]*,",
-        r"\1,",
-        PRODUCT + r"a\[\d+\].*of [AB] read as a number",
-    ),
-    Mutant(
-        "ties round away",
-        "round_",
-        r"assign (w\d+) = (\\shifted\$\d+ \[\d+\]) & w\d+;",
-        r"assign \1 = \2;",
-        r"stage \d `\w+`, result.0.rounding: nearest-away",
-    ),
-    Mutant(
-        "subnormals of A and B are zeros",
-        "decode_e4m3",
-        r"(?s)(assign zero_out = ~\| code\[6:)0(\];.*assign significand_out = \{ normal, code\[2:0\]) \}",
-        r"\g<1>3\2 & {3{normal}} }",
-        "products, all: a subnormal of A or B",
-    ),
-    Mutant(
-        "overflow gives the largest number",
-        "unit",
-        r"(assign w\d+ = \\infinite\$\d+ +\? )31'h7f800000",
-        r"\g<1>31'h7f7fffff",
-        r"stage \d `\w+`, result.0.overflow|no single field",  # Hopper: no number of its register
-    ),
+    Mutant("an exponent is one too large", "unit", *EXPONENT, "scale.power|" + PRODUCT),
+    Mutant("a product's sign is that of A", "unit", r"(assign \\sign\$\d+ += \S+) +\^ .*;", r"\1 ;", SIGN),
+    Mutant("a term is left out of the sum", "unit", r"\.magnitude2\([^)]*\)", ".magnitude2(15'h0)", LEFT_OUT),
+    Mutant("a term is not compared", "unit", *COUNTED, WINDOW + r"term \d+ of a block: not compared"),
+    Mutant("a NaN is read as a number", "unit", r"(assign any_nan = \| \{ [^,]*), [^,]*,", r"\1,", NAN),
+    Mutant("ties round away", "round_", *TIE, r"stage \d `\w+`, result.0.rounding: nearest-away"),
+    Mutant("subnormals of A and B are zeros", "decode_e4m3", *SUBNORMAL, "products, all: a subnormal of A or B"),
+    Mutant("overflow gives the largest number", "unit", *OVERFLOW, LARGEST),
 ]
 
 

@@ -35,6 +35,7 @@ from codesign.evidence.cost.predict import (
     MeasuredPoint,
     MeasuredPoints,
     family,
+    quantities,
 )
 from codesign.evidence.cost.records import CostRecord, Toolchain, design_sha256, find, toolchain
 from codesign.evidence.cost.rtl.block_sizes import sizes
@@ -180,14 +181,9 @@ def point_of(family: str, record: CostRecord) -> MeasuredPoint:
     return MeasuredPoint(
         family=family,
         design_sha256=record.design_sha256,
-        area=record.area,
-        delay_fo4=record.delay_fo4,
-        cycles=record.pipelined.cycles,
         loop=record.pipelined.loop,
-        register_bits=record.pipelined.register_bits,
         staged_area=record.pipelined.area,
-        energy_low=record.energy.low,
-        energy_high=record.energy.high,
+        **quantities(record),
         vectors=record.equivalence.vectors,
     )
 

@@ -11,14 +11,14 @@ import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, codes, instructions
-from toy_space import TEXT, Counting, explored, space, toy
+from toy_space import TEXT, Counting, explored, points_of, space, toy
 
 from codesign.__main__ import run
 from codesign.evidence.numerics.source import Multiplied
 from codesign.evidence.sampling import Sampling
 from codesign.explore import page, picture, task
-from codesign.explore.answer import Value, beaten, front, knee, known
 from codesign.explore.break_even import surfaces
+from codesign.explore.points import ObjectiveFigure, beaten, front, knee, known
 from codesign.explore.space import load_space, patched, written
 from codesign.explore.table import exported
 from codesign.explore.task import compute, tasks
@@ -213,10 +213,26 @@ def test_values_order_by_the_metric():
     """Not finite is worst, more decibels are better, and figures that are not sampled count with their value."""
     made, _ = space(TEXT.replace("numerics.relative_frobenius", "numerics.sqnr_db"))
     sqnr, area = (o.about for o in made.objectives.values())
-    assert Value(30.0, 28.0, 33.0, "computed", "", "").badness(sqnr) == (-33.0, -30.0, -28.0)
-    assert Value(1.1, 0.9, 1.3, "modelled", "", "").badness(area) == (1.1, 1.1, 1.1)
-    assert Value(None, None, None, "computed", "", "").badness(sqnr) == (inf, inf, inf)
-    assert Value(30.0, None, None, "computed", "", "").badness(sqnr) == (-inf, -30.0, inf)
+    assert ObjectiveFigure("", "", 30.0, 28.0, 33.0, "computed", "").badness(sqnr) == (-33.0, -30.0, -28.0)
+    assert ObjectiveFigure("", "", 1.1, 0.9, 1.3, "modelled", "").badness(area) == (1.1, 1.1, 1.1)
+    assert ObjectiveFigure("", "", None, None, None, "computed", "").badness(sqnr) == (inf, inf, inf)
+    assert ObjectiveFigure("", "", 30.0, None, None, "computed", "").badness(sqnr) == (-inf, -30.0, inf)
+
+
+def test_a_value_that_is_not_finite_breaks_bounds_alone(tmp_path):
+    """An objective without a bound keeps such a point, which loses to those that are finite; with a bound it is left out."""
+
+    def endless(batch):
+        found = toy(batch)
+        for asked, result in zip(batch, found, strict=True):
+            for rows in result["readings"].values() if asked.kind == "numerics" else ():
+                if asked.data["change"]["stages"]["fuse"]["fraction_bits"] == 24:
+                    rows[0][2:5] = [None, None, None]
+        return found
+
+    for text, status in ((TEXT, "dominated"), (TEXT.replace("frobenius}", "frobenius, at_most: 1}"), "breaks a bound")):
+        _, _, points = points_of(tmp_path / status, text, endless)
+        assert {p.status for p in points if p.settings["bits"] == 24} == {status}
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
@@ -275,17 +291,6 @@ def test_a_grown_space_computes_only_what_is_new(tmp_path):
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
-
-
-def points_of(tmp_path, text):
-    from contextlib import nullcontext
-
-    from codesign.explore.run import Engine, Here
-    from codesign.explore.search import Search
-    from codesign.explore.store import Store
-
-    made, base = space(text)
-    return made, base, Search(made, base, Engine(Store(tmp_path), lambda: nullcontext((Here(), 1)), by=toy)).run()
 
 
 def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from toy_space import Counting, explored, slow, space, toy
 
 from codesign.explore import store as store_module
-from codesign.explore.run import Engine, Here, Round, fulfil, work
+from codesign.explore.run import Round, Runner, SerialExecutor, fulfil, work
 from codesign.explore.store import Store, batch_name
 from isa_model.diagnostics import InputError
 
@@ -126,7 +126,8 @@ def test_two_drivers_at_once_share_the_work(tmp_path, undisturbed):
 def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
     """The driver computes nothing; a worker that only sees the folder does, and ends when there is nothing left."""
     from codesign.explore.search import Search
-    from codesign.explore.table import as_csv, rows
+    from codesign.explore.table import rows
+    from codesign.figures.rows import as_csv
 
     (made, base), done, over = space(), [], threading.Event()
 
@@ -137,7 +138,7 @@ def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
     thread = threading.Thread(target=worker)
     thread.start()
     try:
-        points = Search(made, base, Engine(Store(tmp_path), None, 16)).run()
+        points = Search(made, base, Runner(Store(tmp_path), None, 16)).run()
     finally:
         over.set()
         thread.join()
@@ -158,7 +159,7 @@ def test_a_round_names_its_points_alone(tmp_path):
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_written_is_told_in_one_message(tmp_path, monkeypatch, fault, undisturbed):
     """No room, a read-only file system, no right: the message names the folder and the reason; results so far are kept."""
-    writes, put = [], store_module.put
+    writes, put = [], store_module.write_atomically
 
     def failing(path, content):
         writes.append(path)
@@ -166,12 +167,12 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_message(tmp_path, monkey
             raise OSError(fault, os.strerror(fault), str(path))
         put(path, content)
 
-    monkeypatch.setattr(store_module, "put", failing)
+    monkeypatch.setattr(store_module, "write_atomically", failing)
     with pytest.raises(InputError) as error:
         explored(tmp_path, size=8)
     (problem,) = error.value.problems
     assert str(tmp_path) in problem.message
-    monkeypatch.setattr(store_module, "put", put)
+    monkeypatch.setattr(store_module, "write_atomically", put)
     counting = Counting()
     assert explored(tmp_path, by=counting) == undisturbed
     assert len(counting.keys) == 144 - 24
@@ -196,7 +197,7 @@ def test_a_fault_of_the_program_ends_no_other_point(tmp_path):
         ]
 
     own = Store(tmp_path)
-    assert fulfil(own, wanted, Here(), 1, by=faulty) == {wanted[0].key: "ValueError: no"}
+    assert fulfil(own, wanted, SerialExecutor(), 1, by=faulty) == {wanted[0].key: "ValueError: no"}
     assert len(own.results) == len(wanted) - 1
-    assert fulfil(own, wanted, Here(), 1, by=toy) == {}
+    assert fulfil(own, wanted, SerialExecutor(), 1, by=toy) == {}
     assert not [path for path in (tmp_path / "claims").rglob("*") if path.is_file()]

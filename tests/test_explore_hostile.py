@@ -13,6 +13,7 @@ from codesign.explore.conditions import MOST_CHARACTERS
 from codesign.explore.picture import embedded
 from codesign.explore.run import Round, work
 from codesign.explore.store import Store, batch_name
+from codesign.figures.rows import as_parquet
 from isa_model.diagnostics import InputError
 
 ALTERNATIVE = "wide: {}"
@@ -98,7 +99,7 @@ def test_an_alternative_that_gives_no_proposal_has_a_key_all_the_same(change):
 def test_values_beyond_64_bits_are_written_as_text():
     """Parquet has no whole numbers of that size."""
     pyarrow = pytest.importorskip("pyarrow.parquet")
-    content = table.as_parquet([{"point": "a", "bits": 13}, {"point": "b", "bits": 1 << 63}])
+    content = as_parquet([{"point": "a", "bits": 13}, {"point": "b", "bits": 1 << 63}])
     assert pyarrow.read_table(io.BytesIO(content)).column("bits").to_pylist() == ["13", str(1 << 63)]
 
 

@@ -13,16 +13,14 @@ from isa_model.library import load
 
 
 def operands(spec, count, rng, kind):
-    scale = spec.scale
-    groups = (
-        [side and -(-spec.shape.k // side.group[axis]) for side, axis in ((scale.a, 1), (scale.b, 0))] if scale else []
-    )
-    scales = [
-        strategies.codes(side.format, rng, (count, n), "bits") if side else None
-        for side, n in zip((scale.a, scale.b) if scale else (), groups, strict=True)
+    """Codes of `count` lines: A, B, C, and scales of one level, or None."""
+    scale, k = spec.scale, spec.shape.k
+    formats = ((spec.a, (count, k)), (spec.b, (count, k)), (spec.c_format, (count,)))
+    sides = ((scale and scale.a, 1), (scale and scale.b, 0))
+    return [
+        *(strategies.codes(fmt, rng, shape, kind) for fmt, shape in formats),
+        *(side and strategies.codes(side.format, rng, (count, -(-k // side.group[n])), "bits") for side, n in sides),
     ]
-    parts = [(spec.a, (count, spec.shape.k)), (spec.b, (count, spec.shape.k)), (spec.c_format, (count,))]
-    return [*(strategies.codes(fmt, rng, shape, kind) for fmt, shape in parts), *scales, None, None][:5]
 
 
 def by_definition(spec, a, b, c, scale_a, scale_b):

@@ -23,8 +23,8 @@ from codesign.probe.boxes import (
     read_round,
 )
 from codesign.probe.certificate import probe
+from codesign.probe.compiled_box import FUNCTION
 from codesign.probe.fit import Fit
-from codesign.probe.library import FUNCTION
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes

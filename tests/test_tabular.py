@@ -34,7 +34,7 @@ def test_every_command_with_a_table_has_the_same_options():
     found = {c.name or c.callback.__name__: inspect.signature(c.callback).parameters for c in app.registered_commands}
     tabular = {name for name, parameters in found.items() if set(FORMS) <= set(parameters)}
     assert {name for name, parameters in found.items() if set(FORMS) & set(parameters)} == tabular
-    assert set(found) - tabular == {"schema", "show", "rtl", "init"}
+    assert set(found) - tabular == {"schema", "show", "rtl", "init", "disclose"}
 
 
 @pytest.mark.parametrize("command", [["list", "tensors"], ["step", "deepseek-v3", "group-scaled-mma"], ["doctor"]])

@@ -3,14 +3,16 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from codesign.explore.run import BATCH, Engine, Here
+from codesign.explore.run import BATCH, Runner, SerialExecutor
 from codesign.explore.search import Search
 from codesign.explore.space import parse_space
 from codesign.explore.store import Store
-from codesign.explore.table import as_csv, rows
+from codesign.explore.table import rows
+from codesign.figures.rows import as_csv
 from isa_model.diagnostics import parse_yaml
 
 TEXT = """\
@@ -77,16 +79,16 @@ class Counting:
         return toy(batch)
 
 
-def explored(folder, text=TEXT, by=toy, size=BATCH, stale=300.0):
-    """Explore a toy in a folder; return its table as text."""
+def points_of(folder, text=TEXT, by=toy, size=BATCH):
+    """Explore a toy in a folder; return its space, its base and its points."""
     made, base = space(text)
+    runner = Runner(Store(Path(folder)), lambda: nullcontext((SerialExecutor(), 1)), size, by)
+    return made, base, Search(made, base, runner).run()
 
-    def here():
-        from contextlib import nullcontext
 
-        return nullcontext((Here(), 1))
-
-    points = Search(made, base, Engine(Store(Path(folder), stale), here, size, by)).run()
+def explored(folder, text=TEXT, by=toy, size=BATCH):
+    """Explore a toy in a folder; return its table as text."""
+    made, _, points = points_of(folder, text, by, size)
     return as_csv(rows(made, points))
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codesign.commands.app import Target
-from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.tabular import Form, emit
 from codesign.commands.terminal import console, wrapped
+from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
     from codesign.evidence.bounds.derive import Bound

@@ -15,7 +15,7 @@ from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from codesign.explore.answer import Point
+    from codesign.explore.points import Point
     from codesign.explore.space import Space
 
 FOLDER = Path("codesign-explore")
@@ -87,15 +87,15 @@ def explore(
         return run.cores(count) if dask is None else run.dask(None if dask == "local" else dask, count)
 
     with Progress(f"exploring {space.space}") as progress:
-        engine = run.Engine(store, None if workers else start, size)
-        points = Search(space, base, engine, progress.phase).run()
+        runner = run.Runner(store, None if workers else start, size)
+        points = Search(space, base, runner, progress.phase).run()
         progress.phase("writing the report")
         page = write(space, base, points, out / space.space)
     if out == FOLDER:
         untracked(out)
     _show(space, points, form)
     print(f"report: {page}", file=sys.stderr)
-    return int(bool(engine.failed))
+    return int(bool(runner.failed))
 
 
 def _show(space: Space, points: list[Point], form: Form) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.tabular import Form, emit
 from codesign.commands.terminal import console
+from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
     from codesign.evidence.model.records import ModelRecord, ModelRun

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.tabular import Form, emit
 from codesign.commands.terminal import console
+from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from codesign.figures.rows import Row, as_csv, as_parquet
 from isa_model.diagnostics import InputError, Unavailable
 
 Form = Literal["table", "json", "csv", "parquet"]
 """Form of a command's output: a table for people, or data on stdout."""
-Row = dict[str, Any]
-"""Values of a row by column; None where there is none."""
 _OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")],
     "csv": Annotated[bool, typer.Option("--csv", help="Print CSV instead of the table, a row per entry.")],
@@ -69,31 +68,12 @@ def emit(form: Form, rows: Sequence[Row], document: str = "") -> None:
     if form == "json":
         print(document or json.dumps([{k: _finite(v) for k, v in row.items()} for row in rows], indent=1))
     elif form == "csv":
-        import csv
-
-        writer = csv.DictWriter(sys.stdout, rows[0] if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        print(as_csv(rows), end="")
     elif form == "parquet":
-        _write_parquet(rows)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(as_parquet(rows))
 
 
 def _finite(value: Any) -> Any:
     """Return a value as JSON has it: without infinities and NaNs."""
     return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _write_parquet(rows: Sequence[Row]) -> None:
-    """Write rows as Parquet to stdout; a column of values of several kinds is text."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = {}
-    for name in rows[0] if rows else ():
-        values = [row[name] for row in rows]
-        try:
-            columns[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-            columns[name] = pyarrow.array([None if v is None else str(v) for v in values])
-    sys.stdout.flush()
-    pyarrow.parquet.write_table(pyarrow.table(columns), pyarrow.PythonFile(sys.stdout.buffer, mode="w"))

@@ -13,8 +13,9 @@ import typer
 
 from codesign.commands.app import seeds_of
 from codesign.commands.progress import EVERY
-from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.tabular import Form, emit
 from codesign.commands.terminal import console
+from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
 
 if TYPE_CHECKING:

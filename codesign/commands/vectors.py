@@ -11,8 +11,9 @@ import typer
 
 from codesign.commands.app import Target, folder_of
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, Row, emit
+from codesign.commands.tabular import Form, emit
 from codesign.commands.terminal import console
+from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from codesign.explore.answer import Point, excess
+from codesign.explore.points import Point
 from codesign.explore.space import Space
 from codesign.proposal.parts import Value
 from codesign.verdicts.break_even import cheapest
+from codesign.verdicts.readings import keeps
 from codesign.workloads.gemms import select
 from isa_model.diagnostics import InputError
 
@@ -75,16 +76,15 @@ def surfaces(space: Space, points: Sequence[Point]) -> Iterator[Surface]:
 
 
 def _surface(space: Space, points: Sequence[Point], objective: str, axis: str, other: str) -> Surface | None:
-    columns = space.axes[other].choices if other else ("",)
+    about, columns = space.objectives[objective], space.axes[other].choices if other else ("",)
     values = sorted(space.axes[axis].choices, key=lambda v: float(v))
     kept: dict[tuple[tuple[str, str], Value, Value], list[bool]] = {}
     """Whether each setting of the remaining axes keeps the bound, by row, column and value."""
     for point in points:
-        rows = point.rows.get(objective, ())
         column = point.settings[other] if other else ""
-        for row in rows:
-            keeps = excess(space.objectives[objective], row.value)[2] <= 0
-            kept.setdefault(((row.gemm, row.tensors), column, point.settings[axis]), []).append(keeps)
+        for figure in point.figures.get(objective, ()):
+            holds = keeps(about, figure.reading(about.about))
+            kept.setdefault(((figure.gemm, figure.tensors), column, point.settings[axis]), []).append(holds)
     all_kept = {key for key, found in kept.items() if all(found)}
     if not all_kept or len(all_kept) == len(kept):
         return None

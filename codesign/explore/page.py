@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from codesign.explore import picture, table
-from codesign.explore.answer import Point, Value, knee
 from codesign.explore.break_even import Surface, surfaces
+from codesign.explore.points import ObjectiveFigure, Point, knee
 from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
+from codesign.figures.rows import as_csv, as_parquet
 from codesign.report.write import environment
 from isa_model.output_files import write_folder
 
@@ -21,18 +23,18 @@ KIND = "an exploration"
 
 
 def write(space: Space, base: Base, points: Sequence[Point], folder: Path) -> Path:
-    """Write index.html, table.csv, table.parquet and space.json into a folder, as a whole. Returns the page's path.
+    """Write index.html, table.csv, space.json and, with pyarrow, table.parquet into a folder. Returns the page's path.
 
     Raises InputError if the folder cannot be written, or holds something else.
     """
     rows = table.rows(space, points)
     files: dict[str, str | bytes] = {
         "index.html": page(space, base, points),
-        "table.csv": table.as_csv(rows),
+        "table.csv": as_csv(rows),
         "space.json": table.as_json(space, base, points),
     }
-    if (parquet := table.as_parquet(rows)) is not None:
-        files["table.parquet"] = parquet
+    with suppress(ImportError):
+        files["table.parquet"] = as_parquet(rows)
     write_folder(folder, files, KIND)
     return folder / "index.html"
 
@@ -103,7 +105,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
 
 
-def interval(value: Value) -> str:
+def interval(value: ObjectiveFigure) -> str:
     """Return a value with its interval."""
     if value.value is None:
         return "not finite"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from codesign.explore.answer import Point
+from codesign.explore.points import Point
 from codesign.explore.space import Objective, Space
 from codesign.figures.drawing import svg
 from codesign.figures.figure import Plot, Series

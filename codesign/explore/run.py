@@ -68,7 +68,7 @@ def cores(processes: int) -> Iterator[tuple[Executor, int]]:
     from isa_model.processes import pool
 
     if processes == 1:
-        yield Here(), 1
+        yield SerialExecutor(), 1
         return
     with pool(processes) as executor:
         yield executor, processes + 1
@@ -109,7 +109,7 @@ def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
             cluster.close()
 
 
-class Here(Executor):
+class SerialExecutor(Executor):
     """An executor that computes at once, in this process."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
@@ -183,7 +183,7 @@ def fulfil(
     return failed
 
 
-class Engine:
+class Runner:
     """A way to compute rounds, and the reasons for the tasks that failed."""
 
     def __init__(self, store: Store, start: Callable[[], Any] | None, size: int = BATCH, by: Compute = compute) -> None:
@@ -244,7 +244,7 @@ def work(
         for path in store.rounds():
             wanted = _read(path)
             if any(t.key not in store.results for t in wanted):
-                fulfil(store, wanted, Here(), 1, tell, by, size)
+                fulfil(store, wanted, SerialExecutor(), 1, tell, by, size)
                 ended = time.monotonic() + idle
         time.sleep(min(1.0, idle / 10))
     return len(store.results) - before

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from codesign.evidence.sampling import Sampling
-from codesign.explore.answer import Point, badness, beaten, broken, judge, known
-from codesign.explore.run import Engine, Round
+from codesign.explore.points import Point, badness, beaten, broken, judge, known
+from codesign.explore.run import Round, Runner
 from codesign.explore.space import MOST_COUNTED, Base, Settings, Space
 from codesign.explore.task import CHEAP
 from codesign.figures.metric import kind_of
@@ -35,12 +35,12 @@ Phase = Callable[[str, int, int], None]
 class Search:
     """A search of a space, and what it knows of the points visited so far."""
 
-    def __init__(self, space: Space, base: Base, engine: Engine, phase: Phase = lambda name, done, total: None) -> None:
-        self.space, self.base, self.engine, self.phase = space, base, engine, phase
+    def __init__(self, space: Space, base: Base, runner: Runner, phase: Phase = lambda name, done, total: None) -> None:
+        self.space, self.base, self.runner, self.phase = space, base, runner, phase
         self.points: dict[tuple[Any, ...], Point] = {}
 
     def run(self) -> list[Point]:
-        """Compute and judge the points; return them in the order of the axes' values. Raises as `Engine.complete` does."""
+        """Compute and judge the points; return them in the order of the axes' values. Raises as `Runner.complete` does."""
         if self.space.size <= self.space.budget.points or self._fits():
             self.visit(list(self.space.points()))
         else:
@@ -104,13 +104,13 @@ class Search:
 
     def _compute(self, name: str, settings: Sequence[Settings], sampling: Sampling, kinds: Sequence[str]) -> None:
         self.phase(name, 0, 0)
-        self.engine.tell = lambda done, total: self.phase(name, done, total)
+        self.runner.tell = lambda done, total: self.phase(name, done, total)
         points = tuple(tuple(s.values()) for s in settings)
         seeds = len(sampling.seeds)
-        self.engine.complete(Round(space=self.space, base=self.base, points=points, seeds=seeds, kinds=tuple(kinds)))
+        self.runner.complete(Round(space=self.space, base=self.base, points=points, seeds=seeds, kinds=tuple(kinds)))
 
     def _known(self, settings: Sequence[Settings], sampling: Sampling) -> list[Point]:
-        about = sampling, self.engine.store.results, self.engine.failed
+        about = sampling, self.runner.store.results, self.runner.failed
         return [known(self.space, self.base, s, *about) for s in settings]
 
 

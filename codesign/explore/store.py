@@ -116,7 +116,7 @@ class Store:
         content = "".join(json.dumps(fresh[key], sort_keys=True) + "\n" for key in sorted(fresh)).encode()
         name = _name(content)
         with self.told():
-            put(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
+            write_atomically(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
         self._packs.add(f"{name}.jsonl")
         self.results.update(fresh)
 
@@ -213,13 +213,13 @@ class Store:
         text = json.dumps(content).encode()
         path = self.folder / "queue" / f"{_name(text)}.json"
         with self.told():
-            put(path, text)
+            write_atomically(path, text)
         yield
         with suppress(OSError):
             path.unlink()
 
 
-def put(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, under a name that only the same content has."""
     fresh = path.with_name(f".{path.name}.{uuid4().hex}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,21 @@
-"""The table of all points, as rows, CSV and Parquet, and a point as a proposal file."""
+"""The table of all points, their names as JSON, and a point as a proposal file."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from codesign.explore.answer import Point
+from codesign.explore.points import Point
 from codesign.explore.space import Base, Settings, Space, patched, proposal_data
+from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
 from isa_model.input_files import MIB, parse_json, read_text, reason
 
 MOST_BYTES = 1024 * MIB
 """Bytes of a space.json that are read."""
-Row = dict[str, Any]
 
 
 def rows(space: Space, points: Sequence[Point]) -> list[Row]:
@@ -40,36 +37,6 @@ def rows(space: Space, points: Sequence[Point]) -> list[Row]:
         row["seeds"] = point.seeds
         found.append(row)
     return found
-
-
-def as_csv(table: Sequence[Row]) -> str:
-    """Return rows as CSV. An empty field is a number that is not finite, or none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, table[0] if table else ["point"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
-def as_parquet(table: Sequence[Row]) -> bytes | None:
-    """Return rows as Parquet; None without pyarrow."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        return None
-    columns = {}
-    for name in table[0] if table else ():
-        values = [row[name] for row in table]
-        mixed = len({type(v) for v in values if v is not None} - {int, float}) > 0
-        mixed = mixed or any(isinstance(v, int) and abs(v) >= 1 << 63 for v in values)
-        columns[name] = pyarrow.array(
-            [None if v is None else str(v) if mixed and not isinstance(v, bool) else v for v in values]
-        )
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink, compression="zstd", use_dictionary=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def proposal_text(space: Space, base: Base, point: Settings, name: str, about: str) -> str:

@@ -129,7 +129,7 @@ def evaluator(kind: str) -> str:
     import numpy as np
 
     home = Path(__file__).parent.parent
-    folders = [home.parent / "isa_model", *(home / name for name in ("workloads", "figures", "proposal"))]
+    folders = [home.parent / "isa_model", *(home / name for name in ("workloads", "figures", "proposal", "verdicts"))]
     folders += [home / "evidence" / name for name in dict.fromkeys((kind, "numerics"))]
     digest = hashlib.sha256(np.__version__.encode())
     digest.update((home / "evidence" / "source.py").read_bytes() + Path(__file__).read_bytes())

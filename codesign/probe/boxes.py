@@ -376,9 +376,9 @@ def _mmasim(name: str, operands: str | None) -> Box:
 
 
 def _cu(path: str, operands: str | None) -> Box:
-    from codesign.probe.library import open_library
+    from codesign.probe.compiled_box import open_compiled
 
-    return open_library(path, signature_of(operands))
+    return open_compiled(path, signature_of(operands))
 
 
 OPEN: dict[str, Callable[[str, str | None], Box]] = {

@@ -110,17 +110,12 @@ def ime(spec: Instruction) -> dict[str, Any]:
 
 def _vectors(spec: Instruction, count: int) -> tuple[str, str]:
     """Return the text of vectors, or why there are none."""
-    from isa_model.vectors.directed import directed
-    from isa_model.vectors.goals import Goals
-    from isa_model.vectors.make import check, make
-    from isa_model.vectors.observer import Observer
+    from isa_model.vectors.make import covering
 
     try:
-        check(spec)
+        return lines(covering(spec, count)), ""
     except InputError as error:
         return "", error.problems[0].message
-    dense = spec.dense
-    return lines(make(spec, max(count, len(directed(dense, Goals(dense), Observer(dense)))))), ""
 
 
 def read(path: Path) -> Instruction:

@@ -10,7 +10,7 @@ from codesign.evidence.cost.rtl.ports import draws, ports
 from codesign.evidence.cost.unit_vectors import UnitVectors, one_step, shipped, widths
 from codesign.figures.escape import literal
 from codesign.verification.variations import variations
-from isa_model.c_golden.source import braces, c_string, check, header, source, spec_table
+from isa_model.c_golden.source import braces, c_string, check, header, source, variations_table
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -47,7 +47,6 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
     check(step)
     vectors, bins = _vectors(step, count), _bins(step)
     others = variations(step)
-    tables = [spec_table(x.spec, f"variation{i}") for i, x in enumerate(others)]
     bits, inputs = widths(step), ports(step)
     scales = [name for name in inputs if name.startswith("scale_")]
     operand = {"a": "a", "b": "b", "c": "c", "random": "r", **dict.fromkeys(scales, "s")}
@@ -68,7 +67,6 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         **{f"SpecialName names_{name}[]": _names(fmt) for name, fmt in named.items()},
         "char *const register_points[STAGES][MOST_REGISTERS]": [braces(map(c_string, x or [""])) for x in stages],
         "Bin bins[]": [f"{{{c_string(name)}, {int(reachable)}}}" for name, reachable in bins] or ["{0, 0}"],
-        "Spec golden_variations[]": [table for table, _ in tables],
         "Variation variations[]": [f"{{{c_string(x.text)}, {x.stage}}}" for x in others],
     }
     text = [
@@ -77,7 +75,7 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         "#include <stdarg.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\n",
         f"enum {{ D_BITS = {step.accumulator.bits}, BINS = {len(bins)}, VARIATIONS = {len(others)} }};\n",
         f"enum {{ scaled_a = {int(bool(side['a']))}, scaled_b = {int(bool(side['b']))} }};\n",
-        *(before for _, before in tables),
+        variations_table([x.spec for x in others]),
         *(f"static const {kind} = {braces(parts, chr(10))};\n" for kind, parts in arrays.items()),
         "\n",
         (HERE / "coverage.c").read_text(),
@@ -129,15 +127,11 @@ def _vectors(step: Instruction, count: int) -> list[UnitVectors]:
     """Return vectors for every bin of coverage, and random ones; where there are no bins, those of the exported test bench."""
     import numpy as np
 
+    from isa_model.vectors.make import covering
+
     if not _has_goals(step):
         return shipped(step)
-    from isa_model.vectors.directed import directed
-    from isa_model.vectors.goals import Goals
-    from isa_model.vectors.make import make
-    from isa_model.vectors.observer import Observer
-
-    least = len(directed(step, Goals(step), Observer(step)))
-    made = make(step, max(count, least)).vectors
+    made = covering(step, count).vectors
     operands = {name: np.array([np.atleast_1d(getattr(v, name)) for v in made], "u8") for name in ports(step)}
     return [UnitVectors(operands, np.array([v.d for v in made], "u8"))]
 

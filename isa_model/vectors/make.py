@@ -48,6 +48,13 @@ def make(
     return Vectors(spec, seed, tuple(done))
 
 
+def covering(spec: Instruction, count: int) -> Vectors:
+    """Return at least `count` vectors: as many more as the coverage needs. Raises InputError as `check` does."""
+    check(spec)
+    dense = spec.dense
+    return make(spec, max(count, len(directed(dense, Goals(dense), Observer(dense)))))
+
+
 def check(spec: Instruction) -> None:
     """Raise InputError for an instruction that draws random bits, reads a table or has several levels of scales."""
     if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:

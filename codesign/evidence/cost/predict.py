@@ -18,41 +18,13 @@ from isa_model.stage import Spec
 POINTS = FOLDER / "model" / "points.json"
 MODEL = FOLDER / "model" / "neutral.json"
 _GATES = (
-    "unit",
-    "decode",
-    "table",
-    "array",
-    "array sum",
-    "recoded",
-    "exponent",
-    "maximum",
-    "gated",
-    "difference",
-    "shift",
-    "sticky",
-    "flip",
-    "compress",
-    "carry",
-    "zeros",
-    "normalise",
-    "round",
-    "encode",
-    "flags",
+    *("unit", "decode", "table", "array", "array sum", "recoded", "exponent", "maximum", "gated", "difference"),
+    *("shift", "sticky", "flip", "compress", "carry", "zeros", "normalise", "round", "encode", "flags"),
 )
 _HELD = ("held array", "held products", "held shifted", "held sum", "held normal", "held chain", "held factor")
 _PATH = (
-    "unit",
-    "path multiply",
-    "path maximum",
-    "path shift",
-    "path compress",
-    "path carry",
-    "path normalise",
-    "path round",
-    "path exponent",
-    "path scale",
-    "path fanout",
-    "path deep",
+    *("unit", "path multiply", "path maximum", "path shift", "path compress", "path carry", "path normalise"),
+    *("path round", "path exponent", "path scale", "path fanout", "path deep"),
 )
 KINDS: Mapping[str, tuple[str, ...]] = {
     "area": (*_GATES, "held factor"),
@@ -120,7 +92,7 @@ class CostModel(Toolchain):
     laws: dict[str, Law]
 
 
-class Estimate(Spec):
+class CostEstimate(Spec):
     """A figure with its interval, which holds 95 % of designs held out at random, and 95 % of its family held out together."""
 
     value: float
@@ -133,17 +105,17 @@ class UnitCost(Spec):
 
     products: int
     """Products summed by one step, which all figures are for."""
-    area: Estimate
+    area: CostEstimate
     """Area without registers, in NAND2 equivalents."""
-    delay_fo4: Estimate
+    delay_fo4: CostEstimate
     """Longest path without registers, in FO4 inverter delays."""
-    cycles: Estimate
+    cycles: CostEstimate
     """Latency with registers every 24 gates."""
-    register_bits: Estimate
+    register_bits: CostEstimate
     """Bits of these registers."""
-    energy_low: Estimate
+    energy_low: CostEstimate
     """Capacitance switched per step without glitches, in inputs of the smallest inverter, on a GEMM of DeepSeek-V3."""
-    energy_high: Estimate
+    energy_high: CostEstimate
     """The same with all glitches of gates of equal delay."""
     origin: str
     """`record NAME`, or that the figures are predicted, and with what error."""
@@ -186,7 +158,7 @@ def predict(spec: Instruction) -> UnitCost:
     for quantity, law in model().laws.items():
         value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
         most = max(law.random.most, law.by_family.get(kind, law.families).most)
-        estimates[quantity] = Estimate(value=value, low=value / (1 + most), high=value * (1 + most))
+        estimates[quantity] = CostEstimate(value=value, low=value / (1 + most), high=value * (1 + most))
     return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
 
 
@@ -231,7 +203,13 @@ def cost(spec: Instruction) -> UnitCost:
 
 
 def _recorded(record: CostRecord) -> UnitCost:
-    figures = {
+    estimates = {name: CostEstimate(value=value, low=value, high=value) for name, value in quantities(record).items()}
+    return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")
+
+
+def quantities(record: CostRecord) -> dict[str, float]:
+    """Return the measured value of each quantity of `KINDS`."""
+    return {
         "area": record.area,
         "delay_fo4": record.delay_fo4,
         "cycles": record.pipelined.cycles,
@@ -239,5 +217,3 @@ def _recorded(record: CostRecord) -> UnitCost:
         "energy_low": record.energy.low,
         "energy_high": record.energy.high,
     }
-    estimates = {name: Estimate(value=value, low=value, high=value) for name, value in figures.items()}
-    return UnitCost(products=record.products, **estimates, origin=f"record {record.name}, commit {record.commit}")

@@ -13,7 +13,7 @@ from codesign.evidence.cost.proof.smt import Bits, Script, choose, either, join
 from isa_model import golden
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
-from isa_model.stage import Register, Stage
+from isa_model.stage import Register
 
 EXPONENT = 16
 
@@ -122,14 +122,6 @@ def times(x: Term, y: Term, product: Bits | None = None) -> Term:
         x.none | y.none,
         x.exponent + y.exponent,
     )
-
-
-def counted(stage: Stage, has_exponent: Bits, exponent: Bits) -> tuple[Bits, Bits]:
-    """Return whether a finite term counts among the exponents of `golden.add`, and with which exponent."""
-    if stage.zero_exponent is None:
-        return has_exponent, exponent
-    zero = has_exponent.script.const(stage.zero_exponent, EXPONENT)
-    return has_exponent.script.const(1, 1), choose(has_exponent, exponent, zero)
 
 
 def shift_right(value: Bits, places: Bits, rounding: Rounding, negative: Bits, random: Bits | None = None) -> Bits:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import log, log2
 
 from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers
-from codesign.evidence.cost.rtl.widths import Range, Term, reach_of, sum_of
+from codesign.evidence.cost.rtl.widths import ExponentRange, TermWidths, reach_of, sum_of
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -86,11 +86,11 @@ class _Walk:
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def decode(self, fmt: Format, count: float, operand: bool = False) -> Term:
+    def decode(self, fmt: Format, count: float, operand: bool = False) -> TermWidths:
         """Count decoders of a format, and return its numbers."""
         if fmt.kind == "integer":
             self.add("decode", count * fmt.mantissa_bits * (2 if fmt.signed else 1))
-            return Term(fmt.mantissa_bits, Range(0, 0, 0), 0, fmt.mantissa_bits)
+            return TermWidths(fmt.mantissa_bits, ExponentRange(0, 0, 0), 0, fmt.mantissa_bits)
         term = self.from_fields(fmt)
         if fmt.kind == "table":
             self.add("table", count * (1 << fmt.bits) * (term.width + term.position.bits) / 8)
@@ -104,26 +104,26 @@ class _Walk:
         self.add("zeros", count * term.width)
         self.add("shift", count * term.width * places.bit_length())
         p = term.position
-        return replace(term, position=Range(p.low, p.top + places, p.offset - places))
+        return replace(term, position=ExponentRange(p.low, p.top + places, p.offset - places))
 
-    def from_fields(self, fmt: Format) -> Term:
+    def from_fields(self, fmt: Format) -> TermWidths:
         """Return the numbers of a format."""
         if fmt.kind == "integer":
-            return Term(fmt.mantissa_bits, Range(0, 0, 0), 0, fmt.mantissa_bits)
+            return TermWidths(fmt.mantissa_bits, ExponentRange(0, 0, 0), 0, fmt.mantissa_bits)
         low = int(fmt.zero)
         high = max(low, fmt.max_finite_magnitude >> fmt.mantissa_bits)
         if fmt.kind == "table":
             low, high = 0, fmt.max_exponent - fmt.min_exponent
         flags = (fmt.nan_code is not None) + bool(fmt.infinity)
-        position = Range(low, high, fmt.min_exponent - fmt.mantissa_bits - low)
+        position = ExponentRange(low, high, fmt.min_exponent - fmt.mantissa_bits - low)
         power = not (fmt.mantissa_bits or fmt.zero)
-        return Term(fmt.mantissa_bits + 1, position, fmt.mantissa_bits, 1, power=power, normal=True, flags=flags)
+        return TermWidths(fmt.mantissa_bits + 1, position, fmt.mantissa_bits, 1, power=power, normal=True, flags=flags)
 
-    def products(self, count: int) -> Term:
+    def products(self, count: int) -> TermWidths:
         """Count decoders and multipliers of the products, and return them."""
         spec = self.spec
         if sums_integers(spec):
-            return Term(0, Range(0, 0, 0), 0, 0)
+            return TermWidths(0, ExponentRange(0, 0, 0), 0, 0)
         x, y = self.decode(spec.a, count, True), self.decode(spec.b, count, True)
         term = self.times(x, y, count)
         if spec.infinite_from is not None:
@@ -132,7 +132,7 @@ class _Walk:
         self.add("path multiply", x.width + y.width)
         return term
 
-    def times(self, x: Term, y: Term, count: float) -> Term:
+    def times(self, x: TermWidths, y: TermWidths, count: float) -> TermWidths:
         """Count multipliers, and return their products."""
         flags = x.flags + y.flags
         if y.power:
@@ -145,7 +145,7 @@ class _Walk:
         align = None if x.align is None else self.plus(x.align, y.position, count)
         width = x.width + y.width - (min(x.width, y.width) == 1)
         common = x.common or y.common
-        return Term(width, position, x.depth + y.depth, x.height + y.height, common, align, flags=flags)
+        return TermWidths(width, position, x.depth + y.depth, x.height + y.height, common, align, flags=flags)
 
     def multiply(self, x: int, y: int, count: float) -> None:
         """Count multipliers of integers or significands."""
@@ -153,7 +153,7 @@ class _Walk:
         self.add("array sum", count * (x - 1) * (y - 1) * (min(x, y) < WIDE))
         self.add("held array", count * x * y)
 
-    def plus(self, x: Range, y: Range, count: float) -> Range:
+    def plus(self, x: ExponentRange, y: ExponentRange, count: float) -> ExponentRange:
         """Count adders of exponents, and return the sums."""
         total = sum_of(x, y)
         if x.top and y.top:
@@ -167,7 +167,7 @@ class _Walk:
         inputs = scale_inputs(self.spec)
         return [tuple(k // port.k_group for port in inputs) for k in range(self.spec.span)] if inputs else []
 
-    def onto(self, term: Term, count: int) -> Term:
+    def onto(self, term: TermWidths, count: int) -> TermWidths:
         """Count products of scales and their application, and return the scaled terms."""
         spec, scale = self.spec, self.spec.scale
         assert scale is not None
@@ -195,7 +195,9 @@ class _Walk:
 
     # -- sums ----------------------------------------------------------------------------------------------------------
 
-    def run(self, stage: Stage, term: Term, running: Term | None, count: int, chain: int, below: int) -> Term:
+    def run(
+        self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, chain: int, below: int
+    ) -> TermWidths:
         """Count `count` chains of sums, each of `chain` blocks of terms of `below` products, and return the results."""
         self.add("held chain", count * (chain - 1) * stage.terms * (term.width + term.position.bits))
         for _ in range(chain):
@@ -206,7 +208,7 @@ class _Walk:
                 running = total
         return total
 
-    def sum(self, stage: Stage, term: Term, running: Term | None, count: int, below: int) -> Term:
+    def sum(self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, below: int) -> TermWidths:
         """Count blocks that add terms and a running value, and return the sums."""
         terms = [term] * stage.terms
         everything = terms if running is None else [*terms, running]
@@ -235,7 +237,9 @@ class _Walk:
             )
         return replace(total, flags=3 if any(t.flags for t in everything) else 0)
 
-    def aligned_sum(self, stage: Stage, term: Term, running: Term | None, count: int, groups: int) -> Term:
+    def aligned_sum(
+        self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, groups: int
+    ) -> TermWidths:
         """Count a window: the largest exponent, a shifter for each term, and an adder."""
         assert stage.fraction_bits is not None
         own = stage.accumulator_fraction_bits or 0
@@ -246,7 +250,7 @@ class _Walk:
         if stage.zero_exponent is not None:
             base = min(base, stage.zero_exponent) if not stage.result else base
             tops.append(stage.zero_exponent - base)
-        largest = Range(0, max(tops), base)
+        largest = ExponentRange(0, max(tops), base)
         candidates = groups + (running is not None)
         self.add("maximum", count * ((stage.terms - groups) * aligns[0].bits + (candidates - 1) * largest.bits))
         self.add("exponent", count * (groups if term.common else 0) * largest.bits)
@@ -270,10 +274,10 @@ class _Walk:
             lengths = [n - unused for n in lengths]
         width = self.signed_sum(lengths, weights, not step, count)
         low = finest - unused
-        return Term(width, replace(largest, offset=largest.offset - low), low, width - low)
+        return TermWidths(width, replace(largest, offset=largest.offset - low), low, width - low)
 
     def shifters(
-        self, stage: Stage, term: Term, fraction_bits: int, groups: int, count: int, terms: int, reach: int
+        self, stage: Stage, term: TermWidths, fraction_bits: int, groups: int, count: int, terms: int, reach: int
     ) -> int:
         """Count the shifters of terms that are alike, and return the bits that each keeps."""
         assert stage.rounding is not None
@@ -305,7 +309,7 @@ class _Walk:
         self.add("held sum", count * (bits + width * width / 4))
         return width - 1
 
-    def fixed_point_sum(self, stage: Stage, terms: Sequence[Term], count: int) -> Term:
+    def fixed_point_sum(self, stage: Stage, terms: Sequence[TermWidths], count: int) -> TermWidths:
         """Count an exact sum of numbers in fixed point, each shifted to its place."""
         common = terms[0].common if all(t.common == terms[0].common for t in terms) else None
         own = [t if common is None else replace(t, common=None) for t in terms]
@@ -323,9 +327,9 @@ class _Walk:
             self.add("maximum", count * sum(p.bits for p in positions[1:]))
             align = positions[0]
         height = max(t.height for t in terms) + (len(terms) - 1).bit_length() if align else width
-        return Term(width, Range(0, 0, unit), 0, height, common, align)
+        return TermWidths(width, ExponentRange(0, 0, unit), 0, height, common, align)
 
-    def sliding_sum(self, stage: Stage, x: Term, y: Term, count: int) -> Term:
+    def sliding_sum(self, stage: Stage, x: TermWidths, y: TermWidths, count: int) -> TermWidths:
         """Count an exact sum of two terms of wide range, one of which slides past the other."""
         register = stage.result[0].format
         precision = register.mantissa_bits + 1 + (stage.result[0].random_bits or 0)
@@ -333,7 +337,7 @@ class _Walk:
             self.normalise(x.width, count)
             p = x.whole
             reach = x.width - 1
-            x = replace(x, position=Range(p.low, p.top + reach, p.offset - reach), common=None, normal=True)
+            x = replace(x, position=ExponentRange(p.low, p.top + reach, p.offset - reach), common=None, normal=True)
         below = max(0, max(precision + 3, y.width + 2) - x.width)
         coarse = y.normal and precision <= y.width and register.min_lsb_exponent >= y.position.offset + y.position.low
         furthest = x.width + (2 if coarse else precision + 2)
@@ -350,7 +354,7 @@ class _Walk:
         total = self.signed_sum((x.width + below, width), (0, 0), True, count)
         low = min(y.least - furthest, x.least)
         top = max(y.most - furthest, x.most)
-        return Term(total, Range(0, top - low, low - below), 0, total)
+        return TermWidths(total, ExponentRange(0, top - low, low - below), 0, total)
 
     def normalise(self, width: int, count: float, path: bool = True, furthest: int | None = None) -> None:
         """Count leading-zero counters and shifters to the left, by `furthest` places at most."""
@@ -363,7 +367,7 @@ class _Walk:
             self.add("path fanout", levels * log2(max(width, 1)))
             self.add("held normal", count * width * 2 * levels)
 
-    def rounded(self, term: Term, register: Register, count: float, path: bool = True) -> Term:
+    def rounded(self, term: TermWidths, register: Register, count: float, path: bool = True) -> TermWidths:
         """Count rounders into a register, and return the rounded numbers."""
         fmt, position = register.format, term.whole
         precision, below = fmt.mantissa_bits + 1, max(register.random_bits or 0, 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Range:
+class ExponentRange:
     """A variable exponent `field + offset`, with the field from `low` to `top`."""
 
     low: int
@@ -21,16 +21,16 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Term:
+class TermWidths:
     """Widths and ranges of a number on wires, as in `rtl.block.TermWires`."""
 
     width: int
-    position: Range
+    position: ExponentRange
     depth: int
     height: int
-    common: Range | None = None
+    common: ExponentRange | None = None
     """Exponent of a scale that is a power of two, common to a group of terms."""
-    align: Range | None = None
+    align: ExponentRange | None = None
     """Alignment exponent, if it is no constant above the position."""
     power: bool = False
     """True for a power of two, whose significand is the constant 1."""
@@ -39,10 +39,10 @@ class Term:
     """Number of flags for NaN and infinities."""
 
     @property
-    def whole(self) -> Range:
+    def whole(self) -> ExponentRange:
         """Position with the common exponent added."""
         p, c = self.position, self.common
-        return p if c is None else Range(p.low + c.low, p.top + c.top, p.offset + c.offset)
+        return p if c is None else ExponentRange(p.low + c.low, p.top + c.top, p.offset + c.offset)
 
     @property
     def least(self) -> int:
@@ -55,12 +55,12 @@ class Term:
         return self.whole.offset + self.whole.top
 
 
-def sum_of(x: Range, y: Range) -> Range:
+def sum_of(x: ExponentRange, y: ExponentRange) -> ExponentRange:
     """Return the range of the sum of two exponents."""
-    return Range(x.low + y.low, x.top + y.top, x.offset + y.offset)
+    return ExponentRange(x.low + y.low, x.top + y.top, x.offset + y.offset)
 
 
-def reach_of(terms: Sequence[Term]) -> int:
+def reach_of(terms: Sequence[TermWidths]) -> int:
     """Return the number of bits between the lowest and the highest digit of terms, without a common exponent."""
     if all(t.common == terms[0].common for t in terms):
         terms = [replace(t, common=None) for t in terms]

@@ -30,7 +30,7 @@ TIME_LIMIT = 600
 
 
 @dataclass
-class LibraryBox:
+class CompiledBox:
     """A compiled function from codes to codes, line by line."""
 
     signature: Signature
@@ -53,7 +53,7 @@ def _pointer(x: Codes | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.ctypes.data)
 
 
-def open_library(path: str, signature: Signature) -> LibraryBox:
+def open_compiled(path: str, signature: Signature) -> CompiledBox:
     """Compile a file and return its function as a box.
 
     Raises InputError without the file or a compiler, for what does not compile, and for a file without the function.
@@ -81,7 +81,7 @@ def open_library(path: str, signature: Signature) -> LibraryBox:
         except (OSError, AttributeError) as error:
             raise InputError.of(f"{path} has no function `run`: {error}", FUNCTION) from None
     function.restype = ctypes.c_int
-    return LibraryBox(signature, path, function)
+    return CompiledBox(signature, path, function)
 
 
 def _compiler(source: Path) -> list[str]:

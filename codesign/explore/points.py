@@ -10,9 +10,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.evidence.sampling import Sampling
-from codesign.explore.space import Base, Objective, Settings, Space, patched
+from codesign.explore.space import Base, Settings, Space, patched
 from codesign.explore.task import of_objective
 from codesign.figures.metric import Metric
+from codesign.verdicts.readings import Reading, breaks, excess
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +25,13 @@ Status = Literal["front", "dominated", "breaks a bound", "screened out", "not kn
 
 
 @dataclass(frozen=True)
-class Value:
-    """The worst figure that an objective covers at a point, as a claim reads it."""
+class ObjectiveFigure:
+    """One figure that an objective covers at a point, as a claim reads it."""
 
+    gemm: str
+    """GEMM; empty for none."""
+    tensors: str
+    """Tensor source; empty for none."""
     value: float | None
     """Value; None: not finite, which is worse than any number."""
     low: float | None
@@ -36,34 +41,34 @@ class Value:
     kind: str
     """Kind of the figure: computed, measured, modelled or assumed."""
     source: str
-    where: str
-    """GEMM and tensor source of the worst figure."""
 
-    def badness(self, metric: Metric) -> tuple[float, float, float]:
-        """Return numbers that are larger for worse: of the better end, the value and the worse end.
+    @property
+    def where(self) -> str:
+        """GEMM and tensor source in words."""
+        return " ".join(filter(None, (self.gemm, self.tensors)))
 
-        Figures that are not sampled have their value as both ends: what their intervals span, such as cell libraries, is
-        common to all points.
+    def reading(self, metric: Metric) -> Reading:
+        """Return the number with its interval.
+
+        Figures that are not sampled are points: what their intervals span, such as cell libraries, is common to all points of
+        a space.
         """
         if self.value is None:
-            return inf, inf, inf
-        own = metric.badness(self.value)
+            return Reading.point(-inf if metric.better == "higher" else inf)
         if not metric.sampled:
-            return own, own, own
+            return Reading.point(self.value)
         if self.low is None and self.high is None:
+            return Reading(self.value, None)
+        return Reading(self.value, (-inf if self.low is None else self.low, inf if self.high is None else self.high))
+
+    def badness(self, metric: Metric) -> tuple[float, float, float]:
+        """Return numbers that are larger for worse: of the better end, the value and the worse end."""
+        found = self.reading(metric)
+        own = metric.badness(found.value)
+        if found.ends is None:
             return -inf, own, inf  # too few samples for an interval
-        low, high = (-inf if self.low is None else self.low), (inf if self.high is None else self.high)
-        best, worst = (-high, -low) if metric.better == "higher" else (low, high)
-        return min(best, own), own, max(worst, own)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of an objective: one GEMM on one tensor source."""
-
-    gemm: str
-    tensors: str
-    value: Value
+        ends = [own, *map(metric.badness, found.ends)]
+        return min(ends), own, max(ends)
 
 
 @dataclass
@@ -71,9 +76,9 @@ class Point:
     """A point of a space with what is known of it."""
 
     settings: Settings
-    values: dict[str, Value] = field(default_factory=dict)
-    """Values by objective; none for objectives without a figure."""
-    rows: dict[str, list[Row]] = field(default_factory=dict)
+    values: dict[str, ObjectiveFigure] = field(default_factory=dict)
+    """Worst figure by objective; none for objectives without a figure."""
+    figures: dict[str, list[ObjectiveFigure]] = field(default_factory=dict)
     """All figures by objective."""
     status: Status = "not known"
     note: str = ""
@@ -113,36 +118,26 @@ def known(
             if task.key in failed:
                 point.status, point.note = "failed", failed[task.key]
                 return point
-            for gemm, tensors, value, low, high, kind, source in found.get("readings", {}).get(objective.metric, ()):
-                value = Value(value, low, high, kind, source, " ".join(filter(None, (gemm, tensors))))
-                point.rows.setdefault(name, []).append(Row(gemm, tensors, value))
-        if rows := point.rows.get(name):
-            point.values[name] = max((row.value for row in rows), key=lambda v: v.badness(objective.about)[1])
+            for row in found.get("readings", {}).get(objective.metric, ()):
+                point.figures.setdefault(name, []).append(ObjectiveFigure(*row))
+        if figures := point.figures.get(name):
+            point.values[name] = max(figures, key=lambda v: v.badness(objective.about)[1])
     return point
 
 
 def broken(space: Space, point: Point, certainly: bool = False) -> str:
     """Return the bound that a point's value breaks, in words; its whole interval, if `certainly`. Empty for none."""
     for name, objective in space.objectives.items():
-        value = point.values.get(name)
-        if value is not None and excess(objective, value)[0 if certainly else 1] > 0:
+        if name not in point.values:
+            continue
+        value = point.values[name]
+        found = value.reading(objective.about)
+        if breaks(objective, found) if certainly else excess(objective, found.value) > 0:
             upper = objective.at_most is not None
             bound = f"at most {objective.at_most:g}" if upper else f"at least {objective.at_least:g}"
             shown = "not finite" if value.value is None else f"{value.value:.3g}"
             return f"{name} is {shown}, {bound} is asked for"
     return ""
-
-
-def excess(objective: Objective, value: Value) -> tuple[float, float, float]:
-    """Return how far the better end, the value and the worse end break the objective's bounds; not above 0 for keeping them."""
-    signs = [(sign, b) for sign, b in ((1.0, objective.at_most), (-1.0, objective.at_least)) if b is not None]
-    if value.value is None:
-        return inf, inf, inf
-    ends = value.badness(objective.about)
-    turned = -1.0 if objective.about.better == "higher" else 1.0
-    each = [[sign * (turned * end - bound) for end in ends] for sign, bound in signs]
-    found = [max((e[i] for e in each), default=-inf) for i in range(3)]
-    return min(found), found[1], max(found)
 
 
 # -- the front -------------------------------------------------------------------------------------------------------
