@@ -1,4 +1,4 @@
-"""Write the tables of docs/communication.md from the records of benchmarks/exchange.py and benchmarks/scaling.py."""
+"""Write the tables of docs/communication.md and of docs/timing.md that come from records of several GPUs."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from isa_model.output_files import put
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "communication.md"
+PAGES = {"exchange": "communication", "scaling": "communication", "expert-step": "timing"}
 SCRIPTS = {
     f"{name}-x{gpus}": (f"benchmarks/{script}.py", f"kernels/records/{name}-h200-x{gpus}.json")
     for name, script in (("exchange", "exchange"), ("expert-step", "expert_step"), ("scaling", "scaling"))
@@ -22,9 +22,9 @@ def tables(script: str, record: str) -> str:
 
 
 def main() -> None:
-    """Write both parts of the page."""
+    """Write the tables of both pages."""
     for name, script in SCRIPTS.items():
-        put(PAGE, name, tables(*script))
+        put(ROOT / "docs" / f"{PAGES[name.rpartition('-')[0]]}.md", name, tables(*script))
 
 
 if __name__ == "__main__":
