@@ -444,6 +444,38 @@ def test_a_last_check_of_endless_size_is_refused():
     assert CliRunner().invoke(app, ["probe", f"spec:{VOLTA}", "--outputs", "10000000000"]).exit_code == 2
 
 
+MX = "blackwell.tcgen05.m128n8k32.kind::mxf8f6f4.block32.f32.e5m2.e5m2.ue8m0"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("zero_exponent", [-134, -132])
+def test_scaled_questions_reach_the_bottom_of_d(seed, zero_exponent):
+    """Scales bring terms to where the exponent of zeros cuts them, one more or less of which then changes D."""
+    spec = load(MX)
+    (name, stage), *rest = spec.stages.items()
+    assert stage.zero_exponent == -133
+    other = spec.model_copy(
+        update={"stages": {name: stage.model_copy(update={"zero_exponent": zero_exponent}), **dict(rest)}}
+    )
+    lines = adversarial(Signature(spec), np.random.default_rng(seed), 2200)
+    assert (answers(spec, lines) != answers(other, lines)).any()
+
+
+def test_a_rival_that_the_last_check_tells_apart_is_no_rival():
+    """Answers of the last check exclude other specs that the search found alike, each with its question."""
+    box = hidden(VOLTA)
+    fit = Fit(Session(box), seed=1)
+    fit.ask_all()
+    found = fit.search(fit.start())
+    rival = json.loads(json.dumps(found.hypothesis))
+    rival["stages"][-1]["result"][-1]["rounding"] = "nearest-even"
+    fit.alike = {"same": ((), found.hypothesis), "other": (("stages",), rival)}
+    assert fit.check(found, 300) >= 300
+    assert set(fit.alike) == {"same"}
+    assert fit.session.experiments[-1] == "last check"
+    assert answers(fit.space.spec(rival), fit.session.pool)[-1] != fit.session.d[-1]
+
+
 def test_scales_come_after_c():
     """A function takes the codes of A, B and C, then those of the scales."""
     signature = Signature(load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0"))

@@ -22,6 +22,7 @@ from isa_model.stimulus import KINDS
 
 EXPERIMENTS = {
     **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
+    **{f"{name}, scaled": f"The same as {name}, brought by scales to anywhere in D's range." for name in DIRECTED},
     "alone": "C alone over all its codes, with products that are zeros of either sign.",
     "zeros": "Zeros of either sign with the smallest numbers and a few others.",
     **{name: f"At random: {text}." for name, text in KINDS.items()},
@@ -29,7 +30,7 @@ EXPERIMENTS = {
     "sums": "Products near each other, of which an exchange does not change D.",
     "variations": "Variations of questions that the best spec so far did not explain.",
     "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
-    "last check": "Questions of every kind, answered otherwise than the spec says.",
+    "last check": "Questions of every kind, answered otherwise than the spec or one of its rivals says.",
     "recorded": "Recorded vectors.",
 }
 """What each experiment asks, by its name."""

@@ -19,6 +19,7 @@ from codesign.probe.questions import adversarial, mutated
 from codesign.probe.search import Scored, Search
 from codesign.probe.space import Data, Path, changed, size
 from codesign.probe.structures import interleaved, structures
+from isa_model.float64 import Codes
 
 QUESTIONS = 3000
 """Questions searched at a time for one on which specs differ."""
@@ -97,11 +98,13 @@ class Fit(Search):
         return holds
 
     def fresh(self, count: int) -> Lines:
-        """Return questions that were not asked: of every experiment, sums of a few terms, and variations of those asked."""
+        """Return questions that were not asked: of every experiment, sums of a few terms, and variations of these and of
+        those asked."""
         assert self.session.pool is not None
         parts = [adversarial(self.signature, self.rng, min(count // 3, 4000))]
         parts.append(self.orders.few(count // 3))
-        parts.append(mutated(self.signature, self.rng, self.session.pool, count - sum(len(x.c) for x in parts)))
+        either = Lines.join([self.session.pool, *parts])
+        parts.append(mutated(self.signature, self.rng, either, count - sum(len(x.c) for x in parts)))
         return self.asked(Lines.join(parts))
 
     def check(self, current: Scored, outputs: int) -> int:
@@ -116,7 +119,18 @@ class Fit(Search):
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
                 return 0
             compared += len(d)
+            self.searched += len(d)
+            self._exclude(lines, d)
         return max(compared, 1)
+
+    def _exclude(self, lines: Lines, d: Codes) -> None:
+        """Take away the rivals that answers contradict, and keep for each a question that does."""
+        for key, (_, hypothesis) in list(self.alike.items()):
+            spec = self.space.spec(hypothesis)
+            differs = np.flatnonzero(self.run(spec, lines) != d)[:1] if spec else np.zeros(0, int)
+            if differs.size:
+                del self.alike[key]
+                self.keep(["last check"], lines.pick(differs), d[differs])
 
     def shorten(self, current: Scored) -> Scored:
         """Return the shortest hypothesis among those that explain every answer as well, field by field."""

@@ -8,51 +8,38 @@ are built from the formats alone; their answers are read by running hypotheses, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from codesign.probe.box import Lines, Signature
-from isa_model.codec import decode, encode, number_of
-from isa_model.formats import Format
-from isa_model.rounding import Rounding
+from codesign.probe.powers import Scales, code_of, powers
 from isa_model.stimulus import KINDS, draw
 
 Rng = np.random.Generator
 
 
-def code_of(fmt: Format, sign: int, exponent: int, fraction: float = 1.0) -> int | None:
-    """Return the code of `sign * fraction * 2**exponent`, or None if the format lacks the number."""
-    if not -1080 < exponent < 1024:
-        return None
-    value = sign * fraction * 2.0**exponent
-    if value == 0:
-        return None
-    code = encode(fmt, number_of(value), Rounding.TOWARD_ZERO, "saturate")
-    got = decode(fmt, code)
-    return code if not got.special and got.exact() == number_of(value).exact() else None
-
-
-@cache
-def powers(fmt: Format) -> dict[int, int]:
-    """Return the code of each power of two of a format, by its exponent."""
-    found = {e: code_of(fmt, 1, e) for e in range(fmt.min_lsb_exponent, fmt.max_exponent + 1)}
-    return {e: code for e, code in found.items() if code is not None}
-
-
 class Builder:
-    """Lines of one experiment: a few chosen terms, zeros elsewhere."""
+    """Lines of one experiment: a few chosen terms, zeros elsewhere.
 
-    def __init__(self, signature: Signature, rng: Rng) -> None:
+    `scaled` terms use the whole range of D: scales bring the products of a group to where the experiment wants them.
+    """
+
+    def __init__(self, signature: Signature, rng: Rng, scaled: bool = False) -> None:
         self.signature, self.rng = signature, rng
         self.spec = spec = signature.spec
         self.k = spec.shape.k
         self.ends = [(min(powers(f)), max(powers(f))) for f in (spec.a, spec.b)]
         (a_low, a_high), (b_low, b_high) = self.ends
-        self.lowest, self.highest = a_low + b_low, a_high + b_high
+        self.lowest, self.highest = self.unscaled = a_low + b_low, a_high + b_high
+        self.scales = Scales(signature) if scaled else None
+        if self.scales:
+            d = spec.accumulator
+            self.lowest = min(self.highest, max(self.lowest + self.scales.low, d.min_lsb_exponent - 60))
+            self.highest = max(self.lowest, min(self.highest + self.scales.high, d.max_exponent + 3))
         self.signs = (1, -1) if spec.a.signed or spec.b.signed else (1,)
-        self.rows: list[tuple[dict[int, tuple[int, int]], int]] = []
+        self.rows: list[tuple[dict[int, tuple[int, int]], int, dict[int, int]]] = []
         self._codes: dict[tuple[str, int, int, float], int | None] = {}
 
     def code(self, which: str, sign: int, exponent: int, fraction: float = 1.0) -> int | None:
@@ -84,26 +71,46 @@ class Builder:
     def add(self, terms: dict[int, tuple[int, int, float]], c: int | None = 0) -> None:
         """Add a line, unless a term is no number of the formats. Place K stands for C."""
         row: dict[int, tuple[int, int]] = {}
+        shifts = self.shifts({place: e for place, (_, e, _) in terms.items() if place < self.k})
         for place, (sign, exponent, fraction) in terms.items():
             if place == self.k:
                 c = self.code("c", sign, exponent, fraction)
                 continue
-            codes = self.product(sign, exponent, fraction)
+            shift = shifts[place // self.scales.size] if self.scales else 0
+            codes = self.product(sign, exponent - shift, fraction)
             if codes is None:
                 return
             row[place] = codes
         if c is not None:
-            self.rows.append((row, c))
+            self.rows.append((row, c, shifts))
+
+    def shifts(self, exponents: dict[int, int]) -> dict[int, int]:
+        """Return an exponent of the scales for each group that has terms, so that A and B reach the exponents of all."""
+        if self.scales is None:
+            return {}
+        low, high = self.unscaled
+        groups: dict[int, list[int]] = {}
+        for place, e in exponents.items():
+            groups.setdefault(place // self.scales.size, []).append(e)
+        shifts: dict[int, int] = {}
+        for group, own in groups.items():
+            first, last = sorted((max(own) - high, min(own) - low))
+            shift = int(self.rng.integers(first, last + 1))
+            shifts[group] = min(max(shift, self.scales.low), self.scales.high)
+        return shifts
 
     def lines(self) -> Lines:
-        """Return the lines; of those that are scaled, half have scales other than one."""
+        """Return the lines. Unless terms were placed by scales, half of the lines have scales other than one at random."""
         result = self.signature.empty(len(self.rows))
-        for i, (row, c) in enumerate(self.rows):
+        for i, (row, c, shifts) in enumerate(self.rows):
             result.c[i] = c
+            for group, shift in shifts.items():
+                if self.scales:
+                    self.scales.put(result, i, group, shift, self.rng)
             for place, (x, y) in row.items():
                 result.a[i, place], result.b[i, place] = x, y
         for scales, of in zip(result[3:], self.signature.scale_formats, strict=True):
-            if scales is not None and of is not None:
+            if scales is not None and of is not None and not self.scales:
                 choices = np.array([code for e, code in powers(of[0]).items() if abs(e) <= 8], scales.dtype)
                 ends = np.array([powers(of[0])[e] for e in (min(powers(of[0])), max(powers(of[0])))], scales.dtype)
                 lottery = self.rng.random((len(scales), 1))
@@ -221,10 +228,10 @@ def bottom(x: Builder, count: int) -> None:
     unit = fmt.min_lsb_exponent
     for half in (0, 1):  # D's last place or half of it, and a term that may be cut as if the zeros were larger
         for e in range(unit - 2, max(x.lowest, unit - 60) - 1, -1):
-            for sign in x.signs:
+            for sign, other in product(x.signs, x.signs):
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
-                x.add({first: (x.sign(), unit - half + up, q), second: (sign, e, 1.0)})
+                x.add({first: (sign, unit - half + up, q), second: (other, e, 1.0)})
     for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
         p, q = x.places(2)
         sign, near = x.sign(), fmt.min_exponent + x.rng.integers(-1, 4, 3)
@@ -290,6 +297,13 @@ def zeros(signature: Signature, rng: Rng, count: int) -> Lines:
         sign = rng.random(x.shape) < rng.choice([0.0, 0.5, 1.0], (count, *[1] * (x.ndim - 1)))
         codes = magnitude | (sign.astype(np.uint64) << np.uint64(fmt.magnitude_bits) if fmt.signed else np.uint64(0))
         x[...] = (codes << np.uint64(fmt.low_padding)).astype(x.dtype)
+    if signature.spec.scale and spec.a.kind == spec.b.kind == "float":  # small products near the bottom of D
+        scales, bottom = Scales(signature), spec.accumulator.min_lsb_exponent
+        low, high = (getattr(spec.a, e) + getattr(spec.b, e) for e in ("min_lsb_exponent", "min_exponent"))
+        for line in range(count // 2):
+            for group in range(-(-spec.shape.k // scales.size)):
+                near = bottom - int(rng.integers(0, 12)) - int(rng.integers(low, high + 1))
+                scales.put(lines, line, group, near, rng)
     return lines
 
 
@@ -318,10 +332,11 @@ def experiments(signature: Signature, rng: Rng, effort: float) -> Iterator[tuple
     spec = signature.spec
     if spec.a.kind == spec.b.kind == "float" and spec.accumulator.kind == "float":
         for name, build in DIRECTED.items():
-            builder = Builder(signature, rng)
-            build(builder, some({"masked": 260, "ladder": 420, "halfway": 300, "bottom": 180}.get(name, 140)))
-            if builder.rows:
-                yield name, builder.lines()
+            for scaled in (False, True) if spec.scale else (False,):
+                builder = Builder(signature, rng, scaled)
+                build(builder, some({"masked": 260, "ladder": 420, "halfway": 300, "bottom": 180}.get(name, 140)))
+                if builder.rows:
+                    yield f"{name}, scaled" if scaled else name, builder.lines()
     yield "alone", alone(signature, rng, some(80))
     yield "zeros", zeros(signature, rng, some(120))
     for kind in KINDS:
