@@ -22,7 +22,6 @@ from isa_model.stimulus import KINDS
 
 EXPERIMENTS = {
     **{name: (build.__doc__ or "").strip() for name, build in DIRECTED.items()},
-    **{f"{name}, scaled": f"The same as {name}, brought by scales to anywhere in D's range." for name in DIRECTED},
     "alone": "C alone over all its codes, with products that are zeros of either sign.",
     "zeros": "Zeros of either sign with the smallest numbers and a few others.",
     **{name: f"At random: {text}." for name, text in KINDS.items()},
