@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernels.gemm import launches
+from kernels.gemm.choose import Gpu
 from kernels.gemm.tile import DESCRIPTOR_HIGH, kernel_text
 
 HERE = Path(__file__).parent
@@ -124,6 +125,6 @@ def issue(x, tile, *, seed=0, text=TEXT, sms=4):
         patch.setattr(launches, "check_device", lambda x: None)
         patch.setattr(launches, "tensor_map", tensor_map)
         patch.setattr(launches, "_kernel", Kernel)
-        patch.setattr(launches, "_sms", lambda device: sms)
+        patch.setattr(launches, "_gpu", lambda device: Gpu(sms))
         launches.prepare(x, scales=tile.scales, promote=tile.promote, add=tile.add, tile=tile)
     return x.out
