@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from codesign.evidence.cost.proof import blocks, semantics
-from codesign.evidence.cost.proof.netlist_terms import Bit
-from codesign.evidence.cost.proof.observed import ANY, NotProvable, Observed
+from codesign.evidence.cost.proof.netlist_terms import Bit, NotProvable
+from codesign.evidence.cost.proof.observed import ANY, Observed
 from codesign.evidence.cost.proof.smt import Bits
 from codesign.evidence.cost.proof.sums import add
 from codesign.evidence.cost.rtl.block import TermWires

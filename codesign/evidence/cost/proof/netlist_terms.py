@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 
 from codesign.evidence.cost.proof.smt import Bits, Script, choose, join
 
+
+class NotProvable(Exception):
+    """No theorem is known for a part of a unit."""
+
+
 Bit = int | str
 """A net of Yosys's JSON: its number, or a constant "0", "1" or "x"."""
 
@@ -169,7 +174,7 @@ class Reader:
         cell = self.netlist.cells[i]
         a, b = (cell["connections"][port] for port in "AB")
         if cell["type"] != "$add" or a[0] != "1" or list(bits) != cell["connections"]["Y"][1 : len(bits) + 1]:
-            raise NotImplementedError("a total that no carry-propagate adder forms")
+            raise NotProvable("a total that no carry-propagate adder forms")
         return self._addend(a[1:]) + self._addend(b[1:]) + self._leaf(b[:1]).extended(len(bits))
 
     def _addend(self, bits: Sequence[Bit]) -> Bits:
@@ -227,4 +232,4 @@ class Reader:
             return _COMPARISON[kind](a.extended(size, signed), b.extended(size, signed), signed).extended(width)
         if kind in _REDUCTION:
             return _REDUCTION[kind](a).extended(width)
-        raise NotImplementedError(f"a cell of type {kind}")
+        raise NotProvable(f"a cell of type {kind}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from amaranth.hdl import Const, Value
 
-from codesign.evidence.cost.proof.netlist_terms import Bit, FlatNetlist, Reader
+from codesign.evidence.cost.proof.netlist_terms import Bit, FlatNetlist, NotProvable, Reader
 from codesign.evidence.cost.proof.semantics import EXPONENT, Term
 from codesign.evidence.cost.proof.smt import Answer, Bits, Script, digest, either, solve
 from codesign.evidence.cost.rtl.block import Call, Exponent, TermWires, UnitDesign
@@ -23,10 +23,6 @@ from isa_model.output_files import scratch
 
 ANY = object()
 """An argument that a call may have any value of."""
-
-
-class NotProvable(Exception):
-    """No theorem is known for a part of a unit."""
 
 
 @dataclass
@@ -227,10 +223,7 @@ class Observed:
     def linear(self, block: str, total: Sequence[Bit]) -> list[tuple[Bit, ...]]:
         """Prove that a carry-save tree with its final adder leaves the sum of some words in `total`; return those words."""
         reader = self.reader()
-        try:
-            value = reader.total(total)
-        except NotImplementedError as error:
-            raise NotProvable(f"{block}: {error}") from None
+        value = reader.total(total)
         leaves = [(bits, v) for bits, values in reader.leaves.items() for v in values]
         everything = reduce(
             lambda p, q: p + q, (v.extended(len(total)) for _, v in leaves), reader.script.const(0, len(total))

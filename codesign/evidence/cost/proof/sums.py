@@ -9,8 +9,8 @@ from typing import Any
 from amaranth.hdl import Const
 
 from codesign.evidence.cost.proof import semantics
-from codesign.evidence.cost.proof.netlist_terms import Bit, Reader
-from codesign.evidence.cost.proof.observed import NotProvable, Observed, every
+from codesign.evidence.cost.proof.netlist_terms import Bit, NotProvable, Reader
+from codesign.evidence.cost.proof.observed import Observed, every
 from codesign.evidence.cost.proof.semantics import EXPONENT, Term
 from codesign.evidence.cost.proof.smt import Bits, choose, either
 from codesign.evidence.cost.rtl.align import groups

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from codesign.evidence.cost.proof.compose import prove_unit
-from codesign.evidence.cost.proof.observed import Lifted, NotProvable, Observed, observe_unit
+from codesign.evidence.cost.proof.netlist_terms import NotProvable
+from codesign.evidence.cost.proof.observed import Lifted, Observed, observe_unit
 from codesign.evidence.cost.proof.proof_record import BlockProof, Counterexample, MappedProof, ProofRecord
 from codesign.evidence.cost.proof.smt import Script, solve
 from codesign.evidence.cost.records import design_sha256
