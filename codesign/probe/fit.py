@@ -137,31 +137,17 @@ class Fit(Search):
         shorter = True
         while shorter and not self.is_over:
             shorter = False
-            for _, hypothesis in [*self._smaller(current.hypothesis), *self.space.neighbours(current.hypothesis, 0)]:
+            for _, hypothesis in self.space.neighbours(current.hypothesis, 0):
                 if size(hypothesis) < current.size and (x := self.explains(hypothesis)) is not None:
                     current, shorter = x, True
                     break
         return current
 
-    def _smaller(self, hypothesis: Data) -> list[tuple[Path, Data]]:
-        """Return a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
-        found: list[tuple[Path, Data]] = []
-        stages = hypothesis["stages"]
-        for i in range(len(stages) - 1):
-            if "chain" in stages[i] or "interleave" in stages[i]:
-                continue
-            joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
-            found.append((("stages",), {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}))
-        for i, stage in enumerate(stages):
-            if "interleave" in stage:
-                found.append((("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)))
-        return found
-
     def rivals(self, current: Scored) -> dict[str, tuple[Path, Data]]:
         """Return every neighbour and every other structure that explains all answers so far, by its data."""
         k = self.signature.spec.shape.k
         found: dict[str, tuple[Path, Data]] = {}
-        near = [*self.space.neighbours(current.hypothesis, 0), *self._smaller(current.hypothesis)]
+        near = list(self.space.neighbours(current.hypothesis, 0))
         near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
         for path, hypothesis in near:
             key = json.dumps(hypothesis, sort_keys=True)

@@ -277,6 +277,11 @@ def alone(signature: Signature, rng: Rng, count: int) -> Lines:
     magnitude = rng.integers(0, 4, count).astype(np.uint64) << np.uint64(spec.c_format.low_padding)
     sign = rng.integers(0, 2, count).astype(np.uint64) << np.uint64(spec.c_format.bits - 1)
     lines.c[few] = (magnitude | sign)[few].astype(lines.c.dtype)
+    fmt = spec.c_format
+    if fmt.kind == "float":  # the largest number, an infinity and a NaN, where there are any, of either sign
+        all_ones, most = (1 << fmt.magnitude_bits) - 1, fmt.max_finite_magnitude
+        ends = [min(x, all_ones) | s << fmt.magnitude_bits for x in (most, most + 1, all_ones) for s in (0, 1)]
+        lines.c[: len(ends)] = np.array(ends, np.uint64)[:count] << np.uint64(fmt.low_padding)
     for x, fmt in ((lines.a, spec.a), (lines.b, spec.b)):
         if fmt.kind == "float" and fmt.signed and fmt.nan != "negative-zero":
             minus = rng.choice([0.0, 0.0, 1.0, 0.5], (count, 1)) > rng.random(x.shape)

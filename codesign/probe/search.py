@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import process_time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,8 @@ class Search:
         self.rng = np.random.default_rng(self.seed)
         self.misses: NDArray[np.float64] = np.zeros(0)
         """How often each question was among the few that a hypothesis did not explain."""
+        self._picked: tuple[Any, Lines] = (None, self.signature.empty(0))
+        """The last choice of questions, with the questions."""
         self.deadline = process_time() + self.budget_s
 
     @property
@@ -112,7 +115,12 @@ class Search:
         self._weights: NDArray[np.float64] = 1.0 / np.bincount(which, minlength=len(names))[which]
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
         assert self.session.d is not None
-        self._places = _ordered(self.signature.spec.accumulator, self.session.d)
+        fmt, d = self.signature.spec.accumulator, self.session.d
+        self._places = _ordered(fmt, d)
+        if fmt.nan_code is not None:
+            codes, counts = np.unique(d, return_counts=True)
+            order = np.argsort(-counts, kind="stable")
+            self.space.nans = [int(x) for x in codes[order] if decode(fmt, int(x)).special == "nan"]
 
     def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None) -> Scored | None:
         """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec."""
@@ -121,7 +129,12 @@ class Search:
         if spec is None or pool is None or d is None:
             return None
         some = slice(None) if which is None else which
-        got = self.run(spec, pool if which is None else pool.pick(which))
+        if which is None:
+            got = self.run(spec, pool)
+        else:
+            if self._picked[0] is not which:
+                self._picked = which, Lines(*(None if x is None else x.astype(np.uint64) for x in pool.pick(which)))  # type: ignore[arg-type]
+            got = self.run(spec, self._picked[1])
         wrong = got != d[some]
         fmt = self.signature.spec.accumulator
         # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
@@ -177,7 +190,7 @@ class Search:
             best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
         best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
-        return _distinct(sorted(whole, key=lambda x: x.rank))[:BEAM]
+        return _distinct(sorted(whole, key=lambda x: x.rank), 1)[:BEAM]
 
     def registers(self) -> Data:
         """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
@@ -194,14 +207,8 @@ class Search:
 
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
-        base: Data = {"stages": []}
-        d, fmt = self.session.d, self.signature.spec.accumulator
-        if d is not None and fmt.nan_code is not None:
-            codes, counts = np.unique(d, return_counts=True)
-            nans = [(n, int(c)) for c, n in zip(codes, counts, strict=True) if decode(fmt, int(c)).special == "nan"]
-            if nans and max(nans)[1] != fmt.nan_code:
-                base["nan"] = max(nans)[1]
-        return base
+        nans = self.space.nans
+        return {"stages": [], **({"nan": nans[0]} if nans and nans[0] != self.signature.spec.accumulator.nan_code else {})}
 
     def _with(self, base: Data, structure: list[Data], inner: Data, last: Data) -> Iterator[Data]:
         """Yield hypotheses of a structure, its inner stages under one rule, its last under another; scales apply anywhere."""
@@ -225,7 +232,7 @@ class Search:
                 break
             if (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
-        return _distinct(sorted(scored, key=lambda x: x.rank))[:count]
+        return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
@@ -264,7 +271,7 @@ class Search:
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
             x = self.score(hypothesis, focus) if allowed(hypothesis) else None
-            if x is not None and x.loss < at_focus.loss - 1e-12:
+            if x is not None and x.rank < at_focus.rank:
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
@@ -272,7 +279,7 @@ class Search:
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
             y = self.score(change, which) if change else None
-            if y is not None and y.loss < current.loss - 1e-12:
+            if y is not None and y.rank < current.rank:
                 current = y
         return None if current is start else current
 
@@ -321,7 +328,7 @@ class Search:
             if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
                 continue
             better = steps[width](current)
-            if better is None and width == 1 and self._amplify(current):
+            if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
                 self.best = None
             elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
@@ -420,13 +427,13 @@ def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
     return np.where(codes & sign, -magnitude, magnitude)
 
 
-def _distinct(scored: list[Scored]) -> list[Scored]:
-    """Return the first of the hypotheses of each structure, and of those that give the same answers."""
-    found: dict[bytes, Scored] = {}
-    shapes = set()
+def _distinct(scored: list[Scored], each: int) -> list[Scored]:
+    """Return the first hypotheses of each structure, as many as `each` of those that give different answers."""
+    found: dict[tuple[str, bytes], Scored] = {}
+    shapes: Counter[str] = Counter()
     for x in scored:
         shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
-        if shape not in shapes and x.wrong.tobytes() not in found:
-            found[x.wrong.tobytes()] = x
-        shapes.add(shape)
+        if shapes[shape] < each and (shape, x.wrong.tobytes()) not in found:
+            found[shape, x.wrong.tobytes()] = x
+            shapes[shape] += 1
     return list(found.values())

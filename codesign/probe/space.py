@@ -13,9 +13,11 @@ import typing
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
 from isa_model.diagnostics import InputError
@@ -41,7 +43,9 @@ class Space:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
-        self.known_stages: dict[str, Stage] = {}
+        self.known_parts: dict[str, BaseModel] = {}
+        self.nans: list[int] = []
+        """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
         floats = [f for f in FORMATS.values() if f.kind == "float" and f.mantissa_bits and f.zero and f.signed]
         self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if self.is_float else []
@@ -72,30 +76,31 @@ class Space:
         key = json.dumps(hypothesis, sort_keys=True)
         if key not in self.specs:
             try:
-                self.specs[key] = Instruction.model_validate(self.data(hypothesis))
-            except ValidationError:
+                self.specs[key] = Instruction.of_parts(**self.parts(hypothesis))
+            except (ValidationError, PydanticCustomError):
                 self.specs[key] = None
         return self.specs[key]
 
-    def stage(self, stage: Data) -> Stage:
-        """Return a stage of a hypothesis; each is checked once."""
-        key = json.dumps(stage, sort_keys=True)
-        if key not in self.known_stages:
-            self.known_stages[key] = Stage.model_validate(stage)
-        return self.known_stages[key]
+    def part(self, kind: type[BaseModel], fields: Data) -> Any:
+        """Return a part of a hypothesis, checked; each is checked once."""
+        key = kind.__name__ + json.dumps(fields, sort_keys=True)
+        if key not in self.known_parts:
+            self.known_parts[key] = kind.model_validate(fields)
+        return self.known_parts[key]
 
-    def data(self, hypothesis: Data) -> Data:
-        """Return a hypothesis with the fields of the signature, as the data of an instruction; stages get names."""
+    def parts(self, hypothesis: Data) -> Data:
+        """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
-        rest = {k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}
-        checked = [self.stage(stage) for stage in stages]
-        data = {**self.given, **rest, "stages": dict(zip(names, checked, strict=True))}
+        parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
+        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
+        if parts.get("widen"):
+            parts["widen"] = _format(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
         if "onto" in scale:  # an index of a stage, -1 for the products
             onto = scale["onto"]
             scale["onto"] = "products" if onto < 0 else names[min(onto, len(names) - 1)]
-        return data | ({"scale": scale} if scale else {})
+        return parts | ({"scale": self.part(Scaling, scale)} if scale else {})
 
     # -- values of fields --------------------------------------------------------------------------------------------
 
@@ -113,11 +118,17 @@ class Space:
         if hypothesis.get("scale") or self.scale:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
         yield from self._everywhere(hypothesis)
+        yield from self.smaller(hypothesis)
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
             for j, register in enumerate(registers):
                 yield from self._of(hypothesis, ("stages", i, "result", j), Register, register, near)
+                if not near:
+                    for mode, overflow, subnormals in product(MODES, (None, "infinity", "saturate"), (None, "flush")):
+                        fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
+                        one = {k: v for k, v in {**register, **fields}.items() if v}
+                        yield self._set(hypothesis, ("stages", i, "result", j), one)
                 yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
                 doubled = [*registers[:j], register, *registers[j:]]
                 yield self._set(hypothesis, ("stages", i, "result"), doubled)
@@ -131,6 +142,20 @@ class Space:
                 if "chain" in stage:
                     other = {k: v for k, v in stage.items() if k not in ("accumulator", "chain")}
                 yield self._set(hypothesis, ("stages", i), other)
+
+    def smaller(self, hypothesis: Data) -> list[tuple[Path, Data]]:
+        """Return a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
+        found: list[tuple[Path, Data]] = []
+        stages = hypothesis["stages"]
+        for i in range(len(stages) - 1):
+            if "chain" in stages[i] or "interleave" in stages[i]:
+                continue
+            joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
+            found.append((("stages",), {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}))
+        for i, stage in enumerate(stages):
+            if "interleave" in stage:
+                found.append((("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)))
+        return found
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
@@ -205,7 +230,7 @@ class Space:
             for fmt in ("fp32", "bf16", "fp16"):
                 yield {"format": fmt, "rounding": "nearest-even"}
         elif name == "nan":
-            yield None
+            yield from (None, *self.nans)
         elif name == "accumulator" and now:
             now = now if isinstance(now, dict) else {}
             yield True
