@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.space import MODES, Data, Space, moved, size
+from codesign.probe.space import MODES, Data, Space, mantissa_bits, moved, size
 from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
@@ -176,13 +176,11 @@ class Search:
         if recorded:
             self.structures = list(structures(k))
         every = self.structures
-        base = self.registers()
-        rules = list(
-            profiles(self.space, {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")})
-        )
-        first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
+        rules = [(base, inner, last) for base in self.bases() for inner, last in profiles(self.space, base["stages"][0])]
+        first = (h for s in every for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
-        best = self._best(first, which[:64], 8 * BEAM)
+        best = self._best(first, which[:40], 24 * BEAM, 0.3)
+        best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
         if recorded:
             dealt = (
                 {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
@@ -190,7 +188,8 @@ class Search:
             best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
         best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
-        return _distinct(sorted(whole, key=lambda x: x.rank), 1)[:BEAM]
+        whole.sort(key=lambda x: x.rank)
+        return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], 1)[:BEAM]
 
     def registers(self) -> Data:
         """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
@@ -204,6 +203,17 @@ class Search:
         if current.wrong.any():
             current = self.descend(current, REACHES, alone)
         return current.hypothesis
+
+    def bases(self) -> list[Data]:
+        """Return hypotheses that explain C alone: by registers, and by fraction bits, which cut C just as a narrow one does."""
+        base = self.registers()
+        stage = {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")}
+        found = [{**base, "stages": [stage]}]
+        bits, wide = mantissa_bits(stage["result"][-1]["format"]), self.signature.spec.accumulator.mantissa_bits
+        if "fraction_bits" not in stage and bits < wide and self.signature.spec.accumulator.kind == "float":
+            cut = {"fraction_bits": bits, "rounding": stage["result"][-1]["rounding"]}
+            found.append({**base, "stages": [{**stage, **cut, "result": [self.space.register]}]})
+        return found
 
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
@@ -224,11 +234,13 @@ class Search:
         for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
             yield {**base, "stages": stages} | ({"scale": {"onto": onto}} if self.space.scale else {})
 
-    def _best(self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int) -> list[Scored]:
-        """Return the hypotheses that explain most of some answers, one a structure."""
-        scored = []
+    def _best(
+        self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
+    ) -> list[Scored]:
+        """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
+        scored, left = [], self.deadline - process_time()
         for hypothesis in {json.dumps(h, sort_keys=True): h for h in hypotheses}.values():
-            if self.is_over:
+            if self.deadline - process_time() < left * (1.0 - share):
                 break
             if (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)

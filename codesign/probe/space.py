@@ -308,6 +308,11 @@ def _format(fmt: Any) -> Format:
     return _known(json.dumps(fmt, sort_keys=True))
 
 
+def mantissa_bits(fmt: Any) -> int:
+    """Return the bits of the mantissa of a format of a hypothesis."""
+    return _format(fmt).mantissa_bits
+
+
 def _range(fmt: Format) -> tuple[Any, ...]:
     return fmt.kind, fmt.exponent_bits, fmt.bias, fmt.infinity, fmt.nan
 
