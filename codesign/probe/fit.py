@@ -97,14 +97,13 @@ class Fit(Search):
         self.alike = undecided if holds else rivals
         return holds
 
-    def fresh(self, count: int) -> Lines:
-        """Return questions that were not asked: of every experiment, sums of a few terms, and variations of these and of
-        those asked."""
+    def fresh(self, count: int, directed: int = 4000) -> Lines:
+        """Return about `count` questions that were not asked: of every experiment, `directed` of them at most, sums of a few
+        terms, and variations of these and of those asked."""
         assert self.session.pool is not None
-        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000))]
-        parts.append(self.orders.few(count // 3))
+        parts = [adversarial(self.signature, self.rng, min(count // 3, directed)), self.orders.few(count // 3)]
         either = Lines.join([self.session.pool, *parts])
-        parts.append(mutated(self.signature, self.rng, either, count - sum(len(x.c) for x in parts)))
+        parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
         return self.asked(Lines.join(parts))
 
     def check(self, current: Scored, outputs: int) -> int:
@@ -112,7 +111,8 @@ class Fit(Search):
         differs, which then is in the pool."""
         compared = 0
         while compared < outputs:
-            lines = self.fresh(min(20_000, outputs))
+            # Directed questions take most of the time, and say most at first.
+            lines = self.fresh(min(20_000, outputs), 4000 if compared < 60_000 else 1000)
             d = self.session.ask(lines)
             differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
             if differs.size:

@@ -231,7 +231,8 @@ def bottom(x: Builder, count: int) -> None:
             for sign, other in product(x.signs, x.signs):
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
-                x.add({first: (sign, unit - half + up, q), second: (other, e, 1.0)})
+                wider = int(x.rng.integers(0, fmt.mantissa_bits)) if x.rng.random() < 0.5 else 0  # a narrower register's
+                x.add({first: (sign, unit + wider - half + up, q), second: (other, e, 1.0)})
     for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
         p, q = x.places(2)
         sign, near = x.sign(), fmt.min_exponent + x.rng.integers(-1, 4, 3)

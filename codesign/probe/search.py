@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.space import MODES, Data, Space, mantissa_bits, moved, size
+from codesign.probe.space import MODES, Data, Space, at, changed, mantissa_bits, moved, optional, size
 from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
@@ -321,6 +321,7 @@ class Search:
             lambda x: self._step(x, 1),
             self._reordered,
             lambda x: self._step(x, 2),
+            self._without,
             lambda x: self._reordered(x, RULES),
             lambda x: self._around(x, REACHES[:2]),
             lambda x: self._around(x, REACHES),
@@ -399,6 +400,15 @@ class Search:
             y = self.score(x.hypothesis)
             if y is not None and y.loss < current.loss - 1e-12:
                 return y
+        return None
+
+    def _without(self, end: Scored) -> Scored | None:
+        """Return a better hypothesis without one of the fields of this one, which stood for another; None if there is none."""
+        for path in optional(end.hypothesis):
+            x = self.score(changed(end.hypothesis, path, None))
+            found = self.descend(x, REACHES[:2], allowed=lambda h, path=path: at(h, path) is None) if x else None
+            if found is not None and found.loss < end.loss - 1e-12:
+                return found
         return None
 
     def _around(self, end: Scored, reaches: tuple[int, ...]) -> Scored | None:

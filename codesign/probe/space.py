@@ -143,19 +143,18 @@ class Space:
                     other = {k: v for k, v in stage.items() if k not in ("accumulator", "chain")}
                 yield self._set(hypothesis, ("stages", i), other)
 
-    def smaller(self, hypothesis: Data) -> list[tuple[Path, Data]]:
-        """Return a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
-        found: list[tuple[Path, Data]] = []
-        stages = hypothesis["stages"]
+    def smaller(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
+        stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
         for i in range(len(stages) - 1):
-            if "chain" in stages[i] or "interleave" in stages[i]:
-                continue
-            joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
-            found.append((("stages",), {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}))
+            if "chain" not in stages[i] and "interleave" not in stages[i]:
+                joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
+                one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
+                moves = scale.get("onto", -1) >= i
+                yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
         for i, stage in enumerate(stages):
             if "interleave" in stage:
-                found.append((("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)))
-        return found
+                yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
@@ -364,9 +363,24 @@ def at(data: Any, path: Path) -> Any:
     return known
 
 
+def optional(hypothesis: Data) -> list[Path]:
+    """Return the paths of fields that a hypothesis could do without: those of numbers before those of registers."""
+    found: list[Path] = [(name,) for name in hypothesis if name not in ("stages", "nan", "scale")]
+    for i, stage in enumerate(hypothesis["stages"]):
+        found += [("stages", i, name) for name in ("zero_exponent", "fraction_bits", "exponent", "zero") if name in stage]
+        if isinstance(stage.get("accumulator"), dict):
+            found += [("stages", i, "accumulator", name) for name in stage["accumulator"]]
+        for j, register in enumerate(stage.get("result", [])):
+            found += [("stages", i, "result", j, name) for name in ("overflow", "subnormals") if name in register]
+    return found
+
+
 def fits(hypothesis: Data, path: Path) -> bool:
     """Return whether a hypothesis has the part that a path leads to."""
-    return len(path) < 2 or path[0] == "scale" or at(hypothesis, path[:-1]) is not None
+    part = at(hypothesis, path[:-1])
+    if isinstance(path[-1], int):
+        return isinstance(part, list) and path[-1] < len(part)
+    return len(path) < 2 or path[0] == "scale" or part is not None
 
 
 def changed(hypothesis: Data, path: Path, value: Any) -> Data:
