@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from time import process_time
 
 import numpy as np
 
@@ -36,8 +37,10 @@ class Fit(Search):
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end. Raises Refusal if there is none."""
+        of outputs that it was compared with in the end. Rivals have as much time as the search before. Raises Refusal if there
+        is none."""
         current = self.search(self.start())
+        self.deadline = process_time() + self.budget_s
         while not self.is_over:
             current = self.shorten(current)
             if not self.challenge(current):
@@ -61,7 +64,10 @@ class Fit(Search):
         near = [current.hypothesis, *(hypothesis for _, hypothesis in self.alike.values())]
         starts = [x for x in (self.score(h) for h in near) if x is not None]
         self.best = None
-        return self.search(sorted(starts, key=lambda x: x.rank)[:4])
+        try:
+            return self.search(sorted(starts, key=lambda x: x.rank)[:4])
+        except Refusal:
+            return self.search(self.start())
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""

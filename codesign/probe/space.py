@@ -207,14 +207,12 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
-                    if (
-                        name == "fraction_bits"
-                        and kind is Stage
-                        and value.get("accumulator") is True
-                        and now is not None
-                    ):
-                        own = self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
-                        yield path, own
+                    if name == "fraction_bits" and kind is Stage and None not in (now, other):
+                        if value.get("accumulator") is True:
+                            yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
+                        if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
+                            moved_with = value["zero_exponent"] + other - now
+                            yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""

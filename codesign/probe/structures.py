@@ -60,15 +60,13 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
         return
     nearest = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
     same = {"result": last["result"][-1:]}
-    for zero in ({}, {"zero": "ieee"}):
-        for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
-            yield cut, {**zero, **last}
-            if "fraction_bits" not in last:
-                yield cut, {**cut, **zero, **last}
-                yield {}, {**cut, **zero, **last}
-            yield {**cut, **same}, {**zero, **last}
-        yield {}, {**zero, **last}
-        yield {**zero, **same}, {**zero, **last}
-        yield {**zero, **nearest}, {**zero, **last}
+    for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
+        yield cut, last
+        if "fraction_bits" not in last:
+            yield cut, {**cut, **last}
+            yield {}, {**cut, **last}
+        yield {**cut, **same}, last
+    yield same, last
+    yield nearest, last
     if space.scale:
         yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero"} | last
