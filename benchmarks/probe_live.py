@@ -23,7 +23,7 @@ from probe import canonical, unseen  # noqa: E402
 
 from codesign.commands.conform import check_gpu, machine  # noqa: E402
 from codesign.commit import commit  # noqa: E402
-from codesign.probe.box import Signature, answers  # noqa: E402
+from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import MatrixBox, open_box  # noqa: E402
 from codesign.probe.certificate import probe  # noqa: E402
 from isa_model.float64 import Codes  # noqa: E402
@@ -70,7 +70,7 @@ def one(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "verdict": certificate.verdict, **certificate.counts}
     row |= {"reason": certificate.reason, "witness": certificate.witness, "spec": certificate.hypothesis}
     if not library and certificate.verdict != "refused" and certificate.spec:
-        lines = unseen(box.signature, 20_000)
+        lines = Lines.join(list(unseen(box.signature, 20_000)))
         row["same_spec_as_catalogue"] = canonical(certificate.spec) == canonical(load(name))
         row["unlike_catalogue"] = int((answers(certificate.spec, lines) != answers(load(name), lines)).sum())
     return row

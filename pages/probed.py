@@ -19,7 +19,7 @@ OUTCOMES = ("same spec", "same bits", "refused", "wrong")
 def probed_text() -> str:
     """Return a row for each kind of box: how many, what was found, questions and seconds of processor time."""
     record = json.loads((Path(__file__).resolve().parent.parent / RECORD).read_text())
-    heads = ["boxes", "number", *OUTCOMES, "questions (median)", "seconds (median)"]
+    heads = ["boxes", "number", *OUTCOMES, "outputs compared", "questions (median)", "seconds (median)"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for kind, about in KINDS.items():
         rows: list[dict[str, Any]] = [row for row in record["rows"] if row["kind"] == kind]
@@ -27,12 +27,12 @@ def probed_text() -> str:
             continue
         counts = [sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES]
         middles = [f"{median(found):,.0f}" if (found := [r[n] for r in rows if n in r]) else "" for n in COUNTED]
-        lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, *middles])) + " |")
+        outputs = f"{min(found):,}" if (found := [row["outputs"] for row in rows if "outputs" in row]) else ""
+        lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, outputs, *middles])) + " |")
     lines += [
         "",
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
-    lines[-1] += f"Outputs compared with each hidden spec: {record['outputs']:,}. "
     lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}. "
     same = [row for row in record["rows"] if row["outcome"] == "same bits"]
     listed = sum(not row.get("unlisted", True) for row in same)
@@ -82,6 +82,7 @@ def _stage(stage: dict[str, Any]) -> str:
     """Return a stage of a spec in a few words."""
     bits = f", cut to {stage['fraction_bits']} fraction bits" if "fraction_bits" in stage else ""
     chain = f", {stage['chain']} times without C" if "chain" in stage else ""
-    (register,) = stage["result"]
+    into = ", then ".join(f"{register['format']} {register['rounding']}" for register in stage.get("result", ()))
     term = "term" if stage["terms"] == 1 else "products"
-    return f"{stage['terms']} {term} and what was summed before{bits}{chain}, into {register['format']} {register['rounding']}"
+    running = " and what was summed before" if stage.get("accumulator") else ""
+    return f"{stage['terms']} {term}{running}{bits}{chain}, {f'into {into}' if into else 'unrounded'}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.space import MODES, Data, Space, at, changed, mantissa_bits, moved, optional, size
+from codesign.probe.space import MODES, Data, Path, Space, at, changed, mantissa_bits, moved, optional, size
 from codesign.probe.structures import interleaved, profiles, structures
 from isa_model.codec import decode
 from isa_model.float64 import Codes
@@ -213,6 +213,9 @@ class Search:
         if "fraction_bits" not in stage and bits < wide and self.signature.spec.accumulator.kind == "float":
             cut = {"fraction_bits": bits, "rounding": stage["result"][-1]["rounding"]}
             found.append({**base, "stages": [{**stage, **cut, "result": [self.space.register]}]})
+        a, b, d = (getattr(self.signature.spec, name) for name in ("a", "b", "accumulator"))
+        if self.space.is_float and a.max_exponent + b.max_exponent >= d.max_exponent:
+            found += [{**base, "infinite_from": d.max_exponent + 1} for base in found]
         return found
 
     def base(self) -> Data:
@@ -290,9 +293,12 @@ class Search:
         found.sort(key=lambda x: x[0])
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
-            y = self.score(change, which) if change else None
+            x = self.score(change, focus) if change else None
+            if x is None or x.rank >= at_focus.rank:
+                continue
+            y = x if which is not None else self.score(x.hypothesis)
             if y is not None and y.rank < current.rank:
-                current = y
+                current, at_focus = y, x
         return None if current is start else current
 
     def focus(self, current: Scored, count: int = 24) -> NDArray[np.int64]:
@@ -403,10 +409,15 @@ class Search:
         return None
 
     def _without(self, end: Scored) -> Scored | None:
-        """Return a better hypothesis without one of the fields of this one, which stood for another; None if there is none."""
-        for path in optional(end.hypothesis):
-            x = self.score(changed(end.hypothesis, path, None))
-            found = self.descend(x, REACHES[:2], allowed=lambda h, path=path: at(h, path) is None) if x else None
+        """Return a better hypothesis without a field or a stage of this one, which stood for another; None if there is none."""
+        fewer = [(path, changed(end.hypothesis, path, None)) for path in optional(end.hypothesis)]
+        for path, hypothesis in [*fewer, *self.space.smaller(end.hypothesis)]:
+
+            def allowed(other: Data, path: Path = path) -> bool:
+                return path == ("stages",) or at(other, path) is None
+
+            x = self.score(hypothesis)
+            found = self.descend(x, REACHES[:2], allowed=allowed) if x else None
             if found is not None and found.loss < end.loss - 1e-12:
                 return found
         return None
