@@ -97,7 +97,11 @@ def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
     except Exception as error:
         return {"kind": kind, "name": name, "outcome": f"crash: {type(error).__name__}: {error}"[:200]}
     row = {"kind": kind, "name": name, "verdict": certificate.verdict, **judge(hidden, certificate, outputs)}
-    row |= {"outputs": outputs, "questions": certificate.counts["questions"], "hypotheses": certificate.counts["hypotheses"]}
+    row |= {
+        "outputs": outputs,
+        "questions": certificate.counts["questions"],
+        "hypotheses": certificate.counts["hypotheses"],
+    }
     row |= {"unshown": sum(bool(x.alike) for x in certificate.fields), "processor_s": round(process_time() - began, 1)}
     return row
 
@@ -154,7 +158,9 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=300, help="number of random specs")
     parser.add_argument("--all-formats", action="store_true", help="every pair of operand formats as a kind")
     parser.add_argument("--seconds", type=float, default=10.0, help="processor time of a search")
-    parser.add_argument("--outputs", type=int, default=1_000_000, help="outputs of the last check, and compared where specs differ")
+    parser.add_argument(
+        "--outputs", type=int, default=1_000_000, help="outputs of the last check, and compared where specs differ"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="keep the record's rows of this commit, add the others")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """The fit: a spec that explains the answers, then questions on which it and its neighbours disagree.
 
-1. `Search.search` finds a spec that explains every answer.
+1. `SpecSearch.search` finds a spec that explains every answer.
 2. `Fit.challenge` looks for questions on which the spec and its neighbours differ, and asks them, until none is left.
 3. `Fit.check` asks many questions more; those that the spec does not answer as the box does lead back to 1.
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from codesign.probe.box import Lines, Refusal
 from codesign.probe.questions import adversarial, mutated
-from codesign.probe.search import Scored, Search
+from codesign.probe.search import Scored, SpecSearch
 from codesign.probe.space import Data, Path, changed, size
 from codesign.probe.structures import interleaved, structures
 from isa_model.float64 import Codes
@@ -27,7 +27,7 @@ QUESTIONS = 3000
 
 
 @dataclass
-class Fit(Search):
+class Fit(SpecSearch):
     """The state of a probe: a search, and what no question told from its result."""
 
     alike: dict[str, tuple[Path, Data]] = field(default_factory=dict)

@@ -185,6 +185,19 @@ def ladder(x: Builder, count: int) -> None:
         x.add(terms)
 
 
+def pairs(x: Builder, count: int) -> None:
+    """Two products at distances that are powers of two, one further and further below: bits that sums of neighbours keep."""
+    steps = [1 << i for i in range((x.k - 1).bit_length())]
+    top = min(x.highest, x.spec.accumulator.max_exponent - 1)
+    cases = [
+        (step, n) for step in steps for n in range(1, min(x.spec.accumulator.mantissa_bits + 2, top - x.lowest) + 1)
+    ]
+    for step, n in [cases[i] for i in x.rng.permutation(len(cases))[:count]]:
+        first = 2 * step * int(x.rng.integers(0, -(-x.k // (2 * step))))
+        if first + step < x.k:
+            x.add({first: (x.sign(), top, 1.0), first + step: (x.sign(), top - n, 1.0)})
+
+
 def ties(x: Builder, count: int) -> None:
     """C or a product with a few terms near half of its last place: the register's width and rounding."""
     fmt = x.spec.accumulator
@@ -231,7 +244,9 @@ def bottom(x: Builder, count: int) -> None:
             for sign, other in product(x.signs, x.signs):
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
-                wider = int(x.rng.integers(0, fmt.mantissa_bits)) if x.rng.random() < 0.5 else 0  # a narrower register's
+                wider = (
+                    int(x.rng.integers(0, fmt.mantissa_bits)) if x.rng.random() < 0.5 else 0
+                )  # a narrower register's
                 x.add({first: (sign, unit + wider - half + up, q), second: (other, e, 1.0)})
     for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
         p, q = x.places(2)
@@ -266,7 +281,7 @@ def top(x: Builder, count: int) -> None:
 
 
 DIRECTED: dict[str, Callable[[Builder, int], None]] = {
-    f.__name__: f for f in (singles, masked, ladder, ties, halfway, bottom, top)
+    f.__name__: f for f in (singles, masked, ladder, pairs, ties, halfway, bottom, top)
 }
 
 

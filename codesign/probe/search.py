@@ -1,7 +1,7 @@
 """The search for a spec that explains the answers: orders of sums first, then one change after the other.
 
-`Search.start` finds the orders of sums from symmetries, and the last registers from C alone; it keeps the best of both.
-`Search.search` changes one field after the other, then two, as long as more answers are explained.
+`SpecSearch.start` finds the orders of sums from symmetries, and the last registers from C alone; it keeps the best of both.
+`SpecSearch.search` changes one field after the other, then two, as long as more answers are explained.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Scored:
 
 
 @dataclass
-class Search:
+class SpecSearch:
     """The box's answers, and the hypotheses run on them."""
 
     session: Session
@@ -176,7 +176,8 @@ class Search:
         if recorded:
             self.structures = list(structures(k))
         every = self.structures
-        rules = [(base, inner, last) for base in self.bases() for inner, last in profiles(self.space, base["stages"][0])]
+        widths = self.widths()
+        rules = [(base, *rule) for base in self.bases() for rule in profiles(self.space, base["stages"][0], widths)]
         first = (h for s in every for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
         best = self._best(first, which[:40], 24 * BEAM, 0.3)
@@ -190,6 +191,21 @@ class Search:
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
         whole.sort(key=lambda x: x.rank)
         return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], 1)[:BEAM]
+
+    def widths(self) -> list[int]:
+        """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
+        pool, d, fmt = self.session.pool, self.session.d, self.signature.spec.accumulator
+        which = np.flatnonzero(np.array(self.session.experiments) == "pairs")
+        if not which.size or pool is None or d is None:
+            return []
+        spec, bits = self.signature.spec, fmt.mantissa_bits
+        terms = (pool.a[which] != spec.a.zero_code) & (pool.b[which] != spec.b.zero_code)
+        distances = terms.shape[1] - 1 - np.argmax(terms[:, ::-1], axis=1) - np.argmax(terms, axis=1)
+        codes = d[which].astype(np.uint64) >> np.uint64(fmt.low_padding)
+        normal = (codes >> np.uint64(bits)) % np.uint64(1 << fmt.exponent_bits) > 0
+        kept = [next((bits - i for i in range(bits) if int(code) >> i & 1), 0) for code in codes]
+        most = {int(at): max(np.array(kept)[normal & (distances == at)], default=0) for at in set(distances)}
+        return sorted({int(width) for width in most.values() if 0 < width < bits})
 
     def registers(self) -> Data:
         """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
@@ -215,13 +231,16 @@ class Search:
             found.append({**base, "stages": [{**stage, **cut, "result": [self.space.register]}]})
         a, b, d = (getattr(self.signature.spec, name) for name in ("a", "b", "accumulator"))
         if self.space.is_float and a.max_exponent + b.max_exponent >= d.max_exponent:
-            found += [{**base, "infinite_from": d.max_exponent + 1} for base in found]
+            found = [{**base, "infinite_from": d.max_exponent + 1} for base in found]
         return found
 
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
         nans = self.space.nans
-        return {"stages": [], **({"nan": nans[0]} if nans and nans[0] != self.signature.spec.accumulator.nan_code else {})}
+        return {
+            "stages": [],
+            **({"nan": nans[0]} if nans and nans[0] != self.signature.spec.accumulator.nan_code else {}),
+        }
 
     def _with(self, base: Data, structure: list[Data], inner: Data, last: Data) -> Iterator[Data]:
         """Yield hypotheses of a structure, its inner stages under one rule, its last under another; scales apply anywhere."""

@@ -356,7 +356,7 @@ def at(data: Any, path: Path) -> Any:
     known: Any = data
     for key in path:
         step: Any = key
-        inside = step < len(known) if isinstance(known, list) else step in (known or {})
+        inside = step < len(known) if isinstance(known, list) else isinstance(known, dict) and step in known
         known = known[step] if inside else None
     return known
 
@@ -365,7 +365,9 @@ def optional(hypothesis: Data) -> list[Path]:
     """Return the paths of fields that a hypothesis could do without: those of numbers before those of registers."""
     found: list[Path] = [(name,) for name in hypothesis if name not in ("stages", "nan", "scale")]
     for i, stage in enumerate(hypothesis["stages"]):
-        found += [("stages", i, name) for name in ("zero_exponent", "fraction_bits", "exponent", "zero") if name in stage]
+        found += [
+            ("stages", i, name) for name in ("zero_exponent", "fraction_bits", "exponent", "zero") if name in stage
+        ]
         if isinstance(stage.get("accumulator"), dict):
             found += [("stages", i, "accumulator", name) for name in stage["accumulator"]]
         for j, register in enumerate(stage.get("result", [])):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from codesign.probe.space import Data, Space
 
@@ -43,12 +43,15 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
                 yield [{**first, "interleave": interleave}, *rest]
 
 
-def profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
+def profiles(space: Space, last: Data, widths: Iterable[int] = ()) -> Iterator[tuple[Data, Data]]:
     """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
 
-    C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
+    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
     """
     yield from _profiles(space, last)
+    for bits in widths:
+        yield {"result": [{"format": f"e8m{bits}", "rounding": "nearest-even"}]}, last
+        yield {"fraction_bits": bits, "rounding": "toward-zero"}, last
     *before, register = last["result"]
     if register.get("rounding") == "nearest-even" and space.signature.spec.accumulator.kind == "float":
         yield from _profiles(space, {**last, "result": [*before, {**register, "rounding": "toward-zero"}]})
