@@ -18,7 +18,7 @@ import numpy as np
 from codesign.probe.box import Lines, Refusal
 from codesign.probe.questions import adversarial, mutated
 from codesign.probe.search import Scored, SpecSearch
-from codesign.probe.space import Data, Path, changed, size
+from codesign.probe.space import Data, Path, size
 from codesign.probe.structures import interleaved, structures
 from isa_model.float64 import Codes
 

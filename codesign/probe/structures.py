@@ -46,7 +46,8 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
 def profiles(space: Space, last: Data, widths: Iterable[int] = ()) -> Iterator[tuple[Data, Data]]:
     """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
 
-    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
+    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so that it
+    is tried towards zero as well.
     """
     yield from _profiles(space, last)
     for bits in widths:
