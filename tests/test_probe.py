@@ -32,6 +32,7 @@ from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction, Scaling
 from isa_model.library import load
 from isa_model.matmul import matmul
+from isa_model.sparse import elements
 from isa_model.stage import Register, Stage
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
@@ -220,6 +221,50 @@ def test_matrices_give_the_lines_on_their_diagonal():
 
     lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
     assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
+
+
+INTEGER_SPARSE = "hopper.mma.sp.m16n8k64.s32.s4.s4.s32"
+
+
+@pytest.mark.parametrize("name", ["ada.mma.sp.m16n8k16.f32.f16.f16.f32", INTEGER_SPARSE])
+def test_a_sparse_box_gets_positions(name):
+    """Dense questions become sparse ones: a function and a matrix product of the whole instruction answer as its dense part."""
+    spec = load(name)
+    signature = Signature(spec.dense, sparse=spec)
+    lines = adversarial(signature, np.random.default_rng(0), 200)
+
+    def gathers(a, b, c, positions):
+        return answers(spec.dense, Lines(a, np.take_along_axis(b, elements(spec.sparsity, positions), 1), c))
+
+    def product(a, b, c, positions):
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, positions=positions, engine="portable"))
+
+    for box in (FunctionBox(signature, gathers), MatrixBox(signature, product)):
+        assert (box.ask(lines) == answers(spec.dense, lines)).all()
+
+
+def test_the_spec_of_a_sparse_box_is_sparse(tmp_path):
+    """The certificate's YAML is the sparse instruction, and questions in a folder have the positions."""
+    box = open_box(f"spec:{INTEGER_SPARSE}", None)
+    found = probe(box, outputs=300)
+    (tmp_path / "spec.yaml").write_text(found.text)
+    written = load(str(tmp_path / "spec.yaml"))
+    assert written.sparsity == load(INTEGER_SPARSE).sparsity
+    assert canonical(written.dense) == canonical(found.spec) == canonical(load(INTEGER_SPARSE).dense)
+    with pytest.raises(Unanswered) as waiting:
+        FolderBox(box.signature, tmp_path).ask(box.signature.empty(2))
+    row = (waiting.value.folder / "questions.txt").read_text().splitlines()[0].split()
+    spec = load(INTEGER_SPARSE)
+    assert len(row) == spec.stored_k + spec.shape.k + spec.stored_k // spec.sparsity.run + 1
+
+
+def test_several_levels_of_scales_are_refused(tmp_path):
+    """A probe asks one level of scales, and says so before it asks."""
+    data = load(MX).model_dump(mode="json", exclude_none=True)
+    data["scale"]["a"]["coarser"] = [{"group": None, "format": "fp32"}]
+    (tmp_path / "nested.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="several levels"):
+        open_box("python:json:loads", str(tmp_path / "nested.yaml"))
 
 
 def test_a_box_without_c_is_asked_with_zeros():

@@ -40,7 +40,8 @@ MOST_TEXT = 1024 * MIB
 
 @dataclass
 class FunctionBox:
-    """A Python function from codes to codes: `function(a, b, c)`, or with `scale_a` and `scale_b` as well, line by line."""
+    """A Python function from codes to codes, line by line: of `a`, `b` and `c`, and of `scale_a`, `scale_b` and `positions` as
+    far as the operands have them."""
 
     signature: Signature
     function: Callable[..., Any]
@@ -50,7 +51,7 @@ class FunctionBox:
         dtype = code_dtype(self.signature.spec.accumulator)
         expected = f"expected {dtype} {lines.c.shape}, a code of D for each line"
         try:
-            d = np.asarray(self.function(*(x.copy() for x in lines if x is not None)))
+            d = np.asarray(self.function(*(x.copy() for x in self.signature.given(lines))))
         except (Exception, SystemExit) as error:
             raise InputError.of(f"the function failed with {_said(error)}", expected) from None
         if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize or d.dtype.kind not in "iu":
@@ -76,21 +77,27 @@ class MatrixBox:
     """A function of whole matrices, D = f(A, B, C) on codes: lines go onto the diagonal of products of m by n."""
 
     signature: Signature
-    function: Callable[[Codes, Codes, Codes], Codes]
-    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature; returns D (M, N)."""
+    function: Callable[..., Codes]
+    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, and positions (M, runs) if A is
+    sparse; returns D (M, N)."""
 
     def ask(self, lines: Lines) -> Codes:
         """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
         shape = self.signature.spec.shape
         side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
         for first in range(0, len(d), side * TILES):
-            part = lines.pick(slice(first, first + side * TILES))
-            n = np.arange(len(part.c))
+            given_a, given_b, given_c, *more = self.signature.given(lines.pick(slice(first, first + side * TILES)))
+            n = np.arange(len(given_c))
             row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            a, b = (np.zeros((TILES * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
-            c = np.zeros((TILES * shape.m, TILES * shape.n), part.c.dtype)
-            a[row], b[column], c[row, column] = part.a, part.b, part.c
-            d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
+            sized = ((shape.m, given_a), (shape.n, given_b))
+            a, b = (np.zeros((TILES * size, x.shape[1]), x.dtype) for size, x in sized)
+            c = np.zeros((TILES * shape.m, TILES * shape.n), given_c.dtype)
+            a[row], b[column], c[row, column] = given_a, given_b, given_c
+            positions = [np.tile(x[:1], (TILES * shape.m, 1)) for x in more]
+            for x, given in zip(positions, more, strict=True):
+                x[row] = given
+            result = self.function(a, np.ascontiguousarray(b.T), c, *positions)
+            d[first : first + len(n)] = np.asarray(result)[row, column]
         return d
 
 
@@ -143,7 +150,7 @@ class FolderBox:
         self.rounds += 1
         round_folder = self.folder / f"round-{self.rounds:02}"
         if (round_folder / "answers.txt").exists():
-            if _text(round_folder / "questions.txt") != question_text(lines):
+            if _text(round_folder / "questions.txt") != _rows(self.signature.given(lines)):
                 message = f"{round_folder} holds other questions than this probe asks"
                 hint = "the version, --operands, --seconds, --outputs and --seed of the first call, or a new folder"
                 raise InputError.of(message, hint)
@@ -156,8 +163,14 @@ class FolderBox:
 
 
 def question_text(lines: Lines) -> str:
-    """Return questions as text, a line each."""
-    columns = [lines.a, lines.b, *(x for x in lines[3:] if x is not None), lines.c[:, None]]
+    """Return questions as text, a line each; those of a sparse box without what is not stored."""
+    return _rows([x for x in lines if x is not None])
+
+
+def _rows(given: list[Codes]) -> str:
+    """Return the codes of questions as text, those of C last."""
+    a, b, c, *more = given
+    columns = [a, b, *more, c[:, None]]
     rows = np.concatenate([x.astype(np.uint64) for x in columns], axis=1).tolist()
     return "".join(" ".join(f"{code:x}" for code in row) + "\n" for row in rows)
 
@@ -192,8 +205,10 @@ def write_round(folder: Path, signature: Signature, lines: Lines) -> None:
     """Write the questions of one round and what they mean. Raises InputError if the folder cannot be written."""
     scales = [{"format": s[0].name, "count": s[1]} if s else None for s in signature.scale_formats]
     about = {**signature.fields, "scale_a": scales[0], "scale_b": scales[1], "questions": len(lines.c)}
+    if signature.sparse:
+        about |= signature.sparse.model_dump(mode="json", include={"shape", "sparsity"})
     write_file(folder / "signature.yaml", yaml.safe_dump(about, sort_keys=False))
-    write_file(folder / "questions.txt", question_text(lines))
+    write_file(folder / "questions.txt", _rows(signature.given(lines)))
 
 
 def read_round(folder: Path, signature: Signature, count: int, name: str = "") -> Codes:
@@ -253,16 +268,27 @@ def open_box(name: str, operands: str | None) -> Box:
 
 
 def signature_of(name: str | None) -> Signature:
-    """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales."""
+    """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales.
+
+    Raises InputError without a name, and for several levels of scales.
+    """
     if name is None:
         hint = "--operands NAME, an instruction or YAML file with its shape and formats; its sums are not read"
         raise InputError.of("a box does not say which formats it takes", hint)
-    return Signature(load(name).dense)
+    return _of(load(name))
+
+
+def _of(spec: Instruction) -> Signature:
+    """Return the signature of a spec. Raises InputError for several levels of scales, which questions cannot have yet."""
+    if any(side.coarser for side in spec.scales):
+        message = f"{spec.name or 'the operands'}: scales have several levels, of which a probe asks one alone"
+        raise InputError.of(message, "operands without `coarser`, and a box that keeps those scales at 1")
+    return Signature(spec.dense, sparse=spec if spec.sparsity else None)
 
 
 def _signature(spec: Instruction, operands: str | None) -> Signature:
     """Return the signature of a spec. Raises InputError if `operands` names another one."""
-    own = Signature(spec)
+    own = _of(spec)
     if operands is not None:
         given = signature_of(operands)
         if (given.fields, given.sides) != (own.fields, own.sides):
@@ -295,10 +321,10 @@ def spec_box(spec: Instruction, operands: str | None = None) -> Box:
 
     Raises InputError for random bits and several levels of scales, and if `operands` names one of another signature.
     """
-    if spec.is_stochastic or any(side.coarser for side in spec.scales):
-        what = "draws random bits" if spec.is_stochastic else "has several levels of scales"
-        raise InputError.of(f"{spec.name} {what}, which no question sets", "a spec without them")
-    return SpecBox(_signature(spec.dense, operands), spec.dense)
+    if spec.is_stochastic:
+        message = f"{spec.name} draws random bits, which no question sets: the same question has several answers"
+        raise InputError.of(message, "a spec with another rounding")
+    return SpecBox(_signature(spec, operands), spec.dense)
 
 
 def _vectors(path: str, operands: str | None) -> Box:
@@ -310,6 +336,9 @@ def _vectors(path: str, operands: str | None) -> Box:
 
     ((_, vectors),) = list(read(Path(path)))[:1]
     spec = vectors.spec
+    if spec.sparsity or spec.is_stochastic:
+        what = "are of a sparse instruction" if spec.sparsity else "draw random bits"
+        raise InputError.of(f"{path}: vectors {what}, which a probe cannot read", "vectors of a dense instruction")
 
     def column(name: str, fmt: Any) -> Codes:
         return np.array([getattr(v, name) for v in vectors.vectors], code_dtype(fmt))
@@ -354,13 +383,11 @@ def _gpu(name: str, operands: str | None) -> Box:
     from kernels import native
 
     spec = load(name)
-    if spec.sparsity:
-        raise InputError.of(f"{name} is sparse", "its dense instruction; checks/sparsity.py compares sparse ones")
     try:
         native.parse(name)
     except ValueError as error:
         raise InputError.of(str(error), "`codesign list` shows those of Hopper") from None
-    return MatrixBox(_signature(spec, operands), lambda a, b, c: native.matmul(name, a, b, c))
+    return MatrixBox(_signature(spec, operands), lambda *given: native.matmul(name, *given))
 
 
 def _mmasim(name: str, operands: str | None) -> Box:
@@ -372,13 +399,18 @@ def _mmasim(name: str, operands: str | None) -> Box:
 
     spec = load(name)
     oracle = oracles.Oracle(spec)
-    return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
+    return MatrixBox(_of(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
 
 
 def _cu(path: str, operands: str | None) -> Box:
     from codesign.probe.compiled_box import open_compiled
 
-    return open_compiled(path, signature_of(operands))
+    signature = signature_of(operands)
+    if signature.sparse:
+        raise InputError.of(
+            f"cu:{path}: `run` takes no positions of a sparse operand", "python: or exe:, or dense operands"
+        )
+    return open_compiled(path, signature)
 
 
 OPEN: dict[str, Callable[[str, str | None], Box]] = {
