@@ -30,8 +30,8 @@ from codesign.commit import commit  # noqa: E402
 from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import SpecBox  # noqa: E402
 from codesign.probe.certificate import Certificate, probe  # noqa: E402
+from codesign.probe.hypotheses import canonical  # noqa: E402
 from codesign.probe.questions import adversarial, mutated  # noqa: E402
-from codesign.probe.space import canonical  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
 from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402

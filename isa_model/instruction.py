@@ -185,7 +185,9 @@ class Instruction(Spec):
 
         Raises PydanticCustomError for one. Data that anybody wrote belongs to `model_validate`, ten times slower.
         """
-        return cls.model_construct(**fields)._consistent()
+        parts: Any = cls.model_construct(**fields)
+        checked: Instruction = parts._consistent()
+        return checked
 
     @property
     def c_format(self) -> Format:

@@ -19,14 +19,14 @@ from codesign.probe.boxes import (
     SpecBox,
     Unanswered,
     open_box,
-    parse_questions,
-    read_round,
 )
 from codesign.probe.certificate import probe
 from codesign.probe.compiled_box import FUNCTION
+from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
+from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
-from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
+from codesign.probe.space import GIVEN, STRUCTURAL, Space
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction, Scaling

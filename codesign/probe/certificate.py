@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 
 from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
-from codesign.probe.boxes import question_text
+from codesign.probe.exchange import question_text
 from codesign.probe.fit import Fit
+from codesign.probe.hypotheses import Data, Path, at
 from codesign.probe.questions import DIRECTED
-from codesign.probe.search import Scored
-from codesign.probe.space import Data, Path, at
+from codesign.probe.scoring import Scored
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
 from isa_model.stimulus import KINDS

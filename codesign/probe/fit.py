@@ -16,9 +16,10 @@ from time import process_time
 import numpy as np
 
 from codesign.probe.box import Lines, Refusal
+from codesign.probe.hypotheses import Data, Path, size
 from codesign.probe.questions import adversarial, mutated
-from codesign.probe.search import Scored, SpecSearch
-from codesign.probe.space import Data, Path, size
+from codesign.probe.scoring import Scored
+from codesign.probe.search import SpecSearch
 from codesign.probe.structures import interleaved, structures
 from isa_model.float64 import Codes
 
@@ -71,7 +72,7 @@ class Fit(SpecSearch):
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
-        self._weigh()
+        self.weigh()
         current = self.shorten(self.search(self.start()))
         self.alike = self.rivals(current)
         self.searched = len(self.session.experiments)
@@ -103,26 +104,31 @@ class Fit(SpecSearch):
         self.alike = undecided if holds else rivals
         return holds
 
-    def fresh(self, count: int, directed: int = 4000) -> Lines:
-        """Return about `count` questions that were not asked: of every experiment, `directed` of them at most, sums of a few
-        terms, and variations of these and of those asked."""
+    def fresh(self, count: int) -> Lines:
+        """Return about `count` questions that were not asked: of every experiment, sums of a few terms, and variations of these
+        and of those asked."""
         assert self.session.pool is not None
-        parts = [adversarial(self.signature, self.rng, min(count // 3, directed)), self.orders.few(count // 3)]
+        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 3)]
         either = Lines.join([self.session.pool, *parts])
         parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
         return self.asked(Lines.join(parts))
 
     def check(self, current: Scored, outputs: int) -> int:
         """Compare a spec with the box on about as many further questions as asked for; return their number, or 0 if one
-        differs, which then is in the pool."""
-        compared = 0
+        differs, which then is in the pool. Its time is not that of the search."""
+        compared, began = 0, process_time()
+        stock: list[Lines] = []
         while compared < outputs:
-            # Directed questions take most of the time, and say most at first.
-            lines = self.fresh(min(20_000, outputs), 4000 if compared < 60_000 else 1000)
+            if len(stock) < 3:
+                stock.append(lines := self.fresh(min(20_000, outputs)))
+                everything = Lines.join(stock)
+            else:  # variations of those: directed questions take most of the time
+                lines = self.asked(mutated(self.signature, self.rng, everything, 20_000))
             d = self.session.ask(lines)
             differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
             if differs.size:
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
+                self.deadline += process_time() - began
                 return 0
             some = slice(0, len(d) if compared < 100_000 else 1000)  # rivals cost as much as the spec, each
             self._exclude(lines.pick(some), d[some])

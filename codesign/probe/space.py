@@ -20,15 +20,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
-from isa_model.diagnostics import InputError
-from isa_model.formats import FORMATS, Format, named
+from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
+from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction, Scaling
 from isa_model.limits import Range
 from isa_model.rounding import Rounding
 from isa_model.stage import Accumulator, Register, Stage
-
-Data = dict[str, Any]
-Path = tuple[str | int, ...]
 
 MODES = [str(mode) for mode in Rounding if mode is not Rounding.STOCHASTIC]
 STRUCTURAL = {"terms", "interleave", "chain", "stages"}
@@ -64,7 +61,7 @@ class Space:
         d = self.signature.spec.accumulator
         if FORMATS.get(d.name) == d:
             return d.name
-        return _named({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
+        return named_or_fields({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
 
     @property
     def is_float(self) -> bool:
@@ -95,7 +92,7 @@ class Space:
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
         parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
-            parts["widen"] = _format(parts["widen"])
+            parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
         if "onto" in scale:  # an index of a stage, -1 for the products
             onto = scale["onto"]
@@ -277,133 +274,33 @@ class Space:
         if d.kind == "integer":
             return list(dict.fromkeys(["int32", "int64", "int16", d.name]))
         own = d.model_dump(mode="json", exclude_defaults=True)
-        every = [self.own, "fp32", *(_named({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31))]
+        every = [
+            self.own,
+            "fp32",
+            *(named_or_fields({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31)),
+        ]
         for bits, bias in ((8, 127), (5, 15), (9, 127)):
             fields = {"exponent_bits": bits, "bias": bias, "infinity": True, "nan": "ieee"}
             every += [
-                _named({**fields, "mantissa_bits": m}) for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
+                named_or_fields({**fields, "mantissa_bits": m})
+                for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
             ]
         return list({meaning(fmt): fmt for fmt in reversed(every)}.values())[::-1]
 
     def formats_near(self, fmt: Any, near: bool) -> list[Any]:
         """Return formats with other bits of the mantissa, two more or fewer if `near`, and with another exponent."""
-        this = _format(fmt)
+        this = format_of(fmt)
         reach = 2 if near else 64
         return [
             x
-            for x, other in ((x, _format(x)) for x in self.formats())
-            if (_range(other) == _range(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
+            for x, other in ((x, format_of(x)) for x in self.formats())
+            if (range_of(other) == range_of(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
             or other.mantissa_bits == this.mantissa_bits
         ]
 
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
         return path, changed(hypothesis, path, value)
-
-
-def _format(fmt: Any) -> Format:
-    return _known(json.dumps(fmt, sort_keys=True))
-
-
-def mantissa_bits(fmt: Any) -> int:
-    """Return the bits of the mantissa of a format of a hypothesis."""
-    return _format(fmt).mantissa_bits
-
-
-def _range(fmt: Format) -> tuple[Any, ...]:
-    return fmt.kind, fmt.exponent_bits, fmt.bias, fmt.infinity, fmt.nan
-
-
-@cache
-def _meaning(text: str) -> str:
-    return json.dumps(_format(json.loads(text)).model_dump(mode="json", exclude={"name"}), sort_keys=True)
-
-
-def meaning(fmt: Any) -> str:
-    """Return the fields of a format without its name, as text: formats of two names may be one."""
-    return _meaning(json.dumps(fmt if not isinstance(fmt, Format) else fmt.model_dump(mode="json"), sort_keys=True))
-
-
-@cache
-def _known(text: str) -> Format:
-    fmt = json.loads(text)
-    return named(fmt) if isinstance(fmt, str) else Format.model_validate(fmt)
-
-
-def _named(fields: Data) -> Any:
-    """Return a format by its inline name if that means the same, otherwise its fields."""
-    name = f"e{fields.get('exponent_bits', 0)}m{fields['mantissa_bits']}"
-    for known in (f for f in FORMATS.values()):
-        if known.model_dump(mode="json", exclude_defaults=True) == {**fields, "name": known.name}:
-            return known.name
-    fields = {k: v for k, v in {**fields, "name": "register"}.items() if v != 0 or k in ("bias", "mantissa_bits")}
-    try:
-        inline = named(name).model_dump(mode="json", exclude_defaults=True)
-    except InputError:  # no inline format has these fields
-        return fields
-    return name if inline == {**fields, "name": name} else fields
-
-
-def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
-    """Return a hypothesis with what another one has at a path; None if it lacks the part that the path leads to."""
-    if not path:
-        return other
-    return changed(hypothesis, path, at(other, path)) if fits(hypothesis, path) else None
-
-
-def at(data: Any, path: Path) -> Any:
-    """Return the value of plain data at a path; None if there is none."""
-    known: Any = data
-    for key in path:
-        step: Any = key
-        inside = step < len(known) if isinstance(known, list) else isinstance(known, dict) and step in known
-        known = known[step] if inside else None
-    return known
-
-
-def optional(hypothesis: Data) -> list[Path]:
-    """Return the paths of fields that a hypothesis could do without: those of numbers before those of registers."""
-    found: list[Path] = [(name,) for name in hypothesis if name not in ("stages", "nan", "scale")]
-    for i, stage in enumerate(hypothesis["stages"]):
-        found += [
-            ("stages", i, name) for name in ("zero_exponent", "fraction_bits", "exponent", "zero") if name in stage
-        ]
-        if isinstance(stage.get("accumulator"), dict):
-            found += [("stages", i, "accumulator", name) for name in stage["accumulator"]]
-        for j, register in enumerate(stage.get("result", [])):
-            found += [("stages", i, "result", j, name) for name in ("overflow", "subnormals") if name in register]
-    return found
-
-
-def fits(hypothesis: Data, path: Path) -> bool:
-    """Return whether a hypothesis has the part that a path leads to."""
-    part = at(hypothesis, path[:-1])
-    if isinstance(path[-1], int):
-        return isinstance(part, list) and path[-1] < len(part)
-    return len(path) < 2 or path[0] == "scale" or part is not None
-
-
-def changed(hypothesis: Data, path: Path, value: Any) -> Data:
-    """Return a hypothesis with the value at a path; None leaves the field out. Fields that depend on it follow."""
-    copy: Data = json.loads(json.dumps(hypothesis))
-    part: Any = copy
-    for key in path[:-1]:
-        part = part[key] if isinstance(key, int) else part.setdefault(key, {})
-    if value is None or value == []:
-        part.pop(path[-1], None)
-    else:
-        part[path[-1]] = value
-    for stage in copy["stages"]:
-        if stage.get("fraction_bits") is None:
-            for name in ("rounding", "zero_exponent"):
-                stage.pop(name, None)
-            if isinstance(stage.get("accumulator"), dict):
-                stage["accumulator"] = True
-        else:
-            stage.setdefault("rounding", "toward-zero")
-        if stage.get("result"):
-            stage.pop("exponent", None)
-    return copy
 
 
 def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
@@ -417,48 +314,3 @@ def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
     if origin in (typing.Union, types.UnionType):
         return [p for argument in arguments for p in _parts(argument)]
     return [arguments if origin is Literal else annotation]
-
-
-def canonical(spec: Instruction) -> Data:
-    """Return what a spec computes as plain data: stages by number, formats by their fields, defaults resolved."""
-    data = spec.model_dump(mode="json", exclude={"name", "description", "source", "checked", "known", "sparsity"})
-    names = list(data["stages"])
-    if data["scale"]:
-        onto = data["scale"]["onto"]
-        data["scale"]["onto"] = -1 if onto == "products" else names.index(onto)
-    data["nan"] = spec.nan_code
-    data["c"] = meaning(spec.c_format)
-    data["shape"] = {"k": spec.shape.k}
-    data["stages"] = list(data["stages"].values())
-    for stage, own in zip(data["stages"], spec.stages.values(), strict=True):
-        for register, kept in zip(stage["result"], own.result, strict=True):
-            register["overflow"] = kept.overflow or kept.format.overflow
-            register["format"] = meaning(register["format"])
-    return data
-
-
-def size(hypothesis: Data) -> tuple[float, ...]:
-    """Return how simple a hypothesis is: numbers of stages and of fields, then blocks, then how usual the values are."""
-    leaves = list(_leaves(hypothesis, ""))
-    usual = [str(r) for r in Rounding]
-    unusual = sum(usual.index(x) for name, x in leaves if name == "rounding")
-    wide = sum(FORMATS[x].storage_bits for name, x in leaves if name == "widen")
-    whole = sum(abs(x) for name, x in leaves if isinstance(x, int) and name not in ("terms", "nan"))
-    return len(hypothesis["stages"]), len(leaves), -hypothesis["stages"][0]["terms"], unusual + wide, whole
-
-
-def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name and value of each field of plain data that is no part with fields of its own."""
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else ((name, x) for x in node):
-            yield from _leaves(value, key)
-    else:
-        yield name, node
-
-
-def stage_names(stages: list[Data]) -> list[str]:
-    """Return names of stages: what the last does with C, numbers below."""
-    if len(stages) == 1:
-        return ["fuse"]
-    below = ["sum"] if len(stages) == 2 else [f"sum{i + 1}" for i in range(len(stages) - 1)]
-    return [*below, "add" if stages[-1]["terms"] == 1 else "fuse"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from codesign.probe.space import Data, Space
+from codesign.probe.hypotheses import Data
+from codesign.probe.space import Space
 
 
 def _divisors(k: int) -> list[int]:
@@ -46,8 +47,8 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
 def profiles(space: Space, last: Data, widths: Iterable[int] = ()) -> Iterator[tuple[Data, Data]]:
     """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
 
-    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so that it
-    is tried towards zero as well.
+    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so
+    that it is tried towards zero as well.
     """
     yield from _profiles(space, last)
     for bits in widths:
@@ -69,6 +70,7 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
         if "fraction_bits" not in last:
             yield cut, {**cut, **last}
             yield {}, {**cut, **last}
+            yield cut, {"fraction_bits": 30, "rounding": "down", **last}
         yield {**cut, **same}, last
     yield same, last
     yield nearest, last
