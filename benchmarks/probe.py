@@ -1,6 +1,6 @@
 """How much a blind probe finds out: `python benchmarks/probe.py --record benchmarks/records/probe.json`.
 
-Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of tests/strategies.py, and
+Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of random_specs.py, and
 boxes outside the language. Each fitted spec is compared with the hidden one on outputs that the probe did not see.
 """
 

@@ -522,6 +522,28 @@ def test_a_rival_that_the_last_check_tells_apart_is_no_rival():
     assert answers(fit.space.spec(rival), fit.session.pool)[-1] != fit.session.d[-1]
 
 
+def test_pairs_of_products_show_how_many_bits_inner_sums_keep():
+    """Two products of one inner sum lead to no more bits than its register has: a narrow inner register is tried at once."""
+    data = load(VOLTA).model_dump(mode="json", exclude_none=True)
+    inner = {"terms": 4, "result": {"format": "e8m8", "rounding": "nearest-away"}}
+    last = {"terms": 2, "accumulator": True, "result": {"format": "e8m18", "rounding": "down"}}
+    data |= {"shape": {"m": 8, "n": 8, "k": 8}, "stages": {"inner": inner, "last": last}}
+    spec = Instruction.model_validate(data)
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.ask_all()
+    assert 8 in fit.widths()
+    assert not fit.search(fit.start()).wrong.any()
+
+
+def test_nans_of_c_are_asked():
+    """The code of NaN is read off answers to a C that is one, even where no product can be."""
+    data = load(VOLTA).model_dump(mode="json", exclude_none=True)
+    spec = Instruction.model_validate(data | {"a": "e3m2", "b": "e3m2", "nan": 0x7FFFFFFF})
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.ask_all()
+    assert fit.base()["nan"] == 0x7FFFFFFF
+
+
 def test_scales_come_after_c():
     """A function takes the codes of A, B and C, then those of the scales."""
     signature = Signature(load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0"))

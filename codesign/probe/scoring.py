@@ -58,6 +58,10 @@ class Scoring:
         self.rng = np.random.default_rng(self.seed)
         self.misses: NDArray[np.float64] = np.zeros(0)
         """How often each question was among the few that a hypothesis did not explain."""
+        self.weights: NDArray[np.float64] = np.zeros(0)
+        """What each question counts: every experiment as much as any other."""
+        self.places: NDArray[np.float64] = np.zeros(0)
+        """Place of each answer in the order of D's numbers."""
         self._picked: tuple[Any, Lines] = (None, self.signature.empty(0))
         """The last choice of questions, with the questions."""
         self.deadline = process_time() + self.budget_s
@@ -86,7 +90,7 @@ class Scoring:
     def weigh(self) -> None:
         """Weigh the questions: every experiment counts the same."""
         names, which = np.unique(self.session.experiments, return_inverse=True)
-        self.weights: NDArray[np.float64] = 1.0 / np.bincount(which, minlength=len(names))[which]
+        self.weights = 1.0 / np.bincount(which, minlength=len(names))[which]
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
         assert self.session.d is not None
         fmt, d = self.signature.spec.accumulator, self.session.d
