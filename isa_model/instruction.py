@@ -19,7 +19,7 @@ from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format, later
 from isa_model.limits import MOST_LEVELS, MOST_STAGES, Count, Exponent, Group, Range
-from isa_model.stage import FormatRef, Register, Spec, Stage
+from isa_model.stage import FormatRef, Register, Remainder, Spec, Stage
 
 
 class ScaleLevel(Spec):
@@ -170,8 +170,9 @@ class Instruction(Spec):
     infinite_from: Exponent | None = None
     """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
     products are exact, however large."""
-    flush_inputs: bool | Literal["keep-sign"] = False
-    """True: subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals as zeros of their sign."""
+    flush_inputs: bool | Literal["keep-sign", "c"] = False
+    """True: subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals as zeros of their sign. `c`:
+    those of C alone, as zeros of their sign."""
     source: str = ""
     """Source of the rules."""
     checked: str = ""
@@ -183,6 +184,21 @@ class Instruction(Spec):
     def c_format(self) -> Format:
         """Format of C as it is stored. Between steps along K the running value is in a register of the last stage."""
         return self.c or self.accumulator
+
+    @property
+    def flush_operands(self) -> bool | Literal["keep-sign"]:
+        """Rule of `flush_inputs` for A and B."""
+        return False if self.flush_inputs == "c" else self.flush_inputs
+
+    @property
+    def flush_c(self) -> bool | Literal["keep-sign"]:
+        """Rule of `flush_inputs` for C."""
+        return "keep-sign" if self.flush_inputs == "c" else self.flush_inputs
+
+    @property
+    def remainder(self) -> Remainder | None:
+        """Second register of the running value of the last stage; None if it has one alone."""
+        return next(reversed(self.stages.values())).remainder
 
     @property
     def is_integer(self) -> bool:
@@ -316,6 +332,9 @@ class Instruction(Spec):
         *inner, last = self.stages
         for name in inner:
             stage = self.stages[name]
+            if stage.remainder:
+                message = f"stage `{name}` is not the last: only the running value that starts from C has a remainder"
+                raise at("stages", name, "remainder", message=message, hint=f"give it to `{last}`")
             if stage.accumulator and not stage.chain:
                 message = f"stage `{name}` is not the last, so its running value starts at zero and needs an end"
                 hint = f"give `chain`, the number of blocks it adds; C is added in `{last}`"

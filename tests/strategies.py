@@ -116,7 +116,10 @@ def stages(draw, terms, last, interleave=None, stochastic=False):
             accumulator = {
                 "fraction_bits": draw(st.integers(0, 38)),
                 "drop_beyond": draw(st.sampled_from([None, 5, 25, 5000])),
+                "offset": draw(st.sampled_from([0, 0, -2, 3])),
             }
+        if accumulator and stage["zero"] == "positive" and draw(st.integers(0, 3)) == 0:
+            stage["opposing"] = "complement"
     stage["accumulator"] = accumulator
     if last:
         count = draw(st.integers(1, 2))
@@ -128,6 +131,10 @@ def stages(draw, terms, last, interleave=None, stochastic=False):
         stage["result"] = [draw(registers(stochastic=stochastic)) for _ in range(count)]
         if last:
             stage["result"][-1] = draw(registers(NARROW, stochastic))
+            if not any(r.get("random_bits") for r in stage["result"]) and draw(st.integers(0, 3)) == 0:
+                kept = named(draw(st.sampled_from(NARROW))) if draw(st.booleans()) else draw(float_formats(8, 26))
+                joins = draw(st.sampled_from(["sum", "end"] if aligned else ["sum", "block", "end"]))
+                stage["remainder"] = {"format": kept, "rounding": draw(st.sampled_from(MODES)), "joins": joins}
     if not count:
         stage["exponent"] = draw(st.sampled_from([None, None, None, 0, -3, 40, -700]))
     return stage
@@ -219,7 +226,7 @@ def instructions(draw):
         wider = [fmt for fmt in map(named, ("fp64", "fp32", "fp16")) if fmt.holds(a) and fmt.holds(b)]
         spec["widen"] = draw(st.sampled_from([None, None, *wider]))
         assume(spec["widen"] is None or not a == b == spec["widen"])
-    spec["flush_inputs"] = draw(st.sampled_from([False] * 6 + [True, "keep-sign"]))
+    spec["flush_inputs"] = draw(st.sampled_from([False] * 6 + [True, "keep-sign", "c"]))
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
     if draw(st.integers(0, 9)) == 0:
         spec["c"] = draw(float_formats(8, 12))

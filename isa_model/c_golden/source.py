@@ -25,6 +25,7 @@ from isa_model.tables import SPECIALS
 FOLDER = Path(__file__).parent
 MOST_BYTES = 1 << 26
 """Largest trace of one instruction in bytes."""
+_FLUSH = {False: "READ_ALL", True: "FLUSH", "keep-sign": "FLUSH_KEEP_SIGN"}
 FLAGS = ("-O1", "-std=c99")
 SLACK = 48
 """Bits above the widest sum, for carries and for terms that a hypothetical fault keeps longer."""
@@ -141,6 +142,9 @@ def _width(spec: Instruction) -> int:
             bits = (stage.fraction_bits, stage.accumulator_fraction_bits or 0)
             low = min(every.low, every.near - max(bits))
             every = replace(every, low=low, high=max(every.high, every.far - min(bits) + 1))
+            if stage.accumulator and stage.offset:
+                low, far = min(0, stage.offset), max(0, stage.offset)
+                every = replace(every, low=every.low + low, near=every.near + low, far=every.far + far)
         high = every.high + (stage.terms + 1).bit_length() + 1
         widest = max(widest, high - every.low)
         term = registers[-1] if registers else replace(every, high=high)
@@ -152,7 +156,10 @@ def _width(spec: Instruction) -> int:
 
 
 def check(spec: Instruction) -> None:
-    """Raise InputError for an instruction whose trace is too large for a C model."""
+    """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
+    if spec.remainder:
+        message = f"{spec.name}: the C model keeps one register of a running value, not a `remainder` beside it"
+        raise InputError.of(message, "the instruction without `remainder`; `codesign vectors` has the golden model's results")
     size = sizes([spec.dense])
     if size.trace_bytes > MOST_BYTES:
         raise InputError.of(
@@ -216,7 +223,8 @@ def spec_table(spec: Instruction, prefix: str) -> tuple[str, str]:
         "d": form(spec.accumulator),
         "k": spec.shape.k,
         "stages": len(names),
-        "flush_inputs": {False: "READ_ALL", True: "FLUSH", "keep-sign": "FLUSH_KEEP_SIGN"}[spec.flush_inputs],
+        "flush_operands": _FLUSH[spec.flush_operands],
+        "flush_c": _FLUSH[spec.flush_c],
         "infinite_from": _optional(spec.infinite_from),
         "widen": _optional(spec.widen.min_exponent if spec.widen else None),
         "has_nan": int(spec.nan_code is not None),
@@ -277,10 +285,12 @@ def _stage(name: str, s: Stage, count: int, deal: str, scaled: bool, form: Calla
         "fraction_bits": _optional(s.fraction_bits),
         "accumulator_fraction_bits": _optional(s.accumulator_fraction_bits),
         "drop_beyond": _optional(s.drop_beyond),
+        "offset": s.offset,
         "rounding": _mode(s.rounding or Rounding.TOWARD_ZERO),
         "zero_exponent": _optional(s.zero_exponent),
         "exponent": _optional(s.exponent),
         "ieee_zero": int(s.zero == "ieee"),
+        "complement": int(s.opposing == "complement"),
         "registers": len(s.result),
         "scaled": int(scaled),
         **({"result": braces(_register(r, form) for r in s.result)} if s.result else {}),

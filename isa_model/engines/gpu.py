@@ -71,6 +71,8 @@ def matmul_on_device(
     if spec.sparsity:
         raise Unsupported("a sparse operand: `isa_model.matmul` multiplies it line by line")
     check_tensors(spec, a, b, c, scale_a, scale_b)
+    if spec.remainder:
+        raise Unsupported("the kernels keep one register of a running value, not two")
     chain = fma.is_chain(spec)
     if spec.accumulator.storage_bits > 32 and not chain:
         raise Unsupported(f"the kernels leave codes of 32 bits; {spec.accumulator.name} has {spec.accumulator.bits}")
@@ -165,7 +167,7 @@ def _on_tensor_cores(
     """Return D computed on the Tensor Cores; None if only digits would do and operands are not finite."""
     torch, spec = _torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
-    start = None if c is None else read(spec.c_format, c, spec.flush_inputs)
+    start = None if c is None else read(spec.c_format, c, spec.flush_c)
     unit, largest = (inf, 0.0) if start is None else _extent(start)
     if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
         way = replace(way, whole=False)
@@ -216,7 +218,7 @@ def _packed(
     words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
     out = torch.empty(words, dtype=torch.int32, device="cuda")
     step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
-    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
+    table = _words(fmt, spec.widen or fmt, spec.flush_operands, f.elements, step, shift)
     places = words // f.digits
     sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
     kernel = _kernel(f.pack(codes.element_size(), fmt.storage_bits), "pack")
@@ -281,7 +283,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
         (values[0], *of_a), (values[1], *of_b) = (_signs(v, spec.shape.k) for v in values)
         signs = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
-    c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_inputs)
+    c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_c)
     arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, _start(target, c)]
     return _run(target, m, n, (k, *_seeds(target, seed)), arrays)
 

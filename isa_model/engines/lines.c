@@ -29,7 +29,7 @@ typedef struct {
   Register result[4];
 } Stage;
 typedef struct {
-  L k, stages, base, words, flush_inputs, widen, infinite_from, nan, nan_without, scaled_stage, power, has_product, has_result;
+  L k, stages, base, words, flush_operands, flush_c, widen, infinite_from, nan, nan_without, scaled_stage, power, has_product, has_result;
   L group_a, group_b, count_a, count_b;
   Format a, b, c, d, scale_a, scale_b;
   Register product, result;
@@ -187,7 +187,7 @@ static Element element(const Format *f, U code, L flush) {
 }
 
 static Element operand(const Program *p, const Format *f, U code) {
-  Element x = element(f, code, p->flush_inputs);
+  Element x = element(f, code, p->flush_operands);
   if (p->widen != NONE && x.align != NONE) {
     x.align = x.exponent + 63 - __builtin_clzll(x.significand);
     if (x.align < p->widen) x.align = p->widen;
@@ -463,7 +463,7 @@ int run(const Program *p, long count, const L *order, const U *a, const U *b, co
         for (long j = 0; j < made && status == DONE; ++j) {
           Number *now = &running[0], *next = &running[1];
           if (last) {
-            const Element x = element(&p->c, c[line], p->flush_inputs);
+            const Element x = element(&p->c, c[line], p->flush_c);
             put_element(p, now, &x);
           } else {
             zero(now, 0);

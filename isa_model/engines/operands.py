@@ -98,7 +98,7 @@ def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None,
 def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> DecodedOperand:
     """Decode A or B, K first, to numbers of `dtype`. Scales that multiply exactly are multiplied in here."""
     fmt, scale, k_group, group = of_side(plan.spec, is_a)
-    xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_inputs
+    xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_operands
     codes = contiguous(codes)
     folds = scale is not None and plan.scales_fold
     if fmt.storage_bits <= 16 and not folds:
@@ -139,7 +139,7 @@ def _steps(count: int, like: Any) -> Any:
 
 
 def read(fmt: Format, codes: Any, flush: bool | str) -> Any:
-    """Return elements of A, B or C in float64; `flush` is `Instruction.flush_inputs`."""
+    """Return elements of A, B or C in float64; `flush` is `Instruction.flush_operands` or `flush_c`."""
     return flushed(fmt, numbers(fmt, codes), flush)
 
 

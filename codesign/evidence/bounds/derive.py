@@ -13,6 +13,7 @@ from math import ceil, floor, inf, ldexp, log2, sqrt
 from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers
 from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, power_of_two, products, scaled
 from isa_model.codec import largest_finite
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -81,10 +82,12 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     """Return the bounds for sums over `k` products, filled up with zeros to whole instructions.
 
     `c` allows any C that its format holds; without it sums start from zero. `normal` excludes subnormal operands.
-    Raises ValueError unless `k` is positive.
+    Raises ValueError unless `k` is positive. Raises InputError for inverted terms, offset exponents and remainders, for which
+    no bound is derived.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least 1")
+    check(instruction)
     whole = -(-k // instruction.shape.k)
     spec = instruction.dense
     every = whole * spec.shape.k
@@ -115,6 +118,15 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
         overflow=overflow,
         steps=tuple(steps),
     )
+
+
+def check(spec: Instruction) -> None:
+    """Raise InputError for an instruction whose sums have no bound here."""
+    for name, stage in spec.stages.items():
+        field = next((x for x in ("opposing", "offset", "remainder") if getattr(stage, x) not in (0, None, "negate")), "")
+        if field:
+            message = f"{spec.name}: no error bound is derived for `{field}` of stage `{name}`"
+            raise InputError.of(message, "the bound of the same instruction without it; `numerics` measures its errors")
 
 
 def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
@@ -253,7 +265,7 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
         lost += _every(stage) * power_of_two(stage.zero_exponent)
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
     if (
-        spec.flush_inputs and list(spec.stages.values())[-1] is stage
+        spec.flush_c and list(spec.stages.values())[-1] is stage
     ):  # the next instruction reads a subnormal D as zero
         underflow += power_of_two(spec.accumulator.min_exponent)
     absolute = (n * sums.absolute + lost + underflow) * blocks * grown

@@ -265,7 +265,7 @@ def _value(spec: Instruction, fmt: Format, code: int) -> Fraction:
     """Return the number that an operand's code is read as."""
     number = decode(fmt, code)
     tiny = fmt.kind == "float" and number.significand < 1 << fmt.mantissa_bits
-    return Fraction(0) if spec.flush_inputs and tiny else number.exact()
+    return Fraction(0) if spec.flush_operands and tiny else number.exact()
 
 
 def _power(fmt: Format, exponent: int) -> int:
@@ -308,7 +308,7 @@ def _leads(spec: Instruction, limits: Bound) -> list[Pair]:
     exponents = dict.fromkeys(min(e, room) for e in (min(top - 1, WIDE), (top + 1) // 2, 0))
     found = [_pair(spec, Fraction(2) ** e) for e in exponents]
     for sub, other, swap in ((spec.a, spec.b, False), (spec.b, spec.a, True)):
-        if sub.kind == "float" and sub.mantissa_bits and not spec.flush_inputs:
+        if sub.kind == "float" and sub.mantissa_bits and not spec.flush_operands:
             least, most = 1 << sub.low_padding, min(other.max_exponent, room - sub.min_lsb_exponent)
             power = _power(other, most)
             found.append((power, least) if swap else (least, power))

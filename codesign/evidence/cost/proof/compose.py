@@ -97,10 +97,10 @@ class _Steps:
         raise NotProvable(f"wiring: an element of {fmt.name} is not decoded")
 
     def operand(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
-        return self._decode(fmt, code, spec.flush_inputs, spec.widen)
+        return self._decode(fmt, code, spec.flush_operands, spec.widen)
 
-    def read(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
-        return self._decode(fmt, code, spec.flush_inputs, None)
+    def read(self, spec: Instruction, fmt: Format, code: Code, flush: bool | str) -> TermWires:
+        return self._decode(fmt, code, flush, None)
 
     def term(self, fmt: Format, code: Code | int) -> TermWires:
         bits = tuple(str(code >> i & 1) for i in range(fmt.bits)) if isinstance(code, int) else code

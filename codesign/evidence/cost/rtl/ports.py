@@ -124,6 +124,12 @@ def check(spec: Instruction) -> None:
             "the dot-product unit behind them is that of the dense instruction: `sparsity: null`, with k as it is stored",
         )
     for name, stage in spec.stages.items():
+        if stage.remainder or stage.opposing == "complement" or stage.offset:
+            what = "remainder" if stage.remainder else "accumulator: {offset: ...}" if stage.offset else "opposing: complement"
+            raise InputError.of(
+                f"{spec.name}: stage `{name}` has `{what}`, which is not supported in hardware",
+                "the unit of the same instruction without it",
+            )
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "
