@@ -138,6 +138,8 @@ class Interleave(Spec):
     """Number of blocks (or chains) that take turns."""
     to: Literal["blocks", "chains"] = later("blocks")
     """What takes turns: `blocks`, or whole `chains` of blocks. The blocks of a chain share out its terms in order."""
+    hand: Count | None = later(None)
+    """Number of terms that one turn gathers, as several blocks or chains one after the other; default: those of one."""
 
 
 class Accumulator(Spec):
@@ -244,7 +246,11 @@ class Stage(Spec):
 
     @property
     def hand(self) -> int:
-        """Number of terms that are dealt to one block or, `to: chains`, to one chain."""
+        """Number of terms that one turn gathers: those of a block or, `to: chains`, of a chain, unless `interleave` says."""
+        return (self.interleave.hand if self.interleave else None) or self._least_hand
+
+    @property
+    def _least_hand(self) -> int:
         return self.inputs if self.interleave and self.interleave.to == "chains" else self.terms
 
     @property
@@ -288,6 +294,9 @@ class Stage(Spec):
         if self.interleave and max(self.terms, self.interleave.run) % min(self.terms, self.interleave.run):
             message = f"runs of {self.interleave.run} and blocks of {self.terms} terms do not divide one another"
             raise at("interleave", "run", message=message, hint="a divisor or a multiple of `terms`")
+        if self.interleave and self.hand % self._least_hand:
+            message = f"a hand of {self.hand} terms is not made of whole {self.interleave.to} of {self._least_hand}"
+            raise at("interleave", "hand", message=message, hint=f"a multiple of {self._least_hand}")
         if self.interleave and self.interleave.run == self.hand:
             what = "chains" if self.hand > self.terms else "blocks"
             message = f"runs of {self.interleave.run} fill whole {what} of {self.hand}: nothing is interleaved"

@@ -144,6 +144,8 @@ def interleaved(draw, terms):
     """Draw an interleave for blocks of several terms, or none."""
     if terms < 2 or draw(st.booleans()):
         return None
+    if draw(st.integers(0, 3)) == 0:
+        return {"run": draw(st.sampled_from([1, terms // 2, terms])), "parts": 2, "hand": 2 * terms}
     return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}
 
 
@@ -182,7 +184,7 @@ def instructions(draw):
     body, span, parts = {}, 1, 1
     for i, terms in enumerate(sizes):
         interleave = interleaved(draw, terms) if i == 0 else None
-        parts = 2 if interleave else parts
+        parts = 2 * interleave.get("hand", terms) // terms if interleave else parts
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave, stochastic=stochastic))
         chain = stage.get("chain") or 1
         if i == 0 and chain > 1 and not interleave and draw(st.booleans()):
@@ -247,7 +249,7 @@ def integer_instructions(draw):
         terms, last = draw(st.sampled_from([1, 2, 4, 8])), i == depth - 1
         stage = {"terms": terms, "zero": draw(st.sampled_from(["positive", "ieee"]))}
         if i == 0 and (interleave := interleaved(draw, terms)):
-            stage["interleave"], parts = interleave, 2
+            stage["interleave"], parts = interleave, 2 * interleave.get("hand", terms) // terms
         if last or draw(st.booleans()):
             stage["accumulator"] = True
             stage["chain"] = None if last else draw(st.integers(1, 3))

@@ -234,6 +234,8 @@ def _dealt(interleave: Interleave | None) -> str:
     period = interleave.run * interleave.parts
     groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
     chains = ", a chain each" if interleave.to == "chains" else ""
+    if interleave.hand:
+        chains += f", {interleave.hand} of a set before those of the next"
     return f" (by k mod {period} in {', then '.join(groups)}{chains})"
 
 

@@ -61,7 +61,9 @@ def route(plan: Plan) -> Route | None:
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
-    if (stage.interleave and stage.interleave.to == "chains") or stage.offset or stage.opposing == "complement":
+    if stage.interleave and (stage.interleave.to == "chains" or stage.interleave.hand):
+        return None
+    if stage.offset or stage.opposing == "complement":
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
