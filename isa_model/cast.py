@@ -13,8 +13,8 @@ from isa_model.diagnostics import at
 from isa_model.formats import FORMATS, later
 from isa_model.groups import count, spread
 from isa_model.ieee import in_ieee_mode
-from isa_model.instruction import ScaleLevel, ScaleOperand
 from isa_model.limits import MOST_LEVELS
+from isa_model.operand_fields import ScaleLevel, ScaleOperand
 from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, FormatRef, Spec
 

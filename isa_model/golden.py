@@ -2,7 +2,8 @@
 
 This file is the definition; every fast engine must return the same codes. Read it from top to bottom. `dot` computes one
 element of D. Along K, each instruction reads as C what the one before wrote as D. A sparse instruction is a dense one on the
-elements that are stored: `gathered` picks the elements of the other operand that they are multiplied by.
+elements that are stored: `gathered` picks the elements of the other operand that they are multiplied by. With a codebook,
+elements are indices, and `looked_up` is what they stand for.
 An instruction has three steps:
 
 1. `products` multiplies a row of A by a column of B: one exact term per k.
@@ -20,7 +21,8 @@ from typing import Any
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleLevel, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Codebook, ScaleLevel, Sparsity
 from isa_model.rounding import Rounding, shift_right
 from isa_model.stage import Register, Remainder, Stage
 
@@ -60,6 +62,8 @@ def dot(
     scale_b: Scales = (),
     positions: Sequence[int] = (),
     draw: Draw = no_draw,
+    tables_a: Sequence[Sequence[int]] = (),
+    tables_b: Sequence[Sequence[int]] = (),
 ) -> int:
     """Return the code of one element of D, computed by as many instructions as K holds.
 
@@ -68,9 +72,13 @@ def dot(
     levels, one such sequence for each level, the finest first.
     `draw(block, register)` gives 32 random bits (philox.py) to a stochastic register of a block. Blocks are counted along K,
     for each stage from 0; registers from the first stage up.
-    Every instruction but the first reads C in the accumulator's format, or has both registers of a `remainder`. With sparsity, one operand holds the stored elements
-    alone, and `positions` is where in its group each of them (each run of them) belongs.
+    Every instruction but the first reads C in the accumulator's format, or has both registers of a `remainder`.
+    With sparsity, one operand holds the stored elements alone, and `positions` is where in its group each of them (each run of
+    them) belongs. With a codebook, `tables_a` and `tables_b` are the tables of that row and that column along K, one per group.
     """
+    if spec.codebook:
+        a, b = looked_up(spec.codebook.a, a, tables_a, 1), looked_up(spec.codebook.b, b, tables_b, 0)
+        spec = spec.dense
     if spec.sparsity:
         a, b = gathered(spec.sparsity, a, b, positions)
         spec = spec.dense
@@ -177,6 +185,16 @@ def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
         for part in range(parts)
     ]
     return [hand[i : i + stage.terms] for hand in hands for i in range(0, len(hand), stage.terms)]
+
+
+def looked_up(
+    codebook: Codebook | None, indices: Sequence[int], tables: Sequence[Sequence[int]], k_axis: int
+) -> Sequence[int]:
+    """Return the codes that the indices of a row or column stand for; the codes themselves without a codebook."""
+    if codebook is None:
+        return indices
+    along = codebook.group[k_axis] if codebook.group else len(indices)
+    return [tables[k // along][index] for k, index in enumerate(indices)]
 
 
 def gathered(

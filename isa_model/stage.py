@@ -219,7 +219,7 @@ class Stage(Spec):
     """Sign of a zero sum. positive: always plus. ieee: that of its terms if they agree, else plus (IEEE 754 6.3)."""
     opposing: Literal["negate", "complement"] = later("negate")
     """Terms whose sign is not the running value's. negate: they are subtracted. complement: their kept bits are inverted, not
-    negated, so that each takes away one unit of the last place kept more; zeros do, too, unless every term is a zero (RDNA3)."""
+    negated (RDNA3): each takes away one more unit of the last place kept. Zeros do, too, unless every term is a zero."""
     remainder: Remainder | None = later(None)
     """Register beside the running value for what rounding to `result` lost; default: it is lost."""
 
@@ -328,7 +328,9 @@ class Stage(Spec):
             if register.format.kind == "integer":
                 raise at("remainder", message="integer sums are whole: nothing is lost", hint="drop `remainder`")
             if register.random_bits:
-                message = "a stochastic `result` has no remainder: at the end of K no random bits are drawn for their sum"
+                message = (
+                    "a stochastic `result` has no remainder: at the end of K no random bits are drawn for their sum"
+                )
                 raise at("remainder", message=message, hint="another rounding of `result`")
         if remainder.joins == "block" and self.aligned:
             message = "a block that is aligned to the running value cannot be rounded with the remainder first"

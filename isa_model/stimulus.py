@@ -15,7 +15,8 @@ from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.float64 import Codes, Float64
 from isa_model.formats import Format
 from isa_model.groups import spread
-from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Sparsity
 from isa_model.sparse import elements
 
 KINDS = {

@@ -171,10 +171,11 @@ def scale_operands(draw, group):
 
 
 @st.composite
-def instructions(draw):
+def instructions(draw, codebooks=False):
     """A valid instruction with a floating-point D and one to three stages, perhaps interleaved, perhaps scaled.
 
-    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits.
+    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits. With
+    `codebooks`, operands of some are looked up in tables.
     """
     kind = draw(st.sampled_from(["float", "float", "integer", "table"]))
     a, b = draw(operand_formats(kind)), draw(operand_formats(kind))
@@ -237,6 +238,15 @@ def instructions(draw):
             (1 << accumulator.magnitude_bits) - draw(st.integers(1, (1 << accumulator.mantissa_bits) - 1))
         ) << (accumulator.low_padding)
     spec["shape"] = {"m": 4, "n": 4, "k": k}
+    if codebooks and draw(st.integers(0, 7)) == 0:
+        groups = st.sampled_from([None, [1, 2], [2, k]])
+        books = {
+            x: {"bits": draw(st.integers(1, max(f.bits - 1, 1))), "group": draw(groups)}
+            for x, f in (("a", a), ("b", b))
+        }
+        narrow = {"a": a.bits, "b": b.bits}
+        books = {x: book for x, book in books.items() if book["bits"] < min(narrow[x], 6) and draw(st.booleans())}
+        spec["codebook"] = books or None
     return Instruction.model_validate(spec)
 
 

@@ -29,9 +29,10 @@ from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError
-from isa_model.instruction import Instruction, Scaling
+from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.matmul import matmul
+from isa_model.operand_fields import Scaling
 from isa_model.stage import Register, Stage
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"

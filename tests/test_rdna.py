@@ -33,7 +33,8 @@ def one_step(name):
 
 @pytest.mark.parametrize("a", ["f16", "bf16"])
 @pytest.mark.parametrize(
-    ("card", "name", "count"), [("gfx1100", "rdna3", {"f16": 31, "bf16": 36}), ("gfx1201", "rdna4", {"f16": 19, "bf16": 29})]
+    ("card", "name", "count"),
+    [("gfx1100", "rdna3", {"f16": 31, "bf16": 36}), ("gfx1201", "rdna4", {"f16": 19, "bf16": 29})],
 )
 def test_one_step_has_the_cards_bits(card, name, count, a):
     """Zeros, subnormals, cancellation, overflow: RDNA3 inverts opposing terms without adding 1, RDNA4 rounds each down."""

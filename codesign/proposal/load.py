@@ -178,6 +178,10 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
     problems = [*own, *problems]
     if fault := _software_problem(document, proposal):
         problems.append(fault)
+    if not problems and proposal.proposed().codebook:
+        message = "evidence has no cast that fits tables, so that no claim could be judged"
+        hint = "a table of fixed numbers, such as `b: {kind: table, ...}`, or a study with isa_model.matmul"
+        problems.append(document.problem(("change",), message, hint))
     if any(side.coarser for side in proposal.proposed().scales) if not problems else False:
         message = "evidence has no cast to several levels of scales yet, so that no claim could be judged"
         problems.append(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from codesign.proposal.proposal import Proposal
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Sparsity
 from isa_model.path import PLACES, Step
-from isa_model.stage import Interleave, Register, Remainder, Stage
+from isa_model.stage import Interleave, Register, Remainder, Spec, Stage
 
 _ROUNDING = {
     "nearest-even": "to nearest, ties to even",
@@ -85,6 +86,16 @@ def _sparse(sparsity: Sparsity) -> str:
 def _operands(spec: Instruction) -> tuple[str, ...]:
     lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}"]
     lines += [_sparse(spec.sparsity)] if spec.sparsity else []
+    for name, book in (("A", spec.codebook.a), ("B", spec.codebook.b)) if spec.codebook else ():
+        if book:
+            each = (
+                f"per {book.group[0]} x {book.group[1]} of its rows and columns"
+                if book.group
+                else "for the whole operand"
+            )
+            lines.append(
+                f"{name} is given as indices of {book.bits} bits into tables of these numbers, one table {each}"
+            )
     both = spec.c_format == spec.accumulator
     lines += [] if both else [f"C: {describe(spec.c_format)}"]
     lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
@@ -222,7 +233,9 @@ def _own_bits(stage: Stage) -> str:
     if stage.accumulator_fraction_bits != stage.fraction_bits:
         words += f"; the running value keeps {stage.accumulator_fraction_bits}"
     if stage.offset:
-        words += f"; the running value's exponent counts {abs(stage.offset)} {'lower' if stage.offset < 0 else 'higher'}"
+        words += (
+            f"; the running value's exponent counts {abs(stage.offset)} {'lower' if stage.offset < 0 else 'higher'}"
+        )
     if stage.drop_beyond is not None:
         words += f"; it is dropped where its exponent is more than {stage.drop_beyond} below the largest"
     return words

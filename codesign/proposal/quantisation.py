@@ -10,7 +10,8 @@ from pydantic import Field
 from codesign.workloads.gemms import Gemm, Role
 from isa_model.cast import FLOORS, Cast
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, Spec
 

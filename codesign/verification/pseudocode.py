@@ -65,6 +65,7 @@ def pseudocode(spec: Instruction) -> str:
         if spec.sparsity
         else ""
     )
+    sparse += "Operands are the entries that indices pick from their tables.\n\n" if spec.codebook else ""
     text = f"{_FUNCTIONS}\nfunction element({head}) -> bits({dense.accumulator.bits}) = {{\n{lines}\n}}\n"
     about = (
         "One element of D of one instruction, in the style of Sail; no Sail compiler has read it. golden.c is the same."

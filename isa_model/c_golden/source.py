@@ -16,7 +16,8 @@ from isa_model.diagnostics import InputError
 from isa_model.engines.c_library import load
 from isa_model.float64 import Codes
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleLevel
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleLevel
 from isa_model.printable import visible
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -159,7 +160,9 @@ def check(spec: Instruction) -> None:
     """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
     if spec.remainder:
         message = f"{spec.name}: the C model keeps one register of a running value, not a `remainder` beside it"
-        raise InputError.of(message, "the instruction without `remainder`; `codesign vectors` has the golden model's results")
+        raise InputError.of(
+            message, "the instruction without `remainder`; `codesign vectors` has the golden model's results"
+        )
     size = sizes([spec.dense])
     if size.trace_bytes > MOST_BYTES:
         raise InputError.of(

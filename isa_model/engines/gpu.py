@@ -70,6 +70,8 @@ def matmul_on_device(
     torch = _torch()
     if spec.sparsity:
         raise Unsupported("a sparse operand: `isa_model.matmul` multiplies it line by line")
+    if spec.codebook:
+        raise Unsupported("an operand of indices: `isa_model.matmul` looks its elements up")
     check_tensors(spec, a, b, c, scale_a, scale_b)
     if spec.remainder:
         raise Unsupported("the kernels keep one register of a running value, not two")

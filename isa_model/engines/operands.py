@@ -16,7 +16,8 @@ from isa_model.array_codec import code_dtype, values_of
 from isa_model.engines.plan import Plan
 from isa_model.float64 import NO_EXPONENT, Codes
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 
 OPERAND_NO_EXPONENT = -(1 << 14)
 """NO_EXPONENT in 16 bits: the sum of two still fits, and stays below every real exponent."""

@@ -82,8 +82,8 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     """Return the bounds for sums over `k` products, filled up with zeros to whole instructions.
 
     `c` allows any C that its format holds; without it sums start from zero. `normal` excludes subnormal operands.
-    Raises ValueError unless `k` is positive. Raises InputError for inverted terms, offset exponents and remainders, for which
-    no bound is derived.
+    Raises ValueError unless `k` is positive. Raises InputError for inverted terms, offsets above 0 and remainders, for which no
+    bound is derived.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least 1")
@@ -123,10 +123,20 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
 def check(spec: Instruction) -> None:
     """Raise InputError for an instruction whose sums have no bound here."""
     for name, stage in spec.stages.items():
-        field = next((x for x in ("opposing", "offset", "remainder") if getattr(stage, x) not in (0, None, "negate")), "")
+        fields = {"opposing": stage.opposing != "negate", "offset": stage.offset > 0, "remainder": stage.remainder}
+        field = next((field for field, there in fields.items() if there), "")
         if field:
             message = f"{spec.name}: no error bound is derived for `{field}` of stage `{name}`"
             raise InputError.of(message, "the bound of the same instruction without it; `numerics` measures its errors")
+
+
+def is_bounded(spec: Instruction) -> bool:
+    """Return whether the sums of an instruction have a bound here."""
+    try:
+        check(spec)
+    except InputError:
+        return False
+    return True
 
 
 def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
@@ -264,9 +274,7 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     if stage.zero_exponent is not None and (block.worst or running.worst):
         lost += _every(stage) * power_of_two(stage.zero_exponent)
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
-    if (
-        spec.flush_c and list(spec.stages.values())[-1] is stage
-    ):  # the next instruction reads a subnormal D as zero
+    if spec.flush_c and list(spec.stages.values())[-1] is stage:  # the next instruction reads a subnormal D as zero
         underflow += power_of_two(spec.accumulator.min_exponent)
     absolute = (n * sums.absolute + lost + underflow) * blocks * grown
     errors = Errors(worst, mean, variance * grown * grown, inward)

@@ -16,7 +16,8 @@ from codesign.evidence.bounds.derive import Bound, bound
 from isa_model.codec import decode, encode, largest_finite, number_of
 from isa_model.formats import Format
 from isa_model.golden import deal
-from isa_model.instruction import Instruction, Scaling
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Scaling
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise, scales_of
 from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
-from isa_model.instruction import Sparsity
 from isa_model.largest import largest_magnitudes
+from isa_model.operand_fields import Sparsity
 
 if TYPE_CHECKING:
     import numpy as np

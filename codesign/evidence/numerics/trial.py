@@ -24,7 +24,8 @@ from codesign.workloads.tensors import CAPTURED, recorded, synthetic
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.cast import Cast
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Sparsity
 from isa_model.path import Step
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
@@ -279,8 +280,8 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
     import numpy as np
 
+    from isa_model.engines.batch import batch
     from isa_model.engines.plan import Unsupported
-    from isa_model.engines.portable import batch
 
     outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
     if outputs > MOST_TOGETHER:

@@ -18,7 +18,8 @@ from codesign.proposal.flows import usual
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import ExpertCounts, Linear, Model, Role, shape_of
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
 
