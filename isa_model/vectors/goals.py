@@ -30,6 +30,20 @@ CLASSES = {"tie, even below": 1, "tie, odd below": 1} | {
 """Positions of a magnitude about halfway between its neighbours, with the bits that must be lost for each."""
 
 
+def without(spec: Instruction) -> str:
+    """Return why no goals are known for an instruction, whose vectors are then random; empty if they are."""
+    stages = spec.stages.values()
+    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
+        return "a format given by a table"
+    if any(side.coarser for side in spec.scales):
+        return "several levels of scales"
+    if spec.is_stochastic:
+        return "random bits"
+    if any(s.remainder or s.opposing == "complement" or s.offset for s in stages):
+        return "a remainder, inverted terms or offset exponents"
+    return ""
+
+
 class Goal(NamedTuple):
     """One bin that vectors of an instruction should fall into."""
 
