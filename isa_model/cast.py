@@ -31,6 +31,15 @@ FLOORS = 2.0**-149, 2.0**127
 """Least and greatest `floor`: the smallest positive FP32 number, and the largest power of two in FP32."""
 
 
+class CastLevel(ScaleLevel):
+    """A level of scales above those of a cast's groups; rules that are left out are the cast's."""
+
+    range: Literal["largest", "binade"] | None = later(None)
+    """Number that the level's largest magnitude is mapped to, times the largest scales of all finer levels."""
+    scale_rounding: Deterministic | None = later(None)
+    """Rounding of the level's scales."""
+
+
 class Cast(Spec):
     """A cast of a tensor: target format, groups that share a scale, and how a group determines its scale.
 
@@ -59,7 +68,7 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
-    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
+    coarser: tuple[CastLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
     computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
     The tensor is divided by it in FP32, and the next level follows."""
@@ -90,10 +99,14 @@ class Cast(Spec):
     @property
     def full(self) -> float:
         """Number that a group's largest magnitude is mapped to, at most FP32's largest."""
-        if self.range == "binade":
+        return self.mapped(self.range)
+
+    def mapped(self, span: str | float) -> float:
+        """Return the number that `span`, a `range`, means for the target."""
+        if span == "binade":
             return 2.0 ** min(self.to.max_exponent, 127)
         most = min(largest_finite(self.to), largest_finite(FP32))
-        return most if self.range == "largest" else min(self.range, most)
+        return min(span, most) if isinstance(span, float | int) else most
 
 
 @dataclass(frozen=True)
@@ -205,10 +218,11 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
 
     *finer, top = cast.coarser
     below = cast.model_copy(update={"coarser": tuple(finer)})
-    full = cast.full
+    full = cast.mapped(top.range or cast.range)
     for fmt in (cast.scale, *(level.format for level in finer)):
         full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
-    codes = scales_of_groups(cast.model_copy(update={"group": top.group, "scale": top.format}), x, full)
+    own = {"group": top.group, "scale": top.format, "scale_rounding": top.scale_rounding or cast.scale_rounding}
+    codes = scales_of_groups(cast.model_copy(update=own), x, full)
     divisor = spread(decode_array(top.format, codes), top.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         quotients = (x / divisor).astype(np.float32)

@@ -137,12 +137,12 @@ def written(spec: Instruction, value: Term) -> int:
 
 
 def joined(spec: Instruction, value: Term) -> Term:
-    """Return the last running value with its remainder, rounded to the last register."""
+    """Return the last running value with its remainder, rounded to D's format as to the last register."""
     *_, last = spec.stages.values()
     if value.rest is None:
         return value
     total = exact_sum([value.number, value.rest.number], last)
-    return put(last.model_copy(update={"result": last.result[-1:]}), total, None)
+    return put(last.model_copy(update={"result": (spec.joining,)}), total, None)
 
 
 def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Draw = no_draw, number: int = 0) -> Term:

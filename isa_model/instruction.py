@@ -91,6 +91,13 @@ class Instruction(Spec):
         return next(reversed(self.stages.values())).remainder
 
     @property
+    def joining(self) -> Register:
+        """Rounding of a running value and its remainder to D."""
+        *_, last = self.stages.values()
+        fmt = self.accumulator
+        return Register(format=fmt, rounding=last.result[-1].rounding, overflow=fmt.kept_infinity)
+
+    @property
     def is_integer(self) -> bool:
         """True if every value is an integer, D too; integer operands alone may also sum up to floating point."""
         return self.accumulator.kind == "integer"

@@ -157,7 +157,8 @@ class Accumulator(Spec):
 class Remainder(Spec):
     """A second register beside the running value, for what rounding to `result` lost. It starts from zero.
 
-    Both registers go from one instruction along K to the next. At the end of K their sum is rounded to the last register.
+    Both registers go from one instruction along K to the next. At the end of K their sum is rounded to D's format, in the mode
+    of the last register.
     """
 
     format: FormatRef

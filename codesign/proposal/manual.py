@@ -224,7 +224,7 @@ def _remainder(name: str, remainder: Remainder) -> list[str]:
     return [
         f"{name}: round what these roundings lost to {register} and keep it beside the running value; {where}. A zero is no "
         "term. Both registers go from one instruction along K to the next.",
-        f"{name}: after the last block, round the running value and the remainder together to the last register.",
+        f"{name}: after the last block, round the running value and the remainder together to D's format.",
     ]
 
 

@@ -433,8 +433,8 @@ class OperandTile:
         return value, round_to(np.where(known, lost, 0.0), remainder.register) + 0.0
 
     def joined(self, running: Value, rest: Float64) -> Value:
-        """Return the last running value with its remainder, rounded to the last register (golden.joined)."""
+        """Return the last running value with its remainder, rounded to D (golden.joined)."""
         stage, x = self.stages[-1], running.parts[0]
-        value = round_to(to_odd([x, rest]), stage.result[-1])
+        value = round_to(to_odd([x, rest]), self.spec.joining)
         value = np.where(rest == 0, x, value + 0.0 if stage.zero == "positive" else value)
         return Value([value], running.exponent)

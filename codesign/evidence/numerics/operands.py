@@ -36,7 +36,7 @@ class Operand:
 
     codes: Any
     scales: Any | None
-    """Codes of the scales (seeds, lines, groups of K)."""
+    """Codes of the scales (seeds, lines, groups of K); of several levels, a tuple of such arrays, the finest first."""
     elements: Any
     multipliers: Float64 | None
     factor: Float64
@@ -79,6 +79,8 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     if cast.to.kind == "integer" and not cast.to.signed:
         return _unsigned(cast, lines, width)
     x = filled(lines.x, width)
+    if cast.coarser:
+        return _in_levels(cast, x)
     factor = np.ones((*x.shape[:2], 1), np.float32)
     if scaled is not None and tensor_floor is not None and is_narrow(scaled.format):
         factor = tensor_factor(cast, scaled, x, lines, tensor_floor)
@@ -110,6 +112,26 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         for of_groups in (scales, numbers)
     )
     return Operand(codes, each, elements.reshape(x.shape), multipliers, outside, nonzero, lost, cut)
+
+
+def _in_levels(cast: Cast, x: Any) -> Operand:
+    """Return lines under several levels of scales, whose groups are within a line each."""
+    import numpy as np
+
+    seeds, lines, width = x.shape
+    made = quantise(cast, x.reshape(-1, width))
+    counts = (
+        found.reshape(seeds, lines).astype(np.float64)
+        for found in (made.made.nonzero, made.made.lost, made.made.beyond)
+    )
+    return Operand(
+        made.codes.reshape(x.shape),
+        tuple(level.reshape(seeds, lines, -1) for level in made.scales),
+        made.made.numbers.reshape(x.shape),
+        made.scale_values().reshape(seeds, lines, -1),
+        np.ones((seeds, lines)),
+        *counts,
+    )
 
 
 def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:

@@ -192,8 +192,8 @@ class Trial:
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
-                scale_a = None if a.scales is None else a.scales[i]
-                scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
+                scale_a = _of_seed(a.scales, lambda own, i=i: own[i])
+                scale_b = _of_seed(b.scales, lambda own, i=i: np.ascontiguousarray(own[i].T))
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(instruction.accumulator, codes)
@@ -268,9 +268,11 @@ class Trial:
         steps = behind(self.gemm, role, flows)
         floor = self.quantisation.floor if self.quantisation.tensor_scale else None
         if cast.group is not None and k_axis == 0:
-            cast = cast.model_copy(update={"group": cast.group[::-1]})
+            turned = tuple(x.model_copy(update={"group": x.group and x.group[::-1]}) for x in cast.coarser)
+            cast = cast.model_copy(update={"group": cast.group[::-1], "coarser": turned})
         scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
-        groups = [s.group[axis] for s, axis in ((scale.a, 1), (scale.b, 0)) if s] if scale else []
+        sides = ((scale.a, 1), (scale.b, 0)) if scale else ()
+        groups = [x.group[axis] for s, axis in sides if s for x in s.levels if x.group]
         whole = lcm(instruction.shape.k, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
         return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole, sparsity
@@ -284,7 +286,7 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     from isa_model.engines.plan import Unsupported
 
     outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
-    if outputs > MOST_TOGETHER:
+    if outputs > MOST_TOGETHER or any(isinstance(x.scales, tuple) for x in (a, b)):
         return None
     scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
     try:
@@ -292,6 +294,13 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     except Unsupported:
         return None
     return np.asarray(decode_array(instruction.accumulator, codes))
+
+
+def _of_seed(scales: Any, of: Callable[[Any], Any]) -> Any:
+    """Return what `of` makes of the scales of an operand, of every level if there are several."""
+    if scales is None:
+        return None
+    return [of(own) for own in scales] if isinstance(scales, tuple) else of(scales)
 
 
 MOST_TOGETHER = 1 << 16
