@@ -68,6 +68,11 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
+    random: Literal["elements", "scales"] | None = later(None)
+    """What is rounded at random, so that a cast has no bias. elements: each to one of its neighbours, the nearer the more
+    likely, in place of `rounding`. scales: each group's scale, after its elements are rounded, times <x, x> / <x, Q(x)>
+    of its elements and the rounded ones (MS-EDEN, arXiv 2601.22813), in place of `scale_rounding`. Words are
+    Philox4x32-10's, by row and column."""
     coarser: tuple[CastLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
     computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
@@ -90,6 +95,11 @@ class Cast(Spec):
             except ValidationError as error:
                 fault = error.errors()[0]
                 raise at(*fault["loc"], message=fault["msg"], hint=fault.get("ctx", {}).get("hint", "")) from None
+        if self.random == "scales" and (self.scale is None or self.scale.mantissa_bits == 0):
+            message = "a correction needs scales with a mantissa, to be rounded to"
+            raise at("random", message=message, hint="`scale: ue4m3` or `fp32`, or `random: elements`")
+        if self.random and self.coarser:
+            raise at("random", message="only casts with one level of scales round at random", hint="drop `coarser`")
         if not self.to.zero:
             raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
         if self.scale is not None and self.scale.kind == "integer":
@@ -174,8 +184,8 @@ class Quantised:
 
 
 @in_ieee_mode
-def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quantised:
-    """Return a matrix (R, C), rounded to FP32, after a cast.
+def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: int = 0) -> Quantised:
+    """Return a matrix (R, C), rounded to FP32, after a cast. `seed` is that of a cast that rounds at random.
 
     `scales`, values or codes in the format of the scales, replace those computed from the groups: one per group,
     (ceil(R / rows), ceil(C / columns)), or (1, 1) for one scale in all.
@@ -207,7 +217,18 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
         raise ValueError(
             f"scales is {scales.shape}; groups of {cast.group or x.shape} over x {x.shape} make it {expected}"
         )
-    return Quantised(cast, scales, elements_of(cast.to, cast.rounding, cast.group, x, decode_array(fmt, scales), fmt))
+    numbers = decode_array(fmt, scales)
+    made = elements_of(cast.to, cast.rounding, cast.group, x, numbers, fmt)
+    if cast.random is None:
+        return Quantised(cast, scales, made)
+    from isa_model.random_cast import corrected_scales, elements_at_random
+
+    divisor = spread(numbers.astype(np.float32) if FP32.holds(fmt) else numbers, cast.group, x.shape)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32))
+    if cast.random == "elements":
+        return Quantised(cast, scales, elements_at_random(made, cast.to, quotients, seed))
+    return Quantised(cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers, seed), made)
 
 
 def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:

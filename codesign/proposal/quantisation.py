@@ -46,6 +46,9 @@ class Quantisation(Spec):
     """Rounding mode of scales in a format narrower than FP32; `up` unless the baseline says otherwise."""
     range: Literal["largest", "binade"] | None = None
     """Number to which a group's largest magnitude is scaled: the format's `largest`, or the `binade` below it (OCP MX)."""
+    random: Literal["elements", "scales"] | None = None
+    """What is rounded at random, so that the cast has no bias: `elements`, in place of `rounding`, or the `scales` of
+    groups, each corrected first for what rounding its elements took (MS-EDEN, arXiv 2601.22813)."""
     coarsest: CoarsestScales | None = None
     """Rules of the coarsest level, if the instruction has several levels of scales; default: those of the others."""
     powers_of_two: bool | None = None
@@ -95,7 +98,7 @@ def cast_of(
     span: Literal["largest", "binade"] | float = rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
-        columns = rule.weight_columns if role == "weight" else None
+        columns = rule.weight_columns if role == "weight" and not side.coarser else None
         group = scale_group(side.group[k_axis], side.group[1 - k_axis], k_axis, columns)
         scale = side.format
         span = 1.0 if fmt.exponent_bits >= WIDE else span
@@ -115,6 +118,7 @@ def cast_of(
         scale_rounding=rounding,
         range=limit if limit is not None and scale and side is None else span,
         rounding=rule.rounding,
+        random=rule.random,
         coarser=tuple(levels),
         floor=rule.floor,
     )

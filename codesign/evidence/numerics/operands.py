@@ -67,12 +67,14 @@ class Scaled(NamedTuple):
     elements: int
 
 
-def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None) -> Operand:
+def quantised(
+    cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None, seed: int = 0
+) -> Operand:
     """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
 
     The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
     largest group takes the largest scale; its largest magnitude is taken to be at least the floor. Scales with a wide range
-    do not need this (`is_narrow`).
+    do not need this (`is_narrow`). `seed` is that of a cast that rounds at random, whose rows are the lines of all seeds.
     """
     import numpy as np
 
@@ -89,12 +91,13 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     across, along = cast.group or (lines.total, width)
     across, along = min(across, lines.total), min(along, width)
     if cast.scale is None or lines.whole:
-        made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat)
+        made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat, seed=seed)
         scales = np.repeat(made.scales, across if cast.group else len(flat), axis=0)[: len(flat)]
     else:
         maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
         scales = scales_of(cast, maxima)
-        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
+        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales, seed)
+        scales = made.scales
     numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
     elements = made.made.numbers
     nonzero, lost, cut = (

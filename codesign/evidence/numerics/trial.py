@@ -250,7 +250,7 @@ class Trial:
                 turned = self.gemm.tokens_along_k
                 made = arrived(steps, cast, scaled, lines, width, floor, turned)
             else:
-                made = quantised(cast, scaled, lines, width, floor)
+                made = quantised(cast, scaled, lines, width, floor, seed=int(which == "b"))
             self._operands[key] = pruned(made, sparsity) if sparsity else made
         return self._operands[key]
 
