@@ -11,7 +11,14 @@ DOUBLED = {"name": "e1", "exponent_bits": 1, "mantissa_bits": 0, "bias": 0, "sig
 BASE = {"name": "base", "exponent_bits": 6, "mantissa_bits": 2, "bias": 48, "signed": False, "zero": False}
 HIF4 = Cast.model_validate(
     {
-        "to": {"name": "s1p2", "exponent_bits": 1, "mantissa_bits": 2, "bias": 1, "nan": "none", "overflow": "saturate"},
+        "to": {
+            "name": "s1p2",
+            "exponent_bits": 1,
+            "mantissa_bits": 2,
+            "bias": 1,
+            "nan": "none",
+            "overflow": "saturate",
+        },
         "group": (1, 4),
         "scale": {**DOUBLED, "overflow": "saturate"},
         "range": "binade",
@@ -56,7 +63,9 @@ def test_hifloat4_is_its_public_rule():
 
 def test_hifloat4_errs_less_than_nvfp4_on_normal_numbers():
     x = normal(64, 1024)
-    nvfp4 = Cast.model_validate({**NVFP4, "scale_rounding": "nearest-even", "coarser": [{"group": None, "format": "fp32"}]})
+    nvfp4 = Cast.model_validate(
+        {**NVFP4, "scale_rounding": "nearest-even", "coarser": [{"group": None, "format": "fp32"}]}
+    )
     errors = [np.square(quantise(cast, x).values() - x).sum() for cast in (HIF4, nvfp4)]
     assert errors[0] < 0.8 * errors[1]
 
@@ -65,7 +74,9 @@ def test_hifloat4_errs_less_than_nvfp4_on_normal_numbers():
 def test_random_casts_have_no_bias(random):
     """The mean over seeds of <x, Q(x)> / <x, x> - 1 is within four standard errors of 0; to nearest it is not."""
     x = normal(32, 1024) * 50
-    share = [(quantise(Cast.model_validate({**NVFP4, "random": random}), x, seed=s).values() * x).sum() for s in range(16)]
+    share = [
+        (quantise(Cast.model_validate({**NVFP4, "random": random}), x, seed=s).values() * x).sum() for s in range(16)
+    ]
     share = np.array(share) / np.square(x).sum() - 1
     error = 4 * share.std(ddof=1) / 4
     nearest = (quantise(Cast.model_validate(NVFP4), x).values() * x).sum() / np.square(x).sum() - 1
@@ -90,7 +101,9 @@ def test_a_seed_gives_the_same_bits_and_another_other_ones(random):
 
 
 def test_zeros_stay_zeros_with_corrected_scales():
-    assert not quantise(Cast.model_validate({**NVFP4, "random": "scales"}), np.zeros((4, 32), np.float32)).values().any()
+    assert (
+        not quantise(Cast.model_validate({**NVFP4, "random": "scales"}), np.zeros((4, 32), np.float32)).values().any()
+    )
 
 
 def test_a_path_has_no_random_casts():

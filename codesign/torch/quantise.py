@@ -91,7 +91,9 @@ def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> Quanti
         return plain(x)
     unsigned, table = cast.to.kind == "integer" and not cast.to.signed, cast.to.kind == "table"
     if unsigned or table or cast.coarser or cast.random or cast.floor < LEAST_FLOOR:
-        message = "tensors are cast to signed formats without tables or randomness, with one level of scales and a floor from"
+        message = (
+            "tensors are cast to signed formats without tables or randomness, with one level of scales and a floor from"
+        )
         raise ValueError(f"{message} {LEAST_FLOOR}")
     if cast.scale is None:
         return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)

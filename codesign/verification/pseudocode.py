@@ -146,8 +146,8 @@ def _opposing(stage: Stage) -> list[str]:
     if stage.opposing == "negate":
         return []
     return [
-        "  /* terms of the sign opposite to running's are inverted, not negated: unless every term is a zero, the sum also has,",
-        f"     of that sign, as many times 2^(e - {stage.fraction_bits}) as there are such terms */",
+        "  /* terms of the sign opposite to running's are inverted, not negated: unless every term is a zero, the sum",
+        f"     also has, of that sign, as many times 2^(e - {stage.fraction_bits}) as there are such terms */",
     ]
 
 
