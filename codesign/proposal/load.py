@@ -237,7 +237,10 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
 
 
 def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
-    """Return a fault if the training recipe is missing or does not fit the instruction."""
+    """Return a fault if the training recipe is missing or does not fit the instruction, or if casts are random."""
+    if proposal.quantisation.random:
+        message = "training rounds operands the same for every seed; only `numerics` casts at random"
+        return document.problem(("training",), message, "no `training`, or no `quantisation: {random: ...}`")
     try:
         proposal.training_recipe()
     except InputError as error:
