@@ -120,8 +120,8 @@ def factors(
     """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
     books = instruction.codebook
-    a_codes = looked_up("a", instruction.a, books and books.a, a, tables_a)
-    b_codes = looked_up("b", instruction.b, books and books.b, b, tables_b)
+    a_codes = looked_up("a", instruction.a, books.a if books else None, a, tables_a)
+    b_codes = looked_up("b", instruction.b, books.b if books else None, b, tables_b)
     k = logical_k(instruction, a_codes, b_codes)
     sparsity = instruction.sparsity
     stored = {x: sparsity.stored(k) if sparsity and sparsity.operand == x else k for x in "ab"}

@@ -53,7 +53,7 @@ def prove_unit(spec: Instruction, unit: Observed) -> None:
     places = {
         (d.block, spec.register_number(d.stage) + d.register): code for d, code in zip(draws(spec), random, strict=True)
     }
-    running = steps.read(spec, spec.c_format, c[0])
+    running = steps.read(spec, spec.c_format, c[0], spec.flush_c)
     value = on_wires.instruction(spec, a, b, running, of_a, of_b, 0, lambda *place: places[place])
     if list(steps.written(spec, value)) != unit.netlist.ports["d_out"]:
         raise NotProvable("wiring: D is not the code of the last register")
