@@ -228,7 +228,9 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: in
         quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32))
     if cast.random == "elements":
         return Quantised(cast, scales, elements_at_random(made, cast.to, quotients, seed))
-    return Quantised(cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers.astype(np.float64), seed), made)
+    return Quantised(
+        cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers.astype(np.float64), seed), made
+    )
 
 
 def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
