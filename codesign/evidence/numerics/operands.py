@@ -123,7 +123,7 @@ def _in_levels(cast: Cast, x: Any) -> Operand:
 
     seeds, lines, width = x.shape
     made = quantise(cast, x.reshape(-1, width))
-    counts = (
+    nonzero, lost, cut = (
         found.reshape(seeds, lines).astype(np.float64)
         for found in (made.made.nonzero, made.made.lost, made.made.beyond)
     )
@@ -133,7 +133,9 @@ def _in_levels(cast: Cast, x: Any) -> Operand:
         made.made.numbers.reshape(x.shape),
         made.scale_values().reshape(seeds, lines, -1),
         np.ones((seeds, lines)),
-        *counts,
+        nonzero,
+        lost,
+        cut,
     )
 
 

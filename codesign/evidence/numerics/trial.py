@@ -192,8 +192,8 @@ class Trial:
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
-                scale_a = _of_seed(a.scales, lambda own, i=i: own[i])
-                scale_b = _of_seed(b.scales, lambda own, i=i: np.ascontiguousarray(own[i].T))
+                scale_a = _of_seed(a.scales, i)
+                scale_b = _of_seed(b.scales, i, turned=True)
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(instruction.accumulator, codes)
@@ -296,11 +296,15 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     return np.asarray(decode_array(instruction.accumulator, codes))
 
 
-def _of_seed(scales: Any, of: Callable[[Any], Any]) -> Any:
-    """Return what `of` makes of the scales of an operand, of every level if there are several."""
+def _of_seed(scales: Any, i: int, turned: bool = False) -> Any:
+    """Return the scales of an operand's seed number `i`, a list of levels if there are several; transposed if `turned`."""
+    import numpy as np
+
     if scales is None:
         return None
-    return [of(own) for own in scales] if isinstance(scales, tuple) else of(scales)
+    levels = scales if isinstance(scales, tuple) else (scales,)
+    own = [np.ascontiguousarray(level[i].T) if turned else level[i] for level in levels]
+    return own if isinstance(scales, tuple) else own[0]
 
 
 MOST_TOGETHER = 1 << 16
