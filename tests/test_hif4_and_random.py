@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from codesign.proposal.load import load_proposal
+from isa_model import matmul
+from isa_model.array_codec import to_codes
 from isa_model.cast import Cast, quantise
+from isa_model.instruction import Instruction
 from isa_model.path import Step
 
 DOUBLED = {"name": "e1", "exponent_bits": 1, "mantissa_bits": 0, "bias": 0, "signed": False, "zero": False}
@@ -114,3 +118,18 @@ def test_a_path_has_no_random_casts():
 def test_scales_that_do_not_exist_are_not_corrected():
     with pytest.raises(ValidationError, match="random"):
         Cast.model_validate({"to": "e4m3", "group": None, "scale": None, "random": "scales"})
+
+
+def test_twelve_fraction_bits_cut_nothing_of_a_block_of_hif4():
+    """The proposal's aligned sum of a block gives the bits of an exact one."""
+    spec = load_proposal("proposals/hif4.yaml").proposed()
+    exact = spec.model_dump()
+    exact["stages"]["block"] |= {"fraction_bits": None, "rounding": None}
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 16, (16, 64)).astype(np.uint8), rng.integers(0, 16, (64, 16)).astype(np.uint8)
+    levels = [rng.integers(0, most, (16, 64 // group)).astype(np.uint8) for group, most in ((4, 2), (8, 2), (64, 200))]
+    d = [
+        matmul(unit, a, b, scale_a=levels, scale_b=[level.T.copy() for level in levels])
+        for unit in (spec, Instruction.model_validate(exact))
+    ]
+    assert np.array_equal(to_codes(spec.accumulator, d[0]), to_codes(spec.accumulator, d[1]))
