@@ -196,7 +196,7 @@ def _clusters(task: Task, count: int) -> tuple[list[Any], int]:
     rng = np.random.default_rng([crc32(task.gemm.encode()), task.first])
     if task.tensors == CAPTURED:
         return [rng.integers(count, size=count) for _ in range(task.evaluations)], 1
-    size = len(Sampling().seeds)
+    size = len(Sampling().seeds) * (casts.BLOCKS if task.of == "casts" else 1)
     independent = count // size
     times = max(task.evaluations // independent, 1)
     orders = [np.arange(count), *(rng.permutation(count) for _ in range(times - 1))]

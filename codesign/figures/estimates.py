@@ -137,7 +137,7 @@ def largest(*shares: Estimate) -> Estimate:
 
 
 def added(first: Estimate, second: Estimate) -> Estimate:
-    """Return the sum of two shares as one estimate."""
+    """Return the sum of two shares, at most 1, as one estimate."""
     return replace(first, plus=second)
 
 
@@ -179,15 +179,40 @@ def quantile(
     moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
     held = over is not None and _tile(excess) and hangs(over[0])
+    ranks = _ranks(ordered, mass, values, weights, probability, over, excess)
     # Scaled so that, as for influences, the sum of squares is the variance.
-    ranks = None
-    if over is None:
-        whole, below = weights.sum(axis=1), (weights * (values <= value)).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            influence = below.sum() / whole.sum() - (below.sum() - below) / (whole.sum() - whole)
-        if np.isfinite(influence).all():
-            ranks = Ranks(ordered, np.cumsum(mass) / mass.sum(), probability, influence)
     return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held, ranks=ranks)
+
+
+def _ranks(
+    ordered: Array,
+    mass: Array,
+    values: Array,
+    weights: Array,
+    probability: float,
+    over: tuple[Array, Array] | None,
+    excess: Array | None,
+) -> Ranks | None:
+    """Return the ordered values with the influence of each cluster on the share up to their quantile.
+
+    With `over`, values are relative to the norm, which is found without the cluster, too. None if a cluster holds all.
+    """
+    import numpy as np
+
+    reached = np.cumsum(mass)
+    value, norms, whole = float(ordered[reached.searchsorted(probability * reached[-1])]), np.ones(len(values)), 1.0
+    if over is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            whole, norms = (np.exp(_logarithm(of, *over, excess) / 2) for of in (np.sum, _left_out))
+    up_to = value * norms / whole
+    counts, own = weights.sum(axis=1), (weights * (values <= up_to[:, None])).sum(axis=1)
+    below = np.concatenate([[0.0], reached])[ordered.searchsorted(up_to, side="right")]
+    with np.errstate(invalid="ignore"):
+        share = float(reached[ordered.searchsorted(value, side="right") - 1] / reached[-1])
+        influence = share - (below - own) / (counts.sum() - counts)
+    if not np.isfinite(influence).all():
+        return None
+    return Ranks(ordered / whole, reached / reached[-1], probability, influence)
 
 
 def _halves(clusters: int) -> Array:

@@ -89,8 +89,8 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """Value with the added share."""
-        return self.value + (self.plus.total if self.plus else 0.0)
+        """Value with the added share, at most 1 in all."""
+        return min(self.value + self.plus.total, 1.0) if self.plus else self.value
 
     @property
     def unknown(self) -> bool:
@@ -111,7 +111,7 @@ class Estimate:
         ends = [part._own_interval(level) for part in (self, *self.beside)]
         low, high = max(e[0] for e in ends), max(e[1] for e in ends)
         if self.plus and (more := self.plus.interval(level)):
-            low, high = low + more[0], high + more[1]
+            low, high = min(low + more[0], 1.0), min(high + more[1], 1.0)
         return low, high
 
     def _own_interval(self, level: float) -> Ends:
