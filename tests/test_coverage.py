@@ -31,10 +31,11 @@ def record(*held, evaluations=400):
             "coverage": h,
             "half_width": 0.1,
             "without": 0,
+            "part": 0,
         }
         for h in held
     ]
-    return {"evaluations": evaluations, "rows": rows}
+    return {"parts": [{"evaluations": evaluations}], "rows": rows}
 
 
 def test_the_chance_of_a_coverage_is_the_binomial_tail_at_the_end_of_the_bar():
@@ -105,3 +106,21 @@ def test_figures_that_are_conservative_by_design_are_not_judged():
     about["rows"][1] |= {"expected": 3.0}
     about["rows"][2] |= {"coverage": None, "without": 400}
     assert coverage.judged(about) == []
+
+
+def test_a_record_says_which_part_was_measured_when():
+    """New figures of a GEMM, a source and a kind replace all earlier ones of it; others stay with the part they are of; a part
+    of which nothing is left is gone, and one that goes on is one part."""
+    row = {"gemm": "deepseek-v3.fprop.kv-b", "tensors": "normal", "metric": "numerics.bias", "evaluations": 9}
+    old = [row, {**row, "metric": "cast.sqnr_db"}, {**row, "tensors": "outliers"}]
+    first = coverage.merged({"parts": [], "rows": []}, {"evaluations": 800}, old)
+    assert [r["part"] for r in first["rows"]] == [0, 0, 0]
+    new = {**row, "metric": "numerics.total_error", "evaluations": 5}
+    second = coverage.merged(first, {"evaluations": 400}, [new])
+    assert second["parts"] == [{"evaluations": 800}, {"evaluations": 400}]
+    assert [(r["tensors"], r["metric"], r["part"]) for r in second["rows"]] == [
+        ("normal", "numerics.total_error", 1), ("outliers", "numerics.bias", 0), ("normal", "cast.sqnr_db", 0),
+    ]  # fmt: skip
+    assert coverage._drawn(second["rows"][0], second) == 400
+    last = coverage.merged(second, {"evaluations": 400}, old[1:])
+    assert (last["parts"], {r["part"] for r in last["rows"]}) == ([{"evaluations": 400}], {0})

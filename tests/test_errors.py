@@ -85,8 +85,10 @@ def test_an_output_at_the_end_of_a_saturating_register_overflows():
     (gemm,), rule = select("gemm.fprop.2x2x64"), Quantisation(scales="none")
 
     def of(overflow, size):
-        stages = {n: s.model_copy(update={"result": tuple(r.model_copy(update={"overflow": overflow}) for r in s.result)})
-                  for n, s in base.stages.items()}
+        stages = {
+            n: s.model_copy(update={"result": tuple(r.model_copy(update={"overflow": overflow}) for r in s.result)})
+            for n, s in base.stages.items()
+        }
         trial = Trial(gemm, "uniform", (0,), 2, 2, rule)
         trial.a, trial.b = (replace(x, x=np.full_like(x.x, size)) for x in (trial.a, trial.b))
         return values(trial.outcome(base.model_copy(update={"stages": stages})))
@@ -344,7 +346,12 @@ def some_errors(**more):
     drawn |= {
         name: drawn[name] / 100 for name in ("changed", "over_ulp", "error2", "output2", "quantisation2", "total2")
     }
-    drawn |= {"not_finite": np.zeros(9), "overflowed": np.full(9, 0.01), "filled": np.full(9, 0.5), "excess": rng.uniform(-0.1, 0.2, 9)}
+    drawn |= {
+        "not_finite": np.zeros(9),
+        "overflowed": np.full(9, 0.01),
+        "filled": np.full(9, 0.5),
+        "excess": rng.uniform(-0.1, 0.2, 9),
+    }
     drawn |= {name: rng.uniform(1, 2, (9, 5)) for name in ("sizes", "weights", "row_errors", "row_weights")}
     drawn |= {"outputs": np.full(9, 40.0), "elements_a": np.full(9, 300.0), "elements_b": np.full(9, 200.0)}
     return Errors(**{**drawn, **more})

@@ -341,4 +341,7 @@ def test_a_boolean_is_no_number(field, value):
 def test_fields_of_both_kinds_take_booleans():
     """Where a boolean is meant, or either, it stays."""
     assert not faults(proposal(quantisation={"powers_of_two": True}))
-    assert Format(name="e4m3x", exponent_bits=4, mantissa_bits=3, bias=7, signed=False, overflow="saturate").signed is False
+    assert (
+        Format(name="e4m3x", exponent_bits=4, mantissa_bits=3, bias=7, signed=False, overflow="saturate").signed
+        is False
+    )

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
+BEYOND = 1.5
+"""What a sample is taken to miss, in its largest squared errors. Of n squares whose tail falls with the power a, those beyond the
+largest would add on average a / (a - 1) times it: once if they are light, twice for elements of Student's t with 4 degrees of
+freedom."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
@@ -52,7 +56,7 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None, most: Array 
     span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
     found = Estimate(exp(whole / 2), influence, span=span)
     if not tile:
-        return found if most is None else replace(found, most=np.log1p(most / error) / 2)
+        return found if most is None else replace(found, most=np.log1p(BEYOND * most / error) / 2)
     return replace(found, tile=True, held=few or hangs(influence), squares=(error2, exact2))
 
 
@@ -150,9 +154,8 @@ def quantile(
 ) -> Estimate:
     """Estimate a quantile of weighted values that are not negative; both arrays are (clusters, n).
 
-    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. Without it the interval is
-    that of the rank. The spread of ratios, and with `over`, is found on half samples, which are the same for every estimate on
-    the same number of clusters.
+    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. The interval is that of the
+    rank. The spread of ratios is found on half samples, which are the same for every estimate on the same number of clusters.
     """
     import numpy as np
 
@@ -193,26 +196,29 @@ def _ranks(
     over: tuple[Array, Array] | None,
     excess: Array | None,
 ) -> Ranks | None:
-    """Return the ordered values with the influence of each cluster on the share up to their quantile.
+    """Return the ordered values with the influence of each cluster on the share of values up to their quantile.
 
-    With `over`, values are relative to the norm, which is found without the cluster, too. None if a cluster holds all.
+    With `over`, values are relative to the norm, which leaving out a cluster changes, too. None if a cluster holds all.
     """
     import numpy as np
 
-    reached = np.cumsum(mass)
-    value, norms, whole = float(ordered[reached.searchsorted(probability * reached[-1])]), np.ones(len(values)), 1.0
-    if over is not None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            whole, norms = (np.exp(_logarithm(of, *over, excess) / 2) for of in (np.sum, _left_out))
-    up_to = value * norms / whole
-    counts, own = weights.sum(axis=1), (weights * (values <= up_to[:, None])).sum(axis=1)
-    below = np.concatenate([[0.0], reached])[ordered.searchsorted(up_to, side="right")]
-    with np.errstate(invalid="ignore"):
-        share = float(reached[ordered.searchsorted(value, side="right") - 1] / reached[-1])
-        influence = share - (below - own) / (counts.sum() - counts)
-    if not np.isfinite(influence).all():
+    reached = np.concatenate([[0.0], np.cumsum(mass)])
+
+    def up_to(most: Array | float) -> Any:
+        """Return the weight of the values up to each of `most`."""
+        return reached[ordered.searchsorted(most, side="right")]
+
+    value, norm, norms = ordered[reached[1:].searchsorted(probability * reached[-1])], 1.0, np.ones(len(values))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if over is not None:
+            norm, norms = (np.exp(_logarithm(of, *over, excess) / 2) for of in (np.sum, _left_out))
+        moved = value * norms / norm
+        own, counts = (weights * (values <= moved[:, None])).sum(axis=1), weights.sum(axis=1)
+        influence = up_to(value) / reached[-1] - (up_to(moved) - own) / (counts.sum() - counts)
+        relative = ordered / norm
+    if not (np.isfinite(influence).all() and np.isfinite(relative).all()):
         return None
-    return Ranks(ordered / whole, reached / reached[-1], probability, influence)
+    return Ranks(relative, reached[1:] / reached[-1], probability, influence)
 
 
 def _halves(clusters: int) -> Array:
