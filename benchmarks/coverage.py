@@ -6,8 +6,8 @@ Each evaluation has the default design of `codesign evaluate`. The truth is the 
 which varies by a twentieth of what one evaluation varies by. Fewer evaluations are made up for by dividing the same seeds into
 evaluations in several ways. Of captured tensors there is one tile; its clusters of rows are drawn again with replacement, and
 its own value is the truth. With `--keep`, what is simulated is kept in a folder and used again: intervals can be changed and
-measured without simulating anew. `--merge` replaces the figures of the record that are measured, and keeps the others; its parts
-say which were measured when, on which seeds, by which commit.
+measured without simulating anew. `--merge` replaces the figures of the record that are measured, and keeps the others; its
+parts say which were measured when, on which seeds, by which commit.
 
 The bar is 0.93 to 0.98 for every figure. Of 400 evaluations a true 0.95 shows as less than 0.93 in 4 figures of 100, so that
 each figure is tested against the bar: those outside it beyond chance are listed, and the exit code is 1 if there are any.

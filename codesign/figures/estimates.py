@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
 BEYOND = 1.5
-"""What a sample is taken to miss, in its largest squared errors. Of n squares whose tail falls with the power a, those beyond the
-largest would add on average a / (a - 1) times it: once if they are light, twice for elements of Student's t with 4 degrees of
-freedom."""
+"""What a sample is taken to miss, in its largest squared errors. Of squares whose tail falls with the power a, those beyond the
+largest of a sample are on average a / (a - 1) times as large: once if the tail is light, twice for elements of Student's t
+with 4 degrees of freedom."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
