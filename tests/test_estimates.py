@@ -81,7 +81,7 @@ def test_a_norm_is_the_root_of_a_ratio_of_sums_with_the_jackknife_of_its_logarit
 
 
 def test_a_norm_knows_how_much_the_largest_error_of_each_cluster_adds():
-    """One and a half times in the sum of 49, each changes half of its logarithm; in dB that is 20 / ln 10 times as much, downwards.
+    """One and a half times in the sum of 49, each changes half of its logarithm; in dB that is 20 / ln 10 times as much, down.
     A tile has all of its outputs, and a sum that cannot be corrected keeps them."""
     large = np.array([1.0, 1, 5, 2, 20, 3, 0, 5])
     found = norm(ERROR2, EXACT2, None, large)
@@ -324,7 +324,7 @@ def test_a_quantile_in_which_one_cluster_has_all_the_weight_has_no_rank():
 
 
 def test_a_quantile_over_a_norm_is_divided_by_the_norm_of_its_own_half_sample():
-    """Numerator and denominator are resampled together. Its rank is that of the values over the norm, both without a cluster."""
+    """Numerator and denominator are resampled together. Its rank is that of values over the norm, without a cluster."""
     exact2, count = EXACT2.repeat([1, 1, 1, 1, 1, 1, 1, 2]), np.full(9, 20.0)
     found = quantile(VALUES, WEIGHTS, 0.95, (exact2, count))
 
