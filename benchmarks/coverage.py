@@ -210,8 +210,9 @@ def table(record: dict[str, Any]) -> str:
     sources = list(dict.fromkeys(r["tensors"] for r in rows))
     lines = [
         *(_about(part, [r for r in rows if r["part"] == i]) for i, part in enumerate(record["parts"])),
-        "Least and largest coverage over GEMMs, variants and ratios.",
         counts(record),
+        "",
+        "Least and largest coverage over GEMMs, variants and ratios, in 100:",
         "",
         "| metric | " + " | ".join(sources) + " |",
         "|---|" + "---|" * len(sources),
@@ -220,7 +221,7 @@ def table(record: dict[str, Any]) -> str:
         cells = []
         for source in sources:
             found = [r["coverage"] for r in judged(record) if (r["metric"], r["tensors"]) == (metric, source)]
-            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+            cells.append(f"{100 * min(found):.0f}-{100 * max(found):.0f}" if found else "")
         if any(cells):
             lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -233,17 +234,17 @@ def _about(part: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         what = "casts" if row["metric"].startswith("cast.") else row["gemm"].split(".")[1]
         if what not in (known := by_source.setdefault(row["tensors"], [])):
             known.append(what)
-    each = "; ".join(f"{source} ({', '.join(sorted(whats))})" for source, whats in by_source.items())
-    return (
-        f"{part['evaluations']} evaluations, seeds from {part['first_seed']}, {part['date']}, commit {part['commit']}, "
-        f"{part['machine']}: {each}."
-    )
+    by_whats: dict[str, list[str]] = {}
+    for source, whats in by_source.items():
+        by_whats.setdefault(", ".join(sorted(whats)), []).append(source)
+    each = "; ".join(f"{whats} of {', '.join(sources)}" for whats, sources in by_whats.items())
+    of = f"Commit {part['commit']}, {part['date']}, {part['evaluations']} evaluations, seeds from {part['first_seed']}"
+    return f"{of}: {each}."
 
 
 def _drawn(row: dict[str, Any], record: dict[str, Any]) -> int:
     """Return the evaluations behind a row, dependent ones of a tile included."""
-    found: int = record["parts"][row["part"]]["evaluations"]
-    return found
+    return int(record["parts"][row["part"]]["evaluations"])
 
 
 def merged(earlier: dict[str, Any], part: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -331,11 +332,13 @@ def counts(record: dict[str, Any]) -> str:
     """Return sentences on how many rows are outside the bar: as measured, by chance, and beyond chance."""
     rows, beyond, (least, most) = judged(record), beyond_chance(record), by_chance(record)
     low, high = (sum(way * (r["coverage"] - end) > 0 for r in rows) for way, end in ((-1, WANTED[0]), (1, WANTED[1])))
+    under, over = (
+        sum(way * (r["coverage"] - end) > 0 for r in beyond) for way, end in ((-1, WANTED[0]), (1, WANTED[1]))
+    )
     return (
-        f"Of {len(rows)} figures {low} are held less often than {WANTED[0]} and {high} more often than {WANTED[1]}, on average "
-        f"{np.mean([r['coverage'] for r in rows]):.3f}.\n"
-        f"If each were held 95 times in 100, {least:.0f} and {most:.0f} would be by chance. "
-        f"{sum(r['coverage'] < WANTED[0] for r in beyond)} and {sum(r['coverage'] > WANTED[1] for r in beyond)} are outside "
+        f"Of {len(rows)} figures {low} are held less often than {WANTED[0]}, the least {min(r['coverage'] for r in rows):.3f}, "
+        f"and {high} more often than {WANTED[1]}; on average {np.mean([r['coverage'] for r in rows]):.3f}.\n"
+        f"If each were held 95 times in 100, {least:.0f} and {most:.0f} would be by chance. {under} and {over} are outside "
         "beyond chance\n(binomial, Holm's test at 5 % over all figures)."
     )
 

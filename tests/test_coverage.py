@@ -1,5 +1,6 @@
 """The bar of the coverage record: which figures lie outside it beyond chance."""
 
+import json
 import sys
 from math import comb
 from pathlib import Path
@@ -64,7 +65,10 @@ def test_the_counts_say_what_is_outside_by_chance_and_beyond_chance():
     """Raw counts below and above the bar stand beside those that chance would put there if all were 0.95."""
     about = record(0.85, 0.925, 0.99, 0.95)
     said = coverage.counts(about)
-    assert "Of 4 figures 2 are held less often than 0.93 and 1 more often than 0.98, on average 0.929." in said
+    assert (
+        "Of 4 figures 2 are held less often than 0.93, the least 0.850, and 1 more often than 0.98; on average 0.929."
+        in said
+    )
     assert "If each were held 95 times in 100, 0 and 0 would be by chance. 1 and 0 are outside beyond chance" in said
 
     def share(among):
@@ -124,3 +128,10 @@ def test_a_record_says_which_part_was_measured_when():
     assert coverage._drawn(second["rows"][0], second) == 400
     last = coverage.merged(second, {"evaluations": 400}, old[1:])
     assert (last["parts"], {r["part"] for r in last["rows"]}) == ([{"evaluations": 400}], {0})
+
+
+def test_the_table_of_the_documentation_is_that_of_the_record():
+    """Every cell and count of docs/statistics.md is of benchmarks/records/coverage.json."""
+    root = Path(__file__).parent.parent
+    record = json.loads((root / "benchmarks/records/coverage.json").read_text())
+    assert coverage.BEGIN + coverage.table(record) + coverage.END in (root / "docs/statistics.md").read_text()
