@@ -231,7 +231,7 @@ def _about(part: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Say of a part of the record which figures it has, and how they were made."""
     by_source: dict[str, list[str]] = {}
     for row in rows:
-        what = "casts" if row["metric"].startswith("cast.") else row["gemm"].split(".")[1]
+        what = row["gemm"].split(".")[1] + ("'s casts" if row["metric"].startswith("cast.") else "")
         if what not in (known := by_source.setdefault(row["tensors"], [])):
             known.append(what)
     by_whats: dict[str, list[str]] = {}
