@@ -65,7 +65,7 @@ class Casts(Source):
         assert subject.executor
         of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
         figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)
-        arrival = compared("cast.relative_error", figures, ARRIVES, ARRIVES)
+        arrival = compared("cast.relative_error", figures, ARRIVES)
         return Evidence(
             source="casts",
             figures=figures,
