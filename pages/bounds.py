@@ -29,6 +29,7 @@ from isa_model.library import catalogue, load
 from isa_model.rounding import Rounding
 
 RECORD = Path(__file__).with_name("bounds.json")
+EMULATED = Path(__file__).resolve().parent.parent / "checks/bounds.json"
 K = 4096
 
 
@@ -85,6 +86,23 @@ def table_text() -> str:
         "`python pages/bounds.py`.",
     ]
     return "\n".join(lines)
+
+
+def emulated_text() -> str:
+    """Return a sentence on the emulated outputs that were compared with their bounds."""
+    record = json.loads(EMULATED.read_text(encoding="utf-8"))
+    kinds: dict[str, float] = {}
+    for about in record["rows"]:
+        for kind, share in about["largest"].items():
+            kinds[kind] = max(kinds.get(kind, 0.0), share)
+    shares = ", ".join(f"{kind} {share:.3f}" for kind, share in kinds.items())
+    command = "`python checks/bounds.py --outputs 1e9 --record checks/bounds.json`"
+    return (
+        f"{record['outputs']:,} outputs of {len(record['rows'])} arithmetics of the catalogue and of proposals, computed by the "
+        f"{record['engine']} engine on operands of every stressing kind and near the worst inputs: none is over its bound.\n"
+        f"Largest shares of a bound: {shares}.\nRecord: [checks/bounds.json](../checks/bounds.json), {record['date']}, commit "
+        f"{record['commit']}, {command}; `--engine gpu` on an NVIDIA GPU."
+    )
 
 
 def _row(formula: str, members: list[dict[str, Any]]) -> str:
