@@ -98,7 +98,7 @@ def emulated_text() -> str:
     shares = ", ".join(f"{kind} {share:.3f}" for kind, share in kinds.items())
     command = "`python checks/bounds.py --outputs 1e9 --record checks/bounds.json`"
     return (
-        f"{record['outputs']:,} outputs of {len(record['rows'])} arithmetics of the catalogue and of proposals, computed by the "
+        f"{record['outputs']:,} outputs of {len(record['rows'])} arithmetics of the catalogue and of proposals, by the "
         f"{record['engine']} engine on operands of every stressing kind and near the worst inputs: none is over its bound.\n"
         f"Largest shares of a bound: {shares}.\nRecord: [checks/bounds.json](../checks/bounds.json), {record['date']}, commit "
         f"{record['commit']}, {command}; `--engine gpu` on an NVIDIA GPU."

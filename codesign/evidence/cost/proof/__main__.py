@@ -26,14 +26,14 @@ def main() -> None:
     parser.add_argument("--rtl-only", action="store_true", help="leave the mapped netlist out")
     parser.add_argument("--base-only", action="store_true", help="leave a proposal's swept values out")
     arguments = parser.parse_args()
-    library = Library.own()
+    library, started_at = Library.own(), commit()
     specs: dict[str, Instruction] = {}
     for found in map(meant, arguments.targets):
         values = () if arguments.base_only or not isinstance(found, Proposal) else found.swept
         for spec in [found.proposed(x) for x in (None, *values)] if isinstance(found, Proposal) else [found]:
             specs.setdefault(design_sha256(spec), spec)
     for spec in specs.values():
-        record = prove(spec, arguments.seconds, commit())
+        record = prove(spec, arguments.seconds, started_at)
         if not arguments.rtl_only:
             rtlil = unit(spec)
             mapped = synthesise(rtlil, library)
