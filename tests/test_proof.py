@@ -122,7 +122,7 @@ def test_a_small_unit_is_proved():
 
 
 PARTS = [
-    "integers, int8 by int8, saturate",
+    "integers, uint4 by int4, saturate",
     "integers with ignored bits",
     "products beyond a power of two",
     "a wider accumulator",
