@@ -18,6 +18,7 @@ def proofs_text() -> str:
         [
             *lines,
             "",
-            f"Bitwuzla {', '.join(sorted(solvers))}, on two cores that up to 30 other processes shared: times are upper bounds.",
+            f"Bitwuzla {', '.join(sorted(solvers))}, on two cores that up to 30 other processes shared: times are upper "
+            "bounds.",
         ]
     )
