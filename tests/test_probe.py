@@ -9,7 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from codesign.__main__ import run
-from codesign.commands.cli import app
+from codesign.commands.app import app
+from codesign.commands.cli import register
 from codesign.probe.box import Lines, Recorded, Session, Signature, answers
 from codesign.probe.boxes import (
     ExecutableBox,
@@ -36,6 +37,7 @@ from isa_model.stage import Register, Stage
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
+register("probe")
 
 
 def hidden(name):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codesign.commands.app import Target
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import Target, app
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console, wrapped
 from codesign.figures.rows import Row
 
@@ -29,6 +29,8 @@ QUANTITIES = {
 """Quantities by their name in data."""
 
 
+@app.command()
+@tabular
 def bound(
     target: Target,
     k: Annotated[int, typer.Option("--k", min=1, max=1 << 20, help="Number of products summed, C = 0.")] = 4096,

@@ -59,7 +59,7 @@ class Bounds(Source):
             return Evidence(source="bounds", figures=())
         figures = tuple(self.figures(subject))
         plot = growth(proposal.proposed(), subject.sampling.seeds[0])
-        said = compared("bounds.worst_relative", figures, WITH, WITH)
+        said = compared("bounds.worst_relative", figures, WITH)
         return Evidence(
             source="bounds",
             figures=figures,

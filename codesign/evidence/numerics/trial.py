@@ -23,6 +23,7 @@ from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.cast import Cast
+from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction, Sparsity
 from isa_model.path import Step
@@ -62,6 +63,8 @@ class Outcome:
     """Expectation of the mean square of a seed's original products, given its scales along K."""
     filled: float = 1.0
     """Largest output over the largest number of any register behind it, or of D; 1 if unknown."""
+    saturated: NDArray[np.bool_] | None = None
+    """True where a sum stands at the largest number of the last register and that register saturates; None if it does not."""
     captured: bool = False
     """True for a whole captured tile, whose rows are the clusters; false for sampled lines of each seed's tensors."""
 
@@ -76,6 +79,15 @@ def _filled(instruction: Instruction, output: Format, sums: Float64, d: Float64)
     ]
     room = min(r.max_exponent for r in registers), output.max_exponent
     return max(float(np.ldexp(np.abs(x).max(initial=0.0), -most)) for x, most in zip((sums, d), room, strict=True))
+
+
+def _saturated(instruction: Instruction, sums: Float64) -> NDArray[np.bool_] | None:
+    """Return where sums stand at the largest number of the last register; None unless it saturates."""
+    last = list(instruction.stages.values())[-1].result[-1]
+    if (last.overflow or last.format.overflow) != "saturate":
+        return None
+    found: NDArray[np.bool_] = abs(sums) >= largest_finite(last.format)
+    return found
 
 
 class Trial:
@@ -196,10 +208,11 @@ class Trial:
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(instruction.accumulator, codes)
+        saturated = _saturated(instruction, d)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]
-        return self._outcome(instruction, flows, d)
+        return self._outcome(instruction, flows, d, saturated)
 
     def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
         """Return exact sums of the operands, rounded once to nearest even FP32 (integers and FP64: to their accumulator)."""
@@ -210,7 +223,9 @@ class Trial:
         register = Register(format=fmt if wide else fp32, rounding=Rounding.NEAREST_EVEN)
         return self._outcome(instruction, flows, round_to(self.exact(instruction, flows), register))
 
-    def _outcome(self, instruction: Instruction, flows: Flows, d: Float64) -> Outcome:
+    def _outcome(
+        self, instruction: Instruction, flows: Flows, d: Float64, saturated: NDArray[np.bool_] | None = None
+    ) -> Outcome:
         a, b = self.operands(instruction, flows)
         factor = a.factor[:, :, None] * b.factor[:, None, :]
         output = FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"]
@@ -225,6 +240,7 @@ class Trial:
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
             operands=(a, b),
             expected=self.expected,
+            saturated=saturated,
             captured=self.a.whole,
         )
 
