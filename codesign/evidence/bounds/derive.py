@@ -30,9 +30,11 @@ class Step:
     steps: int
     """Blocks that are added one after the other."""
     products: int
-    """Products that one block sums."""
+    """Products along K that one block sums, with those that sparsity leaves out."""
     terms: Errors
-    """Errors of the terms, relative to their mass."""
+    """Errors of the terms before they are scaled, relative to their mass."""
+    scales: Errors
+    """Errors of rounding the product of scales and the scaled term, relative to the term."""
     block: Errors
     """Errors of cutting terms to a block's largest term, relative to that term's mass."""
     running: Errors
@@ -96,14 +98,24 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     steps, spanned = [], 1
     overflow = inf if spec.infinite_from is None else power_of_two(spec.infinite_from) * (1 - 2.0**-50)
     for index, (name, stage) in enumerate(spec.stages.items()):
+        terms, scales = sums.errors, NOTHING
         if spec.scaled_stage == index - 1:
+            scales = scaled(spec, replace(sums, errors=NOTHING), spanned).errors
             sums = scaled(spec, sums, spanned)
             overflow = min(overflow, *(_limit(r, sums, spec) for r in (spec.scale and spec.scale.result,) if r), inf)
         last = index == len(spec.stages) - 1
         blocks = every // (spanned * stage.terms) if last else stage.chain or 1
         step = _step(spec, stage, sums, blocks, c and last)
         sums = _after(spec, stage, sums, step, c and last)
-        steps.append(replace(step, stage=name, products=spanned * stage.terms))
+        steps.append(
+            replace(
+                step,
+                stage=name,
+                products=spanned * stage.terms * instruction.shape.k // spec.shape.k,
+                terms=terms,
+                scales=scales,
+            )
+        )
         overflow = min(overflow, *(_limit(r, sums, spec) for r in stage.result), inf)
         spanned *= stage.inputs
     errors = sums.errors
@@ -183,7 +195,7 @@ def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> 
                 block = block.beside(value.or_else(_left_out(stage)).times(weight))
     register, _ = of_registers(stage.result, lowest, highest, _significant(stage, sums))
     further, rounded = (blocks, blocks) if c else _lossy(stage, sums, blocks, lowest)
-    return Step("", blocks, 0, sums.errors, block, running, register, further, rounded)
+    return Step("", blocks, 0, NOTHING, NOTHING, block, running, register, further, rounded)
 
 
 def _cut(mode: Rounding, kept: int, bits: float) -> Errors:
@@ -263,8 +275,8 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     block, running, register = step.block, step.running, step.register
     inward = all(e.inward for e in (sums.errors, block, running, register))
     # A block's terms lose parts of their own mass; the running value loses, or makes others lose, in every further block.
-    own = [(sums.errors.beside(block), 1)] if sums.errors.inward and block.inward else [(sums.errors, 1), (block, 1)]
-    worst, grown = compounded(*own, (running, further), (register, rounded))
+    own = [sums.errors.beside(block)] if sums.errors.inward and block.inward else [sums.errors, block]
+    worst, grown = compounded(own, [(running, further), (register, rounded)])
     mean = (sums.errors.mean + block.mean + running.mean * further + register.mean * rounded) * grown
     variance = sums.errors.variance + block.variance + running.variance * further + register.variance * rounded
 

@@ -43,7 +43,8 @@ def unit_design(
     ) -> dict[str, Wire]:
         operands = _split(a, spec.span), _split(b, spec.span)
         if spec.is_integer:
-            return {"d": integer.dot(block, spec, *operands, c)}
+            d = integer.dot(block, spec, *operands, c)
+            return {"d": d, **(observe(design) if observe else {})}
         whole = sums_integers(spec)
         terms = [] if whole else _products(block, spec, *operands)
         running = decode(block, spec.c_format, c, spec.flush_c)
