@@ -58,11 +58,13 @@ class Cost(Source):
         figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
         if not figures:
             return Evidence(source="cost", figures=())
+        today = find(proposal.today, "neutral")
+        kin = tuple(sentences(proposal, today)) if today else ()
         return Evidence(
             source="cost",
             figures=figures,
-            finding=_finding(proposal),
-            sections=(_section(proposal),),
+            finding=_finding(proposal, kin),
+            sections=(_section(proposal, kin),),
             method=(
                 "Cost is that of one dot-product unit (one element of D, one step), generated from the same spec, mapped "
                 "with one recipe, and compared bit for bit with the model after mapping. Ratios are per product "
@@ -88,21 +90,20 @@ class Cost(Source):
 SOURCE = Cost()
 
 
-def _finding(proposal: Proposal) -> tuple[str, ...]:
-    """Return a sentence on what each idea of the proposal costs, and on the best members of its family."""
+def _finding(proposal: Proposal, kin: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a sentence on what each idea of the proposal costs, and the last of those on its family."""
     parts = parts_of(proposal.today, proposal.proposed(), "neutral")
-    today = find(proposal.today, "neutral")
     split = ", ".join(f"{IDEAS[idea]} {part:+.2f}" for idea, part in parts.items())
     words = (f"Area over that of today's unit, by idea: 1 {split}.",) if len(parts) > 1 else ()
-    return (*words, *(tuple(sentences(proposal, today))[-1:] if today else ()))
+    return (*words, *kin[-1:])
 
 
-def _section(proposal: Proposal) -> Section:
-    today, new = find(proposal.today, "neutral"), find(proposal.proposed(), "neutral")
+def _section(proposal: Proposal, kin: tuple[str, ...]) -> Section:
+    new = find(proposal.proposed(), "neutral")
     proved = (sentence(proposal.proposed(), new.equivalence.vectors),) if new else ()
     return Section(
         title="Hardware cost",
-        sentences=(*filter(None, (_moved(proposal),)), *(sentences(proposal, today) if today else ()), *proved),
+        sentences=(*filter(None, (_moved(proposal),)), *kin, *proved),
         plots=(*waterfall(proposal), *plots(proposal)),
         tables=(
             Table(
