@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--brief", action="store_true", help="only proposals and bases, compared on a tenth of the random vectors"
     )
+    parser.add_argument("--values", nargs="+", help="with --brief: these swept values, not the proposal as it is")
     parser.add_argument("--again", action="store_true", help="measure designs whose shipped record holds, too")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
@@ -34,6 +35,8 @@ def main() -> None:
         if proposal.multiplies_as_today:
             continue
         values = (None,) if arguments.brief else (None, *proposal.swept)
+        if arguments.values:
+            values = tuple(value for value in proposal.swept if str(value) in arguments.values)
         wanted = [proposal.today, *map(proposal.proposed, values)]
         together = () if arguments.brief else shared(proposal.today) or ()
         if not arguments.brief:

@@ -69,7 +69,7 @@ def front(spec: Instruction) -> str:
 
 
 def tail(spec: Instruction) -> str:
-    """Return the RTLIL of what follows the chain, with inputs `partial` and `select` of each front, c and scales, and output d_out."""
+    """Return the RTLIL of what follows the chain: inputs `partial` and `select` of each front, c and scales; output d_out."""
     stage, design = chained_stage(spec), UnitDesign()
     fmt, fronts = register_of(stage), stage.chain or 1
 
