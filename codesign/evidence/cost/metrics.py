@@ -26,6 +26,7 @@ METRICS = (
         _metric(f"cost.area_of_{idea}", short, f"part of the area ratio that {what} adds")
         for idea, short, what in (
             ("bits", "area of fraction bits", "the width of the window and of the register"),
+            ("operands", "area of operands", "the formats of operands"),
             ("order", "area of order and rounding", "the order and rounding of sums"),
             ("scaling", "area of scaling", "scaling"),
             ("registers", "area of registers", "pipelining"),

@@ -1,12 +1,12 @@
 """Compare the Verilog of every shipped unit with the model, lint it, and plant faults in the generator.
 
-    python checks/units.py [--only PATTERN]
+    python checks/unit_rtl.py [--only PATTERN]
 
 For each instruction that a shipped proposal proposes, sweeps or starts from, the Verilog that `codesign rtl` exports is read
 back by Yosys and compared with the model on at least 30,000 random, adversarial and special vectors, bit for bit. Verilator
 lints it with all warnings, and Icarus Verilog runs a part of the vectors that ship through it, if they are installed. Then the
-unit is generated again with each planted fault of special values (tests/planted.py), and the vectors that ship have to notice
-it wherever the 30,000 do. Writes units.json here; a unit whose Verilog and vectors are those of the record is not run again.
+unit is generated again with planted faults of special values (tests/planted.py), those of scales in units with scales and
+those of sums in the others, and the vectors that ship have to notice each wherever the 30,000 do. Writes unit_rtl.json here; a unit whose Verilog and vectors are those of the record is not run again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ from isa_model.instruction import Instruction
 from isa_model.output_files import scratch, write_file
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "checks" / "units.json"
+RECORD = ROOT / "checks" / "unit_rtl.json"
+OF_SCALES = {
+    "a cancelled sum is no zero",
+    "an infinite scale of a zero is infinite",
+    "a product of scales never overflows",
+}
+"""Planted faults in what scales do to special sums."""
 VECTORS_EACH = 30_000
 SIMULATED = 100
 """Special vectors that Icarus Verilog simulates, and as many of the others."""
@@ -118,6 +124,8 @@ def planted(spec: Instruction, rtlil: str, vectors: Sequence[UnitVectors]) -> di
     """
     found = {}
     for name, fault in PLANTED.items():
+        if (name in OF_SCALES) != bool(spec.scales):
+            continue
         with pytest.MonkeyPatch.context() as patch:
             plant(patch, fault)
             wrong = unit(spec)
@@ -156,7 +164,7 @@ def checked(name: str, spec: Instruction, faulty: bool, known: dict[str, Any]) -
     entry = {
         "name": name,
         **digests,
-        "commit": commit("checks/units.py", "tests/planted.py"),
+        "commit": commit("checks/unit_rtl.py", "tests/planted.py"),
         "vectors": results[0].vectors,
         "shipped_vectors": results[1].vectors,
         "mismatches": sum(result.mismatches for result in results),
