@@ -6,7 +6,8 @@ For each instruction that a shipped proposal proposes, sweeps or starts from, th
 back by Yosys and compared with the model on at least 30,000 random, adversarial and special vectors, bit for bit. Verilator
 lints it with all warnings, and Icarus Verilog runs a part of the vectors that ship through it, if they are installed. Then the
 unit is generated again with planted faults of special values (tests/planted.py), those of scales in units with scales and
-those of sums in the others, and the vectors that ship have to notice each wherever the 30,000 do. Writes unit_rtl.json here; a unit whose Verilog and vectors are those of the record is not run again.
+those of sums in the others, and the vectors that ship have to notice each wherever the 30,000 do. Writes unit_rtl.json here; a
+unit whose Verilog and vectors are those of the record is not run again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,14 @@ from codesign.evidence.cost.netlist import Netlist
 from codesign.evidence.cost.records import design_sha256, find
 from codesign.evidence.cost.rtl.ports import check, ports
 from codesign.evidence.cost.rtl.unit import unit
+from codesign.evidence.cost.stalled import wrapper
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped
 from codesign.evidence.cost.verify import batches_of, compare, outputs
 from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.output_files import scratch, write_file
+from isa_model.processes import pool
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "checks" / "unit_rtl.json"
@@ -88,14 +92,16 @@ def differ(netlist: Netlist, batches: Sequence[UnitVectors]) -> bool:
     return any((outputs(netlist, batch) != batch.d).any() for batch in batches)
 
 
-def warnings(verilog: str) -> int | None:
-    """Return the number of Verilator's warnings; None if it is not installed."""
+def warnings(spec: Instruction, verilog: str) -> int | None:
+    """Return the number of Verilator's warnings on a unit in its pipeline; None if it is not installed."""
     verilator = Path(sys.executable).with_name("verilator-cli")
     if not verilator.exists():
         return None
     with scratch() as folder:
         (folder / "unit.v").write_text(verilog)
-        command = [str(verilator), "--lint-only", "-Wall", "-Wno-fatal", "--top-module", "unit", "unit.v"]
+        (folder / "unit_pipeline.v").write_text(wrapper(spec, 3))
+        command = [str(verilator), "--lint-only", "-Wall", "-Wno-fatal", "--top-module", "unit_pipeline"]
+        command += ["unit.v", "unit_pipeline.v"]
         said = subprocess.run(command, cwd=folder, capture_output=True, text=True).stderr
     return len(re.findall(r"^%(?:Warning|Error)", said, flags=re.M))
 
@@ -139,8 +145,9 @@ def planted(spec: Instruction, rtlil: str, vectors: Sequence[UnitVectors]) -> di
     return found
 
 
-def checked(name: str, spec: Instruction, faulty: bool, known: dict[str, Any]) -> dict[str, Any]:
+def checked(design: tuple[str, Instruction, bool], known: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of a unit in the record, from the record if it is of the same Verilog and vectors."""
+    name, spec, faulty = design
     try:
         check(spec)
     except InputError as reason:
@@ -169,7 +176,7 @@ def checked(name: str, spec: Instruction, faulty: bool, known: dict[str, Any]) -
         "shipped_vectors": results[1].vectors,
         "mismatches": sum(result.mismatches for result in results),
         "first": next((result.first for result in results if result.first), ""),
-        "verilator_warnings": warnings(verilog),
+        "verilator_warnings": warnings(spec, verilog),
         "icarus": simulated(spec, verilog, vectors),
     }
     if faulty:
@@ -190,19 +197,18 @@ def main() -> int:
     """Check every unit, and return 1 if one differs, warns, or has a fault that the vectors that ship miss."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="pattern of names of units, for instance 'group-scaled-mma*'")
+    parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     known = json.loads(RECORD.read_text())["units"] if RECORD.exists() else {}
-    found = {}
-    for name, spec, faulty in designs():
-        key = design_sha256(spec)
-        if fnmatch(name, arguments.only):
-            found[key] = checked(name, spec, faulty, known)
-            said = {k: v for k, v in found[key].items() if "sha256" not in k and k not in ("name", "commit", "first")}
-            print(f"{'WRONG ' if wrong(found[key]) else ''}{name}: {said}", flush=True)
-            known |= found
+    every = list(designs())
+    asked = [job for job in every if fnmatch(job[0], arguments.only)]
+    with pool(arguments.jobs, main=True) as workers:
+        for (name, spec, _), entry in zip(asked, workers.map(partial(checked, known=known), asked), strict=True):
+            known[design_sha256(spec)] = entry
+            said = {k: v for k, v in entry.items() if "sha256" not in k and k not in ("name", "commit", "first")}
+            print(f"{'WRONG ' if wrong(entry) else ''}{name}: {said}", flush=True)
             write_file(RECORD, json.dumps({"units": known}, indent=1) + "\n")
-        elif key in known:
-            found[key] = known[key]
+    found = {key: known[key] for key in (design_sha256(spec) for _, spec, _ in every) if key in known}
     write_file(RECORD, json.dumps({"units": found}, indent=1) + "\n")
     failing = [entry["name"] for entry in found.values() if wrong(entry)]
     print(f"{len(found)} units; wrong: {', '.join(failing) or 'none'}")

@@ -170,7 +170,7 @@ def test_the_shipped_family_is_measured_and_spans_software_accuracy():
 
 
 def test_every_shipped_unit_passed_the_gate():
-    """checks/unit_rtl.json has each unit as it is generated today: no mismatch, no warning, no fault that shipped vectors miss."""
+    """checks/unit_rtl.json has each unit as it is generated today, without a mismatch, a warning or a missed fault."""
     found = json.loads(unit_rtl.RECORD.read_text())["units"]
     wanted = {records.design_sha256(spec): spec for _, spec, _ in unit_rtl.designs()}
     assert found.keys() == wanted.keys()

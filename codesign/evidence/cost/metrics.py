@@ -40,7 +40,7 @@ METRICS = (
     _metric(
         "cost.energy_ratio",
         "energy of the unit over the base",
-        "switched capacitance of the proposed dot-product unit over that of the base, per product",
+        "capacitance that gates and pipeline registers of the proposed dot-product unit switch over the base's, per product",
         axis=Axis(one_for=("software", "today")),
         topic="energy",
     ),
