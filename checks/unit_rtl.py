@@ -37,8 +37,8 @@ from codesign.evidence.cost.export import VECTORS, header, lines, testbench
 from codesign.evidence.cost.netlist import Netlist
 from codesign.evidence.cost.records import design_sha256, find
 from codesign.evidence.cost.rtl.ports import check, ports
+from codesign.evidence.cost.rtl.stalled import wrapper
 from codesign.evidence.cost.rtl.unit import unit
-from codesign.evidence.cost.stalled import wrapper
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped
 from codesign.evidence.cost.verify import batches_of, compare, outputs
 from codesign.proposal.load import load_proposal

@@ -21,7 +21,7 @@ from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.folded import measure_folded
 from codesign.evidence.cost.measured_unit import measure
-from codesign.evidence.cost.records import CostRecord, find, toolchain
+from codesign.evidence.cost.records import CostRecord, toolchain
 from codesign.evidence.cost.sweep import FAMILY, PATH, CostSweep, Point, errors
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Quantisation
@@ -164,14 +164,12 @@ def _all(folder: Path) -> list[tuple[Design, Quantisation]]:
 
 
 def _record(design: Design) -> CostRecord:
-    """Return the shipped record of a member of the family, or measure the design, members more briefly than others."""
+    """Measure a design, members of the family more briefly than others."""
+    workload = energy_vectors(design.spec)
     if design.fold:
-        return measure_folded(design.spec, Library.own(), *energy_vectors(design.spec))
-    kin = design.curve == "family"
-    kept = find(design.spec, Library.own().name) if kin else None
-    return kept or measure(
-        design.spec, Library.own(), *energy_vectors(design.spec), share=design.share, thorough=not kin
-    )
+        return measure_folded(design.spec, Library.own(), *workload)
+    thorough = design.curve != "family"
+    return measure(design.spec, Library.own(), *workload, share=design.share, thorough=thorough)
 
 
 def _point(job: tuple[Design, Quantisation]) -> Point | None:

@@ -91,7 +91,7 @@ def test_mapped_and_pipelined_files_run_under_an_open_simulator(tmp_path):
 def test_exported_verilog_is_clean_under_lint(tmp_path):
     """Verilator accepts the design and its pipeline with all warnings; ports have the order of their names."""
     from codesign.evidence.cost.export import header
-    from codesign.evidence.cost.stalled import wrapper
+    from codesign.evidence.cost.rtl.stalled import wrapper
     from codesign.evidence.cost.synth import readable
 
     verilator = Path(sys.executable).with_name("verilator-cli")

@@ -214,13 +214,31 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
             raise InputError.of("no hardware")
         return records.find(spec, "neutral")
 
-    monkeypatch.setattr(evidence, "find", lambda *_: None)
+    monkeypatch.setattr(evidence, "find", lambda *_, **__: None)
     monkeypatch.setattr(evidence, "measure", measured)
     figures = SOURCE.gather(Subject(proposal)).figures
     ratios = [f for f in figures if f.metric == "cost.area_ratio"]
     assert all(f.source.startswith("predicted") and f.low < f.value < f.high for f in ratios)
     assert len(ratios) == len((None, *proposal.swept))
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
+
+
+def test_a_folded_unit_is_an_alternative_of_the_area(monkeypatch):
+    """Where a unit's tail can be shared, the verdict names that structure, and the interval covers it."""
+    from codesign.evidence.cost import source as evidence
+
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    own = records.find(proposal.proposed(), "neutral")
+    fold = own.model_copy(update={"name": "it, its tail shared by 4 units", "area": 0.5 * own.area})
+
+    def find(spec, library, folded=False):
+        return fold if folded else records.find(spec, library)
+
+    monkeypatch.setattr(evidence, "find", find)
+    ratio = next(f for f in SOURCE.gather(Subject(proposal)).figures if f.metric == "cost.area_ratio")
+    other = next(a for a in ratio.alternatives if a.assumption == "structure")
+    assert (other.other, other.value) == ("its tail shared by 4 units", pytest.approx(ratio.value / 2, abs=1e-4))
+    assert ratio.low <= other.value
 
 
 def test_measured_designs_are_kept_by_everything_they_depend_on(tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from codesign.evidence.cost import stalled
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.proof.proof_record import ProofRecord
 from codesign.evidence.cost.records import DEPTH, design_sha256
+from codesign.evidence.cost.rtl import stalled
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
 from codesign.figures.escape import literal

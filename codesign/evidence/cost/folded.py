@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.cost import record_cache
-from codesign.evidence.cost.records import DEPTH, CostRecord, Energy, Equivalence, Pipelined, design_sha256, toolchain
+from codesign.evidence.cost.records import DEPTH, CostRecord, Energy, Equivalence, Pipelined, folded_sha256, toolchain
 from codesign.evidence.cost.unit_vectors import UnitVectors, widths
 from isa_model.instruction import Instruction
 
@@ -73,7 +73,7 @@ def measure_folded(
     from codesign.evidence.cost.pipeline import pipeline
     from codesign.evidence.cost.rtl import folded
 
-    stage = folded.chained_stage(spec)
+    stage = folded.chain_of(spec)
     sources = [folded.front(spec), folded.tail(spec)]
     key = record_cache.key(spec, sources, library, workload, operands)
     kept = record_cache.read(key)
@@ -130,11 +130,6 @@ def measure_folded(
     )
     record_cache.write(key, record)
     return record.model_copy(update={"commit": commit})
-
-
-def folded_sha256(spec: Instruction) -> str:
-    """Return the SHA-256 of an instruction's folded unit."""
-    return hashlib.sha256(f"{design_sha256(spec)} folded".encode()).hexdigest()
 
 
 def _in_turn(steps: list[UnitVectors]) -> UnitVectors:

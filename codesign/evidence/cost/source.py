@@ -23,11 +23,13 @@ from codesign.evidence.cost.chip import (
 )
 from codesign.evidence.cost.energy import energy_vectors
 from codesign.evidence.cost.family import sentences
+from codesign.evidence.cost.folded import measure_folded
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.plots import plots, waterfall
 from codesign.evidence.cost.predict import predicted
 from codesign.evidence.cost.proof.proof_record import sentence
-from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped
+from codesign.evidence.cost.records import CostRecord, design_sha256, find, folded_sha256, shipped
+from codesign.evidence.cost.rtl.ports import chained_stage
 from codesign.evidence.source import Source, Subject
 from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure
@@ -129,7 +131,8 @@ def _figures(
     if needed and (not both or both[0][0].library != "neutral"):
         new, old = (find(x, "neutral") or _synthesised(x, made) for x in (spec, proposal.today))
         both = [(new, old), *both] if new and old else both
-    found = list(_of_records(both, proposal, spec) if both else _of_model(proposal.today, spec))
+    fold = find(spec, "neutral", folded=True) or (_synthesised(spec, made, folded=True) if needed else None)
+    found = list(_of_records(both, fold, proposal, spec) if both else _of_model(proposal.today, spec))
     if found:
         found.append(accumulator_traffic(proposal.today, spec))
         found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
@@ -148,9 +151,9 @@ def _of_model(today: Instruction, spec: Instruction) -> list[ChipFigure]:
 
 
 def _of_records(
-    both: list[tuple[CostRecord, CostRecord]], proposal: Proposal, spec: Instruction
+    both: list[tuple[CostRecord, CostRecord]], fold: CostRecord | None, proposal: Proposal, spec: Instruction
 ) -> Iterator[ChipFigure]:
-    """Yield the figures of records, of each library a pair, the neutral library first."""
+    """Yield the figures of records, of each library a pair, the neutral library first; `fold` is the folded unit."""
     new, old = both[0]
     for metric, rule, cases in (
         ("cost.area_ratio", _areas, ("registers: none", "registers: pipelined")),
@@ -170,6 +173,10 @@ def _of_records(
                 Alternative(assumption="recipe", other=f"sized for a clock, {library}", value=round(ratio, 4))
                 for library, ratio in at_clock
             )
+            if fold is not None:
+                ratios.append(_areas(fold, old)[0])
+                structure = fold.name.split(", ", 1)[1]
+                others += (Alternative(assumption="structure", other=structure, value=round(ratios[-1], 4)),)
             shared = [on_shared(proposal.today, spec, r.library) for r, _ in both]
             ratios += [ratio for ratio in shared if ratio is not None]
             source += "; base: its unit alone"
@@ -219,15 +226,17 @@ def _alternatives(
         yield Alternative(assumption=assumption, other=other, value=round(ratio, 4))
 
 
-def _synthesised(spec: Instruction, made: dict[str, CostRecord | None]) -> CostRecord | None:
+def _synthesised(spec: Instruction, made: dict[str, CostRecord | None], folded: bool = False) -> CostRecord | None:
     """Return a record made now in the neutral library; None without the extra or for an unsupported spec."""
-    key = design_sha256(spec)
+    if folded and chained_stage(spec) is None:
+        return None
+    key, how = (folded_sha256(spec), measure_folded) if folded else (design_sha256(spec), measure)
     if key not in made:
         made[key] = None
         if all(find_spec(package) for package in ("amaranth", "pyosys")):
             print(f"no cost record of {spec.name}: synthesising it", file=sys.stderr)
             try:
-                made[key] = measure(spec, Library.own(), *energy_vectors(spec))
+                made[key] = how(spec, Library.own(), *energy_vectors(spec))
             except InputError as reason:
                 print(f"no cost: {reason}", file=sys.stderr)
     return made[key]

@@ -10,7 +10,7 @@ from functools import reduce
 
 from codesign.evidence.cost.rtl.block import Block, UnitDesign, Wire, gate
 from codesign.evidence.cost.rtl.decode import decode
-from codesign.evidence.cost.rtl.ports import check, ports, scale_ports, sums_integers
+from codesign.evidence.cost.rtl.ports import chained_stage, check, ports, scale_ports
 from codesign.evidence.cost.rtl.registers import encode
 from codesign.evidence.cost.rtl.term_sums import add
 from codesign.evidence.cost.rtl.unit import TOP, StepScales, products, put, split, stages_from
@@ -20,28 +20,17 @@ from isa_model.instruction import Instruction
 from isa_model.stage import Stage
 
 
-def chained_stage(spec: Instruction) -> Stage:
-    """Return the first stage of an instruction that can be folded.
-
-    Raises InputError unless its blocks form one chain through a register that other stages follow.
-    """
+def chain_of(spec: Instruction) -> Stage:
+    """Return the stage whose chain is folded. Raises InputError for an instruction that cannot be folded."""
     check(spec)
-    first, *others = spec.stages.values()
-    if not (
-        others
-        and first.accumulator is True
-        and first.chain
-        and first.chain * first.terms == spec.span
-        and first.interleave is None
-        and not (spec.is_stochastic or sums_integers(spec) or spec.scaled_stage == -1)
-        and register_of(first).nan_code is not None
-    ):
+    stage = chained_stage(spec)
+    if stage is None:
         raise InputError.of(
             f"{spec.name}: only one `chain` of floating-point sums through a register, with a stage after it and scales "
             "behind it, can be folded",
-            "chain: 4, accumulator: true and a result in the first stage",
+            "`chain: 4`, `accumulator: true` and a result in the first stage",
         )
-    return first
+    return stage
 
 
 def register_of(stage: Stage) -> Format:
@@ -54,7 +43,7 @@ def front(spec: Instruction) -> str:
 
     `running` and d_out are codes of the register; `first` starts a chain from zero.
     """
-    stage, design = chained_stage(spec), UnitDesign()
+    stage, design = chain_of(spec), UnitDesign()
     fmt = register_of(stage)
 
     def body(block: Block, a: Wire, b: Wire, first: Wire, running: Wire) -> dict[str, Wire]:
@@ -70,7 +59,7 @@ def front(spec: Instruction) -> str:
 
 def tail(spec: Instruction) -> str:
     """Return the RTLIL of what follows the chain: inputs `partial` and `select` of each front, c and scales; output d_out."""
-    stage, design = chained_stage(spec), UnitDesign()
+    stage, design = chain_of(spec), UnitDesign()
     fmt, fronts = register_of(stage), stage.chain or 1
 
     def body(block: Block, partial: Wire, select: Wire, c: Wire, **scale_codes: Wire) -> dict[str, Wire]:
