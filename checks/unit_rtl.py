@@ -7,7 +7,7 @@ back by Yosys and compared with the model on at least 30,000 random, adversarial
 lints it with all warnings, and Icarus Verilog runs a part of the vectors that ship through it, if they are installed. Then the
 unit is generated again with planted faults of special values (tests/planted.py), those of scales in units with scales and
 those of sums in the others, and the vectors that ship have to notice each wherever the 30,000 do. Writes unit_rtl.json here; a
-unit whose Verilog and vectors are those of the record is not run again.
+unit whose RTL and vectors are those of the record, and which held there, is not run again.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def checked(design: tuple[str, Instruction, bool], known: dict[str, Any]) -> dic
         "vectors_sha256": of_vectors.hexdigest(),
     }
     kept = known.get(design_sha256(spec), {})
-    if all(kept.get(key) == value for key, value in digests.items()) and ("planted" in kept) >= faulty:
+    same = all(kept.get(key) == value for key, value in digests.items())
+    if same and ("planted" in kept) >= faulty and not wrong(kept):
         return kept
     netlist = netlist_of(verilog)
     results = [compare(netlist, batches_of(spec, VECTORS_EACH)), compare(netlist, vectors)]

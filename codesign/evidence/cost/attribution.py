@@ -7,7 +7,7 @@ widest; what order and scales add to the unit of one instruction is added to it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from codesign.evidence.cost.chip import ChipFigure
 from codesign.evidence.cost.records import CostRecord, design_sha256, find
@@ -80,7 +80,7 @@ def widened(spec: Instruction, fraction_bits: int, register: Format) -> Instruct
     return named(spec, f"{spec.name} with {fraction_bits} fraction bits{changed}", {"stages": {name: window}})
 
 
-def named(spec: Instruction, name: str, change: dict[str, object]) -> Instruction:
+def named(spec: Instruction, name: str, change: Mapping[str, object]) -> Instruction:
     """Return a changed instruction under a name of its own."""
     return spec.model_copy(update={"name": name, **change})
 
