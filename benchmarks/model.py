@@ -159,28 +159,29 @@ def speed(model: nn.Module, tokens: torch.Tensor, repeats: int = 20) -> dict[str
 
 @torch.no_grad()
 def timed(model: nn.Module, tokens: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of a forward pass without logits, launched, and replayed as a CUDA graph if possible."""
-    inner = model.model
+    """Return the median milliseconds of a forward pass, launched and replayed as a CUDA graph, without and with logits."""
+    found = {}
+    for name, work in (("", model.model), (", with logits", model)):
 
-    def once() -> None:
-        inner(input_ids=tokens, use_cache=False)
+        def once(work: Any = work) -> None:
+            work(input_ids=tokens, use_cache=False)
 
-    for _ in range(3):
-        once()
-    found = {"launched": median(once, repeats)}
-    try:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        for _ in range(3):
             once()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            once()
-        found["graph"] = median(graph.replay, repeats)
-    except Exception as error:
-        print("no graph:", str(error).splitlines()[0], flush=True)
-        torch.cuda.synchronize()
+        found[f"launched{name}"] = median(once, repeats)
+        try:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                once()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                once()
+            found[f"graph{name}"] = median(graph.replay, repeats)
+        except Exception as error:
+            print("no graph:", str(error).splitlines()[0], flush=True)
+            torch.cuda.synchronize()
     return found
 
 

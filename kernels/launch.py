@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from typing import Any
+
+from isa_model.engines.launch import check, cuda, load
 
 
 class _Attribute(ctypes.Structure):
@@ -34,20 +35,6 @@ _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIA
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
-@cache
-def cuda() -> Any:
-    """Return the CUDA driver's library. Raises OSError where there is no driver."""
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def check(code: int, what: str) -> None:
-    """Raise RuntimeError with `what` was tried and the driver's reason, unless `code` (CUresult) is success."""
-    if code:
-        text = ctypes.c_char_p()
-        cuda().cuGetErrorString(code, ctypes.byref(text))
-        raise RuntimeError(f"{what}: {(text.value or b'?').decode()} (CUDA error {code})")
-
-
 def require_tensor(name: str, x: Any) -> None:
     """Raise ValueError unless `x` is a dense torch tensor, and where torch is missing."""
     try:
@@ -66,10 +53,7 @@ class Kernel:
     """
 
     def __init__(self, code: bytes, function: str, threads: int, cluster: int = 1) -> None:
-        library, self.function = ctypes.c_void_p(), ctypes.c_void_p()
-        result = cuda().cuLibraryLoadData(ctypes.byref(library), code, None, None, 0, None, None, 0)
-        check(result, "loading a kernel")
-        check(cuda().cuLibraryGetKernel(ctypes.byref(self.function), library, function.encode()), "loading a kernel")
+        self.function = load(code, function)
         self.threads, self.cluster = threads, cluster
         self.shared: dict[int, int] = {}
 

@@ -12,7 +12,7 @@ from test_instruction import NOBODY_BUILT, RULES
 
 from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import code_dtype, decode_array, encode_array
-from isa_model.engines import cpu, cuda, gpu, portable
+from isa_model.engines import cpu, cuda, gpu, launch, portable
 from isa_model.engines.plan import Plan
 from isa_model.formats import FORMATS, named
 
@@ -266,7 +266,7 @@ def test_cuda_text_compiles_without_a_gpu(name):
     text = cuda.CudaCores(Plan(load(name))).source()
     assert ("__fmaf_rz(x" in text) == (name == FP8_WGMMA)
     pytest.importorskip("cuda.core", reason="the extra `kernels` is not installed")
-    assert len(gpu.compiled(text).code) > 1000
+    assert len(launch.compiled(text).code) > 1000
 
 
 @needs_gpu

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import kernels  # noqa: F401 (the engine `native`)
 from isa_model import Instruction, gemm, load, matmul, promoted
 from isa_model.array_codec import code_dtype, decode_array
-from isa_model.engines import gpu, portable, routes, tensor
+from isa_model.engines import gpu, launch, packing, portable, routes, tensor
 from isa_model.engines.fragments import fragments
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.formats import named
@@ -214,7 +215,7 @@ def test_digits_are_the_number(name, data):
     fmt = named(name)
     code = data.draw(st.integers(0, (1 << fmt.bits) - 1))
     value = decode_array(fmt, np.array([code], code_dtype(fmt)))[0]
-    digits = gpu.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))
+    digits = packing.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))
     assert len(digits) == routes.digit_count(fmt)
     assert all(-128 <= d[0] < 128 for d in digits)
     expected = value * 2.0**-fmt.min_lsb_exponent if np.isfinite(value) else 0
@@ -244,8 +245,10 @@ def test_text_compiles_without_a_gpu_and_spills_nothing(name, tmp_path):
     plan = Plan(CASES[name])
     way = routes.route(plan)
     way = routes.with_digits(plan, way, 1.0, 1.0) or way
-    for text in (tensor.TensorCores(plan, way).source(), fragments(plan, way, True, "cut").pack(1, 8)):
-        (tmp_path / "cubin").write_bytes(bytes(gpu.compiled(text).code))
+    target = tensor.TensorCores(plan, way)
+    rounded = replace(target, rounded=target.state == "float")
+    for text in (target.source(), rounded.source(), fragments(plan, way, True, "cut").pack(1, 8)):
+        (tmp_path / "cubin").write_bytes(bytes(launch.compiled(text).code))
         if (tool := cuobjdump()) is None:
             pytest.skip("no cuobjdump")
         usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True)
@@ -320,3 +323,26 @@ def test_native_refuses_what_no_chip_computes():
         matmul(load("ada.mma.m16n8k32.f32.e4m3.e4m3.f32"), a, b, engine="native")
     with pytest.raises(ValueError, match="differs from hopper"):
         matmul(load(FP8).model_copy(update={"nan": 0x7FC00000}), a, b, engine="native")
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", ["Hopper's FP8", "promoted", "17 bits", "25 bits"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_products_of_packed_operands_and_rounded_results_are_the_same(name, packed):
+    """A packed operand gives the codes of its codes; with a factor, D times it comes in BF16 as torch rounds it."""
+    import torch
+
+    spec = CASES[name]
+    x = products(spec, next(iter(KINDS)))
+    a, b = (
+        torch.from_numpy(v.astype(code_dtype(f)).view(f"i{np.dtype(code_dtype(f)).itemsize}")).cuda()
+        for v, f in ((x.a, spec.a), (x.b, spec.b))
+    )
+    d = gpu.matmul_on_device(spec, a, b)
+    operands = (gpu.pack(spec, a, True), gpu.pack(spec, b, False)) if packed else (a, b)
+    assert torch.equal(gpu.matmul_on_device(spec, *operands), d)
+    factor = torch.full((1, 1), 0.37, device="cuda")
+    rounded = gpu.matmul_on_device(spec, *operands, factor=factor)
+    torch.testing.assert_close(
+        rounded, (d.view(torch.float32) * factor).to(torch.bfloat16), rtol=0, atol=0, equal_nan=True
+    )

@@ -30,19 +30,21 @@ class Arithmetic:
     recipe: Recipe
     engine: Engine = "auto"
 
-    def product(self, gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
-        """Return A B in FP32, summed as `gemm` defines."""
-        return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device))
+    def product(
+        self, gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, out: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return A B, summed in FP32 as `gemm` defines and rounded to the dtype `out`."""
+        return multiply(gemm, a, b, engine_of(gemm, self.engine, a.elements.device), out)
 
     def fprop(self, x: QuantisedOperand, weight: QuantisedOperand, out: torch.dtype = BF16) -> Tensor:
         """Return Y in the dtype `out`."""
-        return self.product(self.recipe.fprop, x, weight.T).to(out)
+        return self.product(self.recipe.fprop, x, weight.T, out)
 
     def dgrad(self, dy: Tensor, weight: Tensor, taken: Cast | None = None) -> Tensor:
         """Return dX in BF16. `taken` is the cast with which dY was sent over the network, if any."""
         rule = self.recipe.dgrad
         gradient = quantise(received(rule.gradient, taken), dy, rule.tensor_scale)
-        return self.product(rule, gradient, quantise(rule.weight, weight, rule.tensor_scale)).to(BF16)
+        return self.product(rule, gradient, quantise(rule.weight, weight, rule.tensor_scale), BF16)
 
     def wgrad(self, dy: Tensor, x: Tensor, power_of_two: bool = False) -> Tensor:
         """Return dW in FP32 from the cached input, which is cast with power-of-two scales if `power_of_two`."""

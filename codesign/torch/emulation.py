@@ -22,6 +22,7 @@ from codesign.torch.attention import EmulatedAttention
 from codesign.torch.engines import ENGINES, Engine, engine_of
 from codesign.torch.linear import Rules, linear, product
 from codesign.torch.rules import On, recipe_on
+from codesign.torch.shared_input import SharedInput
 from isa_model.diagnostics import InputError, suggest
 
 HEADS = {"lm_head", "head", "heads", "output_head", "classifier", "score", "embed_out", "output_projection"}
@@ -105,7 +106,7 @@ def emulate(
     replaced: list[Row] = []
     left: list[Row] = []
     seen = _Seen(model)
-    planned: list[tuple[nn.Module, Rules]] = []
+    planned: list[tuple[str, nn.Module, Rules]] = []
     for name, module in model.named_modules():
         reason = _reason(module, name, seen)
         if reason is None:
@@ -126,16 +127,22 @@ def emulate(
         used = engine_of(fprop, engine, device)
         sums = fprop.spec.name if fprop.spec is not None else "FP32 sums"
         replaced.append(Row(name, kind, f"{sums}, engine {used}"))
-        planned.append((module, own))
+        planned.append((name, module, own))
     if not planned and not attention:
         raise InputError.of(
             "nothing of the model would be emulated: " + _why(left), "other patterns, or another `keep`"
         )
-    for module, own in planned:
-        found._restore.append(_replace(module, own, frozen))
+    shared: dict[str, SharedInput] = {}
+    for name, module, own in planned:
+        above = name.rpartition(".")[0]
+        if above not in shared:
+            shared[above] = SharedInput()
+            if frozen and name:
+                found._restore.append(shared[above].watch(model.get_submodule(above)))
+        found._restore.append(_replace(module, own, frozen, shared[above]))
         seen.slow_path(module, found._restore)
     if attention:
-        first = rules.of("") or next((own for _, own in planned), None)
+        first = rules.of("") or next((own for *_, own in planned), None)
         if first is None:
             raise InputError.of("attention needs an instruction for the pattern `*`")
         found.attention = EmulatedAttention(first.arithmetic)
@@ -227,6 +234,7 @@ class _Emulated:
     _rules: Rules
     _key: str
     _frozen: Any
+    _shared: SharedInput
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the emulated Linear, in the dtype that automatic mixed precision asks for, if it is on."""
@@ -236,9 +244,9 @@ class _Emulated:
             return linear(x, weight, bias, self._key, out)
         key = id(weight) if weight._base is None else (id(weight._base), weight.storage_offset())
         if key not in self._frozen:
-            self._frozen[key] = self._rules.arithmetic.weight(weight)
+            self._frozen[key] = self._rules.arithmetic.weight(weight).reusable()
         kept, flat = self._frozen[key], x.reshape(-1, x.shape[-1])
-        y = product(self._rules.arithmetic.activation(flat), kept, bias, self._rules, out)
+        y = product(self._shared.cast(self._rules.arithmetic, flat), kept, bias, self._rules, out)
         return y.reshape(*x.shape[:-1], -1)
 
 
@@ -327,18 +335,23 @@ def _class(mixin: type, own: type) -> type:
     return type(f"Emulated{own.__name__}", (mixin, own), {"__module__": __name__})
 
 
-def _replace(module: nn.Module, rules: Rules, frozen: bool) -> Callable[[], None]:
+def _replace(module: nn.Module, rules: Rules, frozen: bool, shared: SharedInput) -> Callable[[], None]:
     """Give a module the emulated forward, and return what undoes it."""
     own: Any = type(module)
     is_attention = isinstance(module, nn.MultiheadAttention)
     mixin = _Linear if isinstance(module, nn.Linear) else _MultiheadAttention if is_attention else _Conv1D
     module.__class__ = _class(mixin, own)
     emulated: Any = module
-    emulated._rules, emulated._key, emulated._frozen = rules, rules.key, {} if frozen else None
+    emulated._rules, emulated._key, emulated._frozen, emulated._shared = (
+        rules,
+        rules.key,
+        {} if frozen else None,
+        shared,
+    )
 
     def undo() -> None:
         module.__class__ = own
-        del emulated._rules, emulated._key, emulated._frozen
+        del emulated._rules, emulated._key, emulated._frozen, emulated._shared
 
     return undo
 

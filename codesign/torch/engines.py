@@ -12,7 +12,7 @@ A `GemmRecipe` defines the result; an engine computes it:
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Literal, cast, get_args
 
@@ -55,20 +55,37 @@ def engine_of(gemm: GemmRecipe, wanted: Engine, device: torch.device) -> str:
     return "native" if can else "model"
 
 
-def multiply(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
-    """Return D = A B in FP32, for `a` (..., M, K) and `b` (..., K, N) with their scales, summed as `gemm` defines."""
+def multiply(
+    gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str, out: torch.dtype = torch.float32
+) -> Tensor:
+    """Return D = A B, for `a` (..., M, K) and `b` (..., K, N) with their scales, summed as `gemm` defines.
+
+    D is FP32, rounded once to the dtype `out`.
+    """
     if engine in ("torch", "fp32"):
-        return _sums(a, b)
+        return _sums(a, b).to(out)
     if a.elements.dim() > 2:
-        return _batched(gemm, a, b, engine)
-    assert gemm.spec is not None
-    d = _native(gemm, a, b) if engine == "native" else _model(gemm.spec, a, b, on_cpu=engine == "cpu")
-    outside = [x.scales for x, axis in ((a, 1), (b, 0)) if x.scales is not None and _constant(x.group, axis)]
-    for factors in (outside, [x.factor for x in (a, b) if x.factor is not None]):
-        if factors:
-            # Scales outside the sum are multiplied in FP32, and the product with D, as in torch._scaled_mm.
-            d = d * (factors[0] * factors[1] if len(factors) == 2 else factors[0])
-    return d
+        return _batched(gemm, a, b, engine, out)
+    levels = [[x.scales for x, axis in ((a, 1), (b, 0)) if x.scales is not None and _constant(x.group, axis)]]
+    levels.append([x.factor for x in (a, b) if x.factor is not None])
+    levels = [factors for factors in levels if factors]
+    compute = _native if engine == "native" else partial(_model, on_cpu=engine == "cpu")
+    if len(levels) < 2 and all(x.numel() == 1 for factors in levels for x in factors):
+        return compute(gemm, a, b, levels[0] if levels else [], out)
+    d = compute(gemm, a, b, [], torch.float32)
+    for factors in levels:
+        d = d * _joined(factors)
+    return d.to(out)
+
+
+def _joined(factors: list[Tensor]) -> Tensor:
+    """Return the product of the scales of both operands in FP32, which then meets D, as in torch._scaled_mm."""
+    return factors[0] * factors[1] if len(factors) == 2 else factors[0]
+
+
+def _finished(d: Tensor, factors: list[Tensor], out: torch.dtype) -> Tensor:
+    """Return D in FP32 times its factors, rounded to the dtype `out`."""
+    return (d * _joined(factors) if factors else d).to(out)
 
 
 def _constant(group: tuple[int, int] | None, axis: int) -> bool:
@@ -76,21 +93,21 @@ def _constant(group: tuple[int, int] | None, axis: int) -> bool:
     return group is None or group[axis] >= WHOLE
 
 
-def _batched(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str) -> Tensor:
+def _batched(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, engine: str, out: torch.dtype) -> Tensor:
     """Return the products of a batch. On a GPU they run concurrently, since one has too few tiles to fill it.
 
     Memory allocated on a side stream is reused by that stream only, and its next work waits for the current stream.
     """
     pairs = zip(_each(a), _each(b), strict=True)
     if not a.elements.is_cuda:
-        return torch.stack([multiply(gemm, x, y, engine) for x, y in pairs])
+        return torch.stack([multiply(gemm, x, y, engine, out) for x, y in pairs])
     here, side = torch.cuda.current_stream(), _streams(a.elements.device.index)
     products = []
     for i, (x, y) in enumerate(pairs):
         stream = side[i % len(side)]
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
-            products.append(multiply(gemm, x, y, engine))
+            products.append(multiply(gemm, x, y, engine, out))
     for stream in side[: len(products)]:
         here.wait_stream(stream)
     return torch.stack(products)
@@ -126,31 +143,60 @@ def _sums(a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
 # -- isa_model -------------------------------------------------------------------------------------------------------
 
 
-def _model(spec: Instruction, a: QuantisedOperand, b: QuantisedOperand, on_cpu: bool = False) -> Tensor:
-    """Return D of the bit-exact model in FP32. K is padded with zeros to whole instructions."""
+def _model(
+    gemm: GemmRecipe,
+    a: QuantisedOperand,
+    b: QuantisedOperand,
+    factors: list[Tensor],
+    out: torch.dtype,
+    on_cpu: bool = False,
+) -> Tensor:
+    """Return D of the bit-exact model times factors of one number, in the dtype `out`. K is padded to whole instructions."""
+    assert gemm.spec is not None
+    spec = gemm.spec
     fill = -a.elements.shape[1] % spec.shape.k
-    a_codes = torch.nn.functional.pad(_unsigned(a.codes()), (0, fill))
-    b_codes = torch.nn.functional.pad(_unsigned(b.codes()), (0, 0, 0, fill))
+    on_gpu = a.elements.is_cuda and not on_cpu
+    a_codes, b_codes = (_codes(spec, x, is_a, fill, on_gpu) for is_a, x in ((True, a), (False, b)))
     (m, k), n = a_codes.shape, b_codes.shape[1]
     sides = (spec.scale.a, spec.scale.b) if spec.scale else (None, None)
     scale_a, scale_b = [
         _instruction_scales(x, side, shape) for x, side, shape in zip((a, b), sides, ((m, k), (k, n)), strict=True)
     ]
-    if a.elements.is_cuda and not on_cpu:
+    if on_gpu:
         from isa_model.engines import gpu
 
+        if factors and out == torch.bfloat16 and spec.accumulator.name == "fp32":
+            d: Tensor = gpu.matmul_on_device(spec, a_codes, b_codes, None, scale_a, scale_b, factor=_joined(factors))
+            return d
         codes = gpu.matmul_on_device(spec, a_codes, b_codes, None, scale_a, scale_b)
-        return codes.view(torch.float32) if spec.accumulator == FP32 else _numbers(spec.accumulator, codes)
+        numbers = codes.view(torch.float32) if spec.accumulator.name == "fp32" else _numbers(spec.accumulator, codes)
+        return _finished(numbers, factors, out)
     formats = [spec.a, spec.b, *(side.format if side else FP32 for side in sides)]
     arrays = [
         None if x is None else x.contiguous().cpu().numpy().view(code_dtype(fmt))
         for x, fmt in zip((a_codes, b_codes, scale_a, scale_b), formats, strict=True)
     ]
-    d = _on_cpu(spec, np.zeros((m, n), code_dtype(spec.c_format)), *arrays)
-    where = a.elements.device
-    if spec.accumulator == FP32:
-        return torch.from_numpy(d.view(np.float32)).to(where)
-    return _numbers(spec.accumulator, torch.from_numpy(d)).to(where)
+    found = _on_cpu(spec, np.zeros((m, n), code_dtype(spec.c_format)), *arrays)
+    is_fp32 = spec.accumulator.name == "fp32"
+    numbers = (
+        torch.from_numpy(found.view(np.float32)) if is_fp32 else _numbers(spec.accumulator, torch.from_numpy(found))
+    )
+    return _finished(numbers.to(a.elements.device), factors, out)
+
+
+def _codes(spec: Instruction, x: QuantisedOperand, is_a: bool, fill: int, on_gpu: bool) -> Any:
+    """Return the codes of A (M, K) or B (K, N) with K filled up by zeros; on a GPU, packed once if the engine can keep that."""
+
+    def codes() -> Any:
+        made = _unsigned(x.codes())
+        return torch.nn.functional.pad(made, (0, fill) if is_a else (0, 0, 0, fill)) if fill else made
+
+    if not on_gpu:
+        return codes()
+    from isa_model.engines import gpu
+
+    # With the specification beside them, so that its id stays its own.
+    return x.kept((id(spec), is_a), lambda: (gpu.pack(spec, codes(), is_a), spec))[0]
 
 
 def _on_cpu(spec: Instruction, c: Any, a: Any, b: Any, *scales: Any) -> Any:
@@ -195,8 +241,10 @@ def _instruction_scales(x: QuantisedOperand, side: ScaleOperand | None, shape: t
 # -- Hopper ----------------------------------------------------------------------------------------------------------
 
 
-def _native(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tensor:
-    """Return D of the chip in FP32, with sums along K in ascending order and not split, as in the spec.
+def _native(
+    gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, factors: list[Tensor], out: torch.dtype
+) -> Tensor:
+    """Return D of the chip times factors of one number, with sums along K in ascending order and not split, as in the spec.
 
     kernels.gemm computes E4M3. torch._scaled_mm computes E5M2 with one scale per tensor. Its bits on Hopper are those of wgmma
     with fast accumulation, and of promotion every 128 without (tests/test_whole.py), unless cuBLAS splits K. It may split a
@@ -204,36 +252,50 @@ def _native(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand) -> Tenso
     """
     x, y = a.elements.contiguous(), b.elements.mT.contiguous()
     if x.dtype == y.dtype == torch.float8_e4m3fn:
-        return _fused(gemm, a, b, x, y)
+        return _fused(gemm, a, b, x, y, factors, out)
     one = torch.ones((), device=x.device)
-    return torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)
+    d = torch._scaled_mm(x, y.mT, one, one, out_dtype=torch.float32, use_fast_accum=gemm.promote_every is None)
+    return _finished(d, factors, out)
 
 
-def _fused(gemm: GemmRecipe, a: QuantisedOperand, b: QuantisedOperand, x: Tensor, y: Tensor) -> Tensor:
+def _fused(
+    gemm: GemmRecipe,
+    a: QuantisedOperand,
+    b: QuantisedOperand,
+    x: Tensor,
+    y: Tensor,
+    factors: list[Tensor],
+    out: torch.dtype,
+) -> Tensor:
     """Return the product of `x` (M, K) and `y` (N, K) by kernels.gemm, on a fixed tile."""
     issue, kinds = import_module("kernels.gemm.launches"), import_module("kernels.gemm.tile")
     layout = kinds.ScaleLayout
     (m, k), n = x.shape, y.shape[0]
-    d = torch.empty((m, n), device=x.device)
-    scales, of_a, of_b = layout.TENSOR, torch.ones(1, device=x.device), torch.ones(1, device=x.device)
     if gemm.spec is not None and gemm.spec.scale is not None:
         of_a, blocks = _rows_of_scales(a), b.group == (128, 128)
         assert b.scales is not None
         scales, of_b = (layout.BLOCK, _laid_out(b.scales.mT)) if blocks else (layout.GROUP, _rows_of_scales(b.T))
+    else:
+        one = torch.ones(1, device=x.device)
+        scales = layout.TENSOR
+        of_a, of_b = [f.reshape(1) for f in factors] if len(factors) == 2 else [one, one]
+    kind = torch.bfloat16 if out == torch.bfloat16 and (len(factors) == 2 or not factors) else torch.float32
+    d = torch.empty((m, n), dtype=kind, device=x.device)
     promote = (gemm.promote_every or 0) // 32
-    tile = _tile(m, n, k, scales, promote)
+    tile = _tile(m, n, k, scales, promote, kinds.OutputType(d.element_size()))
     operands = issue.GemmOperands(x, y, of_a, of_b, d)
-    return cast(Tensor, issue.issue(operands, scales=scales, promote=promote, tile=tile))
+    made = cast(Tensor, issue.issue(operands, scales=scales, promote=promote, tile=tile))
+    return made if len(factors) == 2 and scales == layout.TENSOR else _finished(made, factors, out)
 
 
 @cache
-def _tile(m: int, n: int, k: int, scales: Any, promote: int) -> Any:
+def _tile(m: int, n: int, k: int, scales: Any, promote: int, out: Any) -> Any:
     """Return a tile near 128 by 128 that does not split K.
 
     A model has so many shapes that compiling the best tile of each would take longer than the GEMMs of a short run.
     """
     choose, kinds = import_module("kernels.gemm.choose"), import_module("kernels.gemm.tile")
-    problem = kinds.GemmProblem(m, n, k, scales=scales, promote=promote, out=kinds.OutputType.FP32)
+    problem = kinds.GemmProblem(m, n, k, scales=scales, promote=promote, out=out)
     whole = [t for t in choose.candidates(problem) if t.split == 1]
     return min(whole, key=lambda t: (t.share, abs(t.bm - 128) + abs(t.bn - 128)))
 

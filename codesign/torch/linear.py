@@ -66,8 +66,9 @@ def product(
     x: QuantisedOperand, weight: QuantisedOperand, bias: Tensor | None, rules: Rules, out: torch.dtype
 ) -> Tensor:
     """Return Y as `linear` does, of operands that are quantised already; without a gradient."""
-    y = rules.arithmetic.fprop(x, weight, torch.float32)
-    return (y if bias is None else y + bias.float()).to(out)
+    if bias is None:
+        return rules.arithmetic.fprop(x, weight, out)
+    return (rules.arithmetic.fprop(x, weight, torch.float32) + bias.float()).to(out)
 
 
 def _flat(x: Tensor, weight: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ A `tensor_scale`, a scale of the whole tensor over those of its groups, is that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from codesign.torch import gpu_cast
 from isa_model.cast import Cast
 from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
@@ -36,6 +38,19 @@ class QuantisedOperand:
     """Cast of the operand; None: BF16."""
     factor: Tensor | None = None
     """FP32 scale (..., 1, 1) by which the tensor was divided before its groups were scaled; None: 1."""
+    _kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
+
+    def reusable(self) -> QuantisedOperand:
+        """Return this operand for use in many products: it and its transpose keep what an engine makes of it."""
+        return replace(self, _kept={})
+
+    def kept(self, name: Any, make: Callable[[], Any]) -> Any:
+        """Return what an engine makes of this operand under a name, made once if it is reusable."""
+        if self._kept is None:
+            return make()
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     @property
     def format(self) -> Format:
@@ -47,7 +62,7 @@ class QuantisedOperand:
         """Transposed operand."""
         group = self.group and self.group[::-1]
         scales = None if self.scales is None else self.scales.mT
-        return QuantisedOperand(self.elements.mT, scales, group, self.cast, self.factor)
+        return QuantisedOperand(self.elements.mT, scales, group, self.cast, self.factor, self._kept)
 
     def values(self) -> Tensor:
         """Return the elements times their scales, rounded once to FP32."""
@@ -89,6 +104,8 @@ def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> Quanti
     raised = cast.scale_rounding is Rounding.UP or (factor is not None and cast.scale_rounding in nearest)
     if cast.scale.zero and cast.scale.name != "fp32" and not raised:
         raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
+    if factor is None and gpu_cast.applies(cast, x):
+        return QuantisedOperand(*gpu_cast.cast_on_gpu(cast, x), cast.group, cast)
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
     largest.masked_fill_(largest == float("inf"), float("nan"))  # all elements of such a group become NaN
     # The divisor is a tensor, since torch on a GPU replaces division by a number with multiplication by its inverse.

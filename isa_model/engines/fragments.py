@@ -55,14 +55,16 @@ class Fragments:
         """Return the CUDA file of `pack`, which packs codes of `code_bytes` bytes and ignores all but their low `bits` bits.
 
         `table` has a word for each code and digit, then the magnitude of each code as FP32, whose largest goes to `most`.
+        Powers of two in the same layout, from a table of their own, go to `power_out`.
         """
         code = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}[code_bytes]
         each, width = self.chunks * self.halves, 32 // self.elements
         return f"""
 extern "C" __global__ void pack(long places, int blocks, int rows, long row_stride, long k_stride, const unsigned *table,
-                                const {code} *codes, unsigned *out, unsigned *most) {{
+                                const {code} *codes, unsigned *out, unsigned *most, const unsigned *power_table,
+                                unsigned *power_out) {{
   const long place = blockIdx.x * 256l + threadIdx.x; /* all words of one place, one for each digit */
-  unsigned magnitude = 0;
+  unsigned magnitude = 0, powers = 0;
   if (place < places) {{
     const unsigned fragment = place / {32 * each}, r = place % {each}, thread = place / {each} % 32;
     const unsigned block = fragment % blocks, chunk = r / {self.halves};
@@ -79,12 +81,15 @@ extern "C" __global__ void pack(long places, int blocks, int rows, long row_stri
       for (int l = 0; l < {self.digits}; ++l)
         words[l] |= (table[l << {bits} | code] & {0xFFFFFFFF >> (32 - width)}u) << {width} * i;
       magnitude = max(magnitude, table[{self.digits} << {bits} | code]);
+      if (power_out) powers |= (power_table[code] & {0xFFFFFFFF >> (32 - width)}u) << {width} * i;
     }}
 #pragma unroll
     for (int l = 0; l < {self.digits}; ++l) {{
       const unsigned at = l * {each} + r;
       const long vector = (long)fragment * {self.registers // self.vector} + at / {self.vector};
-      out[(vector * 32 + thread) * {self.vector} + at % {self.vector}] = words[l];
+      const long word = (vector * 32 + thread) * {self.vector} + at % {self.vector};
+      out[word] = words[l];
+      if (power_out) power_out[word] = powers;
     }}
   }}
   if (most) {{ /* few threads find a larger one */

@@ -8,25 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache, lru_cache
 from math import inf, isfinite
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isa_model.array_codec import code_dtype, values_of_all_codes
+from isa_model.array_codec import code_dtype
 from isa_model.engines import fma, routes, tensor
 from isa_model.engines.cuda import CudaCores, CudaTarget
-from isa_model.engines.fragments import fragments
-from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, flushed, joined, of_side, read
+from isa_model.engines.launch import import_torch, kernel, launch
+from isa_model.engines.operands import NestedScales, Scales, decode, decode_scales, joined, of_side, read
+from isa_model.engines.packing import PackedOperand, halves, packed
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.float64 import NO_EXPONENT, Codes, Float64, exponent_of
+from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction
-
-
-class NoGpu(ValueError):
-    """This machine cannot run the GPU engine."""
 
 
 def matmul(
@@ -42,7 +38,7 @@ def matmul(
 
     Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoGpu without an NVIDIA GPU.
     """
-    torch = _torch()
+    torch = import_torch()
 
     def upload(x: Scales) -> Any:
         if x is None:
@@ -60,17 +56,41 @@ def matmul(
 
 @in_ieee_mode
 def matmul_on_device(
-    spec: Instruction, a: Any, b: Any, c: Any = None, scale_a: Any = None, scale_b: Any = None, *, seed: int = 0
+    spec: Instruction,
+    a: Any,
+    b: Any,
+    c: Any = None,
+    scale_a: Any = None,
+    scale_b: Any = None,
+    *,
+    seed: int = 0,
+    factor: Any = None,
 ) -> Any:
     """Return D as `matmul` does, for torch tensors of codes on the GPU (int8 to int64): int32 codes, int64 for FP64.
 
     Raises plan.Unsupported and NoGpu as `matmul` does, and ValueError for tensors of another shape, dtype or device. Bits of
-    a code above the format's are ignored.
+    a code above the format's are ignored. `a` and `b` may be `PackedOperand`s of the same spec. With a `factor` (FP32, one
+    number) and an FP32 accumulator, D's numbers times it are returned, rounded to BF16.
     """
-    torch = _torch()
+    torch = import_torch()
+    given = a, b
+    a, b = (x.codes if isinstance(x, PackedOperand) else x for x in given)
     if spec.sparsity:
         raise Unsupported("a sparse operand: `isa_model.matmul` multiplies it line by line")
     check_tensors(spec, a, b, c, scale_a, scale_b)
+    if factor is not None:
+        if spec.accumulator.name != "fp32":
+            raise ValueError(f"factor is for FP32 accumulators; {spec.name} has {spec.accumulator.name}")
+        d = _product(spec, *given, c, scale_a, scale_b, seed, factor)
+        return d if d.dtype == torch.bfloat16 else (d.view(torch.float32) * factor).to(torch.bfloat16)
+    return _product(spec, *given, c, scale_a, scale_b, seed, None)
+
+
+def _product(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int, factor: Any) -> Any:
+    """Return the codes of D; D times `factor` in BF16 if a kernel does both."""
+    torch = import_torch()
+    given = a, b
+    a, b = (x.codes if isinstance(x, PackedOperand) else x for x in given)
     chain = fma.is_chain(spec)
     if spec.accumulator.storage_bits > 32 and not chain:
         raise Unsupported(f"the kernels leave codes of 32 bits; {spec.accumulator.name} has {spec.accumulator.bits}")
@@ -84,10 +104,24 @@ def matmul_on_device(
         return _chained(spec, a, b, c)
     plan, way = _planned(spec)
     if way is not None and _is_hopper():
-        d = _on_tensor_cores(plan, way, a, b, c, scale_a, scale_b, seed)
+        d = _on_tensor_cores(plan, way, *given, c, scale_a, scale_b, seed, factor)
         if d is not None:
             return d
     return _on_cuda_cores(plan, a, b, c, scale_a, scale_b, seed)
+
+
+def pack(spec: Instruction, codes: Any, is_a: bool) -> Any:
+    """Return A (M, K) or B (K, N) as a `PackedOperand`, or the codes if no packing serves every product.
+
+    Raises plan.Unsupported and NoGpu as `matmul` does.
+    """
+    import_torch()
+    if spec.sparsity or fma.is_chain(spec):
+        return codes
+    plan, way = _planned(spec)
+    if way is None or way.cut != "half" or not _is_hopper():
+        return codes
+    return PackedOperand(codes, way, *halves(plan, way, is_a, codes if is_a else codes.T))
 
 
 def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> None:
@@ -130,7 +164,7 @@ def check_tensors(spec: Instruction, a: Any, b: Any, c: Any, scale_a: Any, scale
 
 def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
     """Return D of FP64 fused multiply-adds, which are native to the GPU, with the spec's NaN code."""
-    torch = _torch()
+    torch = import_torch()
     x, y = (v.contiguous().view(torch.float64) for v in (a.T, b))
     (k, m), n = x.shape, y.shape[1]
     d = (
@@ -138,7 +172,7 @@ def _chained(spec: Instruction, a: Any, b: Any, c: Any) -> Any:
         if c is None
         else c.contiguous().view(torch.float64).clone()
     )
-    _launch(_kernel(fma.SOURCE), (-(-m // 64), -(-n // 64)), 256, (m, n, k), [x, y, d])
+    launch(kernel(fma.SOURCE), (-(-m // 64), -(-n // 64)), 256, (m, n, k), [x, y, d])
     return torch.where(d.isnan(), spec.nan_code, d.view(torch.int64))
 
 
@@ -160,30 +194,38 @@ _plans: dict[int, tuple[Instruction, Plan, routes.Route | None]] = {}
 
 
 def _on_tensor_cores(
-    plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int
+    plan: Plan, way: routes.Route, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int, factor: Any
 ) -> Any:
-    """Return D computed on the Tensor Cores; None if only digits would do and operands are not finite."""
-    torch, spec = _torch(), plan.spec
+    """Return D as `_product` does, computed on the Tensor Cores; None if only digits would do and operands are not finite."""
+    torch, spec = import_torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
     start = None if c is None else read(spec.c_format, c, spec.flush_inputs)
     unit, largest = (inf, 0.0) if start is None else _extent(start)
     if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
         way = replace(way, whole=False)
+    kept = [x if isinstance(x, PackedOperand) and x.way == way else None for x in (a, b)]
+    a, b = (x.codes if isinstance(x, PackedOperand) else x for x in (a, b))
     operands = [(True, a), (False, b.T)]
     cut = []
     if routes.with_digits(plan, way, 0.0, inf):
         most = torch.zeros(2, dtype=torch.int32, device="cuda")
         digits = replace(way, cut="digits")
-        cut = [_packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
+        cut = [packed(plan, digits, *operand, "cut", most[i:]) for i, operand in enumerate(operands)]
         products = float(most.view(torch.float32).prod()) * k
         bound = 2 * (products + largest)  # twice, since a register may round sums up
         found = routes.with_digits(plan, way, bound if isfinite(bound) else inf, unit)
         if found is None and way.cut == "digits":
             return None
         way = found or way
-    if way.cut != "digits":
-        cut = [_packed(plan, way, *operand, "cut") for operand in operands]
-    powers = [_packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
+    if way.cut == "half":
+        pairs = [
+            (x.cut, x.powers) if x else halves(plan, way, *operand) for x, operand in zip(kept, operands, strict=True)
+        ]
+        cut, powers = [list(x) for x in zip(*pairs, strict=True)]
+    else:
+        if way.cut != "digits":
+            cut = [packed(plan, way, *operand, "cut") for operand in operands]
+        powers = [packed(plan, way, *operand, "powers") if way.step else None for operand in operands]
     target = tensor.TensorCores(plan, way)
     scales: list[Any] = []
     for is_a, codes, columns in zip((True, False), (scale_a, scale_b), target.filled(m, n), strict=True):
@@ -191,12 +233,15 @@ def _on_tensor_cores(
         scales += [None, None] if scale is None else decode_scales(scale, codes.T if is_a else codes, columns, group)
     c_values = None if start is None else _start(target, start)
     arrays = [cut[0], powers[0], cut[1], powers[1], *scales, c_values]
+    if factor is not None and target.state == "float":
+        target = replace(target, rounded=True)
+        arrays.append(factor)
     return _run(target, m, n, (k, k // plan.first.terms, *_seeds(target, seed)), arrays)
 
 
 def _extent(start: Any) -> tuple[float, float]:
     """Return a power of two that divides all numbers of C (of at most 24 bits), and the largest magnitude or infinity."""
-    torch = _torch()
+    torch = import_torch()
     largest = float(start.abs().max())
     if not isfinite(largest):
         return 0.0, inf
@@ -206,69 +251,16 @@ def _extent(start: Any) -> tuple[float, float]:
     return 2.0 ** int(torch.where(whole == 0, 999, unit).min()), largest
 
 
-def _packed(
-    plan: Plan, way: routes.Route, is_a: bool, codes: Any, what: Literal["cut", "powers"], most: Any = None
-) -> Any:
-    """Return A (M, K), or B as (N, K), in the layout of `Fragments`; `most` takes the largest magnitude as FP32."""
-    torch, spec, f = _torch(), plan.spec, fragments(plan, way, is_a, what)
-    fmt, (size, k) = spec.a if is_a else spec.b, codes.shape
-    blocks, tile = k // f.terms, tensor.TensorCores(plan, way).block[0 if is_a else 1]
-    words = -(-size // tile) * tile // (8 * f.halves) * blocks * 32 * f.registers
-    out = torch.empty(words, dtype=torch.int32, device="cuda")
-    step, shift = (way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]) if what == "powers" else (0, 0)
-    table = _words(fmt, spec.widen or fmt, spec.flush_inputs, f.elements, step, shift)
-    places = words // f.digits
-    sizes = (np.int64(places), blocks, size, *(np.int64(stride) for stride in codes.stride()))
-    kernel = _kernel(f.pack(codes.element_size(), fmt.storage_bits), "pack")
-    _launch(kernel, (-(-places // 256), 1), 256, sizes, [table, codes, out, most])
-    return out
-
-
-@cache
-def _words(fmt: Format, aligned_as: Format, flush: bool | str, elements: int, step: int, shift: int) -> Any:
-    """Return the table that `pack` reads: a word for each code and digit, then each code's magnitude in FP32.
-
-    With a step the word is 2**(step * exponent + shift) in BF16. Otherwise it is the number. Four elements to a register:
-    digits, the lowest first; two: BF16; one: the upper half of FP64.
-    """
-    values = flushed(fmt, values_of_all_codes(fmt), flush)
-    magnitudes = np.abs(values).astype(np.float32).view(np.uint32)
-    if step:
-        exponents = exponent_of(values, aligned_as)
-        words = [np.where(exponents == NO_EXPONENT, 0, (step * exponents + shift + 127) << 7)]
-    elif elements == 2:
-        words = [values.astype(np.float32).view(np.int32) >> 16 & 0xFFFF]
-    elif elements == 1:
-        words = [values.view(np.int64) >> 32]
-    else:
-        words = digits_of(fmt, np.where(np.isfinite(values), values, 0.0))
-    return (
-        _torch()
-        .from_numpy(np.concatenate([*words, magnitudes]).astype(np.int64).astype(np.uint32).view(np.int32))
-        .cuda()
-    )
-
-
-def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
-    """Return finite numbers of a format as base-256 digits, each from -128 to 127, the lowest first (routes.digit_count)."""
-    left = (values * 2.0**-fmt.min_lsb_exponent).astype(np.int64)
-    digits = []
-    for _ in range(routes.digit_count(fmt)):
-        digits.append((left + 128 & 255) - 128)
-        left = left - digits[-1] >> 8
-    return digits
-
-
 @cache
 def _is_hopper() -> bool:
-    return bool(_torch().cuda.get_device_capability() == (9, 0))
+    return bool(import_torch().cuda.get_device_capability() == (9, 0))
 
 
 # -- on CUDA cores ---------------------------------------------------------------------------------------------------
 
 
 def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any, seed: int) -> Any:
-    torch, spec, target = _torch(), plan.spec, CudaCores(plan)
+    torch, spec, target = import_torch(), plan.spec, CudaCores(plan)
     (m, k), n = a.shape, b.shape[1]
     lda, ldb = target.filled(m, n)
     dtype = "float32" if target.lane == "float" else "float64"
@@ -288,7 +280,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
 
 def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
     """Return the inputs of the loop on float lanes: magnitudes, sign masks, sign words, and flags of steps with specials."""
-    torch = _torch()
+    torch = import_torch()
     k, columns = values.shape
     negative = torch.signbit(values)
     words = torch.zeros((-(-k // 32) * 32, columns), dtype=torch.int64, device="cuda")
@@ -301,24 +293,14 @@ def _signs(values: Any, step: int) -> tuple[Any, Any, Any, Any]:
 # -- on either -------------------------------------------------------------------------------------------------------
 
 
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise NoGpu("the GPU engine needs the extra `kernels` (torch, cuda-core)") from error
-    if not torch.cuda.is_available():
-        raise NoGpu("no NVIDIA GPU is visible here")
-    return torch
-
-
 def _padded(x: Any, rows: int, columns: int) -> Any:
     """Return a matrix filled up with zeros."""
-    return _torch().nn.functional.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0])).contiguous()
+    return import_torch().nn.functional.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0])).contiguous()
 
 
 def _start(target: CudaTarget, c: Any) -> Any:
     """Return the numbers of C as a kernel reads them."""
-    torch = _torch()
+    torch = import_torch()
     return _padded(c.to(torch.float32 if target.state == "float" else torch.float64), *target.filled(*c.shape))
 
 
@@ -328,41 +310,16 @@ def _seeds(target: CudaTarget, seed: int) -> tuple[Any, ...]:
 
 
 def _run(target: CudaTarget, m: int, n: int, sizes: tuple[Any, ...], arrays: list[Any]) -> Any:
-    """Return D (m, n) of a target's kernel, in int32."""
-    torch = _torch()
+    """Return D (m, n) of a target's kernel, in int32 or BF16."""
+    torch = import_torch()
     lda, ldb = target.filled(m, n)
-    d = torch.empty((lda, ldb), dtype=torch.int32, device="cuda")
+    rounded = isinstance(target, tensor.TensorCores) and target.rounded
+    d = torch.empty((lda, ldb), dtype=torch.bfloat16 if rounded else torch.int32, device="cuda")
     grid = (lda // target.block[0], ldb // target.block[1])
-    _launch(_kernel(_source(target)), grid, target.threads, (lda, ldb, *sizes), [*arrays, d])
+    launch(kernel(_source(target)), grid, target.threads, (lda, ldb, *sizes), [*arrays, d])
     return d[:m, :n]
 
 
 @lru_cache(maxsize=64)
 def _source(target: CudaTarget) -> str:
     return target.source()
-
-
-@cache
-def _kernel(text: str, name: str = "run") -> Any:
-    return compiled(text).get_kernel(name)
-
-
-def compiled(text: str) -> Any:
-    """Return the machine code (a cubin) of a CUDA file, by NVRTC; needs no GPU."""
-    try:
-        from cuda.core import Program, ProgramOptions
-    except ImportError as error:
-        raise NoGpu("the GPU engine needs the extra `kernels` (torch, cuda-core)") from error
-    return Program(text, "c++", ProgramOptions(arch="sm_90a", std="c++17", fma=False)).compile("cubin")
-
-
-def _launch(kernel: Any, grid: tuple[int, int], threads: int, sizes: tuple[Any, ...], arrays: list[Any]) -> None:
-    """Launch a kernel on torch's stream. Sizes have 32 bits unless they are np.int64; a missing array is a null pointer."""
-    from cuda.core import Device, LaunchConfig, Stream, launch
-
-    torch = _torch()
-    Device(torch.cuda.current_device()).set_current()
-    stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
-    pointers = [0 if x is None else x.data_ptr() for x in arrays]
-    numbers = [size if isinstance(size, np.int64) else np.int32(size) for size in sizes]
-    launch(stream, LaunchConfig(grid=grid, block=threads), kernel, *numbers, *pointers)

@@ -49,11 +49,6 @@ class Route:
     adds_exactly: bool = False
     """True if FP64 is known to hold the sum with C, too."""
 
-    @property
-    def blocks_per_multiprocessor(self) -> int:
-        """Fewest thread blocks per multiprocessor, from the registers that a thread needs."""
-        return 2 if self.whole and self.cut != "double" else 1
-
 
 def route(plan: Plan) -> Route | None:
     """Return the route of a plan, or None if its sums cannot go through the Tensor Cores."""

@@ -15,8 +15,8 @@ from isa_model.engines.routes import FARTHEST, KEPT, Route, digit_count, pieces,
 from isa_model.engines.target import BlockCode, code_of
 from isa_model.rounding import Rounding
 
-TM, TN = 1, 4
-"""Tiles of 16 rows and of 8 columns that a warp computes."""
+TM = 1
+"""Tiles of 16 rows that a warp computes."""
 WARPS_M, WARPS_N = 4, 2
 """Warps of a thread block along M and N."""
 
@@ -26,6 +26,8 @@ class TensorCores(CudaTarget):
     """Hopper's Tensor Cores; lane 4 (TN m + n) + i is register i of tile (m, n) as mma.sync leaves it."""
 
     way: Route
+    rounded: bool = False
+    """True to write D times `factor` in BF16, not D's codes; for an FP32 accumulator on float lanes."""
 
     headers: ClassVar[tuple[str, ...]] = (*CudaTarget.headers, "mma.h")
 
@@ -42,8 +44,22 @@ class TensorCores(CudaTarget):
         return 32 * WARPS_M * WARPS_N
 
     @property
+    def tiles_n(self) -> int:
+        """Tiles of 8 columns that a warp computes: fewer leave registers for a third block on a multiprocessor."""
+        return 2 if self._is_small else 4
+
+    @property
+    def _is_small(self) -> bool:
+        return self.way.cut == "half" and self.way.whole and len(self.plan.stages) == 1
+
+    @property
+    def _resident(self) -> int:
+        """Fewest thread blocks per multiprocessor, from the registers that a thread needs."""
+        return 1 if not self.way.whole or self.way.cut == "double" else 3 if self._is_small else 2
+
+    @property
     def block(self) -> tuple[int, int]:
-        return TM * 16 * WARPS_M, TN * 8 * WARPS_N
+        return TM * 16 * WARPS_M, self.tiles_n * 8 * WARPS_N
 
     def layout(self, letter: str, what: Literal["cut", "powers"]) -> Fragments:
         """Return the layout of operand "a" or "b"."""
@@ -60,7 +76,7 @@ class TensorCores(CudaTarget):
         ]
         return self.kernel(f"""
 #define TM {TM}
-#define TN {TN}
+#define TN {self.tiles_n}
 #define W (4 * TM * TN)
 #define EACH(i, n) _Pragma("unroll") for (int i = 0; i < (n); ++i)
 #define ROW(j) ((j) / (4 * TN) * 16 + (j) % 4 / 2 * 8)
@@ -68,11 +84,11 @@ class TensorCores(CudaTarget):
 
 /* cut_a, cut_b: numbers, BF16 or the upper halves of FP64; max_a, max_b: powers of two of their exponents, BF16; packed
  * as `Fragments` says. sa, esa, sb, esb: group scales, K first. blocks: blocks of the first stage along K. */
-extern "C" __global__ void __launch_bounds__({self.threads}, {self.way.blocks_per_multiprocessor})
+extern "C" __global__ void __launch_bounds__({self.threads}, {self._resident})
 run(int lda, int ldb, int k_end, int blocks, {self.seed}const unsigned *__restrict__ cut_a, const unsigned *__restrict__ max_a,
     const unsigned *__restrict__ cut_b, const unsigned *__restrict__ max_b, const double *__restrict__ sa,
     const int *__restrict__ esa, const double *__restrict__ sb, const int *__restrict__ esb,
-    const {self.state} *__restrict__ c, unsigned *__restrict__ d) {{
+    const {self.state} *__restrict__ c, {self._outputs}) {{
   const int thread = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tile_m = (blockIdx.x * {WARPS_M} + warp / {WARPS_N}) * TM;
   const int tile_n = (blockIdx.y * {WARPS_N} + warp % {WARPS_N}) * TN;
@@ -90,9 +106,24 @@ run(int lda, int ldb, int k_end, int blocks, {self.seed}const unsigned *__restri
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}
   }}
-  LANES d[AT(j)] = {code_of(self.plan.spec, "state[j]")};
+  {self._store}
 }}
 """)
+
+    @property
+    def _outputs(self) -> str:
+        return "const float *factor, unsigned short *__restrict__ d" if self.rounded else "unsigned *__restrict__ d"
+
+    @property
+    def _store(self) -> str:
+        if not self.rounded:
+            return f"LANES d[AT(j)] = {code_of(self.plan.spec, 'state[j]')};"
+        return """const float times = *factor;
+  for (int j = 0; j < W; j += 2) {
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(state[j + 1] * times), "f"(state[j] * times));
+    *reinterpret_cast<unsigned *>(d + AT(j)) = pair;
+  }"""
 
     # -- the inner loops ---------------------------------------------------------------------------------------------
 
@@ -130,9 +161,9 @@ truncated<{self._chunks}>(sum, magic, cut_a_, cut_b_);"""
     def _half(self, running: str) -> str:
         """Return the text of a short block whose products HMMA cuts, for one tile.
 
-        Exponents stay in FP32's exponent field. Without a product, `most` is one below the lowest product exponent;
-        `routes.suits` ensures that no C has bits to lose there. Infinities must not enter the magic numbers. C is cut by
-        adding a number whose last bit is the last one kept.
+        Exponents stay in FP32's exponent field, so that the largest is a maximum of floats, which passes over a NaN. Without
+        a product, `most` is one below the lowest product exponent; `routes.suits` ensures that no C has bits to lose there.
+        Infinities must not enter the magic numbers. C is cut by adding a number whose last bit is the last one kept.
         """
         low, _ = product_exponents(self.plan)
         bits = self.plan.first.fraction_bits or 0
@@ -140,11 +171,13 @@ truncated<{self._chunks}>(sum, magic, cut_a_, cut_b_);"""
         return f"""float sum[4], magic[4], own[4];
 {self._powers}
 EACH(i, 4) {{
-const int c = __float_as_int({running}[j0 + i]);
-const int most = __viaddmax_s32(__float_as_int(top[i]) >> {self._shift - 23}, {low - 1 + 127 << 23}, c & 0x7FFFFFFF);
-magic[i] = __int_as_float(smaller(most, {FARTHEST + 127 << 23}) & 0x7F800000) * {2.0 ** (KEPT - bits)!r}f;
-const float large = __int_as_float(c & 0x80000000 | __float_as_int(magic[i]));
-own[i] = __fmaf_rn(large, -0.25f, __fmaf_rz(large, 0.25f, {running}[j0 + i]));
+const float c = {running}[j0 + i];
+const float products = __int_as_float((__float_as_int(top[i]) >> {self._shift - 23}) + {low - 1 + 127 << 23});
+const float most = fminf(fmaxf(products, fabsf(c)), {2.0**FARTHEST!r}f);
+const int power = __float_as_int(most) & 0x7F800000;
+magic[i] = __int_as_float(power) * {2.0 ** (KEPT - bits)!r}f;
+const float large = __int_as_float(__float_as_int(c) & 0x80000000 | power);
+own[i] = __fmaf_rn(large, {-(2.0 ** (KEPT - 2 - bits))!r}f, __fmaf_rz(large, {2.0 ** (KEPT - 2 - bits)!r}f, c));
 }}
 truncated<{self._chunks}>(sum, magic, cut_a_, cut_b_, minus_one);
 EACH(i, 4) {{

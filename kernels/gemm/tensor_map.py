@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Literal
 
-from kernels.launch import check, cuda
+from isa_model.engines.launch import check, cuda
 
 
 class TensorMap(ctypes.Structure):

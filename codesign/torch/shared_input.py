@@ -1,0 +1,49 @@
+"""The input that several Linears of a module read (Q, K and V; gate and up), cast and packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codesign.torch.arithmetic import Arithmetic
+from codesign.torch.quantise import QuantisedOperand
+
+
+class SharedInput:
+    """The last input that was cast, during one forward pass of a module.
+
+    It is kept alive meanwhile, so that its address is no other tensor's, and its version counter tells of changes in place.
+    Nothing outlives the pass: a CUDA graph that is captured later must hold the cast itself.
+    """
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._last: tuple[Any, Tensor, QuantisedOperand] | None = None
+
+    def cast(self, arithmetic: Arithmetic, x: Tensor) -> QuantisedOperand:
+        """Return a matrix as the recipe casts an activation."""
+        if not self._inside or torch.compiler.is_compiling() or x.is_inference():
+            return arithmetic.activation(x)
+        key = (id(arithmetic), x.data_ptr(), x._version, x.shape, x.stride(), x.dtype)
+        if self._last is None or self._last[0] != key:
+            self._last = key, x, arithmetic.activation(x).reusable()
+        return self._last[2]
+
+    def watch(self, module: nn.Module) -> Callable[[], None]:
+        """Begin and end with the forward passes of a module; return what undoes it."""
+        hooks = [
+            module.register_forward_pre_hook(lambda *_: self._begin(True)),
+            module.register_forward_hook(lambda *_: self._begin(False), always_call=True),
+        ]
+
+        def undo() -> None:
+            for hook in hooks:
+                hook.remove()
+
+        return undo
+
+    def _begin(self, inside: bool) -> None:
+        self._inside, self._last = inside, None
